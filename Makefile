@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A test process per core, and one thread in each: more threads than cores only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
+# A test process per core, and one thread in each: more threads than cores only wait for each other. A module's tests stay
+# together, for they share what took long to make; long modules begin first (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 .PHONY: setup demo test lint quick parity reproduce bench-gpu clean
 
@@ -32,12 +33,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The quick tests first, so that a plain mistake shows within minutes.
+# So that a plain mistake shows within minutes.
 quick: setup
 	$(PYTEST) -m "not slow and not gpu"
 
-test: lint quick
-	$(PYTEST) -m "slow or gpu"
+# All at once: what the tests of a module share is then made once.
+test: lint
+	$(PYTEST)
 
 # Every table of the paper that can be reproduced, at the scale that shows that it runs.
 reproduce: setup

@@ -38,9 +38,10 @@ from benchmarks.arms import (
     machines,
     measured,
     refuse_other_regime,
+    refuse_to_record_elsewhere,
     same_numbers,
 )
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, record, versions_of
 from benchmarks.regimes import (
     Regime,
     add_smaller,
@@ -182,13 +183,14 @@ def _record(
     choices: Mapping[str, Mapping[str, str]],
     seeds: int,
 ) -> None:
-    on = machines(row for arms in found.values() for rows in arms.values() for row in rows)
+    runs = [row for arms in found.values() for rows in arms.values() for row in rows]
+    on, versions = machines(runs), versions_of(runs)
     raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "tuned": told, "arms": found}
     (RESULTS / "adaptive.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     more = "" if seeds == REGIME.seeds else f" --seeds {seeds}"
     command = f"python -m benchmarks.adaptive IMAGENETTE{more}"
     for name, figure in claims(found).items():
-        record(name, unit="points", command=f"{command} --record", on=on, **asdict(figure))
+        record(name, unit="points", command=f"{command} --record", on=on, versions=versions, **asdict(figure))
     keep("13", small_tables.table_13(found, choices, REGIME), "small", command, on)
     paper_page.write()
 
@@ -212,6 +214,7 @@ def _parsed() -> argparse.Namespace:
         smaller(REGIME, options) != REGIME or options.seeds < 2 or options.tune or options.only
     ):
         parser.error("--record is for the whole regime, both orders and 2 seeds or more, and not for --tune.")
+    refuse_to_record_elsewhere(parser, options)
     return options
 
 

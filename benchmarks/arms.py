@@ -6,6 +6,7 @@ reproduce``, so that one which was stopped goes on and one which is done is only
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
@@ -37,6 +38,17 @@ def same_numbers(device: str) -> tuple[str, ...]:
         device: as ``--device`` says it; the 16-bit format of its hardware is taken, fp32 where there is none.
     """
     return f"precision={lower_precision(pick_device(device)) or 'fp32'}", "compile=false"
+
+
+def refuse_to_record_elsewhere(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """The figures' names say nothing of a device, so they are of the processor.
+
+    Args:
+        parser: whose error it is.
+        options: with ``record`` and ``device``.
+    """
+    if options.record and (device := pick_device(options.device).type) != "cpu":
+        parser.error(f"--record is for figures of a CPU, and this would be of {device}: add --device cpu.")
 
 
 def rows_of(manifest: Manifest, split: str, count: int | None, seed: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from typing import Any
 import pandas as pd
 import torch
 from benchmarks.arms import machines
-from benchmarks.record import RESULTS, begun, hardware, record, refuse_others
+from benchmarks.record import RESULTS, begun, hardware, record, refuse_others, versions_of
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
@@ -201,6 +201,7 @@ def main() -> None:
                     n=row["pictures"],
                     command=f"python -m benchmarks.default_train {name}=PICTURES --record",
                     on=machines([row]),
+                    versions=versions_of([row]),
                 )
 
 

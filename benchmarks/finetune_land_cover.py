@@ -1,16 +1,21 @@
-"""Fine-tuning on satellite pictures, cross-validated: given weights against from scratch in the same minutes.
+"""Fine-tuning on satellite pictures, cross-validated: given weights, and from scratch in as many planned minutes.
 
 Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT] [--only FOLD ...] [--record]
 
 5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
 other folds' pictures and scored on the last quarter; the better one is trained again on all of the other folds and
-answers the fold. The answers of the five folds together give the figure. From scratch: recipe quick, for the minutes
-that this took in that fold.
+answers the fold. The answers of the five folds together give the figure. From scratch: recipe quick, in what was
+planned as the same minutes as this took in that fold; the plan goes by rates measured beforehand, so that it may have
+taken more or fewer.
+
+The difference is not that of the weights alone: quick comes as it is, without what KNOWN gives the other side
+(symmetries of the square, eight views to answer by, the centre pooled beside the whole, larger pictures). And that
+statistics had better adapt (`adapted`) was found on folds of these same pictures (docs/land_cover.md).
 
 What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
 repository. Each says which pictures, weights and recipe it is of, and is refused for others; those that were kept
-before they said so are not checked. --only does some of the folds and leaves the figures to a later call, so that one
-process a core can share the work.
+before they said so are not checked, so that they are shown and not recorded. --only does some of the folds and leaves
+the figures to a later call, so that one process a core can share the work.
 """
 
 from __future__ import annotations
@@ -105,6 +110,24 @@ def kept_or(file: Path, asked: dict[str, Any], make: Callable[[], dict]) -> dict
     return found
 
 
+def refuse_unchecked(out: Path) -> None:
+    """What does not say of which pictures, weights and recipe it is can't be claimed of those that are given.
+
+    Args:
+        out: folder of all that was kept.
+
+    Raises:
+        SystemExit: names the files to delete.
+    """
+    files = sorted([*out.glob("fold*/*/answers.json"), *out.glob("fold*/probe.json")])
+    if unchecked := [file for file in files if "asked" not in json.loads(file.read_text())]:
+        named = "\n".join(map(str, unchecked))
+        raise SystemExit(
+            "Nothing is recorded of files that do not say which pictures, weights and recipe they are of. Delete them, "
+            f"to have them made again, or leave --record out, to see what they come to:\n{named}"
+        )
+
+
 def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: float | None = None) -> dict:
     """Train, answer, keep; or what was kept of that."""
     decided = {name: value for name, value in recipe.to_json().items() if name != "weights"}
@@ -150,7 +173,7 @@ def score(answers: dict, class_names: tuple[str, ...]):
 
 
 def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
-    """One fold: choose, train, answer; from scratch in the same minutes; the linear probe."""
+    """One fold: choose, train, answer; from scratch in what is planned as the same minutes; the linear probe."""
     out = options.out / f"fold{number}"
     finetune = with_settings(named("finetune"), [*KNOWN, f"weights={options.weights}"])
     draw = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
@@ -228,6 +251,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.record and options.only is not None:
         parser.error("--record is for all folds: leave out --only.")
+    if options.record:
+        refuse_unchecked(options.out)
     manifest = read(options.pictures)
     dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels))
     if options.only is not None:

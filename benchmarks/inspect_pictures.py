@@ -66,6 +66,10 @@ def main() -> None:
         "--record", action="store_true", help="write results/summary.json and inspect_pictures.json"
     )
     options = parser.parse_args()
+    if options.record and not options.pair:
+        parser.error(
+            "--record needs a --pair that is known to show the same, so that what is timed also finds it."
+        )
     seconds = []
     for _ in range(options.rounds):
         told, took = inspected(options.data)

@@ -30,15 +30,19 @@ WARM, STEPS, BATCH = 2, 6, 32
 _ROUNDS = 5
 
 
-def child(side: str, image_px: int) -> dict[str, float]:
+def work(image_px: int) -> Work:
+    """What both sides train."""
+    return Work("efficientnetv2_b0", image_px, BATCH, 0.1, torch.device("cpu"))
+
+
+def child(side: str, image_px: int, precision: str) -> dict[str, float]:
     """One side, in a process of its own."""
     if side == "kept" and not keep_freed_memory():
         raise SystemExit(
             "Nothing to measure: this system's allocator has nothing to set, or it is set already."
         )
-    work = Work("efficientnetv2_b0", image_px, BATCH, 0.1, torch.device("cpu"))
-    recipe, _ = our_recipe(work)
-    loop = our_losses(work, recipe.model_copy(update={"compile": False}))
+    recipe, _ = our_recipe(work(image_px))
+    loop = our_losses(work(image_px), recipe.model_copy(update={"compile": False, "precision": precision}))
     for _ in range(WARM):
         next(loop)
     faults, times = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, []
@@ -62,14 +66,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(child(options.child, options.image_px)))
+        print(json.dumps(child(options.child, options.image_px, options.precision)))
         return
+    # Chosen once, for where pages are cleared anew fp32 suffers more than 16 bits, and each side might take its own.
+    precision = our_recipe(work(options.image_px))[0].precision
+    print(f"Precision of both: {precision}")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side in SIDES:
             words = ["-m", "benchmarks.kept_memory", "--child", side, "--image-px", str(options.image_px)]
+            words += ["--precision", precision]
             done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True)
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
     for side, rounds in found.items():

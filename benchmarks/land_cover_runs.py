@@ -130,6 +130,11 @@ class Validation:
     more: dict[str, Any] = field(default_factory=dict)
     probe: bool = True
 
+    @property
+    def step(self) -> str:
+        """The step that it is kept under; its figures are compared with each other."""
+        return self.name.partition("/")[0]
+
 
 def piece(work: Work, asked: str | Validation) -> dict[str, Any]:
     """A pretraining, by its name, or a cross-validation."""
@@ -193,8 +198,60 @@ def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     }
 
 
+# Name of a pretraining -> step -> digest of its weights -> where these are: a file that was kept, or the weights.
+Begun = dict[str, dict[str, dict[str, Path]]]
+
+
+def begun_with(work: Work, asked: Sequence[Validation]) -> Begun:
+    """With which weights cross-validations began: all that are kept, and those that are asked for and not yet done."""
+    found: Begun = {}
+    for file in sorted(work.kept.glob("*/**/*.json")):
+        for name, digest in json.loads(file.read_text(encoding="utf-8")).get("pretrained", {}).items():
+            step = file.relative_to(work.kept).parts[0]
+            found.setdefault(name, {}).setdefault(step, {}).setdefault(digest, file)
+    for one in asked:
+        for name in () if work.is_kept(one) else work.pretrained_of(one):
+            model = work.model_of(name)
+            if model.exists():
+                found.setdefault(name, {}).setdefault(one.step, {}).setdefault(_digest(model), model)
+    return found
+
+
+def refuse_other_starts(work: Work, asked: Sequence[Validation]) -> None:
+    """Of one step, what begins with a pretraining of the same name begins with the same weights; of two it is said.
+
+    Args:
+        work: with what is kept.
+        asked: cross-validations.
+
+    Raises:
+        SystemExit: they do not; names two of them, and the way out.
+    """
+    steps = {one.step for one in asked}
+    names = {name for one in asked for name in work.pretrained_of(one)}
+    for name, by_step in begun_with(work, asked).items():
+        for step in sorted(steps & by_step.keys()):
+            if len(by_step[step]) > 1:
+                (one, first), (other, second), *_ = by_step[step].items()
+                raise SystemExit(
+                    f"{first} is of other weights called '{name}' ({one}) than {second} ({other}), and what the step "
+                    f"'{step}' comes to is compared. To do all of it again, move {work.kept / step} and "
+                    f"{work.out / step} away; to keep what is of the first, put its weights back as "
+                    f"{work.model_of(name)} and move away what is of others."
+                )
+        which = {step: " and ".join(digests) for step, digests in by_step.items()}
+        if name in names and len(set(which.values())) > 1:
+            said = ", ".join(f"{step} {digests}" for step, digests in which.items())
+            print(f"Note: '{name}' are different weights in different steps: {said}.", flush=True)
+
+
 def each(does: Callable[[Work, Any], Any], work: Work, asked: Sequence[Any]) -> list[Any]:
-    """What comes of each, in order; so many at a time, each in a process with its share of the processor."""
+    """What comes of each, in order; so many at a time, each in a process with its share of the processor.
+
+    Raises:
+        SystemExit: what ``refuse_other_starts`` refuses, before any of them begins.
+    """
+    refuse_other_starts(work, [one for one in asked if isinstance(one, Validation)])
     share = max(1, torch.get_num_threads() // work.workers)
 
     def processes(workers: int) -> Executor:

@@ -1,7 +1,7 @@
 """Equal answers on equal weights: ours against timm, torchvision and Keras, through files in both directions.
 
 Run: make parity            (all of it: tens of minutes and some gigabytes of memory on two cores; what is done is
-                            kept in runs/parity, and not done again)
+                            kept in runs/parity, and not done again by the same code and versions)
      python -m benchmarks.parity --only efficientnetv2_b0
 
 A row compares the logits of two real photographs, at the size the network is evaluated at and at an odd one, from the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import sys
 import tempfile
@@ -27,10 +28,12 @@ import numpy as np
 import torch
 from benchmarks.parity_sides import Keras, Timm, Torchvision, same_shapes
 from benchmarks.random_weights import distance, randomise
+from benchmarks.search_trials import code
 from torch import Tensor, nn
 
 from efficientnetv2.arch.published import NAMES, architecture, published
 from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -50,6 +53,7 @@ ODD_PX = 171
 PICTURES = sorted((Path(__file__).parent.parent / "examples" / "land_cover" / "pictures").glob("*.jpg"))
 RESULT = Path(__file__).parent / "results" / "parity.json"
 KEPT = Path("runs/parity")
+PACKAGES = ("efficientnetv2", "torch", "timm", "torchvision", "keras")
 
 LOGITS = [name for name in NAMES if name.startswith("efficientnetv2") and not name.endswith("xl")] + [
     "efficientnet_b0", "efficientnet_b4",
@@ -187,18 +191,35 @@ def rows_of(name: str, sizes: Sequence[int] | None = None) -> Iterator[Row]:
         yield from ({"network": name} | row for row in logit_rows(name, sizes))
 
 
-def kept_rows(name: str) -> Iterator[Row]:
-    """``rows_of``; of a network that was done before, what is kept of that."""
+def made_by() -> dict[str, Any]:
+    """What the rows are of: versions of all sides, and digests of our package and of these scripts."""
+    scripts = (f"{name}.py" for name in ("parity", "parity_sides", "random_weights"))
+    text = b"\0".join((Path(__file__).parent / script).read_bytes() for script in scripts)
+    return {
+        "versions": {package: version(package) for package in PACKAGES},
+        "code": code(),
+        "scripts": hashlib.blake2b(text, digest_size=16).hexdigest(),
+    }
+
+
+def kept_rows(name: str, by: dict[str, Any]) -> Iterator[Row]:
+    """``rows_of``; of a network that was done before by the same, what is kept of that.
+
+    Args:
+        name: ours.
+        by: as ``made_by`` has it; what others made, or what does not say who did, is made anew.
+    """
     kept = KEPT / f"{name}.json"
-    if kept.exists():
-        yield from json.loads(kept.read_text())
+    found = json.loads(kept.read_text()) if kept.exists() else None
+    if isinstance(found, dict) and found["by"] == by:
+        yield from found["rows"]
         return
     rows = []
     for row in rows_of(name):
         rows.append(row)
         yield row
     KEPT.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(rows))
+    write_text_atomically(kept, json.dumps({"by": by, "rows": rows}))
 
 
 def passes(row: Row) -> bool:
@@ -228,20 +249,14 @@ def main() -> int:
     parser.add_argument("--only", choices=NAMES, action="append", help="this network alone; may be repeated")
     options = parser.parse_args()
     print("| network | against | what | px | distance, or identical | |\n|---|---|---|---|---|---|")
-    rows = []
+    rows, by = [], made_by()
     for name in options.only or dict.fromkeys([*LOGITS, *SHAPES]):
-        for row in kept_rows(name):
+        for row in kept_rows(name, by):
             rows.append(row | {"passes": passes(row)})
             print(_line(row), flush=True)
     if not options.only:
-        packages = ("efficientnetv2", "torch", "timm", "torchvision", "keras")
-        result = {
-            "tolerance": TOLERANCE,
-            "wrong": WRONG,
-            "versions": {package: version(package) for package in packages},
-            "rows": rows,
-        }
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        result = {"tolerance": TOLERANCE, "wrong": WRONG, "versions": by["versions"], "rows": rows}
+        write_text_atomically(RESULT, json.dumps(result, indent=1) + "\n")
     return 0 if all(row["passes"] for row in rows) else 1
 
 

@@ -8,7 +8,7 @@ from benchmarks.peers_training import Timm
 
 Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning
 _OPTIMIZERS = {
-    "adamw": ("--opt", "adamw", "--weight-decay", "0.05"),
+    "adamw": ("--opt", "adamw", "--opt-kwargs", "fused=True", "--weight-decay", "0.05"),
     "rmsprop": ("--opt", "rmsproptf", "--opt-eps", "0.001", "--weight-decay", "1e-5"),
     "sgd": ("--opt", "sgd", "--weight-decay", "5e-5"),
 }

@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("quick", "finetune"))
     parser.add_argument("--record", action="store_true", help="write results/summary.json and plan.json")
     options = parser.parse_args()
+    if options.record and (options.only or options.weights == "auto"):
+        parser.error("--record is for both recipes, finetune from a file (--weights FILE): so the page says.")
     recipes = {"quick": (*MODEL, *QUICK), "finetune": (*MODEL, *FINETUNE, "--weights", options.weights)}
     if options.only:
         recipes = {options.only: recipes[options.only]}

@@ -51,10 +51,11 @@ from benchmarks.arms import (
     ratio,
     refuse_incomparable_times,
     refuse_other_regime,
+    refuse_to_record_elsewhere,
     same_numbers,
 )
 from benchmarks.peers_tuning import beyond_ends
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, record, versions_of
 from benchmarks.regimes import (
     REGIMES,
     Regime,
@@ -240,6 +241,7 @@ def main() -> None:
     seeds = regime.seeds if options.seeds is None else options.seeds
     if options.record and (regime != REGIMES[options.regime] or seeds < 2 or options.tune):
         parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
+    refuse_to_record_elsewhere(parser, options)
     out = options.out or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
     manifest = read(options.pictures)
@@ -262,24 +264,36 @@ def main() -> None:
     for name, (figure, unit) in paired.items():
         print(f"{name}: {figure} {unit}")
     if options.record:
-        on = machines(row for rows in found.values() for row in rows)
-        raw = {
-            "when": time.strftime("%Y-%m-%d"),
-            "hardware": on,
-            "regime": asdict(regime),
-            "tuned": chosen,
-            "arms": found,
-        }
-        (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
-        more = "" if options.seeds is None else f" --seeds {options.seeds}"
-        command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"
-        for name, (figure, unit) in paired.items():
-            record(name, unit=unit, command=command, on=on, **asdict(figure))
-        progressive_figure.write(options.regime)
-        if options.regime == "resnet50":
-            made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
-            keep("12", made, "small", command, on)
-        paper_page.write()
+        _record(options, regime, chosen, choices, found)
+
+
+def _record(
+    options: argparse.Namespace,
+    regime: Regime,
+    chosen: Mapping[str, Any],
+    choices: Mapping[str, Choice],
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    """The raw figures, the claims, the drawing and the page."""
+    rows = [row for rows in found.values() for row in rows]
+    on = machines(rows)
+    raw = {
+        "when": time.strftime("%Y-%m-%d"),
+        "hardware": on,
+        "regime": asdict(regime),
+        "tuned": chosen,
+        "arms": found,
+    }
+    (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
+    more = "" if options.seeds in (None, regime.seeds) else f" --seeds {options.seeds}"
+    command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"
+    for name, (figure, unit) in claims(found, regime.claimed).items():
+        record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(figure))
+    progressive_figure.write(options.regime)
+    if options.regime == "resnet50":
+        made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
+        keep("12", made, "small", command, on)
+    paper_page.write()
 
 
 def _chosen(strength: str, lr: float, shares: Sequence[int] | None) -> Choice:

@@ -21,9 +21,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import Paired, machines, measured, over_seeds, refuse_incomparable_times
+from benchmarks.arms import (
+    Paired,
+    machines,
+    measured,
+    over_seeds,
+    refuse_incomparable_times,
+    refuse_to_record_elsewhere,
+)
 from benchmarks.progressive_figure import DOCS
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, record, versions_of
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
@@ -87,6 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.record and options.epochs != EPOCHS:
         parser.error(f"--record is for {EPOCHS} epochs.")
+    refuse_to_record_elsewhere(parser, options)
     runs = Runs(Source(options.pictures), options.seeds, "none", options.device, options.out, print)
     found: dict[str, list[dict[str, Any]]] = {GROWING: [], FIXED: []}
     for seed in range(options.seeds):
@@ -103,25 +111,26 @@ def main() -> None:
     for name, (figure, unit) in named.items():
         print(f"{name}: {figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f}) {unit}, n = {figure.n}")
     if options.record:
-        write(found, named, machines(row for rows in found.values() for row in rows))
+        # Not only those of a seed: their seconds are averaged.
+        refuse_incomparable_times([row for rows in found.values() for row in rows])
+        write(found, named)
 
 
-def write(
-    found: Mapping[str, Sequence[Mapping[str, Any]]], named: Mapping[str, tuple[Paired, str]], on: str
-) -> None:
+def write(found: Mapping[str, Sequence[Mapping[str, Any]]], named: Mapping[str, tuple[Paired, str]]) -> None:
     """The record, the claims and the drawing.
 
     Args:
         found: as for ``claims``.
         named: its answer.
-        on: the hardware.
     """
+    runs = [row for rows in found.values() for row in rows]
+    on = machines(runs)
     raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "epochs": EPOCHS, "arms": found}
     (RESULTS / "quick.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     seeds = len(found[GROWING])
     command = f"python -m benchmarks.quick IMAGENETTE{'' if seeds == 3 else f' --seeds {seeds}'} --record"
     for name, (figure, unit) in named.items():
-        record(name, unit=unit, command=command, on=on, **asdict(figure))
+        record(name, unit=unit, command=command, on=on, versions=versions_of(runs), **asdict(figure))
     drawing = draw_top1_over_time({way: rows[0]["curve"] for way, rows in found.items()})
     if drawing is not None:
         drawing.savefig(DOCS / FIGURE, dpi=144, metadata={"Software": None})

@@ -1,10 +1,11 @@
 """Keep what was measured: raw records beside ``results/summary.json``, the one file that claims are quoted from.
 
-Run: python -m benchmarks.record NAME RUN_FOLDER [RUN_FOLDER ...]
+Run: python -m benchmarks.record NAME RUN_FOLDER [RUN_FOLDER ...] --on HARDWARE
 
-Copies recipe, curve and report of each run to ``results/NAME/`` (``results/NAME/SEED/`` with several) and writes
-``NAME_top1`` and ``NAME_wall_s``. With one run the interval is that of its pictures (Wilson); with several it is that
-of the mean over seeds (Student's t).
+Copies recipe, curve and report of each run to ``results/NAME/`` (``results/NAME/NUMBER/`` with several; what an earlier
+record left there goes) and writes ``NAME_top1`` and ``NAME_wall_s``, on the hardware that is named and with the
+versions of the runs' reports. Several runs have to be of one recipe, each with a seed of its own. With one run the
+interval is that of its pictures (Wilson); with several it is that of the mean over seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -32,8 +34,20 @@ RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"
 
 
+NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # whose versions stand beside every claim
+
+
 def record(
-    name: str, value: float, *, unit: str, low: float, high: float, n: int, command: str, on: str = ""
+    name: str,
+    value: float,
+    *,
+    unit: str,
+    low: float,
+    high: float,
+    n: int,
+    command: str,
+    on: str = "",
+    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Write one claim into the summary.
 
@@ -46,6 +60,7 @@ def record(
         n: how many runs or rounds.
         command: that prints it.
         on: the hardware that it was measured on, where that may be another than this.
+        versions: of ``NAMED``, with which it was measured, where these may be others than those of now.
     """
     summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     summary[name] = {
@@ -56,7 +71,7 @@ def record(
         "n": n,
         "command": command,
         "hardware": on or hardware(),
-        "versions": {one: version(one) for one in ("efficientnetv2", "torch", "torchvision", "pillow")},
+        "versions": dict(versions) if versions is not None else {one: version(one) for one in NAMED},
         "date": date.today().isoformat(),
     }
     RESULTS.mkdir(exist_ok=True)
@@ -180,6 +195,30 @@ def keep(run: Path, target: Path, *, renamed: Mapping[str, str] | None = None) -
     return json.loads((target / "report.json").read_text())
 
 
+def versions_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Those of ``NAMED`` that some runs were made with, in words.
+
+    Args:
+        rows: with ``versions``; what was kept before that was said has none.
+    """
+    kept = [row.get("versions", {}) for row in rows]
+    return {name: " and ".join(sorted({one.get(name, "not kept") for one in kept})) for name in NAMED}
+
+
+def _refuse_others(runs: Sequence[Path]) -> None:
+    """Several runs are of one recipe and of different seeds.
+
+    Raises:
+        SystemExit: they are not.
+    """
+    reports = [json.loads((run / "report.json").read_text(encoding="utf-8")) for run in runs]
+    recipes = [{**one["recipe"], "seed": None} for one in reports]
+    if other := [run for run, recipe in zip(runs, recipes, strict=True) if recipe != recipes[0]]:
+        raise SystemExit(f"{other[0]} has another recipe than {runs[0]}: one figure is of one.")
+    if len({one["seed"] for one in reports}) < len(runs):
+        raise SystemExit(f"Two of {', '.join(map(str, runs))} have one seed: they are one run.")
+
+
 def main() -> None:
     """Record runs of one kind."""
     parser = argparse.ArgumentParser(
@@ -187,12 +226,15 @@ def main() -> None:
     )
     parser.add_argument("name")
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--on", required=True, help="the hardware of the runs, which need not be this")
     parser.add_argument("--command", help="as one types it; taken from the run's report if left out")
     options = parser.parse_args()
     several = len(options.runs) > 1
+    _refuse_others(options.runs)
+    target = RESULTS / options.name
+    shutil.rmtree(target, ignore_errors=True)
     reports = [
-        keep(run, RESULTS / options.name / (str(number) if several else ""))
-        for number, run in enumerate(options.runs)
+        keep(run, target / (str(number) if several else "")) for number, run in enumerate(options.runs)
     ]
     command = options.command or reports[0]["command"]
     for key, unit in (("top1", "fraction"), ("wall_s", "s")):
@@ -206,6 +248,8 @@ def main() -> None:
             high=high,
             n=len(values),
             command=command,
+            on=options.on,
+            versions=versions_of(reports),
         )
         print(
             f"{options.name}_{key}: {statistics.mean(values):.4f} {unit} ({low:.4f} to {high:.4f}), n = {len(values)}"

@@ -19,13 +19,15 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import paper_page
 from benchmarks.arms import Paired, gain, machines
 from benchmarks.paper_page import DRAWN, RECORDED, RECORDS
-from benchmarks.record import hardware, record
+from benchmarks.record import forget, hardware, record, versions_of
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
@@ -37,6 +39,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.inference.accelerate import pick_device
 
 _OF_RUNS = ("5", "8", "10", "12", "13")
+_CLAIMED = {"5": "randaugment_size_top1_gain_b0_imagenette"}
 
 
 def claims(made: Table) -> dict[str, tuple[Paired, str]]:
@@ -50,8 +53,7 @@ def claims(made: Table) -> dict[str, tuple[Paired, str]]:
         ]
         for px in ("300 px", "128 px")
     }
-    name = "randaugment_size_top1_gain_b0_imagenette"
-    return {name: (gain(gains["300 px"], gains["128 px"]), "points")}
+    return {_CLAIMED["5"]: (gain(gains["300 px"], gains["128 px"]), "points")}
 
 
 def told_again(asked: Asked, program: str = "effnetv2 reproduce", *, data: str = "DATA") -> str:
@@ -98,13 +100,14 @@ def keep(name: str, made: Table, scale: str, command: str, on: str, drawing: Pat
     (RECORDS / f"{name}_{scale}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
-def settle(place: Path, cells: Path, on: str) -> None:
+def settle(place: Path, cells: Path, on: str, device: str) -> None:
     """What runs came to, kept beyond the folder that they lie in, and given back to it.
 
     Args:
         place: where it is kept: a file for each run.
         cells: of the runs; a report that is there says what one came to.
         on: the hardware that those of this sitting are made on.
+        device: of it, ``cpu`` or ``cuda``; what lies there of another was made on who knows what, and is not kept.
     """
     for kept in sorted(place.glob("*.json")):
         report = cells / kept.stem / "report.json"
@@ -115,23 +118,35 @@ def settle(place: Path, cells: Path, on: str) -> None:
         kept = place / f"{report.parent.name}.json"
         if not kept.exists():
             found = json.loads(report.read_text(encoding="utf-8"))
-            told = {name: found[name] for name in ("top1", "train_s")} | {"hardware": on}
+            names = [name for name in ("top1", "train_s", "versions") if name in found]
+            told = {name: found[name] for name in names} | {"hardware": on}
             if (asked := report.with_name(f"{ASKED}.json")).exists():
                 told[ASKED] = json.loads(asked.read_text(encoding="utf-8"))
+                if told[ASKED].get("device", device) != device:
+                    continue
             place.mkdir(parents=True, exist_ok=True)
             write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
 
 
-def measured_on(made: Table, place: Path, here: str) -> str:
-    """The hardware that a table's figures were measured on, in words.
+def runs_of(made: Table, place: Path) -> list[dict[str, Any]]:
+    """What is kept of a table's runs.
 
     Args:
         made: the table.
         place: as for ``settle``, where its runs are kept, if they are.
-        here: the hardware of this sitting, which measured all else: runs that are not kept, and times of answers.
     """
     runs = [file for file in place.glob("*.json") if int(file.stem.rpartition("_")[2]) < (made.seeds or 0)]
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in runs]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(runs)]
+
+
+def measured_on(made: Table, rows: Sequence[Mapping[str, Any]], here: str) -> str:
+    """The hardware that a table's figures were measured on, in words.
+
+    Args:
+        made: the table.
+        rows: of its runs.
+        here: the hardware of this sitting, which measured all else: runs that are not kept, and times of answers.
+    """
     timed = any(figure.unit in TIMED for row in made.rows for figure in row.ours.values())
     return machines([*rows, *([{"hardware": here}] if timed or not rows else [])])
 
@@ -143,11 +158,12 @@ class Keeping(Screen):
         place: as for ``settle``.
         cells: likewise.
         on: likewise.
+        device: likewise.
     """
 
-    def __init__(self, place: Path, cells: Path, on: str) -> None:
+    def __init__(self, place: Path, cells: Path, on: str, device: str) -> None:
         super().__init__(quiet=True)
-        self._settled = place, cells, on
+        self._settled = place, cells, on, device
 
     def say(self, line: str) -> None:
         """A line: of a run that begins, for instance."""
@@ -179,17 +195,22 @@ def _one(name: str, options: argparse.Namespace) -> None:
     data, seeds = (options.data, options.seeds) if name in _OF_RUNS else (None, None)
     weights = options.weights if name == "8" else None
     asked = Asked(name, options.scale, data, seeds, weights, options.device, None)
-    here = hardware(pick_device(options.device))
+    device = pick_device(options.device)
+    here = hardware(device)
     kept, cells = RECORDS / f"{name}_{options.scale}", Path(f"runs/reproduce_{name}_{options.scale}/cells")
     lasting = options.record and name in _OF_RUNS and options.scale != "tiny"
+    settled = kept, cells, here, device.type
     if lasting:
-        settle(kept, cells, here)
-    made, folder = reproduced(asked, Keeping(kept, cells, here) if lasting else Screen(quiet=True))
+        settle(*settled)
+    made, folder = reproduced(asked, Keeping(*settled) if lasting else Screen(quiet=True))
     if lasting:
-        settle(kept, cells, here)
+        settle(*settled)
     print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
-    on = measured_on(made, kept, here)
+    rows = runs_of(made, kept)
+    on = measured_on(made, rows, here)
     if options.record:
+        if options.scale != "tiny" and name in _CLAIMED:
+            forget(_CLAIMED[name])  # of an earlier record of this table, unless it is made again
         keep(name, made, options.scale, told_again(asked), on, folder / "figure.png")
     several = any(figure.values[1:] for row in made.rows for figure in row.ours.values())
     if name not in _OF_RUNS or options.scale == "tiny" or not several:
@@ -198,7 +219,8 @@ def _one(name: str, options: argparse.Namespace) -> None:
         print(f"{claim}: {figure} {unit}", flush=True)
         if options.record:
             again = told_again(asked, "python -m benchmarks.reproduced", data="IMAGENETTE") + " --record"
-            record(claim, unit=unit, command=again, on=on, **asdict(figure))
+            versions = versions_of(rows) if rows else None
+            record(claim, unit=unit, command=again, on=on, versions=versions, **asdict(figure))
 
 
 if __name__ == "__main__":

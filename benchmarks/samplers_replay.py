@@ -181,6 +181,8 @@ def main() -> None:
         help="write results/summary.json and samplers_replay.json; of --tune, samplers_tuned.json",
     )
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error(f"--seeds {options.seeds}: an interval over seeds takes at least 2")
     if options.seeds > TUNING_SEEDS.start:
         parser.error(f"--seeds {options.seeds}: those from {TUNING_SEEDS.start} on are for --tune alone")
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -30,6 +30,7 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 
 ENLARGED, QUALITY, AREA_MIN, BATCH = 4, 92, 0.35, 64
+_PICTURES = 1000
 
 
 def enlarged(path: str) -> bytes:
@@ -74,7 +75,7 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--pictures", type=int, default=_PICTURES)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     network = modelfile.load(options.model).eval()
@@ -109,7 +110,8 @@ def main() -> None:
         value = float(gain.mean())
         print(f"{claim}: {value:+.2f} points ({value - half:+.2f} to {value + half:+.2f}), n = {len(rows)}")
         if options.record:
-            command = "python -m benchmarks.scaled_decode MODEL DATA --record"
+            more = "" if options.pictures == _PICTURES else f" --pictures {options.pictures}"
+            command = f"python -m benchmarks.scaled_decode MODEL DATA{more} --record"
             record(
                 claim, value, unit="points", low=value - half, high=value + half, n=len(rows), command=command
             )

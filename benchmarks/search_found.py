@@ -23,6 +23,7 @@ What is done is kept in --out and not done again; a study that was killed goes o
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from contextlib import closing
 from dataclasses import replace
@@ -102,26 +103,35 @@ def judged(
 ) -> dict[str, list[Measurement]]:
     """Every network trained with every seed, or what was kept of that: the networks by turns, seed after seed.
 
+    What is kept is of a network as it was then: another one that goes by the same name, as one found by a study that
+    was done anew, is trained. So is what was kept before the network was named beside it: its measurement does not
+    tell one network from another.
+
     Raises:
         SystemExit: one could not be trained, which is no accuracy; nothing is kept of it.
     """
     done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    asked = {f"{name}, seed {seed}": (name, seed) for seed in SEEDS for name in networks}
+    asked = {(name, seed): _key(name, seed, networks[name]) for seed in SEEDS for name in networks}
 
-    def one(key: str) -> Measurement:
-        name, seed = asked[key]
+    def one(which: tuple[str, int]) -> Measurement:
+        name, seed = which
         return trained(networks[name], proxy, seed)
 
-    with closing(at_once([key for key in asked if key not in done], one, workers)) as runs:
-        for key, found in runs:
+    missing = [which for which, key in asked.items() if key not in done]
+    with closing(at_once(missing, one, workers)) as runs:
+        for (name, seed), found in runs:
             if found.failure is not None:
-                raise SystemExit(f"{key}: {found.failure}. Run it again to go on.")
-            done[key] = found.to_json()
+                raise SystemExit(f"{name}, seed {seed}: {found.failure}. Run it again to go on.")
+            done[asked[name, seed]] = found.to_json()
             write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
-            print(f"{key}: {found.top1}", flush=True)
-    return {
-        name: [Measurement.from_json(done[f"{name}, seed {seed}"]) for seed in SEEDS] for name in networks
-    }
+            print(f"{name}, seed {seed}: {found.top1}", flush=True)
+    return {name: [Measurement.from_json(done[asked[name, seed]]) for seed in SEEDS] for name in networks}
+
+
+def _key(name: str, seed: int, network: Architecture) -> str:
+    """By which a training is kept; the digest is of all that the network is."""
+    plain = json.dumps(network.to_json(), sort_keys=True)
+    return f"{name}, seed {seed}, network {hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()}"
 
 
 def searched_both(

@@ -2,7 +2,10 @@
 
 The backbone's step is measured first, then every network's, then some a second time, all told at the pace at which the
 backbone's was: a shared machine is slower for minutes or hours, and a table does not show it. What the parts of a
-network take is known from many networks; a step that is not their sum is measured again.
+network take is known from many networks; a step that is not their sum is measured again, and the steadier of the two
+stands. The first measurement is kept beside it (``step_first_seconds``), and how well steps are foretold is told of the
+first: only those that disagree are measured again, so what stands agrees too well. In rows that were timed before the
+first was kept, this column is empty; of them it is told of the step that stands, which may be a second measurement.
 """
 
 from __future__ import annotations
@@ -60,9 +63,12 @@ def error(step: float, foretold: float) -> float:
 
 
 def step_errors(rows: Sequence[Mapping[str, str]]) -> list[float]:
-    """How far the sum over blocks known from other networks lies from the measured step, as a share of it."""
+    """How far the sum over blocks known from other networks lies from the step as measured first, as a share of it.
+
+    Of a row that was timed before its first measurement was kept: from the step that stands.
+    """
     return [
-        error(float(row["step_seconds"]), float(row["step_foretold"]))
+        error(float(row.get("step_first_seconds") or row["step_seconds"]), float(row["step_foretold"]))
         for row in rows
         if row["step_foretold"] and row["step_seconds"]
     ]
@@ -117,11 +123,14 @@ def _time(kept: Record, number: int, points: Sequence[Point], proxy: Proxy) -> N
     network = kept.space.decode(points[number])
     foretold = _times(proxy).foretold(network)  # by others' parts: its own are known only afterwards
     found = untrained(network, proxy)
+    seconds, spread = short(found.step_seconds), short(found.step_spread)
     kept.change(
         number,
-        step_seconds=short(found.step_seconds),
-        step_spread=short(found.step_spread),
+        step_seconds=seconds,
+        step_spread=spread,
         step_foretold="" if foretold is None else short(foretold),
+        step_first_seconds=seconds,
+        step_first_spread=spread,
     )
     print(f"network {number}: step {1000 * (found.step_seconds or 0):.4g} ms", flush=True)
 
@@ -147,8 +156,8 @@ def _times(proxy: Proxy) -> StepTimes:
 def time_again(kept: Record, proxy: Proxy) -> list[int]:
     """Measure those steps again that are not the sum of their parts, as all networks together know them by now.
 
-    The measurement with the lesser spread stands, for what is disturbed is spread wider. A network whose step comes out
-    twice alike takes so long, whatever its parts say.
+    The measurement with the lesser spread stands, for what is disturbed is spread wider; the row's first one stays as
+    it was. A network whose step comes out twice alike takes so long, whatever its parts say.
 
     Args:
         kept: the table, changed where a step was steadier.

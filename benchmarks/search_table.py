@@ -17,10 +17,10 @@ from efficientnetv2.search.choices import Point
 from efficientnetv2.search.space import Space
 
 MEASURED = (
-    "top1", "step_seconds", "step_spread", "step_foretold", "parameters", "multiply_adds", "peak_memory_bytes",
-    "epochs", "seconds", "curve", "failure",
+    "top1", "step_seconds", "step_spread", "step_foretold", "step_first_seconds", "step_first_spread", "parameters",
+    "multiply_adds", "peak_memory_bytes", "epochs", "seconds", "curve", "failure",
 )  # fmt: skip
-STEP = ("step_seconds", "step_spread", "step_foretold")
+STEP = ("step_seconds", "step_spread", "step_foretold", "step_first_seconds", "step_first_spread")
 
 
 @dataclass

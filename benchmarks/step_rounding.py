@@ -104,6 +104,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
+    names = ("model", "image_px", "batch")
+    if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
+        parser.error("--record is for V2-S at 128 px in batches of 8: so the page says.")
     ratios, means = [], []
     for seed in range(options.seeds):
         device = torch.device("cpu")

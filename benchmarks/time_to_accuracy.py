@@ -14,8 +14,10 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
   rate, looked for likewise.
 - ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
   top-1 is at least theirs; a length whose first seed is more than three points below it gets no further seeds. That
-  length says how many minutes we need; the speedup is over it, seed by seed. Then ours for as many epochs as timm's
-  minutes allow, or for up to a tenth fewer where those have been run already.
+  length says how many minutes we need; the speedup is over it, seed by seed. So its interval is of the minutes alone:
+  that the length was found by means over the same seeds, whose top-1 scatters, is not in it. Then ours for as many
+  epochs as timm's minutes allow by their mean, or for up to a tenth fewer where those have been run already; of these
+  the top-1 alone is compared.
 
 Minutes are of the training steps, waiting for pictures included, validation and start-up not. What is done is kept in
 OUT and not done again; runs whose minutes are compared have to be of one kind of machine and one version of torch.
@@ -39,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from benchmarks import epoch, paper_page
 from benchmarks.arms import (
     Paired,
@@ -52,7 +55,7 @@ from benchmarks.arms import (
 )
 from benchmarks.peers_training import Reference, Timm, link_folders, once
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
-from benchmarks.record import RESULTS, forget, hardware, record
+from benchmarks.record import RESULTS, forget, hardware, record, versions_of
 from benchmarks.regimes import HOPELESS
 
 from efficientnetv2.base.allocator import keep_freed_memory
@@ -79,7 +82,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
         rows_of(manifest, "train", fit + options.tune_answers, _TUNING)
     )
     pictures = link_folders(manifest, order[:fit], order[fit:], options.out / "tuning")
-    timm, speeds = _quickest(options)  # with all cores to itself
+    timm, speeds, on = _quickest(options)  # with all cores to itself
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}
 
@@ -117,7 +120,14 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
         rates = theirs.result()
     return {
         "regime": _regime(options),
-        "timm": {"quick": tuned.quick, "parts": tuned.parts, "top1": best, "tried": tried, "speeds": speeds},
+        "timm": {
+            "quick": tuned.quick,
+            "parts": tuned.parts,
+            "top1": best,
+            "tried": tried,
+            "speeds": speeds,
+            "on": on,
+        },
         "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
     }
 
@@ -134,19 +144,21 @@ def _as_timm(timm: Timm) -> tuple[str, ...]:
     return (*workers, "--bf16") if "bfloat16" in timm.quick else workers
 
 
-def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float]]:
-    """Timm's script with the words that make its updates fastest here."""
+def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
+    """Timm's script with the words that make its updates fastest here, pictures a second of all, where "here" is."""
 
     def tried() -> dict[str, Any]:
         asked = Namespace(
             pictures=options.pictures, script=options.script, image_px=options.image_px, batch_images=64,
             tune_updates=options.tune_updates,
         )  # fmt: skip
-        return {"|".join(name): 1 / seconds for name, seconds in epoch.Timm(asked).tuned().items()}
+        return {"speeds": {"|".join(name): 1 / one for name, one in epoch.Timm(asked).tuned().items()}}
 
-    speeds = once(options.out / "tried" / "timm_speeds.json", tried)
+    on = f"{hardware()}, torch {torch.__version__}"
+    asked = {"on": on, "tune_updates": options.tune_updates}
+    speeds: dict[str, float] = once(options.out / "tried" / "timm_updates.json", tried, asked)["speeds"]
     kind, workers = max(speeds, key=lambda name: speeds[name]).split("|")
-    return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds
+    return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds, on
 
 
 def peer(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> Rows:
@@ -285,6 +297,12 @@ def main() -> None:
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
     if "regime" in chosen:  # told later than the first were tuned
         refuse_other_regime(chosen_file, chosen, _regime(options))
+    if (
+        on := chosen["timm"].get("on", "a machine that was not kept")
+    ) != f"{hardware()}, torch {torch.__version__}":
+        print(
+            f"Timm's number format, compiling and workers were the fastest on {on}; --tune would try them here."
+        )
     runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
     theirs: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}
@@ -300,13 +318,12 @@ def main() -> None:
     for name, (figure, unit) in found.items():
         print(f"{name}: {figure} {unit}")
     if options.record:
-        on = machines(row for rows in (*theirs.values(), *ladder.values(), same) for row in rows)
-        _record(
-            found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same}, options.seeds, on
-        )
+        rows = [row for rows in (*theirs.values(), *ladder.values(), same) for row in rows]
+        _record(found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same}, rows)
 
 
-def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], seeds: int, on: str) -> None:
+def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], rows: Rows) -> None:
+    on, versions, seeds = machines(rows), versions_of(rows), len(raw["timm"])
     whole = {"when": time.strftime("%Y-%m-%d"), "hardware": on} | dict(raw)
     (RESULTS / "time_to_accuracy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     more = "" if seeds == _SEEDS else f" --seeds {seeds}"
@@ -314,7 +331,7 @@ def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], see
     for name in _CLAIMS:
         if name in found:
             figure, unit = found[name]
-            record(name, unit=unit, command=command, on=on, **asdict(figure))
+            record(name, unit=unit, command=command, on=on, versions=versions, **asdict(figure))
         else:
             forget(name)  # an earlier run's, which this one did not reach
     paper_page.write()

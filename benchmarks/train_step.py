@@ -3,9 +3,9 @@
 Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--rounds 9] [--record]
 
 Sides, alternating within one process, a step each per round (see ``commands.bench_step``): timm as people run it
-(fp32, contiguous memory, a plain loop with AdamW); with channels-last memory; that with bf16; with ``--compiled`` both
-of these compiled, which takes one to three minutes each and is not counted; and the toolkit's loop, as its "auto"
-chooses on this machine, which besides normalises the pictures and seeds its draws.
+(fp32, contiguous memory, a plain loop with AdamW); with channels-last memory and AdamW fused, as ours is; that with
+bf16; with ``--compiled`` both of these compiled, which takes one to three minutes each and is not counted; and the
+toolkit's loop, as its "auto" chooses on this machine, which besides normalises the pictures and seeds its draws.
 
 ``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of its others, and
 ``_vs_torchvision_best`` over the fastest of torchvision's, where that is timed too; medians and quartiles over rounds.

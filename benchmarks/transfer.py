@@ -34,11 +34,12 @@ from benchmarks.arms import (
     machines,
     measured,
     over_seeds,
+    refuse_to_record_elsewhere,
     rows_of,
     write_pictures,
 )
 from benchmarks.default_train import over_probe
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, record, versions_of
 from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
@@ -116,6 +117,7 @@ def main() -> None:
         parser.error(
             f"--record is for all pictures, {_IMAGE_PX} px, {_EPOCHS} epochs and 2 seeds or more: so the page says."
         )
+    refuse_to_record_elsewhere(parser, options)
     manifest = read(options.pictures)
     learning = rows_of(manifest, "train", options.train_pictures, 0)
     answers = "test" if (manifest.split == "test").any() else "val"
@@ -138,26 +140,39 @@ def main() -> None:
     for name, (figure, unit) in named.items():
         print(f"{name}: {figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f}) {unit}, n = {figure.n}")
     if options.record:
-        on = machines(row for rows in found.values() for row in rows)
-        raw = {
-            "when": time.strftime("%Y-%m-%d"), "hardware": on, "image_px": options.image_px,
-            "epochs": options.epochs, "train_pictures": len(learning), "answered": len(answering),
-            "arms": found,
-        }  # fmt: skip
-        (RESULTS / "transfer.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-        command = "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
-        command += "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
-        for name, (figure, unit) in named.items():
-            record(name, unit=unit, command=command, on=on, **asdict(figure))
-        made = small_tables.table_8(
-            found[PAPER],
-            image_px=options.image_px,
-            epochs=options.epochs,
-            batch_images=_BATCH,
-            answered=answers,
-        )
-        keep("8", made, "small", command, machines(found[PAPER]))
-        paper_page.write()
+        _record(options, found, learnt=len(learning), answered=len(answering), answers=answers)
+
+
+def _record(
+    options: argparse.Namespace,
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    learnt: int,
+    answered: int,
+    answers: str,
+) -> None:
+    """The raw figures, the claims, the table and the page."""
+    rows = [row for rows in found.values() for row in rows]
+    on = machines(rows)
+    raw = {
+        "when": time.strftime("%Y-%m-%d"), "hardware": on, "image_px": options.image_px,
+        "epochs": options.epochs, "train_pictures": learnt, "answered": answered,
+        "arms": found,
+    }  # fmt: skip
+    (RESULTS / "transfer.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    command = "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
+    command += "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
+    for name, (figure, unit) in claims(found).items():
+        record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(figure))
+    made = small_tables.table_8(
+        found[PAPER],
+        image_px=options.image_px,
+        epochs=options.epochs,
+        batch_images=_BATCH,
+        answered=answers,
+    )
+    keep("8", made, "small", command, machines(found[PAPER]))
+    paper_page.write()
 
 
 if __name__ == "__main__":

@@ -48,6 +48,22 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+# The longest modules, which begin first: one that began last would leave the other cores idle.
+LONG = (
+    "commands/test_demo", "comparisons/test_land_cover", "faults/test_search_workers", "commands/test_reproduce",
+    "faults/test_kill_and_resume", "commands/test_crossval", "commands/test_commands", "commands/test_search",
+    "commands/test_bad_input", "comparisons/test_search_record", "comparisons/test_samplers_replay",
+    "faults/test_rank_killed", "faults/test_shards_resume", "faults/test_finished", "commands/test_map",
+    "search/test_trial", "training/test_recipes_trained", "commands/test_plan_of_recipes",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first, the others as they come."""
+    place = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 def paint(path: Path, colour: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:
     """A noisy picture of one colour: easy to learn, different for every number."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from tests.command_line import effnetv2
 from tests.conftest import paint
 from tests.processes import effnetv2_together
 
+from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import answering
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
@@ -22,16 +23,17 @@ from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.models import modelfile
-from efficientnetv2.models.create import create
+from efficientnetv2.models.network import EfficientNet
 
 MODEL = "model.safetensors"
+SMALL = Architecture(8, (Stage(fused(expand=2, kernel=3), 2, 8, 1),), 16)
 
 
 @pytest.fixture
 def model(tmp_path):
     """Untrained, so its answers are nothing but repeatable; it remembers no pictures."""
     torch.manual_seed(0)
-    network = create("efficientnetv2_b0", num_classes=3)
+    network = EfficientNet(SMALL, num_classes=3)
     network.preprocessing = replace(network.preprocessing, image_px=32, crop_fraction=1.0)
     modelfile.save(tmp_path / MODEL, network, class_names=("blue", "green", "red"))
     return MODEL

@@ -21,7 +21,7 @@ def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["batch_images"] == 4
-    assert {"timm", "timm channels-last", "efficientnetv2"} <= set(found["sides"])
+    assert {"timm", "timm channels-last fused", "efficientnetv2"} <= set(found["sides"])
     ours = found["sides"]["efficientnetv2"]["seconds"]
     for side in found["sides"].values():
         assert len(side["seconds"]) == 3
@@ -57,11 +57,27 @@ def test_both_sides_train_the_same_network_on_the_same_pictures():
 def test_tuned_peers_are_those_that_people_know(monkeypatch):
     monkeypatch.setattr(bench_step, "lower_precision", lambda device: "bf16")
     small = Work("efficientnetv2_s", 32, 4, rate=0.1, device=CPU)
-    plain = ["timm", "timm channels-last", "timm channels-last bf16"]
+    plain = ["timm", "timm channels-last fused", "timm channels-last fused bf16"]
     assert [str(one) for one in peers(small, compiled=False)][:3] == plain
-    assert "torchvision channels-last bf16 compiled" in [str(one) for one in peers(small, compiled=True)]
+    assert "torchvision channels-last fused bf16 compiled" in [
+        str(one) for one in peers(small, compiled=True)
+    ]
     b0 = Work("efficientnetv2_b0", 32, 4, rate=0.1, device=CPU)
     assert [str(one) for one in peers(b0, compiled=False)] == plain
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_tuned_peers_optimizer_is_fused_as_ours_is(fused, monkeypatch):
+    made = []
+    adamw = torch.optim.AdamW
+
+    def kept(*words, **more):
+        made.append(adamw(*words, **more))
+        return made[-1]
+
+    monkeypatch.setattr(torch.optim, "AdamW", kept)
+    next(Peer("timm", fused=fused).losses(Work("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)))
+    assert bool(made[0].defaults["fused"]) is fused
 
 
 def test_without_the_other_libraries_ours_is_measured_alone(monkeypatch):

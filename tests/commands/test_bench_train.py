@@ -175,7 +175,7 @@ def test_ours_trains_on_the_pictures_of_data_with_randaugment(class_folders, mon
 def test_the_loops_are_timms_own_and_its_tuned_ones(monkeypatch):
     monkeypatch.setattr(bench_train, "lower_precision", lambda device: "bf16")
     monkeypatch.setattr(bench_train, "cores", lambda: 3)
-    tuned = "timm channels-last bf16, "
+    tuned = "timm channels-last fused bf16, "
     assert [str(one) for one in loops(WORK, None)] == [
         "timm, 4 workers", f"{tuned}0 workers", f"{tuned}3 workers",
     ]  # fmt: skip

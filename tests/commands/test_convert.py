@@ -1,6 +1,7 @@
 """``effnetv2 convert`` as a user meets it: there, back, and refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,13 +21,17 @@ from efficientnetv2.models.network import EfficientNet
 timm = pytest.importorskip("timm")
 
 
-@pytest.fixture
-def timm_file(tmp_path):
+@pytest.fixture(scope="module")
+def made_by_timm(tmp_path_factory):
     torch.manual_seed(0)
-    save_file(
-        timm.create_model("tf_efficientnetv2_b0", num_classes=3).state_dict(), tmp_path / "in.safetensors"
-    )
-    return tmp_path / "in.safetensors"
+    file = tmp_path_factory.mktemp("timm") / "in.safetensors"
+    save_file(timm.create_model("tf_efficientnetv2_b0", num_classes=3).state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def timm_file(made_by_timm, tmp_path):
+    return shutil.copy(made_by_timm, tmp_path / "in.safetensors")
 
 
 def save_ours(path, table, classes=("oak", "elm")):

@@ -19,6 +19,8 @@ from efficientnetv2.commands.reproduction import cells
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
 
 
 @pytest.fixture
@@ -116,6 +118,33 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
         measured(replace(runs, source=Source(str(moved))), cell, 0)
     (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # kept before it was said
     assert measured(runs, replace(cell, settings=("epochs=1",)), 0)["top1"] == 0.5
+
+
+def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypatch):
+    """Of a field that came later nothing was kept, and nothing is said."""
+    runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
+    kept = json.loads(json.dumps(runs.asked(cell)))
+    del kept["says"]["optimizer"]["lr"]
+    runs.refuse_another(cell, kept, tmp_path)
+    changed = with_settings(named("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
+    monkeypatch.setattr(cells, "named", lambda name: changed)
+    with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
+        runs.refuse_another(cell, kept, tmp_path)
+
+
+def test_weights_of_one_name_that_hold_something_else_are_others(tmp_path):
+    """Every run's weights are in a file of one name."""
+    kinds = {}
+    for place in ("first", "moved", "second"):
+        file = tmp_path / place / "model.safetensors"
+        file.parent.mkdir()
+        file.write_bytes(b"others" if place == "second" else b"weights")
+        kinds[place] = Runs(Source("x"), 1, str(file), "cpu", tmp_path, print)
+    cell = Cell("a", "b", "finetune", None, ())
+    kept = kinds["first"].asked(cell)
+    kinds["moved"].refuse_another(cell, kept, tmp_path)
+    with pytest.raises(InputError, match=r"another kind: weights_digest: \w+ there, \w+ here"):
+        kinds["second"].refuse_another(cell, kept, tmp_path)
 
 
 def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, monkeypatch):

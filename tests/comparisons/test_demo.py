@@ -3,34 +3,105 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from benchmarks import demo
 from benchmarks import record as keeping
 
+EARLIER = "results/land_cover_demo/7"  # of an earlier record
 
-def test_seeds_that_have_run_are_read_kept_and_claimed(tmp_path, monkeypatch):
+
+def reports(folder: Path, seed: int) -> None:
+    """What a demo leaves behind that is looked at."""
+    (folder / "folds").mkdir(parents=True)
+    for part in (folder, folder / "folds"):
+        report = {"top1": 0.6 + seed / 100, "macro_f1": 0.5, "run": str(part)}
+        (part / "report.json").write_text(json.dumps(report))
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """The seeds that are run again; three have been run already, and an earlier record is there."""
+    came = []
+
+    def run(words, **how):
+        came.append(int(words[words.index("--seed") + 1]))
+        reports(Path(words[words.index("--out") + 1]), came[-1])
+
     for seed in range(3):
         folder = tmp_path / "out" / str(seed)
-        (folder / "folds").mkdir(parents=True)
-        (folder / "took.json").write_text(json.dumps({"wall_s": 300.0 + seed}))
-        for part in (folder, folder / "folds"):
-            report = {"top1": 0.6 + seed / 100, "macro_f1": 0.5, "run": str(part)}
-            (part / "report.json").write_text(json.dumps(report))
+        reports(folder, seed)
+        (folder / "took.json").write_text(json.dumps({"wall_s": 300.0 + seed, **demo.made_by()}))
     monkeypatch.setattr(keeping, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(demo, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(demo, "subprocess", None)  # to run one again would fail
-    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", "3", "--out", str(tmp_path / "out")])
-    (tmp_path / "results/land_cover_demo/7").mkdir(parents=True)  # of an earlier record
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run))
+    (tmp_path / EARLIER).mkdir(parents=True)
+    return came
+
+
+def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
+    """The claims, recorded."""
+    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", str(seeds), "--out", str(tmp_path / "out")])
     demo.main()
-    claims = json.loads((tmp_path / "summary.json").read_text())
+    return json.loads((tmp_path / "summary.json").read_text())
+
+
+def test_seeds_that_have_run_are_read_kept_and_claimed(ran, tmp_path, monkeypatch):
+    claims = record(tmp_path, monkeypatch)
+    assert ran == []
     assert set(claims) == {f"land_cover_demo_{name}" for name in ("top1", "macro_f1", "wall_s")}
     assert claims["land_cover_demo_top1"]["value"] == pytest.approx(0.61)
     # Student's t with 2 degrees of freedom is 4.303; the deviation is 0.01 and 1 s.
     assert claims["land_cover_demo_top1"]["high"] == pytest.approx(0.61 + 4.303 * 0.01 / 3**0.5, abs=1e-5)
     assert claims["land_cover_demo_wall_s"]["low"] == pytest.approx(301 - 4.303 / 3**0.5, abs=1e-3)
     assert claims["land_cover_demo_wall_s"]["n"] == 3
+    assert claims["land_cover_demo_wall_s"]["hardware"] == keeping.hardware()
+    assert claims["land_cover_demo_wall_s"]["versions"] == demo.made_by()["versions"]
     kept = sorted(path.name for path in (tmp_path / "results/land_cover_demo").iterdir())
     assert kept == ["0", "1", "2"]
     assert str(tmp_path) not in (tmp_path / "results/land_cover_demo/1/folds/report.json").read_text()
+
+
+@pytest.mark.parametrize("stale", ["hardware", "versions", "code", "all"])
+def test_a_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_path, monkeypatch):
+    """So is one that does not say of what it is, as all were kept once; what it left is removed before."""
+    folder = tmp_path / "out/1"
+    kept = json.loads((folder / "took.json").read_text())
+    other = {"versions": kept["versions"] | {"torch": "1.0"}}.get(stale, "other")
+    (folder / "took.json").write_text(
+        json.dumps({"wall_s": 1.0} if stale == "all" else kept | {stale: other})
+    )
+    (folder / "left_over").write_text("")
+    claims = record(tmp_path, monkeypatch)
+    assert ran == [1]
+    assert not (folder / "left_over").exists()
+    took = json.loads((folder / "took.json").read_text())
+    assert {name: took[name] for name in kept if name != "wall_s"} == demo.made_by()
+    assert claims["land_cover_demo_top1"]["value"] == pytest.approx(0.61)
+    record(tmp_path, monkeypatch)
+    assert ran == [1], "now it is kept"
+
+
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_too_few_seeds_are_refused_before_any_runs(seeds, ran, tmp_path, monkeypatch, capsys):
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(SystemExit):
+        record(tmp_path, monkeypatch, seeds=seeds)
+    assert f"--seeds {seeds}: an interval over seeds takes at least 2" in capsys.readouterr().err
+    assert ran == []
+    assert (tmp_path / EARLIER).exists()
+
+
+@pytest.mark.usefixtures("ran")
+def test_an_earlier_record_stays_where_there_is_none_to_take_its_place(tmp_path, monkeypatch):
+    def claims(each):
+        raise ValueError("no interval")
+
+    monkeypatch.setattr(demo, "claims", claims)
+    with pytest.raises(ValueError, match="no interval"):
+        record(tmp_path, monkeypatch)
+    assert (tmp_path / EARLIER).exists()

@@ -74,7 +74,7 @@ def test_claims_are_written_when_asked_for_and_are_of_the_machine_that_trained(
     assert {claim["hardware"] for claim in summary.values()} == {"the machine that trained"}
     file = tmp_path / "out/fold0/scratch/answers.json"
     kept = json.loads(file.read_text())
-    del kept["asked"], kept["hardware"]  # as those that were kept before they said so
+    del kept["hardware"]  # as those that were kept before they said so
     file.write_text(json.dumps(kept))
     asked(class_folders, "weights", "--record")
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -82,6 +82,28 @@ def test_claims_are_written_when_asked_for_and_are_of_the_machine_that_trained(
     with pytest.raises(SystemExit):
         asked(class_folders, "weights", "--only", "0", "--record")
     assert "--record is for all folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["scratch/answers.json", "inner_frozen/answers.json", "probe.json"])
+def test_what_does_not_say_of_what_it_is_is_shown_and_not_recorded(
+    name, asked, class_folders, tmp_path, capsys
+):
+    made = asked(class_folders, "weights")
+    file = tmp_path / "out/fold3" / name
+    kept = json.loads(file.read_text())
+    del kept["asked"]
+    file.write_text(json.dumps(kept))
+    capsys.readouterr()
+    assert asked(class_folders, "weights") == made
+    assert '"macro_f1": 1.0' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as refused:
+        asked(class_folders, "weights", "--record")
+    assert str(refused.value).endswith(f":\n{file}"), "what is to be deleted, and nothing else"
+    assert not (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "finetune_land_cover.json").exists()
+    file.unlink()
+    asked(class_folders, "weights", "--record")
+    assert (tmp_path / "summary.json").exists()
 
 
 def test_where_pictures_and_weights_lie_is_not_kept(class_folders, tmp_path):

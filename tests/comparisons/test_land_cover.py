@@ -103,6 +103,51 @@ def test_only_what_is_still_needed_is_pretrained(tmp_path, monkeypatch):
     assert {one.words.weights for one in beside} == {"w"}, "that needs no pretraining"
 
 
+def keep_begun(work, asked, **pretrained):
+    """Of a cross-validation, the file that says with which weights it began."""
+    work.kept_of(asked).parent.mkdir(parents=True, exist_ok=True)
+    work.kept_of(asked).write_text(json.dumps({"pretrained": pretrained}))
+
+
+def test_of_one_step_all_begin_with_the_same_weights(tmp_path):
+    """Told before any of them begins: of what is kept and the weights that are there, and of two that are kept."""
+    work = Work("p.csv", "w", "a", tmp_path / "out", kept=tmp_path / "kept")
+    wide = list(land_cover.wide_asked(work).values())
+    first, second, *_ = (one for one in wide if work.pretrained_of(one) == ["aerial"])
+    model = work.model_of("aerial")
+    model.parent.mkdir(parents=True)
+    model.write_text("weights")
+    digest = land_cover_runs._digest(model)
+    keep_begun(work, first, aerial="0123")
+    with pytest.raises(SystemExit) as refused:
+        land_cover_runs.each(lambda work, asked: pytest.fail("has begun"), work, wide)
+    for said in (work.kept_of(first), "(0123)", model, f"({digest})", work.kept / "wide", work.out / "wide"):
+        assert str(said) in str(refused.value)
+    keep_begun(work, first, aerial=digest)
+    assert [one for one, *_ in land_cover_runs.each(_told, work, wide)] == wide
+    keep_begun(work, second, aerial="4567")
+    model.unlink()
+    with pytest.raises(SystemExit, match=r"balance-equal\.json .* \(4567\) than .*balance-null\.json"):
+        land_cover_runs.each(_told, work, wide)
+    best = list(land_cover.best_asked(work).values())
+    assert len(land_cover_runs.each(_told, work, best)) == len(best), "it is no affair of another step"
+
+
+def test_steps_that_begin_with_different_weights_of_a_name_are_told(tmp_path, capsys):
+    work = Work("p.csv", "w", "a", tmp_path / "out", kept=tmp_path / "kept")
+    best, wide, balancing = (
+        list(of(work).values())
+        for of in (land_cover.best_asked, land_cover.wide_asked, land_cover.balancing_asked)
+    )
+    for one in (*best, *wide, *balancing):
+        begun = dict.fromkeys(work.pretrained_of(one), "0123")
+        keep_begun(work, one, **begun | ({"both": "4567"} if one in best else {}))
+    note = "Note: 'both' are different weights in different steps: best 4567, wide 0123.\n"
+    for asked, said in ((best, note), (wide, note), (balancing, "")):
+        land_cover_runs.each(_told, work, asked)
+        assert capsys.readouterr().out == said
+
+
 @pytest.mark.slow
 def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     """Two folds of 24 pictures at 32 px: every step runs, is kept, and is only read the second time."""

@@ -83,16 +83,17 @@ def test_speeds_of_a_gpu_at_the_papers_sizes_are_told_from_those_of_a_cpu(empty)
     for name in ("3", "7", "10", "11"):
         put(name, "tiny", "cpu", "fp32", 1)
     small = "of a CPU in fp32 at a quarter of the paper's picture sizes"
-    assert f"Its speeds are not: ours, of steps and answers, are {small}, to be compared within a table. And" in opening()
+    told = "ours, of steps and answers, are"
+    assert f"Its speeds are not: {told} {small}, to be compared within a table. And" in opening()
     put("7", "paper", "cuda", "bf16", 16)
     whole = "of a GPU in bf16 at the paper's picture sizes"
-    assert f"ours, of steps and answers, are {small} (Tables 3, 10 and 11) and {whole} (Table 7), to be" in opening()
+    assert f"{told} {small} (Tables 3, 10 and 11) and {whole} (Table 7), to be" in opening()
     put("3", "small", "cuda:0", "fp32", 1)
     half = "of a GPU in fp32 at half the paper's picture sizes (Table 3)"
-    assert f"ours, of steps and answers, are {half} and {whole} (Table 7) and {small} (Tables 10 and 11), to be" in opening()
+    assert f"{told} {half} and {whole} (Table 7) and {small} (Tables 10 and 11), to be" in opening()
     for name in ("3", "10", "11"):
         put(name, "paper", "cuda", "bf16", 16)
-    assert f"Its speeds are not: ours, of steps and answers, are {whole}, to be compared within a table." in opening()
+    assert f"Its speeds are not: {told} {whole}, to be compared within a table." in opening()
     assert "no accuracy" not in opening(), "a table of runs was made at the paper's scale"
 
 
@@ -103,7 +104,7 @@ def test_tables_of_steps_say_on_what_they_were_timed(make, empty, monkeypatch):
     made = make(named("paper"), torch.device("cuda"), print)
     record = kept(made.name, "paper", []) | made.to_json()
     (empty / f"{made.name}_paper.json").write_text(json.dumps(record))
-    assert "ours are of a GPU in fp16 at the paper's picture sizes, to be" in opening()
+    assert "ours, of steps and answers, are of a GPU in fp16 at the paper's picture sizes, to be" in opening()
 
 
 def test_speeds_of_which_nothing_is_said_are_refused(empty):
@@ -377,14 +378,14 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     (here / "grow_vanilla_0/report.json").write_text(json.dumps(told))
     (here / "grow_vanilla_0/asked.json").write_text('{"model": "b0"}')
     (here / "grow_vanilla_1").mkdir()  # not at its end
-    reproduced.settle(kept, here, "2 cores, A")
+    reproduced.settle(kept, here, "2 cores, A", "cpu")
     assert [file.name for file in kept.iterdir()] == ["grow_vanilla_0.json"]
     assert "/somewhere" not in (kept / "grow_vanilla_0.json").read_text()
     assert json.loads((kept / "grow_vanilla_0.json").read_text())["hardware"] == "2 cores, A"
-    reproduced.settle(kept, there, "2 cores, B")
+    reproduced.settle(kept, there, "2 cores, B", "cpu")
     given = json.loads((there / "grow_vanilla_0/report.json").read_text())
     assert (given["top1"], given["train_s"], given["asked"]) == (0.5, 60.0, {"model": "b0"})
-    reproduced.settle(kept, here, "2 cores, B")
+    reproduced.settle(kept, here, "2 cores, B", "cpu")
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
 
 
@@ -393,10 +394,23 @@ def test_a_table_of_runs_is_of_the_machines_that_made_them_and_its_times_are_of_
     for seed, machine in enumerate("BAC"):
         (tmp_path / f"row_run_{seed}.json").write_text(json.dumps({"top1": 0.5, "hardware": machine}))
     runs = Table("10", "", (Row("row", {}, {"top-1 %": Figure((50.0, 50.0), "%")}),), "", "", "small", 2)
-    assert reproduced.measured_on(runs, tmp_path, "here") == "A and B"
+    rows = reproduced.runs_of(runs, tmp_path)
+    assert reproduced.measured_on(runs, rows, "here") == "A and B"
     timed = replace(runs, rows=(Row("row", {}, {"ms": Figure((1.0,), "ms")}),))
-    assert reproduced.measured_on(timed, tmp_path, "here") == "A and B and here"
-    assert reproduced.measured_on(timed, tmp_path / "none", "here") == "here"
+    assert reproduced.measured_on(timed, rows, "here") == "A and B and here"
+    assert reproduced.measured_on(timed, reproduced.runs_of(timed, tmp_path / "none"), "here") == "here"
+
+
+def test_runs_of_another_device_are_not_kept_as_this_machines(tmp_path):
+    for name, device in (("a_x_0", "cuda"), ("a_x_1", "cpu")):
+        folder = tmp_path / "cells" / name
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text('{"top1": 0.5, "train_s": 60.0, "versions": {"torch": "1"}}')
+        (folder / "asked.json").write_text(json.dumps({"device": device}))
+    reproduced.settle(tmp_path / "kept", tmp_path / "cells", "2 cores", "cpu")
+    (file,) = (tmp_path / "kept").iterdir()
+    assert file.name == "a_x_1.json"
+    assert json.loads(file.read_text())["versions"] == {"torch": "1"}
 
 
 def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, monkeypatch, tmp_path):
@@ -414,6 +428,7 @@ def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, m
     monkeypatch.setattr(cells, "train_and_report", train)
     written = []
     monkeypatch.setattr(reproduced, "record", lambda name, **claim: written.append(claim["on"]))
+    monkeypatch.setattr(reproduced, "forget", lambda name: None)
 
     def asked_in(clone, data):
         clone.mkdir(exist_ok=True)

@@ -76,11 +76,12 @@ def test_the_record_holds_every_seed_and_the_drawing_the_first(monkeypatch, tmp_
         {"kind": "train", "step": 1, "epoch": 1.0, "image_px": 64, "train_s": 60.0},
         {"kind": "val", "step": 1, "epoch": 1.0, "top1": 0.5},
     ]
-    rows = [{"top1": 0.8, "wall_s": 900.0, "curve": curve}] * 2
-    quick.write({GROWING: rows, FIXED: rows}, claims({GROWING: rows, FIXED: rows}), "2 cores")
+    words = {"hardware": "2 cores", "versions": {"torch": "1.0"}}
+    rows = [{"top1": 0.8, "wall_s": 900.0, "curve": curve, **words}] * 2
+    quick.write({GROWING: rows, FIXED: rows}, claims({GROWING: rows, FIXED: rows}))
     kept = json.loads((tmp_path / "quick.json").read_text())
     assert {way: len(of) for way, of in kept["arms"].items()} == {GROWING: 2, FIXED: 2}
     told = json.loads((tmp_path / "summary.json").read_text())["quick_b0_imagenette_10ep_top1"]
     assert told["command"] == "python -m benchmarks.quick IMAGENETTE --seeds 2 --record"
-    assert (told["n"], told["hardware"]) == (2, "2 cores")
+    assert (told["n"], told["hardware"], told["versions"]["torch"]) == (2, "2 cores", "1.0")
     assert (tmp_path / quick.FIGURE).stat().st_size > 0

@@ -179,10 +179,11 @@ def test_a_tuning_is_kept_and_the_comparison_looks_at_it(tmp_path, monkeypatch, 
     scores = [row["mean_incumbent"] for row in kept["scores"]]
     assert scores == sorted(scores, reverse=True)
     assert samplers_replay.not_tuned(table) == [], "two trials are drawn alike by all settings"
-    monkeypatch.setattr(sys, "argv", ["samplers_replay", str(table), "--seeds", "1001"])
-    with pytest.raises(SystemExit):
-        samplers_replay.main()
-    assert "those from 1000 on are for --tune alone" in capsys.readouterr().err
+    for seeds, told in (("1001", "those from 1000 on are for --tune alone"), ("1", "takes at least 2")):
+        monkeypatch.setattr(sys, "argv", ["samplers_replay", str(table), "--seeds", seeds])
+        with pytest.raises(SystemExit):
+            samplers_replay.main()
+        assert told in capsys.readouterr().err
 
 
 def test_settings_that_did_not_come_first_are_told(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from benchmarks import search_found, search_record, search_studies, search_trials
+from benchmarks import record, search_found, search_record, search_studies, search_trials
 from benchmarks.at_once import at_once
 from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
@@ -350,13 +350,39 @@ def test_a_claim_tells_how_it_is_had_again():
         "python -m benchmarks.search_found IMAGENETTE --pictures 3000 --minutes 60 --full-epochs 20 --set epochs=4 "
         "--recorded b.csv --record"
     )
-    options = SimpleNamespace(
-        pictures=3000, networks=200, longer=20, longer_epochs=25.0, settings=[], workers=2
-    )
-    assert search_record.command(options) == (
+    asked = {
+        "pictures": 3000,
+        "networks": 200,
+        "longer": 20,
+        "longer_epochs": 25.0,
+        "settings": [],
+        "workers": 2,
+    }
+    typed = (
         "python -m benchmarks.search_record IMAGENETTE --pictures 3000 --networks 200 --longer 20 --longer-epochs 25 "
-        "--workers 2 --record"
+        "--workers 2"
     )
+    for table, more in ((search_record.TABLE, ""), (Path("a/b.csv"), " --table b.csv")):
+        options = SimpleNamespace(**asked, table=table)
+        assert search_record.command(options) == f"{typed}{more} --record"
+
+
+def test_a_claim_that_a_table_does_not_make_is_taken_out(tmp_path, monkeypatch):
+    """It was of another table, or of more networks; what else was claimed stays."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
+    record.record("of_others", 1.0, unit="s", low=1.0, high=1.0, n=1, command="python")
+    one = {"value": 0.5, "unit": "ratio", "low": 0.4, "high": 0.6, "n": 20}
+    options = SimpleNamespace(
+        pictures=3000, networks=200, longer=0, longer_epochs=25.0, settings=[], workers=1, record=True,
+        table=Path("a/other.csv"),
+    )  # fmt: skip
+    search_record.tell(dict.fromkeys(search_record.CALLED, one), [], options)
+    steps = {name: one for name in search_record.CALLED if name != "search_proxy_tau_ratio"}
+    search_record.tell(steps, [], options)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary) == {"of_others", *steps}
+    assert summary["search_step_foretold_error"]["command"].endswith(" --table other.csv --record")
 
 
 def test_networks_take_turns(tmp_path, monkeypatch):
@@ -376,6 +402,19 @@ def test_networks_take_turns(tmp_path, monkeypatch):
     assert [one.parameters for one in runs["V2-B0"]] == [2, 4, 6]
     assert search_found.judged({"found": found, "V2-B0": base}, PROXY, kept) == runs
     assert len(came) == 6, "what is kept is not trained again"
+
+
+def test_another_network_of_the_same_name_is_trained(tmp_path, monkeypatch):
+    """As what a study finds that was done anew; so is what was kept by the name alone."""
+    came, kept = [], tmp_path / "trained.json"
+    one = Measurement(1, 1, top1=0.5, step_seconds=0.1)
+    monkeypatch.setattr(search_found, "SEEDS", (1,))
+    monkeypatch.setattr(search_found, "trained", lambda network, proxy, seed: came.append(network) or one)
+    kept.write_text(json.dumps({"found, seed 1": one.to_json()}))
+    first, other = (small().decode(point) for point in search_record.drawn(small(), 2))
+    for network in (first, other, first):
+        assert search_found.judged({"found": network}, PROXY, kept) == {"found": [one]}
+    assert came == [first, other]
 
 
 def test_two_train_at_once_and_whoever_has_enough_ends_both():

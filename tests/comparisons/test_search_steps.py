@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 
@@ -57,6 +58,13 @@ def test_what_is_told_of_steps_by_hand():
         "search_proxy_tau_ratio": (pytest.approx(1), 4),
     }
     assert set(search_record.CALLED) == set(said)
+
+
+def test_how_far_a_step_is_foretold_is_told_of_its_first_measurement():
+    """The second was measured because the first disagreed; of a row from before only one is there."""
+    first = row(0, "0.1", "0.04", "0.1") | {"step_first_seconds": "0.2", "step_first_spread": "0.05"}
+    before = row(1, "0.1", "0.04", "0.12") | {"step_first_seconds": "", "step_first_spread": ""}
+    assert step_errors([first, before]) == pytest.approx([0.5, 0.2])
 
 
 def study(folder, slower: dict[int, float]):
@@ -139,6 +147,37 @@ def test_steps_are_told_at_the_pace_of_the_backbone_that_began_them(tmp_path, mo
     assert paces[0].recipe == proxy.recipe
 
 
+def test_a_step_that_is_measured_again_keeps_its_first_measurement(tmp_path, monkeypatch):
+    kept, proxy, sums = study(tmp_path, {})
+    kept.change(3, step_seconds="", step_spread="", top1=0.5)
+    kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
+    monkeypatch.setattr(search_steps, "_TWICE", 0)
+    came = again(monkeypatch, sums, [2.0, 1.0])
+    assert timed(kept, proxy, BY) == []
+    assert came == [3, 3]
+    found, whole = kept.rows()[3], list(sums.values())[3]
+    assert float(found["step_seconds"]) == pytest.approx(whole, rel=1e-5)
+    assert float(found["step_first_seconds"]) == pytest.approx(2 * whole, rel=1e-5)
+    assert float(found["step_first_spread"]) == 0.01
+    assert step_errors([found]) == pytest.approx([0.5], rel=1e-4)
+    assert kept.rows()[0]["step_first_seconds"] == "", "it was timed before"
+    kept.forget_steps()
+    assert {row["step_first_seconds"] + row["step_first_spread"] for row in kept.rows()} == {""}
+
+
+def test_a_table_from_before_first_measurements_were_kept_is_gone_on_with(tmp_path):
+    kept, *_ = study(tmp_path, {})
+    columns = [name for name in kept.columns if not name.startswith("step_first")]
+    rows = kept.rows()
+    with kept.table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert "step_first_seconds" not in kept.rows()[0]
+    kept.change(4, top1=0.5)
+    assert kept.rows() == [row | ({"top1": "0.5"} if row["number"] == "4" else {}) for row in rows]
+
+
 def test_steps_are_gone_on_with_by_the_code_and_machine_that_began_them(tmp_path, monkeypatch):
     kept = Record(tmp_path / "record.csv", small())
     kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
@@ -177,7 +216,8 @@ def test_every_step_is_timed_and_some_twice_and_all_anew_where_that_is_asked_for
     rows = kept.rows()
     steps = [float(rows[number]["step_seconds"]) for number in trained]
     assert steps == pytest.approx([list(sums.values())[number] for number in trained], rel=1e-5)
-    assert rows[4]["step_seconds"] == ""
+    assert rows[4]["step_seconds"] == rows[4]["step_first_seconds"] == ""
+    assert all(rows[number]["step_first_seconds"] == rows[number]["step_seconds"] for number in trained)
     assert rows[0]["step_foretold"] == "", "nobody else's parts were known"
     assert twice(rows, kept.timed_twice()) == [True] * 3
     assert timed(kept, proxy, BY) == []

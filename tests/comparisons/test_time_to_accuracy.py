@@ -161,7 +161,9 @@ def test_tuning_goes_back_to_what_was_better():
         Timm("train.py", 64), lambda stage, sides: {label: float(label == "adamw") for label in sides}
     )
     assert best == 1
-    assert side.parts["optimizer"] == ("--opt", "adamw", "--weight-decay", "0.05", "--lr", "0.003")
+    assert side.parts["optimizer"] == (
+        "--opt", "adamw", "--opt-kwargs", "fused=True", "--weight-decay", "0.05", "--lr", "0.003",
+    )  # fmt: skip
     assert side.parts["batch"] == ("-b", "64")
 
 
@@ -248,9 +250,12 @@ def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatc
     figure, other = (Paired(2.0, 1.0, 3.0, 3), "ratio"), {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
     both = dict.fromkeys(("time_to_timm_top1_speedup", "time_to_torchvision_top1_speedup"), figure)
-    time_to_accuracy._record(both, {}, 3, "a machine")
+    raw = {"timm": [{}] * 3}
+    time_to_accuracy._record(both, raw, [{"hardware": "a machine", "versions": {"torch": "1"}}])
+    kept = json.loads((tmp_path / "summary.json").read_text())["time_to_timm_top1_speedup"]
+    assert (kept["hardware"], kept["versions"]["torch"]) == ("a machine", "1")
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}
-    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, {}, 3, "a machine")
+    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, raw, [{"hardware": "a machine"}])
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {
         "time_to_torchvision_top1_speedup", *other,
     }  # fmt: skip

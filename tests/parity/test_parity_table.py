@@ -1,6 +1,8 @@
 """A small slice of ``make parity``: its rows for two networks, at small sizes; every one says what it should."""
 
+import json
 import os
+import sys
 
 import pytest
 
@@ -8,6 +10,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip("timm")
 pytest.importorskip("keras")
 
+from benchmarks import parity
 from benchmarks.parity import LOGITS, SHAPES, logit_rows, passes
 
 EVEN_PX, ODD_PX = 96, 75  # 75 becomes 38, 19, 10, 5, 3
@@ -36,3 +39,47 @@ def test_the_table_covers_what_is_promised():
     assert {f"efficientnetv2_{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")} <= set(LOGITS)
     assert {"efficientnet_b0", "efficientnet_b4"} <= set(LOGITS)
     assert {"efficientnetv2_xl", *(f"efficientnet_b{number}" for number in range(8))} <= set(SHAPES)
+
+
+@pytest.fixture
+def computed(tmp_path, monkeypatch):
+    """The networks whose rows were computed, each a passing one; what is kept lies in a folder of its own."""
+    came = []
+
+    def rows_of(name):
+        came.append(name)
+        yield {"network": name, "against": "timm", "what": "shapes", "identical": True}
+
+    monkeypatch.setattr(parity, "rows_of", rows_of)
+    monkeypatch.setattr(parity, "KEPT", tmp_path / "kept")
+    return came
+
+
+@pytest.mark.parametrize("changed", ["versions", "code", "scripts"])
+def test_rows_are_kept_for_the_code_and_the_versions_that_made_them(changed, computed):
+    by = parity.made_by()
+    assert list(parity.kept_rows("efficientnetv2_b0", by)) == list(parity.kept_rows("efficientnetv2_b0", by))
+    assert computed == ["efficientnetv2_b0"], "the second time they are read"
+    other = by | {changed: by[changed] | {"timm": "0.0"} if changed == "versions" else "other"}
+    assert len(list(parity.kept_rows("efficientnetv2_b0", other))) == 1
+    assert len(computed) == 2
+    list(parity.kept_rows("efficientnetv2_b0", other))
+    assert len(computed) == 2, "what was made anew is kept"
+
+
+def test_rows_that_do_not_say_who_made_them_are_made_anew(computed, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/efficientnetv2_b0.json").write_text(json.dumps([{"network": "efficientnetv2_b0"}]))
+    assert [row["what"] for row in parity.kept_rows("efficientnetv2_b0", parity.made_by())] == ["shapes"]
+
+
+def test_the_versions_of_the_record_are_those_of_its_rows(computed, tmp_path, monkeypatch):
+    """All of it, twice: the second time by another version, with none of the first one's rows."""
+    monkeypatch.setattr(parity, "RESULT", tmp_path / "parity.json")
+    monkeypatch.setattr(sys, "argv", ["parity"])
+    for made in ("1.0", "2.0"):
+        monkeypatch.setattr(parity, "version", lambda package, made=made: made)
+        assert parity.main() == 0
+        assert set(json.loads((tmp_path / "parity.json").read_text())["versions"].values()) == {made}
+    names = list(dict.fromkeys([*LOGITS, *SHAPES]))
+    assert computed == [*names, *names]

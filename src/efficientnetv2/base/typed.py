@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 
 
@@ -15,6 +16,11 @@ def typed(words: Sequence[str]) -> str:
         words: of the command.
     """
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def command_line() -> str:
+    """The command of this program as one would type it again."""
+    return typed(["effnetv2", *sys.argv[1:]])
 
 
 def options(**said: object) -> list[str]:

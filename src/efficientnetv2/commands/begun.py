@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.typed import command_line
 from efficientnetv2.commands.beginning import Decided, Place
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import (
@@ -18,7 +19,6 @@ from efficientnetv2.commands.foretold import (
     to_be_measured,
     to_measure,
 )
-from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed
 from efficientnetv2.commands.screen import Screen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,16 +95,19 @@ class Peer:
         channels_last: memory of network and pictures.
         precision: of autocast.
         compiled: by ``torch.compile``.
+        fused: AdamW, as ours is: one pass over each parameter; without it as PyTorch has it by itself.
     """
 
     library: str
     channels_last: bool = False
     precision: Precision = "fp32"
     compiled: bool = False
+    fused: bool = False
 
     def __str__(self) -> str:
         words = [self.library]
         words += ["channels-last"] if self.channels_last else []
+        words += ["fused"] if self.fused else []
         words += [self.precision] if self.precision != "fp32" else []
         words += ["compiled"] if self.compiled else []
         return " ".join(words)
@@ -125,7 +128,8 @@ class Peer:
         """
         network = (timm_network if self.library == "timm" else _torchvision)(work).to(work.device)
         network = network.to(memory_format=self._memory)
-        optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY)
+        fused = True if self.fused else None  # None leaves it to PyTorch
+        optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY, fused=fused)
         scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
         call: Callable[[Tensor], Tensor] = torch.compile(network) if self.compiled else network
         for images, labels in batches:
@@ -156,11 +160,10 @@ def peers(work: Work, *, compiled: bool, libraries: Sequence[str] = LIBRARIES) -
     for library in libraries:
         if not has(library, work.model):
             continue
-        tuned = [Peer(library, channels_last=True)]
-        tuned += [Peer(library, channels_last=True, precision=lower)] if lower else []
+        tuned = [Peer(library, channels_last=True, fused=True)]
+        tuned += [replace(tuned[0], precision=lower)] if lower else []
         found += [Peer(library), *tuned]
-        if compiled:
-            found += [Peer(one.library, one.channels_last, one.precision, compiled=True) for one in tuned]
+        found += [replace(one, compiled=True) for one in tuned] if compiled else []
     return found
 
 

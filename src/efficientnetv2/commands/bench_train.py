@@ -155,7 +155,7 @@ def loops(work: Work, workers: int | None) -> list[TimmLoop]:
     """
     if not has("timm", work.model):
         return []
-    tuned = Peer("timm", channels_last=True, precision=lower_precision(work.device) or "fp32")
+    tuned = Peer("timm", channels_last=True, precision=lower_precision(work.device) or "fp32", fused=True)
     counts = [0, cores()] if work.device.type == "cpu" else [pick_workers(work.device)]
     counts = counts if workers is None else [workers]
     return [TimmLoop(Peer("timm"), _TIMM_WORKERS), *(TimmLoop(tuned, count) for count in counts)]

@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
-from efficientnetv2.base.typed import typed
+from efficientnetv2.base.typed import command_line, typed
 from efficientnetv2.commands.answering import SKIPPED, list_skipped, read_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
-from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source

@@ -10,6 +10,7 @@ from typing import Any
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.typed import command_line
 from efficientnetv2.commands.answering import (
     SKIPPED,
     Asked,
@@ -23,7 +24,7 @@ from efficientnetv2.commands.asking import Asking, check_calibrates, refuse_trai
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
 from efficientnetv2.commands.in_classes import in_classes_of
-from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
+from efficientnetv2.commands.outcome import Outcome, hashes, versions
 from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, run_of, seen

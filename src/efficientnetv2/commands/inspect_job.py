@@ -12,8 +12,9 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import folder_for
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.base.typed import command_line
 from efficientnetv2.commands.answering import none_readable
-from efficientnetv2.commands.outcome import command_line, versions
+from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source, with_rule

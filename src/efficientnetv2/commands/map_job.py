@@ -11,9 +11,8 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
-from efficientnetv2.base.typed import typed
+from efficientnetv2.base.typed import command_line, typed
 from efficientnetv2.commands.answering import device_to_answer_on
-from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.source import bands_asked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import sys
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -15,7 +14,6 @@ from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
@@ -263,8 +261,3 @@ def hashes(*files: Path) -> dict[str, str]:
             with file.open("rb") as opened:
                 found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
     return found
-
-
-def command_line() -> str:
-    """The command as one would type it again."""
-    return typed(["effnetv2", *sys.argv[1:]])

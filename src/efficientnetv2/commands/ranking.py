@@ -12,8 +12,8 @@ from PIL import Image
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place, write_text_atomically
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.typed import command_line
 from efficientnetv2.commands.answering import Asked
-from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.base.errors import InputError
@@ -20,7 +18,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from efficientnetv2.training.board import SummaryWriter
 
 
 # What a run that has come to its end writes beside its model file, in this order.
@@ -287,9 +285,6 @@ def _writing(file: Path) -> Iterator[None]:
 
 def _board(folder: Path, step: int) -> SummaryWriter:
     """A TensorBoard log that goes on at a step."""
-    # Where TensorFlow is installed TensorBoard imports it, which takes seconds and does not go well beside
-    # PyTorch in every process. A module of this name is its own switch against that.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-    from torch.utils.tensorboard import SummaryWriter
+    from efficientnetv2.training.board import SummaryWriter  # half a second, which not every process needs
 
     return SummaryWriter(str(folder), purge_step=step)

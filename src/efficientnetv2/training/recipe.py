@@ -116,8 +116,8 @@ class Recipe(Part):
         sync_batch_norm: on several GPUs, statistics of batch-norm are those of all processes' pictures of a pass, for
             groups that are too small on one GPU. The result then depends on the number of processes.
         precision: of the network's multiplications: ``fp32``, ``bf16``, or ``fp16`` with scaled losses; weights and
-            optimizer are fp32 in each. ``auto`` takes 16 bits where they measure a tenth faster, and in runs too short to
-            measure where the machine has them (``training.speed``).
+            optimizer are fp32 in each. ``auto`` takes 16 bits where they measure a tenth faster, and in runs too short
+            to measure where the machine has them (``training.speed``).
         compile: whether ``torch.compile`` makes the network faster first; ``auto`` tries it in runs of an hour or more,
             and keeps it where it pays.
         seed: of everything random.

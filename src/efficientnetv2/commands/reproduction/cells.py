@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.data import standard
 from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.training.recipes import named
 
 TOP1, MINUTES = "top-1 %", "minutes"
 #: File of a run's folder that holds ``Runs.asked``, and its key where figures are kept without the folder.
@@ -132,11 +133,15 @@ class Runs:
 
     def asked(self, cell: Cell) -> dict[str, Any]:
         """What decides a cell's run, as plain values, kept with its figures."""
+        word = self._weights(cell)
         return {
             "recipe": cell.recipe,
+            # Today; by the same name it may say something else one day. As it will be read again.
+            "says": json.loads(json.dumps(named(cell.recipe).to_json())),
             "model": cell.model,
             # Where a file lies is each machine's own affair.
-            "weights": None if (word := self._weights(cell)) is None else Path(word).name,
+            "weights": None if word is None else Path(word).name,
+            "weights_digest": None if word is None or not Path(word).is_file() else _digest(word),
             "settings": list(cell.settings),
             "pictures": _pictures(self.source.data if cell.data is None else cell.data),
             "device": pick_device(self.device).type,
@@ -147,7 +152,8 @@ class Runs:
 
         Args:
             cell: whose figures are looked for.
-            kept: as ``asked`` gave it; None of what was kept before that was said.
+            kept: as ``asked`` gave it; None of what was kept before that was said. Of a recipe's fields those that both
+                have are compared: one that came later was not there to be set otherwise.
             folder: of the run, for the message.
 
         Raises:
@@ -156,12 +162,10 @@ class Runs:
         now, there = self.asked(cell), dict(kept or {})
         if there.get("pictures") is None:  # so it was of folders, before they were told apart
             there.pop("pictures", None)
-        differing = [name for name in now if name in there and there[name] != now[name]]
-        if differing:
-            told = "; ".join(f"{name}: {there[name]} there, {now[name]} here" for name in differing)
+        if told := list(_differing(there, now)):
             raise InputError(
-                f"{folder} keeps a run of another kind: {told}. Delete that folder to run it anew, or give another "
-                "--out."
+                f"{folder} keeps a run of another kind: {'; '.join(told)}. Delete that folder to run it anew, or give "
+                "another --out."
             )
 
     def _weights(self, cell: Cell) -> str | None:
@@ -185,6 +189,16 @@ def _came_to(file: Path) -> str:
     )
 
 
+def _differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What both have and say otherwise, in words."""
+    for name, is_now in now.items():
+        was = there.get(name, is_now)
+        if isinstance(was, dict) and isinstance(is_now, dict):
+            yield from (f"{name}.{one}" for one in _differing(was, is_now))
+        elif was != is_now:
+            yield f"{name}: {was} there, {is_now} here"
+
+
 def any_begun(out: Path) -> bool:
     """Whether a folder of ``Runs`` holds a run that has begun, or what one came to."""
     return any(file for name in ("recipe.yaml", "report.json") for file in out.glob(f"*/{name}"))
@@ -202,6 +216,13 @@ def _pictures(data: str) -> str | None:
         named = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", place.read_bytes())
         return hashlib.sha256(named).hexdigest()[:16]
     return _listed(str(place.absolute()))
+
+
+@cache
+def _digest(file: str) -> str:
+    """Of what a file of weights holds."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
 
 @cache

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.files import write_atomically, write_text_atomically
-from efficientnetv2.base.typed import typed
+from efficientnetv2.base.typed import command_line, typed
 from efficientnetv2.commands.demo import embedded
-from efficientnetv2.commands.outcome import command_line, versions
+from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.reproduction import counts, needs, plots, runs, settings, speed, transfer
 from efficientnetv2.commands.reproduction.cells import Runs, any_begun
