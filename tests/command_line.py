@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -158,6 +159,9 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
     # A process that a server forked starts its own by servers too; here as anywhere the platform's way is meant.
     multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)
+    if sys.version_info < (3, 14):  # where a server serves whoever knows its address
+        # What a command forks off a server of its own it gets off this one, which has imported as much already.
+        forkserver._forkserver.ensure_running = lambda: None
     # What is killed here leaves the machine's memory of its files alone, so nothing has to reach the disk; and how
     # steady a measured pace is, no test asks.
     os.fsync = lambda _: None

@@ -19,7 +19,7 @@ from tests.search.tiny import words
 
 TRIALS = 4
 # Some seconds a trial: it is met in the middle, and none ends between a look at it and what follows.
-LONG = ("--trials", TRIALS, "--epochs", 100, "--no-prune", "--sampler", "random")
+LONG = ("--trials", TRIALS, "--epochs", 60, "--no-prune", "--sampler", "random")
 
 
 def rows(storage: str, study: str = "study") -> list[optuna.trial.FrozenTrial]:
