@@ -105,6 +105,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         **over_probe(run),
         "when": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
+        "versions": report["versions"],
     }
     write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
     return row

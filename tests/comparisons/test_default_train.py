@@ -80,6 +80,7 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
     assert "over the linear probe of random weights" in capsys.readouterr().out
     assert claim["hardware"] == kept["hardware"] == record.hardware()
+    assert claim["versions"] == {name: kept["versions"][name] for name in record.NAMED}
     fewer = shutil.copytree(class_folders, results / "fewer")
     next(fewer.glob("*/*.jpg")).unlink()
     for words in ((f"tiny={class_folders}", "--minutes", "1"), (f"tiny={fewer}", "--record")):
