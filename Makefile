@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A test process per core, and one thread in each: more threads than cores only wait for each other. A module's tests stay
-# together, for they share what took long to make; long modules begin first (tests/conftest.py).
+# A test process per core, and one thread in each: more threads than cores only wait for each other. A module's tests
+# stay together, for they share what took long to make; long modules begin first (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 .PHONY: setup demo test lint quick parity reproduce bench-gpu clean

@@ -46,6 +46,9 @@ def refuse_to_record_elsewhere(parser: argparse.ArgumentParser, options: argpars
     Args:
         parser: whose error it is.
         options: with ``record`` and ``device``.
+
+    Raises:
+        SystemExit: it would be recorded of another device.
     """
     if options.record and (device := pick_device(options.device).type) != "cpu":
         parser.error(f"--record is for figures of a CPU, and this would be of {device}: add --device cpu.")

@@ -41,8 +41,8 @@ def child(side: str, image_px: int, precision: str) -> dict[str, float]:
         raise SystemExit(
             "Nothing to measure: this system's allocator has nothing to set, or it is set already."
         )
-    recipe, _ = our_recipe(work(image_px))
-    loop = our_losses(work(image_px), recipe.model_copy(update={"compile": False, "precision": precision}))
+    recipe, _ = our_recipe(work(image_px), precision=precision, compile=False)
+    loop = our_losses(work(image_px), recipe)
     for _ in range(WARM):
         next(loop)
     faults, times = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, []
@@ -72,7 +72,7 @@ def main() -> None:
         print(json.dumps(child(options.child, options.image_px, options.precision)))
         return
     # Chosen once, for where pages are cleared anew fp32 suffers more than 16 bits, and each side might take its own.
-    precision = our_recipe(work(options.image_px))[0].precision
+    precision = our_recipe(work(options.image_px), compile=False)[0].precision
     print(f"Precision of both: {precision}")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):

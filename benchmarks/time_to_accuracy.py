@@ -144,6 +144,11 @@ def _as_timm(timm: Timm) -> tuple[str, ...]:
     return (*workers, "--bf16") if "bfloat16" in timm.quick else workers
 
 
+def _here() -> str:
+    """The machine and the torch that speeds are of."""
+    return f"{hardware()}, torch {torch.__version__}"
+
+
 def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
     """Timm's script with the words that make its updates fastest here, pictures a second of all, where "here" is."""
 
@@ -154,7 +159,7 @@ def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]
         )  # fmt: skip
         return {"speeds": {"|".join(name): 1 / one for name, one in epoch.Timm(asked).tuned().items()}}
 
-    on = f"{hardware()}, torch {torch.__version__}"
+    on = _here()
     asked = {"on": on, "tune_updates": options.tune_updates}
     speeds: dict[str, float] = once(options.out / "tried" / "timm_updates.json", tried, asked)["speeds"]
     kind, workers = max(speeds, key=lambda name: speeds[name]).split("|")
@@ -297,12 +302,8 @@ def main() -> None:
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
     if "regime" in chosen:  # told later than the first were tuned
         refuse_other_regime(chosen_file, chosen, _regime(options))
-    if (
-        on := chosen["timm"].get("on", "a machine that was not kept")
-    ) != f"{hardware()}, torch {torch.__version__}":
-        print(
-            f"Timm's number format, compiling and workers were the fastest on {on}; --tune would try them here."
-        )
+    if (on := chosen["timm"].get("on", "a machine that was not kept")) != _here():
+        print(f"Timm's format, compiling and workers were the fastest on {on}; --tune would try them here.")
     runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
     theirs: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}

@@ -66,6 +66,13 @@ def test_tuned_peers_are_those_that_people_know(monkeypatch):
     assert [str(one) for one in peers(b0, compiled=False)] == plain
 
 
+def test_what_is_settled_is_not_measured(monkeypatch):
+    monkeypatch.setattr("efficientnetv2.training.speed._Bench.side", lambda *_, **__: pytest.fail("measured"))
+    work = Work("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)
+    recipe, said = our_recipe(work, precision="fp32", compile=False)
+    assert (recipe.precision, recipe.compile, said) == ("fp32", False, "")
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_tuned_peers_optimizer_is_fused_as_ours_is(fused, monkeypatch):
     made = []

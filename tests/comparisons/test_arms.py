@@ -1,6 +1,7 @@
 """What is said of runs in pairs: by hand, by scipy, and by runs that are done once."""
 
 import json
+import sys
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -179,6 +180,49 @@ def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path)
     cifar = replace(runs, source=Source("cifar10"))
     with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
         replace(runs, source=Source("cifar100")).refuse_another(cell, cifar.asked(cell), tmp_path)
+
+
+def runs_to_record(folder, *told):
+    """Folders of runs whose reports say this."""
+    for number, one in enumerate(told):
+        (folder / str(number)).mkdir()
+        report = {
+            "recipe": {"name": "quick", "seed": one["seed"]},
+            "top1": 0.5,
+            "wall_s": 9.0,
+            "command": "c",
+        }
+        (folder / str(number) / "report.json").write_text(json.dumps(report | one))
+    return [str(folder / str(number)) for number in range(len(told))]
+
+
+def test_runs_are_recorded_with_their_own_versions_on_the_hardware_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record, "SUMMARY", tmp_path / "results/summary.json")
+    (tmp_path / "results/mine/7").mkdir(parents=True)
+    told = [{"seed": seed, "versions": {"torch": torch_}} for seed, torch_ in enumerate(("2.1", "2.0"))]
+    monkeypatch.setattr(sys, "argv", ["record", "mine", *runs_to_record(tmp_path, *told), "--on", "a GPU"])
+    record.main()
+    claim = json.loads((tmp_path / "results/summary.json").read_text())["mine_top1"]
+    assert (claim["hardware"], claim["versions"]["torch"]) == ("a GPU", "2.0 and 2.1")
+    assert claim["versions"]["pillow"] == "not kept"
+    assert sorted(path.name for path in (tmp_path / "results/mine").iterdir()) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"seed": 0}, "have one seed"),
+        ({"seed": 1, "recipe": {"name": "finetune"}}, "has another recipe than"),
+    ],
+)
+def test_runs_that_are_not_one_recipe_by_several_seeds_are_no_figure(other, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    words = ["record", "mine", *runs_to_record(tmp_path, {"seed": 0}, other), "--on", "x"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match=said):
+        record.main()
+    assert not (tmp_path / "results").exists()
 
 
 def test_what_was_tuned_in_another_regime_is_refused(tmp_path):

@@ -58,6 +58,16 @@ def test_an_epochs_claims_name_the_rounds_that_they_are_of(rounds, more, timed, 
     assert summary()["epoch_vs_timm_train_script"]["value"] == 2
 
 
+def test_timm_at_its_best_has_the_optimizer_of_ours(timed, summary, monkeypatch):
+    """As the documentation has it, its own."""
+    asked = []
+    monkeypatch.setattr(epoch.Timm, "seconds_per_image", lambda self, more, most: asked.append(more) or 0.2)
+    run(epoch, monkeypatch, *timed, "--rounds", 1)
+    documented, best = asked
+    assert documented == ["-j", "4"]
+    assert best == ["--opt", "adamw", "--opt-kwargs", "fused=True", "--channels-last", "-j", "1"]
+
+
 @pytest.mark.parametrize(
     "words", [("--image-px", 64), ("--batch-images", 32), ("--updates", 10), ("--tune-updates", 3)]
 )

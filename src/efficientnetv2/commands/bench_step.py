@@ -167,8 +167,12 @@ def peers(work: Work, *, compiled: bool, libraries: Sequence[str] = LIBRARIES) -
     return found
 
 
-def our_recipe(work: Work) -> tuple[Recipe, str]:
+def our_recipe(work: Work, **settled: Any) -> tuple[Recipe, str]:
     """A recipe of the same optimizer, its speed chosen on this machine; and what is said about that.
+
+    Args:
+        work: to do.
+        settled: fields of the recipe; ``precision`` and ``compile`` are not chosen where they are among them.
 
     Raises:
         InputError: a value outside its range.
@@ -186,6 +190,7 @@ def our_recipe(work: Work) -> tuple[Recipe, str]:
         "schedule": {"kind": "constant"},
         "ema_decay": None,
         "augment": {"flip": "none"},
+        **settled,
     }
     recipe = checked(named("quick").to_json() | changes, where="bench")
     speed = choose(recipe, work.network(), steps=steps, device=work.device)

@@ -23,6 +23,7 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.data import standard
 from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.models.download import sha256_of
 from efficientnetv2.training.recipes import named
 
 TOP1, MINUTES = "top-1 %", "minutes"
@@ -141,7 +142,7 @@ class Runs:
             "model": cell.model,
             # Where a file lies is each machine's own affair.
             "weights": None if word is None else Path(word).name,
-            "weights_digest": None if word is None or not Path(word).is_file() else _digest(word),
+            "weights_digest": None if word is None or not Path(word).is_file() else sha256_of(Path(word)),
             "settings": list(cell.settings),
             "pictures": _pictures(self.source.data if cell.data is None else cell.data),
             "device": pick_device(self.device).type,
@@ -216,13 +217,6 @@ def _pictures(data: str) -> str | None:
         named = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", place.read_bytes())
         return hashlib.sha256(named).hexdigest()[:16]
     return _listed(str(place.absolute()))
-
-
-@cache
-def _digest(file: str) -> str:
-    """Of what a file of weights holds."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
 
 @cache
