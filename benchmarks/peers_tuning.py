@@ -1,11 +1,25 @@
-"""What is tried to find timm's best settings, and how rates go on: optimizer, rate, then part by part."""
+"""What is tried to find others' best settings: timm's optimizer, rate, then part by part; torchvision's rate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import os
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
-from benchmarks.peers_training import Timm
+import numpy as np
+import torch
+from benchmarks import epoch
+from benchmarks.arms import rows_of
+from benchmarks.peers_training import Reference, Timm, link_folders, once
+from benchmarks.record import hardware
 
+from efficientnetv2.data.manifest import read
+
+CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
 Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning
 _OPTIMIZERS = {
     "adamw": ("--opt", "adamw", "--opt-kwargs", "fused=True", "--weight-decay", "0.05"),
@@ -53,6 +67,16 @@ def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
     return best
 
 
+def at_first_rate(timm: Timm) -> Timm:
+    """The same at the rate that tuning begins with, which is chosen before all other parts.
+
+    Args:
+        timm: tuned.
+    """
+    kinds = (kind for kind, words in _OPTIMIZERS.items() if words[1] == timm.parts["optimizer"][1])
+    return _optimizing(timm, next(kinds), 1)
+
+
 def _of_best_rate(timm: Timm, kind: str, own: float, top1: Scores) -> tuple[float, Timm]:
     """With half and twice the optimizer's own rate, and further rates as ``beyond_ends`` has them."""
 
@@ -90,3 +114,107 @@ def _better(
 
 def _optimizing(timm: Timm, kind: str, factor: float) -> Timm:
     return timm.with_part("optimizer", (*_OPTIMIZERS[kind], "--lr", f"{_RATES[kind] * factor:g}"))
+
+
+def tune(options: argparse.Namespace) -> dict[str, Any]:
+    """Try what ``benchmarks.time_to_accuracy`` says; what was found, and the words chosen.
+
+    Args:
+        options: its.
+    """
+    manifest = read(str(options.pictures))
+    fit = min(options.tune_pictures, int((manifest.split == "train").sum()) * 3 // 4)
+    order = np.random.default_rng(_TUNING).permutation(
+        rows_of(manifest, "train", fit + options.tune_answers, _TUNING)
+    )
+    pictures = link_folders(manifest, order[:fit], order[fit:], options.out / "tuning")
+    timm, speeds, on = _quickest(options)  # with all cores to itself
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
+    tried: dict[str, float] = {}
+
+    def kept(name: str, side: Timm | Reference) -> float:
+        of = {"epochs": options.tune_epochs, "seed": 0}
+        found = once(
+            options.out / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
+            partial(side.trained, pictures, **of),
+            side.asked(pictures, **of),
+        )
+        print(f"tuning {name}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
+        return float(found["top1"])
+
+    # Each run is a process of its own.
+    with ThreadPoolExecutor(options.at_once) as pool, ThreadPoolExecutor(1) as waiting:
+
+        def top1(stage: str, sides: Mapping[str, Timm]) -> dict[str, float]:
+            runs = {label: pool.submit(kept, f"timm_{stage}_{label}", side) for label, side in sides.items()}
+            found = {label: run.result() for label, run in runs.items()}
+            tried.update({f"{stage}: {label}": reached for label, reached in found.items()})
+            return found
+
+        def of_rate(lr: float) -> Future[float]:
+            return pool.submit(kept, f"torchvision_{lr:g}", Reference(options.image_px, lr, as_timm(timm)))
+
+        def of_torchvision(rates: Sequence[float]) -> dict[float, float]:
+            runs = {lr: of_rate(lr) for lr in rates}
+            return beyond_ends(
+                {lr: run.result() for lr, run in runs.items()}, lambda lr: of_rate(lr).result()
+            )
+
+        # The last is its own, 0.5 for 1,024 pictures. Waits beside timm's, so that no core is idle.
+        theirs = waiting.submit(of_torchvision, (0.0078, 0.0156, 0.03125))
+        best, tuned = tuned_timm(timm, top1)
+        rates = theirs.result()
+    return {
+        "regime": regime_of(options),
+        "timm": {
+            "quick": tuned.quick,
+            "parts": tuned.parts,
+            "top1": best,
+            "tried": tried,
+            "speeds": speeds,
+            "on": on,
+        },
+        "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
+    }
+
+
+def regime_of(options: argparse.Namespace) -> dict[str, int]:
+    """What the sides are tuned in.
+
+    Args:
+        options: of ``benchmarks.time_to_accuracy``.
+    """
+    names = ("image_px", "tune_epochs", "tune_pictures", "tune_answers")
+    return {name: getattr(options, name) for name in names}
+
+
+def as_timm(timm: Timm) -> tuple[str, ...]:
+    """The numbers and the workers with which timm's script was fastest, in the words of the reference recipe.
+
+    Args:
+        timm: with these.
+    """
+    workers = ("--workers", timm.quick[timm.quick.index("-j") + 1])
+    return (*workers, "--bf16") if "bfloat16" in timm.quick else workers
+
+
+def here() -> str:
+    """The machine and the torch that speeds are of."""
+    return f"{hardware()}, torch {torch.__version__}"
+
+
+def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
+    """Timm's script with the words that make its updates fastest here, pictures a second of all, where "here" is."""
+
+    def tried() -> dict[str, Any]:
+        asked = Namespace(
+            pictures=options.pictures, script=options.script, image_px=options.image_px, batch_images=64,
+            tune_updates=options.tune_updates,
+        )  # fmt: skip
+        return {"speeds": {"|".join(name): 1 / one for name, one in epoch.Timm(asked).tuned().items()}}
+
+    on = here()
+    asked = {"on": on, "tune_updates": options.tune_updates}
+    speeds: dict[str, float] = once(options.out / "tried" / "timm_updates.json", tried, asked)["speeds"]
+    kind, workers = max(speeds, key=lambda name: speeds[name]).split("|")
+    return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds, on

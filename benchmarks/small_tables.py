@@ -92,7 +92,11 @@ def _sides(found: Mapping[str, Rows] | None) -> dict[str, Figure]:
 
 
 def table_13(
-    found: Mapping[str, Mapping[str, Rows]], choices: Mapping[str, Mapping[str, str]], regime: Regime
+    found: Mapping[str, Mapping[str, Rows]],
+    choices: Mapping[str, Mapping[str, str]],
+    regime: Regime,
+    *,
+    turns: int,
 ) -> Table:
     """Adaptive regularization.
 
@@ -100,6 +104,7 @@ def table_13(
         found: order of ``benchmarks.adaptive`` -> kind of regularization -> rows.
         choices: likewise -> the strength that tuning chose.
         regime: of the runs.
+        turns: sizes that a run at random draws.
     """
     figures, headings = columns.figures("13"), columns.headings("13")
     kinds = list(headings)
@@ -116,8 +121,9 @@ def table_13(
     )
     first = found["growing"][kinds[0]]
     says = (
-        f"{_trained('EfficientNetV2-B0', regime, first)} The strength of regularization was chosen for each cell by "
-        f"other pictures of train ({said}; {_strengths()})."
+        f"{_trained('EfficientNetV2-B0', regime, first)} At random a size is drawn every {regime.epochs / turns:.1f} "
+        f"epochs, {turns} times in all, as often as in the paper's run. The strength of regularization was chosen for "
+        f"each cell by other pictures of train ({said}; {_strengths()})."
     )
     title = "Table 13: adaptive regularization (top-1 in %)"
     return Table("13", title, rows, "top-1 on ImageNet, mean ± spread.", says, "small", len(first))

@@ -9,7 +9,9 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
 - timm: 10 epochs of its script with what ``--tune`` found best on pictures of train alone (a quarter of them for 20
   epochs, half the steps; 2,000 others choose; one run each): the fastest of channels-last, bf16, compiling and 0 to 2
   workers (``benchmarks.epoch``), then the optimizer, its rate (half and twice, and further as long as the best lies at
-  an end), the schedule, regularization with augmentation, and the batch, each with the best of what came before.
+  an end), the schedule, regularization with augmentation, and the batch, each with the best of what came before. The
+  rate is chosen first, by single runs; so the same at the rate that it began from goes the whole length too, and of
+  the two the one with the higher mean on val counts, which is in timm's favour.
 - torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``), as many workers, with the best
   rate, looked for likewise.
 - ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
@@ -29,20 +31,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from benchmarks import epoch, paper_page
+from benchmarks import paper_page
 from benchmarks.arms import (
     Paired,
     gain,
@@ -51,10 +47,9 @@ from benchmarks.arms import (
     ratio,
     refuse_incomparable_times,
     refuse_other_regime,
-    rows_of,
 )
-from benchmarks.peers_training import Reference, Timm, link_folders, once
-from benchmarks.peers_tuning import beyond_ends, tuned_timm
+from benchmarks.peers_training import Reference, Timm, once
+from benchmarks.peers_tuning import CHOOSING, as_timm, at_first_rate, here, regime_of, tune
 from benchmarks.record import RESULTS, forget, hardware, record, versions_of
 from benchmarks.regimes import HOPELESS
 
@@ -63,7 +58,6 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
-from efficientnetv2.data.manifest import read
 
 Rows = list[dict[str, Any]]  # one per seed
 _SEEDS = 3
@@ -71,109 +65,23 @@ _SIDES = ("timm", "torchvision")
 _SPEEDUP, _GAIN = "time_to_{}_top1_speedup", "same_minutes_top1_gain_over_timm"
 _CLAIMS = (_SPEEDUP.format("timm"), _SPEEDUP.format("torchvision"), _GAIN)  # all that can be made
 _LADDER = (2, 3, 4, 5, 6, 8, 10)
-_CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
 
 
-def tune(options: argparse.Namespace) -> dict[str, Any]:
-    """Try what the docstring says; what was found, and the words chosen."""
-    manifest = read(str(options.pictures))
-    fit = min(options.tune_pictures, int((manifest.split == "train").sum()) * 3 // 4)
-    order = np.random.default_rng(_TUNING).permutation(
-        rows_of(manifest, "train", fit + options.tune_answers, _TUNING)
-    )
-    pictures = link_folders(manifest, order[:fit], order[fit:], options.out / "tuning")
-    timm, speeds, on = _quickest(options)  # with all cores to itself
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
-    tried: dict[str, float] = {}
-
-    def kept(name: str, side: Timm | Reference) -> float:
-        of = {"epochs": options.tune_epochs, "seed": 0}
-        found = once(
-            options.out / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
-            partial(side.trained, pictures, **of),
-            side.asked(pictures, **of),
-        )
-        print(f"tuning {name}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
-        return float(found["top1"])
-
-    # Each run is a process of its own.
-    with ThreadPoolExecutor(options.at_once) as pool, ThreadPoolExecutor(1) as waiting:
-
-        def top1(stage: str, sides: Mapping[str, Timm]) -> dict[str, float]:
-            runs = {label: pool.submit(kept, f"timm_{stage}_{label}", side) for label, side in sides.items()}
-            found = {label: run.result() for label, run in runs.items()}
-            tried.update({f"{stage}: {label}": reached for label, reached in found.items()})
-            return found
-
-        def of_rate(lr: float) -> Future[float]:
-            return pool.submit(kept, f"torchvision_{lr:g}", Reference(options.image_px, lr, _as_timm(timm)))
-
-        def of_torchvision(rates: Sequence[float]) -> dict[float, float]:
-            runs = {lr: of_rate(lr) for lr in rates}
-            return beyond_ends(
-                {lr: run.result() for lr, run in runs.items()}, lambda lr: of_rate(lr).result()
-            )
-
-        # The last is its own, 0.5 for 1,024 pictures. Waits beside timm's, so that no core is idle.
-        theirs = waiting.submit(of_torchvision, (0.0078, 0.0156, 0.03125))
-        best, tuned = tuned_timm(timm, top1)
-        rates = theirs.result()
-    return {
-        "regime": _regime(options),
-        "timm": {
-            "quick": tuned.quick,
-            "parts": tuned.parts,
-            "top1": best,
-            "tried": tried,
-            "speeds": speeds,
-            "on": on,
-        },
-        "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
-    }
-
-
-def _regime(options: argparse.Namespace) -> dict[str, int]:
-    """What the sides are tuned in."""
-    names = ("image_px", "tune_epochs", "tune_pictures", "tune_answers")
-    return {name: getattr(options, name) for name in names}
-
-
-def _as_timm(timm: Timm) -> tuple[str, ...]:
-    """The numbers and the workers with which timm's script was fastest, in the words of the reference recipe."""
-    workers = ("--workers", timm.quick[timm.quick.index("-j") + 1])
-    return (*workers, "--bf16") if "bfloat16" in timm.quick else workers
-
-
-def _here() -> str:
-    """The machine and the torch that speeds are of."""
-    return f"{hardware()}, torch {torch.__version__}"
-
-
-def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
-    """Timm's script with the words that make its updates fastest here, pictures a second of all, where "here" is."""
-
-    def tried() -> dict[str, Any]:
-        asked = Namespace(
-            pictures=options.pictures, script=options.script, image_px=options.image_px, batch_images=64,
-            tune_updates=options.tune_updates,
-        )  # fmt: skip
-        return {"speeds": {"|".join(name): 1 / one for name, one in epoch.Timm(asked).tuned().items()}}
-
-    on = _here()
-    asked = {"on": on, "tune_updates": options.tune_updates}
-    speeds: dict[str, float] = once(options.out / "tried" / "timm_updates.json", tried, asked)["speeds"]
-    kind, workers = max(speeds, key=lambda name: speeds[name]).split("|")
-    return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds, on
-
-
-def peer(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> Rows:
-    """Timm's or torchvision's side, one row per seed."""
+def peers(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Rows]:
+    """Each that goes the whole length of timm's or torchvision's side, one row per seed."""
     told = chosen["timm"]
     parts = {name: tuple(words) for name, words in told["parts"].items()}
     timm = Timm(options.script, options.image_px, tuple(told["quick"]), parts)
-    trained: Timm | Reference = timm
     if side == "torchvision":
-        trained = Reference(options.image_px, chosen["torchvision"]["lr"], _as_timm(timm))
+        reference = Reference(options.image_px, chosen["torchvision"]["lr"], as_timm(timm))
+        return [_rows(side, reference, options)]
+    found, first = [_rows(side, timm, options)], at_first_rate(timm)
+    if first.parts["optimizer"][-1] != timm.parts["optimizer"][-1]:
+        found.append(_rows("timm_first_rate", first, options))
+    return found
+
+
+def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> Rows:
     rows: Rows = []
     for seed in range(options.seeds):
         of = {"epochs": options.epochs, "seed": seed}
@@ -264,7 +172,7 @@ def refuse_incomparable_seeds(theirs: Rows, mine: Rows) -> None:
         refuse_incomparable_times(pair)
 
 
-def main() -> None:
+def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -284,7 +192,7 @@ def main() -> None:
         "image-px": 128,
         "tune-epochs": 20,
         "tune-pictures": 2400,
-        "tune-answers": _CHOOSING,
+        "tune-answers": CHOOSING,
         "tune-updates": 12,
     }
     for name, value in defaults.items():
@@ -293,22 +201,29 @@ def main() -> None:
     whole = all(getattr(options, name.replace("-", "_")) == value for name, value in defaults.items())
     if options.record and (not whole or options.seeds < 2 or options.tune or options.only):
         parser.error("--record is for the whole measurement, both sides and 2 seeds or more, not for --tune.")
-    options.pictures, chosen_file = options.pictures.absolute(), options.out / "tuned.json"
+    options.pictures, options.tuned = options.pictures.absolute(), options.out / "tuned.json"
+    if not options.tune and not options.tuned.exists():
+        parser.error(f"{options.tuned} does not exist: run the same with --tune first.")
+    return options
+
+
+def main() -> None:
+    options = _parsed()
     if options.tune:
-        write_text_atomically(chosen_file, json.dumps(tune(options), indent=1) + "\n")
+        write_text_atomically(options.tuned, json.dumps(tune(options), indent=1) + "\n")
         return
-    if not chosen_file.exists():
-        parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
-    chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
+    chosen = json.loads(options.tuned.read_text(encoding="utf-8"))
     if "regime" in chosen:  # told later than the first were tuned
-        refuse_other_regime(chosen_file, chosen, _regime(options))
-    if (on := chosen["timm"].get("on", "a machine that was not kept")) != _here():
+        refuse_other_regime(options.tuned, chosen, regime_of(options))
+    if (on := chosen["timm"].get("on", "a machine that was not kept")) != here():
         print(f"Timm's format, compiling and workers were the fastest on {on}; --tune would try them here.")
     runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
     theirs: dict[str, Rows] = {}
+    lower: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}
     for side in (options.only,) if options.only else _SIDES:
-        theirs[side] = peer(side, options, chosen)
+        *less, theirs[side] = sorted(peers(side, options, chosen), key=mean_top1)
+        lower |= {f"{side}_lower": rows for rows in less}
         climbs[side] = climbed(runs, options.image_px, mean_top1(theirs[side]))
     longest, last = list(climbs["timm"].items())[-1]
     refuse_incomparable_seeds(theirs["timm"], last)
@@ -320,7 +235,8 @@ def main() -> None:
         print(f"{name}: {figure} {unit}")
     if options.record:
         rows = [row for rows in (*theirs.values(), *ladder.values(), same) for row in rows]
-        _record(found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same}, rows)
+        raw = {"tuned": chosen, **theirs, **lower, "ours": ladder, "ours_same_minutes": same}
+        _record(found, raw, rows)
 
 
 def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], rows: Rows) -> None:

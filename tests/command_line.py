@@ -32,6 +32,8 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "captum.attr",
+        "sklearn.metrics",
+        "sklearn.neighbors",
         "efficientnetv2.cli",
         "efficientnetv2.commands.train_job",
         "efficientnetv2.commands.evaluate_job",
@@ -59,6 +61,7 @@ SERVER.set_forkserver_preload(
         "httpcore2",  # which httpx2 imports for the first question to a server, as truststore
         "truststore",
         "pyarrow.pandas_compat",
+        "tests.hasty",
     ]
 )
 
@@ -149,7 +152,6 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
     import torch
 
     from efficientnetv2 import cli
-    from efficientnetv2.training import rates
 
     sys.stdout, sys.stderr = (open(f"{folder}/{name}", "w") for name in ("out", "err"))  # noqa: SIM115 - they stay
     os.dup2(sys.stdout.fileno(), 1)
@@ -162,10 +164,6 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
     if sys.version_info < (3, 14):  # where a server serves whoever knows its address
         # What a command forks off a server of its own it gets off this one, which has imported as much already.
         forkserver._forkserver.ensure_running = lambda: None
-    # What is killed here leaves the machine's memory of its files alone, so nothing has to reach the disk; and how
-    # steady a measured pace is, no test asks.
-    os.fsync = lambda _: None
-    rates._TIMED_S = rates._ANSWERS_S = 0.3
     sys.argv = ["effnetv2", *words]
     if fatal:
         module, _, name = fatal.partition(":")

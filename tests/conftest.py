@@ -6,8 +6,10 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long modules first, the others as they come."""
     place = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """The server that commands are forked off begins here: it finds ``tests`` from where it begins."""
+    if "tests.command_line" in sys.modules:
+        forkserver.ensure_running()
 
 
 def paint(path: Path, colour: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:

@@ -16,9 +16,17 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = efficientnetv2.nothing
 
 
-@pytest.mark.parametrize("words", ["import efficientnetv2", "import efficientnetv2.cli"])
-def test_importing_the_package_and_its_command_line_does_not_import_torch(words):
-    script = f"{words}; import sys; print('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("efficientnetv2", "torch"),
+        ("efficientnetv2.cli", "torch"),
+        ("efficientnetv2.commands.predict_job", "sklearn"),
+        ("efficientnetv2.commands.map_job", "sklearn"),
+    ],
+)
+def test_what_takes_seconds_to_load_is_not_loaded_in_vain(module, heavy):
+    script = f"import {module}, sys; print({heavy!r} in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
 
 

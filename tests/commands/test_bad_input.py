@@ -423,6 +423,16 @@ def test_wrong_words_are_refused_before_anything_runs(words, messages, class_fol
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+def test_mixup_with_pictures_of_one_class_is_refused_before_anything_runs(tmp_path):
+    """Every batch would be of that class, and mixed with itself."""
+    for number in range(16):
+        paint(tmp_path / "pictures/red" / f"{number}.jpg", COLOURS["red"], number)
+    data = ("train", tmp_path / "pictures", "--workers", "0", "--out", tmp_path / "run")
+    done = effnetv2(*data, "--set", "progressive.mixup_alpha=0.2", cwd=tmp_path)
+    refused(done, "has one class only, 'red' (16 pictures)", "Add pictures of another class")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("more", [(), ("--weights", "none"), ("--model", "efficientnetv2_s")])
 def test_sizes_below_the_stride_are_refused_before_a_picture_is_looked_at(more, class_folders, tmp_path):
     """Not after minutes of comparing weights on them."""

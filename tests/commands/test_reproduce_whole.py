@@ -305,7 +305,8 @@ def test_make_reproduce_makes_every_table():
     [
         ("7", "paper", 16, "the time of 16 pictures on cuda in bf16 at a batch of 16"),
         ("11", "paper", 128, "the time of 128 pictures on cuda in bf16 at a batch of 128"),
-        ("7", "small", 1, "a picture's time on cuda in fp32 at a batch of 1"),
+        ("7", "small", 1, "a picture's time on cuda in bf16 at a batch of 1"),
+        ("7", "tiny", 1, "a picture's time on cuda in fp32 at a batch of 1"),
     ],
 )
 def test_answers_are_timed_as_in_the_papers_column_at_its_scale(table, scale, batch, told, monkeypatch):
@@ -319,15 +320,17 @@ def test_answers_are_timed_as_in_the_papers_column_at_its_scale(table, scale, ba
     monkeypatch.setattr(counts, "answer_s", answer_s)
     monkeypatch.setattr(counts, "lower_precision", lambda device: "bf16")
     shown = counts.counted(table, SCALES[scale], torch.device("cuda"), print)
-    assert timings == [(15, counts.Timing(batch, "bf16" if scale == "paper" else "fp32"))]
+    precision = "fp32" if scale == "tiny" else "bf16"
+    assert timings == [(SCALES[scale].answer_rounds, counts.Timing(batch, precision))]
     assert told in shown.ours_says
     if table == "11":
         assert shown.rows[0].ours["images/s"].values == (32.0,)
+    monkeypatch.setattr(counts, "lower_precision", lambda device: None)
     assert counts.Timing.of(SCALES["paper"], torch.device("cpu"), paper_batch=16) == (16, "fp32")
 
 
 @pytest.mark.parametrize("table", ["2", "3"])
-def test_steps_are_in_16_bits_on_a_gpu_at_the_papers_scale(table, monkeypatch):
+def test_steps_are_in_16_bits_where_they_are_quick_but_at_scale_tiny(table, monkeypatch):
     asked = []
 
     def speeds(steps, rounds, device, precision):
@@ -340,7 +343,8 @@ def test_steps_are_in_16_bits_on_a_gpu_at_the_papers_scale(table, monkeypatch):
     whole = make(SCALES["paper"], gpu, print)
     assert asked == [("bf16", {12, 24} if table == "2" else {32})]
     assert "bf16" in whole.ours_says
-    assert "fp32" in make(SCALES["small"], gpu, print).ours_says
+    assert "bf16" in make(SCALES["small"], torch.device("cpu"), print).ours_says
+    assert "fp32" in make(SCALES["tiny"], gpu, print).ours_says
 
 
 def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):

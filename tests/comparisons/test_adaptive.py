@@ -130,6 +130,7 @@ def test_a_record_is_table_13_beside_the_papers(tmp_path, monkeypatch):
     assert kept["command"] == "python -m benchmarks.adaptive IMAGENETTE --seeds 2"
     assert "growing, vanilla: none; growing, adaptive: light; random, vanilla: none" in kept["ours"]
     assert "light is RandAugment 5 and dropout 0.1" in kept["ours"]
+    assert "At random a size is drawn every 1.4 epochs, 44 times in all" in kept["ours"]
     claim = json.loads((tmp_path / "summary.json").read_text())["adaptive_top1_gain_b0_imagenette"]
     on = "2 cores and 3 cores"  # of the machines that the runs were made on, not of that which records
     assert (claim["n"], claim["hardware"], kept["hardware"]) == (2, on, on)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from benchmarks import paper_page, record, reproduced
 from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
+from benchmarks.regimes import STRENGTHS
 from tests.conftest import paint
 from typer.testing import CliRunner
 
@@ -138,6 +139,25 @@ def test_what_randaugment_costs_in_table_5_is_less_with_larger_pictures_with_eve
     assert all(0 < large < small for large, small in zip(costs["300 px"], costs["128 px"], strict=True))
     claim = reproduced.claims(made)["randaugment_size_top1_gain_b0_imagenette"][0]
     assert claim.low < 0 < claim.high
+
+
+def test_where_randaugment_pays_is_what_tuning_found():
+    """The remark of Table 5: magnitudes, dropout and figures, of one rate."""
+    paper = json.loads((RECORDS.parent / "progressive_paper.json").read_text())["tuned"]
+    short = json.loads((RECORDS.parent / "progressive_short/tuned.json").read_text())
+    remark = paper_page._REMARKS["5"]
+    for tuned, strengths, told in (
+        (paper, ("none", "slight", "light", "middle"), "{}, {}, {} and {} % in 60 epochs of 1,000 pictures"),
+        (short, ("none", "slight", "light"), "to {}, {} and {} % in 20 of 2,400"),
+    ):
+        regime, tried = tuned["regime"], tuned["arms"]["fixed"]["tried"]
+        assert f"{regime['tune_epochs']} " in told
+        assert f" {regime['tune_pictures']:,}" in told
+        found = {one["strength"]: one["top1"] for one in tried if one["lr"] == 0.002}
+        assert told.format(*(f"{100 * found[name]:.1f}" for name in strengths)) in " ".join(remark.split())
+    sizes, dropouts = zip(*(STRENGTHS[name] for name in ("none", "slight", "light", "middle")), strict=True)
+    assert "magnitudes {:g}, {:.2g}, {:g} and {:g}".format(*sizes) in remark
+    assert "dropout {:g}, {:.2g}, {:g} and {:g}".format(*dropouts) in remark
 
 
 def test_the_s_of_table_11_is_an_earlier_one():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -57,18 +56,18 @@ def test_more_networks_begin_with_the_same_ones():
 
 
 @pytest.mark.slow
-def test_a_record_goes_on_where_it_was(class_folders, tmp_path):
+def test_a_record_goes_on_where_it_was(class_folders, tmp_path, monkeypatch, capsys):
     table = tmp_path / "record.csv"
 
     def run(networks: int, *more: str) -> str:
         words = [
-            sys.executable, "-m", "benchmarks.search_record", class_folders, "--pictures", "48", "--networks", networks,
-            "--set", "epochs=1", "--set", "progressive.image_px=32", "--set", "batch_images=8", "--table", table,
+            "search_record", class_folders, "--pictures", "48", "--networks", networks, "--set", "epochs=1",
+            "--set", "progressive.image_px=32", "--set", "batch_images=8", "--table", table,
             "--scratch", tmp_path / "scratch", *more,
         ]  # fmt: skip
-        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        search_record.main()
+        return capsys.readouterr().out
 
     def rows_of() -> list[dict[str, str]]:
         return list(csv.DictReader(table.read_text().splitlines()))

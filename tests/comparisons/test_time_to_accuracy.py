@@ -89,16 +89,37 @@ def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side)
     options = Namespace(
         pictures=tmp_path, script=tmp_path / "train.py", image_px=64, epochs=2, seeds=1, out=tmp_path / "out"
     )
-    chosen = {"timm": {"quick": ["-j", "1"], "parts": {}}, "torchvision": {"lr": 0.1}}
-    (row,) = time_to_accuracy.peer(side, options, chosen)
+    parts = {"optimizer": ["--opt", "adamw", "--lr", "0.003"]}
+    chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
+    ((row,),) = time_to_accuracy.peers(side, options, chosen)
     assert (row["epochs"], row["seed"], asked) == (2, 0, [2])
     assert row["versions"]["torch"] == version("torch"), "by which its minutes are compared"
     options.epochs = 10
     with pytest.raises(SystemExit, match=r"_0\.json is of a run with epochs 2; asked for is 10"):
-        time_to_accuracy.peer(side, options, chosen)
+        time_to_accuracy.peers(side, options, chosen)
     options.epochs, chosen["torchvision"]["lr"], options.image_px = 2, 0.2, 96
     with pytest.raises(SystemExit, match=r"_0\.json is of a run with words .*96"):
-        time_to_accuracy.peer(side, options, chosen)
+        time_to_accuracy.peers(side, options, chosen)
+
+
+def test_timm_goes_the_whole_length_at_the_rate_that_tuning_began_with_too(tmp_path, monkeypatch):
+    """A rate that single runs chose may be the worse one."""
+    rates = []
+
+    def trained(self, pictures, *, epochs, seed):
+        rates.append(self.parts["optimizer"][-1])
+        return {"top1": 0.5, "train_s": 1.0}
+
+    monkeypatch.setattr(Timm, "trained", trained)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    options = Namespace(
+        pictures=tmp_path, script=tmp_path / "train.py", image_px=64, epochs=2, seeds=2, out=tmp_path / "out"
+    )
+    parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", "0.4"]}
+    found = time_to_accuracy.peers("timm", options, {"timm": {"quick": [], "parts": parts}})
+    assert ([len(rows) for rows in found], rates) == ([2, 2], ["0.4", "0.4", "0.1", "0.1"])
+    words = json.loads((tmp_path / "out/sides/timm_first_rate_0.json").read_text())["words"]
+    assert words[-8:] == ["-b", "64", "--opt", "sgd", "--weight-decay", "5e-5", "--lr", "0.1"]
 
 
 def test_linked_folders_are_the_same_pictures(tmp_path):

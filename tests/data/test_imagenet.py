@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from tests.conftest import paint
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.source import Source
+from efficientnetv2.data.check import check
 from efficientnetv2.data.imagenet import compare
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.training.recipes import RECIPES, named
 
 
@@ -135,6 +137,21 @@ def test_an_imagenet21k_that_is_not_whole_is_named_and_refused_with_strict(class
         compare(data, "imagenet21k", strict=True)
     assert str(error.value).startswith(f"/in: {said} Complete it ")
     assert "--set made_for=null" in str(error.value)
+
+
+def test_a_picture_in_train_and_val_is_left_there_in_the_published_sets(tmp_path):
+    """Of ImageNet-21k over 100,000 are known; its figures are of the set as it is, whatever recipe it trains."""
+    for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg"):
+        paint(tmp_path / name, (90, 40, 160), int(name[-5]) % 3)  # the first and the last are the same
+    small = read(tmp_path)
+    with pytest.raises(InputError, match=r"in train and 'val/b/4\.jpg' in val are the same picture"):
+        check(small)
+    for classes, title in ((tuple(ids()), "ImageNet-1k"), (imagenet21k(20_000).class_names, "ImageNet-21k")):
+        notes = check(replace(small, class_names=classes)).notes
+        assert f"the published splits of {title} are kept as they are" in notes[0]
+    for classes in (tuple(ids()[1:]), (*ids(), "lost+found"), imagenet21k(19_000).class_names):
+        with pytest.raises(InputError, match="are the same picture"):
+            check(replace(small, class_names=classes))
 
 
 def test_other_sets_of_wordnets_are_no_imagenet21k():

@@ -15,6 +15,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import cifar
+from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.listing import Ints, packed
 from efficientnetv2.data.look import Look, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
@@ -203,8 +204,8 @@ def _across_splits(manifest: Manifest, contents: Ints) -> tuple[str, ...]:
         f"{table['split'].iloc[second]} are the same picture"
     )
     more = f" ({len(pairs)} such pairs in all)" if len(pairs) > 1 else ""
-    if manifest.standard:
-        return (f"{what}{more}; the published splits of {manifest.standard} are kept as they are.",)
+    if standard := manifest.standard or recognised(manifest):
+        return (f"{what}{more}; the published splits of {standard} are kept as they are.",)
     raise InputError(
         f"{manifest.source}: {what}{more}. A picture that was trained on says nothing in another split: "
         "remove one of each pair, or put both into one split."

@@ -66,11 +66,11 @@ def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[
     """
     facts = _FACTS[published]
     known, here = _ids(published), set(manifest.class_names)
-    ids = {name for name in here if _WORDNET_ID.fullmatch(name)}
+    ids = _wordnet(here)
     counts: list[str] = []
     if known & here:
         _refuse_other_classes(manifest, facts, missing=known - here, strange=here - known)
-    elif not known and len(ids) >= _PART * facts.classes[0]:
+    elif not known and _is_most(ids, facts):
         counts = _wrong_classes(facts, len(ids), strange=here - ids)
     elif len(here) not in facts.classes:
         return (
@@ -81,6 +81,26 @@ def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[
     if notes and strict:
         raise InputError(f"{manifest.source}: {' '.join(notes)} {_fix(facts)}")
     return notes
+
+
+def recognised(manifest: Manifest) -> str | None:
+    """The title of the published set whose classes these are, whatever recipe they are for; None if of none.
+
+    Of ImageNet-1k all its classes and no other, of ImageNet-21k most of them.
+    """
+    here = set(manifest.class_names)
+    if here == _ids("imagenet1k"):
+        return _FACTS["imagenet1k"].title
+    facts = _FACTS["imagenet21k"]
+    return facts.title if _is_most(_wordnet(here), facts) else None
+
+
+def _wordnet(names: set[str]) -> set[str]:
+    return {name for name in names if _WORDNET_ID.fullmatch(name)}
+
+
+def _is_most(ids: set[str], facts: _Facts) -> bool:
+    return len(ids) >= _PART * facts.classes[0]
 
 
 def _ids(published: Published) -> set[str]:

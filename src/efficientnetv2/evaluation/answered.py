@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import f1_score
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
@@ -111,6 +110,8 @@ def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:
     Args:
         answers: as ``read_answers`` gives them.
     """
+    from sklearn.metrics import f1_score  # takes a second: here alone
+
     names = sorted(answers["true_label"].unique())
     scores = f1_score(answers["true_label"], answers["label"], labels=names, average=None, zero_division=0.0)
     return dict(zip(names, scores.tolist(), strict=True))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
-from sklearn import metrics
 
 from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
@@ -92,11 +91,13 @@ def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Se
 
     Source: scikit-learn's definitions, over the classes present.
     """
+    from sklearn.metrics import precision_recall_fscore_support  # takes a second: here alone
+
     true, shares = _checked(labels, probabilities, class_names)
     predicted = shares.argmax(axis=1)
     k = len(class_names)
     classes = np.arange(k)
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+    precision, recall, f1, support = precision_recall_fscore_support(
         true, predicted, labels=classes, zero_division=0.0
     )
     present = support > 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics
 
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, no_answers
@@ -200,6 +199,8 @@ def _per_class(
     f1: Floats,
     class_names: Sequence[str],
 ) -> dict[str, ClassPrecision]:
+    from sklearn.metrics import average_precision_score  # takes a second: here alone
+
     by_class = np.split(pictures[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
     found = {}
     for number, (name, rows) in enumerate(zip(class_names, by_class, strict=True)):
@@ -207,6 +208,6 @@ def _per_class(
         if len(rows):
             is_so = np.zeros(len(shares), dtype=bool)
             is_so[rows] = True
-            average = float(metrics.average_precision_score(is_so, shares[:, number]))
+            average = float(average_precision_score(is_so, shares[:, number]))
         found[name] = ClassPrecision(average, float(f1[number]) if len(rows) else None, len(rows))
     return found

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import fisher_exact
-from sklearn.metrics import f1_score
 
 from efficientnetv2.metrics.intervals import wilson
 
@@ -171,4 +170,6 @@ def usable(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
 
 
 def _macro_f1(true: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
+    from sklearn.metrics import f1_score  # takes a second: here alone
+
     return float(f1_score(true, answers, labels=np.unique(true), average="macro", zero_division=0))

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.neighbors import BallTree
 
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -59,6 +58,8 @@ class Places:
             asking: (n,) of which pictures.
             among: (n,) likewise.
         """
+        from sklearn.neighbors import BallTree  # takes a second: here alone
+
         distances = np.full(len(self.rows), np.inf)
         if among.any() and asking.any():
             spots, spot = self._spots

@@ -1,0 +1,13 @@
+"""What the server that commands and trials are forked off imports last: nothing waits there for longer than it must."""
+
+import os
+
+from efficientnetv2.search import latency, steptime
+from efficientnetv2.training import rates
+
+# What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.
+os.fsync = lambda _: None
+# How steady a measured pace is, no command under test is asked; modules that ask measure in their own process.
+rates._TIMED_S = rates._ANSWERS_S = 0.3
+steptime._WARM_UP_S = steptime._SECONDS = 0.05
+latency._WARM_UP, latency._ROUNDS = 1, 3
