@@ -73,7 +73,7 @@ _REMARKS = {
     "size, and as in the paper less with larger pictures: with each of the three seeds, though the interval of their "
     "mean holds 0. It pays where pictures are seen more often, as tuning elsewhere found, one run each, on other "
     "pictures of train: at 128 px magnitudes 0, 3.3, 5 and 10 (with dropout 0, 0.067, 0.1 and 0.2) came to "
-    "68.4, 69.4, 69.6 and 64.7 % in 60 epochs of 1,000 pictures "
+    "68.4, 69.3, 69.6 and 64.6 % in 60 epochs of 1,000 pictures "
     "([progressive_paper.json](../benchmarks/results/progressive_paper.json)), the first three of them to 70.7, 69.6 "
     "and 66.8 % in 20 of 2,400 ([tuned.json](../benchmarks/results/progressive_short/tuned.json)).",
     "11": "The paper's 24.0 M parameters are those of an earlier S, whose last stage has 272 channels and whose head "
