@@ -29,6 +29,9 @@ from efficientnetv2.inference.accelerate import lower_precision, pick_device
 
 # No validation between but at the ends of stages, where it has to be, and then on few pictures.
 HARDLY_VALIDATED = ("validate_epochs=1000", "validate_images=32")
+# Of two runs whose times are compared, how much faster one may have been at the same size. Ours: with nothing else on a
+# machine most recorded pairs are within 4 %.
+_SAME_PACE = 1.1
 
 
 def same_numbers(device: str) -> tuple[str, ...]:
@@ -154,6 +157,32 @@ def refuse_incomparable_times(runs: Sequence[Mapping[str, Any]]) -> None:
                 f"Runs with seed {runs[0]['seed']} were made {' and '.join(sorted(kinds))}, so their times do not "
                 "compare: delete those of one kind in OUT, and run this again."
             )
+
+
+def refuse_other_pace(one: Mapping[str, Any], other: Mapping[str, Any], folder: Path) -> None:
+    """Two runs of one network whose times are compared were made while the machine computed at the same pace.
+
+    A rented machine may be slower by half for half an hour, though nothing else runs within it. Told by the pictures a
+    second at the largest size, which both train at.
+
+    Args:
+        one: with ``seed`` and ``sizes``; what was kept before these were told has none, and is not checked.
+        other: likewise.
+        folder: of the runs, for the message.
+
+    Raises:
+        SystemExit: one was more than a tenth slower there than the other.
+    """
+    if not (one.get("sizes") and other.get("sizes")):
+        return
+    paces = [max(row["sizes"], key=lambda size: size["image_px"]) for row in (one, other)]
+    a, b = (size["images"] / size["train_s"] for size in paces)
+    if paces[0]["image_px"] == paces[1]["image_px"] and max(a, b) > _SAME_PACE * min(a, b):
+        raise SystemExit(
+            f"With seed {one['seed']} one trained {a:.0f} images/s at {paces[0]['image_px']} px, the other {b:.0f}. "
+            f"The machine has changed its pace between them, so their times do not compare: delete both in {folder}, "
+            "and run this again."
+        )
 
 
 def machines(rows: Iterable[Mapping[str, Any]]) -> str:

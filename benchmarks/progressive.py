@@ -50,6 +50,7 @@ from benchmarks.arms import (
     measured,
     ratio,
     refuse_incomparable_times,
+    refuse_other_pace,
     refuse_other_regime,
     refuse_to_record_elsewhere,
     same_numbers,
@@ -166,7 +167,9 @@ def compared(
             found[arm].append(
                 measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
             )
-        refuse_incomparable_times([found[arm][-1] for arm in BOTH])  # their times say how long the third is
+        # Their times say how long the third is.
+        refuse_incomparable_times([found[arm][-1] for arm in BOTH])
+        refuse_other_pace(found[FIXED][-1], found[PROGRESSIVE][-1], here.out)
         spent, whole = found[PROGRESSIVE][-1]["train_s"], found[FIXED][-1]["train_s"]
         epochs = regime.epochs * spent / whole
         shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs, runs.device)

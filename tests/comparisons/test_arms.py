@@ -225,6 +225,29 @@ def test_runs_that_are_not_one_recipe_by_several_seeds_are_no_figure(other, said
     assert not (tmp_path / "results").exists()
 
 
+def at(px_and_pace, **more):
+    """A run of 1,000 pictures at each size."""
+    sizes = [{"image_px": px, "images": 1000, "train_s": 1000 / pace} for px, pace in px_and_pace.items()]
+    return {"seed": 3, "sizes": sizes} | more
+
+
+def test_minutes_of_a_machine_that_has_changed_its_pace_are_refused(tmp_path):
+    """75 images/s at 128 px, and 100 half an hour later; at the smaller sizes only one of the two trained."""
+    fixed = at({128: 75})
+    with pytest.raises(SystemExit, match=r"seed 3 one trained 75 images/s at 128 px, the other 100\..*arms"):
+        arms.refuse_other_pace(fixed, at({64: 170, 128: 100}), tmp_path / "arms")
+    arms.refuse_other_pace(fixed, at({64: 300, 128: 82}), tmp_path)
+    arms.refuse_other_pace(fixed, at({96: 170}), tmp_path)
+    arms.refuse_other_pace(fixed, {"seed": 3}, tmp_path)
+
+
+@pytest.mark.parametrize("regime", ["paper", "resnet50"])
+def test_the_recorded_pairs_are_of_one_pace(regime, tmp_path):
+    found = json.loads((record.RESULTS / f"progressive_{regime}.json").read_text())["arms"]
+    for pair in zip(found["fixed"], found["progressive"], strict=True):
+        arms.refuse_other_pace(*pair, tmp_path)
+
+
 def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
     tuned = {"regime": {"epochs": 60, "image_px": 128, "shares": [[2, 1]]}}  # as JSON has tuples
     arms.refuse_other_regime(

@@ -141,6 +141,28 @@ def test_what_randaugment_costs_in_table_5_is_less_with_larger_pictures_with_eve
     assert claim.low < 0 < claim.high
 
 
+def test_where_fusing_pays_is_what_was_timed():
+    """The remark of Table 3: images/s over those without fused blocks, ours in 16 bits and in 32, and the paper's."""
+    made = {
+        scale: Table.from_json(json.loads((RECORDS / f"3_{scale}.json").read_text()))
+        for scale in ("small", "tiny")
+    }
+
+    def ratios(scale, side):
+        speeds = {row.name: getattr(row, side)["images/s"].mean for row in made[scale].rows if row.paper}
+        return [speeds[f"fused stages 1-{last}"] / speeds["no fused"] for last in (3, 5, 7)]
+
+    remark, ours = paper_page._REMARKS["3"], ratios("small", "ours")
+    assert "bf16" in made["small"].ours_says
+    assert "fp32" in made["tiny"].ours_says
+    assert (
+        "1-3 makes a step {:.1f} times as fast, stages 1-5 {:.1f} times and all {:.1f} times".format(*ours)
+        in remark
+    )
+    assert "V100 {:.1f}, {:.1f} and {:.1f}".format(*ratios("small", "paper")) in remark
+    assert f"brings nothing ({ratios('tiny', 'ours')[0]:.1f} times" in remark
+
+
 def test_where_randaugment_pays_is_what_tuning_found():
     """The remark of Table 5: magnitudes, dropout and figures, of one rate."""
     paper = json.loads((RECORDS.parent / "progressive_paper.json").read_text())["tuned"]
