@@ -144,6 +144,7 @@ def test_the_stages_list_what_the_recipe_uses_and_what_is_open(name, shown, hidd
     ((headings, rows),) = tables
     first = dict(zip(headings, rows[0], strict=True))
     assert {heading: first.get(heading) for heading in shown} == shown
+    assert [row[0] for row in rows] == [str(number) for number in range(1, len(rows) + 1)], "as plan counts"
     assert not hidden & set(headings)
 
 
@@ -492,6 +493,14 @@ def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
     assert f"Epochs: {epochs:g}, what fits into 0.1 minutes" in done.stdout
     assert f"epochs: {epochs}" in (tmp_path / "run/recipe.yaml").read_text()
+    shutil.rmtree(tmp_path / "run/checkpoints", ignore_errors=True)
+    for name in ("report.json", "model.safetensors"):  # as a run that was stopped
+        (tmp_path / "run" / name).unlink()
+    words = ("train", trained / "pictures", "--out", tmp_path / "run", "--resume", "--minutes", "5")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--minutes changes nothing: the length was fixed when the run began, at " in done.stdout
+    assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == epochs
 
 
 def test_json_keeps_stdout_for_the_answer(trained, tmp_path):

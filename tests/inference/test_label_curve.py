@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -9,7 +11,7 @@ from sklearn.metrics import f1_score
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.inference import label_curve as label_curve_module
-from efficientnetv2.inference.label_curve import _carried, _macro_f1, label_curve
+from efficientnetv2.inference.label_curve import LabelCurve, LabelPoint, _carried, _macro_f1, label_curve
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe import fitted
 from efficientnetv2.inference.together import Together
@@ -66,6 +68,19 @@ def test_where_nothing_is_left_to_learn_it_is_said():
     assert "with 240" in words
     assert "sample" not in words
     assert "the last of all training pictures" in more_labels(found).how
+
+
+@pytest.mark.parametrize("carried", [None, LabelPoint(960, 0.41, 0.3, 0.5, 5)])
+def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
+    """53.7 % with 48 pictures, 46.5 % with 96; whether more would help is not known."""
+    points = (LabelPoint(48, 0.537, 0.4, 0.66, 5), LabelPoint(96, 0.465, 0.33, 0.6, 1))
+    found = LabelCurve(points, LabelPoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
+    word, words = verdict(found)
+    assert word == "Not told."
+    assert "53.7 % with 48 labelled pictures and 46.5 % with 96. It does not rise" in " ".join(words.split())
+    assert "192" not in words
+    assert verdict(replace(found, gain=0.001))[0] == "Perhaps."
+    assert verdict(replace(found, gain_high=0.01))[0] == "Little."
 
 
 def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():

@@ -481,3 +481,21 @@ def test_the_pooling_of_the_weights_is_settled(tmp_path):
         settled(f"weights={tmp_path / 'wide.safetensors'}", "pooling=mean", recipe="finetune").recipe.pooling
         == "mean"
     )
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (
+            96,
+            "Epochs: 100, the most that the recipe takes by itself: 9,600 pictures are seen, where it aims at ",
+        ),
+        (9469, "Epochs: 10.56, so that about 100,000 pictures are seen."),
+        (
+            50_000,
+            "Epochs: 10, the fewest that the recipe takes by itself: 500,000 pictures are seen, where it aims at",
+        ),
+    ],
+)
+def test_what_decided_the_epochs_is_said(images, said):
+    assert any(note.startswith(said) for note in settled("epochs=auto", images=images).notes)

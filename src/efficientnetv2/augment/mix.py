@@ -43,7 +43,8 @@ def mix(images: Tensor, labels: Tensor, setting: Setting, key: Key) -> tuple[Ten
 def mixup(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Tensor, Tensor]:
     """Blend every picture and its label with another of the same group.
 
-    The partner is the group reversed; each picture draws its own weight and keeps the larger share.
+    The partner is the group reversed (of an odd number the middle one is its own, and stays as it is); each picture
+    draws its own weight and keeps the larger share.
 
     Args:
         images: (N, C, H, W) float.

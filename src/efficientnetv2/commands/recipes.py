@@ -89,7 +89,7 @@ def _one(name: str, as_json: bool) -> None:
     ]
     rows = [
         [str(number), *(_cell(column, stage[column]) for column in columns)]
-        for number, stage in enumerate(stages)
+        for number, stage in enumerate(stages, start=1)
     ]
     headings = [column.removesuffix("_alpha").replace("_", " ") for column in columns]
     screen.table("Stages", ["stage", *headings], rows)

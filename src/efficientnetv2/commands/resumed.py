@@ -64,7 +64,10 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
             )
         )
     if words.minutes is not None:
-        say(f"The length was fixed when the run began: {count_of(float(there.epochs), 'epoch')}.")
+        say(
+            f"--minutes changes nothing: the length was fixed when the run began, at "
+            f"{count_of(float(there.epochs), 'epoch')}. For another, begin anew with another --out."
+        )
     return there
 
 

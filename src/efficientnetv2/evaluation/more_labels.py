@@ -37,6 +37,12 @@ def verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
         f"A linear probe on the weights as they came reaches macro-F1 {percent(half.macro_f1)} with {half.pictures:,} "
         f"labelled pictures and {percent(last.macro_f1)} with {last.pictures:,}"
     )
+    if word == "Perhaps." and curve.gain <= 0:
+        # Carried on, it would promise that labels do harm.
+        return (
+            "Not told.",
+            f"{measured}. It does not rise, and what more would bring is not told by so few.{behind}",
+        )
     gain = f"{100 * curve.gain:+.1f} points"
     if curve.carried is None:
         return word, f"{measured}. If that goes on, {_foretold(curve.forecast)}, {gain}.{behind}"

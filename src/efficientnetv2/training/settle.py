@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -122,10 +123,7 @@ def settle(
     elif recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)
-        notes.append(
-            f"Epochs: {changes['epochs']:g}, so that about {seen:,} pictures are seen "
-            f"(at least {count_of(least, 'epoch')}, at most {most:g})."
-        )
+        notes.append(_epochs_of(changes["epochs"], images, seen))
     evaluated, told = _evaluated(recipe)
     changes, notes = changes | evaluated, notes + told
     if recipe.time_shares is not None and recipe.progressive.shares is not None:
@@ -228,6 +226,18 @@ def _regularization(recipe: Recipe, network: Network) -> list[str]:
         return []
     reached = apply_setting(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
     return [f"Regularization: {reached}."]
+
+
+def _epochs_of(epochs: float, images: int, aim: int) -> str:
+    """What decided them: how many pictures are to be seen, or the least or the most that a recipe takes by itself."""
+    seen = round(epochs * images)
+    if math.isclose(seen, aim, rel_tol=0.01):
+        return f"Epochs: {epochs:g}, so that about {aim:,} pictures are seen."
+    bound = "most" if seen < aim else "fewest"
+    return (
+        f"Epochs: {epochs:g}, the {bound} that the recipe takes by itself: {seen:,} pictures are seen, where it aims "
+        f"at {aim:,}."
+    )
 
 
 def _all_learn(recipe: Recipe) -> dict[str, Any]:
