@@ -171,7 +171,7 @@ def refuse_other_pace(one: Mapping[str, Any], other: Mapping[str, Any], folder: 
         folder: of the runs, for the message.
 
     Raises:
-        SystemExit: one was more than a tenth slower there than the other.
+        SystemExit: one was more than a tenth faster there than the other.
     """
     if not (one.get("sizes") and other.get("sizes")):
         return

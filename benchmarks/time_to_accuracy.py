@@ -68,7 +68,7 @@ _LADDER = (2, 3, 4, 5, 6, 8, 10)
 
 
 def peers(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Rows]:
-    """Each that goes the whole length of timm's or torchvision's side, one row per seed."""
+    """What goes the whole length of timm's or torchvision's side, one row per seed each; the last one counts."""
     told = chosen["timm"]
     parts = {name: tuple(words) for name, words in told["parts"].items()}
     timm = Timm(options.script, options.image_px, tuple(told["quick"]), parts)
@@ -78,7 +78,7 @@ def peers(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> 
     found, first = [_rows(side, timm, options)], at_first_rate(timm)
     if first.parts["optimizer"][-1] != timm.parts["optimizer"][-1]:
         found.append(_rows("timm_first_rate", first, options))
-    return found
+    return sorted(found, key=mean_top1)
 
 
 def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> Rows:
@@ -222,7 +222,7 @@ def main() -> None:
     lower: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}
     for side in (options.only,) if options.only else _SIDES:
-        *less, theirs[side] = sorted(peers(side, options, chosen), key=mean_top1)
+        *less, theirs[side] = peers(side, options, chosen)
         lower |= {f"{side}_lower": rows for rows in less}
         climbs[side] = climbed(runs, options.image_px, mean_top1(theirs[side]))
     longest, last = list(climbs["timm"].items())[-1]

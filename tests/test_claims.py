@@ -200,6 +200,16 @@ def test_the_labels_of_transfer_give_what_was_measured_in_small(recipe):
     assert told[recipe] in _label(recipe)
 
 
+def test_the_labels_give_the_minutes_of_cifar_10():
+    """Of the runs on the machine that is named."""
+    arms = json.loads((RESULTS / "transfer.json").read_text())["arms"]
+    machine = "AMD EPYC (family 25, model 17) with AVX-512"
+    for arm, said in (("finetune", "{:.0f} to {:.0f} minutes"), ("transfer_paper", "took {:.0f} minutes")):
+        minutes = sorted(row["train_s"] / 60 for row in arms[arm] if row["hardware"] == f"2 cores, {machine}")
+        assert f"{said.format(minutes[0], minutes[-1])} on 2 cores, {machine}" in _label(arm)
+        assert len(minutes) == (3 if arm == "finetune" else 1)
+
+
 def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
     raw = json.loads((ROOT / "benchmarks/results/finetune_land_cover.json").read_text())
     minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]

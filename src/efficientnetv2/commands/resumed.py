@@ -65,7 +65,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         )
     if words.minutes is not None:
         say(
-            f"--minutes changes nothing: the length was fixed when the run began, at "
+            "--minutes changes nothing: the length was fixed when the run began, at "
             f"{count_of(float(there.epochs), 'epoch')}. For another, begin anew with another --out."
         )
     return there

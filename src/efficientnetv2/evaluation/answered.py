@@ -110,7 +110,7 @@ def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:
     Args:
         answers: as ``read_answers`` gives them.
     """
-    from sklearn.metrics import f1_score  # takes a second: here alone
+    from sklearn.metrics import f1_score  # takes a second to load
 
     names = sorted(answers["true_label"].unique())
     scores = f1_score(answers["true_label"], answers["label"], labels=names, average=None, zero_division=0.0)

@@ -39,10 +39,7 @@ def verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
     )
     if word == "Perhaps." and curve.gain <= 0:
         # Carried on, it would promise that labels do harm.
-        return (
-            "Not told.",
-            f"{measured}. It does not rise, and what more would bring is not told by so few.{behind}",
-        )
+        return "Not told.", f"{measured}. It does not rise, so what more would bring is not told.{behind}"
     gain = f"{100 * curve.gain:+.1f} points"
     if curve.carried is None:
         return word, f"{measured}. If that goes on, {_foretold(curve.forecast)}, {gain}.{behind}"

@@ -91,7 +91,7 @@ def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Se
 
     Source: scikit-learn's definitions, over the classes present.
     """
-    from sklearn.metrics import precision_recall_fscore_support  # takes a second: here alone
+    from sklearn.metrics import precision_recall_fscore_support  # takes a second to load
 
     true, shares = _checked(labels, probabilities, class_names)
     predicted = shares.argmax(axis=1)

@@ -199,7 +199,7 @@ def _per_class(
     f1: Floats,
     class_names: Sequence[str],
 ) -> dict[str, ClassPrecision]:
-    from sklearn.metrics import average_precision_score  # takes a second: here alone
+    from sklearn.metrics import average_precision_score  # takes a second to load
 
     by_class = np.split(pictures[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
     found = {}

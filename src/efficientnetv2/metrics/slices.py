@@ -170,6 +170,6 @@ def usable(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
 
 
 def _macro_f1(true: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
-    from sklearn.metrics import f1_score  # takes a second: here alone
+    from sklearn.metrics import f1_score  # takes a second to load
 
     return float(f1_score(true, answers, labels=np.unique(true), average="macro", zero_division=0))

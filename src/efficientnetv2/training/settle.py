@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +122,8 @@ def settle(
     elif recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)
-        notes.append(_epochs_of(changes["epochs"], images, seen))
+        bound = "most" if seen > most * images else "fewest" if seen < least * images else None
+        notes.append(_epochs_of(changes["epochs"], images, seen, bound))
     evaluated, told = _evaluated(recipe)
     changes, notes = changes | evaluated, notes + told
     if recipe.time_shares is not None and recipe.progressive.shares is not None:
@@ -228,15 +228,13 @@ def _regularization(recipe: Recipe, network: Network) -> list[str]:
     return [f"Regularization: {reached}."]
 
 
-def _epochs_of(epochs: float, images: int, aim: int) -> str:
-    """What decided them: how many pictures are to be seen, or the least or the most that a recipe takes by itself."""
-    seen = round(epochs * images)
-    if math.isclose(seen, aim, rel_tol=0.01):
+def _epochs_of(epochs: float, images: int, aim: int, bound: str | None) -> str:
+    """What decided them: how many pictures are to be seen, or the bound of what a recipe takes by itself."""
+    if bound is None:
         return f"Epochs: {epochs:g}, so that about {aim:,} pictures are seen."
-    bound = "most" if seen < aim else "fewest"
     return (
-        f"Epochs: {epochs:g}, the {bound} that the recipe takes by itself: {seen:,} pictures are seen, where it aims "
-        f"at {aim:,}."
+        f"Epochs: {epochs:g}, the {bound} that the recipe takes by itself: {round(epochs * images):,} pictures are "
+        f"seen, where it aims at {aim:,}."
     )
 
 

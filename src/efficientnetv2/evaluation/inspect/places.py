@@ -58,7 +58,7 @@ class Places:
             asking: (n,) of which pictures.
             among: (n,) likewise.
         """
-        from sklearn.neighbors import BallTree  # takes a second: here alone
+        from sklearn.neighbors import BallTree  # takes a second to load
 
         distances = np.full(len(self.rows), np.inf)
         if among.any() and asking.any():

@@ -192,7 +192,7 @@ def efficientnetv2_s_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_s_released
     Cost and result: the authors give no hours; 83.9 % top-1 at 384 px (their checkpoint); ours is not measured.
-        NVIDIA's trainer took this network to 83.93 % in 14 hours on 8 A100.
+        NVIDIA's trainer (DeepLearningExamples) took this network to 83.93 % in 14 hours on 8 A100.
         Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_s_released
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9.
     Ours: the weights kept are those that were best on minival, where theirs archives those that were best on the

@@ -60,8 +60,8 @@ def finetune() -> Recipe:
         epochs): macro-F1 0.769 over 5 folds, 11 to 18 minutes a fold on one core, Intel(R) Xeon(R) Processor @ 2.50GHz
         with AVX-512; recipe quick from scratch in the same time, as it comes (64 to 128 px, horizontal flips, mean
         pooling, one view), 0.585 (benchmarks/finetune_land_cover.py). From those weights on the 50,000 of CIFAR-10 at
-        up to 96 px, 3 epochs: 89.8 %, recipe transfer_paper 90.0 %, means of 3 seeds (benchmarks/transfer.py); 18 to 24
-        minutes on 2 cores, AMD EPYC (family 25, model 17) with AVX-512, another run beside it.
+        up to 96 px, 3 epochs: 89.8 %, recipe transfer_paper 90.0 %, means of 3 seeds (benchmarks/transfer.py); the
+        former in 18 to 24 minutes on 2 cores, AMD EPYC (family 25, model 17) with AVX-512, another run beside it.
     Source: schedule of sizes as arXiv:2104.00298, section 4.
     Ours: all else. Training begins with the linear probe's classifier, batch-norm keeps the statistics of the weights,
         and there is little regularization: benchmarks/results/finetune_tried.md.

@@ -82,8 +82,8 @@ def transfer_paper() -> Recipe:
     Cost and result: S reaches 98.7 % on CIFAR-10, 91.5 % on CIFAR-100, 97.9 % on Flowers-102, 93.8 % on Cars; M 99.0,
         92.2, 98.5 and 94.6 %; L 99.1, 92.3, 98.8 and 95.1 % (the paper's Table 8, means of five runs, which gives no
         hours); ours is not measured. In small, V2-B0 on CIFAR-10 at 96 px, 3 epochs in batches of 64: 90.0 %, mean of
-        3 seeds (benchmarks/transfer.py), 24 minutes on 2 cores, AMD EPYC (family 25, model 17) with AVX-512, another
-        run beside it.
+        3 seeds (benchmarks/transfer.py); one of them took 24 minutes on 2 cores, AMD EPYC (family 25, model 17) with
+        AVX-512, another run beside it.
         Foretold for this machine: effnetv2 plan cifar10 --recipe transfer_paper
     Source: arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table 9:
         the figure is of all test pictures, and all others are trained on.
