@@ -86,10 +86,15 @@ def test_a_trial_leaves_no_trace():
 
 
 def test_a_trial_takes_about_what_was_counted():
-    """Counted activations of 32 pictures of 256 px are 1.06 GB; a pass takes 0.8 to 1.6 times as much."""
-    tries = preflight()
-    taken = tries.trial(Setting(image_px=256), group_images=4, groups=8)
-    assert 0.8 < taken / (32 * tries.counted(256)) < 1.6
+    """V2-B0's activations of 32 pictures of 192 px are 1.4 GB; a pass takes no more than the count's share leaves.
+
+    Of a network as small as the others here most would be the pictures and what the allocator keeps.
+    """
+    tries = preflight(create("efficientnetv2_b0", num_classes=3))
+    counted = 32 * tries.counted(192)
+    taken = tries.trial(Setting(image_px=192), group_images=4, groups=8)
+    assert counted == pytest.approx(1.4e9, rel=0.05)
+    assert 0.8 < taken / counted < 1 / room._COUNTED
 
 
 def test_memory_that_runs_out_in_a_trial_is_an_answer():
