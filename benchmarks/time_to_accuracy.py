@@ -34,7 +34,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +147,23 @@ def climbed(runs: Runs, image_px: int, top1: float) -> dict[float, Rows]:
     return found
 
 
-def claims(
-    theirs: Mapping[str, Rows], ladder: Mapping[float, Rows], same: Rows
-) -> dict[str, tuple[Paired, str]]:
-    """Name -> comparison and unit; of a top-1 that no length of ours reached there is none.
+@dataclass(frozen=True)
+class Claim:
+    """What is said of two sides.
+
+    Args:
+        figure: the comparison.
+        unit: of it.
+        rows: the runs that it is made of.
+    """
+
+    figure: Paired
+    unit: str
+    rows: Rows
+
+
+def claims(theirs: Mapping[str, Rows], ladder: Mapping[float, Rows], same: Rows) -> dict[str, Claim]:
+    """By name; of a top-1 that no length of ours reached there is none.
 
     Raises:
         SystemExit: two runs whose times are compared were made on different kinds of machine or with different torches.
@@ -160,10 +173,17 @@ def claims(
         enough = [mine for mine in ladder.values() if mean_top1(mine) >= mean_top1(rows)]
         if enough:
             refuse_incomparable_seeds(rows, enough[0])
-            found[_SPEEDUP.format(side)] = (ratio(seconds(rows), seconds(enough[0])), "ratio")
+            speedup = ratio(seconds(rows), seconds(enough[0]))
+            found[_SPEEDUP.format(side)] = Claim(speedup, "ratio", [*rows, *enough[0]])
     pairs = [[100 * row["top1"] for row in rows] for rows in (same, theirs["timm"])]
-    found[_GAIN] = (gain(*pairs), "points")
+    found[_GAIN] = Claim(gain(*pairs), "points", [*same, *theirs["timm"]])
     return found
+
+
+def claims_of(raw: Mapping[str, Any]) -> dict[str, Claim]:
+    """The claims of what ``time_to_accuracy.json`` keeps."""
+    ladder = {float(epochs): rows for epochs, rows in raw["ours"].items()}
+    return claims({side: raw[side] for side in _SIDES}, ladder, raw["ours_same_minutes"])
 
 
 def refuse_incomparable_seeds(theirs: Rows, mine: Rows) -> None:
@@ -231,24 +251,23 @@ def main() -> None:
     same = ours(runs, _within(runs.out, round(allowed, 1)), options.image_px)
     ladder = dict(sorted((epochs, rows) for climb in climbs.values() for epochs, rows in climb.items()))
     found = claims(theirs, ladder, same)
-    for name, (figure, unit) in found.items():
-        print(f"{name}: {figure} {unit}")
+    for name, claim in found.items():
+        print(f"{name}: {claim.figure} {claim.unit}")
     if options.record:
-        rows = [row for rows in (*theirs.values(), *ladder.values(), same) for row in rows]
-        raw = {"tuned": chosen, **theirs, **lower, "ours": ladder, "ours_same_minutes": same}
-        _record(found, raw, rows)
+        _record(found, {"tuned": chosen, **theirs, **lower, "ours": ladder, "ours_same_minutes": same})
 
 
-def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], rows: Rows) -> None:
-    on, versions, seeds = machines(rows), versions_of(rows), len(raw["timm"])
-    whole = {"when": time.strftime("%Y-%m-%d"), "hardware": on} | dict(raw)
+def _record(found: Mapping[str, Claim], raw: Mapping[str, Any]) -> None:
+    seeds = len(raw["timm"])
+    whole = {"when": time.strftime("%Y-%m-%d")} | dict(raw)
     (RESULTS / "time_to_accuracy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     more = "" if seeds == _SEEDS else f" --seeds {seeds}"
     command = f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name in _CLAIMS:
         if name in found:
-            figure, unit = found[name]
-            record(name, unit=unit, command=command, on=on, versions=versions, **asdict(figure))
+            of = found[name]
+            on, versions = machines(of.rows), versions_of(of.rows)
+            record(name, unit=of.unit, command=command, on=on, versions=versions, **asdict(of.figure))
         else:
             forget(name)  # an earlier run's, which this one did not reach
     paper_page.write()

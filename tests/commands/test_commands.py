@@ -267,6 +267,8 @@ def test_a_run_leaves_what_the_design_says(trained):
     assert len(manifest) == 48
     assert set(manifest["split"]) == {"train", "val"}
     assert any((trained / "run/tensorboard").iterdir())
+    log = (trained / "run/log.txt").read_text(encoding="utf-8")
+    assert log.splitlines()[-1].endswith(f"For new pictures: effnetv2 predict {trained / 'run'} PICTURES")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")

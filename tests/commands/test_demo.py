@@ -120,7 +120,7 @@ FORMS = {
     "its probabilities": "On average it gives its answers a probability of ",
     "slices": "No slice is worse |Of the [0-9]+ pictures? with |Each slice ",
     "how long": "(?:[0-9]+ (?:min|s) ?)+, [0-9]+ images/s",
-    "where": "(?:Model|Report): ",
+    "where": "(?:Model|Report|For new pictures): ",
 }
 
 

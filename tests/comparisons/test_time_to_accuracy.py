@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from argparse import Namespace
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchmarks.peers_training import Reference, Timm, link_folders, once, secon
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
-from benchmarks.time_to_accuracy import claims, climbed
+from benchmarks.time_to_accuracy import Claim, claims, claims_of, climbed
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -216,7 +217,7 @@ def test_the_claims_by_hand():
     theirs = {"timm": rows((0.66, 800), (0.68, 1000)), "torchvision": rows((0.40, 600), (0.42, 600))}
     ladder = {2: rows((0.5, 100), (0.5, 100)), 4: rows((0.69, 200), (0.67, 250))}
     found = claims(theirs, ladder, rows((0.80, 800), (0.81, 1000)))
-    values = {name: (pytest.approx(one.value), unit) for name, (one, unit) in found.items()}
+    values = {name: (pytest.approx(one.figure.value), one.unit) for name, one in found.items()}
     assert values == {
         "time_to_timm_top1_speedup": (4.0, "ratio"),
         "time_to_torchvision_top1_speedup": (6.0, "ratio"),
@@ -260,9 +261,12 @@ def test_minutes_with_two_torches_make_no_claim():
 
 def test_the_minutes_that_are_recorded_compare():
     raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
-    ladder = {float(epochs): kept for epochs, kept in raw["ours"].items()}
-    theirs = {side: raw[side] for side in ("timm", "torchvision")}
-    assert set(claims(theirs, ladder, raw["ours_same_minutes"])) == set(time_to_accuracy._CLAIMS)
+    summary = json.loads(record.SUMMARY.read_text())
+    found = claims_of(raw)
+    assert set(found) == set(time_to_accuracy._CLAIMS)
+    for name, claim in found.items():
+        assert summary[name]["value"] == pytest.approx(claim.figure.value)
+    assert time_to_accuracy.mean_top1(raw["timm"]) >= time_to_accuracy.mean_top1(raw["timm_lower"])
 
 
 def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatch):
@@ -270,15 +274,22 @@ def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatc
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(time_to_accuracy.paper_page, "write", lambda: None)
-    figure, other = (Paired(2.0, 1.0, 3.0, 3), "ratio"), {"of another script": {"value": 1}}
+    on_one = [{"hardware": "a machine", "versions": {"torch": "1"}}]
+    figure = Claim(Paired(2.0, 1.0, 3.0, 3), "ratio", on_one)
+    other = {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
-    both = dict.fromkeys(("time_to_timm_top1_speedup", "time_to_torchvision_top1_speedup"), figure)
+    both = {
+        "time_to_timm_top1_speedup": figure,
+        "time_to_torchvision_top1_speedup": replace(figure, rows=[*on_one, {"hardware": "another"}]),
+    }
     raw = {"timm": [{}] * 3}
-    time_to_accuracy._record(both, raw, [{"hardware": "a machine", "versions": {"torch": "1"}}])
-    kept = json.loads((tmp_path / "summary.json").read_text())["time_to_timm_top1_speedup"]
-    assert (kept["hardware"], kept["versions"]["torch"]) == ("a machine", "1")
+    time_to_accuracy._record(both, raw)
+    kept = json.loads((tmp_path / "summary.json").read_text())
+    assert kept["time_to_timm_top1_speedup"]["hardware"] == "a machine", "each of what its own runs were made on"
+    assert kept["time_to_timm_top1_speedup"]["versions"]["torch"] == "1"
+    assert kept["time_to_torchvision_top1_speedup"]["hardware"] == "a machine and another"
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}
-    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, raw, [{"hardware": "a machine"}])
+    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, raw)
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {
         "time_to_torchvision_top1_speedup", *other,
     }  # fmt: skip

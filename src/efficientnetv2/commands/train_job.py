@@ -95,7 +95,7 @@ class Trained:
     outcome: Outcome | None
 
     def tell(self, screen: Screen, *, as_json: bool) -> None:
-        """Say what it came to, and where it lies.
+        """Say what it came to, where it lies, and how it is used.
 
         Args:
             screen: to say it on.
@@ -107,6 +107,7 @@ class Trained:
         self.outcome.show(screen, as_json=as_json)
         folder.log(f"Model: {folder.model_file}")
         folder.log(f"Report: {folder.path / 'report.html'}")
+        folder.log(f"For new pictures: {typed(['effnetv2', 'predict', str(folder.path), 'PICTURES'])}")
 
 
 def trained(

@@ -15,9 +15,9 @@ def quick() -> Recipe:
     Cost and result: V2-B0 on Imagenette's 9,469 training pictures, 10 epochs up to 128 px: 79.6 % top-1 on the 3,925 of
         its validation set, 16 minutes on 2 cores, AMD EPYC with AVX-512; one run, of before precision was
         chosen by measuring (benchmarks/results/summary.json, quick_b0_imagenette_10ep_top1 and _wall_s). As it comes
-        since: 3 epochs 67.2 to 68.1 % in 2.3 to 2.5 minutes of training steps, 18.2 epochs 83.7 to 83.9 % in 13 to 21;
-        3 seeds each, all but that of 21 minutes on AMD EPYC (family 26, model 2) with AVX-512
-        (benchmarks/results/time_to_accuracy.json).
+        since: 3 epochs 67.6 to 68.3 % in 2.9 to 3.1 minutes of training steps on 2 cores, Intel(R) Xeon(R) Processor
+        (family 6, model 167) with AVX-512, 18.2 epochs 83.7 to 83.9 % in 13 to 21; 3 seeds each, the latter all but
+        that of 21 minutes on AMD EPYC (family 26, model 2) with AVX-512 (benchmarks/results/time_to_accuracy.json).
     Source: schedule of sizes and regularization as arXiv:2104.00298, section 4.
     Ours: all else. What made short runs work, tuned on a part of Imagenette's train: blocks that begin as their
         shortcuts and a classifier at 0, small batches, AdamW with a short memory, and hardly any regularization.
