@@ -285,7 +285,9 @@ def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatc
     raw = {"timm": [{}] * 3}
     time_to_accuracy._record(both, raw)
     kept = json.loads((tmp_path / "summary.json").read_text())
-    assert kept["time_to_timm_top1_speedup"]["hardware"] == "a machine", "each of what its own runs were made on"
+    assert kept["time_to_timm_top1_speedup"]["hardware"] == "a machine", (
+        "each of what its own runs were made on"
+    )
     assert kept["time_to_timm_top1_speedup"]["versions"]["torch"] == "1"
     assert kept["time_to_torchvision_top1_speedup"]["hardware"] == "a machine and another"
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}
