@@ -52,7 +52,7 @@ def kill_before_the_first_step(data: Path, run: Path, workers: int) -> None:
 
 def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random, *more: str) -> None:
     """SIGKILL after a random number of further rows, and a random part of a step later."""
-    process = start(data, run, workers, "--resume", *more)
+    process = start(data, run, workers, *(["--resume"] if run.exists() else []), *more)
     enough = steps_done(run) + moment.randint(1, 3)
     while steps_done(run) < enough and process.goes_on():
         time.sleep(0.01)
@@ -114,14 +114,37 @@ def rows(run: Path) -> list[dict[str, object]]:
 
 def test_a_run_resumed_without_a_checkpoint_starts_at_step_0(class_folders, tmp_path):
     words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
-    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "beginning one" in done.stdout
     first = bits(tmp_path / "run")
     (tmp_path / "run/model.safetensors").unlink()  # its checkpoints went when it had finished
     done = effnetv2(*words, "--resume", cwd=tmp_path)
     assert "starting at step 0" in done.stdout
     assert bits(tmp_path / "run") == first
+
+
+def test_a_mistyped_run_is_not_resumed_by_a_new_one(class_folders, tmp_path):
+    """The newest run that has not finished is named, with the command that resumes it."""
+    (tmp_path / "runs").mkdir()
+    words = ("train", class_folders, *QUICK, "--resume")
+    none = effnetv2(*words, cwd=tmp_path)
+    assert none.returncode == 2
+    assert "no run in runs" in none.stderr
+    for number, name in enumerate(("old", "newer", "finished")):
+        (tmp_path / "runs" / name).mkdir()
+        recipe = tmp_path / "runs" / name / "recipe.yaml"
+        recipe.write_text("")
+        os.utime(recipe, (1e9 + number, 1e9 + number))
+    for name in ("report.json", "model.safetensors"):
+        (tmp_path / "runs/finished" / name).write_text("{}")
+    for typo in ("runs/newr", "elsewhere", "runs"):
+        done = effnetv2(*words, "--out", typo, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout
+        assert f"no run in {typo}" in done.stderr
+        assert "--out runs/newer --resume" in done.stderr
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "made").mkdir()  # as a job script does, or a start that was stopped
+    assert effnetv2(*words, "--out", "made", cwd=tmp_path).returncode == 0
 
 
 def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import check_folder
-from efficientnetv2.base.typed import options
+from efficientnetv2.base.typed import options, typed
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.prepare import Common
 from efficientnetv2.commands.resumed import resumed_recipe
@@ -117,7 +118,13 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
 
 
 def decided(words: Words, place: Place, device: torch.device, screen: Screen, world: World) -> Decided:
-    """All that can be decided without looking at a picture."""
+    """All that can be decided without looking at an image.
+
+    A launcher starts and restarts a run with one command, so that there ``--resume`` may find no run yet.
+
+    Raises:
+        InputError: what is wrong with the options; ``--resume`` names no run.
+    """
     if world.launch is not None and not place.resume:
         path = _begun_by(world, place.out)
         if path is not None:
@@ -127,7 +134,9 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
         path = place.out or newest(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
             return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
-        screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
+        if world.launch is None and (path is None or not _never_began(path)):
+            raise InputError(f"--resume: there is no run in {path or RUNS}. {_to_resume(path)}")
+        screen.say(f"There is no run in {path or RUNS} yet: starting one.")
     if place.out is not None:
         refuse_occupied(place.out)
     check_folder(place.out or RUNS, "--out")
@@ -137,6 +146,23 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
     refuse_too_small(recipe, device, [one.word for one in starts])
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a folder is there that a run was stopped in before it began, or that was made for one."""
+    return path.is_dir() and not newest_first(path)
+
+
+def _to_resume(path: Path | None) -> str:
+    """The command that resumes the run that was most likely meant: the newest one, those that have finished last."""
+    places = [RUNS] if path is None else [path, path.parent, RUNS]
+    there = {recipe.parent.resolve(): recipe.parent for place in places for recipe in newest_first(place)}
+    if not there:
+        return "To start a run, leave out --resume."
+    run = next((one for one in there.values() if not RunFolder(one, lambda line: None).finished), None)
+    run = run or next(iter(there.values()))
+    command = typed(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
+    return f"To resume the newest run: {command}. To start a new run, leave out --resume."
 
 
 def _begun_by(world: World, out: Path | None) -> Path | None:

@@ -115,12 +115,20 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
 def _folder(place: Place) -> tuple[Path, bool]:
     """The folder, and whether there is something to go on with."""
     if place.resume:
-        begun = sorted(RUNS.glob(f"*/{FILE}"), key=lambda file: file.stat().st_mtime)
+        places = [RUNS] if place.out is None else [place.out.parent, RUNS]
+        begun = sorted(
+            (file for folder in places for file in folder.glob(f"*/{FILE}")),
+            key=lambda file: file.stat().st_mtime,
+        )
         path = place.out or (begun[-1].parent if begun else None)
         if path is None or not (path / FILE).exists():
+            newest = (
+                ["effnetv2", "crossval", "DATA", "--out", str(begun[-1].parent), "--resume"] if begun else []
+            )
             raise InputError(
-                f"--resume: there is no cross-validation in {path or RUNS}. Begin one without --resume, or give its "
-                "folder with --out."
+                f"--resume: there is no cross-validation in {path or RUNS}. "
+                + (f"To resume the newest one: {typed(newest)}. " if begun else "")
+                + "To start a new one, leave out --resume."
             )
         return path, True
     check_folder(place.out or RUNS, "--out")
