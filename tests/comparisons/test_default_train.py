@@ -114,15 +114,29 @@ def test_a_run_that_was_stopped_is_not_gone_on_with_for_longer(results, monkeypa
     assert "about.json is of another minutes; move" in str(stopped.value)
 
 
-@pytest.mark.parametrize("name", ["aid", "cifar10", "clothing"])
-def test_what_was_kept_before_it_said_of_which_pictures_is_read_for_its_minutes_alone(name, class_folders):
-    kept = json.loads((record.RESULTS / f"default_train_{name}/measured.json").read_text())
-    if "pictures_digest" not in kept:
-        out = record.RESULTS / f"default_train_{name}"
-        assert default_train.measured(str(class_folders), 15, out) == kept
-        assert not (out / "about.json").exists(), "nothing is said of it that nobody knows"
-        with pytest.raises(SystemExit, match="of another minutes"):
-            default_train.measured(str(class_folders), 1, out)
+KEPT = {
+    path.parent.name: json.loads(path.read_text())
+    for path in record.RESULTS.glob("default_train_*/measured.json")
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kept in KEPT.items() if "pictures_digest" not in kept))
+def test_a_record_without_a_digest_of_its_images_is_compared_by_its_minutes_alone(name, class_folders):
+    out = record.RESULTS / name
+    assert default_train.measured(str(class_folders), 15, out) == KEPT[name]
+    assert not (out / "about.json").exists(), "nothing is said of it that nobody knows"
+    with pytest.raises(SystemExit, match="of another minutes"):
+        default_train.measured(str(class_folders), 1, out)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kept in KEPT.items() if "pictures_digest" in kept))
+def test_a_record_with_a_digest_of_its_images_is_refused_for_other_images(name, class_folders):
+    with pytest.raises(SystemExit, match="of another pictures_digest"):
+        default_train.measured(str(class_folders), 15, record.RESULTS / name)
+
+
+def test_committed_records_are_of_both_forms():
+    assert len({"pictures_digest" in kept for kept in KEPT.values()}) == 2
 
 
 def test_a_probe_of_few_pictures_is_called_so_where_the_record_knows_it():

@@ -50,8 +50,16 @@ def test_a_table_is_read_back_as_it_was_written(rows, name):
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a,b\n1,2,3\n", b"a,b\n1,2\n1,2,3,4\n"])
-def test_what_is_no_table_is_an_error(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"", "No columns"),
+        (b"\xff\xfe", "0xff"),
+        (b"a,b\n1,2,3\n", "Length of header"),
+        (b"a,b\n1,2\n1,2,3,4\n", "line 3"),
+    ],
+)
+def test_what_is_no_table_is_an_error_that_names_the_cause(content, names, tmp_path):
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=names):
         read_cells(tmp_path / "a.csv")

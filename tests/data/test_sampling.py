@@ -41,12 +41,16 @@ def test_a_sampler_that_begins_later_gives_the_rest_of_the_same_run(first):
     assert rows(sampler(first_step=first)) == rows(sampler())[2 * first :]
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_the_groups_of_one_run(world):
-    parts = [rows(sampler(rank=rank, world=world)) for rank in range(world)]
+    """With more groups than processes, each process takes every ``world``-th group."""
+    four = {"group_images": 2}
+    parts = [rows(sampler(**four, rank=rank, world=world)) for rank in range(world)]
     together = sorted(row for part in parts for row in part)
-    assert together == sorted(rows(sampler()))
-    assert [len(part) for part in parts] == [len(sampler(rank=r, world=world)) for r in range(world)]
+    assert together == sorted(rows(sampler(**four)))
+    assert [len(part) for part in parts] == [len(sampler(**four, rank=r, world=world)) for r in range(world)]
+    for rank, part in enumerate(parts):
+        assert {group for _, group, *_ in part} == set(range(rank, 4, world))
 
 
 def test_the_setting_of_the_step_travels_with_the_request():

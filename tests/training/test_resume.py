@@ -6,9 +6,12 @@ import errno
 
 import pytest
 import torch
+from torch import nn
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.training import resume
+from efficientnetv2.training import optim, resume
+from efficientnetv2.training.learning import Optimizer
+from efficientnetv2.training.state import State
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,61 @@ def test_a_checkpoint_that_is_cut_short_is_set_aside_wherever_it_ends(share, tmp
     assert kept["weights"][0] == 1
     assert len(damaged) == 1
     assert resume.steps_saved(tmp_path) == [1]
+
+
+def state(kind):
+    """Of a tiny network with batch norm, with all that a step changes."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = optim.build(network, Optimizer(kind=kind, lr=0.1, momentum=0.9))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    return State(network, optimizer, optim.EMA(network, 0.9), scaler=scaler)
+
+
+def steps(state, count):
+    for _ in range(count):
+        images = torch.randn(8, 3, generator=torch.Generator().manual_seed(state.step))
+        state.optimizer.zero_grad()
+        state.scaler.scale(state.network(images).square().mean()).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.ema.update(state.network, state.step)
+        state.step += 1
+
+
+def numbers(kept):
+    """All tensors and numbers of a state, in order."""
+    if isinstance(kept, dict):
+        return [one for value in kept.values() for one in numbers(value)]
+    if isinstance(kept, list | tuple):
+        return [one for value in kept for one in numbers(value)]
+    return [kept.clone() if isinstance(kept, torch.Tensor) else kept]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])
+def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
+    """Weights, statistics, moments, moving average, loss scale and step: also after further steps they are equal."""
+    undisturbed, other = state(kind), state(kind)
+    steps(undisturbed, 3)
+    resume.save(tmp_path, undisturbed.to_dict(), undisturbed.step)
+    steps(other, 1)  # whatever it had is replaced
+    kept, damaged = resume.load_newest(tmp_path)
+    other.load_dict(kept)
+    assert damaged == []
+    for _ in range(2):
+        pairs = list(zip(numbers(undisturbed.to_dict()), numbers(other.to_dict()), strict=True))
+        assert len(pairs) > 20
+        assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+        for one in (undisturbed, other):
+            steps(one, 2)
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "ema", "scaler", "step"])
+def test_no_part_of_a_state_may_be_left_out_of_a_checkpoint(part):
+    first, second = state("adamw"), state("adamw")
+    steps(first, 2)
+    kept = first.to_dict()
+    assert kept[part], "it has something to lose"
+    del kept[part]
+    with pytest.raises(KeyError, match=part):
+        second.load_dict(kept)

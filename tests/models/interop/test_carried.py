@@ -163,6 +163,21 @@ def test_what_is_told_goes_before_what_is_carried(tmp_path):
     assert back.network.metrics == {}  # reached with another framing
 
 
+@pytest.mark.parametrize(
+    ("before", "told", "crop_fraction"),
+    [
+        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "pad"}, 1.0),
+        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "whole"}, 1.0),
+        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "crop"}, 0.77),
+        ({"framing": "crop", "crop_fraction": 0.77}, {"image_px": 96}, 0.77),
+    ],
+)
+def test_only_a_center_crop_keeps_a_crop_fraction(before, told, crop_fraction):
+    """Whoever names another framing does not get the cut of the former one."""
+    base = replace(model().preprocessing, **before)
+    assert Told(told).prepared(base) == replace(base, **told, crop_fraction=crop_fraction)
+
+
 def test_a_long_list_of_names_fits(tmp_path):
     """ImageNet-21k's 21,843: more than an HDF5 attribute holds."""
     network = EfficientNet(V1, num_classes=21_843)
