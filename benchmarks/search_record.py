@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 from benchmarks.at_once import at_once
 from benchmarks.record import RESULTS, as_typed, forget, median_interval, record
-from benchmarks.search_steps import APART, step_errors, timed, twice
+from benchmarks.search_steps import step_errors, timed, twice
 from benchmarks.search_table import MEASURED, Record, short
 from benchmarks.search_trials import (
     GONE_ON_WITH,
@@ -74,7 +74,6 @@ TABLE = RESULTS / "search_record.csv"
 # The claims, as they are told.
 CALLED = {
     "search_step_foretold_error": "Step foretold by its blocks, median error of {n} networks",
-    "search_step_foretold_within_15": "Step foretold to 15 %, share of {n} networks",
     "search_step_twice_within_spread": "Step measured twice within its spread, share of {n} networks",
     "search_proxy_tau_ratio": "Kendall's tau of {n} networks trained longer",
 }
@@ -207,7 +206,6 @@ def claims(
         low, high = median_interval(errors)
         middle = {"value": statistics.median(errors), "unit": "fraction", "low": low, "high": high}
         said["search_step_foretold_error"] = middle | {"n": len(errors)}
-        said["search_step_foretold_within_15"] = _share([one <= APART for one in errors])
     if held:
         said["search_step_twice_within_spread"] = _share(held)
     if pairs:

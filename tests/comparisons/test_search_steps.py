@@ -53,7 +53,6 @@ def test_what_is_told_of_steps_by_hand():
     found = {name: (one["value"], one["n"]) for name, one in said.items()}
     assert found == {
         "search_step_foretold_error": (pytest.approx(0.1), 20),
-        "search_step_foretold_within_15": (0.75, 20),
         "search_step_twice_within_spread": (0.5, 2),
         "search_proxy_tau_ratio": (pytest.approx(1), 4),
     }
