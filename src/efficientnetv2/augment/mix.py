@@ -87,6 +87,8 @@ def cutmix(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[T
         ValueError: alpha <= 0, or N differs.
 
     Source: arXiv:1905.04899; partner and box as the released EfficientNetV2 code.
+    Ours: each label is weighted by the area of its own image's box. The released code weights all labels of the half
+        batch by the mean area of their boxes.
     """
     side = np.sqrt(1 - _beta(images, labels, alpha, key))
     centre = key.fold("centre").generator().random((2, len(images)))

@@ -134,7 +134,7 @@ def lr_share(schedule: learning.Schedule, step: int, *, steps: int, steps_per_ep
 
     Warm-up grows linearly and reaches the peak at its end. The staircase is counted from the run's start, as in the
     released code, so it has begun to fall when warm-up ends; the cosine begins there, which is ours (the released code
-    counts it from the start too).
+    counts it from the start too). Warm-up is one step ahead of the released code, whose first step has a rate of 0.
 
     Args:
         schedule: of the recipe.
@@ -161,7 +161,8 @@ class EMA:
         decay: in the long run. Early on it is capped by (1 + step) / (10 + step), so that the average
             forgets the random start.
 
-    Source: arXiv:2104.00298, section 5.1 (0.9999); cap and statistics as the released code.
+    Source: arXiv:2104.00298, section 5.1 (0.9999); cap and statistics as the released code, but the cap counts steps
+        from 0, where the released code takes its counter of finished steps: one step apart.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

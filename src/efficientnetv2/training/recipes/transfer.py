@@ -87,9 +87,13 @@ def transfer_paper() -> Recipe:
         Foretold for this machine: effnetv2 plan cifar10 --recipe transfer_paper
     Source: arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table 9:
         the figure is of all test pictures, and all others are trained on.
-    Ours: the rest, on which the paper is silent, is as in transfer_released; one run instead of the mean of five, which
-        is that of effnetv2 reproduce 8 --scale paper. The test pictures choose nothing (the last weights are kept), but
-        the curve is of some of them. A set without any has a val split, given or held out, in their place.
+    Ours: section 5.3 says "mostly the same training settings as ImageNet". From those settings this recipe takes the
+        optimizer (RMSprop, decay and momentum 0.9, epsilon 0.001), stochastic depth (survival 0.8), label smoothing
+        0.1 and batch-norm momentum. It takes from transfer_released what the paper does not say of transfer: one
+        image size, whole images without random crops, no dropout, RandAugment or mixup, EMA 0.9996, warm-up of one
+        epoch. One run stands for the mean of five, which is that of effnetv2 reproduce 8 --scale paper. The test
+        pictures choose nothing (the last weights are kept), but the curve is of some of them. A set without any has a
+        val split, given or held out, in their place.
     """
     return _to_another_set("paper", weight_decay=0.0)
 
