@@ -179,6 +179,10 @@ def _facts(
         epochs=first["epochs"],
         members=members,
         train_support=learnt,
+        stored_px=first.get("stored_px"),
+        check_notes=first.get("check_notes", ()),
+        label_conflicts=first.get("label_conflicts", 0),
+        late_gain=first.get("late_gain"),
     )
     if baseline is None:
         return facts

@@ -23,6 +23,7 @@ from efficientnetv2.data.pictures import Source
 from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import report, seeing
 from efficientnetv2.evaluation.answers import lines
+from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.opening import lost_to_probe, probe_learnt_from, probe_measured_on
 from efficientnetv2.evaluation.report import Facts, Mistake
 from efficientnetv2.evaluation.sections import Section
@@ -104,6 +105,11 @@ class Outcome:
             reach=self.intervals["top1"],
             key=key,
         )
+
+    @cached_property
+    def next_steps(self) -> tuple[NextStep, ...]:
+        """What to do next, ranked; as in the report."""
+        return report.steps_of(self.figures, self.facts, self.findings.sections)
 
     def write(
         self,

@@ -74,6 +74,8 @@ class Prepared:
         contents: (N,) ids, equal for identical files.
         answered: the split that figures are of.
         common: what the runs of a cross-validation train on, if this is for one of them.
+        check_notes: Sentences of the check of the files.
+        label_conflicts: Number of pairs of identical images with different labels.
     """
 
     manifest: Manifest
@@ -84,6 +86,8 @@ class Prepared:
     contents: Ints
     answered: Answered = "val"
     common: Common | None = None
+    check_notes: tuple[str, ...] = ()
+    label_conflicts: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Without its parts, which every process takes out of the whole for itself.
@@ -171,7 +175,17 @@ def prepare(
         manifest, contents = manifest.select(np.flatnonzero(~copies)), contents[~copies]
     manifest = with_rule(manifest, source, seed=seed, say=say)
     note = f"{note}{further}"
-    return Prepared(manifest, note, skipped, holdout_drawn, minival is not None, contents, asked)
+    return Prepared(
+        manifest,
+        note,
+        skipped,
+        holdout_drawn,
+        minival is not None,
+        contents,
+        asked,
+        check_notes=found.notes,
+        label_conflicts=found.label_conflicts,
+    )
 
 
 def _parted(

@@ -13,10 +13,12 @@ from efficientnetv2.commands.outcome import Outcome, hashes, versions
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import known_of_run
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.sides import shorter_side
 from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.apart import apart
 from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.hanging import kept_whole
+from efficientnetv2.evaluation.next_steps import late_gain
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.models import modelfile
@@ -73,6 +75,10 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         images_per_s=round(result.images / result.seconds, 2),
         input_wait_share=input_wait_share(result.history),
         skipped=job.folder.skipped_count,
+        stored_px=shorter_side(job.train),
+        check_notes=prepared.check_notes,
+        label_conflicts=prepared.label_conflicts,
+        late_gain=late_gain(result.history),
         others={
             "train_s": round(training_seconds(result.history), 2),
             "run": str(job.folder.path),

@@ -40,6 +40,9 @@ from efficientnetv2.training.named import title
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import run
 
+# Next steps on the screen; the report has all. Ours.
+_STEPS_SHOWN = 2
+
 
 def train_and_report(words: Words, source: Source, place: Place, screen: Screen | None = None) -> Path:
     """Everything that ``effnetv2 train`` does, alone or as one of many processes.
@@ -107,6 +110,9 @@ class Trained:
         self.outcome.show(screen, as_json=as_json)
         folder.log(f"Model: {folder.model_file}")
         folder.log(f"Report: {folder.path / 'report.html'}")
+        for step in self.outcome.next_steps[:_STEPS_SHOWN]:
+            if step.topic != "use":  # which the line below has
+                folder.log(f"Next: {step.line}")
         folder.log(f"For new pictures: {typed(['effnetv2', 'predict', str(folder.path), 'PICTURES'])}")
 
 

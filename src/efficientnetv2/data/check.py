@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,14 @@ class CheckReport:
         reasons: why not, one each.
         contents: (N,) ids, equal where files hold the same bytes.
         notes: sentences the user should read.
+        label_conflicts: Number of pairs of identical files with different labels.
     """
 
     unreadable: Ints
     reasons: tuple[str, ...]
     contents: Ints
     notes: tuple[str, ...]
+    label_conflicts: int = 0
 
     @property
     def readable(self) -> Ints:
@@ -84,13 +86,16 @@ def check(
         _refuse_unreadable(manifest, reasons, strict)
     reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
+    conflicts = _conflicts(manifest, contents)
     notes = (
         *damage.notes,
         *_across_splits(manifest, contents),
-        *_copies(manifest, contents),
+        *_copies(manifest, contents, conflicts),
         *_turned_into_rgb(colours),
     )
-    return CheckReport(unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes)
+    return CheckReport(
+        unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes, len(conflicts)
+    )
 
 
 def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
@@ -212,14 +217,18 @@ def _across_splits(manifest: Manifest, contents: Ints) -> tuple[str, ...]:
     )
 
 
-def _copies(manifest: Manifest, contents: Ints) -> Iterator[str]:
-    """Notes on identical files: that there are any, and those whose labels disagree."""
+def _conflicts(manifest: Manifest, contents: Ints) -> list[tuple[int, int]]:
+    """Rows of identical files whose labels differ, as ``_unlike`` pairs them."""
     table = pd.DataFrame({"content": contents, "label": pd.factorize(manifest.table["label"])[0]})
-    copies = int(table["content"].duplicated().sum())
+    return _unlike(table[table["label"] >= 0], "label")
+
+
+def _copies(manifest: Manifest, contents: Ints, pairs: Sequence[tuple[int, int]]) -> Iterator[str]:
+    """Notes on identical files: that there are any, and those whose labels disagree, in pairs."""
+    copies = int(pd.Series(contents).duplicated().sum())
     if copies:
         are = "is a copy of another" if copies == 1 else "are copies of others"
-        yield f"{copies} of {len(table)} pictures {are}; automatic splits keep them together."
-    pairs = _unlike(table[table["label"] >= 0], "label")
+        yield f"{copies} of {len(contents)} pictures {are}; automatic splits keep them together."
     if pairs:
         shown = "; ".join(
             " and ".join(f"{_name(manifest, i)} as '{manifest.table['label'].iloc[i]}'" for i in pair)

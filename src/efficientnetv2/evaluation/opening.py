@@ -169,6 +169,7 @@ def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
         *_looked_at(facts),
         *_by_class(figures, facts),
         *(note for note in facts.notes if note),
+        *facts.check_notes,
         *([_skipped(facts)] if facts.skipped else []),
     ]
 

@@ -22,6 +22,7 @@ from efficientnetv2.evaluation.answers import Beside, answers
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
 from efficientnetv2.evaluation.limits import limits
+from efficientnetv2.evaluation.next_steps import NextStep, next_steps
 from efficientnetv2.evaluation.opening import (
     against_majority,
     headline,
@@ -78,6 +79,10 @@ class Facts:
         train_support: name of each class → how many pictures of it were trained on.
         hashes: of the files that this was computed from: name → SHA-256 or the like.
         skipped: how many pictures could not be read.
+        stored_px: Median shorter side of the training images as stored, in pixels.
+        check_notes: Sentences of the check of the files: copies, conflicting labels, colors.
+        label_conflicts: Number of pairs of identical images with different labels.
+        late_gain: Gain of validation top-1 in the last quarter of the training, as a fraction.
         others: further keys of ``report.json``.
     """
 
@@ -109,7 +114,16 @@ class Facts:
     train_support: Mapping[str, int] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
+    stored_px: float | None = None
+    check_notes: Sequence[str] = ()
+    label_conflicts: int = 0
+    late_gain: float | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        """Whether they are of a run or a cross-validation, not of an evaluation."""
+        return self.train_pictures is not None or self.evaluated_on == "out-of-fold"
 
     @property
     def of_training(self) -> bool:
@@ -213,6 +227,7 @@ def as_json(
             "optimistic": facts.optimistic,
             "intervals": intervals,
             "drawn_whole": beside.drawn_whole,
+            "next_steps": [asdict(step) for step in steps_of(figures, facts, sections)],
             **told,
             **facts.others,
             **{key: value for section in sections for key, value in section.told.items()},
@@ -225,6 +240,21 @@ def as_json(
         }
     )
     return values
+
+
+def steps_of(
+    figures: Figures | SeveralFigures, facts: Facts, sections: Sequence[Section | Part]
+) -> tuple[NextStep, ...]:
+    """What to do next, ranked, by the metrics, the facts, and what the sections measured.
+
+    Args:
+        figures: Metrics of the evaluated images.
+        facts: Facts of the report.
+        sections: Sections of the report.
+    """
+    told = {key: value for section in sections for key, value in section.told.items()}
+    suspects = told.get("abstention", {}).get("suspect_labels", 0)
+    return next_steps(figures, facts, label_curve=told.get("label_curve"), suspects=suspects)
 
 
 def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
@@ -303,6 +333,7 @@ def _page(
         probe_measured_on=probe_measured_on(figures, beside.probe),
         answers=answers(figures, intervals, facts, beside),
         limits=limits(figures, intervals, facts, beside),
+        steps=steps_of(figures, facts, sections),
         sections=sections,
         several=several,
         rule=RULES[figures.answer] if isinstance(figures, SeveralFigures) else None,

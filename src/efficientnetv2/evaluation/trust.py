@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
+from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.evaluation.sureness import SHARED, Scaled, calibrated, of_most_probable
@@ -103,6 +104,7 @@ def trust(
                 "aurc": curve.aurc,
                 "points": points,
                 "optimistic": bool(trainers or choosers),
+                "suspect_labels": 0 if trainers or shared else suspect_labels(curve),
             },
         },
     )
