@@ -82,7 +82,11 @@ def test_one_class_only(class_folders, tmp_path):
 
 def test_a_class_with_one_picture(class_folders, tmp_path):
     paint(class_folders / "lone" / "only.jpg", (9, 9, 9))
-    refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "Add pictures")
+    refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "--min-images-per-class 2")
+    done = train(class_folders, tmp_path, "--min-images-per-class", "2")
+    assert done.returncode == 0, done.stderr
+    assert "1 class with fewer than 2 training images" in done.stdout
+    assert set(pd.read_csv(tmp_path / "run/manifest.csv")["label"]) == set(COLOURS)
 
 
 def test_a_missing_column(table, tmp_path):

@@ -107,12 +107,12 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_
         (
             ["a/1.heic", "b/2"],
             True,
-            r"'a' holds no picture\. .*/a: 1 file \.heic\. Such files are not opened here",
+            r"'a', 'b' hold no image\. .*: 1 file \.heic, 1 file without a suffix\. Such files are not opened here",
         ),
         (
             ["b/2"],
             True,
-            r"'b' holds no picture\. .*/b: 1 file without a suffix\. Such files are not opened here",
+            r"'b' holds no image\. .*/b: 1 file without a suffix\. Such files are not opened here",
         ),
     ],
 )
@@ -149,11 +149,132 @@ def test_every_picture_beside_a_folder_called_as_a_split_is_answered(tmp_path):
     draw(tmp_path / "test/s1/1.png", tmp_path / "siteB/2.png", tmp_path / "3.png")
     asked = read(tmp_path, require_labels=False, for_training=False)
     assert asked.paths == ["3.png", "siteB/2.png", "test/s1/1.png"]
-    inspected = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    words = {"require_labels": False, "for_training": False, "strict_labels": True}
+    inspected = read(tmp_path, **words, layout="splits")
     assert inspected.paths == ["test/s1/1.png"]
     assert inspected.notes[0].endswith(f"lie beside the splits of {tmp_path}: 'siteB', '3.png'.")
     draw(*(tmp_path / f"train/{name}/4.png" for name in ("s1", "s2")))
     assert "'3.png'" in read(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("training_set", "test_set", "test"),
+        ("seg_train", "seg_test", "test"),
+        ("train_images", "val_images", "val"),
+        ("train2017", "val2017", "val"),
+        ("Trainset", "test", "test"),
+    ],
+)
+@pytest.mark.parametrize("labels", [True, False])
+def test_folders_whose_names_contain_a_split_are_splits_if_they_hold_the_same_classes(
+    tmp_path, train, other, split, labels
+):
+    draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in (train, other) for name in ("x", "y")))
+    draw(tmp_path / "single_prediction/2.jpg")
+    manifest = read(tmp_path, require_labels=labels, for_training=labels, strict_labels=True)
+    assert manifest.class_names == ("x", "y")
+    assert manifest.subset(split).paths == [f"{other}/x/1.jpg", f"{other}/y/1.jpg"]
+    told = " ".join(manifest.notes)
+    assert all(f"'{name}'" in told for name in (train, "single_prediction"))
+    assert read(tmp_path, layout="classes").class_names == tuple(sorted((train, other, "single_prediction")))
+
+
+def test_names_that_contain_a_split_are_classes_if_they_hold_other_folders(tmp_path):
+    draw(*(tmp_path / name for name in ("train_station/1.jpg", "test_track/2.jpg", "test_track/old/3.jpg")))
+    assert read(tmp_path).class_names == ("test_track", "train_station")
+
+
+@pytest.mark.parametrize(
+    "outer", [("2019", "2020"), ("train_a", "train_b"), ("train_images", "train_masks", "val_images")]
+)
+def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_they_are_classes(
+    tmp_path, outer
+):
+    draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in outer for name in ("x", "y")))
+    with pytest.raises(InputError, match=r"same names \('x', 'y'\).*--layout classes"):
+        read(tmp_path)
+    assert read(tmp_path, layout="classes").class_names == tuple(sorted(outer))
+
+
+def test_a_class_called_train_is_not_taken_for_a_split_in_silence(tmp_path):
+    draw(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
+    for words in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):
+        with pytest.raises(
+            InputError, match=r"'train' is a split or a class; 'bus', 'truck'.*--layout classes"
+        ):
+            read(tmp_path, **words)
+    assert read(tmp_path, layout="classes").class_names == ("bus", "train", "truck")
+    split = read(tmp_path, layout="splits")
+    assert (split.class_names, set(split.split)) == (("new", "old"), {"train"})
+
+
+def test_splits_within_class_folders_are_kept(tmp_path):
+    draw(*(tmp_path / f"{name}/{split}/1.jpg" for name in ("cat", "dog") for split in ("train", "test")))
+    manifest = read(tmp_path)
+    assert manifest.class_names == ("cat", "dog")
+    assert manifest.subset("test").paths == ["cat/test/1.jpg", "dog/test/1.jpg"]
+    assert "'test', 'train'" in manifest.notes[0]
+    draw(tmp_path / "cat/2.jpg")
+    assert set(read(tmp_path).split) == {""}
+
+
+@pytest.mark.parametrize("test", ["test/1.jpg", "test/unknown/1.jpg", "test_images/1.jpg"])
+def test_a_test_folder_without_classes_is_skipped_and_named(test, tmp_path):
+    draw(*(tmp_path / f"train/{name}/1.jpg" for name in ("x", "y")), tmp_path / test)
+    manifest = read(tmp_path)
+    assert manifest.paths == ["train/x/1.jpg", "train/y/1.jpg"]
+    place = tmp_path / test.split("/")[0]
+    assert f"1 image of {place}" in " ".join(manifest.notes)
+    inspected = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert inspected.paths == [test, "train/x/1.jpg", "train/y/1.jpg"]
+    assert inspected.labels.tolist() == [-1, 0, 1]
+    draw(tmp_path / "val/2.jpg")
+    with pytest.raises(InputError, match="val holds 1 picture but no class folders"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_folders_that_systems_make_are_skipped_and_named(tmp_path, labels):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+    places = ("a/@eaDir/1.jpg", "b/@eaDir/2.jpg", "#recycle", "$RECYCLE.BIN", "lost+found", "b/deep/@Recycle")
+    draw(*(tmp_path / place / "thumb.jpg" for place in places))
+    manifest = read(tmp_path, require_labels=labels, for_training=labels)
+    assert manifest.paths == ["a/1.jpg", "b/2.jpg"]
+    assert manifest.class_names == ("a", "b")
+    (note,) = manifest.notes
+    assert "2 folders '@eaDir'" in note
+    assert all(name in note for name in ("'#recycle'", "'$RECYCLE.BIN'", "'lost+found'", "'@Recycle'"))
+
+
+def test_all_class_folders_without_an_image_are_named_at_once(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
+    for name in ("c", "d"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="'c', 'd' hold no image"):
+        read(tmp_path)
+    assert read(tmp_path, min_images_per_class=1).class_names == ("a", "b")
+
+
+def test_classes_of_few_images_are_left_out_on_request_and_named(tmp_path):
+    draw(*(tmp_path / f"{name}/{number}.jpg" for name in "ab" for number in range(3)), tmp_path / "c/1.jpg")
+    manifest = read(tmp_path, min_images_per_class=2)
+    assert manifest.class_names == ("a", "b")
+    assert len(manifest) == 6
+    assert "1 class with fewer than 2 training images each (1 image): 'c'" in manifest.notes[-1]
+    (tmp_path / "b/1.jpg").unlink()
+    with pytest.raises(InputError, match="one class"):
+        read(tmp_path, min_images_per_class=3)
+
+
+def test_a_layout_is_of_folders(tmp_path):
+    draw(tmp_path / "a/1.jpg")
+    (tmp_path / "t.csv").write_text("path,label\na/1.jpg,a\n")
+    with pytest.raises(InputError, match="--layout classes"):
+        read(tmp_path / "t.csv", layout="classes")
+    with pytest.raises(InputError, match="--layout splits"):
+        read(tmp_path, layout="splits")
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path):
@@ -230,7 +351,7 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, files, message):
 def test_an_empty_class_folder_is_refused_by_name(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match="the class folder 'c' holds no picture"):
+    with pytest.raises(InputError, match="the class folder 'c' holds no image"):
         read(tmp_path)
 
 
@@ -239,7 +360,8 @@ def test_an_inspection_names_class_folders_without_a_picture(tmp_path):
     draw(tmp_path / "a/1.png", tmp_path / "b/1.png")
     (tmp_path / "c").mkdir()
     notes = folders.read_folder(tmp_path, "here", require_labels=False, classes_first=True).notes
-    assert notes == ("No picture lies in 'c': to train, put pictures into it, or remove the folder.",)
+    assert len(notes) == 1
+    assert "'c'" in notes[0]
     assert folders.read_folder(tmp_path, "here", require_labels=False).notes == ()
 
 
@@ -302,23 +424,23 @@ def test_training_and_testing_are_splits(tmp_path, train, test):
 
 
 def test_a_set_without_training_pictures_is_refused_with_what_was_passed_over(tmp_path):
-    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("Trainset", "test") for name in ("x", "y")))
+    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("learn", "test") for name in ("x", "y")))
     (tmp_path / "notes").mkdir()
     with pytest.raises(InputError) as refused:
-        read(tmp_path)
+        read(tmp_path, layout="splits")
     assert "has test without train: there is nothing to train on. Add a folder train/" in str(refused.value)
-    assert str(refused.value).endswith(f"lie beside the splits of {tmp_path}: 'Trainset'.")
-    assert len(read(tmp_path, for_training=False)) == 2  # to be evaluated
+    assert str(refused.value).endswith(f"lie beside the splits of {tmp_path}: 'learn'.")
+    assert len(read(tmp_path, for_training=False, layout="splits")) == 2  # to be evaluated
 
 
 def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, monkeypatch):
-    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "lost+found/3.jpg")))
+    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "locked/3.jpg")))
     entries = folders._entries
 
-    def refusing(folder):
-        if folder.endswith("lost+found"):
+    def refusing(folder, passed=None):
+        if folder.endswith("locked"):
             raise InputError(f"{folder} may not be read")
-        return entries(folder)
+        return entries(folder, passed)
 
     monkeypatch.setattr(folders, "_entries", refusing)
     assert read(tmp_path).notes == ()

@@ -84,6 +84,7 @@ def evaluate(
     group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
     label_separator: options.LabelSeparator = None,
+    layout: options.FolderLayout = "auto",
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -104,7 +105,7 @@ def evaluate(
     from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.source import Source
 
-    source = Source(data, path_column, label_column, group_column, labels, label_separator)
+    source = Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
     evaluate_and_report(
         model,
         source,

@@ -51,6 +51,7 @@ def inspect(
     labels: options.Labels = "exact",
     label_separator: options.LabelSeparator = None,
     bands: options.BandsSeen = None,
+    layout: options.FolderLayout = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Find what is wrong with a set of pictures before a network learns it.
@@ -74,7 +75,7 @@ def inspect(
     from efficientnetv2.commands.source import Source
 
     inspect_and_tell(
-        Source(data, path_column, label_column, group_column, labels, label_separator, bands),
+        Source(data, path_column, label_column, group_column, labels, label_separator, bands, layout),
         folder=folder,
         weights=weights,
         near_km=near_km,

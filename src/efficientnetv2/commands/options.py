@@ -84,6 +84,16 @@ LabelSeparator = Annotated[
         show_default=False,
     ),
 ]
+FolderLayout = Annotated[
+    str,
+    typer.Option(metavar="auto|classes|splits", help="What the sub-folders of DATA are."),
+]
+MinImagesPerClass = Annotated[
+    int,
+    typer.Option(
+        callback=between(0), help="Leave out classes with fewer training images.", show_default="keep all"
+    ),
+]
 BandsSeen = Annotated[
     str | None,
     typer.Option(
@@ -276,6 +286,8 @@ class TableOptions:
     labels: Labels = "exact"
     label_separator: LabelSeparator = None
     bands: BandsSeen = None
+    layout: FolderLayout = "auto"
+    min_images_per_class: MinImagesPerClass = 0
 
     def source(self, data: str) -> Source:
         """DATA and how to read it."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.base.counting import Counting, uncounted
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.data.check import check
@@ -252,9 +252,9 @@ def _readable(manifest: Manifest, rows: Ints, answered: Answered) -> Manifest:
         manifest.targets[manifest.in_train], np.append(readable.targets[readable.in_train], -1)
     )
     if len(gone):
-        name = manifest.class_names[int(gone[0])]
+        names = some(manifest.class_names[int(one)] for one in np.unique(gone))
         raise InputError(
-            f"{manifest.source}: none of the training pictures of class '{name}' can be read. Repair them, or "
-            "leave the class out."
+            f"{manifest.source}: none of the training images of class {names} can be read. Repair them, or leave the "
+            "class out."
         )
     return readable

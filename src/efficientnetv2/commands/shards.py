@@ -44,6 +44,7 @@ def shards(
     group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
     label_separator: options.LabelSeparator = None,
+    layout: options.FolderLayout = "auto",
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -64,7 +65,7 @@ def shards(
 
     packing = Packing(round(shard_mb * 1_000_000), shard_pictures, image_px, seed, strict)
     pack_and_tell(
-        Source(data, path_column, label_column, group_column, labels, label_separator),
+        Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout),
         out,
         packing,
         as_json=as_json,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.check import refuse_damage
 from efficientnetv2.data.fitting import depth, kinds_counted
+from efficientnetv2.data.folders import Layout
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.rasters import rule_of
@@ -34,6 +35,8 @@ class Source:
         labels: ``exact`` or ``casefold``.
         label_separator: of several labels of a picture; None where it has one.
         bands: of rasters, the channels of a picture: "4,3,2", "1,2,3,4,8" or "all"; None lets the first say it.
+        layout: Meaning of sub-folders: ``auto``, ``classes`` or ``splits``.
+        min_images_per_class: Classes with fewer training images are left out.
     """
 
     data: str
@@ -43,6 +46,8 @@ class Source:
     labels: str = "exact"
     label_separator: str | None = None
     bands: str | None = None
+    layout: str = "auto"
+    min_images_per_class: int = 0
 
     @property
     def words(self) -> list[str]:
@@ -50,7 +55,7 @@ class Source:
         options = {f"--{one.name.replace('_', '-')}": one for one in fields(self) if one.name != "data"}
         said = {name: getattr(self, one.name) for name, one in options.items()}
         given = [(name, value) for name, value in said.items() if value != options[name].default]
-        return [self.data, *(word for pair in given for word in pair)]
+        return [self.data, *(str(word) for pair in given for word in pair)]
 
     def read_any(self) -> Manifest:
         """The manifest of pictures with labels or without: what keeps it from training alone is not refused.
@@ -78,6 +83,11 @@ class Source:
         if self.labels not in {"exact", "casefold"}:
             hint = did_you_mean(self.labels, ["exact", "casefold"])
             raise InputError(f"--labels is '{self.labels}', but is exact or casefold{hint}")
+        if self.layout not in get_args(Layout):
+            raise InputError(
+                f"--layout: invalid value '{self.layout}' (choose from {', '.join(get_args(Layout))})"
+                f"{did_you_mean(self.layout, get_args(Layout))}"
+            )
         return read(
             self.data,
             path_column=self.path_column,
@@ -89,6 +99,8 @@ class Source:
             for_training=for_training,
             strict_labels=strict_labels,
             heeded=heeded,
+            layout=cast(Layout, self.layout),
+            min_images_per_class=self.min_images_per_class,
         )
 
 

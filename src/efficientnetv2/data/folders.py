@@ -6,11 +6,22 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.data.listing import Listing, frame, is_picture, split_named
+from efficientnetv2.data.listing import (
+    Listing,
+    frame,
+    is_picture,
+    is_system_folder,
+    split_in,
+    split_named,
+)
+
+#: What the sub-folders are: ``classes``, ``splits``, or whichever their names and contents tell (``auto``).
+Layout = Literal["auto", "classes", "splits"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -28,30 +39,48 @@ _BESIDE_PICTURES = frozenset(
 _SUFFIXES_NAMED = 5
 
 
-def read_folder(folder: Path, source: str, *, require_labels: bool, classes_first: bool = False) -> Listing:
-    """List a folder of class folders, of splits of class folders, or (labels not required) of pictures.
+def read_folder(
+    folder: Path,
+    source: str,
+    *,
+    require_labels: bool,
+    classes_first: bool = False,
+    layout: Layout = "auto",
+    empty_classes: bool = False,
+) -> Listing:
+    """List a folder of class folders, of splits of class folders, or (labels not required) of images.
 
-    Pictures are found at any depth below a class folder; hidden files and folders are passed over. Other files are so
-    too, and a note counts them by suffix, but for what lies beside pictures anywhere.
+    Images are found at any depth below a class folder. Hidden files and folders are skipped. A note names skipped
+    folders of systems, such as thumbnails and bins, and counts other files by suffix, but not what lies beside images
+    anywhere.
 
     Args:
-        folder: absolute.
-        source: what the user gave, for messages.
-        require_labels: False lists pictures outside class folders and beside splits too, then all without label and
+        folder: Absolute path.
+        source: What the user gave, for messages.
+        require_labels: False lists images outside class folders and beside splits too, then all without label and
             split.
-        classes_first: but passes over those that lie beside class folders or splits, as if labels were required.
+        classes_first: Skip images that lie beside class folders or splits, as if labels were required.
+        layout: What the sub-folders are.
+        empty_classes: Leave out a class folder without an image instead of refusing it.
 
     Raises:
-        InputError: no picture at all, no class folders where labels are required, or a class folder
-            without a picture in the training part.
+        InputError: no image at all, no class folders where labels are required, a class folder without an image in
+            the training part, or sub-folders that may be classes as well as splits.
     """
     folders, loose = _contents(folder)
-    splits = _splits(folder, folders)
+    splits = _splits(folder, folders, layout)
+    if layout == "splits" and not splits:
+        raise InputError(
+            f"--layout splits: no sub-folder of {source} names a split (its sub-folders: {some(folders)}). "
+            "Call them train, val and test."
+        )
     if splits:
         beside = _filled(folder, [name for name in folders if name not in splits]) + loose
         if beside and not require_labels and not classes_first:
             return _everything(folder, source)
-        return _split_folders(folder, source, splits, beside, require_labels, classes_first)
+        return _split_folders(folder, source, splits, beside, require_labels, classes_first, empty_classes)
+    if layout == "auto" and (require_labels or classes_first):
+        _refuse_ambiguous(folder, source, folders)
     called_so = [name for name in folders if split_named(name)]
     if called_so and require_labels:
         _refuse_table_beside(folder, source, called_so)
@@ -60,15 +89,17 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     if not folders and require_labels and loose:
         raise InputError(_no_classes(source, len(loose)))
     passed: Passed = Counter()
-    found = _classes(folder, source, folders, passed, prefix="", split="", required=require_labels)
-    if not require_labels:  # a picture there would have been listed
-        passed += _in("", _beside(folder))
+    found, empty = _classes(folder, folders, passed, prefix="", split="")
+    if empty and require_labels and not empty_classes:
+        raise InputError(_no_images(source, "", empty, passed))
+    passed += _in("", _beside(folder, systems_only=require_labels))
     notes = _left_out(loose, source)
-    if classes_first and (empty := sorted(set(folders) - {str(label) for _, label, _ in found})):
-        notes = (
-            *notes,
-            f"No picture lies in {some(empty)}: to train, put pictures into it, or remove the folder.",
-        )
+    if layout == "auto" and (require_labels or classes_first):
+        found, note = _splits_within(found)
+        notes += note
+    if empty and (classes_first or empty_classes):
+        fix = "Skipped" if empty_classes else "To train, put images into each, or remove the folder"
+        notes += (f"No image lies in the class folders {some(empty)}. {fix}.",)
     return _listing(folder, source, found, passed, notes)
 
 
@@ -86,7 +117,7 @@ def takes_in(folder: Path, place: Path) -> bool:
     if any(part.startswith(".") for part in parts):
         return False
     folders, _ = _contents(folder)
-    splits = _splits(folder, folders)
+    splits = _splits(folder, folders, "auto")
     return parts[0] in splits if splits and parts else bool(folders)
 
 
@@ -96,7 +127,8 @@ def read_picture(file: Path, source: str) -> Listing:
 
 
 Found = list[tuple[str, str | float, str]]
-# Suffix and folder -> files there that are no pictures that are opened here.
+# Suffix and folder -> files there that are no images that are opened here. A folder of a system stands among the
+# suffixes, as its name and a slash, which no suffix has.
 Passed = Counter[tuple[str, str]]
 
 
@@ -105,12 +137,72 @@ def _in(folder: str, counts: Counter[str]) -> Passed:
     return Counter({(suffix, folder): count for suffix, count in counts.items()})
 
 
-def _splits(folder: Path, folders: list[str]) -> list[str]:
-    """Those of the sub-folders that are splits, if any: all are called so, or one called so holds class folders."""
-    called_so = [name for name in folders if split_named(name)]
-    if len(called_so) == len(folders) or any(_contents(folder / name)[0] for name in called_so):
-        return called_so
-    return []
+def _splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
+    """Sub-folder -> split, of the sub-folders that are splits; none where the sub-folders are classes."""
+    named = {} if layout == "classes" else _named_as_splits(folders)
+    if not named or layout == "splits":
+        return named
+    exact = [name for name in named if split_named(name)]
+    classes, loose = {}, {}
+    for name in named:
+        classes[name], loose[name] = _contents(folder / name)
+    if exact and len(exact) == len(folders):
+        return named
+    if any(classes[name] for name in exact) and (
+        len({named[name] for name in exact}) > 1
+        or not _filled(folder, [name for name in folders if name not in named])
+    ):
+        return named
+    # Names that only contain the word of a split are believed where the same classes lie in train and elsewhere.
+    learned = {one for name, split in named.items() if split == "train" for one in classes[name]}
+    others = [name for name, split in named.items() if split != "train"]
+    agree = [
+        learned & set(classes[name]) or (named[name] == "test" and loose[name] and not classes[name])
+        for name in others
+    ]
+    return named if learned and agree and all(agree) else {}
+
+
+def _named_as_splits(folders: list[str]) -> dict[str, str]:
+    """Sub-folder -> split that it is called; of those that only contain the word none that another claims too."""
+    exact = {name: split for name in folders if (split := split_named(name))}
+    like = {name: split for name in folders if name not in exact and (split := split_in(name))}
+    claimed = Counter([*set(exact.values()), *like.values()])
+    named = exact | {name: split for name, split in like.items() if claimed[split] == 1}
+    return {name: named[name] for name in folders if name in named}
+
+
+def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
+    """Refuse sub-folders that may be classes as well as splits, or parts of a dataset: a guess may lose classes."""
+    called_so = [name for name in folders if split_named(name) and _contents(folder / name)[0]]
+    filled = _filled(folder, folders)
+    if called_so and (beside := [name for name in filled if name not in called_so]):
+        raise InputError(
+            f"{source}: the sub-folder '{called_so[0]}' is a split or a class; {some(beside)} beside it "
+            f"{'is' if len(beside) == 1 else 'are'} no split. Pass --layout classes if each sub-folder is a class, or "
+            f"--layout splits to read {some(called_so)} alone."
+        )
+    if len(filled) < 2:
+        return
+    contents = [_contents(folder / name) for name in filled]
+    shared = set.intersection(*(set(classes) for classes, _ in contents))
+    if len(shared) < 2 or any(loose for _, loose in contents) or all(map(split_named, shared)):
+        return
+    raise InputError(
+        f"{source}: the sub-folders {some(filled)} hold folders of the same names ({some(sorted(shared))}), as the "
+        f"splits of a dataset do. Call splits train, val and test. Pass --layout classes if {some(filled, 2)} are the "
+        "classes."
+    )
+
+
+def _splits_within(found: Found) -> tuple[Found, tuple[str, ...]]:
+    """Class folders that hold nothing but splits, ``cat/train/1.jpg``: their images in these splits, and a note."""
+    inner = [path.split("/")[1] if path.count("/") > 1 else "" for path, _, _ in found]
+    names = {name: split_named(name) for name in inner}
+    if not all(names.values()) or len(set(names.values())) < 2:
+        return found, ()
+    placed = [(path, label, names[name] or "") for (path, label, _), name in zip(found, inner, strict=True)]
+    return placed, (f"Each class folder holds the splits {some(sorted(names))}: they are taken as given.",)
 
 
 def _everything(folder: Path, source: str) -> Listing:
@@ -123,32 +215,65 @@ def _everything(folder: Path, source: str) -> Listing:
 def _split_folders(
     folder: Path,
     source: str,
-    splits: list[str],
+    splits: dict[str, str],
     beside: list[str],
     require_labels: bool,
     classes_first: bool,
+    empty_classes: bool,
 ) -> Listing:
     found: Found = []
     notes: tuple[str, ...] = ()
     passed: Passed = Counter()
+    unusual = [f"'{name}' as {split}" for name, split in splits.items() if not split_named(name)]
+    if unusual:
+        notes = (
+            f"Read the sub-folders of {source} as splits: {', '.join(unusual)}. If they are classes, pass --layout "
+            "classes.",
+        )
     if beside:
-        notes = (f"Passed over, since they lie beside the splits of {source}: {some(beside)}.",)
-    for name in splits:
-        split = split_named(name) or ""
+        notes += (f"Passed over, since they lie beside the splits of {source}: {some(beside)}.",)
+    contents = {name: _contents(folder / name) for name in splits}
+    learned = {
+        one.casefold() for name, split in splits.items() if split == "train" for one in contents[name][0]
+    }
+    for name, split in splits.items():
         place = os.path.join(source, name)
-        classes, loose = _contents(folder / name)
+        classes, loose = contents[name]
+        if split == "test" and learned and _unlabelled(classes, loose, learned):
+            images = [
+                *loose,
+                *(path for one in classes for path in _walk(str(folder / name / one), f"{one}/", Counter())),
+            ]
+            if not require_labels:
+                found += [(f"{name}/{path}", np.nan, split) for path in images]
+                passed += _in(name, _beside(folder / name))
+            elif images:
+                notes += (
+                    f"Skipped {count_of(len(images), 'image')} of {place}: it has no folders of the training classes, "
+                    f"so its images have no label. Predict them: effnetv2 predict RUN {place}",
+                )
+            continue
         if not classes and loose and require_labels:
             raise InputError(_no_classes(place, len(loose)))
-        required = require_labels and split == "train"  # val and test may lack a class
-        found += _classes(
-            folder / name, place, classes, passed, prefix=f"{name}/", split=split, required=required
-        )
+        here, empty = _classes(folder / name, classes, passed, prefix=f"{name}/", split=split)
+        if (
+            empty and require_labels and split == "train" and not empty_classes
+        ):  # val and test may lack a class
+            raise InputError(_no_images(place, f"{name}/", empty, passed))
+        found += here
         if require_labels or (classes_first and _filled(folder / name, classes)):
             notes += _left_out(loose, place)
+            passed += _in(name, _beside(folder / name, systems_only=True))
         else:
             found += [(f"{name}/{path}", np.nan, split) for path in loose]
             passed += _in(name, _beside(folder / name))
+    passed += _in("", _beside(folder, systems_only=True))
     return _listing(folder, source, found, passed, notes)
+
+
+def _unlabelled(classes: list[str], loose: list[str], learned: set[str]) -> bool:
+    """Whether a test folder has no classes: images alone, or all of them in one folder that is called like none."""
+    return (bool(loose) and not classes) or (len(classes) == 1 and classes[0].casefold() not in learned)
 
 
 def _filled(folder: Path, names: list[str]) -> list[str]:
@@ -164,28 +289,32 @@ def _filled(folder: Path, names: list[str]) -> list[str]:
 
 
 def _classes(
-    folder: Path,
-    place: str,
-    classes: list[str],
-    passed: Passed,
-    *,
-    prefix: str,
-    split: str,
-    required: bool,
-) -> Found:
+    folder: Path, classes: list[str], passed: Passed, *, prefix: str, split: str
+) -> tuple[Found, list[str]]:
+    """The images of class folders, and the names of those without one."""
     found: Found = []
+    empty = []
     for name in classes:
         here: Counter[str] = Counter()
         paths = list(_walk(str(folder / name), f"{prefix}{name}/", here))
-        if required and not paths:
-            whole = os.path.join(place, name)
-            raise InputError(
-                f"{whole}: the class folder '{name}' holds no picture. Put pictures into it, or remove the folder."
-                + "".join(f" {note}" for note in _passed_over(_not_opened(_in(name, here)), whole))
-            )
+        if not paths:
+            empty.append(name)
         passed += _in(f"{prefix}{name}", here)
         found += [(path, name, split) for path in paths]
-    return found
+    return found, empty
+
+
+def _no_images(place: str, prefix: str, empty: list[str], passed: Passed) -> str:
+    """The message about class folders without an image."""
+    whole = os.path.join(place, empty[0]) if len(empty) == 1 else place
+    within = tuple(f"{prefix}{name}" for name in empty)
+    there = Counter({key: count for key, count in passed.items() if key[1] in within})
+    what = "class folder {} holds" if len(empty) == 1 else "class folders {} hold"
+    return (
+        f"{whole}: the {what.format(some(empty))} no image. Put images into each, remove the folder, or pass "
+        "--min-images-per-class 1 to leave such classes out."
+        + "".join(f" {note}" for note in _passed_over(_not_opened(there), whole))
+    )
 
 
 def _listing(folder: Path, source: str, found: Found, passed: Passed, notes: tuple[str, ...] = ()) -> Listing:
@@ -201,7 +330,7 @@ def _listing(folder: Path, source: str, found: Found, passed: Passed, notes: tup
         root=folder,
         source=source,
         table=frame(paths, labels, splits),
-        notes=(*notes, *_passed_over(_not_opened(passed), source)),
+        notes=(*notes, *_passed_over(_not_opened(passed), source), *_systems(passed, source)),
         passed_over=_not_opened(passed),
     )
 
@@ -226,7 +355,7 @@ def _walk(folder: str, prefix: str, passed: Counter[str], way: tuple[str, ...] =
 
     Other files are counted in ``passed``, by suffix. ``way`` is where the links on the way to the folder really lie.
     """
-    for entry in _entries(folder):
+    for entry in _entries(folder, passed):
         if _is_folder(entry):
             onward = way
             if entry.is_symlink():
@@ -240,13 +369,15 @@ def _walk(folder: str, prefix: str, passed: Counter[str], way: tuple[str, ...] =
             passed[_suffix(entry.name)] += 1
 
 
-def _beside(folder: Path) -> Counter[str]:
-    """Of the files right in a folder that are no pictures: how many of each suffix."""
-    return Counter(
-        _suffix(entry.name)
-        for entry in _entries(str(folder))
-        if not _is_folder(entry) and not is_picture(entry.name)
-    )
+def _beside(folder: Path, *, systems_only: bool = False) -> Counter[str]:
+    """What lies right in a folder and is skipped: folders of systems, and files by suffix that are no images."""
+    passed: Counter[str] = Counter()
+    entries = _entries(str(folder), passed)
+    if not systems_only:
+        passed.update(
+            _suffix(one.name) for one in entries if not _is_folder(one) and not is_picture(one.name)
+        )
+    return passed
 
 
 def _suffix(name: str) -> str:
@@ -257,7 +388,7 @@ def _not_opened(passed: Passed) -> dict[str, dict[str, int]]:
     """Of files that may be pictures: suffix -> folder -> how many; the commonest suffix first."""
     kinds: dict[str, dict[str, int]] = {}
     for (suffix, folder), count in passed.items():
-        if suffix not in _BESIDE_PICTURES:
+        if suffix not in _BESIDE_PICTURES and not suffix.endswith("/"):
             kinds.setdefault(suffix, {})[folder] = count
     return dict(sorted(kinds.items(), key=lambda kind: -sum(kind[1].values())))
 
@@ -277,16 +408,28 @@ def _passed_over(passed: Mapping[str, Mapping[str, int]], place: str) -> tuple[s
     )
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def _systems(passed: Passed, place: str) -> tuple[str, ...]:
+    """What is said of skipped folders of systems: a sentence, or none."""
+    counts: Counter[str] = Counter()
+    for (suffix, _), count in passed.items():
+        if suffix.endswith("/"):
+            counts[suffix[:-1]] += count
+    if not counts:
+        return ()
+    each = ", ".join(f"{count_of(count, 'folder')} '{name}'" for name, count in counts.most_common())
+    return (f"Skipped in {place}: {each}, which systems make for thumbnails and deleted files.",)
+
+
+def _entries(folder: str, passed: Counter[str] | None = None) -> list[os.DirEntry[str]]:
+    """What lies right in a folder, sorted, without hidden names and systems' folders, which ``passed`` counts."""
     try:
         with os.scandir(folder) as entries:
-            # __MACOSX: the shadow files that macOS puts into ZIP archives.
-            shown = [
-                entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"
-            ]
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
     except PermissionError:
         raise InputError(f"{folder} may not be read: permission denied. Change its permissions.") from None
-    return sorted(shown, key=lambda entry: entry.name)
+    if passed is not None:
+        passed.update(f"{entry.name}/" for entry in shown if is_system_folder(entry.name))
+    return sorted((one for one in shown if not is_system_folder(one.name)), key=lambda entry: entry.name)
 
 
 def _encloses(outer: str, folders: tuple[str, ...]) -> bool:

@@ -27,6 +27,8 @@ def listing_of(
     label_separator: str | None,
     require_labels: bool,
     strict: bool,
+    layout: folders.Layout = "auto",
+    empty_classes: bool = False,
 ) -> Listing:
     """What DATA lists, as it stands there; no rule but those of its kind is applied yet.
 
@@ -38,10 +40,16 @@ def listing_of(
         label_separator: of a table or shards.
         require_labels: False for prediction.
         strict: take the labels that there are as training would.
+        layout: of a folder: what its sub-folders are.
+        empty_classes: leave out class folders without an image instead of refusing them.
 
     Raises:
         InputError: there is no such DATA, it is of no kind that is read, or what is of its kind is refused.
     """
+    if layout != "auto" and not _is_plain_folder(data):
+        raise InputError(
+            f"--layout {layout}: {data} is no folder of images. Give a folder, or leave the option out."
+        )
     if opening.is_shards(data):
         if path_column != "path":
             raise InputError(
@@ -58,7 +66,14 @@ def listing_of(
         _refuse_columns(f"{data} is a folder", named)
         if cifar.is_packed(place):
             return cifar.read_packed(place, data)
-        return folders.read_folder(place, data, require_labels=require_labels, classes_first=strict)
+        return folders.read_folder(
+            place,
+            data,
+            require_labels=require_labels,
+            classes_first=strict,
+            layout=layout,
+            empty_classes=empty_classes,
+        )
     if not place.is_file():
         if data in standard.NAMES:
             _refuse_columns(f"{data} is a standard set", named)
@@ -87,6 +102,11 @@ def listing_of(
         )
     _refuse_columns(f"{data} is a picture", named)
     return folders.read_picture(place, data)
+
+
+def _is_plain_folder(data: str) -> bool:
+    place = Path(os.path.expanduser(data))
+    return place.is_dir() and not opening.is_shards(data) and not cifar.is_packed(place)
 
 
 def _refuse_columns(what: str, named: Mapping[str, bool]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,33 @@ BLANK = ("", "nan", "NaN")
 # Beside their own names, what sets call them that others have published.
 _FURTHER = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _SPLIT_WORDS = {name: name for name in SPLITS} | _FURTHER
+# What published datasets write behind such a word: trainset, testdata. Ours.
+_SPLIT_ENDINGS = re.compile(r"(set|data|images|imgs|pics)$")
+# Folders of systems, in lower case: thumbnails and bins of NAS boxes (Synology, QNAP), Windows, macOS and ext4. Ours.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", ".@__thumb", "$recycle.bin",
+        "recycler", "system volume information", "lost+found", "lost.dir", "__macosx",
+    )
+)  # fmt: skip
 _PACKED = re.compile(r"(.*\.bin)#(\d+)", re.DOTALL)
 
 
 def split_named(word: str) -> str | None:
     """The split that a folder's or a cell's word means (``Valid`` is val, ``Training`` train), or None."""
     return _SPLIT_WORDS.get(word.strip().casefold())
+
+
+def split_in(name: str) -> str | None:
+    """The one split that the words of a file's or folder's name tell (``seg_train``, ``test-set``), or None."""
+    words = re.split(r"[^a-z]+", name.casefold())
+    splits = {split_named(word) or split_named(_SPLIT_ENDINGS.sub("", word)) for word in words} - {None}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a system, and no person, made a folder of that name: a bin, thumbnails, what a file check found."""
+    return name.casefold() in _SYSTEM_FOLDERS
 
 
 def packed(path: str) -> tuple[str, int] | None:
@@ -123,6 +144,12 @@ class Listing:
     def in_train(self) -> npt.NDArray[np.bool_]:
         """(N,) whether a picture is for training: split 'train' or none, since nothing set it aside."""
         return np.isin(self.split, ("train", ""))
+
+    def select(self, indices: npt.ArrayLike) -> Self:
+        """The pictures at these indices, in their order; of a manifest, with all its classes."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        rows = None if self.rows is None else self.rows[chosen]
+        return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
 
     def file(self, index: int) -> str:
         """Absolute path that can be opened, or a name for a picture within a larger file: ``/…/file.bin#12``."""

@@ -22,14 +22,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data import rules, several, tables
+from efficientnetv2.data import folders, rules, several, tables
 from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.copies import COLUMN, is_copy
 from efficientnetv2.data.kinds import listing_of
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, refuse_unlistable
 from efficientnetv2.data.shards.names import is_url
+
+# Classes that are left out and named in a note. Ours.
+_CLASSES_NAMED = 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,12 +96,6 @@ class Manifest(Listing):
             )
             raise InputError(f"{self.source} has no pictures in {split}; there are: {there}.")
         return self.select(rows)
-
-    def select(self, indices: npt.ArrayLike) -> Self:
-        """The pictures at these indices, in their order, classes unchanged."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        rows = None if self.rows is None else self.rows[chosen]
-        return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
 
     def renamed(self, change: Callable[[str], str]) -> Self:
         """The same pictures, their classes called otherwise: two that come to one name become one."""
@@ -190,6 +187,8 @@ def read(
     for_training: bool = True,
     strict_labels: bool | None = None,
     heeded: Sequence[str] = SPLITS,
+    layout: folders.Layout = "auto",
+    min_images_per_class: int = 0,
 ) -> Manifest:
     """The manifest of a folder, a table, a packed set, a picture, or a standard set.
 
@@ -207,6 +206,10 @@ def read(
             letters (``rules.folded``).
         label_separator: of a table or shards: what stands between the labels of a picture that has several
             (``data.several``). None takes a cell for one label.
+        layout: Meaning of the sub-folders of a folder: ``classes``, ``splits``, or ``auto``, which goes by their names
+            and contents, and refuses what may be either.
+        min_images_per_class: Classes with fewer training images are left out, with a note. Their images in other splits
+            are left out too.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
         for_training: False for evaluation: one class, or no train part, will do.
         strict_labels: take the labels that there are as training would: refuse those that are ``rules.folded``
@@ -233,6 +236,8 @@ def read(
         label_separator=label_separator,
         require_labels=require_labels,
         strict=strict,
+        layout=layout,
+        empty_classes=min_images_per_class > 0,
     )
     unheeded = ~np.isin(listing.split, ("", *heeded))
     if unheeded.any():
@@ -251,6 +256,8 @@ def read(
     notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
     cells = spelled if taken is None else several.together(spelled, taken, str(label_separator))
     listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
+    if min_images_per_class > 0:
+        listing, by_label = _without_scarce(listing, by_label, min_images_per_class, label_separator)
     if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
         rules.refuse_repeated(listing)
     if require_labels and for_training:
@@ -261,6 +268,34 @@ def read(
     fields = {name: getattr(listing, name) for name in Listing.__dataclass_fields__}
     names = _class_names(by_label.table["label"], None)
     return Manifest(**fields, class_names=names, separator=label_separator)
+
+
+def _without_scarce(
+    listing: Listing, by_label: Listing, least: int, separator: str | None
+) -> tuple[Listing, Listing]:
+    """Both without the classes that have fewer training images, and with a note on what is left out."""
+    labels = by_label.table["label"]
+    counts = labels[by_label.in_train].value_counts().reindex(labels.dropna().unique(), fill_value=0)
+    scarce = sorted(str(name) for name in counts.index[counts < least])
+    if not scarce:
+        return listing, by_label
+    by_label = by_label.select(np.flatnonzero(~labels.isin(scarce)))
+    cells = listing.table["label"]
+    if separator is None:
+        left = ~cells.isin(scarce)
+    else:
+        rest = {
+            cell: separator.join(label for label in cell.split(separator) if label not in scarce)
+            for cell in cells.dropna().unique()
+        }
+        cells = cells.map(rest)
+        left = cells != ""
+    note = (
+        f"Left out {count_of(len(scarce), 'class')} with fewer than {count_of(least, 'training image')} each "
+        f"({count_of(int((~left).sum()), 'image')}): {some(scarce, _CLASSES_NAMED)}."
+    )
+    listing = replace(listing, table=listing.table.assign(label=cells), notes=(*listing.notes, note))
+    return listing.select(np.flatnonzero(left)), by_label
 
 
 def _class_names(cells: pd.Series[str], separator: str | None) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from efficientnetv2.data.manifest import Manifest
 _SHARE = (0.5, 1.5)
 
 _OWN_VAL = "give a val split of your own"
+_VALIDATE = "validate on"
 
 #: Which pictures a run is judged by: held out of train, or those given as test.
 Answered = Literal["val", "test"]
@@ -204,7 +205,7 @@ def _each_label(part: Manifest) -> tuple[Ints, Ints]:
 def refuse_single(
     part: Manifest,
     clusters: Ints,
-    purpose: str = "validate on",
+    purpose: str = _VALIDATE,
     instead: str = _OWN_VAL,
 ) -> None:
     """Every class has two distinct pictures, one to train on and one for something else.
@@ -228,16 +229,25 @@ def refuse_single(
         return
     label = int(scarce[0])
     name, rows = part.class_names[label], pictures[classes == label]
-    fix = f"Add pictures of '{name}', or leave the class out"
+    more = ""
+    if len(scarce) > 1:
+        others = [part.class_names[one] for one in scarce[1:]]
+        more = f" So it is with {count_of(len(others), 'more class')}: {some(others)}."
+    least = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1
+    if purpose != _VALIDATE:  # an image of each class may have been held out by then
+        least += 1
+    fix = f"Add images, pass --min-images-per-class {least} to leave such classes out"
     if not len(rows):
-        raise InputError(f"{part.source}: class '{name}' has no readable picture in train. {fix}.")
+        raise InputError(
+            f"{part.source}: class '{name}' has no readable picture in train.{more} Add images, or leave the class out."
+        )
     made = is_copy(part)[rows]
     first = int(rows[np.argmin(made)])  # one that was taken, if it is there
     where, file = part.where(first), part.paths[first]
     what = _as_one(int((~made).sum()), int(made.sum()))
     raise InputError(
         f"{where}: class '{name}' has {what} ('{file}'), but one is needed to train on and another to "
-        f"{purpose}. {fix}; or {instead}."
+        f"{purpose}.{more} {fix}; or {instead}."
     )
 
 

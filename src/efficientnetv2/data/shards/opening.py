@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
-from efficientnetv2.data.listing import Listing, is_picture
+from efficientnetv2.data.listing import Listing, is_picture, is_system_folder
 from efficientnetv2.data.several import from_lists
 from efficientnetv2.data.shards.index import LIST, Index, ShardSet, is_index, load
 from efficientnetv2.data.shards.names import (
@@ -249,7 +249,7 @@ def _only_tars(folder: Path) -> bool:
         InputError: all of them are compressed.
     """
     with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        shown = [one for one in entries if not (one.name.startswith(".") or is_system_folder(one.name))]
     if any(entry.is_dir() or is_picture(entry.name) for entry in shown):
         return False
     if any(entry.name.lower().endswith(SUFFIX) for entry in shown):

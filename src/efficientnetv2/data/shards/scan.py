@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ import pandas as pd
 
 from efficientnetv2.base.caches import cache_folder, is_unused
 from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.data.listing import is_picture, split_named
+from efficientnetv2.data.listing import is_picture, split_in, split_named
 from efficientnetv2.data.shards.index import VERSION, Index, Shard, load, save
 from efficientnetv2.data.shards.labels import Sample, Scanned, labelled, place_of_labels
 from efficientnetv2.data.shards.stores import Store
@@ -36,7 +35,7 @@ _KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented
 # Larger ones are no label; a class id or a few facts take less. Ours.
 _MOST_TEXT_BYTES = 1_000_000
 # What is kept of a scan was found by these rules; others get another number.
-_RULES = 5
+_RULES = 6
 
 
 def kept_scan(
@@ -256,7 +255,7 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     place = members[extension]
     columns = {
         "path": f"{key}.{extension}",
-        "split": _split_of(name),
+        "split": split_in(name) or "",
         "shard_offset": place.offset,
         "shard_bytes": place.size,
     }
@@ -307,9 +306,3 @@ def _word(key: str, text: bytes) -> str:
     if not word.isprintable():  # zeros, where a block was lost
         raise _Damaged(f"{key}.cls")
     return word
-
-
-def _split_of(shard: str) -> str:
-    """The one split that the words of a shard's name tell, '' if there is none."""
-    words = {split_named(word) for word in re.split(r"[^A-Za-z]+", shard)} - {None}
-    return str(words.pop()) if len(words) == 1 else ""
