@@ -1,0 +1,144 @@
+"""Does ``effnetv2 train DATA --minutes N`` take N minutes, and is its model better than its start and than 0.1's?
+
+Run: python -m benchmarks.minutes_kept NAME=TRAIN,TEST --minutes 6 20 --start offline --before CHECKOUT [--record]
+
+TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone at an earlier
+version, such as 0.1. For each number of minutes both versions train with the same command line, one after the other;
+START is ``offline`` (what ``train`` finds without a network) or a file of weights. Then each model predicts TEST once.
+
+- ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
+- ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
+  validation images, with the interval of a paired bootstrap. These images choose nothing.
+- ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − the earlier one, in points, on TEST, likewise.
+
+A run that is done is only read. Everything is in OUT (results/minutes_kept), of which the ``*.json`` travel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arms import machines
+from benchmarks.record import RESULTS, hardware, record, versions_of
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.probing import PROBE
+from efficientnetv2.evaluation.answered import over, read_answers
+
+
+def train(
+    data: str, test: str, minutes: float, start: str, folder: Path, checkout: Path | None
+) -> dict[str, Any]:
+    """One run, timed from the command to the report, and its predictions of the test images.
+
+    Args:
+        data: to train on.
+        test: labeled images that the run does not see.
+        minutes: of ``--minutes``.
+        start: ``offline`` or a file of weights.
+        folder: for everything that the run leaves.
+        checkout: of another version; None runs this one.
+    """
+    kept = folder.with_suffix(".json")
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
+    weights = [] if start == "offline" else ["--weights", start]
+    began = time.monotonic()
+    _run(["train", data, "--minutes", f"{minutes:g}", *weights, "--out", str(folder / "run")], checkout)
+    wall_s = time.monotonic() - began
+    _run(["evaluate", str(folder / "run"), test, "--out", str(folder / "test")], checkout)
+    report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
+    tested = json.loads((folder / "test/report.json").read_text(encoding="utf-8"))
+    last = report["recipe"]["progressive"]["image_px"]
+    row = {
+        "minutes": minutes,
+        "wall_s": round(wall_s, 1),
+        "epochs": report["epochs"],
+        "image_px": last["end"] if isinstance(last, dict) else last,
+        "weights": Path(report["recipe"]["weights"]).name,
+        "top1": report["top1"],
+        "probe_top1": report.get("linear_probe"),
+        "test_top1": tested["top1"],
+        "hardware": hardware(),
+        "versions": report["versions"],
+        "when": time.strftime("%Y-%m-%d"),
+    }
+    if (folder / "run" / PROBE).is_dir():
+        both = over(read_answers(folder / "run"), read_answers(folder / "run" / PROBE))
+        assert both is not None, "both predict the validation images"
+        row["minus_probe"] = {**asdict(both.top1), "images": both.pictures}
+    write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
+    return row
+
+
+def _run(words: list[str], checkout: Path | None) -> None:
+    """The command line of this version, or of a checkout's, without a network."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    if checkout is not None:
+        env["PYTHONPATH"] = str(checkout.resolve() / "src")
+    subprocess.run([sys.executable, "-m", "efficientnetv2", *words], check=True, env=env)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("set", metavar="NAME=TRAIN,TEST")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[6, 20])
+    parser.add_argument("--start", default="offline", help="offline, or a file of weights")
+    parser.add_argument("--before", type=Path, required=True, help="clone at an earlier version")
+    parser.add_argument("--out", type=Path, default=RESULTS / "minutes_kept")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
+    options = parser.parse_args()
+    name, _, folders = options.set.partition("=")
+    data, _, test = folders.partition(",")
+    if not (name.isidentifier() and data and test):
+        parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
+    start = "offline" if options.start == "offline" else "weights"
+    options.out.mkdir(parents=True, exist_ok=True)
+    typed = (
+        f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
+    )
+    for minutes in options.minutes:
+        called = f"{name}_{start}_{minutes:g}min"
+        rows = {
+            side: train(data, test, minutes, options.start, options.out / f"{called}_{side}", checkout)
+            for side, checkout in (("now", None), ("before", options.before))
+        }
+        now = rows["now"]
+        between = over(*(read_answers(options.out / f"{called}_{side}/test") for side in rows))
+        assert between is not None, "both predict the test images"
+        differences = {"minus_before": {**asdict(between.top1), "images": between.pictures}}
+        if "minus_probe" in now:
+            differences["minus_probe"] = now["minus_probe"]
+        for side, row in rows.items():
+            print(f"{called} {side}: {json.dumps({**row, 'hardware': None, 'versions': None})}", flush=True)
+        for what, one in differences.items():
+            print(
+                f"{called} {what}: top-1 {100 * one['value']:+.1f} points (95 % CI {100 * one['low']:+.1f} to "
+                f"{100 * one['high']:+.1f}, {one['images']} images)"
+            )
+        if options.record:
+            of = {
+                "command": f"{typed} --minutes {minutes:g} --before CHECKOUT --record",
+                "on": machines(list(rows.values())),
+                "versions": versions_of(list(rows.values())),
+            }
+            ratio = now["wall_s"] / (60 * minutes)
+            record(f"minutes_kept_{called}_ratio", ratio, unit="ratio", low=ratio, high=ratio, n=1, **of)
+            for what, one in differences.items():
+                points = {end: 100 * one[end] for end in ("value", "low", "high")}
+                record(f"minutes_kept_{called}_{what}_top1", **points, unit="points", n=one["images"], **of)
+
+
+if __name__ == "__main__":
+    main()
