@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import psutil
+from torch import Tensor
 
 from efficientnetv2.base.errors import DivergedError, InputError, count_of
 from efficientnetv2.data.check import MOST_UNREADABLE
@@ -18,7 +19,7 @@ from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.distributed import by_first
-from efficientnetv2.training.diverged import refuse_divergence
+from efficientnetv2.training.diverged import diverged, refuse_loss, refuse_weights
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone
 from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
@@ -71,6 +72,8 @@ class Books:
         self._row_images, self._row_waited_s = row["images"], row["waited_s"]
         self.stopping: Callable[[], bool] = lambda: False
         self._lost: set[int] = set()
+        self._unchecked: list[tuple[int, float, Tensor]] = []  # number, rate and loss of steps
+        self._lr = job.recipe.optimizer.lr
         self._row_before_s: float = row["train_s"]
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
@@ -119,7 +122,8 @@ class Books:
 
         Raises:
             StopAskedError: in the middle of a validation, which a resumed run begins with.
-            InputError: the loss is no longer a number; or, and then the step is kept if it can be, a file of the run
+            DivergedError: the loss or the weights are not finite.
+            InputError: and then the step is kept if it can be, a file of the run
                 can't be written, memory is too short to validate, or too much of what is validated on can't be read any
                 more.
         """
@@ -127,13 +131,20 @@ class Books:
         self._row_waited_s += done.waited_s
         step, recipe = self.state.step, self.job.recipe
         ends_stage, self._to_validate = step in self._stage_ends, step in self._validations
+        # In fp16 the scaler leaves out a step whose numbers overflow, so that only lasting overflow is divergence.
+        self._unchecked = [] if recipe.precision == "fp16" else self._unchecked
+        self._unchecked.append((done.step, done.lr, done.loss))
+        self._lr = done.lr
         try:
+            if done.loss.device.type == "cpu":  # elsewhere reading it would wait for the device
+                self._refuse_loss()
             self._note_short_memory(done)
             if step in self._rows:
                 self._row(done)
             elif time.perf_counter() - self._shown > _SHOWN_S:
                 self._show(done, self._row_images / max(1e-9, time.perf_counter() - self._row_begun))
             if self._to_validate:
+                self._refuse_divergence()
                 with self._apart():
                     self._validate()
             if self.over and self._row_images:  # before its last step
@@ -150,8 +161,18 @@ class Books:
         """Write a checkpoint of the state after this step: the first process does, for all have the same."""
         if not self.job.world.first:
             return
-        refuse_divergence(done.loss, done.step, self.job.recipe, self.job.length)
+        self._refuse_divergence()
         self._write()
+
+    def _refuse_loss(self) -> None:
+        refuse_loss(self._unchecked, self.job.recipe, self.job.length)
+        self._unchecked = []
+
+    def _refuse_divergence(self) -> None:
+        """Before anything is kept of the weights: rarely, for it waits for the device."""
+        self._refuse_loss()
+        job = self.job
+        refuse_weights(self.state.best, self.state.step - 1, self._lr, job.recipe, job.length)
 
     def _write(self) -> None:
         if not self.job.world.first:
@@ -220,7 +241,7 @@ class Books:
         self._at_a_time = done.at_a_time
 
     def _row(self, done: StepDone) -> None:
-        refuse_divergence(done.loss, done.step, self.job.recipe, self.job.length)
+        self._refuse_loss()
         now = time.perf_counter()
         train_s, waited_s = max(1e-9, now - self._row_begun), self._row_waited_s
         images_per_s = self._row_images / train_s
@@ -274,7 +295,11 @@ class Books:
             if job.minival is None
             else ("minival", "minival", job.minival)
         )
-        predictions = job.predict(self.state, part, once=True, progress=self._refuse_to_stay)
+        try:
+            predictions = job.predict(self.state, part, once=True, progress=self._refuse_to_stay)
+        except DivergedError as error:  # weights may be finite, and too large for the activations
+            what = "the model's outputs are NaN or infinite"
+            raise diverged(what, self.state.step - 1, self._lr, job.recipe, job.length) from error
         score = by_first(job.world, lambda: self._scored(kind, predictions))
         best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
         self._to_validate = False  # the figure stands, whether or not the log can be written

@@ -1,33 +1,80 @@
-"""A loss that is no number any more ends a run, with words on what may help."""
+"""Training that diverges ends, with words on what may help."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from efficientnetv2.base.errors import DivergedError
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length
 
+# Share of the learning rate to try next, and the largest rate that is advised. Ours.
+_LOWER, _LARGEST_LR = 0.1, 0.1
 
-def refuse_divergence(loss: Tensor, step: int, recipe: Recipe, length: Length) -> None:
-    """Refuse to go on with a loss that is infinite or NaN.
+
+def refuse_loss(steps: Sequence[tuple[int, float, Tensor]], recipe: Recipe, length: Length) -> None:
+    """Refuse to train on after a loss that is infinite or NaN. Reading the losses waits for the device.
 
     Args:
-        loss: of a step, a scalar.
-        step: its number.
-        recipe: of the run.
-        length: of the run.
+        steps: Number, learning rate and loss (a scalar) of each step to check, in order.
+        recipe: Of the run.
+        length: Of the run.
 
     Raises:
-        DivergedError: it is no number.
+        DivergedError: A loss is not finite. The error names the first such step.
     """
-    if not math.isfinite(float(loss)):
-        raise DivergedError(
-            f"The loss at step {step} is {float(loss)}: training has diverged. Begin anew (another --out) with a "
-            f"lower learning rate (--set optimizer.lr={recipe.optimizer.lr / 3:.2g}){_longer_warmup(recipe, length)}."
-        )
+    if not steps:
+        return
+    losses = torch.stack([loss for _, _, loss in steps]).cpu()
+    broken = (~losses.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        step, lr, _ = steps[broken[0]]
+        raise diverged(f"the loss is {float(losses[broken[0]])}", step, lr, recipe, length)
+
+
+def refuse_weights(network: nn.Module, step: int, lr: float, recipe: Recipe, length: Length) -> None:
+    """Refuse to keep weights or batch-norm statistics that are infinite or NaN.
+
+    Args:
+        network: That would be kept.
+        step: Number of the step just done.
+        lr: Its learning rate.
+        recipe: Of the run.
+        length: Of the run.
+
+    Raises:
+        DivergedError: A tensor of the network is not finite. The error names the tensor.
+    """
+    tensors = {
+        name: one.detach()
+        for name, one in network.state_dict().items()
+        if one.is_floating_point() and one.numel()
+    }
+    largest = torch.stack(torch._foreach_norm(list(tensors.values()), float("inf"))).cpu()
+    broken = (~largest.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        name = list(tensors)[broken[0]]
+        raise diverged(f"the weights are not finite (first: {name})", step, lr, recipe, length)
+
+
+def diverged(what: str, step: int, lr: float, recipe: Recipe, length: Length) -> DivergedError:
+    """The error of a run whose numbers are not finite any more.
+
+    Args:
+        what: Is not finite.
+        step: Number of the step.
+        lr: Its learning rate.
+        recipe: Of the run.
+        length: Of the run.
+    """
+    lower = min(_LOWER * recipe.optimizer.lr, _LARGEST_LR)
+    return DivergedError(
+        f"Training diverged at step {step} (learning rate {lr:.3g}): {what}. Start a new run (another --out) with a "
+        f"lower learning rate (--set optimizer.lr={lower:.2g}){_longer_warmup(recipe, length)}."
+    )
 
 
 def _longer_warmup(recipe: Recipe, length: Length) -> str:
