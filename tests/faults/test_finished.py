@@ -147,6 +147,27 @@ def test_pictures_that_lie_elsewhere_now_are_gone_on_with(finished, tmp_path):
     assert all(Path(manifest.file(row)).is_file() for row in range(len(manifest))), "the list leads there"
 
 
+def test_a_validation_image_that_went_bad_and_was_removed_does_not_bar_the_report(finished, tmp_path):
+    """Damaged after a kill at the end of training; removed after a second one, when it is listed as skipped."""
+    shutil.copytree(finished / "pictures", tmp_path / "pictures")
+    words = ("train", tmp_path / "pictures", *WORDS, "--out", tmp_path / "run")
+    killed_at(SAVING, *words, cwd=tmp_path)
+    manifest = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="")
+    val = manifest.subset("val")
+    bad = Path(val.file(0))
+    bad.write_bytes(bad.read_bytes()[:400])
+    killed_at(REPORTING, *words, "--resume", cwd=tmp_path)
+    assert (tmp_path / "run/model.safetensors").is_file(), "saved before it was evaluated"
+    bad.unlink()
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answered = pd.read_csv(tmp_path / "run/predictions.csv")
+    assert set(answered["path"]) == set(val.paths[1:])
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert any(f"1 of {len(val)} val images could not be read" in note for note in report["notes"])
+    assert f"1 of {len(val)} val images could not be read" in " ".join(done.stdout.split())
+
+
 def test_killed_after_its_report_it_has_finished_and_what_was_left_goes(finished, tmp_path):
     words = ("train", finished / "pictures", *WORDS, "--out", tmp_path / "run")
     killed_at(DROPPING, *words, cwd=tmp_path)

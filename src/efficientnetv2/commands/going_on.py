@@ -178,7 +178,9 @@ def _differ_by_what_was_skipped(
     Of splits only those that were given are compared. More training pictures than a run passes over are no such few.
     """
     now = prepared.manifest
-    if not (gone or new) or not gone <= {path for path, _ in prepared.skipped} or not new <= folder.skipped:
+    # What the run could not read may have been removed since.
+    lost = {path for path, _ in prepared.skipped} | folder.skipped
+    if not (gone or new) or not gone <= lost or not new <= folder.skipped:
         return False
     if not set(now.table.columns) <= set(there.table.columns) or not now.table["path"].is_unique:
         return False

@@ -26,7 +26,7 @@ from efficientnetv2.training.job import Job
 from efficientnetv2.training.named import title
 from efficientnetv2.training.resume import drop
 from efficientnetv2.training.rows import input_wait_share, training_seconds
-from efficientnetv2.training.run import Result, epochs_trained
+from efficientnetv2.training.run import Result, epochs_trained, unread
 
 
 def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
@@ -57,6 +57,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         notes=[
             *([before["note"]] if "note" in before else []),
             prepared.split_note,
+            *unread(job, result.predictions),
             *(str(choice) for choice in (result.selection, result.sizes) if choice),
         ],
         recipe=recipe.to_json(),

@@ -11,7 +11,6 @@ from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
-from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions
@@ -22,6 +21,9 @@ from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
+
+# Share of the images of an evaluation that may be unreadable: beyond it storage is down. Ours.
+_MOST_UNREADABLE = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Job:
         once: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Predictions:
-        """Answers of the network that would be kept now; pictures that can't be read are listed as skipped.
+        """Answers of the network that would be kept now; pictures that can't be read are counted, named and skipped.
 
         Every process answers its share; the first gets all answers, the others an empty part of them.
 
@@ -103,13 +105,19 @@ class Job:
             progress: called after every batch, see ``shared_answers``.
 
         Raises:
-            InputError: all of them, or more than 5 % and more than one, can't be read any more (``strict``: any), so
-                that figures would be of others than those asked for; on the first process.
+            InputError: all of them, or more than half, can't be read any more (``strict``: any); on the first process.
         """
         predictions = self.look(state, part, once=once, progress=progress)
         self._refuse_outage(part, predictions.unreadable)
-        for row, reason in predictions.unreadable:
-            self.folder.skip(part.paths[row], reason)
+        new = [
+            f"{part.paths[row]}: {reason}"
+            for row, reason in predictions.unreadable
+            if self.folder.skip(part.paths[row], reason)
+        ]
+        if new:
+            self.folder.log(
+                f"Skipped {len(new):,} of {count_of(len(part), 'image')} to be evaluated. The first is {new[0]}."
+            )
         return predictions
 
     def look(
@@ -140,12 +148,12 @@ class Job:
             raise InputError(
                 f"{first}. Bring it back, then go on with --resume; without --strict it is passed over."
             )
-        # One is no outage, however few are asked for: what is damaged within a shard shows when it is read, not before.
-        if len(unreadable) > min(len(part) - 1, max(1, MOST_UNREADABLE * len(part))):
+        # One is no outage, however few are asked for: damage within a shard shows when it is read, not before.
+        if len(unreadable) > min(len(part) - 1, max(1, _MOST_UNREADABLE * len(part))):
             raise InputError(
-                f"{len(unreadable):,} of the {count_of(len(part), 'picture')} to be answered can't be read any more, "
-                f"and no more than {MOST_UNREADABLE:.0%} (or one of several) are passed over. The first is {first}. "
-                "Bring them back, then go on with --resume; or begin anew without them, with another --out."
+                f"{len(unreadable):,} of the {count_of(len(part), 'image')} to be evaluated can't be read any more, "
+                f"more than the {_MOST_UNREADABLE:.0%} that are skipped. The first is {first}. "
+                "Bring them back, then go on with --resume."
             )
 
 

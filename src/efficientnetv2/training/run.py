@@ -89,17 +89,27 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         job.folder.close()
     if selection:
         _choose(job, state, selection)
+    if job.world.first:  # whatever becomes of the evaluation, the model is there
+        kept(state).trained_on = _remembered(job)
+        _save(job, state, selection)
     sizes = None
-    if job.recipe.eval_px_tried is not None:
-        sizes = try_sizes(job, state)
-        job = sizes.chosen(job)
-        job.folder.log(str(sizes))
-    calibration = calibrate(job, state)
-    job.folder.log(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
-    predictions = job.predict(state, job.val)
+    try:
+        if job.recipe.eval_px_tried is not None:
+            sizes = try_sizes(job, state)
+            job = sizes.chosen(job)
+            job.folder.log(str(sizes))
+        calibration = calibrate(job, state)
+        job.folder.log(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
+        predictions = job.predict(state, job.val)
+    except DivergedError:
+        raise
+    except InputError as error:
+        raise type(error)(f"{error} The model is saved: {job.folder.model_file}") from error
+    for note in unread(job, predictions):
+        job.folder.log(note)
     seconds = books.seconds
     if job.world.first:
-        _save(job, state, predictions, selection)
+        _save(job, state, selection, predictions)
     images = state.step * job.recipe.batch_images
     return Result(predictions, seconds, images, job.folder.history(), selection, sizes, calibration)
 
@@ -149,25 +159,41 @@ def _choose(job: Job, state: State, selection: Selection) -> None:
     job.folder.log(str(selection))
 
 
-def _save(job: Job, state: State, predictions: Predictions, selection: Selection | None) -> None:
+def unread(job: Job, predictions: Predictions) -> list[str]:
+    """How many images of the last evaluation could not be read, in a sentence; none where all could.
+
+    Args:
+        job: the run.
+        predictions: on its ``val``, of all processes.
+    """
+    if not predictions.unreadable:
+        return []
+    lost, of = len(predictions.unreadable), len(job.val)
+    return [
+        f"{lost:,} of {of:,} {job.answered} images could not be read. The metrics are of the other {of - lost:,}. "
+        f"{job.folder.skipped_file.name} lists what could not be read."
+    ]
+
+
+def _save(
+    job: Job, state: State, selection: Selection | None, predictions: Predictions | None = None
+) -> None:
+    """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
     names = job.train.class_names
-    score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
-    name, mean = mean_over_classes(score)
-    network = kept(state)
-    network.trained_on = _remembered(job)
+    metrics: dict[str, Any] = {"epochs": epochs_trained(job, state.step)}
+    if predictions is not None:
+        score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
+        name, mean = mean_over_classes(score)
+        metrics[f"{job.answered}_top1"] = score.top1
+        metrics[f"{job.answered}_{name}"] = mean
+        metrics[f"{job.answered}_images"] = score.pictures
     modelfile.save(
         job.folder.model_file,
-        network,
+        kept(state),
         preprocessing=job.preprocessing,
         class_names=names,
         recipe=job.recipe.to_json(),
-        metrics={
-            "epochs": epochs_trained(job, state.step),
-            f"{job.answered}_top1": score.top1,
-            f"{job.answered}_{name}": mean,
-            f"{job.answered}_images": score.pictures,
-            **(selection.to_json() if selection else {}),
-        },
+        metrics=metrics | (selection.to_json() if selection else {}),
     )
 
 
