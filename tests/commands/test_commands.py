@@ -81,17 +81,75 @@ def test_the_version_is_said(tmp_path):
     assert done.stdout.startswith(f"effnetv2 {metadata.version('efficientnetv2')} (Python ")
 
 
+# Sizes that no network takes: nothing is read or trained.
+_REFUSED = ("photos", "--image-px", "7")
+
+
 @pytest.mark.parametrize(
-    ("words", "has_recipe"), [(("train", "photos"), True), (("predict", "model", "photos"), False)]
+    ("words", "ours"),
+    [
+        (("train", *_REFUSED, "--lr", "0.1"), "--set optimizer.lr=0.1"),
+        (("train", *_REFUSED, "--lr0=0.1"), "--set optimizer.lr=0.1"),
+        (("train", *_REFUSED, "--learning_rate", "0.1"), "--set optimizer.lr=0.1"),
+        (("train", *_REFUSED, "-b", "8"), "--batch-images 8"),
+        (("plan", *_REFUSED, "--batch-size", "8"), "--batch-images 8"),
+        (("crossval", *_REFUSED, "--batch", "8", "-k", "3"), "--folds 3"),
+        (("train", "photos", "--imgsz", "7"), "--image-px 7"),
+        (("train", "photos", "--img-size", "7"), "--image-px 7"),
+        (("train", *_REFUSED, "-o", "runs/x"), "--out runs/x"),
+        (("train", *_REFUSED, "--output", "runs/x"), "--out runs/x"),
+        (("train", *_REFUSED, "--opt", "sgd"), "--set optimizer.kind=sgd"),
+        (("train", *_REFUSED, "--val-split", "0.1"), "--set holdout=0.1"),
+        (("train", *_REFUSED, "--patience", "3"), "--set patience=3"),
+        (("train", *_REFUSED, "--pretrained"), "--weights auto"),
+        (("train", *_REFUSED, "--pretrained=x.pth"), "--weights x.pth"),
+        (("predict", "model", "photos", "--tta", "--workers", "-1"), "--views symmetries"),
+        (("predict", "model", "photos", "-o", "x.csv", "--workers", "-1"), "--out x.csv"),
+    ],
 )
-def test_an_unknown_option_may_be_a_field_of_the_recipe(words, has_recipe, tmp_path):
-    """As --lr, which other programs have."""
-    done = effnetv2(*words, "--lr", "0.1", cwd=tmp_path)
+def test_an_option_of_another_tool_is_taken_as_ours_with_a_note(words, ours, tmp_path):
+    done = effnetv2(*words, cwd=tmp_path)
     told = " ".join(done.stderr.replace("│", " ").split())
     assert done.returncode == 2
-    assert "No such option: --lr" in told
-    assert ("effnetv2 recipes --field lr looks for it." in told) == has_recipe
-    assert "optimizer.lr" in effnetv2("recipes", "--field", "lr", cwd=tmp_path).stdout
+    assert f"is read as {ours}." in told
+    assert "No such option" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (("train", "--data", "photos"), "effnetv2 train photos"),
+        (("predict", "model", "--source", "photos"), "effnetv2 predict MODEL photos"),
+        (("predict", "photos", "--model", "runs/x"), "effnetv2 predict runs/x DATA"),
+        (("train", "photos", "--amp"), "--set precision="),
+        (("train", "photos", "--project", "runs"), "--out"),
+        (("train", "photos", "--name", "mine"), "--out"),
+        (("train", "photos", "--gpus", "2"), "--device"),
+        (("train", "photos", "--early-stopping"), "--set patience="),
+        (("train", "photos", "--num-classes", "3"), "read from DATA"),
+        (("train", "photos", "--lr"), "--set optimizer.lr=VALUE"),
+        (("train", "photos", "imgsz=64"), "--image-px 64"),
+        (("train", "photos", "lr0=0.1"), "--set optimizer.lr=0.1"),
+        (("val", "runs/x", "photos"), "effnetv2 evaluate"),
+        (("classify", "runs/x", "photos"), "effnetv2 predict"),
+        (("export", "runs/x"), "effnetv2 convert"),
+    ],
+)
+def test_an_unknown_word_is_answered_with_ours(words, instead, tmp_path):
+    done = effnetv2(*words, cwd=tmp_path)
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    assert instead in told
+    assert "Possible options" not in told
+
+
+def test_nothing_is_promised_of_an_option_that_nobody_knows(tmp_path):
+    """Nor of a recipe's field, where a command has no recipe."""
+    for words in (("train", "photos", "--frobnicate", "1"), ("predict", "model", "photos", "--lr", "0.1")):
+        told = effnetv2(*words, cwd=tmp_path).stderr
+        assert f"No such option: {words[-2]}" in told
+        assert "--set" not in told
+        assert "--field" not in told
 
 
 RAMP = "progressive.image_px={start: 64, end: 96}"

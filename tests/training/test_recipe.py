@@ -137,7 +137,11 @@ def test_settings_reach_nested_fields_and_ramps():
     ("setting", "message"),
     [
         ("epoch=3", "there is no field 'epoch'; did you mean 'epochs'"),
-        ("optimizer.learning_rate=1", "there is no field 'optimizer.learning_rate'"),
+        ("optimizer.learning_rate=1", "did you mean --set optimizer.lr=1?"),
+        ("lr=0.1", "did you mean --set optimizer.lr=0.1?"),
+        ("batch_size=8", "did you mean --set batch_images=8?"),
+        ("dropout=0.5", "did you mean --set progressive.dropout=0.5?"),
+        ("frobnicate=1", "effnetv2 recipes --fields"),
         ("optimiser.lr=1", "there is no part 'optimiser'; did you mean 'optimizer'"),
         ("progressive.randaugment.end=5", "progressive.randaugment is None and has no parts"),
         ("epochs", "write it as name=value"),

@@ -12,6 +12,7 @@ import yaml
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.training.checked import checked, fields_at, values_of
+from efficientnetv2.training.fields import field_meant
 from efficientnetv2.training.recipe import Recipe
 
 _RAMP = "{start, end, continuous}"  # among what a field takes
@@ -54,10 +55,7 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
         place = _part_of(changed, parents, setting)
         known = fields_at(parents)
         if last not in known:
-            raise InputError(
-                f"--set {setting}: there is no field '{name}'{did_you_mean(last, known)} "
-                f"Fields here: {', '.join(known)}."
-            )
+            raise InputError(f"--set {setting}: there is no field '{name}'{_instead(name, text, known)}")
         try:
             place[last] = _value(text)
         except yaml.YAMLError as error:
@@ -66,6 +64,15 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
         _refuse_joined(place[last], name, text)
         _refuse_other_ramps(place[last], name.strip(), text)
     return changed
+
+
+def _instead(name: str, text: str, known: Sequence[str]) -> str:
+    """The end of a sentence on an unknown field: the right option, or where all fields are listed."""
+    meant = field_meant(name.strip())
+    if meant is not None:
+        return f"; did you mean --set {meant}={text}?"
+    near = did_you_mean(name.strip().rpartition(".")[2], known)
+    return near if near != "." else ". To list all fields: effnetv2 recipes --fields"
 
 
 def _refuse_joined(value: Any, name: str, text: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.fields import every_field
+from efficientnetv2.training.fields import every_field, field_meant
 from efficientnetv2.training.learning import Optimizer, Schedule
 from efficientnetv2.training.recipe import Recipe
 
@@ -81,7 +81,9 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
         name = ".".join(parts)
         message = rule_of(problem)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            message = f"there is no such field{did_you_mean(parts[-1], fields_at(parts[:-1]))}"
+            meant = field_meant(name)
+            near = did_you_mean(parts[-1], fields_at(parts[:-1]))
+            message = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         value = problem["input"]
         shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
         if problem["type"] == "literal_error":

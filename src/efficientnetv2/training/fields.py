@@ -33,6 +33,29 @@ _BOUNDS = {
 }
 # Of a table with more fields, such as a whole network, the first so many are named.
 _NAMED = 3
+# Fields by what timm, Ultralytics, Keras and Hugging Face call them, where one value means the same. Ours.
+_ELSEWHERE = {
+    **dict.fromkeys(("lr0", "learning_rate"), "optimizer.lr"),
+    **dict.fromkeys(("opt", "optim"), "optimizer.kind"),
+    "wd": "optimizer.weight_decay",
+    **dict.fromkeys(("clip_grad", "max_grad_norm", "gradient_clip_val"), "optimizer.clip_norm"),
+    **dict.fromkeys(("sched", "lr_scheduler", "lr_scheduler_type"), "schedule.kind"),
+    "num_train_epochs": "epochs",
+    **dict.fromkeys(("imgsz", "img_size", "image_size"), "progressive.image_px"),
+    **dict.fromkeys(("batch", "batch_size", "per_device_train_batch_size"), "batch_images"),
+    **dict.fromkeys(("val_split", "val_fraction", "validation_split"), "holdout"),
+    "early_stopping_patience": "patience",
+    **dict.fromkeys(("drop", "dropout_rate"), "progressive.dropout"),
+    "drop_path_rate": "progressive.drop_path",
+    "mixup": "progressive.mixup_alpha",
+    "cutmix": "progressive.cutmix_alpha",
+    **dict.fromkeys(("smoothing", "label_smoothing_factor"), "progressive.label_smoothing"),
+    "model_ema_decay": "ema_decay",
+    "sync_bn": "sync_batch_norm",
+    "grad_checkpointing": "recompute_stages",
+    "crop_pct": "crop_fraction",
+    "freeze": "freeze_stages",
+}
 # An entry may leave its words to another class: "see ``Setting``", "; see ``base.preprocessing.Preprocessing.views``".
 _SEE = re.compile(r"(; )?see ``((?:\w+\.)*)([A-Z]\w*)(?:\.(\w+))?``")
 
@@ -134,6 +157,22 @@ def matching(word: str) -> list[RecipeField]:
             "effnetv2 recipes --fields lists them all."
         )
     return found
+
+
+def field_meant(word: str) -> str | None:
+    """The field that a name means which is none: the field with that last part, or what other tools call so.
+
+    Args:
+        word: a name as typed, such as ``lr``, ``learning_rate`` or ``optimizer.learning_rate``.
+
+    Returns:
+        Its full name, such as ``optimizer.lr``; None where there is none, or several.
+    """
+    last = _last(word)
+    if last in _ELSEWHERE:
+        return _ELSEWHERE[last]
+    named = [field.name for field in every_field() if _last(field.name) == last]
+    return named[0] if len(named) == 1 else None
 
 
 def values_in(recipe: Recipe) -> dict[str, Any]:
