@@ -57,7 +57,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
     assert mixed.returncode == 0, mixed.stderr
     assert "Passed over in mixed: 1 file .heic. Such files are not opened here" in mixed.stdout
     for data, told in (
-        ("new", "new holds no pictures"),
+        ("new", "new holds no images"),
         ("new/1.HEIC", "nor a picture of a kind that is opened"),
     ):
         refused = effnetv2(*words, data, cwd=tmp_path)
@@ -169,7 +169,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
     done = effnetv2(verb, model, class_folders, "--device", "cuda", cwd=tmp_path, environment=hidden)
     assert done.returncode == 2
     (message,) = done.stderr.splitlines()
-    assert "--device cuda: not to be had here" in message
+    assert "--device cuda: PyTorch " in message
     assert "On this machine it is one of auto, cpu" in message
     done = effnetv2(verb, model, class_folders, "--device", "cudda:1", cwd=tmp_path)
     assert done.returncode == 2

@@ -71,7 +71,7 @@ def test_data_that_is_not_there(tmp_path):
 
 def test_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(train(tmp_path / "empty", tmp_path), "empty", "picture")
+    refused(train(tmp_path / "empty", tmp_path), "empty", "image")
 
 
 def test_one_class_only(class_folders, tmp_path):
@@ -180,6 +180,63 @@ def test_too_many_unreadable_pictures_stop(class_folders, tmp_path):
     for number in range(4):  # of 52: 7.7 %
         (class_folders / f"red/bad_{number}.jpg").write_bytes(b"")
     refused(train(class_folders, tmp_path), "4 of 52", "5 %", "bad_0.jpg")
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        (("--weights", "imagenet"), ("--weights imagenet", "--weights efficientnetv2_b0.in1k")),
+        (("--weights", "IMAGENET1K_V1"), ("--weights efficientnetv2_b0.in1k",)),
+        (("--weights", "pretrained"), ("--weights auto",)),
+        (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
+        (("--weights", "efficientnetv2_b0.in2k"), ("efficientnetv2_b0.in2k", "did you mean")),
+        (("--set", "weights=nowhere.pth"), ("nowhere.pth",)),
+        (("--bands", "red"), ("--bands",)),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "plan", "crossval"])
+def test_wrong_words_are_found_before_an_image_is_read(command, words, facts, tmp_path):
+    """None of the files is an image: reading them would fail otherwise, and leave a folder."""
+    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).write_bytes(b"x")
+    rest = [] if "weights" in str(words) else ["--weights", "none"]
+    words = [*words, *rest, "--model", "efficientnetv2_b0", "--recipe", "quick"]
+    refused(effnetv2(command, "pictures", *words, cwd=tmp_path), *facts)
+    assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "map"])
+def test_model_and_data_in_the_wrong_order(command, tmp_path):
+    model, data = tmp_path / "model.safetensors", tmp_path / "scene.tif"
+    network = create("efficientnetv2_b0", num_classes=2)
+    modelfile.save(model, network, class_names=("a", "b"))
+    data.write_bytes(b"x")
+    refused(effnetv2(command, data, model, cwd=tmp_path), f"effnetv2 {command} {model} {data}")
+
+
+def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_path):
+    (tmp_path / "empty").mkdir()
+    modelfile.save(
+        tmp_path / "model.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b")
+    )
+    for words in (("predict", "model.safetensors", "empty"), ("inspect", "empty")):
+        done = effnetv2(*words, cwd=tmp_path)
+        refused(done, "empty holds no images", "a folder of images")
+        assert "per class" not in done.stderr
+    refused(effnetv2("train", "empty", "--weights", "none", cwd=tmp_path), "one sub-folder per class")
+
+
+def test_a_flat_folder_is_told_how_classes_are_laid_out(class_folders, tmp_path):
+    done = effnetv2("inspect", class_folders / "red", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sub-folder" in done.stdout
+    assert "--label-column" not in done.stdout
+
+
+def test_the_folder_of_a_run_is_no_data(class_folders, tmp_path):
+    killed(class_folders, tmp_path)
+    refused(effnetv2("train", "run", "--weights", "none", cwd=tmp_path), "run/manifest.csv")
 
 
 def test_resuming_with_another_recipe_says_what_differs(class_folders, tmp_path):

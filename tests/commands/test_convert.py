@@ -171,6 +171,11 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
         (["none.pth", "out.safetensors"], "none.pth does not exist"),
         (["in.safetensors", "out.pth", "--to", "torchvision"], "torchvision has only"),
         (["in.safetensors", "out.onnx", "--to", "keras"], "out.onnx"),
+        (["in.safetensors", "out.onnx", "--to", "onnx"], "torch.onnx.export("),
+        (
+            ["in.safetensors", "out.onnx", "--to", "tim"],
+            "(choose from timm, torchvision, keras); did you mean 'timm'",
+        ),
         (
             ["in.safetensors", "out.safetensors", "--model", "resnet50"],
             "'resnet50' is none of timm's networks",
@@ -339,6 +344,6 @@ def test_the_folder_that_one_stands_in_is_named_by_a_dot(tmp_path):
     done = effnetv2("convert", ".", "half.safetensors", "--half", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (tmp_path / "empty").mkdir()
-    refused = effnetv2("predict", ".", "..", cwd=tmp_path / "empty")
+    refused = effnetv2("predict", ".", "1.jpg", cwd=tmp_path / "empty")
     assert refused.returncode == 2
     assert ". holds no model.safetensors" in refused.stderr

@@ -82,7 +82,7 @@ def test_empty_data_and_missing_shards_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     done = effnetv2("shards", "empty", "packed", cwd=tmp_path)
     assert done.returncode == 2
-    assert "empty holds no pictures" in done.stderr
+    assert "empty holds no images" in done.stderr
     done = effnetv2("train", "nowhere/train-{000000..000003}.tar", cwd=tmp_path)
     assert done.returncode == 2
     assert "there are no such shards" in done.stderr

@@ -96,14 +96,14 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_
         (
             ["1.HEIC", "2.heic"],
             True,
-            r"holds no pictures\. .*: 2 files \.heic\. Such files are not opened here",
+            r"holds no images\. .*: 2 files \.heic\. Such files are not opened here",
         ),
         (
             ["1.HEIC", "2.heic"],
             False,
-            r"holds no pictures\. .*: 2 files \.heic\. Such files are not opened here",
+            r"holds no images\. .*: 2 files \.heic\. Such files are not opened here",
         ),
-        (["val/a/1.heic"], False, r"holds no pictures\. .*: 1 file \.heic\. Such files are not opened here"),
+        (["val/a/1.heic"], False, r"holds no images\. .*: 1 file \.heic\. Such files are not opened here"),
         (
             ["a/1.heic", "b/2"],
             True,
@@ -320,7 +320,7 @@ def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "holds no pictures. Give a folder with one sub-folder per class"),
+        ([], "holds no images. Give a folder with one sub-folder per class"),
         (["a.jpg", "b.jpg"], "holds 2 pictures but no class folders"),
         (
             ["cat/1.jpg", "cat/2.jpg"],

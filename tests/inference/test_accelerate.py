@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference import accelerate
 from efficientnetv2.inference.accelerate import (
     autocast,
@@ -53,6 +54,34 @@ def test_a_gpu_that_pytorch_was_not_built_for_is_told(monkeypatch, tmp_path, wor
     (tmp_path / there).touch()
     told = device_note(word, torch.device("cpu"), devices=tmp_path)
     assert (told is not None and "built without CUDA" in told) == said
+
+
+@pytest.mark.parametrize(
+    ("word", "built", "why"),
+    [
+        ("mps", None, "no Apple GPU"),
+        ("cuda", None, "built without CUDA"),
+        ("cuda:1", None, "built without CUDA"),
+        ("cuda", "13.0", "NVIDIA"),
+        ("cpu:7", None, "no cpu device of that number"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, built, why):
+    """PyTorch's own text for mps is a paragraph on operators."""
+
+    def empty(*_, **__):
+        raise RuntimeError(
+            "Could not run 'aten::empty.memory_format' " + "with arguments from the backend " * 9
+        )
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=f"--device {word}: .*{why}") as told:
+        accelerate.pick_device(word)
+    assert "aten" not in str(told.value)
+    assert len(str(told.value)) < 200
 
 
 @pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])

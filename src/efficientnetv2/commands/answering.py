@@ -15,6 +15,7 @@ import torch
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.so_far import Ints, SoFar, told
 from efficientnetv2.commands.tables import header_of
@@ -23,6 +24,8 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.inference.accelerate import device_note, pick_own_device
 from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models.ensemble import members_of
+from efficientnetv2.models.interop.read import is_model_file
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
 from efficientnetv2.training.distributed import World, by_first
@@ -49,6 +52,30 @@ def device_to_answer_on(word: str, world: World, screen: Screen) -> torch.device
     if note := device_note(word, device):
         screen.say(note)
     return device
+
+
+def refuse_swapped(model: str, data: str | Path, command: str) -> None:
+    """Refuse MODEL and DATA in the wrong order.
+
+    Args:
+        model: as the user gave it.
+        data: as the user gave it.
+        command: that takes both.
+
+    Raises:
+        InputError: only DATA is a model.
+    """
+    if _is_model(data) and not _is_model(model):
+        right = typed(["effnetv2", command, str(data), model])
+        raise InputError(f"MODEL {model} is not a model, but DATA {data} is. Swap them: {right}")
+
+
+def _is_model(path: str | Path) -> bool:
+    """Whether a path is a model file, or the folder of a run or a cross-validation."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder.is_file() and is_model_file(folder)
+    return is_model_file(folder) or (folder / "recipe.yaml").is_file() or bool(members_of(folder))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.named import Found
+from efficientnetv2.training.named import Found, refuse_unknown_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder, newest, newest_first, refuse_occupied
 
@@ -144,6 +144,7 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
         screen.say(note)
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
+    refuse_unknown_weights(recipe.weights)
     refuse_too_small(recipe, device, [one.word for one in starts])
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
 _FRAMINGS = {"whole": "whole picture squeezed", "crop": "centre square cut", "pad": "padded to a square"}
+_ONNX = ". For ONNX, use Python: torch.onnx.export(efficientnetv2.load('IN').eval(), ...)"
 _PANEL = "What IN does not state, or states wrongly"
 
 
@@ -124,7 +125,10 @@ def convert(
     from efficientnetv2.models.network import EfficientNet
 
     if to is not None and to not in interop.TARGETS:
-        raise InputError(f"--to {to}: there is no such target{did_you_mean(to, interop.TARGETS)}")
+        raise InputError(
+            f"--to: invalid value '{to}' (choose from {', '.join(interop.TARGETS)})"
+            + (_ONNX if to == "onnx" else did_you_mean(to, interop.TARGETS))
+        )
     if half and to is not None:
         raise InputError(
             f"--half is of our own model file, but --to is {to}: what others' programs make of half precision is "

@@ -37,7 +37,7 @@ from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.folder import LOCK, REPORT_FILES
-from efficientnetv2.training.named import from_anywhere
+from efficientnetv2.training.named import from_anywhere, refuse_unknown_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
 
@@ -226,6 +226,8 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
 
     def refuse(one: Recipe, asked: Words) -> None:
         refuse_unlike(one, asked, separator)
+        if not place.resume:  # weights that the folds began with may be gone
+            refuse_unknown_weights(one.weights)
         refuse_too_small(one, device, starts)
 
     refuse(recipe, words)

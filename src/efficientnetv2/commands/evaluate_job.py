@@ -17,6 +17,7 @@ from efficientnetv2.commands.answering import (
     answered,
     device_to_answer_on,
     list_skipped,
+    refuse_swapped,
     skipped_in_all,
     tell_unreadable,
 )
@@ -146,6 +147,7 @@ def _asked(
 ) -> tuple[Asked, str, Preprocessing, tuple[int, ...], Wanted]:
     """The network, the pictures for it, their name, how they are seen, at which sizes, and what else is asked."""
     compared = () if sizes is None else several_sizes(sizes)
+    refuse_swapped(model, source.data, "evaluate")
     network = modelfile.load(model)
     own = network.preprocessing
     px = own.image_px if image_px is None else one_size(image_px, "--image-px")

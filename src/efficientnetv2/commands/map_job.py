@@ -12,7 +12,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.base.typed import command_line, typed
-from efficientnetv2.commands.answering import device_to_answer_on
+from efficientnetv2.commands.answering import device_to_answer_on, refuse_swapped
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.source import bands_asked
@@ -54,6 +54,7 @@ def map_and_write(
     """
     screen = Screen(quiet=as_json)
     on = device_to_answer_on(device, World(), screen)
+    refuse_swapped(model, raster, "map")
     _refuse_place(out, raster)
     with opened(raster) as source:
         refuse_others(out, "--out", mapfile.is_map, "is no map of effnetv2 map")

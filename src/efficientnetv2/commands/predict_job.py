@@ -20,6 +20,7 @@ from efficientnetv2.commands.answering import (
     kept,
     list_beside,
     list_skipped,
+    refuse_swapped,
     skipped_in_all,
     tell_unreadable,
 )
@@ -112,6 +113,7 @@ def _asked(
     separator: str | None,
 ) -> tuple[Asked, Preprocessing]:
     """The network, the pictures for it to answer, and how they are seen."""
+    refuse_swapped(model, source.data, "predict")
     _check_places(out, rank, source.data)
     network = modelfile.load(model)
     check_classes(network, model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -87,6 +89,14 @@ class Source:
             raise InputError(
                 f"--layout: invalid value '{self.layout}' (choose from {', '.join(get_args(Layout))})"
                 f"{did_you_mean(self.layout, get_args(Layout))}"
+            )
+        if self.bands is not None:
+            bands_asked(self.bands)  # wrong numbers are refused before an image is read
+        folder = Path(os.path.expanduser(self.data))
+        if (folder / "recipe.yaml").is_file() and (folder / "beginning.json").is_file():
+            raise InputError(
+                f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
+                f"{self.data.rstrip('/')}/manifest.csv"
             )
         return read(
             self.data,

@@ -100,7 +100,7 @@ def read_folder(
     if empty and (classes_first or empty_classes):
         fix = "Skipped" if empty_classes else "To train, put images into each, or remove the folder"
         notes += (f"No image lies in the class folders {some(empty)}. {fix}.",)
-    return _listing(folder, source, found, passed, notes)
+    return _listing(folder, source, found, passed, notes, require_labels=require_labels)
 
 
 def takes_in(folder: Path, place: Path) -> bool:
@@ -268,7 +268,7 @@ def _split_folders(
             found += [(f"{name}/{path}", np.nan, split) for path in loose]
             passed += _in(name, _beside(folder / name))
     passed += _in("", _beside(folder, systems_only=True))
-    return _listing(folder, source, found, passed, notes)
+    return _listing(folder, source, found, passed, notes, require_labels=require_labels)
 
 
 def _unlabelled(classes: list[str], loose: list[str], learned: set[str]) -> bool:
@@ -317,12 +317,25 @@ def _no_images(place: str, prefix: str, empty: list[str], passed: Passed) -> str
     )
 
 
-def _listing(folder: Path, source: str, found: Found, passed: Passed, notes: tuple[str, ...] = ()) -> Listing:
+def _listing(
+    folder: Path,
+    source: str,
+    found: Found,
+    passed: Passed,
+    notes: tuple[str, ...] = (),
+    *,
+    require_labels: bool = False,
+) -> Listing:
     if not found:
         there = _not_opened(passed | _in("", _beside(folder)))
         raise InputError(
-            f"{source} holds no pictures. Give a folder with one sub-folder per class, "
-            "a CSV or Parquet file with a path and a label column, or the name of a standard set."
+            f"{source} holds no images. "
+            + (
+                "Give a folder with one sub-folder per class, a CSV or Parquet file with a path and a label column, "
+                "or the name of a standard set."
+                if require_labels
+                else "Give an image, a folder of images, a CSV or Parquet file with a path column, or shards."
+            )
             + "".join(f" {note}" for note in _passed_over(there, source))
         )
     paths, labels, splits = zip(*found, strict=True)

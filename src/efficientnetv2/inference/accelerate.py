@@ -53,9 +53,25 @@ def pick_device(word: str) -> torch.device:
         device = torch.device(word)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"--device {word}: not to be had here ({reason}). {_here()}") from error
+        raise InputError(f"--device {word}: {_lacking(word) or error}. {_here()}") from error
     return device
+
+
+def _lacking(word: str) -> str | None:
+    """Why a device can't be had, in our words: PyTorch's are a paragraph; None where only PyTorch knows."""
+    kind, _, number = word.partition(":")
+    if kind == "mps":
+        return "PyTorch finds no Apple GPU on this machine"
+    if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    count = torch.cuda.device_count()
+    if kind == "cuda" and not count:
+        if any(Path("/dev").glob("nvidia[0-9]*")):
+            return f"PyTorch {torch.__version__} cannot use the NVIDIA GPU of this machine; its driver may be too old"
+        return "PyTorch finds no NVIDIA or AMD GPU on this machine"
+    if number.isdecimal() and int(number) >= (count if kind == "cuda" else 1):
+        return f"there is no {kind} device of that number"
+    return None
 
 
 def _here() -> str:

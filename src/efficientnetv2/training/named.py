@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,12 @@ from efficientnetv2.models.network import Network
 
 # Of the preprocessing that comes with weights; size and framing are the recipe's, for training draws its pictures so.
 _USED = ("interpolation", "mean", "std")
+# What Keras, torchvision and Ultralytics call pretrained weights: words for the best, and datasets by our tags. Ours.
+_PRETRAINED = ("default", "pretrained", "true", "yes")
+_DATASETS = {
+    **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "in1k"),
+    **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "in21k"),
+}
 
 
 @dataclass(frozen=True)
@@ -180,11 +187,40 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
         )
     if "." in word and word.partition(".")[0] in NAMES:
         return hub.load(word), ()
+    raise _no_weights(word)
+
+
+def refuse_unknown_weights(word: str) -> None:
+    """Refuse a word for weights that names none, before anything is read or fetched.
+
+    Args:
+        word: as for ``load_weights``, auto or none.
+
+    Raises:
+        InputError: there is no such file, and no weights of that name.
+    """
+    if word in ("auto", "none") or _is_here(word) or is_foreign(word):
+        return
+    if word.partition(".")[0] not in NAMES or "." not in word:
+        raise _no_weights(word)
+    pretrained.about(word)
+
+
+def _no_weights(word: str) -> InputError:
+    """The error for a word that names no weights."""
     if word in NAMES:
         tags = ", ".join(pretrained.best(word)) or "none"
-        raise InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
+        return InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
+    if word.casefold() in _PRETRAINED:
+        return InputError(f"--weights {word}: for the best pretrained weights, write --weights auto.")
+    tag = _DATASETS.get(re.sub(r"[-_]|v\d$", "", word.casefold()))
+    if tag is not None:
+        name = next(name for name in pretrained.names() if name.endswith(f".{tag}"))
+        return InputError(
+            f"--weights {word}: name the model too, such as --weights {name}. All names: effnetv2 models --pretrained"
+        )
     hint = did_you_mean(word, ["auto", "none", *pretrained.names()])
-    raise InputError(
+    return InputError(
         f"--weights {word}: there is no such file, and no weights of that name{hint} Give a model file, "
         "weights of timm, torchvision or Keras, a name of effnetv2 models --pretrained, auto or none."
     )

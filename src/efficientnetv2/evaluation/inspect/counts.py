@@ -103,7 +103,9 @@ def _unlabelled(manifest: Manifest) -> list[Finding]:
                 "no_labels",
                 "note",
                 "No picture has a label, so nothing is said of classes.",
-                "If a column of the table holds them, name it with --label-column.",
+                "Name the column of their labels with --label-column."
+                if manifest.rows is not None
+                else "Put the images of each class into a sub-folder of its own.",
             )
         ]
     return [
