@@ -96,10 +96,21 @@ def test_a_missing_column(table, tmp_path):
     )  # fmt: skip
 
 
-def test_a_path_that_does_not_exist(table, tmp_path):
-    refused(
-        train(table(changed(5, "path", "pictures/gone.jpg")), tmp_path), "pictures.csv, row 7", "gone.jpg"
-    )
+def test_one_path_that_does_not_exist_is_skipped_counted_and_listed(table, tmp_path):
+    data = table(changed(5, "path", "pictures/gone.jpg"))
+    refused(train(data, tmp_path, "--strict"), "pictures.csv", "row 7", "--strict")
+    done = train(data, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Skipped 1 unreadable" in done.stdout
+    assert "gone.jpg does not exist" in done.stdout
+    assert "pictures/gone.jpg" in (tmp_path / "run/skipped.csv").read_text()
+
+
+def test_many_paths_that_do_not_exist_stop(table, tmp_path):
+    def change(frame):
+        return frame.assign(path=frame["path"].replace("pictures/", "photos/", regex=True))
+
+    refused(train(table(change), tmp_path), "pictures.csv, row 2", "48 of 48 rows", "photos/")
 
 
 def test_labels_that_differ_by_case(table, tmp_path):

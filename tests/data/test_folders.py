@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import folders
 from efficientnetv2.data.check import check
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.manifest import Manifest, read
 
 
 def draw(*files: Path) -> None:
@@ -496,10 +496,19 @@ def test_columns_are_of_tables(words, named, class_folders):
         read("cifar10", **words)
 
 
-@pytest.mark.parametrize("name", ["nan", "NaN"])
-def test_a_class_that_a_table_takes_for_an_empty_cell_is_refused(name, tmp_path):
-    """Folds, and the manifest of a run, list the pictures in one. Evaluation, which lists none, takes it."""
+@pytest.mark.parametrize("name", ["nan", "NaN", "NA", "None", "true", "01"])
+def test_a_class_may_be_called_as_a_missing_value_is(name, tmp_path):
+    """Folds, and the manifest of a run, list the images in a table."""
     draw(tmp_path / name / "1.jpg", tmp_path / "b/2.jpg")
-    with pytest.raises(InputError, match=f"{name}/1.jpg: the class is called '{name}'.* Rename the folder"):
+    manifest = read(tmp_path)
+    assert manifest.class_names == tuple(sorted((name, "b")))
+    assert manifest.notes == ()
+    manifest.to_csv(tmp_path / "list.csv")
+    assert read(tmp_path / "list.csv").table["label"].tolist() == manifest.table["label"].tolist()
+    assert Manifest.from_csv(tmp_path / "list.csv", root=tmp_path, source="x").digest() == manifest.digest()
+
+
+def test_a_class_whose_name_is_blank_is_refused(tmp_path):
+    draw(tmp_path / " /1.jpg", tmp_path / "b/2.jpg")
+    with pytest.raises(InputError, match=r" /1\.jpg: the name of the class is blank"):
         read(tmp_path)
-    assert name in read(tmp_path, for_training=False).class_names

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.check import check
+from efficientnetv2.data.manifest import Manifest, read
 
 # The same word as most write it, and as macOS names files: the accent a part of its letter, or behind it.
 NFC, NFD = "Hêtre", "He\u0302tre"
@@ -164,6 +167,76 @@ def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder)
         read(write(folder, f"path,label\n{written}/copy.png,a\n{named}/copy.png,b\n"))
 
 
+@pytest.mark.parametrize(
+    "header", ["filename,class", "file,target", "image_path,category", "Image,Species", "File Name,Label"]
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_usual_names_of_columns_are_taken_and_named(folder, header, suffix):
+    file = write(folder, f"{header}\n0.png,01\n1.png,2\n")
+    if suffix == "parquet":
+        pd.read_csv(file, dtype=str).to_parquet(folder / "train.parquet")
+    for words in ({}, {"require_labels": False, "for_training": False}):
+        manifest = read(folder / f"train.{suffix}", **words)
+        assert manifest.paths == ["0.png", "1.png"]
+        assert manifest.class_names == ("01", "2")
+        assert all(f"'{name}'" in manifest.notes[0] for name in header.split(",") if name != "label")
+
+
+def test_the_column_that_is_called_so_is_taken_before_the_usual_names(folder):
+    manifest = read(write(folder, "image,path,label,class\nx,0.png,a,1\ny,1.png,b,2\n"))
+    assert (manifest.paths, manifest.class_names, manifest.notes) == (["0.png", "1.png"], ("a", "b"), ())
+    assert manifest.table["class"].tolist() == [1, 2]
+
+
+def test_labels_that_read_like_missing_values_or_numbers_stay_as_they_are(folder):
+    words = ["nan", "NaN", "NA", "None", "true", "01"]
+    file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
+    with pytest.raises(InputError, match="'nan' differs from 'NaN'"):
+        read(file)
+    words[1] = "null"
+    file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
+    manifest = read(file)
+    assert manifest.table["label"].tolist() == words
+    assert all(f"'{word}' (1 row)" in manifest.notes[0] for word in ("nan", "null", "NA", "None"))
+    assert "'true'" not in manifest.notes[0]
+    manifest.to_csv(folder / "again.csv")
+    again = Manifest.from_csv(folder / "again.csv", root=folder, source="again")
+    assert (again.digest(), again.class_names) == (manifest.digest(), manifest.class_names)
+    assert read(folder / "again.csv").digest() == manifest.digest()
+    pd.DataFrame({"path": ["0.png", "1.png", "2.png"], "label": ["nan", "b", np.nan]}).to_parquet(
+        folder / "t.parquet"
+    )
+    found = read(folder / "t.parquet", require_labels=False, for_training=False)
+    assert found.table["label"].fillna("missing").tolist() == ["nan", "b", "missing"]
+
+
+def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
+    rows = "".join(f"{folder}/{n % 6}.png,{'ab'[n % 2]}\n" for n in range(6))
+    for number in range(6, 40):
+        Image.new("RGB", (8, 8), (number, 9, 0)).save(folder / f"{number}.png")
+        rows += f"{number}.png,{'ab'[number % 2]}\n"
+    found = check(read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")), workers=1)
+    assert found.unreadable.tolist() == [40, 41]
+    assert found.reasons == ("does not exist", "does not exist")
+    with pytest.raises(InputError, match=r"'gone.png' \(row 42\) does not exist"):
+        check(read(write(folder, f"path,label\n{rows}gone.png,a\n")), workers=1, strict=True)
+    with pytest.raises(
+        InputError, match=r"row 42: 'gone.png' does not .*3 of 43 rows have no file.*'lost.png', 'x'"
+    ):
+        read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\nx,b\n"))
+
+
+@pytest.mark.parametrize("held", ["struct", "bytes", "numbers"])
+def test_a_parquet_file_that_holds_the_images_themselves_is_refused_as_that(folder, held):
+    data = (folder / "0.png").read_bytes()
+    cell = {"struct": {"bytes": data, "path": "0.png"}, "bytes": data, "numbers": [1, 2]}[held]
+    pq.write_table(pa.table({"image": [cell] * 2, "label": ["a", "b"]}), folder / "t.parquet")
+    what = "values of the type" if held == "numbers" else "the images themselves"
+    for words in ({}, {"path_column": "image"}, {"require_labels": False}):
+        with pytest.raises(InputError, match=f"t.parquet: the column 'image' holds {what}.*, not paths"):
+            read(folder / "t.parquet", **words)
+
+
 def test_for_prediction_labels_are_not_needed(folder):
     manifest = read(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
     assert manifest.labels.tolist() == [-1, -1]
@@ -172,8 +245,8 @@ def test_for_prediction_labels_are_not_needed(folder):
 
 REFUSED = {
     "no path column": (
-        "file,label\n0.png,a\n",
-        r"train.csv has no column 'path'. Its columns are 'file', 'label'.*--path-",
+        "where,label\n0.png,a\n",
+        r"train.csv has no column 'path'. Its columns are 'where', 'label'.*--path-",
     ),
     "no label column": (
         "path,labels\n0.png,a\n",
@@ -206,7 +279,26 @@ REFUSED = {
         f"row 2: '{NFD}.png' does not",
     ),
     "empty label": ("path,label\n0.png,a\n1.png,\n2.png,b\n", r"row 3: the label is empty \(1 of 3 rows"),
-    "NaN label": ("path,label\n0.png,a\n1.png,nan\n2.png,b\n", "row 3: the label is empty"),
+    "neither column": (
+        "place,kind\n0.png,a\n",
+        r"no column 'path'\. It has no column 'label'.*'place', 'kind'.*--path-column and .*--label-column",
+    ),
+    "two columns called label": (
+        "path,label,label\n0.png,a,x\n1.png,b,y\n",
+        r"columns 2 and 3 are all called 'label'",
+    ),
+    "two columns called group": ("path,label,group,group\n0.png,a,x,y\n", r"columns 3 and 4 .* 'group'"),
+    "two columns called split": ("path,label,split,split\n0.png,a,x,y\n", r"columns 3 and 4 .* 'split'"),
+    "two columns like split": (
+        "path,label,Split,SPLIT\n0.png,a,x,y\n",
+        r"'Split', 'SPLIT' may all be the split",
+    ),
+    "two columns that may be the label": (
+        "path,class,species\n0.png,a,x\n",
+        r"several columns may hold the label: 'class', 'species'.*--label-column",
+    ),
+    "no header": ("0.png,a\n1.png,b\n", r"train.csv, row 1: '0.png' is an image.*no header.*path,label$"),
+    "no header, label first": ("a,0.png\nb,1.png\n", r"row 1: '0.png'.* label,path$"),
     "empty path": ("path,label\n,a\n1.png,b\n", "row 2: the path is empty"),
     "twice": (
         "path,label\n0.png,a\n1.png,b\n0.png,a\n",

@@ -18,8 +18,8 @@ from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.copies import COLUMN
+from efficientnetv2.data.look import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.evaluation.roots import way_to

@@ -17,14 +17,12 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import cifar
 from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.listing import Ints, packed
-from efficientnetv2.data.look import Look, chunks_in_threads, look
+from efficientnetv2.data.look import MOST_UNREADABLE, Look, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage, damage_of, look_within
 
 # Looking at files waits for the disk more than for the processor. Ours.
 _THREADS = 8
-# The share of unreadable files that may be passed over. Ours.
-MOST_UNREADABLE = 0.05
 
 
 @dataclass(frozen=True, eq=False)

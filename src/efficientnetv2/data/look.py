@@ -26,6 +26,8 @@ from efficientnetv2.data.tiffs import cut_short, glance, is_raster, lacks_reader
 _END_MARKER, _END_BYTES = b"\xff\xd9", 64
 _TAIL_BYTES = 1024
 _SMALL_BYTES = 65536  # up to here a file is read in one go
+# The share of files, missing or unreadable, that may be skipped. Ours.
+MOST_UNREADABLE = 0.05
 _CHUNK = 256  # files a thread takes at a time
 
 Item = TypeVar("Item")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, some
-from efficientnetv2.data.listing import BLANK, SPLITS, Listing
+from efficientnetv2.data.listing import SPLITS, Listing
 
 Spelling = Literal["exact", "casefold"]
 
@@ -25,7 +25,7 @@ def refuse_unlabelled(listing: Listing) -> None:
     if len(empty):
         raise InputError(
             f"{listing.where(int(empty[0]))}: the label is empty "
-            f"({len(empty)} of {len(listing)} {listing.unit} have none; nan is none). Fill it in, or leave these out."
+            f"({len(empty)} of {len(listing)} {listing.unit} have none). Fill it in, or leave these out."
         )
 
 
@@ -161,14 +161,12 @@ def refuse_split_without_train(listing: Listing) -> None:
 
 
 def refuse_blank(listing: Listing) -> None:
-    """A class has a name that a table tells from an empty cell: runs and folds list their pictures in one."""
-    names = [name for name in listing.table["label"].unique() if str(name).strip() in BLANK]
-    if names:
-        at = int(np.flatnonzero(listing.table["label"] == names[0])[0])
+    """A class has a name: runs and folds list their images in tables, where a blank cell is no label."""
+    blank = np.flatnonzero(listing.table["label"].str.strip() == "")
+    if len(blank):
         what = "folder" if listing.shards is None else "class"
         raise InputError(
-            f"{listing.where(at)}: the class is called '{names[0]}', which a table of these pictures, such as a "
-            f"run writes, takes for an empty cell. Rename the {what}."
+            f"{listing.where(int(blank[0]))}: the name of the class is blank. Rename the {what}."
         )
 
 

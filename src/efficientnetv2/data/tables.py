@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -12,12 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.cells import header_of
 from efficientnetv2.data.copies import COLUMN
-from efficientnetv2.data.listing import BLANK, Ints, Listing, packed, refuse_unlistable, split_named
-from efficientnetv2.data.look import chunks_in_threads
+from efficientnetv2.data.listing import (
+    BLANK,
+    Ints,
+    Listing,
+    is_picture,
+    packed,
+    refuse_unlistable,
+    split_named,
+)
+from efficientnetv2.data.look import MOST_UNREADABLE, chunks_in_threads
 from efficientnetv2.data.several import from_lists
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
 from efficientnetv2.data.shards.names import SUFFIX
@@ -25,6 +37,15 @@ from efficientnetv2.data.shards.names import SUFFIX
 # Asking for files waits for the disk. Ours.
 _THREADS = 8
 _MEANT = ("split", "latitude", "longitude")
+# Other names of the columns, by ``_plain``, that published tables have. Ours.
+_USUAL = {
+    "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagename"),
+    "label": ("label", "class", "classname", "target", "category", "species"),
+}
+# How programs write a missing value, in lower case (pandas, R, Python, databases). Ours.
+_MISSING_WORDS = frozenset(("nan", "na", "n/a", "<na>", "none", "null"))
+# Rows without a file that a message names. Ours.
+_ROWS_NAMED = 3
 _LABEL = (
     "label"  # a column that may be missing where labels are not required; any other was asked for by name
 )
@@ -44,30 +65,32 @@ def read_table(
     """List the rows of a table. Paths are relative to the table's folder; other columns are kept.
 
     A path may point into a shard (``train-000000.tar#its/own/path.jpg``), as in the manifest of a run on shards.
+    Without columns ``path`` and ``label`` those of the usual names are taken, as ``filename`` and ``class``, with a
+    note. A few rows may lack their file: whoever opens the file finds out.
     The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE). Groups lose the space
     around them, as labels and splits do. Lists of labels are joined by ``label_separator``; without one they are
     refused if ``strict_labels`` asks labels to make sense (``several.from_lists``).
 
     Raises:
-        InputError: the file is no such table, a column is missing, or a cell of path, split, latitude
-            or longitude makes no sense; it lies where no table can name; or what ``shards.listed.read_listed`` refuses.
+        InputError: the file is no such table; a column is missing, or several are called so; more than 5 % of the
+            rows have no file; a cell of path, split, latitude or longitude makes no sense; it lies where no table can
+            name; or what ``shards.listed.read_listed`` refuses.
     """
     refuse_unlistable(str(file))
-    raw = (
-        _parquet(file)
-        if file.suffix.lower() == ".parquet"
-        else _csv(file, (path_column, label_column, group_column))
-    )
-    name = Path(source).name
-    wanted = {path_column: "path"}
-    if require_labels or label_column in raw.columns or label_column != _LABEL:
-        wanted[label_column] = "label"
-    if group_column is not None:
-        wanted[group_column] = "group"
-    for column, role in wanted.items():
-        if column not in raw.columns:
-            raise InputError(_no_column(name, column, role, [str(known) for known in raw.columns]))
-    table, rows = _filled(_renamed(raw, wanted), source)
+    name, asked = Path(source).name, {"path": path_column, "label": label_column}
+    parquet = file.suffix.lower() == ".parquet"
+    separator, names = (",", _parquet_names(file)) if parquet else _csv_names(file)
+    try:
+        roles, notes = _roles(
+            names, name, asked | ({} if group_column is None else {"group": group_column}), file.parent,
+            label_wanted=require_labels, strict=strict_labels,
+        )  # fmt: skip
+    except InputError:
+        if not parquet:
+            _csv(file, separator, names, ())  # a table that is not well-formed is refused as that
+        raise
+    raw = _parquet(file, roles) if parquet else _csv(file, separator, names, roles)
+    table, rows = _filled(_renamed(raw, roles), source)
     if "label" in table:
         table["label"] = from_lists(
             table["label"],
@@ -75,7 +98,9 @@ def read_table(
             where=lambda row: f"{name}, row {rows[row]}",
             checked=strict_labels,
         )
-    listing = Listing(root=file.parent, source=source, table=_tidy(table, file.parent, name, rows), rows=rows)
+    table = _tidy(table, file.parent, name, rows)
+    notes += _like_missing(table["label"]) if strict_labels else ()
+    listing = Listing(root=file.parent, source=source, table=table, rows=rows, notes=notes)
     if lists_shards(listing.table):
         return read_listed(listing)
     return _with_files(listing)
@@ -127,15 +152,26 @@ def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFram
     return table[first + [column for column in table.columns if column not in first]]
 
 
-def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
+def _csv_names(file: Path) -> tuple[str, list[str]]:
+    """What parts the cells, and the names of the columns."""
     try:
         separator, names = header_of(file)
-        if names[:1] == ["sep="]:  # as some programs write for Excel
-            raise InputError(
-                f"{file.name} begins with a line 'sep={separator}', but its first row names the columns. Delete that "
-                "line."
-            )
-        text = {name: str for name in names if name in columns or name.casefold() in _MEANT}
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+    if not any(names):
+        raise InputError(
+            f"{file.name} is empty in its first line. It needs a header with path and label, and rows."
+        )
+    if names[:1] == ["sep="]:  # as some programs write for Excel
+        raise InputError(
+            f"{file.name} begins with a line 'sep={separator}', but its first row names the columns. Delete that line."
+        )
+    return separator, names
+
+
+def _csv(file: Path, separator: str, names: list[str], roles: Collection[str]) -> pd.DataFrame:
+    text = {name: str for name in names if name in roles}
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(
@@ -145,8 +181,6 @@ def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
             )  # fmt: skip
     except UnicodeDecodeError:
         raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{file.name} is empty. It needs a header with path and label, and rows.") from None
     except pd.errors.ParserWarning:
         raise InputError(
             f"{file.name} is no well-formed table: rows have more cells than its first row, which names the columns "
@@ -158,31 +192,110 @@ def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
         ) from None
 
 
-def _parquet(file: Path) -> pd.DataFrame:
+def _parquet_names(file: Path) -> list[str]:
+    try:
+        return [str(name) for name in pq.read_schema(file).names]
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
+
+
+def _parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
+    column = next(name for name, role in roles.items() if role == "path")
+    kind = pq.read_schema(file).field(column).type
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        within = kind.names if pa.types.is_struct(kind) else []
+        images = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or "bytes" in within
+        what = "the images themselves" if images else f"values of the type {kind}"
+        raise InputError(
+            f"{file.name}: the column '{column}' holds {what}, not paths. Write each image to a file, and a table of "
+            "their paths and labels."
+        )
     try:
         table = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whole-number labels stay whole
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+    except (OSError, ValueError) as error:
         raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
     # What pandas was told to go by, such as the paths, is a column like the others.
     named = [level for level in table.index.names if level is not None and level not in table.columns]
     return table.reset_index(level=named) if named else table
 
 
-def _renamed(raw: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
-    """Columns by the names that the rest of the package knows; a stranger of that name steps aside.
+def _roles(
+    names: list[str],
+    table: str,
+    asked: Mapping[str, str],
+    root: Path,
+    *,
+    label_wanted: bool,
+    strict: bool,
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Column -> what it holds (path, label, group, split, latitude, longitude), and a note on columns taken unasked.
 
-    Of two that are called alike but for case or space (Split, split) the one that is called exactly so is meant, else
-    the first; the other stays as it is.
+    Of two that are called alike but for case or space (Split, split) the one that is called exactly so is meant.
     """
-    columns = [str(column) for column in raw.columns]
-    free = [column for column in columns if column not in wanted]
-    roles = dict(wanted)
+    roles: dict[str, str] = {}
+    missing, taken = [], []
+    for role, column in asked.items():
+        if column in names:
+            roles[column] = role
+            continue
+        usual = _USUAL.get(role, ()) if column == role else ()
+        alike = [one for one in names if _plain(one) in usual and one not in asked.values()]
+        optional = role == _LABEL == column and not label_wanted
+        if len(set(alike)) > 1 and not (optional and not strict):
+            raise InputError(
+                f"{table}: several columns may hold the {role}: {some(dict.fromkeys(alike))}. Name one with "
+                f"--{role}-column."
+            )
+        if len(set(alike)) == 1:
+            roles[alike[0]] = role
+            taken.append(f"column '{alike[0]}' as the {role}")
+        elif not optional:
+            missing.append((role, column))
+    if missing:
+        _refuse_without_header(names, table, root)
+        raise InputError(_no_columns(table, missing, names))
     for meaning in _MEANT:
-        alike = [column for column in free if column.strip().casefold() == meaning]
+        alike = [one for one in names if one not in roles and one.strip().casefold() == meaning]
+        if len(set(alike)) > 1 and meaning not in alike:
+            raise InputError(
+                f"{table}: the columns {some(alike)} may all be the {meaning}. Rename all but one of them."
+            )
         if alike:
             roles[meaning if meaning in alike else alike[0]] = meaning
+    for column in [*roles, "group"]:
+        places = [str(number) for number, one in enumerate(names, start=1) if one == column]
+        if len(places) > 1:
+            raise InputError(
+                f"{table}: columns {' and '.join(places)} are all called '{column}'. Rename all but one of them."
+            )
+    return roles, ((f"Read in {table}: {', '.join(taken)}.",) if taken else ())
+
+
+def _plain(name: str) -> str:
+    """A column's name in lower case, without what stands between its words."""
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
+    """Refuse a first row of cells in the place of names: one of the cells is an image."""
+    places = [number for number, cell in enumerate(names) if is_picture(cell) or os.path.isfile(root / cell)]
+    if not places:
+        return
+    header = ["path" if number == places[0] else f"column{number + 1}" for number in range(len(names))]
+    if len(names) == 2:
+        header[1 - places[0]] = "label"
+    raise InputError(
+        f"{table}, row 1: '{names[places[0]]}' is an image, so the table has no header. Add a first line that names "
+        f"the columns, such as {','.join(header)}"
+    )
+
+
+def _renamed(raw: pd.DataFrame, roles: Mapping[str, str]) -> pd.DataFrame:
+    """Columns by the names that the rest of the package knows; a stranger of that name steps aside."""
     names: list[str] = []
-    for column in columns:
+    for column in map(str, raw.columns):
         name = roles.get(column, column)
         while column not in roles and (name in roles.values() or name in names):
             name += "_given"
@@ -190,13 +303,30 @@ def _renamed(raw: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
     return raw.set_axis(names, axis=1)
 
 
-def _text(column: pd.Series[str]) -> pd.Series[str]:
-    """As text, NaN where a cell is blank, or what a missing number looks like once it is text: exactly so.
+def _like_missing(labels: pd.Series[str]) -> tuple[str, ...]:
+    """A note on classes that are called as programs write a missing value."""
+    counts = labels.value_counts()
+    odd = [
+        f"'{name}' ({count_of(int(counts[name]), 'row')})" for name in counts.index if _is_like_missing(name)
+    ]
+    if not odd:
+        return ()
+    return (
+        f"Taken as a class: label {', '.join(odd)}. If it means that the label is missing, empty the cell.",
+    )
 
-    A province or a patient may be called Nan.
+
+def _is_like_missing(label: str) -> bool:
+    return label.strip().casefold() in _MISSING_WORDS
+
+
+def _text(column: pd.Series[str]) -> pd.Series[str]:
+    """As text, NaN where a cell is blank; but in labels also what a missing number looks like as text: exactly so.
+
+    A province or a patient may be called Nan, and a class nan.
     """
     text = column.astype("string")
-    blank = text.isna() | text.str.strip().isin(BLANK)
+    blank = text.isna() | text.str.strip().isin([""] if column.name == "label" else BLANK)
     plain = text.astype(object)
     plain[blank.to_numpy(dtype=bool)] = np.nan
     return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)
@@ -285,7 +415,7 @@ def _with_files(listing: Listing) -> Listing:
     """The same rows, their paths as the files' names encode them.
 
     Raises:
-        InputError: some have no file.
+        InputError: more than 5 % have no file, or one of a larger file that packs images.
     """
     containers: dict[str, bool] = {}  # a packed file is looked up once, not once for each of its pictures
 
@@ -306,13 +436,16 @@ def _with_files(listing: Listing) -> Listing:
         path: _encoded_otherwise(path, listing.root) for path in {listing.paths[index] for index in gone}
     }
     gone = [index for index in gone if named[listing.paths[index]] is None]
-    if gone:
-        first = gone[0]
+    records = any(packed(listing.paths[index]) for index in gone)  # a file of many images is missing
+    if gone and (records or len(gone) > MOST_UNREADABLE * len(listing)):
+        others = [listing.paths[index] for index in gone[1:_ROWS_NAMED]]
+        further = f", also {some(others)}" if others else ""
         raise InputError(
-            f"{listing.where(first)}: '{listing.paths[first]}' does not exist under {listing.root} "
-            f"({len(gone)} of {len(listing)} rows have no file). "
+            f"{listing.where(gone[0])}: '{listing.paths[gone[0]]}' does not exist under {listing.root} "
+            f"({len(gone)} of {len(listing)} rows have no file{further}). "
             "Paths are relative to the table's folder: correct them, or remove the rows."
         )
+    named = {path: other for path, other in named.items() if other is not None}
     if not named:
         return listing
     columns = [column for column in ("path", COLUMN) if column in listing.table]
@@ -330,11 +463,11 @@ def _encoded_otherwise(path: str, root: Path | str) -> str | None:
     return next((one for one in spelled if os.path.isfile(os.path.join(root, one))), None)
 
 
-def _no_column(name: str, column: str, role: str, known: list[str]) -> str:
-    hint = did_you_mean(column, known)
+def _no_columns(name: str, missing: list[tuple[str, str]], known: list[str]) -> str:
+    lacking = [f"has no column '{column}'{did_you_mean(column, known)}" for _, column in missing]
+    options = " and ".join(f"the {role} with --{role}-column" for role, _ in missing)
     return (
-        f"{name} has no column '{column}'{hint} Its columns are {some(known, 20)}. "
-        f"Name the one that holds the {role} with --{role}-column."
+        f"{name} {' It '.join(lacking)} Its columns are {some(known, 20)}. Name the one that holds {options}."
     )
 
 

@@ -12,7 +12,7 @@ import psutil
 from torch import Tensor
 
 from efficientnetv2.base.errors import DivergedError, InputError, count_of
-from efficientnetv2.data.check import MOST_UNREADABLE
+from efficientnetv2.data.look import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured

@@ -30,8 +30,8 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.locks import locked
 from efficientnetv2.base.typed import options, typed
 from efficientnetv2.data.cells import write_table
-from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.listing import SPLITS, picture_extensions
+from efficientnetv2.data.look import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.content import Content, content_of
