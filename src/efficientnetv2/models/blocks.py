@@ -155,13 +155,10 @@ def initialise(network: nn.Module) -> None:
     """Draw fresh weights for every convolution and linear layer; batch-norm starts as the identity.
 
     Convolutions are normal with variance 2 / (k·k·out / groups), linear layers uniform within
-    ±1/sqrt(out); biases are 0. The draws are PyTorch's own: seed them with ``torch.manual_seed``. On the
-    device ``meta``, where weights have no values, nothing is drawn.
+    ±1/sqrt(out); biases are 0. The draws are PyTorch's own: seed them with ``torch.manual_seed``.
 
     Source: google/automl, efficientnetv2.
     """
-    if all(parameter.is_meta for parameter in network.parameters()):
-        return  # not only in vain: it would take as long as building the network
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups

@@ -144,22 +144,28 @@ class EfficientNet(Network):
         padding, epsilon = architecture.padding, architecture.batch_norm_epsilon
         rows = blocks(architecture)
         width = architecture.head_channels
-        self.stem = ConvNorm(
-            in_channels, architecture.stem_channels, kernel=3, stride=2, padding=padding, epsilon=epsilon
-        )
-        self.blocks = nn.ModuleList(
-            (MBConv if row.kind == "mbconv" else FusedMBConv)(row, padding=padding, epsilon=epsilon)
-            for row in rows
-        )
-        self.head: nn.Module = ConvNorm(
-            rows[-1].out_channels, width, kernel=1, padding=padding, epsilon=epsilon
-        )
-        self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+        device = torch.get_default_device()
+        # Without values at first: PyTorch's layers draw some of their own, which would be thrown away.
+        with torch.device("meta"):
+            self.stem = ConvNorm(
+                in_channels, architecture.stem_channels, kernel=3, stride=2, padding=padding, epsilon=epsilon
+            )
+            self.blocks = nn.ModuleList(
+                (MBConv if row.kind == "mbconv" else FusedMBConv)(row, padding=padding, epsilon=epsilon)
+                for row in rows
+            )
+            self.head: nn.Module = ConvNorm(
+                rows[-1].out_channels, width, kernel=1, padding=padding, epsilon=epsilon
+            )
+            self.dropout = Dropout(dropout)
+            self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
         # Blocks with stride 2: the map before each is the last of its size.
         self._halving = tuple(index for index, row in enumerate(rows) if row.stride == 2)
         self.recomputed: frozenset[int] = frozenset()
-        initialise(self)
+        if device.type != "meta":
+            # As ``to_empty`` does it, which first imports sympy, for longer than all the rest takes.
+            self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))  # type: ignore[no-untyped-call]
+            initialise(self)
         apply_setting(self, dropout=dropout, drop_path=drop_path)
 
     def recompute_stages(self, stages: int) -> None:
