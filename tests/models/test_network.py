@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
@@ -73,6 +75,67 @@ def test_it_compiles_as_one_graph_with_stochastic_depth_on():
     compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)  # as training does
     for px in (32, 48):
         assert compiled(torch.randn(4, 3, px, px)).shape == (4, 5)
+
+
+def _counting_backend(programs):
+    """Compiles nothing, and notes each program that PyTorch traces."""
+
+    def backend(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    return backend
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_traced_program_serves_all_sizes_but_the_first(training):
+    """Padding depends on the size. Its symbolic shapes stay short, and odd sizes need no program of their own."""
+    network = create(replace(TINY, padding="same"), num_classes=5, drop_path=0, dropout=0).train(training)
+    programs = []
+    torch.compiler.reset()  # forgets the sizes of other tests
+    compiled = torch.compile(network, backend=_counting_backend(programs))
+    for height, width in ((64, 67), (96, 95), (128, 131), (65, 64), (99, 200)):
+        images = torch.randn(2, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(images), network(images))
+    assert len(programs) == 2
+
+
+def test_an_exported_program_takes_other_sizes():
+    network = create(replace(TINY, padding="same"), num_classes=5).eval()
+    sides = {
+        0: torch.export.Dim("n", min=2),
+        2: torch.export.Dim("h", min=33),
+        3: torch.export.Dim("w", min=33),
+    }
+    exported = torch.export.export(network, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(sides,)).module()
+    for images in (torch.randn(3, 3, 65, 96), torch.randn(2, 3, 67, 130)):
+        torch.testing.assert_close(exported(images), network(images))
+
+
+def test_each_weight_is_drawn_once():
+    """Large networks take as long to create as their weights take to draw."""
+    drawn = []
+
+    class Draws(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if (
+                function in (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
+                and not args[0].is_meta
+            ):
+                drawn.append(args[0].numel())
+            return function(*args, **kwargs or {})
+
+    with Draws():
+        network = create(TINY, num_classes=5)
+    weights = [m.weight.numel() for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert sorted(drawn) == sorted(weights)
+
+
+def test_a_network_is_created_on_the_default_device():
+    with torch.device("meta"):
+        assert {weight.device.type for weight in create(TINY).state_dict().values()} == {"meta"}
+    assert {weight.device.type for weight in create(TINY).state_dict().values()} == {"cpu"}
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -20,19 +20,29 @@ _SQUARE_CHANNELS = 256
 def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
     """Pixels before and after a side so that ``ceil(px / stride)`` come out.
 
-    An odd one goes after: to the bottom and the right.
+    An odd one goes after: to the bottom and the right. So the pixels after are the same at every size. The size, the
+    pixels before and those after add up to a multiple of the stride plus a constant: ``torch.compile`` and
+    ``torch.export`` simplify this sum, however many layers follow each other.
+
+    Args:
+        px: Length of the side.
+        kernel: Odd side of the kernel.
+        stride: 1 or 2.
 
     Source: TensorFlow's documentation of the padding "SAME".
     """
-    total = max((-(-px // stride) - 1) * stride + kernel - px, 0)
-    return total // 2, total - total // 2
+    if kernel < stride:
+        return 0, 0
+    after = kernel // 2
+    return -(-px // stride) * stride + kernel - stride - after - px, after
 
 
 class SameConv2d(nn.Conv2d):
     """A square convolution with TensorFlow's "same" padding, which depends on the size of its input.
 
     Where the two sides need equal padding (at stride 2: odd sizes) the convolution pads by itself;
-    only elsewhere is the input copied.
+    only elsewhere is the input copied. A compiled or exported network always copies: it asks for no size, so one
+    program serves odd and even sizes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,7 +51,7 @@ class SameConv2d(nn.Conv2d):
         top, bottom = same_padding(input.shape[-2], kernel=kernel, stride=stride)
         left, right = same_padding(input.shape[-1], kernel=kernel, stride=stride)
         padding = (top, left)
-        if top != bottom or left != right:
+        if torch.compiler.is_compiling() or top != bottom or left != right:
             input = F.pad(input, (left, right, top, bottom))
             padding = (0, 0)
         return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
