@@ -75,8 +75,8 @@ def hits(maps, corners):
     return found / len(maps)
 
 
-def randomised(network):
-    torch.manual_seed(1)
+def randomised(network, seed):
+    torch.manual_seed(seed)
     other = EfficientNet(TINY, num_classes=2)
     other.load_state_dict(network.state_dict())
     initialise(other)
@@ -95,12 +95,17 @@ def test_the_map_points_at_the_planted_cue(taught):
 def test_the_map_is_lost_with_the_weights(taught):
     """Adebayo et al.: a map that random weights give too would show edges, not what was learnt."""
     images, classes, corners = with_cue(40, seed=1)
-    learnt, random = (grad_cam(network, images, classes) for network in (taught, randomised(taught)))
+    learnt = grad_cam(taught, images, classes)
+    random = [grad_cam(randomised(taught, seed), images, classes) for seed in range(12)]
     alike = [
-        abs(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in zip(learnt, random, strict=True) if b.any()
+        abs(spearmanr(a.ravel(), b.ravel()).statistic)
+        for maps in random
+        for a, b in zip(learnt, maps, strict=True)
+        if b.any()
     ]
     assert np.mean(alike) < 0.5
-    assert hits(random, corners) < 0.6
+    # A single draw hits from 0.2 to 0.9 of the cues by chance, for they stand out; so the mean over draws counts.
+    assert np.mean([hits(maps, corners) for maps in random]) < 0.7 < hits(learnt, corners)
 
 
 def test_it_is_the_formula_of_the_paper(taught):
