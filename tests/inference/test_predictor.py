@@ -1,5 +1,7 @@
 """Anything that is a picture gets the same answer, from a model file alone."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,103 @@ def test_no_label_is_given_for_an_answer_that_is_none(model):
         Predictor(network)(_pixels())
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
+def test_an_upload_gets_the_answer_of_its_file(model, tmp_path, kind):
+    """Web forms hand on bytes or a stream, and no name."""
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(_pixels()).save(path)
+    content = path.read_bytes()
+    predictor = Predictor(model)
+    (expected,) = predictor(path)
+    with open(path, "rb") as opened:
+        uploads = [content, bytearray(content), memoryview(content), io.BytesIO(content), opened]
+        answers = [*predictor(uploads), *predictor(content), *predictor(io.BytesIO(content))]
+    assert len(answers) == 7
+    for answer in answers:
+        assert answer.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
+
+
+def test_an_upload_that_is_no_image_is_named(model):
+    with pytest.raises(InputError, match="number 1"):
+        Predictor(model)([_pixels(), b"no image"])
+    with pytest.raises(InputError, match='"rb"'):
+        Predictor(model)(io.StringIO("text"))
+
+
+def test_an_iterable_is_read_batch_by_batch(model):
+    read = []
+
+    def images():
+        for seed in range(5):
+            read.append(seed)
+            yield _pixels(seed)
+
+    predictor = Predictor(model, batch_images=2)
+    answers = predictor(images())
+    assert read == list(range(5))
+    assert [answer.label for answer in answers] == [predictor(_pixels(seed))[0].label for seed in range(5)]
+    batches = predictor._batches(images())
+    next(batches)
+    assert read == [*range(5), 0, 1]
+
+
+def test_embeddings_are_what_the_classifier_reads(model):
+    predictor = Predictor(model, batch_images=2)
+    pixels = [_pixels(seed) for seed in range(3)]
+    embeddings = predictor.embed(pixels)
+    assert embeddings.shape == (3, 16)
+    shares = predictor.network.classifier(embeddings).softmax(1)
+    for row, answer in zip(shares.tolist(), predictor(pixels), strict=True):
+        assert row == pytest.approx(list(answer.probabilities.values()), rel=1e-4)
+
+
+def test_a_predictor_says_what_it_predicts(model):
+    predictor = Predictor(model, device="cpu")
+    assert predictor.classes == NAMES
+    assert predictor.preprocessing == PREPROCESSING
+    for fact in (str(model), "3 classes", "16 px", "cpu"):
+        assert fact in repr(predictor)
+    nameless = Predictor(EfficientNet(SMALL, num_classes=2))
+    assert nameless.classes == tuple(nameless(_pixels())[0].probabilities) == ("0", "1")
+
+
+@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
+def test_a_preprocessing_makes_an_image_the_input_of_the_network(tmp_path, framing):
+    network = EfficientNet(SMALL, num_classes=3)
+    network.preprocessing = Preprocessing(
+        image_px=16, framing=framing, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3)
+    )
+    Image.fromarray(_pixels(side=40)[:30]).save(tmp_path / "a.png")
+    batch = network.preprocessing(tmp_path / "a.png")[None]
+    assert batch.shape == (1, 3, 16, 16)
+    assert batch.dtype == torch.float32
+    with torch.no_grad():
+        shares = network.eval()(batch).softmax(1)[0]
+    (answer,) = Predictor(network, device="cpu")((tmp_path / "a.png").read_bytes())
+    assert list(answer.probabilities.values()) == pytest.approx(shares.tolist(), rel=1e-4)
+    with pytest.raises(InputError, match=r"nowhere\.jpg"):
+        network.preprocessing("nowhere.jpg")
+
+
+@pytest.mark.parametrize(
+    ("device", "says"), [("gpu", "gpu.*cuda"), ("cuda:99", "cuda:99"), (torch.device("cuda:99"), "cuda:99")]
+)
+def test_a_device_that_is_not_there_is_refused_at_once(model, device, says):
+    with pytest.raises(InputError, match=says):
+        Predictor(model, device=device)
+
+
+def test_a_gpu_is_taken_where_there_is_one(model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Predictor(model).device == torch.device("cuda")
+
+
+@pytest.mark.parametrize("no_model", [None, 3, torch.nn.Linear(2, 2)])
+def test_what_is_no_model_is_refused(no_model):
+    with pytest.raises(InputError, match=type(no_model).__name__):
+        Predictor(no_model)
+
+
 def test_order_is_kept_over_batches_and_sizes(model):
     pictures = [_pixels(seed, side=16 + 5 * seed) for seed in range(5)]
     together = Predictor(model.parent, batch_images=2)(pictures)
@@ -94,6 +193,9 @@ def test_arrays_of_four_dimensions_and_grey_ones(model):
         (np.zeros((3, 16, 16), np.uint8), r"\(3, 16, 16\).*\(H, W, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), "no picture"),
         ([3], "a int is no picture"),
+        ({"a": "a.jpg"}, "a dict is no image"),
+        (None, "a NoneType is no image"),
+        (3, "a int is no image"),
         ("nowhere.jpg", r"nowhere\.jpg.*no such file.*number 0"),
     ],
 )

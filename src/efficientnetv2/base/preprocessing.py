@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
@@ -131,6 +132,11 @@ class Bands:
 class Preprocessing:
     """From any picture to a float batch: frame, resize to a square, scale to [0, 1], normalise.
 
+    Call it on an image for the input of the network::
+
+        network = efficientnetv2.load("runs/mine")
+        logits = network(network.preprocessing("a.jpg")[None])  # (1, num_classes)
+
     Args:
         image_px: height and width of the network's input, in pixels.
         framing: ``whole`` squeezes the whole picture into the square (nothing is cut off),
@@ -197,6 +203,21 @@ class Preprocessing:
                 f"{count_of(self.bands.channels, 'band')}"
             )
         return self
+
+    def __call__(self, image: Any) -> Any:
+        """An image as the network takes it. ``views`` is not applied: ``Predictor`` does that.
+
+        Args:
+            image: A path, the bytes of a file, a binary stream, a PIL image, or an array of uint8; see ``Predictor``.
+
+        Returns:
+            A torch tensor (C, image_px, image_px) of float32, normalized, on the CPU.
+
+        Raises:
+            InputError: The image can't be read, or is of no known kind.
+        """
+        # By name, when it is called: architectures use this module, and know nothing of torch or of files.
+        return import_module("efficientnetv2.inference.predictor").network_input(image, self)
 
     @property
     def channels(self) -> int:

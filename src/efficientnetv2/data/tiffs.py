@@ -41,7 +41,12 @@ def lacks_reader(path: str) -> bool:
     if not unknown_to_pillow(path):
         return False
     with open(path, "rb") as file:
-        return file.read(4) in _TIFF
+        return is_tiff(file.read(4))
+
+
+def is_tiff(content: bytes) -> bool:
+    """Whether the bytes of a file begin as a TIFF does."""
+    return content[:4] in _TIFF
 
 
 def glance(path: str) -> tuple[str, str]:

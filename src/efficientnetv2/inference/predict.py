@@ -99,6 +99,43 @@ def predict(
     )
 
 
+def embed(
+    network: Network,
+    batches: Iterable[Tensor],
+    *,
+    preprocessing: Preprocessing,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], object] | None = None,
+    pictures: int | None = None,
+) -> Tensor:
+    """Embeddings of all images, in order: what the network's classifier reads. Each image is seen once.
+
+    Args:
+        network: See ``predict``; it needs no classifier.
+        batches: See ``predict``.
+        preprocessing: Of the network; its mean and std are used here.
+        device: Device to compute on.
+        progress: Called after every batch with the number of images done so far.
+        pictures: See ``predict``.
+
+    Returns:
+        (N, embed_dim) float32 on the CPU.
+
+    Raises:
+        InputError: See ``predict``.
+    """
+    return _computed(
+        network,
+        network.embed,
+        batches,
+        preprocessing=preprocessing,
+        device=torch.device(device),
+        progress=progress,
+        width=network.embed_dim,
+        pictures=pictures,
+    )
+
+
 def check_classes(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network that only embeds, where classes are asked for.
 
@@ -317,16 +354,13 @@ def embed_manifest(
     progress: Callable[[int], object] | None = None,
 ) -> Embeddings:
     """Embeddings of every readable picture of a manifest, each looked at once; see ``predict_manifest``."""
-    on = torch.device(device)
-    read = _Reading(manifest, preprocessing, batch_images, workers, on, strict=False)
-    vectors = _computed(
+    read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict=False)
+    vectors = embed(
         network,
-        network.embed,
         read.images(),
         preprocessing=preprocessing,
-        device=on,
+        device=device,
         progress=progress,
-        width=network.embed_dim,
         pictures=len(manifest),
     )
     return Embeddings(read.samples, manifest.labels[read.samples], vectors.numpy(), tuple(read.unreadable))

@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.answer import probabilities
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.data import tiffs
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.fitting import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
@@ -28,12 +32,14 @@ from efficientnetv2.data.raster_files import ordinary_rule
 from efficientnetv2.data.rasters import ordinary
 from efficientnetv2.data.rasters import picture as raster_picture
 from efficientnetv2.data.tiffs import is_raster
-from efficientnetv2.inference.predict import check_classes, check_reads_files, predict
+from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.inference.predict import check_classes, check_reads_files, embed, predict
 from efficientnetv2.metrics.several import applied
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+# A path, the bytes of a file or a stream of them, a Pillow image, or an array.
+Picture = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -56,59 +62,104 @@ class Prediction:
 
 
 class Predictor:
-    """Answers for pictures of any kind; size, framing and normalisation are the model file's affair.
+    """Predictions for images of any kind; size, framing and normalization come from the model file.
+
+    Example::
+
+        predict = Predictor("runs/mine")
+        predict(["a.jpg", "b.jpg"])[0].label
+        predict.embed(["a.jpg", "b.jpg"]).shape  # (2, embed_dim)
 
     Args:
-        model: a model file, a run folder, or a network; without ``class_names`` its
-            labels are the numbers of its outputs, from 0.
-        device: to compute on.
-        batch_images: how many pictures to compute at a time, ≥ 1.
+        model: A model file, a run folder, or a network (``create``, ``load``).
+        device: Device to compute on, as ``--device`` takes it. "auto" takes a GPU where there is one. The network
+            moves to this device and stays there.
+        batch_images: Number of images to compute at a time, at least 1.
+
+    Attributes:
+        network: The network.
+        device: The device it computes on.
+        classes: Names of the classes, in the order of the network's outputs. A network without names has the numbers of
+            its outputs, from 0.
 
     Raises:
-        InputError: the model file can't be read, has no classes, or takes other channels than files have; or less than
-            one picture at a time.
+        InputError: The model file can't be read, has no classes, or takes other channels than files have; there is no
+            such device; or ``batch_images`` is less than 1.
     """
 
     def __init__(
         self,
         model: str | Path | Network,
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         batch_images: int = 32,
     ) -> None:
-        if batch_images < 1:
-            raise InputError(f"batch_images is {batch_images}, but is 1 or more.")
+        if not isinstance(batch_images, int) or batch_images < 1:
+            raise InputError(f"batch_images is {batch_images!r}, but is 1 or more.")
+        if not isinstance(model, str | Path | Network):
+            raise InputError(
+                f"a {type(model).__name__} is no model. Give a model file, a run folder or a network; "
+                "efficientnetv2.create(module) makes a network of a module."
+            )
+        self.device, self.batch_images = pick_device(str(device)), batch_images
         self.network = model if isinstance(model, Network) else modelfile.load(model)
-        file = None if isinstance(model, Network) else model
-        check_classes(self.network, file)
-        check_reads_files(self.network, file)
-        self.device, self.batch_images = torch.device(device), batch_images
+        self._file = None if isinstance(model, Network) else model
+        check_classes(self.network, self._file)
+        check_reads_files(self.network, self._file)
 
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
-        """A prediction for each picture, in order; for one picture, a list of one.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the network's outputs."""
+        network = self.network
+        return network.class_names or tuple(str(number) for number in range(network.num_classes))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turns an image into the network's input; callable on an image."""
+        return self.network.preprocessing
+
+    def __repr__(self) -> str:
+        """What it predicts, from what, and where."""
+        model = type(self.network).__name__ if self._file is None else repr(str(self._file))
+        count, px = count_of(len(self.classes), "class"), self.preprocessing.image_px
+        return f"Predictor({model}: {count}, {px} px, device={str(self.device)!r})"
+
+    def __call__(self, pictures: Picture | Iterable[Picture]) -> list[Prediction]:
+        """A prediction for each image, in order; for one image, a list of one.
 
         Args:
-            pictures: one of, or a sequence of: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
-                of uint8. An array of four dimensions is a sequence of pictures. A model that learnt rasters by a rule
+            pictures: One image or an iterable of images. An image is a path, the bytes of a file, a binary stream (an
+                open file, an upload of a web form), a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+                An array of four dimensions is a sequence of images. A model that learnt rasters by a rule
                 takes their paths, and arrays (H, W, bands) of the values that a raster holds. Of three bands uint8 is
                 an ordinary picture, unless rasters of 8 bits trained beside deeper ones. A model that sees the first
                 band alone takes PIL images of 16 or 32 bits too. In arrays and images what is not finite is missing:
                 they do not say which other value is none.
 
         Raises:
-            InputError: a picture that can't be read, or is of none of these kinds; or the network answers with NaN.
+            InputError: An image can't be read, or is of none of these kinds; or the network gives NaN.
         """
-        if isinstance(pictures, np.ndarray):
-            pictures = list(pictures) if pictures.ndim == 4 else [pictures]
-        elif isinstance(pictures, (str, Path, Image.Image)):
-            pictures = [pictures]
-        network = self.network
-        names = network.class_names or tuple(str(number) for number in range(network.num_classes))
-        preprocessing = self.network.preprocessing
         logits = predict(
-            self.network, self._batches(pictures), preprocessing=preprocessing, device=self.device
+            self.network, self._batches(pictures), preprocessing=self.preprocessing, device=self.device
         )
-        return [self._prediction(names, row) for row in probabilities(logits, network.answer)]
+        names = self.classes
+        return [self._prediction(names, row) for row in probabilities(logits, self.network.answer)]
+
+    def embed(self, pictures: Picture | Iterable[Picture]) -> Tensor:
+        """The embedding of each image, in order: what the classifier reads.
+
+        Args:
+            pictures: See ``__call__``.
+
+        Returns:
+            (N, embed_dim) float32 on the CPU.
+
+        Raises:
+            InputError: See ``__call__``.
+        """
+        return embed(
+            self.network, self._batches(pictures), preprocessing=self.preprocessing, device=self.device
+        )
 
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, shares = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
@@ -119,30 +170,103 @@ class Predictor:
             given = tuple(names[place] for place in order if mine[place])
         return Prediction(best, float(row.max()), shares, given)
 
-    def _batches(self, pictures: Sequence[Picture]) -> Iterator[Tensor]:
-        for start in range(0, len(pictures), self.batch_images):
-            chunk = pictures[start : start + self.batch_images]
+    def _batches(self, pictures: Picture | Iterable[Picture]) -> Iterator[Tensor]:
+        each, start = iter(_several(pictures)), 0
+        while chunk := list(islice(each, self.batch_images)):
             arrays = [self._prepared(picture, start + place) for place, picture in enumerate(chunk)]
+            start += len(chunk)
             yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
     def _prepared(self, picture: Picture, place: int) -> npt.NDArray[np.uint8]:
         try:
-            preprocessing = self.network.preprocessing
-            bands = preprocessing.bands
-            if bands is None and isinstance(picture, str | Path):
-                bands = ordinary_rule(str(picture))
-            if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
-                return eval_picture(raster_picture(str(picture), bands), preprocessing)
-            if isinstance(picture, Image.Image) and _is_deep(picture, bands):
-                return eval_picture(_levels_of_image(picture, bands), preprocessing)
-            if bands is not None and (bands.channels != RGB or _holds_values(picture, bands)):
-                return eval_picture(_levels_of(picture, bands), preprocessing)
-            readable = _readable(picture)
-            if bands is not None and deep(bands) and is_deep(readable):
-                raise UnreadablePicture(_named(picture), elsewhere_deep(bands))
-            return eval_picture(readable, preprocessing)
+            return _framed(picture, self.preprocessing)
         except UnreadablePicture as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
+
+
+def network_input(picture: Picture, preprocessing: Preprocessing) -> Tensor:
+    """An image as a network takes it: ``Preprocessing.__call__``.
+
+    Args:
+        picture: One image, see ``Predictor.__call__``.
+        preprocessing: Of the network.
+
+    Returns:
+        (C, image_px, image_px) float32, normalized, on the CPU.
+
+    Raises:
+        InputError: The image can't be read, or is of no known kind.
+    """
+    try:
+        framed = torch.from_numpy(np.stack([_framed(picture, preprocessing)])).permute(0, 3, 1, 2)
+    except UnreadablePicture as error:
+        raise InputError(f"{error}. Give another image.") from error
+    return normalise(framed, mean=preprocessing.mean, std=preprocessing.std)[0].contiguous()
+
+
+def _several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """One image as a sequence of one. A stream is one image, though its lines can be iterated."""
+    if isinstance(pictures, np.ndarray):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    if isinstance(pictures, str | Path | bytes | bytearray | memoryview | Image.Image) or _is_stream(
+        pictures
+    ):
+        return [pictures]  # type: ignore[list-item]
+    if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
+        raise InputError(
+            f"a {type(pictures).__name__} is no image and no sequence of images. Give a list of paths, PIL images or "
+            "uint8 arrays (H, W, 3)."
+        )
+    return pictures
+
+
+def _is_stream(picture: object) -> bool:
+    return callable(getattr(picture, "read", None))
+
+
+def _framed(picture: Picture, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """An image of any kind as (image_px, image_px, C) levels."""
+    bands = preprocessing.bands
+    if isinstance(picture, bytearray | memoryview):
+        picture = bytes(picture)
+    if _is_stream(picture):
+        picture = _content(picture)
+    if isinstance(picture, bytes) and tiffs.is_tiff(picture):
+        return _framed_tiff(picture, preprocessing)
+    if bands is None and isinstance(picture, str | Path):
+        bands = ordinary_rule(str(picture))
+    if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
+        return eval_picture(raster_picture(str(picture), bands), preprocessing)
+    if isinstance(picture, Image.Image) and _is_deep(picture, bands):
+        return eval_picture(_levels_of_image(picture, bands), preprocessing)
+    if bands is not None and (bands.channels != RGB or _holds_values(picture, bands)):
+        return eval_picture(_levels_of(picture, bands), preprocessing)
+    readable = _readable(picture)
+    if bands is not None and deep(bands) and is_deep(readable):
+        raise UnreadablePicture(_named(picture), elsewhere_deep(bands))
+    return eval_picture(readable, preprocessing)
+
+
+def _content(stream: object) -> bytes:
+    """What a stream holds from where it stands."""
+    content = stream.read()  # type: ignore[attr-defined]
+    if not isinstance(content, bytes):
+        raise InputError(
+            f"{type(stream).__name__}.read() gives a {type(content).__name__}, but has to give bytes. Open the file "
+            'with mode "rb", or give its bytes.'
+        )
+    return content
+
+
+def _framed_tiff(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The bytes of a TIFF, read as the file is: it may need a rule for rasters, which reads files alone."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "image.tif"
+        path.write_bytes(content)
+        try:
+            return _framed(path, preprocessing)
+        except UnreadablePicture as error:
+            raise UnreadablePicture(_named(content), error.reason) from error
 
 
 def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
@@ -203,12 +327,12 @@ def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
     return levels(values, np.isfinite(values), bands)
 
 
-def _readable(picture: Picture) -> str | Path | Image.Image:
+def _readable(picture: Picture) -> str | Path | bytes | Image.Image:
     if not isinstance(picture, np.ndarray):
-        if not isinstance(picture, (str, Path, Image.Image)):
+        if not isinstance(picture, str | Path | bytes | Image.Image):
             raise InputError(
-                f"a {type(picture).__name__} is no picture. Give a path, a PIL image or a uint8 array "
-                "(H, W, 3)."
+                f"a {type(picture).__name__} is no picture. Give a path, the bytes of a file, a PIL image or a uint8 "
+                "array (H, W, 3)."
             )
         return picture
     fits = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
