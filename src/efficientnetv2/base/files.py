@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from efficientnetv2.base.errors import InputError
 
@@ -47,6 +49,30 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
+    """The JSON object of a file that this program has written.
+
+    Args:
+        file: Of the object.
+        keys: That it must have.
+        fix: What to do if it is damaged, as a sentence.
+
+    Raises:
+        InputError: The file is missing or damaged, or a key is missing.
+    """
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or error}. {fix}") from error
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 raises a ValueError too
+        raise InputError(f"{file} is damaged ({error}). {fix}") from error
+    missing = [key for key in keys if not isinstance(plain, dict) or key not in plain]
+    if missing or not isinstance(plain, dict):
+        what = f"it has no '{missing[0]}'" if missing else "it is not a JSON object"
+        raise InputError(f"{file} is damaged ({what}). {fix}")
+    return plain
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

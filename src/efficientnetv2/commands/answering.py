@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -241,18 +240,6 @@ def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
         raise InputError(
             f"{file}: {error.strerror or error}. Give a place that can be written to by --out."
         ) from error
-
-
-def read_skipped(file: Path) -> list[tuple[str, str]]:
-    """Path and reason of the pictures that a list of them names; none where there is no such file.
-
-    Args:
-        file: as ``list_skipped`` or a run writes it; a full disk may have cut it off.
-    """
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8", newline="") as lines:
-        return [(path, row.get("reason") or "") for row in csv.DictReader(lines) if (path := row.get("path"))]
 
 
 def list_beside(table: Path) -> Path:

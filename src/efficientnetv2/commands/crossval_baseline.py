@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.crossval_before import preprocessing_of_first
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds
@@ -161,8 +160,7 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
     None where the weights can't be had any more: folds that are trained are not lost by it.
     """
     device = pick_device(runs.place.device)
-    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
-    preprocessing = Preprocessing.from_json(begun["preprocessing"])
+    preprocessing = preprocessing_of_first(folder)
     names, channels = runs.manifest.class_names, preprocessing.channels
     try:
         network = start(recipe, class_names=names, device=device, in_channels=channels).network

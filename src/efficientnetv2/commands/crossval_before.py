@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import read_object
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.data.folds import Folds
 
@@ -33,8 +34,26 @@ def told_of(folder: Path, number: int) -> dict[str, Any]:
         folder: of the folds.
         number: of the fold, from 0.
     """
-    told: dict[str, Any] = json.loads((folder / "choosing" / f"fold{number + 1}.json").read_text("utf-8"))
-    return told
+    file = folder / "choosing" / f"fold{number + 1}.json"
+    return read_object(
+        file, "scores", "seconds", fix="Remove it, and --resume tries this fold's settings again."
+    )
+
+
+def preprocessing_of_first(folder: Path) -> Preprocessing:
+    """How the first fold's network looks at images.
+
+    Args:
+        folder: Of the folds.
+
+    Raises:
+        InputError: The file that says so is damaged.
+    """
+    run = folder / run_name(0)
+    fix = f"Remove {run}, and --resume trains it again."
+    return Preprocessing.from_json(
+        read_object(run / "beginning.json", "preprocessing", fix=fix)["preprocessing"]
+    )
 
 
 def scores_of(folder: Path, plan: Plan, number: int) -> tuple[float, ...]:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.files import write_atomically, write_text_atomically
-from efficientnetv2.commands.answering import SKIPPED, read_skipped
+from efficientnetv2.base.files import read_object, write_atomically, write_text_atomically
+from efficientnetv2.commands.answering import SKIPPED
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_before import (
     answered_with,
@@ -43,6 +43,7 @@ from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured
 from efficientnetv2.training.checked import read as read_recipe
+from efficientnetv2.training.folder import read_skipped, set_aside
 
 # Of one run: report, answers (n, K), their rows (n,) in the whole manifest; row and reason of what it could not read.
 _Ran = tuple[dict[str, Any], npt.NDArray[np.float64], Ints, dict[int, str]]
@@ -252,12 +253,17 @@ class Runs:
                 f"{path}: the run has finished, but its answers are not there any more. Remove that folder, and it is "
                 "trained again."
             )
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        report = read_object(
+            path / "report.json", "top1", fix=f"Remove {path}, and --resume trains it again."
+        )
         answer = read_recipe(path / "recipe.yaml").answer(self.manifest.separator)
         paths, probabilities = read_predictions(path / "predictions.csv", self.manifest.class_names, answer)
         answered = np.array([place_of[one] for one in paths], dtype=np.int64)
         unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
-        unread |= {place_of[one]: why for one, why in read_skipped(path / SKIPPED) if one in place_of}
+        recorded = read_skipped(path / SKIPPED)
+        if recorded is None:
+            self.screen.say(set_aside(path / SKIPPED, "Why images of this run were skipped is not known."))
+        unread |= {place_of[one]: why for one, why in recorded or () if one in place_of}
         return report, probabilities, answered, unread
 
     def _explained(self, message: str, called: str, words: Words) -> str:

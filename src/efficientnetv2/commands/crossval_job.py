@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
 from contextlib import suppress
@@ -13,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.base.files import check_folder, write_atomically
+from efficientnetv2.base.files import check_folder, read_object, write_atomically
 from efficientnetv2.base.typed import command_line, typed
-from efficientnetv2.commands.answering import SKIPPED, list_skipped, read_skipped
+from efficientnetv2.commands.answering import SKIPPED, list_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
@@ -36,7 +35,7 @@ from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.claiming import claimed, held
-from efficientnetv2.training.folder import LOCK, REPORT_FILES
+from efficientnetv2.training.folder import LOCK, REPORT_FILES, read_skipped, set_aside
 from efficientnetv2.training.named import from_anywhere, refuse_unknown_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
@@ -196,7 +195,10 @@ def _readable_then(
         folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
     )
     paths, listed = manifest.paths, set(there.paths)
-    left_out = [(path, why) for path, why in read_skipped(folder / SKIPPED) if path not in listed]
+    recorded = read_skipped(folder / SKIPPED)
+    if recorded is None:
+        screen.say(set_aside(folder / SKIPPED, "The list of skipped images starts again."))
+    left_out = [(path, why) for path, why in recorded or () if path not in listed]
     unread = {path for path, _ in left_out}
     # By sets: numpy's isin compares every path with every other, hours of a million pictures.
     dealt, known = (np.flatnonzero([path in those for path in paths]) for those in (listed, unread))
@@ -347,6 +349,7 @@ def _called(dealt: Folds | None) -> str:
 
 def _tell_finished(folder: Path, screen: Screen, *, as_json: bool) -> None:
     if as_json:
-        answer(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+        fix = "Remove it, and --resume writes the report again from the folds."
+        answer(read_object(folder / "report.json", fix=fix))
     screen.say(f"The cross-validation in {folder} has finished: nothing is left to do.")
     screen.say(f"Report: {folder / 'report.html'}")

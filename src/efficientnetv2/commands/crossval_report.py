@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from efficientnetv2.base.answer import logits_of
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.files import read_object
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import SKIPPED, list_skipped
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
-from efficientnetv2.commands.crossval_before import run_name, told_of
+from efficientnetv2.commands.crossval_before import preprocessing_of_first, run_name, told_of
 from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_memory import FILE
 from efficientnetv2.commands.crossval_networks import Networks
@@ -84,8 +84,7 @@ def conclude(
     facts = replace(facts, notes=[*facts.notes, together])
     # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
     # several that answered together it is shown of the first.
-    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
-    bands = Preprocessing.from_json(begun["preprocessing"]).bands
+    bands = preprocessing_of_first(folder).bands
     asked = replace(manifest, bands=bands)
     looked = explained_by_folds(
         networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names, members=plan.members
@@ -153,7 +152,7 @@ def _facts(
 ) -> Facts:
     """What the report says beside the figures; of one run that of the first."""
     manifest, members = runs.manifest, runs.plan.members
-    first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
+    first = _report_of(folder / run_name(0))
     before, chose = (
         sum(_seen_by(folder, number, members, what) for number in range(len(dealt.parts)))
         for what in ("trained_on", "chose")
@@ -166,7 +165,7 @@ def _facts(
         chose=chose,
         views=first["recipe"].get("eval_views", "one"),
         model=first["model"],
-        command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
+        command=read_object(folder / FILE, "command", fix="Start again with another --out.")["command"],
         versions=versions(),
         chosen=first["chosen"],
         notes=[
@@ -211,8 +210,13 @@ def _seconds(folder: Path, plan: Plan, answered: list[Answered], again: list[Ans
 
 def _seen_by(folder: Path, number: int, members: int, what: str) -> int:
     """How many of a fold's pictures had a part in the weights of one of its networks: ``what`` in its report."""
-    files = [folder / run_name(number, place) / "report.json" for place in range(members)]
-    return max(int(json.loads(file.read_text(encoding="utf-8")).get(what, 0)) for file in files)
+    folders = [folder / run_name(number, place) for place in range(members)]
+    return max(int(_report_of(one).get(what, 0)) for one in folders)
+
+
+def _report_of(run: Path) -> dict[str, Any]:
+    """What ``report.json`` of a fold's run holds."""
+    return read_object(run / "report.json", "recipe", fix=f"Remove {run}, and --resume trains it again.")
 
 
 def _seen_before(trained: int, chose: int, of: int) -> str:

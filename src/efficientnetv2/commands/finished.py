@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import read_object
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.resumed import longer
@@ -65,7 +65,8 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
     """
     folder = RunFolder(run.path, screen.say)
     report = folder.path / "report.json"
-    told = json.loads(report.read_text(encoding="utf-8")) if folder.reported else {}
+    fix = f"Remove it. For metrics: {typed(['effnetv2', 'evaluate', str(folder.path), 'DATA'])}"
+    told = read_object(report, "epochs", fix=fix) if folder.reported else {}
     if as_json and told:
         answer(told)
     # It may have ended before all of the recipe's epochs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -131,22 +131,33 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
     return kept if curve is None else kept | {"label_curve": asdict(curve)}
 
 
-def known_of_run(folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None) -> Known:
+def known_of_run(
+    folder: Path,
+    beginning: Mapping[str, Any],
+    calibration: Calibration | None,
+    say: Callable[[str], None],
+) -> Known:
     """What a run knows beside its answers: those of the probe, the label curve, its temperature.
 
     Args:
         folder: of the run.
         beginning: as the run folder keeps it.
         calibration: of the network kept.
+        say: gets a line if the probe's predictions are damaged; the report then leaves them out.
     """
-    answered = (folder / PROBE / ANSWERS).is_file() and "linear_probe" in beginning
+    answers = None
+    if (folder / PROBE / ANSWERS).is_file() and "linear_probe" in beginning:
+        try:
+            answers = read_answers(folder / PROBE)
+        except InputError:
+            say(f"{folder / PROBE / ANSWERS} is damaged. The report leaves the linear probe's classes out.")
     labels, sections = None, []
     if "label_curve" in beginning:
         curve = TypeAdapter(LabelCurve).validate_python(beginning["label_curve"])
         labels, sections = verdict(curve), [more_labels(curve)]
     return Known(
         calibration=calibration,
-        probe=read_answers(folder / PROBE) if answered else None,
+        probe=answers,
         labels=labels,
         sections=tuple(sections),
     )

@@ -41,7 +41,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     probe = beginning.get("linear_probe")
     before = beginning.get("seen_before", {"pictures": 0})
     selected = result.selection.to_json() if result.selection else {}
-    known = known_of_run(job.folder.path, beginning, result.calibration)
+    known = known_of_run(job.folder.path, beginning, result.calibration, job.folder.log)
     learnt = _learnt_from(job)
     facts = Facts(
         data=prepared.manifest.source,

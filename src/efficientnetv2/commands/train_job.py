@@ -201,6 +201,7 @@ def _readied(
     theirs = None if place.against is None else read_answers(place.against)
     prepared = looked_at(recipe, source, place, screen)
     if resumed:
+        RunFolder(known.path, screen.say).set_aside_damaged()
         prepared = as_begun(known.path, prepared, screen)
     prepared = replace(prepared, common=place.common)
     if place.against is not None and theirs is not None:

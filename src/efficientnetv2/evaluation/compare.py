@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import read_object
 from efficientnetv2.base.typed import typed
 from efficientnetv2.evaluation.answered import Over, flattered, over, read_answers
 from efficientnetv2.evaluation.curve import Row
@@ -82,12 +82,7 @@ class FinishedRun:
                 "one that was stopped goes on with effnetv2 train (or crossval) DATA "
                 f"{typed(['--out', str(folder), '--resume'])}."
             )
-        try:
-            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(
-                f"{folder / 'report.json'} can't be read ({error}). Leave that run out."
-            ) from error
+        report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:
             raise InputError(
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."

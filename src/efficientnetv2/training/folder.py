@@ -11,9 +11,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import remedy, remove_partial, write_atomically, write_text_atomically
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import (
+    read_object,
+    remedy,
+    remove_partial,
+    write_atomically,
+    write_text_atomically,
+)
+from efficientnetv2.base.memory import reason_of
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.typed import typed
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
 
@@ -32,6 +42,10 @@ RUN_FILES = (
     "recipe.yaml", "beginning.json", "manifest.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
     "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
 )  # fmt: skip
+
+# What a run needs of its beginning to go on.
+_NEEDED = ("command", "chosen", "preprocessing", "groups_at_a_time")
+_DAMAGED = ".damaged"  # behind the name of a file that was set aside
 
 
 class RunFolder:
@@ -126,8 +140,21 @@ class RunFolder:
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
     def beginning(self) -> dict[str, Any]:
-        """What ``begin`` was given."""
-        plain: dict[str, Any] = json.loads(self.beginning_file.read_text(encoding="utf-8"))
+        """What ``begin`` was given.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        again = typed(
+            ["effnetv2", "train", str(self.manifest_file), "--recipe", str(self.recipe_file), "--out", "NEW"]
+        )
+        fix = f"The run can't be resumed. Start a new run with the same recipe and split: {again}"
+        plain = read_object(self.beginning_file, *_NEEDED, fix=fix)
+        try:
+            Preprocessing.from_json(plain["preprocessing"])
+            GroupsAtATime.from_json(plain["groups_at_a_time"])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.beginning_file} is damaged ({reason_of(error)}). {fix}") from error
         return plain
 
     def amend_beginning(self, **changed: Any) -> None:
@@ -189,11 +216,22 @@ class RunFolder:
         return True
 
     def _skipped_before(self) -> set[str]:
-        if not self.skipped_file.exists():
-            return set()
-        with self.skipped_file.open(encoding="utf-8", newline="") as file:
-            # A full disk may have cut it off, even within its first line.
-            return {path for row in csv.DictReader(file) if (path := row.get("path"))}
+        return {path for path, _ in read_skipped(self.skipped_file) or ()}
+
+    def set_aside_damaged(self) -> None:
+        """Rename a log and a list of skipped images that are damaged, before the run goes on; whole rows stay.
+
+        Raises:
+            InputError: A file can't be renamed or written.
+        """
+        if read_skipped(self.skipped_file) is None:
+            self.log(set_aside(self.skipped_file, "The list of skipped images starts again."))
+        rows, damaged = self._rows()
+        if damaged:
+            note = set_aside(self.metrics_file, f"The run keeps its {count_of(len(rows), 'whole row')}.")
+            with _writing(self.metrics_file):
+                write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+            self.log(note)
 
     @property
     def skipped(self) -> frozenset[str]:
@@ -207,15 +245,16 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``, whole ones only."""
+        return self._rows()[0]
+
+    def _rows(self) -> tuple[list[dict[str, Any]], bool]:
+        """The whole rows of ``metrics.jsonl``, and whether it is damaged."""
         if not self.metrics_file.exists():
-            return []
-        rows = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:  # cut off by a kill: the resumed run writes it again
-                continue
-        return rows
+            return [], False
+        *lines, cut = self.metrics_file.read_bytes().split(b"\n")
+        found = [_row(line) for line in lines]
+        last = _row(cut)  # a kill or a full disk may cut it off: the resumed run writes it again
+        return [row for row in (*found, last) if row is not None], None in found
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will do again."""
@@ -266,6 +305,49 @@ class NoFolder(RunFolder):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def read_skipped(file: Path) -> list[tuple[str, str]] | None:
+    """Path and reason of each image that a list names; none where there is no such file. None if it is damaged.
+
+    Args:
+        file: ``skipped.csv``. A full disk may have cut it off, even within its first line.
+    """
+    if not file.exists():
+        return []
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error):
+        return None
+    return [(path, row.get("reason") or "") for row in rows if (path := row.get("path"))]
+
+
+def set_aside(file: Path, then: str) -> str:
+    """Rename a damaged file of a run, and say so in a line.
+
+    Args:
+        file: To rename.
+        then: What happens without it, as a sentence.
+
+    Raises:
+        InputError: It can't be renamed.
+    """
+    aside = file.with_name(file.name + _DAMAGED)
+    with _writing(file):
+        file.replace(aside)
+    return f"{file} is damaged. It was renamed to {aside.name}. {then}"
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row of ``metrics.jsonl``; None of a line that is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
+        return None
+    return row if isinstance(row.get("step"), int) and isinstance(row.get("epoch"), int | float) else None
 
 
 @contextmanager

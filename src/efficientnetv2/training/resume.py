@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,14 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def load_newest(
+    folder: Path, fits: Callable[[dict[str, Any]], bool] = lambda kept: True
+) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest checkpoint that is whole.
+
+    Args:
+        folder: the run's ``checkpoints/``.
+        fits: whether the run can take over what a checkpoint holds; one that does not fit counts as damaged.
 
     Returns:
         What was kept (None if there is no checkpoint), and a sentence for each that was damaged.
@@ -86,6 +93,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         path = folder / f"step_{step:08d}.pt"
         try:
             kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if not fits(kept):
+                raise ValueError("it does not hold the state of this run")
             return kept, damaged
         except Exception as error:  # a damaged zip raises whatever its damage hits
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

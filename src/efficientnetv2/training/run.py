@@ -230,13 +230,19 @@ def _remembered(job: Job) -> TrainedOn | None:
 
 def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State, dict[str, Any]]:
     """The state to go on from, and what the books of the parts before it keep."""
+    job.network.answer = job.answer  # whatever the weights answered that it begins with
+    state = begin(place(job.network, job.device), job.recipe)
+
+    def fits(kept: dict[str, Any]) -> bool:
+        return state.fits(kept) and (selection is None or "selection" in kept)
+
     newest, damaged = (
-        by_first(job.world, lambda: resume.load_newest(job.folder.checkpoints)) if resumed else (None, [])
+        by_first(job.world, lambda: resume.load_newest(job.folder.checkpoints, fits))
+        if resumed
+        else (None, [])
     )
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
-    job.network.answer = job.answer  # whatever the weights answered that it begins with
-    state = begin(place(job.network, job.device), job.recipe)
     if job.recipe.sync_batch_norm and job.world.many:
         synchronise(state.network, job.world)  # not the moving average, which is evaluated and kept
     if newest is None:

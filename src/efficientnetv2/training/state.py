@@ -50,10 +50,24 @@ class State:
             self.scaler.load_state_dict(kept["scaler"])
         self.step = kept["step"]
 
+    def fits(self, kept: dict[str, Any]) -> bool:
+        """Whether ``load_dict`` can take over what a checkpoint holds: names and shapes of the weights are compared."""
+        own = self.to_dict()
+        if not isinstance(kept, dict) or not own.keys() <= kept.keys():
+            return False
+        parts = [name for name in ("network", "ema") if own[name] is not None]
+        return isinstance(kept["step"], int) and all(_shapes(own[one]) == _shapes(kept[one]) for one in parts)
+
     @property
     def best(self) -> nn.Module:
         """The network to evaluate and to keep: the moving average where there is one."""
         return self.ema.network if self.ema else self.network
+
+
+def _shapes(tensors: Any) -> dict[str, torch.Size | None] | None:
+    if not isinstance(tensors, dict):
+        return None
+    return {name: getattr(one, "shape", None) for name, one in tensors.items()}
 
 
 @dataclass(frozen=True)

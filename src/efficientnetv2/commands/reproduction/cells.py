@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.files import read_object, write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.table import Figure
@@ -128,7 +128,8 @@ class Runs:
             write_text_atomically(kept, json.dumps(self.asked(cell), indent=1) + "\n")
             self.say(f"  {_came_to(done)}")
         report = _read(done)
-        there = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else report.get(ASKED)
+        fix = f"Remove {folder}, and it is trained again."
+        there = read_object(kept, fix=fix) if kept.exists() else report.get(ASKED)
         self.refuse_another(cell, there, folder)
         return report
 
@@ -178,8 +179,7 @@ class Runs:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return report
+    return read_object(file, "top1", "train_s", fix=f"Remove {file.parent}, and it is trained again.")
 
 
 def _came_to(file: Path) -> str:

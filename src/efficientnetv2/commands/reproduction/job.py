@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.files import read_object, write_atomically, write_text_atomically
 from efficientnetv2.base.typed import command_line, typed
 from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import versions
@@ -243,7 +243,7 @@ def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str,
     now = {**trained, "data": str(place.absolute())} if place.exists() else dict(trained)
     file = folder / _ASKED
     begun = file.exists() and any_begun(folder / _CELLS)
-    there = json.loads(file.read_text(encoding="utf-8")) if begun else now
+    there = read_object(file, fix="Give another --out.") if begun else now
     differing = [
         f"{'' if name == 'table' else '--'}{name} is {there[name]} there, {now[name]} here"
         for name in now

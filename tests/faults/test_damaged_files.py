@@ -1,0 +1,152 @@
+"""A run's own files, damaged between two starts of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+
+import pytest
+import torch
+from tests.command_line import effnetv2, killed_at
+from tests.conftest import COLOURS, paint
+from tests.faults.test_finished import SAVING, WORDS
+from tests.faults.test_kill_and_resume import bits
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.crossval_before import preprocessing_of_first, told_of
+from efficientnetv2.commands.probing import known_of_run
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.training import resume
+from efficientnetv2.training.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with images, a run that was killed after its last step, and what it comes to when it goes on."""
+    here = tmp_path_factory.mktemp("stopped")
+    for name, colour in COLOURS.items():
+        for number in range(8):
+            paint(here / "pictures" / name / f"{number}.jpg", colour, number)
+    words = ("train", "pictures", *WORDS, "--out", "run")
+    killed_at(SAVING, *words, cwd=here)
+    shutil.copytree(here / "run", here / "whole")
+    done = effnetv2("train", "pictures", "--out", "whole", "--resume", "--device", "cpu", cwd=here)
+    assert done.returncode == 0, done.stderr
+    return here
+
+
+def gone_on_with(stopped, name):
+    """Resume a copy of the run."""
+    return effnetv2("train", "pictures", "--out", name, "--resume", "--device", "cpu", cwd=stopped)
+
+
+def copy(stopped, name):
+    shutil.copytree(stopped / "run", stopped / name)
+    return stopped / name
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"command": 1, "chosen": [], "preprocessing": 3}'])
+def test_a_damaged_beginning_is_named_and_how_to_start_again(content, stopped, tmp_path):
+    run = copy(stopped, tmp_path.name)
+    (run / "beginning.json").write_text(content)
+    done = gone_on_with(stopped, run.name)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"{run.name}/beginning.json is damaged" in done.stderr
+    assert "can't be resumed" in done.stderr
+    assert f"effnetv2 train {run.name}/manifest.csv --recipe {run.name}/recipe.yaml --out NEW" in done.stderr
+
+
+def test_the_command_that_is_named_trains_on_the_same_split(stopped):
+    words = ("train", "run/manifest.csv", "--recipe", "run/recipe.yaml", "--out", "again", "--device", "cpu")
+    done = effnetv2(*words, cwd=stopped)
+    assert done.returncode == 0, done.stderr
+    lists = [
+        Manifest.from_csv(stopped / run / "manifest.csv", root=stopped / "pictures", source="")
+        for run in ("run", "again")
+    ]
+    first, again = (
+        {
+            (os.path.realpath(one.file(row)), one.table["label"][row], one.split[row])
+            for row in range(len(one))
+        }
+        for one in lists
+    )
+    assert first == again
+
+
+@pytest.mark.parametrize("log", [random.Random(0).randbytes(1_000), b"[1]\n3\nnull\n{}\n"])
+def test_a_damaged_log_and_list_are_set_aside_and_the_run_goes_on(log, stopped, tmp_path):
+    run = copy(stopped, tmp_path.name)
+    whole = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(whole[0] + log + b"\n")
+    (run / "skipped.csv").write_bytes(b"\xff\xfe\0\0")
+    done = gone_on_with(stopped, run.name)
+    assert done.returncode == 0, done.stderr
+    for name in ("metrics.jsonl", "skipped.csv"):
+        assert f"{run.name}/{name} is damaged" in done.stdout
+        assert f"renamed to {name}.damaged" in done.stdout
+        assert (run / f"{name}.damaged").exists()
+    assert (run / "metrics.jsonl").read_bytes() == whole[0], "what is whole is kept"
+    assert bits(run) == bits(stopped / "whole")
+
+
+def test_a_checkpoint_of_something_else_is_passed_over_for_the_one_before_it(stopped, tmp_path):
+    run = copy(stopped, tmp_path.name)
+    before, newest = sorted((run / "checkpoints").iterdir())
+    torch.save({"a": 1}, newest)
+    done = gone_on_with(stopped, run.name)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.name} is damaged" in done.stdout
+    assert f"Going on from step {int(before.stem.removeprefix('step_'))} of" in done.stdout
+    assert bits(run) == bits(stopped / "whole")
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [1], 3, {"network": 1}])
+def test_whatever_a_checkpoint_holds_that_does_not_fit_is_set_aside(content, tmp_path):
+    resume.save(tmp_path, {"step": 1}, 1)
+    torch.save(content, tmp_path / "step_00000002.pt")
+    kept, damaged = resume.load_newest(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
+    assert kept == {"step": 1}
+    assert len(damaged) == 1
+    assert resume.steps_saved(tmp_path) == [1]
+
+
+def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):
+    row = {"kind": "train", "step": 1, "epoch": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"kind": "tr')
+    folder = RunFolder(tmp_path, lambda line: None)
+    folder.set_aside_damaged()
+    assert folder.history() == [row]
+    assert not (tmp_path / "metrics.jsonl.damaged").exists()
+
+
+def test_a_damaged_report_of_a_finished_run_is_named(stopped, tmp_path):
+    shutil.copytree(stopped / "whole", stopped / tmp_path.name)
+    (stopped / tmp_path.name / "report.json").write_text("{")
+    done = gone_on_with(stopped, tmp_path.name)
+    assert done.returncode == 2, done.stderr
+    assert f"{tmp_path.name}/report.json is damaged" in done.stderr
+    assert f"effnetv2 evaluate {tmp_path.name} DATA" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_again(content, tmp_path):
+    for name, read in (
+        ("choosing/fold1.json", lambda: told_of(tmp_path, 0)),
+        ("fold1/beginning.json", lambda: preprocessing_of_first(tmp_path)),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=rf"{name} is damaged .*Remove .*--resume"):
+            read()
+
+
+def test_damaged_predictions_of_the_probe_do_not_keep_a_run_from_its_report(tmp_path):
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe/predictions.csv").write_bytes(b"\xff\xfe\0\0")
+    said = []
+    assert known_of_run(tmp_path, {"linear_probe": {}}, None, said.append).probe is None
+    assert "probe/predictions.csv is damaged" in said[0]
