@@ -30,8 +30,8 @@ effnetv2 train photos/ --set "progressive.shares=[3, 2, 2, 1]" --recipe quick   
 ```
 
 `effnetv2 recipes` lists the recipes that have a name, `effnetv2 recipes finetune` shows one whole. The `recipe.yaml` of
-a run is one too, in which nothing is `auto` any more: it, or the folder of the run, may be given to `--recipe` and to
-`effnetv2 recipes`. This page in the terminal:
+a run is one too, in which nothing is `auto` any more but `minival`: it, or the folder of the run, may be given to
+`--recipe` and to `effnetv2 recipes`. This page in the terminal:
 
 ```bash
 effnetv2 recipes --fields                        # all of it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.minival import with_auto_minival, with_minival
 from efficientnetv2.data.splits import with_holdout
 
 
@@ -147,3 +148,47 @@ def test_identical_files_with_other_labels_leave_no_minival():
     with pytest.raises(InputError, match="no way to have every class both in train and in minival") as error:
         with_minival(manifest([0, 1, 1, 2, 2, 0]), size=3, contents=np.array([0, 0, 1, 1, 2, 2]))
     assert str(error.value).endswith("or train without minival (--set minival=null).")
+
+
+def test_auto_sets_a_tenth_aside_but_at_least_fifty_and_at_most_a_thousand():
+    for images, held in ((399, 0), (400, 50), (900, 90), (40_000, 1_000)):
+        labels = np.arange(images) % 3
+        parted, note, chooses = with_auto_minival(manifest(labels.tolist()))
+        assert (sum(of_class(parted)), chooses) == (held, held > 0), images
+        assert ("choose the weights to keep" in note) == chooses
+
+
+def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():
+    """A class of 9 images stays in train, with the two others of its group; all other classes choose."""
+    labels = [0] * 300 + [1] * 300 + [2] * 9
+    group = [f"g{number}" for number in range(609)]
+    group[298] = group[299] = group[600] = "shared"
+    parted, note, chooses = with_auto_minival(manifest(labels, group=group))
+    held = np.array(parted.split) == "minival"
+    assert chooses
+    assert "'c002'" in note
+    assert of_class(parted)[:2] == [30, 30]
+    assert not held[[298, 299]].any()
+    assert not held[600:].any()
+
+
+def test_auto_takes_what_is_given_and_sets_nothing_aside_of_several_labels():
+    """Given images choose however few they are; of several labels a share of each class can't be counted out."""
+    split = ["train"] * 90 + ["minival"] * 10
+    parted, note, chooses = with_auto_minival(manifest([0, 1] * 50, split=split))
+    assert (chooses, list(parted.split)) == (True, split)
+    assert "10 pictures given as minival" in note
+    several = replace(manifest([0, 1] * 500), separator=";")
+    parted, note, chooses = with_auto_minival(several)
+    assert not chooses
+    assert "several labels" in note
+    assert (np.array(parted.split) == "train").all()
+
+
+def test_auto_gives_up_where_the_groups_are_too_large():
+    """Two groups with all three classes each: a third of the images is more than training can spare."""
+    group = ["a"] * 300 + ["b"] * 600
+    parted, note, chooses = with_auto_minival(manifest([0, 1, 2] * 300, group=group))
+    assert not chooses
+    assert "groups" in note
+    assert (np.array(parted.split) == "train").all()

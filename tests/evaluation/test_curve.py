@@ -38,3 +38,18 @@ def test_missing_and_broken_values_are_left_out():
     rows.append({"kind": "train", "epoch": 3.0, "loss": float("inf")})
     rows.append({"kind": "val", "epoch": 2.0, "top1": None, "macro_f1": 0.4})
     assert _panels(learning_curve(rows)) == ["loss", "validation"]
+
+
+def test_the_panel_of_validation_says_of_which_images_its_points_are():
+    def title(*points):
+        rows = [{"kind": kind, "epoch": e, "top1": 0.5, "images": n} for e, (kind, n) in enumerate(points)]
+        return _panels(learning_curve(rows))[0]
+
+    assert (
+        title(("val", 512), ("val", 512), ("val", 689))
+        == "validation (512 images; last point: all 689 images of val)"
+    )
+    assert title(("val", 300), ("val", 300)) == "validation (300 images)"
+    with_minival = title(("minival", 90), ("minival", 90), ("val", 689))
+    assert "90 images of minival" in with_minival
+    assert "689 images of val" in with_minival

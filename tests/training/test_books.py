@@ -90,6 +90,25 @@ def gone(job, number):
     return back
 
 
+def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job):
+    """Of 24 pictures, 8 of each class, the curve looks at 9, three of each; the run's own metrics end it."""
+    one = job("run", "validate_images=9")
+    asked = []
+
+    class Watching(Job):
+        def look(self, state, part, **words):
+            asked.append((state.step, np.bincount(part.labels).tolist()))
+            return super().look(state, part, **words)
+
+    one = Watching(**vars(one))
+    result = run(one, resumed=False, watch=Nobody())
+    assert asked == [*((step, [3, 3, 3]) for step in range(3, 24, 3)), (24, [8, 8, 8])]
+    points = [row for row in result.history if row["kind"] == "val"]
+    assert [row["images"] for row in points] == [9] * 7 + [24]
+    right = (result.predictions.probabilities.argmax(axis=1) == result.predictions.labels).mean()
+    assert points[-1]["top1"] == pytest.approx(float(right))
+
+
 class Outage(Nobody):
     """All of val is gone after a step, until it is brought back."""
 
@@ -468,7 +487,9 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
         (12, 12.0, 3.0, 8.0),
         (24, 12.0, 3.0, 8.0),
     ]
-    assert second.seconds == 2 * 100 + 24 + 8 * 50, "of the run, compiling and validation among it"
+    assert second.seconds == 2 * 100 + 24 + 7 * 50, (
+        "of the run, compiling and validation among it, but the last"
+    )
 
 
 def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):

@@ -160,7 +160,7 @@ def test_settings_reach_nested_fields_and_ramps():
         ("seed=1.5", "seed = 1.5: has to be a whole number"),
         ("holdout=1.5", "holdout = 1.5: has to be a whole number from 2 or a number above 0 and below 1"),
         ("holdout=0", "holdout = 0: has to be a whole number from 2 or a number above 0 and below 1"),
-        ("minival=x", "minival = 'x': has to be a whole number from 1, a number above 0 and below 1 or null"),
+        ("minival=x", "= 'x': has to be a whole number from 1, a number above 0 and below 1, 'auto' or null"),
         ("time_shares=3", "time_shares = 3: has to be 'equal', [number, ...] or null"),
         ("progressive.randaugment=x", "has to be a number from 0 to 30, {start, end, continuous} or null"),
         ("progressive.image_px={start: 3}", "has to be a number from 1 to 4,096 or {start, end, continuous}"),

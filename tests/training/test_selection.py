@@ -137,6 +137,53 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+#: A run that begins with the linear probe of given weights, and so with a model that can classify.
+BEGUN = ("weights=given.safetensors", "classifier=probe")
+
+
+def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
+    """Before training 5 of 6 are right (the last number), then 4 at most: the file has the weights of the start."""
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
+    one = job("run", *BEGUN)
+    result = run(one, resumed=False, watch=Unseen())
+    assert list(seen) == [0, 3, 6, 9, 12, 15, 18, 21, 24]
+    assert same(weights_of(one), seen[0])
+    assert not same(seen[0], seen[24])
+    told = modelfile.load(one.folder.model_file).metrics
+    assert (told["kept_model"], told["selected_step"]) == ("start", 0)
+    assert (told["start_metric"], told["trained_metric"]) == (pytest.approx(5 / 6), pytest.approx(4 / 6))
+    assert str(result.selection) in said(one)
+    assert "linear probe" in str(result.selection)
+    assert next(row["step"] for row in result.history if row["kind"] == "minival") == 0
+
+
+def test_a_model_better_than_its_start_is_kept(job, scripted):
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 4 / 6, 3 / 6)
+    one = job("run", *BEGUN)
+    run(one, resumed=False, watch=Unseen())
+    assert same(weights_of(one), seen[18])
+    told = modelfile.load(one.folder.model_file).metrics
+    assert (told["kept_model"], told["start_metric"]) == ("trained", pytest.approx(3 / 6))
+
+
+@pytest.mark.parametrize("stop", [2, 13])
+def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
+    """Stopped before the first checkpoint the run begins anew; after it the checkpoint has the start's weights."""
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
+
+    class Ends:
+        def progress(self, done, *facts):
+            if done >= stop:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(job("run", *BEGUN), resumed=False, watch=Ends())
+    resumed = job("run", *BEGUN)
+    result = run(resumed, resumed=True, watch=Unseen())
+    assert same(weights_of(resumed), seen[0])
+    assert [row["step"] for row in result.history if row["kind"] == "minival"] == [*range(0, 25, 3)]
+
+
 def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     """The moving average's after the fifth validation; the end of the run is not as good."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
@@ -155,7 +202,8 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
         (3 * number, pytest.approx(sixths / 6))
         for number, sixths in enumerate((1, 2, 3, 2, 5, 4, 1, 4), start=1)
     ]
-    assert not [row for row in result.history if row["kind"] == "val"], "val is looked at once, at the end"
+    at_the_end = [(row["step"], row["images"]) for row in result.history if row["kind"] == "val"]
+    assert at_the_end == [(24, len(one.val))], "val is looked at once, at the end"
 
 
 def test_training_ends_when_waiting_was_in_vain(job, scripted):
@@ -246,7 +294,7 @@ def test_without_minival_the_last_weights_are_kept(job, scripted):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["patience=3"], "patience is 3, but only minival may end training, and it is off"),
+        (["minival=null", "patience=3"], "patience is 3, but only minival may end training, and it is off"),
         (["minival=0.1", "patience=0"], "patience = 0"),
         (["minival=0"], "minival = 0"),
         (["minival=1.5"], "minival = 1.5"),

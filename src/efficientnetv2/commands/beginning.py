@@ -98,7 +98,7 @@ class Decided:
 def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
     """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
 
-    The run's own are the seed, and that of random sizes where it follows from it.
+    The run's own are the seed, that of random sizes where it follows from it, and the pictures that choose.
 
     Args:
         known: of the run, its weights chosen.
@@ -109,7 +109,7 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
         for file in place.settled:
             recipe = read_recipe(file)
             if recipe.weights == known.recipe.weights:
-                own = recipe.to_json() | {"seed": known.recipe.seed}
+                own = recipe.to_json() | {"seed": known.recipe.seed, "minival": known.recipe.minival}
                 if known.recipe.progressive.seed is None:
                     own["progressive"] = own["progressive"] | {"seed": None}  # settled by the seed
                 known = replace(known, recipe=checked(own, where=str(file)), repeated=True)

@@ -46,7 +46,7 @@ def begin(
     """Settle the recipe, then write into the folder, which is claimed: what is refused leaves nothing behind."""
     path = decided.path
     settling = agreed(decided, words, prepared, device, place, screen, world)
-    recipe, network = settling.settled.recipe, settling.settled.network
+    recipe, network, prepared = settling.settled.recipe, settling.settled.network, settling.prepared
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     chosen = [*settling.notes, *([] if pictures is None else [pictures.note])]
     lines: list[str] = []
@@ -123,6 +123,8 @@ def _beginning(
     }
     if settling.seen.flattering:
         beginning["seen_before"] = settling.seen.to_json()
+    if settling.seen.chooser:
+        beginning["minival_unused"] = True
     if network.trained_on is not None:  # for a resumed run, whose weights are its checkpoint's
         beginning["weights_trained_on"] = network.trained_on.text()
     if decided.compared is not None:

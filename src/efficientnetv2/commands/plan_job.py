@@ -82,7 +82,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         settling = agreed(known, words, prepared, device, place, screen)
     except UnfetchedError as error:
         raise InputError(f"{error}{_without_them(known.recipe, words)}") from error
-    settled = settling.settled
+    settled, prepared = settling.settled, settling.prepared
     begun_s = time.time() - psutil.Process().create_time() - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
     notes = [prepared.split_note, *settling.notes]

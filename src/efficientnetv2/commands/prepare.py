@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.minival import with_auto_minival, with_minival
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sides import shorter_side
@@ -126,7 +126,7 @@ def prepare(
     seed: int,
     strict: bool,
     say: Callable[[str], None],
-    minival: int | float | None = None,
+    minival: int | float | Literal["auto"] | None = None,
     made_for: Published | None = None,
     answered: Answered = "val",
     counting: Counting = uncounted,
@@ -139,7 +139,7 @@ def prepare(
         seed: of that choice.
         strict: an unreadable picture is an error.
         say: gets sentences.
-        minival: number or share of the training pictures that choose the weights to keep; None lets none.
+        minival: as ``Recipe.minival``: the training pictures that choose the weights to keep; None lets none.
         made_for: the published set that the pictures should be; None if they need not be any.
         answered: what figures are to be of; test where there is any of it.
         counting: shows how many pictures have been looked at, as ``Screen.counting`` does.
@@ -167,7 +167,9 @@ def prepare(
         say(f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}.")
     holdout_drawn = asked == "val" and not (manifest.split == "val").any()
     contents = found.contents[found.readable]
-    manifest, note = _parted(manifest, asked, holdout=holdout, minival=minival, seed=seed, contents=contents)
+    manifest, note, chooses = _parted(
+        manifest, asked, holdout=holdout, minival=minival, seed=seed, contents=contents
+    )
     if asked != answered:
         note = f"No pictures are given as test, which the recipe would answer. {note}"
     copies, further = left_out(manifest, ~manifest.in_train)
@@ -180,7 +182,7 @@ def prepare(
         note,
         skipped,
         holdout_drawn,
-        minival is not None,
+        chooses,
         contents,
         asked,
         check_notes=found.notes,
@@ -193,11 +195,11 @@ def _parted(
     answered: Answered,
     *,
     holdout: float,
-    minival: int | float | None,
+    minival: int | float | Literal["auto"] | None,
     seed: int,
     contents: Ints,
-) -> tuple[Manifest, str]:
-    """The pictures in the parts of a run, and in sentences how they came there."""
+) -> tuple[Manifest, str, bool]:
+    """The pictures in the parts of a run, in sentences how they came there, and whether minival chooses."""
     if answered == "test":
         manifest, note = answering_test(manifest)
         apart = groups_apart(manifest)
@@ -207,12 +209,16 @@ def _parted(
         )  # by the splits as given: what is held out here says itself what it parts
         manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
     note += apart
-    if minival is not None:
+    chooses = minival is not None
+    if minival == "auto":
+        manifest, further, chooses = with_auto_minival(manifest, contents=contents)
+        note = f"{note} {further}"
+    elif minival is not None:
         manifest, further = with_minival(manifest, size=minival, contents=contents)
         note = f"{note} {further}"
     elif unused := int((manifest.split == "minival").sum()):
         note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
-    return manifest, note
+    return manifest, note, chooses
 
 
 def refuse_missing(train: Manifest, world: World) -> None:

@@ -236,8 +236,8 @@ class Asked:
             )
         if recipe.model != "auto" and self.proxy.recipe is not None:
             recipe = recipe.model_copy(update={"model": "auto"})
-        changes = {"weights": "none", "minival": recipe.minival or CHOOSING, "compile": False}
-        return recipe.model_copy(update=changes)
+        minival = CHOOSING if recipe.minival in (None, "auto") else recipe.minival
+        return recipe.model_copy(update={"weights": "none", "minival": minival, "compile": False})
 
     @property
     def wanted(self) -> Wanted:

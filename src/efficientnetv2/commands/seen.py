@@ -82,11 +82,13 @@ class SeenBefore:
         pictures: how many of those that its figures are of have trained them.
         chose: how many of the others have chosen them, as the minival of an earlier run.
         lines: sentences for the user, that on these pictures first.
+        chooser: whether pictures of the run's minival have trained them, so that these choose nothing.
     """
 
     pictures: int = 0
     chose: int = 0
     lines: tuple[str, ...] = ()
+    chooser: bool = False
 
     @property
     def flattering(self) -> bool:
@@ -98,7 +100,7 @@ class SeenBefore:
         return {"pictures": self.pictures, "chose": self.chose, "note": self.lines[0]}
 
 
-def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
+def seen_before(word: str, network: Network, prepared: Prepared, *, refuse: bool = True) -> SeenBefore:
     """Whether a run is measured by pictures that have trained, or chosen, the weights that it begins with.
 
     And whether it chooses by some that have trained them.
@@ -113,6 +115,7 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
         word: for the weights, as the recipe has it; "none" for none.
         network: fitted to the run's classes, with these weights.
         prepared: the pictures.
+        refuse: whether such a minival is refused; else it chooses nothing.
 
     Raises:
         InputError: minival is refused, or a store of another machine does not answer.
@@ -120,7 +123,7 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
     place = Path(word)
     if word == "none" or not place.exists():  # of weights by name nobody says what trained them
         return SeenBefore()
-    lines = []
+    lines, chooser = [], False
     measured = seen(place, network.trained_on, prepared.val)
     trained, chose = _trained_them(measured, prepared.answered), _chose_them(measured, prepared.answered)
     said = " and ".join(one for one in (trained, chose) if one)
@@ -133,14 +136,20 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
         # By the last training alone: for which classes those before it were, nobody knows.
         last = None if network.trained_on is None else network.trained_on.parts[0]
         said = _trained_them(seen(place, last, prepared.minival), "minival")
-        if said and network.class_names:
+        chooser = bool(said and network.class_names)
+        if chooser and refuse:
             raise InputError(
                 f"--weights {word}: {said}, for the same classes, so they can't choose among those of this run. Give "
                 "others as minival, by a column split, or leave it out (--set minival=null)."
             )
-        if said:
+        if chooser:
+            lines.append(
+                f"Weights {word}: {said}, for the same classes. So these images choose no model and no image size, and "
+                "fit no temperature. Name others in a column split, with the value minival."
+            )
+        elif said:
             lines.append(f"Weights {word}: {said}, for other classes; they choose all the same.")
-    return SeenBefore(measured.pictures or 0, measured.chose, tuple(lines))
+    return SeenBefore(measured.pictures or 0, measured.chose, tuple(lines), chooser)
 
 
 def _trained_them(known: Seen, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,6 +16,7 @@ from efficientnetv2.commands.several_labels import learnt_so, refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import RUN_FILES
 from efficientnetv2.training.job import preprocessing_of
@@ -75,12 +76,14 @@ class Agreed:
 
     Args:
         settled: recipe and network.
+        prepared: the pictures; none choose where those of minival have trained the weights.
         preprocessing: of evaluation, and of the model file.
         seen: whether the pictures have trained, or chosen, the weights.
         notes: what was chosen, and why, a sentence each.
     """
 
     settled: Settled
+    prepared: Prepared
     preprocessing: Preprocessing
     seen: SeenBefore
     notes: tuple[str, ...]
@@ -110,6 +113,8 @@ def agreed(
         InputError: the recipe does not go with the pictures or the machine.
     """
     recipe = with_classifier(known.recipe, prepared)
+    if recipe.minival == "auto" and not prepared.chooses:
+        recipe = checked(recipe.to_json() | {"minival": None}, where=recipe.name)
     settled = settle(
         recipe,
         images=len(prepared.train),
@@ -123,10 +128,15 @@ def agreed(
         repeated=known.repeated,
         say=screen.say,
     )
-    seen = seen_before(settled.recipe.weights, settled.network, prepared)
+    seen = seen_before(
+        settled.recipe.weights, settled.network, prepared, refuse=settled.recipe.minival != "auto"
+    )
+    if seen.chooser:
+        prepared = replace(prepared, chooses=False)
     learnt = learnt_so(settled.recipe, prepared.manifest.separator)
     return Agreed(
         settled,
+        prepared,
         preprocessing_of(settled.recipe, settled.network, prepared.manifest.bands),
         seen,
         (*known.chosen, *settled.notes, *learnt, *seen.lines),

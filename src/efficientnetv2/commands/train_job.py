@@ -202,7 +202,9 @@ def _readied(
     prepared = looked_at(recipe, source, place, screen)
     if resumed:
         RunFolder(known.path, screen.say).set_aside_damaged()
-        prepared = as_begun(known.path, prepared, screen)
+        prepared = replace(
+            as_begun(known.path, prepared, screen), chooses=recipe.minival is not None
+        )  # what can't be read now may leave too few to set aside
     prepared = replace(prepared, common=place.common)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
@@ -222,6 +224,8 @@ def _readied(
             )
             kept.enter_context(held(folder.path))
     beginning = folder.beginning()
+    if beginning.get("minival_unused"):
+        prepared = replace(prepared, chooses=False)
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
     return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)

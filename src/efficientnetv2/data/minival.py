@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single
+
+# What "auto" sets aside: this share of the training images, at least and at most so many. Of fewer than 50 chance
+# outweighs most differences. More than 1,000 cost training more than they tell. Ours.
+_SHARE, _FEWEST, _MOST = 0.1, 50, 1_000
+# "auto" takes at most this share of the images from training, and none of a class with fewer than 10. Ours.
+_LARGEST_SHARE, _RARE = 1 / 8, 10
 
 
 def with_minival(
@@ -38,23 +46,94 @@ def with_minival(
             f"minival is {size}, which counts out pictures of each class, but these have several labels each. Train "
             "without it (--set minival=null)."
         )
-    split = manifest.split.copy()
-    if given := int((split == "minival").sum()):
+    if given := int((manifest.split == "minival").sum()):
         return manifest, f"The {given} pictures given as minival choose the weights to keep."
+    rows = _train_by_path(manifest)
+    return _set_aside(manifest, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
+
+
+def with_auto_minival(manifest: Manifest, *, contents: Ints | None = None) -> tuple[Manifest, str, bool]:
+    """Set a tenth of the train images aside as minival where there are enough of them.
+
+    A class of fewer than 10 train images keeps them all in train, and so do the images that stay together with them.
+    Of the other classes each gives at least one image. Of fewer than 400 images none is set aside.
+
+    Args:
+        manifest: after ``splits.with_holdout``.
+        contents: as for ``splits.with_holdout``.
+
+    Returns:
+        The manifest, a sentence, and whether it has images to choose by. Images given as minival are taken instead.
+
+    Example::
+
+        manifest, note, chooses = with_auto_minival(manifest)
+    """
+    if manifest.separator is not None:
+        return manifest, _none_chooses("the images have several labels each", fix=""), False
+    if (manifest.split == "minival").any():
+        return *with_minival(manifest, size=1), True
+    rows = _train_by_path(manifest)
+    part = manifest.select(rows)
+    counts = np.bincount(part.labels, minlength=len(part.class_names))
+    rare = counts[part.labels] < _RARE
+    for level in levels_of(part, None if contents is None else np.asarray(contents)[rows]):
+        free = rows[~np.isin(level.clusters, level.clusters[rare])]
+        classes = len(np.unique(manifest.labels[free]))
+        size = max(min(max(round(_SHARE * len(free)), _FEWEST), _MOST), classes)
+        if classes < 2 or size > _LARGEST_SHARE * len(free):
+            continue
+        try:
+            parted, note = _set_aside(manifest, free, size, contents)
+        except InputError:
+            continue
+        # Groups are dealt whole, so that they may come to far more, or far fewer, than asked for.
+        if not _FEWEST / 2 <= (parted.split == "minival").sum() <= _LARGEST_SHARE * len(rows):
+            continue
+        few = np.unique(part.labels[rare])
+        if len(few):
+            named = some([part.class_names[label] for label in few])
+            note += f" Classes with fewer than {_RARE} training images give none of them: {named}."
+        return parted, note, True
+    few_images = f"the {count_of(len(rows), 'training image')} are too few, or their groups too large"
+    return manifest, _none_chooses(few_images, fix=" Set some aside with --set minival=0.1."), False
+
+
+def _none_chooses(why: str, *, fix: str) -> str:
+    return f"No images are set aside to choose the model or to fit a temperature: {why}.{fix}"
+
+
+def _train_by_path(manifest: Manifest) -> Ints:
+    """Rows of train in the order of the pictures' own paths."""
     train = np.flatnonzero(manifest.in_train)
-    train = train[np.argsort([manifest.paths[row].rpartition(".tar#")[2] for row in train], kind="stable")]
-    part = manifest.select(train)
-    levels = levels_of(part, None if contents is None else np.asarray(contents)[train])
+    names = [manifest.paths[row].rpartition(".tar#")[2] for row in train]
+    ordered: Ints = train[np.argsort(names, kind="stable")]
+    return ordered
+
+
+def _set_aside(manifest: Manifest, rows: Ints, size: int, contents: Ints | None) -> tuple[Manifest, str]:
+    """Give so many of these rows of train to minival, by class; and a sentence.
+
+    Raises:
+        InputError: see ``with_minival``.
+    """
+    part = manifest.select(rows)
+    there = np.unique(part.labels)
+    if len(there) < len(part.class_names):
+        part = replace(part, class_names=tuple(part.class_names[label] for label in there))
+    levels = levels_of(part, None if contents is None else np.asarray(contents)[rows])
     without = "train without minival (--set minival=null)"
     refuse_single(part, levels[-1].clusters, "choose by", without)
-    quotas = _quotas(part, round(size * len(train)) if isinstance(size, float) else size)
+    quotas = _quotas(part, size)
     target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
     both = "both in train and in minival"
     level, parts = deal_by_level(part, levels, target, Key.of(0).fold("minival"), both=both, instead=without)
-    split[train[parts == 1]] = "minival"
+    split = manifest.split.copy()
+    split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), how_dealt(levels, level, parts == 1)
     return manifest.with_split(split), (
-        f"Minival: {held} of {len(train)} training pictures, {how}, are not trained on but choose the weights to keep."
+        f"Minival: {held} of {int(manifest.in_train.sum())} training pictures, {how}, are not trained on but choose "
+        "the weights to keep."
     )
 
 

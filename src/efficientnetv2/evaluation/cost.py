@@ -90,8 +90,10 @@ def top1_over_time(history: Sequence[Row]) -> list[tuple[float, float]]:
 
 
 def _validations(history: Sequence[Row]) -> list[Row]:
-    """Of a run they are all on ``val``, or all on minival."""
-    return [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
+    """Those on minival where there is one, else those on ``val``: points of one curve are of one split."""
+    rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
+    chose = [row for row in rows if row["kind"] == "minival"]
+    return chose or rows
 
 
 def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:

@@ -58,7 +58,7 @@ def learning_curve(history: Sequence[Row]) -> Figure | None:
     }
     panels = [
         ("loss", {"loss": _points(history, "train", "loss")}, 1.4, False),
-        ("validation", {name: points for name, points in scores.items() if points}, 1.6, False),
+        (_validated(history), {name: points for name, points in scores.items() if points}, 1.6, False),
     ]
     for name, words in QUANTITIES.items():
         points = _points(history, "train", name)
@@ -75,6 +75,25 @@ def learning_curve(history: Sequence[Row]) -> Figure | None:
     axes[-1].set_xlabel("epoch", color=INK)
     figure.align_ylabels(list(axes))
     return figure
+
+
+def _validated(history: Sequence[Row]) -> str:
+    """What the validation panel is of: how many images of which split, and that its last point is of all of val."""
+    points = {
+        kind: [row for row in history if row.get("kind") == kind and row.get("images")]
+        for kind in ("val", "minival")
+    }
+    last = points["val"][-1:]
+    before = points["minival"] or points["val"][:-1]
+    if not last and not before:
+        return "validation"
+    all_of_val = "".join(f"{row['images']:,} images" for row in last)
+    if not before or (not points["minival"] and before[-1]["images"] == last[0]["images"]):
+        return f"validation ({all_of_val})"
+    on = " of minival" if points["minival"] else ""
+    kept = "the kept model on " if on else ""
+    final = f"; last point: {kept}all {all_of_val} of val" if last else ""
+    return f"validation ({before[-1]['images']:,} images{on}{final})"
 
 
 def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:

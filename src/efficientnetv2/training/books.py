@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import psutil
 from torch import Tensor
 
 from efficientnetv2.base.errors import DivergedError, InputError, count_of
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.look import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Predictions
@@ -101,6 +103,17 @@ class Books:
             return True
         return self.selection is not None and self.selection.over
 
+    def begin(self) -> None:
+        """Validate the model before the first step, where it can classify and minival may choose it.
+
+        Raises:
+            StopAskedError: in the middle.
+            InputError: too much of minival can't be read.
+        """
+        if self.state.step == 0 and self.selection is not None and self.job.start:
+            with self._apart():
+                self._validate()
+
     def catch_up(self) -> None:
         """Do the validation after which the last checkpoint was to be written, where an outage kept it from that.
 
@@ -135,6 +148,8 @@ class Books:
         self._unchecked = [] if recipe.precision == "fp16" else self._unchecked
         self._unchecked.append((done.step, done.lr, done.loss))
         self._lr = done.lr
+        if self.selection is None and step == self.job.length.steps:
+            self._to_validate = False  # the last point is of all of val, see ``finish``
         try:
             if done.loss.device.type == "cpu":  # elsewhere reading it would wait for the device
                 self._refuse_loss()
@@ -297,15 +312,39 @@ class Books:
         )
         try:
             predictions = job.predict(self.state, part, once=True, progress=self._refuse_to_stay)
-        except DivergedError as error:  # weights may be finite, and too large for the activations
-            what = "the model's outputs are NaN or infinite"
-            raise diverged(what, self.state.step - 1, self._lr, job.recipe, job.length) from error
+        except DivergedError as error:
+            raise self.diverged_outputs() from error
         score = by_first(job.world, lambda: self._scored(kind, predictions))
-        best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
+        best = False
+        if self.selection is not None and self.state.step == 0:
+            self.selection.add_start(score, kept(self.state), what=job.start)
+        elif self.selection is not None:
+            best = self.selection.add(self.state.step, score, kept(self.state))
         self._to_validate = False  # the figure stands, whether or not the log can be written
+        self._log_point(score, on, best=best)
+
+    def diverged_outputs(self) -> DivergedError:
+        """What is raised where the weights are finite, but too large for the activations."""
+        what = "the model's outputs are NaN or infinite"
+        return diverged(what, self.state.step - 1, self._lr, self.job.recipe, self.job.length)
+
+    def finish(self, predictions: Predictions) -> None:
+        """The last point of the curve: the metrics of the run, of the model kept on all pictures of ``val``.
+
+        Args:
+            predictions: of these; on the first process.
+        """
+        if not self.job.world.first:
+            return
+        if any(row["kind"] == "val" and row["step"] == self.state.step for row in self.job.folder.history()):
+            return  # it was killed while it wrote its report
+        self._log_point(self._scored("val", predictions), self.job.answered)
+
+    def _log_point(self, score: dict[str, float], on: str, *, best: bool = False) -> None:
         means = [f"{words} {score[name]:.3f}" for name, words in MEANS_OVER_CLASSES.items() if name in score]
-        job.folder.log(
-            f"epoch {self._epoch:.1f}: top-1 {score['top1']:.1%}, {''.join(means)} "
+        when = f"epoch {self._epoch:.1f}" if self.state.step else "before training"
+        self.job.folder.log(
+            f"{when}: top-1 {score['top1']:.1%}, {''.join(means)} "
             f"on {count_of(int(score['images']), f'{on} picture')}{', the best so far' * best}"
         )
 
@@ -318,12 +357,12 @@ class Books:
             raise StopAskedError
 
     def _part_of_val(self) -> Manifest:
-        """A fixed part of ``val``, small enough to be looked at often."""
+        """A fixed part of ``val``, small enough to be looked at often, in which each class has its share."""
         part, most = self.job.val, self.job.recipe.validate_images
         if len(part) <= most:
             return part
-        chosen = self.job.key.fold("validation part").generator().permutation(len(part))
-        return part.select(np.sort(chosen[:most]))
+        order = self.job.key.fold("validation part").generator().permutation(len(part))
+        return part.select(np.sort(_by_class(part.labels, order)[:most]))
 
     def _scored(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """The figures of a point of the curve, recorded."""
@@ -333,3 +372,12 @@ class Books:
         row = {"top1": score.top1, name: mean, "images": score.pictures}
         self.job.folder.record({"kind": kind, "step": self.state.step, "epoch": self._epoch, **row})
         return row
+
+
+def _by_class(labels: Ints, order: Ints) -> Ints:
+    """The same order, but that in its first pictures, however many, each class has its share of them."""
+    drawn = labels[order]
+    before = pd.Series(drawn).groupby(drawn).cumcount().to_numpy()
+    _, place, size = np.unique(drawn, return_inverse=True, return_counts=True)
+    mixed: Ints = order[np.argsort((before + 0.5) / size[place], kind="stable")]
+    return mixed

@@ -89,7 +89,8 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
         if problem["type"] == "literal_error":
             if name in wrong:  # of a number or a word, both are said
                 first = wrong.pop(name)[1].partition("; did you mean")[0]
-                message = f"{first}, or {message.removeprefix('has to be ')}"
+                word = message.removeprefix("has to be ")
+                message = first if word in first else f"{first}, or {word}"
             message += did_you_mean(str(value), re.findall("'(.*?)'", message)).removesuffix(".")
         elif ((name in wrong and wrong[name][1] != message) or problem["type"] in _LISTS) and (
             values := values_of(name)

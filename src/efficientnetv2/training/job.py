@@ -82,6 +82,15 @@ class Job:
         return 0 if self.minival is None else len(self.minival)
 
     @property
+    def start(self) -> str:
+        """What the network is before training, in words, where it can classify already; '' where it can't."""
+        if self.recipe.weights == "none":
+            return ""
+        if self.network.class_names:
+            return "the given model"
+        return "the linear probe of the given weights" if self.recipe.classifier == "probe" else ""
+
+    @property
     def key(self) -> Key:
         """Of everything random in the run."""
         return Key.of(self.recipe.seed)

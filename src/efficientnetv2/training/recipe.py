@@ -2,7 +2,8 @@
 
 A recipe is made by a function of ``training.recipes`` and changed by ``--set a.b=c``. Fields that say
 "auto" are settled before the first step (``training.settle``), so that the recipe in a run folder holds
-nothing left to decide, and resuming decides nothing anew.
+nothing left to decide, and resuming decides nothing anew. ``minival: auto`` stays where images were set aside: its rule
+sets the same ones aside again.
 """
 
 from __future__ import annotations
@@ -105,13 +106,14 @@ class Recipe(Part):
             nothing is chosen, while all others are trained on, those given as val too. Without any of test it is val.
         holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
         minival: of the training pictures a number, or below 1 a share, that is not trained on but chooses: the weights
-            kept are those of the validation that was best on it. None keeps the last ones. See ``data.minival``.
+            kept are those of the validation that was best on it. ``auto`` takes a tenth where there are enough images,
+            and is settled to null where there are not. None keeps the last ones. See ``data.minival``.
         chosen_by: the figure that is to be best on minival.
         patience: training ends after so many validations on minival without a better figure, those before the last
             stage not counted: what stands still there moves again with larger pictures. None trains to the end.
         validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
-        validate_images: at most so many pictures of val for that curve, the final figure uses all; where there is
-            minival, the curve is of all of that, and val is not looked at before the end.
+        validate_images: at most so many pictures of val for that curve, drawn by class; its last point is of all. With
+            minival the curve is of all of minival, and val is not looked at before the end.
         checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
         sync_batch_norm: on several GPUs, statistics of batch-norm are those of all processes' pictures of a pass, for
             groups that are too small on one GPU. The result then depends on the number of processes.
@@ -166,7 +168,7 @@ class Recipe(Part):
     rare_randaugment: float = Field(default=1.0, ge=1)
     answered: Answered = "val"
     holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
-    minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None
     chosen_by: Literal["top1", "macro_f1"] = "top1"
     patience: int | None = Field(default=None, ge=1)
     validate_epochs: float = Field(default=1.0, gt=0)

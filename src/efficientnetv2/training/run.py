@@ -77,16 +77,23 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
             read any more.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the step then done has been written.
     """
-    assert (job.minival is None) == (job.recipe.minival is None), "prepare() sets aside what the recipe wants"
+    assert job.recipe.minival == "auto" or (job.minival is None) == (job.recipe.minival is None), (
+        "prepare() sets aside what the recipe wants"
+    )
     selection = None if job.minival is None else Selection(job.recipe, job.length)
     state, before = _begin(job, resumed, selection)
     books = Books(job, state, watch, before, selection)
     try:
         _train(job, state, books)
+        return _ended(job, state, books, selection)
     except StopAskedError:
         raise KeyboardInterrupt from None
     finally:
         job.folder.close()
+
+
+def _ended(job: Job, state: State, books: Books, selection: Selection | None) -> Result:
+    """What the run gave, after its last step: chosen, calibrated, evaluated, saved."""
     if selection:
         _choose(job, state, selection)
     if job.world.first:  # whatever becomes of the evaluation, the model is there
@@ -94,17 +101,20 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         _save(job, state, selection)
     sizes = None
     try:
-        if job.recipe.eval_px_tried is not None:
+        if job.recipe.eval_px_tried is not None and job.minival is not None:
             sizes = try_sizes(job, state)
             job = sizes.chosen(job)
             job.folder.log(str(sizes))
         calibration = calibrate(job, state)
         job.folder.log(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
         predictions = job.predict(state, job.val)
-    except DivergedError:
-        raise
+    except DivergedError as error:
+        if job.world.first:
+            job.folder.model_file.unlink(missing_ok=True)
+        raise books.diverged_outputs() from error
     except InputError as error:
         raise type(error)(f"{error} The model is saved: {job.folder.model_file}") from error
+    books.finish(predictions)
     for note in unread(job, predictions):
         job.folder.log(note)
     seconds = books.seconds
@@ -128,6 +138,7 @@ def _train(job: Job, state: State, books: Books) -> None:
     ):
         books.stopping = lambda: interruption.requested
         done: StepDone | None = None
+        books.begin()
         books.catch_up()
         while not books.over:
             try:
@@ -248,7 +259,7 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
     if newest is None:
         if resumed:
             job.folder.log("There is no checkpoint yet: starting at step 0.")
-        job.folder.forget_after(0)
+        job.folder.forget_after(-1)
         return state, {}
     books = Books.taken(newest)
     if selection:

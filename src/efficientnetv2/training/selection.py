@@ -1,5 +1,6 @@
 """Which weights of a run are kept: where there is minival, those of the validation that was best on it.
 
+The model before training is one of them where it can classify, so that no run ends with a worse one than it began with.
 ``val``, of which the run's figure is, chooses nothing. The choice travels in the checkpoints, so that a run that
 is killed and goes on chooses the same.
 """
@@ -25,7 +26,7 @@ class Point:
     """A validation on minival.
 
     Args:
-        step: steps done.
+        step: steps done; 0 is the model before training.
         figure: higher is better.
     """
 
@@ -82,6 +83,18 @@ class Selection:
         self._last_stage = ends[-2]
         self._points: list[Point] = []
         self._weights: dict[str, Tensor] = {}
+        self._start = ""
+
+    def add_start(self, figures: dict[str, float], network: nn.Module, *, what: str) -> None:
+        """The model before training, as a candidate.
+
+        Args:
+            figures: on minival, as ``add`` takes them.
+            network: that had them.
+            what: it is, in words.
+        """
+        self._start = what
+        self.add(0, figures, network)
 
     def add(self, step: int, figures: dict[str, float], network: nn.Module) -> bool:
         """After a validation: its weights are kept if none before were better.
@@ -116,17 +129,22 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
         points = [(point.step, point.figure) for point in self._points]
-        return {"points": points, "weights": self._weights}
+        return {"points": points, "weights": self._weights, "start": self._start}
 
     def load_dict(self, kept: dict[str, Any]) -> None:
         """Take over what ``to_dict`` gave."""
         self._points = [Point(*point) for point in kept["points"]]
         self._weights = kept["weights"]
+        self._start = kept.get("start", "")  # of an earlier version there is none
 
     def to_json(self) -> dict[str, Any]:
         """What was chosen, and how; for the report and the model file."""
         best = best_of(self._points)
+        start, trained = self._sides()
         return {
+            "kept_model": "start" if best.step == 0 else "trained",
+            "start_metric": start,
+            "trained_metric": trained,
             "selected_on": "minival",
             "selected_by": self._by,
             "selected_step": best.step,
@@ -137,17 +155,30 @@ class Selection:
         }
 
     def __str__(self) -> str:
-        """What was chosen, in a sentence."""
+        """What was chosen, in sentences."""
         best = best_of(self._points)
-        figure = (
-            f"{_WORDS[self._by]} {best.figure:.1%}"
-            if self._by == "top1"
-            else f"{_WORDS[self._by]} {best.figure:.3f}"
-        )
+        start, trained = self._sides()
+        figure = self._shown(best.figure)
+        if best.step == 0:
+            most = "" if trained is None else f" Training reached {self._shown(trained)} at most."
+            return (
+                f"Kept: {self._start}, without the training. On minival its {_WORDS[self._by]} is {figure}.{most} "
+                "The images of val chose nothing."
+            )
+        before = "" if start is None else f" Before training it was {self._shown(start)}."
         return (
             f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):g}), which were best on minival, "
-            f"{figure}, of {count_of(len(self._points), 'validation')}. The pictures of val chose nothing."
+            f"{_WORDS[self._by]} {figure}, of {count_of(len(self._points), 'validation')}.{before} "
+            "The pictures of val chose nothing."
         )
+
+    def _sides(self) -> tuple[float | None, float | None]:
+        """The metric of the model before training, and the best of those that training came to."""
+        start = next((point.figure for point in self._points if point.step == 0), None)
+        return start, max((point.figure for point in self._points if point.step), default=None)
+
+    def _shown(self, figure: float) -> str:
+        return f"{figure:.1%}" if self._by == "top1" else f"{figure:.3f}"
 
     def why_over(self) -> str:
         """Why training ends, in a sentence."""

@@ -45,6 +45,7 @@ def quick() -> Recipe:
         crop_area_min=0.35,
         augment=AugmentPlan(randaugment_preset="monotone"),
         several_labels="sigmoid",
+        minival="auto",
     )
 
 
@@ -93,5 +94,6 @@ def finetune() -> Recipe:
         augment=AugmentPlan(randaugment_preset="monotone"),
         several_labels="sigmoid",
         balance="sqrt",
+        minival="auto",
         chosen_by="macro_f1",
     )
