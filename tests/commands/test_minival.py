@@ -98,7 +98,11 @@ def test_the_manifest_lists_them_and_is_data_itself(ended, tmp_path):
     again = effnetv2("train", *data, "--set", "minival=5", "--out", tmp_path / "again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "The 9 pictures given as minival choose" in " ".join(again.stdout.split())
-    without = effnetv2("train", *data, "--out", tmp_path / "without", cwd=tmp_path)
+    unasked = effnetv2("train", *data, "--out", tmp_path / "unasked", cwd=tmp_path)
+    assert unasked.returncode == 0, unasked.stderr
+    assert json.loads((tmp_path / "unasked/report.json").read_text())["selected_on"] == "minival"
+    off = (*data, "--set", "minival=null")
+    without = effnetv2("train", *off, "--out", tmp_path / "without", cwd=tmp_path)
     assert without.returncode == 0, without.stderr
     assert "9 pictures given as minival are left aside" in " ".join(without.stdout.split())
     report = json.loads((tmp_path / "without/report.json").read_text())

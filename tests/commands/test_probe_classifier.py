@@ -150,6 +150,43 @@ def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
     assert all(torch.equal(given[name], kept[name]) for name in same)
 
 
+@pytest.fixture(scope="module")
+def many(place):
+    """Three classes of 180 pictures: enough that some are set aside unasked."""
+    for name, colour in COLOURS.items():
+        for number in range(180):
+            paint(place / "many" / name / f"{name}_{number:03d}.jpg", colour, number, px=32)
+    return place
+
+
+def test_training_that_ruins_the_weights_leaves_the_probe(many):
+    """The rate is far too high. The file has the probe, its temperature was fitted, and report and screen say so."""
+    line = (*words(many, "ruined"), "--set", "optimizer.lr=3", "--set", "ema_decay=null")
+    done = effnetv2(line[0], "many", *line[2:], cwd=many)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((many / "ruined/report.json").read_text())
+    assert report["kept_model"] == "start"
+    assert report["top1"] == report["linear_probe"]
+    assert report["start_metric"] > report["trained_metric"]
+    assert f"{report['start_metric']:.3f}" in report["kept_reason"]
+    assert report["kept_reason"] in " ".join(done.stdout.split())
+    assert "Which model was kept?" in (many / "ruined/report.html").read_text()
+    assert report["calibration"]["fitted_on"] == "minival"
+    assert report["calibration"]["ece_before"] is not None
+    given, kept = (load_file(many / name) for name in ("trunk.safetensors", "ruined/model.safetensors"))
+    assert all(torch.equal(given[name], kept[name]) for name in given if name in kept)
+
+
+def test_of_few_pictures_nothing_chooses_and_the_report_says_so(place):
+    done = effnetv2(*words(place, "few"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "few/report.json").read_text())
+    assert (report["kept_model"], report["selected_on"]) == (None, None)
+    assert "after the last step is kept" in report["kept_reason"]
+    assert "minival: null" in (place / "few/recipe.yaml").read_text()
+    assert any("too few" in note for note in report["notes"])
+
+
 def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
     """The 59 that the probe learnt from are all there are: the curve ends there, and nothing is carried on to 60."""
     for name, colour in COLOURS.items():

@@ -239,3 +239,16 @@ def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt
         linear_probe_of_pictures=there,
     )  # fmt: skip
     assert said in lost_to_probe(figures, facts)
+
+
+def test_a_kept_start_is_not_said_to_have_lost_to_itself():
+    figures = SimpleNamespace(top1=0.8, macro_f1=0.8, pictures=2_000)
+    facts = Facts(
+        "x",
+        "val",
+        linear_probe=0.8,
+        linear_probe_macro_f1=0.8,
+        kept_model="start",
+        kept_reason="Kept: the probe.",
+    )
+    assert lost_to_probe(figures, facts) == "Kept: the probe."

@@ -28,6 +28,9 @@ from efficientnetv2.training.resume import drop
 from efficientnetv2.training.rows import input_wait_share, training_seconds
 from efficientnetv2.training.run import Result, epochs_trained, unread
 
+# Why the weights are kept that are, where no images were set aside to choose them.
+_LAST_KEPT = "No images chose between the models of the run, so that after the last step is kept."
+
 
 def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     """Write the report of a run that has come to its end; its checkpoints go.
@@ -49,6 +52,8 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         trained_on=before["pictures"],
         chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
         selected_on=selected.pop("selected_on", None),
+        kept_model=selected.pop("kept_model", None),
+        kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),
         views=recipe.eval_views,
         model=title(recipe.model),
         command=beginning["command"],

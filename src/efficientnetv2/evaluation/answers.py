@@ -88,6 +88,7 @@ def answers(
     found = [
         _how_good(figures, intervals, facts),
         None if beside.unseen is None else Answer("How good is it on what it has not seen?", beside.unseen),
+        _kept(facts),
         _over_probe(facts, beside.probe, trained, several),
         _over_last(facts, beside.last, trained and not several),
         None if beside.views is None else _over_one_view(beside.views),
@@ -140,6 +141,14 @@ def _weakest(figures: Figures, intervals: Mapping[str, Interval]) -> str:
 
 def _reach(interval: Interval | None) -> str:
     return "" if interval is None else f" ({100 * interval[0]:.1f} to {percent(interval[1])})"
+
+
+def _kept(facts: Facts) -> Answer | None:
+    """Which model of the run the file has, and why; None of what is no run."""
+    if not facts.kept_reason:
+        return None
+    verdicts = {"start": "The model before training.", "trained": "A trained model.", None: "The last one."}
+    return Answer("Which model was kept?", facts.kept_reason, verdicts[facts.kept_model])
 
 
 def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) -> Answer | None:

@@ -246,7 +246,7 @@ def probe_measured_on(figures: Figures | SeveralFigures, over: Over | None) -> s
 def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | None = None) -> str | None:
     """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
 
-    None if it has in both, or no probe was made.
+    That the model before training is kept, where it is. None if it has in both, or no probe was made.
 
     Args:
         figures: of the network.
@@ -260,6 +260,8 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
         or isinstance(figures, SeveralFigures)
     ):
         return None
+    if facts.kept_model == "start":
+        return facts.kept_reason
     top1, macro_f1, on = figures.top1, figures.macro_f1, ""
     if over is not None and over.pictures < figures.pictures:
         top1, macro_f1 = (

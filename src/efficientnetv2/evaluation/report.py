@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ class Facts:
             where that is not known.
         chose: how many of the others are known to have chosen it, as its minival.
         selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
+        kept_model: which model the file has: ``start`` is the one before training, ``trained`` one that training came
+            to; None where nothing chose between them.
+        kept_reason: why, in sentences with the metrics of both.
         views: how each was looked at, as ``base.preprocessing.Preprocessing`` has it.
         model: name of the network.
         command: that gives this again, as one types it.
@@ -91,6 +94,8 @@ class Facts:
     selected_on: str | None = None
     trained_on: int | None = None
     chose: int = 0
+    kept_model: Literal["start", "trained"] | None = None
+    kept_reason: str = ""
     views: Views = "one"
     model: str | None = None
     command: str | None = None
