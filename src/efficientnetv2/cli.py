@@ -182,6 +182,8 @@ app.add_typer(search.search, name="search", cls=Verbs, rich_help_panel=_FIND_OUT
 
 def main() -> None:
     """Run the program and exit with its code."""
+    # Python starts forkserver and spawned processes with -c, which puts the working directory first on their path.
+    os.environ["PYTHONSAFEPATH"] = "1"
     keep_freed_memory()
     share_cores()  # commands import PyTorch, which reads once how its threads wait
     app()
