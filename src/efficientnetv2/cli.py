@@ -87,8 +87,8 @@ def by_one_process(command: Callable[Params, Answer]) -> Callable[Params, Answer
             raise OtherProcessError
         if size > 1:
             raise InputError(
-                f"this command is started once, but a launcher has started it {size} times. Start it without torchrun; "
-                "train, evaluate and predict are those that share their work among processes."
+                f"this command is started once, but a launcher has started it {size} times. Start it without torchrun, "
+                "or unset RANK and WORLD_SIZE. Only train, evaluate and predict share their work among processes."
             )
         return command(*args, **kwargs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -155,6 +156,65 @@ def late_talk(first_is_late_s):
     if launched().first:
         time.sleep(first_is_late_s)
     return talk()
+
+
+A_CLUSTERS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MASTER_ADDR", None),
+        ("MASTER_PORT", None),
+        ("MASTER_ADDR", ""),
+        ("MASTER_PORT", "http"),
+        ("MASTER_PORT", "70000"),
+        ("RANK", "2"),
+        ("RANK", "first"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", ""),
+        ("LOCAL_RANK", "-1"),
+    ],
+)
+def test_what_a_cluster_sets_by_halves_is_named(name, value, monkeypatch):
+    for one, its in (A_CLUSTERS | {name: value}).items():
+        if its is None:
+            monkeypatch.delenv(one, raising=False)
+        else:
+            monkeypatch.setenv(one, its)
+    with pytest.raises(InputError, match=rf"{name}.*unset RANK and WORLD_SIZE"):
+        launched()
+
+
+def test_a_local_rank_alone_is_enough(monkeypatch):
+    for one, its in (A_CLUSTERS | {"LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(one, its)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert launched().local_rank == 1
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for one, its in (A_CLUSTERS | {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
+            monkeypatch.setenv(one, its)
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"), together(launched(), mend=""):
+            pass
+
+
+def test_a_process_that_waits_for_others_says_so(monkeypatch, capfd):
+    monkeypatch.setattr(distributed, "_WAITS_S", 0.1)
+    for one, its in A_CLUSTERS.items():
+        monkeypatch.setenv(one, its)
+    monkeypatch.setattr(distributed, "_room_of_its_own", lambda *_: time.sleep(1.0) or 1 / 0)
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    with pytest.raises(ZeroDivisionError), together(launched(), mend=""):
+        pass
+    said = capfd.readouterr().err
+    assert "Waiting for the other 1 process" in said
+    assert "unset RANK and WORLD_SIZE" in said
 
 
 def test_processes_started_again_do_not_wait_for_those_that_are_gone():

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
 
 # PyTorch's name for the file of a process, and the shape of what stands in it
 # (torch.distributed.elastic.multiprocessing.errors).
@@ -16,15 +19,45 @@ _FILE = "TORCHELASTIC_ERROR_FILE"
 # torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another is dated later.
 _LATER_S = 2
 
+#: What helps where the environment tells of several processes, and is not a launcher's.
+START_OR_UNSET = "Start several processes with torchrun. For a single process, unset RANK and WORLD_SIZE."
+
 
 def placed() -> tuple[int, int] | None:
     """This process's number among those that were launched together, and how many they are; None without a launcher.
 
     As the environment says it: torchrun's, or that of whoever sets the same names.
+
+    Raises:
+        InputError: A variable is not a number in its range.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    size = number("WORLD_SIZE", least=1)
+    return number("RANK", below=size), size
+
+
+def number(name: str, otherwise: int = 0, *, least: int = 0, below: int | None = None) -> int:
+    """A whole number that a launcher has set.
+
+    Args:
+        name: Of the environment variable.
+        otherwise: Its value where it is not set.
+        least: Smallest value that it may have.
+        below: First value that is too large. None has no such limit.
+
+    Raises:
+        InputError: It is not a whole number, or out of range.
+    """
+    text = os.environ.get(name, str(otherwise))
+    found = int(text) if re.fullmatch(r"\d{1,9}", text) else -1
+    if found < least or (below is not None and found >= below):
+        most = "" if below is None else f" and below {below}"
+        raise InputError(
+            f"environment variable {name}: invalid value '{text}' (must be a whole number, at least {least}{most}). "
+            f"{START_OR_UNSET}"
+        )
+    return found
 
 
 def tell_launcher(message: str, *, cause: bool = True) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +26,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from efficientnetv2.base.errors import InputError, OtherProcessError
-from efficientnetv2.base.launcher import placed
+from efficientnetv2.base.errors import InputError, OtherProcessError, count_of
+from efficientnetv2.base.launcher import START_OR_UNSET, number, placed
 
 Made = TypeVar("Made")
 
@@ -35,6 +37,8 @@ _PATIENCE = timedelta(days=2)
 _STEP_PATIENCE = timedelta(minutes=30)
 _FAILURES, _ROOM = "efficientnetv2/failures", "efficientnetv2/room"
 _ASK_AGAIN_S = 0.02
+# Until the first process says that it waits for the others, which torchrun starts within seconds. Ours.
+_WAITS_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -85,20 +89,30 @@ ALONE = World()
 
 
 def launched() -> World:
-    """This process's place, as the launcher's environment says it: torchrun's, or whoever's sets the same names."""
+    """This process's place, as the launcher's environment says it: torchrun's, or whoever's sets the same names.
+
+    Raises:
+        InputError: A variable is missing or out of range, as where a cluster has set some of them.
+    """
     if (here := placed()) is None:
         return ALONE
-
-    def number(name: str, otherwise: int) -> int:
-        return int(os.environ.get(name, otherwise))
-
+    if here[1] > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if not os.environ.get(name):
+                raise InputError(
+                    f"environment variable WORLD_SIZE is {here[1]}, but {name} is not set, so the processes can't find "
+                    f"each other. {START_OR_UNSET}"
+                )
+        number("MASTER_PORT", below=2**16)
+    local_size = number("LOCAL_WORLD_SIZE", 1, least=1)
+    below = local_size if "LOCAL_WORLD_SIZE" in os.environ else None  # some clusters set the other alone
     return World(
         rank=here[0],
         size=here[1],
-        local_rank=number("LOCAL_RANK", 0),
-        local_size=number("LOCAL_WORLD_SIZE", 1),
+        local_rank=number("LOCAL_RANK", below=below),
+        local_size=local_size,
         launch=_launch(os.environ.get("TORCHELASTIC_RUN_ID")),
-        restarts=number("TORCHELASTIC_RESTART_COUNT", 0),
+        restarts=number("TORCHELASTIC_RESTART_COUNT"),
     )
 
 
@@ -125,8 +139,16 @@ def together(world: World, *, mend: str) -> Iterator[None]:
     if not world.many:
         yield
         return
-    store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    store = _room_of_its_own(store, rank, size)
+    with _telling_of_waiting(world):
+        try:
+            store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+        except (dist.DistError, OSError, ValueError) as error:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise InputError(
+                f"process {world.rank} of {world.size} can't reach MASTER_ADDR and MASTER_PORT, {place} "
+                f"({_first_line(error)}). {START_OR_UNSET}"
+            ) from error
+        store = _room_of_its_own(store, rank, size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield
@@ -148,6 +170,28 @@ def together(world: World, *, mend: str) -> Iterator[None]:
         raise
     # After a failure nobody is there to say goodbye to; the process is about to end, and so do its connections.
     dist.destroy_process_group()
+
+
+@contextmanager
+def _telling_of_waiting(world: World) -> Iterator[None]:
+    """Within, the processes find each other. After some seconds the first one says that it waits."""
+
+    def tell() -> None:
+        print(
+            f"Waiting for the other {count_of(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
+            f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(_WAITS_S, tell)
+    timer.daemon = True
+    if world.first:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _room_of_its_own(store: Store, rank: int, size: int) -> Store:
