@@ -120,6 +120,32 @@ def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(f
     assert kept.path == tmp_path / "run"  # what --out says stays
 
 
+def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, tmp_path, monkeypatch):
+    """As good as random ones they give way to the recipe from scratch; others that promise more stay."""
+    monkeypatch.chdir(tmp_path)
+    source = Source(str(painted(tmp_path / "pictures")))
+    drawn = found(files / "drawn.safetensors", "drawn")
+    same = np.zeros(36, dtype=np.int64)
+    monkeypatch.setattr(choosing, "_answers", lambda one, recipe, task, *rest: same[: len(task.pictures)])
+    for bundled, weights, recipe in ((True, "none", "quick"), (False, drawn.word, "finetune")):
+        starts = (replace(drawn, bundled=bundled), SCRATCH)
+        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        assert (after.recipe.weights, after.recipe.name) == (weights, recipe)
+        assert ("drawn is not better than that" in after.chosen[0]) == bundled
+
+
+def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_path, monkeypatch):
+    source = Source(str(painted(tmp_path / "pictures")))
+    drawn = replace(found(files / "drawn.safetensors", "drawn"), bundled=True)
+
+    def answers(one, recipe, task, *rest):
+        return task.pictures.labels if one is drawn else np.zeros_like(task.pictures.labels)
+
+    monkeypatch.setattr(choosing, "_answers", answers)
+    _, after, _ = compared(Words(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
+    assert after.recipe.weights == drawn.word
+
+
 def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tmp_path):
     source = Source(str(painted(tmp_path / "pictures")))
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import efficientnetv2
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import download, pretrained
 from efficientnetv2.models.hub import Hub, cached, fetch, load, url
+from efficientnetv2.training.named import load_weights
 
 NAME = "efficientnetv2_b0.in1k"
 FILE = "timm/tf_efficientnetv2_b0.in1k/model.safetensors"
@@ -420,3 +422,36 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
     }
     shown = effnetv2_fresh("models", "--pretrained", cwd=tmp_path).stdout
     assert re.search(r"efficientnetv2_b0\.in1k\W+224\W+78\.4\W+29\W+Apache-2\.0\W+timm\W+yes", shown)
+
+
+def test_the_command_fetches_one_and_says_where_it_is(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    done = effnetv2_fresh("models", "--fetch", NAME, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert Path(told["path"]).read_bytes() == CONTENT
+    assert (told["name"], told["megabytes"]) == (NAME, round(len(CONTENT) / 1e6, 1))
+    shown = effnetv2_fresh("models", "--fetch", NAME, cwd=tmp_path).stdout
+    assert told["path"] in shown.replace("\n", "")
+    assert f"--weights {NAME}.safetensors" in " ".join(shown.split())
+    assert [path for _, path, _ in server.asked if path.startswith("/cdn/")] == [f"/cdn/{FILE}"], "once"
+
+
+def test_the_command_refuses_a_name_that_it_does_not_know(tmp_path):
+    done = effnetv2_fresh("models", "--fetch", "efficientnetv2_b0.in22k", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "efficientnetv2_b0.in1k" in done.stderr
+
+
+def test_a_file_carried_under_its_name_is_read_as_the_name_is(server, hub, tmp_path):
+    """AdvProp's networks want [-1, 1], which the file itself does not say."""
+    timm = pytest.importorskip("timm")
+    name = "efficientnet_b0.ap_in1k"
+    weights = safetensors.torch.save(timm.create_model("tf_efficientnet_b0").state_dict(), {"format": "pt"})
+    server.files[f"timm/tf_{name}/model.safetensors"] = weights
+    carried = tmp_path / f"{name}.safetensors"
+    shutil.copy(fetch(name, hub), carried)
+    network, _ = load_weights(str(carried))
+    assert network.preprocessing == pretrained.about(name).preprocessing
+    assert torch.equal(network.stem.conv.weight, load(name, hub).stem.conv.weight)

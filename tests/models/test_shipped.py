@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.models import modelfile, tensorfile
-from efficientnetv2.training.named import starts
+from efficientnetv2.training.named import better_weights, starts
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples/weights/efficientnetv2_b0.safetensors"
@@ -71,3 +71,11 @@ def test_without_a_network_it_is_what_auto_begins_with():
     )
     assert [one.word for one in others] == ["none"]
     assert [one.word for one in starts("efficientnetv2_b1")] == ["none"]
+
+
+def test_imagenet_weights_promise_more_than_these_and_than_none(tmp_path):
+    assert better_weights("efficientnetv2_b0", str(FILE)) == "efficientnetv2_b0.in1k"
+    assert better_weights("efficientnetv2_b0", "none") == "efficientnetv2_b0.in1k"
+    assert better_weights("efficientnetv2_b0", str(tmp_path / "efficientnetv2_b0.safetensors")) is None
+    assert better_weights("efficientnetv2_b0", "efficientnetv2_b0.in1k") is None
+    assert better_weights("timm:resnet50", "none") is None

@@ -100,7 +100,8 @@ def chosen(
 
     Each start's features of the same training pictures are classified linearly, cross-validated, with groups, places
     and identical files whole. A start gives way to one that promises less only where that one answers better by more
-    than chance explains, for features that begin alike serve training the better the more they have seen. Pictures of
+    than chance explains, for features that begin alike serve training the better the more they have seen. The bundled
+    weights have seen aerial images alone, so they have to be better than random ones by more than chance. Pictures of
     val and test are not looked at. What is left undone: pictures of several labels, which a linear probe does not
     answer, and too few.
 
@@ -147,11 +148,13 @@ def chosen(
     best = 0
     for number, one in enumerate(answers):
         best = number if task.better(one, answers[best]) else best
+    best, why = _from_scratch(known.starts, answers, task, best)
+    why = why or _said(best, figures)
     winner = known.starts[best]
     note = (
         f"Weights: {winner.word}, chosen among {len(figures)} starts by linear probes inside the training split: "
         f"{names[task.figure]} {_listed(known.starts, figures)}, on {count_of(len(task.pictures), 'picture')} in "
-        f"{_FOLDS} folds{task.kept}{_said(best, figures)} ({time.perf_counter() - began:.0f} s). To choose yourself: "
+        f"{_FOLDS} folds{task.kept}{why} ({time.perf_counter() - began:.0f} s). To choose yourself: "
         "--weights NAME, FILE or none."
     )
     say = screen.say if best else lambda line: None
@@ -259,6 +262,16 @@ def _answers(
             probe = fitted(embedded.vectors[taught], embedded.labels[taught], USUAL_STRENGTH, balanced)
             answers[embedded.samples[asked]] = probe.predict(embedded.vectors[asked])
     return answers
+
+
+def _from_scratch(
+    starts: Sequence[Found], answers: Sequence[Ints], task: _Task, best: int
+) -> tuple[int, str]:
+    """Random weights in the place of bundled ones that are not clearly better, and why; else the same start."""
+    scratch = next((number for number, found in enumerate(starts) if found.word == "none"), None)
+    if scratch is None or not starts[best].bundled or task.better(answers[best], answers[scratch]):
+        return best, ""
+    return scratch, f"; {starts[best].title} is not better than that by more than chance explains"
 
 
 def _said(best: int, figures: Sequence[float]) -> str:

@@ -17,15 +17,24 @@ Pretrained = Annotated[
     ),
 ]
 
+Fetch = Annotated[
+    str | None,
+    typer.Option("--fetch", metavar="NAME", help="Download pretrained weights and print where the file is."),
+]
 
-def models(pretrained: Pretrained = False, as_json: options.Json = False) -> None:
+
+def models(pretrained: Pretrained = False, fetch: Fetch = None, as_json: options.Json = False) -> None:
     """List every published network: parameters, multiply-adds, and the size they are counted at.
 
     Examples:
     - `effnetv2 models`
     - `effnetv2 models --json`
     - `effnetv2 models --pretrained`
+    - `effnetv2 models --fetch efficientnetv2_b0.in1k`
     """
+    if fetch is not None:
+        _fetch(fetch, as_json=as_json)
+        return
     rows = _pretrained() if pretrained else _published()
     if as_json:
         answer(rows)
@@ -33,6 +42,24 @@ def models(pretrained: Pretrained = False, as_json: options.Json = False) -> Non
         _show_pretrained(rows)
     else:
         _show_published(rows)
+
+
+def _fetch(name: str, *, as_json: bool) -> None:
+    """Download weights into the cache, and say where the file is and how another machine uses it."""
+    from efficientnetv2.base.typed import typed
+    from efficientnetv2.models import hub
+
+    path = hub.fetch(name)
+    megabytes = round(path.stat().st_size / 1e6, 1)
+    if as_json:
+        answer({"name": name, "path": str(path), "megabytes": megabytes})
+        return
+    carried = f"{name}{path.suffix}"
+    screen = Screen()
+    screen.say(f"File: {path} ({megabytes:g} MB)")
+    screen.say(f"To train from it: {typed(['effnetv2', 'train', 'DATA', '--weights', name])}")
+    screen.say(f"For a machine without a network, copy it: {typed(['cp', str(path), carried])}")
+    screen.say(f"Train there with: {typed(['effnetv2', 'train', 'DATA', '--weights', carried])}")
 
 
 def _published() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from efficientnetv2.base.preprocessing import RGB, Preprocessing
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.beginning import Decided, Place
 from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
@@ -16,10 +17,12 @@ from efficientnetv2.commands.several_labels import learnt_so, refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
+from efficientnetv2.models import pretrained
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import RUN_FILES
 from efficientnetv2.training.job import preprocessing_of
+from efficientnetv2.training.named import better_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.settle import Settled, settle
@@ -139,8 +142,27 @@ def agreed(
         prepared,
         preprocessing_of(settled.recipe, settled.network, prepared.manifest.bands),
         seen,
-        (*known.chosen, *settled.notes, *learnt, *seen.lines),
+        (*known.chosen, *settled.notes, *_better_start(settled.recipe, known), *learnt, *seen.lines),
     )
+
+
+def _better_start(recipe: Recipe, known: Decided) -> list[str]:
+    """That ImageNet weights promise more than the bundled ones, or than none where none were named, in sentences."""
+    if recipe.weights == "none" and not known.starts:
+        return []
+    name = better_weights(recipe.model, recipe.weights)
+    if name is None or any(found.word in pretrained.names() for found in known.starts):
+        return []
+    own = (
+        "there are no ImageNet weights on this machine"
+        if recipe.weights == "none"
+        else "these were trained on aerial images"
+    )
+    return [
+        f"Better weights: {own}. ImageNet weights usually give far better models. Fetch them with: "
+        f"{typed(['effnetv2', 'models', '--fetch', name])}. The command names one file. Copy that file to a machine "
+        "without a network, for --weights FILE."
+    ]
 
 
 def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -> list[str]:

@@ -182,7 +182,11 @@ def _weights(facts: Facts) -> NextStep | None:
         else f" A linear probe of these weights reaches top-1 {percent(facts.linear_probe)}."
     )
     few = "" if facts.train_pictures is None else f", above all with {facts.train_pictures:,} training images"
-    reason = f"{began}{measured} ImageNet weights usually give more{few}. Downloading them needs a network."
+    fetch = typed(["effnetv2", "models", "--fetch", known[0]])
+    reason = (
+        f"{began}{measured} ImageNet weights usually give far more{few}. Without a network here, run {fetch} on "
+        "another machine. Copy the file that it names, and pass it as --weights FILE."
+    )
     settings = ("initialisation", "classifier") if start == "none" else ()
     command = _again(
         facts, ["--weights", known[0]], without=("--weights", "--recipe"), without_fields=settings

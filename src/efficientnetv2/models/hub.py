@@ -159,10 +159,26 @@ def load(name: str, hub: Hub | None = None) -> Network:
     Raises:
         InputError: see ``fetch``; or the file does not hold the weights it should.
     """
+    return read(fetch(name, hub), name)
+
+
+def read(path: Path, name: str) -> Network:
+    """A pretrained network from its file, wherever the file lies.
+
+    Args:
+        path: of the file, as ``fetch`` gives it.
+        name: one of ``pretrained.names()``.
+
+    Raises:
+        InputError: the file does not hold the weights it should.
+
+    Example::
+
+        network = read(fetch("efficientnetv2_b0.in1k"), "efficientnetv2_b0.in1k")
+    """
     from efficientnetv2.models.interop import convert
 
     entry = about(name)
-    path = fetch(name, hub)
     network = convert.read(path, model=entry.their_model).network
     if network.num_classes != entry.num_classes:
         raise InputError(

@@ -31,6 +31,9 @@ _DATASETS = {
     **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "in21k"),
 }
 
+# Folder of the weights of the repository that this package runs in.
+BUNDLED = Path(__file__).parents[3] / "examples/weights"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -41,12 +44,14 @@ class Found:
         note: which and from where, or why none.
         title: what a person calls it, beside others.
         lacking: why better ones could not be had; empty where there are none.
+        bundled: whether the weights are those of the repository, which aerial images trained.
     """
 
     word: str
     note: str
     title: str = "random weights"
     lacking: str = ""
+    bundled: bool = False
 
 
 def refuse_weights_as_model(model: str | Architecture) -> None:
@@ -113,8 +118,7 @@ def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[F
         return (Found("none", f"Weights: none are published for {title(model)}; training from scratch."),)
     published, reason = _published(model)
     there = [] if published is None else [published]
-    folder = Path(__file__).parents[3] / "examples/weights" if shipped is None else shipped
-    file = folder / f"{model}.safetensors"
+    file = (BUNDLED if shipped is None else shipped) / f"{model}.safetensors"
     if file.is_file():
         others = f"; others: {reason}" if published is None else "."
         there.append(
@@ -123,6 +127,7 @@ def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[F
                 f"Weights: {file}, which come with the repository{others}",
                 f"the shipped {file.name}",
                 "" if published is not None else reason,
+                bundled=True,
             )
         )
     return (*there, Found("none", f"Weights: none, training from scratch. {reason}".rstrip()))
@@ -146,6 +151,24 @@ def _published(model: str) -> tuple[Found | None, str]:
             note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
         return Found(name, note, name, reason), reason
     return None, reason
+
+
+def better_weights(model: str | Architecture, word: str) -> str | None:
+    """The name of ImageNet weights that promise more than a run's own; None where there are none.
+
+    Args:
+        model: as a recipe names it.
+        word: for the run's weights. Those of the repository were trained on aerial images, and "none" on nothing.
+
+    Example::
+
+        better_weights("efficientnetv2_b0", "none")  # "efficientnetv2_b0.in1k"
+    """
+    if not isinstance(model, str) or model not in NAMES:
+        return None
+    if word != "none" and Path(word).resolve().parent != BUNDLED:
+        return None
+    return next(iter(pretrained.best(model)), None)
 
 
 def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network, tuple[str, ...]]:
@@ -173,6 +196,8 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             )
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return modelfile.load(path), ()
+        if path.stem in pretrained.names():  # a file of ``models --fetch``, carried here under its name
+            return hub.read(path, path.stem), ()
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
     if is_foreign(word) and "." in word:
