@@ -17,6 +17,8 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
 from efficientnetv2.commands import inspect_job
 from efficientnetv2.commands.source import Source
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.shards.pack import Packing, pack
 
 
 def table(folder, rows, header="path,label,latitude,longitude,year"):
@@ -111,7 +113,6 @@ def test_json_on_stdout_is_that_of_the_file(listed):
         ("red/red_00.jpg,red,1,181,2001", ["row 2", "longitude is 181", "from -180 to 180"]),
         ("red/red_00.jpg,Red,1,100,2001", ["row 2", "'Red'", "only by case", "--labels casefold"]),
         ("red/red_00.jpg,red ,1,100,2001", ["row 2", "only by surrounding space", "--labels casefold"]),
-        ("red/gone.jpg,red,1,100,2001", ["row 2", "'red/gone.jpg' does not exist"]),
     ],
 )
 def test_rows_that_make_no_sense_are_refused(listed, row, words):
@@ -121,6 +122,31 @@ def test_rows_that_make_no_sense_are_refused(listed, row, words):
     assert done.returncode == 2
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_row_without_a_file_is_a_finding(listed):
+    folder, rows = listed
+    table(folder, ["red/gone.jpg,red,1,100,2001", *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 32 pictures (3 %) cannot be used: red/gone.jpg does not exist" in done.stdout
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_shard_cut_in_half_is_named(class_folders, indexed):
+    folder = class_folders.parent
+    pack(read(class_folders), folder / "shards", Packing(10**9))
+    (file,) = (folder / "shards").glob("*.tar")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if not indexed:
+        (folder / "shards/index.parquet").unlink()
+    done = effnetv2("inspect", "shards", "--out", "seen", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{file.name} is cut short" in done.stdout
+    findings = json.loads((folder / "seen/inspection.json").read_text())["findings"]
+    (damaged,) = [one for one in findings if one["kind"] == "damaged_shard"]
+    assert (damaged["severity"], file.name in damaged["sentence"]) == ("wrong", True)
+    assert f"{file.name} is cut short" in (folder / "seen/inspection.html").read_text().replace("<wbr>", "")
 
 
 def test_labels_that_differ_by_case_are_merged_where_asked(listed):

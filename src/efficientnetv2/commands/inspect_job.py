@@ -17,7 +17,7 @@ from efficientnetv2.commands.answering import none_readable
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.commands.source import Source, with_rule
+from efficientnetv2.commands.source import Source, tell, with_rule
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits, portraits
@@ -73,8 +73,7 @@ def inspect_and_tell(
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
         tell_replaced(folder / page.PAGE_NAME, screen)
         network, name = _network(weights, screen)
-        for note in manifest.notes:
-            screen.say(note)
+        damage = tell(manifest, strict=False, say=screen.say)
         manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
         # A person looks at three bands, and so do the networks that find look-alikes.
         if manifest.bands is not None:
@@ -89,6 +88,7 @@ def inspect_and_tell(
             time_column=time_column,
             embeddings=embeddings,
             weights=name,
+            damage=damage,
             counting=screen.counting,
         )
         if as_json:  # before it is written: a full disk loses no finding

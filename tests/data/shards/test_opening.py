@@ -191,6 +191,62 @@ def test_an_index_that_lists_a_picture_twice_is_refused(shards):
         read(shards)
 
 
+def place(**columns: object):
+    """A change of the first row of an index."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        for name, value in columns.items():
+            table.loc[0, name] = value
+        return table
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            place(shard_bytes=10**12),
+            r"1,000,000,000,000 bytes .* pictures-0000\d\d.tar, which holds [\d,]+ bytes",
+        ),
+        (place(shard_bytes=2**63 - 1), r"pictures-0000\d\d.tar, which holds"),
+        (place(shard_bytes=-1), r"pictures-0000\d\d.tar, which holds"),
+        (
+            place(shard_offset=10**15),
+            r"from byte 1,000,000,000,000,000 of pictures-0000\d\d.tar, which holds",
+        ),
+        (place(shard_offset=-5), r"pictures-0000\d\d.tar, which holds"),
+        (lambda table: table.assign(shard="x"), r"column 'shard' must hold whole numbers"),
+        (lambda table: table.assign(shard_offset=0.5), r"column 'shard_offset' must hold whole numbers"),
+        (lambda table: table.assign(label=1.5), r"column 'label' must hold text"),
+    ],
+)
+def test_an_index_whose_rows_are_damaged_is_refused_before_anything_is_read(change, message, shards):
+    file = shards / "index.parquet"
+    arrow = pq.read_table(file)
+    table = pa.Table.from_pandas(change(arrow.to_pandas()), preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(arrow.schema.metadata), file)
+    with pytest.raises(InputError, match=f"index.parquet is damaged: .*{message}"):
+        read(shards, require_labels=False, for_training=False)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["x", None, 3, [1], [{}], [{"name": "a.tar"}], [{"name": "a.tar", "bytes": "many", "pictures": 1}],
+     [{"name": "../a.tar", "bytes": 1, "pictures": 1}], [{"name": "/etc/passwd", "bytes": 1, "pictures": 1}]],
+)  # fmt: skip
+def test_an_index_whose_list_of_shards_is_none_is_refused(listed, shards):
+    altered(shards / "index.parquet", shards=listed)
+    with pytest.raises(InputError, match=r"index\.parquet is damaged"):
+        read(shards)
+
+
+def test_tars_beside_folders_of_a_system_are_shards(shards):
+    (shards / "index.parquet").unlink()
+    (shards / "@eaDir").mkdir()
+    assert len(read(shards)) == 48
+
+
 def test_a_table_of_pictures_called_index_is_a_table(class_folders, tmp_path):
     rows = [("pictures/red/red_00.jpg", "red"), ("pictures/green/green_00.jpg", "green")]
     pq.write_table(

@@ -318,6 +318,20 @@ def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, 
     assert len(read(file, require_labels=False)) == 12
 
 
+@pytest.mark.parametrize("prefix", ["", "./", "photos/"])
+def test_a_tar_of_class_folders_is_refused_as_that(prefix, jpegs, tmp_path):
+    members = {f"{prefix}{'ab'[n % 2]}/{n:04d}.jpg": jpeg for n, jpeg in enumerate(jpegs)}
+    file = str(write(tmp_path / "photos.tar", dict(sorted(members.items()))))
+    with pytest.raises(
+        InputError, match=r"photos\.tar holds images in folders.*Unpack it.*effnetv2 shards"
+    ) as refused:
+        read(file)
+    assert ".json" not in str(refused.value)
+    found = read(file, require_labels=False, for_training=False, strict_labels=True)
+    assert "holds images in folders" in found.notes[-1]
+    assert len(read(file, require_labels=False).notes) == 1
+
+
 def test_the_number_of_further_shards_without_labels_is_told(jpegs, tmp_path):
     for number in range(3):
         members = named(jpegs[4 * number :][:4])

@@ -20,6 +20,8 @@ pictures as one on the files. The list of shards and the format's version stand 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +30,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
@@ -138,14 +141,45 @@ def load(stream: IO[bytes] | Path, name: str) -> Index:
     missing = [column for column in ("path", "label", "split", *PLACE) if column not in table]
     if missing:
         raise InputError(f"{name} lacks the column '{missing[0]}' of an index of shards. {_ANEW}")
-    shards = tuple(Shard(**shard) for shard in plain["shards"])
+    for column in ("path", "label", "split"):
+        kind = arrow.schema.field(column).type
+        text = getattr(kind, "value_type", kind) in (pa.string(), pa.large_string())
+        if not text and table[column].notna().any():
+            raise InputError(f"{name} is damaged: its column '{column}' must hold text, not {kind}. {_ANEW}")
+    for column in PLACE:
+        if not pd.api.types.is_integer_dtype(table[column]) or table[column].isna().any():
+            raise InputError(f"{name} is damaged: its column '{column}' must hold whole numbers. {_ANEW}")
+    try:
+        shards = _SHARDS.validate_python(plain["shards"])
+    except (KeyError, ValueError):
+        raise InputError(f"{name} is damaged: its list of shards is not one. {_ANEW}") from None
+    strange = [shard.name for shard in shards if not shard.name or os.path.basename(shard.name) != shard.name]
+    if strange:
+        raise InputError(f"{name} is damaged: '{strange[0]}' is no name of a shard in its folder. {_ANEW}")
+    _refuse_misplaced(table, shards, name)
+    return Index(table, shards, plain.get("standard"))
+
+
+_SHARDS = TypeAdapter(tuple[Shard, ...])
+
+
+def _refuse_misplaced(table: pd.DataFrame, shards: Sequence[Shard], name: str) -> None:
+    """Refuse places outside the shards, before anything is read there, and places that are listed twice."""
+    number, start, size = (table[column].to_numpy(dtype=np.int64) for column in PLACE)
     if len(table) and not table["shard"].between(0, len(shards) - 1).all():
         raise InputError(f"{name} names shards that are not in its list of {len(shards)}. {_ANEW}")
+    whole = np.array([shard.bytes for shard in shards], dtype=np.int64)[number] if len(table) else start
+    wrong = np.flatnonzero((start < 0) | (size < 0) | (start > whole) | (size > whole - start))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"{name} is damaged: it places '{table['path'].iloc[row]}' at {size[row]:,} bytes from byte "
+            f"{start[row]:,} of {shards[number[row]].name}, which holds {whole[row]:,} bytes. {_ANEW}"
+        )
     # Shards are smaller than 2^40 bytes, and there are fewer than 2^23 of them.
-    places = table["shard"].to_numpy(dtype=np.int64) << 40 | table["shard_offset"].to_numpy(dtype=np.int64)
+    places = number << 40 | start
     if len(np.unique(places)) < len(places):
         raise InputError(f"{name} lists a picture twice: two rows point to one place in a shard. {_ANEW}")
-    return Index(table, shards, plain["standard"])
 
 
 _ANEW = "Write it anew with effnetv2 shards, or delete it to have the headers of the tars read instead."
@@ -155,7 +189,12 @@ def _metadata(arrow: pa.Table, name: str) -> dict[str, Any]:
     text = (arrow.schema.metadata or {}).get(_METADATA)
     if text is None:
         raise InputError(f"{name} is a table, but no index of shards. {_ANEW}")
-    plain: dict[str, Any] = json.loads(text)
+    try:
+        plain: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        plain = {}
+    if not isinstance(plain, dict) or "version" not in plain:
+        raise InputError(f"{name} is damaged: its list of shards cannot be read. {_ANEW}")
     if plain.get("version") != VERSION:
         raise InputError(
             f"{name} is an index of version {plain.get('version')}, but this program reads version {VERSION}. "

@@ -82,9 +82,27 @@ def read_shards(
     listing = _joined(
         read_named(base, names, data, label_column, group_column), label_separator, strict_labels
     )
+    within = _folders_within(listing)
+    if within and require_labels:
+        raise InputError(f"{data} {within}")
     if require_labels and listing.shards is not None:
         _refuse_unlabelled(listing.shards)
+    if within and strict_labels:
+        return replace(listing, notes=(*listing.notes, f"No image has a label: {data} {within}"))
     return listing
+
+
+def _folders_within(listing: Listing) -> str:
+    """The end of a sentence on tars of class folders, as ``tar cf photos.tar photos/`` makes them; '' for others."""
+    if not listing.table["label"].isna().all():
+        return ""
+    folders = {path.partition("#")[2].rpartition("/")[0].removeprefix("./") for path in listing.paths}
+    if "" in folders or len(folders) < 2:
+        return ""
+    return (
+        f"holds images in folders ({some(sorted(folders), 3)}), but no labels as shards have them. Unpack it and give "
+        "the folder. Or pack the folder then: effnetv2 shards FOLDER OUT"
+    )
 
 
 def read_named(

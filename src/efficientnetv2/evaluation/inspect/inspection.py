@@ -10,6 +10,7 @@ from efficientnetv2.base.counting import Counting, uncounted
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits
+from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.evaluation.inspect.copies import copies
 from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.duplicates import same_files
@@ -31,7 +32,8 @@ class Inspection:
     Args:
         manifest: of them.
         looked: at them.
-        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``.
+        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``, and
+            ``shards`` where some are damaged.
         weights: what embedded them; None if nothing did.
     """
 
@@ -81,6 +83,7 @@ def inspected(
     time_column: str | None = None,
     embeddings: Embeddings | None = None,
     weights: str | None = None,
+    damage: Damage | None = None,
     counting: Counting = uncounted,
 ) -> Inspection:
     """Everything that can be said of pictures that have been looked at.
@@ -93,6 +96,7 @@ def inspected(
         time_column: see ``times.by_time``.
         embeddings: of those that can be read; without them nothing is said of labels.
         weights: what gave those.
+        damage: Damage of the shards that hold the pictures; None where the pictures are files.
         counting: shows how far what takes long is: what is made of the embeddings.
 
     Raises:
@@ -107,6 +111,8 @@ def inspected(
         "time": by_time(manifest, column=time_column),
         "group": by_group(manifest),
     }
+    if damage is not None and damage.notes:
+        sections["shards"] = Section({}, _damaged(damage))
     if embeddings is not None:
         # A copy has the label of its origin, the wrong one too: learnt from, it would bear that out.
         known = [
@@ -119,3 +125,9 @@ def inspected(
         doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"), counting=counting)
         sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
     return Inspection(manifest, looked, sections, weights)
+
+
+def _damaged(damage: Damage) -> list[Finding]:
+    """A finding for each damaged shard."""
+    advice = "Bring the shard back whole."
+    return [Finding("damaged_shard", "wrong", note, advice) for note in damage.notes]
