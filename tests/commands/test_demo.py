@@ -59,7 +59,7 @@ def test_the_story_from_pictures_to_an_honest_figure(clone):
     inspected = json.loads((out / "inspection/inspection.json").read_text())
     assert inspected
     page = (out / "folds/report.html").read_text()
-    for question in ("How good is it", "better than a linear probe", "in a new place", "Where it looks"):
+    for question in ("How good is it", "better than a linear probe", "in new locations", "Grad-CAM"):
         assert question in page, question
     for line in (
         "Step 1 of 3: ",
@@ -117,9 +117,10 @@ FORMS = {
     "the linear probe": "The linear probe |Training has not beaten",
     "better than that": "Better than the linear probe\\? ",
     "more labels": "Would more labels help\\? ",
-    "its probabilities": "On average it gives its answers a probability of ",
+    "its probabilities": "The mean probability of its predictions is ",
     "slices": "No slice is worse |Of the [0-9]+ pictures? with |Each slice ",
     "how long": "(?:[0-9]+ (?:min|s) ?)+, [0-9]+ images/s",
+    "next": "Next: ",
     "where": "(?:Model|Report|For new pictures): ",
 }
 

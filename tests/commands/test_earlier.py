@@ -173,7 +173,7 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     first = effnetv2(*words, "--out", "runs/first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     page = (tmp_path / "runs/first/report.html").read_text(encoding="utf-8")
-    assert "no finished run beside this one answered the same pictures" in page
+    assert "No finished run beside this one answered the same pictures" in page
     second = effnetv2(*words, "--out", "runs/second", cwd=tmp_path)
     assert "Better than the last run, first? Not clearly." in second.stdout + second.stderr
     # Killed before its report, gone on with when the other run is no longer there.

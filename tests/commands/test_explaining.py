@@ -39,7 +39,7 @@ def test_the_report_has_galleries_with_maps_and_is_small(class_folders):
     assert done.returncode == 0, done.stderr
     page = class_folders.parent / "seen" / "report.html"
     text = page.read_text()
-    assert "Where it looks" in text
+    assert "Examples with Grad-CAM" in text
     assert text.count("what spoke for it") >= 16
     assert page.stat().st_size < 5_000_000
     told = json.loads((class_folders.parent / "seen" / "report.json").read_text())

@@ -62,7 +62,7 @@ def test_a_run_fits_its_temperature_on_minival_alone(trained):
     again = told("evaluate", "run", "all.csv", "--split", "val", cwd=trained)
     assert again["ece"] == pytest.approx(report["ece"], abs=1e-6)
     page = (trained / "run/report.html").read_text()
-    assert "Can it be taken at its word?" in page
+    assert "Are its probabilities reliable?" in page
     assert "fitted on 60 pictures of minival" in page
     # What the run says of its pictures' years, the worst first.
     assert {one["value"] for one in report["slices"]} == {"2010", "2011"}
@@ -138,7 +138,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
     assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
     assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]
     page = (tmp_path / "all/report.html").read_text()
-    assert "What mistakes cost" in page
+    assert "Costs of errors" in page
     assert "year" in page
 
 
@@ -215,7 +215,7 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     assert difference["low"] <= difference["value"] <= difference["high"]
     page = " ".join((tmp_path / "eight/report.html").read_text().split())
     assert "looked at in all eight flips and turns" in page
-    assert "Is it better with eight views of each picture than with one?" in page
+    assert "Is it better with test-time augmentation?" in page
 
     network = modelfile.load(trained / "run")
     network.preprocessing = replace(network.preprocessing, views="symmetries")

@@ -52,7 +52,7 @@ def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
         assert [point["low"], point["high"]] == alone["intervals"]["top1"]
         assert "sizes" not in alone
     page = (tmp_path / "sizes" / "report.html").read_text()
-    assert "Seen at other sizes" in page
+    assert "Evaluation image size" in page
     assert "The model file looks at pictures at 64 px, training ended at 64 px" in page
     assert "choose it by pictures that" in page
     assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == told["sizes"]

@@ -128,7 +128,7 @@ def test_evaluated_as_it_was_trained(place, run):
     assert report["f1_micro"] == report["f1_macro"] == 1.0
     page = (run / "report.html").read_text()
     assert "with a probability of at least 0.5" in page
-    assert "of the pictures that is one of their labels" in page
+    assert "of the images that class is one of their labels" in page
     words = ("evaluate", run, run / "manifest.csv", "--split", "val", "--workers", "0")
     done = effnetv2(*words, *SEPARATED, "--json", cwd=place)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from efficientnetv2.evaluation.answers import Beside, answers, lines, listed
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.limits import limits
+from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.opening import measured_on, whose
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
@@ -36,11 +37,11 @@ def over(top1, macro):
 
 
 def test_how_good_names_pictures_interval_and_the_weakest_class():
-    found = told()["How good is it, and on whose pictures?"]
+    found = told()["How good is it?"]
     assert found.words.startswith("On 100 pictures for validation (val). Each class counts alike")
     assert "The weakest class is 'maize', with F1 61.5" in found.words
     assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
-    assert "optimistic" in told(selected_on="val")["How good is it, and on whose pictures?"].words
+    assert "optimistic" in told(selected_on="val")["How good is it?"].words
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_of_many_classes_the_first_are_named_and_the_rest_are_counted(names, end
         ((0.05, 0.01, 0.09), (0.04, 0.01, 0.1), "Yes."),
         ((0.05, -0.01, 0.09), (0.04, -0.02, 0.1), "Not clearly."),
         ((-0.05, -0.09, -0.01), (-0.04, -0.08, 0.01), "No, worse."),
-        ((0.05, 0.01, 0.09), (-0.04, -0.08, -0.01), "In one figure yes, in the other no."),
+        ((0.05, 0.01, 0.09), (-0.04, -0.08, -0.01), "In one metric yes, in the other no."),
     ],
 )
 def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
@@ -87,11 +88,11 @@ def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_call
 
 def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
     found = told(train_pictures=500)
-    assert found["Is it better than a linear probe?"].words.startswith("Not measured")
-    assert found["Would more labels help?"].words.startswith("Not measured")
-    assert found["Would it be as good in a new place?"].words.startswith("Not known")
-    assert found["Is it better than the last run?"].words.startswith("Not known")
-    assert set(told()) == {"How good is it, and on whose pictures?"}
+    assert found["Is it better than a linear probe?"].verdict == "Not measured."
+    assert found["Would more labels help?"].verdict == "Not measured."
+    assert found["Is it better than the last run?"].verdict == "Not known."
+    assert not [question for question in found if "new" in question], "nothing is known of places or groups"
+    assert set(told()) == {"How good is it?"}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,8 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
     ],
 )
 def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
-    found = told(Beside(apart=how), train_pictures=5)["Would it be as good in a new place?"]
+    asked = "Is it as good in new locations?" if how.by == "place" else "Is it as good for new groups?"
+    found = told(Beside(apart=how), train_pictures=5)[asked]
     assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {how.by}")
     assert words in found.words
 
@@ -136,7 +138,7 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
 )
 def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
     how = Apart("place", 40, 0, 43.7, groups)
-    found = told(Beside(apart=how), train_pictures=5)["Would it be as good in a new place?"]
+    found = told(Beside(apart=how), train_pictures=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
     assert words in found.words
     said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(apart=how)))
@@ -153,11 +155,11 @@ def test_new_groups_are_no_new_places():
 def test_a_cross_validation_says_what_it_does_not_know_too():
     """Though there is no one number of pictures that it learnt from."""
     facts = Facts(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
-    found = {one.question: one.words for one in answers(SHOWN, INTERVALS, facts, Beside())}
-    assert "no probe was asked for" in found["Is it better than a linear probe?"]
-    assert found["Would more labels help?"].startswith("Not measured")
+    found = {one.question: one for one in answers(SHOWN, INTERVALS, facts, Beside())}
+    assert "No probe was asked for" in found["Is it better than a linear probe?"].words
+    assert found["Would more labels help?"].verdict == "Not measured."
     last = found["Is it better than the last run?"]
-    assert last.startswith("Not known: no finished cross-validation by the same rule beside this one")
+    assert last.words.startswith("No finished cross-validation by the same rule beside this one")
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -201,7 +203,7 @@ def test_pictures_that_are_given_no_label_are_counted(highest, words):
     found = {
         one.question: one.words for one in answers(shown, {}, Facts(data="x", evaluated_on="val"), Beside())
     }
-    said = found["How good is it, and on whose pictures?"]
+    said = found["How good is it?"]
     assert ("label" not in said) if words is None else (words in said)
 
 
@@ -216,22 +218,24 @@ def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
 
 def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
     question = "Is it better than a linear probe?"
-    assert "no probe was asked for" in told(train_pictures=5, recipe={"weights": "some.in1k"})[question].words
-    assert "began without weights" in told(train_pictures=5, recipe={"weights": "none"})[question].words
+    assert "No probe was asked for" in told(train_pictures=5, recipe={"weights": "some.in1k"})[question].words
+    assert (
+        "The run began without weights" in told(train_pictures=5, recipe={"weights": "none"})[question].words
+    )
 
 
 def test_new_places_by_cross_validation():
     elsewhere = Elsewhere("Worse.", "By place it reaches less.", known=True)
     found = told(Beside(elsewhere=elsewhere), train_pictures=5)
-    answer = found["Would it be as good in a new place?"]
+    answer = found["Is it as good in new locations?"]
     assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
 
 
 def test_what_was_chosen_is_counted_and_named():
-    found = told(chosen=["Network: b0.", "", "--weights x: recognised."])["What was chosen for me?"]
-    assert found.verdict == "2 things."
+    found = told(chosen=["Network: b0.", "", "--weights x: recognised."])["What was chosen automatically?"]
+    assert found.verdict == "2 choices."
     assert found.words.startswith("Among them network. Each")
-    assert "What was chosen for me?" not in told(chosen=[])
+    assert "What was chosen automatically?" not in told(chosen=[])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
 )
 def test_views_are_to_be_kept_only_where_they_are_better(low, command):
     views = over((0.05, low, 0.09), (0.04, low, 0.1))
-    (found,) = [one for one in told(Beside(views=views)).values() if "view" in one.question]
+    (found,) = [one for one in told(Beside(views=views)).values() if "test-time" in one.question]
     assert (found.command or "") == command
 
 
@@ -271,10 +275,24 @@ def test_limits_name_small_classes_optimism_and_what_was_skipped():
         assert "seasons or cameras" in said
 
 
+def test_steps_that_change_what_labels_bring_are_named_with_it():
+    steps = [NextStep(1, "weights", "Start from ImageNet weights", "", ""), NextStep(2, "use", "Use", "", "")]
+    labels = Beside(labels=("Perhaps.", "Twice as many bring +3.0 points."))
+    (found,) = [
+        one for one in answers(SHOWN, INTERVALS, Facts("x", "val"), labels, steps) if "labels" in one.question
+    ]
+    assert "start from imagenet weights" in found.words
+    assert "Other steps" not in told(labels)["Would more labels help?"].words
+
+
 def test_lines_of_the_screen_hold_what_is_known():
     assert lines(Beside()) == []
     found = lines(
-        Beside(last=("before", over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))), trusted="So.", slices="Worst.")
+        Beside(
+            last=("before", over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))),
+            trusted=("Yes.", "So."),
+            slices=("No.", "Worst."),
+        )
     )
     assert found[0].startswith("Better than before? Yes. On the same 100 pictures")
     assert found[1:] == ["So.", "Worst."]

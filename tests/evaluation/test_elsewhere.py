@@ -98,7 +98,7 @@ def test_too_few_pictures_are_no_assurance(what, verdict):
     """Of -0.05 to +0.15 a loss of 0.15 is as possible as none."""
     found = elsewhere("class", [beside(-0.05, 0.15, what)], FAR)
     assert (found.verdict, found.known) == (verdict, False)
-    assert "(-0.050 to +0.150)" in found.words
+    assert "(-5.0 to +15.0)" in found.words
 
 
 @pytest.mark.parametrize(
@@ -142,21 +142,18 @@ def test_figures_that_are_better_by_place_are_not_called_alike():
 
 
 def test_what_is_not_measured_says_so_and_what_is_known():
-    """Before, the question was left out where folds told nothing of places."""
-    plain = elsewhere("class", [], None)
-    assert (plain.verdict, plain.known) == ("Not measured.", False)
-    assert "A table with latitude and longitude" in plain.words
+    assert elsewhere("class", [], None) is None, "of images without places and groups it is no question"
     near = elsewhere("class", [], Apart("place", 40, 10, 9.1))
     assert near.words.startswith("10 pictures of 40 (25.0\N{NO-BREAK SPACE}%) lie within 5 km")
     assert near.command == "effnetv2 crossval DATA --by place"
     new = elsewhere("group", [], Apart("group", 40, 0))
-    assert new.verdict == "These are new groups."
+    assert (new.verdict, new.about) == ("These are new groups.", "groups")
     assert new.words == "Every group that was answered was new to its network."
     assert not new.known, "groups are no places"
     parted = elsewhere("auto", [], Apart("group", 40, 10))
     assert (parted.verdict, parted.command) == ("Not measured.", None)
     period = elsewhere("time", [], None)
-    assert period.verdict == "Not measured."
+    assert (period.verdict, period.about) == ("That is what is measured here.", "period")
     assert period.words.startswith("What is measured is the next period: each network answered the one that")
 
 

@@ -218,8 +218,9 @@ def test_a_probe_of_fewer_pictures_is_compared_on_these():
     assert probe_measured_on(figures, better) == "500 of these pictures"
     assert probe_measured_on(figures, replace(better, pictures=2_000)) is None
     worse = replace(better, macro_f1=Difference(-0.01, -0.03, 0.01))
-    assert "macro-F1 (0.790 against 0.800 on the 500 pictures that both answered)" in lost_to_probe(
-        figures, facts, worse
+    assert (
+        "macro-F1 (79.0\N{NO-BREAK SPACE}% against 80.0\N{NO-BREAK SPACE}% on the 500 pictures that both answered)"
+        in lost_to_probe(figures, facts, worse)
     )
 
 

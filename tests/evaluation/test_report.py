@@ -17,6 +17,7 @@ from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.sections import Part
+from efficientnetv2.evaluation.trust import trust
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
 from efficientnetv2.metrics.resampling import Difference
@@ -129,7 +130,7 @@ def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, fact
     assert told["optimistic"] is optimistic
     assert ("optimistic" in page.text) is optimistic
     trained = facts.get("evaluated_on") == "train" and facts.get("trained_on") != 0
-    assert ("stated against actual" not in page.text) is trained
+    assert ("expected calibration error" not in page.text) is trained
     assert ("with pictures that trained it" in page.text) is trained
 
 
@@ -155,9 +156,9 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
         sections=[section],
     )
     page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "Further mistakes" in page.text
+    assert "Further confident errors" in page.text
     assert "contrast stretched" in page.text
-    assert page.text.count(".jpg") == 2
+    assert len(re.findall(r"\d\.jpg", page.text)) == 2
     addresses = [a["src"] for _, a in page.tags if a.get("src", "").startswith("data:image/jpeg")]
     seen = Image.open(io.BytesIO(base64.b64decode(addresses[0].partition(",")[2])))
     assert np.asarray(seen).max() > 200
@@ -167,10 +168,9 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path):
     """One file: no scripts, no handlers, every address a data address."""
     mistake = report.Mistake("a.jpg", "forest", "maize", 0.9, np.zeros((5, 4, 3), np.uint8))
     _, page = _write(tmp_path, history=_history(), misjudged=[mistake])
-    addresses = [
-        a[k] for _, a in page.tags for k in ("src", "href", "srcset", "data", "xlink:href") if k in a
-    ]
+    addresses = [a[k] for _, a in page.tags for k in ("src", "srcset", "data", "xlink:href") if k in a]
     assert len(addresses) == 2
+    assert {a["href"][:1] for _, a in page.tags if "href" in a} == {"#"}
     assert all(address.startswith("data:image/") for address in addresses)
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link", "form")]
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
@@ -209,7 +209,7 @@ def test_numbers_that_are_none_in_json(tmp_path):
 
 def test_classes_the_weakest_first_and_those_without_pictures_named(tmp_path):
     told, page = _write(tmp_path, names=(*NAMES, "orchard"))
-    table = page.text[page.text.index("Class by class") :]
+    table = page.text[page.text.index("the harmonic mean") :]
     assert table.index("maize") < table.index("pasture") < table.index("forest") < table.index("orchard")
     assert "for lack of a picture: orchard" in table
     assert told["per_class"]["orchard"] == {"precision": None, "recall": None, "f1": None, "support": 0}
@@ -222,7 +222,7 @@ def test_the_matrix_is_labelled_as_far_as_labels_fit(tmp_path, classes, labels, 
     every = list(range(classes))
     _, page = _write(tmp_path, true=every, predicted=every, names=[f"class {k}" for k in every])
     inside = [tag for tag, _ in page.tags[[tag for tag, _ in page.tags].index("svg") :]]
-    assert inside.count("text") == labels + counts
+    assert inside.count("text") == labels + counts + 2, "and the titles of both axes"
     assert inside.count("rect") == 1 + classes
     assert [a for _, a in page.tags if a.get("class") == "wrong"] == []
 
@@ -269,10 +269,10 @@ def test_most_frequent_mistakes_are_counted(tmp_path):
     true = [0] * 10 + [1] * 10 + [2] * 5 + [3] * 5
     predicted = [0] * 6 + [1] * 4 + [1] * 9 + [3] * 1 + [2] * 5 + [3] * 5
     _, page = _write(tmp_path, true=true, predicted=predicted, names=("a", "b", "c", "d"))
-    table = page.text[page.text.index("Most frequent mistakes") : page.text.index("Class by class")]
+    table = page.text[page.text.index("Most frequent confusions") : page.text.index("the harmonic mean")]
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    listed = html[html.index("Most frequent mistakes") : html.index("Class by class")]
-    assert re.findall(r'data-of="pictures">(\d+)<', listed) == ["4", "1"]
+    listed = html[html.index("Most frequent confusions") : html.index("the harmonic mean")]
+    assert re.findall(r'data-of="images">(\d+)<', listed) == ["4", "1"]
     assert "40.0 %" in table
     assert table.index("40.0 %") < table.index("10.0 %")
     assert table.count("%") == 2
@@ -283,6 +283,79 @@ def test_the_surest_mistakes_come_first():
     assert report.most_confident([0, 0, 0, 1, 0], shares).tolist() == [1, 4, 2]
     assert report.most_confident([0, 0, 0, 1, 0], shares, most=1).tolist() == [1]
     assert report.most_confident([0], shares[:1]).tolist() == []
+
+
+def test_confident_errors_are_called_wrong_labels_only_where_the_model_is_mostly_right(tmp_path):
+    """Of 100 at 95 % each: 3 wrong are suspect labels, 42 wrong are errors of the model."""
+    said = {}
+    for wrong in (3, 42):
+        labels = 1 * (np.arange(100) < wrong)
+        shares = np.tile([0.95, 0.05], (100, 1))
+        shown = figures(labels, shares, ("a", "b"))
+        report.write(
+            tmp_path,
+            figures=shown,
+            intervals=bootstrap(shown, key=Key.of(0), draws=20),
+            facts=report.Facts("x", "val"),
+            misjudged=[report.Mistake("1.jpg", "b", "a", 0.95)],
+            sections=[trust(labels, shares)],
+        )
+        said[wrong] = _Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "labels of 3 images contradict" in said[3]
+    assert "more probable here than wrong labels" in said[42]
+    assert "contradict" not in said[42]
+
+
+def test_classes_that_the_probe_does_better_are_marked(tmp_path):
+    even, below = Difference(0.0, -0.1, 0.1), Difference(-0.2, -0.3, -0.1)
+    each = {"forest": even, "pasture": Difference(-0.1, -0.2, 0.1), "maize": below}
+    facts = {"linear_probe_f1": dict.fromkeys(NAMES, 0.9)}
+    _, page = _write(tmp_path, beside=Beside(probe=Over(100, even, even, even, each)), **facts)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("model lower") == 2
+    assert html.count('class="flag">model lower') == 1, "the one beyond chance"
+    assert "of 2 classes is below that of the linear probe" in page.text
+
+
+def test_the_matrix_has_shares_and_titles_of_both_axes(tmp_path):
+    _, page = _write(tmp_path)
+    assert "Predicted class" in page.text
+    assert "True class" in page.text
+    assert "4896\N{NO-BREAK SPACE}%" in "".join(page.texts), "48 of 50 forests"
+
+
+def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
+    shown = figures(TRUE, np.eye(3)[PREDICTED], NAMES)
+    report.write(
+        tmp_path,
+        figures=shown,
+        intervals=bootstrap(shown, key=Key.of(0), draws=20),
+        facts=report.Facts("x", "val", chosen=["Network: b0."]),
+        misjudged=[report.Mistake("a/1.jpg", "forest", "maize", 0.9)],
+        links={"Predictions (CSV)": "predictions.csv"},
+        images={"a/1.jpg": "../a/1.jpg"},
+    )
+    page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    addresses = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    inner = {address[1:] for address in addresses if address.startswith("#")}
+    assert inner <= ids
+    assert {"confusion-matrix", "per-class-metrics", "limitations", "use-the-model"} <= inner
+    assert {"predictions.csv", "../a/1.jpg"} <= set(addresses)
+
+
+def test_how_to_use_the_model_is_told_for_the_shell_and_for_python(tmp_path):
+    _, page = _write(tmp_path, others={"run": "runs/a"})
+    assert "effnetv2 predict runs/a IMAGES" in page.text
+    assert 'ev2.Predictor("runs/a")' in page.text
+
+
+def test_identical_images_with_different_labels_are_in_the_report(tmp_path):
+    told, page = _write(
+        tmp_path, label_conflicts=1, check_notes=["Identical pictures carry different labels: 'a' and 'b'."]
+    )
+    assert "Identical pictures carry different labels: 'a' and 'b'." in page.text
+    assert told["label_conflicts"] == 1
 
 
 def test_thumbnails_are_small_whatever_is_given(tmp_path):
@@ -296,10 +369,10 @@ def test_thumbnails_are_small_whatever_is_given(tmp_path):
 
 def test_a_report_without_history_or_facts_is_whole(tmp_path):
     _, page = _write(tmp_path)
-    assert "Learning" not in page.text
+    assert "Training curves" not in page.text
     assert "None" not in page.text
-    assert "What was chosen" not in page.text
-    assert "Can it be taken" not in page.text
+    assert "Automatic choices" not in page.text
+    assert "probabilities reliable" not in page.text
 
 
 def test_times_and_settings_in_words(tmp_path):
@@ -315,15 +388,15 @@ def test_times_and_settings_in_words(tmp_path):
         (
             0.92,
             0.95,
-            r"has not beaten a linear .* neither in top-1 \(90.0% against 92.0%\) nor in macro-F1 \(",
+            r"has not beaten a linear .* neither in top-1 \(90.0 % against 92.0 %\) nor in macro-F1 \(",
         ),
-        (0.92, 0.5, r"has not beaten, in top-1 \(90.0% against 92.0%\), a linear .* It has in macro-F1 \("),
+        (0.92, 0.5, r"has not beaten, in top-1 \(90.0 % against 92.0 %\), a linear .* It has in macro-F1 \("),
         (
             0.5,
             0.95,
-            r"has not beaten, in macro-F1 \(\S+ against 0.950\), a linear .* It has in top-1 \(90.0% a",
+            r"has not beaten, in macro-F1 \(.{4,6} against 95.0 %\), a linear .* It has in top-1 \(90.0 % a",
         ),
-        (0.9, 0.5, r"has not beaten, in top-1 \(90.0% against 90.0%\)"),  # as good is not beaten
+        (0.9, 0.5, r"has not beaten, in top-1 \(90.0 % against 90.0 %\)"),  # as good is not beaten
         (0.8, 0.8, None),
     ],
 )
@@ -359,7 +432,7 @@ def test_what_each_stage_cost_is_shown(tmp_path):
                     | {"train_s": seconds, "waited_s": seconds / 4})  # fmt: skip
         rows.append(row | {"kind": "val", "top1": 0.3 * step, "macro_f1": 0.3})
     _, page = _write(tmp_path, history=rows)
-    assert "What each stage cost" in page.text
+    assert "Training time by stage" in page.text
     assert "1: 64 px18.0 s825.0\N{NO-BREAK SPACE}%30.0\N{NO-BREAK SPACE}%" in "".join(page.texts).replace(
         "\n", ""
     )
@@ -376,5 +449,5 @@ def test_what_each_stage_cost_is_shown(tmp_path):
 
 def test_a_run_without_stages_shows_none(tmp_path):
     _, page = _write(tmp_path, history=_history())
-    assert "What each stage cost" not in page.text
-    assert "Seen at other sizes" not in page.text
+    assert "Training time by stage" not in page.text
+    assert "Evaluation image size" not in page.text

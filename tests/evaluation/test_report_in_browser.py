@@ -23,7 +23,7 @@ from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore, Try
 from efficientnetv2.evaluation.drawing import COLOURS, INK, ON_DARK
 from efficientnetv2.evaluation.elsewhere import Beside as Dealt
 from efficientnetv2.evaluation.more_labels import more_labels
-from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
+from efficientnetv2.evaluation.parts import priced, sliced, verdict_of_slices, worst_slice
 from efficientnetv2.evaluation.sureness import Scaled
 from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.evaluation.trust import trust
@@ -52,6 +52,7 @@ AWKWARD = (
 # Headless windows are never narrower than 500 px: the phone is a frame of 390 px.
 PROBE = """<script>addEventListener('load', () => {
   const inside = document.getElementById('page').contentDocument, root = inside.documentElement;
+  inside.querySelectorAll('details').forEach(one => { one.open = true; });
   const box = one => one.getBoundingClientRect();
   const told = (name, found) => document.body.dataset[name] =
     found.slice(0, 9).map(one => (one.className.baseVal ?? one.className) + ':' + one.textContent.slice(0, 40))
@@ -78,7 +79,7 @@ PROBE = """<script>addEventListener('load', () => {
   }));
   told('aside', [...inside.body.children].filter(one => box(one).width > 0
     && Math.abs(box(one).left - (root.clientWidth - box(one).right)) > 2));
-  told('long', [...inside.querySelectorAll('p, li, .answers dd')].filter(one => box(one).width > 46 * 16 + 1));
+  told('long', [...inside.querySelectorAll('p, li')].filter(one => box(one).width > 46 * 16 + 1));
   document.body.dataset.widths = root.scrollWidth + ' of ' + root.clientWidth;
 });</script>"""
 
@@ -177,9 +178,11 @@ def page(folder, classes):
         misjudged=[mistake] * 8,
         sections=sections,
         beside=Beside(
-            probe=other, last=("a_run_before_this_one_with_a_long_name", other), trusted=sections[0].calibrated,
-            slices=worst_slice(parts), labels=("Probably.", "With twice as many it would reach this and that."),
-            views=other, unseen="On the 300 of these 900 pictures that did not train it: this and that.",
+            probe=other, last=("a_run_before_this_one_with_a_long_name", other),
+            trusted=(sections[0].verdict, sections[0].calibrated),
+            slices=(verdict_of_slices(parts), worst_slice(parts)),
+            labels=("Probably.", "With twice as many it would reach this and that."), views=other,
+            unseen="On the 300 of these 900 pictures that did not train it: this and that.",
         ),
     )  # fmt: skip
 

@@ -35,8 +35,8 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
     assert told["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
     assert told["ece"] < 0.05 < 0.15 < told["ece_before"]
     assert "fitted on 500 pictures of minival, brought the calibration error from" in found.calibrated
-    assert "too sure of itself" in trust(labels, softmax(logits, axis=1)).calibrated
-    assert "more often right than it says" in trust(labels, softmax(logits / 9, axis=1)).calibrated
+    assert "it is overconfident" in trust(labels, softmax(logits, axis=1)).calibrated
+    assert "it is underconfident" in trust(labels, softmax(logits / 9, axis=1)).calibrated
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
             "Of the 3 networks 1 has a temperature (1.2), fitted on 60 pictures of minival; the probabilities of the "
             "rest are as training left them.",
         ),
-        ((None, None), "Its probabilities are as training left them"),
+        ((None, None), "A temperature fitted on a selection set lowers it (--set minival=0.1)"),
     ],
 )
 def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, said, overconfident):
@@ -79,13 +79,44 @@ def test_of_few_pictures_a_gap_may_be_chance():
         )
     }
     assert (
-        "80.0\N{NO-BREAK SPACE}% of them are right; 10 pictures are too few to tell whether it is too sure"
+        "80.0\N{NO-BREAK SPACE}% of them are right; 10 images are too few to tell whether it is overconf"
         in told[8, 10]
     )
-    assert "right: it is too sure of itself." in told[80, 100]
-    assert "too few to tell whether it is more often right than it says." in told[9, 10]
-    assert "80.0\N{NO-BREAK SPACE}% of them are right. Its probabilities" in told[800, 1000]
-    assert "1 picture is too few" in told[0, 1]
+    assert "right: it is overconfident." in told[80, 100]
+    assert "too few to tell whether it is underconfident." in told[9, 10]
+    assert "80.0\N{NO-BREAK SPACE}% of them are right. The calibration error" in told[800, 1000]
+    assert "1 image is too few" in told[0, 1]
+
+
+def test_a_temperature_is_proposed_only_where_chance_does_not_explain_the_error():
+    """It states 58.4 % and 58.3 % are right: nothing is left to bring closer. At 90 % stated there is."""
+    labels = 1 * (np.arange(689) >= 402)
+    even, sure = (trust(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9))
+    assert "No temperature is needed" in even.calibrated
+    assert "minival" not in even.calibrated
+    assert even.verdict == "Yes."
+    assert "minival=0.1" in sure.calibrated
+    assert sure.verdict == "No, overconfident."
+
+
+def test_which_threshold_reaches_an_accuracy_and_how_many_images_it_leaves():
+    """The surest 60 of 100 are all right, the others half; or nothing is right of the surest ten."""
+    sure = np.linspace(0.99, 0.5, 100)
+    shares = np.stack([sure, 1 - sure], axis=1)
+    right = (np.arange(100) < 60) | (np.arange(100) % 2 == 0)
+    found = {one["target"]: one for one in trust(1 * ~right, shares).targets}
+    assert found[0.8]["pictures"] == 100
+    assert found[0.8]["threshold"] == 0, "all of them reach it"
+    for target, one in found.items():
+        if one["threshold"]:
+            kept = sure >= one["threshold"]
+            assert kept.sum() == one["pictures"]
+            assert right[kept].mean() >= target
+    assert found[0.99]["pictures"] >= 60
+    never = trust(1 * (np.arange(100) % 2 == 0), shares)
+    assert all(one["threshold"] is None and not one["pictures"] for one in never.targets)
+    assert never.told["abstention"]["targets"] == never.targets
+    assert never.highest["pictures"] >= 10
 
 
 @pytest.mark.parametrize("temperature", [None, 1.5])
@@ -95,8 +126,7 @@ def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfi
     for shares in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
         said = trust(labels, shares, scaled=scaled, trainers="1,200 of these pictures").calibrated
         assert "But 1,200 of these pictures trained the network, so that says nothing of new ones" in said
-        assert "too sure" not in said
-        assert "more often right" not in said
+        assert "confident" not in said
         assert "calibration error" not in said
 
 
@@ -144,10 +174,10 @@ def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, fe
     intervals = bootstrap(shown, key=Key.of(0), draws=20)
     report.write(tmp_path, figures=shown, intervals=intervals, facts=facts, sections=[found])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert ("too few pictures to tell: chance alone gives up to" in page) is few
-    assert ("These pictures are too few to tell it from none" in page) is few
-    assert ("stated against actual, mean distance in bins" in page) is not few
-    assert "in the means over all pictures they cancel" in page
+    assert ("within chance: up to" in page) is few
+    assert ("these images are too few to tell the error from none" in page) is few
+    assert ("expected calibration error" in page) is not few
+    assert "they cancel in the means over all images" in page
 
 
 def test_abstention_as_asked_for(overconfident):
@@ -162,7 +192,7 @@ def test_abstention_as_asked_for(overconfident):
         (row["answered"] for row in found.points), reverse=True
     )
     assert found.told["abstention"]["points"] == found.points
-    assert "No picture reaches the probability of 1" in trust(labels, shares, abstain_below=1.0).abstaining
+    assert "No prediction reaches the threshold of 100" in trust(labels, shares, abstain_below=1.0).abstaining
 
 
 def test_several_labels_of_a_picture():
@@ -176,9 +206,11 @@ def test_several_labels_of_a_picture():
 def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_interval_alone():
     """It states 80 % and is right of 140 of 200: that single pictures would leave 64 to 76 % is not what counts."""
     labels, shares = 1 * (np.arange(200) >= 140), np.tile([0.8, 0.2], (200, 1))
-    assert ": it is too sure of itself" in trust(labels, shares).calibrated
-    assert ": it is too sure of itself" in trust(labels, shares, reach=(0.6, 0.79)).calibrated
-    assert "too few to tell whether it is too sure" in trust(labels, shares, reach=(0.55, 0.85)).calibrated
+    assert ": it is overconfident" in trust(labels, shares).calibrated
+    assert ": it is overconfident" in trust(labels, shares, reach=(0.6, 0.79)).calibrated
+    assert (
+        "too few to tell whether it is overconfident" in trust(labels, shares, reach=(0.55, 0.85)).calibrated
+    )
 
 
 def test_of_several_labels_each_by_itself_a_probability_says_how_often_it_is_right():
@@ -186,8 +218,8 @@ def test_of_several_labels_each_by_itself_a_probability_says_how_often_it_is_rig
     labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
     shares = np.tile([0.9, 0.2, 0.8], (200, 1))
     found = trust(labels, shares, answer="sigmoid")
-    assert "most probable class of a picture a probability of 90.0" in found.calibrated
-    assert ": it is too sure of itself" in found.calibrated
+    assert "most probable class is 90.0" in found.calibrated
+    assert ": it is overconfident" in found.calibrated
     assert "minival" not in found.calibrated  # which such pictures have none of
     assert found.diagram is not None
     assert found.told["calibration"]["ece"] == pytest.approx(0.2)

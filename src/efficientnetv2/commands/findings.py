@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.hanging import Whole
-from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
+from efficientnetv2.evaluation.parts import priced, sliced, verdict_of_slices, worst_slice
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.evaluation.sureness import Scaled
 from efficientnetv2.evaluation.trust import trust
@@ -29,7 +29,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.costs import Costs
 from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.several import right
-from efficientnetv2.metrics.slices import slices, usable, values_of
+from efficientnetv2.metrics.slices import Slice, slices, usable, values_of
 from efficientnetv2.models.calibrated import Calibration
 
 # Columns of a manifest that say no property of a picture.
@@ -168,10 +168,17 @@ def gathered(
             labels=known.labels,
             elsewhere=known.elsewhere,
             drawn_whole=None if known.whole is None else known.whole.what,
-            trusted=trusted.calibrated,
-            slices=" ".join([worst_slice(parts), *uncut] if parts else uncut) or None,
+            trusted=(trusted.verdict, trusted.calibrated),
+            slices=_of_slices(parts, uncut),
         ),
     )
+
+
+def _of_slices(parts: Sequence[Slice], uncut: Sequence[str]) -> tuple[str, str] | None:
+    """Verdict and words on the subgroups; None where the images are not cut."""
+    if not parts:
+        return ("Not measured.", " ".join(uncut)) if uncut else None
+    return verdict_of_slices(parts), " ".join([worst_slice(parts), *uncut])
 
 
 def by_picture(predictions: Predictions, manifest: Manifest, class_names: Sequence[str]) -> pd.DataFrame:

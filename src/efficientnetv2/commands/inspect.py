@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -65,11 +64,10 @@ def inspect(
     - `effnetv2 inspect train.csv --group-column site --near-km 2 --out inspection/`
     - `effnetv2 inspect train.csv --weights auto --json`
     """
+    from efficientnetv2.commands.report_folder import inspection_folder
     from efficientnetv2.commands.within import refuse_within
 
-    place = Path(os.path.expanduser(data))
-    # A folder's name may hold points: photos.v1 and photos.v2 are two sets.
-    folder = out or Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
+    folder = out or inspection_folder(data)
     refuse_within(data, folder, "--out", verb="inspect" if out is None else None)
     from efficientnetv2.commands.inspect_job import inspect_and_tell  # torch, which takes seconds
     from efficientnetv2.commands.source import Source

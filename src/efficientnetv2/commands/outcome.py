@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
+from efficientnetv2.commands.report_folder import inspection_folder
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.data.decode import read_picture
@@ -120,6 +123,7 @@ class Outcome:
         sections: Sequence[Section] = (),
     ) -> None:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
+        mistakes = self._mistakes()
         try:
             report.write(
                 folder,
@@ -127,10 +131,12 @@ class Outcome:
                 intervals=self.intervals,
                 facts=self.facts,
                 history=history,
-                misjudged=self._mistakes(),
+                misjudged=mistakes,
                 sizes=sizes,
                 sections=(*sections, *self.findings.sections),
                 beside=self.findings.beside,
+                links=_links(folder, self.facts.data),
+                images=self._addresses(folder, mistakes),
             )
         except OSError as error:
             raise InputError(
@@ -166,16 +172,16 @@ class Outcome:
         name, mean = mean_over_classes(score)
         drawn = self.findings.beside.drawn_whole
         whole = "" if drawn is None else f", {drawn} drawn as a whole"
-        reach = f" ({low_high[name][0]:.3f} to {low_high[name][1]:.3f})" if name in low_high else ""
+        reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
-            f"{MEANS_OVER_CLASSES[name]} {mean:.3f}{reach} on {count_of(score.pictures, 'picture')} "
+            f"{MEANS_OVER_CLASSES[name]} {mean:.1%}{reach} on {count_of(score.pictures, 'picture')} "
             f"({self.facts.evaluated_on}){whole}."
         )
         if isinstance(score, SeveralFigures):
             screen.say(
-                f"A picture given every class {RULES[score.answer]}: micro-F1 {score.f1_micro:.3f}, macro-F1 "
-                f"{score.f1_macro:.3f}."
+                f"A picture given every class {RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, macro-F1 "
+                f"{score.f1_macro:.1%}."
             )
         low, high = low_high["top1"]
         verdict = (
@@ -198,7 +204,7 @@ class Outcome:
             on = probe_measured_on(score, self.findings.beside.probe)
             screen.say(
                 f"The linear probe on the weights it began with{learnt} had{f', on {on},' if on else ''} top-1 "
-                f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.3f}."
+                f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.1%}."
             )
         for line in lines(self.findings.beside):
             screen.say(line)
@@ -213,6 +219,14 @@ class Outcome:
             waited = self.facts.input_wait_share
             share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"
             screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s{share}.")
+
+    def _addresses(self, folder: Path, mistakes: Sequence[Mistake]) -> dict[str, str]:
+        """Where the images lie that the page shows, as seen from its folder; of those that are files alone."""
+        galleries = (one for part in self.findings.sections for one in part.told.get("galleries", ()))
+        shown = {*(one.path for one in mistakes), *(path for one in galleries for path in one["paths"])}
+        rows = {path: row for row, path in enumerate(self.manifest.paths) if path in shown}
+        files = {path: Path(self.manifest.file(row)) for path, row in rows.items()}
+        return {path: _address(file, folder) for path, file in files.items() if file.is_file()}
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities
@@ -232,6 +246,28 @@ class Outcome:
                 )
             )
         return mistakes
+
+
+def _address(file: Path, folder: Path) -> str:
+    """A file as a link from a page in a folder."""
+    try:
+        return quote(os.fsencode(os.path.relpath(file, folder).replace(os.sep, "/")))
+    except ValueError:  # on another drive of Windows
+        return file.absolute().as_uri()
+
+
+def _links(folder: Path, data: str) -> dict[str, str]:
+    """The other files of a report: title → address."""
+    folds = sorted(
+        folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name)
+    )
+    check = inspection_folder(data) / "inspection.html"
+    return {
+        **{f"Report of {file.parent.name}": _address(file, folder) for file in folds},
+        **({"Dataset check": _address(check, folder)} if check.is_file() else {}),
+        "Predictions (CSV)": "predictions.csv",
+        "All metrics (JSON)": "report.json",
+    }
 
 
 def _small(source: Source) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -17,6 +18,17 @@ from efficientnetv2.data.shards.names import INDEX
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.evaluation.page import is_page
 from efficientnetv2.training.folder import REPORT_FILES
+
+
+def inspection_folder(data: str) -> Path:
+    """Where ``inspect`` writes its page, unless another folder is given.
+
+    Args:
+        data: DATA as it was typed.
+    """
+    place = Path(os.path.expanduser(data))
+    # A folder's name may hold points: photos.v1 and photos.v2 are two sets.
+    return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
 
 
 def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManager[None]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over, few_whole
 from efficientnetv2.evaluation.apart import Apart
-from efficientnetv2.evaluation.elsewhere import Elsewhere
+from efficientnetv2.evaluation.elsewhere import QUESTIONS, Elsewhere
 from efficientnetv2.evaluation.inspect.places import NEAR_KM
+from efficientnetv2.evaluation.next_steps import CHANGE_THE_PROBE, NextStep
 from efficientnetv2.evaluation.opening import measured_on, probe_learnt_from
 from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
@@ -22,7 +23,7 @@ from efficientnetv2.metrics.slices import SMALL
 if TYPE_CHECKING:
     from efficientnetv2.evaluation.report import Facts
 
-_VIEWS = "Is it better with eight views of each picture than with one?"
+_VIEWS = "Is it better with test-time augmentation?"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Answer:
         words: the answer, in sentences.
         verdict: the same in a word or a figure, said first.
         command: that would answer it, or answer it better.
+        section: The id of the section of the page that has more; None for none.
     """
 
     question: str
     words: str
-    verdict: str | None = None
+    verdict: str
     command: str | None = None
+    section: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Beside:
         views: what the network has with these views of each picture over its own, one.
         unseen: words on the pictures alone that did not train the network, where others did.
         labels: verdict and words on whether more labels would help.
-        trusted: words on its probabilities.
-        slices: words on the slice that is worst.
+        trusted: verdict and words on its probabilities.
+        slices: verdict and words on the slice that is worst.
     """
 
     probe: Over | None = None
@@ -67,12 +70,16 @@ class Beside:
     views: Over | None = None
     unseen: str | None = None
     labels: tuple[str, str] | None = None
-    trusted: str | None = None
-    slices: str | None = None
+    trusted: tuple[str, str] | None = None
+    slices: tuple[str, str] | None = None
 
 
 def answers(
-    figures: Figures | SeveralFigures, intervals: Mapping[str, Interval], facts: Facts, beside: Beside
+    figures: Figures | SeveralFigures,
+    intervals: Mapping[str, Interval],
+    facts: Facts,
+    beside: Beside,
+    steps: Sequence[NextStep] = (),
 ) -> list[Answer]:
     """The answers, in the order in which they are read.
 
@@ -81,28 +88,36 @@ def answers(
         intervals: of them.
         facts: of the report.
         beside: what else is known.
+        steps: What to do next. Steps that change what more labels bring are named with that answer.
     """
     # Of a run or a cross-validation what was not measured is said; of an evaluation nobody expects it.
-    trained = facts.train_pictures is not None or facts.evaluated_on == "out-of-fold"
+    trained = facts.trained
     several = isinstance(figures, SeveralFigures)
     found = [
         _how_good(figures, intervals, facts),
-        None if beside.unseen is None else Answer("How good is it on what it has not seen?", beside.unseen),
+        None
+        if beside.unseen is None
+        else Answer("How good is it on images that it has not seen?", beside.unseen, "Measured apart."),
         _kept(facts),
         _over_probe(facts, beside.probe, trained, several),
         _over_last(facts, beside.last, trained and not several),
         None if beside.views is None else _over_one_view(beside.views),
-        _elsewhere(facts, beside, trained),
-        _more_labels(beside, trained, several),
-        None if beside.trusted is None else Answer("Can it be taken at its word?", beside.trusted),
-        None if beside.slices is None else Answer("Is it as good for all of them?", beside.slices),
+        _elsewhere(beside, trained),
+        _more_labels(beside, trained, several, steps),
+        _with_section("Are its probabilities reliable?", beside.trusted, "calibration"),
+        _with_section("Is it equally good in all subgroups?", beside.slices, "subgroups"),
         _chosen(facts),
     ]
     return [one for one in found if one is not None]
 
 
+def _with_section(question: str, found: tuple[str, str] | None, section: str) -> Answer | None:
+    """An answer that a section of the page says more on."""
+    return None if found is None else Answer(question, found[1], found[0], section=section)
+
+
 def _how_good(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval], facts: Facts) -> Answer:
-    question = "How good is it, and on whose pictures?"
+    question = "How good is it?"
     on = f"On {measured_on(figures.pictures, facts)}{': optimistic.' if facts.optimistic else '.'}"
     if figures.pictures < SMALL:
         on += " So few say little: what can be said is the interval."
@@ -112,9 +127,11 @@ def _how_good(figures: Figures | SeveralFigures, intervals: Mapping[str, Interva
             question,
             f"{on}{_without(figures)}",
             f"Mean average precision {percent(figures.mean_average_precision)}{reach}.",
+            section="per-class-metrics",
         )
     verdict = f"Macro-F1 {percent(figures.macro_f1)}{_reach(intervals.get('macro_f1'))}."
-    return Answer(question, f"{on} Each class counts alike in it. {_weakest(figures, intervals)}", verdict)
+    words = f"{on} Each class counts alike in it. {_weakest(figures, intervals)}"
+    return Answer(question, words, verdict, section="per-class-metrics")
 
 
 def _without(figures: SeveralFigures) -> str:
@@ -170,7 +187,7 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) 
         why = "no probe was asked for."
     else:
         why = "the run began without weights whose features could be probed."
-    return Answer(question, f"Not measured: {why}")
+    return Answer(question, f"{why[0].upper()}{why[1:]}", "Not measured.")
 
 
 def _over_last(facts: Facts, last: tuple[str, Over] | None, trained: bool) -> Answer | None:
@@ -181,14 +198,14 @@ def _over_last(facts: Facts, last: tuple[str, Over] | None, trained: bool) -> An
     folds = facts.evaluated_on == "out-of-fold"
     what = "cross-validation by the same rule" if folds else "run"
     words = (
-        f"Not known: no finished {what} beside this one answered the same pictures without having learnt from them. "
+        f"No finished {what} beside this one answered the same pictures without having learnt from them. "
         "To compare with another:"
     )
-    return Answer("Is it better than the last run?", words, command="effnetv2 compare RUN RUN")
+    return Answer("Is it better than the last run?", words, "Not known.", "effnetv2 compare RUN RUN")
 
 
 def _over_one_view(views: Over) -> Answer:
-    verdict = _verdict(views)
+    verdict = _verdict(views)  # eight views of each image against one
     if verdict != "Yes.":
         return Answer(_VIEWS, _apart(views), verdict)
     words = f"{_apart(views)} The model file of one network keeps these views:"
@@ -201,7 +218,7 @@ def _verdict(found: Over) -> str:
         return "Not clearly."
     if all(clear):
         return "Yes."
-    return "No, worse." if not any(clear) else "In one figure yes, in the other no."
+    return "No, worse." if not any(clear) else "In one metric yes, in the other no."
 
 
 def told(found: Over) -> str:
@@ -223,19 +240,13 @@ def _apart(found: Over) -> str:
     )
 
 
-def _elsewhere(facts: Facts, beside: Beside, trained: bool) -> Answer | None:
-    question = "Would it be as good in a new place?"
-    if beside.elsewhere is not None:
-        return Answer(question, beside.elsewhere.words, beside.elsewhere.verdict, beside.elsewhere.command)
-    if not trained:
+def _elsewhere(beside: Beside, trained: bool) -> Answer | None:
+    """New locations or groups are asked about only where the data has some."""
+    if (there := beside.elsewhere) is not None:
+        return Answer(QUESTIONS[there.about], there.words, there.verdict, there.command)
+    if not trained or beside.apart is None:
         return None
-    if beside.apart is not None:
-        return _held_out(question, beside.apart)
-    return Answer(
-        question,
-        "Not known: nothing says where the pictures come from. A table with latitude and longitude, or with a "
-        "group for each picture, would let cross-validation say it.",
-    )
+    return _held_out(QUESTIONS["locations" if beside.apart.by == "place" else "groups"], beside.apart)
 
 
 def _held_out(question: str, apart: Apart) -> Answer:
@@ -263,15 +274,20 @@ def _nearness(apart: Apart) -> str:
     return f"{percent(apart.near / apart.known)} of these pictures {what} that it learnt from, which may flatter."
 
 
-def _more_labels(beside: Beside, trained: bool, several: bool) -> Answer | None:
+def _more_labels(beside: Beside, trained: bool, several: bool, steps: Sequence[NextStep]) -> Answer | None:
+    question = "Would more labels help?"
     if beside.labels is not None:
-        return Answer("Would more labels help?", beside.labels[1], beside.labels[0])
+        verdict, words = beside.labels
+        if first := [step.action.lower() for step in steps if step.topic in CHANGE_THE_PROBE]:
+            words += f" Other steps come first and change this estimate: {', '.join(first)}."
+        return Answer(question, words, verdict, section="learning-curve")
     if not trained:
         return None
     return Answer(
-        "Would more labels help?",
-        "Not measured: a linear probe on parts of the labels would tell, which takes "
+        question,
+        "A linear probe on parts of the labels would tell, which takes "
         + ("one label for each picture." if several else "given weights and classes of enough pictures."),
+        "Not measured.",
     )
 
 
@@ -282,8 +298,13 @@ def _chosen(facts: Facts) -> Answer | None:
     # Most sentences begin with what they are about: "Network: efficientnetv2_b0, ...".
     topics = dict.fromkeys(topic.lower() for one in said if (topic := _topic(one)))
     among = f"Among them {', '.join(topics)}. " if topics else ""
-    words = f"{among}Each has its sentence below, under what was chosen."
-    return Answer("What was chosen for me?", words, f"{count_of(len(said), 'thing')}.")
+    words = f"{among}Each has its sentence below."
+    return Answer(
+        "What was chosen automatically?",
+        words,
+        f"{count_of(len(said), 'choice')}.",
+        section="automatic-choices",
+    )
 
 
 def _topic(text: str) -> str | None:
@@ -303,7 +324,7 @@ def lines(beside: Beside) -> list[str]:
         found.append(f"Better than {name}? {told(over)}")
     if beside.labels is not None:
         found.append(f"Would more labels help? {' '.join(beside.labels)}")
-    return [*found, *(words for words in (beside.trusted, beside.slices) if words)]
+    return [*found, *(each[1] for each in (beside.trusted, beside.slices) if each is not None)]
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

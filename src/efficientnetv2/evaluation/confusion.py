@@ -19,6 +19,8 @@ _NAME_LETTERS = 22  # of a line; a longer name takes as many as its cell has roo
 _LINE = 1.15  # height of a line over that of its letters
 _LINES = 3  # at most
 _LEAST_FONT_PX = 8.0  # that can still be read
+_FULL = 0.75  # share of the row from which text on a cell needs another color on a dark page
+_AXIS_FONT_PX = 13.0  # of the titles of both axes
 _CELLS = 50_000  # drawn at most, 2 MB of the page; ImageNet's validation pictures fill no more. Ours
 
 
@@ -48,6 +50,11 @@ class Cell:
         return round(0.12 + 0.68 * self.share, 3)
 
     @property
+    def full(self) -> bool:
+        """Whether its color is so strong that text on it needs another one."""
+        return self.share > _FULL
+
+    @property
     def shade(self) -> tuple[bool, float]:
         """Whether it is right, and its opacity in hundredths: what cells that are written together have in common."""
         return self.right, round(self.opacity, 2)
@@ -63,7 +70,7 @@ class Matrix:
         cells: those that are not empty; of very many the fullest.
         left_out: how many are not drawn.
         cell_px: side of a cell.
-        margin_px: room for the labels, at the left and on top.
+        margin_px: room for the labels and the titles of the axes, at the left and on top.
         counted: whether counts are written into the cells.
     """
 
@@ -84,6 +91,16 @@ class Matrix:
     def font_px(self) -> float:
         """Of labels and counts."""
         return _font_px(self.cell_px)
+
+    @property
+    def axis_font_px(self) -> float:
+        """Of the titles of the axes."""
+        return _AXIS_FONT_PX
+
+    @property
+    def axis_px(self) -> float:
+        """From the edge of the drawing to the baseline of an axis title."""
+        return 1.1 * _AXIS_FONT_PX
 
     @property
     def whole_px(self) -> float:
@@ -120,7 +137,7 @@ class Matrix:
         )
         # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
         widest = max((width(line) for label in labels for line in label), default=0.0)
-        margin_px = font_px * (2 + 0.62 * widest)
+        margin_px = 1.6 * _AXIS_FONT_PX + font_px * (2 + 0.62 * widest)
         counted, left_out = classes <= _COUNTED, len(rows) - len(drawn)
         return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted, left_out)
 

@@ -10,6 +10,7 @@ from typing import Any
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Beside, Elsewhere, elsewhere
 from efficientnetv2.evaluation.inspect.places import NEAR_KM
+from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
@@ -79,8 +80,8 @@ class Spread:
         return cls(statistics.fmean(values), deviation, min(values), max(values))
 
     def __str__(self) -> str:
-        give = "" if self.deviation is None else f" ± {self.deviation:.3f}"
-        return f"{self.mean:.3f}{give} ({self.least:.3f} to {self.most:.3f})"
+        give = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:.1f}{give} % ({100 * self.least:.1f} to {percent(self.most)})"
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class CrossValidation:
             *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
         ]
 
-    def elsewhere(self) -> Elsewhere:
-        """The answer to the report's question about new places."""
+    def elsewhere(self) -> Elsewhere | None:
+        """The answer to the report's question about new places; None where nothing is known of places or groups."""
         return elsewhere(self.by, self.beside, self.apart)
 
     def sections(self) -> list[Section]:
@@ -140,14 +141,14 @@ class CrossValidation:
         columns = ["", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
         rows = [
             [
-                f"fold {fold.number + 1}", f"{fold.learning:,}", f"{fold.answering:,}", f"{fold.top1:.3f}",
-                f"{fold.mean:.3f}", "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
+                f"fold {fold.number + 1}", f"{fold.learning:,}", f"{fold.answering:,}", percent(fold.top1),
+                percent(fold.mean), "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
                 *([fold.note] if noted else []), *(["; ".join(fold.chosen)] if chose else []),
             ]
             for fold in self.folds
         ]  # fmt: skip
         first = Section(
-            "Fold by fold",
+            "Folds",
             [
                 self.note,
                 f"The figures above are of all answers together, each by {self._who} that had not learnt from the "
@@ -205,17 +206,14 @@ class CrossValidation:
             "nothing."
         )
         numbers = [fold.number for fold in self.folds]
-        rows = [
-            [one.name, *(f"{one.scores[number]:.3f}" if number in one.scores else "–" for number in numbers)]
-            for one in self.tries
-        ]
+        rows = [[one.name, *(percent(one.scores.get(number)) for number in numbers)] for one in self.tries]
         return [
-            Section("What was tried", [sentence], ["settings", *(f"fold {n + 1}" for n in numbers)], rows)
+            Section("Candidates", [sentence], ["settings", *(f"fold {n + 1}" for n in numbers)], rows)
         ]
 
     def _dealt_otherwise(self) -> list[Section]:
         sentences = [f"!{one.sentence()}" if one.flattering else one.sentence() for one in self.beside]
-        return [Section("In a new place?", sentences)] if sentences else []
+        return [Section("New locations", sentences)] if sentences else []
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for ``report.json``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.apart import Apart
@@ -18,6 +18,15 @@ _MATTERS = 0.02
 PROBE = "the linear probe"
 
 
+About = Literal["locations", "groups", "period"]
+#: The question of a report by what is new.
+QUESTIONS: Mapping[About, str] = {
+    "locations": "Is it as good in new locations?",
+    "groups": "Is it as good for new groups?",
+    "period": "Is it as good in the next period?",
+}
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """The answer.
@@ -27,12 +36,14 @@ class Elsewhere:
         words: the sentences behind it.
         known: whether it is an answer for new places at all.
         command: that would answer it, or answer it better.
+        about: What is new: locations, groups, or the next period.
     """
 
     verdict: str
     words: str
     known: bool
     command: str | None = None
+    about: About = "locations"
 
 
 @dataclass(frozen=True)
@@ -64,9 +75,9 @@ class Beside:
     def sentence(self) -> str:
         """What the user has to know of it."""
         said = "; ".join(
-            f"{words} {self.at_random[name]:.3f} at random, {self.by_place[name]:.3f} by place, difference "
-            f"{self.difference[name].value:+.3f} ({self.difference[name].low:+.3f} to "
-            f"{self.difference[name].high:+.3f})"
+            f"{words} {percent(self.at_random[name])} at random, {percent(self.by_place[name])} by place, difference "
+            f"{100 * self.difference[name].value:+.1f} points ({100 * self.difference[name].low:+.1f} to "
+            f"{100 * self.difference[name].high:+.1f})"
             for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
         )
         if self.flattering:
@@ -92,8 +103,8 @@ class Beside:
         return [self.difference[name] for name in ("top1", "macro_f1")]
 
 
-def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhere:
-    """What folds say of new places.
+def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhere | None:
+    """What folds say of new places, groups or periods; None where the data has none of them.
 
     Args:
         by: the rule of the folds, as ``data.folds.Folds.rule`` has it.
@@ -106,32 +117,30 @@ def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhe
     if compared is not None:
         return _by_comparison(compared)
     if by == "time":
-        found = _by_distance(by, apart)
         period = "What is measured is the next period: each network answered the one that follows those it learnt from."
+        if apart is None:
+            return Elsewhere("That is what is measured here.", period, known=False, about="period")
+        found = _by_distance(by, apart)
         return replace(found, words=f"{period} {found.words}", command=None)
-    return _by_distance(by, apart)
+    return None if apart is None else _by_distance(by, apart)
 
 
-def _by_distance(by: str, apart: Apart | None) -> Elsewhere:
+def _by_distance(by: str, apart: Apart) -> Elsewhere:
     """Folds that were not dealt by place: what is known of the pictures' places and groups."""
-    if apart is None:
-        return Elsewhere(
-            "Not measured.",
-            "Nothing says where the pictures come from. A table with latitude and longitude, or with a group for each "
-            "picture, would let cross-validation say it.",
-            known=False,
-        )
+    about: About = "locations" if apart.by == "place" else "groups"
     said, groups = _nearness(apart), apart if apart.by == "group" else apart.groups
     if apart.new:
         whose = " and ".join(f"{one.by}s" for one in (apart, apart.groups) if one is not None)
-        return Elsewhere(f"These are new {whose}.", said, known=apart.by == "place")
+        return Elsewhere(f"These are new {whose}.", said, known=apart.by == "place", about=about)
     if groups is not None and not groups.near:
-        return Elsewhere("These are new groups.", said, known=False)
+        return Elsewhere("These are new groups.", said, known=False, about=about)
     # By auto they would be kept whole if that could be: the sentence on the folds says why they are not.
     if by != "class":
-        return Elsewhere("Not measured.", said, known=False)
+        return Elsewhere("Not measured.", said, known=False, about=about)
     asking = f"{said} Cross-validation by {apart.by} says how much:"
-    return Elsewhere("Not measured.", asking, known=False, command=f"effnetv2 crossval DATA --by {apart.by}")
+    return Elsewhere(
+        "Not measured.", asking, known=False, command=f"effnetv2 crossval DATA --by {apart.by}", about=about
+    )
 
 
 def _by_place(apart: Apart, compared: Beside | None) -> Elsewhere:

@@ -43,8 +43,8 @@ _IMBALANCE, _LAG = 3.0, 0.1
 _LEAST_RARE = 10
 # Points of macro-F1 that twice the labels have to bring to be worth a step: as in ``evaluation.more_labels``. Ours.
 _WORTH = 0.005
-# Steps after which the learning curve of the probe, or what training makes of more labels, is another.
-_CHANGE_THE_PROBE = {"weights", "epochs", "image_size"}
+#: Steps after which the learning curve of the probe, or what training makes of more labels, is another.
+CHANGE_THE_PROBE = {"weights", "epochs", "image_size"}
 # Options of the training command that another run does not repeat; the second ones take no value.
 _OWN, _FLAGS = ("--out", "--output", "-o", "--against"), ("--resume", "--json")
 _LENGTH = ("--epochs", "--minutes")
@@ -120,7 +120,7 @@ def next_steps(
         of = figures.pictures + (facts.train_pictures or 0)
         found.append((1.5 if facts.label_conflicts > _MANY_CONFLICTS * of else 4.0, step))
     steps = [step for _, step in sorted(found, key=lambda one: one[0])]
-    if steps and steps[-1].topic == "more_labels" and {one.topic for one in steps} & _CHANGE_THE_PROBE:
+    if steps and steps[-1].topic == "more_labels" and {one.topic for one in steps} & CHANGE_THE_PROBE:
         first = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=first)
     steps = steps or [_use(facts)]
@@ -278,7 +278,7 @@ def _imbalance(figures: Figures | SeveralFigures, facts: Facts) -> NextStep | No
         return None
     fewest, most = min(there.values()), max(there.values())
     reason = (
-        f"Classes have {fewest:,} to {most:,} training images. Mean recall is {percent(rare)} for the "
+        f"Classes have {fewest:,} to {most:,} training images. Mean recall is {percent(rare)} for "
         f"{count_of(len(recalls[True]), 'rare class')} and {percent(others)} for the rest."
     )
     command = _again(facts, ["--set", "balance=equal"], without_fields=("balance",))
@@ -295,12 +295,12 @@ def _more_labels(facts: Facts, curve: Mapping[str, Any] | None) -> NextStep | No
         f"With {forecast['pictures']:,} labels, twice as many, a linear probe is estimated to gain {points:+.1f} "
         f"points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks images without labels."
     )
-    words = ["effnetv2", "predict", _model_of(facts), "IMAGES", "--rank", "next.csv"]
+    words = ["effnetv2", "predict", model_of(facts), "IMAGES", "--rank", "next.csv"]
     return NextStep(0, "more_labels", "Label more images", reason, typed(words))
 
 
 def _use(facts: Facts) -> NextStep:
-    reason = "No limit was measured that one of the usual steps would lift. Predict new images:"
+    reason = "No limit was measured that a usual step would lift."
     return NextStep(0, "use", "Use the model", reason, predict_command(facts))
 
 
@@ -310,10 +310,15 @@ def predict_command(facts: Facts) -> str:
     Args:
         facts: Facts of the report.
     """
-    return typed(["effnetv2", "predict", _model_of(facts), "IMAGES"])
+    return typed(["effnetv2", "predict", model_of(facts), "IMAGES"])
 
 
-def _model_of(facts: Facts) -> str:
+def model_of(facts: Facts) -> str:
+    """What ``predict`` and ``Predictor`` take as the model of a report.
+
+    Args:
+        facts: Facts of the report.
+    """
     return str(facts.others.get("run") or facts.model or "MODEL")
 
 

@@ -270,8 +270,8 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
         )
         on = f" on the {over.pictures:,} pictures that both answered"
     compared = {
-        f"top-1 ({top1:.1%} against {facts.linear_probe:.1%}{on})": top1 > facts.linear_probe,
-        f"macro-F1 ({macro_f1:.3f} against {facts.linear_probe_macro_f1:.3f}{on})": (
+        f"top-1 ({percent(top1)} against {percent(facts.linear_probe)}{on})": top1 > facts.linear_probe,
+        f"macro-F1 ({percent(macro_f1)} against {percent(facts.linear_probe_macro_f1)}{on})": (
             macro_f1 > facts.linear_probe_macro_f1
         ),
     }

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,7 +44,8 @@ def rendered(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "percent": percent, "duration": duration, "number": number, "drawing": drawing, "breakable": breakable,
-        "sentence": sentence,
+        "sentence": sentence, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
+        "headings": headings,
     }  # fmt: skip
     environment.globals["generator"] = _GENERATOR
     return encodable(environment.get_template(template).render(**values))
@@ -92,6 +95,26 @@ def data_uri(contents: bytes, kind: str) -> str:
 def percent(share: float | None) -> str:
     """``93.2 %`` with a space that does not break; a dash for what there is not."""
     return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def round_percent(share: float) -> str:
+    """``93 %``, for a cell of a table or a threshold that was asked for."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def anchor(title: str) -> str:
+    """The id of a section by its title: ``confusion-matrix``."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def anchors(html: str) -> list[str]:
+    """The ids that links of a page can lead to."""
+    return re.findall(r'<(?:h2|details) id="([^"]+)">', html)
+
+
+def headings(html: str) -> list[tuple[str, Markup]]:
+    """Id and title of each section of a page, for its contents."""
+    return [(name, Markup(title)) for name, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)]
 
 
 def number(value: float | str) -> str:

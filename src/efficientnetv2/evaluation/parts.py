@@ -56,6 +56,17 @@ def worst_slice(found: Sequence[Slice]) -> str:
     return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are labelled right."
 
 
+def verdict_of_slices(found: Sequence[Slice]) -> str:
+    """Whether the model is equally good in all subgroups, in a word or two.
+
+    Args:
+        found: At least one, as ``metrics.slices.slices`` gives them.
+    """
+    if below := sum(one.below for one in found):
+        return f"No, {below} of {len(found)} worse."
+    return "Too few images to tell." if all(one.small for one in found) else "Yes."
+
+
 def _said(one: Slice) -> str:
     return f"the {count_of(one.pictures, 'picture')} with {one.column} {one.value}, {percent(one.top1)}"
 

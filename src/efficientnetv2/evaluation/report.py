@@ -6,6 +6,7 @@ whoever made the pictures, so every text is escaped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Views
 from efficientnetv2.evaluation import cost, seeing
+from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.answers import Beside, answers
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
 from efficientnetv2.evaluation.limits import limits
-from efficientnetv2.evaluation.next_steps import NextStep, next_steps
+from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
 from efficientnetv2.evaluation.opening import (
     against_majority,
     headline,
@@ -186,6 +189,8 @@ def write(
     sizes: SizeCurve | None = None,
     sections: Sequence[Section | Part] = (),
     beside: Beside = Beside(),  # noqa: B008 - frozen
+    links: Mapping[str, str] | None = None,
+    images: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
@@ -199,10 +204,14 @@ def write(
         sizes: the same pictures seen at several sizes, if they were.
         sections: further parts, in this order.
         beside: what the opening answers are made from beside the figures.
+        links: Other files of the report: title → address, relative to the folder. None for none.
+        images: Files of shown images: path as in the manifest → address, relative to the folder. None for none.
     """
     told = as_json(figures, intervals, facts, misjudged, sections, beside)
     write_text_atomically(Path(folder) / "report.json", json_text(told))
-    page = _page(figures, intervals, facts, history, misjudged, sizes, sections, beside)
+    page = _page(
+        figures, intervals, facts, history, misjudged, sizes, sections, beside, links or {}, images or {}
+    )
     write_text_atomically(Path(folder) / "report.html", page)
 
 
@@ -262,6 +271,51 @@ def steps_of(
     return next_steps(figures, facts, label_curve=told.get("label_curve"), suspects=suspects)
 
 
+def _below_probe(probe: Over | None) -> dict[str, bool]:
+    """The classes whose F1 is below that of the linear probe, and of each whether beyond chance."""
+    return {} if probe is None else {name: one.certain for name, one in probe.f1.items() if one.value < 0}
+
+
+def _of_errors(suspects: int) -> str:
+    """Whether confident errors are more probably wrong labels, or errors of the model."""
+    if not suspects:
+        return (
+            "No error is at a probability where most predictions are right. Errors of the model are more probable here "
+            "than wrong labels."
+        )
+    return (
+        f"The labels of {count_of(suspects, 'image')} contradict a prediction of 90 % or more, where most predictions "
+        "are right. Check these labels first."
+    )
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How to use the model: the command, the same with a threshold, and Python."""
+
+    command: str
+    python: str
+    abstain: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls, figures: Figures | SeveralFigures, facts: Facts, targets: Sequence[Mapping[str, Any]]
+    ) -> _Use:
+        command = predict_command(facts)
+        python = (
+            "import efficientnetv2 as ev2\n\n"
+            f'predict = ev2.Predictor("{model_of(facts)}")\n'
+            'for prediction in predict(["image.jpg"]):\n'
+            "    print(prediction.label, prediction.probability)"
+        )
+        reached = [one for one in targets if one["target"] > figures.top1 and one["threshold"]]
+        if not reached:
+            return cls(command, python)
+        threshold = math.ceil(1000 * reached[0]["threshold"]) / 1000
+        abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:g}"}
+        return cls(command, python, abstain)
+
+
 def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
     if isinstance(figures, SeveralFigures):
         return {}
@@ -306,6 +360,8 @@ def _page(
     sizes: SizeCurve | None,
     sections: Sequence[Section | Part],
     beside: Beside,
+    links: Mapping[str, str],
+    images: Mapping[str, str],
 ) -> str:
     several = isinstance(figures, SeveralFigures)
     values = {
@@ -320,7 +376,9 @@ def _page(
         path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
     }
     further = [one for one in misjudged if one.path not in shown]
-    trusted = [part.told["calibration"] for part in sections if "calibration" in part.told]
+    steps = steps_of(figures, facts, sections)
+    told = {key: value for section in sections for key, value in section.told.items()}
+    abstention = told.get("abstention", {})
     dim = seeing.hard_to_see(one.thumbnail for one in further)
     return rendered(
         "report.html.j2",
@@ -336,13 +394,18 @@ def _page(
         lost_to_probe=lost_to_probe(figures, facts, beside.probe),
         probe_learnt_from=probe_learnt_from(facts),
         probe_measured_on=probe_measured_on(figures, beside.probe),
-        answers=answers(figures, intervals, facts, beside),
+        answers=answers(figures, intervals, facts, beside, steps),
         limits=limits(figures, intervals, facts, beside),
-        steps=steps_of(figures, facts, sections),
+        steps=steps,
         sections=sections,
         several=several,
         rule=RULES[figures.answer] if isinstance(figures, SeveralFigures) else None,
-        calibration=trusted[0] if trusted else None,
+        calibration=told.get("calibration"),
+        below_probe=_below_probe(beside.probe),
+        of_errors=_of_errors(abstention.get("suspect_labels", 0)),
+        use=_Use.of(figures, facts, abstention.get("targets", ())),
+        links=list(links.items()),
+        images=images,
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:_ROWS],
         classes_left_out=len(weakest_first[_ROWS:]),

@@ -49,6 +49,8 @@ def calibrated(
     members: Sequence[Calibration | None] = (),
     reach: Interval | None = None,
     trainers: str = "",
+    *,
+    by_chance: float,
 ) -> str:
     """What the network says of itself and what is so, in sentences.
 
@@ -65,18 +67,16 @@ def calibrated(
         members: as ``trust`` takes them.
         reach: likewise.
         trainers: likewise.
+        by_chance: Calibration error that chance alone gives with as many images.
     """
     sentence = (
-        f"On average it gives its answers a probability of {percent(stated)}, "
+        f"The mean probability of its predictions is {percent(stated)}, "
         f"and {percent(float(hits.mean()))} of them are right{_judged(stated, hits, reach, trainers)}."
     )
     if any(members):
         return f"{sentence} {_of_members(members)}"
     if scaled is None or before is None:
-        return (
-            f"{sentence} Its probabilities are as training left them; a temperature, fitted on pictures set aside "
-            "(--set minival=0.1), can bring them closer to the truth."
-        )
+        return f"{sentence} {_without_temperature(ece, by_chance, trainers)}"
     change = f"from {percent(before)} to {percent(ece)}"
     came = (
         f"brought the calibration error {change}"
@@ -91,13 +91,69 @@ def calibrated(
     return f"{sentence} Its {temperature}, {came}; no answer is another by it."
 
 
+def _without_temperature(ece: float, by_chance: float, trainers: str) -> str:
+    """Whether a temperature promises anything: not where chance explains the calibration error."""
+    if trainers:
+        return "No temperature was fitted."
+    if within_chance(ece, by_chance):
+        return (
+            f"The calibration error, {percent(ece)}, is within chance (up to {percent(by_chance)}). "
+            "No temperature is needed."
+        )
+    return (
+        f"The calibration error is {percent(ece)}, more than chance explains (up to {percent(by_chance)}). "
+        "A temperature fitted on a selection set lowers it (--set minival=0.1)."
+    )
+
+
+def within_chance(ece: float, by_chance: float) -> bool:
+    """Whether chance explains a calibration error.
+
+    Args:
+        ece: Expected calibration error.
+        by_chance: Calibration error that chance alone gives with as many images.
+    """
+    return (
+        ece <= by_chance + 1e-9
+    )  # of very few images both take few values, and are often the same but for rounding
+
+
+def verdict(
+    stated: float,
+    hits: npt.NDArray[np.bool_],
+    reach: Interval | None,
+    trainers: str,
+    *,
+    ece: float,
+    by_chance: float,
+) -> str:
+    """Whether the probabilities are reliable, in a word or two.
+
+    Args:
+        stated: Mean probability of the predictions.
+        hits: (N,) whether each is right.
+        reach: The 95 % interval of the share right; None takes images for independent.
+        trainers: The images that trained the model, in words; '' for none.
+        ece: Expected calibration error.
+        by_chance: Calibration error that chance alone gives with as many images.
+    """
+    if trainers:
+        return "Not known."
+    said = _verdict(stated, hits, reach)
+    if said.startswith(":"):
+        return "No, overconfident." if stated > float(hits.mean()) else "No, underconfident."
+    if not within_chance(ece, by_chance):
+        return "In part."
+    return "Too few images to tell." if said else "Yes."
+
+
 def of_most_probable(
     stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None, trainers: str
 ) -> str:
     """The same of a network that answers each class by itself, which no temperature is fitted to."""
     return (
-        f"On average it gives the most probable class of a picture a probability of {percent(stated)}, and for "
-        f"{percent(float(hits.mean()))} of the pictures that is one of their labels"
+        f"The mean probability of the most probable class is {percent(stated)}, and for "
+        f"{percent(float(hits.mean()))} of the images that class is one of their labels"
         f"{_judged(stated, hits, reach, trainers)}."
     )
 
@@ -117,10 +173,10 @@ def _verdict(stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None)
     is_right = float(hits.mean())
     if abs(stated - is_right) < _EQUAL:
         return ""
-    how = "too sure of itself" if stated > is_right else "more often right than it says"
+    how = "overconfident" if stated > is_right else "underconfident"
     low, high = reach or wilson(is_right, len(hits))
     if low <= stated <= high:
-        few = f"{count_of(len(hits), 'picture')} {'is' if len(hits) == 1 else 'are'} too few"
+        few = f"{count_of(len(hits), 'image')} {'is' if len(hits) == 1 else 'are'} too few"
         return f"; {few} to tell whether it is {how}"
     return f": it is {how}"
 

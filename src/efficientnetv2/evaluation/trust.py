@@ -16,7 +16,14 @@ from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plai
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
-from efficientnetv2.evaluation.sureness import SHARED, Scaled, calibrated, of_most_probable
+from efficientnetv2.evaluation.sureness import (
+    SHARED,
+    Scaled,
+    calibrated,
+    of_most_probable,
+    verdict,
+    within_chance,
+)
 from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
 from efficientnetv2.metrics.calibration import Bin, error_by_chance, expected_calibration_error, reliability
 from efficientnetv2.metrics.intervals import Interval, wilson
@@ -25,6 +32,8 @@ from efficientnetv2.models.calibrated import Calibration
 
 # Shares of the pictures answered that the table shows. Ours.
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+# Accuracies that users ask for, and the images that have to reach one at least: of fewer, chance decides. Ours.
+_TARGETS, _LEAST = (0.8, 0.9, 0.95, 0.99), 10
 # Of the drawn curve: more than there are pixels for. Ours.
 _POINTS = 500
 
@@ -65,12 +74,13 @@ def trust(
     curve = abstention_curve(hits, shares.max(axis=1))
     before = None if scaled is None else expected_calibration_error(true, scaled.before)
     points = _points(curve, abstain_below)
+    stated = float(shares.max(axis=1).mean())
+    targets = _targets(curve)
     calibration = {
         "ece": ece,
         "ece_by_chance": by_chance,
-        # Of very few pictures both take few values, and are often the same but for rounding.
-        "ece_within_chance": ece <= by_chance + 1e-9,
-        "mean_probability": float(shares.max(axis=1).mean()),
+        "ece_within_chance": within_chance(ece, by_chance),
+        "mean_probability": stated,
         "bins": [asdict(one) for one in bins],
     }
     if scaled is not None:
@@ -87,11 +97,15 @@ def trust(
             "aurc": curve.aurc,
             "calibrated": SHARED
             if shared
-            else of_most_probable(float(shares.max(axis=1).mean()), hits, reach, trainers)
+            else of_most_probable(stated, hits, reach, trainers)
             if answer == "sigmoid"
-            else calibrated(
-                float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, reach, trainers
-            ),
+            else calibrated(stated, hits, ece, scaled, before, members, reach, trainers, by_chance=by_chance),
+            "verdict": "Not measured."
+            if shared
+            else verdict(stated, hits, reach, trainers, ece=ece, by_chance=by_chance),
+            "targets": targets,
+            "least": _LEAST,
+            "highest": None if all(one["pictures"] for one in targets) else _highest(curve),
             "abstaining": _abstaining(curve, abstain_below),
             "flattered": _flattered(trainers, choosers),
             "points": points,
@@ -103,6 +117,7 @@ def trust(
             "abstention": {
                 "aurc": curve.aurc,
                 "points": points,
+                "targets": targets,
                 "optimistic": bool(trainers or choosers),
                 "suspect_labels": 0 if trainers or shared else suspect_labels(curve),
             },
@@ -120,17 +135,17 @@ def _told(one: Calibration | None) -> dict[str, Any] | None:
 def _abstaining(curve: AbstentionCurve, abstain_below: float | None) -> str:
     half = curve.at_share(0.5)
     words = (
-        f"Of the {percent(float(curve.answered[half]))} that it is surest of, "
-        f"{percent(float(curve.accuracy[half]))} are right, of all {percent(float(curve.accuracy[-1]))}."
+        f"Of the {percent(float(curve.answered[half]))} most confident predictions, "
+        f"{percent(float(curve.accuracy[half]))} are right; of all, {percent(float(curve.accuracy[-1]))}."
     )
     if abstain_below is None:
         return words
     count, share, interval = curve.answered_at(abstain_below)
     if interval is None:
-        return f"No picture reaches the probability of {abstain_below:g} that was asked for. {words}"
+        return f"No prediction reaches the threshold of {percent(abstain_below)} (--abstain-below). {words}"
     return (
-        f"From a probability of {abstain_below:g} on, as asked for, it answers {count} of {curve.pictures} pictures, "
-        f"{percent(share)} of them rightly ({100 * interval[0]:.1f} to {percent(interval[1])}). {words}"
+        f"{count} of {curve.pictures} predictions reach the threshold of {percent(abstain_below)} (--abstain-below). "
+        f"Of these, {percent(share)} are right ({100 * interval[0]:.1f} to {percent(interval[1])}). {words}"
     )
 
 
@@ -145,6 +160,39 @@ def _flattered(trainers: str, choosers: str) -> str:
         f"{said[0].upper()}{said[1:]}, so it is right of them more often than of new ones, and all that follows is "
         "optimistic. Choose a threshold by pictures that did neither."
     )
+
+
+def _targets(curve: AbstentionCurve) -> list[dict[str, Any]]:
+    """For each accuracy asked for: the lowest threshold that reaches it, and how many images are left; None: never."""
+    found = []
+    for target in _TARGETS:
+        reached = np.flatnonzero(
+            (curve.accuracy >= target) & (curve.answered * curve.pictures >= _LEAST - 0.5)
+        )
+        row: dict[str, Any] = {"target": target, "threshold": None, "answered": 0.0, "pictures": 0}
+        if len(reached):
+            point = int(reached[-1])
+            row = {
+                "target": target,
+                "threshold": 0.0 if point == len(curve.answered) - 1 else float(curve.threshold[point]),
+                "answered": float(curve.answered[point]),
+                "pictures": round(curve.answered[point] * curve.pictures),
+            }
+        found.append(row)
+    return found
+
+
+def _highest(curve: AbstentionCurve) -> dict[str, Any] | None:
+    """The highest accuracy of enough images, with its threshold; None where there are too few images."""
+    enough = np.flatnonzero(curve.answered * curve.pictures >= _LEAST - 0.5)
+    if not len(enough):
+        return None
+    point = int(enough[np.argmax(curve.accuracy[enough])])
+    return {
+        "accuracy": float(curve.accuracy[point]),
+        "threshold": float(curve.threshold[point]),
+        "pictures": round(curve.answered[point] * curve.pictures),
+    }
 
 
 def _points(curve: AbstentionCurve, abstain_below: float | None) -> list[dict[str, Any]]:
@@ -186,15 +234,15 @@ def draw_reliability(bins: Sequence[Bin]) -> Figure:
         elinewidth=0.8,
     )  # fmt: skip
     upper.set_ylim(0, 103)
-    plain(upper, "labelled right, %")
+    plain(upper, "accuracy, %")
     lower.bar(
         [100 * one.low for one in bins], [one.pictures for one in bins],
         width=[100 * (one.high - one.low) for one in bins], align="edge", color=COLOURS[0],
         edgecolor=GRID, linewidth=0.4,
     )  # fmt: skip
     lower.set_xlim(0, 100)
-    lower.set_xlabel("stated probability of the answer, %", color=INK)
-    plain(lower, "pictures")
+    lower.set_xlabel("predicted probability, %", color=INK)
+    plain(lower, "images")
     lower.locator_params(axis="y", nbins=3, integer=True)
     return figure
 
@@ -223,6 +271,6 @@ def draw_abstention(curve: AbstentionCurve) -> Figure:
     )  # fmt: skip
     ax.plot(x, 100 * curve.accuracy[points], color=COLOURS[0], linewidth=1.5)
     ax.set_xlim(0, 101)
-    ax.set_xlabel("answered, % of the pictures, the surest first", color=INK)
-    plain(ax, "of these labelled right, %, with the 95 % interval")
+    ax.set_xlabel("images left, %, the most confident first", color=INK)
+    plain(ax, "accuracy of these, %, with its 95 % interval")
     return figure
