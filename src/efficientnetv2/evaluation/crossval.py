@@ -207,9 +207,7 @@ class CrossValidation:
         )
         numbers = [fold.number for fold in self.folds]
         rows = [[one.name, *(percent(one.scores.get(number)) for number in numbers)] for one in self.tries]
-        return [
-            Section("Candidates", [sentence], ["settings", *(f"fold {n + 1}" for n in numbers)], rows)
-        ]
+        return [Section("Candidates", [sentence], ["settings", *(f"fold {n + 1}" for n in numbers)], rows)]
 
     def _dealt_otherwise(self) -> list[Section]:
         sentences = [f"!{one.sentence()}" if one.flattering else one.sentence() for one in self.beside]

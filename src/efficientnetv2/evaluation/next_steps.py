@@ -74,8 +74,9 @@ class NextStep:
 
     @property
     def line(self) -> str:
-        """The step as a line of the screen."""
-        return f"{self.action}: {self.reason} {self.command}"
+        """The step as a line of the screen, with the first sentence of its reason."""
+        first = self.reason.partition(". ")[0].removesuffix(".")
+        return f"{self.action} ({first[0].lower()}{first[1:]}): {self.command}"
 
 
 def next_steps(
@@ -211,7 +212,11 @@ def _epochs(facts: Facts) -> NextStep | None:
     if said is not None:
         length = ["--minutes", number(2 * float(said))]
     return NextStep(
-        0, "epochs", "Train longer", reason, _again(facts, length, without=_LENGTH, without_fields=("steps",))
+        0,
+        "epochs",
+        "Train longer",
+        reason,
+        _again(facts, length, without=_LENGTH, without_fields=("steps", "epochs")),
     )
 
 
