@@ -148,6 +148,7 @@ def test_an_evaluation_proposes_nothing_about_training():
             "effnetv2 train 'my flowers' --label-column kind --set minival=0.1 --epochs 10",
         ),
         ("effnetv2 train flowers --minutes=6 --out=x --json", "effnetv2 train flowers --minutes 12"),
+        ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),
         ("effnetv2 train flowers --set steps=100", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 crossval f.csv --by place", "effnetv2 crossval f.csv --by place --epochs 10"),
         ("effnetv2 demo", "effnetv2 train flowers --epochs 10"),
