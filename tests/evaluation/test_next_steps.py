@@ -94,6 +94,14 @@ def test_a_run_that_ended_by_itself_is_not_made_longer():
     assert topics(next_steps(RIGHT, told)) == ["use"]
 
 
+def test_where_training_made_the_start_worse_the_rate_is_lowered():
+    recipe = {"model": MODEL, "weights": best(MODEL)[0], "optimizer": {"lr": 0.0006}}
+    step = next_steps(RIGHT, facts(recipe=recipe, kept_model="start"))[0]
+    assert step.topic == "learning_rate"
+    assert step.command.endswith("--set optimizer.lr=0.0002")
+    assert topics(next_steps(RIGHT, facts(recipe=recipe, kept_model="trained"))) == ["use"]
+
+
 def test_the_late_gain_is_of_the_images_that_select():
     rows = [{"kind": "val", "epoch": e, "top1": 0.1 * e} for e in range(1, 9)]
     assert late_gain(rows) == pytest.approx(0.2)

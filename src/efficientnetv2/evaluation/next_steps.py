@@ -23,12 +23,16 @@ from efficientnetv2.models import pretrained
 if TYPE_CHECKING:
     from efficientnetv2.evaluation.report import Facts
 
-Topic = Literal["weights", "epochs", "image_size", "label_errors", "class_imbalance", "more_labels", "use"]
+Topic = Literal[
+    "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
+]  # fmt: skip
 
 # Fewer epochs than these leave a model undertrained, whatever its last validations say. Ours.
 _FEW_EPOCHS = 5.0
 # Share of the training whose gain says whether the metric still rises, and the gain from which it does. Ours.
 _LAST_PART, _RISING = 0.25, 0.01
+# What the learning rate is divided by where training has made the start worse. Ours.
+_LOWER = 3.0
 # How much larger images are stored than the model sees them, for larger ones to promise something. Ours.
 _LARGER = 1.25
 # At most, in pixels, and of what size a multiple: five halvings of each side. Ours, from what trains within hours.
@@ -44,7 +48,7 @@ _LEAST_RARE = 10
 # Points of macro-F1 that twice the labels have to bring to be worth a step: as in ``evaluation.more_labels``. Ours.
 _WORTH = 0.005
 #: Steps after which the learning curve of the probe, or what training makes of more labels, is another.
-CHANGE_THE_PROBE = {"weights", "epochs", "image_size"}
+CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; the second ones take no value.
 _OWN, _FLAGS = ("--out", "--output", "-o", "--against"), ("--resume", "--json")
 _LENGTH = ("--epochs", "--minutes")
@@ -111,6 +115,7 @@ def next_steps(
             for order, step in (
                 (1.0, _weights(facts)),
                 (0.5 if (facts.epochs or 1) < 1 else 2.0, _epochs(facts)),
+                (2.5, _learning_rate(facts)),
                 (3.0, _image_size(facts)),
                 (5.0, _imbalance(figures, facts)),
                 (6.0, _more_labels(facts, label_curve)),
@@ -218,6 +223,21 @@ def _epochs(facts: Facts) -> NextStep | None:
         reason,
         _again(facts, length, without=_LENGTH, without_fields=("steps", "epochs")),
     )
+
+
+def _learning_rate(facts: Facts) -> NextStep | None:
+    """A lower rate, where training has made a pretrained start worse."""
+    rate = (facts.recipe or {}).get("optimizer", {}).get("lr")
+    if facts.kept_model != "start" or rate is None or (facts.epochs or 0) < _FEW_EPOCHS:
+        return None
+    reason = (
+        f"The model before training was kept, as no trained one was better on the selection set. The learning rate "
+        f"was {rate:g}."
+    )
+    command = _again(
+        facts, ["--set", f"optimizer.lr={float(f'{rate / _LOWER:.2g}'):g}"], without_fields=("optimizer.lr",)
+    )
+    return NextStep(0, "learning_rate", "Lower the learning rate", reason, command)
 
 
 def _image_size(facts: Facts) -> NextStep | None:
