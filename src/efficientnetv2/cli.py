@@ -19,7 +19,7 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.errors import InputError, OtherProcessError, rule_of
+from efficientnetv2.base.errors import InputError, OtherProcessError, escaped, rule_of
 from efficientnetv2.base.launcher import placed, tell_launcher
 from efficientnetv2.base.threads import share_cores
 from efficientnetv2.commands import bench, search
@@ -117,7 +117,7 @@ def _led_home(value: Any) -> Any:
 
 def _ended(message: str, code: int) -> typer.Exit:
     """The end of the program, its message said."""
-    line = f"effnetv2: {message}"
+    line = escaped(f"effnetv2: {message}", lines=True)
     print(line, file=sys.stderr)
     tell_launcher(line)
     return typer.Exit(code)

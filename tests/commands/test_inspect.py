@@ -132,6 +132,22 @@ def test_a_row_without_a_file_is_a_finding(listed):
     assert "1 of 32 pictures (3 %) cannot be used: red/gone.jpg does not exist" in done.stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_cannot_command_the_terminal(class_folders):
+    (class_folders / "green").rename(class_folders / "gr\x1b[31meen")
+    (class_folders / "red/red_00.jpg").rename(class_folders / "red/\x1b]0;x\x07\n.jpg")
+    (class_folders / "red/\x1b]0;x\x07\n.jpg").write_bytes(b"")
+    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert r"gr\x1b[31meen" in done.stdout
+    (class_folders / "blank\x1b").mkdir()
+    refused = effnetv2("train", class_folders, cwd=class_folders.parent)
+    assert refused.returncode == 2
+    assert "\x1b" not in refused.stdout + refused.stderr
+    assert r"blank\x1b" in refused.stderr
+
+
 @pytest.mark.parametrize("indexed", [True, False])
 def test_a_shard_cut_in_half_is_named(class_folders, indexed):
     folder = class_folders.parent

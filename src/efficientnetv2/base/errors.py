@@ -23,6 +23,21 @@ _BOUNDS = {
 }
 
 
+# What a terminal obeys instead of showing: control characters, and those that turn the direction of text. A file's name
+# or a label may hold any. Source: Unicode 15, general category Cc and property Bidi_Control.
+_CONTROLS = [
+    *range(32),
+    *range(127, 160),
+    0x200E,
+    0x200F,
+    0x61C,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+]
+_ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
+_ESCAPES_IN_LINES = {code: sign for code, sign in _ESCAPES.items() if chr(code) not in "\n\t"}
+
+
 class InputError(ValueError):
     """Wrong use or wrong input. The command line prints its message alone and exits with 2.
 
@@ -103,8 +118,18 @@ def count_of(number: float, noun: str) -> str:
     return f"{shown} {noun}{ending}"
 
 
+def escaped(text: str, *, lines: bool = False) -> str:
+    """Text for a terminal, its control characters spelled out, as the one that begins a command is.
+
+    Args:
+        text: of any origin.
+        lines: keep line ends and tabs, as text of several lines has them.
+    """
+    return text.translate(_ESCAPES_IN_LINES if lines else _ESCAPES)
+
+
 def some(names: Iterable[object], most: int = 5) -> str:
-    """The first few names, quoted, and how many more there are: ``'a', 'b' and 3 more``."""
+    """The first few names, escaped and quoted, and how many more there are: ``'a', 'b' and 3 more``."""
     names = list(names)
-    shown = ", ".join(f"'{name}'" for name in names[:most])
+    shown = ", ".join(f"'{escaped(str(name))}'" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

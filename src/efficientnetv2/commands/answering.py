@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, escaped
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.screen import Screen
@@ -213,7 +213,7 @@ def tell_unreadable(
     said: set[str] = set()
     for row, reason in others[:_NAMED]:
         why = "likewise" if reason in said else reason.removesuffix(".")
-        screen.say(f"Skipped {manifest.paths[row]}: {why}.")
+        screen.say(f"Skipped {escaped(manifest.paths[row])}: {why}.")
         said.add(reason)
     if len(others) > _NAMED:
         screen.say(f"Skipped {len(others) - _NAMED:,} more that could not be read.")

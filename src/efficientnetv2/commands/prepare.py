@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from efficientnetv2.base.counting import Counting, uncounted
-from efficientnetv2.base.errors import InputError, count_of, some
+from efficientnetv2.base.errors import InputError, count_of, escaped, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.data.check import check
@@ -164,7 +164,9 @@ def prepare(
     )
     if skipped:
         manifest = _readable(manifest, found.readable, asked)
-        say(f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}.")
+        say(
+            f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {escaped(' '.join(skipped[0]))}."
+        )
     holdout_drawn = asked == "val" and not (manifest.split == "val").any()
     contents = found.contents[found.readable]
     manifest, note, chooses = _parted(

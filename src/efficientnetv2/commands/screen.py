@@ -26,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from efficientnetv2.base.errors import escaped
 from efficientnetv2.progressive import Setting
 
 _NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # of a column of numbers, with gaps
@@ -59,8 +60,8 @@ class Screen:
         (self._bar.console if self._bar else self.notes).print(self._writable(line))
 
     def _writable(self, text: str) -> str:
-        """What the screen can't take escaped, as bytes of a file's name that are no letters."""
-        encoding = self.notes.encoding
+        """What the screen can't take escaped: control characters, and bytes of a file's name that are no letters."""
+        encoding, text = self.notes.encoding, escaped(text, lines=True)
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
     @contextmanager
@@ -98,7 +99,7 @@ class Screen:
             rows: as many cells each.
         """
         title, columns = self._writable(title), [self._writable(name) for name in columns]
-        rows = [[self._writable(cell) for cell in row] for row in rows]
+        rows = [[self._writable(escaped(cell)) for cell in row] for row in rows]
         whole = [columns, *rows]
         widths = [max(cell_len(row[place]) for row in whole) for place in range(len(columns))]
         numeric = [all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(columns))]

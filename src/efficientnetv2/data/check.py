@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, escaped
 from efficientnetv2.data import cifar
 from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.listing import Ints, packed
@@ -255,4 +255,4 @@ def _unlike(table: pd.DataFrame, column: str) -> list[tuple[int, int]]:
 
 def _name(manifest: Manifest, index: int) -> str:
     row = "" if manifest.rows is None else f" (row {manifest.rows[index]})"
-    return f"'{manifest.paths[index]}'{row}"
+    return f"'{escaped(manifest.paths[index])}'{row}"

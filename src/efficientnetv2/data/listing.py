@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageFile
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, escaped
 from efficientnetv2.data.shards.index import ShardSet
 from efficientnetv2.data.shards.names import is_url
 
@@ -162,7 +162,7 @@ class Listing:
     def where(self, index: int) -> str:
         """How a message names a picture: ``train.csv, row 214``, or its path."""
         if self.rows is None:
-            return self.paths[index]
+            return escaped(self.paths[index])
         return f"{Path(self.source).name}, row {self.rows[index]}"
 
     @property
