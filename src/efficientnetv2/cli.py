@@ -46,6 +46,10 @@ from efficientnetv2.commands.train import train
 # others as soon as one has ended. Ours.
 _FIRST_SAYS_S = 3.0
 
+# GDAL's drivers that fetch from a network. A file beside a raster may name what they open.
+# Source: GDAL's list of raster drivers.
+_NETWORK_DRIVERS = "HTTP,WMS,WCS,WMTS,PLMOSAIC,EEDA,EEDAI,STACTA,STACIT,DAAS"
+
 Params = ParamSpec("Params")
 Answer = TypeVar("Answer")
 
@@ -185,5 +189,6 @@ def main() -> None:
     # Python starts forkserver and spawned processes with -c, which puts the working directory first on their path.
     os.environ["PYTHONSAFEPATH"] = "1"
     keep_freed_memory()
+    os.environ.setdefault("GDAL_SKIP", _NETWORK_DRIVERS)
     share_cores()  # commands import PyTorch, which reads once how its threads wait
     app()

@@ -1,7 +1,11 @@
 """Rasters of any bands and depth become pictures by one rule, measured on those that train."""
 
+import http.server
 import re
+import subprocess
+import sys
 import tarfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +25,10 @@ from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.data import manifest
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.decode import eval_picture, read_picture
-from efficientnetv2.data.fitting import unlike
+from efficientnetv2.data.fitting import amiss, unlike
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
+from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read, unplaced_quietly
 from efficientnetv2.data.raster_files import ordinary_rule
 from efficientnetv2.data.rasters import picture, rule_of
 from efficientnetv2.data.readers import originals, to_answer, to_show
@@ -388,16 +392,95 @@ def test_bands_of_different_types_are_refused_by_name(tmp_path):
             [("UInt16", counts, 1), ("UInt16", counts, 2), ("Float32", index, 1)], start=1
         )
     )
-    path = tmp_path / "joined.tif"  # GDAL knows it by its content
+    path = tmp_path / "joined.vrt"
     path.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="24">{joined}</VRTDataset>')
-    with pytest.raises(
-        InputError,
-        match=r"joined\.tif holds bands of different types \(1 uint16, 2 uint16, 3 float32\).*"
-        r"gdal_translate -ot Float32\.",
-    ):
-        rule_of([str(path)], "all", seed=0)
-    rule = rule_of([str(path)], (2, 1), seed=0)
-    assert (rule.kinds, picture(str(path), rule).shape) == (("uint16",), (24, 24, 2))
+    with unplaced_quietly(), rasterio.open(path) as dataset:
+        told = amiss(dataset, Bands((1, 2, 3)))
+        assert "bands of different types (1 uint16, 2 uint16, 3 float32)" in told
+        assert "gdal_translate -ot Float32" in told
+        assert amiss(dataset, Bands((2, 1))) == ""
+
+
+@pytest.fixture
+def fetched():
+    """A server, and what was asked of it."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815 - the server's name for it
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+READS_WITHIN = """
+import sys
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Bands
+from efficientnetv2.data.raster import opened, read, values_of
+try:
+    with opened(sys.argv[1]) as dataset:
+        dataset.overviews(1)
+        values_of(dataset, (1,), ((0, dataset.height), (0, dataset.width)), (20, 20))
+except InputError as error:
+    print(error)
+"""
+
+
+def told_of(path):
+    """What opening says. In a process of its own: GDAL keeps the interpreter while it waits for this one's server."""
+    done = subprocess.run(
+        [sys.executable, "-c", READS_WITHIN, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("prefix", ["/vsicurl/", ""])
+@pytest.mark.parametrize("way", ["itself", "overviews", "ovr", "msk"])
+def test_no_raster_makes_gdal_ask_a_server(tmp_path, fetched, way, prefix):
+    """As a VRT that is called a TIFF, by its tag of overviews, and by a VRT beside it."""
+    base, asked = fetched
+    place = f"{prefix}{base}/secret.tif"
+    vrt = (
+        '<VRTDataset rasterXSize="400" rasterYSize="400"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{place}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    path = tmp_path / "x.tif"
+    if way == "itself":
+        path.write_text(vrt)
+    else:
+        write_raster(path, np.ones((1, 400, 400), np.uint8))
+    if way == "overviews":
+        with rasterio.open(path, "r+") as target:
+            target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=place)
+    elif way != "itself":
+        (tmp_path / f"x.tif.{way}").write_text(vrt)
+    assert "x.tif" in told_of(path)
+    assert asked == []
+
+
+def test_overviews_and_masks_beside_a_raster_are_read(tmp_path):
+    path = write_raster(tmp_path / "x.tif", np.full((1, 400, 400), 7, np.uint8))
+    with rasterio.Env(TIFF_USE_OVR=True, GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
+        target.build_overviews([2, 4])
+        target.write_mask(np.zeros((400, 400), bool))
+    assert {file.name for file in tmp_path.iterdir()} == {"x.tif", "x.tif.ovr", "x.tif.msk"}
+    with opened(path) as dataset:
+        assert dataset.overviews(1) == [2, 4]
+        assert not read(dataset, Bands((1,)))[1].any()
 
 
 def printed(path, kind=np.uint8):

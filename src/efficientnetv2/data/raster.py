@@ -36,6 +36,14 @@ _MERCATOR = re.compile(
     r'\b(PROJECTION|METHOD)\["(Mercator|Popular[ _]Visualisation[ _]Pseudo[ _]Mercator)', re.IGNORECASE
 )
 _STEP_M = 1_000.0  # in Mercator's projection, to see how far that is on the equator. Ours.
+# GDAL's drivers that are used: formats of files whose pixels lie in the file, or in local files beside it. None of them
+# takes pixels from a network or from other files that the content names, as VRT, WMS and HTTP do. Ours.
+DRIVERS = (
+    "GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "GIF", "HFA", "ENVI", "EHdr", "ERS", "NITF", "AAIGrid",
+    "SAGA", "SRTMHGT", "PCIDSK", "RMF", "SGI", "GRIB", "netCDF", "HDF5", "HDF5Image", "BAG", "GPKG",
+)  # fmt: skip
+_BESIDE = (".ovr", ".msk")  # suffixes of overviews and masks, which GDAL opens by any driver
+_TIFF_STARTS = (b"II", b"MM")
 _OPENING = threading.Lock()  # which warnings are shown is the whole process's affair
 
 
@@ -49,19 +57,44 @@ def opened(path: str | Path, *, overviews: bool = True) -> Iterator[Dataset]:
             own.
 
     Raises:
-        InputError: the extra ``geo`` is not installed, there is no such file, or it is no raster.
+        InputError: the extra ``geo`` is not installed, there is no such file, it is no raster of ``DRIVERS``, or it
+            refers to overviews elsewhere.
     """
     rasterio = needed("rasterio", "geo", f"Reading the raster {path}")
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist, or is no file. Give a GeoTIFF or another raster.")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    _refuse_strange_beside(path)
+    # This would be the only file at a URL that is opened.
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="/none"):
         try:
             with _OPENING, unplaced_quietly():
-                dataset = rasterio.open(path, **({} if overviews else {"OVERVIEW_LEVEL": "NONE"}))
+                # Unlike rasterio.open it takes several drivers.
+                dataset = rasterio.io.DatasetReader(
+                    str(path), driver=list(DRIVERS), **({} if overviews else {"OVERVIEW_LEVEL": "NONE"})
+                )
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"{path} is no raster that GDAL can open: {error}.") from error
         with dataset:
+            if elsewhere := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
+                raise InputError(
+                    f"{path} names '{elsewhere}' as its overviews. Remove this tag OVERVIEW_FILE from it."
+                )
             yield dataset
+
+
+def _refuse_strange_beside(path: str | Path) -> None:
+    """Refuse overviews and masks beside a raster that are no TIFFs: their content may name other files, or URLs.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for suffix in _BESIDE:
+        beside = Path(f"{path}{suffix}")
+        if beside.is_file():
+            with beside.open("rb") as file:
+                start = file.read(2)
+            if start not in _TIFF_STARTS:
+                raise InputError(f"{beside} is no TIFF, so {path} is not opened. Remove {beside.name}.")
 
 
 @contextmanager
