@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +14,12 @@ import psutil
 import pytest
 import torch
 
+from efficientnetv2.base import memory
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.memory import (
     GIB,
     Peak,
+    Shared,
     forget_peak,
     free_bytes,
     in_use_bytes,
@@ -162,3 +166,58 @@ def test_a_gpu_s_limit_is_set_by_its_number(device, number, monkeypatch):
     limit(torch.device(device), 6)
     limit(torch.device(device), 12)
     assert told == [(0.75, number), (1.0, number)]
+
+
+@pytest.fixture
+def free_gib(monkeypatch):
+    """A machine of 8 GiB."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device, *, sharing: 8 * GIB // sharing)
+    return 8
+
+
+def most_together(shared, gib, threads=6):
+    """The most threads that are at work at a time, each taking so much."""
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def work(_):
+        with shared.take(int(gib * GIB)):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.02)
+            with lock:
+                now[0] -= 1
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    return most[0]
+
+
+def meet(shared, gib, threads):
+    """Threads that each take so much meet, or this fails."""
+    barrier = threading.Barrier(threads)
+
+    def work(_):
+        with shared.take(int(gib * GIB)):
+            barrier.wait(timeout=60)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+
+
+@pytest.mark.parametrize(("gib", "together"), [(1.0, 4), (2.0, 2), (3.0, 1), (7.0, 1)])
+def test_threads_take_no_more_memory_together_than_their_share(free_gib, gib, together):
+    shared = Shared(small=0, share=0.5)
+    assert most_together(shared, gib) <= together
+    meet(shared, gib, together)
+
+
+def test_little_is_not_counted_and_more_than_there_is_is_refused(free_gib):
+    shared = Shared(small=2 * GIB, share=0.1)
+    meet(shared, 2.0, 6)
+    with (
+        pytest.raises(MemoryError, match=r"needs 9\.0 GiB of memory, and 8\.0 GiB are free"),
+        shared.take(9 * GIB),
+    ):
+        pass
+    assert most_together(shared, 7.0, threads=2) == 1  # who was refused holds nothing

@@ -6,13 +6,16 @@ import contextlib
 import ctypes
 import errno
 import math
+import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 import torch
+from torch.utils.data import get_worker_info
 
 from efficientnetv2.base.errors import InputError
 
@@ -233,3 +236,60 @@ class Peak:
         while not self._done.is_set():
             self.bytes = max(self.bytes, in_use_bytes(self.device))
             self._done.wait(_LOOK_S)
+
+
+class Shared:
+    """Memory that the threads of a process take in turn, so that together they never need more than there is.
+
+    A thread that needs more than is left waits for the others. One that needs more than the others may take together
+    goes alone.
+
+    Args:
+        small: bytes that nobody counts.
+        share: of the free memory that those who are counted may take together.
+    """
+
+    def __init__(self, small: int, share: float) -> None:
+        self.small, self.share = small, share
+        self._begin()
+        if hasattr(os, "register_at_fork"):  # a child inherits the lock as it is, but not who holds it
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._changed, self._taken, self._most = threading.Condition(), 0, 0
+
+    @contextlib.contextmanager
+    def take(self, bytes_needed: int) -> Iterator[None]:
+        """Around what needs so much memory.
+
+        Args:
+            bytes_needed: at its peak.
+
+        Raises:
+            MemoryError: there is not so much, with both numbers.
+        """
+        if bytes_needed <= self.small:
+            yield
+            return
+        with self._changed:
+            while self._taken and self._taken + bytes_needed > self._most:
+                self._changed.wait()
+            if not self._taken:
+                self._refuse(bytes_needed)
+            self._taken += bytes_needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= bytes_needed
+                self._changed.notify_all()
+
+    def _refuse(self, bytes_needed: int) -> None:
+        """Count what is free, of which each process that reads gets its part, and refuse what goes beyond."""
+        others = get_worker_info()
+        free = free_bytes(torch.device("cpu"), sharing=others.num_workers if others else 1)
+        if bytes_needed > free:
+            raise MemoryError(
+                f"needs {bytes_needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free"
+            )
+        self._most = int(self.share * free)
