@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,8 +213,36 @@ def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
     (note,) = check(read(tmp_path, require_labels=False), workers=1).notes
     assert note == (
         "Read as RGB, but not stored so: 10 grey (three equal channels), 4 with an alpha channel (laid over white), "
-        "2 CMYK, 1 grey of 16 bits (the upper 8 of them in three equal channels; of TIFFs the extra 'geo' reads all)."
+        "2 CMYK, 1 gray of 16 bits (the upper 8 bits are read; the extra 'geo' measures the range of TIFFs)."
     )
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
+    """12 bits in 16, as X-ray detectors and microscopes write: of 256 levels 16 are left."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        values = rng.integers(0, 2**bits, (20, 20, channels)).astype(">u2")
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(deep_png(values))
+    notes = " ".join(check(read(tmp_path), workers=1).notes)
+    assert f"6 {'gray' if channels == 1 else 'colors'} of 16 bits" in notes
+    assert ("16 of 256 levels" in notes) == (bits == 12)
+
+
+def deep_png(values):
+    """A PNG of 16 bits; Pillow writes none of colors."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def test_colour_pictures_need_no_note(good):

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from efficientnetv2.data import jpeg
+from efficientnetv2.data import jpeg, pictures
 from efficientnetv2.data.pictures import UnreadablePicture, stored
 
 
@@ -126,13 +126,21 @@ def test_what_lies_above_is_as_sure_as_before_and_what_lies_below_goes_unseen():
     read = partial(jpeg.decode, found=found, scale=1, exact=False)
     whole, low = read(PLAIN), len(PLAIN) * 4 // 5
     harmed = PLAIN[:low] + b"\xff\x00" * 4 + PLAIN[low + 8 :]  # 32 bits set: no code is so long
-    assert read(harmed) is None
     assert np.array_equal(read(harmed, bottom=30), whole[:32])
-    assert read(harmed, bottom=140) is None
+    for bottom in (None, 140):
+        with pytest.raises(jpeg.DamagedJpegError, match="damaged inside"):
+            read(harmed, bottom=bottom)
     # Cut off or another picture's beginning, wherever: it is seen, because the end is looked for.
     assert read(PLAIN[:low] + b"\xff\xd8" + PLAIN[low + 2 :], bottom=30) is None
     for length in (low, len(PLAIN) - 2):
         assert read(PLAIN[:length], bottom=30) is None
+
+
+def unless_lost(content, found, bottom):
+    try:
+        return jpeg.decode(content, found, 1, exact=False, bottom=bottom)
+    except jpeg.DamagedJpegError:
+        return None
 
 
 @given(place=st.integers(2, len(PLAIN) - 1), value=st.integers(1, 255), bottom=st.integers(1, 149))
@@ -140,8 +148,7 @@ def test_damage_changes_the_needed_rows_as_it_changes_the_whole_picture(place, v
     content = PLAIN[:place] + bytes([PLAIN[place] ^ value]) + PLAIN[place + 1 :]
     if (found := jpeg.header(content)) is None:
         return
-    part = jpeg.decode(content, found, 1, exact=False, bottom=bottom)
-    whole = jpeg.decode(content, found, 1, exact=False)
+    part, whole = unless_lost(content, found, bottom), unless_lost(content, found, None)
     if whole is not None:
         assert part is not None
     elif part is not None:  # the damage is below, and the decoder goes on where it is not to stop at it
@@ -216,12 +223,12 @@ def test_pictures_that_pillow_warns_of_are_left_to_it(monkeypatch):
 
 
 def answer(content, scale):
-    """The pixels, or that there are none."""
+    """The pixels, or why there are none."""
     try:
         with stored(content) as picture:
             return picture.pixels(scale if scale in picture.scales else 1, True, picture.height)
-    except UnreadablePicture:
-        return None
+    except UnreadablePicture as error:
+        return error.reason
 
 
 def pillows_answer(content, scale):
@@ -241,7 +248,7 @@ def pillows_answer(content, scale):
 )
 @example(place=PLAIN.index(b"\xff\xc0") + 6, what="flip", value=128)  # 21 rows
 def test_damaged_files_are_refused_or_read_as_pillow_does(scale, place, what, value):
-    """Whatever byte is changed, the answer is Pillow's: its pixels to the bit, or its refusal."""
+    """Whatever byte is changed, the answer is Pillow's, but for pixels that were lost: to the bit, or its refusal."""
     content = {
         "cut": PLAIN[:place],
         "flip": PLAIN[:place] + bytes([PLAIN[place] ^ value]) + PLAIN[place + 1 :],
@@ -254,7 +261,73 @@ def test_damaged_files_are_refused_or_read_as_pillow_does(scale, place, what, va
         scale = 1  # the damage made it a small picture
     ours, theirs = answer(content, scale), pillows_answer(content, scale)
     if theirs is None or min(theirs.shape[:2]) * scale < 2:
-        assert ours is None
+        assert isinstance(ours, str)
+    elif isinstance(ours, str):
+        assert "damaged inside" in ours
+        with pytest.raises(ValueError, match="Corrupt JPEG"):
+            simplejpeg.decode_jpeg(content)
     else:
-        assert ours is not None
         assert np.array_equal(ours, theirs)
+
+
+def with_scans(count, **options):
+    """A progressive image whose last scan is there many times."""
+    content = encoded(scene(mode="L"), progressive=True, **options)
+    start, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
+    return content[:start] + content[start:end] * count + content[end:]
+
+
+def test_very_many_scans_are_refused_before_decoding(monkeypatch):
+    """Each is a pass over all pixels: 1,500 in a small file take a minute."""
+    content = with_scans(100)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
+    monkeypatch.setattr(pictures, "to_rgb", None)
+    # With an orientation in XMP it is Pillow that reads the image.
+    for one in (content, with_segment(content, 0xE1, XMP)):
+        assert "scans" in answer(one, 1)
+
+
+def test_what_encoders_write_and_what_stands_behind_an_image_is_no_scan():
+    behind = b"\xff\xda\0\x02" * 500  # such as a film that a phone adds
+    thumbnail = with_segment(PLAIN, 0xE1, b"Exif\0\0" + b"\xff\xda" * 500)
+    for content in (with_scans(20), encoded(scene(), progressive=True) + behind, thumbnail):
+        assert answer(content, 1).shape == (149, 203, 3)
+
+
+def test_scans_of_a_large_image_are_fewer(monkeypatch):
+    monkeypatch.setattr(jpeg, "_MOST_PASSED", 12 * 203 * 149)
+    assert "more than 12 JPEG scans" in answer(with_scans(20), 1)
+    assert answer(encoded(scene(), progressive=True), 1).shape == (149, 203, 3)
+
+
+def half_of(content):
+    """What a disk leaves that lost the middle: the end's marker is there."""
+    return content[: len(content) // 2] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN,
+        encoded(scene(), progressive=True),
+        encoded(scene(), restart_marker_blocks=3),
+        encoded(scene(mode="L")),
+        encoded(scene(mode="CMYK")),
+        encoded(scene(), keep_rgb=True),
+        with_segment(PLAIN, 0xE1, XMP),
+    ],
+    ids=["ordinary", "progressive", "restarts", "gray", "cmyk", "rgb", "turned in XMP"],
+)
+@pytest.mark.parametrize("scale", [1, 8])
+def test_an_image_that_lost_pixels_is_not_whole(content, scale):
+    """Decoders show gray in their place, and warn at most."""
+    assert answer(content, scale).shape[2] == 3
+    assert "damaged inside" in answer(half_of(content), scale)
+
+
+def test_bytes_left_over_are_no_damage():
+    """Cameras write some before the end's marker."""
+    content = PLAIN[:-2] + b"abc" * 10 + PLAIN[-2:]
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(content)
+    assert np.array_equal(answer(content, 1), answer(PLAIN, 1))

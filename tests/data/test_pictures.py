@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -50,15 +51,40 @@ def colour_of(source):
         ("I;16", 0x1234, {}, (0x12, 0x12, 0x12)),  # the upper 8 of 16 bits
         ("I;16", 0xFFFF, {"kind": "TIFF"}, (255, 255, 255)),
         ("I", 0x8000, {"kind": "TIFF"}, (128, 128, 128)),
-        ("I", 1 << 20, {"kind": "TIFF"}, (255, 255, 255)),
         ("F", 0.5, {"kind": "TIFF"}, (127, 127, 127)),
-        ("F", 130.0, {"kind": "TIFF"}, (130, 130, 130)),
-        ("F", 25600.0, {"kind": "TIFF"}, (100, 100, 100)),
         ("F", float("nan"), {"kind": "TIFF"}, (0, 0, 0)),
     ],
 )
 def test_a_mode_becomes_the_colour_it_means(mode, value, options, expected):
     assert colour_of(one_colour(mode, value, **options)) == expected
+
+
+def tiff(values):
+    return encoded(Image.fromarray(values), "TIFF")
+
+
+def test_deep_values_do_not_depend_on_an_images_own_largest():
+    """Else a single pixel makes all others of an image darker than those of the next."""
+    values = np.linspace(0.1, 0.9, 64 * 64, dtype=np.float32).reshape(64, 64)
+    other = values.copy()
+    other[0, 0] = 1.05
+    first, second = (np.asarray(read_picture(tiff(one))) for one in (values, other))
+    assert np.array_equal(first[1:], second[1:])
+    assert abs(int(first.max()) - 0.9 * 255) <= 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((8, 8), 130, np.float32),
+        np.full((8, 8), -0.5, np.float32),
+        np.full((8, 8), 1 << 20, np.int32),
+        np.full((8, 8), -9999, np.int32),
+    ],
+)
+def test_deep_values_of_an_unknown_range_are_refused(values):
+    with pytest.raises(UnreadablePicture, match=f"from {re.escape(f'{values.min():g}')} to .*'geo'"):
+        read_picture(tiff(values))
 
 
 def test_a_cmyk_jpeg_is_not_inverted():
@@ -159,7 +185,7 @@ def jpeg_cut_in_two():
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>404 Not Found</html>", "is not a picture in a format that Pillow knows"),
+        (b"<html>404 Not Found</html>", "is not an image in a format that is opened here"),
         (encoded(slope(), "PNG")[:20], "is cut off before its end"),
         (png_cut_in_two(), "is cut off before its end"),
         (jpeg_cut_in_two(), "is cut off before its end"),

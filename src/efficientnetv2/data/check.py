@@ -13,16 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, escaped
+from efficientnetv2.base.errors import InputError, count_of, escaped
 from efficientnetv2.data import cifar
+from efficientnetv2.data.formats import regular_file
 from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.listing import Ints, packed
-from efficientnetv2.data.look import MOST_UNREADABLE, Look, chunks_in_threads, look
+from efficientnetv2.data.look import MOST_UNREADABLE, Look, brightest_of, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage, damage_of, look_within
 
 # Looking at files waits for the disk more than for the processor. Ours.
 _THREADS = 8
+# Highest level of deep images that use a small part of their range: at most 14 of 16 bits. Ours.
+_DARK_LEVEL = 63
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,14 @@ def check(
     """
     contents = np.arange(len(manifest), dtype=np.int64)
     if manifest.shards is None:
-        reasons, colours = _look_at_files(manifest, contents, workers, progress)
+        reasons, colours, brightest = _look_at_files(manifest, contents, workers, progress)
         damage = Damage({}, ())
     else:
         damage = damage_of(manifest.table, manifest.shards)
         refuse_damage(manifest, damage, strict)
-        marks, reasons, colours = look_within(manifest.table, manifest.shards, damage.reasons, workers)
+        marks, reasons, colours, brightest = look_within(
+            manifest.table, manifest.shards, damage.reasons, workers
+        )
         known = np.flatnonzero(marks >= 0)
         _share_ids(contents, known, marks[known])
     if reasons:
@@ -90,6 +95,7 @@ def check(
         *_across_splits(manifest, contents),
         *_copies(manifest, contents, conflicts),
         *_turned_into_rgb(colours),
+        *_little_of_the_range(brightest),
     )
     return CheckReport(
         unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes, len(conflicts)
@@ -110,8 +116,8 @@ def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
 
 def _look_at_files(
     manifest: Manifest, contents: Ints, workers: int, progress: Callable[[int], object] | None
-) -> tuple[dict[int, str], Counter[str]]:
-    """Why a file can't be used, by row, and how many of which colours become RGB.
+) -> tuple[dict[int, str], Counter[str], list[int]]:
+    """Why a file can't be used, by row; how many of which colours become RGB; the highest level of each deep image.
 
     Those with the same bytes get one id in ``contents``.
     """
@@ -126,7 +132,7 @@ def _look_at_files(
     reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
     _mark_same_files(contents, files, looks, manifest, workers)
     _mark_same_records(contents, np.flatnonzero(~lone), reasons, manifest)
-    return reasons, Counter(seen.colours for seen in looks if seen.colours)
+    return reasons, Counter(seen.colours for seen in looks if seen.colours), brightest_of(looks)
 
 
 def _mark_same_files(
@@ -175,7 +181,7 @@ def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArr
 
 def _digest(file: str) -> bytes:
     try:
-        with open(file, "rb") as stream:
+        with regular_file(file) as stream:
             return hashlib.file_digest(stream, "blake2b").digest()
     except OSError:  # gone since the look: alike to none, and the reader will say so
         return file.encode(errors="surrogateescape")
@@ -241,6 +247,16 @@ def _turned_into_rgb(colours: Counter[str]) -> Iterator[str]:
     if colours:
         each = ", ".join(f"{count:,} {kind}" for kind, count in colours.most_common())
         yield f"Read as RGB, but not stored so: {each}."
+
+
+def _little_of_the_range(brightest: list[int]) -> Iterator[str]:
+    """A note on deep images whose values all lie in a small part of the range, such as 12 bits stored as 16."""
+    if brightest and max(brightest) <= _DARK_LEVEL:
+        yield (
+            f"The {count_of(len(brightest), 'image')} with values of more than 8 bits use a small part of the range: "
+            f"{max(brightest) + 1} of 256 levels are left. Scale all of them by one factor to the full range, or "
+            "store them as TIFFs and install the extra 'geo', which measures the range."
+        )
 
 
 def _unlike(table: pd.DataFrame, column: str) -> list[tuple[int, int]]:

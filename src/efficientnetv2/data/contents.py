@@ -11,6 +11,7 @@ import numpy as np
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.formats import read_file
 from efficientnetv2.data.listing import Ints, packed
 from efficientnetv2.data.look import chunks_in_threads
 from efficientnetv2.data.manifest import Manifest
@@ -81,7 +82,7 @@ def file_bytes(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
     if isinstance(source, str | Path) and packed(str(source)) is None:
-        return Path(source).read_bytes()
+        return read_file(source)
     lossless = io.BytesIO()
     read_picture(source).save(lossless, "PNG")
     return lossless.getvalue()

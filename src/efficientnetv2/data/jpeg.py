@@ -1,12 +1,14 @@
 """Ordinary JPEG files, read by libjpeg-turbo directly: the same pixels as through Pillow, sooner.
 
 Pillow has the last word on everything unusual: other than 8 bits or 1 or 3 channels, colours that Adobe left
-untransformed, markers out of place, pictures so large that they may be an attack, and whatever the decoder
-complains about. For those ``header`` or ``decode`` says None, and the caller asks Pillow.
+untransformed, markers out of place, pictures so large that they may be an attack, and most of what the decoder
+complains about. For those ``header`` or ``decode`` says None, and the caller asks Pillow. Pillow is not asked where the
+decoder has lost pixels: it shows gray in their place, without a word.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,21 @@ _SCAN, _RESTARTS, _EXIF_OR_XMP, _ADOBE = 0xDA, 0xDD, 0xE1, 0xEE
 _LEAST_SCALED_PX = 64
 # What the decoder says of what follows a picture's last row, if nothing else was wrong: it tells the first thing only.
 _MORE_ROWS = "extraneous bytes before marker 0xd9"
+# What its warnings say where pixels are lost. Bytes left over elsewhere, which cameras write, do no harm.
+# Source: jerror.h of libjpeg-turbo.
+_LOST = re.compile(
+    r"premature end of data segment|bad (Huffman|arithmetic) code|instead of RST|before marker 0xd[0-7]"
+)
+# Scans of a progressive image, each a pass over all pixels; encoders write about ten. A small file of very many takes
+# minutes: a core passes over half a billion pixels in a second. Ours.
+MOST_SCANS = 64
+_MOST_PASSED = 5_000_000_000
+# Every marker but those within a scan. Source: ITU-T T.81, table B.1.
+_MARKER, _EOI = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]"), b"\xff\xd9"
+
+
+class DamagedJpegError(Exception):
+    """The decoder lost pixels, or would take too long; the reason, to follow the file's name."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,49 @@ def header(content: bytes) -> Header | None:
     return None
 
 
+def refuse_many_scans(content: bytes, pixels: int) -> None:
+    """Refuse a JPEG file whose decoding would pass over all pixels very many times; other content is let through.
+
+    Args:
+        content: of a file of any kind.
+        pixels: of the image.
+
+    Raises:
+        DamagedJpegError: it has more than ``MOST_SCANS`` scans, or than ``_MOST_PASSED`` pixels in all of them.
+    """
+    if not content.startswith(_SOI):
+        return
+    most = max(1, min(MOST_SCANS, _MOST_PASSED // max(1, pixels)))
+    scans, place = 0, 2
+    while (found := _MARKER.search(content, place)) is not None and found[0] != _EOI:
+        scans += content[found.start() + 1] == _SCAN
+        if scans > most:
+            raise DamagedJpegError(
+                f"has more than {most} JPEG scans, which take too long. Save the image again"
+            )
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+
+
+def refuse_lost(content: bytes) -> None:
+    """Refuse a JPEG file that Pillow reads if pixels of it are lost; it is decoded once more, at the smallest scale.
+
+    Args:
+        content: of a JPEG file.
+
+    Raises:
+        DamagedJpegError: pixels are lost within the file.
+    """
+    try:
+        simplejpeg.decode_jpeg(content, min_height=1, min_width=1, fastdct=True, fastupsample=True)
+    except ValueError as error:  # what this decoder does not know either is left to Pillow
+        _refuse_if_lost(error)
+
+
+def _refuse_if_lost(warning: ValueError) -> None:
+    if _LOST.search(str(warning)):
+        raise DamagedJpegError(f"is damaged inside: the JPEG decoder reports '{warning}'") from warning
+
+
 def decode(
     content: bytes, found: Header, scale: int, *, exact: bool = True, bottom: int | None = None
 ) -> npt.NDArray[np.uint8] | None:
@@ -117,6 +177,9 @@ def decode(
     Returns:
         (height, width, 3) uint8; if exact, equal to what Pillow gives at this scale. Fewer rows where ``bottom``
         allows it; those that are there do not depend on it.
+
+    Raises:
+        DamagedJpegError: pixels are lost within the file.
     """
     frame = found.rows_in_order
     if frame is not None and bottom is not None and not exact:
@@ -129,7 +192,8 @@ def decode(
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
             content, min_height=height, min_width=width, fastupsample=not exact
         )
-    except ValueError:  # warnings of the decoder too
+    except ValueError as error:  # warnings of the decoder too
+        _refuse_if_lost(error)
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 

@@ -17,9 +17,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image, ImageFile
+from PIL import Image
 
 from efficientnetv2.base.errors import InputError, escaped
+from efficientnetv2.data.formats import FORMATS
 from efficientnetv2.data.shards.index import ShardSet
 from efficientnetv2.data.shards.names import is_url
 
@@ -68,16 +69,8 @@ def packed(path: str) -> tuple[str, int] | None:
 
 @lru_cache(maxsize=1)
 def picture_extensions() -> frozenset[str]:
-    """Lower-case suffixes, with their dot, of the formats that Pillow can open and decode."""
-    known = Image.registered_extensions()  # loads the plugins: Image.OPEN is complete only after it
-    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN and _decodes(name))
-
-
-def _decodes(name: str) -> bool:
-    """Whether Pillow does more with a format than to know it: films and scientific data it leaves to others."""
-    made_by: object = Image.OPEN[name][0]
-    stub = isinstance(made_by, type) and issubclass(made_by, ImageFile.StubImageFile)
-    return not stub and name != "MPEG"
+    """Lower-case suffixes, with their dot, of the formats that are opened; loads Pillow's plugins."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
 def is_picture(name: str) -> bool:

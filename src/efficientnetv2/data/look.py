@@ -18,8 +18,16 @@ from typing import IO, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.data import tiffs
+from efficientnetv2.data.formats import NotRegularFileError, TooLongSideError, image_in, regular_file
 from efficientnetv2.data.listing import picture_extensions
-from efficientnetv2.data.pictures import LEAST_PX, most_pixels, not_rgb
+from efficientnetv2.data.pictures import (
+    LEAST_PX,
+    UnreadablePicture,
+    brightest,
+    is_deep_image,
+    most_pixels,
+    not_rgb,
+)
 from efficientnetv2.data.tiffs import cut_short, glance, is_raster, lacks_reader
 
 # All ours: how far from a file's end JPEG's end marker may lie (some cameras pad), and how much of the end is hashed.
@@ -43,12 +51,14 @@ class Look:
         colours: what becomes RGB when it is read; see ``pictures.not_rgb``.
         size: in bytes.
         tail: a hash of its end.
+        brightest: level, 0 to 255, of the largest value, where values of more than 8 bits become levels; else None.
     """
 
     reason: str
     colours: str = ""
     size: int = 0
     tail: int = 0
+    brightest: int | None = None
 
     @property
     def too_large(self) -> bool:
@@ -59,20 +69,22 @@ class Look:
 def look(file: str) -> Look:
     """Whether a file is a picture that decodes, as far as a glance shows; Pillow may warn as it looks."""
     try:
-        with open(file, "rb", buffering=0) as raw:
+        with regular_file(file) as raw:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
             seen = _seen(stream, size)
         if not (size and is_raster(file) and (seen.reason or seen.colours)):
             return seen
-        if not seen.reason:
+        if not seen.reason and (seen.brightest is None or not tiffs.readable()):
             return replace(seen, reason=cut_short(file))
         if seen.too_large or not (tiffs.readable() or lacks_reader(file)):
             return seen
         reason, colours = glance(file)
-        return replace(seen, reason=reason, colours=colours)
+        return replace(seen, reason=reason, colours=colours, brightest=None)
     except FileNotFoundError:
         return Look("does not exist")
+    except NotRegularFileError:
+        return Look("is not a regular file, but a pipe or a device")
     except OSError as error:
         return Look(f"may not be read ({(error.strerror or str(error)).lower()})")
 
@@ -82,6 +94,11 @@ def look_at(content: bytes) -> Look:
     return _seen(io.BytesIO(content), len(content))
 
 
+def brightest_of(looks: Sequence[Look]) -> list[int]:
+    """The highest levels of those that have one: of usable images of more than 8 bits."""
+    return [seen.brightest for seen in looks if seen.brightest is not None and not seen.reason]
+
+
 def _seen(stream: IO[bytes], size: int) -> Look:
     if size == 0:
         return Look("is empty (0 bytes)")
@@ -89,34 +106,36 @@ def _seen(stream: IO[bytes], size: int) -> Look:
     tail = stream.read()
     stream.seek(0)
     mark = int.from_bytes(hashlib.blake2b(tail, digest_size=8).digest(), "little")
-    return Look(*_glance(stream, tail), size, mark)
+    return replace(_glance(stream, tail), size=size, tail=mark)
 
 
-def _glance(stream: IO[bytes], tail: bytes) -> tuple[str, str]:
-    """Why a file cannot be used, and which colours it has."""
+def _glance(stream: IO[bytes], tail: bytes) -> Look:
+    """Why a file cannot be used, and which colours it has; without its size and end."""
+    level = None
     try:
-        picture = Image.open(stream)
+        picture = image_in(stream)
         width, height = picture.size
         if min(width, height) < LEAST_PX:
-            return f"is too small: {width}×{height} px", ""
-        colours = not_rgb(picture)
-        if picture.format == "PNG":
+            return Look(f"is too small: {width}×{height} px")
+        colours, deep = not_rgb(picture), is_deep_image(picture)
+        if picture.format == "PNG" and not deep:
             picture.verify()  # the sums of its chunks, up to its last one
         elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
-            picture.load()
+            stream.seek(0)
+            level = brightest(stream.read())
+    except TooLongSideError as error:
+        return Look(f"is too large to be safe ({error})")
     except Image.DecompressionBombError:
-        return _too_large(), ""
+        return Look(_too_large())
     except UnidentifiedImageError:
-        return "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read", ""
+        return Look("holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read")
+    except UnreadablePicture as error:
+        return Look("is cut short (truncated)" if error.is_cut else error.reason)
     except Exception as error:  # a decoder meeting broken data raises all kinds
         cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        return (
-            "is cut short (truncated)"
-            if cut
-            else f"cannot be decoded ({str(error) or type(error).__name__})",
-            "",
-        )
-    return "", colours
+        words = str(error) or type(error).__name__
+        return Look("is cut short (truncated)" if cut else f"cannot be decoded ({words})")
+    return Look("", colours, brightest=level if deep else None)
 
 
 def _too_large() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.memory import Shared
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data import cifar, jpeg
+from efficientnetv2.data.formats import NotRegularFileError, loaded, opened_image, read_file
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -31,6 +33,15 @@ _CIFAR_PX = 32
 _DEEP = ("I", "F")  # how the modes of 16 and 32 bits begin
 # Formats that can be decoded at a smaller scale, and so must not be loaded before that is chosen.
 _SCALABLE = ("JPEG", "MPO")
+# Memory that an image takes at the peak of its decoding, per pixel: a JPEG of one scan; of several, which are kept;
+# anything else, measured at 11 (GIF) to 22 (WebP). Ours.
+_JPEG_BYTES, _SCANS_BYTES, _PILLOW_BYTES = 6, 12, 24
+# Images below 64 MiB are not counted: threads that decode such are as many as cores. Ours.
+_DECODING = Shared(small=64 * 2**20, share=0.5)
+# Share of the values of a deep image that may lie outside of the range that is read: clouds, missing data. Ours.
+_MOST_OUTSIDE = 0.1
+_ALL_BITS = "the extra 'geo' measures the range of TIFFs"
+_CUT = "is cut off before its end"
 _RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
 
 
@@ -49,6 +60,11 @@ class UnreadablePicture(Exception):  # noqa: N818 - it names what it is about, a
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file's end is missing."""
+        return self.reason.startswith(_CUT)
 
 
 @dataclass(frozen=True)
@@ -91,17 +107,26 @@ def stored(source: Source) -> Iterator[Stored]:
             yield _checked(
                 Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _bottom: content)
             )
-        elif isinstance(content, bytes) and (found := jpeg.header(content)) is not None:
-            pixels = partial(_jpeg_pixels, content, found)
-            yield _checked(Stored(found.width, found.height, found.orientation, jpeg.scales(found), pixels))
-        else:
+        elif isinstance(content, Image.Image):
             with _quietly():
-                image = (
-                    content.copy() if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
-                )
-                orientation, scalable = _orientation_of(image), image.format in _SCALABLE
-                scales = jpeg.SCALES if scalable else (1,)
-                yield _checked(Stored(*image.size, orientation, scales, partial(_pillow_pixels, image)))
+                yield _by_pillow(content.copy())
+        elif (found := jpeg.header(content)) is not None:
+            pixels = partial(_jpeg_pixels, content, found)
+            picture = _checked(
+                Stored(found.width, found.height, found.orientation, jpeg.scales(found), pixels)
+            )
+            each = _JPEG_BYTES
+            if found.rows_in_order is None:
+                jpeg.refuse_many_scans(content, found.width * found.height)
+                each = _SCANS_BYTES
+            with _DECODING.take(each * found.width * found.height):
+                yield picture
+        else:
+            with _quietly(), opened_image(content) as image:
+                refuse_small(*image.size)
+                jpeg.refuse_many_scans(content, image.width * image.height)
+                with _DECODING.take(_PILLOW_BYTES * image.width * image.height):
+                    yield _by_pillow(image, content)
     except UnreadablePicture as error:
         raise UnreadablePicture(_name(source), error.reason) from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
@@ -116,7 +141,7 @@ def size_of(source: Source) -> tuple[int, int]:
     """
     if isinstance(source, str | Path) and not _RECORD.fullmatch(str(source)):
         try:
-            with _quietly(), Image.open(source) as image:
+            with _quietly(), opened_image(source) as image:
                 return image.size
         except Exception as error:  # as in ``stored``
             raise UnreadablePicture(_name(source), _reason(error)) from error
@@ -140,10 +165,25 @@ def is_deep(source: Source) -> bool:
         with _quietly():
             if isinstance(source, Image.Image):
                 return source.mode.startswith(_DEEP)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with opened_image(source) as image:
                 return image.mode.startswith(_DEEP)
     except Exception:  # as in ``stored``: whoever reads it will say
         return False
+
+
+def brightest(source: Source) -> int:
+    """Decode an image once, at its smallest scale, and find its highest level, 0 to 255.
+
+    Raises:
+        UnreadablePicture: with the reason in words.
+    """
+    with stored(source) as picture:
+        return int(picture.pixels(max(picture.scales), True, picture.height).max())
+
+
+def is_deep_image(image: Image.Image) -> bool:
+    """Whether an image that is opened, not loaded, stores more than 8 bits; of colors too, unlike ``is_deep``."""
+    return image.mode.startswith(_DEEP) or ";16" in str(getattr(image, "tile", ""))
 
 
 def first_three(pixels: Pixels) -> Pixels:
@@ -167,39 +207,55 @@ def _quietly() -> Iterator[None]:
 
 
 def _checked(picture: Stored) -> Stored:
-    if min(picture.width, picture.height) < LEAST_PX:
-        size = f"{picture.width} x {picture.height} px"
-        raise UnreadablePicture("", f"is {size}; at least 2 x 2 are needed")
+    refuse_small(picture.width, picture.height)
     return picture
+
+
+def refuse_small(width: int, height: int) -> None:
+    """Refuse an image in which there is nothing to see.
+
+    Raises:
+        UnreadablePicture: a side is shorter than ``LEAST_PX``.
+    """
+    if min(width, height) < LEAST_PX:
+        raise UnreadablePicture("", f"is {width} x {height} px; at least 2 x 2 are needed")
+
+
+def _by_pillow(image: Image.Image, content: bytes = b"") -> Stored:
+    """As Pillow reads it; without content the image is the user's own.
+
+    Raises:
+        Exception: the pixels are damaged.
+    """
+    if image.format in _SCALABLE:
+        return Stored(
+            *image.size, _orientation_of(image), jpeg.SCALES, partial(_pillow_pixels, image, content)
+        )
+    # Images that cannot be decoded at a smaller scale are loaded for the orientation. TIFF images turn themselves in
+    # that and are upright afterwards; of a PNG the metadata may stand behind the pixels.
+    image = loaded(image, content)
+    return _checked(Stored(*image.size, _orientation_of(image), (1,), partial(_pillow_pixels, image, b"")))
 
 
 def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int, exact: bool, bottom: int) -> Pixels:
     pixels = jpeg.decode(content, found, scale, exact=exact, bottom=bottom)
     if pixels is not None:
         return pixels
-    with _quietly(), Image.open(io.BytesIO(content)) as image:
-        return _pillow_pixels(image, scale, exact, bottom)
+    with _quietly(), opened_image(content) as image:
+        return _pillow_pixels(image, b"", scale, exact, bottom)
 
 
-def _pillow_pixels(image: Image.Image, scale: int, _exact: bool, _bottom: int) -> Pixels:
+def _pillow_pixels(image: Image.Image, content: bytes, scale: int, _exact: bool, _bottom: int) -> Pixels:
     if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
-    return np.asarray(to_rgb(image))
+    pixels = np.asarray(to_rgb(image))
+    if content:  # of a JPEG: Pillow shows lost pixels as gray
+        jpeg.refuse_lost(content)
+    return pixels
 
 
 def _orientation_of(image: Image.Image) -> int:
-    """How the stored picture is to be turned: EXIF's 1 (upright) to 8.
-
-    Pictures that cannot be decoded at a smaller scale are loaded for it. TIFF pictures turn themselves
-    in that and are upright afterwards; of a PNG the metadata may stand behind the pixels.
-
-    Raises:
-        Exception: the pixels are damaged.
-    """
-    if image.format not in _SCALABLE:
-        # Outside the try: getexif would load a PNG too, and after a swallowed failure it counts as
-        # loaded, all black.
-        image.load()
+    """How the stored picture is to be turned: EXIF's 1 (upright) to 8."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata does not spoil the pixels; damaged pixels fail when they load
@@ -211,8 +267,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The picture in red, green, blue; not turned.
 
     What is transparent shows white, as on a page. 16-bit values keep their upper 8 bits; 32-bit whole
-    numbers are read as 16-bit ones (that is how Pillow hands on most 16-bit formats); floats are taken
-    as 0..1 if nothing lies above 1, else as 0..255, else as 0..65535.
+    numbers are read as 16-bit ones (that is how Pillow hands on most 16-bit formats); floats of 0 to 1 become
+    0 to 255, whatever else the image holds, so that all images of a dataset are read by one rule.
+
+    Raises:
+        UnreadablePicture: more than a tenth of the values lie outside of that range.
     """
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -220,9 +279,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image) >> 8)
     if image.mode == "I":
-        return _grey(np.asarray(image).clip(0, 65535) >> 8)
+        return _grey(_within(np.asarray(image), 65535).clip(0, 65535) >> 8)
     if image.mode == "F":
-        return _grey(_float_levels(np.asarray(image)))
+        return _grey(_within(np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0), 1).clip(0, 1) * 255)
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
@@ -242,9 +301,14 @@ def not_rgb(image: Image.Image) -> str:
     """
     if _see_through(image):
         return "with an alpha channel (laid over white)"
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return "grey of 16 bits (the upper 8 of them in three equal channels; of TIFFs the extra 'geo' reads all)"
-    if image.mode in ("1", "L", "F"):
+    if image.mode == "I":
+        return f"gray of 32 bits (0 to 65,535 become 0 to 255; {_ALL_BITS})"
+    if image.mode == "F":
+        return f"gray of floating-point values (0 to 1 become 0 to 255; {_ALL_BITS})"
+    if is_deep_image(image):
+        kind = "gray" if image.mode.startswith(_DEEP) else "colors"
+        return f"{kind} of 16 bits (the upper 8 bits are read; {_ALL_BITS})"
+    if image.mode in ("1", "L"):
         return "grey (three equal channels)"
     return "" if image.mode in ("RGB", "RGBX", "P", "YCbCr", "HSV") else image.mode
 
@@ -257,12 +321,19 @@ def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
-def _float_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    largest = finite.max()
-    scale = 255.0 if largest <= 1 else 1.0 if largest <= 255 else 1 / 256
-    levels: npt.NDArray[np.float32] = (finite * np.float32(scale)).clip(0, 255)
-    return levels
+def _within(values: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+    """The values, if nearly all of them lie in 0 to ``most``.
+
+    Raises:
+        UnreadablePicture: they do not.
+    """
+    if ((values < 0) | (values > most)).mean() > _MOST_OUTSIDE:
+        raise UnreadablePicture(
+            "",
+            f"holds values from {values.min():g} to {values.max():g}, but only 0 to {most:,} are read without a range. "
+            "Install the extra 'geo', which measures the range of a dataset's TIFFs, or scale all images alike",
+        )
+    return values
 
 
 def _content(source: Source) -> bytes | Image.Image | Pixels:
@@ -274,8 +345,7 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
     elif "#" in str(source) and (record := _RECORD.fullmatch(str(source))):
         return _cifar_record(record["file"], int(record["index"]))
     else:
-        with open(source, "rb") as file:
-            content = file.read()
+        content = read_file(source)
     if not content:
         raise UnreadablePicture("", "the file is empty")
     return content
@@ -300,14 +370,18 @@ def _reason(error: Exception) -> str:
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
         return "is a folder, not a picture"
+    if isinstance(error, NotRegularFileError):
+        return "is not a regular file, but a pipe or a device"
     if isinstance(error, PermissionError):
         return "may not be read (permission denied)"
+    if isinstance(error, jpeg.DamagedJpegError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "is not a picture in a format that Pillow knows, or its beginning is damaged"
+        return "is not an image in a format that is opened here, or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError):
         return f"is too large to be safe ({error})"
     if isinstance(error, MemoryError):
-        return "needs more memory than there is"
+        return str(error) or "needs more memory than there is"
     if "truncated" in str(error).lower():
-        return f"is cut off before its end ({error})"
+        return f"{_CUT} ({error})"
     return f"is damaged ({type(error).__name__}: {error})"

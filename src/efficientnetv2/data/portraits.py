@@ -6,7 +6,6 @@ a few pixels and a perceptual hash; what follows from those is said elsewhere (`
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from PIL import Image
 
 from efficientnetv2.data.contents import file_bytes
 from efficientnetv2.data.decode import shrunk_picture
+from efficientnetv2.data.formats import NotRegularFileError, opened_image
 from efficientnetv2.data.listing import packed, picture_extensions
 from efficientnetv2.data.look import look_at
 from efficientnetv2.data.manifest import Manifest
@@ -116,13 +116,15 @@ def _portrait(reader: Reader, row: int) -> _Portrait:
         glance = look_at(content)
         if glance.reason:
             return _Portrait(glance.reason)
-        with Image.open(io.BytesIO(content)) as image:
+        with opened_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
         if isinstance(source, str) and packed(source) is not None:
             kind = "binary record"
         square = Image.fromarray(shrunk_picture(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX)))
     except FileNotFoundError:
         return _Portrait("does not exist")
+    except NotRegularFileError:
+        return _Portrait("is not a regular file, but a pipe or a device")
     except OSError as error:
         return _Portrait(f"may not be read ({(error.strerror or str(error)).lower()})")
     except UnreadablePicture as error:

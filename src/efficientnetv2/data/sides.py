@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from efficientnetv2.base.keys import Floats
+from efficientnetv2.data.formats import opened_image
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.look import chunks_in_threads
 from efficientnetv2.data.manifest import Manifest
@@ -59,7 +59,7 @@ def _of_chunk(files: Sequence[str]) -> list[float]:
 
 def _longer_side(file: str) -> float:
     try:
-        with Image.open(file) as image:
+        with opened_image(file) as image:
             return float(max(image.size))
     except Exception:  # a decoder meeting broken data raises all kinds
         return math.nan

@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data.fitting import in_inks, in_pages
+from efficientnetv2.data.formats import LONGEST_SIDE_PX, opened_image
 from efficientnetv2.data.pictures import LEAST_PX, most_pixels
 from efficientnetv2.data.raster import Dataset, bands_seen, opened, reading
 
@@ -100,7 +101,7 @@ def unknown_to_pillow(path: str) -> bool:
     What else is wrong with one, whoever reads it will say.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), opened_image(path) as image:
             return image.info.get("compression") in _SELDOM_READ and not _loads(image)
     except UnidentifiedImageError:
         return True
@@ -135,12 +136,12 @@ def orientation(path: str) -> int:
 def too_large(dataset: Dataset) -> str:
     """Why a raster can't be a picture, to follow its name; '' where it can."""
     pixels = dataset.width * dataset.height
-    if pixels <= most_pixels():
-        return ""
-    return (
-        f"has {pixels / 1e6:,.0f} million pixels, more than the {most_pixels() // 1_000_000} of a picture. Cut it into "
-        "pieces, with GDAL by gdal_retile.py; a model answers it as it is by effnetv2 map"
-    )
+    fix = "Cut it into pieces, with GDAL by gdal_retile.py; a model answers it as it is by effnetv2 map"
+    if pixels > most_pixels():
+        return f"has {pixels / 1e6:,.0f} million pixels, more than the {most_pixels() // 1_000_000} of a picture. {fix}"
+    if max(dataset.shape) > LONGEST_SIDE_PX:
+        return f"is {dataset.width:,} x {dataset.height:,} px; a side may have {LONGEST_SIDE_PX:,}. {fix}"
+    return ""
 
 
 def beyond_pillow(path: str) -> str:

@@ -97,7 +97,7 @@ def png(figure: Figure, *, title: str | None = None) -> bytes:
 def is_titled(file: Path, title: str | None) -> bool:
     """Whether a file is a picture that ``png`` made with that title; None for a picture that has none."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             return bool(image.info.get("Title") == title)
     except OSError:  # Pillow's own error for what is no picture is one too
         return False

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.data.look import Look, chunks_in_threads, look_at
+from efficientnetv2.data.look import Look, brightest_of, chunks_in_threads, look_at
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.shards.index import CONTENT, PLACE, Shard, ShardSet
 from efficientnetv2.data.shards.reading import Fetched, ShardReader
@@ -67,7 +67,7 @@ def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
 
 def look_within(
     table: pd.DataFrame, shards: ShardSet, lost: Collection[int], workers: int
-) -> tuple[Ints, dict[int, str], Counter[str]]:
+) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
     """Look at the pictures of shards, where whoever packed them did not.
 
     Args:
@@ -78,27 +78,29 @@ def look_within(
 
     Returns:
         (N,) numbers, equal where the packed files held the same bytes, -1 where unknown; why a picture can't be used,
-        by its row; and how many of which colours become RGB (none where no look was needed).
+        by its row; how many of which colours become RGB; and the highest level, 0 to 255, of each image of more than 8
+        bits. The last three are empty where no look was needed.
     """
     contents = np.full(len(table), -1, dtype=np.int64)
     if CONTENT in table:
         contents[:] = table[CONTENT]
-        return contents, {}, Counter()
+        return contents, {}, Counter(), []
     rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
     reader = ShardReader(table, shards)
 
-    def looks(chunk: Sequence[int]) -> list[tuple[Look, int]]:
+    def of_chunk(chunk: Sequence[int]) -> list[tuple[Look, int]]:
         fetched = reader.ahead(chunk)
         return [_look(fetched, row) for row in chunk]
 
     reasons: dict[int, str] = {}
-    found = chunks_in_threads(looks, rows, workers)
+    found = chunks_in_threads(of_chunk, rows, workers)
     for row, (seen, content) in zip(rows, found, strict=True):
         if seen.reason:
             reasons[row] = seen.reason
         else:
             contents[row] = content
-    return contents, reasons, Counter(seen.colours for seen, _ in found if seen.colours)
+    looks = [seen for seen, _ in found]
+    return contents, reasons, Counter(seen.colours for seen in looks if seen.colours), brightest_of(looks)
 
 
 def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:

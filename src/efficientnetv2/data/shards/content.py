@@ -11,6 +11,7 @@ from PIL import Image
 
 from efficientnetv2.data.contents import file_bytes
 from efficientnetv2.data.decode import shrunk_picture
+from efficientnetv2.data.formats import opened_image
 from efficientnetv2.data.listing import is_picture
 from efficientnetv2.data.look import look_at
 from efficientnetv2.data.pictures import UnreadablePicture, stored
@@ -88,5 +89,5 @@ def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
 
 
 def _format(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
+    with opened_image(data) as image:
         return (image.format or "img").lower()

@@ -1,0 +1,147 @@
+"""Image files and the formats that are opened: a fixed list, regular files alone, no side or text without a limit."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+#: Formats of Pillow that are opened, whatever a file is called. Left out are those that start other programs
+#: (EPS), only name what others decode, or unpack without a limit. TGA is last: such a file has no signature. Ours.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "ICO", "DDS", "PCX", "PSD",
+    "QOI", "SGI", "SUN", "TGA",
+)  # fmt: skip
+#: Longest side of an image, in pixels. Source: the JPEG format's largest, ITU-T T.81, table B.2.
+LONGEST_SIDE_PX = 65_535
+#: Largest image file. Ours: more than any image of ``pictures.most_pixels`` takes, uncompressed, in 8 bits.
+_MOST_BYTES = 2**31
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Parts of a PNG beside its pixels that are compressed, or text. Source: the PNG specification, section 11.3.
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+
+@lru_cache(maxsize=1)
+def _known() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+class NotRegularFileError(OSError):
+    """A pipe or a device, which may never end, in the place of a file."""
+
+
+class TooLongSideError(Image.DecompressionBombError):
+    """An image of a side that no image needs, whose every row or column takes memory of its own."""
+
+
+def regular_file(path: str | Path) -> io.FileIO:
+    """A file opened for reading, unbuffered, if it is a regular one; never waits.
+
+    Raises:
+        NotRegularFileError: it is a pipe, a socket or a device.
+        OSError: it does not exist, is a folder or may not be read.
+    """
+    # Without O_NONBLOCK, which Windows lacks, the opening of a pipe waits for its writer.
+    waiting = getattr(os, "O_NONBLOCK", 0)
+    file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | waiting))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegularFileError(errno.EINVAL, "Not a regular file", str(path))
+    return file
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a regular file, read to the size that it has now.
+
+    Raises:
+        OSError: see ``regular_file``; or it is larger than 2 GiB.
+    """
+    with io.BufferedReader(regular_file(path)) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"File of {size / 2**30:.1f} GiB, more than 2", str(path))
+        return file.read(size)
+
+
+def image_in(file: IO[bytes]) -> Image.Image:
+    """An image of one of ``FORMATS``, its header read.
+
+    Args:
+        file: at the image's beginning, open as long as the image is used.
+
+    Raises:
+        Exception: what Pillow raises on anything else: all kinds.
+    """
+    start = file.tell()
+    try:
+        image = Image.open(file, formats=_known())
+    except ValueError as error:
+        if not _is_text_limit(error):
+            raise
+        file.seek(start)
+        image = Image.open(io.BytesIO(without_text(file.read())), formats=_known())
+    if max(image.size) > LONGEST_SIDE_PX:
+        raise TooLongSideError(f"{image.width} x {image.height} px; a side may have {LONGEST_SIDE_PX}")
+    return image
+
+
+@contextmanager
+def opened_image(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """An image in a file or in a file's content, its header read.
+
+    Raises:
+        Exception: as ``image_in`` and ``regular_file``.
+    """
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(regular_file(source)) as file,
+        image_in(file) as image,
+    ):
+        yield image
+
+
+def loaded(image: Image.Image, content: bytes = b"") -> Image.Image:
+    """An image with its pixels; of a PNG also where Pillow refuses the amount of text behind them.
+
+    Args:
+        image: opened.
+        content: of its file, for that.
+
+    Raises:
+        Exception: what Pillow raises on damaged pixels: all kinds.
+    """
+    try:
+        image.load()
+    except ValueError as error:
+        if not (content and _is_text_limit(error)):
+            raise
+        image = image_in(io.BytesIO(without_text(content)))
+        image.load()
+    return image
+
+
+def _is_text_limit(error: ValueError) -> bool:
+    """Whether Pillow refuses what stands beside the pixels of a PNG for its size."""
+    return "MAX_TEXT_" in str(error)
+
+
+def without_text(content: bytes) -> bytes:
+    """A PNG without its texts and color profile, which do not change the pixels read here; other content as it is."""
+    if not content.startswith(_PNG):
+        return content
+    kept, place = [_PNG], len(_PNG)
+    while place + 8 <= len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4])  # length, name, data, checksum
+        if content[place + 4 : place + 8] not in _PNG_TEXT:
+            kept.append(content[place:end])
+        place = end
+    return b"".join(kept)
