@@ -287,5 +287,5 @@ def test_a_cache_of_nothing_but_damage_says_so_of_each(class_folders):
         Path(manifest.file(row)).write_bytes(b"no picture")
     reader = in_a_cache(manifest)
     for row in (0, 1):
-        with pytest.raises(UnreadablePicture, match="is not a picture"):
+        with pytest.raises(UnreadablePicture, match="is not an image"):
             reader.source(row)

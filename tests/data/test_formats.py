@@ -84,7 +84,7 @@ def test_pipes_and_devices_are_refused_at_once(endless):
 
 def test_a_file_is_read_to_a_limit(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(noise()))
-    monkeypatch.setattr(formats, "_MOST_BYTES", 100)
+    monkeypatch.setattr(formats, "MOST_BYTES", 100)
     with pytest.raises(UnreadablePicture, match="more than"):
         read_picture(tmp_path / "x.png")
 

@@ -74,7 +74,7 @@ def test_an_unreadable_picture_is_replaced_by_another_of_its_class_and_told(clas
     assert batch.labels.tolist() == [1]
     ((sample, reason),) = batch.unreadable
     assert sample == gone
-    assert "not a picture" in reason
+    assert "not an image" in reason
 
 
 @pytest.mark.parametrize("workers", [0, 1])

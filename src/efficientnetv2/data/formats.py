@@ -23,7 +23,7 @@ FORMATS = (
 #: Longest side of an image, in pixels. Source: the JPEG format's largest, ITU-T T.81, table B.2.
 LONGEST_SIDE_PX = 65_535
 #: Largest image file. Ours: more than any image of ``pictures.most_pixels`` takes, uncompressed, in 8 bits.
-_MOST_BYTES = 2**31
+MOST_BYTES = 2**31
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Parts of a PNG beside its pixels that are compressed, or text. Source: the PNG specification, section 11.3.
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -68,7 +68,7 @@ def read_file(path: str | Path) -> bytes:
     """
     with io.BufferedReader(regular_file(path)) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > _MOST_BYTES:
+        if size > MOST_BYTES:
             raise OSError(errno.EFBIG, f"File of {size / 2**30:.1f} GiB, more than 2", str(path))
         return file.read(size)
 

@@ -18,7 +18,13 @@ from typing import IO, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.data import tiffs
-from efficientnetv2.data.formats import NotRegularFileError, TooLongSideError, image_in, regular_file
+from efficientnetv2.data.formats import (
+    MOST_BYTES,
+    NotRegularFileError,
+    TooLongSideError,
+    image_in,
+    regular_file,
+)
 from efficientnetv2.data.listing import picture_extensions
 from efficientnetv2.data.pictures import (
     LEAST_PX,
@@ -121,6 +127,8 @@ def _glance(stream: IO[bytes], tail: bytes) -> Look:
         if picture.format == "PNG" and not deep:
             picture.verify()  # the sums of its chunks, up to its last one
         elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
+            if stream.seek(0, os.SEEK_END) > MOST_BYTES:
+                return Look(f"has more than {MOST_BYTES // 2**30} GiB")
             stream.seek(0)
             level = brightest(stream.read())
     except TooLongSideError as error:
