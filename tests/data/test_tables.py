@@ -329,6 +329,14 @@ REFUSED = {
         "path,label,split\n0.png,a,train\n1.png,b,dev\n",
         "row 3: split 'dev' is not one of train",
     ),
+    "unknown splits": (
+        "path,label,split\n0.png,a,train\n1.png,b,dev\n2.png,b,eval\n3.png,b,dev\n",
+        "row 3: splits 'dev', 'eval' are not among train .* in 2 more rows",
+    ),
+    "several labels that differ by case": (
+        "path,label\n0.png,oak\n1.png,Oak\n2.png,oak\n3.png,elm\n4.png,ELM\n5.png,elm\n",
+        r"row 3: label 'Oak' differs from 'oak' \(2 rows\) only by case; 1 more label .*: 'ELM'",
+    ),
     "val alone": ("path,label,split\n0.png,a,val\n1.png,b,val\n", "val without train.*Mark rows as train"),
     "unseen": (
         "path,label,split\n0.png,a,train\n1.png,b,\n2.png,c,test\n",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.data.listing import SPLITS, Listing
 
 Spelling = Literal["exact", "casefold"]
@@ -84,8 +84,11 @@ def _differs(listing: Listing, merged: dict[str, str], counts: pd.Series[int]) -
         "surrounding space": odd.replace(one, other, 1) != kept,
     }
     how = " and ".join(way for way, differs in ways.items() if differs)
-    others = int(counts[list(merged)].sum()) - 1
+    others = int(counts[odd]) - 1
     more = f" ({others} more {listing.unit} are like it)" if others else ""
+    further = [name for name in merged if name != odd]
+    if further:
+        more += f"; {count_of(len(further), 'more label')} differ from others only so: {some(further)}"
     fix = "Rename the class folder" if listing.rows is None else "Correct the row"
     return (
         f"{listing.where(at)}: label '{odd}' differs from '{kept}' ({counts[kept]} {listing.unit}) "

@@ -355,8 +355,11 @@ def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
     unknown = [word for word, split in words.items() if split is None]
     if unknown:
         wrong = np.flatnonzero(column.isin(unknown))
+        named = f"split '{column.iloc[wrong[0]]}' is not one of"
+        if len(unknown) > 1:
+            named = f"splits {some(unknown)} are not among"
         raise InputError(
-            f"{name}, row {rows[wrong[0]]}: split '{column.iloc[wrong[0]]}' is not one of train (training), "
+            f"{name}, row {rows[wrong[0]]}: {named} train (training), "
             f"minival, val (valid, validation) and test (testing).{_more(len(wrong))} Correct it, or rename the column."
         )
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
