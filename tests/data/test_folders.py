@@ -372,6 +372,28 @@ def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["images", "train_images"])
+def test_folders_with_their_table_point_to_the_table_of_train_first(folder, tmp_path):
+    draw(tmp_path / folder / "1.jpg")
+    for name in ("sample_submission.csv", "train.csv"):
+        (tmp_path / name).write_text(f"path,label\n{folder}/1.jpg,a\n")
+    with pytest.raises(
+        InputError, match=r"Give the table itself: .*/train\.csv \(or 'sample_submission.csv'\)$"
+    ):
+        read(tmp_path)
+    draw(tmp_path / "test_images/2.jpg")
+    if folder != "images":
+        with pytest.raises(InputError, match=r"Give the table itself"):
+            read(tmp_path)
+        assert read(tmp_path, layout="classes").class_names == ("test_images", "train_images")
+
+
+def test_flat_folders_called_as_splits_are_no_classes(tmp_path):
+    draw(tmp_path / "train_images/1.jpg", tmp_path / "test_images/2.jpg")
+    with pytest.raises(InputError, match="test_images holds 1 picture but no class folders"):
+        read(tmp_path)
+
+
 def test_a_path_that_does_not_exist_names_the_nearest(tmp_path):
     draw(tmp_path / "pictures/a/1.jpg")
     with pytest.raises(InputError, match=r"picturs' does not exist; did you mean 'pictures'\?"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -224,6 +225,17 @@ def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
         InputError, match=r"row 42: 'gone.png' does not .*3 of 43 rows have no file.*'lost.png', 'x'"
     ):
         read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\nx,b\n"))
+
+
+@pytest.mark.parametrize("path", ["0", "sub/0", "0.png"])
+def test_a_path_without_its_folder_or_suffix_is_told_the_file(path, folder):
+    (folder / "train/sub").mkdir(parents=True)
+    for place in ("train/0.png", "train/sub/0.png"):
+        shutil.copy(folder / "0.png", folder / place)
+    (folder / "0.png").unlink()
+    near = "train/sub/0.png" if path == "sub/0" else "train/0.png"
+    with pytest.raises(InputError, match=f"'{path}' does not exist .* there is '{near}'"):
+        read(write(folder, f"path,label\n{path},a\n1,b\n"))
 
 
 @pytest.mark.parametrize("held", ["struct", "bytes", "numbers"])

@@ -68,6 +68,8 @@ def read_folder(
             the training part, or sub-folders that may be classes as well as splits.
     """
     folders, loose = _contents(folder)
+    if layout == "auto" and require_labels:
+        _refuse_table_beside(folder, source, folders)
     splits = _splits(folder, folders, layout)
     if layout == "splits" and not splits:
         raise InputError(
@@ -81,9 +83,6 @@ def read_folder(
         return _split_folders(folder, source, splits, beside, require_labels, classes_first, empty_classes)
     if layout == "auto" and (require_labels or classes_first):
         _refuse_ambiguous(folder, source, folders)
-    called_so = [name for name in folders if split_named(name)]
-    if called_so and require_labels:
-        _refuse_table_beside(folder, source, called_so)
     if loose and not require_labels and not (classes_first and len(_filled(folder, folders)) > 1):
         return _everything(folder, source)
     if not folders and require_labels and loose:
@@ -146,7 +145,9 @@ def _splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
     classes, loose = {}, {}
     for name in named:
         classes[name], loose[name] = _contents(folder / name)
-    if exact and len(exact) == len(folders):
+    if len(named) == len(folders) and (
+        len(exact) == len(named) or (len(set(named.values())) > 1 and not any(classes.values()))
+    ):
         return named
     if any(classes[name] for name in exact) and (
         len({named[name] for name in exact}) > 1
@@ -464,13 +465,21 @@ def _left_out(loose: list[str], place: str) -> tuple[str, ...]:
     return (f"Left out, since they lie beside the class folders of {place}: {some(loose)}.",)
 
 
-def _refuse_table_beside(folder: Path, source: str, splits: list[str]) -> None:
-    """A flat train/ with a table beside it is listed by that table; read as a class it would mislead."""
-    tables = sorted(
-        entry.name for entry in _entries(str(folder)) if entry.name.lower().endswith(TABLE_SUFFIXES)
-    )
+def _refuse_table_beside(folder: Path, source: str, folders: list[str]) -> None:
+    """Flat folders of images with a table beside them are listed by that table; read as classes they would mislead."""
+    flat = [name for name in folders if not _contents(folder / name)[0]]
+    exact = [name for name in folders if split_named(name)]
+    called_so = exact if set(exact) <= set(flat) else []
+    if len(flat) == len(folders) and (len(flat) == 1 or all(map(split_in, flat))):
+        called_so = flat
+    if not called_so:
+        return
+    names = (entry.name for entry in _entries(str(folder)) if not _is_folder(entry))
+    tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     if tables:
+        tables.sort(key=lambda name: split_in(name) != "train")  # before a sample of what is to be handed in
+        more = f" (or {some(tables[1:])})" if len(tables) > 1 else ""
         raise InputError(
-            f"{source}: the folder {some(splits)} has no class folders, and a table lies beside it. "
-            f"Give the table itself: {os.path.join(source, tables[0])}"
+            f"{source}: the folder {some(called_so)} has no class folders, and a table lies beside it. "
+            f"Give the table itself: {os.path.join(source, tables[0])}{more}"
         )

@@ -44,6 +44,9 @@ _USUAL = {
 }
 # How programs write a missing value, in lower case (pandas, R, Python, databases). Ours.
 _MISSING_WORDS = frozenset(("nan", "na", "n/a", "<na>", "none", "null"))
+# Where a file is looked for whose path lacks its folder or its suffix. Ours.
+_FOLDERS_SEARCHED = 50
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".webp")
 # Rows without a file that a message names. Ours.
 _ROWS_NAMED = 3
 _LABEL = (
@@ -443,10 +446,11 @@ def _with_files(listing: Listing) -> Listing:
     if gone and (records or len(gone) > MOST_UNREADABLE * len(listing)):
         others = [listing.paths[index] for index in gone[1:_ROWS_NAMED]]
         further = f", also {some(others)}" if others else ""
+        near = _near(listing.paths[gone[0]], Path(listing.root))
         raise InputError(
             f"{listing.where(gone[0])}: '{listing.paths[gone[0]]}' does not exist under {listing.root} "
             f"({len(gone)} of {len(listing)} rows have no file{further}). "
-            "Paths are relative to the table's folder: correct them, or remove the rows."
+            f"Paths are relative to the table's folder{near}: correct them, or remove the rows."
         )
     named = {path: other for path, other in named.items() if other is not None}
     if not named:
@@ -458,6 +462,17 @@ def _with_files(listing: Listing) -> Listing:
         "do (Unicode NFC and NFD): they go by the files' names."
     )
     return replace(listing, table=table, notes=(*listing.notes, note))
+
+
+def _near(path: str, root: Path) -> str:
+    """Words on a file that a path may mean: it lacks its folder, its suffix, or both."""
+    below = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:_FOLDERS_SEARCHED]
+    for folder in ("", *below):
+        for suffix in ("", *_SUFFIXES):
+            near = os.path.join(folder, path + suffix)
+            if os.path.isfile(root / near):
+                return f", and there is '{near}'"
+    return ""
 
 
 def _encoded_otherwise(path: str, root: Path | str) -> str | None:
