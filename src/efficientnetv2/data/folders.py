@@ -467,16 +467,13 @@ def _left_out(loose: list[str], place: str) -> tuple[str, ...]:
 
 def _refuse_table_beside(folder: Path, source: str, folders: list[str]) -> None:
     """Flat folders of images with a table beside them are listed by that table; read as classes they would mislead."""
-    flat = [name for name in folders if not _contents(folder / name)[0]]
-    exact = [name for name in folders if split_named(name)]
-    called_so = exact if set(exact) <= set(flat) else []
-    if len(flat) == len(folders) and (len(flat) == 1 or all(map(split_in, flat))):
-        called_so = flat
-    if not called_so:
-        return
     names = (entry.name for entry in _entries(str(folder)) if not _is_folder(entry))
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
-    if tables:
+    if not tables:
+        return
+    exact = [name for name in folders if split_named(name)]
+    called_so = folders if len(folders) == 1 or all(map(split_in, folders)) else exact
+    if called_so and not any(_contents(folder / name)[0] for name in called_so):
         tables.sort(key=lambda name: split_in(name) != "train")  # before a sample of what is to be handed in
         more = f" (or {some(tables[1:])})" if len(tables) > 1 else ""
         raise InputError(
