@@ -118,8 +118,10 @@ def forecast(
     largest = max(areas, default=1.0)
     on_curve = minival_images or min(val_images, recipe.validate_images)
     saved = _checkpoints(recipe, length, stages)
+    # The model before training is looked at too, where it can classify and minival may choose it.
+    start = minival_images > 0 and recipe.weights != "none" and recipe.classifier == "probe"
     others = {
-        "validation": len(validation_steps(recipe, length)) * rates.curve.seconds(on_curve),
+        "validation": (len(validation_steps(recipe, length)) + start) * rates.curve.seconds(on_curve),
         "checkpoints": rates.checkpoints.seconds(saved),
         "final evaluation": rates.answers.seconds(val_images) * largest,
         "model file": rates.model_s,
