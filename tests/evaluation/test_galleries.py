@@ -24,15 +24,18 @@ PROBABILITIES = np.array(
 
 def test_the_galleries_by_hand():
     pairs, other, last, unsure, surprising = chosen(LABELS, PROBABILITIES, NAMES)
-    assert (pairs.title, pairs.places.tolist()) == ("forest, called pasture", [1, 2])
-    assert {one.title for one in (other, last)} == {"pasture, called forest", "<maize>, called forest"}
+    assert (pairs.title, pairs.places.tolist()) == ("forest, predicted as pasture", [1, 2])
+    assert {one.title for one in (other, last)} == {
+        "pasture, predicted as forest",
+        "<maize>, predicted as forest",
+    }
     assert unsure.places[0] == 3
     assert surprising.places.tolist()[:2] == [6, 1]
 
 
 def test_a_network_that_is_always_right_has_no_pairs():
     galleries = chosen(np.array([0, 1]), np.eye(2), NAMES[:2])
-    assert [one.title.split(":")[0] for one in galleries] == ["The least confident", "The most surprising"]
+    assert [one.title.split(":")[0] for one in galleries] == ["Least confident", "Least probable labels"]
 
 
 def test_names_are_escaped_and_pictures_stand_beside_their_maps():
@@ -43,7 +46,7 @@ def test_names_are_escaped_and_pictures_stand_beside_their_maps():
     )  # fmt: skip
     page = rendered(part.template, part=part)
     assert "<maize>" not in page
-    assert "&lt;maize&gt;, called forest" in page
+    assert "&lt;maize&gt;, predicted as forest" in page
     pictures = sum(len(pictures) for _, pictures in part.galleries)
     without = sum(one["path"] == "0.jpg" for _, pictures in part.galleries for one in pictures)
     assert page.count("data:image/jpeg") == 2 * (pictures - without)

@@ -148,7 +148,7 @@ def _reached(probe: Probe, prepared: Prepared, *, begins_there: bool) -> str:
     learnt, there = probe.train_pictures, len(prepared.train)
     fewer = f", learnt from {learnt:,} of {count_of(there, 'training picture')}" if learnt < there else ""
     return (
-        f"Linear probe on the given weights as they came: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
+        f"Linear probe on the given weights as they came: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.1%} on "
         f"{count_of(probe.pictures, f'{prepared.answered} picture')}{fewer} ({probe.seconds:.0f} s). Training "
         f"{'begins there, and ' if begins_there else ''}has to beat that."
     )

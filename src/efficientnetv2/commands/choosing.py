@@ -282,7 +282,7 @@ def _said(best: int, figures: Sequence[float]) -> str:
 
 
 def _listed(starts: Sequence[Found], figures: Sequence[float]) -> str:
-    return ", ".join(f"{figure:.3f} for {found.title}" for found, figure in zip(starts, figures, strict=True))
+    return ", ".join(f"{figure:.1%} for {found.title}" for found, figure in zip(starts, figures, strict=True))
 
 
 def _plain(starts: Sequence[Found], figures: Sequence[float], task: _Task) -> dict[str, Any]:

@@ -65,12 +65,12 @@ def chosen(
         true, called = pairs[at]
         places = wrong[(labels[wrong] == true) & (best[wrong] == called)]
         surest = places[np.argsort(-sure[places], kind="stable")][:_OF_A_PAIR]
-        more = f": the surest of {counts[at]}" if counts[at] > len(surest) else ""
-        galleries.append(Gallery(f"{class_names[true]}, called {class_names[called]}{more}", surest))
-    galleries.append(Gallery("The least confident", np.argsort(sure, kind="stable")[:_OF_OTHERS]))
+        more = f": the most confident of {counts[at]}" if counts[at] > len(surest) else ""
+        galleries.append(Gallery(f"{class_names[true]}, predicted as {class_names[called]}{more}", surest))
+    galleries.append(Gallery("Least confident", np.argsort(sure, kind="stable")[:_OF_OTHERS]))
     of_label = probabilities[np.arange(len(labels)), labels]
     surprising = np.argsort(of_label, kind="stable")[:_OF_OTHERS]
-    galleries.append(Gallery("The most surprising: their label was the least expected", surprising))
+    galleries.append(Gallery("Least probable labels", surprising))
     return galleries
 
 

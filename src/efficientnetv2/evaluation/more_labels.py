@@ -111,7 +111,7 @@ def draw_label_curve(curve: LabelCurve) -> Figure:
     ticks = _ticks([*sizes, *(one.pictures for one in foretold)])
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
-    ax.set_xlabel("labelled pictures", color=INK)
+    ax.set_xlabel("labeled images", color=INK)
     plain(ax, "macro-F1 of the linear probe, %")
     return figure
 

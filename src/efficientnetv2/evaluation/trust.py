@@ -119,7 +119,7 @@ def trust(
                 "points": points,
                 "targets": targets,
                 "optimistic": bool(trainers or choosers),
-                "suspect_labels": 0 if trainers or shared else suspect_labels(curve),
+                "suspect_labels": 0 if shared else suspect_labels(curve),
             },
         },
     )

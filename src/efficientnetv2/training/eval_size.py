@@ -49,7 +49,7 @@ class TriedSizes:
     def __str__(self) -> str:
         """What was chosen, in a sentence."""
         found = best(self.points, self.by)
-        figure = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.3f}"
+        figure = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.1%}"
         among = ", ".join(str(point.image_px) for point in self.points)
         return f"Evaluation at {found.image_px} px, which was best on minival, {figure}, of {among}."
 

@@ -158,17 +158,17 @@ class Selection:
         """What was chosen, in sentences."""
         best = best_of(self._points)
         start, trained = self._sides()
-        figure = self._shown(best.figure)
+        figure = f"{best.figure:.1%}"
         if best.step == 0:
-            most = "" if trained is None else f" Training reached {self._shown(trained)} at most."
+            most = "" if trained is None else f" Training reached {trained:.1%} at most."
             return (
                 f"Kept: {self._start}, without the training. On minival its {_WORDS[self._by]} is {figure}.{most} "
                 "The images of val chose nothing."
             )
-        before = "" if start is None else f" Before training it was {self._shown(start)}."
+        before = "" if start is None else f" Before training it was {start:.1%}."
         return (
-            f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):g}), which were best on minival, "
-            f"{_WORDS[self._by]} {figure}, of {count_of(len(self._points), 'validation')}.{before} "
+            f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):.3g}), which were best on "
+            f"minival, {_WORDS[self._by]} {figure}, of {count_of(len(self._points), 'validation')}.{before} "
             "The pictures of val chose nothing."
         )
 
@@ -176,9 +176,6 @@ class Selection:
         """The metric of the model before training, and the best of those that training came to."""
         start = next((point.figure for point in self._points if point.step == 0), None)
         return start, max((point.figure for point in self._points if point.step), default=None)
-
-    def _shown(self, figure: float) -> str:
-        return f"{figure:.1%}" if self._by == "top1" else f"{figure:.3f}"
 
     def why_over(self) -> str:
         """Why training ends, in a sentence."""
