@@ -20,6 +20,7 @@ from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
+from efficientnetv2.commands.prepare import decode_evaluated
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
@@ -177,7 +178,11 @@ def _pictures(
     rows = found.readable
     if begun is not None:
         rows, skipped = _readable_then(begun, manifest, rows, screen)
-    elif skipped:
+    else:
+        bad = decode_evaluated(manifest, rows, strict=place.strict, say=screen.say, counting=screen.counting)
+        skipped += [(manifest.paths[row], reason) for row, reason in bad.items()]
+        rows = np.setdiff1d(rows, list(bad))
+    if begun is None and skipped:
         screen.say(
             f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
         )

@@ -20,6 +20,8 @@ from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.listing import Ints, packed
 from efficientnetv2.data.look import MOST_UNREADABLE, Look, brightest_of, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture, brightest
+from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.shards.checking import Damage, damage_of, look_within
 
 # Looking at files waits for the disk more than for the processor. Ours.
@@ -100,6 +102,50 @@ def check(
     return CheckReport(
         unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes, len(conflicts)
     )
+
+
+def undecodable(
+    manifest: Manifest,
+    rows: Sequence[int],
+    *,
+    workers: int = _THREADS,
+    strict: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> dict[int, str]:
+    """Decode images, each once and at its smallest scale; ``check`` believes most JPEGs without that.
+
+    Args:
+        manifest: of the images.
+        rows: which of them.
+        workers: threads.
+        strict: refuse the first that fails.
+        progress: called with the number of images decoded so far.
+
+    Returns:
+        Why an image cannot be decoded, by its row.
+
+    Raises:
+        InputError: as many fail as ``check`` refuses, or a store of another machine does not answer.
+    """
+    reader = originals(manifest)
+
+    def of_chunk(chunk: Sequence[int]) -> list[str]:
+        ahead = reader.ahead(chunk)
+        return [_why_undecodable(ahead, row) for row in chunk]
+
+    found = zip(rows, chunks_in_threads(of_chunk, rows, workers, progress), strict=True)
+    reasons = {row: reason for row, reason in found if reason}
+    if reasons:
+        _refuse_unreadable(manifest, reasons, strict)
+    return reasons
+
+
+def _why_undecodable(reader: Reader, row: int) -> str:
+    try:
+        brightest(reader.source(row))
+    except UnreadablePicture as error:
+        return error.reason
+    return ""
 
 
 def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
