@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.step_plan import StepPlan
 from efficientnetv2.data.balance import BETA, Balance, class_shares
 from efficientnetv2.progressive import Progressive, Setting
 
@@ -53,7 +54,7 @@ class Sampler:
     Args:
         labels: (N,) class ids of the training pictures.
         progressive: the schedule of settings.
-        steps: of the whole run.
+        steps: of the whole run, as the recipe has it.
         batch_images: pictures a step.
         group_images: pictures a group; divides ``batch_images``.
         balance: None draws every picture once an epoch; ``equal`` draws every class equally often,
@@ -63,6 +64,7 @@ class Sampler:
         first_step: where to begin.
         rank, world: this process's number and how many there are; it gets every ``world``-th group.
         beta: of ``effective``.
+        plan: Steps of the run where their number may change. None takes ``steps``.
     """
 
     labels: npt.NDArray[np.int64]
@@ -76,6 +78,7 @@ class Sampler:
     rank: int = 0
     world: int = 1
     beta: float = BETA
+    plan: StepPlan | None = None
 
     def __iter__(self) -> Iterator[Request]:
         """Requests in the order of the run: step by step, this rank's groups of each."""
@@ -83,19 +86,23 @@ class Sampler:
         order = lru_cache(maxsize=2)(
             lambda epoch: epoch_order(self.labels, self.balance, self.key, epoch, beta=self.beta)
         )
-        for step in range(self.first_step, self.steps):
-            setting = self.progressive.at(step, steps=self.steps)
+        plan, step = self.plan or StepPlan(self.steps), self.first_step
+        while step < plan.steps:
+            plan.requested = max(plan.requested, step + 1)
+            setting = self.progressive.at(plan.scheduled_step(step), steps=self.steps)
             for group in range(self.rank, self.batch_images // self.group_images, self.world):
                 first = step * self.batch_images + group * self.group_images
                 epochs, places = np.divmod(np.arange(first, first + self.group_images), count)
                 drawn = [order(int(epoch))[:, places[epochs == epoch]] for epoch in np.unique(epochs)]
                 samples, turns = np.concatenate(drawn, axis=1)
                 yield Request(step, group, setting, samples, turns)
+            step += 1
 
     def __len__(self) -> int:
         """Number of requests that ``__iter__`` gives."""
         groups = len(range(self.rank, self.batch_images // self.group_images, self.world))
-        return (self.steps - self.first_step) * groups
+        steps = self.steps if self.plan is None else self.plan.steps
+        return (steps - self.first_step) * groups
 
 
 def epoch_order(

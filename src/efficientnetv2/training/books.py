@@ -13,6 +13,7 @@ import psutil
 from torch import Tensor
 
 from efficientnetv2.base.errors import DivergedError, InputError, count_of
+from efficientnetv2.base.step_plan import StepPlan
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.look import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
@@ -27,6 +28,7 @@ from efficientnetv2.training.loop import StepDone
 from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
 from efficientnetv2.training.selection import Selection
 from efficientnetv2.training.state import State
+from efficientnetv2.training.time_limit import Pacer
 
 # Seconds after which the bar is renewed though no row is due: in a day's run rows are minutes apart. Ours.
 _SHOWN_S = 10.0
@@ -56,6 +58,8 @@ class Books:
         watch: gets told of progress.
         kept: of earlier parts of a resumed run, as ``taken`` gives it; empty for a new one.
         selection: of the weights to keep; None keeps the last ones.
+        plan: Steps of the run where their number may change. None takes those of the recipe.
+        pacer: Plans the remaining steps of a run with a time limit. None for a run without.
     """
 
     def __init__(
@@ -65,12 +69,15 @@ class Books:
         watch: Watch,
         kept: Mapping[str, Any],
         selection: Selection | None = None,
+        plan: StepPlan | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self.job, self.state, self.watch, self.selection = job, state, watch, selection
+        self._plan, self._pacer = plan or StepPlan(job.length.steps), pacer
         seconds: float = kept.get("seconds", 0.0)
         row = kept.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
         self._begun = time.perf_counter() - seconds
-        self._saved = self._shown = time.perf_counter()
+        self._saved = self._shown = self._stepped = time.perf_counter()
         self._row_images, self._row_waited_s = row["images"], row["waited_s"]
         self.stopping: Callable[[], bool] = lambda: False
         self._lost: set[int] = set()
@@ -80,15 +87,17 @@ class Books:
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
         self._at_a_time = job.at_a_time
-        self._stage_ends = frozenset(stage_ends(job.recipe, job.length))
-        self._rows = row_steps(job.recipe, job.length)
-        self._validations = validation_steps(job.recipe, job.length)
+        self._stage_ends = stage_ends(job.recipe, job.length)
+        self._rows = sorted(row_steps(job.recipe, job.length))
+        self._validations = sorted(validation_steps(job.recipe, job.length))
 
     @staticmethod
     def taken(checkpoint: dict[str, Any]) -> dict[str, Any]:
         """What books keep in a checkpoint, taken out of it; one of an earlier version has less."""
         return {
-            name: checkpoint.pop(name) for name in ("seconds", "row", "to_validate") if name in checkpoint
+            name: checkpoint.pop(name)
+            for name in ("seconds", "row", "to_validate", "used_s")
+            if name in checkpoint
         }
 
     @property
@@ -99,7 +108,7 @@ class Books:
     @property
     def over(self) -> bool:
         """Whether the run is done: with all its steps, or with waiting for a better figure."""
-        if self.state.step == self.job.length.steps:
+        if self.state.step >= self._plan.steps:
             return True
         return self.selection is not None and self.selection.over
 
@@ -128,7 +137,10 @@ class Books:
 
     def training_begins(self) -> None:
         """Called when the first pictures are asked for: what was before, compiling the network, is no training."""
-        self._row_begun = time.perf_counter() - self._row_before_s
+        if self._pacer is not None:
+            self._pacer.plan(self.state.step, begins=True)
+        self._stepped = time.perf_counter()
+        self._row_begun = self._stepped - self._row_before_s
 
     def after(self, done: StepDone) -> None:
         """After a step: rows, validation and checkpoints when they are due.
@@ -143,18 +155,21 @@ class Books:
         self._row_images += done.images
         self._row_waited_s += done.waited_s
         step, recipe = self.state.step, self.job.recipe
-        ends_stage, self._to_validate = step in self._stage_ends, step in self._validations
+        ends_stage = self._plan.passes(step, self._stage_ends)
+        self._to_validate = self._plan.passes(step, self._validations)
+        if self._pacer is not None:
+            self._pacer.stepped(done.setting.image_px, time.perf_counter() - self._stepped)
         # In fp16 the scaler leaves out a step whose numbers overflow, so that only lasting overflow is divergence.
         self._unchecked = [] if recipe.precision == "fp16" else self._unchecked
         self._unchecked.append((done.step, done.lr, done.loss))
         self._lr = done.lr
-        if self.selection is None and step == self.job.length.steps:
+        if self.selection is None and step >= self._plan.steps:
             self._to_validate = False  # the last point is of all of val, see ``finish``
         try:
             if done.loss.device.type == "cpu":  # elsewhere reading it would wait for the device
                 self._refuse_loss()
             self._note_short_memory(done)
-            if step in self._rows:
+            if self._plan.passes(step, self._rows):
                 self._row(done)
             elif time.perf_counter() - self._shown > _SHOWN_S:
                 self._show(done, self._row_images / max(1e-9, time.perf_counter() - self._row_begun))
@@ -164,6 +179,8 @@ class Books:
                     self._validate()
             if self.over and self._row_images:  # before its last step
                 self._row(done)
+            if self._pacer is not None and not self.over:
+                self._pacer.plan(step)
         except DivergedError:
             raise
         except (InputError, StopAskedError):  # what was trained since the last checkpoint would be lost
@@ -171,6 +188,7 @@ class Books:
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
+        self._stepped = time.perf_counter()
 
     def save(self, done: StepDone) -> None:
         """Write a checkpoint of the state after this step: the first process does, for all have the same."""
@@ -200,6 +218,8 @@ class Books:
         with self._apart():
             kept = {"seconds": self.seconds, "row": row, "to_validate": self._to_validate}
             whole = self.state.to_dict() | kept
+            if self._pacer is not None:
+                whole["used_s"] = self._pacer.used_s
             if self.selection is not None:
                 whole["selection"] = self.selection.to_dict()
             resume.save(self.job.folder.checkpoints, whole, self.state.step)
@@ -283,7 +303,7 @@ class Books:
     def _show(self, done: StepDone, images_per_s: float) -> None:
         left = self._seconds_left(done.setting, images_per_s)
         self.watch.progress(
-            self.state.step, self.job.length.steps, done.setting, images_per_s, left, float(done.loss)
+            self.state.step, self._plan.steps, done.setting, images_per_s, left, float(done.loss)
         )
         self._shown = time.perf_counter()
 
@@ -293,12 +313,13 @@ class Books:
 
     def _seconds_left(self, setting: Setting, images_per_s: float) -> float:
         """Time for the steps to come: as now, but in proportion to each one's pixels."""
-        step, steps = self.state.step, self.job.length.steps
-        if step == steps:
+        step, steps = self.state.step, self._plan.steps
+        if step >= steps:
             return 0.0
         ahead = np.linspace(step, steps - 1, num=min(64, steps - step)).astype(int)
-        plan = self.job.recipe.progressive
-        pixels = float(np.mean([plan.at(int(later), steps=steps).image_px ** 2 for later in ahead]))
+        progressive, scheduled = self.job.recipe.progressive, self._plan.scheduled
+        later = (self._plan.scheduled_step(int(one)) for one in ahead)
+        pixels = float(np.mean([progressive.at(one, steps=scheduled).image_px ** 2 for one in later]))
         images = (steps - step) * self.job.recipe.batch_images
         return images / images_per_s * pixels / setting.image_px**2
 
@@ -310,10 +331,13 @@ class Books:
             if job.minival is None
             else ("minival", "minival", job.minival)
         )
+        begun = time.perf_counter()
         try:
             predictions = job.predict(self.state, part, once=True, progress=self._refuse_to_stay)
         except DivergedError as error:
             raise self.diverged_outputs() from error
+        if self._pacer is not None:
+            self._pacer.validated(time.perf_counter() - begun)
         score = by_first(job.world, lambda: self._scored(kind, predictions))
         best = False
         if self.selection is not None and self.state.step == 0:

@@ -22,6 +22,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.sending import send
+from efficientnetv2.base.step_plan import StepPlan
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.inference.accelerate import Precision, autocast
 from efficientnetv2.models.groups import one_pass
@@ -109,6 +110,7 @@ def train(
     terms: ClassTerms = ALIKE,
     answer: Answer = "softmax",
     say: Callable[[str], None] = lambda line: None,
+    plan: StepPlan | None = None,
 ) -> Iterator[StepDone]:
     """Train from ``state.step`` to the end, yielding after every step.
 
@@ -126,6 +128,7 @@ def train(
         terms: what differs from class to class.
         answer: what the network learns to answer.
         say: gets lines on what takes minutes before the first step: compiling.
+        plan: Where each step stands in the schedule, if the number of steps may change. None takes ``length``.
 
     Raises:
         InputError: memory is too short for a single group, or ran out when half of a step was with other processes.
@@ -163,7 +166,7 @@ def train(
         loss, at_a_time = _all_groups(state.network, step, constants, statistics, gradients, at_a_time)
         gradients.end_step()
         statistics.end_step(loss)
-        lr = _update(state, recipe, length)
+        lr = _update(state, recipe, length, state.step if plan is None else plan.position(state.step))
         unreadable = tuple(failure for batch in step for failure in batch.unreadable)
         images = recipe.batch_images
         yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
@@ -276,14 +279,14 @@ def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
     )
 
 
-def _update(state: State, recipe: Recipe, length: Length) -> float:
+def _update(state: State, recipe: Recipe, length: Length, position: float) -> float:
     """One step of the optimizer and of the moving average; the learning rate it used."""
     share = optim.lr_share(
-        recipe.schedule, state.step, steps=length.steps, steps_per_epoch=length.steps_per_epoch
+        recipe.schedule, position, steps=length.steps, steps_per_epoch=length.steps_per_epoch
     )
     lr = recipe.optimizer.lr * share
     for group in state.optimizer.param_groups:
-        group["lr"] = lr * group["lr_share"] if state.step >= group["begins"] * length.steps else 0.0
+        group["lr"] = lr * group["lr_share"] if position >= group["begins"] * length.steps else 0.0
     update(state, recipe)
     return lr
 

@@ -129,7 +129,7 @@ def _of_classifiers(network: nn.Module) -> list[nn.Parameter]:
     return [weight for module in found for weight in module.parameters()]
 
 
-def lr_share(schedule: learning.Schedule, step: int, *, steps: int, steps_per_epoch: float) -> float:
+def lr_share(schedule: learning.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
     """The learning rate at a step, as a share of its peak.
 
     Warm-up grows linearly and reaches the peak at its end. The staircase is counted from the run's start, as in the
@@ -138,7 +138,7 @@ def lr_share(schedule: learning.Schedule, step: int, *, steps: int, steps_per_ep
 
     Args:
         schedule: of the recipe.
-        step: 0 ≤ step < steps.
+        step: 0 ≤ step < steps. A fraction lies between two steps of the schedule.
         steps: of the run.
         steps_per_epoch: may be a fraction.
     """

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError, count_of
+from efficientnetv2.base.step_plan import StepPlan
 from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
 from efficientnetv2.data.contents import MOST, content_marks
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
@@ -36,6 +37,7 @@ from efficientnetv2.training.loop import StepDone, train
 from efficientnetv2.training.notes import Notes
 from efficientnetv2.training.selection import Selection
 from efficientnetv2.training.state import State, begin
+from efficientnetv2.training.time_limit import Pacer, TimeLimit
 
 
 @dataclass
@@ -61,13 +63,15 @@ class Result:
     calibration: Calibration | None = None
 
 
-def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
+def run(job: Job, *, resumed: bool, watch: Watch, limit: TimeLimit | None = None) -> Result:
     """Train, or go on training, to the end; under many processes each calls it with its own job.
 
     Args:
         job: what to run.
         resumed: go on from the newest checkpoint, if there is one.
         watch: gets told of progress.
+        limit: Time that the run has. Its steps are then planned under way, and the run folder keeps the plan. None
+            takes the steps of the recipe.
 
     Returns:
         What the run gave; its predictions and history are complete on the first process alone.
@@ -80,22 +84,24 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
     assert job.recipe.minival == "auto" or (job.minival is None) == (job.recipe.minival is None), (
         "prepare() sets aside what the recipe wants"
     )
-    selection = None if job.minival is None else Selection(job.recipe, job.length)
-    state, before = _begin(job, resumed, selection)
-    books = Books(job, state, watch, before, selection)
+    plan = _planned(job, resumed, limit)
+    selection = None if job.minival is None else Selection(job.recipe, job.length, plan)
+    state, before = _begin(job, resumed, selection, plan)
+    pacer = None if limit is None else Pacer(job, plan, limit, before.get("used_s"))
+    books = Books(job, state, watch, before, selection, plan, pacer)
     try:
-        _train(job, state, books)
-        return _ended(job, state, books, selection)
+        _train(job, state, books, plan)
+        return _ended(job, state, books, selection, plan)
     except StopAskedError:
         raise KeyboardInterrupt from None
     finally:
         job.folder.close()
 
 
-def _ended(job: Job, state: State, books: Books, selection: Selection | None) -> Result:
+def _ended(job: Job, state: State, books: Books, selection: Selection | None, plan: StepPlan) -> Result:
     """What the run gave, after its last step: chosen, calibrated, evaluated, saved."""
     if selection:
-        _choose(job, state, selection)
+        _choose(job, state, selection, plan)
     if job.world.first:  # whatever becomes of the evaluation, the model is there
         kept(state).trained_on = _remembered(job)
         _save(job, state, selection)
@@ -124,14 +130,22 @@ def _ended(job: Job, state: State, books: Books, selection: Selection | None) ->
     return Result(predictions, seconds, images, job.folder.history(), selection, sizes, calibration)
 
 
-def _train(job: Job, state: State, books: Books) -> None:
+def _planned(job: Job, resumed: bool, limit: TimeLimit | None) -> StepPlan:
+    """The steps of the run, with the revisions of earlier parts."""
+    if limit is None or not resumed:
+        return StepPlan(job.length.steps)
+    plain = by_first(job.world, lambda: job.folder.beginning().get("revisions", []))
+    return StepPlan.from_json(job.length.steps, plain)
+
+
+def _train(job: Job, state: State, books: Books, plan: StepPlan) -> None:
     """Step by step, to the end or until waiting for a better figure is over.
 
     Raises:
         StopAskedError: by a signal, in the middle of a validation; else as ``run``.
     """
     notes = Notes[tuple[int, str]](job.world)
-    steps = _steps(job, state, books.training_begins)
+    steps = _steps(job, state, books.training_begins, plan)
     with (
         telling_killed_readers(),
         Interruption(job.folder.log, launched=job.world.launch is not None) as interruption,
@@ -163,8 +177,8 @@ def _train(job: Job, state: State, books: Books) -> None:
                 raise KeyboardInterrupt
 
 
-def _choose(job: Job, state: State, selection: Selection) -> None:
-    if state.step < job.length.steps:
+def _choose(job: Job, state: State, selection: Selection, plan: StepPlan) -> None:
+    if state.step < plan.steps:
         job.folder.log(selection.why_over())
     selection.apply(kept(state))
     job.folder.log(str(selection))
@@ -209,14 +223,14 @@ def _save(
 
 
 def epochs_trained(job: Job, steps: int) -> float:
-    """How many epochs a run's steps came to: all that the recipe says, or fewer.
+    """How many epochs a run's steps came to: those of the recipe, or others where the run had a time limit or stopped.
 
     Args:
         job: the run; its recipe is settled.
         steps: that were taken.
     """
     assert job.recipe.epochs != "auto", "settle() comes before the loop"
-    if steps < job.length.steps:
+    if steps != job.length.steps:
         return round(steps * job.recipe.batch_images / len(job.train), 4)
     return job.recipe.epochs
 
@@ -239,7 +253,9 @@ def _remembered(job: Job) -> TrainedOn | None:
     return own.begun_from(job.network.trained_on, most=MOST)
 
 
-def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State, dict[str, Any]]:
+def _begin(
+    job: Job, resumed: bool, selection: Selection | None, plan: StepPlan
+) -> tuple[State, dict[str, Any]]:
     """The state to go on from, and what the books of the parts before it keep."""
     job.network.answer = job.answer  # whatever the weights answered that it begins with
     state = begin(place(job.network, job.device), job.recipe)
@@ -266,18 +282,18 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
         selection.load_dict(newest.pop("selection"))
     state.load_dict(newest)
     job.folder.forget_after(state.step)
-    if state.step == job.length.steps or (selection and selection.over):
+    if state.step >= plan.steps or (selection and selection.over):
         job.folder.log(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
     else:
-        job.folder.log(f"Going on from step {state.step} of {job.length.steps}.")
+        job.folder.log(f"Going on from step {state.step} of {plan.steps}.")
     return state, books
 
 
-def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepDone]:
+def _steps(job: Job, state: State, begins: Callable[[], None], plan: StepPlan) -> Iterator[StepDone]:
     """The steps to come; ``begins`` is called when the network is compiled, before the first pictures are read."""
     recipe = job.recipe
     assert recipe.group_images is not None, "settle() comes before run()"
-    if state.step == job.length.steps:
+    if state.step >= plan.steps:
         return iter(())
     sampler = Sampler(
         labels=job.train.labels,
@@ -291,6 +307,7 @@ def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepD
         rank=job.world.rank,
         world=job.world.size,
         beta=recipe.effective_beta,
+        plan=plan,
     )
     pictures = TrainingPictures(
         job.train,
@@ -320,4 +337,5 @@ def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepD
         terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
         answer=job.answer,
         say=job.folder.log,
+        plan=plan,
     )

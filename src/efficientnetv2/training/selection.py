@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.step_plan import StepPlan
 from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length
@@ -75,12 +76,13 @@ class Selection:
     Args:
         recipe: of the run, with minival.
         length: of the run.
+        plan: Steps of the run where their number may change. None takes those of ``length``.
     """
 
-    def __init__(self, recipe: Recipe, length: Length) -> None:
+    def __init__(self, recipe: Recipe, length: Length, plan: StepPlan | None = None) -> None:
         self._by, self._patience, self._length = recipe.chosen_by, recipe.patience, length
-        ends = [0, *stage_ends(recipe, length)]
-        self._last_stage = ends[-2]
+        self._plan = plan or StepPlan(length.steps)
+        self._last_stage = [0, *stage_ends(recipe, length)][-2]
         self._points: list[Point] = []
         self._weights: dict[str, Tensor] = {}
         self._start = ""
@@ -120,7 +122,8 @@ class Selection:
         """Whether training ends now, before its last step."""
         if self._patience is None:
             return False
-        return in_vain(self._points, first_step=self._last_stage) >= self._patience
+        before = (one.step for one in self._points if self._plan.position(one.step) <= self._last_stage)
+        return in_vain(self._points, first_step=max(before, default=0)) >= self._patience
 
     def apply(self, network: nn.Module) -> None:
         """Give a network of the same shape the weights that were best."""
@@ -151,7 +154,7 @@ class Selection:
             "selected_epoch": self._epoch(best.step),
             "selected_figure": best.figure,
             "validations": len(self._points),
-            "stopped_early": self.over and self._points[-1].step < self._length.steps,
+            "stopped_early": self.over and self._points[-1].step < self._plan.steps,
         }
 
     def __str__(self) -> str:
@@ -181,7 +184,7 @@ class Selection:
         """Why training ends, in a sentence."""
         last = self._points[-1].step
         return (
-            f"Stopped early, after step {last} of {self._length.steps} (epoch {self._epoch(last):g}): "
+            f"Stopped early, after step {last} of {self._plan.steps} (epoch {self._epoch(last):g}): "
             f"{_WORDS[self._by]} on minival has not risen for {count_of(self._patience or 0, 'validation')} "
             f"(patience)."
         )
