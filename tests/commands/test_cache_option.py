@@ -319,7 +319,7 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
     sizes = sorted({setting.image_px for setting in settings_by_size(recipe)})
     rates = Rates(0.0, tuple(StepRate(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1)
     with pytest.raises(
-        InputError, match=r"--minutes 1.5: .* takes about 1.6 minutes, 1.5 of them to fill the cache"
+        InputError, match=r"--minutes 1.5: .* takes about 1.6 minutes, 1.5 of them for preparation"
     ):
         foretold.settled_by(rates, job, 1.5, spent_s=90.0)
     lost = foretold.in_vain(1.5, job, spent_s=90.0)

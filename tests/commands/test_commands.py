@@ -544,22 +544,28 @@ def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
     assert "Weights: none" in (tmp_path / "run/log.txt").read_text()
 
 
-def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
+def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_path):
+    """The plan of the steps is in the folder; without its checkpoints the run takes them again from the first."""
     words = [word for word in TINY if word not in ("--epochs", "1")]
     done = effnetv2(
-        "train", trained / "pictures", *words, "--minutes", "0.1", "--out", tmp_path / "run", cwd=tmp_path
+        "train", trained / "pictures", *words, "--minutes", "0.5", "--out", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
-    assert f"Epochs: {epochs:g}, what fits into 0.1 minutes" in done.stdout
-    assert f"epochs: {epochs}" in (tmp_path / "run/recipe.yaml").read_text()
+    assert re.search(r"Epochs: \S+, what fits into 0.5 minutes", done.stdout)
+    assert f"({epochs:g} epochs), as many as the time was enough for" in done.stdout
+    beginning = json.loads((tmp_path / "run/beginning.json").read_text())
+    assert beginning["time_limit"]["seconds"] == pytest.approx(30)
+    *_, (_, _, steps) = beginning["revisions"]
+    assert epochs == pytest.approx(8 * steps / 39, abs=0.01), "39 of 48 images train, 8 in each step"
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["step"] == steps
     shutil.rmtree(tmp_path / "run/checkpoints", ignore_errors=True)
     for name in ("report.json", "model.safetensors"):  # as a run that was stopped
         (tmp_path / "run" / name).unlink()
     words = ("train", trained / "pictures", "--out", tmp_path / "run", "--resume", "--minutes", "5")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "--minutes changes nothing: the length was fixed when the run began, at " in done.stdout
+    assert "--minutes changes nothing: the length was fixed when the run began, at 0.5 minutes" in done.stdout
     assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == epochs
 
 
@@ -672,4 +678,4 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
     phases = ["Looking at 48 pictures: ", "Run folder: run", "Measuring: some steps of 2 picture sizes, "]
     places = [next(at for at, line in enumerate(said) if line.startswith(phase)) for phase in phases]
     assert places == sorted(places)
-    assert "The 2 minutes are those from the first step to the last answer" in said[places[-1]]
+    assert "The 2 minutes are those from the command to the report" in said[places[-1]]

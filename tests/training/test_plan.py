@@ -172,7 +172,7 @@ def test_minutes_are_refused_as_they_were_given():
     """
     beside = {"images": 48, "val_images": 30, "spent_s": 30.0, "at_once": 4}
     with pytest.raises(
-        InputError, match=r"--minutes 0\.6: .*takes about 0\.61 minutes, 0\.5 of them to fill"
+        InputError, match=r"--minutes 0\.6: .*takes about 0\.61 minutes, 0\.5 of them for preparation"
     ):
         epochs_within(0.6, recipe(), RATES, **beside)
     assert epochs_within(0.61, recipe(), RATES, **beside)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from tests.training.test_loop import SMALL
 
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.step_plan import StepPlan
+from efficientnetv2.data.manifest import read
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
 from efficientnetv2.training import time_limit
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run import run
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 
 RATES = Rates(
@@ -26,6 +38,7 @@ RATES = Rates(
     model_bytes=250,
 )
 IMAGES, VAL_IMAGES, REPORT_S = 480, 100, 8.0
+STEPPED = Pacer.stepped
 
 
 class Clock:
@@ -122,3 +135,130 @@ def test_images_that_are_read_ahead_do_not_make_a_run_late(pace, own_clock):
 @pytest.mark.parametrize("epochs", [1.0, 100.0])
 def test_a_first_guess_that_is_far_off_does_not_matter(epochs, own_clock):
     assert 0.9 <= simulated(PACES["as measured"], 15, epochs=epochs) <= 1.1
+
+
+@pytest.fixture
+def timed(class_folders, tmp_path):
+    """A run of two stages with a limit of its own, and its folder."""
+    manifest = read(class_folders)
+    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    settings = (
+        "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
+        "precision=fp32", "compile=false", "epochs=12", "validate_epochs=4", "ema_decay=0.5",
+    )  # fmt: skip
+
+    def of(name: str) -> Job:
+        torch.manual_seed(0)
+        return Job(
+            recipe=with_settings(named("quick"), settings),
+            network=create(SMALL, num_classes=3),
+            train=train,
+            val=val,
+            preprocessing=Preprocessing(image_px=48),
+            folder=RunFolder(tmp_path / name, lambda line: None),
+            device=torch.device("cpu"),
+            workers=0,
+        )
+
+    return of
+
+
+def limit_of(step_s: float, steps: int) -> TimeLimit:
+    """Time for about so many steps on a machine that takes as long as measured, and none for all else."""
+    rates = replace(
+        RATES,
+        steps=(StepRate(32, 0.0, step_s, 1), StepRate(48, 0.0, step_s, 1)),
+        curve=Rate(0.0, 1e-9),
+        answers=Rate(0.0, 1e-9),
+        checkpoints=Rate(0.0, 0.0),
+        model_s=0.0,
+    )
+    return TimeLimit(steps * step_s, 0.0, rates, began=0.0)
+
+
+class Copying:
+    """Keeps a copy of the run folder as it is after a step."""
+
+    def __init__(self, folder, to, after: int) -> None:
+        self.folder, self.to, self.after = folder, to, after
+
+    def progress(self, done, *facts):
+        if done == self.after:
+            shutil.copytree(self.folder, self.to)
+
+
+class Paces:
+    """A clock of steps: a pace that changes at random between runs, as of a shared machine."""
+
+    def __init__(self, monkeypatch, seed: int) -> None:
+        drawn = np.random.default_rng(seed)
+        self.now = 0.0
+
+        def stepped(pacer, image_px, seconds):
+            took = float(drawn.uniform(0.5, 2.0))
+            self.now += took
+            STEPPED(pacer, image_px, took)
+
+        monkeypatch.setattr(Pacer, "stepped", stepped)
+        monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def weights_of(job: Job) -> dict[str, bytes]:
+    stored = modelfile.load(job.folder.model_file).state_dict()
+    return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
+
+
+def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed, tmp_path, monkeypatch):
+    first = timed("first")
+    first.folder.begin(first.recipe, first.train, {})
+    Paces(monkeypatch, seed=1)
+    watch = Copying(first.folder.path, tmp_path / "second", after=36)
+    run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
+    planned = first.folder.beginning()["revisions"]
+    assert len({steps for _, _, steps in planned}) > 2, "the pace has changed the plan"
+    assert any(decided > 36 for decided, _, _ in planned)
+
+    second = timed("second")
+    shutil.copy(first.folder.beginning_file, second.folder.beginning_file)
+    clock = Paces(monkeypatch, seed=2)
+    run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 60))
+    assert clock.now < 50, "it goes on from a checkpoint"
+    assert second.folder.beginning()["revisions"] == planned
+    assert weights_of(second) == weights_of(first)
+    facts = ("kind", "step", "loss", "lr", "image_px", "top1")
+    rows = [[row.get(one) for one in facts] for row in first.folder.history()]
+    assert [[row.get(one) for one in facts] for row in second.folder.history()] == rows
+
+
+def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatch):
+    one = timed("run")
+    one.folder.begin(one.recipe, one.train, {})
+    Paces(monkeypatch, seed=3)
+    run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 80))
+    rows = [row for row in one.folder.history() if row["kind"] == "train"]
+    sizes = [row["image_px"] for row in rows]
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {32, 48}
+    falling = [row["lr"] for row in rows[np.argmax([row["lr"] for row in rows]) :]]
+    falls = [before - after for before, after in itertools.pairwise(falling)]
+    assert min(falls) >= 0
+    assert max(falls) < max(falling) / 8
+    assert falling[-1] < max(falling) / 20, "the schedule has come to its end"
+
+
+def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypatch):
+    """Its checkpoint says how much was used by then, and 4 s go before it goes on."""
+    first = timed("first")
+    first.folder.begin(first.recipe, first.train, {})
+    clock = Paces(monkeypatch, seed=1)
+    watch = Copying(first.folder.path, tmp_path / "second", after=36)
+    run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
+
+    second = timed("second")
+    kept = torch.load(max(second.folder.checkpoints.glob("*.pt")), weights_only=False)
+    limit = replace(limit_of(1.0, 60), began=clock.now)
+    clock.now += 4
+    before = clock.now
+    run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
+    assert kept["used_s"] > 10
+    assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import (
     in_vain,
     job_of,
+    report_s,
     scratch,
     settled_by,
     still_so,
@@ -20,7 +22,7 @@ from efficientnetv2.commands.foretold import (
     to_measure,
 )
 from efficientnetv2.commands.prepare import Prepared
-from efficientnetv2.commands.probing import keep, probed
+from efficientnetv2.commands.probing import images_within, keep, least_images, probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.settling import Agreed, agreed, last_notes, probes, unprobed
 from efficientnetv2.commands.words import Words
@@ -31,6 +33,11 @@ from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.sharing import at_once
+from efficientnetv2.training.time_limit import Budget, TimeLimit
+
+# Share of the time that is left before the first step which measuring steps may take. Ours.
+_MEASURING = 0.4
 
 
 def begin(
@@ -42,28 +49,32 @@ def begin(
     place: Place,
     screen: Screen,
     world: World,
+    budget: Budget | None = None,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
     """Settle the recipe, then write into the folder, which is claimed: what is refused leaves nothing behind."""
     path = decided.path
-    settling = agreed(decided, words, prepared, device, place, screen, world)
+    settling = agreed(decided, words, prepared, device, place, screen, world, budget=budget, workers=workers)
     recipe, network, prepared = settling.settled.recipe, settling.settled.network, settling.prepared
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     chosen = [*settling.notes, *([] if pictures is None else [pictures.note])]
     lines: list[str] = []
+    limit, probe_images = None, None
     if to_be_measured(words.minutes, recipe):
         # What is settled by then is said before the measurement, which takes a while.
         chosen = still_so(chosen, words.minutes)
         lines = _said([f"Run folder: {path}", prepared.split_note, *chosen], screen)
-        recipe, notes = _by_measuring(
-            settling, decided, words, prepared, pictures, device, workers, screen, world
+        recipe, notes, limit, probe_images = _by_measuring(
+            settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
     lines += _said([f"Run folder: {path}", prepared.split_note, *chosen][len(lines) :], screen)
     lines += _said(unprobed(recipe, place, prepared), screen)
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
-    if probes(recipe, place) and prepared.manifest.separator is None:
-        fit = probed(network, prepared, settling.preprocessing, recipe, device, workers, screen)
+    if probe_images is not None:
+        beginning["probe_images"] = probe_images
+    if probes(recipe, place, probe_images) and prepared.manifest.separator is None:
+        fit = probed(network, prepared, settling.preprocessing, recipe, device, workers, screen, probe_images)
         network.to("cpu")  # other processes get it from here, each for its own device
         # Else it begins with the classifier of the weights.
         begins_there = recipe.classifier == "probe" and not network.class_names
@@ -73,6 +84,8 @@ def begin(
             beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
     if decided.against is not None:
         beginning |= decided.against.keep(path)
+    if limit is not None:
+        beginning["time_limit"] = limit.to_json()
     folder = RunFolder(path, screen.say)
     folder.begin(recipe, prepared.manifest, beginning, lines)
     for skipped_path, reason in prepared.skipped:
@@ -90,17 +103,47 @@ def _by_measuring(
     pictures: Cached | None,
     device: torch.device,
     workers: int,
+    place: Place,
     screen: Screen,
     world: World,
-) -> tuple[Recipe, list[str]]:
-    """The recipe with what its steps' time decides, and a sentence on each such choice."""
-    screen.say(to_measure(settling.settled.recipe, words.minutes))
+    budget: Budget | None,
+) -> tuple[Recipe, list[str], TimeLimit | None, int | None]:
+    """The recipe with what its steps' time decides, a sentence on each choice, and with a budget its further limits.
+
+    These are the time of the whole run, and how many images the linear probe may look at (None: all).
+    """
+    recipe, minutes = settling.settled.recipe, words.minutes
+    if minutes is None:
+        budget = None
+    screen.say(to_measure(recipe, minutes, whole=budget is not None))
     reader, spent_s = (None, 0.0) if pictures is None else (pictures.reader, pictures.seconds)
     job = job_of(settling.settled, prepared, decided.path, device, workers, reader)
-    lost = in_vain(words.minutes, job, spent_s=spent_s, world=world)
+    # The run compiles; its pace is measured again under way.
+    plain = job if budget is None else replace(job, recipe=recipe.model_copy(update={"compile": False}))
+    if budget is not None:
+        spent_s = budget.used_s
+    lost = in_vain(minutes, job, spent_s=spent_s, world=world)
+    within_s = None if budget is None else _MEASURING * budget.left_s
     with scratch(decided.path) as beside:
-        rates = measure(job, beside, in_vain=lost, say=screen.say)
-    return settled_by(rates, job, words.minutes, spent_s=spent_s, world=world)
+        rates = measure(plain, beside, in_vain=lost, within_s=within_s, say=screen.say)
+    if budget is None or minutes is None:
+        return *settled_by(rates, job, minutes, spent_s=spent_s, world=world), None, None
+    notes, probe_images, probe_s = list[str](), None, 0.0
+    if probes(recipe, place) and prepared.manifest.separator is None:
+        probe_s = budget.left_s
+        probe_images = images_within(probe_s, prepared, settling.settled.network, rates.curve.each_s)
+        if probe_images is not None and probe_images < least_images(prepared):
+            recipe, probe_images, probe_s = recipe.model_copy(update={"classifier": "fresh"}), 0, 0.0
+            notes.append(
+                f"No linear probe of the given weights (--minutes {minutes:g} leaves no time for it)."
+            )
+    after_s = report_s(job, rates)
+    job = replace(job, recipe=recipe)
+    recipe, further = settled_by(rates, job, minutes, spent_s=budget.used_s + probe_s + after_s, world=world)
+    groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
+    shared = rates.shared(at_once(world, device), groups)
+    limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
+    return recipe, [*notes, *further], limit, probe_images
 
 
 def _beginning(

@@ -31,6 +31,7 @@ from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
 from efficientnetv2.training.start import start
+from efficientnetv2.training.time_limit import Budget
 
 _FOLDS = 3
 # Pictures and classes that are compared on, at most: for each start about 10 s on two cores, with V2-B0 at 224 px.
@@ -42,6 +43,10 @@ _PICTURES_A_MINUTE = 150
 _MOST_MULTIPLY_ADDS = 1.2e12
 # But no fewer than these. Ours.
 _LEAST_PICTURES, _LEAST_OF_A_CLASS = 100, 4
+# Share of the time that is left before the first step. Comparing stops where it takes this many times its share. Ours.
+_SHARE, _LATE = 0.4, 1.5
+# Images that are embedded to know how long one takes. Ours.
+_FEW = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +100,7 @@ def chosen(
     workers: int,
     place: Place,
     screen: Screen,
+    budget: Budget | None = None,
 ) -> Decided:
     """Choose among the starts at hand, if there is more than one; else nothing changes.
 
@@ -113,6 +119,8 @@ def chosen(
         workers: processes that read pictures.
         place: of the run.
         screen: shows progress.
+        budget: Time before the first step, of which comparing takes a part at most. Fewer images are compared then, or
+            the first start is taken. None compares as many as the minutes allow.
 
     Returns:
         The run with the start chosen: with another recipe and another folder, where it is begun from scratch after
@@ -126,12 +134,18 @@ def chosen(
     known = replace(known, starts=starts, chosen=(*known.chosen, *unfit))
     if len(starts) < 2:
         return known
-    began = time.perf_counter()
+    began, within_s = time.perf_counter(), None if budget is None else _SHARE * budget.left_s
     # Starts are compared at the size that the run will have, which is less where pictures are stored small.
     recipe, _ = no_larger(known.recipe, prepared.stored_px(known.recipe))
     eval_px = recipe.eval_px or recipe.progressive.last.image_px
     recipe = recipe.model_copy(update={"eval_px": eval_px, "eval_views": "one"})
-    task = _task(recipe, prepared, words.minutes, device)
+    most = None
+    if within_s is not None:
+        image_s = _image_s(starts[0], recipe, prepared, device, workers)
+        most = int((within_s - (time.perf_counter() - began)) / (len(starts) * image_s))
+        if most < _LEAST_PICTURES:
+            return _uncompared(known)
+    task = _task(recipe, prepared, words.minutes, device, most)
     if task is None:
         return known
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
@@ -140,10 +154,15 @@ def chosen(
         f"Comparing {len(known.starts)} starts by linear probes, on {count_of(len(task.pictures), 'training picture')} "
         "each. Without it: --weights NAME, FILE or none."
     )
+    ends = None if within_s is None else began + _LATE * within_s
     with screen.counting("comparing weights", len(known.starts) * len(task.pictures)) as counted:
         for number, found in enumerate(known.starts):
             before = number * len(task.pictures)
-            answers.append(_answers(found, recipe, task, device, workers, _shifted(counted, before)))
+            try:
+                progress = _shifted(counted, before, ends)
+                answers.append(_answers(found, recipe, task, device, workers, progress))
+            except _LateError:
+                return _uncompared(known)
     figures = [task.value(one) for one in answers]
     best = 0
     for number, one in enumerate(answers):
@@ -171,6 +190,35 @@ def chosen(
     )
 
 
+class _LateError(Exception):
+    """Comparing takes longer than its part of the time."""
+
+
+def _uncompared(known: Decided) -> Decided:
+    """The run with its first start, where the time is too short to compare."""
+    note = (
+        f"Weights: {known.starts[0].word}, not compared with other starts (too little time). To choose yourself: "
+        "--weights NAME, FILE or none."
+    )
+    return replace(known, chosen=(*known.chosen, note))
+
+
+def _image_s(found: Found, recipe: Recipe, prepared: Prepared, device: torch.device, workers: int) -> float:
+    """Seconds to embed one training image, from a few of them."""
+    train = prepared.train
+    few = train.select(np.unique(np.linspace(0, len(train) - 1, _FEW).astype(np.int64)))
+    network = start(
+        recipe.model_copy(update={"weights": found.word}),
+        class_names=train.class_names,
+        device=device,
+        in_channels=train.channels,
+    ).network
+    preprocessing = preprocessing_of(recipe, network, train.bands)
+    began = time.perf_counter()
+    embed_manifest(network, few, preprocessing=preprocessing, device=device, workers=workers)
+    return (time.perf_counter() - began) / len(few)
+
+
 def _fitting(
     starts: Sequence[Found], words: Words, device: torch.device
 ) -> tuple[tuple[Found, ...], list[str]]:
@@ -186,8 +234,10 @@ def _fitting(
     return tuple(fitting), unfit
 
 
-def _task(recipe: Recipe, prepared: Prepared, minutes: float | None, device: torch.device) -> _Task | None:
-    """The pictures and folds; None where there are too few."""
+def _task(
+    recipe: Recipe, prepared: Prepared, minutes: float | None, device: torch.device, within: int | None = None
+) -> _Task | None:
+    """The pictures and folds; None where there are too few. In the time there are at most ``within`` images."""
     train = prepared.train
     key = Key.of(recipe.seed).fold("starts")
     classes = min(len(train.class_names), _MOST_CLASSES)
@@ -201,7 +251,8 @@ def _task(recipe: Recipe, prepared: Prepared, minutes: float | None, device: tor
         ).network
         assert recipe.eval_px is not None
         most = min(most, _MOST_MULTIPLY_ADDS / multiply_adds(network, recipe.eval_px))
-    rows = _drawn(train.labels, int(max(most, _LEAST_PICTURES, _LEAST_OF_A_CLASS * classes)), key)
+    most = max(most, _LEAST_PICTURES, _LEAST_OF_A_CLASS * classes)
+    rows = _drawn(train.labels, int(most if within is None else min(most, within)), key)
     pictures = train.select(rows)
     counts = np.bincount(pictures.labels)
     if counts.max() < _FOLDS or (counts > 0).sum() < 2:
@@ -297,5 +348,12 @@ def _plain(starts: Sequence[Found], figures: Sequence[float], task: _Task) -> di
     }
 
 
-def _shifted(progress: Callable[[int], object], before: int) -> Callable[[int], object]:
-    return lambda done: progress(before + done)
+def _shifted(progress: Callable[[int], object], before: int, ends: float | None) -> Callable[[int], object]:
+    """Progress of one start among all; raises ``_LateError`` after a time by ``time.perf_counter()``."""
+
+    def shifted(done: int) -> None:
+        progress(before + done)
+        if ends is not None and time.perf_counter() > ends:
+            raise _LateError
+
+    return shifted

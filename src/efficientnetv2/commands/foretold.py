@@ -26,6 +26,10 @@ from efficientnetv2.training.settle import Settled
 from efficientnetv2.training.sharing import at_once
 from efficientnetv2.training.state import Length
 
+# Seconds of a report, of answers that its galleries take the time of, and of each image that it answers. Ours: measured
+# on two slow cores.
+_REPORT_S, _REPORT_ANSWERS, _REPORT_VAL_S = 5.0, 60, 0.004
+
 
 def job_of(
     settled: Settled,
@@ -65,20 +69,33 @@ def to_be_measured(minutes: float | None, recipe: Recipe) -> bool:
     return minutes is not None or _lengths_open(recipe)
 
 
-def to_measure(recipe: Recipe, minutes: float | None) -> str:
+def to_measure(recipe: Recipe, minutes: float | None, *, whole: bool = False) -> str:
     """A sentence on the measurement that comes: of what, and for what.
 
     Args:
         recipe: settled but for what it decides.
         minutes: that the run may take; None where they decide nothing.
+        whole: Whether the minutes are those from the command to the report.
     """
     line = f"Measuring: some steps of {count_of(len(settings_by_size(recipe)), 'picture size')}, answers, a checkpoint."
     if minutes is None:
         return line
+    if whole:
+        return f"{line} The {count_of(minutes, 'minute')} are those from the command to the report."
     return (
         f"{line} The {count_of(minutes, 'minute')} are those from the first step to the last answer, and filling a "
         "cache; what goes before, this measurement too, and the report come on top."
     )
+
+
+def report_s(job: Job, rates: Rates) -> float:
+    """Seconds of the report and of its start, estimated: galleries, intervals, drawings.
+
+    Args:
+        job: The run.
+        rates: Measured rates.
+    """
+    return _REPORT_S + _REPORT_ANSWERS * rates.answers.each_s + _REPORT_VAL_S * len(job.val)
 
 
 def in_vain(

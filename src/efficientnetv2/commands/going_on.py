@@ -84,7 +84,16 @@ def _network_to_go_on_with(
         folder.log(note)
     if recipe.classifier == "probe":
         preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
-        probed(begun.network, prepared, preprocessing, recipe, device, 0, screen)
+        probed(
+            begun.network,
+            prepared,
+            preprocessing,
+            recipe,
+            device,
+            0,
+            screen,
+            folder.beginning().get("probe_images"),
+        )
     return begun.network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,10 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.recipe import Recipe
 
 PROBE = "probe"  # in a run folder: what the probe answered
+# Seconds of fitting and of the label curve for each image, class and feature, on a slow core. Ours.
+_FIT_S = 1e-6
+# With fewer images of a class, on average, a probe says nothing. Ours.
+_LEAST_OF_A_CLASS = 3
 
 
 def with_classifier(recipe: Recipe, prepared: Prepared) -> Recipe:
@@ -58,6 +63,7 @@ def probed(
     device: torch.device,
     workers: int,
     screen: Screen,
+    most: int | None = None,
 ) -> FittedProbe:
     """What a linear classifier on the network's features reaches.
 
@@ -70,9 +76,11 @@ def probed(
         device: to compute on.
         workers: processes that read pictures.
         screen: shows progress.
+        most: Number of images of either part, at most. None looks at as many as take seconds.
     """
     train, val = prepared.train, prepared.val
-    most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
+    if most is None:
+        most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
     embedded = sum(min(len(part), most) for part in (train, val))
     screen.say(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
     with screen.counting("linear probe", embedded) as counted:
@@ -86,11 +94,37 @@ def probed(
             contents=prepared.contents[prepared.manifest.split == "train"],
             device=device,
             workers=workers,
+            most=most,
             progress=counted,
         )
     if recipe.classifier == "probe" and not network.class_names:
         put_classifier(network, *as_linear(fit.learnt, len(train.class_names)))
     return fit
+
+
+def images_within(seconds: float, prepared: Prepared, network: Network, image_s: float) -> int | None:
+    """How many images of either part a probe can look at in a time; None where it has time for all.
+
+    Args:
+        seconds: Time for embedding, fitting and the label curve.
+        prepared: The images.
+        network: Network whose features are classified.
+        image_s: Seconds to embed one image.
+    """
+    train, val = len(prepared.train), len(prepared.val)
+    fit_s = _FIT_S * len(prepared.train.class_names) * network.embed_dim
+
+    def takes(most: int) -> float:
+        return image_s * (min(train, most) + min(val, most)) + fit_s * min(train, most)
+
+    if takes(max(train, val)) <= seconds:
+        return None
+    return bisect_right(range(max(train, val)), seconds, key=takes) - 1
+
+
+def least_images(prepared: Prepared) -> int:
+    """With fewer training images, a probe says nothing."""
+    return min(len(prepared.train), _LEAST_OF_A_CLASS * len(prepared.train.class_names))
 
 
 def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, seed: int) -> dict[str, Any]:

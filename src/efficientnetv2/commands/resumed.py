@@ -9,7 +9,7 @@ from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.typed import typed
-from efficientnetv2.commands.words import Words, apply, field_of
+from efficientnetv2.commands.words import Words, apply, field_of, names_sizes
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.changes import differences
@@ -47,7 +47,8 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         asked = asked.model_copy(
             update={"model": there.model}
         )  # the run has it with the padding of its weights
-    asked = _no_larger(asked, there)
+    lowered = words.minutes is not None and not names_sizes(words)
+    asked = _no_larger(asked, there, lowered=lowered)
     settled = {"progressive.shares"} if asked.time_shares is not None else set()
     differing = differences(there, asked, leave_open=_OPEN | settled)
     if isinstance(words.recipe, str) and named(words.recipe).name != there.name:
@@ -64,9 +65,16 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
             )
         )
     if words.minutes is not None:
+        run = RunFolder(recipe_file.parent, lambda line: None)
+        limit = run.beginning().get("time_limit") if run.beginning_file.exists() else None
+        fixed = (
+            count_of(float(there.epochs), "epoch")
+            if limit is None
+            else count_of(limit["seconds"] / 60, "minute")
+        )
         say(
-            "--minutes changes nothing: the length was fixed when the run began, at "
-            f"{count_of(float(there.epochs), 'epoch')}. For another, begin anew with another --out."
+            f"--minutes changes nothing: the length was fixed when the run began, at {fixed}. To change it, begin "
+            "another run with another --out."
         )
     return there
 
@@ -77,19 +85,24 @@ def _without_weights(asked: Recipe) -> dict[str, Any]:
     return {**NOTHING_FROZEN, "classifier": "fresh", "optimizer": optimizer}
 
 
-def _no_larger(asked: Recipe, there: Recipe) -> Recipe:
+def _no_larger(asked: Recipe, there: Recipe, *, lowered: bool) -> Recipe:
     """The recipe asked for without its ``enlarge``, which settling has used up: its sizes may be smaller by that.
+
+    With ``--minutes`` (``lowered``) they may be smaller for want of time, those of evaluation too.
 
     How small the run's pictures are stored is not looked at: its sizes are taken for those where they are the same
     schedule that ends earlier.
     """
-    if asked.enlarge is None:
+    if asked.enlarge is None and not lowered:
         return asked
     plan, run = asked.progressive, there.progressive
     if run.last.image_px < plan.last.image_px:
         smaller = plan.with_image_px(run.last.image_px)
         if _sizes(smaller) == _sizes(run):
             plan = replace(plan, image_px=run.image_px, px_multiple=run.px_multiple)
+            if lowered:
+                own = {"eval_px": there.eval_px, "eval_px_tried": there.eval_px_tried}
+                asked = asked.model_copy(update=own)
     return asked.model_copy(update={"enlarge": None, "progressive": plan})
 
 

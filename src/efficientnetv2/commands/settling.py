@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from efficientnetv2.base.preprocessing import RGB, Preprocessing
@@ -16,7 +19,13 @@ from efficientnetv2.commands.seen import SeenBefore, seen_before
 from efficientnetv2.commands.several_labels import learnt_so, refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
-from efficientnetv2.commands.words import Words
+from efficientnetv2.commands.words import Words, names_sizes
+from efficientnetv2.data.ahead import in_threads, reading_threads
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.sides import shorter_side
 from efficientnetv2.models import pretrained
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
@@ -27,6 +36,12 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.settle import Settled, settle
 from efficientnetv2.training.state import Length
+from efficientnetv2.training.time_limit import Budget
+
+# Rough share of `--minutes` that the steps get, beside what comes before, validation and the report. Ours.
+_FOR_STEPS = 0.6
+# Images that are read to know how long one takes. Ours.
+_READ = 16
 
 
 def refuse_words(known: Decided, words: Words, source: Source, place: Place, verb: str) -> None:
@@ -100,6 +115,10 @@ def agreed(
     place: Place,
     screen: Screen,
     world: World = ALONE,
+    *,
+    budget: Budget | None = None,
+    workers: int = 0,
+    compiles: bool = True,
 ) -> Agreed:
     """Settle the recipe of a run.
 
@@ -111,6 +130,10 @@ def agreed(
         place: of the run.
         screen: gets sentences.
         world: the processes that will run it.
+        budget: Time before the first step. With ``--minutes``, the run then ends in that time, and image sizes are
+            lowered until three epochs fit. None keeps the sizes.
+        workers: processes that read pictures.
+        compiles: Whether compiling may be tried.
 
     Raises:
         InputError: the recipe does not go with the pictures or the machine.
@@ -118,6 +141,11 @@ def agreed(
     recipe = with_classifier(known.recipe, prepared)
     if recipe.minival == "auto" and not prepared.chooses:
         recipe = checked(recipe.to_json() | {"minival": None}, where=recipe.name)
+    lowers = budget is not None and words.minutes is not None and not names_sizes(words)
+    stored_px = prepared.stored_px(recipe)
+    compile_within_s = None if budget is None else budget.left_s
+    if not compiles:
+        compile_within_s = 0.0
     settled = settle(
         recipe,
         images=len(prepared.train),
@@ -126,8 +154,11 @@ def agreed(
         memory_gib=place.memory_gib,
         world=world,
         in_channels=prepared.manifest.channels,
-        stored_px=prepared.stored_px(recipe),
+        stored_px=shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
         minutes=words.minutes,
+        training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
+        read_s=_read_s(prepared.train, recipe, workers) if lowers else 0.0,
+        compile_within_s=compile_within_s,
         repeated=known.repeated,
         say=screen.say,
     )
@@ -165,6 +196,20 @@ def _better_start(recipe: Recipe, known: Decided) -> list[str]:
     ]
 
 
+def _read_s(train: Manifest, recipe: Recipe, workers: int) -> float:
+    """Seconds to read one training image, from a few of them."""
+    reader, seen = originals(train), Preprocessing(image_px=recipe.progressive.last.image_px)
+    rows = np.unique(np.linspace(0, len(train) - 1, _READ).astype(np.int64)).tolist()
+
+    def read_one(place: int) -> None:
+        with suppress(UnreadablePicture):  # counted and named elsewhere
+            eval_picture(reader.source(rows[place]), seen)
+
+    began = time.perf_counter()
+    in_threads(read_one, len(rows), reading_threads(workers))
+    return (time.perf_counter() - began) / len(rows)
+
+
 def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -> list[str]:
     """What is said of a run once nothing is left to decide.
 
@@ -182,9 +227,15 @@ def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -
     return [*notes, pictures_note(of.preprocessing, theirs, trained_px=trained_px, eval_px=eval_px)]
 
 
-def probes(recipe: Recipe, place: Place) -> bool:
-    """Whether a run asks for a linear probe of its weights."""
-    return recipe.weights != "none" and (place.probe or recipe.classifier == "probe")
+def probes(recipe: Recipe, place: Place, images: int | None = None) -> bool:
+    """Whether a run asks for a linear probe of its weights, and has time for it.
+
+    Args:
+        recipe: of the run.
+        place: of the run.
+        images: Number of images of either part that there is time for. None is all.
+    """
+    return images != 0 and recipe.weights != "none" and (place.probe or recipe.classifier == "probe")
 
 
 def unprobed(recipe: Recipe, place: Place, prepared: Prepared) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +50,12 @@ def train(
     - `effnetv2 train photos/ --image-px 300 --against runs/mine`
     - `effnetv2 train photos/ --resume`
     """
+    began = time.monotonic()
     from efficientnetv2.commands.within import refuse_run_within
 
     if not resume:
         refuse_run_within(data, out, "train")
     from efficientnetv2.commands.train_job import train_and_report  # torch, which takes seconds
 
-    train_and_report(recipe.words(), table.source(data), machine.place(out, resume=resume, against=against))
+    place = machine.place(out, resume=resume, against=against)
+    train_and_report(recipe.words(), table.source(data), place, began=began)

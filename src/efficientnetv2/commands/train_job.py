@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,12 +40,20 @@ from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.named import title
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import run
+from efficientnetv2.training.time_limit import BEFORE_SHARE, Budget, TimeLimit
 
 # Next steps on the screen; the report has all. Ours.
 _STEPS_SHOWN = 2
 
 
-def train_and_report(words: Words, source: Source, place: Place, screen: Screen | None = None) -> Path:
+def train_and_report(
+    words: Words,
+    source: Source,
+    place: Place,
+    screen: Screen | None = None,
+    *,
+    began: float | None = None,
+) -> Path:
     """Everything that ``effnetv2 train`` does, alone or as one of many processes.
 
     Args:
@@ -52,6 +61,8 @@ def train_and_report(words: Words, source: Source, place: Place, screen: Screen 
         source: of the pictures.
         place: where and how to run.
         screen: of whoever trains as a part of more; None is one's own.
+        began: ``time.monotonic()`` when the command began: the minutes are those from then to the report. None takes
+            them from the first step to the last prediction.
 
     Returns:
         The run folder.
@@ -64,7 +75,7 @@ def train_and_report(words: Words, source: Source, place: Place, screen: Screen 
     with together(world, mend="The last checkpoint is whole: go on with --resume."):
         if own and not world.many and (note := _others_idle(pick_device(place.device))):
             screen.say(note)
-        done = trained(words, source, place, screen, world)
+        done = trained(words, source, place, screen, world, began=began)
         if isinstance(done, Trained):
             done.tell(screen, as_json=place.as_json)
         elif world.first:
@@ -117,7 +128,13 @@ class Trained:
 
 
 def trained(
-    words: Words, source: Source, place: Place, screen: Screen, world: World = ALONE
+    words: Words,
+    source: Source,
+    place: Place,
+    screen: Screen,
+    world: World = ALONE,
+    *,
+    began: float | None = None,
 ) -> Trained | Finished:
     """Train, and write the report, without showing what it says; what is finished already is left as it is.
 
@@ -127,6 +144,7 @@ def trained(
         place: where and how to run.
         screen: gets lines and bars.
         world: the processes that do it together.
+        began: As of ``train_and_report``.
 
     Raises:
         InputError: anything a user can mend.
@@ -142,7 +160,7 @@ def trained(
             # Of several processes the launcher stops the others.
             with nullcontext() if world.many else signals_as_ctrl_c():
                 ready = by_first(
-                    world, lambda: _readied(words, source, place, device, workers, screen, world, kept)
+                    world, lambda: _readied(words, source, place, device, workers, screen, world, kept, began)
                 )
         except KeyboardInterrupt as stop:
             how = "goes on" if place.resume else "begins anew"
@@ -165,6 +183,7 @@ class _Ready:
         at_a_time: how many groups run in one pass.
         resumed: whether the run goes on.
         pictures: those to train on, if they are kept decoded.
+        limit: Time of the run. None where its steps are fixed.
     """
 
     path: Path
@@ -175,6 +194,7 @@ class _Ready:
     at_a_time: GroupsAtATime
     resumed: bool
     pictures: Cached | None
+    limit: TimeLimit | None
 
 
 def _readied(
@@ -186,6 +206,7 @@ def _readied(
     screen: Screen,
     world: World,
     kept: ExitStack,
+    began: float | None,
 ) -> _Ready | Finished:
     """What is decided before the first step; the run's folder is ``held`` from then on, until ``kept`` is closed."""
     known = decided(words, place, device, screen, world)
@@ -208,7 +229,10 @@ def _readied(
     prepared = replace(prepared, common=place.common)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
-    known = chosen(known, words, prepared, device, workers, place, screen)
+    budget = None
+    if began is not None and words.minutes is not None:
+        budget = Budget(60 * words.minutes * BEFORE_SHARE, began)
+    known = chosen(known, words, prepared, device, workers, place, screen, budget)
     known, words = repeating(known, words, place)
     if resumed:
         folder, recipe, network, pictures = go_on(
@@ -220,7 +244,7 @@ def _readied(
         with claimed(known.path, name=known.recipe.name if place.out is None else None) as path:
             known = replace(known, path=path)
             folder, recipe, network, pictures = begin(
-                known, words, prepared, device, workers, place, screen, world
+                known, words, prepared, device, workers, place, screen, world, budget
             )
             kept.enter_context(held(folder.path))
     beginning = folder.beginning()
@@ -228,7 +252,11 @@ def _readied(
         prepared = replace(prepared, chooses=False)
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
-    return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
+    limit = None
+    if "time_limit" in beginning:
+        now = time.monotonic() if began is None else began
+        limit = TimeLimit.from_json(beginning["time_limit"], began=now, resumed=resumed)
+    return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures, limit)
 
 
 def _finished(known: Decided, place: Place) -> Finished | None:
@@ -266,16 +294,17 @@ def _run(
         minival=ready.prepared.minival,
     )
     by = f" by {world.size} processes" if world.many else ""
+    planned = "" if ready.limit is None else ", planned again as the pace of the machine changes"
     refuse_missing(job.train, world)
     job.folder.log(
         f"Training {title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
         f"{count_of(len(job.train.class_names), 'class')} for "
         f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
-        f"{recipe.batch_images}) on {device.type}{by}."
+        f"{recipe.batch_images}{planned}) on {device.type}{by}."
     )
     try:
         with TrainingBar(screen) as bar:
-            result = run(job, resumed=ready.resumed, watch=bar)
+            result = run(job, resumed=ready.resumed, watch=bar, limit=ready.limit)
         return report_of(job, ready.prepared, result) if world.first else None
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_again(source, place, path, world)) from stop

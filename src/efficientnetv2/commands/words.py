@@ -97,6 +97,17 @@ def says_length(settings: Sequence[str]) -> bool:
     )
 
 
+def names_sizes(words: Words) -> bool:
+    """Whether words name image sizes, which are then not lowered."""
+    fields = [field_of(setting).split(".") for setting in words.settings]
+    named = any(
+        field[0] in ("eval_px", "eval_px_tried")
+        or field[:2] in (["progressive"], ["progressive", "image_px"])
+        for field in fields
+    )
+    return named or words.image_px is not None
+
+
 def field_of(setting: str) -> str:
     """What a setting, as ``--set`` takes it, sets: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
     return setting.partition("=")[0].strip()

@@ -106,6 +106,7 @@ def linear_probe(
     contents: npt.NDArray[np.int64] | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
+    most: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> FittedProbe:
     """Logistic regression on a network's embeddings, each picture embedded once.
@@ -120,6 +121,7 @@ def linear_probe(
         contents: (N,) of ``train``, equal for identical files; None if not known.
         device: to compute on.
         workers: processes that read pictures.
+        most: Number of images of either part, at most. None takes ``most_pictures``.
         progress: called with the number of pictures embedded so far.
 
     Raises:
@@ -127,7 +129,8 @@ def linear_probe(
             learn from only one class.
     """
     begun = time.perf_counter()
-    most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
+    if most is None:
+        most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
     rows = taught(train.labels, most, key.fold("train"), distinct(train, contents))
     parts = [
         train.select(rows),

@@ -219,7 +219,7 @@ def epochs_within(
         images: to train on.
         val_images: to evaluate on.
         minival_images: to choose by.
-        spent_s: before the first step, on filling a cache.
+        spent_s: on other work: filling a cache, or all that comes before the first step, and the report.
         at_once: processes that share steps and answers, each as fast as one alone (``Rates.shared``).
 
     Raises:
@@ -241,7 +241,7 @@ def epochs_within(
         least = count_of(float(f"{math.ceil(takes / digit) * digit:.2g}"), "minute")
         raise InputError(
             f"--minutes {minutes:g}: the shortest run has {count_of(fits, 'step')}, one for each stage; with "
-            f"validation, checkpoints and the last evaluation it takes about {least}{_filling(spent_s)}. Give at least "
+            f"validation, checkpoints and the last evaluation it takes about {least}{_besides(spent_s)}. Give at least "
             "so many, or smaller pictures (--image-px) or a smaller network (--model)."
         )
     while takes_of(too_many) <= minutes:
@@ -288,8 +288,6 @@ def minutes_of(
     return (spent_s + run.seconds / (1 - _RESERVE)) / 60
 
 
-def _filling(spent_s: float) -> str:
-    """What of the minutes goes into a cache, in words that follow them; '' where nothing does."""
-    if spent_s == 0:
-        return ""
-    return f", {spent_s / 60:.2g} of them to fill the cache (one on disk is there the next time)"
+def _besides(spent_s: float) -> str:
+    """What part of the minutes goes into other work than the run itself, in words; '' for nothing."""
+    return f", {spent_s / 60:.2g} of them for preparation and the report" if spent_s else ""

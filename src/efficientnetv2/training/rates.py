@@ -40,6 +40,8 @@ _WARM_UP = 2
 _TIMED_STEPS, _TIMED_S, _LONG_S = 3, 2.0, 10.0
 # A batch of more pictures is measured in part, whole passes of it.
 _MOST_IMAGES = 256
+# So with little time.
+_HURRIED_IMAGES = 32
 # Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
 _FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
 # Seconds of compiling, and steps of every size: see ``_Timed``.
@@ -54,6 +56,7 @@ def measure(
     *,
     run_steps: int | None = None,
     in_vain: Callable[[Rates], bool] = lambda rates: False,
+    within_s: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Rates:
     """Do a little of everything that the run will do.
@@ -67,6 +70,8 @@ def measure(
             take longer than the run. None where the rates decide how long it is.
         in_vain: told after every size, of rates that are those of the run or better, whether a run of such rates is out
             of the question. Then the sizes left are not measured, but taken to grow as their pixels do.
+        within_s: Seconds that the steps may take. As few steps as possible are timed, and sizes that no time is left
+            for are taken to grow as their pixels do. None measures all sizes thoroughly.
         say: gets a line before each thing that takes a while.
 
     Raises:
@@ -80,7 +85,7 @@ def measure(
     def lost(compile_s: float, steps: tuple[StepRate, ...]) -> bool:
         return in_vain(Rates(compile_s, steps, curve, answers, Rate(0.0, 0.0), 0, 0.0, 0))
 
-    compile_s, steps = _steps(job, state, run_steps, lost, say)
+    compile_s, steps = _steps(job, state, run_steps, lost, within_s, say)
     say("Measuring checkpoints.")
     checkpoints, checkpoint = _checkpoints(state, scratch)
     began = time.perf_counter()
@@ -105,13 +110,20 @@ def measure(
 
 
 def _steps(
-    job: Job, state: State, run_steps: int | None, lost: _Lost, say: Callable[[str], None]
+    job: Job,
+    state: State,
+    run_steps: int | None,
+    lost: _Lost,
+    within_s: float | None,
+    say: Callable[[str], None],
 ) -> tuple[float, tuple[StepRate, ...]]:
     """Seconds of compiling, and the steps of each size."""
     group = job.recipe.group_images
     assert group is not None, "settle() comes first"
-    groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, _MOST_IMAGES // group))
-    timed = _Timed(job, job.recipe.model_copy(update={"batch_images": groups * group}), run_steps, lost, say)
+    most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
+    groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, most // group))
+    recipe = job.recipe.model_copy(update={"batch_images": groups * group})
+    timed = _Timed(job, recipe, run_steps, lost, within_s, say)
     loop = train(
         state,
         timed.batches(),
@@ -138,6 +150,7 @@ class _Timed:
         recipe: its own, perhaps with a part of the batch.
         run_steps: see ``measure``.
         lost: whether sizes like these, after so many seconds of compiling, make the rest of no use.
+        within_s: see ``measure``.
         say: gets a line before each size.
 
     Attributes:
@@ -146,9 +159,15 @@ class _Timed:
     """
 
     def __init__(
-        self, job: Job, recipe: Recipe, run_steps: int | None, lost: _Lost, say: Callable[[str], None]
+        self,
+        job: Job,
+        recipe: Recipe,
+        run_steps: int | None,
+        lost: _Lost,
+        within_s: float | None,
+        say: Callable[[str], None],
     ) -> None:
-        self.job, self.recipe, self._lost, self._say = job, recipe, lost, say
+        self.job, self.recipe, self._lost, self._within_s, self._say = job, recipe, lost, within_s, say
         self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
@@ -180,7 +199,10 @@ class _Timed:
                     pin_memory=job.device.type == "cuda",
                 )
             self.rates.append(self._rate(setting, self._peak.bytes))
-            if self._lost(self.compile_s, self._all(growth=0)):  # larger pictures take no less time
+            no_time_left = self._within_s is not None and self._next_ends_s() > self._within_s
+            if no_time_left or self._lost(
+                self.compile_s, self._all(growth=0)
+            ):  # larger ones take no less time
                 self.rates = list(self._all(growth=1))
                 return
 
@@ -215,9 +237,15 @@ class _Timed:
         )
         return (*self.rates, *left)
 
+    def _next_ends_s(self) -> float:
+        """Seconds of measuring until the next size is done, as the last size promises."""
+        last, now = self.rates[-1], time.perf_counter()
+        sizes = [setting.image_px for setting in self._settings[: len(self.rates) + 1]]
+        return now - self._begun + (now - self._marks[0]) * (sizes[-1] / last.image_px) ** 2
+
     def _left(self) -> str:
         """How long all sizes that are left will take, as those that are done promise; '' before any is."""
-        if not self.rates:
+        if not self.rates or self._within_s is not None:
             return ""
         last, seconds = self.rates[-1], 0.0
         part = self.recipe.batch_images / self.job.recipe.batch_images
@@ -230,7 +258,7 @@ class _Timed:
     @property
     def _warm_up(self) -> int:
         """Steps that are not counted. Workers begin at the same time: what each reads first comes at once."""
-        return max(_WARM_UP, self.job.workers)
+        return max(_WARM_UP if self._within_s is None else 1, self.job.workers)
 
     def _sampler(self) -> Sampler:
         recipe = self.recipe
@@ -256,6 +284,8 @@ class _Timed:
     def _enough(self) -> bool:
         """Whether the steps done say how long one takes: with workers, whole rounds of them."""
         timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
+        if self._within_s is not None:
+            return timed >= max(1, workers)
         if timed < max(1, 2 * workers) or (workers and timed % workers):
             return False
         took = self._marks[-1] - self._marks[self._warm_up]

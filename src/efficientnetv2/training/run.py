@@ -91,6 +91,9 @@ def run(job: Job, *, resumed: bool, watch: Watch, limit: TimeLimit | None = None
     books = Books(job, state, watch, before, selection, plan, pacer)
     try:
         _train(job, state, books, plan)
+        if pacer is not None:
+            epochs = epochs_trained(job, state.step)
+            job.folder.log(f"Steps: {state.step:,} ({epochs:g} epochs), as many as the time was enough for.")
         return _ended(job, state, books, selection, plan)
     except StopAskedError:
         raise KeyboardInterrupt from None

@@ -19,7 +19,7 @@ from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
-from efficientnetv2.training.enlarging import no_larger
+from efficientnetv2.training.enlarging import lowered_in_time, no_larger
 from efficientnetv2.training.eval_size import sizes_above
 from efficientnetv2.training.idle import idle
 from efficientnetv2.training.memory import GroupsAtATime, divisors
@@ -34,7 +34,7 @@ from efficientnetv2.training.picture_sizes import (
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
-from efficientnetv2.training.speed import choose
+from efficientnetv2.training.speed import choose, image_s
 from efficientnetv2.training.start import NOTHING_FROZEN, Start, start
 from efficientnetv2.training.state import Length
 
@@ -70,6 +70,9 @@ def settle(
     in_channels: int = RGB,
     stored_px: float | None = None,
     minutes: float | None = None,
+    training_s: float | None = None,
+    read_s: float = 0.0,
+    compile_within_s: float | None = None,
     repeated: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
@@ -85,6 +88,10 @@ def settle(
         in_channels: of the pictures.
         stored_px: their side, as they are stored; None if it is not known.
         minutes: that the run is to take, where they will decide its epochs, and with them all that hangs on its steps.
+        training_s: Seconds that the steps may take. Image sizes are lowered until three epochs fit. None keeps the
+            sizes.
+        read_s: Seconds to read one training image.
+        compile_within_s: Seconds that compiling may take before the first step. None sets no bound.
         repeated: the recipe is one that runs of the same kind were begun with, so its groups are fixed.
         say: gets lines on what takes minutes meanwhile: compiling.
 
@@ -96,6 +103,10 @@ def settle(
         refuse_channels(in_channels)
     recipe, smaller = no_larger(recipe, stored_px)
     begun = start(recipe, class_names=class_names, device=device, in_channels=in_channels)
+    if training_s is not None:
+        epochs_of = _epochs_within(training_s, recipe, begun.network, images, device, world, read_s)
+        recipe, lower = lowered_in_time(recipe, epochs_of, stored_px)
+        smaller = lower or smaller
     changes: dict[str, Any] = {"weights": begun.weights}
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
     notes = [*begun.notes, *(smaller or rounded_sizes(recipe)), *_left_out(recipe, in_channels)]
@@ -158,6 +169,7 @@ def settle(
         device=device,
         minutes=minutes,
         at_once=at_once(world, device),
+        compile_within_s=compile_within_s,
         say=say,
     )
     recipe = checked(
@@ -171,6 +183,26 @@ def settle(
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+
+
+def _epochs_within(
+    training_s: float,
+    recipe: Recipe,
+    network: Network,
+    images: int,
+    device: torch.device,
+    world: World,
+    read_s: float,
+) -> Callable[[Recipe], float]:
+    """Roughly how many epochs fit into so many seconds, as a function of the recipe with its sizes."""
+    last_s = image_s(recipe, network, device) / recipe.progressive.last.image_px**2
+
+    def epochs_of(one: Recipe) -> float:
+        plan = one.progressive
+        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        return training_s * at_once(world, device) / (images * (read_s + last_s * pixels))
+
+    return epochs_of
 
 
 def _evaluated(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:

@@ -33,11 +33,15 @@ _WORTH = 1.1
 _TIMED_STEPS = 3
 # Pictures of a measured step on a CPU, where the time is in proportion to them; a GPU gets its whole group. Ours.
 _CPU_IMAGES = 8
+# Images of a rough measurement on a GPU: memory for them is not tried before. Ours.
+_GPU_IMAGES = 32
 # On a CPU a run of fewer pictures takes 16 bits unmeasured: 20 times those of measuring two precisions. Processors that
 # have bf16 may be slower in it than in fp32 (benchmarks/results/step_tried.md), so knowing is worth a twentieth. Ours.
 _FEWEST_IMAGES = 20 * 2 * (1 + _TIMED_STEPS) * _CPU_IMAGES
 # Compiling is tried in runs that will take at least so long: it takes one to two minutes itself. Ours.
 _COMPILE_FROM_S = 3600.0
+# With less time before the first step, compiling is not tried. Ours: 471 s were seen on two slow cores.
+_COMPILE_LEAST_S = 600.0
 # Share of the run's time that compiling has to save beyond its own cost. Ours.
 _COMPILE_SAVES = 0.05
 # Each stage is compiled anew, for one to two minutes, and once more if its last pass has fewer groups: with more stages
@@ -68,6 +72,7 @@ def choose(
     device: torch.device,
     minutes: float | None = None,
     at_once: int = 1,
+    compile_within_s: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Speed:
     """Decide the recipe's open ``precision`` and ``compile``.
@@ -83,6 +88,8 @@ def choose(
         device: to train on.
         minutes: that the run is to take; None is what its steps take.
         at_once: processes that share the steps, each as fast as this one alone.
+        compile_within_s: Seconds that compiling may take before the first step. With 0, compiling is not tried. None
+            sets no bound.
         say: gets lines on what takes minutes: compiling.
     """
     bench = _Bench(recipe, network, device, None if minutes is not None else steps)
@@ -92,9 +99,23 @@ def choose(
         precision, note = _precision(bench)
         notes.append(note)
     if compiles == "auto":
-        compiles, note = _compile(bench, precision, minutes, at_once, say)
+        compiles, note = _compile(bench, precision, minutes, at_once, compile_within_s, say)
         notes.append(note)
     return Speed(precision, compiles, " ".join(notes))
+
+
+def image_s(recipe: Recipe, network: Network, device: torch.device) -> float:
+    """Seconds of forward and backward for one image of the last training size; a rough measurement.
+
+    Args:
+        recipe: Recipe with its sizes.
+        network: Network to train, on the CPU. A copy is measured.
+        device: Device to train on.
+    """
+    few = recipe.model_copy(update={"group_images": min(recipe.batch_images, _GPU_IMAGES)})
+    bench = _Bench(few, network, device, None)
+    side = bench.side("fp32")
+    return min(side.step() for _ in range(2)) / len(side.images)
 
 
 def _precision(bench: _Bench) -> tuple[Precision, str]:
@@ -112,7 +133,12 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
 
 
 def _compile(
-    bench: _Bench, precision: Precision, minutes: float | None, at_once: int, say: Callable[[str], None]
+    bench: _Bench,
+    precision: Precision,
+    minutes: float | None,
+    at_once: int,
+    within_s: float | None,
+    say: Callable[[str], None],
 ) -> tuple[bool, str]:
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
@@ -126,13 +152,18 @@ def _compile(
             False,
             f"Not compiled, for the run takes about {count_of(round(run_s / 60), 'minute')}, too few to pay for it.",
         )
+    if within_s is not None and within_s < _COMPILE_LEAST_S:
+        return False, (
+            "Not compiled (trying it may take minutes). `train` without `--minutes` tries it before its first step and "
+            "keeps it if the run gets faster."
+        )
     say("Trying whether compiling pays, with a few steps of the last stage.")
     began = time.perf_counter()
     compiled = bench.side(precision, compiles=True, say=say)
     compile_s = (time.perf_counter() - began) * plan.stages
     plain_s, compiled_s = bench.step_seconds([plain, compiled])
     saved_s = run_s * (1 - compiled_s / plain_s) - compile_s
-    chosen = saved_s > _COMPILE_SAVES * run_s
+    chosen = saved_s > _COMPILE_SAVES * run_s and (within_s is None or compile_s < within_s)
     return chosen, (
         f"{'Compiled' if chosen else 'Not compiled'}, for that measured {plain_s / compiled_s:.2f} times as fast and "
         f"takes {compile_s:.0f} s to begin."

@@ -35,6 +35,29 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
+class Budget:
+    """The time that a command may take for what comes before the first step.
+
+    Args:
+        seconds: Seconds from the command on.
+        began: ``time.monotonic()`` when the command began.
+    """
+
+    seconds: float
+    began: float
+
+    @property
+    def used_s(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self.began
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self.seconds - self.used_s)
+
+
+@dataclass(frozen=True)
 class TimeLimit:
     """The time that a run has, from the command to the report.
 
@@ -63,15 +86,16 @@ class TimeLimit:
         }
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any], *, began: float) -> TimeLimit:
-        """The limit of a run that goes on.
+    def from_json(cls, plain: Mapping[str, Any], *, began: float, resumed: bool) -> TimeLimit:
+        """The limit that a run folder keeps.
 
         Args:
             plain: As ``to_json`` gave it.
             began: ``time.monotonic()`` when this part of the run began.
+            resumed: Whether another part came before.
         """
         rates = TypeAdapter(Rates).validate_python(plain["rates"])
-        return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"], began)
+        return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"] if resumed else 0.0, began)
 
 
 class Pacer:
