@@ -39,6 +39,12 @@ RATES = Rates(
 )
 IMAGES, VAL_IMAGES, REPORT_S = 480, 100, 8.0
 STEPPED = Pacer.stepped
+BEGINNING = {
+    "command": "effnetv2 train",
+    "chosen": [],
+    "preprocessing": Preprocessing(image_px=48).to_json(),
+    "groups_at_a_time": {},
+}
 
 
 class Clock:
@@ -210,7 +216,7 @@ def weights_of(job: Job) -> dict[str, bytes]:
 
 def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed, tmp_path, monkeypatch):
     first = timed("first")
-    first.folder.begin(first.recipe, first.train, {})
+    first.folder.begin(first.recipe, first.train, BEGINNING)
     Paces(monkeypatch, seed=1)
     watch = Copying(first.folder.path, tmp_path / "second", after=36)
     run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
@@ -232,7 +238,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
 
 def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatch):
     one = timed("run")
-    one.folder.begin(one.recipe, one.train, {})
+    one.folder.begin(one.recipe, one.train, BEGINNING)
     Paces(monkeypatch, seed=3)
     run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 80))
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
@@ -249,7 +255,7 @@ def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatc
 def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypatch):
     """Its checkpoint says how much was used by then, and 4 s go before it goes on."""
     first = timed("first")
-    first.folder.begin(first.recipe, first.train, {})
+    first.folder.begin(first.recipe, first.train, BEGINNING)
     clock = Paces(monkeypatch, seed=1)
     watch = Copying(first.folder.path, tmp_path / "second", after=36)
     run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))

@@ -181,8 +181,7 @@ Epochs = Annotated[
 Minutes = Annotated[
     float | None,
     typer.Option(
-        help="Instead of --epochs: as many epochs as fit into so many minutes, from the first step to the last "
-        "answer; a short measurement before them says how many. (Default: the epochs decide.)",
+        help="Train as long as fits into this time, from the command to the report. (Default: the epochs decide.)",
         show_default=False,
     ),
 ]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from efficientnetv2.base.errors import InputError, count_of
@@ -23,6 +22,7 @@ from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.foretold import (
     in_vain,
     job_of,
+    report_s,
     scratch,
     settled_by,
     still_so,
@@ -31,6 +31,7 @@ from efficientnetv2.commands.foretold import (
 )
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.commands.probing import probe_s
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.settling import agreed, last_notes, looked_at, refuse_words, unprobed
 from efficientnetv2.commands.source import Source
@@ -51,23 +52,31 @@ from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import Forecast, forecast
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.time_limit import BEFORE_SHARE, Budget
 
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
 _PROBED = 500
+# Seconds from the command on after which nothing more is measured, and the share of what is left by then that measuring
+# steps may take. Ours: on two slow cores the plan is there after 90 s.
+_WITHIN_S, _MEASURING = 70.0, 0.5
+# Seconds of compiling for each stage, and bytes of a report. Ours: what was seen on two cores.
+_COMPILE_S, _REPORT_BYTES = 100.0, 1_000_000
 
 
-def plan_and_tell(words: Words, source: Source, place: Place) -> None:
+def plan_and_tell(words: Words, source: Source, place: Place, *, began: float | None = None) -> None:
     """Everything that ``effnetv2 plan`` does.
 
     Args:
         words: about the recipe.
         source: of the pictures.
         place: where and how the run would run.
+        began: ``time.monotonic()`` when the command began. None is now.
 
     Raises:
         InputError: anything that ``train`` would refuse before its first step.
     """
     screen = Screen(quiet=place.as_json)
+    budget = Budget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
@@ -75,35 +84,48 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     known = decided(words, place, device, screen, ALONE)
     refuse_words(known, words, source, place, "plan")
     prepared = looked_at(known.recipe, source, place, screen)
-    began = time.perf_counter()
-    known = chosen(known, words, prepared, device, workers, place, screen)
-    choosing_s = time.perf_counter() - began
+    before = time.perf_counter()
+    known = chosen(known, words, prepared, device, workers, place, screen, budget)
+    choosing_s = time.perf_counter() - before
     try:
-        settling = agreed(known, words, prepared, device, place, screen)
+        settling = agreed(
+            known, words, prepared, device, place, screen, budget=budget, workers=workers, compiles=False
+        )
     except UnfetchedError as error:
         raise InputError(f"{error}{_without_them(known.recipe, words)}") from error
     settled, prepared = settling.settled, settling.prepared
-    begun_s = time.time() - psutil.Process().create_time() - choosing_s
+    begun_s = budget.used_s - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
     notes = [prepared.split_note, *settling.notes]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
-    screen.say(to_measure(job.recipe, words.minutes))
+    screen.say(to_measure(job.recipe, words.minutes, whole=True))
     spent_s = 0.0 if kept is None else kept.seconds
     with scratch(known.path) as folder:
-        began = time.perf_counter()
+        before = time.perf_counter()
+        plain = replace(job, recipe=job.recipe.model_copy(update={"compile": False}))
         rates = measure(
-            job if kept is None else replace(job, train=kept.pictures, reader=kept.reader),
+            plain if kept is None else replace(plain, train=kept.pictures, reader=kept.reader),
             folder,
             run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
             in_vain=in_vain(words.minutes, job, spent_s=spent_s),
+            within_s=_MEASURING * budget.left_s,
             say=screen.say,
         )
-        measuring_s = time.perf_counter() - began
+        measuring_s = time.perf_counter() - before
+        if job.recipe.compile:
+            rates = replace(rates, compile_s=_COMPILE_S * job.recipe.progressive.stages)
+            notes.append(
+                f"Compiling: about {rates.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
+            )
+        if words.minutes is not None:  # as ``train`` divides them
+            spent_s = min(60 * words.minutes * BEFORE_SHARE, budget.used_s + spent_s) + report_s(job, rates)
         recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
         notes += last_notes(recipe, settling, known, prepared)
         notes += unprobed(recipe, place, prepared)
-        others_s, disk = _around(job, prepared, rates, folder)
+        others_s, disk, estimated = _around(job, prepared, rates, folder, budget)
+        if estimated:
+            notes.append(f"Estimated, for measuring would take too long: {' and '.join(estimated)}.")
     others_s["start-up"] += begun_s
     if known.compared is not None:
         others_s["comparing weights"] = choosing_s
@@ -111,6 +133,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         others_s["measuring"] = measuring_s
     if kept is not None:
         others_s["filling the cache"] = kept.seconds
+    if words.minutes is not None:
+        others_s = _within_minutes(others_s, words.minutes)
     foretold = _whole(job, rates, others_s, disk)
     if place.as_json:
         answer(_as_json(foretold, kept, device, notes))
@@ -137,6 +161,14 @@ def _without_them(recipe: Recipe, words: Words) -> str:
     )
 
 
+def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, float]:
+    """What comes before the first step, cut to the part of the minutes that ``train`` gives to it."""
+    after = {"report"}
+    before_s = sum(seconds for what, seconds in others_s.items() if what not in after)
+    share = min(1.0, 60 * minutes * BEFORE_SHARE / before_s)
+    return {what: seconds if what in after else share * seconds for what, seconds in others_s.items()}
+
+
 def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
     run = forecast(
         job.recipe,
@@ -150,12 +182,14 @@ def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[
 
 
 def _around(
-    job: Job, prepared: Prepared, rates: Rates, scratch: Path
-) -> tuple[dict[str, float], dict[str, int]]:
+    job: Job, prepared: Prepared, rates: Rates, scratch: Path, budget: Budget
+) -> tuple[dict[str, float], dict[str, int], list[str]]:
     """What the run does before its first step and after its last, and what it notes between: seconds, and bytes.
 
-    In the folder lies the model file that was written when the run was measured.
+    In the folder lies the model file that was written when the run was measured. What there is no time to rehearse is
+    estimated, and named.
     """
+    estimated = []
     folder = scratch / "run"
     began = time.perf_counter()
     run = RunFolder(folder, lambda line: None)
@@ -167,7 +201,15 @@ def _around(
     seconds = {"start-up": time.perf_counter() - began}
     lists = run.manifest_file.stat().st_size
     if job.recipe.weights != "none" and job.train.separator is None:
-        seconds["linear probe"] = _probe_s(job, rates)
+        most = most_pictures(job.network, job.preprocessing.image_px, len(job.train.class_names), job.device)
+        if probe_s(_PROBED, job.train, job.val, job.network, 0.0) < budget.left_s:
+            seconds["linear probe"] = _probe_s(job, rates)
+        else:
+            seconds["linear probe"] = probe_s(most, job.train, job.val, job.network, rates.curve.each_s)
+            estimated.append("the linear probe")
+    if report_s(job, rates) > budget.left_s:
+        seconds["report"] = report_s(job, rates)
+        return seconds, {"lists and report": lists + _REPORT_BYTES}, [*estimated, "the report"]
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
     predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.answer)
@@ -181,7 +223,7 @@ def _around(
     written = sum(
         (folder / name).stat().st_size for name in ("report.json", "report.html", "predictions.csv")
     )
-    return seconds, {"lists and report": lists + written}
+    return seconds, {"lists and report": lists + written}, estimated
 
 
 def _rows(job: Job) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.evaluation.answered import read_answers, write_answers
 from efficientnetv2.evaluation.more_labels import more_labels, verdict
@@ -111,15 +112,27 @@ def images_within(seconds: float, prepared: Prepared, network: Network, image_s:
         network: Network whose features are classified.
         image_s: Seconds to embed one image.
     """
-    train, val = len(prepared.train), len(prepared.val)
-    fit_s = _FIT_S * len(prepared.train.class_names) * network.embed_dim
+    most = max(len(prepared.train), len(prepared.val))
 
-    def takes(most: int) -> float:
-        return image_s * (min(train, most) + min(val, most)) + fit_s * min(train, most)
+    def takes(images: int) -> float:
+        return probe_s(images, prepared.train, prepared.val, network, image_s)
 
-    if takes(max(train, val)) <= seconds:
-        return None
-    return bisect_right(range(max(train, val)), seconds, key=takes) - 1
+    return None if takes(most) <= seconds else bisect_right(range(most), seconds, key=takes) - 1
+
+
+def probe_s(most: int, train: Manifest, val: Manifest, network: Network, image_s: float) -> float:
+    """Estimated seconds of a linear probe: embedding, fitting, and the label curve.
+
+    Args:
+        most: Number of images of either part, at most.
+        train: Training images.
+        val: Images to evaluate on.
+        network: Network whose features are classified.
+        image_s: Seconds to embed one image.
+    """
+    learning = min(len(train), most)
+    fit_s = _FIT_S * len(train.class_names) * network.embed_dim
+    return image_s * (learning + min(len(val), most)) + fit_s * learning
 
 
 def least_images(prepared: Prepared) -> int:

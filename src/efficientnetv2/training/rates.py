@@ -70,8 +70,8 @@ def measure(
             take longer than the run. None where the rates decide how long it is.
         in_vain: told after every size, of rates that are those of the run or better, whether a run of such rates is out
             of the question. Then the sizes left are not measured, but taken to grow as their pixels do.
-        within_s: Seconds that the steps may take. As few steps as possible are timed, and sizes that no time is left
-            for are taken to grow as their pixels do. None measures all sizes thoroughly.
+        within_s: Seconds that the steps may take, about. Fewer steps are timed then, and sizes that no time is left for
+            are taken to grow as their pixels do. None measures all sizes thoroughly.
         say: gets a line before each thing that takes a while.
 
     Raises:
@@ -284,8 +284,10 @@ class _Timed:
     def _enough(self) -> bool:
         """Whether the steps done say how long one takes: with workers, whole rounds of them."""
         timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
-        if self._within_s is not None:
-            return timed >= max(1, workers)
+        if self._within_s is not None and timed >= max(1, workers):
+            part_s = self._within_s / len(self._settings)
+            if self._marks[-1] - self._marks[0] >= part_s:
+                return True
         if timed < max(1, 2 * workers) or (workers and timed % workers):
             return False
         took = self._marks[-1] - self._marks[self._warm_up]

@@ -154,8 +154,8 @@ def _compile(
         )
     if within_s is not None and within_s < _COMPILE_LEAST_S:
         return False, (
-            "Not compiled (trying it may take minutes). `train` without `--minutes` tries it before its first step and "
-            "keeps it if the run gets faster."
+            "Not compiled (trying it may take minutes). `train` tries it where its time allows, and keeps it if the "
+            "run gets faster."
         )
     say("Trying whether compiling pays, with a few steps of the last stage.")
     began = time.perf_counter()
