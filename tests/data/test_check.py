@@ -16,8 +16,10 @@ from PIL import Image
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import look as look_room
 from efficientnetv2.data.check import check
+from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.look import look
 from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.pictures import UnreadablePicture
 
 
 def noise(seed: int, px: int = 40) -> Image.Image:
@@ -73,6 +75,31 @@ def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
 def test_what_cannot_be_used_says_why(tmp_path, data, reason):
     (tmp_path / "x.jpg").write_bytes(data)
     assert look(str(tmp_path / "x.jpg")).reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "what"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x20ftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "video"),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81", "video"),
+        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"FUJIFILMCCD-RAW 0201", "camera"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera"),
+        (b"%PDF-1.7\n%\xe2\xe3", "PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        (b"PK\x03\x04\x14\0", "archive"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    ],
+)
+def test_a_file_of_another_format_is_named_whatever_it_is_called(tmp_path, beginning, what):
+    (tmp_path / "IMG_0001.jpg").write_bytes(beginning + bytes(500))
+    assert what in look(str(tmp_path / "IMG_0001.jpg")).reason
+    with pytest.raises(UnreadablePicture, match=what):
+        read_picture(str(tmp_path / "IMG_0001.jpg"))
 
 
 def test_a_flipped_byte_in_a_png_is_found(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 #: Formats of Pillow that are opened, whatever a file is called. Left out are those that start other programs
 #: (EPS), only name what others decode, or unpack without a limit. TGA is last: such a file has no signature. Ours.
@@ -27,6 +28,39 @@ MOST_BYTES = 2**31
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Parts of a PNG beside its pixels that are compressed, or text. Source: the PNG specification, section 11.3.
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+# How files begin that are called as images and are none that is opened here. Source: the formats' specifications, and
+# the tests of file(1).
+_CONVERT = "convert it to JPEG first"
+_FOREIGN = (
+    (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevm|hevs|mif1|msf1)", "HEIC, as iPhones store images", _CONVERT),
+    (rb".{4}ftypavif", "AVIF that cannot be decoded here", _CONVERT),
+    (rb".{4}ftypcrx |FUJIFILMCCD-RAW|II(U\0|RO|RS)|MMOR|FOVb|.{6}HEAPCCDR", "raw data of a camera", _CONVERT),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL", _CONVERT),
+    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video", "leave it out"),
+    (rb"%PDF-", "PDF", _CONVERT),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", _CONVERT),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf\x27\x1c|Rar!", "an archive", "unpack it"),
+    (rb"\x93NUMPY|\x89HDF|.{128}DICM|SIMPLE  =", "scientific or medical data", _CONVERT),
+    (rb"\s*(<!doctype html|<html)", "a web page (HTML)", "download the image again"),
+    (rb"\s*(<\?xml[^>]*>\s*)?<svg", "SVG", _CONVERT),
+)
+_FOREIGN_BYTES = 256
+_LFS = b"version https://git-lfs"
+
+
+class ForeignFormatError(UnidentifiedImageError):
+    """A file of another format than is opened here; the message says which, and what to do."""
+
+
+def _foreign(beginning: bytes) -> str | None:
+    """What a file holds, by its beginning, and what to do; None if that is not known."""
+    if beginning.startswith(_LFS):
+        return "is a pointer of Git LFS: fetch the image with git lfs pull"
+    for pattern, what, fix in _FOREIGN:
+        if re.match(pattern, beginning, re.DOTALL | re.IGNORECASE):
+            return f"is not an image in a format that is opened here, but {what}: {fix}"
+    return None
 
 
 @lru_cache(maxsize=1)
@@ -80,11 +114,17 @@ def image_in(file: IO[bytes]) -> Image.Image:
         file: at the image's beginning, open as long as the image is used.
 
     Raises:
+        ForeignFormatError: it is of another format that is known.
         Exception: what Pillow raises on anything else: all kinds.
     """
     start = file.tell()
     try:
         image = Image.open(file, formats=_known())
+    except UnidentifiedImageError:
+        file.seek(start)
+        if what := _foreign(file.read(_FOREIGN_BYTES)):
+            raise ForeignFormatError(what) from None
+        raise
     except ValueError as error:
         if not _is_text_limit(error):
             raise

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.data import tiffs
 from efficientnetv2.data.formats import (
     MOST_BYTES,
+    ForeignFormatError,
     NotRegularFileError,
     TooLongSideError,
     image_in,
@@ -135,6 +136,8 @@ def _glance(stream: IO[bytes], tail: bytes) -> Look:
         return Look(f"is too large to be safe ({error})")
     except Image.DecompressionBombError:
         return Look(_too_large())
+    except ForeignFormatError as error:
+        return Look(str(error))
     except UnidentifiedImageError:
         return Look("holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read")
     except UnreadablePicture as error:

@@ -19,7 +19,13 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.memory import Shared
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data import cifar, jpeg
-from efficientnetv2.data.formats import NotRegularFileError, loaded, opened_image, read_file
+from efficientnetv2.data.formats import (
+    ForeignFormatError,
+    NotRegularFileError,
+    loaded,
+    opened_image,
+    read_file,
+)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -375,6 +381,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "may not be read (permission denied)"
     if isinstance(error, jpeg.DamagedJpegError):
+        return str(error)
+    if isinstance(error, ForeignFormatError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "is not an image in a format that is opened here, or its beginning is damaged"
