@@ -306,6 +306,11 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     assert "inside the training split" in line
     assert line in (out / "log.txt").read_text()
     assert recipe["weights"] in line
+    assert recipe["weights"] == "none", "both are random: neither is better by more than chance"
+    better = next(line for line in report["chosen"] if line.startswith("Better weights: "))
+    assert "effnetv2 models --fetch efficientnetv2_b0.in1k" in better
+    assert "--weights FILE" in better
+    assert report["next_steps"][0]["topic"] == "weights" or report["next_steps"][1]["topic"] == "weights"
     again = effnetv2("train", class_folders, "--out", out, "--resume", "--device", "cpu", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe

@@ -450,7 +450,7 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
     ("tried", "while_choosing", "separator", "said"),
     [
         ("class_weights=sqrt", (), ";", "class_weights is sqrt, which weighs classes against each other"),
-        ("patience=2", ("minival=0.1",), None, "patience is 2, but only minival may"),
+        ("minival=null patience=2", ("minival=0.1",), None, "patience is 2, but only minival may"),
     ],
 )
 def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_choosing, separator, said):

@@ -18,13 +18,21 @@ from efficientnetv2.inference.predict import Predictions
 
 
 def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
+    """As the runs report it: without what chose, and without what could not be read."""
     data = manifest(np.repeat([0, 1], [30, 12]))
-    dealt = folds(data, k=3, seed=0, contents=np.arange(42), by="class")
-    answered = [SimpleNamespace(unread={}) for _ in dealt.parts]
-    assert crossval_report._learnt(data, dealt, answered) == {"c0": 20, "c1": 8}
-    for part, one in zip(dealt.parts, answered, strict=True):  # three of the second class in each run
-        one.unread = dict.fromkeys(part.learning[data.labels[part.learning] == 1][:3].tolist(), "is empty")
-    assert crossval_report._learnt(data, dealt, answered) == {"c0": 20, "c1": 5}
+    reports = [
+        {"train_support": {"c0": 20, "c1": 8}},
+        {"train_support": {"c0": 18, "c1": 7}},
+        {"train_support": {"c0": 19}},
+    ]
+    assert crossval_report._learnt(data, reports) == {"c0": 19, "c1": 5}
+
+
+def test_folds_that_kept_their_start_are_counted():
+    kept = [{"kept_model": "start"}, {"kept_model": "trained"}, {"kept_model": "start"}, {}]
+    (line,) = crossval_report._kept(kept)
+    assert line.startswith("2 of 4 models are the model before training")
+    assert crossval_report._kept(kept[1::2]) == []
 
 
 # Four fields in each of six places, two of which lie side by side across the border of a block of a degree.

@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
-from tests.command_line import TINY, effnetv2
+from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.processes import effnetv2_together
 
@@ -107,6 +107,27 @@ def test_the_manifest_lists_them_and_is_data_itself(ended, tmp_path):
     assert "9 pictures given as minival are left aside" in " ".join(without.stdout.split())
     report = json.loads((tmp_path / "without/report.json").read_text())
     assert (report["train_pictures"], report["selected_on"]) == (27, None)
+
+
+def test_pictures_that_trained_the_given_weights_choose_nothing_unasked(ended, tmp_path):
+    """With auto the run goes its way without choosing, also when it was killed; asked for, they are refused."""
+    run, _ = ended
+    shutil.copytree(run, tmp_path / "before", ignore=shutil.ignore_patterns("manifest.csv"))
+    table = pd.read_csv(run / "manifest.csv")
+    table["path"] = [str((run / path).resolve()) for path in table["path"]]
+    swapped = table["split"].map({"train": "train", "minival": "train", "val": "val"})
+    swapped[table.index[table["split"] == "train"][::3]] = "minival"
+    table.assign(split=swapped).to_csv(tmp_path / "table.csv", index=False)
+    words = ("train", "table.csv", *TINY[2:-2], "--weights", "before", "--out", "again")
+    refused = effnetv2(*words, "--set", "minival=9", cwd=tmp_path)
+    assert refused.returncode == 2
+    killed_at("efficientnetv2.training.run:_train", *words, cwd=tmp_path)
+    done = effnetv2("train", "table.csv", "--out", "again", "--resume", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "again/report.json").read_text())
+    assert (report["kept_model"], report["selected_on"]) == (None, None)
+    assert "temperature" not in report["calibration"]
+    assert any("choose no model" in line for line in report["chosen"])
 
 
 def test_evaluating_on_minival_is_optimistic(ended, tmp_path):

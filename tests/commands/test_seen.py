@@ -207,6 +207,9 @@ def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folder
         InputError, match=r"6 of the 6 pictures of minival have trained them, for the same classes"
     ):
         seen_before(place, network, prepared)
+    unasked = seen_before(place, network, prepared, refuse=False)
+    assert unasked.chooser
+    assert "choose no model" in unasked.lines[-1]
     found = seen_before(place, weights_of(prepared.minival, tmp_path)[1], prepared)
     assert found.pictures == 0
     (line,) = found.lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,12 @@ def _facts(
         sum(_seen_by(folder, number, members, what) for number in range(len(dealt.parts)))
         for what in ("trained_on", "chose")
     )
-    learnt = _learnt(manifest, dealt, answered)
+    reports = [
+        _report_of(folder / run_name(number, place))
+        for number in range(len(dealt.parts))
+        for place in range(members)
+    ]
+    learnt = _learnt(manifest, reports)
     facts = Facts(
         data=manifest.source,
         evaluated_on="out-of-fold",
@@ -171,6 +176,7 @@ def _facts(
         notes=[
             *([_seen_before(before, chose, len(pooled.samples))] if before or chose else []),
             dealt.note,
+            *_kept(reports),
             *([_MEAN] if learnt else []),
         ],
         recipe=first["recipe"],
@@ -267,22 +273,27 @@ def _fold_of(answered: Sequence[Answered]) -> Ints:
     return numbers[np.argsort(rows, kind="stable")]
 
 
-def _learnt(manifest: Manifest, dealt: Folds, answered: Sequence[Answered]) -> dict[str, int]:
+def _kept(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many of the networks are the start of their run, in a sentence; none where none is."""
+    starts = sum(one.get("kept_model") == "start" for one in reports)
+    if not starts:
+        return []
+    return [
+        f"{starts} of {count_of(len(reports), 'model')} {'is' if starts == 1 else 'are'} the model before training, "
+        "which was better on the images set aside to choose."
+    ]
+
+
+def _learnt(manifest: Manifest, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Of each class, how many pictures the network of a fold has learnt from: the mean over the folds.
 
-    Empty where pictures have several labels. What its run could not read at some time is not counted.
+    Empty where pictures have several labels. What chose, or could not be read at some time, is not counted.
     """
     if manifest.separator is not None:
         return {}
-    learnt = [
-        part.learning[~np.isin(part.learning, list(one.unread))]
-        for part, one in zip(dealt.parts, answered, strict=True)
-    ]
-    labels = manifest.labels[np.concatenate(learnt)]
-    counts = np.bincount(labels, minlength=len(manifest.class_names)).tolist()
     return {
-        name: round(count / len(dealt.parts))
-        for name, count in zip(manifest.class_names, counts, strict=True)
+        name: round(sum(one["train_support"].get(name, 0) for one in reports) / len(reports))
+        for name in manifest.class_names
     }
 
 
