@@ -242,7 +242,7 @@ def test_eight_views_are_the_mean_of_pils_eight_turns_and_flips():
         total = total + predict(network, [batch], preprocessing=PREPROCESSING).softmax(1)
     torch.testing.assert_close(seen.softmax(1), total / 8, rtol=1e-4, atol=1e-5)
     once = predict(network, [images], preprocessing=PREPROCESSING).softmax(1)
-    assert (seen.softmax(1) - once).abs().max() > 0.01
+    assert (seen.softmax(1) - once).abs().max() > 0.005  # a hundred times what may differ above
 
 
 def test_a_turned_picture_gets_the_same_answer_from_eight_views():

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.header import of_others
@@ -433,6 +435,63 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     assert path.read_bytes() == before
     with pytest.raises(InputError, match="could not be written"):
         _save(tmp_path / "nowhere" / "m.safetensors")
+
+
+CHANGES = {
+    "head of two layers": (
+        "classifier",
+        nn.Sequential(nn.Dropout(), nn.Linear(24, 3)),
+        r"classifier\.1\.weight",
+    ),
+    "head of 9": ("classifier", nn.Linear(24, 9), r"classifier.*\[9, 24\]"),
+    "stem of 1 channel": ("stem.conv", nn.Conv2d(1, 8, 3, 2, 1, bias=False), r"stem\.conv"),
+    "stem of stride 1": ("stem.conv", nn.Conv2d(3, 8, 3, 1, 1, bias=False), r"stem\.conv.*stride=\(1, 1\)"),
+    "activation": ("stem.act", nn.ReLU(), r"stem\.act.*ReLU.*SiLU"),
+    "no activation": ("stem.act", nn.Identity(), r"stem\.act.*nothing.*SiLU"),
+    "epsilon": ("stem.norm", nn.BatchNorm2d(8, eps=0.1), r"stem\.norm.*0\.1"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_network_with_a_changed_layer_is_not_saved(tmp_path, case):
+    """load() would call its file damaged, or make another network of it without a word."""
+    name, layer, says = CHANGES[case]
+    network = _network()
+    network.set_submodule(name, layer)
+    with pytest.raises(InputError, match=says):
+        _save(tmp_path / "m.safetensors", network)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_padding_of_another_kind_is_not_saved(tmp_path):
+    network = EfficientNet(replace(SMALL, padding="same"), num_classes=3)
+    network.stem.conv = nn.Conv2d(3, 8, 3, 2, 0, bias=False)
+    with pytest.raises(InputError, match=r"stem\.conv.*same"):
+        _save(tmp_path / "m.safetensors", network)
+
+
+def test_layers_of_another_network_that_were_replaced_are_not_saved(tmp_path):
+    network = create("torchvision:mobilenet_v3_small", num_classes=3)
+    _save(tmp_path / "m.safetensors", network)
+    network.module.classifier[3] = nn.Sequential(nn.Linear(1024, 3))
+    with pytest.raises(InputError, match=r"classifier\.3\.0\.weight"):
+        _save(tmp_path / "m.safetensors", network)
+
+
+def test_what_changes_nothing_in_evaluation_may_be_replaced(tmp_path):
+    network = _network()
+    network.dropout = nn.Identity()
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    loaded = modelfile.load(_save(tmp_path / "m.safetensors", network))
+    pixels = torch.randn(1, 3, 33, 33)
+    torch.testing.assert_close(loaded(pixels), _network().eval()(pixels))
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m", "m.safetensors.bak"])
+def test_a_model_file_ends_in_safetensors(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name} was not written.*\.safetensors"):
+        _save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

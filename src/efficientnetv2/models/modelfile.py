@@ -21,7 +21,7 @@ from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import calibrated, header, pretrained, tensorfile
 from efficientnetv2.models.calibrated import Calibration
-from efficientnetv2.models.empty import empty_network, faults, module_of
+from efficientnetv2.models.empty import changes, empty_network, misfits, module_of
 from efficientnetv2.models.ensemble import Ensemble, members_of, refuse_together
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.header import FORMAT_VERSION, Header, of_others, reason
@@ -29,7 +29,8 @@ from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.tensorfile import UNKNOWN_SHA256, TensorFile
 from efficientnetv2.models.trained_on import KEY, TrainedOn, parse
 
-NAME = "model.safetensors"  # in a run folder
+SUFFIX = ".safetensors"
+NAME = f"model{SUFFIX}"  # in a run folder
 
 
 def save(
@@ -49,8 +50,9 @@ def save(
     under several names is written under each, and is one again when loaded.
 
     Args:
-        path: of the file; its folder exists.
-        network: on any device, in any memory order.
+        path: of the file, ending in .safetensors; its folder exists.
+        network: on any device, in any memory order. Layers that were replaced after ``create`` are refused, for
+            ``load`` could not make them again: ``fit`` gives it other classes or channels.
         preprocessing: that it was trained with.
         class_names: of its outputs, in order, all different; none without a classifier.
         recipe: plain JSON values, numbers finite.
@@ -63,9 +65,11 @@ def save(
     Raises:
         InputError: a weight is NaN or infinite, or too large for ``half``; the names or channels do not fit the
             network; recipe or metrics are no JSON; path and network are no such things; these are several networks
-            (``Ensemble``); or the file can't be written.
+            (``Ensemble``); a layer was replaced; or the file can't be written.
     """
     _check_kinds(path, network)
+    if Path(path).suffix != SUFFIX:
+        raise InputError(f"{path} was not written: a model file ends in {SUFFIX}. Name it so.")
     tensors = _apart(module_of(network).state_dict())
     _check_finite(
         tensors,
@@ -84,6 +88,7 @@ def save(
         )
     except InputError as error:
         raise InputError(f"{path} was not written: {error}") from error
+    _check_loads(Path(path), words, network, tensors)
     remembered = network.trained_on if trained_on is None else trained_on
     further = {} if remembered is None else {KEY: remembered.text()}
     if network.calibration is not None:
@@ -158,7 +163,7 @@ def load(
         if network is not None and words.architecture is None and words.foreign is None:
             # Before it is wrapped, which makes its convolutions faster ones.
             _check_given(path, network, file)
-        result = empty_network(path, words, file, network)
+        result = empty_network(path, words, file.entries, network)
         module = module_of(result)
         _check_names(path, module.state_dict(), file)
         tensors = file.tensors()
@@ -233,6 +238,18 @@ def _check_kinds(path: object, network: object) -> None:
     )
 
 
+def _check_loads(path: Path, words: Header, network: Network, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what ``load`` would not give back. A module of one's own is made by its code: nothing is known of it."""
+    if words.architecture is None and words.foreign is None:
+        return
+    if different := changes(path, words, network, tensors):
+        raise InputError(
+            f"{path} was not written: layers were changed after the network was created, and load could not make them "
+            f"again ({different}). For other classes or channels: efficientnetv2.fit(network, num_classes=N). To "
+            "keep these weights: torch.save(network.state_dict(), FILE)."
+        )
+
+
 def _file(path: Path) -> Path:
     if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
         raise InputError(f"{path} is a folder of weights, but not a run folder of ours. {of_others(path)}")
@@ -294,26 +311,19 @@ def _weights(
 
 def _check_given(path: Path, given: nn.Module, file: TensorFile) -> None:
     module = module_of(given) if isinstance(given, Network) else given
-    if misfits := _misfits(module.state_dict(), file):
+    if different := misfits(module.state_dict(), file.entries):
         raise InputError(
-            f"{path}: its weights are not those of the module that was given: {misfits}. Give the module as it was "
+            f"{path}: its weights are not those of the module that was given: {different}. Give the module as it was "
             "when it was saved."
         )
 
 
 def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
-    if misfits := _misfits(wanted, file):
+    if different := misfits(wanted, file.entries):
         raise InputError(
-            f"{path}: the weights do not fit the architecture it names: {misfits}. "
+            f"{path}: the weights do not fit the architecture it names: {different}. "
             "The file was damaged or changed: copy it again from where it came."
         )
-
-
-def _misfits(wanted: Mapping[str, Tensor], file: TensorFile) -> str:
-    """What a file has otherwise than a network wants it, in words; '' where nothing is."""
-    missing, extra, wrong = faults(wanted, file)
-    names = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
-    return "; ".join(names + wrong[:3])
 
 
 def _check_finite(tensors: Mapping[str, Tensor], what: str, *, mend: str) -> None:
