@@ -9,6 +9,7 @@ import torch
 import torchvision as their_torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.base.errors import InputError
@@ -142,6 +143,64 @@ def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zi
     read = convert.read(path)
     assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors["conv_stem.weight"])
     assert any(said in note for note in read.notes) if said else not any("averaged" in n for n in read.notes)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module._orig_mod."])
+def test_a_network_within_a_module_is_read(tmp_path, prefix, suffix):
+    """As Lightning's checkpoints have it, with what lies beside the network there."""
+    tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
+    held = {prefix + name: tensor for name, tensor in tensors.items()}
+    path = tmp_path / f"last{suffix}"
+    for beside in ({}, {"criterion.weight": torch.ones(3)}):
+        if suffix == ".ckpt":
+            torch.save({"state_dict": held | beside, "pytorch-lightning_version": "2.5"}, path)
+        else:
+            save_file(held | beside, path)
+        read = convert.read(path)
+        assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors["conv_stem.weight"])
+        assert torch.equal(read.network.classifier.bias, tensors["classifier.bias"])
+        told = " ".join(read.notes)
+        assert (f"'{prefix}'" in told) == (prefix != "module._orig_mod.")
+        assert ("'criterion.weight'" in told) == bool(beside)
+
+
+def test_one_of_two_networks_in_a_module_has_to_be_chosen(tmp_path):
+    tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
+    both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}
+    torch.save(both, tmp_path / "two.pth")
+    with pytest.raises(InputError, match=r"2 networks.*'student\.', 'teacher\.'"):
+        convert.read(tmp_path / "two.pth")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"classifier.1": nn.Linear(1280, 8), "classifier.4": nn.Linear(8, 7)},
+        {"fc.0": nn.Linear(1280, 8), "fc.2": nn.Linear(8, 7)},
+    ],
+    ids=["within the classifier", "of another name"],
+)
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_of_a_head_of_several_layers_the_rest_of_the_network_is_read(tmp_path, library, head):
+    network = (
+        their_torchvision.models.efficientnet_b0()
+        if library == "torchvision"
+        else their_timm.create_model(f"tf_{B0}")
+    )
+    tensors = {name: one for name, one in network.state_dict().items() if not name.startswith("classifier.")}
+    new = {f"{at}.{name}": one for at, layer in head.items() for name, one in layer.state_dict().items()}
+    torch.save(tensors | new, tmp_path / "tuned.pth")
+    read = convert.read(tmp_path / "tuned.pth")
+    assert (read.network.num_classes, read.network.class_names) == (0, ())
+    first = "features.0.0.weight" if library == "torchvision" else "conv_stem.weight"
+    assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors[first])
+    (told,) = [note for note in read.notes if "classifier" in note]
+    assert f"'{next(iter(new))}'" in told
+    tensors.pop(next(name for name in tensors if name.endswith("weight")))
+    torch.save(tensors | new, tmp_path / "less.pth")
+    with pytest.raises(InputError, match="missing"):
+        convert.read(tmp_path / "less.pth")
 
 
 def test_what_timms_own_trainer_saves_is_read(tmp_path):

@@ -651,6 +651,8 @@ def keras_layer(kind, **config):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
+        ([keras_layer("Dense", units=64, activation="relu"), keras_layer("Dense", units=1, activation="sigmoid")],
+         "2 dense layers"),
         ([keras_layer("Dense", units=1, activation="sigmoid")], "ends in sigmoid"),
         ([keras_layer("Dense", units=1, activation="linear")], "has one output"),
         ([keras_layer("Dense", units=5, activation="linear"), keras_layer("Activation", activation="sigmoid")],

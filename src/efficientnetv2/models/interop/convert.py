@@ -88,6 +88,8 @@ def read(
     if meant not in (None, found.name):
         raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes
+    if found.own_head:
+        raw = replace(raw, class_names=())
     weights = _weights(raw, found, notes)
     words = statement.fitting(raw, found, notes)
     preprocessing = statement.preprocessing(raw, found, words, told, notes, used)

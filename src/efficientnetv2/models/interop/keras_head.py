@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.answer import Answer
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.models.interop.keras_scaling import flat
 
 _CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
@@ -29,11 +29,17 @@ def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "sof
         answer: that this package has written the network with; of others softmax is expected.
 
     Raises:
-        InputError: another pooling, another activation of the classifier, a single output, or a layer that is not
-            known.
+        InputError: several dense layers, another pooling, another activation of the classifier, a single output, or a
+            layer that is not known.
     """
     layers = [(str(one.get("class_name")), one.get("config") or {}) for one in flat(config)]
     last = max((place for place, (kind, _) in enumerate(layers) if kind in _CONVOLUTIONS), default=-1)
+    dense = [str(inner.get("name", kind)) for kind, inner in layers[last + 1 :] if kind == "Dense"]
+    if len(dense) > 1:
+        raise InputError(
+            f"{path}: its head has {len(dense)} dense layers ({some(dense)}), but networks here have one. Save the "
+            "network before these layers, keras.Model(inputs, pooled).save(FILE), and train a new classifier on it."
+        )
     answered = False
     for kind, inner in layers[last + 1 :]:
         name = inner.get("name", kind)

@@ -24,7 +24,6 @@ _AVERAGED = ("state_dict_ema", "model_ema")
 _NESTS = (*_AVERAGED, "state_dict", "model")
 _CLASS = "efficientnet"  # what timm's trainer calls all of them, where it was not told the network's name
 _DEEPEST = 8  # nests within nests; ours: none has more than two or three, and a hostile one holds itself
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
 _SAVE_TENSORS = (
     "In the program that it came from, save the tensors alone: torch.save(model.state_dict(), FILE), or "
@@ -108,7 +107,7 @@ def _state_dict(path: Path, loaded: Any) -> Tensors:
     tensors.pop("n_averaged", None)  # how many steps torch's AveragedModel has averaged
     beside = getattr(loaded, "_metadata", None)
     text = beside.get(CARRIED) if isinstance(beside, Mapping) else None
-    return Tensors(_unwrapped(tensors), model, text, tuple(notes))
+    return Tensors(tensors, model, text, tuple(notes))
 
 
 def _refuse_repeating(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -127,14 +126,6 @@ def _refuse_repeating(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 "again, as weights never are. In the program that it came from, save what it holds: "
                 "torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, FILE)."
             )
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of wrappers, in whichever order they were put on."""
-    for wrapper in _WRAPPERS * 2:
-        if tensors and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return tensors
 
 
 def _members(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from efficientnetv2.models import header
 from efficientnetv2.models.header import CARRIED
 from efficientnetv2.models.interop import carried, keras, pickles, tensorflow, timm
 from efficientnetv2.models.interop.raw import Raw, Source, Tensors
+
+# The first convolution, by which the names of a whole network are known: timm's, torchvision's.
+_STEMS = ("conv_stem.weight", "features.0.0.weight")
+_WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and of torch.compile
 
 _PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
 
@@ -70,7 +75,7 @@ def _file(path: Path) -> Raw:
         return keras.read(path)
     # A safetensors file begins with the length of its header, which may look like anything, and goes on with that.
     pickled = start[8:] != b"{" and (start.startswith(b"PK") or start[:1] == b"\x80")
-    found = pickles.read(path) if pickled else _safetensors(path)
+    found = _unwrapped(path, pickles.read(path) if pickled else _safetensors(path))
     return Raw(
         path=path,
         source=_source(found.tensors),
@@ -79,6 +84,31 @@ def _file(path: Path) -> Raw:
         carried=carried.parse(path, found.carried),
         notes=found.notes,
     )
+
+
+def _unwrapped(path: Path, found: Tensors) -> Tensors:
+    """Without the name of what holds the network, as Lightning's modules do, and without what lies beside it."""
+    if any(stem in found.tensors for stem in _STEMS):
+        return found
+    prefixes = sorted(
+        {name.removesuffix(stem) for name in found.tensors for stem in _STEMS if name.endswith(f".{stem}")}
+    )
+    if not prefixes:
+        return found
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{path} holds {len(prefixes)} networks: their tensors begin with {some(prefixes)}. Save those of one "
+            "network alone."
+        )
+    prefix, notes = prefixes[0], list(found.notes)
+    if not set(prefix.rstrip(".").split(".")) <= _WRAPPERS:
+        notes.append(f"the network's tensors are those whose names begin with '{prefix}'")
+    if outside := [name for name in found.tensors if not name.startswith(prefix)]:
+        notes.append(f"tensors beside the network are left out: {some(outside, 3)}")
+    tensors = {
+        name.removeprefix(prefix): tensor for name, tensor in found.tensors.items() if name.startswith(prefix)
+    }
+    return replace(found, tensors=tensors, notes=tuple(notes))
 
 
 def _source(tensors: Mapping[str, Tensor]) -> Source:
@@ -122,10 +152,10 @@ def _hub_folder(folder: Path) -> Raw:
     config = _config(stating)
     if (folder / timm.WEIGHTS).is_file():
         path = folder / timm.WEIGHTS
-        found = _safetensors(path)
+        found = _unwrapped(path, _safetensors(path))
     elif (folder / _PICKLED).is_file():
         path = folder / _PICKLED
-        found = pickles.read(path)
+        found = _unwrapped(path, pickles.read(path))
     else:
         raise InputError(f"{folder} has a config.json but no {timm.WEIGHTS} beside it. Fetch that one too.")
     stated = config.get("pretrained_cfg", config)

@@ -31,6 +31,8 @@ class Recognised:
         in_channels: of the picture.
         tensor_names: from ours to the file's, for all tensors that the network has.
         notes: what had to be assumed.
+        own_head: names of the file's tensors that are of a head that networks here do not have; the network comes
+            without a classifier.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Recognised:
     in_channels: int
     tensor_names: dict[str, str]
     notes: tuple[str, ...] = ()
+    own_head: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,23 @@ def recognise(raw: Raw, *, told: bool = False) -> Recognised:
                 "create('torchvision:NAME')."
             )
         )
-    if fit.faults:
+    own_head = _own_head(raw, fit)
+    if fit.faults and not own_head:
         raise InputError(f"{raw.path}: its tensors are not quite those of {fit.name}: {_listed(raw, fit)}.")
-    names = {ours: theirs for ours, theirs in fit.names.items() if theirs in raw.tensors}
+    names = {
+        ours: theirs for ours, theirs in fit.names.items() if theirs in raw.tensors and theirs not in own_head
+    }
     stem = raw.tensors[names["stem.conv.weight"]]
     head = raw.tensors[names["classifier.weight"]] if "classifier.weight" in names else None
     if head is not None:
         _check_classifier(raw, names, head)
     table, theirs, notes = _own(raw, fit.name)
+    if own_head:
+        notes = (
+            *notes,
+            f"its head is of another kind ({some(own_head)}) and is left out: the network comes without a classifier, "
+            "which effnetv2 train --weights puts on",
+        )
     return Recognised(
         name=fit.name,
         theirs=theirs,
@@ -119,6 +131,7 @@ def recognise(raw: Raw, *, told: bool = False) -> Recognised:
         in_channels=stem.shape[1],
         tensor_names=names,
         notes=notes,
+        own_head=own_head,
     )
 
 
@@ -193,6 +206,24 @@ def _best(raw: Raw, candidates: tuple[str, ...]) -> _Fit:
     if not any(fit.faults == 0 for fit in fits):
         fits += [_fit(raw.tensors, name, tables[name]) for name in candidates if name not in likely]
     return max(fits, key=lambda fit: (fit.fitting, -fit.faults))
+
+
+def _own_head(raw: Raw, fit: _Fit) -> tuple[str, ...]:
+    """Names of the tensors of a head that networks here do not have; () where other parts do not fit either."""
+    head = [theirs for ours, theirs in fit.names.items() if ours.startswith("classifier.")]
+    trunk = {_part(theirs) for ours, theirs in fit.names.items() if theirs not in head}
+    elsewhere = [ours for ours in (*fit.missing, *fit.wrong) if not ours.startswith("classifier.")]
+    if elsewhere or not fit.extra or any(_part(name) in trunk for name in fit.extra):
+        return ()
+    there = [name for name in head if name in raw.tensors]
+    within = any(_part(name) in map(_part, head) for name in fit.extra)
+    # A classifier that fits, and something strange beside it: nobody knows what that is.
+    return (*there, *fit.extra) if within or not there else ()
+
+
+def _part(name: str) -> str:
+    """The part of a network that a tensor belongs to: the first word of its name."""
+    return name.partition(".")[0]
 
 
 def _needed(names: Mapping[str, str], found: set[str]) -> set[str]:
