@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import MOST_PX
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -82,8 +83,8 @@ class Setting:
 
 
 # What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
-# (the paper goes to 25); 4,096 px is where a single picture's activations outgrow today's GPUs: ours.
-IMAGE_PX = (1, 4096)
+# (the paper goes to 25).
+IMAGE_PX = (1, MOST_PX)
 RANGES = {
     "image_px": IMAGE_PX,
     "randaugment": (0, 30),

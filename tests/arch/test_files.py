@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -53,6 +55,23 @@ def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
         read(tmp_path / "bad.yaml")
     assert said in str(error.value)
     assert "bad.yaml" in str(error.value)
+
+
+def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
+    (tmp_path / "deep.yaml").write_text("[" * 10_000 + "]" * 10_000)
+    with pytest.raises(InputError, match=r"--model .*deep\.yaml.*nested"):
+        read(tmp_path / "deep.yaml")
+
+
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 300, "-" + "9" * 5_000])
+@pytest.mark.parametrize("field", ["stem_channels", "channels", "layers", "expand", "kernel", "stride"])
+def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
+    write(tmp_path / "long.yaml", architecture("efficientnetv2_b0"))
+    text = (tmp_path / "long.yaml").read_text()
+    (tmp_path / "long.yaml").write_text(re.sub(rf"\b{field}: \d+", f"{field}: {number}", text, count=1))
+    with pytest.raises(InputError, match=rf"long\.yaml.*{field}") as error:
+        read(tmp_path / "long.yaml")
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

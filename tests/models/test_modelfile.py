@@ -20,6 +20,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import KEY as CALIBRATION
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
@@ -357,8 +358,18 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(answer="argmax"), "answer: .*'softmax' or 'sigmoid'"),
         (lambda plain: plain.pop("answer"), "answer"),
         (lambda plain: plain.update(surprise=1), "surprise"),
-        (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "cannot be built.*layers"),
-        (lambda plain: plain["architecture"].update(head_channels=2**70), "cannot be built"),
+        (lambda plain: plain["architecture"]["stages"][0].update(layers=900), "cannot be built.*layers"),
+        (
+            lambda plain: plain["architecture"]["stages"][0].update(layers=10**12),
+            "layers is 1000.*at most 1,000",
+        ),
+        (lambda plain: plain["architecture"].update(head_channels=2**70), "head_channels is 118.*at most"),
+        (lambda plain: plain["preprocessing"].update(image_px=10**400), "image_px is 10.400, .*4,096"),
+        (lambda plain: plain["preprocessing"].update(image_px=10**9), "image_px is 1000000000, .*4,096"),
+        (lambda plain: plain["preprocessing"].update(image_px="wide"), "image_px: has to be a whole number"),
+        (lambda plain: plain["preprocessing"].update(mean=[float("nan")] * 3), r"mean is \(nan, .*1000"),
+        (lambda plain: plain["preprocessing"].update(mean=[1e308, 0, 0]), r"mean is \(1e\+308, .*1000"),
+        (lambda plain: plain["preprocessing"].update(std=[1e-320, 1, 1]), r"std is \(1e-320, .*1e-06"),
         (
             lambda plain: plain.update(format_version=5, package_version="9.1"),
             r"efficientnetv2 9\.1.*[Uu]pgrade",
@@ -371,6 +382,42 @@ def test_metadata_that_says_something_wrong(tmp_path, change, says):
     path = _save(tmp_path / "m.safetensors")
     _rewrite(path, change_json=change)
     with pytest.raises(InputError, match=f"m.safetensors.*{says}"):
+        modelfile.load(path)
+
+
+def test_metadata_nested_too_deeply_is_refused(tmp_path):
+    """Deep enough for the checks, though not for the reader of JSON."""
+    path = _save(tmp_path / "m.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for deep in (300, 800, 10_000):
+        plain = json.loads(metadata["efficientnetv2"])
+        text = json.dumps(plain | {"recipe": {"a": 7}}).replace("7", "[" * deep + "]" * deep)
+        save_file(_network().state_dict(), path, metadata | {"efficientnetv2": text})
+        with pytest.raises(InputError, match=r"m\.safetensors"):  # of the nesting, or else of the SHA-256
+            modelfile.load(path)
+
+
+@pytest.mark.parametrize("key", [KEY, CALIBRATION])
+@pytest.mark.parametrize("value", ["1e999", "-1", "1.5", '"many"', "true", "9" * 400, "[3]"])
+def test_an_impossible_number_of_images_is_named(tmp_path, key, value):
+    path = _save(tmp_path / "m.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    text = f'{{"pictures": {value}, "marks": "", "temperature": 1.0, "fitted_on": "minival"}}'
+    save_file(load_file(path), path, metadata | {key: text})
+    with pytest.raises(InputError, match=rf"m\.safetensors.*'{key}'.*pictures is .*0 to"):
+        modelfile.load(path)
+
+
+@pytest.mark.parametrize("value", ["1e999", "0", "-1", "NaN", "null", "[1]"])
+def test_an_impossible_temperature_is_named(tmp_path, value):
+    path = _save(tmp_path / "m.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    text = f'{{"pictures": 3, "temperature": {value}, "fitted_on": "minival"}}'
+    save_file(load_file(path), path, metadata | {CALIBRATION: text})
+    with pytest.raises(InputError, match=rf"m\.safetensors.*'{CALIBRATION}'.*"):
         modelfile.load(path)
 
 

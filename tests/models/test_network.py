@@ -138,6 +138,18 @@ def test_a_network_is_created_on_the_default_device():
     assert {weight.device.type for weight in create(TINY).state_dict().values()} == {"cpu"}
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_weights_beyond_the_memory_are_refused_before_any_is_made(device):
+    """A terabyte for one layer; without values it takes none."""
+    wide = replace(TINY, stages=(*TINY.stages, Stage(fused(expand=1, kernel=3), 1, 200_000, 2)))
+    with torch.device(device):
+        if device == "meta":
+            assert EfficientNet(wide).blocks[-1].spatial.conv.weight.numel() == 9 * 200_000**2
+            return
+        with pytest.raises(InputError, match=r"architecture has \d{3},\d{3},\d{3},\d{3} parameters.* GiB"):
+            create(wide, num_classes=2)
+
+
 def test_the_same_seed_gives_the_same_weights():
     networks = []
     for seed in (3, 3, 4):

@@ -192,7 +192,7 @@ def test_settings_reach_nested_fields_and_ramps():
                 ("image_px", "128px"),
             ]
         ),
-        ("augment={flip: none", "is not a value: while parsing"),
+        ("augment={flip: none", "is not YAML: while parsing"),
         ("progressive.shares=1,1,2", "progressive.shares = '1,1,2': has to be [number, ...] or null"),
         ("seed=1:30", "seed = '1:30': has to be a whole number"),
         ("eval_px=0.5", "eval_px = 0.5: has to be a whole number"),
@@ -204,6 +204,33 @@ def test_a_wrong_setting_is_refused_with_name_value_and_rule(setting, message):
     with pytest.raises(InputError) as refused:
         with_settings(named("quick"), [setting])
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "digits"),
+    [(field, digits) for field in ("batch_images", "progressive.image_px") for digits in (400, 5_000)]
+    + [("seed", 5_000)],
+)
+def test_a_number_of_many_digits_names_its_field(field, digits, tmp_path):
+    number = "9" * digits
+    with pytest.raises(InputError, match=field) as refused:
+        with_settings(named("quick"), [f"{field}={number}"])
+    assert len(str(refused.value)) < 1_000
+    whole, _, part = field.partition(".")
+    text = f"{whole}: {{{part}: {number}}}" if part else f"{whole}: {number}"
+    (tmp_path / "long.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"long\.yaml.*{whole}.*{part}") as refused:
+        read_recipe(tmp_path / "long.yaml")
+    assert len(str(refused.value)) < 1_000 + len(str(tmp_path))
+
+
+def test_what_is_nested_too_deeply_is_refused_at_once(tmp_path):
+    deep = "[" * 10_000 + "]" * 10_000
+    (tmp_path / "deep.yaml").write_text(deep)
+    with pytest.raises(InputError, match=r"deep\.yaml.*nested"):
+        read_recipe(tmp_path / "deep.yaml")
+    with pytest.raises(InputError, match=r"--set seed=\[.*nested"):
+        with_settings(named("quick"), [f"seed={deep}"])
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base import yaml_text
 from efficientnetv2.base.errors import InputError, complaint
 from efficientnetv2.base.files import write_text_atomically
 
@@ -65,13 +66,7 @@ def read(path: Path) -> Architecture:
         InputError: there is no such file, or it holds no network; says where it is wrong.
     """
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--model {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--model {path} is not YAML: {error}") from error
-    try:
-        return Architecture.from_json(plain)
+        return Architecture.from_json(yaml_text.read(path, "--model"))
     except ValidationError as error:
         raise InputError(
             f"--model {path} is no table of a network: {complaint(error.errors())}. effnetv2 search export writes "

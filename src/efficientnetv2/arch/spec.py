@@ -12,8 +12,15 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from efficientnetv2.base.errors import short
+
 Padding = Literal["same", "symmetric"]
 Pooling = Literal["mean", "mean+centre"]
+
+
+# Far beyond any network, near enough to be counted and built: a table of more is a mistake or an attack. Ours.
+_MOST_LAYERS = 1_000
+_MOST_WIDE = 1_000_000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -41,9 +48,9 @@ class Operator:
 
     @model_validator(mode="after")
     def _possible(self) -> Operator:
-        if self.expand < 1:
-            raise ValueError(f"{self}: expand is {self.expand}, but is at least 1")
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        _check_range("expand", self.expand, _MOST_WIDE)
+        _check_range("kernel", self.kernel, _MOST_WIDE)
+        if self.kernel % 2 == 0:
             raise ValueError(f"{self}: kernel is {self.kernel}, but is an odd number from 1")
         if self.se is not None and not 0 < self.se <= 1:
             raise ValueError(f"{self}: se is {self.se:g}, but lies in (0, 1], or is None for off")
@@ -85,16 +92,14 @@ class Stage:
 
     @model_validator(mode="after")
     def _possible(self) -> Stage:
+        _check_range("channels", self.channels, _MOST_WIDE)
+        _check_range("layers", self.layers, _MOST_LAYERS)
         if self.stride not in (1, 2):
-            raise ValueError(f"{self}: stride is {self.stride}, but is 1 or 2")
-        if self.channels < 1:
-            raise ValueError(f"{self}: channels is {self.channels}, but is at least 1")
-        if self.layers < 1:
-            raise ValueError(f"{self}: layers is {self.layers}, but is at least 1")
+            raise ValueError(f"{self}: stride is {short(self.stride)}, but is 1 or 2")
         return self
 
     def __str__(self) -> str:
-        return f"stage {self.operator}, stride {self.stride}, {self.channels} channels, {self.layers} layers"
+        return f"stage {self.operator}, stride {short(self.stride)}, {self.channels} channels, {self.layers} layers"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -135,12 +140,10 @@ class Architecture:
 
     @model_validator(mode="after")
     def _possible(self) -> Architecture:
-        if self.stem_channels < 1:
-            raise ValueError(f"stem_channels is {self.stem_channels}, but is at least 1")
+        _check_range("stem_channels", self.stem_channels, _MOST_WIDE)
         if not self.stages:
             raise ValueError("stages is empty, but a network has at least one")
-        if self.head_channels < 1:
-            raise ValueError(f"head_channels is {self.head_channels}, but is at least 1")
+        _check_range("head_channels", self.head_channels, _MOST_WIDE)
         if not (math.isfinite(self.batch_norm_epsilon) and self.batch_norm_epsilon > 0):
             raise ValueError(f"batch_norm_epsilon is {self.batch_norm_epsilon}, but is finite and above 0")
         return self
@@ -158,6 +161,11 @@ class Architecture:
             pydantic.ValidationError: an unknown field or a value out of range; says at which stage.
         """
         return TypeAdapter(cls).validate_python(plain)
+
+
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} is {short(value)}, but is at least 1 and at most {most:,}")
 
 
 @dataclass(frozen=True)

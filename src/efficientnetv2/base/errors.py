@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,24 @@ def rule_of(problem: Mapping[str, Any]) -> str:
     if kind in _KINDS:
         return f"has to be {_KINDS[kind]}"
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def short(value: object, most: int = 60) -> str:
+    """A value as Python writes it, cut where it is long: ``'9999…'`` of a text of a thousand digits."""
+    if isinstance(value, str):
+        return repr(cut(value, most))
+    return _digits(value, most) if isinstance(value, int) else cut(repr(value), most)
+
+
+def cut(text: str, most: int = 60) -> str:
+    """The beginning of a long text, with a sign that it goes on."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _digits(number: int, most: int) -> str:
+    """The decimal digits of a number, of a very long one a power of ten: Python refuses to write more than 4,300."""
+    bits = number.bit_length()
+    return str(number) if bits <= 4 * most else f"{'-' * (number < 0)}10^{int(bits * math.log10(2))}"
 
 
 def complaint(problems: Sequence[Mapping[str, Any]]) -> str:

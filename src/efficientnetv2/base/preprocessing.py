@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import count_of, short
 
 Framing = Literal["whole", "crop", "pad"]
 Views = Literal["one", "symmetries"]
@@ -26,6 +26,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Released S, M, L, XL: (x - 128) / 128 on 0..255; as a mean and std on [0, 1].
 SYMMETRIC_MEAN = (128 / 255,) * 3
 SYMMETRIC_STD = (128 / 255,) * 3
+
+# 4,096 px is where a single image's activations outgrow today's GPUs. The others leave room for any statistics of
+# values in [0, 1], and keep the input of a network finite. Ours.
+MOST_PX = 4096
+_MOST_MEAN = 1_000
+_STD = (1e-6, 1e6)
 
 RGB = 3  # channels of an ordinary picture: red, green, blue
 # Of each band where nothing else is known: 8-bit values as they are, and the deviation of levels spread evenly.
@@ -163,8 +169,8 @@ class Preprocessing:
     @field_validator("image_px")
     @classmethod
     def _positive(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError(f"image_px is {value}, but a picture has at least 1 pixel")
+        if not 1 <= value <= MOST_PX:
+            raise ValueError(f"image_px is {short(value)}, but is at least 1 pixel and at most {MOST_PX:,}")
         return value
 
     @field_validator("crop_fraction")
@@ -177,17 +183,21 @@ class Preprocessing:
     @field_validator("mean")
     @classmethod
     def _offset(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or not all(math.isfinite(v) for v in value):
+        if not value or not all(abs(v) <= _MOST_MEAN for v in value):
             raise ValueError(
-                f"mean is {value}, but there is at least one channel, and each channel's is finite"
+                f"mean is {short(value)}, but there is at least one channel, and each channel's is finite, from "
+                f"-{_MOST_MEAN} to {_MOST_MEAN}"
             )
         return value
 
     @field_validator("std")
     @classmethod
     def _scale(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not math.isfinite(v) or v <= 0 for v in value):
-            raise ValueError(f"std is {value}, but each channel's is finite and above 0")
+        low, high = _STD
+        if not all(low <= v <= high for v in value):
+            raise ValueError(
+                f"std is {short(value)}, but each channel's is finite and above 0, from {low:g} to {high:g}"
+            )
         return value
 
     @model_validator(mode="after")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-import yaml
 from pydantic import ValidationError
 
 from efficientnetv2.arch.files import is_architecture_file
 from efficientnetv2.arch.published import NAMES, architecture
+from efficientnetv2.base import yaml_text
 from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
@@ -283,12 +283,7 @@ def space_named(word: str) -> Space:
     if word == "paper":
         return spaces.paper()
     if is_architecture_file(word):
-        try:
-            plain = yaml.safe_load(Path(word).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InputError(f"--space {word}: {reason}.") from error
-        return Space.from_json(plain)
+        return Space.from_json(yaml_text.read(Path(word), "--space"))
     if word in NAMES:
         return spaces.around(architecture(word))
     raise InputError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from efficientnetv2.base import yaml_text
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.base.typed import typed
@@ -205,10 +206,7 @@ class StudyFolder:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def _read(self) -> dict[str, Any]:
-        try:
-            said = yaml.safe_load(self.file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{self.file} can't be read: {error}") from error
+        said = yaml_text.read(self.file)
         if not isinstance(said, dict) or "data" not in said:
             raise InputError(f"{self.file} says nothing of a study. Bring it back, or begin another study.")
         return said

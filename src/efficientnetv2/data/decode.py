@@ -170,7 +170,7 @@ def _square(
     left, top = (px - width) // 2, (px - height) // 2
     part = _resized(picture, box, (width, height), interpolation, exact)
     canvas = np.empty((px, px, part.shape[2]), np.uint8)
-    canvas[:] = [round(255 * value) for value in mean]
+    canvas[:] = [min(255, max(0, round(255 * value))) for value in mean]
     canvas[top : top + height, left : left + width] = part
     return canvas
 

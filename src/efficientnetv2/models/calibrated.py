@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.models.header import beside
+from efficientnetv2.models.header import beside, number_of
 
 KEY = "efficientnetv2.calibration"  # among the metadata of a model file; packages that do not know it leave it be
 
@@ -46,7 +46,7 @@ def parse(path: Path, text: str) -> Calibration:
 
 
 def _made(plain: Any) -> Calibration:
-    found = Calibration(float(plain["temperature"]), int(plain["pictures"]), str(plain["fitted_on"]))
+    found = Calibration(float(plain["temperature"]), number_of(plain, "pictures"), str(plain["fitted_on"]))
     if not 0 < found.temperature < math.inf:
-        raise ValueError(f"its temperature is {found.temperature}")
+        raise ValueError(f"temperature is {found.temperature}, but is finite and above 0")
     return found

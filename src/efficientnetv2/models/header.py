@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.answer import Answer
-from efficientnetv2.base.errors import InputError, complaint, count_of
+from efficientnetv2.base.errors import InputError, complaint, count_of, short
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.typed import typed
 
@@ -154,14 +154,15 @@ def beside(path: Path, text: str, key: str, make: Callable[[Any], Said]) -> Said
         path: for messages.
         text: from the file's metadata.
         key: of it there.
-        make: of the JSON's values what they mean; ``ValueError``, ``KeyError`` or ``TypeError`` if they mean nothing.
+        make: of the JSON's values what they mean; ``ValueError``, ``KeyError``, ``TypeError`` or ``OverflowError`` if
+            they mean nothing.
 
     Raises:
         InputError: it is damaged.
     """
     try:
         return make(json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: the metadata '{key}' is damaged ({reason(error)}). Copy the file again."
         ) from error
@@ -197,7 +198,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         raise InputError(f"{path}: the metadata '{key}' is damaged (there was never a format {written}).")
     try:
         return TypeAdapter(Header).validate_python(_migrated(plain, written)), written
-    except ValidationError as error:
+    except (ValidationError, RecursionError) as error:
         raise InputError(f"{path}: the metadata '{key}' is damaged ({reason(error)}).") from error
 
 
@@ -209,6 +210,18 @@ def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:
     if written < 4:  # knew softmax alone
         plain = {"answer": "softmax"} | plain
     return plain | {"format_version": FORMAT_VERSION}
+
+
+def number_of(plain: Mapping[str, Any], name: str) -> int:
+    """A number of images, as what lies beside a header says it.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 2^63.
+    """
+    value = plain[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{name} is {short(value)}, but is a whole number from 0 to 2^63")
+    return value
 
 
 def reason(error: Exception) -> str:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from efficientnetv2.arch.cost import FLOAT_BYTES, cost
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.answer import Answer
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
+from efficientnetv2.base.memory import GIB, free_bytes
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, initialise
 from efficientnetv2.models.calibrated import Calibration
@@ -128,6 +130,7 @@ class EfficientNet(Network):
 
     Raises:
         InputError: a value outside its range.
+        MemoryShortError: its weights alone take more memory than is free; nothing has been made of it then.
     """
 
     def __init__(
@@ -145,6 +148,8 @@ class EfficientNet(Network):
         rows = blocks(architecture)
         width = architecture.head_channels
         device = torch.get_default_device()
+        if device.type != "meta":
+            _check_fits(architecture, num_classes, in_channels, device)
         # Without values at first: PyTorch's layers draw some of their own, which would be thrown away.
         with torch.device("meta"):
             self.stem = ConvNorm(
@@ -232,6 +237,21 @@ class EfficientNet(Network):
         """
         logits: Tensor = self.classifier(self.dropout(self.embed(x)))
         return logits
+
+
+def _check_fits(architecture: Architecture, num_classes: int, in_channels: int, device: torch.device) -> None:
+    """Refuse an architecture whose weights take more memory than is free."""
+    parts = cost(architecture, image_px=1, num_classes=num_classes, in_channels=in_channels)
+    parameters = parts.total.parameters
+    needed, free = parameters * FLOAT_BYTES, free_bytes(device)
+    if needed > free:
+        largest = max(
+            (*parts.blocks, parts.stem, parts.head, parts.classifier), key=lambda part: part.parameters
+        )
+        raise MemoryShortError(
+            f"the architecture has {parameters:,} parameters ({largest.parameters:,} of them in one block). They take "
+            f"{needed / GIB:,.1f} GiB of memory, but {max(0, free) / GIB:,.1f} GiB are free. Make it narrower."
+        )
 
 
 def _middle(side: int) -> tuple[int, int]:

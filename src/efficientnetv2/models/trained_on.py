@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.models.header import beside
+from efficientnetv2.models.header import beside, number_of
 
 KEY = "efficientnetv2.trained_on"  # among the metadata of a model file
 
@@ -128,4 +128,6 @@ def parse(path: Path, text: str) -> TrainedOn:
 def _made(plain: Any) -> TrainedOn:
     marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
     earlier, chose = (_made(plain[name]) if name in plain else None for name in ("earlier", "chose"))
-    return TrainedOn(int(plain["pictures"]), marks, bool(plain.get("of_several", False)), earlier, chose)
+    return TrainedOn(
+        number_of(plain, "pictures"), marks, bool(plain.get("of_several", False)), earlier, chose
+    )

@@ -8,13 +8,13 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import yaml
-
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base import yaml_text
+from efficientnetv2.base.errors import InputError, cut, did_you_mean, short
 from efficientnetv2.training.checked import checked, fields_at, values_of
 from efficientnetv2.training.fields import field_meant
 from efficientnetv2.training.recipe import Recipe
 
+_SHOWN = 200  # of a long value in a message. Ours
 _RAMP = "{start, end, continuous}"  # among what a field takes
 # One number, and no part of one: nothing is given back for the sake of a second.
 _NUMBER = r"(\d++(?:\.\d++)?+|(?<!\.)\.\d++)"
@@ -29,7 +29,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     Raises:
         InputError: an unknown field (with the nearest name), a wrong value.
     """
-    where = " ".join(f"--set {setting}" for setting in settings)
+    where = " ".join(f"--set {cut(setting, _SHOWN)}" for setting in settings)
     return checked(set_fields(recipe.to_json(), settings), where=where or recipe.name)
 
 
@@ -58,9 +58,9 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
             raise InputError(f"--set {setting}: there is no field '{name}'{_instead(name, text, known)}")
         try:
             place[last] = _value(text)
-        except yaml.YAMLError as error:
+        except InputError as error:
             _refuse_other_ramps(None, name.strip(), text)
-            raise InputError(f"--set {setting}: '{text}' is not a value: {error}") from error
+            raise InputError(f"--set {cut(setting, _SHOWN)}: {error}") from error
         _refuse_joined(place[last], name, text)
         _refuse_other_ramps(place[last], name.strip(), text)
     return changed
@@ -120,8 +120,8 @@ def _value(text: str) -> Any:
     # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant. And 5:15 as minutes, which are 315.
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
-        return text.strip() if _SIXTIES.fullmatch(text.strip()) else yaml.safe_load(text)
+    except (ValueError, RecursionError):
+        return text.strip() if _SIXTIES.fullmatch(text.strip()) else yaml_text.parse(text, short(text))
 
 
 def differences(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:

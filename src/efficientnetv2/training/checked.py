@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from efficientnetv2.augment.pipeline import AugmentPlan
-from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
+from efficientnetv2.base import yaml_text
+from efficientnetv2.base.errors import InputError, did_you_mean, rule_of, short
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.fields import every_field, field_meant
 from efficientnetv2.training.learning import Optimizer, Schedule
@@ -31,13 +31,7 @@ def read(file: Path) -> Recipe:
     Raises:
         InputError: no such file, not YAML, or a field that is unknown or out of range.
     """
-    try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not YAML: {error}") from error
-    return checked(plain, where=str(file))
+    return checked(yaml_text.read(file), where=str(file))
 
 
 def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:
@@ -85,7 +79,7 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
             near = did_you_mean(parts[-1], fields_at(parts[:-1]))
             message = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         value = problem["input"]
-        shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
+        shown = f" = {short(value)}" if isinstance(value, int | float | str | bool | None) and name else ""
         if problem["type"] == "literal_error":
             if name in wrong:  # of a number or a word, both are said
                 first = wrong.pop(name)[1].partition("; did you mean")[0]
