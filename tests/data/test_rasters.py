@@ -483,6 +483,77 @@ def test_overviews_and_masks_beside_a_raster_are_read(tmp_path):
         assert not read(dataset, Bands((1,)))[1].any()
 
 
+def with_fill(
+    folder, fill, where=np.s_[:, :, :6], count=6, bands=4, least=0.1, most=0.9, kind=np.float32, **words
+):
+    """Tiles in parts of which a value stands for missing data."""
+    files = []
+    for number in range(count):
+        values = np.random.default_rng(number).uniform(least, most, (bands, 40, 40)).astype(kind)
+        values[where] = fill
+        files.append(str(write_raster(folder / f"{number}.tif", values, **words)))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("fill", "least", "most", "kind"),
+    [
+        (-9999, 0.1, 0.9, np.float32),
+        (-32768, 100, 900, np.int16),
+        (65535, 100, 3_000, np.uint16),
+        (float(np.finfo(np.float32).min), 0.1, 0.9, np.float32),
+    ],
+)
+def test_missing_data_that_no_file_declares_is_found(tmp_path, fill, least, most, kind):
+    """As after many crops: else nearly all real values would become one level."""
+    files = with_fill(tmp_path, fill, least=least, most=most, kind=kind)
+    rule = rule_of(files, "all", seed=0)
+    assert rule.nodata == (fill,)
+    assert min(rule.low) >= least
+    assert max(rule.high) <= most
+    seen = picture(files[0], rule)
+    assert (seen[:, :6] == rule.missing).all()
+    assert len(np.unique(seen[:, 6:])) > 200
+    with opened(files[0]) as dataset:
+        assert read(dataset, rule)[1].sum() == 40 * 34
+    assert rule_of(files, "all", seed=0, nodata=()).nodata == (), "--nodata none"
+
+
+def test_what_is_declared_or_a_measurement_is_not_taken_for_missing(tmp_path):
+    declared = with_fill(tmp_path, -9999, nodata=-9999)
+    assert rule_of(declared, "all", seed=0).nodata == ()
+    bright = with_fill(tmp_path, 1.2)  # clouds lie near the others
+    assert rule_of(bright, "all", seed=0).nodata == ()
+    alone = with_fill(tmp_path, -9999, np.s_[:, ::5, ::5])  # no area
+    assert rule_of(alone, "all", seed=0).nodata == ()
+    codes = [str(write_raster(tmp_path / "codes.tif", np.repeat([[[0], [40]]], 8, axis=2).astype(np.uint16)))]
+    assert rule_of(codes, "all", seed=0).nodata == ()
+
+
+def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
+    with_fill(tmp_path, -9999)
+    listed = manifest.read(tmp_path, require_labels=False)
+    said = []
+    found = with_rule(listed, Source(str(tmp_path), bands="all"), seed=0, say=said.append)
+    assert found.bands.nodata == (-9999,)
+    assert any("-9999" in line and "--nodata none" in line for line in said)
+    assert not any("-9999" in line for line in said if "become 0 to 255" in line)
+    said.clear()
+    given = Source(str(tmp_path), bands="all", nodata="-9999,0.5")
+    assert with_rule(listed, given, seed=0, say=said.append).bands.nodata == (-9999, 0.5)
+    assert not any("Missing data" in line for line in said)
+    for wrong in ("x", "nan", "1,,2"):
+        with pytest.raises(InputError, match=f"--nodata: invalid value '{wrong}'"):
+            replace(given, nodata=wrong).read_any()
+
+
+def test_nodata_of_ordinary_images_is_refused(tmp_path):
+    paint(tmp_path / "a/0.jpg", (90, 90, 90))
+    source = Source(str(tmp_path), nodata="0")
+    with pytest.raises(InputError, match=r"--nodata 0: .*ordinary"):
+        with_rule(source.read_any(), source, seed=0, say=print)
+
+
 def printed(path, kind=np.uint8):
     """A picture of a printer's: cyan, magenta, yellow and black."""
     inks = (RNG.integers(0, 255, (4, 24, 24)) * (np.iinfo(kind).max // 255)).astype(kind)

@@ -43,7 +43,7 @@ class Bands:
     """How bands of a raster become the channels of a picture, 0 to 255: one rule for a whole set of pictures.
 
     Values between ``low`` and ``high`` are spread evenly over 0 to 255; what lies beyond is cut to these ends. Of each
-    field but the last two there is one value for each channel; left out, they are those of plain 8-bit values.
+    field but the last three there is one value for each channel; left out, they are those of plain 8-bit values.
 
     Args:
         numbers: of the bands, from 1, in the order of the channels; one may be taken several times. The first three
@@ -57,6 +57,7 @@ class Bands:
         picture_m: metres of ground along a side of such a picture; None where that is not known.
         kinds: types that the training pictures were stored as, by numpy's names; the numbers of another mean something
             else. Empty where that is not known, as in model files of earlier versions.
+        nodata: Values of any band that mean missing data, besides those that a file declares itself.
 
     Source: ours.
     """
@@ -69,6 +70,7 @@ class Bands:
     names: tuple[str, ...] = Field(default=(), validate_default=True)
     picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     kinds: tuple[str, ...] = ()
+    nodata: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
 
     @field_validator("numbers")
     @classmethod
@@ -123,7 +125,7 @@ class Bands:
 
         return Bands(
             of(self.numbers), of(self.low), of(self.high), of(self.missing), of(self.spread), of(self.names),
-            self.picture_m, self.kinds,
+            self.picture_m, self.kinds, self.nodata,
         )  # fmt: skip
 
     @property

@@ -84,6 +84,7 @@ class Runs:
         seed: of the recipe.
         screen: gets lines and bars.
         bands: of rasters, as ``--bands`` says them.
+        nodata: Missing data of rasters, as ``--nodata`` says it.
     """
 
     words: Words
@@ -94,6 +95,7 @@ class Runs:
     seed: int
     screen: Screen
     bands: str | None = None
+    nodata: str | None = None
 
     def answer(self, dealt: Folds, folder: Path, what: str) -> list[Answered]:
         """Every fold, in order; what is done already is only read.
@@ -229,7 +231,9 @@ class Runs:
         if begun:  # it goes on with what it has settled itself
             words, settled = Words(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
         place = replace(self.place, out=path, resume=begun, as_json=False, probe=False, settled=settled)
-        source = Source(str(file), label_separator=self.manifest.separator, bands=self.bands)
+        source = Source(
+            str(file), label_separator=self.manifest.separator, bands=self.bands, nodata=self.nodata
+        )
         try:
             own = read(file, label_separator=self.manifest.separator)
             place = replace(

@@ -99,7 +99,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
         if skipped:
             screen.say(f"What could not be read is listed in {folder / SKIPPED}.")
     at = replace(place, out=folder)
-    runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands)
+    runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands, source.nodata)
     try:
         with held(folder):
             answered = runs.answer(dealt, folder, "Fold")

@@ -50,6 +50,7 @@ def inspect(
     labels: options.Labels = "exact",
     label_separator: options.LabelSeparator = None,
     bands: options.BandsSeen = None,
+    nodata: options.NoData = None,
     layout: options.FolderLayout = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -73,7 +74,17 @@ def inspect(
     from efficientnetv2.commands.source import Source
 
     inspect_and_tell(
-        Source(data, path_column, label_column, group_column, labels, label_separator, bands, layout),
+        Source(
+            data,
+            path_column,
+            label_column,
+            group_column,
+            labels,
+            label_separator,
+            bands,
+            layout,
+            nodata=nodata,
+        ),
         folder=folder,
         weights=weights,
         near_km=near_km,

@@ -103,6 +103,15 @@ BandsSeen = Annotated[
         show_default=False,
     ),
 ]
+NoData = Annotated[
+    str | None,
+    typer.Option(
+        "--nodata",
+        metavar="VALUE,...|none",
+        help="Values of rasters that mean missing data. (Default: declared or found.)",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[
     int | None,
@@ -285,6 +294,7 @@ class TableOptions:
     labels: Labels = "exact"
     label_separator: LabelSeparator = None
     bands: BandsSeen = None
+    nodata: NoData = None
     layout: FolderLayout = "auto"
     min_images_per_class: MinImagesPerClass = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -37,6 +38,7 @@ class Source:
         labels: ``exact`` or ``casefold``.
         label_separator: of several labels of a picture; None where it has one.
         bands: of rasters, the channels of a picture: "4,3,2", "1,2,3,4,8" or "all"; None lets the first say it.
+        nodata: Missing data of rasters: "-9999", several values with commas, or "none"; None finds an undeclared value.
         layout: Meaning of sub-folders: ``auto``, ``classes`` or ``splits``.
         min_images_per_class: Classes with fewer training images are left out.
     """
@@ -50,6 +52,7 @@ class Source:
     bands: str | None = None
     layout: str = "auto"
     min_images_per_class: int = 0
+    nodata: str | None = None
 
     @property
     def words(self) -> list[str]:
@@ -90,6 +93,8 @@ class Source:
                 f"--layout: invalid value '{self.layout}' (choose from {', '.join(get_args(Layout))})"
                 f"{did_you_mean(self.layout, get_args(Layout))}"
             )
+        if self.nodata is not None:
+            nodata_asked(self.nodata)
         if self.bands is not None:
             bands_asked(self.bands)  # wrong numbers are refused before an image is read
         folder = Path(os.path.expanduser(self.data))
@@ -138,11 +143,23 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
         learning: [manifest.file(int(row)) for row in np.flatnonzero(manifest.in_train == learning)]
         for learning in (True, False)
     }
-    bands = rule_of(files[True], asked, seed=seed, others=files[False])
+    missing = None if source.nodata is None else nodata_asked(source.nodata)
+    bands = rule_of(files[True], asked, seed=seed, others=files[False], nodata=missing)
     if bands is None:
+        if missing:
+            raise InputError(
+                f"--nodata {source.nodata}: the training images are ordinary 8-bit images, which lack no data. "
+                "Leave it out."
+            )
         return manifest
     for line in _told(bands, given=asked is not None):
         say(line)
+    if missing is None and bands.nodata:
+        values = " and ".join(f"{value:g}" for value in bands.nodata)
+        say(
+            f"Missing data: {values}, which no file declares, fills connected areas far from all other values. Pixels "
+            "of this value are read as missing. Pass --nodata none if the value is a measurement."
+        )
     if len(set(map(depth, bands.kinds))) > 1:
         say(_told_kinds(bands, kinds_counted(filter(is_raster, files[True]), bands)))
     return replace(manifest, bands=bands)
@@ -180,6 +197,25 @@ def _told_kinds(bands: Bands, counts: Mapping[str, int]) -> str:
         told += f", which makes {level} of 255 of the largest value of 8 bits"
         told += ": those will look all but black" if level < _DARK else ""
     return f"{told}. Scale all of them alike, with GDAL by gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
+
+
+def nodata_asked(text: str) -> tuple[float, ...]:
+    """The values of ``--nodata -9999,-32768``; none of "none".
+
+    Raises:
+        InputError: they are no finite numbers.
+    """
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        raise InputError(
+            f"--nodata: invalid value '{text}'. Give a number, as -9999, numbers with commas, or none."
+        )
+    return values
 
 
 def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:

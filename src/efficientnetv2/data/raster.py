@@ -182,7 +182,8 @@ def read(
     """
     width = dataset.width - left if width is None else width
     height = dataset.height - top if height is None else height
-    values, present = values_of(dataset, bands.numbers, ((top, top + height), (left, left + width)))
+    window = ((top, top + height), (left, left + width))
+    values, present = values_of(dataset, bands.numbers, window, nodata=bands.nodata)
     valid: Valid = np.logical_or.reduce(present)
     return levels(values, present, bands), valid
 
@@ -211,6 +212,8 @@ def values_of(
     numbers: tuple[int, ...],
     window: tuple[tuple[int, int], tuple[int, int]],
     shape: tuple[int, int] | None = None,
+    *,
+    nodata: Sequence[float] = (),
 ) -> tuple[npt.NDArray[Any], Valid]:
     """Values as they are stored, and where there are any.
 
@@ -219,6 +222,7 @@ def values_of(
         numbers: of the bands, from 1.
         window: first and last row, first and last column; the last ones are not within.
         shape: (H, W) to take fewer pixels, evenly; None takes all.
+        nodata: Values that mean missing data in any band, besides those that the file declares.
 
     Returns:
         (bands, H, W) twice: the values, and whether each is one: a number, and neither the file's nodata value nor
@@ -242,7 +246,14 @@ def values_of(
         if dataset.nodatavals[number - 1] == 0:
             present[place] |= somewhere & np.isfinite(stored[place])
     asked = [distinct.index(number) for number in numbers]
-    return stored[asked], present[asked]
+    return stored[asked], having(stored[asked], present[asked], nodata)
+
+
+def having(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:
+    """Where values are present and none of those that mean missing data; both arrays (bands, H, W)."""
+    for value in nodata:
+        present = present & (values.astype(np.float64) != np.float64(value))
+    return present
 
 
 def _asks_for_alpha(dataset: Dataset, numbers: Sequence[int]) -> bool:
@@ -274,7 +285,8 @@ def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
         else:
             # Whole numbers of 32 bits, and floats of 64, lose in float32 what they differ by.
             wide = np.float32 if band.dtype.itemsize <= 2 or band.dtype == np.float32 else np.float64
-            scaled = (band.astype(wide) - wide(low)) * wide(255 / (high - low))
+            with np.errstate(over="ignore"):  # of nodata such as the least float
+                scaled = (band.astype(wide) - wide(low)) * wide(255 / (high - low))
             # What is too large is cut like all that lies beyond; a NaN is absent.
             picture[..., channel] = np.rint(np.nan_to_num(scaled).clip(0, 255))
         picture[..., channel][~present[channel]] = level

@@ -54,6 +54,9 @@ from efficientnetv2.data.tiffs import (
 # all moves by less than a grey level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.
 _MEASURED, _SIDE_PX = 256, 64
 _PERCENTILES = (1.0, 99.0)
+# When the least or greatest value is missing data that no file declares: so many of the pixels have it, most of these
+# beside another, and it lies further from all others than their own spread. Bands of few values are codes. Ours.
+_LEAST_SHARE, _BESIDE_SHARE, _LEAST_VALUES = 0.001, 0.5, 16
 _MIDDLE = 128  # level of a band that has no value anywhere
 
 Asked = tuple[int, ...] | Literal["all"] | None
@@ -77,7 +80,14 @@ def picture(path: str, bands: Bands) -> Pixels:
         raise UnreadablePicture(path, str(error)) from error
 
 
-def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[str] = ()) -> Bands | None:
+def rule_of(
+    files: Sequence[str],
+    asked: Asked,
+    *,
+    seed: int,
+    others: Sequence[str] = (),
+    nodata: tuple[float, ...] | None = None,
+) -> Bands | None:
     """How the rasters of a set are to be seen: one rule for all, by those that train.
 
     8-bit values stay as they are. Of others the 1st to the 99th percentile of each band, over all pictures, become 0
@@ -90,6 +100,8 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
             them in the first raster.
         seed: of which are measured.
         others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
+        nodata: Values that mean missing data, besides those that the files declare. None finds one at the end of the
+            range that fills connected areas far from all other values, such as -9999.
 
     Returns:
         None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
@@ -119,7 +131,12 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
     kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, first)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
-    parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
+    chosen = [rasters[one] for one in sorted(drawn.tolist())]
+    bands = replace(bands, nodata=nodata or ())
+    parts = _parts(chosen, bands)
+    if nodata is None and (undeclared := _undeclared(parts)):
+        bands = replace(bands, nodata=undeclared)
+        parts = _parts(chosen, bands)
     if not parts or not any(part.values.shape[1] for part in parts):
         raise InputError(
             f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
@@ -229,8 +246,16 @@ def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What was measured of a raster: (channels, n) values, NaN where missing; their kind; its side on the ground."""
+    """What was measured of a raster.
 
+    Args:
+        grid: (channels, H, W) values, evenly taken, NaN where missing.
+        values: (channels, n) of these where any channel has one.
+        kind: Type of the values as stored.
+        side_m: Side on the ground, in meters.
+    """
+
+    grid: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]
     kind: Any
     side_m: float | None
@@ -242,6 +267,39 @@ def _needs_rule(file: str) -> bool:
             return is_beside(dataset, file) or bool(beyond_pillow(file))
     except InputError:
         return False
+
+
+def _parts(files: Sequence[str], bands: Bands) -> list[_Part]:
+    return [part for file in files if (part := _some(file, bands)) is not None]
+
+
+def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
+    """The least and the greatest value of a band, where that is missing data that no file declares."""
+    deep = [part for part in parts if part.kind != np.uint8]
+    found = set()
+    for channel in range(len(deep[0].values) if deep else 0):
+        values = np.concatenate([part.values[channel] for part in deep])
+        values = values[np.isfinite(values)]
+        for end in (values.min(initial=np.inf), values.max(initial=-np.inf)):
+            others = values[values != end]
+            if len(values) - len(others) < max(2, _LEAST_SHARE * len(values)) or len(others) < _LEAST_VALUES:
+                continue
+            low, high = np.percentile(others, _PERCENTILES)
+            if np.abs(others - end).min() <= high - low or len(np.unique(others)) < _LEAST_VALUES:
+                continue
+            if _connected([part.grid[channel] == end for part in deep]):
+                found.add(float(end))
+    return tuple(sorted(found))
+
+
+def _connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
+    """Whether most of the pixels that (H, W) masks mark have a marked one beside them."""
+    beside = 0
+    for mask in masks:
+        around = np.pad(mask, 1)
+        neighbours = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+        beside += int((mask & neighbours).sum())
+    return beside >= _BESIDE_SHARE * sum(int(mask.sum()) for mask in masks)
 
 
 def _some(file: str, bands: Bands) -> _Part | None:
@@ -256,10 +314,16 @@ def _some(file: str, bands: Bands) -> _Part | None:
 
 def _measured(dataset: Dataset, bands: Bands) -> _Part:
     shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
-    values, present = values_of(dataset, bands.numbers, ((0, dataset.height), (0, dataset.width)), shape)
-    chosen = np.where(present, values, np.nan)[:, present.any(axis=0)].astype(np.float64)
+    whole = ((0, dataset.height), (0, dataset.width))
+    values, present = values_of(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
+    grid = np.where(present, values, np.nan).astype(np.float64)
     side = side_m(dataset)
-    return _Part(chosen, values.dtype, side and side * math.sqrt(dataset.height * dataset.width))
+    return _Part(
+        grid,
+        grid[:, present.any(axis=0)],
+        values.dtype,
+        side and side * math.sqrt(dataset.height * dataset.width),
+    )
 
 
 def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:

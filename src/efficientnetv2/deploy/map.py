@@ -81,16 +81,14 @@ def draw(
     for top in range(0, grid.height, BLOCK_PX):
         bottom = min(top + BLOCK_PX, grid.height)
         rows = answered.rows(top, bottom)
-        for window, valid in _blocks(source, bands.numbers, top, bottom):
+        for window, valid in _blocks(source, bands, top, bottom):
             values, confidence = rows.told(grid, *window[1], valid)
             tally.add(values, confidence, top)
             put(values, _per_cent(confidence, values), window)
     return tally.result()
 
 
-def _blocks(
-    source: Dataset, numbers: tuple[int, ...], top: int, bottom: int
-) -> Iterator[tuple[Window, Valid]]:
+def _blocks(source: Dataset, bands: Bands, top: int, bottom: int) -> Iterator[tuple[Window, Valid]]:
     """The blocks of a row, from the left, and where each has data.
 
     Many are read at once: a strip of a raster goes over its whole width, and would be decoded for each of them.
@@ -98,7 +96,8 @@ def _blocks(
     some_px = BLOCK_PX * max(1, _READ_PX // (BLOCK_PX * (bottom - top)))
     for first in range(0, source.width, some_px):
         last = min(first + some_px, source.width)
-        valid = np.logical_or.reduce(values_of(source, numbers, ((top, bottom), (first, last)))[1])
+        window = ((top, bottom), (first, last))
+        valid = np.logical_or.reduce(values_of(source, bands.numbers, window, nodata=bands.nodata)[1])
         for left in range(first, last, BLOCK_PX):
             right = min(left + BLOCK_PX, last)
             yield ((top, bottom), (left, right)), valid[:, left - first : right - first]

@@ -27,7 +27,7 @@ from efficientnetv2.data import tiffs
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.fitting import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
 from efficientnetv2.data.pictures import UnreadablePicture, is_deep
-from efficientnetv2.data.raster import levels
+from efficientnetv2.data.raster import having, levels
 from efficientnetv2.data.raster_files import ordinary_rule
 from efficientnetv2.data.rasters import ordinary
 from efficientnetv2.data.rasters import picture as raster_picture
@@ -324,7 +324,7 @@ def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
     if bands.channels == RGB and (fault := otherwise_stored(picture.dtype.name, bands)):
         raise UnreadablePicture("the picture", fault)
     values = picture.transpose(2, 0, 1)
-    return levels(values, np.isfinite(values), bands)
+    return levels(values, having(values, np.isfinite(values), bands.nodata), bands)
 
 
 def _readable(picture: Picture) -> str | Path | bytes | Image.Image:
