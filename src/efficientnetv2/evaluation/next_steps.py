@@ -14,7 +14,7 @@ import numpy as np
 from efficientnetv2.arch.published import NAMES
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.typed import typed
-from efficientnetv2.evaluation.page import number, percent
+from efficientnetv2.evaluation.page import number, percent, round_percent
 from efficientnetv2.metrics.abstention import AbstentionCurve
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.several import SeveralFigures
@@ -33,6 +33,8 @@ _FEW_EPOCHS = 5.0
 _LAST_PART, _RISING = 0.25, 0.01
 # What the learning rate is divided by where training has made the start worse. Ours.
 _LOWER = 3.0
+# Images that have to change for a gain to be more than chance in a few of them. Ours.
+_LEAST_GAINED = 3
 # How much larger images are stored than the model sees them, for larger ones to promise something. Ours.
 _LARGER = 1.25
 # At most, in pixels, and of what size a multiple: five halvings of each side. Ours, from what trains within hours.
@@ -150,19 +152,22 @@ def suspect_labels(curve: AbstentionCurve) -> int:
 def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     """The gain of validation top-1 in the last quarter of the training, as a fraction. None if not measured.
 
+    A gain of fewer than 3 images counts as 0.
+
     Args:
         history: Rows of ``metrics.jsonl``. The selection set counts where there is one.
     """
     for kind in ("minival", "val"):
         points = [
-            (row["epoch"], row["top1"])
+            (row["epoch"], row["top1"], row.get("images", 10**9))
             for row in history
             if row.get("kind") == kind and row.get("top1") is not None
         ]
         if len(points) > 1:
-            epochs, scores = np.array(points, dtype=np.float64).T
+            epochs, scores, images = np.array(points, dtype=np.float64).T
             before = np.flatnonzero(epochs <= (1 - _LAST_PART) * epochs[-1])
-            return float(scores[-1] - scores[before[-1] if len(before) else 0])
+            gain = float(scores[-1] - scores[before[-1] if len(before) else 0])
+            return gain if abs(gain) * images.min() > _LEAST_GAINED - 0.5 else 0.0
     return None
 
 
@@ -270,8 +275,8 @@ def _label_errors(facts: Facts, suspects: int) -> NextStep | None:
     if suspects:
         verb = "contradicts" if suspects == 1 else "contradict"
         reasons.append(
-            f"The labels of {count_of(suspects, 'image')} {verb} a prediction of {_CONFIDENT:.0%} or more, which "
-            "is mostly right."
+            f"The labels of {count_of(suspects, 'image')} {verb} a prediction of {round_percent(_CONFIDENT)} or more, "
+            "which is mostly right."
         )
     if not reasons:
         return None
