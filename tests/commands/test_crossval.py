@@ -258,7 +258,7 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
     assert len(members) == 4
     page = (tmp_path / "folds/report.html").read_text(encoding="utf-8")
     assert "each by 2 networks together (their mean) that had not learnt" in page
-    assert "each answered by 2 networks together that had not learnt from it" in page
+    assert "each predicted by 2 models together not trained on it" in page
     assert "Of the 2 networks that answered a picture together it is the first." in page
     assert "is that of the first network of fold 1; all others have reports of their own" in page.replace(
         "<wbr>", ""

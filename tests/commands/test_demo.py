@@ -118,7 +118,7 @@ FORMS = {
     "better than that": "Better than the linear probe\\? ",
     "more labels": "Would more labels help\\? ",
     "its probabilities": "The mean probability of its predictions is ",
-    "slices": "No slice is worse |Of the [0-9]+ pictures? with |Each slice ",
+    "slices": "No slice is worse |Of the [0-9]+ images? with |Each slice ",
     "how long": "(?:[0-9]+ (?:min|s) ?)+, [0-9]+ images/s",
     "next": "Next: ",
     "where": "(?:Model|Report|For new pictures): ",

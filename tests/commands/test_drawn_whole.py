@@ -64,7 +64,7 @@ def test_a_run_that_knows_groups_draws_them_whole(place):
         assert ("48 pictures (val), groups drawn as a whole." in said) is drawn
         page = " ".join((place / run / "report.html").read_text().split())
         assert ("leaves open, groups drawn as a whole: " in page) is drawn
-        assert (" %, groups drawn as a whole. Always answering" in page) is drawn
+        assert (" %, groups drawn as a whole. Always predicting" in page) is drawn
 
 
 def test_an_evaluation_of_what_the_run_held_out_agrees_with_its_report(place):

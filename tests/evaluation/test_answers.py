@@ -38,7 +38,7 @@ def over(top1, macro):
 
 def test_how_good_names_pictures_interval_and_the_weakest_class():
     found = told()["How good is it?"]
-    assert found.words.startswith("On 100 pictures for validation (val). Each class counts alike")
+    assert found.words.startswith("On 100 images for validation (val). Each class counts alike")
     assert "The weakest class is 'maize', with F1 61.5" in found.words
     assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
     assert "optimistic" in told(selected_on="val")["How good is it?"].words
@@ -165,10 +165,10 @@ def test_a_cross_validation_says_what_it_does_not_know_too():
 @pytest.mark.parametrize("members", [1, 3])
 def test_of_several_networks_it_is_said_that_they_answered_together(members):
     facts = Facts(data="x", evaluated_on="out-of-fold", members=members)
-    who = "a network that" if members == 1 else "3 networks together that"
-    said = f", each answered by {who} had not learnt from it (out-of-fold)"
+    who = "a model" if members == 1 else "3 models together"
+    said = f", each predicted by {who} not trained on it (out-of-fold)"
     assert whose(facts).behind == said
-    assert measured_on(9, facts) == f"9 pictures{said}"
+    assert measured_on(9, facts) == f"9 images{said}"
 
 
 def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
@@ -183,8 +183,8 @@ def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
 def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     five = figures([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
     words = answers(five, bootstrap(five, key=Key.of(0), draws=50), Facts("x", "test"), Beside())[0].words
-    assert words.startswith("On 5 pictures for the test. So few say little")
-    assert "Of 2 of the 3 classes not one picture is labelled right: 'elm', 'ash'." in words
+    assert words.startswith("On 5 images for the test. So few images say little")
+    assert "Of 2 of the 3 classes no image is classified correctly: 'elm', 'ash'." in words
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,10 @@ def shown(right, pictures):
 @pytest.mark.parametrize(
     ("right", "of", "words"),
     [
-        (4, 5, "4 of 5 pictures are labelled right."),
-        (1, 5, "1 of 5 pictures is labelled right."),
-        (1, 1, "1 of 1 picture is labelled right."),
-        (900, 1200, "75.0\N{NO-BREAK SPACE}% of 1,200 pictures are labelled right."),
+        (4, 5, "4 of 5 images are classified correctly."),
+        (1, 5, "1 of 5 images is classified correctly."),
+        (1, 1, "1 of 1 image is classified correctly."),
+        (900, 1200, "75.0\N{NO-BREAK SPACE}% of 1,200 images are classified correctly."),
     ],
 )
 def test_few_pictures_are_counted(right, of, words):
@@ -56,9 +56,9 @@ def test_of_several_labels_it_says_what_was_right_of_what_was_given():
     """By sigmoid a picture may be given no label, though its most probable class is one of them."""
     labels, shares = [[0, 1], [1, -1], [0, -1]], np.array([[0.4, 0.3], [0.2, 0.1], [0.9, 0.1]])
     by_itself = several_figures(labels, shares, ("oak", "elm"), "sigmoid")
-    assert headline(by_itself) == "The most probable class is right for 2 of 3 pictures."
+    assert headline(by_itself) == "The most probable class is right for 2 of 3 images."
     shared = several_figures(labels, shares / shares.sum(axis=1, keepdims=True), ("oak", "elm"))
-    assert headline(shared) == "2 of 3 pictures are given one of their labels."
+    assert headline(shared) == "2 of 3 images are given one of their labels."
 
 
 @pytest.mark.parametrize(
@@ -90,36 +90,36 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
     found = figures(true, np.eye(2)[answers], ("oak", "elm"))
     said = against_majority(found, bootstrap(found, key=Key.of(0), draws=100))
     assert said == (
-        "The network is worse than that, but tells the classes apart: its balanced accuracy is "
+        "The model is worse than that, but tells the classes apart: its balanced accuracy is "
         "93.8\N{NO-BREAK SPACE}%, and that of the one answer 50.0\N{NO-BREAK SPACE}%."
     )
     swapped = figures(true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm"))
     said = against_majority(swapped, bootstrap(swapped, key=Key.of(0), draws=100))
-    assert said == "The network is worse than that: it has learnt nothing of use."
+    assert said == "The model is worse than that: it has learnt nothing of use."
     # 70 of 100 oaks and 4 of 10 elms: a little better than one answer, which ten elms cannot show.
     few = figures(
         np.repeat([0, 1], [100, 10]), np.eye(2)[np.repeat([0, 1, 1, 0], [70, 30, 4, 6])], ("oak", "elm")
     )
     said = against_majority(few, bootstrap(few, key=Key.of(0), draws=100))
     assert said == (
-        "The network is worse than that, and does not clearly tell the classes apart: its balanced accuracy is "
+        "The model is worse than that, and does not clearly tell the classes apart: its balanced accuracy is "
         "55.0\N{NO-BREAK SPACE}%, and that of the one answer 50.0\N{NO-BREAK SPACE}%, no more than chance explains."
     )
     one = bootstrap(shown(300, 500), key=Key.of(0), draws=100)  # of oaks alone, nobody can do better than oak
-    assert against_majority(shown(300, 500), one) == "The network is worse than that."
+    assert against_majority(shown(300, 500), one) == "The model is worse than that."
 
 
 def test_pictures_are_called_what_they_are():
     assert whose(Facts("x", "val", train_pictures=5)).behind == ", kept out of training"
     assert whose(Facts("x", "val")).behind == ""  # whether they were, an evaluation does not know
     assert measured_on(6, Facts("x", "out-of-fold")).startswith(
-        "6 pictures, each answered by a network that had"
+        "6 images, each predicted by a model not trained"
     )
-    assert measured_on(6, Facts("x", "val", selected_on="val")).endswith(", by which it was selected")
-    assert measured_on(1, Facts("x", "else")) == "1 picture (else)"
-    assert measured_on(6, Facts("x", "train")) == "6 pictures that it was trained on"
-    assert measured_on(6, Facts("x", "train", trained_on=0)) == "6 pictures (train)"  # of another training
-    assert whose(Facts("x", "train", trained_on=0)).before == "the pictures (train) of"
+    assert measured_on(6, Facts("x", "val", selected_on="val")).endswith(", which selected it")
+    assert measured_on(1, Facts("x", "else")) == "1 image (else)"
+    assert measured_on(6, Facts("x", "train")) == "6 images that it was trained on"
+    assert measured_on(6, Facts("x", "train", trained_on=0)) == "6 images (train)"  # of another training
+    assert whose(Facts("x", "train", trained_on=0)).before == "the images (train) of"
 
 
 def test_the_set_is_described_by_its_sizes():

@@ -105,9 +105,7 @@ def test_json_holds_the_figures_and_the_facts(tmp_path):
 def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):
     told, page = _write(tmp_path)
     low, high = told["intervals"]["top1"]
-    opening = (
-        "90.0 % of 100 pictures are labelled right. They are the validation pictures (val) of examples/land."
-    )
+    opening = "90.0 % of 100 images are classified correctly. They are the validation images (val) of examples/land."
     assert page.text.index(opening) < 50
     assert f"interval is {100 * low:.1f} to {100 * high:.1f} %" in page.text
     assert "forest, the most frequent class, would be right for 50.0 %" in page.text
@@ -131,7 +129,7 @@ def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, fact
     assert ("optimistic" in page.text) is optimistic
     trained = facts.get("evaluated_on") == "train" and facts.get("trained_on") != 0
     assert ("expected calibration error" not in page.text) is trained
-    assert ("with pictures that trained it" in page.text) is trained
+    assert ("with images that trained it" in page.text) is trained
 
 
 def test_a_network_no_better_than_the_majority_is_told_so(tmp_path):

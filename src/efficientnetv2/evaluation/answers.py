@@ -120,7 +120,7 @@ def _how_good(figures: Figures | SeveralFigures, intervals: Mapping[str, Interva
     question = "How good is it?"
     on = f"On {measured_on(figures.pictures, facts)}{': optimistic.' if facts.optimistic else '.'}"
     if figures.pictures < SMALL:
-        on += " So few say little: what can be said is the interval."
+        on += " So few images say little beyond the interval."
     if isinstance(figures, SeveralFigures):
         reach = _reach(intervals.get("mean_average_precision"))
         return Answer(
@@ -148,11 +148,11 @@ def _weakest(figures: Figures, intervals: Mapping[str, Interval]) -> str:
     measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
     never = [name for name, one in measured.items() if not one.f1]
     if len(never) > 1:
-        return f"Of {len(never)} of the {len(measured)} classes not one picture is labelled right: {listed(never, 3)}."
+        return f"Of {len(never)} of the {len(measured)} classes no image is classified correctly: {listed(never, 3)}."
     weakest = min(measured, key=lambda name: measured[name].f1 or 0.0)
     return (
         f"The weakest class is '{weakest}', with F1 {percent(measured[weakest].f1)}"
-        f"{_reach(intervals.get(f'f1:{weakest}'))} on {count_of(measured[weakest].support, 'picture')}."
+        f"{_reach(intervals.get(f'f1:{weakest}'))} on {count_of(measured[weakest].support, 'image')}."
     )
 
 

@@ -41,18 +41,18 @@ def whose(facts: Facts) -> Whose:
     """
     trained = facts.train_pictures is not None
     said = {
-        "val": Whose("the validation pictures (val) of", ", kept out of training" if trained else ""),
-        "test": Whose("the test pictures of"),
-        "minival": Whose("the pictures (minival) of", ", set aside to choose by"),
-        "all pictures": Whose("all pictures of"),
-        "out-of-fold": Whose("the pictures of", f", each answered by {_answerers(facts)}"),
-        **({"train": Whose("the training pictures of")} if facts.of_training else {}),
+        "val": Whose("the validation images (val) of", ", kept out of training" if trained else ""),
+        "test": Whose("the test images of"),
+        "minival": Whose("the selection images (minival) of"),
+        "all pictures": Whose("all images of"),
+        "out-of-fold": Whose("the images of", f", each predicted by {_answerers(facts)}"),
+        **({"train": Whose("the training images of")} if facts.of_training else {}),
     }
-    return said.get(facts.evaluated_on, Whose(f"the pictures ({facts.evaluated_on}) of"))
+    return said.get(facts.evaluated_on, Whose(f"the images ({facts.evaluated_on}) of"))
 
 
 def measured_on(count: int, facts: Facts) -> str:
-    """How many pictures were measured on, and which: ``120 pictures kept out of training (val)``.
+    """How many pictures were measured on, and which: ``120 images kept out of training (val)``.
 
     Args:
         count: of the pictures.
@@ -62,20 +62,20 @@ def measured_on(count: int, facts: Facts) -> str:
     behind = {
         "val": " kept out of training (val)" if trained else " for validation (val)",
         "test": " for the test",
-        "minival": " set aside to choose by (minival)",
-        "all pictures": ", all that there are",
-        "out-of-fold": f", each answered by {_answerers(facts)}",
+        "minival": " for selection (minival)",
+        "all pictures": " (all)",
+        "out-of-fold": f", each predicted by {_answerers(facts)}",
         **({"train": " that it was trained on"} if facts.of_training else {}),
     }
-    chose = ", by which it was selected" if facts.selected_on == facts.evaluated_on != "train" else ""
-    return f"{count_of(count, 'picture')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"
+    chose = ", which selected it" if facts.selected_on == facts.evaluated_on != "train" else ""
+    return f"{count_of(count, 'image')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"
 
 
 def _answerers(facts: Facts) -> str:
     """What has answered a picture in a cross-validation."""
     several = facts.members is not None and facts.members > 1
-    who = f"{facts.members} networks together" if several else "a network"
-    return f"{who} that had not learnt from it (out-of-fold)"
+    who = f"{facts.members} models together" if several else "a model"
+    return f"{who} not trained on it (out-of-fold)"
 
 
 def headline(figures: Figures | SeveralFigures) -> str:
@@ -91,7 +91,7 @@ def headline(figures: Figures | SeveralFigures) -> str:
     what = (
         f"given one of {'its' if one else 'their'} labels"
         if isinstance(figures, SeveralFigures)
-        else "labelled right"
+        else "classified correctly"
     )
     verb = "is" if one or _share(figures).startswith("1 ") else "are"
     return f"{_share(figures)} {verb} {what}."
@@ -100,7 +100,7 @@ def headline(figures: Figures | SeveralFigures) -> str:
 def _share(figures: Figures | SeveralFigures) -> str:
     hits = round(figures.top1 * figures.pictures)
     share = str(hits) if figures.pictures < _COUNTED else percent(figures.top1)
-    return f"{share} of {count_of(figures.pictures, 'picture')}"
+    return f"{share} of {count_of(figures.pictures, 'image')}"
 
 
 def majority(figures: Figures | SeveralFigures) -> str:
@@ -128,12 +128,12 @@ def against_majority(figures: Figures | SeveralFigures, intervals: Mapping[str, 
         return None
     if high < figures.majority_top1:
         return _worse(figures, intervals)
-    return "The network is not clearly better than that."
+    return "The model is not clearly better than that."
 
 
 def _worse(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval]) -> str:
     """Of rare classes that are told apart at the cost of the frequent one, top-1 says the wrong half."""
-    worse = "The network is worse than that"
+    worse = "The model is worse than that"
     classes = sum(one.support > 0 for one in figures.per_class.values())
     if isinstance(figures, SeveralFigures) or "balanced_accuracy" not in intervals or classes == 1:
         return f"{worse}."

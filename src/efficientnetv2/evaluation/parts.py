@@ -47,13 +47,11 @@ def worst_slice(found: Sequence[Slice]) -> str:
         others = (
             f", and so {'is' if more == 1 else 'are'} {more} more slice{'s' * (more > 1)}" if more else ""
         )
-        return (
-            f"Of {_said(worst)} are labelled right: worse than the rest by more than chance explains{others}."
-        )
+        return f"Of {_said(worst)} are classified correctly: worse than the rest by more than chance explains{others}."
     large = [one for one in found if not one.small]
     if not large:
-        return f"Each slice has fewer than {SMALL} pictures: too few to say."
-    return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are labelled right."
+        return f"Each slice has fewer than {SMALL} images: too few to say."
+    return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are classified correctly."
 
 
 def verdict_of_slices(found: Sequence[Slice]) -> str:
@@ -68,7 +66,7 @@ def verdict_of_slices(found: Sequence[Slice]) -> str:
 
 
 def _said(one: Slice) -> str:
-    return f"the {count_of(one.pictures, 'picture')} with {one.column} {one.value}, {percent(one.top1)}"
+    return f"the {count_of(one.pictures, 'image')} with {one.column} {one.value}, {percent(one.top1)}"
 
 
 def priced(
