@@ -114,7 +114,7 @@ def test_the_page_gives_the_same_commands(monkeypatch):
 FORMS = {
     "how good": "top-1 ",
     "against the most frequent class": "That is [a-z ]+ always answering ",
-    "the linear probe": "The linear probe |Training has not beaten",
+    "the linear probe": "The linear probe |Training has not beaten|Kept: ",
     "better than that": "Better than the linear probe\\? ",
     "more labels": "Would more labels help\\? ",
     "its probabilities": "The mean probability of its predictions is ",
