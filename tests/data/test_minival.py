@@ -150,8 +150,8 @@ def test_identical_files_with_other_labels_leave_no_minival():
     assert str(error.value).endswith("or train without minival (--set minival=null).")
 
 
-def test_auto_sets_a_tenth_aside_but_at_least_fifty_and_at_most_a_thousand():
-    for images, held in ((399, 0), (400, 50), (900, 90), (40_000, 1_000)):
+def test_auto_sets_a_tenth_aside_but_at_least_thirty_and_at_most_a_thousand():
+    for images, held in ((239, 0), (240, 30), (900, 90), (40_000, 1_000)):
         labels = np.arange(images) % 3
         parted, note, chooses = with_auto_minival(manifest(labels.tolist()))
         assert (sum(of_class(parted)), chooses) == (held, held > 0), images
