@@ -294,6 +294,38 @@ def test_patience_ends_with_what_to_do(tmp_path):
     assert "nothing that was finished is lost" in str(error.value)
 
 
+def damaged_within(file):
+    """Its header stays, and all pages behind the first are noise."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
+
+
+def of_another_program(file):
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE studies (name TEXT)")
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(os.urandom(50_000)),
+        lambda file: file.write_text("{}" * 1_000),
+        damaged_within,
+        of_another_program,
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
+    study(tmp_path)
+    damage(tmp_path / "study.db")
+    said = []
+    with pytest.raises(InputError, match=r"study\.db is not the database of a study, or it is damaged"):
+        storage = opened(tmp_path, say=said.append, create=False)
+        storage.patiently(storage.rdb.get_all_studies)
+    assert said == [], "waiting mends nothing"
+
+
 @pytest.mark.parametrize(
     ("url", "given"),
     [("postgresql://me@host/db", "of the environment"), ("postgresql://me:own@host/db", "own")],

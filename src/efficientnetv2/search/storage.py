@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import socket
+import sqlite3
 import time
 import uuid
 import warnings
@@ -168,6 +169,11 @@ class Storage:
                 reason = _reason(error)
                 if reason is None:
                     raise
+                if _is_no_study(error):
+                    raise InputError(
+                        f"{self.file} is not the database of a study, or it is damaged ({reason}). Bring back a copy of "
+                        "it, or begin another study in another folder."
+                    ) from error
                 self.unanswered += 1
                 if "password" in reason:  # which no waiting mends
                     raise InputError(
@@ -265,6 +271,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while one is not None:
         yield one
         one = one.__cause__ or one.__context__
+
+
+def _is_no_study(error: BaseException) -> bool:
+    """Whether SQLite says that a file is none of its own, is damaged or lacks a table: no waiting mends that."""
+    codes = {getattr(getattr(one, "orig", None), "sqlite_errorcode", 0) & 0xFF for one in _causes(error)}
+    return not codes.isdisjoint({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR})
 
 
 def _reason(error: BaseException) -> str | None:
