@@ -33,6 +33,8 @@ class HubServer:
         no_ranges: sends the whole content whatever range is asked for.
         pause_s: before every 64 KiB.
         stalls: never sends the content.
+        drips: sends a byte at a time.
+        endless: sends zeros behind the content, and does not say how much it sends.
         asked: method, path and range of every request.
     """
 
@@ -42,6 +44,7 @@ class HubServer:
         self.breaks: list[int] = []
         self.status: int | None = None
         self.other_content = self.no_hash = self.no_ranges = self.stalls = False
+        self.drips = self.endless = False
         self.pause_s = 0.0
         self.asked: list[tuple[str, str, str | None]] = []
         self.closing = threading.Event()
@@ -102,12 +105,15 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= total:
             self._headers(416, {"Content-Range": f"bytes */{total}", "Content-Length": "0"})
             return
-        headers = {"Content-Length": str(total - start)}
+        headers = {"Connection": "close"} if hub.endless else {"Content-Length": str(total - start)}
         if start:
             headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
         self._headers(206 if start else 200, headers)
         if self.command == "HEAD":
             return
+        for position in range(start, total if hub.drips else start):
+            self.wfile.write(content[position : position + 1])
+            hub.closing.wait(0.01)
         if hub.stalls:
             hub.closing.wait()
         content = bytes(total) if hub.other_content else content
@@ -115,7 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         for position in range(start, min(end, total), 2**16):
             time.sleep(hub.pause_s)
             self.wfile.write(content[position : min(position + 2**16, end)])
-        self.close_connection = self.close_connection or end < total
+        self.close_connection = self.close_connection or end < total or hub.endless
+        while hub.endless and not hub.closing.is_set():
+            self.wfile.write(bytes(2**16))
 
 
 class _Server(ThreadingHTTPServer):

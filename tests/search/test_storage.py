@@ -320,9 +320,13 @@ def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
     study(tmp_path)
     damage(tmp_path / "study.db")
     said = []
-    with pytest.raises(InputError, match=r"study\.db is not the database of a study, or it is damaged"):
+
+    def ask():
         storage = opened(tmp_path, say=said.append, create=False)
         storage.patiently(storage.rdb.get_all_studies)
+
+    with pytest.raises(InputError, match=r"study\.db is not the database of a study, or it is damaged"):
+        ask()
     assert said == [], "waiting mends nothing"
 
 

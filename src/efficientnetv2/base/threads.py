@@ -1,4 +1,4 @@
-"""How long a thread that waits for others of its program keeps a core.
+"""Threads that wait: how long one keeps a core meanwhile, and how long one waits for an answer at most.
 
 PyTorch shares a layer among threads, one for each core, and all wait for the last of them. With GNU's OpenMP who waits
 goes round a loop first, before it sleeps. Beside another busy program it holds a core that way which the thread it
@@ -8,7 +8,11 @@ waits for could have.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
 
 # Rounds of that loop; GNU's default is 300,000. Ours: on two cores 10,000 cost an undisturbed step nothing, 1,000 made
 # it half as long again; beside two busy programs 10,000 were 1.8 times as fast as the default (one machine;
@@ -28,3 +32,28 @@ def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if not any(name in environment for name in _THEIRS):
         environment["GOMP_SPINCOUNT"] = str(_ROUNDS)
+
+
+def within(seconds: float, question: Callable[[], Answer]) -> Answer:
+    """The answer to a question, or ``TimeoutError`` after so many seconds.
+
+    A timeout of a connection holds for each address of a server, and none for the look-up of its name: behind a
+    firewall that swallows packets they add up to minutes. A thread that is left behind dies with the process.
+    """
+    answers: list[Answer] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return answers[0]

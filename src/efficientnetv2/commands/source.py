@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.rasters import rule_of
 from efficientnetv2.data.shards.checking import Damage, damage_of
+from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.tiffs import is_raster
 
 # Damaged shards that get a line each. Ours.
@@ -97,6 +99,11 @@ class Source:
             nodata_asked(self.nodata)
         if self.bands is not None:
             bands_asked(self.bands)  # wrong numbers are refused before an image is read
+        if is_url(self.data):
+            print(
+                f"Reading shards from {self.data}. This stops after 30 s without an answer.",
+                file=sys.stderr,
+            )
         folder = Path(os.path.expanduser(self.data))
         if (folder / "recipe.yaml").is_file() and (folder / "beginning.json").is_file():
             raise InputError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import httpx2
 from huggingface_hub import get_session
@@ -17,11 +16,12 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from efficientnetv2.base.errors import InputError
 
-Answer = TypeVar("Answer")
-
 TRIES = 3  # in a row that bring nothing; ours
 PAUSE_S = 1.0  # between them; ours
-PIECE_BYTES = 2**20  # written at a time: at most so much is lost at a break; ours
+# A transfer that brings fewer bytes in so many seconds makes no progress, and ends. Ours.
+STALL_S, LEAST_BYTES = 30.0, 30_000
+# More than any published weights, for a server that does not say how much it sends. Ours.
+MOST_BYTES = 2**34
 
 
 def partial_of(to: Path) -> Path:
@@ -79,34 +79,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def within(seconds: float, question: Callable[[], Answer]) -> Answer:
-    """The answer to a question, or ``TimeoutError`` after so many seconds.
-
-    A timeout of a connection holds for each address of a server, and none for the look-up of its name: behind a
-    firewall that swallows packets they add up to minutes. A thread that is left behind dies with the process.
-    """
-    answers: list[Answer] = []
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            answers.append(question())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return answers[0]
-
-
 def _fill(partial: Path, url: str, size: int | None, headers: Mapping[str, str], patience_s: float) -> None:
-    """Append what is missing, try after try; raises once several in a row brought nothing."""
-    failures = 0
+    """Append what is missing, try after try; raises once several in a row, or a while, brought nothing."""
+    failures, progressed = 0, time.monotonic()
+    most = MOST_BYTES if size is None else size
     with open(partial, "ab") as file:
         bar = tqdm(  # type: ignore[no-untyped-call]
             desc=url.rpartition("/")[2],
@@ -120,22 +96,30 @@ def _fill(partial: Path, url: str, size: int | None, headers: Mapping[str, str],
             while size is None or file.tell() != size:
                 start = file.tell()
                 try:
-                    _append(file, url, headers, patience_s, bar.update)
+                    _append(file, url, headers, patience_s, bar.update, most=most)
                     return
                 except httpx2.HTTPError as error:
                     status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
-                    failures = 0 if file.tell() > start else failures + 1
-                    if failures == TRIES or (
-                        status is not None and status < 500 and status not in (408, 429)
-                    ):
+                    if file.tell() - start >= LEAST_BYTES:
+                        failures, progressed = 0, time.monotonic()
+                    else:
+                        failures += 1
+                    final = status is not None and status < 500 and status not in (408, 429)
+                    if final or failures == TRIES or time.monotonic() - progressed >= STALL_S:
                         raise
                     time.sleep(PAUSE_S)
 
 
 def _append(
-    file: BinaryIO, url: str, headers: Mapping[str, str], patience_s: float, came: Callable[[int], object]
+    file: BinaryIO,
+    url: str,
+    headers: Mapping[str, str],
+    patience_s: float,
+    came: Callable[[int], object],
+    *,
+    most: int,
 ) -> None:
-    """Ask for the rest of a file and write it as it comes."""
+    """Ask for the rest of a file and write it as it comes, up to ``most`` bytes in all."""
     start = file.tell()
     # Compressed, neither size nor position would be those of the file.
     wanted = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -144,8 +128,17 @@ def _append(
             return  # there is no more: whether it is all of it, the hash says
         response.raise_for_status()
         if start and response.status_code != HTTPStatus.PARTIAL_CONTENT:
-            file.truncate(0)  # the server begins again
+            file.seek(0)
+            file.truncate()  # the server begins again
             came(-start)
-        for piece in response.iter_bytes(PIECE_BYTES):
-            file.write(piece)
-            came(len(piece))
+        began, bytes_then = time.monotonic(), file.tell()
+        for piece in response.iter_bytes():  # as it comes, so that nothing is lost where it breaks off
+            wanted_bytes = most - file.tell()
+            file.write(piece[:wanted_bytes])
+            came(min(len(piece), wanted_bytes))
+            if len(piece) > wanted_bytes:
+                return  # more than was announced: whether what came is right, the hash says
+            if file.tell() - bytes_then >= LEAST_BYTES:
+                began, bytes_then = time.monotonic(), file.tell()
+            elif time.monotonic() - began >= STALL_S:
+                raise httpx2.ReadTimeout(f"fewer than {LEAST_BYTES:,} bytes came in {STALL_S:g} s")

@@ -7,6 +7,7 @@ timm and torchvision find them too. What is there is used without asking the net
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from efficientnetv2.arch.published import NAMES
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.models.download import download, sha256_of, within
+from efficientnetv2.base.threads import within
+from efficientnetv2.models.download import STALL_S, download, sha256_of
 from efficientnetv2.models.pretrained import Remote, about, names
 
 if TYPE_CHECKING:
@@ -133,6 +135,12 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
     )
     if hub.offline:
         raise _missing(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids to fetch it")
+    server = "/".join(url(entry, hub).split("/")[:3])
+    print(
+        f"Downloading the weights '{entry.name}' from {server}. This stops after {STALL_S:g} s without progress. "
+        "HF_HUB_OFFLINE=1 skips downloads.",
+        file=sys.stderr,
+    )
     get: Callable[[Remote, Hub], Path] = _from_pytorch if entry.source == "torchvision" else _from_hub
     try:
         return get(entry, hub)

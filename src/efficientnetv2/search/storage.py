@@ -171,8 +171,8 @@ class Storage:
                     raise
                 if _is_no_study(error):
                     raise InputError(
-                        f"{self.file} is not the database of a study, or it is damaged ({reason}). Bring back a copy of "
-                        "it, or begin another study in another folder."
+                        f"{self.file} is not the database of a study, or it is damaged ({reason}). Bring back a "
+                        "copy, or begin another study in another folder."
                     ) from error
                 self.unanswered += 1
                 if "password" in reason:  # which no waiting mends

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +154,45 @@ def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_sh
     server.head_fails = 503
     with pytest.raises(InputError, match=r"pictures-00000\d\.tar: can't be read, after 5 tries"):
         check(manifest, workers=1)
+
+
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_server_that_accepts_and_does_not_answer_is_given_up_after_the_limit(drips, monkeypatch):
+    """It says nothing, or a byte at a time of an answer that never ends."""
+    monkeypatch.setattr(remote, "_SILENCE_S", 0.4)
+    monkeypatch.setattr(remote, "_LIMIT_S", 1.0)
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.01)
+    ended = threading.Event()
+
+    def drip(listening):
+        taken = []
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                listening.settimeout(0.05)
+                taken.append(listening.accept()[0])
+                if drips:
+                    taken[-1].sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            for one in taken if drips else []:
+                with contextlib.suppress(OSError):
+                    one.sendall(b"x")
+        for one in taken:
+            one.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        base = f"http://127.0.0.1:{listening.getsockname()[1]}/shards"
+        began = time.monotonic()
+        for ask in (
+            lambda: RemoteStore(base).matching("*.tar"),
+            lambda: RemoteStore(base).read([Range("a.tar", 0, 4)]),
+        ):
+            with pytest.raises(InputError, match=r"/shards/.*can't be read, after 1 s without an answer"):
+                ask()
+        took = time.monotonic() - began
+        ended.set()
+        thread.join()
+    assert took < 20
 
 
 def test_a_refusal_is_not_asked_again(server):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import IO, Any, TypeVar, cast
 
 from fsspec.core import url_to_fs
@@ -19,6 +20,7 @@ from fsspec.utils import merge_offset_ranges
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.extras import needed
+from efficientnetv2.base.threads import within
 from efficientnetv2.data.shards.stores import Range, Stat
 
 # All ours. Pictures that lie this close are fetched together, for a request takes as long as so many bytes do (20 ms
@@ -28,8 +30,10 @@ _MOST_BYTES = 16_000_000
 # Tries of a request, and the pause before the second; each further one is twice as long: 7.5 s in all.
 _TRIES = 5
 _PAUSE_S = 0.5
-# A server that says nothing for so long is asked again.
-_CONNECT_S, _SILENCE_S = 15, 30
+# A server that says nothing for so long is asked again, until it has not answered for so long in all.
+_SILENCE_S, _LIMIT_S = 15.0, 30.0
+# Bytes a second that a request has to bring on average, beyond the time that a first answer may take.
+_LEAST_BYTES_PER_S = 20_000
 _ASKED_AT_ONCE = 16
 # What is read at a time of a file that is read from its beginning. Ours.
 _READ_AHEAD_BYTES = 4_000_000
@@ -74,7 +78,7 @@ class RemoteStore:
         elif protocol in ("http", "https"):
             import aiohttp  # comes with fsspec[http]
 
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
             self._options = {"client_kwargs": {"timeout": timeout}}
         if protocol not in available_protocols():
             near = did_you_mean(protocol, ("http", "https", *_EXTRAS))
@@ -124,13 +128,20 @@ class RemoteStore:
         contents: dict[Range, bytes | str] = {}
         pending = list(dict.fromkeys(blocks))
         problem: Exception | None = None
+        began = time.monotonic()
         for _ in _attempts():
-            answers = self._files().cat_ranges(
+            wanted = sum(block.stop - block.start for block in pending)
+            ask = partial(
+                self._files().cat_ranges,
                 [f"{self._base}/{block.shard}" for block in pending],
                 [block.start for block in pending],
                 [block.stop for block in pending],
                 on_error="return",
             )
+            try:
+                answers = within(_LIMIT_S + wanted / _LEAST_BYTES_PER_S, ask)
+            except TimeoutError as error:
+                raise InputError(_unanswered(f"{self._base}/{pending[0]}", error, began)) from error
             failed = []
             for block, answer in zip(pending, answers, strict=True):
                 if isinstance(answer, Exception) and not _is_final(answer):
@@ -141,7 +152,7 @@ class RemoteStore:
             pending = failed
             if not pending:
                 return [contents[block] for block in blocks]
-        raise InputError(_unanswered(f"{self._base}/{pending[0]}", problem))
+        raise InputError(_unanswered(f"{self._base}/{pending[0]}", problem, began))
 
     def _judged(self, block: Range, answer: bytes | Exception) -> bytes | str:
         if isinstance(answer, FileNotFoundError):
@@ -196,9 +207,11 @@ class RemoteStore:
             InputError: the store does not answer.
         """
         problem: BaseException | None = None
+        began = time.monotonic()
         for _ in _attempts():
+            files = self._files()  # of this thread: fsspec keeps one for each
             try:
-                return ask(self._files(), path)
+                return within(_LIMIT_S, partial(ask, files, path))
             except NotImplementedError:  # a driver that cannot be asked this, and never will
                 return None
             except Exception as error:  # of every driver its own kind
@@ -206,7 +219,7 @@ class RemoteStore:
                 problem = error.__cause__ or error
                 if _is_final(problem):
                     return None
-        raise InputError(_unanswered(path, problem))
+        raise InputError(_unanswered(path, problem, began))
 
     def open(self, name: str) -> IO[bytes]:
         """A file to read from its beginning, or to seek in; read ahead some megabytes at a time."""
@@ -275,16 +288,21 @@ class _Ranged(io.RawIOBase):
 
 
 def _attempts() -> Iterator[int]:
-    """Numbers of tries, with growing pauses between them."""
+    """Numbers of tries, with growing pauses between them, as long as there is time for another."""
+    until = time.monotonic() + _LIMIT_S
     for attempt in range(_TRIES):
+        if attempt and time.monotonic() >= until:
+            return
         if attempt:
             time.sleep(_PAUSE_S * 2 ** (attempt - 1))
         yield attempt
 
 
-def _unanswered(what: str, problem: BaseException | None) -> str:
+def _unanswered(what: str, problem: BaseException | None, began: float) -> str:
+    silent = time.monotonic() - began >= _LIMIT_S
+    tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_TRIES} tries"
     return (
-        f"{what}: can't be read, after {_TRIES} tries ({_words(problem)}). Is the network there, and the store? "
+        f"{what}: can't be read, after {tried} ({_words(problem)}). Is the network there, and the store? "
         "Then go on, with --resume if a run was under way."
     )
 
