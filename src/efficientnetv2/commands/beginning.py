@@ -39,6 +39,7 @@ class Place:
         memory_gib: that the training process may take; None is what there is.
         strict: stop at the first unreadable picture.
         as_json: only the report on stdout.
+        verbose: show every choice on the screen.
         probe: compare with a linear probe on the given weights, before training.
         against: folder of another run that the report compares with; None takes the one that a run gone on with was
             begun against, or else the last before it.
@@ -54,6 +55,7 @@ class Place:
     memory_gib: float | None = None
     strict: bool = False
     as_json: bool = False
+    verbose: bool = False
     probe: bool = True
     against: Path | None = None
     settled: tuple[Path, ...] = ()
@@ -143,7 +145,7 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
     if note := device_note(place.device, device):
         screen.say(note)
     starts = starts_open(words, device)
-    recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
+    recipe, chosen = begin_recipe(words, device, screen.detail, found=starts[0] if starts else None)
     refuse_unknown_weights(recipe.weights)
     refuse_too_small(recipe, device, [one.word for one in starts])
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)

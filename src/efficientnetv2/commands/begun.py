@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,19 +27,23 @@ from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import images_within, keep, least_images, probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.settling import Agreed, agreed, last_notes, probes, unprobed
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.named import title
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once
+from efficientnetv2.training.state import Length
 from efficientnetv2.training.time_limit import Budget, TimeLimit
 
 # Share of the time that is left before the first step which measuring steps may take. Ours.
 _MEASURING = 0.4
+_WEIGHTS = "Weights: "  # what a note on them begins with
 
 
 def begin(
@@ -57,19 +63,21 @@ def begin(
     recipe, network, prepared = settling.settled.recipe, settling.settled.network, settling.prepared
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     chosen = [*settling.notes, *([] if pictures is None else [pictures.note])]
-    lines: list[str] = []
+    for line in model_lines(recipe, chosen, device):
+        screen.say(line)
+    told: list[str] = []
     limit, probe_images = None, None
     if to_be_measured(words.minutes, recipe):
         # What is settled by then is said before the measurement, which takes a while.
         chosen = still_so(chosen, words.minutes)
-        lines = _said([f"Run folder: {path}", prepared.split_note, *chosen], screen)
+        told = _told(chosen, settling, screen)
         recipe, notes, limit, probe_images = _by_measuring(
             settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
-    lines += _said([f"Run folder: {path}", prepared.split_note, *chosen][len(lines) :], screen)
-    lines += _said(unprobed(recipe, place, prepared), screen)
+    _told([*chosen, *unprobed(recipe, place, prepared)][len(told) :], settling, screen)
+    screen.say(length_line(recipe, len(prepared.train), words.minutes, path))
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
     if probe_images is not None:
         beginning["probe_images"] = probe_images
@@ -78,7 +86,7 @@ def begin(
         network.to("cpu")  # other processes get it from here, each for its own device
         # Else it begins with the classifier of the weights.
         begins_there = recipe.classifier == "probe" and not network.class_names
-        lines += _said([_reached(fit.probe, prepared, begins_there=begins_there)], screen)
+        screen.detail(_reached(fit.probe, prepared, begins_there=begins_there))
         if place.probe:
             labelled, balanced = int((~is_copy(prepared.train)).sum()), recipe.balance is not None
             beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
@@ -87,7 +95,7 @@ def begin(
     if limit is not None:
         beginning["time_limit"] = limit.to_json()
     folder = RunFolder(path, screen.say)
-    folder.begin(recipe, prepared.manifest, beginning, lines)
+    folder.begin(recipe, prepared.manifest, beginning, screen.taken())
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
     if prepared.skipped:
@@ -115,7 +123,7 @@ def _by_measuring(
     recipe, minutes = settling.settled.recipe, words.minutes
     if minutes is None:
         budget = None
-    screen.say(to_measure(recipe, minutes, whole=budget is not None))
+    screen.detail(to_measure(recipe, minutes, whole=budget is not None))
     reader, spent_s = (None, 0.0) if pictures is None else (pictures.reader, pictures.seconds)
     job = job_of(settling.settled, prepared, decided.path, device, workers, reader)
     # The run compiles; its pace is measured again under way.
@@ -124,8 +132,8 @@ def _by_measuring(
         spent_s = budget.used_s
     lost = in_vain(minutes, job, spent_s=spent_s, world=world)
     within_s = None if budget is None else _MEASURING * budget.left_s
-    with scratch(decided.path) as beside:
-        rates = measure(plain, beside, in_vain=lost, within_s=within_s, say=screen.say)
+    with scratch(decided.path) as beside, screen.busy("measuring steps"):
+        rates = measure(plain, beside, in_vain=lost, within_s=within_s, say=screen.detail)
     if budget is None or minutes is None:
         return *settled_by(rates, job, minutes, spent_s=spent_s, world=world), None, None
     notes, probe_images, probe_s = list[str](), None, 0.0
@@ -179,11 +187,58 @@ def _beginning(
     return beginning
 
 
-def _said(lines: list[str], screen: Screen) -> list[str]:
-    """The same lines, shown."""
-    for line in lines:
-        screen.say(line)
-    return lines
+def _told(notes: list[str], settling: Agreed, screen: Screen) -> list[str]:
+    """The notes on what was chosen, shown as details; a warning is shown in any case, and weights have been."""
+    for note in notes:
+        if note in settling.seen.lines:
+            screen.say(note)
+        elif not note.startswith(_WEIGHTS):
+            screen.detail(note)
+    return notes
+
+
+def data_lines(source: Source, prepared: Prepared) -> list[str]:
+    """The images and their split, a line each.
+
+    Args:
+        source: of the images.
+        prepared: the images.
+    """
+    manifest, note = prepared.manifest, prepared.split_note
+    images, classes = count_of(len(manifest), "image"), count_of(len(manifest.class_names), "class")
+    return [f"Data: {source.data}, {images} of {classes}", f"Split: {note[:1].lower()}{note[1:]}"]
+
+
+def model_lines(recipe: Recipe, notes: Sequence[str], device: torch.device) -> list[str]:
+    """The weights and the model, a line each.
+
+    Args:
+        recipe: settled but for its length.
+        notes: on what was chosen.
+        device: to train on.
+    """
+    weights = next((note for note in notes if note.startswith(_WEIGHTS)), f"{_WEIGHTS}{recipe.weights}")
+    if weights == f"{_WEIGHTS}none":
+        weights += " (training from scratch)"
+    schedule = recipe.progressive
+    first, last = schedule.stage(0).image_px, schedule.last.image_px
+    px = f"{last} px" if first == last else f"{first} to {last} px in {count_of(schedule.stages, 'stage')}"
+    how = f"batch size {recipe.batch_images}, {recipe.precision} on {device.type}"
+    return [weights, f"Model: {title(recipe.model)}, {px} ({how})"]
+
+
+def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) -> str:
+    """How long a run trains, and where its details are.
+
+    Args:
+        recipe: settled.
+        images: that are trained on.
+        minutes: that the run may take; None where the epochs decide.
+        path: of its folder.
+    """
+    steps = count_of(Length.of(recipe, images).steps, "step")
+    within = "" if minutes is None else f", within {count_of(minutes, 'minute')}"
+    return f"Length: {count_of(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
 
 
 def _reached(probe: Probe, prepared: Prepared, *, begins_there: bool) -> str:

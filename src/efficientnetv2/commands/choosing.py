@@ -150,7 +150,7 @@ def chosen(
         return known
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
     answers: list[Ints] = []
-    screen.say(
+    screen.detail(
         f"Comparing {len(known.starts)} starts by linear probes, on {count_of(len(task.pictures), 'training picture')} "
         "each. Without it: --weights NAME, FILE or none."
     )
@@ -176,7 +176,7 @@ def chosen(
         f"{_FOLDS} folds{task.kept}{why} ({time.perf_counter() - began:.0f} s). To choose yourself: "
         "--weights NAME, FILE or none."
     )
-    say = screen.say if best else lambda line: None
+    say = screen.detail if best else lambda line: None
     settled, notes = begin_recipe(words, device, say, found=replace(winner, note=note))
     lacking = [f"Not compared, but promising more: {one.lacking}" for one in known.starts if one.lacking]
     assert (settled.holdout, settled.minival, settled.seed) == (recipe.holdout, recipe.minival, recipe.seed)

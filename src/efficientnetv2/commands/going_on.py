@@ -13,6 +13,7 @@ import torch
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands.begun import length_line, model_lines
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import probed
@@ -51,12 +52,14 @@ def go_on(
     """
     refuse_unshared(recipe, device, world, begun=True)
     folder = RunFolder(path, screen.say)
-    folder.log(f"Run folder: {path}")
+    for line in (*model_lines(recipe, (), device), length_line(recipe, len(prepared.train), None, path)):
+        folder.log(line)
     # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
     where = words.cache or folder.beginning().get("cache")
     pictures = cached(where, recipe, prepared, device, screen, world)
     if pictures is not None:
-        folder.log(pictures.note)
+        folder.note(pictures.note)
+        screen.detail(pictures.note)
     network = _network_to_go_on_with(folder, recipe, prepared, device, screen)
     if memory_gib is not None:
         classes = len(prepared.train.class_names)

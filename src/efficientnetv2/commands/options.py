@@ -151,6 +151,9 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, all else on stderr.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show every choice on the screen, not in log.txt alone.")
+]
 
 # What decides a run; see RecipeOptions.
 Network = Annotated[
@@ -322,6 +325,7 @@ class MachineOptions:
     memory_gib: MemoryGib = None
     strict: Strict = False
     as_json: Json = False
+    verbose: Verbose = False
 
     def place(self, out: Path | None, *, resume: bool = False, against: Path | None = None) -> Place:
         """Where and how to run."""

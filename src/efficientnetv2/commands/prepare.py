@@ -130,6 +130,7 @@ def prepare(
     seed: int,
     strict: bool,
     say: Callable[[str], None],
+    detail: Callable[[str], None] | None = None,
     minival: int | float | Literal["auto"] | None = None,
     made_for: Published | None = None,
     answered: Answered = "val",
@@ -143,6 +144,7 @@ def prepare(
         seed: of that choice.
         strict: an unreadable picture is an error.
         say: gets sentences.
+        detail: gets a sentence that nobody needs who sees the progress; None leaves it out.
         minival: as ``Recipe.minival``: the training pictures that choose the weights to keep; None lets none.
         made_for: the published set that the pictures should be; None if they need not be any.
         answered: what figures are to be of; test where there is any of it.
@@ -157,7 +159,8 @@ def prepare(
     others = () if made_for is None else compare(manifest, made_for, strict=strict)
     for note in (*manifest.notes, *others):
         say(note)
-    say(f"Looking at {count_of(len(manifest), 'picture')}: is each whole, is one there twice?")
+    if detail is not None:
+        detail(f"Check: {count_of(len(manifest), 'image')} (unreadable files, duplicates)")
     with counting("looking", len(manifest)) as counted:
         found = check(manifest, strict=strict, progress=counted)
     for note in found.notes:

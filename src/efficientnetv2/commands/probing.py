@@ -83,7 +83,7 @@ def probed(
     if most is None:
         most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
     embedded = sum(min(len(part), most) for part in (train, val))
-    screen.say(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
+    screen.detail(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
     with screen.counting("linear probe", embedded) as counted:
         fit = linear_probe(
             network,

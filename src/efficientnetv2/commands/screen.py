@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from textwrap import fill
 from types import TracebackType
 from typing import Any, Self
@@ -43,17 +43,39 @@ class Screen:
     Args:
         quiet: with ``--json``: only the answer, on stdout; notes go to stderr.
         mute: nothing at all: another process of the run says it.
+        verbose: show details too.
     """
 
-    def __init__(self, *, quiet: bool = False, mute: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, mute: bool = False, verbose: bool = True) -> None:
         self.notes = Console(
             stderr=quiet, quiet=mute, highlight=False, soft_wrap=True, markup=False, emoji=False
         )
+        self._verbose = verbose
         self._bar: Progress | None = None
+        self._said: list[str] = []
 
     def say(self, line: str) -> None:
         """A line of plain text, above the progress bar if there is one."""
+        self._said.append(line)
         self._print(line)
+
+    def detail(self, line: str) -> None:
+        """A line that only a verbose screen shows; a run's log has it, see ``taken``."""
+        if self._verbose:
+            self.say(line)
+        else:
+            self._said.append(line)
+
+    def taken(self) -> list[str]:
+        """All lines since the last call, details too: for a log that is made later than they were said."""
+        lines, self._said = self._said, []
+        return lines
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Within, a terminal shows what is being done; elsewhere nothing is shown."""
+        with self.notes.status(what) if self.notes.is_interactive else nullcontext():
+            yield
 
     def _print(self, line: str) -> None:
         """The same in the place of a bar, which a run among many has too that keeps its lines to itself."""
@@ -158,13 +180,15 @@ class Aside(Screen):
     """
 
     def __init__(self, screen: Screen, *, speaking: bool) -> None:
-        super().__init__(mute=True)
+        super().__init__(mute=True, verbose=screen._verbose)
         self.notes, self._speaking = screen.notes, speaking
 
     def say(self, line: str) -> None:
         """A line, if this run may speak."""
         if self._speaking:
             super().say(line)
+        else:
+            self._said.append(line)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table, likewise."""

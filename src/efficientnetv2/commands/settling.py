@@ -84,6 +84,7 @@ def looked_at(recipe: Recipe, source: Source, place: Place, screen: Screen) -> P
         seed=recipe.seed,
         strict=place.strict,
         say=screen.say,
+        detail=screen.detail,
         counting=screen.counting,
     )
 
@@ -146,22 +147,23 @@ def agreed(
     compile_within_s = None if budget is None else budget.left_s
     if not compiles:
         compile_within_s = 0.0
-    settled = settle(
-        recipe,
-        images=len(prepared.train),
-        class_names=prepared.train.class_names,
-        device=device,
-        memory_gib=place.memory_gib,
-        world=world,
-        in_channels=prepared.manifest.channels,
-        stored_px=shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
-        minutes=words.minutes,
-        training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
-        read_s=_read_s(prepared.train, recipe, workers) if lowers else 0.0,
-        compile_within_s=compile_within_s,
-        repeated=known.repeated,
-        say=screen.say,
-    )
+    with screen.busy("choosing precision and memory"):
+        settled = settle(
+            recipe,
+            images=len(prepared.train),
+            class_names=prepared.train.class_names,
+            device=device,
+            memory_gib=place.memory_gib,
+            world=world,
+            in_channels=prepared.manifest.channels,
+            stored_px=shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
+            minutes=words.minutes,
+            training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
+            read_s=_read_s(prepared.train, recipe, workers) if lowers else 0.0,
+            compile_within_s=compile_within_s,
+            repeated=known.repeated,
+            say=screen.detail,
+        )
     seen = seen_before(
         settled.recipe.weights, settled.network, prepared, refuse=settled.recipe.minival != "auto"
     )

@@ -15,7 +15,7 @@ from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.beginning import Decided, Place, decided, repeating
-from efficientnetv2.commands.begun import begin
+from efficientnetv2.commands.begun import begin, data_lines
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.earlier import Other
@@ -71,7 +71,7 @@ def train_and_report(
         InputError: anything a user can mend.
     """
     world, own = launched(), screen is None
-    screen = screen or Screen(quiet=place.as_json, mute=not world.first)
+    screen = screen or Screen(quiet=place.as_json, mute=not world.first, verbose=place.verbose)
     with together(world, mend="The last checkpoint is whole: go on with --resume."):
         if own and not world.many and (note := _others_idle(pick_device(place.device))):
             screen.say(note)
@@ -150,6 +150,7 @@ def trained(
         InputError: anything a user can mend.
         KeyboardInterrupt: Ctrl-C; says how ``train`` goes on.
     """
+    screen.taken()  # lines of an earlier run
     device = pick_own_device(place.device, world.local_rank, world.local_size)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
@@ -226,6 +227,8 @@ def _readied(
         prepared = replace(
             as_begun(known.path, prepared, screen), chooses=recipe.minival is not None
         )  # what can't be read now may leave too few to set aside
+    for line in data_lines(source, prepared):
+        screen.say(line)
     prepared = replace(prepared, common=place.common)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
@@ -296,12 +299,14 @@ def _run(
     by = f" by {world.size} processes" if world.many else ""
     planned = "" if ready.limit is None else ", planned again as the pace of the machine changes"
     refuse_missing(job.train, world)
-    job.folder.log(
+    summary = (
         f"Training {title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
         f"{count_of(len(job.train.class_names), 'class')} for "
         f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
         f"{recipe.batch_images}{planned}) on {device.type}{by}."
     )
+    job.folder.note(summary)
+    screen.detail(summary)
     try:
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar, limit=ready.limit)

@@ -284,6 +284,9 @@ class NoFolder(RunFolder):
     def log(self, line: str) -> None:
         """Said by the first process."""
 
+    def note(self, line: str) -> None:
+        """Written by the first process."""
+
     def record(self, row: dict[str, Any]) -> None:
         """Written by the first process."""
 
