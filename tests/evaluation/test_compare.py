@@ -13,7 +13,8 @@ from scipy.stats import binom, t
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.compare import compare
 from efficientnetv2.evaluation.answered import over
-from efficientnetv2.evaluation.compare import FinishedRun, gain
+from efficientnetv2.evaluation.compare import FinishedRun, gain, unpaired
+from efficientnetv2.metrics.intervals import wilson
 from efficientnetv2.training.claiming import held
 
 
@@ -99,6 +100,55 @@ def test_the_same_answers_differ_in_nothing():
 def test_other_pictures_are_not_compared():
     one = _run("a", [True, False], 1.0)
     assert gain(one, _run("b", [True], 1.0)) is None
+
+
+def _evaluated(name, right, of, first):
+    """An evaluation of its own images with Wilson's interval, as a report has it."""
+    run = _run(name, [True] * right + [False] * (of - right), 1.0)
+    answers = run.answers.set_axis([f"{first + number}.jpg" for number in range(of)])
+    low, high = wilson(right / of, of)
+    return replace(run, answers=answers, report={"top1": right / of, "intervals": {"top1": [low, high]}})
+
+
+def test_runs_on_different_images_are_two_independent_samples():
+    """Newcombe's own example, method 10: 56 of 70 and 48 of 80 differ by 0.2 (0.0524 to 0.3339)."""
+    found = unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 70))
+    top1 = found.metrics["top1"]
+    assert (top1.value, top1.low, top1.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    assert (found.images, found.shared, found.optimistic) == ((70, 80), 0, "")
+    assert unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60)).shared == 10
+    other = _evaluated("c", 5, 9, 500)
+    assert unpaired(other, replace(other, answers=other.answers.assign(true_label="z"))) is None
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_different_images_are_compared_with_an_interval(as_json, tmp_path, capsys):
+    for number, name in enumerate(("run", "evaluation")):
+        paths = [f"{number}{image}.jpg" for image in range(20)]
+        answers = pd.DataFrame({"path": paths, "label": ["x"] * (15 - number) + ["y"] * (5 + number)})
+        (tmp_path / name).mkdir()
+        answers.assign(true_label=["x"] * 10 + ["y"] * 10).to_csv(
+            tmp_path / name / "predictions.csv", index=False
+        )
+        top1 = 0.75 - 0.05 * number
+        told = {
+            "top1": top1,
+            "macro_f1": top1,
+            "wall_s": 1.0,
+            "intervals": {"top1": [top1 - 0.2, top1 + 0.1]},
+        }
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    compare([tmp_path / "run", tmp_path / "evaluation"], None, as_json)
+    said = capsys.readouterr().out
+    if as_json:
+        (found,) = json.loads(said)["unpaired"]
+        assert found["metrics"]["top1"]["value"] == pytest.approx(-0.05)
+    else:
+        assert "different images (20 and 20)" in said
+        assert "top-1 -5.0 points (-27.4 to +17.4)" in said
+
+
+def test_runs_without_an_image_are_not_compared():
     assert gain(_run("a", [], 1.0), _run("b", [], 1.0)) is None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from efficientnetv2.evaluation.answered import Over
-    from efficientnetv2.evaluation.compare import FinishedRun, Gain
+    from efficientnetv2.evaluation.compare import FinishedRun, Gain, Unpaired
 
 _ENDS = 10  # classes shown at either end, of more than twice as many: ours
 # Of report.json.
@@ -46,7 +46,8 @@ def compare(
 ) -> None:
     """Show what runs reached in which time, and how sure the difference to the first is, over all and by class.
 
-    Differences are of the same pictures; runs that were evaluated on others are not compared. Where a run held out, or
+    Differences are of the same images. Runs that were evaluated on different images are compared as two independent
+    samples, which is less precise. Where a run held out, or
     dealt into folds, whole places or groups, chance draws these as a whole too, which makes intervals wider. Of a run
     whose report calls its figures optimistic it is said that they are.
 
@@ -56,7 +57,7 @@ def compare(
     """
     from efficientnetv2.base.errors import InputError
     from efficientnetv2.base.files import check_folder
-    from efficientnetv2.evaluation.compare import FinishedRun, gain
+    from efficientnetv2.evaluation.compare import FinishedRun, gain, unpaired
 
     if len(runs) < 2:
         raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
@@ -68,7 +69,11 @@ def compare(
         names = [str(run) for run in runs]
     finished = [FinishedRun.read(run, name) for run, name in zip(runs, names, strict=True)]
     gains = [gain(one, finished[0]) for one in finished[1:]]
-    plain = _as_json(finished, gains)
+    apart = [
+        None if found is not None else unpaired(one, finished[0])
+        for one, found in zip(finished[1:], gains, strict=True)
+    ]
+    plain = _as_json(finished, gains, apart)
     screen = Screen(quiet=as_json)
     if out is not None:
         tell_replaced(out / _TOLD, screen)
@@ -76,7 +81,7 @@ def compare(
     if as_json:
         answer(plain)
     else:
-        _tell(finished, gains, screen)
+        _tell(finished, gains, apart, screen)
     if out is not None:
         screen.say(f"Pictures: {out}")
 
@@ -96,10 +101,12 @@ def _is_comparison(file: Path) -> bool:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and told.keys() == {"runs", "gains"}
+    return isinstance(told, dict) and told.keys() - {"unpaired"} == {"runs", "gains"}
 
 
-def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> dict[str, Any]:
+def _as_json(
+    finished: Sequence[FinishedRun], gains: Sequence[Gain | None], unpaired: Sequence[Unpaired | None]
+) -> dict[str, Any]:
     rows = [
         {
             "run": one.name,
@@ -115,7 +122,12 @@ def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> d
         for one, found in zip(finished[1:], gains, strict=True)
         if found is not None
     ]
-    return {"runs": rows, "gains": apart}
+    different = [
+        {"run": one.name, "over": finished[0].name, **found.to_json()}
+        for one, found in zip(finished[1:], unpaired, strict=True)
+        if found is not None
+    ]
+    return {"runs": rows, "gains": apart, "unpaired": different}
 
 
 def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) -> None:
@@ -138,7 +150,12 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
             write_atomically(out / name, partial(Path.write_bytes, data=png(figure, title=_TITLE)))
 
 
-def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen: Screen) -> None:
+def _tell(
+    finished: Sequence[FinishedRun],
+    gains: Sequence[Gain | None],
+    unpaired: Sequence[Unpaired | None],
+    screen: Screen,
+) -> None:
     from efficientnetv2.evaluation.answers import told
 
     rows = []
@@ -159,11 +176,9 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
     columns = ["run", "px", "epochs", "top-1", "95 % interval", "macro-F1", "training"]
     screen.table("Runs", columns, rows)
     first = finished[0].name
-    for one, found in zip(finished[1:], gains, strict=True):
+    for one, found, different in zip(finished[1:], gains, unpaired, strict=True):
         if found is None:
-            screen.say(
-                f"{one.name} and {first} were evaluated on different pictures, so their figures do not compare."
-            )
+            screen.say(_unpaired(one.name, first, different))
             continue
         screen.say(f"Is {one.name} better than {first}? {told(found.over)}")
         if found.time_ratio is not None:
@@ -171,6 +186,28 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
         if unlike := _dealt_unlike(one, finished[0]):
             screen.say(unlike)
         _tell_classes(one.name, found.over, screen)
+
+
+def _unpaired(name: str, first: str, found: Unpaired | None) -> str:
+    """The difference of two runs on different images, in sentences."""
+    if found is None:
+        return (
+            f"{name} and {first} were evaluated on images of different classes, so they cannot be compared."
+        )
+    names = {"top1": "top-1", "macro_f1": "macro-F1"}
+    points = ", ".join(
+        f"{names[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+        for metric, one in found.metrics.items()
+    )
+    many, others = found.images
+    shared = f" {found.shared:,} images are in both, so the intervals are too wide." if found.shared else ""
+    warning = f" {found.optimistic}" if found.optimistic else ""
+    return (
+        f"{name} and {first} were evaluated on different images ({many:,} and {others:,}), so they are compared as two "
+        f"independent samples. {name} - {first}: {points}; 95 % intervals.{shared} The difference is due to the models "
+        "only if both samples come from the same population. Evaluate both on the same images for narrower intervals."
+        f"{warning}"
+    )
 
 
 def _dealt_unlike(one: FinishedRun, first: FinishedRun) -> str | None:

@@ -15,6 +15,8 @@ from efficientnetv2.base.typed import typed
 from efficientnetv2.evaluation.answered import Over, flattered, over, read_answers
 from efficientnetv2.evaluation.curve import Row
 from efficientnetv2.evaluation.roots import by_name_alone, root_of
+from efficientnetv2.metrics.differences import independent
+from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.training.claiming import at_work
 from efficientnetv2.training.folder import RunFolder
 
@@ -108,6 +110,53 @@ class Gain:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; differences as fractions."""
         return asdict(self.over) | {"time_ratio": self.time_ratio}
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """How much higher the metrics of one run are than those of another, on different images.
+
+    Args:
+        images: Numbers of images of the one and of the other.
+        shared: Number of images that are in both.
+        metrics: Differences, by the metric's name in ``report.json``.
+        optimistic: Warning on runs whose metrics are optimistic; see ``flattered``.
+    """
+
+    images: tuple[int, int]
+    shared: int
+    metrics: Mapping[str, Difference]
+    optimistic: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; differences as fractions."""
+        return asdict(self)
+
+
+def unpaired(one: FinishedRun, other: FinishedRun) -> Unpaired | None:
+    """One run against another as two independent samples; None if their classes differ, or one has no image.
+
+    Images that are in both make the interval wider than it need be.
+
+    Args:
+        one: The run that is compared.
+        other: The run that it is compared with.
+    """
+    classes = [set(each.answers.get("true_label", ())) for each in (one, other)]
+    if not classes[0] or classes[0] != classes[1]:
+        return None
+    both = [each.report["intervals"] for each in (one, other)]
+    metrics = {
+        name: independent((one.report[name], *both[0][name]), (other.report[name], *both[1][name]))
+        for name in ("top1", "macro_f1")
+        if all(name in intervals for intervals in both)
+    }
+    return Unpaired(
+        (len(one.answers), len(other.answers)),
+        len(one.answers.index.intersection(other.answers.index)),
+        metrics,
+        flattered([each.name for each in (one, other) if each.optimistic]),
+    )
 
 
 def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
