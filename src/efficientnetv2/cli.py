@@ -6,10 +6,12 @@ Exit codes: 0 done, 2 wrong use or wrong input (message on stderr), 1 a failure 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -191,4 +193,21 @@ def main() -> None:
     keep_freed_memory()
     os.environ.setdefault("GDAL_SKIP", _NETWORK_DRIVERS)
     share_cores()  # commands import PyTorch, which reads once how its threads wait
+    _leave_out_libraries()
     app()
+
+
+def _leave_out_libraries() -> None:
+    """Keep warnings of libraries off the screen, unless asked for: ``python -W default``, ``TORCH_LOGS``.
+
+    Errors of libraries come through, and so do warnings of this package, each in a line.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module="efficientnetv2")
+        warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.ERROR)
+    os.environ.setdefault("TORCH_LOGS", "-all")  # warnings, which PyTorch shows by a handler of its own
+    # A Jupyter kernel hands its own down, which may not be installed here. Every command draws into files.
+    os.environ["MPLBACKEND"] = "agg"
