@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,33 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
         assert refused.returncode == 2
         assert told in refused.stderr
         assert "convert" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "out", ["out.parquet", "out.xlsx", "out.json", "out.csv.gz", "-", "out", "fifo.csv", "/dev/full"]
+)
+def test_predictions_go_into_a_csv_file_and_nowhere_else(out, model, class_folders, tmp_path):
+    """Refused at once: a pipe was read to see whether a table is there, and Parquet held CSV."""
+    os.mkfifo(tmp_path / "fifo.csv")
+    done = effnetv2(
+        "predict", model, class_folders, "--device", "cpu", "--out", out, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 2
+    assert f"--out {out}" in done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"fifo.csv", class_folders.name, model}
+
+
+def test_the_predictions_of_a_run_are_not_taken_for_labels(model, tmp_path):
+    """Their column label would make every prediction right."""
+    (tmp_path / "run").mkdir()
+    for header in ("path,label,true_label,red", "path,label,probability,true_label,red"):
+        (tmp_path / "run/predictions.csv").write_text(f"{header}\n")
+        done = effnetv2("evaluate", model, "run/predictions.csv", "--device", "cpu", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "run/predictions.csv holds predictions" in done.stderr
+    (tmp_path / "run/manifest.csv").touch()
+    done = effnetv2("train", "run/predictions.csv", "--weights", "none", cwd=tmp_path)
+    assert "run/manifest.csv" in done.stderr
 
 
 def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):

@@ -152,6 +152,37 @@ def test_nothing_is_promised_of_an_option_that_nobody_knows(tmp_path):
         assert "--field" not in told
 
 
+def test_what_a_notebook_hands_down_and_what_libraries_warn_of_stays_off_the_screen(class_folders, tmp_path):
+    """In a fresh interpreter, for PyTorch reads once what it says. CUDA_HOME without a GPU makes it warn."""
+    code = (
+        "import sys, types; from efficientnetv2 import cli\n"
+        "def talking(*_, **__):\n"
+        "    import logging, warnings, torch.utils.cpp_extension, matplotlib.pyplot\n"
+        "    matplotlib.pyplot.figure()\n"
+        "    logging.getLogger('some_library').warning('a library warns')\n"
+        "    warnings.warn('a library is deprecated', FutureWarning)\n"
+        "    logging.getLogger('some_library').error('a library fails')\n"
+        "sys.modules['efficientnetv2.commands.inspect_job'] = types.SimpleNamespace(inspect_and_tell=talking)\n"
+        "sys.argv = ['effnetv2', 'inspect', 'pictures']; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "MPLBACKEND": "module://no_such_module",
+            "CUDA_HOME": str(tmp_path),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "a library fails\n"
+
+
 RAMP = "progressive.image_px={start: 64, end: 96}"
 
 
@@ -649,6 +680,7 @@ def test_odd_class_names_go_the_whole_way(tmp_path):
     assert list(table.columns) == [
         "path",
         "label",
+        "probability",
         ":car:",
         "[/red]",
         "probability of path",
@@ -675,7 +707,28 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 2, done.output
     said = done.stdout.splitlines()
-    phases = ["Looking at 48 pictures: ", "Run folder: run", "Measuring: some steps of 2 picture sizes, "]
+    assert [line.partition(":")[0] for line in said] == ["Data", "Split", "Weights", "Model"]
+    done = CliRunner().invoke(app, [str(word) for word in (*words, "--verbose")])
+    said = done.stdout.splitlines()
+    phases = ["Check: 48 images", "Split: ", "Measuring: some steps of 2 picture sizes, "]
     places = [next(at for at, line in enumerate(said) if line.startswith(phase)) for phase in phases]
     assert places == sorted(places)
     assert "The 2 minutes are those from the command to the report" in said[places[-1]]
+
+
+def test_five_lines_come_before_the_first_step_and_the_log_has_the_rest(class_folders, tmp_path):
+    words = ("train", class_folders, *TINY, "--out")
+    brief = effnetv2(*words, "run", cwd=tmp_path)
+    assert brief.returncode == 0, brief.stderr
+    said, log = brief.stdout.splitlines(), (tmp_path / "run/log.txt").read_text()
+    first = next(at for at, line in enumerate(said) if line.startswith("epoch "))
+    topics = [line.partition(":")[0] for line in said[:first]]
+    assert topics == ["Data", "Split", "Weights", "Model", "Length"]
+    assert "48 images of 3 classes" in said[0]
+    assert "32 to 64 px" in said[3]
+    assert "1 epoch" in said[4]
+    whole = effnetv2(*words, "whole", "--verbose", cwd=tmp_path).stdout.splitlines()
+    first = next(at for at, line in enumerate(whole) if line.startswith("epoch "))
+    assert set(topics) < {line.partition(":")[0] for line in whole[:first]}
+    for line in whole[:first]:
+        assert line.replace("whole/log.txt", "run/log.txt") in log

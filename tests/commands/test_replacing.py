@@ -106,6 +106,10 @@ def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
     answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
     write_predictions(tmp_path / "some.csv", answers, list("abcd"), names)
     assert is_predictions(tmp_path / "some.csv", names)
+    if classes == 2:  # as version 0.1 wrote it
+        before = pd.read_csv(tmp_path / "some.csv").drop(columns="probability")
+        before.to_csv(tmp_path / "before.csv", index=False)
+        assert is_predictions(tmp_path / "before.csv", names)
     write_predictions(tmp_path / "true.csv", answers, list("abcd"), names, true_labels=names[:1] * 4)
     assert not is_predictions(tmp_path / "true.csv", names)
     for content in (b"", b"\xff\xfe", b"path,label\n", b'"'):

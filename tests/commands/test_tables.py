@@ -24,14 +24,17 @@ def written(tmp_path, probabilities, names, **more):
 
 def test_each_class_has_a_column_even_one_called_path(tmp_path):
     table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "path"])
-    assert table.columns.tolist() == ["path", "label", "cat", "probability of path"]
+    assert table.columns.tolist() == ["path", "label", "probability", "cat", "probability of path"]
+    assert table["probability"].tolist() == pytest.approx([0.8, 0.6])
     assert table["label"].tolist() == ["path", "cat"]
     assert table["cat"].tolist() == pytest.approx([0.2, 0.6])
 
 
 def test_the_true_label_stands_beside_the_answer(tmp_path):
     table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"])
-    assert table.columns.tolist() == ["path", "label", "true_label", "cat", "probability of true_label"]
+    assert table.columns.tolist() == [
+        "path", "label", "probability", "true_label", "cat", "probability of true_label",
+    ]  # fmt: skip
     assert table["true_label"].tolist() == ["cat", "cat"]
     assert table["label"].tolist() == ["true_label", "cat"]
 
@@ -41,7 +44,7 @@ def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     names, pictures = ["cat", "drawn_whole"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
     table = written(tmp_path, pictures, names, true_labels=["cat"] * 3, drawn_whole=np.array([7, 3, 7]))
     assert table.columns.tolist() == [
-        "path", "label", "true_label", "cat", "probability of drawn_whole", "drawn_whole",
+        "path", "label", "probability", "true_label", "cat", "probability of drawn_whole", "drawn_whole",
     ]  # fmt: skip
     whole = drawn_whole(read_answers(tmp_path))
     assert whole.to_dict() == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 0}
@@ -49,6 +52,22 @@ def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
     written(tmp_path, pictures, names, true_labels=["cat"] * 3)
     assert drawn_whole(read_answers(tmp_path)) is None
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_table_is_read_with_and_without_the_probability_of_the_label(before, tmp_path):
+    """Version 0.1 wrote none, so that a class of that name had its column."""
+    names = ["cat", "probability"]
+    table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], names, true_labels=["cat"] * 2)
+    if before:
+        table = table.drop(columns="probability").rename(
+            columns={"probability of probability": "probability"}
+        )
+        table.to_csv(tmp_path / "predictions.csv", index=False)
+    paths, shares = read_predictions(tmp_path / "predictions.csv", names)
+    assert paths == ["0.jpg", "1.jpg"]
+    assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4])
+    assert read_answers(tmp_path)["label"].tolist() == ["probability", "cat"]
 
 
 def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkeypatch):

@@ -132,11 +132,13 @@ def check_place(file: Path, called: str, *, such_as: str) -> None:
         such_as: a name for it, for whoever gave a folder.
 
     Raises:
-        InputError: it is a folder, its own folder is not there, or nothing may be written there.
+        InputError: it is a folder, a pipe or a device, its own folder is not there, or nothing may be written there.
     """
     folder = file.absolute().parent
     if file.is_dir():
         raise InputError(f"{called} {file} is a folder. Give a file, such as {file / such_as}.")
+    if file.exists() and not file.is_file():
+        raise InputError(f"{called} {file} is not a regular file. Give a file, such as {such_as}.")
     if not folder.is_dir():
         raise InputError(
             f"{called} {file}: there is no folder {file.parent}. Make it, or give another place."

@@ -152,6 +152,10 @@ def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
 def _check_places(out: Path, rank: Path | None, data: str) -> None:
     """Refuse places that can't be written to, and whose files belong to something else."""
     check_place(out, "--out", such_as="predictions.csv")
+    if out.suffix.lower() != ".csv":
+        raise InputError(
+            f"--out {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."
+        )
     if out.resolve() == Path(data).resolve():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
     if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):

@@ -14,6 +14,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.commands.tables import holds_predictions
 from efficientnetv2.data.check import refuse_damage
 from efficientnetv2.data.fitting import depth, kinds_counted
 from efficientnetv2.data.folders import Layout
@@ -109,6 +110,12 @@ class Source:
             raise InputError(
                 f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
                 f"{self.data.rstrip('/')}/manifest.csv"
+            )
+        if require_labels and self.label_column == "label" and holds_predictions(folder):
+            there = folder.with_name("manifest.csv")
+            instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
+            raise InputError(
+                f"DATA {self.data} holds predictions: its column label is what a model predicted. Give {instead}"
             )
         return read(
             self.data,

@@ -34,7 +34,7 @@ def write_predictions(
     abstain_below: float | None = None,
     separator: str | None = None,
 ) -> pd.DataFrame:
-    """Write a CSV: path, label as answered, the true label where there is one, and the probability of each class.
+    """Write a CSV: path, predicted label, its probability, the true label if known, and the probability of each class.
 
     Where pictures hang together a last column says which, for comparisons (``evaluation.answered.drawn_whole``).
 
@@ -98,7 +98,20 @@ def is_predictions(file: Path, class_names: Sequence[str]) -> bool:
         class_names: K names.
     """
     nothing = np.zeros((0, len(class_names)), np.float32)
-    return header_of(file) == [str(name) for name in _table(nothing, [], class_names, None).columns]
+    header = [str(name) for name in _table(nothing, [], class_names, None).columns]
+    # Version 0.1 wrote the same without the probability of the predicted class.
+    return header_of(file) in (header, [name for name in header if name != "probability"])
+
+
+def holds_predictions(file: Path) -> bool:
+    """Whether a file is what ``write_predictions`` writes with true labels, of any classes, by its header."""
+    header = header_of(file) if file.is_file() and file.suffix.lower() == ".csv" else []
+    return header[:3] == ["path", "label", "true_label"] or header[:4] == [
+        "path",
+        "label",
+        "probability",
+        "true_label",
+    ]
 
 
 def header_of(file: Path) -> list[str]:
@@ -126,6 +139,7 @@ def _table(
         table = table.assign(**truth)
     else:
         table["label"] = [class_names[best] for best in probabilities.argmax(axis=1)]
+        table["probability"] = probabilities.max(axis=1, initial=0.0).round(6)
         table = table.assign(**truth)
         columns = [_column_of(name, truth=bool(truth)) for name in class_names]
         # At once: pandas warns of a table that grows by a hundred columns one by one.
@@ -167,6 +181,8 @@ def read_predictions(
     names = {_column_of(name, truth=True): place for place, name in enumerate(class_names)}
     try:
         table = pd.read_csv(file, dtype={"path": str}, keep_default_na=False)
+        if "probability" in class_names and _column_of("probability", truth=True) not in table.columns:
+            names["probability"] = class_names.index("probability")  # a table without the predicted class's
         there = [column for column in table.columns if column in names]
         shares = np.zeros((len(table), len(class_names)))
         shares[:, [names[column] for column in there]] = table[there].to_numpy(dtype=np.float64)
@@ -182,5 +198,5 @@ def read_predictions(
 
 def _column_of(name: str, *, truth: bool) -> str:
     """The column of a class's probability: a class may be called "path" or "label" itself."""
-    taken = {"path", "label", *(("true_label", DRAWN_WHOLE) if truth else ())}
+    taken = {"path", "label", "probability", *(("true_label", DRAWN_WHOLE) if truth else ())}
     return f"probability of {name}" if name in taken else name
