@@ -143,6 +143,21 @@ def test_an_unknown_word_is_answered_with_ours(words, instead, tmp_path):
     assert "Possible options" not in told
 
 
+def test_several_images_are_asked_for_as_a_folder_or_a_table(class_folders, tmp_path):
+    """As the shell makes them of red/*.jpg, and as a pattern in quotes."""
+    files = sorted((class_folders / "red").iterdir())[:3]
+    modelfile.save(
+        tmp_path / "m.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b")
+    )
+    for data in (files, ["pictures/red/*.jpg"]):
+        done = effnetv2("predict", "m.safetensors", *data, cwd=tmp_path)
+        told = " ".join(done.stderr.replace("│", " ").split())
+        assert done.returncode == 2
+        assert "folder" in told
+        assert "column path" in told
+        assert "did you mean" not in told
+
+
 def test_nothing_is_promised_of_an_option_that_nobody_knows(tmp_path):
     """Nor of a recipe's field, where a command has no recipe."""
     for words in (("train", "photos", "--frobnicate", "1"), ("predict", "model", "photos", "--lr", "0.1")):

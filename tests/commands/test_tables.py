@@ -119,5 +119,5 @@ def test_a_table_of_a_thousand_classes_is_written_without_a_warning(tmp_path):
     """Warnings are errors here; pandas warns of a table that grows by a hundred columns one by one."""
     names = [f"c{number}" for number in range(1000)]
     table = written(tmp_path, np.full((2, 1000), 0.001), names)
-    assert table.columns.tolist() == ["path", "label", *names]
+    assert table.columns.tolist() == ["path", "label", "probability", *names]
     assert table.loc[1, "c999"] == pytest.approx(0.001)

@@ -115,7 +115,16 @@ class Verb(_Untyped, TyperCommand):
                 ours = self._ours(f"--{name.replace('_', '-')}", value)
                 if ours is not None and "unexpected extra" in error.message:
                     error.message += f". An option begins with two dashes: {typed(ours)}"
+            elif "unexpected extra" in error.message and "DATA" in self._arguments():
+                error.message += (
+                    f". {ctx.command_path} takes one DATA. For several images, give their folder, or a CSV file with a "
+                    "column path"
+                )
             raise
+
+    def _arguments(self) -> list[str]:
+        """What the command calls its arguments."""
+        return [str(param.metavar or param.name) for param in self.params if isinstance(param, TyperArgument)]
 
     def _with_our_names(self, args: Sequence[str]) -> list[str]:
         """The words of a command line, options of other tools replaced by ours; a line says each."""
@@ -174,9 +183,7 @@ class Verb(_Untyped, TyperCommand):
             name: of the option.
             words: of the command line.
         """
-        arguments = [
-            str(param.metavar or param.name) for param in self.params if isinstance(param, TyperArgument)
-        ]
+        arguments = self._arguments()
         argument = _ARGUMENTS.get(name, "")
         if argument in arguments:
             value = next((after for option, after in pairwise(words) if option == name), argument)

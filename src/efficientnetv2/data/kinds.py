@@ -78,6 +78,11 @@ def listing_of(
         if data in standard.NAMES:
             _refuse_columns(f"{data} is a standard set", named)
             return standard.read_standard(data)
+        if set("*?[") & set(data):
+            raise InputError(
+                f"data path '{data}' does not exist, and patterns of images are not expanded. Give their folder "
+                f"({place.parent}), or a CSV file with a column path."
+            )
         beside = os.listdir(place.parent) if place.parent.is_dir() else []
         near = did_you_mean(place.name, [*beside, *standard.NAMES])
         what = "a folder" if require_labels else "a picture, a folder of pictures"
