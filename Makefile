@@ -12,16 +12,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope -
 $(VENV)/.usable: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		(echo "efficientnetv2 needs Python 3.11 or newer; name one with: make PYTHON=python3.x" && exit 2)
-	@echo "Making $(VENV): PyTorch and what else is needed are a few gigabytes, once."
+	@echo "Installing into $(VENV): PyTorch and its libraries are a few gigabytes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --editable .
 	@touch $@
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: $(VENV)/.usable
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.usable

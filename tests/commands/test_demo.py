@@ -101,6 +101,51 @@ def test_how_long_the_folds_take_follows_from_the_run_before(tmp_path):
     assert demo._outlook_on_folds(tmp_path).startswith("Its 3 runs train for about 1 min 00 s, by how long")
 
 
+@pytest.mark.parametrize(
+    ("slow", "epochs", "seconds"),
+    [(0.5, 6, 76), (1, 6, 152), (2.3, 6, 350), (4, 2, 333), (7, 1, 168), (50, 1, 1200)],
+)
+def test_on_a_slow_machine_the_demo_trains_fewer_epochs(slow, epochs, seconds):
+    """To take at most six minutes, of which a third of a usual run does not hang on the epochs."""
+    found = demo.affordable(slow)
+    assert found == (epochs, pytest.approx(seconds, abs=1))
+    assert found[1] <= demo.MOST_S or slow == 50
+
+
+def test_a_slow_machine_is_told_how_long_it_takes_and_leaves_the_folds_out(clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(demo, "slowness", lambda: 50.0)
+    ran = []
+
+    def do(verb, words):
+        ran.append((verb.__name__, words))
+        if verb.__name__ == "train":
+            Path("runs/demo").mkdir(parents=True)
+            told = {"train_pictures": 480, "pictures": 120, "wall_s": 300.0}
+            Path("runs/demo/report.json").write_text(json.dumps(told))
+
+    monkeypatch.setattr(demo, "_do", do)
+    demo.demo()
+    said = capsys.readouterr().out
+    assert [verb for verb, _ in ran] == ["inspect", "train"]
+    assert "epochs=1" in ran[1][1]
+    assert said.index("Time: about") < said.index("Step 1")
+    assert "Skipped" in said
+    assert "folds/report.html" not in said
+    for setting in SETTINGS:
+        assert setting.startswith(("epochs=", "validate_epochs=")) or setting in ran[1][1]
+
+
+def test_installing_shows_its_progress():
+    installs = [
+        line
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if "install" in line and "--editable" in line
+    ]
+    assert installs
+    assert not [line for line in installs if "--quiet" in line or " -q" in line]
+
+
 def test_the_page_gives_the_same_commands(monkeypatch):
     monkeypatch.chdir(ROOT)
     given = commands(ROOT / "docs/land_cover.md")

@@ -18,6 +18,7 @@ from efficientnetv2.commands.train import train
 
 OUT = Path("runs/demo")
 FOLDS = 3
+IMAGES = 600  # of the demonstration
 
 # Satellites have no upright; the cause of the loss stands at the picture's centre, so crops keep most of it and the
 # centre's features stand beside the pooled ones; colour is evidence. The head comes first (a linear probe on embeddings
@@ -35,6 +36,13 @@ SETTINGS = (
     "epochs=6",
     "validate_epochs=6",
 )
+# Seconds of the whole demonstration on two cores with AVX-512, those of them that epochs decide, and a training step of
+# 32 images at 64 px there. Source: benchmarks/results/land_cover_demo.
+_WHOLE_S, _EPOCHS_S, _STEP_S = 152.0, 103.0, 0.14
+# Seconds with one epoch and without the cross-validation, there. Ours: two fifths of the rest, a sixth of the training.
+_SHORTEST_S = 24.0
+# At most so long, as far as that can be estimated; with at most so many epochs. Ours.
+MOST_S, _EPOCHS = 360.0, 6
 
 
 def demo(
@@ -56,14 +64,21 @@ def demo(
     - `effnetv2 demo`
     - `effnetv2 demo --out my_demo --seed 1`
     """
+    import json
     import sys
+    import time
 
-    from efficientnetv2.commands.screen import Screen
+    from efficientnetv2.commands.screen import Screen, answer, duration
 
     pictures = embedded()
     screen = Screen(quiet=as_json)
-    told = story(pictures, out, seed=seed, workers=workers)
+    epochs, seconds = affordable(slowness() * _images(pictures) / IMAGES)
+    told = story(pictures, out, seed=seed, workers=workers, epochs=epochs)
     make_room(out)
+    screen.say(f"Time: about {duration(seconds)} on this machine")
+    if epochs < _EPOCHS:
+        screen.say(f"Epochs: {epochs} instead of {_EPOCHS} (for at most {duration(MOST_S)})")
+    began = time.monotonic()
     for number, (title, verb, words) in enumerate(told, start=1):
         last = number == len(told)
         screen.say("")
@@ -71,11 +86,61 @@ def demo(
         screen.say(typed(["effnetv2", verb.__name__, *words]))
         if verb is crossval:
             screen.say(_outlook_on_folds(out))
+            if time.monotonic() - began + _folds_s(out) > MOST_S:
+                screen.say(
+                    f"Skipped (the demo would take more than {duration(MOST_S)}). To run it, type the command."
+                )
+                if as_json:
+                    answer(json.loads((out / "report.json").read_text(encoding="utf-8")))
+                break
         screen.say("")
         with redirect_stdout(sys.stderr) if as_json and not last else nullcontext():
             _do(verb, [*words, "--json"] if as_json and last else words)
     for line in _outlook(pictures, out):
         screen.say(line)
+
+
+def slowness() -> float:
+    """How many times as long a training step takes here as on the machine that the demonstration was timed on."""
+    import time
+
+    import torch
+
+    from efficientnetv2.inference.accelerate import autocast, lower_precision, place
+    from efficientnetv2.models.create import create
+
+    cpu = torch.device("cpu")
+    network = place(create("efficientnetv2_b0", num_classes=3).train(), cpu)
+    images = torch.zeros(32, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(3):  # the first one prepares the kernels
+        began = time.perf_counter()
+        with autocast(cpu, lower_precision(cpu) or "fp32"):
+            loss = network(images).float().square().mean()
+        loss.backward()
+        times.append(time.perf_counter() - began)
+    return min(times) / _STEP_S
+
+
+def affordable(slow: float) -> tuple[int, float]:
+    """The epochs for which there is time, and the seconds that the demonstration takes with them.
+
+    Where there is no time for the cross-validation, the seconds are those without it.
+
+    Args:
+        slow: How many times as long it takes as on the machine that it was timed on.
+    """
+    others, each = slow * (_WHOLE_S - _EPOCHS_S), slow * _EPOCHS_S / _EPOCHS
+    epochs = max(1, min(_EPOCHS, int((MOST_S - others) / each)))
+    seconds = others + epochs * each
+    return epochs, seconds if seconds <= MOST_S else slow * _SHORTEST_S
+
+
+def _images(table: Path) -> int:
+    """Rows of a table."""
+    import pandas as pd
+
+    return len(pd.read_csv(table, usecols=["path"]))
 
 
 def make_room(out: Path) -> None:
@@ -124,7 +189,7 @@ def _begun_by_a_demo(out: Path) -> bool:
 Step = tuple[str, Callable[..., None], list[str]]
 
 
-def story(pictures: Path, out: Path, *, seed: int, workers: int | None) -> list[Step]:
+def story(pictures: Path, out: Path, *, seed: int, workers: int | None, epochs: int = _EPOCHS) -> list[Step]:
     """The steps: what each is for, its verb, the words that one types.
 
     Args:
@@ -132,6 +197,7 @@ def story(pictures: Path, out: Path, *, seed: int, workers: int | None) -> list[
         out: folder of all that comes out.
         seed: of everything random.
         workers: processes that read pictures; None lets each verb choose.
+        epochs: Epochs of each run.
 
     Raises:
         InputError: the weights are not beside the pictures.
@@ -139,7 +205,8 @@ def story(pictures: Path, out: Path, *, seed: int, workers: int | None) -> list[
     data, weights = str(pictures), str(_starter(pictures))
     machine = ["--device", "cpu", *([] if workers is None else ["--workers", str(workers)])]
     seeded, folds = ["--seed", str(seed)], ["--by", "place", "--folds", str(FOLDS)]
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    fewer = (setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS)
+    settings = [word for setting in fewer for word in ("--set", setting)]
     return [
         (
             "what is the matter with the pictures, before anything learns them",
@@ -185,24 +252,32 @@ def _outlook_on_folds(out: Path) -> str:
     Args:
         out: folder of that run, whose report says how long it took.
     """
-    import json
-
     from efficientnetv2.commands.screen import duration
 
+    how = "by how long that of step 2 did; probes come on top."
+    return f"Its {FOLDS} runs train for about {duration(_folds_s(out))}, {how}"
+
+
+def _folds_s(out: Path) -> float:
+    """Seconds that the folds' runs will train, by those of the run before them."""
+    import json
+
     told = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    learnt = (FOLDS - 1) * (
-        told["train_pictures"] + told["pictures"]
-    )  # every picture by all folds but its own
-    seconds = told["wall_s"] * learnt / told["train_pictures"]
-    return f"Its {FOLDS} runs train for about {duration(seconds)}, by how long that of step 2 did; probes come on top."
+    # Every image by all folds but its own.
+    learnt = (FOLDS - 1) * (told["train_pictures"] + told["pictures"])
+    return float(told["wall_s"] * learnt / told["train_pictures"])
 
 
 def _outlook(pictures: Path, out: Path) -> Iterable[str]:
-    program = _program()
+    program, folds = _program(), out / "folds" / "report.html"
     return (
         "",
         "Open, in this order:",
-        f"  {out / 'folds' / 'report.html'}   how good, how sure, in a new place, what it confuses, where it looks",
+        *(
+            [f"  {folds}   how good, how sure, in a new place, what it confuses, where it looks"]
+            if folds.exists()
+            else []
+        ),
         f"  {out / 'inspection' / 'inspection.html'}   what is the matter with the pictures",
         f"  {out / 'report.html'}   the one network to use, its training",
         "Next:",
