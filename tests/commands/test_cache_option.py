@@ -74,7 +74,7 @@ def test_a_run_with_the_cache_in_memory_leaves_nothing_of_it_behind(large, cache
     assert note_of(tmp_path / "run").startswith(
         "Cache: 24 pictures decoded, their shorter side at most 89 px, 1 MiB of memory, filled in "
     )
-    assert note_of(tmp_path / "run") in done.stdout
+    assert note_of(tmp_path / "run") in (tmp_path / "run/log.txt").read_text()
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["cache_detail"] == 0.5
     assert not caches.exists()
 
@@ -144,7 +144,7 @@ def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_pa
     train(large, tmp_path / "with", "--cache", "disk", run_command=before_its_end)
     gone_on = train(large, tmp_path / "with", "--resume")
     assert gone_on.returncode == 0, gone_on.stderr
-    assert "there already" in gone_on.stdout, "where it was kept is remembered"
+    assert "there already" in (tmp_path / "with/log.txt").read_text(), "where it was kept is remembered"
 
 
 @pytest.mark.slow

@@ -446,7 +446,7 @@ def test_a_thousand_workers_are_lowered_and_told_why(verb, trained, tmp_path):
 
 def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out", tmp_path / "run")
-    done = effnetv2(*words, cwd=tmp_path)
+    done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Recipe: finetune" in done.stdout
     assert "its classifier too" in done.stdout
@@ -484,7 +484,7 @@ def test_weights_that_give_no_answers_are_refused_and_leave_nothing(verb, endles
 
 def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_batch(trained, tmp_path):
     """finetune has 2e-4 for 32 pictures; AdamW's follows with the square root: 2e-4 / 2 for 8."""
-    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out")
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--verbose", "--out")
     named = effnetv2(*words, tmp_path / "named", "--set", "optimizer.lr=3e-4", cwd=tmp_path)
     assert named.returncode == 0, named.stderr
     assert "Learning rate" not in named.stdout
@@ -582,7 +582,9 @@ def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
         "--weights",
         "auto",
     )  # of which none come with the repository
-    done = effnetv2("train", trained / "pictures", *words, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2(
+        "train", trained / "pictures", *words, "--verbose", "--out", tmp_path / "run", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "Weights: none, training from scratch" in done.stdout
     assert "efficientnetv2_b1.in1k" in done.stdout
@@ -594,7 +596,7 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
     """The plan of the steps is in the folder; without its checkpoints the run takes them again from the first."""
     words = [word for word in TINY if word not in ("--epochs", "1")]
     done = effnetv2(
-        "train", trained / "pictures", *words, "--minutes", "0.5", "--out", tmp_path / "run", cwd=tmp_path
+        "train", trained / "pictures", *words, "--minutes", "0.5", "--verbose", "--out", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
@@ -651,7 +653,7 @@ def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
         "--out",
         tmp_path / "run",
     )
-    done = effnetv2(*words, cwd=tmp_path)
+    done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert "Network: efficientnetv2_b0, which the weights are of" in done.stdout
     other = effnetv2(*words[:-1], tmp_path / "other", "--model", "efficientnetv2_b1", cwd=tmp_path)
     assert other.returncode == 2

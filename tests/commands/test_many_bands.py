@@ -69,7 +69,7 @@ def test_what_only_one_band_shows_is_learnt_with_it_and_not_without(trained):
     top1 = {name: json.loads((place / name / "report.json").read_text())["top1"] for name in ("deep", "rgb")}
     assert top1["deep"] >= 0.95
     assert top1["rgb"] <= 0.75  # of 40 pictures: 1 in 1,000 guesses is as good
-    told = " ".join(done.stdout.split())
+    told = " ".join(done.stdout.split() + (place / "deep/log.txt").read_text().split())
     assert "Rasters: 4 bands (3, 2, 1, 5), each a channel; values" in told
     assert "Shown to people: bands 3, 2, 1 as red, green and blue" in told
     assert "Augmentation of 4 channels: RandAugment draws from Rotate, Brightness, Sharpness" in told

@@ -93,7 +93,7 @@ def place(tmp_path_factory):
 
 
 def words(place, out):
-    return ("train", "pictures", *STILL, "--weights", "trunk.safetensors", "--out", out)
+    return ("train", "pictures", *STILL, "--verbose", "--weights", "trunk.safetensors", "--out", out)
 
 
 def test_untrained_it_answers_as_the_probe_does(place):

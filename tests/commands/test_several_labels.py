@@ -152,7 +152,7 @@ def test_plan_and_weights_without_a_probe(table, tmp_path):
     plan = effnetv2("plan", table, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     assert "linear probe" not in json.loads(plan.stdout)["others_s"]
-    further = effnetv2("train", table, *words, "--out", tmp_path / "further", cwd=tmp_path)
+    further = effnetv2("train", table, *words, "--verbose", "--out", tmp_path / "further", cwd=tmp_path)
     assert further.returncode == 0, further.stderr
     assert "No linear probe" in further.stdout
     assert "its classifier too" in further.stdout

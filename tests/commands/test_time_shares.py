@@ -161,7 +161,7 @@ def closed(*_, **__):
 def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path):
     words = ("train", class_folders, *TINY, "--epochs", "4", "--set", "time_shares=equal", "--out", "run")
     words = (*words, "--set", FAR_APART)
-    done = effnetv2(*words, cwd=tmp_path)
+    done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stage lengths: " in done.stdout
     run = RunFolder(tmp_path / "run", lambda line: None)
@@ -173,7 +173,7 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     assert any(line.startswith("Stage lengths: ") for line in run.beginning()["chosen"])
     before = run.recipe_file.read_text()
     run.model_file.unlink()  # as if it had been killed at the end, and its checkpoints lost
-    again = effnetv2(*words, "--resume", cwd=tmp_path)
+    again = effnetv2(*words, "--verbose", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "starting at step 0" in again.stdout
     assert "Stage lengths: " not in again.stdout

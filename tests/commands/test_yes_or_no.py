@@ -63,7 +63,9 @@ WANTED = [set(labels.split(";")) - {""} for labels in ("", *SETS) * 2]
 
 
 def trained(place, out, *words):
-    done = effnetv2("train", place / "marks.csv", *SEPARATED, *TRAIN, *words, "--out", out, cwd=place)
+    done = effnetv2(
+        "train", place / "marks.csv", *SEPARATED, *TRAIN, *words, "--verbose", "--out", out, cwd=place
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.idle import VAIN
 from efficientnetv2.training.named import title
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.sharing import at_once
 from efficientnetv2.training.state import Length
 from efficientnetv2.training.time_limit import Budget, TimeLimit
@@ -63,20 +65,23 @@ def begin(
     recipe, network, prepared = settling.settled.recipe, settling.settled.network, settling.prepared
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     chosen = [*settling.notes, *([] if pictures is None else [pictures.note])]
-    for line in model_lines(recipe, chosen, device):
-        screen.say(line)
+    weights, model = model_lines(recipe, chosen, device)
+    screen.say(weights)
+    screen.say(model)
+    warnings = set(settling.seen.lines)
     told: list[str] = []
     limit, probe_images = None, None
     if to_be_measured(words.minutes, recipe):
         # What is settled by then is said before the measurement, which takes a while.
         chosen = still_so(chosen, words.minutes)
-        told = _told(chosen, settling, screen)
+        told = _told(chosen, screen, warnings, shown=weights)
         recipe, notes, limit, probe_images = _by_measuring(
             settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
-    _told([*chosen, *unprobed(recipe, place, prepared)][len(told) :], settling, screen)
+    warnings |= set(patience_in_vain(recipe, Length.of(recipe, len(prepared.train))))
+    _told([*chosen, *unprobed(recipe, place, prepared)][len(told) :], screen, warnings, shown=weights)
     screen.say(length_line(recipe, len(prepared.train), words.minutes, path))
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
     if probe_images is not None:
@@ -187,12 +192,12 @@ def _beginning(
     return beginning
 
 
-def _told(notes: list[str], settling: Agreed, screen: Screen) -> list[str]:
-    """The notes on what was chosen, shown as details; a warning is shown in any case, and weights have been."""
+def _told(notes: list[str], screen: Screen, warnings: Collection[str], *, shown: str) -> list[str]:
+    """The notes on what was chosen, as details; warnings are shown in any case, and one note has been shown."""
     for note in notes:
-        if note in settling.seen.lines:
+        if note in warnings or note.startswith(VAIN):
             screen.say(note)
-        elif not note.startswith(_WEIGHTS):
+        elif note != shown:
             screen.detail(note)
     return notes
 

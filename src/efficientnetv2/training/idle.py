@@ -6,6 +6,8 @@ from efficientnetv2.data.balance import BETA
 from efficientnetv2.training.learning import Schedule
 from efficientnetv2.training.recipe import Recipe
 
+VAIN = "Without effect here: "  # what the sentence begins with
+
 
 def idle(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
     """What was set and has no effect, in a sentence; none where all has.
@@ -32,7 +34,7 @@ def idle(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
             "compile for most of the run (the setting changes at every step; PyTorch compiles a few of them, in the "
             "middle of training)"
         )
-    return [f"Without effect here: {'; '.join(found)}."] if found else []
+    return [f"{VAIN}{'; '.join(found)}."] if found else []
 
 
 def _of_schedule(schedule: Schedule) -> list[str]:
