@@ -596,7 +596,15 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
     """The plan of the steps is in the folder; without its checkpoints the run takes them again from the first."""
     words = [word for word in TINY if word not in ("--epochs", "1")]
     done = effnetv2(
-        "train", trained / "pictures", *words, "--minutes", "0.5", "--verbose", "--out", tmp_path / "run", cwd=tmp_path
+        "train",
+        trained / "pictures",
+        *words,
+        "--minutes",
+        "0.5",
+        "--verbose",
+        "--out",
+        tmp_path / "run",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]

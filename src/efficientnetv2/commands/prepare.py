@@ -187,7 +187,7 @@ def prepare(
     manifest = with_rule(manifest, source, seed=seed, say=say)
     parts = ("minival", asked) if chooses else (asked,)
     evaluated = np.flatnonzero(np.isin(manifest.split, parts))
-    if bad := decode_evaluated(manifest, evaluated, strict=strict, say=say, counting=counting):
+    if bad := decode_evaluated(manifest, evaluated, strict=strict, say=say, detail=detail, counting=counting):
         skipped += tuple((manifest.paths[row], reason) for row, reason in bad.items())
         kept = np.setdiff1d(np.arange(len(manifest)), list(bad))
         manifest, contents = _readable(manifest, kept, asked), contents[kept]
@@ -206,7 +206,13 @@ def prepare(
 
 
 def decode_evaluated(
-    manifest: Manifest, rows: Ints, *, strict: bool, say: Callable[[str], None], counting: Counting
+    manifest: Manifest,
+    rows: Ints,
+    *,
+    strict: bool,
+    say: Callable[[str], None],
+    detail: Callable[[str], None] | None = None,
+    counting: Counting,
 ) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 
@@ -217,7 +223,8 @@ def decode_evaluated(
         manifest: of the images.
         rows: that are evaluated.
         strict: an image that cannot be decoded is an error.
-        say: gets sentences.
+        say: gets sentences on skipped images.
+        detail: gets the sentence on how many were decoded; None gives it to ``say``.
         counting: shows how many images have been decoded.
 
     Returns:
@@ -231,7 +238,7 @@ def decode_evaluated(
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with counting("decoding", len(rows)) as counted:
         bad = undecodable(manifest, rows.tolist(), strict=strict, progress=counted)
-    say(
+    (detail or say)(
         f"Checked {count_of(len(manifest), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
         f"{len(manifest) - len(rows):,} the header and the end were read."
     )
