@@ -235,9 +235,15 @@ def _learning_rate(facts: Facts) -> NextStep | None:
     rate = (facts.recipe or {}).get("optimizer", {}).get("lr")
     if facts.kept_model != "start" or rate is None or (facts.epochs or 0) < _FEW_EPOCHS:
         return None
+    start, trained = (facts.others.get(f"{which}_metric") for which in ("start", "trained"))
+    reached = (
+        ""
+        if None in (start, trained)
+        else f" It reached {percent(start)} there, training {percent(trained)}."
+    )
     reason = (
-        f"The model before training was kept, as no trained one was better on the selection set. The learning rate "
-        f"was {rate:g}."
+        "The model before training was kept, as no trained one was better on the selection set."
+        f"{reached} The learning rate was {rate:g}."
     )
     command = _again(
         facts, ["--set", f"optimizer.lr={float(f'{rate / _LOWER:.2g}'):g}"], without_fields=("optimizer.lr",)
