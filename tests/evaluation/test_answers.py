@@ -281,7 +281,7 @@ def test_steps_that_change_what_labels_bring_are_named_with_it():
     (found,) = [
         one for one in answers(SHOWN, INTERVALS, Facts("x", "val"), labels, steps) if "labels" in one.question
     ]
-    assert "start from imagenet weights" in found.words
+    assert "start from ImageNet weights" in found.words
     assert "Other steps" not in told(labels)["Would more labels help?"].words
 
 

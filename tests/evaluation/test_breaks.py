@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.evaluation.breaks import breakable, in_lines, sentence, width
+from efficientnetv2.evaluation.breaks import breakable, command, in_lines, sentence, width
 
 
 def without_marks(marked):
@@ -20,6 +20,7 @@ def without_marks(marked):
 def test_nothing_of_a_text_is_lost_and_nothing_of_it_is_markup(text):
     assert without_marks(breakable(text)) == text
     assert without_marks(sentence(text)) == text
+    assert without_marks(command(text)) == text
 
 
 def test_names_are_parted_behind_their_signs_and_numbers_and_options_are_not():
@@ -59,3 +60,9 @@ def test_a_line_is_filled_before_it_is_cut():
 def test_wide_letters_take_more_room_and_marks_none():
     assert width("日本") > width("ab")
     assert width("ก่") == width("ก") == 1
+
+
+def test_a_percentage_is_one_word_in_a_sentence_and_as_typed_in_a_command():
+    assert sentence("58.4% of 95 % intervals") == "58.4\N{NO-BREAK SPACE}% of 95\N{NO-BREAK SPACE}% intervals"
+    assert sentence("a%20b") == "a%20b"
+    assert command("effnetv2 predict run 50%") == "effnetv2 predict run 50%"

@@ -278,7 +278,9 @@ def _more_labels(beside: Beside, trained: bool, several: bool, steps: Sequence[N
     question = "Would more labels help?"
     if beside.labels is not None:
         verdict, words = beside.labels
-        if first := [step.action.lower() for step in steps if step.topic in CHANGE_THE_PROBE]:
+        if first := [
+            f"{step.action[0].lower()}{step.action[1:]}" for step in steps if step.topic in CHANGE_THE_PROBE
+        ]:
             words += f" Other steps come first and change this estimate: {', '.join(first)}."
         return Answer(question, words, verdict, section="learning-curve")
     if not trained:

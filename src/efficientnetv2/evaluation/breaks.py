@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 # Behind which of a name's signs a line may end; and the options of a command, which no line parts.
 _JOINTS = re.compile(r"(?<=\w[_/\\;-])(?![_/\\.,;:=-]|$)|(?<=\w[.,:])(?![_/\\.,;:=\d\s-]|$)")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
+# A percent sign behind a number, with the space that belongs between them or without.
+_PERCENTAGE = re.compile(r"(?<=\d) ?%(?!\w)")
 _PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
 # Of a letter of Chinese, Japanese or Korean, in ordinary letters. Ours, from looking at pages.
 _WIDE = 1.7
@@ -26,7 +28,16 @@ def breakable(name: str) -> Markup:
 
 
 def sentence(text: str) -> Markup:
-    """A sentence in which no option (``--weights``) is parted and names may be.
+    """A sentence in which no option (``--weights``) and no percentage is parted, and names may be.
+
+    Args:
+        text: as it is; it is escaped here.
+    """
+    return command(_PERCENTAGE.sub("\N{NO-BREAK SPACE}%", text))
+
+
+def command(text: str) -> Markup:
+    """A command in which no option is parted and names may be; what is copied from the page stays the same.
 
     Args:
         text: as it is; it is escaped here.

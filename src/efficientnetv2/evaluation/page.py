@@ -21,7 +21,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from efficientnetv2.evaluation.breaks import breakable, sentence
+from efficientnetv2.evaluation.breaks import breakable, command, sentence
 from efficientnetv2.evaluation.drawing import svg
 
 THUMBNAIL_PX = 160
@@ -44,7 +44,7 @@ def rendered(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "percent": percent, "duration": duration, "number": number, "drawing": drawing, "breakable": breakable,
-        "sentence": sentence, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
+        "sentence": sentence, "command": command, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
         "headings": headings,
     }  # fmt: skip
     environment.globals["generator"] = _GENERATOR
