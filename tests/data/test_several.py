@@ -176,6 +176,19 @@ def test_a_class_of_one_picture_cannot_be_held_out_wherever_its_label_stands(tmp
         with_holdout(read(table(tmp_path, rows), label_separator=";"), seed=0)
 
 
+def test_labels_of_few_images_are_left_out_of_their_cells(tmp_path):
+    rows = {f"{n}.png": "a;b" if n % 2 else "b" for n in range(12)} | {
+        "12.png": "a;once;b",
+        "13.png": "once2",
+    }
+    manifest = read(table(tmp_path, rows), label_separator=";", min_images_per_class=2)
+    assert manifest.class_names == ("a", "b")
+    assert manifest.paths[-1] == "12.png"
+    assert names(manifest)[-1] == {"a", "b"}
+    assert "2 classes with fewer than 2 training images each (1 image): 'once', 'once2'" in manifest.notes[-1]
+    assert with_holdout(manifest, seed=0)[0].class_names == ("a", "b")
+
+
 def test_several_labels_are_not_counted_out_as_minival(tmp_path):
     with pytest.raises(InputError, match=r"minival is 2, .* several labels each"):
         with_minival(read(table(tmp_path), label_separator=";"), size=2)
