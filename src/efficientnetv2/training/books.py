@@ -360,7 +360,8 @@ class Books:
         """
         if not self.job.world.first:
             return
-        if any(row["kind"] == "val" and row["step"] == self.state.step for row in self.job.folder.history()):
+        last = {"kind": "val", "step": self.state.step, "images": len(predictions.labels)}
+        if any(last.items() <= row.items() for row in self.job.folder.history()):
             return  # it was killed while it wrote its report
         self._log_point(self._scored("val", predictions), self.job.answered)
 
