@@ -17,7 +17,7 @@ from efficientnetv2.arch import files
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import choosing, crossval_folds, train_job
-from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.beginning import Decided, Place, repeating
 from efficientnetv2.commands.crossval_before import answerers, run_name
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_job import _recipe
@@ -32,6 +32,7 @@ from efficientnetv2.models.create import create
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.preflight import Preflight
+from efficientnetv2.training.recipes import named
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -363,3 +364,12 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
         for sample in range(len(train)):
             own = np.asarray(Image.open(train.file(sample)), dtype=float)
             assert abs(ready.pictures.reader.source(sample) - own).mean() < 3, "not another's, of other noise"
+
+
+def test_each_fold_sets_its_own_pictures_aside(tmp_path):
+    """The first had too few, so that its settled recipe has no minival; the next may have enough."""
+    settled = named("quick").model_copy(update={"minival": None, "epochs": 3.0})
+    (tmp_path / "recipe.yaml").write_text(settled.to_yaml())
+    known = Decided(tmp_path / "next", named("quick"))
+    found, _ = repeating(known, Words(), Place(settled=(tmp_path / "recipe.yaml",)))
+    assert (found.recipe.epochs, found.recipe.minival, found.repeated) == (3.0, "auto", True)

@@ -51,5 +51,5 @@ def test_the_panel_of_validation_says_of_which_images_its_points_are():
     )
     assert title(("val", 300), ("val", 300)) == "validation (300 images)"
     with_minival = title(("minival", 90), ("minival", 90), ("val", 689))
-    assert "90 images of minival" in with_minival
-    assert "689 images of val" in with_minival
+    assert "minival, 90 images" in with_minival
+    assert "val, 689 images" in with_minival

@@ -90,10 +90,11 @@ def _validated(history: Sequence[Row]) -> str:
     all_of_val = "".join(f"{row['images']:,} images" for row in last)
     if not before or (not points["minival"] and before[-1]["images"] == last[0]["images"]):
         return f"validation ({all_of_val})"
-    on = " of minival" if points["minival"] else ""
-    kept = "the kept model on " if on else ""
-    final = f"; last point: {kept}all {all_of_val} of val" if last else ""
-    return f"validation ({before[-1]['images']:,} images{on}{final})"
+    # Short enough for the width of the panel.
+    if points["minival"]:
+        last_point = f"; last point: val, {all_of_val}" if last else ""
+        return f"validation (minival, {before[-1]['images']:,} images{last_point})"
+    return f"validation ({before[-1]['images']:,} images; last point: all {all_of_val} of val)"
 
 
 def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
