@@ -1,5 +1,6 @@
 """The network as a whole: shapes, memory format, compilation, depth."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -111,6 +112,19 @@ def test_an_exported_program_takes_other_sizes():
     exported = torch.export.export(network, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(sides,)).module()
     for images in (torch.randn(3, 3, 65, 96), torch.randn(2, 3, 67, 130)):
         torch.testing.assert_close(exported(images), network(images))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated by PyTorch, and in use
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("pooling", ["mean", "mean+centre"])
+def test_a_scripted_network_predicts_the_same(padding, pooling):
+    network = create(replace(TINY, padding=padding, pooling=pooling), num_classes=5).eval()
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(network), file)
+    file.seek(0)
+    scripted = torch.jit.load(file)
+    for images in (torch.randn(2, 3, 64, 64), torch.randn(1, 3, 65, 130)):
+        torch.testing.assert_close(scripted(images), network(images))
 
 
 def test_each_weight_is_drawn_once():

@@ -87,12 +87,14 @@ class Dropout(nn.Dropout):
     PyTorch draw.
     """
 
-    kept: Tensor | None = None
+    def __init__(self, p: float) -> None:
+        super().__init__(p)
+        self.kept: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape, unchanged."""
-        if not self.training or self.kept is None:
-            return super().forward(input)
+        if self.kept is None or not self.training:
+            return F.dropout(input, self.p, self.training, self.inplace)
         return input * self.kept.to(input.dtype)
 
 

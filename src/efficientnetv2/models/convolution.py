@@ -69,7 +69,8 @@ class DepthwiseConv2d(nn.Conv2d):
         """(N, C, H, W) to (N, C, H, W)."""
         if self.training and input.device.type == "cpu" and max(input.shape[-2:]) < self.kernel_size[0]:
             return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
-        return super().forward(input)
+        out: Tensor = self._conv_forward(input, self.weight, self.bias)  # TorchScript knows no ``super``
+        return out
 
 
 class ProductConv2d(nn.Conv2d):
@@ -83,6 +84,12 @@ class ProductConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._quickest(input)
+        out: Tensor = self._conv_forward(input, self.weight, self.bias)
+        return out
+
+    def _quickest(self, input: Tensor) -> Tensor:
         if not (self.training and input.device.type == "cpu" and self._is_quicker(input)):
             return super().forward(input)
         # Permuted, so that the gradient lies in memory as the channels-last weight does: PyTorch's parallel
@@ -169,7 +176,9 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        out: Tensor = self.act(self.norm(self._convolved(x)))
+        # TorchScript, which only predicts, knows not all that a CPU's autocast needs.
+        convolved: Tensor = self.conv(x) if torch.jit.is_scripting() else self._convolved(x)  # type: ignore[attr-defined]
+        out: Tensor = self.act(self.norm(convolved))
         return out
 
     def _convolved(self, x: Tensor) -> Tensor:

@@ -219,11 +219,18 @@ class EfficientNet(Network):
         Returns:
             (N, embed_dim).
         """
-        maps: Tensor = self.head(self.features(x)[-1])  # (N, head_channels, H/32, W/32)
+        # A scripted network only predicts, and TorchScript knows no lists of maps.
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            x = self.stem(x)
+            for block in self.blocks:
+                x = block(x)
+        else:
+            x = self.features(x)[-1]
+        maps: Tensor = self.head(x)  # (N, head_channels, H/32, W/32)
         pooled = maps.mean((2, 3))
-        if self.architecture.pooling == "mean":
+        if self.embed_dim == pooled.shape[1]:
             return pooled
-        (above, below), (left, right) = (_middle(side) for side in maps.shape[-2:])
+        (above, below), (left, right) = _middle(maps.shape[-2]), _middle(maps.shape[-1])
         return torch.cat([pooled, maps[:, :, above:below, left:right].mean((2, 3))], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,15 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(groups * n, C, H, W), the groups one after another; shape unchanged."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._grouped(input)
+        # TorchScript knows no ``super``.
+        return functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+            0.0 if self.momentum is None else self.momentum, self.eps,
+        )  # fmt: skip
+
+    def _grouped(self, input: Tensor) -> Tensor:
         if self.groups == 1 or not self.training:
             return super().forward(input)
         assert self.running_mean is not None
