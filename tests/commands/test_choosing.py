@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,6 +284,53 @@ def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
     assert np.array_equal(rows, choosing._drawn(labels, 150, key))
     many = np.arange(900) % 300  # more classes than are looked at
     assert len(np.unique(many[choosing._drawn(many, 240, key)])) == 60
+
+
+class Ticking:
+    """A clock on which every image that is embedded takes its time."""
+
+    def __init__(self, monkeypatch, *each_s):
+        self.now, self.images, each = 0.0, [], iter(each_s)
+
+        def embed(network, manifest, *, progress=None, **others):
+            self.now += next(each) * len(manifest)
+            self.images.append(len(manifest))
+            if progress is not None:
+                progress(len(manifest))
+            vectors = np.eye(len(manifest.class_names), dtype=np.float32)[manifest.labels]
+            return predict.Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+
+        monkeypatch.setattr(choosing, "embed_manifest", embed)
+        monkeypatch.setattr(choosing, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+
+@pytest.mark.parametrize(
+    ("each_s", "left_s", "looked_at"),
+    [
+        ((0.01,) * 3, 100.0, [24, 288, 288]),  # all of train
+        ((0.1,) * 3, 100.0, [24, 187, 187]),  # 40 s, of which 2.4 are gone
+        ((1.0,), 100.0, [24]),  # not even 100 images of each
+        ((0.1, 0.5), 100.0, [24, 187]),  # a busy moment
+    ],
+)
+def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
+    clock = Ticking(monkeypatch, *each_s)
+    starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
+    words = Words(minutes=60, settings=SMALL)
+    source = Source(str(painted(tmp_path / "pictures", each=120)))
+    known = decided(words, starts, tmp_path)
+    prepared = prepare(source, holdout=known.recipe.holdout, seed=0, strict=False, say=silent)
+    assert len(prepared.train) == 288
+    budget = SimpleNamespace(left_s=left_s)
+    after = chosen(known, words, prepared, CPU, 0, Place(), Screen(quiet=True), budget)
+    assert clock.images == looked_at
+    assert clock.now <= 40 * 1.5 + 187 * 0.5
+    if len(looked_at) < 3:
+        assert after.recipe.weights == starts[0].word
+        assert after.compared is None
+        assert "not compared with other starts (too little time)" in after.chosen[-1]
+    else:
+        assert after.compared["pictures"] == looked_at[-1]
 
 
 def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monkeypatch):

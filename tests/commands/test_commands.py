@@ -608,8 +608,9 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
     )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
-    assert re.search(r"Epochs: \S+, what fits into 0.5 minutes", done.stdout)
-    assert f"({epochs:g} epochs), as many as the time was enough for" in done.stdout
+    log = (tmp_path / "run/log.txt").read_text()
+    assert re.search(r"Epochs: \S+, what fits into 0.5 minutes", log)
+    assert f"({epochs:g} epochs), as many as the time was enough for" in log
     beginning = json.loads((tmp_path / "run/beginning.json").read_text())
     assert beginning["time_limit"]["seconds"] == pytest.approx(30)
     *_, (_, _, steps) = beginning["revisions"]

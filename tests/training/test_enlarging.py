@@ -11,10 +11,10 @@ from tests.command_line import NETWORK
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.resumed import resumed_recipe
-from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.commands.words import Words, begin_recipe, names_sizes
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.enlarging import no_larger
+from efficientnetv2.training.enlarging import lowered_in_time, no_larger
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle
 
@@ -165,3 +165,77 @@ def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_i
     with pytest.raises(InputError, match="model"):
         gone_on(replace(words, model="efficientnetv2_b0"), tmp_path / "recipe.yaml")
     assert gone_on(replace(words, model="efficientnetv2_s"), tmp_path / "recipe.yaml").model == padded
+
+
+def in_time(images: float):
+    """Epochs of 1,000 images, of which so many of 128 px fit into the time."""
+
+    def epochs_of(recipe):
+        plan = recipe.progressive
+        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        return images * 128**2 / pixels / 1000
+
+    return epochs_of
+
+
+def sizes_of(recipe):
+    return [recipe.progressive.stage(index).image_px for index in range(recipe.progressive.stages)]
+
+
+@pytest.mark.parametrize(
+    ("images", "stored_px", "sizes"),
+    [
+        (9000, 128, [128, 192, 224]),  # more than three epochs
+        (5000, 300, [96, 160, 192]),
+        (5000, 128, [64, 96, 128]),  # never above what they are stored at
+        (1200, None, [64, 64, 96]),
+        (10, None, [32, 64, 64]),  # three epochs fit at no size
+    ],
+)
+def test_sizes_are_lowered_until_three_epochs_fit(images, stored_px, sizes):
+    finetune, epochs_of = named("finetune"), in_time(images)
+    recipe, said = lowered_in_time(finetune, epochs_of, stored_px)
+    assert sizes_of(recipe) == sizes
+    assert epochs_of(recipe) >= 3 or sizes[-1] == 64
+    if recipe is finetune:
+        assert said == []
+    else:
+        assert f"{sizes[0]} to {sizes[-1]} px instead of up to 224 px" in said[0]
+        assert "--minutes" in said[0]
+        assert "--image-px 224" in said[0]
+
+
+def test_sizes_at_evaluation_are_lowered_with_them():
+    recipe = with_settings(named("finetune"), ["eval_px=288", "minival=0.1", "eval_px_tried=[224, 256, 320]"])
+    lower, _ = lowered_in_time(recipe, in_time(1200), None)
+    assert lower.progressive.last.image_px == 96
+    assert (lower.eval_px, lower.eval_px_tried) == (128, (96, 128))
+
+
+def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path):
+    """Its recipe is from a file, with sizes of its own."""
+    own = with_settings(named("finetune"), ["enlarge=null", "eval_px=224"])
+    lower, _ = lowered_in_time(own, in_time(1200), None)
+    there = lower.model_copy(update={"epochs": 3.0, "weights": "none"})
+    there = there.model_copy(
+        update={"classifier": "fresh", "frozen_statistics": False, "model": "efficientnetv2_b0"}
+    )
+    (tmp_path / "recipe.yaml").write_text(there.to_yaml())
+    words = Words(recipe=own, model="efficientnetv2_b0", weights="none", minutes=5)
+    assert resumed_recipe(words, tmp_path / "recipe.yaml", lambda line: None).eval_px == 96
+    with pytest.raises(InputError, match="progressive"):
+        resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml", lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("words", "named_there"),
+    [
+        (Words(minutes=5), False),
+        (Words(minutes=5, settings=("progressive.stages=2", "optimizer.lr=1")), False),
+        (Words(minutes=5, image_px=224), True),
+        (Words(minutes=5, settings=("progressive.image_px={start: 64, end: 224}",)), True),
+        (Words(minutes=5, settings=("eval_px=224",)), True),
+    ],
+)
+def test_sizes_that_words_name_are_known(words, named_there):
+    assert names_sizes(words) is named_there

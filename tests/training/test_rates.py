@@ -205,3 +205,15 @@ def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_pat
 def test_answers_take_what_they_take_to_begin_and_each():
     assert Rate(0.5, 0.01).seconds(30) == pytest.approx(0.8)
     assert Rate(0.5, 0.01).seconds(0) == 0
+
+
+@pytest.mark.parametrize(("within_s", "sizes"), [(1e6, [32, 64]), (0.0, [32])])
+def test_sizes_that_no_time_is_left_for_are_taken_to_grow_as_their_pixels_do(within_s, sizes, job, tmp_path):
+    """With no time at all, one step of the smallest images is timed after one that is not."""
+    said = []
+    found = measure(job, tmp_path, within_s=within_s, say=said.append)
+    assert [line.split()[3] for line in said if "steps of" in line] == [str(px) for px in sizes]
+    assert [rate.image_px for rate in found.steps] == [32, 64]
+    small, large = found.steps
+    if sizes == [32]:
+        assert large.each_s == pytest.approx(4 * small.each_s)

@@ -472,6 +472,25 @@ def test_minutes_decide_whether_every_stage_gets_a_step():
     assert settled(*short, images=32, minutes=5).recipe.progressive.stages == 4
 
 
+@pytest.mark.parametrize(("training_s", "last_px"), [(None, 128), (1000.0, 128), (300.0, 96), (1.0, 64)])
+def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last_px, monkeypatch):
+    """An image of 128 px takes 1 s, and 300 s are enough for 3 epochs of 200 images at up to 96 px."""
+    monkeypatch.setattr(settle_room, "image_s", lambda *given: 1.0)
+    recipe = with_settings(named("quick"), ["precision=fp32", "compile=off"])
+    found = settle(
+        recipe,
+        images=200,
+        class_names=CLASSES,
+        device=CPU,
+        minutes=10.0,
+        training_s=training_s,
+        stored_px=256,
+    )
+    assert found.recipe.progressive.last.image_px == last_px
+    assert found.recipe.eval_px == last_px
+    assert any("instead of up to 128 px" in note for note in found.notes) == (last_px < 128)
+
+
 def test_the_pooling_of_the_weights_is_settled(tmp_path):
     """Or a checkpoint would be loaded into a network with another classifier."""
     network = EfficientNet(replace(architecture("efficientnetv2_b0"), pooling="mean+centre"), num_classes=2)

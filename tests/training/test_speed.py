@@ -137,6 +137,19 @@ def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypa
     assert bool(said) is chosen
 
 
+@pytest.mark.parametrize(("within_s", "tried"), [(None, True), (1e6, True), (599.0, False), (0.0, False)])
+def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, monkeypatch):
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    said = []
+    choice = choose(
+        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU,
+        compile_within_s=within_s, say=said.append,
+    )  # fmt: skip
+    assert choice.compile is tried
+    assert bool(said) is tried
+    assert ("may take minutes" in choice.note) is not tried
+
+
 def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch):
     """Two steps are those of the recipe's epochs; how many the minutes hold is measured later."""
     measured(monkeypatch, fp32=1.0, bf16=0.95)

@@ -16,6 +16,7 @@ from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import (
     in_vain,
     job_of,
+    lowered_by,
     report_s,
     scratch,
     settled_by,
@@ -28,20 +29,22 @@ from efficientnetv2.commands.probing import images_within, keep, least_images, p
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.settling import Agreed, agreed, last_notes, probes, unprobed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.words import Words
+from efficientnetv2.commands.words import Words, names_sizes
 from efficientnetv2.data.copies import is_copy
+from efficientnetv2.data.sides import shorter_side
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.idle import VAIN
+from efficientnetv2.training.job import preprocessing_of
 from efficientnetv2.training.named import title
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.sharing import at_once
 from efficientnetv2.training.state import Length
-from efficientnetv2.training.time_limit import Budget, TimeLimit
+from efficientnetv2.training.time_limit import BEFORE_SHARE, Budget, TimeLimit
 
 # Share of the time that is left before the first step which measuring steps may take. Ours.
 _MEASURING = 0.4
@@ -78,6 +81,7 @@ def begin(
         recipe, notes, limit, probe_images = _by_measuring(
             settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
+        settling = replace(settling, preprocessing=preprocessing_of(recipe, network, prepared.manifest.bands))
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
     warnings |= set(patience_in_vain(recipe, Length.of(recipe, len(prepared.train))))
@@ -142,6 +146,12 @@ def _by_measuring(
     if budget is None or minutes is None:
         return *settled_by(rates, job, minutes, spent_s=spent_s, world=world), None, None
     notes, probe_images, probe_s = list[str](), None, 0.0
+    if not names_sizes(words):
+        besides_s = 60 * minutes * BEFORE_SHARE + report_s(job, rates)
+        recipe, rates, notes = lowered_by(
+            rates, job, minutes, shorter_side(prepared.train), spent_s=besides_s, world=world
+        )
+        job = replace(job, recipe=recipe)
     if probes(recipe, place) and prepared.manifest.separator is None:
         probe_s = budget.left_s
         probe_images = images_within(probe_s, prepared, settling.settled.network, rates.curve.each_s)
@@ -193,9 +203,12 @@ def _beginning(
 
 
 def _told(notes: list[str], screen: Screen, warnings: Collection[str], *, shown: str) -> list[str]:
-    """The notes on what was chosen, as details; warnings are shown in any case, and one note has been shown."""
+    """The notes on what was chosen, as details; warnings are shown in any case, and one note has been shown.
+
+    What was lowered or left out for want of time (``--minutes``) is shown as well.
+    """
     for note in notes:
-        if note in warnings or note.startswith(VAIN):
+        if note in warnings or note.startswith(VAIN) or "--minutes" in note:
             screen.say(note)
         elif note != shown:
             screen.detail(note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.enlarging import lowered_in_time
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.interrupt import signals_as_ctrl_c
 from efficientnetv2.training.job import Job, preprocessing_of
@@ -149,6 +150,39 @@ def settled_by(
         recipe, note = _as_long_as(minutes, replace(job, recipe=recipe), rates, spent_s, world)
         notes.append(note)
     return recipe, notes
+
+
+def lowered_by(
+    rates: Rates,
+    job: Job,
+    minutes: float,
+    stored_px: float | None,
+    *,
+    spent_s: float,
+    world: World = ALONE,
+) -> tuple[Recipe, Rates, list[str]]:
+    """The recipe with image sizes at which three epochs fit by a measurement, its rates, and a sentence if lower.
+
+    Args:
+        rates: of the run, measured by one process.
+        job: to be run.
+        minutes: that the run may take.
+        stored_px: Side of the images as they are stored, in pixels. None if it is not known.
+        spent_s: on other work, as of ``settled_by``.
+        world: the processes that will run it.
+    """
+
+    def of(recipe: Recipe) -> Rates:
+        return rates.of_sizes([setting.image_px for setting in settings_by_size(recipe)])
+
+    def epochs_of(recipe: Recipe) -> float:
+        given = _given(epochs_within, replace(job, recipe=recipe), of(recipe), spent_s, world)
+        with suppress(InputError):
+            return given(minutes)
+        return 0.0
+
+    recipe, notes = lowered_in_time(job.recipe, epochs_of, stored_px)
+    return recipe, of(recipe), notes
 
 
 def _lengths_open(recipe: Recipe) -> bool:

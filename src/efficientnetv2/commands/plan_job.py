@@ -22,6 +22,7 @@ from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.foretold import (
     in_vain,
     job_of,
+    lowered_by,
     report_s,
     scratch,
     settled_by,
@@ -35,8 +36,9 @@ from efficientnetv2.commands.probing import probe_s
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.settling import agreed, last_notes, looked_at, refuse_words, unprobed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.words import Words
+from efficientnetv2.commands.words import Words, names_sizes
 from efficientnetv2.data.keeping import amount
+from efficientnetv2.data.sides import shorter_side
 from efficientnetv2.evaluation.hanging import kept_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_own_device, workers_for
@@ -46,7 +48,7 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.hub import UnfetchedError
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.job import Job
+from efficientnetv2.training.job import Job, preprocessing_of
 from efficientnetv2.training.moments import row_steps, validation_steps
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import Forecast, forecast
@@ -119,6 +121,13 @@ def plan_and_tell(words: Words, source: Source, place: Place, *, began: float | 
             )
         if words.minutes is not None:  # as ``train`` divides them
             spent_s = min(60 * words.minutes * BEFORE_SHARE, budget.used_s + spent_s) + report_s(job, rates)
+            if not names_sizes(words):
+                stored_px = shorter_side(prepared.train)
+                recipe, rates, lower = lowered_by(rates, job, words.minutes, stored_px, spent_s=spent_s)
+                job, notes = replace(job, recipe=recipe), [*notes, *lower]
+                preprocessing = preprocessing_of(recipe, settled.network, prepared.manifest.bands)
+                job = replace(job, preprocessing=preprocessing)
+                settling = replace(settling, preprocessing=preprocessing)
         recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
         notes += last_notes(recipe, settling, known, prepared)

@@ -65,10 +65,11 @@ def lowered_in_time(
         lower = _ending_at(recipe, px)
         if epochs_of(lower) >= _LEAST_EPOCHS:
             break
+    evaluated = "" if lower.eval_px is None else f", and evaluation at {lower.eval_px} px"
     trained = sorted({lower.progressive.stage(0).image_px, lower.progressive.last.image_px})
     return lower, [
         f"Sizes: {' to '.join(map(str, trained))} px instead of up to {last_px} px (--minutes leaves time for about "
-        f"{fitting:.2g} epochs at up to {last_px} px, and {epochs_of(lower):.2g} at these). "
+        f"{fitting:.2g} epochs at up to {last_px} px, and {epochs_of(lower):.2g} at these){evaluated}. "
         f"To keep the sizes, pass --image-px {last_px}."
     ]
 

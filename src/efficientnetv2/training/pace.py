@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,6 +71,22 @@ class Rates:
         """Of a step at any size; between those that were measured, in proportion to the pixels."""
         pixels = [rate.image_px**2 for rate in self.steps]
         return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
+
+    def of_sizes(self, sizes: Sequence[int]) -> Rates:
+        """The same with a rate for each of some sizes; below the smallest measured size in proportion to the pixels.
+
+        Args:
+            sizes: Image sizes in pixels.
+        """
+        least = self.steps[0]
+
+        def rate(px: int) -> StepRate:
+            known = next((one for one in self.steps if one.image_px >= px), self.steps[-1])
+            if px >= least.image_px:
+                return replace(known, image_px=px, each_s=self.step_s(px))
+            return replace(least, image_px=px, each_s=least.each_s * (px / least.image_px) ** 2)
+
+        return replace(self, steps=tuple(rate(px) for px in sorted(set(sizes))))
 
     def shared(self, processes: int, groups: int) -> Rates:
         """The same for processes that share steps and answers.

@@ -89,10 +89,11 @@ def choose(
         minutes: that the run is to take; None is what its steps take.
         at_once: processes that share the steps, each as fast as this one alone.
         compile_within_s: Seconds that compiling may take before the first step. With 0, compiling is not tried. None
-            sets no bound.
+            sets no bound; with a bound, a single step of each precision is timed.
         say: gets lines on what takes minutes: compiling.
     """
-    bench = _Bench(recipe, network, device, None if minutes is not None else steps)
+    timed = _TIMED_STEPS if compile_within_s is None else 1
+    bench = _Bench(recipe, network, device, None if minutes is not None else steps, timed)
     notes: list[str] = []
     precision, compiles = recipe.precision, recipe.compile
     if precision == "auto":
@@ -178,6 +179,7 @@ class _Bench:
     network: Network
     device: torch.device
     steps: int | None
+    timed_steps: int = _TIMED_STEPS
 
     @property
     def short(self) -> bool:
@@ -227,7 +229,7 @@ class _Bench:
     def step_seconds(self, sides: Sequence[_Side]) -> list[float]:
         """Of each side the median step, the sides in turn."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            rounds = [[side.step() for side in sides] for _ in range(1 + _TIMED_STEPS)]
+            rounds = [[side.step() for side in sides] for _ in range(1 + self.timed_steps)]
         return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
 
 
