@@ -534,6 +534,12 @@ def test_what_changes_nothing_in_evaluation_may_be_replaced(tmp_path):
     torch.testing.assert_close(loaded(pixels), _network().eval()(pixels))
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", torch.device("cuda:99"), ""])
+def test_a_device_that_is_not_there_is_named(tmp_path, device):
+    with pytest.raises(InputError, match=f"device is '{device}'"):
+        modelfile.load(_save(tmp_path / "m.safetensors"), device)
+
+
 @pytest.mark.parametrize("name", ["m.pth", "m", "m.safetensors.bak"])
 def test_a_model_file_ends_in_safetensors(tmp_path, name):
     with pytest.raises(InputError, match=rf"{name} was not written.*\.safetensors"):

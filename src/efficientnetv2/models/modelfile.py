@@ -144,9 +144,10 @@ def load(
             nor named of timm or torchvision. It is wrapped, and its weights are only changed if all is well.
 
     Raises:
-        InputError: no such file, not one of ours, written by a newer version, or damaged; or one module for several
-            files.
+        InputError: no such file, not one of ours, written by a newer version, or damaged; no such device; or one
+            module for several files.
     """
+    _check_device(device)
     if together := members_of(Path(path)):
         if network is not None:
             raise InputError(
@@ -219,6 +220,16 @@ def described(path: str | Path) -> Described:
     words, _ = header.read(path, metadata)
     text = metadata.get(calibrated.KEY)
     return Described(words, None if text is None else calibrated.parse(path, text))
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without it
+        raise InputError(
+            f"device is {str(device)!r}, but PyTorch cannot use it here ({reason(error)}). Give 'cpu', or a device "
+            "that PyTorch finds."
+        ) from error
 
 
 def _called(member: Path) -> str:
