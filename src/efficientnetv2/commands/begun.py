@@ -72,12 +72,13 @@ def begin(
     screen.say(weights)
     screen.say(model)
     warnings = set(settling.seen.lines)
-    told: list[str] = []
+    told = 0  # of the notes
     limit, probe_images = None, None
     if to_be_measured(words.minutes, recipe):
         # What is settled by then is said before the measurement, which takes a while.
         chosen = still_so(chosen, words.minutes)
-        told = _told(chosen, screen, warnings, shown=weights)
+        _tell(chosen, screen, warnings, shown=weights)
+        told = len(chosen)
         recipe, notes, limit, probe_images = _by_measuring(
             settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
@@ -85,7 +86,7 @@ def begin(
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
     warnings |= set(patience_in_vain(recipe, Length.of(recipe, len(prepared.train))))
-    _told([*chosen, *unprobed(recipe, place, prepared)][len(told) :], screen, warnings, shown=weights)
+    _tell([*chosen, *unprobed(recipe, place, prepared)][told:], screen, warnings, shown=weights)
     screen.say(length_line(recipe, len(prepared.train), words.minutes, path))
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
     if probe_images is not None:
@@ -202,7 +203,7 @@ def _beginning(
     return beginning
 
 
-def _told(notes: list[str], screen: Screen, warnings: Collection[str], *, shown: str) -> list[str]:
+def _tell(notes: Sequence[str], screen: Screen, warnings: Collection[str], *, shown: str) -> None:
     """The notes on what was chosen, as details; warnings are shown in any case, and one note has been shown.
 
     What was lowered or left out for want of time (``--minutes``) is shown as well.
@@ -212,7 +213,6 @@ def _told(notes: list[str], screen: Screen, warnings: Collection[str], *, shown:
             screen.say(note)
         elif note != shown:
             screen.detail(note)
-    return notes
 
 
 def data_lines(source: Source, prepared: Prepared) -> list[str]:

@@ -61,7 +61,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
         InputError: anything a user can mend.
         KeyboardInterrupt: Ctrl-C; says how to go on.
     """
-    screen = Screen(quiet=place.as_json)
+    screen = Screen(quiet=place.as_json, verbose=place.verbose)
     folder, resumed = _folder(place)
     if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
         words = replace(words, weights=from_anywhere(words.weights))

@@ -77,7 +77,7 @@ def plan_and_tell(words: Words, source: Source, place: Place, *, began: float | 
     Raises:
         InputError: anything that ``train`` would refuse before its first step.
     """
-    screen = Screen(quiet=place.as_json)
+    screen = Screen(quiet=place.as_json, verbose=place.verbose)
     budget = Budget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
