@@ -394,8 +394,8 @@ def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, t
     report = json.loads((tmp_path / "rated/report.json").read_text())
     assert (report["evaluated_on"], report["trained_on"], report["optimistic"]) == ("train", 0, False)
     page = (tmp_path / "rated/report.html").read_text()
-    assert "the network was trained on these" not in page
-    assert "the pictures (train) of" in page
+    assert "the model was trained on these images" not in page
+    assert "the images (train) of" in page
     assert modelfile.load(tmp_path / "calibrated.safetensors").calibration.fitted_on == "train"
 
 
@@ -440,7 +440,7 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     assert (found["trained_on"], found["optimistic"], found["unseen"]["pictures"]) == (0, True, 30)
     assert found["notes"] == [f"8 of these 38 pictures {chose}", fitted]
     page = (tmp_path / "rated/report.html").read_text()
-    assert "the network was selected on 8 of these pictures" in page
+    assert "the model was selected on 8 of these images" in page
 
 
 def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_path):
