@@ -35,6 +35,8 @@ _BESIDE_PICTURES = frozenset(
         ".ovr", ".vrt", ".geojson", ".db", ".ini", ".lnk", ".url", ".py", ".ipynb", ".sh",
     )
 )  # fmt: skip
+# Folders, and names of sub-folders that all of them hold, from which the folders look like parts of a dataset. Ours.
+_SHARED_NAMES = 2
 # Suffixes that a sentence names. Ours.
 _SUFFIXES_NAMED = 5
 
@@ -176,22 +178,27 @@ def _named_as_splits(folders: list[str]) -> dict[str, str]:
 def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
     """Refuse sub-folders that may be classes as well as splits, or parts of a dataset: a guess may lose classes."""
     called_so = [name for name in folders if split_named(name) and _contents(folder / name)[0]]
-    filled = _filled(folder, folders)
-    if called_so and (beside := [name for name in filled if name not in called_so]):
+    others = [name for name in folders if name not in called_so]
+    if called_so and (beside := _filled(folder, others)):
         raise InputError(
             f"{source}: the sub-folder '{called_so[0]}' is a split or a class; {some(beside)} beside it "
             f"{'is' if len(beside) == 1 else 'are'} no split. Pass --layout classes if each sub-folder is a class, or "
             f"--layout splits to read {some(called_so)} alone."
         )
-    if len(filled) < 2:
-        return
-    contents = [_contents(folder / name) for name in filled]
-    shared = set.intersection(*(set(classes) for classes, _ in contents))
-    if len(shared) < 2 or any(loose for _, loose in contents) or all(map(split_named, shared)):
+    alike: list[str] = []
+    shared: set[str] = set()
+    for name in folders:  # the first class folder of images ends this, for to open all may take long
+        classes, loose = _contents(folder / name)
+        if classes:
+            shared = shared & set(classes) if alike else set(classes)
+            alike.append(name)
+        if loose or (alike and len(shared) < _SHARED_NAMES):
+            return
+    if len(alike) < _SHARED_NAMES or all(map(split_named, shared)) or not _filled(folder, alike):
         return
     raise InputError(
-        f"{source}: the sub-folders {some(filled)} hold folders of the same names ({some(sorted(shared))}), as the "
-        f"splits of a dataset do. Call splits train, val and test. Pass --layout classes if {some(filled, 2)} are the "
+        f"{source}: the sub-folders {some(alike)} hold folders of the same names ({some(sorted(shared))}), as the "
+        f"splits of a dataset do. Call splits train, val and test. Pass --layout classes if {some(alike, 2)} are the "
         "classes."
     )
 
