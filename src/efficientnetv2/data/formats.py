@@ -25,6 +25,10 @@ FORMATS = (
 LONGEST_SIDE_PX = 65_535
 #: Largest image file. Ours: more than any image of ``pictures.most_pixels`` takes, uncompressed, in 8 bits.
 MOST_BYTES = 2**31
+# Without O_NONBLOCK, which Windows lacks, the opening of a pipe waits for its writer; of a file it changes nothing.
+_READING = (
+    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+)
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Parts of a PNG beside its pixels that are compressed, or text. Source: the PNG specification, section 11.3.
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -85,13 +89,7 @@ def regular_file(path: str | Path) -> io.FileIO:
         NotRegularFileError: it is a pipe, a socket or a device.
         OSError: it does not exist, is a folder or may not be read.
     """
-    # Without O_NONBLOCK, which Windows lacks, the opening of a pipe waits for its writer.
-    waiting = getattr(os, "O_NONBLOCK", 0)
-    file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | waiting))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise NotRegularFileError(errno.EINVAL, "Not a regular file", str(path))
-    return file
+    return io.FileIO(_opened(path)[0])
 
 
 def read_file(path: str | Path) -> bytes:
@@ -100,11 +98,28 @@ def read_file(path: str | Path) -> bytes:
     Raises:
         OSError: see ``regular_file``; or it is larger than 2 GiB.
     """
-    with io.BufferedReader(regular_file(path)) as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor, size = _opened(path)
+    try:
         if size > MOST_BYTES:
             raise OSError(errno.EFBIG, f"File of {size / 2**30:.1f} GiB, more than 2", str(path))
-        return file.read(size)
+        content = os.read(descriptor, size)
+        while len(content) < size and (more := os.read(descriptor, size - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: str | Path) -> tuple[int, int]:
+    """Descriptor and size of a regular file."""
+    descriptor = os.open(path, _READING)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        return descriptor, status.st_size
+    os.close(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegularFileError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def image_in(file: IO[bytes]) -> Image.Image:
