@@ -9,8 +9,10 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
@@ -51,6 +53,33 @@ def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     told = json.loads((folder / "inspection.json").read_text())
     assert told["pictures"] == 49
     assert told["counts"]["by_class"]["blue"] == {"no split": 17}
+
+
+def test_copies_and_damaged_images_are_named_on_the_screen(class_folders):
+    for number in range(7):
+        shutil.copy(class_folders / f"red/red_0{number}.jpg", class_folders / f"blue/copy_{number}.jpg")
+    for number in range(2):
+        file = class_folders / f"green/green_0{number}.jpg"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] + b"\xff\xd9")
+    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    said = " ".join(done.stdout.split())
+    assert "blue/copy_0.jpg = red/red_00.jpg" in said
+    assert "blue/copy_4.jpg = red/red_04.jpg and 2 more on the page" in said
+    for number in range(2):
+        assert f"green/green_0{number}.jpg: is damaged inside" in said
+
+
+def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        small.resize((128, 128), Image.Resampling.BICUBIC).save(path, quality=90)
+    done = effnetv2("inspect", tmp_path / "set", "--json", cwd=tmp_path)
+    (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "enlarged"]
+    assert "24 of 24" in found["sentence"]
+    assert "--image-px 32" in found["advice"]
 
 
 def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):

@@ -68,3 +68,26 @@ def test_it_tells_how_far_it_is_and_does_not_depend_on_threads(class_folders):
     assert said[-1] == len(manifest)
     assert one.table.equals(several.table)
     assert (one.hashes == several.hashes).all()
+
+
+def natural(number, px=128):
+    """Detail at every scale, as images of the world have it: an amplitude of one over the frequency."""
+    rng = np.random.default_rng(number)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(px), np.fft.fftfreq(px)))
+    spectrum = np.fft.fft2(rng.normal(size=(px, px))) / np.maximum(frequency, 1 / px)
+    values = np.fft.ifft2(spectrum).real
+    return Image.fromarray((128 + 45 * values / values.std()).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+@pytest.mark.parametrize(
+    "way", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
+)
+def test_images_that_were_enlarged_are_known(tmp_path, times, way):
+    for number in range(12):
+        image = natural(number)
+        image.reduce(times).resize(image.size, way).save(tmp_path / f"{number:02}.jpg", quality=90)
+    Image.new("RGB", (128, 128)).save(tmp_path / "99.jpg")  # shows too little to say
+    found = portraits(read(tmp_path, require_labels=False), workers=1).table["enlarged"]
+    assert found.median() == times
+    assert np.isnan(found.iloc[-1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, count_of, escaped
 from efficientnetv2.base.files import folder_for
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
@@ -24,6 +24,7 @@ from efficientnetv2.data.portraits import Portraits, portraits
 from efficientnetv2.data.readers import Dispensable, originals
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class, headings
+from efficientnetv2.evaluation.inspect.found import Finding
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
 from efficientnetv2.evaluation.inspect.times import check_column
 from efficientnetv2.inference.accelerate import cores, pick_device, workers_for
@@ -34,6 +35,8 @@ from efficientnetv2.training.named import best_weights, default_model, load_weig
 # Looking waits for the disk as well as for the processor. Ours.
 _THREADS_PER_CORE = 2
 _CLASSES_SHOWN = 30
+# Kinds of findings whose groups are named on the screen, and how many of each. Ours.
+_NAMED, _GROUPS_NAMED = ("same_", "near_", "lookalike", "unreadable"), 5
 _WORDS = {"wrong": "To mend", "doubtful": "To look at", "note": "Good to know"}
 _SEED = 0  # of the search for copies and of folds: an inspection is to say the same each time
 
@@ -175,3 +178,15 @@ def _tell(found: Inspection, screen: Screen) -> None:
     screen.say(f"{count_of(len(manifest), 'picture')}, {count_of(len(findings), 'finding')}.")
     for one in findings:
         screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
+        if one.kind.startswith(_NAMED):
+            _name_groups(one, manifest, screen)
+
+
+def _name_groups(finding: Finding, manifest: Manifest, screen: Screen) -> None:
+    """The first groups of a finding by their paths."""
+    captions = finding.captions or ("",) * len(finding.groups)
+    for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
+        paths = " = ".join(escaped(manifest.paths[row]) for row in group)
+        screen.say(f"  {paths}: {caption}" if caption else f"  {paths}")
+    if len(finding.groups) > _GROUPS_NAMED:
+        screen.say(f"  and {len(finding.groups) - _GROUPS_NAMED:,} more on the page")

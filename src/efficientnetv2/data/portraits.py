@@ -6,10 +6,12 @@ a few pixels and a perceptual hash; what follows from those is said elsewhere (`
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import imagehash
 import numpy as np
@@ -23,7 +25,7 @@ from efficientnetv2.data.formats import NotRegularFileError, opened_image
 from efficientnetv2.data.listing import packed, picture_extensions
 from efficientnetv2.data.look import look_at
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import Pixels, UnreadablePicture
+from efficientnetv2.data.pictures import Pixels, UnreadablePicture, stored
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.shards.checking import mark_of
 
@@ -35,6 +37,14 @@ SMALL_PX = 16
 _CHUNK = 64  # pictures a thread takes at a time
 # How bright the eye finds red, green and blue: Rec. 601, as Pillow makes grey.
 _LUMA = (0.299, 0.587, 0.114)
+# Images whose detail is measured, drawn evenly, and the side of their middle that it is measured in. Ours.
+_DETAILED, _DETAIL_PX = 100, 512
+# An octave of spatial frequency with less than this share of the next octave's energy is empty. Measured on datasets of
+# photos and aerial images: at least 0.19 in 99 of 100 images, at most 0.17 in the median after enlarging. Ours.
+_EMPTY_OCTAVE = 0.18
+_LEAST_ENERGY = (
+    4.0  # variance of an octave, in squared levels, below which there is nothing to compare. Ours.
+)
 _MEASURED = ("brightness", "contrast", "red", "green", "blue")
 
 
@@ -47,7 +57,8 @@ class Portraits:
             them, ``width`` and ``height`` in pixels as stored, ``bytes`` of the file, ``content`` (a number that is
             equal for equal files, negative and its own for those that can't be used), ``brightness``, ``contrast``
             (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255); zero and NaN where
-            there is a reason.
+            there is a reason; ``enlarged``, by how much an image of which some were measured was enlarged, 1, 2, 4 or 8
+            times, NaN where that is not known.
         small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole picture squeezed into a square; black where there is a
             reason.
         hashes: (N, HASH_BITS) bool, perceptual: alike for pictures that look alike.
@@ -74,6 +85,7 @@ class _Portrait:
     height: int = 0
     bytes: int = 0
     content: int = -1
+    enlarged: float = math.nan
     small: Pixels = field(default_factory=lambda: np.zeros((SMALL_PX, SMALL_PX, 3), np.uint8))
     hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
 
@@ -93,11 +105,12 @@ def portraits(
     """
     picture_extensions()  # loads Pillow's plugins once, before the threads would
     reader = originals(manifest)
+    detailed = set(np.linspace(0, len(manifest) - 1, min(len(manifest), _DETAILED)).astype(np.int64).tolist())
     found: list[_Portrait] = []
 
     def of_chunk(rows: Sequence[int]) -> list[_Portrait]:
         ahead = reader.ahead(rows)
-        return [_portrait(ahead, row) for row in rows]
+        return [_portrait(ahead, row, detailed=row in detailed) for row in rows]
 
     chunks = [range(first, min(first + _CHUNK, len(manifest))) for first in range(0, len(manifest), _CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
@@ -109,7 +122,7 @@ def portraits(
     return _together(found)
 
 
-def _portrait(reader: Reader, row: int) -> _Portrait:
+def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
     try:
         source = reader.source(row)
         content = file_bytes(source)
@@ -121,6 +134,7 @@ def _portrait(reader: Reader, row: int) -> _Portrait:
         if isinstance(source, str) and packed(source) is not None:
             kind = "binary record"
         square = Image.fromarray(shrunk_picture(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX)))
+        enlarged = _enlarged(content) if detailed else math.nan
     except FileNotFoundError:
         return _Portrait("does not exist")
     except NotRegularFileError:
@@ -137,9 +151,37 @@ def _portrait(reader: Reader, row: int) -> _Portrait:
         height=height,
         bytes=len(content),
         content=mark_of(content),
+        enlarged=enlarged,
         small=np.asarray(square.reduce(_HASHED_PX // SMALL_PX)),
         hash=imagehash.phash(square).hash.ravel(),
     )
+
+
+def _enlarged(content: bytes) -> float:
+    """How many times an image was enlarged, by its empty octaves: 1, 2, 4 or 8; NaN where it shows too little.
+
+    Images of the world have about as much energy in each octave of spatial frequency; enlarging adds empty octaves.
+    Source: Field, "Relations between the statistics of natural images", 1987; the test by octaves is ours.
+
+    Raises:
+        UnreadablePicture: the pixels are damaged.
+    """
+    with stored(content) as picture:
+        whole = picture.pixels(1, True, picture.height)
+    top, left = (max(0, (side - _DETAIL_PX) // 2) for side in whole.shape[:2])
+    gray = whole[top : top + _DETAIL_PX, left : left + _DETAIL_PX] @ np.array(_LUMA, np.float32)
+    energies: list[float] = []
+    while min(gray.shape) >= 2 * SMALL_PX and len(energies) < 4:
+        gray = gray[: gray.shape[0] // 2 * 2, : gray.shape[1] // 2 * 2]
+        half = Image.fromarray(gray).reduce(2)
+        again = np.asarray(half.resize((gray.shape[1], gray.shape[0]), Image.Resampling.BICUBIC))
+        energies.append(float(np.var((gray - again)[4:-4, 4:-4])))  # without its edges
+        gray = np.asarray(half)
+    pairs = [(fine, coarse) for fine, coarse in pairwise(energies) if coarse > _LEAST_ENERGY]
+    if not pairs:
+        return math.nan
+    empty = [octave for octave, (fine, coarse) in enumerate(pairs) if fine < _EMPTY_OCTAVE * coarse]
+    return 2.0 ** (max(empty) + 1) if empty else 1.0
 
 
 def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
@@ -151,7 +193,7 @@ def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]
 
 def _together(found: Sequence[_Portrait]) -> Portraits:
     small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
-    columns = ("reason", "format", "mode", "width", "height", "bytes")
+    columns = ("reason", "format", "mode", "width", "height", "bytes", "enlarged")
     table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
     table["content"] = [one.content if not one.reason else -1 - row for row, one in enumerate(found)]
     unknown = (table["reason"] != "").to_numpy()

@@ -16,9 +16,14 @@ EACH = 52  # pictures of either class
 
 
 def scene(number: int, px: int = 64) -> Image.Image:
-    """Smooth patches of all colours, others for every number."""
-    patches = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(patches).resize((px, px), Image.Resampling.BICUBIC)
+    """Patches of all colors, others for every number, with detail at every scale: they count as no enlarged images."""
+    rng = np.random.default_rng(number)
+    patches = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    values = np.asarray(patches.resize((px, px), Image.Resampling.BICUBIC), dtype=np.float64)
+    for side in (16, 32, 64):
+        detail = Image.fromarray(rng.normal(0, 12, (side, side)).astype(np.float32))
+        values = values + np.asarray(detail.resize((px, px), Image.Resampling.BICUBIC))[:, :, None]
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def sound(folder: Path) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from efficientnetv2.evaluation.seeing import BRIGHT, DARK
 
 # Shorter side, in pixels, below which a picture is nearly empty for a network that halves it five times. Ours.
 _TINY_PX = 32
+# Share of the images measured that were enlarged, from which it is said of the dataset. Ours.
+_MOST_ENLARGED = 0.5
 # Longer over shorter side from which squeezing into a square distorts. Ours.
 _LONG = 3.0
 # Cramér's V from which format or size gives the class away: 0 knows nothing, 1 everything. Ours.
@@ -34,6 +36,7 @@ def looks(manifest: Manifest, looked: Portraits) -> Section:
         *_unreadable(manifest, looked),
         *_flat(manifest, looked),
         *_shapes(seen),
+        *_enlarged(seen),
         *_brightness(seen),
         *_giveaways(manifest, seen),
     ]
@@ -132,6 +135,27 @@ def _shapes(seen: pd.DataFrame) -> list[Finding]:
             )
         )
     return findings
+
+
+def _enlarged(seen: pd.DataFrame) -> list[Finding]:
+    """Images that were made larger than their detail, if most of those measured were."""
+    known = seen["enlarged"].dropna()
+    blown_up = known[known > 1]
+    if len(known) < _ENOUGH or len(blown_up) < _MOST_ENLARGED * len(known):
+        return []
+    times = float(blown_up.median())
+    side = round(float(seen[["width", "height"]].min(axis=1).median()) / times)
+    return [
+        Finding(
+            "enlarged",
+            "doubtful",
+            f"{len(blown_up)} of {len(known)} images measured have no detail finer than {times:g} pixels: they were "
+            "probably enlarged, or are blurred.",
+            f"Use the original images if you have them. Else --image-px {side} shows a model as much, and costs less.",
+            tuple((int(row),) for row in blown_up.index),
+            tuple(f"about {factor:g} times enlarged" for factor in blown_up),
+        )
+    ]
 
 
 def _brightness(seen: pd.DataFrame) -> list[Finding]:
