@@ -172,6 +172,7 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
     first, second, third, fourth = report.contents
     assert first == third
     assert len({first, second, fourth}) == 3
+    assert report.label_conflicts == 1, "one is an a, the other a b"
 
 
 def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):

@@ -88,6 +88,20 @@ def test_of_few_pictures_a_gap_may_be_chance():
     assert "1 image is too few" in told[0, 1]
 
 
+def test_the_page_has_the_calibration_error_before_and_after_the_temperature(overconfident, tmp_path):
+    labels, logits = overconfident
+    after, before = softmax(logits / 3, axis=1), softmax(logits, axis=1)
+    shown = figures(labels, after, ("a", "b", "c"))
+    found = trust(labels, after, scaled=Scaled(3.0, 500, "minival", before))
+    intervals = bootstrap(shown, key=Key.of(0), draws=20)
+    report.write(
+        tmp_path, figures=shown, intervals=intervals, facts=report.Facts("x", "val"), sections=[found]
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    told = found.told["calibration"]["ece_before"]
+    assert f"{100 * told:.1f}\N{NO-BREAK SPACE}% before the temperature" in page
+
+
 def test_a_temperature_is_proposed_only_where_chance_does_not_explain_the_error():
     """It states 58.4 % and 58.3 % are right: nothing is left to bring closer. At 90 % stated there is."""
     labels = 1 * (np.arange(689) >= 402)
