@@ -182,7 +182,7 @@ def test_of_few_pictures_nothing_chooses_and_the_report_says_so(place):
     assert done.returncode == 0, done.stderr
     report = json.loads((place / "few/report.json").read_text())
     assert (report["kept_model"], report["selected_on"]) == (None, None)
-    assert "after the last step is kept" in report["kept_reason"]
+    assert "after the last step are kept" in report["kept_reason"]
     assert "minival: null" in (place / "few/recipe.yaml").read_text()
     assert any("too few" in note for note in report["notes"])
 

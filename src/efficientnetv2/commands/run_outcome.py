@@ -29,7 +29,7 @@ from efficientnetv2.training.rows import input_wait_share, training_seconds
 from efficientnetv2.training.run import Result, epochs_trained, unread
 
 # Why the weights are kept that are, where no images were set aside to choose them.
-_LAST_KEPT = "No images chose between the models of the run, so that after the last step is kept."
+_LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
 def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
