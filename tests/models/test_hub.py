@@ -209,6 +209,7 @@ def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, nam
     assert time.perf_counter() - started < 8
     place = re.search(r"put the file at (\S+) \(the cache folder", str(told.value))
     assert place is not None
+    assert f"effnetv2 models --fetch {name}" in str(told.value)
     Path(place[1]).parent.mkdir(parents=True)
     Path(place[1]).write_bytes(CONTENT)
     if name == NAME:

@@ -32,7 +32,7 @@ from efficientnetv2.arch.published import NAMES
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.threads import within
 from efficientnetv2.models.download import STALL_S, download, sha256_of
-from efficientnetv2.models.pretrained import Remote, about, names
+from efficientnetv2.models.pretrained import Pretrained, Remote, about, names
 
 if TYPE_CHECKING:
     from efficientnetv2.models.network import Network
@@ -296,9 +296,10 @@ def _variable(entry: Remote) -> str:
 def _missing(entry: Remote, hub: Hub, state: str) -> UnfetchedError:
     folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
     again = "Unset it" if hub.offline else "Try again with a network; what has come so far is kept"
+    also = f" (or run effnetv2 models --fetch {entry.name})" if isinstance(entry, Pretrained) else ""
     return UnfetchedError(
         f"{state}. {again}. Or fill the cache by hand: on a machine "
-        f"with a network download {url(entry, hub)} and put the file at {_by_hand(entry, hub)} "
+        f"with a network download {url(entry, hub)}{also} and put the file at {_by_hand(entry, hub)} "
         f"(the cache folder is {folder}; {_variable(entry)} names another)."
     )
 
