@@ -321,7 +321,8 @@ def looked_at(data, **more):
 def begun(data, path, **more):
     """A run's folder as it is when its first step begins, and its pictures."""
     prepared, folder = looked_at(data, **more), RunFolder(path, lambda line: None)
-    beginning = {"command": "effnetv2 train", "preprocessing": Preprocessing(image_px=32).to_json()}
+    beginning = {"preprocessing": Preprocessing(image_px=32).to_json()}
+    beginning |= {"command": "effnetv2 train", "chosen": [], "groups_at_a_time": {}}
     folder.begin(named("quick"), prepared.manifest, beginning)
     for skipped, reason in prepared.skipped:
         folder.skip(skipped, reason)
