@@ -249,6 +249,20 @@ def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are
     assert f"; {few}</small>" in page
 
 
+def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
+    """Three steps are in the report, two on the screen; the use of the model has a line of its own."""
+    manifest = read(class_folders)
+    right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])
+    recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
+    limited = Facts("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
+    found = Outcome(right, manifest, manifest.class_names, limited)
+    assert len(found.next_steps) == 3
+    assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
+        True
+    ] * 2
+    assert Outcome(right, manifest, manifest.class_names, Facts("x", "test")).next_lines == []
+
+
 def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
     manifest = read(class_folders)
     right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])

@@ -102,6 +102,8 @@ def conclude(
     for line in (*whole.lines(), together):
         screen.say(line)
     screen.say(f"Report: {folder / 'report.html'}")
+    for line in outcome.next_lines:
+        screen.say(line)
 
 
 def _compared(

@@ -44,6 +44,8 @@ from efficientnetv2.metrics.several import (
 )
 
 _CLASSES_SHOWN = 30
+# Next steps on the screen; the report has all. Ours.
+_STEPS_SHOWN = 2
 
 
 class Outcome:
@@ -113,6 +115,11 @@ class Outcome:
     def next_steps(self) -> tuple[NextStep, ...]:
         """What to do next, ranked; as in the report."""
         return report.steps_of(self.figures, self.facts, self.findings.sections)
+
+    @property
+    def next_lines(self) -> list[str]:
+        """The first steps for the screen, without the use of the model, which has a line of its own."""
+        return [f"Next: {step.line}" for step in self.next_steps[:_STEPS_SHOWN] if step.topic != "use"]
 
     def write(
         self,

@@ -42,9 +42,6 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import run
 from efficientnetv2.training.time_limit import BEFORE_SHARE, Budget, TimeLimit
 
-# Next steps on the screen; the report has all. Ours.
-_STEPS_SHOWN = 2
-
 
 def train_and_report(
     words: Words,
@@ -121,9 +118,8 @@ class Trained:
         self.outcome.show(screen, as_json=as_json)
         folder.log(f"Model: {folder.model_file}")
         folder.log(f"Report: {folder.path / 'report.html'}")
-        for step in self.outcome.next_steps[:_STEPS_SHOWN]:
-            if step.topic != "use":  # which the line below has
-                folder.log(f"Next: {step.line}")
+        for line in self.outcome.next_lines:
+            folder.log(line)
         folder.log(f"For new pictures: {typed(['effnetv2', 'predict', str(folder.path), 'PICTURES'])}")
 
 
