@@ -24,6 +24,7 @@ from tests.hub_server import COMMIT, serving
 
 import efficientnetv2
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.threads import within
 from efficientnetv2.models import download, pretrained
 from efficientnetv2.models.hub import Hub, cached, fetch, load, url
 from efficientnetv2.training.named import load_weights
@@ -185,7 +186,7 @@ def test_a_server_that_never_answers_is_given_up_soon(hub, name):
             fetch(name, replace(hub, endpoint=nowhere, pytorch=nowhere, patience_s=0.3))
     assert time.perf_counter() - started < 8  # the libraries' own patience is 10 s
     with pytest.raises(TimeoutError, match=r"no answer within 0\.1 s"):
-        download.within(0.1, lambda: time.sleep(5))
+        within(0.1, lambda: time.sleep(5))
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import ReaderKilledError, count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.typed import typed
@@ -309,6 +309,8 @@ def _run(
         return report_of(job, ready.prepared, result) if world.first else None
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_again(source, place, path, world)) from stop
+    except ReaderKilledError as error:
+        raise ReaderKilledError(f"{error} {_again(source, place, path, world)}") from error
 
 
 def _again(source: Source, place: Place, path: Path, world: World = ALONE) -> str:

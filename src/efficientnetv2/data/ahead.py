@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import parent_process
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from efficientnetv2.base.errors import InputError, ReaderKilledError
+from efficientnetv2.base.leftovers import end_with_parent, own_folder
 
 Read = TypeVar("Read")
 #: Batches that each worker has read ahead where nobody takes them. Ours.
@@ -53,6 +58,12 @@ def in_threads(work: Callable[[int], Read], count: int, threads: int) -> list[Re
 
 
 def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+    parent = None
+    if workers:
+        if parent_process() is None:  # else its parent's folder holds what multiprocessing puts aside
+            own_folder()
+        # The system ends a worker with the thread that has started it, and only the main thread stays to the end.
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
     with warnings.catch_warnings():
         # Of every loader anew, beyond a worker per core; whoever asked for them has been told of the cores once.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -63,7 +74,7 @@ def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool)
             sampler=requests,
             num_workers=workers,
             pin_memory=pin_memory,
-            worker_init_fn=_begin_worker if workers else None,
+            worker_init_fn=partial(_begin_worker, parent=parent) if workers else None,
             prefetch_factor=AHEAD if workers else None,
             # On Linux forked, whatever Python's default: they share the list of pictures, and begin at once.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -108,7 +119,9 @@ def telling_killed_readers() -> Iterator[None]:
         ) from error
 
 
-def _begin_worker(_: int) -> None:
+def _begin_worker(_: int, parent: int | None) -> None:
+    if parent is not None:
+        end_with_parent(parent)
     torch.set_num_threads(1)
     # Ctrl-C, a window that is closed, and a launcher's SIGTERM reach the whole process group; the main process alone
     # decides what they mean. Its own SIGTERM, for a worker that does not end by itself, comes after.

@@ -20,6 +20,7 @@ from pathlib import Path
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.leftovers import own_folder
 from efficientnetv2.search.child import tried
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
@@ -106,7 +107,7 @@ def try_out(
     Raises:
         InputError: something is wrong that is not the network's affair.
     """
-    with tempfile.TemporaryDirectory(prefix="effnetv2-trial-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=own_folder(), ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         context = _context()
         here, there = context.Pipe(duplex=False)

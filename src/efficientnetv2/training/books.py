@@ -14,6 +14,7 @@ from torch import Tensor
 
 from efficientnetv2.base.errors import DivergedError, InputError, count_of
 from efficientnetv2.base.step_plan import StepPlan
+from efficientnetv2.data.ahead import telling_killed_readers
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.look import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
@@ -148,9 +149,8 @@ class Books:
         Raises:
             StopAskedError: in the middle of a validation, which a resumed run begins with.
             DivergedError: the loss or the weights are not finite.
-            InputError: and then the step is kept if it can be, a file of the run
-                can't be written, memory is too short to validate, or too much of what is validated on can't be read any
-                more.
+            InputError: and then the step is kept if it can be, a file of the run can't be written, memory is too short
+                to validate, a process that reads was killed, or too much of what is validated on can't be read.
         """
         self._row_images += done.images
         self._row_waited_s += done.waited_s
@@ -166,21 +166,8 @@ class Books:
         if self.selection is None and step >= self._plan.steps:
             self._to_validate = False  # the last point is of all of val, see ``finish``
         try:
-            if done.loss.device.type == "cpu":  # elsewhere reading it would wait for the device
-                self._refuse_loss()
-            self._note_short_memory(done)
-            if self._plan.passes(step, self._rows):
-                self._row(done)
-            elif time.perf_counter() - self._shown > _SHOWN_S:
-                self._show(done, self._row_images / max(1e-9, time.perf_counter() - self._row_begun))
-            if self._to_validate:
-                self._refuse_divergence()
-                with self._apart():
-                    self._validate()
-            if self.over and self._row_images:  # before its last step
-                self._row(done)
-            if self._pacer is not None and not self.over:
-                self._pacer.plan(step)
+            with telling_killed_readers():
+                self._keep_up(done)
         except DivergedError:
             raise
         except (InputError, StopAskedError):  # what was trained since the last checkpoint would be lost
@@ -188,7 +175,25 @@ class Books:
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
-        self._stepped = time.perf_counter()
+
+    def _keep_up(self, done: StepDone) -> None:
+        """Rows and validation, when they are due after a step."""
+        step = self.state.step
+        if done.loss.device.type == "cpu":  # elsewhere reading it would wait for the device
+            self._refuse_loss()
+        self._note_short_memory(done)
+        if self._plan.passes(step, self._rows):
+            self._row(done)
+        elif time.perf_counter() - self._shown > _SHOWN_S:
+            self._show(done, self._row_images / max(1e-9, time.perf_counter() - self._row_begun))
+        if self._to_validate:
+            self._refuse_divergence()
+            with self._apart():
+                self._validate()
+        if self.over and self._row_images:  # before its last step
+            self._row(done)
+        if self._pacer is not None and not self.over:
+            self._pacer.plan(step)
 
     def save(self, done: StepDone) -> None:
         """Write a checkpoint of the state after this step: the first process does, for all have the same."""

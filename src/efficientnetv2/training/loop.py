@@ -8,9 +8,14 @@ whoever drives it (``training.run``) does the rest.
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,19 +162,55 @@ def train(
         answer,
     )
     setting: Setting | None = None
+    killed = _KilledReaders()
     for step, waited_s in _by_step(batches, len(world.groups(groups))):
         request = step[0].request
         if request.setting != setting:
             setting = request.setting
             apply_setting(state.network, setting)
-        statistics.begin_step()
-        loss, at_a_time = _all_groups(state.network, step, constants, statistics, gradients, at_a_time)
-        gradients.end_step()
-        statistics.end_step(loss)
-        lr = _update(state, recipe, length, state.step if plan is None else plan.position(state.step))
+        with killed.held():  # half a step cannot be kept
+            statistics.begin_step()
+            loss, at_a_time = _all_groups(state.network, step, constants, statistics, gradients, at_a_time)
+            gradients.end_step()
+            statistics.end_step(loss)
+            lr = _update(state, recipe, length, state.step if plan is None else plan.position(state.step))
         unreadable = tuple(failure for batch in step for failure in batch.unreadable)
         images = recipe.batch_images
         yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
+        killed.tell()
+
+
+class _KilledReaders:
+    """Lets PyTorch say between two steps that a process which reads was killed: it says so wherever the main one is."""
+
+    def __init__(self) -> None:
+        self._came: tuple[int, FrameType | None] | None = None
+        self._told: Any = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, nothing is said."""
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._told = signal.signal(signal.SIGCHLD, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, self._told)
+
+    def tell(self) -> None:
+        """Say what was held back.
+
+        Raises:
+            RuntimeError: PyTorch's, of a process that was killed.
+        """
+        came, self._came = self._came, None
+        if came is not None and callable(self._told):
+            self._told(*came)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = number, frame
 
 
 def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch], float]]:

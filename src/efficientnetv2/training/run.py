@@ -149,17 +149,15 @@ def _train(job: Job, state: State, books: Books, plan: StepPlan) -> None:
     """
     notes = Notes[tuple[int, str]](job.world)
     steps = _steps(job, state, books.training_begins, plan)
-    with (
-        telling_killed_readers(),
-        Interruption(job.folder.log, launched=job.world.launch is not None) as interruption,
-    ):
+    with Interruption(job.folder.log, launched=job.world.launch is not None) as interruption:
         books.stopping = lambda: interruption.requested
         done: StepDone | None = None
         books.begin()
         books.catch_up()
         while not books.over:
             try:
-                done = next(steps)
+                with telling_killed_readers():
+                    done = next(steps)
             except (MemoryShortError, DivergedError):  # in the middle of a step
                 raise
             except InputError:  # pictures that can't be read any more: nothing of their step is done yet

@@ -1,0 +1,120 @@
+"""Processes that read images: what becomes of them when a run is killed, and of a run when one of them is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.command_line import started
+from tests.faults.test_kill_and_resume import QUICK, start, steps_done
+
+from efficientnetv2.base import leftovers
+from efficientnetv2.base.leftovers import remove_leftovers
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+LONG = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1", "--epochs", "60")
+
+
+def readers_of(process):
+    """The processes that read for a run which is training."""
+    return psutil.Process(process.process.pid).children(recursive=True)
+
+
+def training(class_folders, run, workers):
+    process = start(class_folders, run, workers, *LONG)
+    until = time.monotonic() + 240
+    while not (steps_done(run) >= 3 and readers_of(process)):
+        assert process.goes_on(), process.end()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return process
+
+
+@linux
+def test_readers_end_with_the_run_that_is_killed(class_folders, tmp_path):
+    process = training(class_folders, tmp_path / "run", 2)
+    readers = readers_of(process)
+    process.kill()
+    _, alive = psutil.wait_procs(readers, timeout=2)
+    assert not alive, "PyTorch's own look at the parent comes after 5 s"
+
+
+@linux
+def test_a_reader_that_is_killed_costs_no_step_and_the_way_on_is_named(class_folders, tmp_path):
+    process = training(class_folders, tmp_path / "run", 1)
+    readers_of(process)[0].kill()
+    done = process.end()
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "A process that reads pictures was killed" in done.stderr
+    assert f"--out {tmp_path / 'run'} --resume" in " ".join(done.stderr.split())
+    (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*.pt")
+    step = int(checkpoint.stem.removeprefix("step_"))
+    assert step >= 3
+    words = ("train", class_folders, *QUICK, *LONG[:-1], "60", "--out", tmp_path / "run", "--resume")
+    running = start_again(words, tmp_path)
+    assert f"Going on from step {step} of" in running
+
+
+def start_again(words, tmp_path):
+    """What a run that goes on says before its first step."""
+    process = started(*words, cwd=tmp_path)
+    until = time.monotonic() + 240
+    said, output = "", process.folder / "out"
+    while "Going on from step" not in said:
+        assert process.goes_on(), process.end()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+        said = output.read_text() if output.exists() else ""
+    process.kill()
+    return said
+
+
+IN_A_FOLDER = """
+import os, signal, sys, multiprocessing.util
+from efficientnetv2.base.leftovers import own_folder
+folder = own_folder()
+print(folder, multiprocessing.util.get_temp_dir(), flush=True)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "alive":
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def short():
+    """A folder whose path leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("end", ["alive", "killed", "ended"])
+def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(end, short, monkeypatch):
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_A_FOLDER, end], env={**os.environ, "TMPDIR": str(short)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        folder, sockets = map(Path, process.stdout.readline().split())
+        assert folder.parent == short
+        assert sockets.parent == folder, "what multiprocessing puts aside goes with it"
+        if end != "alive":
+            process.communicate()
+            assert folder.exists() == (end == "killed")
+        remove_leftovers(short)
+        assert folder.exists() == (end != "ended"), "it is young, and may not be locked yet"
+        monkeypatch.setattr(leftovers, "_YOUNG_S", -1.0)
+        others = short / "effnetv2-of-somebody-else"
+        others.mkdir()
+        remove_leftovers(short)
+        assert folder.exists() == (end == "alive")
+        assert others.exists()
+        if end == "alive":
+            process.communicate("\n")
+            assert not folder.exists()
