@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 wrong use or wrong input (message on stderr), 1 a failure 
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -51,6 +52,9 @@ _FIRST_SAYS_S = 3.0
 # GDAL's drivers that fetch from a network. A file beside a raster may name what they open.
 # Source: GDAL's list of raster drivers.
 _NETWORK_DRIVERS = "HTTP,WMS,WCS,WMTS,PLMOSAIC,EEDA,EEDAI,STACTA,STACIT,DAAS"
+# What the loader of shared libraries and the start of a thread say where memory runs out.
+# Source: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.
+_OUT_OF_MEMORY = ("failed to map segment from shared object", "can't start new thread")
 
 Params = ParamSpec("Params")
 Answer = TypeVar("Answer")
@@ -70,7 +74,16 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
             raise _ended(rules, 2) from error
         except BrokenPipeError:  # whoever read the answer has had enough of it: typer ends without a word
             raise
-        except OSError as error:
+        except (MemoryError, OSError, ImportError, RuntimeError) as error:
+            if _is_out_of_memory(error):
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise _ended(
+                    f"out of memory ({reason}). Reduce the batch size, the image size or --workers, or raise the limit "
+                    "of this process (ulimit -v).",
+                    1,
+                ) from error
+            if not isinstance(error, OSError):
+                raise
             where = f"{error.filename}: " if error.filename else ""
             raise _ended(f"{where}{error.strerror or error}", 2) from error
         except OtherProcessError as elsewhere:
@@ -80,6 +93,17 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
             raise _ended(" ".join(["stopped.", *map(str, stop.args)]), 130) from stop
 
     return guarded
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: for values, for a library's code, or for a thread."""
+    if isinstance(error, MemoryError) or any(saying in str(error) for saying in _OUT_OF_MEMORY):
+        return True
+    if "torch" not in sys.modules:
+        return isinstance(error, OSError) and error.errno == errno.ENOMEM
+    from efficientnetv2.base.memory import is_out_of_memory  # imports PyTorch
+
+    return is_out_of_memory(error)
 
 
 def by_one_process(command: Callable[Params, Answer]) -> Callable[Params, Answer]:

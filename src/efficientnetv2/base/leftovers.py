@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import multiprocessing.util
 import os
@@ -53,12 +52,12 @@ def _own_folder(process: int) -> Path:
     lock = FileLock(folder / _LOCK)
     lock.acquire()
 
-    def remove() -> None:  # a fork that ends leaves it to its parent
-        if os.getpid() == process:
-            lock.release()
-            shutil.rmtree(folder, ignore_errors=True)
+    def remove() -> None:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
-    atexit.register(remove)
+    # Behind multiprocessing's own, of -100, which complains of a folder that is gone; a fork that ends runs neither.
+    multiprocessing.util.Finalize(None, remove, exitpriority=-200)
     if len(str(folder)) <= _LONGEST:
         before, tempfile.tempdir = tempfile.tempdir, str(folder)
         try:
