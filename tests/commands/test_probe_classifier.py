@@ -152,9 +152,9 @@ def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
 
 @pytest.fixture(scope="module")
 def many(place):
-    """Three classes of 180 pictures: enough that some are set aside unasked."""
+    """Three classes of 340 images: enough that some are set aside unasked."""
     for name, colour in COLOURS.items():
-        for number in range(180):
+        for number in range(340):
             paint(place / "many" / name / f"{name}_{number:03d}.jpg", colour, number, px=32)
     return place
 

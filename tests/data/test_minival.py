@@ -150,8 +150,8 @@ def test_identical_files_with_other_labels_leave_no_minival():
     assert str(error.value).endswith("or train without minival (--set minival=null).")
 
 
-def test_auto_sets_a_tenth_aside_but_at_least_thirty_and_at_most_a_thousand():
-    for images, held in ((239, 0), (240, 30), (900, 90), (40_000, 1_000)):
+def test_auto_sets_a_tenth_aside_but_at_least_a_hundred_and_at_most_a_thousand():
+    for images, held in ((799, 0), (800, 100), (1_200, 120), (40_000, 1_000)):
         labels = np.arange(images) % 3
         parted, note, chooses = with_auto_minival(manifest(labels.tolist()))
         assert (sum(of_class(parted)), chooses) == (held, held > 0), images
@@ -160,16 +160,16 @@ def test_auto_sets_a_tenth_aside_but_at_least_thirty_and_at_most_a_thousand():
 
 def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():
     """A class of 9 images stays in train, with the two others of its group; all other classes choose."""
-    labels = [0] * 300 + [1] * 300 + [2] * 9
-    group = [f"g{number}" for number in range(609)]
-    group[298] = group[299] = group[600] = "shared"
+    labels = [0] * 500 + [1] * 500 + [2] * 9
+    group = [f"g{number}" for number in range(1_009)]
+    group[498] = group[499] = group[1_000] = "shared"
     parted, note, chooses = with_auto_minival(manifest(labels, group=group))
     held = np.array(parted.split) == "minival"
     assert chooses
     assert "'c002'" in note
-    assert of_class(parted)[:2] == [30, 30]
-    assert not held[[298, 299]].any()
-    assert not held[600:].any()
+    assert of_class(parted)[:2] == [50, 50]
+    assert not held[[498, 499]].any()
+    assert not held[1_000:].any()
 
 
 def test_auto_takes_what_is_given_and_sets_nothing_aside_of_several_labels():
