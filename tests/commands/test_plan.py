@@ -94,7 +94,7 @@ def test_the_plan_says_what_the_run_says(class_folders, tmp_path):
     assert any(note.startswith("Cache: ") for note in chosen)
     split_note, *notes = json.loads(plan.stdout)["chosen"]
     assert notes == [note for note in chosen if not note.startswith("Cache: ")]
-    assert split_note in (tmp_path / "second/log.txt").read_text()
+    assert split_note[1:] in (tmp_path / "second/log.txt").read_text(), "after Split: in small letters"
     assert "at 48 px, though training ends at 64 px" in notes[-1]
 
 
@@ -142,7 +142,7 @@ def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured
     verb, class_folders, tmp_path
 ):
     words = [word for word in SCRATCH if word not in ("--epochs", "1")]
-    done = effnetv2(verb, class_folders, *words, "--minutes", "0.0001", cwd=tmp_path)
+    done = effnetv2(verb, class_folders, *words, "--minutes", "0.0001", "--verbose", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert re.search(r"--minutes 0\.0001: the shortest run has 2 steps.*takes about \S+ minutes", done.stderr)
     assert "Measuring steps of 32 px (1 of 2)." in done.stdout
