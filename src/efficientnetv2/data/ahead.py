@@ -105,10 +105,11 @@ def telling_killed_readers() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        said = str(error)
-        if "DataLoader worker" not in said or not (
-            "exited unexpectedly" in said or "killed by signal" in said
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        said = str(error) or type(error).__name__
+        if isinstance(error, RuntimeError) and (
+            "DataLoader worker" not in said
+            or not ("exited unexpectedly" in said or "killed by signal" in said)
         ):
             raise
         # Shared memory holds pictures alone; of other memory the network that is trained has most.
