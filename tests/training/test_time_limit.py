@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -268,3 +269,14 @@ def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypat
     run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
     assert kept["used_s"] > 10
     assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)
+
+
+def test_each_step_counts_with_its_own_time(timed, monkeypatch):
+    """Together the steps took no longer than the run; counted from the first step on, they would be late at once."""
+    one, took = timed("run"), []
+    one.folder.begin(one.recipe, one.train, BEGINNING)
+    monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_px, seconds: took.append(seconds))
+    limit, began = replace(limit_of(1.0, 60), began=time.monotonic()), time.perf_counter()
+    run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
+    assert len(took) > 10
+    assert sum(took) < time.perf_counter() - began

@@ -175,6 +175,7 @@ class Books:
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
+        self._stepped = time.perf_counter()
 
     def _keep_up(self, done: StepDone) -> None:
         """Rows and validation, when they are due after a step."""
