@@ -47,6 +47,19 @@ def trained(tmp_path_factory):
     return place, done, words
 
 
+def test_folds_are_trained_on_rasters_that_only_the_rule_can_read(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(4):
+            bands = rng.integers(0, 9_000, (5, 40, 40)).astype(np.uint16)
+            write_raster(tmp_path / "pictures" / name / f"{number}.tif", bands)
+    words = ("crossval", "pictures", *TINY, "--batch-images", "2", "--folds", "2", "--bands", "4,3,2")
+    done = effnetv2(*words, "--out", "folds", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "folds/predictions.csv")) == 8
+
+
 def test_the_model_file_knows_the_rule(trained):
     place, done, _ = trained
     bands = modelfile.load(place / "run").preprocessing.bands

@@ -23,7 +23,7 @@ from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
 from efficientnetv2.commands.prepare import decode_evaluated
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.several_labels import refuse_unlike
-from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import RUNS, refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe, refuse_too_small, says_length, starts_open
@@ -75,7 +75,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
         words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
     # Before every picture is looked at: what is refused takes no time.
     recipe = _recipe(words, plan, place, source.label_separator)
-    manifest, contents, skipped = _pictures(source, place, screen, folder if resumed else None)
+    begun = folder if resumed else None
+    manifest, contents, skipped = _pictures(source, place, screen, recipe.seed, begun)
     if resumed:
         plan = _without_vain_comparison(plan, manifest, screen)
     dealt = plan.dealt(manifest, contents, recipe.seed)
@@ -149,7 +150,7 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def _pictures(
-    source: Source, place: Place, screen: Screen, begun: Path | None = None
+    source: Source, place: Place, screen: Screen, seed: int, begun: Path | None = None
 ) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read.
 
@@ -160,6 +161,7 @@ def _pictures(
         source: of all.
         place: how strict.
         screen: to say on what is left out.
+        seed: of the recipe.
         begun: the folder of folds that are gone on with; None of new ones.
     """
     # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
@@ -179,9 +181,14 @@ def _pictures(
     if begun is not None:
         rows, skipped = _readable_then(begun, manifest, rows, screen)
     else:
-        bad = decode_evaluated(manifest, rows, strict=place.strict, say=screen.say, counting=screen.counting)
-        skipped += [(manifest.paths[row], reason) for row, reason in bad.items()]
-        rows = np.setdiff1d(rows, list(bad))
+        answered = rows[manifest.split[rows] != "test"]
+        # By a rule, as each fold reads rasters; the folds measure and tell their own.
+        part = with_rule(manifest.select(answered), source, seed=seed, say=lambda line: None)
+        bad = decode_evaluated(
+            part, np.arange(len(part)), strict=place.strict, say=screen.say, counting=screen.counting
+        )
+        skipped += [(part.paths[row], reason) for row, reason in bad.items()]
+        rows = np.setdiff1d(rows, answered[list(bad)])
     if begun is None and skipped:
         screen.say(
             f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
