@@ -128,6 +128,8 @@ def test_an_option_of_another_tool_is_taken_as_ours_with_a_note(words, ours, tmp
         (("train", "photos", "--early-stopping"), "--set patience="),
         (("train", "photos", "--num-classes", "3"), "read from DATA"),
         (("train", "photos", "--lr"), "--set optimizer.lr=VALUE"),
+        (("train", "photos", "--lr", "--epochs", "3"), "--set optimizer.lr=VALUE"),
+        (("train", "photos", "--batch", "--epochs", "3"), "--batch-images VALUE"),
         (("train", "photos", "imgsz=64"), "--image-px 64"),
         (("train", "photos", "lr0=0.1"), "--set optimizer.lr=0.1"),
         (("val", "runs/x", "photos"), "effnetv2 evaluate"),

@@ -146,7 +146,9 @@ class Verb(_Untyped, TyperCommand):
                 words += [word, *([rest.pop(0)] if takes_value.get(name) and not equals and rest else [])]
             elif not equals and (flag := _FLAGS.get(name)) and flag[0] in takes_value:
                 words += _noted([word], flag)
-            elif (equals or rest) and (ours := self._ours(name, value if equals else rest[0])):
+            elif not equals and (not rest or rest[0].startswith("--")):  # it lacks its value
+                words.append(word)
+            elif ours := self._ours(name, value if equals else rest[0]):
                 words += _noted([word] if equals else [word, rest.pop(0)], ours)
             else:
                 words.append(word)
