@@ -355,6 +355,15 @@ def test_an_empty_class_folder_is_refused_by_name(tmp_path):
         read(tmp_path)
 
 
+def test_an_empty_class_folder_is_skipped_where_nothing_is_trained(tmp_path):
+    """Evaluation and shards have no option that leaves a class out."""
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
+    (tmp_path / "c").mkdir()
+    found = read(tmp_path, for_training=False)
+    assert found.class_names == ("a", "b")
+    assert any("'c'" in note for note in found.notes)
+
+
 def test_an_inspection_names_class_folders_without_a_picture(tmp_path):
     """Training would refuse them."""
     draw(tmp_path / "a/1.png", tmp_path / "b/1.png")
@@ -370,6 +379,14 @@ def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
     (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")
     with pytest.raises(InputError, match=r"Give the table itself: .*train\.csv"):
         read(tmp_path)
+
+
+def test_a_class_called_train_beside_a_table_can_be_read(tmp_path):
+    draw(tmp_path / "bus/1.jpg", tmp_path / "car/1.jpg", tmp_path / "train/1.jpg")
+    (tmp_path / "sources.csv").write_text("path,source\ntrain/1.jpg,web\n")
+    with pytest.raises(InputError, match="--layout classes"):
+        read(tmp_path)
+    assert read(tmp_path, layout="classes").class_names == ("bus", "car", "train")
 
 
 @pytest.mark.parametrize("folder", ["images", "train_images"])

@@ -486,4 +486,5 @@ def _refuse_table_beside(folder: Path, source: str, folders: list[str]) -> None:
         raise InputError(
             f"{source}: the folder {some(called_so)} has no class folders, and a table lies beside it. "
             f"Give the table itself: {os.path.join(source, tables[0])}{more}"
+            + (". Pass --layout classes if each sub-folder is a class." if len(folders) > 1 else "")
         )

@@ -237,7 +237,7 @@ def read(
         require_labels=require_labels,
         strict=strict,
         layout=layout,
-        empty_classes=min_images_per_class > 0,
+        empty_classes=min_images_per_class > 0 or (require_labels and not for_training),
     )
     unheeded = ~np.isin(listing.split, ("", *heeded))
     if unheeded.any():
