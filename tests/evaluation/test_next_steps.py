@@ -162,6 +162,7 @@ def test_an_evaluation_proposes_nothing_about_training():
             "effnetv2 train 'my flowers' --label-column kind --set minival=0.1 --epochs 10",
         ),
         ("effnetv2 train flowers --minutes=6 --out=x --json", "effnetv2 train flowers --minutes 12"),
+        ("effnetv2 train flowers --output_dir=x --output-dir y", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),
         ("effnetv2 train flowers --set steps=100", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 crossval f.csv --by place", "effnetv2 crossval f.csv --by place --epochs 10"),
@@ -171,6 +172,12 @@ def test_an_evaluation_proposes_nothing_about_training():
 )
 def test_the_command_is_that_of_the_run_with_one_change(command, again):
     assert next_steps(RIGHT, facts(command=command, epochs=2.0))[0].command == again
+
+
+def test_a_check_of_labels_reads_the_data_as_the_run_did():
+    told = facts(command="effnetv2 train flowers --layout classes --nodata=-9999", label_conflicts=1)
+    (step,) = next_steps(RIGHT, told)
+    assert step.command == "effnetv2 inspect flowers --nodata -9999 --layout classes"
 
 
 def test_every_command_is_one_that_the_command_line_takes():

@@ -346,6 +346,8 @@ def test_how_to_use_the_model_is_told_for_the_shell_and_for_python(tmp_path):
     _, page = _write(tmp_path, others={"run": "runs/a"})
     assert "effnetv2 predict runs/a IMAGES" in page.text
     assert 'ev2.Predictor("runs/a")' in page.text
+    _, page = _write(tmp_path, others={"run": "runs\\new"})  # as Windows writes it
+    assert r'ev2.Predictor("runs\\new")' in page.text
 
 
 def test_identical_images_with_different_labels_are_in_the_report(tmp_path):

@@ -52,11 +52,13 @@ _WORTH = 0.005
 #: Steps after which the learning curve of the probe, or what training makes of more labels, is another.
 CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; the second ones take no value.
-_OWN, _FLAGS = ("--out", "--output", "-o", "--against"), ("--resume", "--json")
+_OWN = ("--out", "--output", "--output-dir", "-o", "--against")
+_FLAGS = ("--resume", "--json")
 _LENGTH = ("--epochs", "--minutes")
-_PX = ("--image-px", "--img-size", "--imgsz")
+_PX = ("--image-px", "--img-size", "--image-size", "--imgsz")
 _TABLE = (
     "--path-column", "--label-column", "--group-column", "--labels", "--label-separator", "--bands",
+    "--nodata", "--layout",
 )  # fmt: skip
 
 
@@ -368,6 +370,7 @@ def _again(
     kept, rest = said[:2], iter(said[2:])
     for word in rest:
         name, equals, value = word.partition("=")
+        name = name.replace("_", "-")  # as the command line takes it
         if name in _FLAGS:
             continue
         if name == "--set":
@@ -393,4 +396,6 @@ def _value(command: str | None, option: str) -> str | None:
 
 def _split(command: str | None) -> list[str]:
     """A command of ``base.typed`` in words."""
-    return shlex.split(command or "", posix=os.name != "nt")
+    if os.name != "nt":
+        return shlex.split(command or "")
+    return [word.strip('"') for word in shlex.split(command or "", posix=False)]

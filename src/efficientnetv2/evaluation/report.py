@@ -6,6 +6,7 @@ whoever made the pictures, so every text is escaped.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -304,7 +305,7 @@ class _Use:
         command = predict_command(facts)
         python = (
             "import efficientnetv2 as ev2\n\n"
-            f'predict = ev2.Predictor("{model_of(facts)}")\n'
+            f"predict = ev2.Predictor({json.dumps(model_of(facts), ensure_ascii=False)})\n"
             'for prediction in predict(["image.jpg"]):\n'
             "    print(prediction.label, prediction.probability)"
         )
