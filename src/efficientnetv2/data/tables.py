@@ -477,6 +477,8 @@ def _near(path: str, root: Path) -> str:
 
 def _encoded_otherwise(path: str, root: Path | str) -> str | None:
     """The same path in the other of the two encodings of letters with accents, if a file is called so; else None."""
+    if path.isascii():  # has one encoding, and there may be very many of them over a network
+        return None
     spelled = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
     return next((one for one in spelled if os.path.isfile(os.path.join(root, one))), None)
 
