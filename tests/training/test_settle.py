@@ -34,12 +34,18 @@ CPU = torch.device("cpu")
 CLASSES = ("cat", "dog")
 
 
-def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None):
+def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
     # Speed is chosen by measuring, in test_speed.
     settings = ["precision=fp32", "compile=off", *settings]
     recipe = with_settings(named(recipe), settings)
     return settle(
-        recipe, images=images, class_names=CLASSES, device=CPU, memory_gib=memory_gib, minutes=minutes
+        recipe,
+        images=images,
+        class_names=CLASSES,
+        device=CPU,
+        memory_gib=memory_gib,
+        minutes=minutes,
+        training_s=training_s,
     )
 
 
@@ -396,6 +402,8 @@ def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
         match=r"a training picture is 32 px\. .* 64 px: --image-px 64 --set progressive\.stages=1\.$",
     ):
         settled(*growing)
+    with pytest.raises(InputError, match=r"a training picture is \d+ px"):  # before a step of 96 px is timed
+        settled("batch_images=8", "progressive.image_px={start: 64, end: 96}", minutes=5.0, training_s=100.0)
     assert settled(*growing, "progressive.stages=1").recipe.eval_px == 64
     with pytest.raises(InputError, match=r"^eval_px is 96 px\. .* 64 px: --set eval_px=64\.$"):
         settled(*growing, "progressive.stages=1", "eval_px=96")

@@ -162,6 +162,20 @@ def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch)
     )
 
 
+def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
+    tried = []
+
+    def step(side):
+        tried.append(len(side.images))
+        if len(side.images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 3.0
+
+    monkeypatch.setattr(speed._Side, "step", step)
+    assert speed.image_s(recipe_of("batch_images=32", "precision=fp32"), network(), CPU) == 1.5
+    assert tried == [8, 4, 2, 2]
+
+
 def test_measuring_leaves_network_and_draws_alone():
     given = network()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}

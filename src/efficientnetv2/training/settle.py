@@ -104,6 +104,15 @@ def settle(
     recipe, smaller = no_larger(recipe, stored_px)
     begun = start(recipe, class_names=class_names, device=device, in_channels=in_channels)
     if training_s is not None:
+        preflight = Preflight(
+            recipe,
+            begun.network,
+            num_classes=len(class_names),
+            device=device,
+            limit_gib=memory_gib,
+            world=world,
+        )
+        refuse_sizes(recipe.model_copy(update={"eval_px_tried": None}), preflight)  # before one is timed
         epochs_of = _epochs_within(training_s, recipe, begun.network, images, device, world, read_s)
         recipe, lower = lowered_in_time(recipe, epochs_of, stored_px)
         smaller = lower or smaller

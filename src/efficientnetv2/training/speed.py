@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.timing import waiting
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
 from efficientnetv2.models.groups import one_pass
@@ -33,8 +34,8 @@ _WORTH = 1.1
 _TIMED_STEPS = 3
 # Pictures of a measured step on a CPU, where the time is in proportion to them; a GPU gets its whole group. Ours.
 _CPU_IMAGES = 8
-# Images of a rough measurement on a GPU: memory for them is not tried before. Ours.
-_GPU_IMAGES = 32
+# Images of a rough measurement on a GPU, and the fewest where memory runs out: batch-norm may not take one. Ours.
+_GPU_IMAGES, _LEAST_IMAGES = 32, 2
 # On a CPU a run of fewer pictures takes 16 bits unmeasured: 20 times those of measuring two precisions. Processors that
 # have bf16 may be slower in it than in fp32 (benchmarks/results/step_tried.md), so knowing is worth a twentieth. Ours.
 _FEWEST_IMAGES = 20 * 2 * (1 + _TIMED_STEPS) * _CPU_IMAGES
@@ -108,14 +109,30 @@ def choose(
 def image_s(recipe: Recipe, network: Network, device: torch.device) -> float:
     """Seconds of forward and backward for one image of the last training size; a rough measurement.
 
+    A GPU that the recipe lets choose computes in the 16 bits that it multiplies in. Fewer images are measured together
+    where memory runs out.
+
     Args:
         recipe: Recipe with its sizes.
         network: Network to train, on the CPU. A copy is measured.
         device: Device to train on.
     """
-    few = recipe.model_copy(update={"group_images": min(recipe.batch_images, _GPU_IMAGES)})
-    bench = _Bench(few, network, device, None)
-    side = bench.side("fp32")
+    precision: Precision = "fp32" if recipe.precision == "auto" else recipe.precision
+    if recipe.precision == "auto" and device.type == "cuda":
+        precision = lower_precision(device) or precision
+    images = min(recipe.batch_images, _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES)
+    while True:
+        try:
+            return _image_s(recipe.model_copy(update={"group_images": images}), network, device, precision)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or images <= _LEAST_IMAGES:
+                raise
+        release(device)
+        images = max(_LEAST_IMAGES, images // 2)
+
+
+def _image_s(recipe: Recipe, network: Network, device: torch.device, precision: Precision) -> float:
+    side = _Bench(recipe, network, device, None).side(precision)
     return min(side.step() for _ in range(2)) / len(side.images)
 
 
