@@ -42,11 +42,12 @@ def own_folder() -> Path:
 
     It is removed at the end of the process. Where that is killed, the next process that asks for a folder removes it.
     """
-    return _own_folder(os.getpid())
+    return _own_folder(os.getpid())[0]
 
 
 @cache
-def _own_folder(process: int) -> Path:
+def _own_folder(process: int) -> tuple[Path, FileLock]:
+    """The folder and its lock, kept in forked children too: there the lock's end would open it for all."""
     remove_leftovers(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = FileLock(folder / _LOCK)
@@ -64,7 +65,7 @@ def _own_folder(process: int) -> Path:
             multiprocessing.util.get_temp_dir()
         finally:
             tempfile.tempdir = before
-    return folder
+    return folder, lock
 
 
 def remove_leftovers(place: Path) -> None:
