@@ -11,13 +11,14 @@ import torch
 from tests.command_line import NETWORK
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import plan_job
+from efficientnetv2.commands import plan_job, settling
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.foretold import lowered_by, settled_by
 from efficientnetv2.commands.plan_job import plan_and_tell
 from efficientnetv2.commands.probing import images_within, probe_s
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
+from efficientnetv2.data.manifest import read
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rate, Rates, StepRate
@@ -68,19 +69,29 @@ def test_rates_of_smaller_sizes_follow_their_pixels():
     assert [rate.each_s for rate in found.steps] == pytest.approx([0.25, 1.5625, 3.0625])
 
 
-@pytest.mark.parametrize(("seconds", "images"), [(1000.0, None), (10.0, 333), (0.0, 0)])
-def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, images):
+@pytest.mark.parametrize(
+    ("seconds", "most", "images"),
+    [(1000.0, 5000, None), (10.0, 5000, 333), (0.0, 5000, 0), (10.0, 200, None), (3.01, 200, 100)],
+)
+def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, images):
     """Each image of both parts takes 10 ms to embed, and each training image 10 ms to fit."""
     train = type("Part", (), {"class_names": ("a",) * 10, "__len__": lambda self: 600})()
     val = type("Part", (), {"__len__": lambda self: 400})()
     prepared, network = SimpleNamespace(train=train, val=val), SimpleNamespace(embed_dim=1000)
-    assert images_within(seconds, prepared, network, 0.01) == images
+    assert images_within(seconds, prepared, network, 0.01, most) == images
     if images:
         assert (
             probe_s(images, train, val, network, 0.01)
             <= seconds
             < probe_s(images + 1, train, val, network, 0.01)
         )
+
+
+def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
+    monkeypatch.setattr(settling, "eval_picture", lambda *given: time.sleep(0.02))
+    alone, shared = (settling._read_s(read(class_folders), named("quick"), workers) for workers in (1, 8))
+    assert alone >= 0.02
+    assert shared < alone / 4
 
 
 TINY = (

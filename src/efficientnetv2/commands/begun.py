@@ -32,7 +32,7 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, names_sizes
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.sides import shorter_side
-from efficientnetv2.inference.probe import Probe
+from efficientnetv2.inference.probe import Probe, most_pictures
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
@@ -155,7 +155,9 @@ def _by_measuring(
         job = replace(job, recipe=recipe)
     if probes(recipe, place) and prepared.manifest.separator is None:
         probe_s = budget.left_s
-        probe_images = images_within(probe_s, prepared, settling.settled.network, rates.curve.each_s)
+        network, px = settling.settled.network, recipe.eval_px or settling.preprocessing.image_px
+        most = most_pictures(network, px, len(prepared.train.class_names), device)
+        probe_images = images_within(probe_s, prepared, network, rates.curve.each_s, most)
         if probe_images is not None and probe_images < least_images(prepared):
             recipe, probe_images, probe_s = recipe.model_copy(update={"classifier": "fresh"}), 0, 0.0
             notes.append(

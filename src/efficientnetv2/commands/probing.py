@@ -103,16 +103,19 @@ def probed(
     return fit
 
 
-def images_within(seconds: float, prepared: Prepared, network: Network, image_s: float) -> int | None:
-    """How many images of either part a probe can look at in a time; None where it has time for all.
+def images_within(
+    seconds: float, prepared: Prepared, network: Network, image_s: float, most: int
+) -> int | None:
+    """How many images of either part a probe can look at in a time; None where it has time for as many as ever.
 
     Args:
         seconds: Time for embedding, fitting and the label curve.
         prepared: The images.
         network: Network whose features are classified.
         image_s: Seconds to embed one image.
+        most: Number of images that a probe looks at where it has time, see ``most_pictures``.
     """
-    most = max(len(prepared.train), len(prepared.val))
+    most = min(most, max(len(prepared.train), len(prepared.val)))
 
     def takes(images: int) -> float:
         return probe_s(images, prepared.train, prepared.val, network, image_s)

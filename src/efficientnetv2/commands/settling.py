@@ -199,7 +199,7 @@ def _better_start(recipe: Recipe, known: Decided) -> list[str]:
 
 
 def _read_s(train: Manifest, recipe: Recipe, workers: int) -> float:
-    """Seconds to read one training image, from a few of them."""
+    """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
     reader, seen = originals(train), Preprocessing(image_px=recipe.progressive.last.image_px)
     rows = np.unique(np.linspace(0, len(train) - 1, _READ).astype(np.int64)).tolist()
 
@@ -209,7 +209,7 @@ def _read_s(train: Manifest, recipe: Recipe, workers: int) -> float:
 
     began = time.perf_counter()
     in_threads(read_one, len(rows), reading_threads(workers))
-    return (time.perf_counter() - began) / len(rows)
+    return (time.perf_counter() - began) / (len(rows) * max(1, workers))
 
 
 def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -> list[str]:
