@@ -19,11 +19,13 @@ from tests.commands.test_train_together import WORDS as TOGETHER
 from tests.conftest import COLOURS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
 from tests.processes import effnetv2_together
+from tests.training.test_time_limit import BEGINNING
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.commands import caching, foretold
 from efficientnetv2.commands.caching import cached, foreseen
+from efficientnetv2.commands.going_on import go_on
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
@@ -32,6 +34,7 @@ from efficientnetv2.data.cache import Kept
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import World
+from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.picture_sizes import settings_by_size
@@ -76,6 +79,7 @@ def test_a_run_with_the_cache_in_memory_leaves_nothing_of_it_behind(large, cache
     )
     assert note_of(tmp_path / "run") in (tmp_path / "run/log.txt").read_text()
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["cache_detail"] == 0.5
+    assert json.loads((tmp_path / "run/beginning.json").read_text())["cache_px"] == 64
     assert not caches.exists()
 
 
@@ -224,6 +228,22 @@ def test_samples_find_their_own_pictures(where, large, caches):
             strongest = kept.reader.source(sample).reshape(-1, 3).mean(0).argmax()
             assert "rgb"[strongest] == train.paths[sample][0]
             assert kept.reader.name(sample) == train.file(sample)
+
+
+def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_with(large, tmp_path):
+    """``--minutes`` may lower sizes when the cache is filled already: what is filled later is kept as large."""
+    ready = prepared(large)
+    settings = ("precision=fp32", "compile=false", "epochs=1", "batch_images=4", "group_images=4")
+    begun = with_settings(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
+    filled = cached("ram", begun, ready, CPU, Screen(quiet=True))
+    lower = begun.model_copy(update={"progressive": begun.progressive.with_image_px(64)})
+    run = RunFolder(tmp_path / "run", lambda line: None)
+    facts = {"cache": "ram", "cache_px": filled.image_px}
+    run.begin(lower, ready.manifest, {**BEGINNING, **facts})
+    *_, again = go_on(run.path, lower, Words(), ready, CPU, None, Screen(quiet=True), World())
+    pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, again)]
+    np.testing.assert_array_equal(*pixels)
+    assert len(pixels[0][0]) > len(cached("ram", lower, ready, CPU, Screen(quiet=True)).reader.source(0))
 
 
 def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():

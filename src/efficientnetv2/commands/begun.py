@@ -199,7 +199,7 @@ def _beginning(
     if decided.compared is not None:
         beginning["weights_compared"] = decided.compared
     if pictures is not None:
-        beginning["cache"] = words.cache
+        beginning["cache"], beginning["cache_px"] = words.cache, pictures.image_px
     if prepared.manifest.separator is not None:
         beginning["label_separator"] = prepared.manifest.separator
     return beginning

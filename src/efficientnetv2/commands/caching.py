@@ -45,12 +45,14 @@ class Cached:
         reader: of them.
         note: what was done, in a sentence.
         seconds: that it took.
+        image_px: largest training size that they are kept for.
     """
 
     where: str
     reader: Reader
     note: str
     seconds: float
+    image_px: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def cached(
     device: torch.device,
     screen: Screen,
     world: World = ALONE,
+    image_px: int | None = None,
 ) -> Cached | None:
     """Keep the training pictures as the recipe says, if it says so.
 
@@ -89,6 +92,8 @@ def cached(
         device: that it trains on.
         screen: shows progress.
         world: the processes that will read them. On one machine they share what the first has filled.
+        image_px: Largest training size that they are kept for, where the run's own was lowered since. None takes that
+            of the recipe.
 
     Returns:
         None if the recipe reads the originals.
@@ -102,13 +107,14 @@ def cached(
     where = _said(where, recipe, world)
     begun = time.perf_counter()
     pictures, rows = _to_keep(where, prepared)
-    order = _order(pictures, recipe, screen)
+    px = image_px or max(setting.image_px for setting in settings_by_size(recipe))
+    order = _order(pictures, recipe, screen, px)
     filled = (
         _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept, prepared), order)
     )
     seconds = time.perf_counter() - begun
     reader = filled.reader(rows, originals(prepared.train))
-    return Cached(where, reader, _note(where, filled, order, seconds), seconds)
+    return Cached(where, reader, _note(where, filled, order, seconds), seconds, px)
 
 
 def foreseen(
@@ -240,11 +246,11 @@ def _to_keep(where: str, prepared: Prepared) -> tuple[Manifest, Ints]:
     return replace(common.pictures, bands=train.bands), common.rows[rows_of(common.own, train)]
 
 
-def _order(pictures: Manifest, recipe: Recipe, screen: Screen) -> Order:
+def _order(pictures: Manifest, recipe: Recipe, screen: Screen, image_px: int | None = None) -> Order:
     return Order(
         reader=originals(pictures),
         count=len(pictures),
-        kept=_kept(recipe),
+        kept=_kept(recipe, image_px),
         threads=cores(),
         say=screen.say,
         counting=screen.counting,
@@ -276,16 +282,16 @@ def reader_here(
         return None
     here: Cached | None = filled
     if world.machines > 1 and not world.first:
-        here = cached(filled.where, recipe, prepared, device, screen, world)
+        here = cached(filled.where, recipe, prepared, device, screen, world, filled.image_px)
     gathered(world, None)  # nobody waits within a step for one that is still filling
     assert here is not None, "the recipe is the same for all"
     return here.reader
 
 
-def _kept(recipe: Recipe) -> Kept:
+def _kept(recipe: Recipe, image_px: int | None = None) -> Kept:
     assert recipe.cache_detail is not None
     return Kept.enough(
-        image_px=max(setting.image_px for setting in settings_by_size(recipe)),
+        image_px=image_px or max(setting.image_px for setting in settings_by_size(recipe)),
         framing=recipe.train_framing,
         area_min=recipe.crop_area_min,
         detail=recipe.cache_detail,

@@ -55,8 +55,9 @@ def go_on(
     for line in (*model_lines(recipe, (), device), length_line(recipe, len(prepared.train), None, path)):
         folder.log(line)
     # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
-    where = words.cache or folder.beginning().get("cache")
-    pictures = cached(where, recipe, prepared, device, screen, world)
+    beginning = folder.beginning()
+    where = words.cache or beginning.get("cache")
+    pictures = cached(where, recipe, prepared, device, screen, world, beginning.get("cache_px"))
     if pictures is not None:
         folder.note(pictures.note)
         screen.detail(pictures.note)
