@@ -70,7 +70,8 @@ def packed(path: str) -> tuple[str, int] | None:
 @lru_cache(maxsize=1)
 def picture_extensions() -> frozenset[str]:
     """Lower-case suffixes, with their dot, of the formats that are opened; loads Pillow's plugins."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+    known = (*FORMATS, "MPO")  # JPEGs of several views, of which the first is read
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
 def is_picture(name: str) -> bool:
