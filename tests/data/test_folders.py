@@ -348,6 +348,37 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, files, message):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("folders", ["training_set test_set", "seg_train seg_test", "train val"])
+def test_splits_that_were_unpacked_into_folders_of_their_own_name_are_splits(tmp_path, folders):
+    names = folders.split()
+    draw(*(tmp_path / name / name / kind / f"{name}.png" for name in names for kind in ("cat", "dog")))
+    draw(tmp_path / "seg_pred/seg_pred/1.png")
+    found = read(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    assert f"{names[0]}/{names[0]}/cat/{names[0]}.png" in found.paths
+    assert set(found.split) == {"train", "val" if "val" in names else "test"}
+
+
+def test_classes_called_as_test_and_training_can_be_read(tmp_path):
+    draw(*(tmp_path / name / f"{number}.png" for name in ("test-tube", "train-engine") for number in "12"))
+    with pytest.raises(InputError, match="--layout classes"):
+        read(tmp_path)
+    assert read(tmp_path, layout="classes").class_names == ("test-tube", "train-engine")
+
+
+def test_a_least_number_that_no_class_reaches_is_refused(tmp_path):
+    draw(*(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")))
+    with pytest.raises(InputError, match=r"--min-images-per-class 3.* has 2"):
+        read(tmp_path, min_images_per_class=3)
+
+
+def test_a_file_of_several_views_is_an_image(tmp_path):
+    draw(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
+    found = read(tmp_path)
+    assert found.paths == ["a/1.mpo", "b/1.mpo"]
+    assert not len(check(found).unreadable)
+
+
 def test_an_empty_class_folder_is_refused_by_name(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     (tmp_path / "c").mkdir()

@@ -146,7 +146,7 @@ def _splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
     exact = [name for name in named if split_named(name)]
     classes, loose = {}, {}
     for name in named:
-        classes[name], loose[name] = _contents(folder / name)
+        classes[name], loose[name] = _contents(folder / _inner(folder, name))
     if len(named) == len(folders) and (
         len(exact) == len(named) or (len(set(named.values())) > 1 and not any(classes.values()))
     ):
@@ -173,6 +173,11 @@ def _named_as_splits(folders: list[str]) -> dict[str, str]:
     claimed = Counter([*set(exact.values()), *like.values()])
     named = exact | {name: split for name, split in like.items() if claimed[split] == 1}
     return {name: named[name] for name in folders if name in named}
+
+
+def _inner(folder: Path, name: str) -> str:
+    """Where a split's folder holds a folder of its own name alone, as zips unpack to ``test/test``, that one."""
+    return f"{name}/{name}" if _contents(folder / name) == ([name], []) else name
 
 
 def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
@@ -240,13 +245,14 @@ def _split_folders(
         )
     if beside:
         notes += (f"Passed over, since they lie beside the splits of {source}: {some(beside)}.",)
-    contents = {name: _contents(folder / name) for name in splits}
+    inner = {name: _inner(folder, name) for name in splits}
+    contents = {name: _contents(folder / inner[name]) for name in splits}
     learned = {
         one.casefold() for name, split in splits.items() if split == "train" for one in contents[name][0]
     }
-    for name, split in splits.items():
+    for called, split in splits.items():
+        name, (classes, loose) = inner[called], contents[called]
         place = os.path.join(source, name)
-        classes, loose = contents[name]
         if split == "test" and learned and _unlabelled(classes, loose, learned):
             images = [
                 *loose,
@@ -262,7 +268,8 @@ def _split_folders(
                 )
             continue
         if not classes and loose and require_labels:
-            raise InputError(_no_classes(place, len(loose)))
+            fix = " If the sub-folders are classes, pass --layout classes." if unusual else ""
+            raise InputError(_no_classes(place, len(loose)) + fix)
         here, empty = _classes(folder / name, classes, passed, prefix=f"{name}/", split=split)
         if (
             empty and require_labels and split == "train" and not empty_classes
@@ -484,7 +491,7 @@ def _refuse_table_beside(folder: Path, source: str, folders: list[str]) -> None:
         tables.sort(key=lambda name: split_in(name) != "train")  # before a sample of what is to be handed in
         more = f" (or {some(tables[1:])})" if len(tables) > 1 else ""
         raise InputError(
-            f"{source}: the folder {some(called_so)} has no class folders, and a table lies beside it. "
+            f"{source}: no class folders lie in {some(called_so)}, and a table lies beside. "
             f"Give the table itself: {os.path.join(source, tables[0])}{more}"
             + (". Pass --layout classes if each sub-folder is a class." if len(folders) > 1 else "")
         )

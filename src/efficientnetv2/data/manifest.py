@@ -279,6 +279,11 @@ def _without_scarce(
     scarce = sorted(str(name) for name in counts.index[counts < least])
     if not scarce:
         return listing, by_label
+    if len(scarce) == len(counts):
+        raise InputError(
+            f"--min-images-per-class {least}: every class of {listing.source} has fewer training images. The largest "
+            f"has {counts.max():,}. Give a smaller number."
+        )
     by_label = by_label.select(np.flatnonzero(~labels.isin(scarce)))
     cells = listing.table["label"]
     if separator is None:
