@@ -318,6 +318,16 @@ def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job
     assert not one.folder.model_file.exists()
 
 
+def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverged(job):
+    one = job("run", "weights=given.safetensors", minival=True)
+    one.network.class_names = one.train.class_names
+    norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_mean.fill_(float("nan"))
+    with pytest.raises(InputError, match="weights are of no use") as refused:
+        run(one, resumed=False, watch=Nobody())
+    assert "step -1" not in str(refused.value)
+
+
 def test_a_learning_rate_that_is_far_too_high_is_named_with_the_step_and_a_lower_one(job):
     one = job("run", "optimizer.lr=1e6")
     with pytest.raises(DivergedError, match=r"at step \d+ \(learning rate .*--set optimizer\.lr=0\.1\)"):

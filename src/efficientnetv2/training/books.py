@@ -341,6 +341,8 @@ class Books:
         try:
             predictions = job.predict(self.state, part, once=True, progress=self._refuse_to_stay)
         except DivergedError as error:
+            if self.state.step == 0:  # of the weights that the run begins with
+                raise
             raise self.diverged_outputs() from error
         if self._pacer is not None:
             self._pacer.validated(time.perf_counter() - begun)
