@@ -69,6 +69,14 @@ def test_copies_and_damaged_images_are_named_on_the_screen(class_folders):
         assert f"green/green_0{number}.jpg: is damaged inside" in said
 
 
+def test_of_very_many_copies_of_an_image_a_few_are_named(class_folders):
+    for number in range(20):
+        shutil.copy(class_folders / "red/red_00.jpg", class_folders / f"red/copy_{number:02d}.jpg")
+    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    assert "red/copy_04.jpg = 16 more" in " ".join(done.stdout.split())
+    assert "red/copy_05.jpg" not in done.stdout
+
+
 def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(24):

@@ -181,6 +181,10 @@ def _pictures(
     if begun is not None:
         rows, skipped = _readable_then(begun, manifest, rows, screen)
     else:
+        if skipped:
+            screen.say(
+                f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
+            )
         answered = rows[manifest.split[rows] != "test"]
         # By a rule, as each fold reads rasters; the folds measure and tell their own.
         part = with_rule(manifest.select(answered), source, seed=seed, say=lambda line: None)
@@ -189,10 +193,6 @@ def _pictures(
         )
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
         rows = np.setdiff1d(rows, answered[list(bad)])
-    if begun is None and skipped:
-        screen.say(
-            f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
-        )
     manifest = manifest.select(rows)
     if apart := groups_apart(manifest):
         screen.say(apart.strip())

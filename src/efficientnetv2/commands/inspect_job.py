@@ -35,7 +35,7 @@ from efficientnetv2.training.named import best_weights, default_model, load_weig
 # Looking waits for the disk as well as for the processor. Ours.
 _THREADS_PER_CORE = 2
 _CLASSES_SHOWN = 30
-# Kinds of findings whose groups are named on the screen, and how many of each. Ours.
+# Kinds of findings whose groups are named on the screen, and how many of each, and images of a group. Ours.
 _NAMED, _GROUPS_NAMED = ("same_", "near_", "lookalike", "unreadable"), 5
 _WORDS = {"wrong": "To mend", "doubtful": "To look at", "note": "Good to know"}
 _SEED = 0  # of the search for copies and of folds: an inspection is to say the same each time
@@ -186,7 +186,9 @@ def _name_groups(finding: Finding, manifest: Manifest, screen: Screen) -> None:
     """The first groups of a finding by their paths."""
     captions = finding.captions or ("",) * len(finding.groups)
     for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
-        paths = " = ".join(escaped(manifest.paths[row]) for row in group)
+        names = [escaped(manifest.paths[row]) for row in group[:_GROUPS_NAMED]]
+        more = len(group) - len(names)
+        paths = " = ".join([*names, *([f"{more:,} more"] if more > 0 else [])])
         screen.say(f"  {paths}: {caption}" if caption else f"  {paths}")
     if len(finding.groups) > _GROUPS_NAMED:
         screen.say(f"  and {len(finding.groups) - _GROUPS_NAMED:,} more on the page")
