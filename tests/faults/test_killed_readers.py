@@ -118,3 +118,24 @@ def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(e
         if end == "alive":
             process.communicate("\n")
             assert not folder.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has a temporary folder for each user")
+def test_a_temporary_folder_of_another_user_is_not_touched(short, monkeypatch):
+    """Its lock may be a link to a file of this user, which locking would empty."""
+    monkeypatch.setattr(leftovers, "_YOUNG_S", -1.0)
+    mine, theirs = short / "mine.txt", short / "effnetv2-theirs"
+    mine.write_text("kept")
+    theirs.mkdir()
+    (theirs / "owner.lock").symlink_to(mine)
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    remove_leftovers(short)
+    assert theirs.exists()
+    assert mine.read_text() == "kept"
+    monkeypatch.undo()
+    monkeypatch.setattr(leftovers, "_YOUNG_S", -1.0)
+    (theirs / "owner.lock").unlink()
+    (theirs / "owner.lock").touch()
+    remove_leftovers(short)
+    assert not theirs.exists(), "of this user it is"

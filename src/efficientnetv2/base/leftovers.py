@@ -69,14 +69,18 @@ def _own_folder(process: int) -> tuple[Path, FileLock]:
 
 
 def remove_leftovers(place: Path) -> None:
-    """Remove temporary folders whose process has ended: its lock has ended with it.
+    """Remove temporary folders of this user whose process has ended: its lock has ended with it.
 
     Args:
-        place: That they lie in.
+        place: That they lie in. Others may write there too: to lock what they have put there opens it, wherever a link
+            leads.
     """
     for folder in place.glob(f"{_PREFIX}*"):
         try:
-            if not (folder / _LOCK).is_file() or time.time() - folder.stat().st_mtime < _YOUNG_S:
+            found = folder.lstat()
+            if hasattr(os, "getuid") and found.st_uid != os.getuid():
+                continue
+            if not (folder / _LOCK).is_file() or time.time() - found.st_mtime < _YOUNG_S:
                 continue
             with FileLock(folder / _LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
