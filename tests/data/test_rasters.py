@@ -399,6 +399,8 @@ def test_bands_of_different_types_are_refused_by_name(tmp_path):
         assert "bands of different types (1 uint16, 2 uint16, 3 float32)" in told
         assert "gdal_translate -ot Float32" in told
         assert amiss(dataset, Bands((2, 1))) == ""
+    with pytest.raises(InputError, match=r"gdal_translate .*joined\.vrt .*joined\.tif"), opened(path):
+        pass
 
 
 @pytest.fixture

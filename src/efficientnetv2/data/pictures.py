@@ -308,7 +308,7 @@ def not_rgb(image: Image.Image) -> str:
     if _see_through(image):
         return "with an alpha channel (laid over white)"
     if image.mode == "I":
-        return f"gray of 32 bits (0 to 65,535 become 0 to 255; {_ALL_BITS})"
+        return f"gray of 16 or 32 bits (0 to 65,535 become 0 to 255; {_ALL_BITS})"
     if image.mode == "F":
         return f"gray of floating-point values (0 to 1 become 0 to 255; {_ALL_BITS})"
     if is_deep_image(image):

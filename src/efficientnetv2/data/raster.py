@@ -21,6 +21,7 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.base.typed import typed
 from efficientnetv2.data.ellipsoid import RADIUS_M, TOLERANCE, ground_share
 from efficientnetv2.data.pictures import Pixels
 
@@ -73,6 +74,12 @@ def opened(path: str | Path, *, overviews: bool = True) -> Iterator[Dataset]:
                     str(path), driver=list(DRIVERS), **({} if overviews else {"OVERVIEW_LEVEL": "NONE"})
                 )
         except rasterio.errors.RasterioIOError as error:
+            if Path(path).suffix.lower() == ".vrt":
+                tif = Path(path).with_suffix(".tif")
+                raise InputError(
+                    f"{path} only names other files, which are not opened for it. Write one raster of them: "
+                    f"{typed(['gdal_translate', str(path), str(tif)])}"
+                ) from error
             raise InputError(f"{path} is no raster that GDAL can open: {error}.") from error
         with dataset:
             if elsewhere := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
