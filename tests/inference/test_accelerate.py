@@ -84,6 +84,18 @@ def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, bui
     assert len(str(told.value)) < 200
 
 
+def test_of_a_device_that_is_there_but_full_pytorchs_first_line_is_told(monkeypatch):
+    def empty(*_, **__):
+        raise RuntimeError("CUDA error: out of memory.\nCUDA kernel errors might be asynchronously reported.")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"--device cuda: CUDA error: out of memory\. ") as told:
+        accelerate.pick_device("cuda")
+    assert "asynchronously" not in str(told.value)
+
+
 @pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])
 def test_an_untested_gpu_that_nobody_asked_for_is_told(word, said):
     told = device_note(word, torch.device("mps"))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
-from efficientnetv2.base.memory import free_bytes
+from efficientnetv2.base.memory import free_bytes, reason_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -53,7 +53,9 @@ def pick_device(word: str) -> torch.device:
         device = torch.device(word)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {word}: {_lacking(word) or error}. {_here()}") from error
+        raise InputError(
+            f"--device {word}: {_lacking(word) or reason_of(error).rstrip('.')}. {_here()}"
+        ) from error
     return device
 
 
