@@ -119,6 +119,8 @@ def test_an_option_of_another_tool_is_taken_as_ours_with_a_note(words, ours, tmp
     ("words", "instead"),
     [
         (("train", "--data", "photos"), "effnetv2 train photos"),
+        (("train", "--data_dir", "photos"), "effnetv2 train photos"),
+        (("train", "--data-dir=photos"), "effnetv2 train photos"),
         (("predict", "model", "--source", "photos"), "effnetv2 predict MODEL photos"),
         (("predict", "photos", "--model", "runs/x"), "effnetv2 predict runs/x DATA"),
         (("train", "photos", "--amp"), "--set precision="),

@@ -186,9 +186,11 @@ class Verb(_Untyped, TyperCommand):
             words: of the command line.
         """
         arguments = self._arguments()
-        argument = _ARGUMENTS.get(name, "")
+        argument = _ARGUMENTS.get(name.replace("_", "-"), "")
         if argument in arguments:
-            value = next((after for option, after in pairwise(words) if option == name), argument)
+            values = [after for option, after in pairwise(words) if option == name]
+            values += [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+            value = next(iter(values), argument)
             called = [value if one == argument else one for one in arguments]
             return f"{argument} is an argument, not an option: {ctx.command_path} {typed(called)}"
         known = {option for param in self.params for option in param.opts}
