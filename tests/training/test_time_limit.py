@@ -78,12 +78,14 @@ def job_of(epochs: float, batch: int, *settings: str) -> Job:
     return Job(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
 
 
-def simulated(slower, minutes: float, *, epochs: float, ahead: int = 0) -> float:
+def simulated(
+    slower, minutes: float, *, epochs: float, ahead: int = 0, batch: int = 8, validation: float = 1.0
+) -> float:
     """Seconds of a run over its limit, whose first step comes after a fifth of it."""
     limit_s = 60 * minutes
     clock = Clock(slower, limit_s)
     limit = TimeLimit(limit_s, REPORT_S, RATES, began=clock.now)
-    job = job_of(epochs, 8)
+    job = job_of(epochs, batch)
     plan = StepPlan(job.length.steps)
     time_limit.time.monotonic = clock.monotonic
     pacer = Pacer(job, plan, limit)
@@ -98,7 +100,7 @@ def simulated(slower, minutes: float, *, epochs: float, ahead: int = 0) -> float
         step += 1
         positions.append(plan.position(step))
         if plan.passes(step, validations):
-            pacer.validated(clock.work(RATES.curve.seconds(VAL_IMAGES)))
+            pacer.validated(clock.work(validation * RATES.curve.seconds(VAL_IMAGES)))
         if step < plan.steps:
             pacer.plan(step)
         if plan.passes(step, ends):
@@ -142,6 +144,17 @@ def test_images_that_are_read_ahead_do_not_make_a_run_late(pace, own_clock):
 @pytest.mark.parametrize("epochs", [1.0, 100.0])
 def test_a_first_guess_that_is_far_off_does_not_matter(epochs, own_clock):
     assert 0.9 <= simulated(PACES["as measured"], 15, epochs=epochs) <= 1.1
+
+
+@pytest.mark.parametrize("slower", [1.0, 2.0, 6.0])
+def test_a_run_that_validates_every_few_steps_takes_its_time_too(slower, own_clock):
+    """Of 150 validations, one every other step, there is time for a part alone where all takes six times as long."""
+    assert 0.9 <= simulated(lambda share: slower, 15, epochs=150, batch=240) <= 1.1
+
+
+def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(own_clock):
+    """As where each begins readers anew, which a report has none of."""
+    assert 0.9 <= simulated(PACES["as measured"], 4, epochs=2.3, validation=5.0) <= 1.1
 
 
 @pytest.fixture

@@ -178,8 +178,17 @@ class Pacer:
         left_s = self._limit.seconds * (1 - _RESERVE) - self.used_s - self._end_s(begin)
         left_s -= (first - step) * self._pace * self._mean_step_s(self._plan.position(step), begin)
         each_s = self._pace * self._mean_step_s(begin, self._job.length.steps)
+        validations = sum(moment > begin for moment in self._validations)
+        steps = (left_s - validations * self._validation_each_s) / each_s
+        if steps < validations:  # some steps pass several of them, and validate once
+            steps = left_s / (each_s + self._validation_each_s)
         stages = sum(end > begin for end in self._ends)
-        return Revision(step, first, first + max(stages, math.floor(left_s / each_s)))
+        return Revision(step, first, first + max(stages, math.floor(steps)))
+
+    @property
+    def _validation_each_s(self) -> float:
+        """Seconds of a validation: of the last one, or else in the measured pace."""
+        return self._pace * self._validation_s if self._validating is None else self._validating
 
     def _mean_step_s(self, begin: float, end: float) -> float:
         """Seconds of a step between two positions, in the measured pace."""
@@ -189,9 +198,7 @@ class Pacer:
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))
 
     def _end_s(self, begin: float) -> float:
-        """Seconds of all that is left from a position on but the steps."""
-        each_s = self._pace * self._validation_s if self._validating is None else self._validating
-        pace = each_s / self._validation_s
+        """Seconds of all that is left from a position on but the steps and validations."""
         saved_s = sum(end > begin for end in self._ends) * self._limit.rates.checkpoints.each_s
-        validations = sum(moment > begin for moment in self._validations)
-        return validations * each_s + saved_s + pace * (self._final_s + self._limit.report_s)
+        final_s = self._final_s * self._validation_each_s / self._validation_s
+        return saved_s + final_s + self._pace * self._limit.report_s
