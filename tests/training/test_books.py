@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models import modelfile
@@ -382,6 +382,28 @@ def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monke
 
 
 @needs_full
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no such signal")
+def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job, monkeypatch):
+    """PyTorch says so wherever the main process is, and it was taken for a disk that is full."""
+
+    def told(number, frame):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    def saved(kept, file):
+        signal.raise_signal(signal.SIGCHLD)
+        save(kept, file)
+
+    save, before = torch.save, signal.signal(signal.SIGCHLD, told)
+    monkeypatch.setattr(torch, "save", saved)
+    one = job("run", "checkpoint_minutes=0")
+    try:
+        with pytest.raises(ReaderKilledError, match="--workers"):
+            run(one, resumed=False, watch=Nobody())
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert resume.steps_saved(one.folder.checkpoints) == [1]
+
+
 def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
     folder = RunFolder(tmp_path, lambda line: None)
     for name, write in (

@@ -25,7 +25,7 @@ from efficientnetv2.training import resume
 from efficientnetv2.training.distributed import by_first
 from efficientnetv2.training.diverged import diverged, refuse_loss, refuse_weights
 from efficientnetv2.training.job import Job, kept
-from efficientnetv2.training.loop import StepDone
+from efficientnetv2.training.loop import KilledReaders, StepDone
 from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
 from efficientnetv2.training.selection import Selection
 from efficientnetv2.training.state import State
@@ -88,6 +88,7 @@ class Books:
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
         self._at_a_time = job.at_a_time
+        self._killed = KilledReaders()
         self._stage_ends = stage_ends(job.recipe, job.length)
         self._rows = sorted(row_steps(job.recipe, job.length))
         self._validations = sorted(validation_steps(job.recipe, job.length))
@@ -175,6 +176,8 @@ class Books:
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
+            with telling_killed_readers():
+                self._killed.tell()
         self._stepped = time.perf_counter()
 
     def _keep_up(self, done: StepDone) -> None:
@@ -228,7 +231,8 @@ class Books:
                 whole["used_s"] = self._pacer.used_s
             if self.selection is not None:
                 whole["selection"] = self.selection.to_dict()
-            resume.save(self.job.folder.checkpoints, whole, self.state.step)
+            with self._killed.held():  # half a checkpoint cannot be kept
+                resume.save(self.job.folder.checkpoints, whole, self.state.step)
         self._saved = time.perf_counter()
 
     @contextmanager

@@ -162,7 +162,7 @@ def train(
         answer,
     )
     setting: Setting | None = None
-    killed = _KilledReaders()
+    killed = KilledReaders()
     for step, waited_s in _by_step(batches, len(world.groups(groups))):
         request = step[0].request
         if request.setting != setting:
@@ -180,7 +180,7 @@ def train(
         killed.tell()
 
 
-class _KilledReaders:
+class KilledReaders:
     """Lets PyTorch say between two steps that a process which reads was killed: it says so wherever the main one is."""
 
     def __init__(self) -> None:
