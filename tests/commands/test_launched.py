@@ -10,9 +10,11 @@ from tests.command_line import effnetv2_fresh
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import train_job
-from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.beginning import Place, decided
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
+from efficientnetv2.training.distributed import World
 
 
 @pytest.mark.parametrize("words", [("models",), ("search", "best", "study")])
@@ -59,3 +61,16 @@ def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
     command = f"torchrun --nproc-per-node {gpus} -m efficientnetv2 train photos/ --epochs 3"
     said = " ".join(capsys.readouterr().out.split())
     assert (f"One of the {gpus} GPUs here trains. For all of them: {command}" in said) == told
+
+
+def test_a_run_that_is_damaged_bars_no_launch_of_another(tmp_path, monkeypatch):
+    """A launch looks through the runs for its own, which it goes on with after a restart."""
+    monkeypatch.chdir(tmp_path)
+    damaged = tmp_path / "runs/old"
+    damaged.mkdir(parents=True)
+    (damaged / "recipe.yaml").write_text("name: quick\n")
+    (damaged / "beginning.json").write_text('{"command": "effn')
+    words = Words(model="efficientnetv2_b0", weights="none")
+    begun = decided(words, Place(), torch.device("cpu"), Screen(mute=True), World(launch="a-new-one"))
+    assert not begun.resumed
+    assert begun.path != damaged

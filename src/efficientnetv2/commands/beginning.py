@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
         if not folder.beginning_file.exists():  # a copy of a part of a run, or one of an early version
             continue
         to_go_on_with = world.restarts > 0 or not folder.finished
-        if to_go_on_with and folder.beginning().get("launch") == world.launch:
-            return folder.path
+        with suppress(InputError):  # it is damaged: nobody goes on with it, and it bars no other run
+            if to_go_on_with and folder.beginning().get("launch") == world.launch:
+                return folder.path
     return None
