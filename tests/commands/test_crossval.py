@@ -721,7 +721,7 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
         (("--folds", "49"), "pictures: 48 pictures cannot be dealt into 49 folds. Take 2 to 48 folds"),
         (("--compare-splits",), "--compare-splits"),
         (("--resume",), "--resume: there is no cross-validation in runs"),
-        (("--resume", "--out", "fold"), "crossval DATA --out folds --resume"),
+        (("--resume", "--out", "fold"), "resume the newest one: effnetv2 crossval DATA --out"),
         (("--out", "."), "--out . is not empty"),
     ],
 )
