@@ -113,7 +113,7 @@ def test_a_run_that_answers_test_says_so_everywhere(place):
     done = effnetv2("train", "cifar10", *words, "--out", run, cwd=place.parent)
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    assert "Answering the 10 pictures given as test, by which nothing is chosen; training on 50" in shown
+    assert "answering the 10 pictures given as test, by which nothing is chosen; training on 50" in shown
     assert "on 10 test pictures" in shown
     report = json.loads((run / "report.json").read_text())
     assert (report["evaluated_on"], report["selected_on"], report["optimistic"]) == ("test", None, False)

@@ -153,12 +153,13 @@ def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
 def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folders, tmp_path):
     for file in class_folders.rglob("*.jpg"):
         file.write_bytes(b"")
-    done = effnetv2(verb, model, class_folders, "--device", "cpu", "--out", "out", cwd=tmp_path)
+    out = "out.csv" if verb == "predict" else "out"
+    done = effnetv2(verb, model, class_folders, "--device", "cpu", "--out", out, cwd=tmp_path)
     assert done.returncode == 2
     assert "None of the 48 pictures of" in done.stderr
     assert "blue/blue_00.jpg: " in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / out).exists()
 
 
 def test_the_ranking_is_not_called_as_the_list_of_what_was_skipped(model, class_folders, tmp_path):

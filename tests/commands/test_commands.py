@@ -425,8 +425,9 @@ def test_predict_writes_path_label_and_probabilities(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "broken.jpg" in done.stdout
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("path")
-    assert list(table.columns) == ["label", "blue", "green", "red"]
+    assert list(table.columns) == ["label", "probability", "blue", "green", "red"]
     assert table["label"].to_dict() == {"deep/one.png": "blue", "two.jpg": "green"}
+    assert (table["probability"] == table[["blue", "green", "red"]].max(axis=1)).all()
     assert table[["blue", "green", "red"]].sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
@@ -473,7 +474,7 @@ def endless(trained, tmp_path):
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "train"])
 def test_weights_that_give_no_answers_are_refused_and_leave_nothing(verb, endless, trained, tmp_path):
-    out = tmp_path / "out"
+    out = tmp_path / ("out.csv" if verb == "predict" else "out")
     words = {
         "predict": (endless, trained / "pictures"),
         "evaluate": (endless, trained / "pictures"),
@@ -511,7 +512,7 @@ def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
     )
     modelfile.save(tmp_path / "cropped.safetensors", network)
     words = ("train", trained / "pictures", *TINY, "--weights", tmp_path / "cropped.safetensors", "--out")
-    done = effnetv2(*words, tmp_path / "run", cwd=tmp_path)
+    done = effnetv2(*words, tmp_path / "run", "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
         "Pictures: framing whole at 64 px, as the recipe trains on them; interpolation, mean and std"
@@ -633,7 +634,7 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
 def test_json_keeps_stdout_for_the_answer(trained, tmp_path):
     done = effnetv2("train", trained / "pictures", *TINY, "--out", tmp_path / "run", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["evaluated_on"] == "val"
-    assert "Held out" in done.stderr
+    assert "held out" in done.stderr
 
 
 def test_evaluating_on_training_pictures_is_called_optimistic(trained, tmp_path):

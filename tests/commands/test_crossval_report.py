@@ -87,7 +87,9 @@ def test_the_time_is_that_of_all_training(tmp_path):
     def folds_of(folder, seconds, *tried):
         (folder / "choosing").mkdir(parents=True)
         for number, taken in enumerate(tried):
-            (folder / f"choosing/fold{number + 1}.json").write_text(json.dumps({"seconds": taken}))
+            (folder / f"choosing/fold{number + 1}.json").write_text(
+                json.dumps({"scores": {}, "seconds": taken})
+            )
         return [SimpleNamespace(score=SimpleNamespace(seconds=seconds)) for _ in tried]
 
     answered = folds_of(tmp_path, 10.0, 3.0, 4.0)

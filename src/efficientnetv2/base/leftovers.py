@@ -42,7 +42,11 @@ def own_folder() -> Path:
 
     It is removed at the end of the process. Where that is killed, the next process that asks for a folder removes it.
     """
-    return _own_folder(os.getpid())[0]
+    folder = _own_folder(os.getpid())[0]
+    if not folder.is_dir():  # whoever tidies the temporary folder has removed it
+        _own_folder.cache_clear()
+        folder = _own_folder(os.getpid())[0]
+    return folder
 
 
 @cache
