@@ -82,7 +82,7 @@ def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
         "train", painted, *WORDS[:-1], "eval_px_tried=auto", "--out", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
+    said = " ".join((tmp_path / "run/log.txt").read_text().split())
     assert "at 64 px, the last training size, or what minival chooses in the end among 64, 96." in said
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert [point["image_px"] for point in report["sizes"]] == [64, 96]
