@@ -49,7 +49,7 @@ def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
 ):
     """Not to those who have named one of them."""
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise InputError("as far as this")
 
     monkeypatch.setattr(train_job, "trained", stopped)
