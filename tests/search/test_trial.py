@@ -6,10 +6,8 @@ import errno
 import os
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import replace
-from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +21,7 @@ from tests.command_line import SERVER
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.base.leftovers import own_folder
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.data.check import check
@@ -88,14 +87,16 @@ def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...
     )
 
 
-def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path, monkeypatch):
-    scratch = tmp_path / "scratch"  # its own: in the common one lie those of trials under way beside it
-    scratch.mkdir()
-    util.get_temp_dir()  # that of the server that forks trials; it outlives this test
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    told = []
+def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path):
+    told, folders = [], []
+
+    def watch(one):
+        told.append(one)
+        folders.append(list(own_folder().glob("trial-*")))
+        return True
+
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
-    tried = try_out(TINY, proxy, watch=lambda one: told.append(one) or True)
+    tried = try_out(TINY, proxy, watch=watch)
     found = measurement(TINY, proxy, tried)
     counted = cost(TINY, image_px=32, num_classes=3).total
     assert (found.parameters, found.multiply_adds) == (counted.parameters, counted.multiply_adds)
@@ -109,7 +110,8 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
     assert found.inference_seconds is None, "nobody has asked for it"
     assert isinstance(told[0], StepTold), "known before training, so that a reward can be had at every epoch"
     assert [one.seed for one in told[1:]] == [0, 0, 1, 1]
-    assert not list(scratch.glob("effnetv2-trial-*"))
+    assert all(len(each) == 1 for each in folders), "the trial's, while it is under way"
+    assert not list(own_folder().glob("trial-*"))
 
 
 def test_the_same_trial_gives_the_same_answers_and_remembers_the_step(class_folders, tmp_path):
@@ -497,7 +499,7 @@ def test_a_process_that_dies_is_a_result(number, class_folders, tmp_path):
 def trials() -> list[psutil.Process]:
     """The processes in which this one tries networks: their output goes into a file of the trial."""
     below = psutil.Process().children(recursive=True)
-    return [one for one in below if "effnetv2-trial-" in _output(one)]
+    return [one for one in below if "/trial-" in _output(one)]
 
 
 def _output(process: psutil.Process) -> str:
