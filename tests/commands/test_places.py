@@ -430,7 +430,14 @@ def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text("name: quick\n")
         if launch is not None:
-            (folder / "beginning.json").write_text(json.dumps({"launch": launch}))
+            whole = {
+                "command": "effnetv2 train photos",
+                "chosen": [],
+                "preprocessing": Preprocessing(image_px=32).to_json(),
+                "groups_at_a_time": {},
+                "launch": launch,
+            }
+            (folder / "beginning.json").write_text(json.dumps(whole))
     assert beginning._begun_by(World(size=2, launch="this"), None) == Path("runs/own")
     assert beginning._begun_by(World(size=2, launch="a third"), None) is None
     assert beginning._begun_by(World(size=2, launch="this"), tmp_path / "nothing") is None
