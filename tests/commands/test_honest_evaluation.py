@@ -191,8 +191,8 @@ def test_a_new_run_begins_without_the_temperature_of_its_weights(trained, tmp_pa
     network = modelfile.load(trained / "run")
     network.calibration = Calibration(3.0, 50, "elsewhere")
     modelfile.save(tmp_path / "warm.safetensors", network)
-    words = ("train", trained / "all.csv", *TINY, "--weights", "warm.safetensors", "--out", "run")
-    done = effnetv2(*words, cwd=tmp_path)
+    words = ("train", trained / "all.csv", *TINY, "--weights", "warm.safetensors", "--set", "minival=null")
+    done = effnetv2(*words, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert modelfile.load(tmp_path / "run").calibration is None
     report = json.loads((tmp_path / "run/report.json").read_text())
