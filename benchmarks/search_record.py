@@ -208,7 +208,9 @@ def claims(
         said["search_step_foretold_error"] = middle | {"n": len(errors)}
     if held:
         said["search_step_twice_within_spread"] = _share(held)
-    if pairs:
+    if all(
+        len({one[name] for one in pairs}) > 1 for name in ("top1", "longer")
+    ):  # equals have no order to agree on
         tau, low, high = agreement(pairs)
         said["search_proxy_tau_ratio"] = {
             "value": tau, "unit": "ratio", "low": low, "high": high, "n": len(pairs),
