@@ -114,21 +114,21 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     files = read(class_folders)
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainedOn(2, np.array([1, 2]))
-    told = SimpleNamespace(model_file=tmp_path / "model.safetensors", log=lambda line: None)
+    told = RunFolder(tmp_path / "run", lambda line: None)
     recipe = with_settings(named("quick"), ["epochs=1", "ema_decay=0.5"])
     job = Job(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
-    answers = Predictions(np.arange(48), files.labels, torch.eye(3)[files.labels.tolist()])
     state = begin(network, recipe)
+    books = SimpleNamespace(finish=lambda predictions: None, seconds=1.0)
 
     def gone(manifest):
         raise InputError("https://example.org/shards does not answer")
 
-    run._save(job, state, answers, None)
+    run._ended(job, state, books, None, None)
     kept = modelfile.load(told.model_file).trained_on
     assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
     state.best.trained_on = network.trained_on
     monkeypatch.setattr(run, "content_marks", gone)
-    run._save(job, state, answers, None)
+    run._ended(job, state, books, None, None)
     assert modelfile.load(told.model_file).trained_on is None
 
 
@@ -255,7 +255,11 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     """Its network has the checkpoint's weights: those that it began with may be gone."""
     recipe = with_settings(named("quick"), ["model=efficientnetv2_b0"])
     before = TrainedOn(3, np.array([4, 5, 6]), earlier=TrainedOn(9, np.array([1, 2]), of_several=True))
-    (tmp_path / "beginning.json").write_text(json.dumps({"weights_trained_on": before.text()}))
+    beginning = {
+        "command": "train", "chosen": [], "preprocessing": Preprocessing(image_px=32).to_json(),
+        "groups_at_a_time": {}, "weights_trained_on": before.text(),
+    }  # fmt: skip
+    (tmp_path / "beginning.json").write_text(json.dumps(beginning))
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
     prepared = SimpleNamespace(train=pictures, manifest=pictures)
     monkeypatch.setattr(going_on, "steps_saved", lambda _: [7])
