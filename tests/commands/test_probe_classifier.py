@@ -221,7 +221,9 @@ def sampled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(room, "_MOST_PICTURES", 48)
         train_and_report(
-            words, Source(str(place / "pictures")), Place(out=place / "run", device="cpu", workers=0)
+            words,
+            Source(str(place / "pictures")),
+            Place(out=place / "run", device="cpu", workers=0, verbose=True),
         )
     return place / "run", " ".join(said.getvalue().split())
 
