@@ -252,5 +252,5 @@ def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
         monkeypatch.setattr(run, name, lambda *given, **words: None)
     recipe = named("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
     job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
-    run._steps(job, MagicMock(), lambda: None)
+    run._steps(job, MagicMock(step=0), lambda: None, MagicMock(steps=1))
     assert crops == [framing]

@@ -288,7 +288,7 @@ def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothin
         ("efficientnetv2_b0.in1", "in1k"),
         ("nowhere.safetensors", "no such file"),
         ("torchvision:resnet18", r"torchvision:resnet18.TAG"),
-        ("imagenet", "no such file"),
+        ("imagenet", "name the model too"),
         ("auot", r"did you mean 'auto'\?"),
     ],
 )
