@@ -784,7 +784,7 @@ def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
 def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, split):
     """All of it val, or a class that stands in val alone: the folds are dealt of both."""
     file = table_of(tmp_path, split=split)
-    manifest, contents, _ = crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+    manifest, contents, _ = crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
     assert set(manifest.split) == {""}
     dealt = folds(manifest, k=2, seed=0, contents=contents)
     assert all({0, 1} == set(manifest.labels[part.learning]) for part in dealt.parts)
@@ -793,12 +793,12 @@ def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, spl
 def test_a_class_of_test_alone_is_refused(tmp_path):
     file = table_of(tmp_path, split=["train", "test"] * 3)
     with pytest.raises(InputError, match="label unseen in training: 'b' occurs only in test"):
-        crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+        crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
 
 
 def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
     file = table_of(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
-    crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+    crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
     said = capsys.readouterr().out
     assert "1 of 3 groups lies in more than one split (the first: 'x', in train and test)" in said
     assert "'y'" not in said, "what is given as val is dealt out like all else"

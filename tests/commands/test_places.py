@@ -86,7 +86,7 @@ def test_the_answers_of_a_run_are_not_written_over(tmp_path):
 
 def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
     (class_folders / "red/text.jpg").write_text("no picture")
-    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), Screen(mute=True))
+    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), Screen(mute=True), 0)
     assert len(readable) == 48
     list_skipped(tmp_path / "skipped.csv", skipped)
     assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
