@@ -522,9 +522,9 @@ def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
     assert advice in done.stdout
     there = load(tmp_path / "run").preprocessing
     assert (there.framing, there.image_px, there.mean) == ("whole", 64, (0.1, 0.2, 0.3))
-    fixed = effnetv2(*words, tmp_path / "fixed", "--set", "eval_px=48", cwd=tmp_path)
+    fixed = effnetv2(*words, tmp_path / "fixed", "--verbose", "--set", "eval_px=48", cwd=tmp_path)
     assert f"{advice} --set eval_px=64." in fixed.stdout, "a size that the recipe names stays where it is"
-    followed = effnetv2(*words, tmp_path / "followed", *shlex.split(advice), cwd=tmp_path)
+    followed = effnetv2(*words, tmp_path / "followed", "--verbose", *shlex.split(advice), cwd=tmp_path)
     assert followed.returncode == 0, followed.stderr
     assert "The weights themselves" not in followed.stdout
     assert load(tmp_path / "followed").preprocessing == network.preprocessing
