@@ -3,8 +3,9 @@
 Run: python -m benchmarks.minutes_kept NAME=TRAIN,TEST --minutes 6 20 --start offline --before CHECKOUT [--record]
 
 TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone at an earlier
-version, such as 0.1. For each number of minutes both versions train with the same command line, one after the other;
-START is ``offline`` (what ``train`` finds without a network) or a file of weights. Then each model predicts TEST once.
+version, such as 0.1. For each number of minutes both versions train with the same command line at the same time, each
+on its own half of the processors, so that both meet the same pace of the machine. START is ``offline`` (what ``train``
+finds without a network) or a file of weights. Then each model predicts TEST once.
 
 - ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
@@ -22,6 +23,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from efficientnetv2.evaluation.answered import over, read_answers
 
 
 def train(
-    data: str, test: str, minutes: float, start: str, folder: Path, checkout: Path | None
+    data: str, test: str, minutes: float, start: str, folder: Path, checkout: Path | None, cores: set[int]
 ) -> dict[str, Any]:
     """One run, timed from the command to the report, and its predictions of the test images.
 
@@ -46,6 +48,7 @@ def train(
         start: ``offline`` or a file of weights.
         folder: for everything that the run leaves.
         checkout: of another version; None runs this one.
+        cores: the processors to run on.
     """
     kept = folder.with_suffix(".json")
     if kept.exists():
@@ -53,9 +56,11 @@ def train(
         return found
     weights = [] if start == "offline" else ["--weights", start]
     began = time.monotonic()
-    _run(["train", data, "--minutes", f"{minutes:g}", *weights, "--out", str(folder / "run")], checkout)
+    _run(
+        ["train", data, "--minutes", f"{minutes:g}", *weights, "--out", str(folder / "run")], checkout, cores
+    )
     wall_s = time.monotonic() - began
-    _run(["evaluate", str(folder / "run"), test, "--out", str(folder / "test")], checkout)
+    _run(["evaluate", str(folder / "run"), test, "--out", str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
     tested = json.loads((folder / "test/report.json").read_text(encoding="utf-8"))
     last = report["recipe"]["progressive"]["image_px"]
@@ -68,6 +73,7 @@ def train(
         "top1": report["top1"],
         "probe_top1": report.get("linear_probe"),
         "test_top1": tested["top1"],
+        "cores": len(cores),
         "hardware": hardware(),
         "versions": report["versions"],
         "when": time.strftime("%Y-%m-%d"),
@@ -80,12 +86,13 @@ def train(
     return row
 
 
-def _run(words: list[str], checkout: Path | None) -> None:
-    """The command line of this version, or of a checkout's, without a network."""
+def _run(words: list[str], checkout: Path | None, cores: set[int]) -> None:
+    """The command line of this version, or of a checkout's, without a network, on these processors."""
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
     if checkout is not None:
         env["PYTHONPATH"] = str(checkout.resolve() / "src")
-    subprocess.run([sys.executable, "-m", "efficientnetv2", *words], check=True, env=env)
+    pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))]
+    subprocess.run([*pinned, sys.executable, "-m", "efficientnetv2", *words], check=True, env=env)
 
 
 def main() -> None:
@@ -108,12 +115,21 @@ def main() -> None:
     typed = (
         f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
     )
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    if not half:
+        parser.error("it takes two processors: one for each version.")
+    sides = {"now": (None, set(cores[:half])), "before": (options.before, set(cores[half : 2 * half]))}
     for minutes in options.minutes:
         called = f"{name}_{start}_{minutes:g}min"
-        rows = {
-            side: train(data, test, minutes, options.start, options.out / f"{called}_{side}", checkout)
-            for side, checkout in (("now", None), ("before", options.before))
-        }
+        with ThreadPoolExecutor(len(sides)) as pool:
+            runs = {
+                side: pool.submit(
+                    train, data, test, minutes, options.start, options.out / f"{called}_{side}", *where
+                )
+                for side, where in sides.items()
+            }
+        rows = {side: run.result() for side, run in runs.items()}
         now = rows["now"]
         between = over(*(read_answers(options.out / f"{called}_{side}/test") for side in rows))
         assert between is not None, "both predict the test images"
