@@ -28,7 +28,7 @@ from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
-from efficientnetv2.search.child import die_with_parent
+from efficientnetv2.nas.child import die_with_parent
 
 SPLITS = {"spatial": "place", "stratified": "class"}
 FOLDS = 5

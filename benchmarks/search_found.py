@@ -53,11 +53,11 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.data.manifest import read
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.proxy import Proxy
-from efficientnetv2.search.reward import Reward
-from efficientnetv2.search.spaces import small
-from efficientnetv2.search.trial import measurement, try_out
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.proxy import Proxy
+from efficientnetv2.nas.reward import Reward
+from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.trial import measurement, try_out
 
 # Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
 SEEDS = (1, 2, 3)

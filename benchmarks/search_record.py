@@ -60,11 +60,11 @@ from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.data.manifest import read
 from efficientnetv2.metrics.intervals import wilson
-from efficientnetv2.search.choices import Point
-from efficientnetv2.search.proxy import Proxy
-from efficientnetv2.search.space import Space
-from efficientnetv2.search.spaces import small
-from efficientnetv2.search.trial import measurement, try_out
+from efficientnetv2.nas.choices import Point
+from efficientnetv2.nas.proxy import Proxy
+from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.trial import measurement, try_out
 
 # Of those trained longer: with the trials' own, ranks would hold for the luck of it too.
 LONGER_SEED = 1

@@ -21,10 +21,10 @@ from benchmarks.search_table import Record, short
 from benchmarks.search_trials import at_pace_of, backbone_measured, untrained
 
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.search.choices import Point
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.proxy import Proxy
-from efficientnetv2.search.steptime import StepTimes
+from efficientnetv2.nas.choices import Point
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.proxy import Proxy
+from efficientnetv2.nas.steptime import StepTimes
 
 # What the sum over the parts is held to, as a share of the step.
 APART = 0.15

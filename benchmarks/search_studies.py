@@ -17,12 +17,12 @@ from efficientnetv2.arch.files import read as read_network
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.cli import app
-from efficientnetv2.search.child import die_with_parent
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.results import Row, rows_of
-from efficientnetv2.search.space import Space
-from efficientnetv2.search.storage import Storage, url_of
-from efficientnetv2.search.study import opened, plan_of
+from efficientnetv2.nas.child import die_with_parent
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.results import Row, rows_of
+from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.storage import Storage, url_of
+from efficientnetv2.nas.study import opened, plan_of
 
 ENDLESS = 1_000_000  # trials of a study that its minutes end
 

@@ -26,12 +26,12 @@ from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.inference.accelerate import device_title
-from efficientnetv2.search.choices import Point
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.proxy import Proxy, refuse_leaks
-from efficientnetv2.search.space import Space
-from efficientnetv2.search.steptime import Pace
-from efficientnetv2.search.trial import measurement, try_out
+from efficientnetv2.nas.choices import Point
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.proxy import Proxy, refuse_leaks
+from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.steptime import Pace
+from efficientnetv2.nas.trial import measurement, try_out
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.recipe import Recipe

@@ -24,10 +24,10 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.search.choices import Point
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.reward import Reward
-from efficientnetv2.search.space import Space
+from efficientnetv2.nas.choices import Point
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.reward import Reward
+from efficientnetv2.nas.space import Space
 
 FOLDS = 10
 _DRAWS = 1_000  # of the bootstrap

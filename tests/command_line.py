@@ -53,7 +53,7 @@ SERVER.set_forkserver_preload(
         "rasterio.warp",
         "torchvision.models",
         "timm",
-        "efficientnetv2.search.samplers",
+        "efficientnetv2.nas.samplers",
         "optuna.storages._rdb.models",
         "alembic.command",  # which Optuna imports for the first database
         "torch._dynamo",  # which PyTorch imports for the first optimizer

@@ -56,7 +56,7 @@ LONG = (
     "faults/test_kill_and_resume", "commands/test_crossval", "commands/test_commands", "commands/test_search",
     "commands/test_bad_input", "comparisons/test_search_record", "comparisons/test_samplers_replay",
     "faults/test_rank_killed", "faults/test_shards_resume", "faults/test_finished", "commands/test_map",
-    "search/test_trial", "training/test_recipes_trained", "commands/test_plan_of_recipes",
+    "nas/test_trial", "training/test_recipes_trained", "commands/test_plan_of_recipes",
 )  # fmt: skip
 
 

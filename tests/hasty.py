@@ -2,7 +2,7 @@
 
 import os
 
-from efficientnetv2.search import latency, steptime
+from efficientnetv2.nas import latency, steptime
 from efficientnetv2.training import rates
 
 # What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.

@@ -32,7 +32,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
-from efficientnetv2.search.storage import file_of
+from efficientnetv2.nas.storage import file_of
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import RUN_FILES, RunFolder
 from efficientnetv2.training.recipes import named

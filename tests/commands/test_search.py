@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 from tests.command_line import Done, effnetv2
 from tests.conftest import COLOURS, paint
-from tests.search.tiny import SPACE, words
+from tests.nas.tiny import SPACE, words
 from typer.testing import CliRunner
 
 from efficientnetv2.arch.files import read
@@ -35,11 +35,11 @@ from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.source import Source
 from efficientnetv2.models.modelfile import load
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.storage import Storage, url_of
-from efficientnetv2.search.study import opened, plan_of
-from efficientnetv2.search.told import StepTold, Trained
-from efficientnetv2.search.trial import Outcome
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.storage import Storage, url_of
+from efficientnetv2.nas.study import opened, plan_of
+from efficientnetv2.nas.told import StepTold, Trained
+from efficientnetv2.nas.trial import Outcome
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -718,7 +718,7 @@ def test_a_study_that_never_began_leaves_its_place_to_the_next(tmp_path):
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_search_without_optuna_says_what_to_install(more, found, tmp_path, monkeypatch):
-    for name in [one for one in sys.modules if one.startswith(("optuna.", "efficientnetv2.search.samplers"))]:
+    for name in [one for one in sys.modules if one.startswith(("optuna.", "efficientnetv2.nas.samplers"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)  # as if it were not installed
     done = here(*words(tmp_path, found / "pictures", *more))

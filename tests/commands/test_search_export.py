@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from tests.command_line import Done
-from tests.search.test_study import PLAN, storage
+from tests.nas.test_study import PLAN, storage
 from typer.testing import CliRunner
 
 from efficientnetv2.arch.growth import compound, grow
 from efficientnetv2.base.keys import Key
 from efficientnetv2.cli import app
 from efficientnetv2.commands.words import Words, begin_recipe
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.spaces import small
-from efficientnetv2.search.storage import optuna
-from efficientnetv2.search.study import create, opened
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.storage import optuna
+from efficientnetv2.nas.study import create, opened
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from tests.search.test_study import PLAN
+from tests.nas.test_study import PLAN
 
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.source import Source
-from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.nas.measurement import Measurement
 
 PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split\n"))
 

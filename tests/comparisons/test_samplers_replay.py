@@ -19,10 +19,10 @@ from tests.test_claims import SHOWN
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.search.evolution import RegularizedEvolution
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.policy import PolicyGradient
-from efficientnetv2.search.spaces import small
+from efficientnetv2.nas.evolution import RegularizedEvolution
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.policy import PolicyGradient
+from efficientnetv2.nas.spaces import small
 
 SPACE = small()
 WIDTH = features(SPACE, [SPACE.encode(SPACE.backbone)]).shape[1]

@@ -23,12 +23,12 @@ from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.cost import cost
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.proxy import Proxy
-from efficientnetv2.search.reward import Reward
-from efficientnetv2.search.spaces import small
-from efficientnetv2.search.told import Failed
-from efficientnetv2.search.trial import Outcome
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.proxy import Proxy
+from efficientnetv2.nas.reward import Reward
+from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.told import Failed
+from efficientnetv2.nas.trial import Outcome
 from efficientnetv2.training.recipes import named
 
 # Of no pictures: what tries a network is replaced where this is used.

@@ -13,9 +13,9 @@ from benchmarks.search_steps import Step, step_errors, time_again, timed, twice
 from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.spaces import small
-from efficientnetv2.search.steptime import StepTimes, part_names
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.steptime import StepTimes, part_names
 
 PART_S = 0.01
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import optuna
 import pytest
 from tests.command_line import Running, effnetv2, started
+from tests.nas.tiny import words
 from tests.postgres import server
-from tests.search.tiny import words
 
 TRIALS = 4
 # Some seconds a trial: it is met in the middle, and none ends between a look at it and what follows.

@@ -18,13 +18,13 @@ from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, begin_recipe
-from efficientnetv2.search import spaces
-from efficientnetv2.search.checks import require_room
-from efficientnetv2.search.proxy import StepTimeBy
-from efficientnetv2.search.reward import Reward
-from efficientnetv2.search.space import Space
-from efficientnetv2.search.storage import file_of, optuna
-from efficientnetv2.search.study import Wanted
+from efficientnetv2.nas import spaces
+from efficientnetv2.nas.checks import require_room
+from efficientnetv2.nas.proxy import StepTimeBy
+from efficientnetv2.nas.reward import Reward
+from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.storage import file_of, optuna
+from efficientnetv2.nas.study import Wanted
 from efficientnetv2.training.picture_sizes import asked_px
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.search import CHOOSING
@@ -134,7 +134,7 @@ class Asked:
         if self.storage is not None:
             file_of(self.storage)
         optuna()  # an extra: missed here in words that say how to get it
-        from efficientnetv2.search.samplers import sampler
+        from efficientnetv2.nas.samplers import sampler
 
         sampler(self.sampler, self.space, seed=self.seed)
         first_px = round(asked_px(self.recipe)[0])

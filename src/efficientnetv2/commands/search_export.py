@@ -17,7 +17,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.search_screen import figures
 from efficientnetv2.commands.search_show import Read
 from efficientnetv2.commands.words import Words, begin_recipe
-from efficientnetv2.search.results import Row, best
+from efficientnetv2.nas.results import Row, best
 
 # The head of a file that was written here: whose network it is, and how it was grown.
 _WRITTEN = re.compile(r"# Trial (?P<trial>\d+) of the search [^\n]*(?:\n# Grown by (?P<grown>\S+): )?")

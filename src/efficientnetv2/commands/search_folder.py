@@ -20,8 +20,8 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_pattern, is_url, parted
 from efficientnetv2.evaluation.page import is_page
-from efficientnetv2.search.storage import NoStudiesError, Storage, file_of, hidden, url_of
-from efficientnetv2.search.study import Plan
+from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, url_of
+from efficientnetv2.nas.study import Plan
 
 #: Of what a study leaves there, what ``search show`` draws: the page first.
 DRAWN = ("search.html", "fronts.png", "rewards.png", "importances.png")

@@ -21,14 +21,14 @@ from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.inference.accelerate import device_title
-from efficientnetv2.search.checks import other_version
-from efficientnetv2.search.ledger import Ledger
-from efficientnetv2.search.proxy import LEFT_OUT, refuse_leaks
-from efficientnetv2.search.results import best, ended, exponents, rows_of
-from efficientnetv2.search.storage import NoStudiesError
-from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
-from efficientnetv2.search.trial import measurement, try_out
-from efficientnetv2.search.work import Worker
+from efficientnetv2.nas.checks import other_version
+from efficientnetv2.nas.ledger import Ledger
+from efficientnetv2.nas.proxy import LEFT_OUT, refuse_leaks
+from efficientnetv2.nas.results import best, ended, exponents, rows_of
+from efficientnetv2.nas.storage import NoStudiesError
+from efficientnetv2.nas.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
+from efficientnetv2.nas.trial import measurement, try_out
+from efficientnetv2.nas.work import Worker
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.interrupt import signals_as_ctrl_c
 from efficientnetv2.training.recipe import Recipe

@@ -15,8 +15,8 @@ from efficientnetv2.commands.search import PlaceOptions
 from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.inference.accelerate import pick_device, workers_for
-from efficientnetv2.search.proxy import Proxy
-from efficientnetv2.search.study import Plan
+from efficientnetv2.nas.proxy import Proxy
+from efficientnetv2.nas.study import Plan
 from efficientnetv2.training.recipe import Recipe
 
 

@@ -19,7 +19,7 @@ from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_job import for_all, looked_at, refuse_joining, settled
 from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.data.keeping import amount
-from efficientnetv2.search.steptime import fewest_steps
+from efficientnetv2.nas.steptime import fewest_steps
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job, preprocessing_of
 from efficientnetv2.training.plan import Forecast, forecast

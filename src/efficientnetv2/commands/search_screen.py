@@ -10,9 +10,9 @@ from rich.progress import MofNCompleteColumn
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.commands.screen import Screen, StandingBar, duration
-from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.told import EpochTold, StepTold
-from efficientnetv2.search.work import Standing
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.told import EpochTold, StepTold
+from efficientnetv2.nas.work import Standing
 
 _REASON = 160  # letters of why a trial failed; the rest stands in the log
 

@@ -17,8 +17,8 @@ from efficientnetv2.commands.search_folder import DRAWN, StudyFolder
 from efficientnetv2.commands.search_screen import figures
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.evaluation.page import rendered
-from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions
-from efficientnetv2.search.results import (
+from efficientnetv2.nas.plots import draw_fronts, draw_importances, draw_rewards, millions
+from efficientnetv2.nas.results import (
     Row,
     best,
     ended,
@@ -28,8 +28,8 @@ from efficientnetv2.search.results import (
     rows_of,
     table_of,
 )
-from efficientnetv2.search.storage import hidden
-from efficientnetv2.search.study import Opened, opened
+from efficientnetv2.nas.storage import hidden
+from efficientnetv2.nas.study import Opened, opened
 
 _LEADERS = 10
 

@@ -1,0 +1,126 @@
+"""What a study has found, on trials worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.nas.test_study import PLAN
+from tests.nas.tiny import SPACE
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.plots import draw_fronts, draw_importances, draw_rewards
+from efficientnetv2.nas.results import Row, best, exponents, front, importances, incumbents, table_of
+from efficientnetv2.nas.reward import Reward
+from efficientnetv2.nas.storage import Storage, optuna
+from efficientnetv2.nas.study import create, opened
+
+
+def row(number: int, top1: float, ms: float, reward: float, end: str = "finished", **more) -> Row:
+    failure = "diverged: at step 3" if end == "failed" else None
+    found = Measurement(
+        parameters=int(1e6 * ms),
+        multiply_adds=1,
+        top1=None if failure else top1,
+        step_seconds=ms / 1000,
+        failure=failure,
+    )
+    return Row(number, (number,), found, reward, end, 1.0, **more)
+
+
+ROWS = [
+    row(0, 0.50, 10, 0.50),
+    row(1, 0.60, 20, 0.57),
+    row(2, 0.55, 30, 0.51),  # slower than 1 and worse
+    row(3, 0.90, 40, 0.99, "stopped"),
+    row(4, 0.0, 50, 0.0, "failed"),
+    row(5, 0.70, 40, 0.62),
+    row(6, 0.70, 40, 0.62, same_as=5),
+    row(7, 0.40, 10, 0.40),  # as fast as 0 and worse
+]
+
+
+def test_nothing_of_a_front_is_beaten():
+    assert [one.number for one in front(ROWS, lambda found: found.step_seconds)] == [0, 1, 5]
+
+
+def test_the_best_are_finished_ones_each_network_once():
+    assert [one.number for one in best(ROWS, most=3)] == [5, 1, 2]
+    assert [one.number for one in best(ROWS, most=99)] == [5, 1, 2, 0, 7]
+
+
+def test_a_network_that_was_trained_twice_is_among_the_best_once():
+    """By workers beside each other: neither knew of the other."""
+    twice = replace(row(8, 0.71, 40, 0.63), point=ROWS[5].point)
+    assert [one.number for one in best([*ROWS, twice], most=3)] == [8, 1, 2]
+
+
+def test_without_a_finished_trial_it_is_said_why():
+    with pytest.raises(InputError, match="The last one failed: diverged: at step 3"):
+        best(ROWS[3:5])
+
+
+def test_incumbents_never_fall_and_stopped_trials_do_not_count():
+    assert incumbents(ROWS) == [0.5, 0.57, 0.57, 0.57, 0.57, 0.62, 0.62, 0.62]
+
+
+def test_a_table_reads_like_table_4_of_the_paper():
+    """arXiv:2104.00298, Table 4: EfficientNetV2-S."""
+    _, rows = table_of(architecture("efficientnetv2_s"))
+    assert [" | ".join(one) for one in rows] == [
+        "0 | Conv3x3 | 2 | 24 | 1",
+        "1 | Fused-MBConv1, k3x3 | 1 | 24 | 2",
+        "2 | Fused-MBConv4, k3x3 | 2 | 48 | 4",
+        "3 | Fused-MBConv4, k3x3 | 2 | 64 | 4",
+        "4 | MBConv4, k3x3, SE0.25 | 2 | 128 | 6",
+        "5 | MBConv6, k3x3, SE0.25 | 1 | 160 | 9",
+        "6 | MBConv6, k3x3, SE0.25 | 2 | 256 | 15",
+        "7 | Conv1x1 & Pooling & FC | - | 1280 | 1",
+    ]
+
+
+def test_a_reward_is_shown_as_its_formula():
+    assert exponents(Reward()) == "A · S^-0.07 · P^-0.05"
+    assert exponents(Reward(step_seconds=0, peak_memory_bytes=-0.1)) == "A · P^-0.05 · M^-0.1"
+
+
+def test_drawings_show_what_there_is():
+    fronts = draw_fronts(ROWS)
+    assert len(fronts.axes) == 2
+    edge = fronts.axes[0].lines[0].get_xydata().tolist()
+    assert edge == [[10.0, 50.0], [20.0, 60.0], [40.0, 70.0]]
+    rewards = draw_rewards(ROWS).axes[0]
+    assert [text.get_text() for text in rewards.get_legend().get_texts()] == [
+        "finished", "stopped", "failed", "largest so far",
+    ]  # fmt: skip
+    bars = draw_importances({"stage2.kind": 0.7, "stage3.layers": 0.3}).axes[0]
+    assert [bar.get_width() for bar in bars.patches] == [70.0, 30.0]
+
+
+def test_the_decision_that_rewards_follow_matters_most(tmp_path):
+    """Fused networks of stage 2 are worth 0.6, the others 0.5, whatever else was decided."""
+    storage = Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, say=print, create=True)
+    create(
+        storage, "study", PLAN.model_copy(update={"reward": Reward(step_seconds=0, parameters=0)}), trials=40
+    )
+    study = opened(storage, "study")
+    assert not importances(study)
+    for number in range(40):
+        point = SPACE.sample(Key.of(number))
+        top1 = 0.6 if SPACE.choices(point)["stage2.kind"] == "fused" else 0.5
+        measured = Measurement(1000, 1000, top1=top1, step_seconds=0.01).to_json()
+        attributes = {"point": list(point), "measurement": measured}
+        study.study.add_trial(optuna().trial.create_trial(value=top1, user_attrs=attributes))
+    found = importances(study)
+    assert set(found) == {name for name, _ in SPACE.decisions}
+    assert max(found, key=found.get) == "stage2.kind"
+    assert found["stage2.kind"] > 0.9
+
+
+def test_without_trials_nothing_is_drawn():
+    assert draw_fronts([]) is None
+    assert draw_rewards(ROWS[3:5]) is None
+    assert draw_importances({}) is None

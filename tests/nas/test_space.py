@@ -1,0 +1,322 @@
+"""Spaces of networks: counted exactly, every network one point, the published ones among them."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from efficientnetv2.arch.cost import cost
+from efficientnetv2.arch.published import EFFICIENTNETV2_S, NAMES, architecture
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.arch.variants import with_fused
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.nas.checks import difference, require_room
+from efficientnetv2.nas.choices import StageChoices
+from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.spaces import around, paper, small, small_b0
+
+M = architecture("efficientnetv2_m")
+
+# Two stages, the second of which may go: 2 x 2 = 4 networks without it and 4 x (2 x 2 x 1) with it.
+BACKBONE = Architecture(
+    8, (Stage(fused(expand=1, kernel=3), 2, 8, 1), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
+)
+FIRST = StageChoices(channels=(8,), layers=(1, 2), kernels=(3,), expands=(1,))
+SECOND = StageChoices(channels=(16,), layers=(1, 0), kernels=(3,), expands=(1, 4))
+TINY = Space(BACKBONE, (FIRST, SECOND))
+
+# Every kind of decision, and two stages that may go.
+RICH = Space(
+    BACKBONE,
+    (
+        replace(FIRST, channels=(8, 16), se=(None, 0.25)),
+        replace(SECOND, channels=(8, 16, 24), kernels=(3, 5), se=(0.5, 0.25, None), layers=(2, 0, 1)),
+    ),
+)
+
+
+def test_by_hand():
+    """4 first stages; the second is 4 others, or none."""
+    assert [decision.name for decision in TINY.decisions] == [
+        "stage1.kind", "stage1.layers", "stage2.kind", "stage2.expand", "stage2.layers",
+    ]  # fmt: skip
+    assert TINY.decisions[4].options == (1, 0)
+    assert TINY.count == 4 * (4 + 1)
+    assert TINY.decode((1, 1, 0, 1, 0)) == Architecture(
+        8, (Stage(fused(expand=1, kernel=3), 2, 8, 2), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
+    )
+    assert TINY.decode((1, 0, 1, 1, 1)) == replace(BACKBONE, stages=BACKBONE.stages[:1])
+    assert TINY.canonical((1, 0, 1, 1, 1)) == (1, 0, 0, 0, 1)
+    assert TINY.choices((1, 0, 0, 1, 0))["stage2.expand"] == 4
+
+
+@pytest.mark.parametrize("space", [TINY, RICH])
+def test_the_count_is_that_of_different_networks(space):
+    """All combinations of indices, decoded: equal networks are equal values."""
+    combinations = itertools.product(*(range(len(one.options)) for one in space.decisions))
+    networks = {space.decode(point) for point in combinations}
+    points = list(space.points())
+    assert len(networks) == space.count == len(points) == len(set(points))
+    assert {space.decode(point) for point in points} == networks
+
+
+def test_the_count_of_the_papers_space():
+    """B4 has 2, 4, 4, 6, 6, 8, 2 layers: each stage 2 x 2 x 3 operators times twice its layers; 1, 5 and 7 may go."""
+    assert paper().count == (12 * 4 + 1) * (12 * 8) * (12 * 8) * (12 * 12) * (12 * 12 + 1) * (12 * 16) * (
+        12 * 4 + 1
+    )
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(
+        [TINY, RICH, small(), paper(), around(architecture("efficientnetv2_m"), widths=(0.5, 1.5))]
+    ),
+    st.integers(),
+)
+def test_points_and_networks_go_back_and_forth(space, seed):
+    point = space.sample(Key.of(seed))
+    assert space.canonical(point) == point
+    network = space.decode(point)
+    assert space.encode(network) == point
+    assert space.point(space.choices(point)) == point
+
+
+@settings(max_examples=60)
+@given(st.sampled_from([RICH, small()]), st.data())
+def test_every_combination_of_indices_is_a_network(space, data):
+    """A sampler that decides one thing after another need not know which stages are removed."""
+    point = tuple(data.draw(st.integers(0, len(one.options) - 1)) for one in space.decisions)
+    assert space.encode(space.decode(point)) == space.canonical(point)
+    assert space.decode(space.canonical(point)) == space.decode(point)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([TINY, RICH, small()]), st.integers())
+def test_neighbours_are_mutual_and_different(space, seed):
+    point = space.sample(Key.of(seed))
+    near = space.neighbours(point)
+    assert len(set(near)) == len(near)
+    assert point not in near
+    assert all(space.canonical(other) == other and point in space.neighbours(other) for other in near)
+
+
+def test_neighbours_by_hand():
+    """Of the network without its second stage: 2 other first stages, 4 second ones."""
+    assert set(TINY.neighbours((0, 0, 0, 0, 1))) == {
+        (1, 0, 0, 0, 1), (0, 1, 0, 0, 1), (0, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 1, 0), (0, 0, 1, 1, 0),
+    }  # fmt: skip
+    assert set(TINY.neighbours((0, 0, 1, 1, 0))) == {
+        (1, 0, 1, 1, 0), (0, 1, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 0, 0), (0, 0, 0, 0, 1),
+    }  # fmt: skip
+
+
+def test_every_network_is_drawn_as_often():
+    """20 networks, 2,000 draws: chi-square with 19 degrees of freedom is below 43.8 with probability 0.999."""
+    drawn = [TINY.sample(Key.of(seed)) for seed in range(2000)]
+    counts = [drawn.count(point) for point in TINY.points()]
+    assert sum(counts) == 2000
+    assert sum((count - 100) ** 2 / 100 for count in counts) < 43.8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_network_is_a_point_of_the_space_around_it(name):
+    network = architecture(name)
+    space = around(network)
+    assert space.decode(space.encode(network)) == network
+
+
+def test_table_4_is_in_the_papers_space_but_for_its_channels():
+    """S: operators and layers of Table 4 on B4's channels, the seventh stage removed."""
+    b4 = architecture("efficientnet_b4")
+    rows = zip(EFFICIENTNETV2_S.stages, b4.stages[:6], strict=True)
+    network = replace(b4, stages=tuple(replace(row, channels=stage.channels) for row, stage in rows))
+    space = paper()
+    assert len(network.stages) == 6
+    assert space.decode(space.encode(network)) == network
+
+
+def test_table_3_is_in_the_papers_space():
+    """B4 with its first 1-3, 1-5, 1-7 stages fused."""
+    space = paper()
+    for stages in (3, 5, 7):
+        network = with_fused(architecture("efficientnet_b4"), stages=stages)
+        assert space.decode(space.encode(network)) == network
+
+
+def test_the_small_space():
+    space = small()
+    assert space.count == 73_728
+    assert space.decode(space.encode(small_b0())) == space.backbone == small_b0()
+    assert [stage.channels for stage in small_b0().stages] == [8, 16, 24, 48, 56, 96]
+    require_room(space, 64)
+
+
+@pytest.mark.parametrize("space", [small(), paper(), around(small_b0(), widths=(1.0, 1.5), choose_se=True)])
+def test_drawn_networks_build_and_cost_what_was_counted(space):
+    for seed in range(6):
+        network = space.decode(space.sample(Key.of(seed)))
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            module = EfficientNet(network, num_classes=10).eval()
+            assert module(torch.empty(1, 3, 64, 64)).shape == (1, 10)
+        total = cost(network, image_px=64, num_classes=10).total
+        assert sum(one.numel() for one in module.parameters()) == total.parameters
+        assert counter.get_total_flops() == 2 * total.multiply_adds
+
+
+def test_a_stage_may_go_from_between_others():
+    """Strides 2, 1, 1, the middle one removable, the last as wide as it: what is left is the last."""
+    longer = replace(BACKBONE, stages=(*BACKBONE.stages, BACKBONE.stages[1]))
+    space = Space(longer, (FIRST, SECOND, replace(SECOND, layers=(1, 2))))
+    for point in space.points():
+        assert space.encode(space.decode(point)) == point
+    assert len({space.decode(point) for point in space.points()}) == space.count
+
+
+def test_widths_and_squeeze_excite_are_decisions_too():
+    space = around(architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
+    named = {one.name: one.options for one in space.decisions}
+    assert named["stage4.channels"] == (48, 96)
+    assert named["stage4.se"] == (None, 0.25)
+    assert named["stage1.layers"] == (1, 2)
+    without = space.choices(space.encode(architecture("efficientnetv2_b0"))) | {"stage6.se": None}
+    assert space.decode(space.point(without)).stages[5].operator == mbconv(expand=6, kernel=3, se=None)
+
+
+def test_an_unusual_backbone_is_in_its_space():
+    unusual = Architecture(8, (Stage(mbconv(expand=3, kernel=7, se=0.5), 1, 12, 2),), 32)
+    space = around(unusual)
+    assert space.decode(space.encode(unusual)) == unusual
+    fields = ("kind", "kernel", "expand", "se", "layers")
+    assert [one.name for one in space.decisions] == [f"stage1.{field}" for field in fields]
+    assert 0 not in dict(space.decisions)["stage1.layers"]
+
+
+@given(st.sampled_from([TINY, RICH, small(), paper()]))
+def test_a_space_is_plain_data(space):
+    again = Space.from_json(space.to_json())
+    assert again == space
+    assert again.digest == space.digest
+    assert difference(again, space) is None
+
+
+def test_another_space_is_known_and_said():
+    other = Space(BACKBONE, (replace(FIRST, layers=(2, 1)), SECOND))
+    assert other.count == TINY.count
+    assert other.digest != TINY.digest
+    assert difference(TINY, other) == "stage 1: layers is one of 1 or 2 here and 2 or 1 there"
+    wider = Space(replace(BACKBONE, head_channels=64), TINY.stages)
+    assert difference(wider, TINY) == "the backbone's head_channels is 64 here and 32 there"
+    assert "1 stages here and 2 there" in difference(
+        around(replace(BACKBONE, stages=BACKBONE.stages[:1])), TINY
+    )
+    deeper = replace(BACKBONE, stages=(replace(BACKBONE.stages[0], layers=2), BACKBONE.stages[1]))
+    assert difference(Space(deeper, TINY.stages), TINY) == "the backbone's own stages differ"
+
+
+def test_a_description_names_every_option():
+    text = RICH.describe()
+    assert (
+        "stage 2, stride 1: kind mbconv or fused, kernel 3 or 5, expand 1 or 4, channels 8, 16 or 24" in text
+    )
+    assert "squeeze-excite 0.5, 0.25 or none" in text
+    assert f"{RICH.count:,} networks, 10 decisions" in text
+    assert (
+        "stage 5, stride 1: kind mbconv or fused, kernel 3 or 5, expand 1, 4 or 6, channels 160, layers 0 to 12"
+        in (paper().describe())
+    )
+
+
+def refused(match, **changes):
+    with pytest.raises(ValidationError, match=match):
+        replace(SECOND, **changes)
+
+
+def test_choices_that_no_stage_has():
+    refused("channels is 0, but is at least 1", channels=(16, 0))
+    refused("kernel is 4, but is an odd number", kernels=(3, 4))
+    refused("expand is 0", expands=(0,))
+    refused(r"se is 2, but lies in \(0, 1\]", se=(None, 2.0))
+    refused("layers has no option", layers=())
+    refused("not 0 alone", layers=(0,))
+    refused("layers is one of -1 or 2", layers=(-1, 2))
+    refused("given twice", layers=(1, 1))
+
+
+def test_spaces_that_are_none():
+    with pytest.raises(ValidationError, match="stage 1 may have 0 layers, but has stride 2"):
+        Space(BACKBONE, (replace(FIRST, layers=(0, 1)), SECOND))
+    with pytest.raises(ValidationError, match="for 1 stages, but the backbone has 2"):
+        Space(BACKBONE, (FIRST,))
+    fixed = (
+        replace(FIRST, layers=(1,), kinds=("fused",)),
+        replace(SECOND, kinds=("mbconv",), expands=(4,), layers=(1,)),
+    )
+    with pytest.raises(ValidationError, match="nothing to search"):
+        Space(BACKBONE, fixed)
+    with pytest.raises(ValidationError, match="none of the networks of its space: stage 2: expand is 4"):
+        Space(BACKBONE, (FIRST, replace(SECOND, expands=(1, 6))))
+    longer = replace(BACKBONE, stages=(*BACKBONE.stages, BACKBONE.stages[1]))
+    with pytest.raises(ValidationError, match="stages 2 or 3 may have 0 layers"):
+        Space(longer, (FIRST, SECOND, SECOND))
+    alone = replace(BACKBONE, stages=BACKBONE.stages[1:])
+    with pytest.raises(ValidationError, match="a network has at least one"):
+        Space(alone, (SECOND,))
+    with pytest.raises(InputError, match="width is 0"):
+        around(BACKBONE, widths=(0.0,))
+
+
+def test_a_file_that_is_none_says_where():
+    plain = RICH.to_json()
+    plain["stages"][1]["channels"] = [0, 16]
+    with pytest.raises(InputError, match=r"stages\.1: .*channels is 0, but is at least 1"):
+        Space.from_json(plain)
+    with pytest.raises(InputError, match="kernel_sizes"):
+        Space.from_json(TINY.to_json() | {"kernel_sizes": [3]})
+
+
+def test_networks_of_other_spaces_are_refused_with_the_reason():
+    def reason(network):
+        with pytest.raises(InputError) as refusal:
+            TINY.encode(network)
+        return str(refusal.value)
+
+    first, second = BACKBONE.stages
+    assert "head_channels is 48, but 32" in reason(replace(BACKBONE, head_channels=48))
+    assert "stage 2: channels is 24, but in this space 16" in reason(
+        replace(BACKBONE, stages=(first, replace(second, channels=24)))
+    )
+    assert "stage 2: se is none" in reason(
+        replace(BACKBONE, stages=(first, replace(second, operator=mbconv(expand=4, kernel=3, se=None))))
+    )
+    assert "strides 1" in reason(replace(BACKBONE, stages=(second,)))
+    assert "3 stages where this space has 1 or 2 (of which one can be removed)" in reason(
+        replace(BACKBONE, stages=(first, second, second))
+    )
+
+
+def test_points_that_are_none():
+    with pytest.raises(InputError, match="has 5 numbers"):
+        TINY.decode((0, 0))
+    with pytest.raises(InputError, match=r"stage1.layers has 2 options \(0 to 1\), but the point has 2"):
+        TINY.decode((0, 2, 0, 0, 0))
+    with pytest.raises(InputError, match=r"'stage2\.layers' is missing"):
+        TINY.point({name: options[0] for name, options in TINY.decisions[:-1]})
+    with pytest.raises(InputError, match=r"stage1\.layers is 7, but is one of 1 or 2"):
+        TINY.point(TINY.choices((0, 0, 0, 0, 0)) | {"stage1.layers": 7})
+
+
+def test_pictures_below_the_stride_are_refused():
+    """B4 halves five times."""
+    with pytest.raises(
+        InputError, match="pictures of 24 px are smaller than the stride of this space's networks, 32"
+    ):
+        require_room(paper(), 24)
+    require_room(paper(), 32)

@@ -1,0 +1,246 @@
+"""The time of a step: its parts add up to the whole, and tell that of networks never measured."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.nas.test_trial import SETTINGS, TINY
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.arch.spec import Architecture, Stage, blocks, fused
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.norm import BatchNorm2d
+from efficientnetv2.nas import steptime
+from efficientnetv2.nas.stepbench import Bench
+from efficientnetv2.nas.steptime import Pace, StepTimes, fewest_steps, measure, part_names
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+CPU = torch.device("cpu")
+UNCLIPPED = ["optimizer.clip_norm=null"]
+RECIPE = with_settings(named("quick"), SETTINGS)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> set[float]:
+    return {group["lr"] for group in optimizer.param_groups}
+
+
+def times(tmp_path, recipe=RECIPE):
+    return StepTimes(tmp_path / "times.json", recipe, num_classes=3, device=CPU)
+
+
+def test_every_block_has_a_name_that_equal_ones_share():
+    b0 = architecture("efficientnetv2_b0")
+    names = part_names(b0, image_px=224, num_classes=1000)
+    assert len(names) == len(blocks(b0)) + 2
+    # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the picture first.
+    assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
+    assert names[1] == "fused 32-16-16 kernel 3 stride 1 at 112"
+    assert names[-1].startswith("head 192-1280 at 7")
+
+
+def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
+    """8 to 32 channels: by one convolution, or by one to 4 x 8 channels and a projection."""
+    single, double = (
+        part_names(
+            replace(TINY, stages=(Stage(fused(expand=expand, kernel=3), 1, 32, 1),)),
+            image_px=32,
+            num_classes=3,
+        )
+        for expand in (1, 4)
+    )
+    assert single[1].startswith("fused 8-32-32 ")
+    assert single[1] != double[1]
+    assert single[2:] == double[2:]
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
+    """Clipping costs some percent of a small network's step; and the weights stay as they are."""
+    clips, updates = [], []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: clips.append(1) or clip(*given))
+    hook = register_optimizer_step_post_hook(lambda optimizer, *given: updates.append(rates(optimizer)))
+    try:
+        measure(TINY, RECIPE if clipped else with_settings(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
+    finally:
+        hook.remove()
+    assert len(clips) == len(updates) * clipped
+    assert {rate for each in updates for rate in each} == {0.0}
+
+
+def test_the_parts_add_up_to_the_step():
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU)
+    names = part_names(TINY, image_px=32, num_classes=3)
+    assert set(found.parts) == set(names)
+    assert all(seconds > 0 for seconds in found.parts.values())
+    # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
+    assert 0.5 < sum(found.parts[name] for name in names) / found.whole.median < 2
+
+
+class Sittings:
+    """Stands for benches: networks whose steps take so long each time that one is made anew."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds, self.made = seconds, []
+
+    def of(self, architecture: Architecture, *given: object) -> Sittings:
+        self.made.append(architecture)
+        return self
+
+    def plain(self) -> float:
+        return self.seconds[len(self.made) - 1]
+
+    def in_parts(self) -> list[float]:
+        names = part_names(TINY, image_px=32, num_classes=3)
+        return [self.plain() / len(names)] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "median", "low", "high", "rounds"),
+    [
+        ([0.4] * 3, 0.4, 0.4, 0.4, 3 * 3),  # three rounds fill a second
+        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 6),  # short ones are six
+        ([0.42, 0.40, 0.41], 0.41, 0.40, 0.42, 3 * 3),
+    ],
+)
+def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
+    seconds, median, low, high, rounds, monkeypatch
+):
+    """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
+    bench = Sittings(seconds)
+    monkeypatch.setattr(steptime, "Bench", bench)
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU)
+    assert (found.whole.median, found.whole.low, found.whole.high, found.whole.rounds) == (
+        median, low, high, rounds,
+    )  # fmt: skip
+    assert found.unsteadiness == pytest.approx((high - low) / median)
+    assert bench.made == [TINY] * 3
+
+
+def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(monkeypatch):
+    """A step of half the other's: by three sittings between four of that, the machine half as fast in the end."""
+    other = architecture("efficientnetv2_b0")
+    slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
+    bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
+    monkeypatch.setattr(steptime, "Bench", bench)
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
+    assert bench.made == [other, TINY, other, TINY, other, TINY, other]
+    assert found.whole.median == pytest.approx(0.5)
+    assert (found.whole.low, found.whole.high) == pytest.approx((0.5, 0.5))
+    assert sum(found.parts[name] for name in part_names(TINY, image_px=32, num_classes=3)) == pytest.approx(
+        0.5
+    )
+
+
+def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
+    other = architecture("efficientnetv2_b0")
+    steps = Counter[Architecture]()
+
+    class Counting(Sittings):
+        def plain(self) -> float:
+            steps[self.made[-1]] += 1
+            return 2.0
+
+        def in_parts(self) -> list[float]:
+            return [2.0] + [0.0] * (len(super().in_parts()) - 1)
+
+    monkeypatch.setattr(steptime, "Bench", Counting([]))
+    measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
+    assert (steps[TINY], steps[other]) == fewest_steps()
+
+
+def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):
+    kept = times(tmp_path)
+    assert kept.foretold(TINY) is None
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.25))
+    deeper = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], layers=5)))
+    assert kept.foretold(TINY) == pytest.approx(0.25 * 6)
+    assert kept.foretold(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
+    wider = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], channels=32)))
+    assert kept.foretold(wider) is None
+
+
+def test_the_middle_one_of_several_times_counts(tmp_path):
+    kept = times(tmp_path)
+    for seconds in (0.1, 0.1, 9.0):
+        kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), seconds))
+    assert kept.foretold(TINY) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    "change", ["batch_images=16", "precision=bf16", "progressive.image_px=64", "optimizer.clip_norm=null"]
+)
+def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    other = with_settings(RECIPE, [change])
+    assert times(tmp_path, other).foretold(TINY) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{ half of",
+        "[]",
+        "null",
+        '{"KEY": []}',
+        '{"KEY": {"PART": 0.1}}',
+        '{"KEY": {"PART": []}}',
+        '{"KEY": {"PART": ["fast"]}}',
+        '{"KEY": {"PART": [NaN]}}',
+    ],
+)
+def test_a_damaged_file_counts_as_empty(damage, tmp_path):
+    kept = times(tmp_path)
+    part = part_names(TINY, image_px=32, num_classes=3)[0]
+    kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
+    assert kept.foretold(TINY) is None
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    assert json.loads(kept.file.read_text())
+    assert kept.foretold(TINY) is not None
+
+
+def test_a_step_of_several_groups_takes_as_many_passes():
+    halves = with_settings(RECIPE, ["batch_images=64", "group_images=8"])
+    one = with_settings(RECIPE, ["batch_images=8"])
+    eight, single = (measure(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
+    assert 3 < eight.whole.median / single.whole.median < 24
+
+
+def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
+    """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
+    seven = with_settings(RECIPE, ["batch_images=28", "group_images=4"])
+    bench = Bench.of(TINY, seven, 3, CPU, 3)
+    stem = bench.state.network.stem
+    seen: list[tuple[int, int]] = []
+    norm = next(one for one in stem.modules() if isinstance(one, BatchNorm2d))
+    stem.register_forward_hook(lambda module, given, output: seen.append((len(output), norm.groups)))
+    bench.plain()
+    assert seen == [(12, 3), (12, 3), (4, 1)]
+    assert len(bench.in_parts()) == len(part_names(TINY, image_px=32, num_classes=3))
+    assert seen == [(12, 3), (12, 3), (4, 1)] * 2
+    assert norm.groups == 1, "as it was"
+
+
+def test_times_of_more_groups_at_a_time_are_kept_apart(tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    file = tmp_path / "times.json"
+    assert StepTimes(file, RECIPE, num_classes=3, device=CPU, at_a_time=2).foretold(TINY) is None
+    assert StepTimes(file, RECIPE, num_classes=3, device=CPU, at_a_time=1).foretold(TINY) is not None
+
+
+def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monkeypatch):
+    def of(architecture: Architecture, *given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(steptime, "Bench", SimpleNamespace(of=of))
+    with pytest.raises(InputError, match=r"too short for the backbone, .*CUDA out of memory"):
+        measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(TINY, RECIPE, 1.0))
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(TINY, RECIPE, num_classes=3, device=CPU)

@@ -1,0 +1,402 @@
+"""A study's database: which there may be, what is told of one that can't be used, and whose turn it is."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from tests.postgres import server
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.nas import ledger
+from efficientnetv2.nas.ledger import Ledger
+from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, machine, optuna, url_of
+
+
+def opened(tmp_path, *, patience_s: float = 30, say=lambda line: None, create: bool = True) -> Storage:
+    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=patience_s, say=say, create=create)
+
+
+def study(tmp_path) -> Ledger:
+    storage = opened(tmp_path)
+    storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    return Ledger(storage, "study", beat_s=0.05, lost_s=0.3)
+
+
+def states(one: Ledger) -> list[str]:
+    return [trial.state.name for trial in one.storage.rdb.get_all_trials(one.study_id)]
+
+
+def beat(one: Ledger) -> object:
+    """The last sign of life of the first trial."""
+    return one.storage.rdb.get_trial(one.id_of(0)).user_attrs.get("beat")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me@host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("sqlite:///studies/study.db", "sqlite:///studies/study.db"),
+        ("sqlite:///a:b@c/study.db", "sqlite:///a:b@c/study.db"),
+    ],
+)
+def test_a_password_is_not_shown(url, shown):
+    assert hidden(url) == shown
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host"])
+def test_other_databases_are_refused(url):
+    with pytest.raises(InputError, match="SQLite"):
+        Storage(url, patience_s=0, say=print, create=True)
+
+
+def test_another_driver_is_refused_by_its_name():
+    with pytest.raises(InputError, match=r"driver 'psycopg2' is not used\. Leave '\+psycopg2' out"):
+        file_of("postgresql+psycopg2://me:secret@host/db")
+    assert file_of("postgresql+pg8000://me@host/db") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["my study", "100%", "%41", "what?", "#1", "a:b@c", "{SCHEMA_VERSION}", "a&b=c", "é"]
+)
+def test_a_folder_may_have_any_name(name, tmp_path):
+    """The file is where it is said to be, and Optuna's own programs find the study by the URL."""
+    file = tmp_path / name / "study.db"
+    file.parent.mkdir()
+    assert file_of(url_of(file)) == file
+    storage = Storage(url_of(file), patience_s=5, say=print, create=True)
+    storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        assert database.execute("select study_name from studies").fetchall() == [("study",)]
+    theirs = optuna().storages.RDBStorage(url_of(file))
+    assert [one.study_name for one in theirs.get_all_studies()] == ["study"]
+    theirs.engine.dispose()
+
+
+def test_a_file_takes_no_options(tmp_path):
+    with pytest.raises(InputError, match="is written %3F"):
+        Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", patience_s=0, say=print, create=True)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="TLS is used where the server offers it") as refused:
+        Storage("postgresql://me:secret@host/db?sslmode=require", patience_s=0, say=print)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        Storage(f"sqlite:///{tmp_path}/nowhere/study.db", patience_s=0, say=print, create=True)
+
+
+def test_tables_of_another_version_are_told_with_what_to_do(tmp_path):
+    opened(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'v2.6.0.a'")
+    with pytest.raises(InputError, match="optuna storage upgrade"):
+        opened(tmp_path)
+
+
+def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):
+    """Eight workers at once: every trial is taken once, and no ninth is made."""
+    study(tmp_path)
+    taken: list[int] = []
+
+    def work() -> None:
+        own = Ledger(opened(tmp_path), "study")
+        while (claim := own.claim(8)) is not None:
+            taken.append(claim.number)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(taken) == list(range(8))
+
+
+def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
+    one = study(tmp_path)
+    first, _ = one.claim(3), one.claim(3)
+    one.give_back(first)
+    assert states(one) == ["WAITING", "RUNNING"]
+    with one.storage.turn():
+        assert not one.owns(first), "it waits"
+    again = one.claim(3)
+    assert (again.number, again.begun) == (0, 1)
+    assert again.token != first.token
+    with one.storage.turn():
+        assert one.owns(again)
+        assert not one.owns(first)
+    one.give_back(first)
+    assert states(one) == ["RUNNING", "RUNNING"], "it is another worker's by now"
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        ("create_new_trial", None),
+        ("set_trial_state_values", None),
+        ("set_trial_user_attr", "worker"),
+        ("set_trial_user_attr", "begun"),
+    ],
+)
+def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(
+    call, word, tmp_path, monkeypatch
+):
+    """What was asked for was done, but the answer never came: asked again, the worker gets the trial that it has."""
+    one = study(tmp_path)
+    if call == "set_trial_state_values":
+        one.give_back(one.claim(1))
+    done, cuts = getattr(one.storage.rdb, call), [True]
+
+    def cut(*words: object) -> object:
+        answer = done(*words)
+        if cuts and word in (None, *words):
+            cuts.pop()
+            raise OperationalError(call, {}, Exception("server closed the connection"))
+        return answer
+
+    monkeypatch.setattr(one.storage.rdb, call, cut)
+    until = time.monotonic() + 10  # one that is nobody's has to stand still for a while
+    while (claim := one.claim(1)) is None and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not cuts
+    assert states(one) == ["RUNNING"]
+    with one.storage.turn():
+        assert one.owns(claim)
+
+
+def on_two_machines(tmp_path, monkeypatch):
+    """A ledger on each, of which neither can look for the other's process; what the other took; the time here."""
+    here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
+    monkeypatch.setattr(ledger, "machine", lambda: "there")
+    claim, now = there.claim(1), [0.0]
+    monkeypatch.setattr(ledger, "machine", machine)
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return here, there, claim, now
+
+
+def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
+    here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
+    with there.alive(claim):
+        for _ in range(3):
+            assert here.claim(1) is None, "it is alive"
+            now[0] += 1  # more than it may be silent for
+            before = beat(there)
+            while beat(there) == before:
+                time.sleep(0.01)
+    assert here.claim(1) is None, "it has given signs of life since"
+    now[0] += 0.2
+    assert here.claim(1) is None, "it has been silent for a moment only"
+    now[0] += 0.2
+    taken = here.claim(1)
+    assert (taken.number, taken.begun) == (0, 2)
+
+
+def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_path, monkeypatch):
+    """A worker that waits is the first to hear of it again, before the one that it waits for can say that it lives."""
+    here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
+    assert here.claim(1) is None, "it has just been seen"
+    cuts = [True]
+
+    def looked() -> list[object]:
+        if cuts:
+            cuts.pop()
+            now[0] += 100
+            raise OperationalError("select", {}, Exception("server closed the connection"))
+        return here.storage.rdb.get_all_trials(here.study_id)
+
+    assert len(here.storage.patiently(looked)) == 1
+    assert here.claim(1) is None
+    now[0] += 0.2
+    assert here.claim(1) is None
+    with there.storage.turn():
+        assert there.owns(claim)
+    now[0] += 0.2
+    assert here.claim(1).begun == 2, "by now it has been silent for as long as others may be"
+
+
+def others() -> Iterator[dict[str, object]]:
+    """Workers that are gone: of no process, of another one with the number, of one that has ended but is listed."""
+    yield {"pid": 2**22 - 1}
+    yield {"since": ledger.since(os.getpid()) - 1}
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        process = psutil.Process(ended.pid)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        yield {"pid": ended.pid, "since": ledger.since(ended.pid)}
+
+
+def test_a_worker_here_is_lost_with_its_process(tmp_path):
+    one = study(tmp_path)
+    claim = one.claim(1)
+    assert one.claim(1) is None, "its process is this one"
+    worker = one.storage.rdb.get_trial(one.id_of(0)).user_attrs["worker"]
+    for begun, gone in enumerate(others(), 2):
+        one.storage.rdb.set_trial_user_attr(one.id_of(claim.number), "worker", worker | gone)
+        first = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+        time.sleep(0.01)
+        assert one.claim(1).begun == begun
+        again = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+        assert again > first, (
+            "how long a trial takes is counted from when it was begun again, not over a night"
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OperationalError("select", {}, Exception("database is locked")), "database is locked"),
+        # As a driver lets it through when the server is killed while an answer is awaited.
+        (ConnectionResetError(104, "Connection reset by peer"), "[Errno 104] Connection reset by peer"),
+        (BrokenPipeError(), "BrokenPipeError"),
+        (TimeoutError("timed out"), "timed out"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reason, tmp_path):
+    said: list[str] = []
+    storage = opened(tmp_path, say=said.append)
+    tries = iter([True, True, False])
+
+    def call() -> str:
+        if next(tries):
+            raise error
+        return "done"
+
+    assert storage.patiently(call) == "done"
+    assert said == [
+        f"The study's database does not answer ({reason}). Trying again.",
+        "The study's database answers again.",
+    ]
+
+
+def test_patience_ends_with_what_to_do(tmp_path):
+    storage = opened(tmp_path, patience_s=0)
+
+    def call() -> None:
+        raise OperationalError("insert", {}, Exception("database or disk is full"))
+
+    with pytest.raises(InputError, match="Make room on its disk") as error:
+        storage.patiently(call)
+    assert "nothing that was finished is lost" in str(error.value)
+
+
+def damaged_within(file):
+    """Its header stays, and all pages behind the first are noise."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
+
+
+def of_another_program(file):
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE studies (name TEXT)")
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(os.urandom(50_000)),
+        lambda file: file.write_text("{}" * 1_000),
+        damaged_within,
+        of_another_program,
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
+    study(tmp_path)
+    damage(tmp_path / "study.db")
+    said = []
+
+    def ask():
+        storage = opened(tmp_path, say=said.append, create=False)
+        storage.patiently(storage.rdb.get_all_studies)
+
+    with pytest.raises(InputError, match=r"study\.db is not the database of a study, or it is damaged"):
+        ask()
+    assert said == [], "waiting mends nothing"
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [("postgresql://me@host/db", "of the environment"), ("postgresql://me:own@host/db", "own")],
+)
+def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_again(url, given, monkeypatch):
+    import pg8000
+
+    asked: list[dict[str, object]] = []
+
+    def connect(**words: object) -> None:
+        asked.append(words)
+        raise pg8000.DatabaseError({"C": "28P01", "M": 'password authentication failed for user "me"'})
+
+    monkeypatch.setattr(pg8000, "connect", connect)
+    monkeypatch.setenv("PGPASSWORD", "of the environment")
+    with pytest.raises(InputError, match="PGPASSWORD") as error:
+        Storage(url, patience_s=600, say=print, create=True)
+    assert [(words["user"], words["password"]) for words in asked] == [("me", given)]
+    assert given not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:unclosed <socket:ResourceWarning"
+)  # which pg8000 leaves when it is refused
+def test_a_server_that_wants_a_password(monkeypatch):
+    """By SCRAM, PostgreSQL's own choice."""
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    with server() as one:
+        rules = one.folder / "data/pg_hba.conf"
+        rules.write_text(f"host all reader 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        trusted = Storage(one.url, patience_s=30, say=print, create=True)
+        with trusted.rdb.engine.connect() as connection, connection.begin():
+            connection.execute(text("CREATE USER reader SUPERUSER PASSWORD 's%c'"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+        trusted.rdb.engine.dispose()
+        theirs = one.url.replace("tester", "reader")
+        with pytest.raises(InputError, match="PGPASSWORD"):
+            Storage(theirs, patience_s=600, say=print)
+        for environment, url in [("s%c", theirs), ("old", theirs.replace("reader", "reader:s%25c"))]:
+            monkeypatch.setenv("PGPASSWORD", environment)
+            let_in = Storage(url, patience_s=30, say=print)
+            assert let_in.rdb.get_all_studies() == []
+            let_in.rdb.engine.dispose()
+    gc.collect()
+
+
+def test_our_own_mistakes_are_not_taken_for_the_databases(tmp_path):
+    with pytest.raises(KeyError):
+        opened(tmp_path).patiently(lambda: {}["nothing"])
+
+
+def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
+    storage = opened(tmp_path, patience_s=0)
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(InputError, match="unable to open database file"):
+        storage.patiently(storage.rdb.get_all_studies)
+    assert not (tmp_path / "study.db").exists()
+    with pytest.raises(InputError, match="database is lost"):
+        opened(tmp_path, create=False)
+
+
+def test_who_looks_at_an_empty_database_leaves_it_so(tmp_path):
+    """Optuna would make its tables there."""
+    (tmp_path / "study.db").write_bytes(b"")
+    with pytest.raises(NoStudiesError, match="has no studies; it is empty"):
+        opened(tmp_path, create=False)
+    assert (tmp_path / "study.db").read_bytes() == b""
+    opened(tmp_path)
+    assert opened(tmp_path, create=False).rdb.get_all_studies() == []

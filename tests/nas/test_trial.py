@@ -1,0 +1,570 @@
+"""What becomes of a network that is tried: trained, stopped, diverged, out of memory, killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from tests.command_line import SERVER
+
+from efficientnetv2.arch.cost import cost
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.base.errors import InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.base.leftovers import own_folder
+from efficientnetv2.base.quiet import Quiet
+from efficientnetv2.base.timing import Spread
+from efficientnetv2.data.check import check
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.nas import child
+from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.nas.proxy import LEFT_OUT, Proxy, refuse_leaks
+from efficientnetv2.nas.steptime import Pace, StepTime, part_names
+from efficientnetv2.nas.told import EpochTold, Failed, Refused, StepTold, Trained
+from efficientnetv2.nas.trial import Outcome, measurement, try_out
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.preflight import Preflight
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes import named
+
+# fmt: off
+TINY = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3),            1,       8,      1),
+        Stage(fused(expand=4, kernel=3),            2,      16,      1),
+        Stage(mbconv(expand=4, kernel=3, se=0.25),  2,      24,      2),
+    ),
+    head_channels=64,
+)
+# fmt: on
+# In training it takes some hundred MB, and computes little.
+WIDE = replace(TINY, head_channels=100_000)
+SETTINGS = (
+    "progressive.stages=1",
+    "progressive.image_px=32",
+    "batch_images=8",
+    "epochs=2",
+    "precision=fp32",
+    "compile=false",
+    "eval_px=32",
+)  # fmt: skip
+
+
+def split(folder: Path) -> Manifest:
+    """48 pictures: 30 to train on, 9 that choose, 9 that judge."""
+    manifest = read(folder)
+    parts = [
+        "val" if row % 16 < 3 else "minival" if row % 16 < 6 else "train" for row in range(len(manifest))
+    ]
+    return manifest.with_split(np.array(parts, dtype=object))
+
+
+def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...] = (0,)) -> Proxy:
+    manifest = split(folder)
+    return Proxy(
+        recipe=with_settings(named("quick"), [*SETTINGS, *settings]),
+        seeds=seeds,
+        train=manifest.subset("train"),
+        choosing=manifest.subset("minival"),
+        device="cpu",
+        workers=0,
+        threads=1,
+        times=tmp_path / "step_times.json",
+        quiet=tmp_path / "quiet",
+    )
+
+
+def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path):
+    told, folders = [], []
+
+    def watch(one):
+        told.append(one)
+        folders.append(list(own_folder().glob("trial-*")))
+        return True
+
+    proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
+    tried = try_out(TINY, proxy, watch=watch)
+    found = measurement(TINY, proxy, tried)
+    counted = cost(TINY, image_px=32, num_classes=3).total
+    assert (found.parameters, found.multiply_adds) == (counted.parameters, counted.multiply_adds)
+    assert found.top1 == pytest.approx(sum(tried.trained.top1) / 2)
+    assert found.top1 > 0.6, "red, green and blue are easy to tell apart"
+    assert found.seeds == (0, 1)
+    assert found.epochs == pytest.approx(2, abs=0.2)
+    assert found.failure is None
+    assert 0 < found.step_seconds < 10
+    assert 50e6 < found.peak_memory_bytes < 5e9
+    assert found.inference_seconds is None, "nobody has asked for it"
+    assert isinstance(told[0], StepTold), "known before training, so that a reward can be had at every epoch"
+    assert [one.seed for one in told[1:]] == [0, 0, 1, 1]
+    assert all(len(each) == 1 for each in folders), "the trial's, while it is under way"
+    assert not list(own_folder().glob("trial-*"))
+
+
+def test_the_same_trial_gives_the_same_answers_and_remembers_the_step(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, "epochs=1")
+    first, second = (try_out(TINY, proxy) for _ in range(2))
+    assert first.trained.top1 == second.trained.top1
+    assert first.step.foretold is None
+    assert second.step.foretold > 0
+    cached = try_out(TINY, replace(proxy, step_time="cached"), verify=False)
+    assert not cached.step.measured
+    assert cached.step.time.median == cached.step.foretold
+
+
+def test_a_hopeless_trial_is_stopped_where_it_stands(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, "epochs=100000")
+    tried = try_out(TINY, proxy, watch=lambda one: isinstance(one, StepTold))
+    assert tried.stopped
+    found = measurement(TINY, proxy, tried)
+    assert found.epochs == pytest.approx(1, abs=0.2)
+    assert found.top1 == tried.epochs[0].top1
+    assert found.peak_memory_bytes > 50e6, "told with the point, for rewards that count it"
+    assert not trials(), "it computes no further"
+
+
+STEP = StepTold(Spread(0.1, 0.08, 0.13, rounds=5), foretold=None, measured=True)
+CURVE = (EpochTold(0, 1.0, 0.2), EpochTold(0, 2.0, 0.4), EpochTold(1, 1.0, 0.6))
+
+
+def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_path):
+    """By hand: of the first seed 0.4 after two epochs, of the second 0.6 after one, of the third nothing."""
+    proxy = proxy_of(class_folders, tmp_path, "eval_px=64", seeds=(7, 8, 9))
+    found = measurement(TINY, proxy, Outcome(STEP, CURVE, None, None))
+    assert (found.top1, found.epochs, found.seeds) == (pytest.approx(0.5), 1.5, (7, 8))
+    assert found.step_seconds == 0.1
+    assert found.step_spread == pytest.approx(0.5), "from quartile to quartile, over the median"
+    assert found.peak_memory_bytes is None, "it was never told"
+    assert found.multiply_adds == cost(TINY, image_px=64, num_classes=3).total.multiply_adds
+    assert found.failure is None
+
+
+def test_the_most_memory_of_any_point_counts(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path)
+    curve = (EpochTold(0, 1.0, 0.2, 3000), EpochTold(0, 2.0, 0.4, 2000))
+    for ended, most in ((None, 3000), (Trained((0.7,), 5000), 5000), (Trained((0.7,), 0), 3000)):
+        assert measurement(TINY, proxy, Outcome(STEP, curve, ended, None)).peak_memory_bytes == most
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")
+@pytest.mark.slow
+def test_the_memory_of_a_network_is_not_that_of_the_one_that_tells_the_pace(class_folders, tmp_path):
+    """That one's head makes maps of 50 MB, several at a time; it is timed in the same process, before the training."""
+    proxy = proxy_of(class_folders, tmp_path, "epochs=1")
+    alone, paced = (
+        measurement(TINY, each, try_out(TINY, each)).peak_memory_bytes
+        for each in (proxy, replace(proxy, pace=Pace(WIDE, proxy.recipe, 0.1)))
+    )
+    assert paced == pytest.approx(alone, rel=0.2)
+
+
+def test_a_picture_at_inference_is_timed_where_that_is_asked_for(class_folders, tmp_path):
+    proxy = replace(proxy_of(class_folders, tmp_path), seeds=(), latency=True)
+    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    assert 0 < found.inference_seconds < 10
+
+
+def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
+    found = measurement(TINY, proxy, Outcome(STEP, CURVE, Trained((0.7, 0.9), 1000), None))
+    assert found.top1 == pytest.approx(0.8)
+    assert found.peak_memory_bytes == 1000
+    without = measurement(TINY, proxy, Outcome(STEP, (), Trained((0.7, 0.9), 0), None))
+    assert (without.peak_memory_bytes, without.seeds) == (None, (7, 8)), "of no curve, and no memory told"
+
+
+def test_of_a_trial_that_has_an_end_nobody_stopped_it():
+    trained, failed = Trained((0.7,), 1000), Failed("diverged", "the loss is inf", 1000)
+    ended = [Outcome(STEP, CURVE, *end) for end in ((trained, None), (None, failed), (None, None))]
+    assert [one.stopped for one in ended] == [False, False, True]
+
+
+def test_of_a_trial_that_failed_no_accuracy_is_kept(class_folders, tmp_path):
+    """However good it was before."""
+    proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
+    found = measurement(TINY, proxy, Outcome(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000)))
+    assert (found.top1, found.failure) == (None, "diverged: the loss is inf")
+    assert (found.step_seconds, found.epochs, found.peak_memory_bytes) == (0.1, 1.5, 1000)
+
+
+def test_of_a_network_that_was_timed_alone_that_is_said(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, seeds=())
+    found = measurement(TINY, proxy, Outcome(STEP, (), Trained((), 1000), None))
+    assert (found.top1, found.failure, found.seeds, found.epochs) == (None, "not trained", (), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (None, ""),
+        ("diverged: the loss is inf", "diverged: the loss is inf"),
+        ("crashed: Traceback (most recent call last):\n  File ...\nKeyError: 3\n", "crashed: KeyError: 3"),
+        (
+            "crashed: the process was killed by SIGSEGV: Fatal\nThread 1",
+            "crashed: the process was killed by SIGSEGV: Fatal",
+        ),
+    ],
+)
+def test_a_failure_is_told_in_a_line(failure, said):
+    assert Measurement(1, 1, top1=0.5, failure=failure).failed_because == said
+
+
+def whole_of(median: float, apart: float = 0.0) -> StepTime:
+    names = part_names(TINY, image_px=32, num_classes=3)
+    return StepTime(Spread(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
+
+
+@pytest.mark.parametrize(
+    ("first", "times", "counts"),
+    [
+        (whole_of(0.11), 1, 0.11),
+        (whole_of(0.2, apart=0.1), 2, 0.12),
+        (whole_of(0.2, apart=0.001), 2, 0.2),
+        (whole_of(0.05, apart=0.02), 2, 0.12),
+    ],
+)
+def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
+    first, times, counts, class_folders, tmp_path, monkeypatch
+):
+    """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the steadier one counts."""
+    proxy = proxy_of(class_folders, tmp_path)
+    answers = [first, whole_of(0.12, apart=0.01)]
+    monkeypatch.setattr(child, "measure", lambda *given, **more: answers.pop(0))
+    found = child.step_time(TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
+
+
+@pytest.mark.parametrize(
+    ("by", "verify", "measured"),
+    [("cached", False, False), ("cached", True, True), ("measured", False, True)],
+)
+def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
+    by, verify, measured, class_folders, tmp_path, monkeypatch
+):
+    proxy = replace(proxy_of(class_folders, tmp_path), step_time=by)
+    monkeypatch.setattr(child, "measure", lambda *given, **more: whole_of(0.11))
+    for turn in range(2):
+        found = child.step_time(
+            TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=verify or turn == 0
+        )
+    assert found.measured is measured
+    assert found.foretold == pytest.approx(0.1, rel=0.01)
+    assert found.time.median == pytest.approx(0.11 if measured else 0.1, rel=0.01)
+
+
+def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
+    """``train`` keeps the memory that it frees, and a trial has to before its step is timed, or it is another step."""
+    came: list[str] = []
+    monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
+    monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))
+    monkeypatch.setattr(child, "forget_peak", lambda device: came.append("peak forgotten"))
+    monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
+    monkeypatch.setattr(child, "_job", lambda *given: "a run")
+    monkeypatch.setattr(child.rates, "measure", lambda job, folder: came.append(f"a little of {job}"))
+    for name in ("die_with_parent", "_write_into"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    told = SimpleNamespace(send=came.append)
+    proxy = SimpleNamespace(
+        device="cpu",
+        threads=None,
+        training_threads=None,
+        memory_gib=None,
+        quiet=tmp_path / "quiet",
+        seeds=(),
+        latency=False,
+        pace=None,
+        step_time="measured",
+    )
+    child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
+    assert came == ["memory kept", "timed", None, "peak forgotten", "a little of a run", Trained((), 1)]
+    came.clear()
+    proxy.step_time = "unmeasured"
+    child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
+    assert came == ["memory kept", "a little of a run", Trained((), 1)], "no step is timed, nor told of"
+
+
+@pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
+def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
+    share, trained, monkeypatch, tmp_path
+):
+    """What the trial's process does, done in this one: its two halves say how many threads they have."""
+    came: list[object] = []
+    monkeypatch.setattr(child, "step_time", lambda *given, **more: torch.get_num_threads())
+    monkeypatch.setattr(child, "_trained", lambda *given: torch.get_num_threads())
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    proxy = Proxy(
+        named("quick"),
+        (0,),
+        SimpleNamespace(),
+        SimpleNamespace(),
+        "cpu",
+        0,
+        tmp_path / "times",
+        tmp_path / "quiet",
+        2,
+        share,
+    )
+    before = torch.get_num_threads()
+    try:
+        child.tried(SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert came[0] == 2
+    assert came[1].top1 == (trained,)
+
+
+def test_divergence_is_a_result(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, "optimizer.lr=1e30", "optimizer.clip_norm=null")
+    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    assert found.failure.startswith("diverged: ")
+    assert found.top1 is None
+    assert found.step_seconds is not None
+
+
+def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path, monkeypatch):
+    """The memory for half a batch: a step is two groups, and both of them run in one pass."""
+    proxy = proxy_of(class_folders, tmp_path)
+    batch = proxy.recipe.batch_images
+    limits: list[float | None] = []
+
+    def settled(recipe, *, memory_gib, **more):
+        limits.append(memory_gib)
+        two = GroupsAtATime({32: 2})
+        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // 2}), at_a_time=two)
+
+    monkeypatch.setattr(child, "settle", settled)
+    halved = child.grouped(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
+    timed: list[tuple[Recipe, int]] = []
+
+    def measured(network, recipe, *, at_a_time, **more):
+        timed.append((recipe, at_a_time))
+        return whole_of(0.1)
+
+    monkeypatch.setattr(child, "measure", measured)
+    told = child.step_time(TINY, halved, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    assert limits == [3.0]
+    own = {"group_images": batch // 2, "model": TINY, "seed": 0, **LEFT_OUT}
+    assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
+    assert told.at_a_time == 2, "by which the backbone is timed for as long as the study lasts"
+
+
+@pytest.mark.parametrize(("begun", "groups"), [(None, 1), (2, 2)])
+def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
+    begun, groups, class_folders, tmp_path, monkeypatch
+):
+    """As it was when the search began, however large the one that is tried, and whatever memory there is by now."""
+    other = replace(TINY, head_channels=32)
+    proxy = proxy_of(class_folders, tmp_path, seeds=())
+    batch = proxy.recipe.batch_images
+    of_pace = proxy.recipe.model_copy(update={"group_images": begun and batch // begun})
+    proxy = replace(proxy, pace=Pace(other, of_pace, 0.1))
+
+    def settled(recipe, **more):
+        fitting = 1 if recipe.model == other else 4
+        own = recipe.group_images or batch // fitting
+        return SimpleNamespace(
+            recipe=recipe.model_copy(update={"group_images": own}), at_a_time=ONE_AT_A_TIME
+        )
+
+    timed = []
+    monkeypatch.setattr(child, "settle", settled)
+    monkeypatch.setattr(child, "measure", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
+    for name in ("die_with_parent", "_write_into", "_job"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child.rates, "measure", lambda *given: None)
+    told = []
+    child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
+    assert isinstance(told[0], StepTold), told
+    ((network, recipe), more) = timed[0]
+    assert (network, recipe.group_images) == (TINY, batch // 4)
+    assert (more["pace"].architecture, more["pace"].recipe.group_images) == (other, batch // groups)
+
+
+def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
+    """Of a larger network than the backbone: it has failed, and the search goes on."""
+    proxy = proxy_of(class_folders, tmp_path, "group_images=8")
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    with pytest.raises(MemoryShortError, match=r"group_images is 8, but .* is 4"):
+        child.grouped(TINY, proxy, torch.device("cpu"))
+
+
+def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folders, tmp_path, monkeypatch):
+    """It did fit when the search began: the network that is tried is not to blame."""
+    proxy = proxy_of(class_folders, tmp_path, "group_images=8")
+    proxy = replace(proxy, threads=None, pace=Pace(TINY, proxy.recipe, 0.1))
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    told = []
+    child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
+    (refused,) = told
+    assert isinstance(refused, Refused)
+    assert "Memory is too short for the backbone" in refused.message
+    assert "the largest that fits" in refused.message
+    assert "effnetv2 search resume" in refused.message
+
+
+def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_path, monkeypatch):
+    """Were it looked at before every run, one that has become less would make the network one that does not fit."""
+    proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    once = child.grouped(TINY, proxy, cpu)
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 1)
+    first, second = (child._job(TINY, once, seed, cpu, NoFolder(tmp_path)) for seed in proxy.seeds)
+    assert [one.recipe.group_images for one in (first, second)] == [4, 4]
+    assert [one.recipe.seed for one in (first, second)] == [0, 1]
+    assert first.at_a_time == once.at_a_time
+    weights = [next(iter(one.network.parameters())) for one in (first, second)]
+    assert not torch.equal(*weights), "each begins with its own"
+
+
+def test_no_memory_is_a_result(class_folders, tmp_path):
+    """The program alone takes more than a hundredth of a GiB."""
+    proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
+    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    assert found.failure.startswith("out of memory: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ReaderKilledError("A process that reads pictures was killed by the system"),
+            "reads pictures was killed",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), None),
+    ],
+)
+def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monkeypatch, tmp_path):
+    """Were the worker to end, the next one would take up the same network, and end too."""
+
+    def trained(*given: object) -> float:
+        raise error
+
+    monkeypatch.setattr(child, "_trained", trained)
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    nothing = SimpleNamespace()
+    proxy = Proxy(named("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet")
+    told = []
+    child.tried(
+        SimpleNamespace(send=told.append),
+        TINY,
+        replace(proxy, step_time="unmeasured"),
+        verify=True,
+        scratch=tmp_path,
+    )
+    (one,) = told
+    if said is None:
+        assert isinstance(one, Refused)
+        return
+    assert (one.kind, said in one.reason) == ("out of memory", True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_dies_is_a_result(number, class_folders, tmp_path):
+    """From outside, as the system does it that has run out of memory; the trial is told apart by its own children."""
+    proxy = proxy_of(class_folders, tmp_path, "epochs=1000")
+
+    def watch(told) -> bool:
+        if isinstance(told, EpochTold):
+            for process in trials():
+                process.send_signal(number)
+        return True
+
+    found = measurement(TINY, proxy, try_out(TINY, proxy, watch=watch))
+    assert found.failure.startswith("crashed: ")
+    assert number.name in found.failure
+
+
+def trials() -> list[psutil.Process]:
+    """The processes in which this one tries networks: their output goes into a file of the trial."""
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if "/trial-" in _output(one)]
+
+
+def _output(process: psutil.Process) -> str:
+    try:
+        return os.readlink(f"/proc/{process.pid}/fd/1")
+    except OSError:
+        return ""
+
+
+def test_what_is_wrong_with_the_pictures_is_no_result(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path)
+    for file in class_folders.rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(InputError, match="unreadable during the run"):
+        try_out(TINY, proxy)
+
+
+def _try_for_long(folder: Path, tmp_path: Path) -> None:
+    try_out(TINY, proxy_of(folder, tmp_path, "epochs=100000"))
+
+
+def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
+    worker = SERVER.Process(target=_try_for_long, args=(class_folders, tmp_path))
+    worker.start()
+    until = time.monotonic() + 300
+    while not (running := trials()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert running
+    worker.kill()
+    worker.join()
+    while trials() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not trials()
+
+
+def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
+    manifest = split(class_folders)
+    contents = check(manifest, workers=1).contents
+    refuse_leaks(manifest, contents)
+    judging, trained = (manifest.paths[list(manifest.split).index(name)] for name in ("val", "train"))
+    contents[manifest.paths.index(judging)] = contents[manifest.paths.index(trained)]
+    with pytest.raises(InputError, match="1 picture that the search would use also stand") as error:
+        refuse_leaks(manifest, contents)
+    assert judging in str(error.value)
+    assert trained in str(error.value)
+
+
+def test_a_search_leaves_something_to_judge_by(class_folders):
+    manifest = split(class_folders)
+    kept = manifest.select([row for row, name in enumerate(manifest.split) if name != "val"])
+    with pytest.raises(InputError, match="no pictures"):
+        refuse_leaks(kept, np.arange(len(kept)))
+
+
+def test_a_search_that_is_stopped_while_a_process_begins_leaves_none(class_folders, tmp_path, monkeypatch):
+    """The signal comes when the process is there, and before anybody could name it."""
+    started = []
+    begin = BaseProcess.start
+
+    def start(process: BaseProcess) -> None:
+        begin(process)
+        started.append(process)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(BaseProcess, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        try_out(TINY, proxy_of(class_folders, tmp_path))
+    assert [process.is_alive() for process in started] == [False]
