@@ -40,7 +40,7 @@ from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.tables import read_predictions, write_predictions
+from efficientnetv2.commands.tables import predictions_table, read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.folds import Folds, folds
 from efficientnetv2.data.manifest import read
@@ -892,10 +892,8 @@ def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
         val = part.subset("val")
         logits = torch.eye(len(part.class_names))[torch.tensor(val.labels)] * 9
         answers = Predictions(np.arange(len(val)), val.labels, logits)
-        write_predictions(
-            place.out / "predictions.csv", answers, val.paths, part.class_names,
-            true_labels=list(val.table["label"]),
-        )  # fmt: skip
+        table = predictions_table(answers, val.paths, part.class_names, true_labels=list(val.table["label"]))
+        write_predictions(place.out / "predictions.csv", table)
         report = {
             "top1": 1.0,
             "macro_f1": reached(words, place.out),
@@ -1112,7 +1110,8 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     names = ("label", "other", "path", "true_label")
     logits = torch.randn(5, 4)
     answers = Predictions(np.arange(5), np.arange(5) % 4, logits)
-    write_predictions(tmp_path / "p.csv", answers, list("vwxyz"), names, true_labels=["other"] * 5)
+    table = predictions_table(answers, list("vwxyz"), names, true_labels=["other"] * 5)
+    write_predictions(tmp_path / "p.csv", table)
     paths, shares = read_predictions(tmp_path / "p.csv", (*names, "unknown"))
     assert paths == list("vwxyz")
     assert shares[:, :4] == pytest.approx(logits.softmax(dim=1).numpy(), abs=1e-5)

@@ -23,7 +23,7 @@ from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_job import _recipe
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.commands.tables import predictions_table, write_predictions
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.inference.predict import Predictions
@@ -47,9 +47,8 @@ def answered(ready, *_):
     """In place of training: what a run leaves whose recipe is settled."""
     val = ready.prepared.val
     answers = Predictions(np.arange(len(val)), val.labels, torch.eye(2)[torch.tensor(val.labels)] * 9)
-    write_predictions(
-        ready.path / "predictions.csv", answers, val.paths, val.class_names, true_labels=list(val.table["label"])
-    )  # fmt: skip
+    table = predictions_table(answers, val.paths, val.class_names, true_labels=list(val.table["label"]))
+    write_predictions(ready.path / "predictions.csv", table)
     report = {"top1": 1.0, "macro_f1": 1.0, "epochs": ready.recipe.epochs, "wall_s": 1.0}
     (ready.path / "report.json").write_text(json.dumps(report))
     (ready.path / modelfile.NAME).touch()

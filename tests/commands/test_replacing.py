@@ -20,7 +20,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.tables import is_predictions, write_predictions
+from efficientnetv2.commands.tables import is_predictions, predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import EfficientNet
@@ -104,13 +104,14 @@ def test_predictions_replace_nothing_else(here):
 def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
     names = ["path", *(str(number) for number in range(1, classes))]
     answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
-    write_predictions(tmp_path / "some.csv", answers, list("abcd"), names)
+    write_predictions(tmp_path / "some.csv", predictions_table(answers, list("abcd"), names))
     assert is_predictions(tmp_path / "some.csv", names)
     if classes == 2:  # as version 0.1 wrote it
         before = pd.read_csv(tmp_path / "some.csv").drop(columns="probability")
         before.to_csv(tmp_path / "before.csv", index=False)
         assert is_predictions(tmp_path / "before.csv", names)
-    write_predictions(tmp_path / "true.csv", answers, list("abcd"), names, true_labels=names[:1] * 4)
+    labeled = predictions_table(answers, list("abcd"), names, true_labels=names[:1] * 4)
+    write_predictions(tmp_path / "true.csv", labeled)
     assert not is_predictions(tmp_path / "true.csv", names)
     for content in (b"", b"\xff\xfe", b"path,label\n", b'"'):
         (tmp_path / "other.csv").write_bytes(content)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.tables import read_predictions, write_predictions
+from efficientnetv2.commands.tables import predictions_table, read_predictions, write_predictions
 from efficientnetv2.evaluation.answered import drawn_whole, read_answers
 from efficientnetv2.inference.predict import Predictions
 
@@ -18,7 +18,7 @@ def written(tmp_path, probabilities, names, **more):
     logits = torch.tensor(probabilities, dtype=torch.float32).log()
     predictions = Predictions(np.arange(len(logits)), np.zeros(len(logits), dtype=np.int64), logits)
     paths = [f"{row}.jpg" for row in range(len(logits))]
-    write_predictions(tmp_path / "predictions.csv", predictions, paths, names, **more)
+    write_predictions(tmp_path / "predictions.csv", predictions_table(predictions, paths, names, **more))
     return pd.read_csv(tmp_path / "predictions.csv")
 
 

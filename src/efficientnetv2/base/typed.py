@@ -7,6 +7,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
+
+#: The call of the Python API that is running, as text; None in a command.
+CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
 def typed(words: Sequence[str]) -> str:
@@ -19,8 +23,8 @@ def typed(words: Sequence[str]) -> str:
 
 
 def command_line() -> str:
-    """The command of this program as one would type it again."""
-    return typed(["effnetv2", *sys.argv[1:]])
+    """The command, or the call in Python, that a user would type again."""
+    return CALL.get() or typed(["effnetv2", *sys.argv[1:]])
 
 
 def options(**said: object) -> list[str]:

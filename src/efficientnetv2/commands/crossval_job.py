@@ -44,7 +44,14 @@ from efficientnetv2.training.runs import new_folder
 _NAME = "crossval"  # in that of a folder that nobody has named
 
 
-def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: Collection[str] = ()) -> Path:
+def crossvalidate(
+    words: Words,
+    source: Source,
+    place: Place,
+    plan: Plan,
+    said: Collection[str] = (),
+    screen: Screen | None = None,
+) -> Path:
     """Everything that ``effnetv2 crossval`` does.
 
     Args:
@@ -53,6 +60,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
         place: where and how to run.
         plan: of the folds.
         said: names of what was typed, a default or not: folds that are gone on with were begun with it.
+        screen: Where notes go. None makes one.
 
     Returns:
         The folder.
@@ -61,7 +69,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
         InputError: anything a user can mend.
         KeyboardInterrupt: Ctrl-C; says how to go on.
     """
-    screen = Screen(quiet=place.as_json, verbose=place.verbose)
+    screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
     folder, resumed = _folder(place)
     if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
         words = replace(words, weights=from_anywhere(words.weights))

@@ -64,7 +64,8 @@ def evaluate_and_report(
     sizes: str | None = None,
     views: str | None = None,
     asking: Asking = Asking(),  # noqa: B008 - frozen
-) -> None:
+    screen: Screen | None = None,
+) -> Outcome | None:
     """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
 
     Args:
@@ -80,12 +81,16 @@ def evaluate_and_report(
         sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
         views: how each is looked at, as ``--views`` says it; None is as the model file says.
         asking: what else is asked.
+        screen: Where notes go. None makes one.
+
+    Returns:
+        The metrics and predictions; None on every process but the first.
 
     Raises:
         InputError: anything a user can mend.
     """
-    world = launched()
-    screen = Screen(quiet=as_json, mute=not world.first)
+    world, outcome = launched(), None
+    screen = screen or Screen(quiet=as_json, mute=not world.first)
     with together(world, mend="Run it again."), ExitStack() as kept:
         if out is not None and world.first:
             kept.enter_context(report_folder(out, source.data, screen))
@@ -129,9 +134,10 @@ def evaluate_and_report(
                 unseen=None if fresh is None else fresh.words,
                 whole=whole,
             )
-            _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
+            outcome = _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
             if asking.calibrate is not None:
                 write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
+        return outcome
 
 
 def _asked(
@@ -266,7 +272,7 @@ def _report(
     out: Path | None,
     screen: Screen,
     as_json: bool,
-) -> None:
+) -> Outcome:
     part, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(part, unreadable, asked.damage, screen)
     if out is not None:
@@ -288,6 +294,7 @@ def _report(
         screen.say(skipped_in_all(part, unreadable, None if out is None else out / SKIPPED))
     if out is not None:
         screen.say(f"Report: {out / 'report.html'}")
+    return outcome
 
 
 def _part(manifest: Manifest, split: str | None) -> tuple[Manifest, str]:

@@ -51,7 +51,8 @@ def inspect_and_tell(
     device: str,
     workers: int | None,
     as_json: bool,
-) -> None:
+    screen: Screen | None = None,
+) -> Inspection:
     """Everything that ``effnetv2 inspect`` does.
 
     Args:
@@ -63,11 +64,12 @@ def inspect_and_tell(
         device: as ``--device`` says it.
         workers: processes that read pictures for the network; None chooses by the machine.
         as_json: answer with what was found.
+        screen: Where notes go. None makes one.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=as_json)
+    screen = screen or Screen(quiet=as_json)
     on = pick_device(device)
     manifest = source.read_any()
     check_column(manifest, time_column)
@@ -99,6 +101,7 @@ def inspect_and_tell(
         _tell(found, screen)
         _write(folder, found)
     screen.say(f"Pictures and all the rest: {folder / page.PAGE_NAME}")
+    return found
 
 
 def _looked(manifest: Manifest, screen: Screen) -> Portraits:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
@@ -19,7 +20,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
 from efficientnetv2.commands.report_folder import inspection_folder
 from efficientnetv2.commands.screen import Screen, answer, duration
-from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.commands.tables import predictions_table, write_predictions
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source
@@ -149,9 +150,19 @@ class Outcome:
             raise InputError(
                 f"{folder}: the report could not be written ({error.strerror or error})."
             ) from error
+        write_predictions(folder / "predictions.csv", self.table())
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``report.json`` holds."""
+        mistakes, found = self._mistakes(thumbnails=False), self.findings
+        return report.as_json(
+            self.figures, self.intervals, self.facts, mistakes, found.sections, found.beside
+        )
+
+    def table(self) -> pd.DataFrame:
+        """The predictions as a table: what ``predictions.csv`` holds."""
         shown, whole = self.manifest.select(self.predictions.samples), self.known.whole
-        write_predictions(
-            folder / "predictions.csv",
+        return predictions_table(
             self.predictions,
             list(shown.paths),
             self.class_names,
@@ -162,11 +173,7 @@ class Outcome:
     def show(self, screen: Screen, *, as_json: bool) -> None:
         """The figures, for a person or for a program."""
         if as_json:
-            mistakes, found = self._mistakes(thumbnails=False), self.findings
-            told = report.as_json(
-                self.figures, self.intervals, self.facts, mistakes, found.sections, found.beside
-            )
-            answer(told)
+            answer(self.to_json())
             return
         score, low_high = self.figures, self.intervals
         columns, rows = _by_class(score)

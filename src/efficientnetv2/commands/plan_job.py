@@ -65,19 +65,25 @@ _WITHIN_S, _MEASURING = 70.0, 0.5
 _COMPILE_S, _REPORT_BYTES = 100.0, 1_000_000
 
 
-def plan_and_tell(words: Words, source: Source, place: Place, *, began: float | None = None) -> None:
+def plan_and_tell(
+    words: Words, source: Source, place: Place, screen: Screen | None = None, *, began: float | None = None
+) -> dict[str, Any]:
     """Everything that ``effnetv2 plan`` does.
 
     Args:
         words: about the recipe.
         source: of the pictures.
         place: where and how the run would run.
+        screen: Where notes go. None makes one.
         began: ``time.monotonic()`` when the command began. None is now.
+
+    Returns:
+        The estimate as plain JSON values.
 
     Raises:
         InputError: anything that ``train`` would refuse before its first step.
     """
-    screen = Screen(quiet=place.as_json, verbose=place.verbose)
+    screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
     budget = Budget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
@@ -145,13 +151,15 @@ def plan_and_tell(words: Words, source: Source, place: Place, *, began: float | 
     if words.minutes is not None:
         others_s = _within_minutes(others_s, words.minutes)
     foretold = _whole(job, rates, others_s, disk)
+    as_json = _as_json(foretold, kept, device, notes)
     if place.as_json:
-        answer(_as_json(foretold, kept, device, notes))
-        return
+        answer(as_json)
+        return as_json
     for note in notes:
         screen.say(note)
     assert job.recipe.epochs != "auto", "settle() has done so"
     _tell(foretold, kept, device, screen, epochs=float(job.recipe.epochs))
+    return as_json
 
 
 def _without_them(recipe: Recipe, words: Words) -> str:

@@ -30,7 +30,7 @@ from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.so_far import SoFar
 from efficientnetv2.commands.source import Source, tell
-from efficientnetv2.commands.tables import is_predictions, write_predictions
+from efficientnetv2.commands.tables import is_predictions, predictions_table, write_predictions
 from efficientnetv2.commands.views import for_own_views, views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.inference.accelerate import workers_for
@@ -46,7 +46,7 @@ def predict_and_write(
     model: str,
     source: Source,
     *,
-    out: Path,
+    out: Path | None,
     rank: Path | None = None,
     device: str,
     workers: int | None,
@@ -55,13 +55,14 @@ def predict_and_write(
     abstain_below: float | None = None,
     views: str | None = None,
     separator: str | None = None,
-) -> None:
+    screen: Screen | None = None,
+) -> pd.DataFrame | None:
     """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
 
     Args:
         model: a model file or run folder.
         source: of the pictures.
-        out: table to write.
+        out: table to write. None writes none.
         rank: table of what to label next; None writes none.
         device: as ``--device`` says it.
         workers: processes that read pictures; None chooses by the machine.
@@ -70,19 +71,25 @@ def predict_and_write(
         abstain_below: probability below which a picture's label stays empty; None labels all.
         views: how each is looked at, as ``--views`` says it; None is as the model file says.
         separator: between the labels of a picture that may have several; None gives each one.
+        screen: Where notes go. None makes one.
+
+    Returns:
+        The table; None on every process but the first.
 
     Raises:
         InputError: anything a user can mend.
     """
-    world = launched()
-    screen = Screen(quiet=as_json, mute=not world.first)
+    world, table = launched(), None
+    screen = screen or Screen(quiet=as_json, mute=not world.first)
     with together(world, mend="Run it again."):
         on = device_to_answer_on(device, world, screen)
         readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
         asked, looking = by_first(
             world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
         )
-        so_far = SoFar(out, asked.network, looking, asked.manifest, say=screen.say)
+        so_far = None
+        if out is not None:
+            so_far = SoFar(out, asked.network, looking, asked.manifest, say=screen.say)
         predictions, _ = answered(
             asked,
             "predicting",
@@ -96,16 +103,18 @@ def predict_and_write(
         )
         if world.first:
             with kept(so_far):  # ranking looks at all pictures once more
-                _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+                table = _write(asked, predictions, out, screen, as_json, abstain_below, separator)
                 if rank is not None:
                     write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
-            so_far.remove()
+            if so_far is not None:
+                so_far.remove()
+        return table
 
 
 def _asked(
     model: str,
     source: Source,
-    out: Path,
+    out: Path | None,
     rank: Path | None,
     strict: bool,
     screen: Screen,
@@ -114,19 +123,22 @@ def _asked(
 ) -> tuple[Asked, Preprocessing]:
     """The network, the pictures for it to answer, and how they are seen."""
     refuse_swapped(model, source.data, "predict")
-    _check_places(out, rank, source.data)
+    if out is not None:
+        _check_places(out, rank, source.data)
+    check_rank(rank, out, source.data)
     network = modelfile.load(model)
     check_classes(network, model)
     _check_separator(separator, network.class_names)
     own = network.preprocessing
     looking = replace(own, views=views_asked(views, own.views))
-    refuse_others(
-        out,
-        "--out",
-        lambda file: is_predictions(file, network.class_names),
-        f"is no table of predictions of the classes of {model}, but maybe of another model's",
-        mend="Give another name, as --out NAME.csv, or remove it",
-    )
+    if out is not None:
+        refuse_others(
+            out,
+            "--out",
+            lambda file: is_predictions(file, network.class_names),
+            f"is no table of predictions of the classes of {model}, but maybe of another model's",
+            mend="Give another name, as --out NAME.csv, or remove it",
+        )
     if rank is not None:
         check_ranks(network, model)
     check_reads_files(network, model)
@@ -172,36 +184,40 @@ def _check_places(out: Path, rank: Path | None, data: str) -> None:
             f"--out {out}: the list of what could not be read gets the name of DATA, {listed.name}. Give another file."
         )
     refuse_others(listed, f"--out {out}:", is_list_of_skipped, "is no list of what could not be read")
-    check_rank(rank, out, data)
 
 
 def _write(
     asked: Asked,
     predictions: Predictions,
-    out: Path,
+    out: Path | None,
     screen: Screen,
     as_json: bool,
     abstain_below: float | None,
     separator: str | None,
-) -> None:
+) -> pd.DataFrame:
     manifest, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(manifest, unreadable, asked.damage, screen)
     paths = [manifest.paths[row] for row in predictions.samples]
-    table = write_predictions(
-        out,
+    table = predictions_table(
         predictions,
         paths,
         asked.network.class_names,
         abstain_below=abstain_below,
         separator=separator,
     )
-    list_skipped(list_beside(out), [(manifest.paths[row], why) for row, why in unreadable])
+    listed = None
+    if out is not None:
+        write_predictions(out, table)
+        listed = list_beside(out)
+        list_skipped(listed, [(manifest.paths[row], why) for row, why in unreadable])
     screen.say(_counted(table, separator, asked.network.answer))
     if unreadable:
-        screen.say(skipped_in_all(manifest, unreadable, list_beside(out)))
-    screen.say(f"Written to {out}.")
+        screen.say(skipped_in_all(manifest, unreadable, listed))
+    if out is not None:
+        screen.say(f"Written to {out}.")
     if as_json:
         answer(table.to_dict(orient="records"))
+    return table
 
 
 def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:

@@ -35,12 +35,12 @@ _COLUMNS = ["rank", "path", "predicted", "probability", "second", "second_probab
 _ON_SHEET = 60  # pictures: an evening's labelling, some 300 kB. Ours.
 
 
-def check_rank(file: Path | None, out: Path, data: str) -> None:
+def check_rank(file: Path | None, out: Path | None, data: str) -> None:
     """Refuse a place for the ranking before the pictures are answered.
 
     Args:
         file: as ``--rank`` gives it; None where it is not asked for.
-        out: of the predictions.
+        out: of the predictions; None where they are not written.
         data: as the user gave it.
 
     Raises:
@@ -54,8 +54,9 @@ def check_rank(file: Path | None, out: Path, data: str) -> None:
             f"--rank {file}: give a file that ends in .csv; the sheet of pictures is written beside it as .html."
         )
     check_place(file, "--rank", such_as="next.csv")
-    if file.resolve() in (out.resolve(), Path(data).resolve()):
-        raise InputError(f"--rank {file} is {'--out' if file.resolve() == out.resolve() else 'DATA'} too.")
+    for name, place in (("--out", out), ("DATA", Path(data))):
+        if place is not None and file.resolve() == place.resolve():
+            raise InputError(f"--rank {file} is {name} too.")
     refuse_others(file, "--rank", _is_ranking, "is no table of what to label next")
     refuse_others(
         file.with_suffix(".html"),

@@ -111,7 +111,7 @@ class StudyFolder:
         The plan first, for beside it the list of pictures is known for the study's.
         """
         where = None if storage == self.own_storage else hidden(storage)
-        told = asdict(source) | {"data": _from_anywhere(source.data)}
+        told = asdict(source) | {"data": from_anywhere(source.data)}
         said: dict[str, Any] = {"name": self.name, "storage": where, "data": told, "plan": plan.to_json()}
         before = self._read().get("plan") or {} if self.file.exists() else said["plan"]
         if before.get("reference") != said["plan"]["reference"]:
@@ -221,7 +221,7 @@ def _is_log(file: Path) -> bool:
         return False
 
 
-def _from_anywhere(data: str) -> str:
+def from_anywhere(data: str) -> str:
     """DATA, wherever one stands: a path and a pattern of shards with their folder; URLs and names as they are."""
     place = Path(os.path.expanduser(data))
     if place.exists():

@@ -62,14 +62,18 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
     return prepared
 
 
-def run_study(asked: Asked) -> None:
+def run_study(asked: Asked, screen: Screen | None = None) -> None:
     """Everything that ``effnetv2 search run`` does.
+
+    Args:
+        asked: What is searched, and how.
+        screen: Where notes go. None makes one.
 
     Raises:
         InputError: anything a user can mend.
     """
     until = _end_of(asked.minutes)
-    screen = Screen(quiet=asked.place.as_json)
+    screen = screen or Screen(quiet=asked.place.as_json)
     machine = Machine.of(asked.place, screen)
     folder = StudyFolder(asked.study)
     prepared = looked_at(asked, folder, screen)
@@ -154,7 +158,12 @@ def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
 
 
 def resume_study(
-    path: Path, storage_url: str | None, trials: int | None, minutes: float | None, place: PlaceOptions
+    path: Path,
+    storage_url: str | None,
+    trials: int | None,
+    minutes: float | None,
+    place: PlaceOptions,
+    screen: Screen | None = None,
 ) -> None:
     """Everything that ``effnetv2 search resume`` does.
 
@@ -162,7 +171,7 @@ def resume_study(
         InputError: there is no such study, its pictures are others by now, or anything else a user can mend.
     """
     until = _end_of(minutes)
-    screen = Screen(quiet=place.as_json)
+    screen = screen or Screen(quiet=place.as_json)
     folder = StudyFolder(path)
     source = folder.source(storage_url)
     url = folder.storage(storage_url)

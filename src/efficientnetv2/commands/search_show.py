@@ -61,13 +61,18 @@ class Read:
         return cls(folder, study, rows_of(study))
 
 
-def show_study(path: Path, storage: str | None, wait: float, *, as_json: bool) -> None:
+def show_study(
+    path: Path, storage: str | None, wait: float, *, as_json: bool, screen: Screen | None = None
+) -> Path:
     """Draw a study.
+
+    Returns:
+        The page.
 
     Raises:
         InputError: there is none, its folder here holds something else, or the page can't be written.
     """
-    screen = Screen(quiet=as_json)
+    screen = screen or Screen(quiet=as_json)
     read = Read.of(path, storage, wait, screen)
     read.folder.check()
     study, rows = read.study, read.rows
@@ -85,9 +90,10 @@ def show_study(path: Path, storage: str | None, wait: float, *, as_json: bool) -
             write_atomically(read.folder.path / f"{name}.png", partial(_write, png(figure)))
     if as_json:
         answer(_as_json(read, shares))
-        return
+        return page
     _tell(read, shares, screen)
     screen.say(f"Drawn: {page}")
+    return page
 
 
 def _write(contents: bytes, file: Path) -> None:

@@ -23,8 +23,7 @@ from efficientnetv2.metrics.several import applied
 MOST_CLASSES, _BEST = 1_000, 5
 
 
-def write_predictions(
-    out: Path,
+def predictions_table(
     predictions: Predictions,
     paths: Sequence[str],
     class_names: Sequence[str],
@@ -34,7 +33,7 @@ def write_predictions(
     abstain_below: float | None = None,
     separator: str | None = None,
 ) -> pd.DataFrame:
-    """Write a CSV: path, predicted label, its probability, the true label if known, and the probability of each class.
+    """A table: path, predicted label, its probability, the true label if known, and the probability of each class.
 
     Where pictures hang together a last column says which, for comparisons (``evaluation.answered.drawn_whole``).
 
@@ -42,7 +41,6 @@ def write_predictions(
     ``probability_2``, and so on.
 
     Args:
-        out: the file; its folder must exist.
         predictions: n of them.
         paths: (n,) of the pictures.
         class_names: K names.
@@ -51,12 +49,6 @@ def write_predictions(
         abstain_below: a picture whose most probable class has less gets an empty label; None gives each one.
         separator: a picture may have several labels, the most probable first, with this between two, or none where
             its classes are answered each by itself; None gives one.
-
-    Returns:
-        What was written.
-
-    Raises:
-        InputError: it can't be written.
     """
     probabilities = predictions.probabilities
     table = _table(probabilities, paths, class_names, true_labels)
@@ -67,6 +59,15 @@ def write_predictions(
         table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
     if drawn_whole is not None:
         table = table.assign(**{DRAWN_WHOLE: drawn_whole})
+    return table
+
+
+def write_predictions(out: Path, table: pd.DataFrame) -> None:
+    """Write what ``predictions_table`` made as CSV.
+
+    Raises:
+        InputError: it can't be written.
+    """
     try:
         write_table(out, table)
     except OSError as error:
@@ -76,7 +77,6 @@ def write_predictions(
                 f"{out} can't be replaced ({reason}): is it open in another program? The answers are in {beside}."
             ) from error
         raise InputError(f"{out}: {reason}. Is the disk full? Give a file elsewhere, by --out.") from error
-    return table
 
 
 def _kept_beside(out: Path, table: pd.DataFrame) -> Path | None:

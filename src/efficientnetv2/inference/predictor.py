@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -71,7 +72,7 @@ class Predictor:
         predict.embed(["a.jpg", "b.jpg"]).shape  # (2, embed_dim)
 
     Args:
-        model: A model file, a run folder, or a network (``create``, ``load``).
+        model: A model file, a run (``Run`` or its folder), or a network (``create``, ``load``).
         device: Device to compute on, as ``--device`` takes it. "auto" takes a GPU where there is one. The network
             moves to this device and stays there.
         batch_images: Number of images to compute at a time, at least 1.
@@ -89,21 +90,21 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | Network,
+        model: str | os.PathLike[str] | Network,
         *,
         device: str | torch.device = "auto",
         batch_images: int = 32,
     ) -> None:
         if not isinstance(batch_images, int) or batch_images < 1:
             raise InputError(f"batch_images is {batch_images!r}, but is 1 or more.")
-        if not isinstance(model, str | Path | Network):
+        if not isinstance(model, str | os.PathLike | Network):
             raise InputError(
                 f"a {type(model).__name__} is no model. Give a model file, a run folder or a network; "
                 "efficientnetv2.create(module) makes a network of a module."
             )
         self.device, self.batch_images = pick_device(str(device)), batch_images
         self.network = model if isinstance(model, Network) else modelfile.load(model)
-        self._file = None if isinstance(model, Network) else model
+        self._file = None if isinstance(model, Network) else os.fspath(model)
         check_classes(self.network, self._file)
         check_reads_files(self.network, self._file)
 
@@ -120,7 +121,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         """What it predicts, from what, and where."""
-        model = type(self.network).__name__ if self._file is None else repr(str(self._file))
+        model = type(self.network).__name__ if self._file is None else repr(self._file)
         count, px = count_of(len(self.classes), "class"), self.preprocessing.image_px
         return f"Predictor({model}: {count}, {px} px, device={str(self.device)!r})"
 

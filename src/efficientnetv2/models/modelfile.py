@@ -131,7 +131,7 @@ def header_of(
 
 
 def load(
-    path: str | Path, device: str | torch.device = "cpu", *, network: nn.Module | None = None
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, network: nn.Module | None = None
 ) -> Network:
     """The network of a model file, in evaluation mode.
 
