@@ -1,4 +1,4 @@
-"""EfficientNetV2 (arXiv:2104.00298): networks, progressive learning, and a tool for people with pictures.
+"""EfficientNetV2 (arXiv:2104.00298): models, progressive learning, and training from a folder of images.
 
 The public names, listed below, are imported when they are first used, so that ``import efficientnetv2`` is quick.
 """
@@ -32,8 +32,35 @@ if TYPE_CHECKING:
     from efficientnetv2.progressive import Progressive as Progressive
     from efficientnetv2.progressive import Ramp as Ramp
     from efficientnetv2.progressive import Setting as Setting
+    from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
+    from efficientnetv2.workflows.check import check as check
+    from efficientnetv2.workflows.crossval import cross_validate as cross_validate
+    from efficientnetv2.workflows.estimate import Estimate as Estimate
+    from efficientnetv2.workflows.estimate import estimate as estimate
+    from efficientnetv2.workflows.evaluate import evaluate as evaluate
+    from efficientnetv2.workflows.predict import predict as predict
+    from efficientnetv2.workflows.results import CrossValidation as CrossValidation
+    from efficientnetv2.workflows.results import Evaluation as Evaluation
+    from efficientnetv2.workflows.results import Run as Run
+    from efficientnetv2.workflows.search import Study as Study
+    from efficientnetv2.workflows.search import search as search
+    from efficientnetv2.workflows.train import train as train
 
 _HOME = {
+    "train": "workflows.train",
+    "Run": "workflows.results",
+    "evaluate": "workflows.evaluate",
+    "Evaluation": "workflows.results",
+    "predict": "workflows.predict",
+    "Predictor": "inference.predictor",
+    "cross_validate": "workflows.crossval",
+    "CrossValidation": "workflows.results",
+    "check": "workflows.check",
+    "DatasetCheck": "workflows.check",
+    "estimate": "workflows.estimate",
+    "Estimate": "workflows.estimate",
+    "search": "workflows.search",
+    "Study": "workflows.search",
     "Architecture": "arch.spec",
     "Stage": "arch.spec",
     "fused": "arch.spec",
@@ -54,7 +81,6 @@ _HOME = {
     "paper": "presets",
     "released": "presets",
     "Preprocessing": "base.preprocessing",
-    "Predictor": "inference.predictor",
     "read": "data.manifest",
     "InputError": "base.errors",
 }

@@ -1,0 +1,317 @@
+"""Arguments that several functions of the API share, checked and in the words of the commands."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast
+
+import torch
+from pydantic import ValidationError
+
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
+from efficientnetv2.base.typed import CALL
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.words import Words
+from efficientnetv2.progressive import IMAGE_PX
+from efficientnetv2.training import fields
+from efficientnetv2.training.distributed import launched
+from efficientnetv2.training.recipe import MOST, Recipe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PathLike = str | os.PathLike[str]
+CropMode = Literal["squash", "center", "border"]
+TTA = Literal["none", "d4"]
+
+_FRAMING = {"squash": "whole", "center": "crop", "border": "pad"}
+_VIEWS = {"none": "one", "d4": "symmetries"}
+# Names of timm, Ultralytics and Keras whose nearest spelling here is another argument. Ours.
+_ELSEWHERE = {
+    **dict.fromkeys(("imgsz", "img_size", "image_px"), "image_size"),
+    **dict.fromkeys(("batch", "batch_images"), "batch_size"),
+    **dict.fromkeys(("lr0", "learning_rate"), "lr"),
+    **dict.fromkeys(("out", "output_dir", "project", "name"), "output"),
+    "arch": "model",
+    "pretrained": "weights",
+    "framing": "crop_mode",
+    "num_workers": "workers",
+}
+
+
+class TableArguments(TypedDict, total=False):
+    """How the labels of a dataset are read.
+
+    Args:
+        path_column, label_column: Columns of a table. Default: "path" and "label".
+        group_column: Column whose equal values stay on one side of a split, such as a patient.
+        labels: "casefold" merges labels that differ only by case, surrounding spaces or Unicode encoding.
+        label_separator: Text between the labels of an image that has several, such as ";".
+        bands: Bands of rasters to read, from 1, such as (4, 3, 2), or "all".
+        nodata: Values of rasters that mean missing data, or "none".
+        layout: Meaning of sub-folders: "auto", "classes" or "splits".
+        min_images_per_class: Leave out classes with fewer training images.
+    """
+
+    path_column: str
+    label_column: str
+    group_column: str
+    labels: Literal["exact", "casefold"]
+    label_separator: str
+    bands: Sequence[int] | str
+    nodata: float | Sequence[float] | str
+    layout: Literal["auto", "classes", "splits"]
+    min_images_per_class: int
+
+
+class Overrides(TableArguments, total=False):
+    """What `train`, `cross_validate` and `estimate` take besides their own arguments.
+
+    Args:
+        model: Name of a model, an architecture, or a file with one. Default: the model of the weights.
+        weights: Weights to start from: "auto", "none", a name, a model file or a run.
+        epochs: Passes over the training images.
+        minutes: Train as long as fits into this time, report included. Excludes `epochs`.
+        image_size: Image size of the last stage, in pixels. Earlier stages scale with it.
+        batch_size: Images per step. The learning rate follows, unless `lr` is given.
+        lr: Peak learning rate.
+        crop_mode: How an image becomes a square: "squash", "center" or "border".
+        seed: Number that fixes everything random.
+        cache: Decode each image once, into "ram" or on "disk".
+        settings: Any other field of the recipe by its dotted name, such as {"progressive.stages": 1}.
+        memory_gib: Memory that training may take, in GiB.
+        strict: Stop at the first unreadable image instead of skipping it.
+    """
+
+    model: PathLike | Architecture
+    weights: PathLike
+    epochs: float
+    minutes: float
+    image_size: int
+    batch_size: int
+    lr: float
+    crop_mode: CropMode
+    seed: int
+    cache: Literal["ram", "disk"]
+    settings: Mapping[str, Any]
+    memory_gib: float
+    strict: bool
+
+
+def api(function: Callable[P, R]) -> Callable[P, R]:
+    """The function; its call is recorded in what it writes, and whatever a caller can fix is an InputError."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = [*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())]
+        token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
+        try:
+            return function(*args, **kwargs)
+        except ValidationError as error:
+            raise InputError("; ".join(map(rule_of, error.errors()))) from error
+        finally:
+            CALL.reset(token)
+
+    return called
+
+
+def notes_screen() -> Screen:
+    """A screen that writes notes to stderr and nothing to stdout; one process of several speaks."""
+    return Screen(quiet=True, mute=not launched().first, verbose=False)
+
+
+def refuse_launched(function: str) -> None:
+    """Refuse several processes, of which only the first would have a result."""
+    if launched().many:
+        raise InputError(
+            f"{function}() runs in one process, but a launcher has started several. Start the script without "
+            "torchrun; only train() shares its work among processes in Python."
+        )
+
+
+def run_arguments(
+    function: Callable[..., Any],
+    data: PathLike,
+    recipe: PathLike | Recipe | None,
+    overrides: Mapping[str, Any],
+    *,
+    output: PathLike | None,
+    device: str | torch.device,
+    workers: int | None,
+    resume: bool = False,
+    baseline: PathLike | None = None,
+) -> tuple[Words, Source, Place]:
+    """What decides a run, its dataset, and where it runs; arguments are those of ``function``.
+
+    Raises:
+        InputError: One is unknown, of a wrong type or out of range, or two of them contradict each other.
+    """
+    refuse_unknown(function, overrides, Overrides)
+    place = Place(
+        path_of("output", output),
+        resume,
+        str(device),
+        number("workers", workers, 0),
+        memory_gib=number("memory_gib", overrides.get("memory_gib"), 0, whole=False),
+        strict=bool(overrides.get("strict", False)),
+        against=path_of("baseline", baseline),
+    )
+    return _words(recipe, overrides), source_of(data, overrides), place
+
+
+def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Words:
+    """What overrides say of the recipe."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = settings_of(given.get("settings", {}))
+    if "lr" in given:
+        if "optimizer.lr" in given.get("settings", {}):
+            raise InputError("lr and settings['optimizer.lr'] are the same. Pass one of them.")
+        lr = number("lr", given["lr"], 0, whole=False)
+        settings = (*settings, f"optimizer.lr={fields.typed(float(cast(float, lr)))}")
+    model = given.get("model")
+    return Words(
+        model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
+        recipe=recipe if recipe is None or isinstance(recipe, Recipe) else path_text("recipe", recipe),
+        weights=path_text("weights", given["weights"]) if "weights" in given else None,
+        epochs=number("epochs", given.get("epochs"), 0, whole=False),
+        minutes=number("minutes", given.get("minutes"), 0, whole=False),
+        image_px=number("image_size", given.get("image_size"), *IMAGE_PX),
+        batch_images=number("batch_size", given.get("batch_size"), 1, MOST),
+        framing=choice("crop_mode", given.get("crop_mode"), _FRAMING),
+        seed=number("seed", given.get("seed"), -math.inf),
+        cache=given.get("cache"),
+        settings=settings,
+    )
+
+
+def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields of a recipe as the option ``--set`` takes them.
+
+    Raises:
+        InputError: They are not a mapping, or a value is not plain.
+    """
+    if not isinstance(settings, Mapping):
+        raise InputError(
+            "settings must be a mapping from fields to values, such as {'progressive.stages': 1}, not "
+            f"{type(settings).__name__}."
+        )
+    try:
+        plain = json.loads(json.dumps(dict(settings), default=lambda value: value.item()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"settings: a value is not a number, text, list or mapping ({error}). Give plain values."
+        ) from None
+    return tuple(f"{name}={fields.typed(value)}" for name, value in plain.items())
+
+
+def source_of(data: PathLike, table: Mapping[str, Any]) -> Source:
+    """A dataset, and how to read it.
+
+    Raises:
+        InputError: It is neither a path nor a name, or a number is out of range.
+    """
+    given = {name: table[name] for name in TableArguments.__annotations__ if table.get(name) is not None}
+    number("min_images_per_class", given.get("min_images_per_class"), 0)
+    for name in ("bands", "nodata"):
+        if name in given and not isinstance(given[name], str):
+            values = given[name] if isinstance(given[name], Sequence) else [given[name]]
+            given[name] = ",".join(map(str, values))
+    return Source(path_text("data", data), **given)
+
+
+def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], known: type) -> None:
+    """Refuse arguments that a function does not take, and suggest the nearest that it does.
+
+    Args:
+        function: Function whose last parameter takes ``overrides``.
+        overrides: Arguments beyond those that its signature names.
+        known: TypedDict of those that there are.
+
+    Raises:
+        InputError: One is unknown.
+    """
+    names = [*list(signature(function).parameters)[:-1], *known.__annotations__]
+    for name in overrides:
+        if name in known.__annotations__:
+            continue
+        meant = _ELSEWHERE.get(name)
+        if "settings" in names and meant not in names and (field := _recipe_field(name)) is not None:
+            hint = f". It is a field of the recipe: pass settings={{{field!r}: ...}}"
+        else:
+            hint = f"; did you mean '{meant}'?" if meant in names else did_you_mean(name, names)
+        raise InputError(f"{function.__name__}() has no argument '{name}'{hint}")
+
+
+def _recipe_field(name: str) -> str | None:
+    known = [field.name for field in fields.every_field()]
+    return name if name in known else fields.field_meant(name)
+
+
+def number(name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> Any:
+    """A number that was checked; None stays None.
+
+    Raises:
+        InputError: It is not a number, or out of range.
+    """
+    if value is None:
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise InputError(f"{name} must be {'an integer' if whole else 'a number'}, not {value!r}.")
+    if not least <= value <= most or value == math.inf:
+        rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
+        raise InputError(f"{name} must be {rule}, not {value:,}.")
+    return value
+
+
+def choice(name: str, value: str | None, choices: Mapping[str, str]) -> str | None:
+    """What an argument's value is called by the commands.
+
+    Raises:
+        InputError: There is no such value.
+    """
+    if value is None:
+        return None
+    if value not in choices:
+        raise InputError(
+            f"{name}: invalid value {value!r} (choose from {', '.join(choices)})"
+            f"{did_you_mean(str(value), choices)}"
+        )
+    return choices[value]
+
+
+def views_of(tta: str | None) -> str | None:
+    """Test-time augmentation as the commands call it."""
+    return choice("tta", tta, _VIEWS)
+
+
+def path_text(name: str, value: Any) -> str:
+    """A path, a URL or a name as text, "~" resolved.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if not isinstance(value, str | os.PathLike):
+        hint = (
+            ". Write the table to a file: table.to_csv('images.csv', index=False)" if name == "data" else ""
+        )
+        raise InputError(f"{name} must be a path or a name, not {type(value).__name__}{hint}.")
+    return os.path.expanduser(os.fspath(value))
+
+
+def path_of(name: str, value: Any) -> Path | None:
+    """A path, "~" resolved; None stays None."""
+    return None if value is None else Path(path_text(name, value))
+
+
+def _shown(value: Any) -> str:
+    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)

@@ -1,0 +1,216 @@
+"""What training and evaluation return: metrics, confidence intervals, predictions and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from markupsafe import escape
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import read_object
+
+if TYPE_CHECKING:  # torch, which takes seconds
+    from efficientnetv2.models.network import Network
+
+# Metrics of a report, the most important first; a report of several labels per image has other ones.
+_METRICS = (
+    "top1", "top5", "macro_f1", "balanced_accuracy", "mean_average_precision", "f1_micro", "f1_macro", "ece",
+    "majority_top1",
+)  # fmt: skip
+_REPR_METRICS = 3  # Metrics of a repr. Ours.
+# Columns of predictions that hold text, whatever it looks like.
+_TEXT = ("path", "label", "true_label", *(f"label_{place}" for place in range(2, 6)))
+
+
+class Result:
+    """Metrics, confidence intervals and predictions on labeled images.
+
+    Args:
+        path: Folder that holds them. None where they were not written.
+        report: Contents of ``report.json``. None reads it when it is first used.
+        predictions: Contents of ``predictions.csv``. None reads it when it is first used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        report: dict[str, Any] | None = None,
+        predictions: pd.DataFrame | None = None,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        if report is not None:
+            self.report = report
+        if predictions is not None:
+            self.predictions = predictions
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """Contents of ``report.json``: metrics, facts and findings as plain values."""
+        return read_object(Path(self.path or "") / "report.json", "top1", "intervals", fix=self._fix)
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A row per image: path, label (predicted), probability, true_label, and the probability of each class."""
+        file = Path(self.path or "") / "predictions.csv"
+        try:
+            return pd.read_csv(file, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} cannot be read: {error}. {self._fix}") from error
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Top-1 accuracy, mean F1 over classes, expected calibration error and others, from 0 to 1."""
+        return {name: self.report[name] for name in _METRICS if self.report.get(name) is not None}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % confidence intervals (low, high) of metrics; bootstrapped by cluster where images belong together."""
+        found = self.report["intervals"].items()
+        return {name: (low, high) for name, (low, high) in found if low is not None and high is not None}
+
+    @property
+    def report_path(self) -> Path | None:
+        """The HTML report; None where none was written."""
+        return None if self.path is None else self.path / "report.html"
+
+    @property
+    def _fix(self) -> str:
+        return "Evaluate again."
+
+    @property
+    def _finished(self) -> bool:
+        return "report" in vars(self) or (self.path is not None and (self.path / "report.json").is_file())
+
+    def __repr__(self) -> str:
+        shown = [] if self.path is None else [repr(str(self.path))]
+        if self._finished:
+            shown += [f"{name}={value:.3f}" for name, value in list(self.metrics.items())[:_REPR_METRICS]]
+        else:
+            shown.append("not finished")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        if not self._finished:
+            return f"<code>{escape(repr(self))}</code>"
+        intervals = self.intervals
+        rows = [
+            (name, f"{value:.3f}", "–".join(f"{end:.3f}" for end in intervals.get(name, ())))
+            for name, value in self.metrics.items()
+        ]
+        title = f"{type(self).__name__} {self.path or ''}: {self.report['pictures']:,} images"
+        return html_table(title, ["metric", "value", "95 % interval"], rows, self.report_path)
+
+
+class TrainedResult(Result):
+    """A report in the folder of what was trained; usable as a path.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @cached_property
+    def model(self) -> Network:
+        """The trained model, on the CPU and in evaluation mode. It is read when it is first used."""
+        from efficientnetv2.models import modelfile
+
+        return modelfile.load(self.path)
+
+
+class Run(TrainedResult):
+    """A training run.
+
+    A run stands for its folder: wherever a path is taken, as by `evaluate` or `Predictor`, a run can be passed.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        run = ev2.Run("runs/mine")
+        run.metrics["top1"], run.report_path
+        errors = run.predictions.query("label != true_label")  # of the validation images
+
+    Args:
+        path: Folder of the run.
+
+    Attributes:
+        path: Folder of the run.
+
+    Raises:
+        InputError: On first use of a result, where the run has not finished.
+    """
+
+    @property
+    def _fix(self) -> str:
+        resume = f"efficientnetv2.train(DATA, output={str(self.path)!r}, resume=True)"
+        return f"If the run has not finished, resume it: {resume}"
+
+
+class CrossValidation(TrainedResult):
+    """A cross-validation: its metrics are of the out-of-fold predictions of all images.
+
+    Its `model` averages the probabilities of the models of the folds.
+
+    Args:
+        path: Folder of the cross-validation.
+
+    Attributes:
+        path: Folder of the cross-validation.
+
+    Raises:
+        InputError: On first use of a result, where the cross-validation has not finished.
+    """
+
+    @property
+    def folds(self) -> list[dict[str, Any]]:
+        """Metrics of each fold."""
+        folds: list[dict[str, Any]] = self.report["folds"]
+        return folds
+
+    @property
+    def _fix(self) -> str:
+        resume = f"efficientnetv2.cross_validate(DATA, output={str(self.path)!r}, resume=True)"
+        return f"If the cross-validation has not finished, resume it: {resume}"
+
+
+class Evaluation(Result):
+    """Metrics of a model on labeled images, as `evaluate` returns them.
+
+    Args:
+        path: Folder that `evaluate` wrote. None where it wrote none.
+        report: Contents of ``report.json``. None reads it when it is first used.
+        predictions: Contents of ``predictions.csv``. None reads it when it is first used.
+    """
+
+
+def html_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], report: Path | None = None
+) -> str:
+    """A table for notebooks, every text escaped.
+
+    Args:
+        title: Line above the table.
+        columns: Headings.
+        rows: As many cells each.
+        report: Page to link to.
+    """
+    link = (
+        ""
+        if report is None
+        else f'<p><a href="{escape(report.absolute().as_uri())}">{escape(report)}</a></p>'
+    )
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    return f"<p><b>{escape(title)}</b></p><table><tr>{head}</tr>{body}</table>{link}"

@@ -1,0 +1,240 @@
+"""Search for an architecture: `efficientnetv2.search`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import pandas as pd
+import torch
+
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.report_folder import inspection_folder
+from efficientnetv2.commands.search import PlaceOptions, ProxyOptions, SearchOptions
+from efficientnetv2.commands.search_asked import Asked
+from efficientnetv2.commands.search_folder import DRAWN, StudyFolder, from_anywhere
+from efficientnetv2.commands.search_job import resume_study, run_study
+from efficientnetv2.commands.search_show import Read, show_study
+from efficientnetv2.nas.results import best
+from efficientnetv2.progressive import IMAGE_PX
+from efficientnetv2.training.recipe import MOST
+from efficientnetv2.workflows.arguments import (
+    PathLike,
+    TableArguments,
+    api,
+    notes_screen,
+    number,
+    path_of,
+    path_text,
+    refuse_launched,
+    refuse_unknown,
+    settings_of,
+    source_of,
+)
+from efficientnetv2.workflows.results import html_table
+
+_SHOWN = 10  # Trials of the HTML table. Ours.
+
+
+class Study:
+    """A study of architectures: its trials so far, and the best of them.
+
+    Args:
+        path: Folder of the study.
+        storage: URL of its database, where that is not known from the folder.
+
+    Attributes:
+        path: Folder of the study.
+
+    Raises:
+        InputError: On first use, where there is no such study.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], storage: str | None = None) -> None:
+        self.path, self.storage = Path(path), storage
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial that has ended: number, state, reward, seconds, and what was measured of its architecture.
+
+        ``state`` is "finished", "stopped" (early) or "failed".
+        """
+        rows = [row.to_json() for row in self._read().rows]
+        measured = pd.DataFrame([row.pop("measurement") for row in rows])
+        return pd.concat([pd.DataFrame(rows).rename(columns={"end": "state"}), measured], axis=1)
+
+    @property
+    def best_trial(self) -> int:
+        """Number of the finished trial with the largest reward."""
+        return best(self._read().rows)[0].number
+
+    def architecture(self, trial: int | None = None) -> Architecture:
+        """The architecture of a trial, for `train`, `create` or `count_flops`. None is the best trial.
+
+        Raises:
+            InputError: There is no such trial.
+        """
+        read = self._read()
+        wanted = best(read.rows)[0].number if trial is None else trial
+        for row in read.rows:
+            if row.number == wanted:
+                return read.study.plan.space.decode(row.point)
+        raise InputError(
+            f"trial {wanted}: the study in {self.path} has {len(read.rows):,} trials that have ended."
+        )
+
+    @property
+    def report_path(self) -> Path:
+        """The HTML page that `write_report` writes."""
+        return self.path / DRAWN[0]
+
+    def write_report(self) -> Path:
+        """Write the page and its plots: accuracy against step time and size, reward over trials."""
+        return show_study(self.path, self.storage, 1.0, as_json=False, screen=notes_screen())
+
+    def _read(self) -> Read:
+        return Read.of(self.path, self.storage, 1.0, notes_screen())
+
+    def __repr__(self) -> str:
+        read = self._read()
+        finished = [row for row in read.rows if row.end == "finished"]
+        reward = f", best_reward={best(read.rows)[0].reward:.4f}" if finished else ""
+        return f"Study({str(self.path)!r}, trials={len(read.rows)} of {read.study.target}{reward})"
+
+    def _repr_html_(self) -> str:
+        rows = self._read().rows
+        cells = [
+            (row.number, f"{row.reward:.4f}", row.measurement.top1, row.measurement.step_seconds, row.end)
+            for row in sorted(rows, key=lambda row: -row.reward)[:_SHOWN]
+        ]
+        page = self.report_path if self.report_path.is_file() else None
+        return html_table(repr(self), ["trial", "reward", "top1", "step_seconds", "state"], cells, page)
+
+
+@api
+def search(
+    data: PathLike,
+    *,
+    output: PathLike | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    preset: Literal["small", "paper"] = "small",
+    space: PathLike | None = None,
+    sampler: Literal["policy", "evolution", "random", "tpe", "nsga2"] | None = None,
+    step_exponent: float | None = None,
+    parameters_exponent: float | None = None,
+    inference_exponent: float | None = None,
+    memory_exponent: float | None = None,
+    prune: bool = True,
+    step_time: Literal["measured", "cached"] = "measured",
+    recipe: PathLike | None = None,
+    epochs: float | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    seeds: Sequence[int] = (0,),
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    storage: str | None = None,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    memory_gib: float | None = None,
+    strict: bool = False,
+    wait_minutes: float = 10.0,
+    **table: Unpack[TableArguments],
+) -> Study:
+    """Search for an architecture that is accurate and fast to train, on these images and this machine.
+
+    A further process that calls it with the same arguments works for the same study.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        study = ev2.search("photos/", trials=2, epochs=1, image_size=64)
+        print(study.trials[["number", "reward", "top1", "step_seconds"]])
+        ev2.train("photos/", model=study.architecture(), epochs=2, image_size=64)
+
+    Args:
+        data: Dataset of one label per image, see `train`. Only ``train`` is used.
+        output: Folder of the study. None takes ``studies/NAME``, by the name of ``data``.
+        trials: Architectures to try in all. None takes the number of the preset.
+        minutes: Stop when no further trial would end within this time.
+        resume: Resume the study in ``output`` as it was begun; ``trials`` may then be larger. All arguments but
+            ``minutes``, ``storage`` and those of the machine are taken from the study.
+        preset: "small" for 64 px on a CPU; "paper" for 1,000 trials around EfficientNet-B4 on GPUs.
+        space: Architectures to choose from: "small", "paper", a published model, or a file. None is the preset's.
+        sampler: Who proposes architectures. None is "policy", the policy gradient of the paper.
+        step_exponent: Exponent of the step time in the reward, w of the paper. None is -0.07.
+        parameters_exponent: Exponent of the number of parameters, v of the paper. None is -0.05.
+        inference_exponent: Exponent of the inference time of one image. None is 0.
+        memory_exponent: Exponent of the memory of training. None is 0.
+        prune: Stop trials early that are among the worst quarter.
+        step_time: "measured" times each architecture; "cached" adds up what its blocks took in others.
+        recipe: Recipe of a trial, see `train`. None is the preset's.
+        epochs: Passes over the training images in a trial.
+        image_size: Image size of the last stage of a trial, in pixels.
+        batch_size: Images per step.
+        seeds: Seeds of the runs of a trial, whose mean top-1 counts.
+        seed: Seed of the sampler.
+        settings: Other fields of the recipe, see `train`.
+        storage: URL of a database for workers on several machines. None is a file in the folder.
+        device: Device to train on, see `train`.
+        workers: Processes that read images, see `train`.
+        threads: CPU threads that a model trains with. None is all.
+        memory_gib: Memory that a trial may take, in GiB.
+        strict: Stop a trial at the first unreadable image.
+        wait_minutes: How long to try again while the database does not answer.
+        table: How ``data`` is read, see `train`.
+
+    Raises:
+        InputError: An argument, a file or an image that the caller can fix.
+    """
+    refuse_launched("search")
+    refuse_unknown(search, table, TableArguments)
+    source, screen = source_of(data, table), notes_screen()
+    folder = path_of("output", output) or Path("studies") / inspection_folder(source.data).name
+    number("trials", trials, 1, MOST)
+    number("minutes", minutes, 0, whole=False)
+    place = PlaceOptions(
+        str(device),
+        number("workers", workers, 0),
+        number("threads", threads, 1),
+        number("memory_gib", memory_gib, 0, whole=False),
+        strict,
+        number("wait_minutes", wait_minutes, 0, whole=False),
+    )
+    if resume:
+        known = StudyFolder(folder).source(storage)
+        if known.data != from_anywhere(source.data):
+            raise InputError(
+                f"resume: the study in {folder} is of {known.data}, not of {source.data}. Pass its data."
+            )
+        resume_study(folder, storage, trials, minutes, place, screen)
+        return Study(folder, storage)
+    searched = SearchOptions(
+        preset=preset,
+        space=None if space is None else path_text("space", space),
+        sampler=sampler,
+        w=step_exponent,
+        v=parameters_exponent,
+        inference_exponent=inference_exponent,
+        memory_exponent=memory_exponent,
+        prune=prune,
+        step_time=step_time,
+    )
+    proxy = ProxyOptions(
+        recipe=None if recipe is None else path_text("recipe", recipe),
+        epochs=epochs,
+        image_px=number("image_size", image_size, *IMAGE_PX),
+        batch_images=number("batch_size", batch_size, 1, MOST),
+        seeds=",".join(map(str, seeds)),
+        seed=number("seed", seed, 0),
+        settings=list(settings_of(settings or {})),
+    )
+    run_study(Asked(folder, storage, trials, minutes, searched, proxy, source, place, screen.say), screen)
+    return Study(folder, storage)

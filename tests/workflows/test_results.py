@@ -1,0 +1,191 @@
+"""What the functions of the API return."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import shutil
+from importlib import import_module
+
+import pandas as pd
+import pytest
+from tests.command_line import effnetv2
+from tests.nas.tiny import SPACE
+from tests.workflows.conftest import MACHINE, MACHINE_WORDS, TINY
+
+import efficientnetv2 as ev2
+
+# What depends on how long a machine took, or on how it was asked.
+_OTHER = {"command", "wall_s", "images_per_s"}
+
+
+def test_a_run_shows_its_metrics(run):
+    assert repr(run).startswith(f"Run({str(run.path)!r}, top1=0.")
+    html = run._repr_html_()
+    assert "<td>macro_f1</td>" in html
+    assert run.report_path.as_uri() in html
+    low, high = run.intervals["top1"]
+    assert low <= run.metrics["top1"] <= high
+    assert run.model.class_names == ("blue", "green", "red")
+    right = (run.predictions["label"] == run.predictions["true_label"]).mean()
+    assert right == pytest.approx(run.metrics["top1"])
+
+
+def test_a_run_that_is_not_there_says_how_to_resume_it(tmp_path):
+    run = ev2.Run(tmp_path / "run")
+    assert repr(run) == f"Run({str(tmp_path / 'run')!r}, not finished)"
+    assert "not finished" in run._repr_html_()
+    with pytest.raises(ev2.InputError, match=r"resume it: efficientnetv2\.train\(DATA, output="):
+        _ = run.metrics
+    with pytest.raises(ev2.InputError, match=r"predictions\.csv.*resume it"):
+        _ = run.predictions
+
+
+def test_an_evaluation_is_that_of_the_command(run, photos, tmp_path):
+    result = ev2.evaluate(
+        run, photos, output=tmp_path / "here", split="all", tta="d4", sizes=[48, 64], **MACHINE
+    )
+    done = effnetv2(
+        "evaluate", run.path, photos, "--out", "there", "--split", "all", "--views", "symmetries", "--sizes", "48,64",
+        "--json", *MACHINE_WORDS, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout)
+    assert result.report.keys() == there.keys()
+    assert {key for key in there if result.report[key] != there[key]} <= _OTHER
+    for name in ("here", "there"):
+        written = ev2.Evaluation(tmp_path / name)
+        assert written.metrics == result.metrics
+        pd.testing.assert_frame_equal(written.predictions, result.predictions, check_dtype=False)
+    assert result.report_path.is_file()
+    assert repr(result).startswith("Evaluation(")
+
+
+def test_an_evaluation_without_an_output_writes_nothing(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = ev2.evaluate(run, photos, slices=(), **MACHINE)
+    assert result.report_path is None
+    assert len(result.predictions) == 48
+    assert result.metrics["top1"] == result.report["top1"]
+    assert "<td>top1</td>" in result._repr_html_()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predictions_are_those_of_the_command(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = ev2.predict(run, photos, abstain_below=0.5, **MACHINE)
+    assert list(tmp_path.iterdir()) == []
+    written = ev2.predict(run, photos, abstain_below=0.5, output="here.csv", rank="next.csv", **MACHINE)
+    pd.testing.assert_frame_equal(table, written)
+    done = effnetv2("predict", run.path, photos, "--out", "there.csv", "--abstain-below", "0.5", *MACHINE_WORDS,
+                    cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+    assert (tmp_path / "next.csv").is_file()
+    assert ev2.Predictor(run, device="cpu")([photos / table["path"][0]])[0].probability == pytest.approx(
+        table["probability"][0], abs=1e-3
+    )
+
+
+def test_a_check_is_that_of_the_command(photos, tmp_path):
+    data = tmp_path / "photos"
+    for split in ("train", "val"):
+        shutil.copytree(photos, data / split)
+    found = ev2.check(data, output=tmp_path / "here", **MACHINE)
+    done = effnetv2("inspect", data, "--out", "there", "--json", *MACHINE_WORDS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert found.report == json.loads(done.stdout)
+    assert len(found.duplicates) == 48
+    assert [finding["kind"] for finding in found.leakage] == ["same_across_splits"]
+    assert found.label_errors == []
+    assert found.report_path.is_file()
+    assert "duplicates=48" in repr(found)
+    assert "same file is learnt" in found._repr_html_()
+    assert ev2.DatasetCheck(tmp_path / "here").findings == found.findings
+
+
+def test_an_estimate_adds_up(photos, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    found = ev2.estimate(photos, **TINY)
+    assert found.seconds == pytest.approx(found.stages["seconds"].sum() + sum(found.other_seconds.values()))
+    assert found.memory_bytes > 0
+    assert found.disk_bytes > 0
+    assert repr(found).startswith("Estimate(seconds=")
+    assert "<th>image_px</th>" in found._repr_html_()
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def folds(photos):
+    return ev2.cross_validate(photos, folds=2, output=photos.with_name("folds"), **TINY | {"epochs": 1})
+
+
+def test_a_cross_validation_predicts_each_image_once(folds, photos):
+    assert len(folds.predictions) == 48
+    assert folds.predictions["path"].is_unique
+    assert len(folds.folds) == 2
+    assert folds.report_path.is_file()
+    assert len(ev2.predict(folds, photos, **MACHINE)) == 48
+    again = ev2.cross_validate(photos, output=folds.path, resume=True, **MACHINE)
+    assert again.metrics == folds.metrics
+
+
+def test_candidates_are_settings_to_choose_from(photos, tmp_path):
+    result = ev2.cross_validate(
+        photos,
+        folds=2,
+        output=tmp_path / "folds",
+        candidates=[{"optimizer.lr": 0.01}, {"progressive.image_px": {"start": 32, "end": 48}}],
+        candidate_settings={"epochs": 1},
+        **TINY | {"epochs": 1},
+    )
+    assert [one["settings"] for one in result.report["tries"]] == [
+        "optimizer.lr=0.01",
+        "'progressive.image_px={start: 32, end: 48}'",
+    ]
+
+
+def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.json").write_text(json.dumps(SPACE.to_json()))
+    words = {
+        "space": "space.json",
+        "epochs": 1,
+        "image_size": 32,
+        "batch_size": 8,
+        "settings": {"minival": 0.25},
+    }
+    study = ev2.search(photos, trials=1, **words, **MACHINE)
+    assert study.path.as_posix() == "studies/photos"
+    assert study.trials["number"].tolist() == [0]
+    assert study.trials["state"].tolist() == ["finished"]
+    assert study.best_trial == 0
+    assert study.architecture() == study.architecture(0)
+    with pytest.raises(ev2.InputError, match="trial 7"):
+        study.architecture(7)
+    with pytest.raises(ev2.InputError, match="not of"):
+        ev2.search(tmp_path, output=study.path, resume=True, **MACHINE)
+    more = ev2.search(photos, output=study.path, resume=True, trials=2, **MACHINE)
+    assert len(more.trials) == 2
+    assert repr(more).startswith("Study('studies/photos', trials=2 of 2, best_reward=")
+    assert more.write_report() == more.report_path
+    assert more.report_path.absolute().as_uri() in more._repr_html_()
+
+
+def test_names_stay_functions_when_all_subpackages_are_imported():
+    for module in pkgutil.iter_modules(ev2.__path__, "efficientnetv2."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    functions = ("train", "evaluate", "predict", "cross_validate", "check", "estimate", "search")
+    assert all(callable(getattr(ev2, name)) for name in functions)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "cross_validate", "check", "estimate", "search"])
+def test_several_processes_are_refused_but_for_train(name, monkeypatch):
+    launch = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for variable, value in launch.items():
+        monkeypatch.setenv(variable, value)
+    arguments = ("model", "data") if name in ("evaluate", "predict") else ("data",)
+    with pytest.raises(ev2.InputError, match=rf"{name}\(\) runs in one process"):
+        getattr(ev2, name)(*arguments)
