@@ -21,6 +21,7 @@ def test_an_unknown_name_is_an_attribute_error():
     [
         ("efficientnetv2", "torch"),
         ("efficientnetv2.cli", "torch"),
+        ("efficientnetv2.workflows.results", "torch"),
         ("efficientnetv2.commands.predict_job", "sklearn"),
         ("efficientnetv2.commands.map_job", "sklearn"),
     ],

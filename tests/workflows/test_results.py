@@ -173,6 +173,13 @@ def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     assert more.report_path.absolute().as_uri() in more._repr_html_()
 
 
+def test_a_model_in_memory_is_to_be_saved_first(run, photos):
+    with pytest.raises(
+        ev2.InputError, match=r"model must be a path or a name, not \w+\. Write a model to a file"
+    ):
+        ev2.predict(run.model, photos)
+
+
 def test_names_stay_functions_when_all_subpackages_are_imported():
     for module in pkgutil.iter_modules(ev2.__path__, "efficientnetv2."):
         if not module.name.endswith("__main__"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -45,6 +45,10 @@ _ELSEWHERE = {
     "pretrained": "weights",
     "framing": "crop_mode",
     "num_workers": "workers",
+}
+_TO_FILE = {
+    "data": "Write a table to a file: table.to_csv('images.csv', index=False)",
+    "model": "Write a model to a file: efficientnetv2.save('model.safetensors', model)",
 }
 
 
@@ -175,8 +179,8 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Wo
     if "lr" in given:
         if "optimizer.lr" in given.get("settings", {}):
             raise InputError("lr and settings['optimizer.lr'] are the same. Pass one of them.")
-        lr = number("lr", given["lr"], 0, whole=False)
-        settings = (*settings, f"optimizer.lr={fields.typed(float(cast(float, lr)))}")
+        lr = float(number("lr", given["lr"], 0, whole=False))
+        settings = (*settings, f"optimizer.lr={fields.typed(lr)}")
     model = given.get("model")
     return Words(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
@@ -301,10 +305,9 @@ def path_text(name: str, value: Any) -> str:
         InputError: It is none of these.
     """
     if not isinstance(value, str | os.PathLike):
-        hint = (
-            ". Write the table to a file: table.to_csv('images.csv', index=False)" if name == "data" else ""
+        raise InputError(
+            f"{name} must be a path or a name, not {type(value).__name__}. {_TO_FILE.get(name, '')}"
         )
-        raise InputError(f"{name} must be a path or a name, not {type(value).__name__}{hint}.")
     return os.path.expanduser(os.fspath(value))
 
 

@@ -121,6 +121,11 @@ class TrainedResult(Result):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    @property
+    def report_path(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
     @cached_property
     def model(self) -> Network:
         """The trained model, on the CPU and in evaluation mode. It is read when it is first used."""
