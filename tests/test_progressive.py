@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.messages import mentioning
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.presets import paper, released
@@ -162,17 +163,17 @@ def test_a_quantity_of_ones_own_may_fall():
 
 
 def test_more_stages_than_steps_are_refused():
-    with pytest.raises(InputError, match="4 stages do not fit into 3 steps"):
+    with pytest.raises(InputError, match=mentioning("4", "3", "stage")):
         paper("efficientnetv2_s").at(0, steps=3)
 
 
 def test_a_step_outside_the_run_is_refused():
-    with pytest.raises(InputError, match="step 40 lies outside a run of 40 steps"):
+    with pytest.raises(InputError, match=mentioning("40", "step")):
         paper("efficientnetv2_s").at(40, steps=40)
 
 
 def test_an_unknown_network_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'efficientnetv2_s'"):
+    with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2_s")):
         paper("efficientnetv2-s")
 
 
@@ -196,7 +197,7 @@ def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
 def test_random_order_asks_for_no_step_of_each_stage():
     """It draws them with equal chances, so that in a short run some may not come at all."""
     assert [RANDOM.at(step, steps=2) for step in (0, 1)] == [RANDOM.at(step, steps=40) for step in (0, 1)]
-    with pytest.raises(InputError, match="step 2 lies outside a run of 2 steps"):
+    with pytest.raises(InputError, match=mentioning("2", "step")):
         RANDOM.at(2, steps=2)
 
 
@@ -303,7 +304,7 @@ def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
      ([1, 2, 3], [1, 2, -1], "time_shares")],
 )  # fmt: skip
 def test_times_that_are_not_the_stages_are_refused(step_s, time_shares, name):
-    with pytest.raises(InputError, match=f"{name} is .* one value above 0 for each of 3 stages"):
+    with pytest.raises(InputError, match=mentioning(name, "0", "3")):
         Progressive(stages=3, image_px=Ramp(32, 64)).in_time(step_s, time_shares)
 
 
@@ -323,5 +324,5 @@ def test_a_size_that_grows_at_every_step_still_does_when_it_is_scaled():
 
 @pytest.mark.parametrize("index", [-1, 4])
 def test_a_stage_that_there_is_not_has_no_setting(index):
-    with pytest.raises(InputError, match=f"stage {index} does not exist: there are 4, from 0"):
+    with pytest.raises(InputError, match=mentioning(index, "4", "0")):
         paper("efficientnetv2_s").stage(index)

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.messages import mentioning
 
 import efficientnetv2
 
@@ -12,7 +13,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=mentioning("no attribute", "nothing")):
         _ = efficientnetv2.nothing
 
 

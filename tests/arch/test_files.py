@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from tests.messages import mentioning
 
 from efficientnetv2.arch.files import is_architecture_file, read, write
 from efficientnetv2.arch.published import NAMES, architecture
@@ -59,7 +60,7 @@ def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
 
 def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
     (tmp_path / "deep.yaml").write_text("[" * 10_000 + "]" * 10_000)
-    with pytest.raises(InputError, match=r"--model .*deep\.yaml.*nested"):
+    with pytest.raises(InputError, match=mentioning("--model", "deep.yaml")):
         read(tmp_path / "deep.yaml")
 
 
@@ -77,5 +78,5 @@ def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="folder that exists"):
+    with pytest.raises(InputError, match=mentioning("folder")):
         write(tmp_path / "none/found.yaml", architecture("efficientnetv2_s"))

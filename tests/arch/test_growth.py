@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.messages import mentioning
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.growth import (
@@ -119,13 +120,13 @@ def test_a_network_of_few_stages_grows_too():
         Stage(mbconv(expand=4, kernel=5), 2, 16, 7),
         Stage(mbconv(expand=4, kernel=5), 1, 32, 4),
     )
-    with pytest.raises(InputError, match="layers are added to 2 stages, but the network has 1"):
+    with pytest.raises(InputError, match=mentioning("2", "1", "layer")):
         grow(base, TO_M, eval_px=64)
 
 
 def test_growth_by_a_word():
     assert [growth_of(word) for word in ("m", "L", "0.5")] == [TO_M, TO_L, compound(0.5)]
-    with pytest.raises(InputError, match="'xl' is no way to grow: give m or l"):
+    with pytest.raises(InputError, match=mentioning("'xl'")):
         growth_of("xl")
     with pytest.raises(InputError, match="phi is -2"):
         growth_of("-2")
@@ -142,13 +143,13 @@ def test_a_network_that_nobody_could_train_is_refused(word):
 
 
 def test_wrong_growth_is_refused():
-    with pytest.raises(InputError, match=r"width is 0\.9, but a network grows"):
+    with pytest.raises(InputError, match=mentioning("0.9")):
         Growth(0.9, 1.0, 1.0)
-    with pytest.raises(InputError, match="-1 layers cannot be added"):
+    with pytest.raises(InputError, match=mentioning("-1", "layer")):
         Growth(1.0, 1.0, 1.0, more_layers=(-1,))
     with pytest.raises(InputError, match="phi is -1"):
         compound(-1)
-    with pytest.raises(InputError, match="of stage 9, but the grown network has 7 stages"):
+    with pytest.raises(InputError, match=mentioning("9", "7", "stage")):
         grow(EFFICIENTNETV2_B0, TO_M, eval_px=224, channels={9: 8})
 
 

@@ -1,6 +1,7 @@
 """Fused stages against the counts behind the paper's Table 3 (arXiv:2104.00298; counted from the released code)."""
 
 import pytest
+from tests.messages import mentioning
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
@@ -41,5 +42,5 @@ def test_only_the_first_stages_change_and_lose_squeeze_excite():
 
 @pytest.mark.parametrize("stages", [-1, 8])
 def test_more_stages_than_there_are_cannot_be_fused(stages):
-    with pytest.raises(InputError, match=f"stages is {stages}, but this network has 7"):
+    with pytest.raises(InputError, match=mentioning(stages, "7")):
         with_fused(B4, stages=stages)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tests.messages import mentioning
 
 from efficientnetv2.base import extras
 from efficientnetv2.base.errors import InputError
@@ -20,9 +21,7 @@ def test_what_is_there_is_imported():
 
 def test_what_is_missing_is_named_with_what_pip_can_install():
     """Every word of the command is one that an index knows: the package's own name is not among them."""
-    with pytest.raises(
-        InputError, match=r"Writing for Keras needs .*'no_such_package' of the extra 'keras'"
-    ) as error:
+    with pytest.raises(InputError, match=mentioning("no_such_package", "keras")) as error:
         needed("no_such_package.part", "keras", "Writing for Keras")
     command = str(error.value).partition("Install it with: pip install ")[2]
     words = [Requirement(word) for word in command.strip('"').split('" "')]
@@ -44,9 +43,7 @@ def test_what_is_not_made_for_this_machine_is_said_to_be_missing(monkeypatch):
 
 def test_an_extra_that_came_after_the_installation():
     """As in a clone that was pulled: what is installed does not know it."""
-    with pytest.raises(
-        InputError, match=r'install it anew, in a clone with pip install -e "\.\[brand-new\]"'
-    ):
+    with pytest.raises(InputError, match=mentioning(".[brand-new]")):
         needed("no_such_package", "brand-new", "Reading")
 
 
@@ -82,7 +79,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_told_with_both_versions_and_wh
 @pytest.mark.usefixtures("unfit_torchvision")
 def test_so_is_what_imports_torchvision_itself(tmp_path):
     (tmp_path / "on_torchvision_for_tests.py").write_text("import torchvision\n")
-    with pytest.raises(InputError, match="does not fit torch"):
+    with pytest.raises(InputError, match=mentioning("torch")):
         needed("on_torchvision_for_tests", "timm", "a network")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.command_line import effnetv2
 from tests.conftest import paint
+from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
@@ -88,7 +89,7 @@ def test_the_predictions_of_a_run_are_not_taken_for_labels(model, tmp_path):
         (tmp_path / "run/predictions.csv").write_text(f"{header}\n")
         done = effnetv2("evaluate", model, "run/predictions.csv", "--device", "cpu", cwd=tmp_path)
         assert done.returncode == 2
-        assert "run/predictions.csv holds predictions" in done.stderr
+        assert mentions(done.stderr, "run/predictions.csv")
     (tmp_path / "run/manifest.csv").touch()
     done = effnetv2("train", "run/predictions.csv", "--weights", "none", cwd=tmp_path)
     assert "run/manifest.csv" in done.stderr
@@ -98,8 +99,8 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     done = effnetv2("predict", model, shards, "--device", "cpu", "--out", "out.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "pictures-000001.tar" in line)
-    assert line == "Damaged shard: pictures-000001.tar is missing; 0 of its 10 pictures are used."
-    assert "Skipped 10 of 48 pictures; all are listed in out_skipped.csv." in done.stdout
+    assert mentions(line, "pictures-000001.tar", "0", "10")
+    assert mentions(done.stdout, "10", "48", "out_skipped.csv")
     assert len(pd.read_csv(tmp_path / "out.csv")) == 38
     skipped = pd.read_csv(tmp_path / "out_skipped.csv")
     assert skipped["path"].str.startswith("pictures-000001.tar#").tolist() == [True] * 10
@@ -108,7 +109,7 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     done = effnetv2("evaluate", model, shards, "--device", "cpu", "--out", "rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sum("pictures-000001.tar" in line for line in done.stdout.splitlines()) == 1
-    assert "Skipped 10 of 48 pictures; all are listed in rated/skipped.csv." in done.stdout
+    assert mentions(done.stdout, "10", "48", "rated/skipped.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "rated/skipped.csv"), skipped)
     report = json.loads((tmp_path / "rated/report.json").read_text())
     assert (report["pictures"], report["skipped"]) == (38, 10)
@@ -125,8 +126,8 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
         f"{f.parent.name}/{f.name}" for f in broken[:5]
     ]
     assert [line.endswith(": likewise.") for line in named] == [False, True, True, True, True]
-    assert "Skipped 7 more that could not be read." in done.stdout
-    assert "Skipped 12 of 48 pictures; --out FOLDER lists them all." in done.stdout
+    assert mentions(done.stdout, "7 more", "read")
+    assert mentions(done.stdout, "12", "48", "--out", "FOLDER")
     done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)
     listed = pd.read_csv(tmp_path / "rated/skipped.csv")["path"].tolist()
     assert listed == [f"{file.parent.name}/{file.name}" for file in broken]
@@ -145,8 +146,8 @@ def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
     damage = tell(read(tmp_path / "packed"), strict=False, say=lines.append)
     assert len(damage.reasons) == 46
     assert len(lines) == 21
-    assert "pictures-000019.tar is missing" in lines[19]
-    assert lines[20] == "And 3 more damaged shards."
+    assert mentions(lines[19], "pictures-000019.tar", "missing")
+    assert mentions(lines[20], "3", "damaged")
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
@@ -156,8 +157,8 @@ def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folde
     out = "out.csv" if verb == "predict" else "out"
     done = effnetv2(verb, model, class_folders, "--device", "cpu", "--out", out, cwd=tmp_path)
     assert done.returncode == 2
-    assert "None of the 48 pictures of" in done.stderr
-    assert "blue/blue_00.jpg: " in done.stderr
+    assert mentions(done.stderr, "none", "48")
+    assert mentions(done.stderr, "blue/blue_00.jpg")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / out).exists()
 
@@ -165,7 +166,7 @@ def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folde
 def test_the_ranking_is_not_called_as_the_list_of_what_was_skipped(model, class_folders, tmp_path):
     done = effnetv2("predict", model, class_folders, "--rank", "predictions_skipped.csv", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--rank predictions_skipped.csv" in done.stderr
+    assert mentions(done.stderr, "--rank", "predictions_skipped.csv")
     assert "Give another one" in done.stderr
 
 
@@ -175,7 +176,7 @@ def test_a_report_does_not_take_the_list_of_shards(model, shards, tmp_path):
     mine.write_text("path,reason\na.jpg,is empty (0 bytes)\n")
     done = effnetv2("evaluate", model, shards, "--device", "cpu", "--out", shards, cwd=tmp_path)
     assert done.returncode == 2
-    assert "--out packed is a folder of shards" in done.stderr
+    assert mentions(done.stderr, "--out", "shard")
     assert mine.exists()
 
 
@@ -188,7 +189,7 @@ def test_data_that_is_not_there_is_named_with_what_to_give(verb, data, model, tm
     assert done.returncode == 2
     (message,) = done.stderr.splitlines()
     assert data.rstrip("/") in message
-    assert "does not exist" in message or "there are no such shards" in message
+    assert "does not exist" in message or mentions(message, "shards")
     assert "Give a" in message
 
 
@@ -198,14 +199,14 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
     done = effnetv2(verb, model, class_folders, "--device", "cuda", cwd=tmp_path, environment=hidden)
     assert done.returncode == 2
     (message,) = done.stderr.splitlines()
-    assert "--device cuda: PyTorch " in message
-    assert "On this machine it is one of auto, cpu" in message
+    assert mentions(message, "--device", "PyTorch")
+    assert mentions(message, "auto, cpu")
     done = effnetv2(verb, model, class_folders, "--device", "cudda:1", cwd=tmp_path)
     assert done.returncode == 2
     (message,) = done.stderr.splitlines()
-    assert "--device cudda:1: there is no such device; did you mean 'cuda'?" in message
+    assert mentions(message, "--device", "cudda:1", "did you mean", "cuda")
     done = effnetv2(verb, model, class_folders, "--device", "gpu", cwd=tmp_path)
-    assert "GPUs are called cuda" in done.stderr
+    assert mentions(done.stderr, "GPU")
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "map"])
@@ -278,9 +279,7 @@ def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tm
     """A model of a Linux machine's folders, pictures of a Mac's."""
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
     pictures, names = read(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
-    with pytest.raises(
-        InputError, match="only by case, space or how their letters are encoded: --labels case"
-    ):
+    with pytest.raises(InputError, match=mentioning("--labels")):
         in_classes_of(pictures, names, MODEL, merge=False)
     assert in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]
 
@@ -296,5 +295,5 @@ def test_of_classes_that_differ_by_case_a_label_is_the_one_it_is_called(names, t
     more = ("\u00c4", "\u00e4", "oak")
     paint(tmp_path / "two/A\u0308/1.jpg", (60, 190, 60))
     pictures = read(tmp_path / "two", for_training=False)
-    with pytest.raises(InputError, match=r"may be '\u00c4', '\u00e4', which .* tells apart"):
+    with pytest.raises(InputError, match=mentioning("'Ä'", "'ä'")):
         in_classes_of(pictures, more, MODEL, merge=True)

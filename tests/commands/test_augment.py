@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from tests.command_line import effnetv2
 from tests.conftest import COLOURS, paint
+from tests.messages import mentions
 
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.base.keys import Key
@@ -95,7 +96,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
     words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "64")
     done = effnetv2("augment", class_folders, *words, "--out", "sheet.png", "--pictures", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Sheet: sheet.png" in done.stdout
+    assert mentions(done.stdout, "sheet.png")
     assert _is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
     with Image.open(tmp_path / "sheet.png") as sheet:
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)

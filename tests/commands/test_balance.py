@@ -9,6 +9,7 @@ import shlex
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
+from tests.messages import mentions
 
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
@@ -56,7 +57,7 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
     assert counts.nunique() == 1
     assert "augmented_from" not in table
     assert "blue" in done.stdout
-    assert f"{38 - len(table)} pictures left out, none written." in done.stdout
+    assert mentions(done.stdout, 38 - len(table), "left out")
     plan = effnetv2("balance", "fewer.csv", "again.csv", "--fewer", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr  # what was written is read
 
@@ -111,7 +112,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
             )
     done = effnetv2("balance", "wide", "out", "--set", "augment.flip=symmetries", cwd=tmp_path)
     assert done.returncode == 2
-    assert "pictures of 48 x 32 px cannot be turned by 90 degrees" in done.stderr
+    assert mentions(done.stderr, "48", "32", "90")
 
 
 def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
@@ -120,7 +121,7 @@ def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanc
     done = effnetv2("balance", "packed", "even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "the pictures of packed stand in shards" in done.stderr
-    assert "(--fewer), or let training draw rare classes more often: effnetv2 train DATA --set" in done.stderr
+    assert mentions(done.stderr, "--fewer", "effnetv2 train DATA --set")
     assert not (tmp_path / "even").exists()
     done = effnetv2("balance", "packed", "fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -130,7 +131,7 @@ def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanc
 def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp_path):
     done = effnetv2("balance", "pictures", "pictures/even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
-    assert "OUT pictures/even lies in DATA pictures, whose folders are its classes" in done.stderr
+    assert mentions(done.stderr, "OUT", "DATA")
     assert not (imbalanced / "even").exists()
     done = effnetv2("balance", "pictures", "pictures/fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr  # a table is no class

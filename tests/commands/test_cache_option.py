@@ -18,6 +18,7 @@ from tests.commands.test_train_together import STEADY, losses
 from tests.commands.test_train_together import WORDS as TOGETHER
 from tests.conftest import COLOURS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
+from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 from tests.training.test_time_limit import BEGINNING
 
@@ -87,15 +88,13 @@ def test_the_cache_on_disk_serves_the_next_run_and_other_hold_outs(large, caches
     first = train(large, tmp_path / "first", "--cache", "disk")
     assert first.returncode == 0, first.stderr
     (folder,) = caches.iterdir()
-    assert f"30 pictures decoded, their shorter side at most 89 px, 1 MiB in {folder}, filled in" in note_of(
-        tmp_path / "first"
-    )
-    assert "To be rid of it, delete that folder." in note_of(tmp_path / "first")
+    assert mentions(note_of(tmp_path / "first"), folder, "30", "89", "1", "MiB")
+    assert mentions(note_of(tmp_path / "first"), "delete")
     second = train(large, tmp_path / "second", "--cache", "disk", "--seed", "1")
     assert second.returncode == 0, second.stderr
-    assert f"1 MiB in {folder}, there already." in note_of(tmp_path / "second")
+    assert mentions(note_of(tmp_path / "second"), folder, "1", "MiB")
     third = train(large, tmp_path / "third", "--cache", "disk", "--set", "cache_detail=1")
-    assert "their shorter side at most 125 px" in note_of(tmp_path / "third"), third.stderr
+    assert mentions(note_of(tmp_path / "third"), "125"), third.stderr
     assert len(list(caches.iterdir())) == 2, "another size is another cache"
 
 
@@ -110,8 +109,8 @@ def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
         note_of(tmp_path / "folds" / name) for name in ("fold1", "fold1_member2", "fold2", "fold2_member2")
     ]
     assert "30 pictures decoded" in first
-    assert f"in {folder}, filled in" in first
-    assert all(f"in {folder}, there already." in note for note in others)
+    assert mentions(first, folder)
+    assert all(mentions(note, folder) for note in others)
 
 
 def test_the_demo_passes_without_a_cache_and_recipes_have_none():
@@ -143,7 +142,7 @@ def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_pa
     assert train(large, tmp_path / "without").returncode == 0
     refused = train(large, tmp_path / "without", "--cache", "ram", "--resume")
     assert refused.returncode == 2
-    assert "cache_detail: None there, 0.5 here" in refused.stderr
+    assert mentions(refused.stderr, "cache_detail", "0.5")
     before_its_end = partial(killed_at, "efficientnetv2.training.run:_save")
     train(large, tmp_path / "with", "--cache", "disk", run_command=before_its_end)
     gone_on = train(large, tmp_path / "with", "--resume")
@@ -280,7 +279,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
 
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
     monkeypatch.setattr(caching, "free_bytes", lambda device: 1_000_000)
-    with pytest.raises(InputError, match=r"24 pictures.* need 2 MiB.* Use --cache disk"):
+    with pytest.raises(InputError, match=mentioning("24", "2", "MiB", "--cache")):
         cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
 
 
@@ -313,7 +312,7 @@ def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
 
 def test_memory_does_not_reach_to_another_machine(large, caches):
     two = World(rank=0, size=4, local_rank=0, local_size=2)
-    with pytest.raises(InputError, match=r"these are of 2\. Use --cache disk"):
+    with pytest.raises(InputError, match=mentioning("2", "--cache")):
         cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True), two)
     assert cached("disk", of_recipe(), prepared(large), CPU, Screen(quiet=True), two).where == "disk"
 
@@ -338,9 +337,7 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
     second = Rate(0.0, 0.0)
     sizes = sorted({setting.image_px for setting in settings_by_size(recipe)})
     rates = Rates(0.0, tuple(StepRate(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1)
-    with pytest.raises(
-        InputError, match=r"--minutes 1.5: .* takes about 1.6 minutes, 1.5 of them for preparation"
-    ):
+    with pytest.raises(InputError, match=mentioning("--minutes", "1.5", "1.6")):
         foretold.settled_by(rates, job, 1.5, spent_s=90.0)
     lost = foretold.in_vain(1.5, job, spent_s=90.0)
     assert lost(rates)
@@ -393,7 +390,7 @@ def test_a_cache_on_disk_that_is_there_takes_no_time(large, caches, monkeypatch)
 def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
     monkeypatch.setattr(caching, "_room", lambda device: 200_000)
     monkeypatch.setattr(caching, "_FORESEEN", 1)
-    with pytest.raises(InputError, match=r"--cache ram: .* need about .* Use --cache disk"):
+    with pytest.raises(InputError, match=mentioning("--cache", "disk")):
         foreseen("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
 
 
@@ -420,5 +417,5 @@ def test_pictures_of_one_name_are_not_kept_on_disk():
     twice = SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#a.jpg", "x.tar#b.jpg"])
     pictures = SimpleNamespace(paths=["x.tar#b.jpg", "x.tar#c.jpg", "x.tar#a.jpg"])
     assert caching.rows_of(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [2, 0]
-    with pytest.raises(InputError, match=r"two pictures are called 'x\.tar#a\.jpg'.*--cache ram"):
+    with pytest.raises(InputError, match=mentioning("x.tar#a.jpg", "--cache")):
         caching.rows_of(twice, pictures)

@@ -14,6 +14,7 @@ import yaml
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 from tests.data.test_splits import manifest
+from tests.messages import mentions
 from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
@@ -93,7 +94,7 @@ def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
     starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     with pytest.raises(InputError, match="first answer"):
         compared(Words(settings=SMALL), starts, source, tmp_path)
-    assert "Comparing 2 starts by linear probes, on 30 training pictures each." in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "2", "30", "training")
 
 
 def test_the_better_features_win_wherever_they_stand(files, tmp_path):
@@ -328,7 +329,7 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
     if len(looked_at) < 3:
         assert after.recipe.weights == starts[0].word
         assert after.compared is None
-        assert "not compared with other starts (too little time)" in after.chosen[-1]
+        assert mentions(after.chosen[-1], "not compared", "time")
     else:
         assert after.compared["pictures"] == looked_at[-1]
 
@@ -356,7 +357,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     assert recipe["weights"] in line
     assert recipe["weights"] == "none", "both are random: neither is better by more than chance"
     better = next(line for line in report["chosen"] if line.startswith("Better weights: "))
-    assert "effnetv2 models --fetch efficientnetv2_b0.in1k" in better
+    assert mentions(better, "effnetv2 models --fetch efficientnetv2_b0.in1k")
     assert "--weights FILE" in better
     assert report["next_steps"][0]["topic"] == "weights" or report["next_steps"][1]["topic"] == "weights"
     again = effnetv2("train", class_folders, "--out", out, "--resume", "--device", "cpu", cwd=tmp_path)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import typer
 from tests.command_line import effnetv2
+from tests.messages import mentions
 from tests.test_docs import commands
 
 from efficientnetv2.base.errors import InputError
@@ -264,7 +265,7 @@ def test_only_its_own_folder_is_cleared(clone):
     (clone / "mine/notes.txt").write_text("kept")
     done = effnetv2("demo", "--out", "mine", cwd=clone)
     assert done.returncode == 2
-    assert "holds something that is no run ('notes.txt')" in done.stderr
+    assert mentions(done.stderr, "notes.txt")
     assert [path.name for path in (clone / "mine").iterdir()] == ["notes.txt"]
 
 
@@ -302,5 +303,5 @@ def test_what_comes_next_can_be_pasted(monkeypatch):
         monkeypatch.setattr("shutil.which", lambda name, there=there: there)
         monkeypatch.setattr("sys.argv", [began, "demo"])
         lines = list(demo._outlook(Path("set/pictures.csv"), Path("my runs/demo")))
-        assert f"  {program} predict 'my runs/demo' set/pictures" in lines
-        assert f"  {program} train YOUR_PICTURES" in lines
+        assert mentions(lines, program, "my runs/demo")
+        assert mentions(lines, program, "YOUR_PICTURES", "train")

@@ -7,6 +7,7 @@ import os
 
 import pytest
 from tests.conftest import COLOURS, paint
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -48,7 +49,7 @@ def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictur
     model = saved(tmp_path, "timm:vit_tiny_patch16_224", 224)
     monkeypatch.setattr(evaluate_job, "answered", lambda *_, **__: pytest.fail("it has answered"))
     for words in ({"sizes": "224,256"}, {"image_px": 256}):
-        with pytest.raises(InputError, match="cannot take 3 x 256 x 256 px"):
+        with pytest.raises(InputError, match=mentioning("3", "256")):
             evaluate_and_report(model, pictures, out=None, **MACHINE, **words)
 
 
@@ -62,8 +63,8 @@ def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkey
     monkeypatch.setattr(evaluate_job, "seen", gone)
     evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE)
     said = " ".join(capsys.readouterr().out.split())
-    assert "can't be looked up any more: https://store/0.tar: no answer" in said
-    assert "Whether some of these pictures trained the model is not known" in said
+    assert mentions(said, "https://store/0.tar")
+    assert mentions(said, "not known")
     assert (tmp_path / "out/report.json").is_file()
 
 
@@ -86,7 +87,7 @@ def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_of
     words = MACHINE | {"asking": Asking(slices="longer_side_px")}
     evaluate_and_report(model, pictures, out=tmp_path / "out", **words)
     said = " ".join(capsys.readouterr().out.split())
-    assert "By 'longer_side_px' those that could be read are not cut: most are alike in it." in said
+    assert mentions(said, "longer_side_px")
     assert "slices" not in json.loads((tmp_path / "out/report.json").read_text())
 
 
@@ -94,7 +95,5 @@ def test_a_size_that_is_not_looked_up_is_refused_as_such(pictures, tmp_path, mon
     """It is no column of DATA, and yet --help offers it."""
     monkeypatch.setattr(sides, "MOST", 1)
     words = MACHINE | {"asking": Asking(slices="longer_side_px")}
-    with pytest.raises(
-        InputError, match=r"size of these pictures is not known.* headers of up to 50,000 files"
-    ):
+    with pytest.raises(InputError, match=mentioning("50,000")):
         evaluate_and_report(saved(tmp_path, "efficientnetv2_b0", 32), pictures, out=None, **words)

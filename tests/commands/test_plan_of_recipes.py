@@ -6,6 +6,7 @@ import json
 
 import pytest
 from tests.conftest import COLOURS, paint
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import train_job
@@ -92,7 +93,7 @@ def test_each_stage_of_each_recipe_is_foretold(name, imagenet, tmp_path, quickly
     assert told["steps"] == STEPS_PER_STAGE * stages
     assert all(stage["seconds"] > 0 for stage in told["stages"])
     if recipe.batch_images > 8:
-        assert f"Groups of 8 of the {recipe.batch_images} pictures" in " ".join(told["chosen"])
+        assert mentions(" ".join(told["chosen"]), recipe.batch_images, "groups of 8")
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +130,7 @@ def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(na
 )
 def test_only_the_same_steps_are_promised(given_, led, imagenet, tmp_path):
     place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
-    with pytest.raises(InputError, match="not in the cache") as told:
+    with pytest.raises(InputError, match=mentioning("cache")) as told:
         plan_and_tell(Words(**{"recipe": "transfer_paper", **given_}), Source(str(imagenet)), place)
     assert NONE_WILL_DO in str(told.value) if led else NONE_WILL_DO not in str(told.value)
     assert (led or "") in str(told.value)
@@ -138,6 +139,6 @@ def test_only_the_same_steps_are_promised(given_, led, imagenet, tmp_path):
 @pytest.mark.usefixtures("offline")
 def test_a_run_is_not_led_away_from_its_weights(imagenet, tmp_path):
     place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
-    with pytest.raises(InputError, match="not in the cache") as told:
+    with pytest.raises(InputError, match=mentioning("cache")) as told:
         train_job.train_and_report(Words(recipe="transfer_paper"), Source(str(imagenet)), place)
     assert "To plan" not in str(told.value)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.command_line import effnetv2
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import ranking
@@ -37,13 +38,13 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
         "predict", model, class_folders, "--rank", "next.csv", "--device", "cpu", cwd=folder, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "What to label next: next.csv" in done.stdout
+    assert mentions(done.stdout, "next.csv", "label")
     table = pd.read_csv(folder / "next.csv")
     predicted = pd.read_csv(folder / "predictions.csv").set_index("path")
     assert table["rank"].tolist() == list(range(1, 48))
     assert sorted(table["path"]) == sorted(predicted.index)
     assert table["predicted"].tolist() == predicted.loc[table["path"], "label"].tolist()
-    with pytest.raises(InputError, match=r"next\.csv has no column 'label'"):
+    with pytest.raises(InputError, match=mentioning("next.csv", "label")):
         read(str(folder / "next.csv"))  # what it is taken for is not what it is
     page = (folder / "next.html").read_text().replace("<wbr>", "")  # where a long name may break
     assert page.count("data:image/jpeg") == 47
@@ -112,7 +113,7 @@ def test_labels_of_a_column_called_otherwise_are_known_too(class_folders, model)
     asked = ("predict", model, class_folders / "birds.csv", "--rank", "next.csv", "--device", "cpu")
     done = effnetv2(*asked, "--label-column", "species", cwd=model.parent, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "3 pictures with a label are left out of it." in re.sub(r"\s+", " ", done.stdout)
+    assert mentions(re.sub(r"\s+", " ", done.stdout), "3", "with a label")
     ranked = pd.read_csv(model.parent / "next.csv")["path"]
     assert sorted(ranked) == sorted(paths[row] for row in (1, 3, 4))
     assert len(pd.read_csv(model.parent / "predictions.csv")) == 6, "answered are all"

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tests.command_line import effnetv2
 from tests.commands.test_places import MACHINE
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
@@ -58,12 +59,12 @@ def test_predictions_replace_predictions_and_say_so(here):
     before = (here / "new.csv").read_bytes()
     (here / "new.csv").write_bytes(before[:-100])
     said = ended_well(*words, cwd=here)
-    assert "new.csv is there already: it will be replaced." in said
-    assert "next.csv is there already: it will be replaced." in said
+    assert mentions(said, "new.csv", "replaced")
+    assert mentions(said, "next.csv", "replaced")
     assert (here / "new.csv").read_bytes() == before
     (here / "predictions.csv").write_bytes(before)
     done = effnetv2("predict", MODEL[0], "nowhere", *MODEL[2:], cwd=here)  # nothing is, of what is refused
-    assert (done.returncode, "will be replaced" in done.stdout + done.stderr) == (2, False)
+    assert (done.returncode, mentions(done.stdout + done.stderr, "replaced")) == (2, False)
     (here / "predictions.csv").unlink()
 
 
@@ -74,7 +75,7 @@ def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
     for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
         data, out = (here / name for name in ("predictions_skipped.csv", "predictions.csv"))
         said = refused("predict", model, data, "--out", out, cwd=cwd)
-        assert "the list of what could not be read gets the name of DATA, predictions_skipped.csv" in said
+        assert mentions(said, "DATA", "predictions_skipped.csv")
     assert (here / "predictions_skipped.csv").read_text() == listed
     ended_well("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--out", "again.csv", cwd=here)
     assert (here / "predictions_skipped.csv").read_text() == listed
@@ -84,19 +85,16 @@ def test_predictions_replace_nothing_else(here):
     (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
     (here / "next.html").write_text("mine")
     said = refused("predict", *MODEL, "--out", "list.csv", cwd=here)
-    assert (
-        "--out list.csv is there already, and is no table of predictions of the classes of model.safetensors, but "
-        "maybe of another model's. Give another name, as --out NAME.csv" in said
-    )
+    assert mentions(said, "--out", "list.csv", "model.safetensors", "NAME.csv")
     said = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
-    assert "--rank list.csv is there already, and is no table of what to label next" in said
+    assert mentions(said, "--rank", "list.csv")
     said = refused("predict", *MODEL, "--rank", "next.csv", cwd=here)
-    assert "--rank next.csv: next.html is there already, and is no sheet of such a table" in said
+    assert mentions(said, "--rank", "next.csv", "next.html")
     assert (here / "list.csv").read_text() == "path,label\nred/red_00.jpg,red\n"
     assert not (here / "predictions.csv").exists()
     (here / "predictions.csv").write_text("path,label\n")
     said = refused("predict", *MODEL, cwd=here)
-    assert "--out predictions.csv is there already, and is no table of predictions of the classes of" in said
+    assert mentions(said, "--out", "predictions.csv")
     assert (here / "predictions.csv").read_text() == "path,label\n"
 
 
@@ -129,10 +127,7 @@ def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
     assert not (here / "predictions_skipped.csv").exists(), "it was of the table that is no more"
     (here / "predictions_skipped.csv").write_text("lesson,reason\nFriday,ill\n")
     said = refused("predict", *MODEL, cwd=here)
-    assert (
-        "--out predictions.csv: predictions_skipped.csv is there already, and is no list of what could not be read"
-        in said
-    )
+    assert mentions(said, "--out", "predictions.csv", "predictions_skipped.csv")
 
 
 def test_tables_in_one_folder_keep_their_own_lists(here):
@@ -152,9 +147,9 @@ def test_tables_in_one_folder_keep_their_own_lists(here):
 def test_a_report_replaces_a_report_and_says_so(here):
     words = ("evaluate", *MODEL, "--out", "rated")
     assert "already" not in ended_well(*words, cwd=here)
-    assert "rated/report.html is there already: it will be replaced." in ended_well(*words, cwd=here)
+    assert mentions(ended_well(*words, cwd=here), "rated/report.html", "replaced")
     said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
-    assert "--out predictions.csv holds the answers of the run there, which comparisons read" in said
+    assert mentions(said, "--out", "predictions.csv")
     assert json.loads((here / "rated/report.json").read_text())["pictures"] == 48
 
 
@@ -163,7 +158,7 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(Path, "mkdir", fails)
-    with pytest.raises(InputError, match=r"--out .*rated: Read-only file system. Give another folder."):
+    with pytest.raises(InputError, match=mentioning("--out", "Read-only file system")):
         evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "rated", strict=False, **MACHINE)
 
 
@@ -171,7 +166,7 @@ def test_a_sheet_replaces_no_picture_but_a_sheet(here):
     Image.new("RGB", (9, 9)).save(here / "photo.png")
     before = (here / "photo.png").read_bytes()
     said = refused("augment", "pictures", "--out", "photo.png", cwd=here)
-    assert "--out photo.png is there already, and is no sheet of effnetv2 augment" in said
+    assert mentions(said, "--out", "photo.png", "effnetv2 augment")
     assert (here / "photo.png").read_bytes() == before
 
 
@@ -181,22 +176,20 @@ def test_a_report_takes_no_table_of_the_users_place(here):
     corrected = (here / "pictures/predictions.csv").read_text()
     words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--out", "pictures")
     said = refused(*words, cwd=here)
-    assert (
-        "--out pictures: DATA pictures/predictions.csv lies there as predictions.csv, which would be" in said
-    )
+    assert mentions(said, "--out", "DATA", "pictures/predictions.csv")
     said = refused(
         "evaluate", "../model.safetensors", "../pictures/predictions.csv", "--out", ".", cwd=here / "pictures"
     )
-    assert "--out .: DATA ../pictures/predictions.csv lies there as predictions.csv, which would be" in said
+    assert mentions(said, "--out", "DATA", "pictures/predictions.csv")
     for option in ("--out", "--rank"):
         words = ("predict", "../model.safetensors", "../pictures/predictions.csv", option, "predictions.csv")
         further = ("--out", "new.csv") if option == "--rank" else ()
-        assert f"{option} predictions.csv is DATA" in refused(*words, *further, cwd=here / "pictures")
+        assert mentions(refused(*words, *further, cwd=here / "pictures"), option, "predictions.csv", "DATA")
     assert (here / "pictures/predictions.csv").read_text() == corrected
     (here / "mine").mkdir()
     (here / "mine/predictions.csv").write_text(corrected)
     said = refused("evaluate", *MODEL, "--out", "mine", cwd=here)
-    assert "mine/predictions.csv is there already, and is no table of an evaluation's answers" in said
+    assert mentions(said, "mine/predictions.csv")
     assert (here / "mine/predictions.csv").read_text() == corrected
     (here / "mine/predictions.csv").unlink()
     for name, what in (
@@ -205,9 +198,7 @@ def test_a_report_takes_no_table_of_the_users_place(here):
         ("report.html", "no report of effnetv2"),
     ):
         (here / "mine" / name).write_text("{}")
-        assert f"mine/{name} is there already, and is {what}" in refused(
-            "evaluate", *MODEL, "--out", "mine", cwd=here
-        )
+        assert mentions(refused("evaluate", *MODEL, "--out", "mine", cwd=here), name, what)
         (here / "mine" / name).unlink()
 
 
@@ -218,9 +209,7 @@ def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
     text = page.read_text()
     assert text.count("generator") == 1
     page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
-    assert "report.html is there already: it will be replaced" in ended_well(
-        "evaluate", *MODEL, "--out", "rated", cwd=here
-    )
+    assert mentions(ended_well("evaluate", *MODEL, "--out", "rated", cwd=here), "report.html", "replaced")
     assert page.read_text().count("generator") == 1
 
 
@@ -230,12 +219,12 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
     (here / "docs").mkdir()
     (here / "docs" / name).write_text("<p>of the bridge</p>")
     said = refused("inspect", "pictures", "--out", "docs", cwd=here)
-    assert f"--out docs: docs/{name} is there already, and is no inspection of effnetv2 inspect" in said
+    assert mentions(said, name, "--out", "effnetv2 inspect")
     assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [
         (name, "<p>of the bridge</p>")
     ]
     ended_well("inspect", "pictures", "--out", "page", cwd=here)
-    assert "will be replaced" in ended_well("inspect", "pictures", "--out", "page", cwd=here)
+    assert mentions(ended_well("inspect", "pictures", "--out", "page", cwd=here), "replaced")
 
 
 def trained_row(step, image_px):
@@ -256,18 +245,16 @@ def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_anoth
         Image.new("RGB", (9, 9)).save(here / "both" / name, format="PNG")
         before = (here / "both" / name).read_bytes()
         said = refused(*words, cwd=here)
-        assert (
-            f"--out both: both/{name} is there already, and is of no comparison of effnetv2 compare" in said
-        )
+        assert mentions(said, name, "--out", "effnetv2 compare")
         assert (here / "both" / name).read_bytes() == before
         (here / "both" / name).unlink()
     (here / "file").write_text("mine")
-    assert "file is a file. Give a folder." in refused("compare", "one", "other", "--out", "file", cwd=here)
+    assert mentions(refused("compare", "one", "other", "--out", "file", cwd=here), "file", "folder")
     ended_well(*words, cwd=here)
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")
     (here / "one/metrics.jsonl").unlink()  # so that there is nothing to draw
-    assert "comparison.json is there already: it will be replaced." in ended_well(*words, cwd=here)
+    assert mentions(ended_well(*words, cwd=here), "comparison.json", "replaced")
     assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
 
 

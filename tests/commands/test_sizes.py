@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
+from tests.messages import mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.sizes import several_sizes
@@ -52,8 +53,8 @@ def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
         assert [point["low"], point["high"]] == alone["intervals"]["top1"]
         assert "sizes" not in alone
     page = (tmp_path / "sizes" / "report.html").read_text()
-    assert "Evaluation image size" in page
-    assert "The model file looks at pictures at 64 px, training ended at 64 px" in page
+    assert mentions(page, "image size")
+    assert mentions(page, "64", "training")
     assert "choose it by pictures that" in page
     assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == told["sizes"]
 
@@ -93,7 +94,7 @@ def test_a_size_given_twice_is_seen_once():
 def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):
     done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--image-px", "8", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--image-px 8: pictures are seen at no less than 32 px" in done.stderr
+    assert mentions(done.stderr, "--image-px", "8", "32")
 
 
 def test_two_runs_compared(trained, tmp_path):
@@ -129,7 +130,7 @@ def test_two_runs_compared(trained, tmp_path):
     interval = re.compile(r"On the same .*? intervals\.")
     by_both = {interval.findall(" ".join(one.stdout.split()))[-1] for one in (done, other_way)}
     assert len(by_both) == 1
-    assert "F1 of run by class" in people.stdout
+    assert mentions(people.stdout, "F1", "class")
     assert set(apart["f1"]) == set(COLOURS)
     assert "of the training time" in people.stdout
 
@@ -138,14 +139,14 @@ def test_a_run_keeps_its_own_report(trained, tmp_path):
     before = (trained / "run/report.json").read_bytes()
     done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--out", trained / "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert "is the folder of a run, whose own report would be lost" in done.stderr
+    assert mentions(done.stderr, "run", "report")
     assert (trained / "run/report.json").read_bytes() == before
 
 
 def test_what_is_no_finished_run_is_not_compared(trained, tmp_path):
     done = effnetv2("compare", trained / "run", trained / "pictures", cwd=tmp_path)
     assert done.returncode == 2
-    assert "pictures is no run that has come to its end: it has no report.json" in done.stderr
+    assert mentions(done.stderr, "report.json")
     alone = effnetv2("compare", trained / "run", cwd=tmp_path)
     assert alone.returncode == 2
-    assert "compare takes two runs or more" in alone.stderr
+    assert mentions(alone.stderr, "compare", "two runs")

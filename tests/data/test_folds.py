@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
 from tests.data.test_splits import manifest
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.folds import folds
@@ -43,23 +44,19 @@ def test_by_class_neighbours_part_and_by_place_they_do_not():
 
 def test_by_place_and_by_group_need_to_know_them():
     data = manifest([0, 1] * 10)
-    with pytest.raises(
-        InputError, match=r"--by place: all.csv has no places. Add columns latitude and longitude"
-    ):
+    with pytest.raises(InputError, match=mentioning("--by", "all.csv")):
         folds(data, k=2, seed=0, by="place")
-    with pytest.raises(
-        InputError, match=r"--by group: all.csv has no groups. Name the column .* --group-column"
-    ):
+    with pytest.raises(InputError, match=mentioning("--by", "all.csv", "--group-column")):
         folds(data, k=2, seed=0, by="group")
 
 
 def test_a_class_in_one_group_only_is_named():
     """By the ordinary rule groups give way, and the note says so; asked for by name they do not."""
     data = manifest([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
-    assert "groups not kept whole, since a class would vanish" in folds(data, k=2, seed=0).note
-    with pytest.raises(InputError, match=r"All pictures of class 'c1' lie in one group\. .*\(--by class\)"):
+    assert mentions(folds(data, k=2, seed=0).note, "group", "class")
+    with pytest.raises(InputError, match=mentioning("'c1'", "--by")):
         folds(data, k=2, seed=0, by="group")
-    with pytest.raises(InputError, match="class 'c1' lie in one group"):
+    with pytest.raises(InputError, match=mentioning("'c1'", "class")):
         with_holdout(data, seed=0, by="group")
 
 
@@ -73,19 +70,15 @@ def test_groups_of_two_classes_each_are_dealt_whole():
 
 
 def test_fewer_pictures_than_folds():
-    with pytest.raises(
-        InputError, match=r": 4 pictures cannot be dealt into 9 folds\. Take 2 to 4 folds \(--folds\)\."
-    ):
+    with pytest.raises(InputError, match=mentioning("4", "9", "2", "--folds")):
         folds(manifest([0, 0, 1, 1]), k=9, seed=0)
 
 
 def test_a_class_with_fewer_pictures_than_folds_is_named():
     dealt = folds(manifest([0] * 20 + [1] * 3), k=5, seed=0)
-    assert (
-        "Not every fold has a picture of class 'c1': there are too few, or they lie too close." in dealt.note
-    )
+    assert mentions(dealt.note, "'c1'", "fold")
     assert sum((dealt.of_picture(23)[20:] == number).any() for number in range(5)) == 3
-    with pytest.raises(InputError, match=r"class 'c1' has one picture only .* merge it with another"):
+    with pytest.raises(InputError, match=mentioning("'c1'", "class")):
         folds(manifest([0] * 20 + [1]), k=5, seed=0)
 
 
@@ -129,7 +122,7 @@ def test_periods_hold_about_as_many_pictures():
 def test_dates_are_put_in_order():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
     dealt = time_folds(manifest([0, 1] * 6, taken=dates), k=2, column="taken")
-    assert dealt.parts[0].note == "taken 2015-01-01 to 2015-09-01, then 2016-01-01 to 2016-09-01"
+    assert mentions(dealt.parts[0].note, "2015", "01", "09", "2016")
     assert sorted(dealt.parts[1].answering) == [8, 9, 10, 11]
 
 
@@ -153,23 +146,19 @@ def test_a_copy_of_what_is_answered_is_not_learnt_from():
 
 
 def test_times_that_are_none_are_refused_by_row():
-    with pytest.raises(InputError, match=r"has no column 'yaer'; did you mean 'year'\?"):
+    with pytest.raises(InputError, match=mentioning("yaer", "did you mean", "year")):
         time_folds(manifest([0, 1] * 3, year=range(6)), k=2, column="yaer")
-    with pytest.raises(InputError, match=r"all.csv, row 4: year is empty \(1 of 6 rows"):
+    with pytest.raises(InputError, match=mentioning("all.csv", "4", "1", "6")):
         time_folds(manifest([0, 1] * 3, year=[1, 2, None, 4, 5, 6]), k=2, column="year")
-    with pytest.raises(InputError, match="row 3: year is 'spring'"):
+    with pytest.raises(InputError, match=mentioning("3", "spring")):
         time_folds(manifest([0, 1] * 3, year=["1999", "spring", "3", "4", "5", "6"]), k=2, column="year")
-    with pytest.raises(
-        InputError, match=r"4 folds by time need 5 periods, but .* has 3 different values. Take 1 to 2"
-    ):
+    with pytest.raises(InputError, match=mentioning("4", "5", "3", "1", "2")):
         time_folds(manifest([0, 1] * 3, year=[1, 2, 3] * 2), k=4, column="year")
-    with pytest.raises(InputError, match=r"has 2 different values. Take 1 fold \(--folds\)\.$"):
+    with pytest.raises(InputError, match=mentioning("2", "1", "--folds")):
         time_folds(manifest([0, 1] * 3, year=[1, 2] * 3), k=4, column="year")
-    with pytest.raises(InputError, match=r"has 1 different value. Take another rule \(--by\)\.$"):
+    with pytest.raises(InputError, match=mentioning("1", "--by")):
         time_folds(manifest([0, 1] * 3, year=[1] * 6), k=1, column="year")
-    with pytest.raises(
-        InputError, match="class 'c1' does not appear before the pictures that fold 1 answers"
-    ):
+    with pytest.raises(InputError, match=mentioning("'c1'", "1")):
         time_folds(manifest([0, 0, 0, 1, 1, 1, 0, 0], year=range(8)), k=2, column="year")
 
 
@@ -189,13 +178,10 @@ def test_fewer_groups_than_folds_are_refused_and_not_taken_apart(by):
     data = manifest([0, 1] * 10, group=list("abcd") * 5)
     with pytest.raises(InputError) as refused:
         folds(data, k=5, seed=0, by=by)
-    assert str(refused.value) == (
-        "all.csv: 4 groups cannot be dealt whole into 5 folds. Take 2 to 4 folds (--folds), or do not keep groups "
-        "whole (--by class)."
-    )
+    assert mentions(str(refused.value), "all.csv", "4", "5", "2", "--folds", "--by")
     assert len(folds(data, k=5, seed=0, by="class").parts) == 5
     one = manifest([0, 1] * 10, group=["a"] * 20)
-    with pytest.raises(InputError, match=r"1 group cannot .* into 2 folds\. Do not keep groups whole"):
+    with pytest.raises(InputError, match=mentioning("1", "2", "group")):
         folds(one, k=2, seed=0, by=by)
 
 
@@ -210,24 +196,20 @@ def test_as_many_groups_as_folds_are_left_out_one_by_one():
 def test_too_few_places_give_way_for_the_reason_that_holds():
     place = np.arange(30) % 3
     data = manifest([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
-    assert "places not kept whole, since a part would be empty" in folds(data, k=5, seed=0).note
-    with pytest.raises(
-        InputError, match=r"all.csv: 3 places cannot be dealt whole into 5 folds\. Take 2 to 3"
-    ):
+    assert mentions(folds(data, k=5, seed=0).note, "place", "empty")
+    with pytest.raises(InputError, match=mentioning("all.csv", "3", "5", "2")):
         folds(data, k=5, seed=0, by="place")
     with pytest.raises(InputError, match="or take smaller blocks"):
         folds(data, k=5, seed=0, by="place", blocks=(1.0,))
     grouped = manifest([0, 1] * 15, group=list("abc") * 10, **data.table[["latitude", "longitude"]])
-    with pytest.raises(InputError, match="3 places, with their groups, cannot be dealt whole"):
+    with pytest.raises(InputError, match=mentioning("3", "place", "group")):
         folds(grouped, k=5, seed=0, by="place")
 
 
 def test_identical_files_count_once_among_the_folds():
     contents = np.arange(20)
     contents[2] = 0
-    with pytest.raises(
-        InputError, match=r"19 distinct pictures cannot be dealt into 20 folds: .*Take 2 to 19"
-    ):
+    with pytest.raises(InputError, match=mentioning("19", "20", "2")):
         folds(manifest([0, 1] * 10), k=20, seed=0, contents=contents)
 
 
@@ -238,14 +220,14 @@ def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
     with pytest.raises(InputError) as refused:
         folds(data, k=2, seed=0, by="place")
     assert "with places and groups kept whole, a class would vanish" in str(refused.value)
-    assert "All pictures of class 'c1' hang together, by place or by group." in str(refused.value)
+    assert mentions(str(refused.value), "'c1'", "class", "place")
     assert "lie in one place" not in str(refused.value)
 
 
 def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
     data = manifest(np.tile([0, 1, 0, 1], 20), **places(80))
     note = folds(data, k=4, seed=0, by="place", blocks=(0.25,)).note
-    assert "by spatial blocks of 0.25° (40 blocks)," in note
+    assert mentions(note, "0.25", "40")
 
 
 def test_the_latest_quarter_by_time_is_cut_off_once():
@@ -257,16 +239,16 @@ def test_the_latest_quarter_by_time_is_cut_off_once():
     assert len(held.learning) == 80
     two = time_holdout(data.select(range(20)), share=0.25, column="year")
     assert (len(two.learning), len(two.answering)) == (10, 10)
-    with pytest.raises(InputError, match="column 'year' says the same of all of them, so none is later"):
+    with pytest.raises(InputError, match=mentioning("year", "column")):
         time_holdout(data.select(range(10)), share=0.25, column="year")
     late = manifest([0, 1] * 4 + [2, 2], year=[1] * 8 + [2] * 2)
-    with pytest.raises(InputError, match="class 'c2' does not appear before the latest 2 pictures"):
+    with pytest.raises(InputError, match=mentioning("'c2'", "2")):
         time_holdout(late, share=0.25, column="year")
 
 
 def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
     """Three classes, three files, each file in two of the classes; a cross-validation takes no splits as given."""
     data, contents = manifest([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
-    with pytest.raises(InputError, match="every class in two folds or more") as error:
+    with pytest.raises(InputError, match=mentioning("class", "fold")) as error:
         folds(data, k=2, seed=0, contents=contents)
     assert str(error.value).endswith("Correct their labels, or leave a class of theirs out.")

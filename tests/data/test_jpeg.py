@@ -10,6 +10,7 @@ import simplejpeg
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import jpeg, pictures
 from efficientnetv2.data.pictures import UnreadablePicture, stored
@@ -218,7 +219,7 @@ def test_pictures_that_pillow_warns_of_are_left_to_it(monkeypatch):
         warnings.simplefilter("error")
         assert picture.pixels(1, True, 149).shape == (149, 203, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadablePicture, match="too large to be safe"), stored(PLAIN):
+    with pytest.raises(UnreadablePicture, match=mentioning("too large")), stored(PLAIN):
         pass
 
 
@@ -296,7 +297,7 @@ def test_what_encoders_write_and_what_stands_behind_an_image_is_no_scan():
 
 def test_scans_of_a_large_image_are_fewer(monkeypatch):
     monkeypatch.setattr(jpeg, "_MOST_PASSED", 12 * 203 * 149)
-    assert "more than 12 JPEG scans" in answer(with_scans(20), 1)
+    assert mentions(answer(with_scans(20), 1), "12", "JPEG")
     assert answer(encoded(scene(), progressive=True), 1).shape == (149, 203, 3)
 
 

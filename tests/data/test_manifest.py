@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.messages import mentioning
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import Manifest, read
@@ -89,9 +90,9 @@ def test_a_class_keeps_its_id_in_every_part(manifest):
 
 
 def test_there_is_no_empty_part(manifest):
-    with pytest.raises(InputError, match="no pictures in test"):
+    with pytest.raises(InputError, match=mentioning("test")):
         manifest.subset("test")
-    with pytest.raises(InputError, match=r"'vall' is no split; did you mean 'val'\?"):
+    with pytest.raises(InputError, match=mentioning("vall", "did you mean")):
         manifest.subset("vall")
 
 
@@ -136,10 +137,10 @@ def test_labels_cannot_be_changed_by_accident(manifest):
 
 
 def test_a_run_without_its_manifest_says_so(tmp_path):
-    with pytest.raises(InputError, match="the run has no manifest"):
+    with pytest.raises(InputError, match=mentioning("manifest")):
         Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")
     (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="is no manifest of a run"):
+    with pytest.raises(InputError, match=mentioning("manifest")):
         Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.command_line import effnetv2
 from tests.conftest import paint
+from tests.messages import mentioning
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
@@ -83,9 +84,9 @@ def test_three_bands_keep_what_the_weights_know():
     assert five.channels == 5
     back = five.with_channels(3)
     assert (back.channels, back.bands) == (3, None)
-    with pytest.raises(ValueError, match=r"mean has 3 values, but pictures are made of 5 bands"):
+    with pytest.raises(ValueError, match=mentioning("3", "5", "band")):
         replace(Preprocessing(image_px=16), bands=five.bands)
-    with pytest.raises(ValueError, match=r"low has 2 values for 5 bands"):
+    with pytest.raises(ValueError, match=mentioning("2", "5", "band")):
         Bands((1, 2, 3, 4, 5), low=(0, 1))
 
 
@@ -187,13 +188,11 @@ def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
     three = str(write_raster(tmp_path / "three.tif", deep(3)))
     jpeg = str(paint(tmp_path / "photo.jpg", (9, 9, 9)))
     assert rule_of([five], "all", seed=0).listed == "1 B02, 2 B03, 3 B04, 4 B08, 5 B11"
-    with pytest.raises(
-        InputError, match=r"swapped\.tif calls its band 1 B04, but B04 is to be band 3.*gdal_translate"
-    ):
+    with pytest.raises(InputError, match=mentioning("swapped.tif", "1", "B04", "3", "gdal_translate")):
         rule_of([five, swapped], "all", seed=0)
-    with pytest.raises(InputError, match=r"three\.tif has 3 bands, but bands 1 B02, .* 5 B11 are to be seen"):
+    with pytest.raises(InputError, match=mentioning("three.tif", "3", "1", "B02", "5", "B11")):
         rule_of([five], "all", seed=0, others=[three])
-    with pytest.raises(InputError, match=r"photo\.jpg is an ordinary picture of 3 channels.*5 bands \(1 B02"):
+    with pytest.raises(InputError, match=mentioning("photo.jpg", "3", "5", "1", "B02")):
         rule_of([five, jpeg], "all", seed=0)
     # Other names than those of the first are nobody's fault.
     other = named(write_raster(tmp_path / "other.tif", deep()), *"abcde")
@@ -223,7 +222,7 @@ def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
     four = str(write_raster(tmp_path / "four.tif", deep(4), photometric="RGB", alpha="unspecified"))
     for files in ([three, four], [four, three]):
         assert rule_of(files, None, seed=0).numbers == (1, 2, 3)
-    with pytest.raises(InputError, match=r"four\.tif has 4 bands, .* as in .*three\.tif, which has 3\."):
+    with pytest.raises(InputError, match=mentioning("four.tif", "4", "three.tif", "3")):
         rule_of([three, four], "all", seed=0)
     plain = [
         str(write_raster(tmp_path / f"plain{n}.tif", deep(n, least=0, most=99).astype("u1"))) for n in (1, 3)
@@ -238,9 +237,7 @@ def test_bands_in_pages_are_told(tmp_path):
     pages = [Image.fromarray(page) for page in deep(4)]
     path = tmp_path / "pages.tif"
     pages[0].save(path, save_all=True, append_images=pages[1:])
-    with pytest.raises(
-        InputError, match=r"has 1 band, but bands 1, 2, 3, 4 are to be seen\. Its 4 pages.*-separate"
-    ):
+    with pytest.raises(InputError, match=mentioning("1", "2", "3", "4")):
         rule_of([str(path)], (1, 2, 3, 4), seed=0)
 
 
@@ -278,7 +275,7 @@ def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_pat
     listed = manifest.read(tmp_path / "set", require_labels=False)
     reader = originals(replace(listed, bands=rule_of([str(path)], "all", seed=0)))
     assert reader.source(0).shape == (24, 24, 5)
-    with pytest.raises(UnreadablePicture, match=r"two\.jpg: is an ordinary picture"):
+    with pytest.raises(UnreadablePicture, match=mentioning("two.jpg")):
         reader.source(1)
 
 

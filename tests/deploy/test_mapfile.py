@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.messages import mentioning
 from tests.rasters import UTM, rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
@@ -99,9 +100,7 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
     names = [str(number) for number in range(65_536)]
     with (
         opened(raster) as source,
-        pytest.raises(
-            InputError, match=r"map.tif: the model knows 65,536 classes, but .* at most 65,535 apart"
-        ),
+        pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")),
     ):
         mapfile.write(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
     assert not (tmp_path / "map.tif").exists()
@@ -145,9 +144,7 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
     ones = np.ones((700, 1300), np.int64)
     with (
         opened(path.with_name("blank.tif")) as source,
-        pytest.raises(
-            InputError, match=r"map\.tif: the map could not be written \(.*write error.*Is the disk full"
-        ),
+        pytest.raises(InputError, match=mentioning("map.tif", "write error")),
     ):
         mapfile.write(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), told={})
     assert path.read_bytes() == before

@@ -7,6 +7,7 @@ import shlex
 
 import numpy as np
 import pytest
+from tests.messages import mentions
 from typer.main import get_command
 
 from efficientnetv2.base.keys import Key
@@ -85,7 +86,7 @@ def test_more_epochs_where_there_were_few_or_the_metric_still_rose(epochs, gain,
     (step,) = next_steps(RIGHT, facts(epochs=epochs, late_gain=gain))
     assert step.topic == topic
     if gain and topic == "epochs":
-        assert "rose by 3.0 points" in step.reason
+        assert mentions(step.reason, "3.0", "points")
         assert "--epochs 40" in step.command
 
 
@@ -121,8 +122,8 @@ def test_rare_classes_that_lag_are_balanced():
     support = {"daisy": 300, "rose": 150, "tulip": 30}
     step = next_steps(behind, facts(train_support=support))[0]
     assert step.topic == "class_imbalance"
-    assert "30 to 300 training images" in step.reason
-    assert "--set balance=equal" in step.command
+    assert mentions(step.reason, "30", "300")
+    assert mentions(step.command, "--set", "balance=equal")
     assert topics(next_steps(RIGHT, facts(train_support=support))) == ["use"]
     assert topics(next_steps(behind, facts(train_support=dict.fromkeys(NAMES, 99)))) == ["use"]
 
@@ -133,7 +134,7 @@ def test_conflicting_labels_of_many_images_come_before_epochs():
     )
     assert topics(few) == ["epochs", "label_errors"]
     assert topics(many) == ["label_errors", "epochs"]
-    assert "50 pairs of identical images have different labels" in many[0].reason
+    assert mentions(many[0].reason, "50", "identical")
     assert many[0].command == "effnetv2 inspect flowers"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.messages import mentioning
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
@@ -66,7 +67,7 @@ def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
 def test_no_label_is_given_for_an_answer_that_is_none(model):
     network = modelfile.load(model)
     network.stem.norm.running_var.neg_()
-    with pytest.raises(InputError, match=r"1 of 1 pictures.*NaN"):
+    with pytest.raises(InputError, match=mentioning("1", "NaN")):
         Predictor(network)(_pixels())
 
 
@@ -226,9 +227,7 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
 
     path = tmp_path / "deep.tif"
     Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
-    with pytest.raises(
-        InputError, match=r"deep\.tif: holds uint16, but the model .*gdal_translate -b 1 -ot Byte"
-    ):
+    with pytest.raises(InputError, match=mentioning("deep.tif", "uint16", "gdal_translate", "1")):
         Predictor(model)(path)
     unnamed = write_raster(
         tmp_path / "unnamed.tif", np.full((3, 16, 16), 99, np.uint8), photometric="MINISBLACK"
@@ -268,9 +267,9 @@ def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path)
         with pytest.raises(InputError) as by_image:
             asked(Image.open(path))
         assert str(by_image.value) == str(by_path.value)
-    with pytest.raises(InputError, match=r"holds float32, but the rule by which 1000 to 5000 become"):
+    with pytest.raises(InputError, match=mentioning("float32", "1000", "5000")):
         predictor(Image.fromarray(values.astype(np.float32) / 6_000))
-    with pytest.raises(InputError, match=r"the picture: holds float64, but the rule"):
+    with pytest.raises(InputError, match=mentioning("float64")):
         predictor(np.stack([values / 6_000] * 3, axis=2))
 
 
@@ -303,9 +302,7 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
     predictor = _by_rule(1, 1, 1)
     with Image.open(path) as opened:
         for picture in (path, str(path), opened):
-            with pytest.raises(
-                InputError, match=r"deep\.png: holds values of more than 8 bits.*for GeoTIFFs"
-            ):
+            with pytest.raises(InputError, match=mentioning("deep.png", "8", "GeoTIFFs")):
                 predictor(picture)
     eight = Image.fromarray(np.full((16, 16), 200, np.uint8))
     eight.save(tmp_path / "grey.png")
@@ -315,5 +312,5 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
 
 @pytest.mark.parametrize("at_once", [0, -1])
 def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
-    with pytest.raises(InputError, match=f"batch_images is {at_once}, but is 1 or more"):
+    with pytest.raises(InputError, match=mentioning(at_once, "batch_images", "1")):
         Predictor(model, batch_images=at_once)

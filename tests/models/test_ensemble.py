@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.messages import mentioning
 
 from efficientnetv2 import create
 from efficientnetv2.base.errors import InputError
@@ -63,31 +64,29 @@ def test_of_networks_that_answer_each_class_by_itself_it_is_the_mean_of_each(tmp
 def test_networks_that_cannot_be_asked_together_are_refused():
     one, other = members()
     other.answer = "sigmoid"
-    with pytest.raises(InputError, match="member 1 of the ensemble answers by sigmoid, the first by softmax"):
+    with pytest.raises(InputError, match=mentioning("1", "ensemble")):
         Ensemble([one, other])
     one, other = members()
     other.class_names = ("a", "b", "z")
-    with pytest.raises(InputError, match="member 1 of the ensemble knows other classes"):
+    with pytest.raises(InputError, match=mentioning("1", "ensemble")):
         Ensemble([one, other])
     one, other = members()
     other.preprocessing = replace(other.preprocessing, image_px=64)
-    with pytest.raises(
-        InputError, match=r"looks at pictures otherwise than the first \(image_px is 64, not 32\)"
-    ):
+    with pytest.raises(InputError, match=mentioning("image_px", "64", "32")):
         Ensemble([one, other])
     for network, high in ((one, 3000.0), (other, 3010.0)):
         bands = Bands((4, 3, 2), high=(high,) * 3)
         network.preprocessing = replace(
             network.preprocessing, image_px=32, std=(high / 1e5,) * 3, bands=bands
         )
-    with pytest.raises(InputError, match=r"\(which values of the bands .* on its own training pictures\)"):
+    with pytest.raises(InputError, match=mentioning("band", "training")):
         Ensemble([one, other])
 
 
 def test_a_folder_of_runs_is_no_model_and_says_which_are(tmp_path):
     (tmp_path / "folds/fold1").mkdir(parents=True)
     (tmp_path / "folds/fold1" / modelfile.NAME).touch()
-    with pytest.raises(InputError, match=r"holds no model.safetensors. Folders in it do: '.*folds/fold1'"):
+    with pytest.raises(InputError, match=mentioning("model.safetensors", "folds/fold1")):
         modelfile.load(tmp_path / "folds")
 
 
@@ -99,7 +98,7 @@ def test_what_trained_is_unknown_if_it_is_of_one_member():
 
 def test_a_damaged_list_is_named(tmp_path):
     (tmp_path / "ensemble.json").write_text('{"member": []}')
-    with pytest.raises(InputError, match=r"ensemble.json is no list of model files"):
+    with pytest.raises(InputError, match=mentioning("ensemble.json")):
         modelfile.load(tmp_path)
 
 
@@ -127,7 +126,7 @@ def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp
 def test_a_module_is_for_one_file(tmp_path):
     modelfile.save(tmp_path / "0.safetensors", members(1)[0])
     write_members(tmp_path, ["0.safetensors"])
-    with pytest.raises(InputError, match=r"holds 1 network that answer together, and network is one module"):
+    with pytest.raises(InputError, match=mentioning("1", "module")):
         modelfile.load(tmp_path, network=members(1)[0])
 
 

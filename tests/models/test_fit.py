@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tests.messages import mentioning
 from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
@@ -213,18 +214,18 @@ def test_all_stages_frozen_leave_the_head_to_train():
 
 
 def test_without_a_classifier_not_all_can_be_frozen():
-    with pytest.raises(InputError, match="no classifier that would be left"):
+    with pytest.raises(InputError, match=mentioning("classifier")):
         freeze(create(TINY, num_classes=0), stages="all")
 
 
 @pytest.mark.parametrize("stages", ["most", 1.5, True, None])
 def test_stages_that_are_no_number(stages):
-    with pytest.raises(InputError, match=f'stages to freeze are {stages!r}, but are a number, or "all"'):
+    with pytest.raises(InputError, match=mentioning(stages, "all")):
         freeze(create("efficientnetv2_b0"), stages=stages)
 
 
 def test_stages_that_are_not_there():
-    with pytest.raises(InputError, match="stages to freeze are 4, but lie in 0 to 3"):
+    with pytest.raises(InputError, match=mentioning("4", "0", "3")):
         freeze(create(TINY), stages=4)
     with pytest.raises(InputError, match="0 to 4"):
         freeze(create("torchvision:resnet18"), stages=5)
@@ -323,7 +324,7 @@ def test_a_network_in_one_piece_has_no_stages_to_freeze():
     network = create(Piece())
     assert len(layer_groups(network)) == 1
     freeze(network, stages=0)
-    with pytest.raises(InputError, match="stages to freeze are 1, but lie in 0 to 0"):
+    with pytest.raises(InputError, match=mentioning("1", "0", "stage")):
         freeze(network, stages=1)
 
 
@@ -332,9 +333,7 @@ def test_a_network_with_two_classifiers_is_refused_rather_than_half_changed():
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     with pytest.raises(InputError, match="several classifiers"):
         fit(network, num_classes=5)
-    with pytest.raises(
-        InputError, match=r"distilled_patch16_224 has 2 classifiers, but the values are for one"
-    ):
+    with pytest.raises(InputError, match=mentioning("distilled_patch16_224", "2")):
         put_classifier(network, torch.zeros(3, 192), torch.zeros(3))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from tests.messages import mentioning
 from torch import nn
 
 from efficientnetv2.base.errors import InputError
@@ -86,7 +87,7 @@ def test_all_classifiers_of_a_network_are_known(name, classifiers):
 
 
 def test_a_network_without_its_two_classifiers_is_refused_as_one_without_its_own():
-    with pytest.raises(InputError, match=r"comes without a classifier.*name the classes: num_classes=N"):
+    with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
         Foreign(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0))
 
 
@@ -142,7 +143,7 @@ def test_of_the_smallest_pictures_there_are_as_many_maps(px):
 
 
 def test_a_network_without_maps_says_so():
-    with pytest.raises(InputError, match="torchvision:resnet18 does not give its feature maps"):
+    with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
         create("torchvision:resnet18").features(torch.zeros(1, 3, 64, 64))
 
 
@@ -196,7 +197,7 @@ def test_a_module_without_beginning_or_end(module, says):
 
 def test_a_network_without_its_classifier_is_refused_and_built_with_one():
     """By the last nn.Linear within it, such a transformer would be cut in two."""
-    with pytest.raises(InputError, match=r"comes without a classifier.*name the classes: num_classes=N"):
+    with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
         Foreign(timm.create_model("vit_tiny_patch16_224", num_classes=0))
     pictures = torch.randn(2, 3, 64, 64)
     embedding = create("timm:convnextv2_atto", num_classes=0)
@@ -258,7 +259,7 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(InputError, match=r'timm:resnet18.*pip install "timm<2'):
+    with pytest.raises(InputError, match=mentioning("timm:resnet18", "2")):
         create("timm:resnet18")
 
 
@@ -290,7 +291,7 @@ def test_a_model_file_of_a_module_of_ones_own(tmp_path):
     network = create(small()).eval()
     path = tmp_path / "m.safetensors"
     modelfile.save(path, network, class_names=("a", "b", "c"))
-    with pytest.raises(InputError, match=r"only its code can make.*network=module"):
+    with pytest.raises(InputError, match=mentioning("network=module")):
         modelfile.load(path)
     loaded = modelfile.load(path, network=small())
     pictures = torch.randn(2, 3, 16, 16)
@@ -298,9 +299,7 @@ def test_a_model_file_of_a_module_of_ones_own(tmp_path):
     assert loaded.class_names == ("a", "b", "c")
     other = small(classes=4)
     before, kinds = copy.deepcopy(other.state_dict()), [type(part) for part in other.modules()]
-    with pytest.raises(
-        InputError, match=r"7\.weight.*\[3, 6\], not float32 \[4, 6\].*Give the module as it was"
-    ):
+    with pytest.raises(InputError, match=mentioning("7.weight", "3", "6", "float32", "4")):
         modelfile.load(path, network=other)
     assert [type(part) for part in other.modules()] == kinds
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
@@ -322,11 +321,11 @@ def test_embeddings_survive_copies():
 
 def test_a_predictor_refuses_a_network_without_classes(tmp_path):
     for network in (create(small(), num_classes=0), create("timm:resnet10t", num_classes=0)):
-        with pytest.raises(InputError, match=r"no classifier.*--weights"):
+        with pytest.raises(InputError, match=mentioning("--weights", "classifier")):
             Predictor(network)
     path = tmp_path / "headless.safetensors"
     modelfile.save(path, network)
-    with pytest.raises(InputError, match=r"headless\.safetensors has no classifier.*--weights"):
+    with pytest.raises(InputError, match=mentioning("headless.safetensors", "--weights")):
         Predictor(path)
 
 

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from tests.command_line import effnetv2_fresh
 from tests.hub_server import COMMIT, serving
+from tests.messages import mentioning, mentions
 
 import efficientnetv2
 from efficientnetv2.base.errors import InputError
@@ -119,7 +120,7 @@ def test_an_old_part_that_does_not_belong_is_thrown_away(server, hub):
 def test_another_content_than_announced_is_refused_and_not_kept(server, hub, name):
     server.files[f"models/{pretrained.about(TORCHVISION).file}"] = CONTENT
     server.other_content = True
-    with pytest.raises(InputError, match=r"sent another file than it announced: its SHA-256 is \w{16}"):
+    with pytest.raises(InputError, match=mentioning("SHA-256")):
         fetch(name, hub)
     assert cached(name, hub) is None
     assert not kept(hub.folder)
@@ -128,7 +129,7 @@ def test_another_content_than_announced_is_refused_and_not_kept(server, hub, nam
 
 def test_a_file_without_a_stated_hash_is_refused(server, hub):
     server.no_hash = True
-    with pytest.raises(InputError, match="states no SHA-256"):
+    with pytest.raises(InputError, match=mentioning("SHA-256")):
         fetch(NAME, hub)
     assert not kept(hub.folder)
 
@@ -151,7 +152,7 @@ def test_a_server_that_sends_a_byte_at_a_time_is_given_up(server, hub, monkeypat
     monkeypatch.setattr(download, "STALL_S", 1.0)
     server.drips = True
     started = time.perf_counter()
-    with pytest.raises(InputError, match=r"fewer than 30,000 bytes came in 1 s.*Try again"):
+    with pytest.raises(InputError, match=mentioning("30,000", "1")):
         fetch(NAME, replace(hub, patience_s=5))
     assert time.perf_counter() - started < 20
     assert len(server.transfers()) == 1
@@ -185,7 +186,7 @@ def test_a_server_that_never_answers_is_given_up_soon(hub, name):
         with pytest.raises(InputError, match="cannot be reached, or breaks off"):
             fetch(name, replace(hub, endpoint=nowhere, pytorch=nowhere, patience_s=0.3))
     assert time.perf_counter() - started < 8  # the libraries' own patience is 10 s
-    with pytest.raises(TimeoutError, match=r"no answer within 0\.1 s"):
+    with pytest.raises(TimeoutError, match=mentioning("0.1")):
         within(0.1, lambda: time.sleep(5))
 
 
@@ -205,12 +206,12 @@ def test_a_refusal_is_told_with_its_status_and_the_way_out(server, hub, status, 
 def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, name):
     nowhere = replace(hub, endpoint="http://127.0.0.1:9", pytorch="http://127.0.0.1:9")
     started = time.perf_counter()
-    with pytest.raises(InputError, match=r"127\.0\.0\.1:9 cannot be reached") as told:
+    with pytest.raises(InputError, match=mentioning("127.0.0.1:9")) as told:
         fetch(name, nowhere)
     assert time.perf_counter() - started < 8
     place = re.search(r"put the file at (\S+) \(the cache folder", str(told.value))
     assert place is not None
-    assert f"effnetv2 models --fetch {name}" in str(told.value)
+    assert mentions(str(told.value), name, "effnetv2 models --fetch")
     Path(place[1]).parent.mkdir(parents=True)
     Path(place[1]).write_bytes(CONTENT)
     if name == NAME:
@@ -221,9 +222,7 @@ def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, nam
 
 
 def test_offline_means_that_nothing_is_asked(server, hub):
-    with pytest.raises(
-        InputError, match=r"not in the cache, and HF_HUB_OFFLINE forbids .*\. Unset it\. Or fill"
-    ):
+    with pytest.raises(InputError, match=mentioning("HF_HUB_OFFLINE", "cache")):
         fetch(NAME, replace(hub, offline=True))
     assert server.asked == []
 
@@ -238,7 +237,7 @@ def test_a_cached_file_that_has_changed_is_found_and_fetched_again(server, hub):
 
 def test_a_cache_that_cannot_be_written_is_told(hub, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot be kept in the cache .*HF_HUB_CACHE"):
+    with pytest.raises(InputError, match=mentioning("HF_HUB_CACHE", "cache")):
         fetch(NAME, replace(hub, folder=tmp_path / "file"))
 
 
@@ -335,7 +334,7 @@ def test_a_file_of_another_head_is_refused(server, hub):
     timm = pytest.importorskip("timm")
     weights = timm.create_model("tf_efficientnetv2_b0", num_classes=7).state_dict()
     server.files[FILE] = safetensors.torch.save(weights, {"format": "pt"})
-    with pytest.raises(InputError, match=r"has 7 outputs, but 'efficientnetv2_b0.in1k' has 1000"):
+    with pytest.raises(InputError, match=mentioning("7", "efficientnetv2_b0.in1k", "1000")):
         load(NAME, hub)
 
 

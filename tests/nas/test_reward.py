@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.messages import mentioning
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.nas.measurement import Measurement
@@ -66,19 +67,17 @@ def test_a_failed_network_is_worth_nothing():
 
 @pytest.mark.parametrize("name", ["step_seconds", "parameters", "inference_seconds", "peak_memory_bytes"])
 def test_a_wrong_sign_is_refused_with_the_reason(name):
-    with pytest.raises(
-        ValidationError, match=rf"exponent of {name} is 0\.07, but is 0 or below: .* Give -0\.07"
-    ):
+    with pytest.raises(ValidationError, match=mentioning(name, "0.07", "0", "-0.07")):
         Reward(**{name: 0.07})
-    with pytest.raises(InputError, match=f"exponent of {name} is nan"):
+    with pytest.raises(InputError, match=mentioning(name)):
         Reward.from_json({name: float("nan")})
 
 
 def test_what_was_not_measured_cannot_be_counted():
     untimed = replace(BACKBONE, step_seconds=None)
-    with pytest.raises(InputError, match="counts step_seconds, which was not measured of the network"):
+    with pytest.raises(InputError, match=mentioning("step_seconds")):
         Reward().of(untimed, BACKBONE)
-    with pytest.raises(InputError, match="counts inference_seconds, which was not measured of the network"):
+    with pytest.raises(InputError, match=mentioning("inference_seconds")):
         Reward(inference_seconds=-0.1).of(BACKBONE, BACKBONE)
     with pytest.raises(InputError, match="of the backbone"):
         Reward().of(BACKBONE, untimed)

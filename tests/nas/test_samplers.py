@@ -10,6 +10,7 @@ import pytest
 from optuna.samplers import NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 from scipy import stats
+from tests.messages import mentioning
 from tests.nas.test_space import RICH, TINY
 
 from efficientnetv2.arch.cost import cost
@@ -247,9 +248,7 @@ def test_a_queued_network_is_tried_as_it_was_queued():
 @pytest.mark.parametrize("name", OURS)
 def test_a_study_of_another_aim_is_refused(name):
     study = optuna.create_study(sampler=sampler(name, TINY, seed=0))
-    with pytest.raises(
-        InputError, match="the study was made to minimize: make it with the direction maximize"
-    ):
+    with pytest.raises(InputError, match=mentioning("minimize", "maximize")):
         study.ask(distributions(TINY))
     several = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler(name, TINY, seed=0))
     with pytest.raises(InputError, match="maximize, minimize"):
@@ -269,9 +268,9 @@ def test_nsga2_seeks_fronts():
 
 def test_what_is_no_decision_is_refused():
     study = optuna.create_study(direction="maximize", sampler=sampler("policy", TINY, seed=0))
-    with pytest.raises(InputError, match="'lr' is no decision of the space"):
+    with pytest.raises(InputError, match=mentioning("'lr'")):
         study.ask().suggest_float("lr", 0, 1)
-    with pytest.raises(InputError, match="no sampler 'evolutoin'; did you mean 'evolution'"):
+    with pytest.raises(InputError, match=mentioning("evolutoin", "did you mean", "evolution")):
         sampler("evolutoin", TINY, seed=0)
 
 

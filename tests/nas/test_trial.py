@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from tests.command_line import SERVER
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
@@ -400,7 +401,7 @@ def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_
     """Of a larger network than the backbone: it has failed, and the search goes on."""
     proxy = proxy_of(class_folders, tmp_path, "group_images=8")
     monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
-    with pytest.raises(MemoryShortError, match=r"group_images is 8, but .* is 4"):
+    with pytest.raises(MemoryShortError, match=mentioning("group_images", "8", "4")):
         child.grouped(TINY, proxy, torch.device("cpu"))
 
 
@@ -415,9 +416,9 @@ def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folder
     child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
     (refused,) = told
     assert isinstance(refused, Refused)
-    assert "Memory is too short for the backbone" in refused.message
+    assert mentions(refused.message, "memory")
     assert "the largest that fits" in refused.message
-    assert "effnetv2 search resume" in refused.message
+    assert mentions(refused.message, "effnetv2 search resume")
 
 
 def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_path, monkeypatch):
@@ -513,7 +514,7 @@ def test_what_is_wrong_with_the_pictures_is_no_result(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path)
     for file in class_folders.rglob("*.jpg"):
         file.unlink()
-    with pytest.raises(InputError, match="unreadable during the run"):
+    with pytest.raises(InputError, match=mentioning("unreadable")):
         try_out(TINY, proxy)
 
 
@@ -541,7 +542,7 @@ def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     refuse_leaks(manifest, contents)
     judging, trained = (manifest.paths[list(manifest.split).index(name)] for name in ("val", "train"))
     contents[manifest.paths.index(judging)] = contents[manifest.paths.index(trained)]
-    with pytest.raises(InputError, match="1 picture that the search would use also stand") as error:
+    with pytest.raises(InputError, match=mentioning("1", "search")) as error:
         refuse_leaks(manifest, contents)
     assert judging in str(error.value)
     assert trained in str(error.value)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock, Timeout
+from tests.messages import mentions
 from tests.nas.test_study import PLAN, storage
 from tests.nas.tiny import SPACE
 
@@ -79,9 +80,9 @@ def test_a_trial_that_takes_its_workers_down_is_not_begun_again(tmp_path):
     one.ledger.give_back(Claim(0, MOST_BEGUN + 1, claim.token))
     claim = one.ledger.claim(1)
     assert claim.begun == MOST_BEGUN + 1
-    assert one._one(claim) == "crashed: its worker was lost 10 times"
+    assert mentions(one._one(claim), "10", "worker")
     (found,) = one.watch.found
-    assert found.failure == "crashed: its worker was lost 10 times"
+    assert mentions(found.failure, "10", "worker")
     (trial,) = one.storage.rdb.get_all_trials(one.ledger.study_id)
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.0)
 

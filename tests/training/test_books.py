@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
@@ -168,7 +169,7 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
                 self.back = gone(replace(one, val=one.train), len(one.train) - strict * 20)
 
     outage = Gone()
-    with pytest.raises(InputError, match=r"[Tt]hen go on with --resume"):
+    with pytest.raises(InputError, match=mentioning("--resume")):
         run(one, resumed=False, watch=outage)
     (step,) = resume.steps_saved(one.folder.checkpoints)
     assert step >= 4
@@ -186,9 +187,7 @@ def test_an_outage_at_the_last_evaluation_leaves_the_model_without_its_metrics(j
     trained = kept_weights(one)
     one.folder.model_file.unlink()
     back = gone(one, len(one.val))
-    with pytest.raises(
-        InputError, match=r"24 of the 24 images .* can't be read .*saved: .*model\.safetensors"
-    ):
+    with pytest.raises(InputError, match=mentioning("24", "model.safetensors")):
         run(job("run"), resumed=True, watch=Nobody())
     assert kept_weights(one) == trained
     assert "val_top1" not in modelfile.load(one.folder.model_file).metrics
@@ -210,7 +209,7 @@ def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job)
     assert len(done.predictions.labels) == 22
     assert modelfile.load(one.folder.model_file).metrics["val_images"] == 22
     assert one.folder.skipped == set(one.val.paths[:2])
-    assert any("2 of 24 val images could not be read" in line and "other 22" in line for line in said)
+    assert any(mentions(line, "2", "24", "val") and "other 22" in line for line in said)
     (named,) = (line for line in said if line.startswith("Skipped 2 of 24"))
     assert one.val.paths[0] in named
 
@@ -220,7 +219,7 @@ def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(
     one = job("run")
     one = replace(one, val=one.val.select([0]))
     gone(one, 1)
-    with pytest.raises(InputError, match="1 of the 1 image to be evaluated can't be read any more"):
+    with pytest.raises(InputError, match=mentioning("1", "image")):
         run(one, resumed=False, watch=Nobody())
 
 
@@ -257,7 +256,7 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     one.network.register_forward_pre_hook(no_memory)
-    with pytest.raises(MemoryShortError, match=r"a single picture of 48 px .*CUDA out of memory"):
+    with pytest.raises(MemoryShortError, match=mentioning("48", "CUDA", "out of memory")):
         run(one, resumed=False, watch=Nobody())
     assert resume.steps_saved(one.folder.checkpoints) == [3]
     again = run(job("run"), resumed=True, watch=Nobody())
@@ -279,7 +278,7 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
     one = job("run", *settings)
     with torch.no_grad():
         one.network.classifier.weight.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="lower learning rate") as refused:
+    with pytest.raises(DivergedError, match=mentioning("learning rate")) as refused:
         run(one, resumed=False, watch=Nobody())
     assert ("warm-up" in str(refused.value)) == (advice is not None)
     assert advice is None or advice in str(refused.value)
@@ -296,7 +295,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_du
             module.classifier.bias.data.fill_(float("inf"))
 
     one.network.register_forward_pre_hook(broken_in_the_fifth)
-    with pytest.raises(DivergedError, match=r"at step 4 \(learning rate .*loss is .*lower learning rate"):
+    with pytest.raises(DivergedError, match=mentioning("4", "step")):
         run(one, resumed=False, watch=Nobody())
     assert len(passes) == 5
     assert resume.steps_saved(one.folder.checkpoints) == []
@@ -313,7 +312,7 @@ def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job
         def progress(self, done, *facts):
             norm.running_mean.fill_(value)
 
-    with pytest.raises(DivergedError, match=r"at step 2 \(learning rate .*lower learning rate"):
+    with pytest.raises(DivergedError, match=mentioning("2", "step")):
         run(one, resumed=False, watch=Breaks())
     assert not one.folder.model_file.exists()
 
@@ -330,7 +329,7 @@ def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverge
 
 def test_a_learning_rate_that_is_far_too_high_is_named_with_the_step_and_a_lower_one(job):
     one = job("run", "optimizer.lr=1e6")
-    with pytest.raises(DivergedError, match=r"at step \d+ \(learning rate .*--set optimizer\.lr=0\.1\)"):
+    with pytest.raises(DivergedError, match=mentioning("--set", "optimizer.lr=0.1")):
         run(one, resumed=False, watch=Nobody())
     assert not one.folder.model_file.exists()
 
@@ -364,9 +363,7 @@ def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monke
     one = job("run", minival=minival)
     one.folder.note("The run begins.")
     disk = FullDisk(one.folder.path / name, after=4)
-    with pytest.raises(
-        InputError, match=rf"run/{name} can't be written \(No space left .* go on with --resume"
-    ):
+    with pytest.raises(InputError, match=mentioning(name, "--resume")):
         run(one, resumed=False, watch=disk)
     assert resume.steps_saved(one.folder.checkpoints) == [6]
     disk.has_room()
@@ -412,7 +409,7 @@ def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_pa
         ("skipped.csv", lambda: folder.skip("a.jpg", "is empty (0 bytes)")),
     ):
         (tmp_path / name).symlink_to(FULL)
-        with pytest.raises(InputError, match=rf"{name} can't be written \(No space left .*--resume"):
+        with pytest.raises(InputError, match=mentioning(name, "--resume")):
             write()
     assert folder.skipped_count == 0, "it was not listed"
 
@@ -437,13 +434,13 @@ def test_up_to_half_of_an_evaluations_images_are_skipped_but_with_strict_none(jo
     gone(one, 1)
     assert len(one.predict(state, one.val).labels) == 23
     assert one.folder.skipped_count == 1
-    with pytest.raises(InputError, match=rf"{one.val.paths[0]}: .* Bring it back, .*; without --strict"):
+    with pytest.raises(InputError, match=mentioning(one.val.paths[0], "--strict")):
         replace(one, strict=True).predict(state, one.val)
     for row in range(1, 12):
         Path(one.val.file(row)).unlink()
     assert len(one.predict(state, one.val).labels) == 12
     Path(one.val.file(12)).unlink()
-    with pytest.raises(InputError, match=r"13 of the 24 images to be evaluated .* than the 50% .*--resume"):
+    with pytest.raises(InputError, match=mentioning("13", "24", "50", "--resume")):
         one.predict(state, one.val)
 
 
@@ -455,7 +452,7 @@ def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit
     resumed = replace(one, folder=RunFolder(one.folder.path, lambda line: None))
     kept_by = Books(resumed, SimpleNamespace(step=0), Nobody(), {})
     kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
-    with pytest.raises(InputError, match=r"2 of 24 training pictures have become unreadable .* --resume"):
+    with pytest.raises(InputError, match=mentioning("2", "24", "--resume")):
         kept_by.note_unreadable([(1, "is empty (0 bytes)")])
     assert resumed.folder.skipped_file.read_text().splitlines()[1:] == [
         f"{path},is empty (0 bytes)" for path in one.train.paths[:2]

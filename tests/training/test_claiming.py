@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from tests.command_line import NETWORK, SERVER
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import crossval_job, settling, train_job
@@ -31,12 +32,12 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     out = tmp_path / "runs/mine"
     with claimed(out) as path:
         assert path == out
-        with pytest.raises(InputError, match=r"--out .*mine: another run is beginning there"), claimed(out):
+        with pytest.raises(InputError, match=mentioning("--out")), claimed(out):
             pytest.fail("a second one has begun")
         (out / "recipe.yaml").write_text("")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
     with (
-        pytest.raises(InputError, match=r"mine holds a run already. Go on with it by --resume"),
+        pytest.raises(InputError, match=mentioning("--resume")),
         claimed(out),
     ):
         pytest.fail("a second one has begun")
@@ -49,7 +50,7 @@ def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
     (tmp_path / "my run/recipe.yaml").write_text("")
     with pytest.raises(InputError) as refused:
         refuse_occupied(tmp_path / "my run")
-    assert f"(effnetv2 train DATA --out '{tmp_path / 'my run'}' --resume)" in str(refused.value)
+    assert mentions(str(refused.value), tmp_path / "my run", "effnetv2 train DATA --out", "--resume")
 
 
 def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
@@ -96,7 +97,7 @@ def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle
     write_answers(tmp_path / "mine/against", answers)
     refuse_occupied(tmp_path / "mine")
     (tmp_path / "mine/thesis.tex").write_text("")
-    with pytest.raises(InputError, match=r"holds something that is no run \('thesis.tex'\)"):
+    with pytest.raises(InputError, match=mentioning("thesis.tex")):
         refuse_occupied(tmp_path / "mine")
 
 
@@ -110,7 +111,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
         return real(*given, **named)
 
     monkeypatch.setattr(settling, "prepare", prepare)
-    with pytest.raises(InputError, match="mine holds a run already"):
+    with pytest.raises(InputError, match=mentioning("mine", "run")):
         train_job.train_and_report(WORDS, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
     assert resume.steps_saved(out / "checkpoints") == [1]
 
@@ -124,7 +125,7 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
         return real(*given)
 
     monkeypatch.setattr(crossval_job, "_pictures", pictures)
-    with pytest.raises(InputError, match="folds holds a cross-validation already"):
+    with pytest.raises(InputError, match=mentioning("folds", "cross-validation")):
         crossval_job.crossvalidate(
             WORDS, Source(str(class_folders)), Place(out=out, device="cpu"), Plan(folds=2)
         )
@@ -135,7 +136,7 @@ def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(claiming, "_PATIENCE_S", 0)
     with held(tmp_path):
         with (
-            pytest.raises(InputError, match=r"another process is at work .* 'lsof .*running\.lock' names it"),
+            pytest.raises(InputError, match=mentioning("running.lock")),
             held(tmp_path),
         ):
             pytest.fail("a second one is at work")
@@ -195,7 +196,7 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
 
     def stopped(job, *, resumed, watch, limit):
         before = _contents(out)
-        with pytest.raises(InputError, match=r"mine: another process is at work in this folder"):
+        with pytest.raises(InputError, match=mentioning("mine", "another process")):
             train(Words(), resume=True)
         refused.append(resumed)
         assert _contents(out) == before
@@ -218,7 +219,7 @@ def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, m
         return crossval_job.crossvalidate(words, Source(str(class_folders)), place, plan)
 
     def stopped(self, dealt, folder, called):
-        with pytest.raises(InputError, match=r"folds: another process is at work in this folder"):
+        with pytest.raises(InputError, match=mentioning("folds", "another process")):
             crossvalidate(Words(), Plan(), resume=True)
         refused.append(called)
         raise KeyboardInterrupt

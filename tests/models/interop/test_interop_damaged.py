@@ -6,6 +6,7 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.messages import mentioning
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.interop.read import is_model_file, read
@@ -124,7 +125,7 @@ def test_a_dictionary_that_holds_itself(tmp_path, zipped):
     endless["model"] = endless
     path = tmp_path / "endless.pth"
     torch.save(endless, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"one in another \('model' in the last\), or one that holds itself"):
+    with pytest.raises(InputError, match=mentioning("model")):
         read(path)
 
 
@@ -135,9 +136,7 @@ def test_a_tensor_that_is_larger_than_what_the_file_holds_of_it(tmp_path, zipped
     weights = tensors() | {"conv_head.weight": torch.zeros(1, 1, 1, 1).expand(2**20, 2**20, 1, 1)}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
     assert path.stat().st_size < 2**24
-    with pytest.raises(
-        InputError, match=r"'conv_head\.weight' is \[1048576, 1048576, 1, 1\].* but holds 4 of them"
-    ):
+    with pytest.raises(InputError, match=mentioning("conv_head.weight", "1048576", "1", "4")):
         read(path)
 
 

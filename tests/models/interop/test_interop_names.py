@@ -5,6 +5,7 @@ import torch
 import torchvision as their_torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.messages import mentioning
 
 from efficientnetv2.arch.published import NAMES, architecture, published
 from efficientnetv2.base.errors import InputError
@@ -84,9 +85,9 @@ def test_timms_tags_do_not_change_the_network(tag):
 
 def test_our_own_names_lead_to_theirs():
     """timm has no plain B0 of V2, and torchvision spells S otherwise."""
-    with pytest.raises(InputError, match="did you mean 'tf_efficientnetv2_b0'"):
+    with pytest.raises(InputError, match=mentioning("did you mean", "tf_efficientnetv2_b0")):
         timm.published_name("efficientnetv2_b0")
-    with pytest.raises(InputError, match="did you mean 'efficientnet_v2_s'"):
+    with pytest.raises(InputError, match=mentioning("did you mean", "efficientnet_v2_s")):
         torchvision.published_name("efficientnetv2_s")
     assert torchvision.published_name("efficientnet_b0") == "efficientnet_b0"
 
@@ -177,12 +178,12 @@ def test_plain_networks_of_v1_are_looked_at_as_timm_evaluates_its_weights(weight
 
 
 def test_a_tag_that_timm_does_not_have_is_refused():
-    with pytest.raises(InputError, match=r"no weights 'efficientnet_b3.in1k', but ra2_in1k\."):
+    with pytest.raises(InputError, match=mentioning("efficientnet_b3.in1k", "ra2_in1k")):
         timm.default_preprocessing("efficientnet_b3", tf=False, tag="in1k")
-    with pytest.raises(InputError, match=r"no weights 'tf_efficientnetv2_b0.in21k', but in1k\. Leave"):
+    with pytest.raises(InputError, match=mentioning("tf_efficientnetv2_b0.in21k", "in1k")):
         timm.default_preprocessing("efficientnetv2_b0", tf=True, tag="in21k")
     with pytest.raises(
-        InputError, match=r"no weights 'tf_efficientnet_b1\.tv_in1k'"
+        InputError, match=mentioning("tf_efficientnet_b1.tv_in1k", "weight")
     ):  # torchvision has those
         timm.default_preprocessing("efficientnet_b1", tf=True, tag="tv_in1k")
 

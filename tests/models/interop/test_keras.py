@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.random_weights import randomise
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.augment.normalise import normalise
@@ -215,7 +216,7 @@ def test_any_mean_and_std_travel_in_the_network(tmp_path):
     # V1 keeps them among its weights, V2 has them in the description alone.
     keras_write.write(tmp_path / "v1.weights.h5", network)
     assert interop.read(tmp_path / "v1.weights.h5").preprocessing.mean == scaling["mean"]
-    with pytest.raises(InputError, match=r"a file of weights alone can't hold the preprocessing.*'.keras'"):
+    with pytest.raises(InputError, match=mentioning(".keras", "preprocessing")):
         keras_write.write(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
 
 
@@ -286,7 +287,7 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     sizeless.load_weights(tmp_path / "sized.weights.h5")
     sizeless.save(tmp_path / "sizeless.keras")
     raw = interop.read(tmp_path / "sizeless.keras")
-    assert "multiples of 32 px" in raw.notes[0]
+    assert mentions(raw.notes[0], "32")
     assert raw.stated == ("mean", "std")  # the size is the published one
     assert not interop.read(tmp_path / "sized.weights.h5").notes
     again = loaded(raw, network)
@@ -315,13 +316,13 @@ def test_a_network_within_a_network(tmp_path):
         (model.save_weights if suffix == ".weights.h5" else model.save)(path)
         raw = interop.read(path)
         network = loaded(raw, network)
-        assert "'mine', is read as the classifier" in raw.notes[0]
+        assert mentions(raw.notes[0], "mine", "classifier")
         notes = " ".join(convert.read(path).notes)
         sized = suffix != ".weights.h5"
         assert ("preprocessing: image_px, mean and std as the file states" in notes) == sized
         assert ("states no framing or interpolation; assumed" in notes) == sized
         assert ("states no image_px, framing or interpolation; assumed" in notes) == (not sized)
-        assert f"effnetv2 convert {path} OUT --class-names" in notes
+        assert mentions(notes, path, "effnetv2 convert", "OUT", "--class-names")
         assert torch.equal(
             network.classifier.weight.T, torch.from_numpy(keras.ops.convert_to_numpy(model.layers[-1].kernel))
         )
@@ -387,7 +388,7 @@ def test_numbered_layers_are_named_by_their_order(name, tmp_path):
     assert equal(interop.read(path), network)
     with h5py.File(path, "r+") as file:
         del file["_layer_checkpoint_dependencies/conv2d_7"]
-    with pytest.raises(InputError, match=r"numbers its layers .*none of the networks that Keras has"):
+    with pytest.raises(InputError, match=mentioning("Keras", "layer")):
         interop.read(path)
 
 
@@ -454,12 +455,12 @@ def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
 
 
 def test_a_name_that_keras_does_not_write(tmp_path):
-    with pytest.raises(InputError, match=r"a file for Keras ends in \.weights\.h5, \.keras or \.h5"):
+    with pytest.raises(InputError, match=mentioning("weights.h5")):
         keras_write.write(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
 
 
 def test_a_missing_folder_is_said(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere.*can't be written: No such file"):
+    with pytest.raises(InputError, match=mentioning("No such file")):
         keras_write.write(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
 
 
@@ -478,12 +479,12 @@ class TestBadFiles:
         with zipfile.ZipFile(whole) as archive:
             weights.write_bytes(archive.read("model.weights.h5")[:100_000])
         assert interop.opens(weights)
-        with pytest.raises(InputError, match=r"cut\.weights\.h5 can't be read.*cut short"):
+        with pytest.raises(InputError, match=mentioning("cut.weights.h5")):
             interop.read(weights)
         broken = tmp_path / "cut.keras"
         broken.write_bytes(whole.read_bytes()[:-200])
         assert not interop.opens(broken)
-        with pytest.raises(InputError, match=r"cut\.keras can't be read.*cut short"):
+        with pytest.raises(InputError, match=mentioning("cut.keras")):
             interop.read(broken)
 
     def changed(self, whole, path, change):
@@ -495,7 +496,7 @@ class TestBadFiles:
 
     def test_description_that_is_no_json(self, whole, tmp_path):
         path = self.changed(whole, tmp_path / "a.keras", lambda text: text[:-20])
-        with pytest.raises(InputError, match=r"a\.keras: the network's description is not JSON"):
+        with pytest.raises(InputError, match=mentioning("a.keras", "JSON")):
             interop.read(path)
 
     def test_preprocessing_that_is_no_mean_and_std(self, whole, tmp_path):
@@ -506,7 +507,7 @@ class TestBadFiles:
             return json.dumps(config)
 
         path = self.changed(whole, tmp_path / "a.keras", with_resizing)
-        with pytest.raises(InputError, match=r"'smaller' \(Resizing\) .*no scale and offset per channel"):
+        with pytest.raises(InputError, match=mentioning("smaller", "channel")):
             interop.read(path)
 
     def test_scale_of_zero(self, whole, tmp_path):
@@ -515,7 +516,7 @@ class TestBadFiles:
             tmp_path / "a.keras",
             lambda text: text.replace(b'"scale": 0.00392156862745098', b'"scale": 0'),
         )
-        with pytest.raises(InputError, match="a standard deviation is finite and above 0"):
+        with pytest.raises(InputError, match=mentioning("0", "finite")):
             interop.read(path)
 
     def test_links_out_of_the_file_are_not_followed(self, whole, tmp_path):
@@ -536,7 +537,7 @@ class TestBadFiles:
         with h5py.File(path, "r+") as file:
             del file["layers/conv2d/vars/0"]
             file.create_dataset("layers/conv2d/vars/0", (10**6, 10**6), "f4", chunks=(1000, 1000))
-        with pytest.raises(InputError, match=r"declares 4,000,000,000,000 bytes, but 0 are stored"):
+        with pytest.raises(InputError, match=mentioning("4,000,000,000,000", "0")):
             interop.read(path)
 
     @pytest.mark.parametrize(
@@ -569,7 +570,7 @@ class TestBadFiles:
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["predictions/predictions/bias:0"] = np.ones(2, "f4")
             file.attrs["model_config"] = description
-        with pytest.raises(InputError, match=r"a\.h5: the network's description is no text"):
+        with pytest.raises(InputError, match=mentioning("a.h5")):
             interop.read(tmp_path / "a.h5")
 
     @pytest.mark.parametrize(

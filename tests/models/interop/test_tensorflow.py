@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.random_weights import randomise
+from tests.messages import mentioning, mentions
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
@@ -146,14 +147,14 @@ def test_logits_are_those_of_the_same_values(name, tmp_path):
     averaged = interop.read(prefix)
     plain = interop.read(prefix, ema=False)
     assert averaged.model == name.replace("_", "-")
-    assert averaged.notes[0] == "the moving averages (EMA) of all variables are read"
-    assert plain.notes[0] == "the variables themselves are read"
+    assert mentions(averaged.notes[0], "EMA")
+    assert mentions(plain.notes[0], "variables")
     for px in (64, 75):
         assert distance(loaded(averaged, name), average, px) < TOLERANCE
         assert distance(loaded(plain, name), raw, px) < TOLERANCE
         assert distance(loaded(averaged, name), raw, px) > 100 * TOLERANCE
     slots = len(plain.tensors) + 1  # and the step
-    assert averaged.notes[1] == f"{slots} variables of the optimizer and of the run are left aside"
+    assert mentions(averaged.notes[1], slots, "optimizer")
 
 
 def test_names_are_the_authors():
@@ -211,7 +212,7 @@ class TestSmall:
         save(tmp_path, {"stem/conv2d/kernel": self.KERNEL})
         for file in tmp_path.glob("model.ckpt-1234.*"):
             file.rename(tmp_path / file.name.removeprefix("model.ckpt-1234"))
-        with pytest.raises(InputError, match=r"\.index: the checkpoint's files have endings but no name"):
+        with pytest.raises(InputError, match=mentioning("checkpoint", "index")):
             interop.read(tmp_path / ".index")
         for file in tmp_path.glob(".*"):
             file.rename(tmp_path / f"model{file.name}")
@@ -219,36 +220,36 @@ class TestSmall:
 
     def test_another_network(self, tmp_path):
         prefix = save(tmp_path, {"resnet/layer1/weights": self.KERNEL})
-        with pytest.raises(InputError, match="none of the variables of an EfficientNet"):
+        with pytest.raises(InputError, match=mentioning("EfficientNet")):
             interop.read(prefix)
 
     def test_two_networks(self, tmp_path):
         prefix = save(tmp_path, {"a/stem/conv2d/kernel": self.KERNEL, "b/stem/conv2d/kernel": self.KERNEL})
-        with pytest.raises(InputError, match=r"both 'a/stem/conv2d/kernel' and 'b/stem/conv2d/kernel'"):
+        with pytest.raises(InputError, match=mentioning("a/stem/conv2d/kernel", "b/stem/conv2d/kernel")):
             interop.read(prefix)
 
     def test_object_based(self, tmp_path):
         prefix = tensorflow.train.Checkpoint(kernel=tensorflow.Variable(self.KERNEL)).save(
             str(tmp_path / "c")
         )
-        with pytest.raises(InputError, match=r"written by tf\.train\.Checkpoint"):
+        with pytest.raises(InputError, match=mentioning("tf.train.Checkpoint")):
             interop.read(prefix)
 
     def test_cut_short(self, tmp_path):
         prefix = save(tmp_path, {"stem/conv2d/kernel": self.KERNEL})
         data = next(tmp_path.glob("*.data-*"))
         data.write_bytes(data.read_bytes()[:50])
-        with pytest.raises(InputError, match=r"model\.ckpt-1234 can't be read.*cut short"):
+        with pytest.raises(InputError, match=mentioning("model.ckpt-1234")):
             interop.read(prefix)
         index = prefix.with_name("model.ckpt-1234.index")
         index.write_bytes(index.read_bytes()[:30])
-        with pytest.raises(InputError, match=r"can't be read.*cut short"):
+        with pytest.raises(InputError, match=mentioning("cut short")):
             interop.read(prefix)
         index.unlink()
-        with pytest.raises(InputError, match=r"there is no 'model\.ckpt-1234\.index' beside it"):
+        with pytest.raises(InputError, match=mentioning("model.ckpt-1234.index")):
             interop.read(prefix)
         (tmp_path / "checkpoint").write_text("nothing")
-        with pytest.raises(InputError, match="no file 'checkpoint' that names the latest one"):
+        with pytest.raises(InputError, match=mentioning("checkpoint")):
             interop.read(tmp_path)
 
 

@@ -1,0 +1,35 @@
+"""What a message must name, whatever its wording: a file, an option, a value, a number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# How far apart in a line the facts of one message may stand; a page of HTML can be a single line.
+NEAR = 200
+
+
+def mentions(text: str | Iterable[str], *facts: object) -> bool:
+    """Whether one line of the text, or one of several texts, names all facts near each other, in any order."""
+    first, *others = map(_pattern, facts)
+    for line in text.splitlines() if isinstance(text, str) else text:
+        for found in re.finditer(first, line):
+            around = line[max(0, found.start() - NEAR) : found.end() + NEAR]
+            if all(re.search(fact, around) for fact in others):
+                return True
+    return False
+
+
+def mentioning(*facts: object) -> str:
+    """For ``pytest.raises(match=...)``: an expression that fits any text that names all facts, in any order."""
+    return "(?s)" + "".join(f"(?=.*{_pattern(fact)})" for fact in facts)
+
+
+def _pattern(fact: object) -> str:
+    """A number stands alone, so that 1 is not found in 12; a word may begin a sentence."""
+    text = re.escape(str(fact))
+    if re.fullmatch(r"[-+]?\d+(?:[.,:]\d+)*", str(fact)):
+        return rf"(?<!\d)(?<!\d[.,]){text}(?!\d)(?![.,]\d)"
+    if re.fullmatch(r"[a-z][a-z-]*", str(fact)):
+        return f"[{text[0]}{text[0].upper()}]{text[1:]}"
+    return text
