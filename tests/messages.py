@@ -30,6 +30,6 @@ def _pattern(fact: object) -> str:
     text = re.escape(str(fact))
     if re.fullmatch(r"[-+]?\d+(?:[.,:]\d+)*", str(fact)):
         return rf"(?<!\d)(?<!\d[.,]){text}(?!\d)(?![.,]\d)"
-    if re.fullmatch(r"[a-z][a-z-]*", str(fact)):
+    if re.fullmatch(r"[a-z][a-z\d -]*", str(fact)):
         return f"[{text[0]}{text[0].upper()}]{text[1:]}"
     return text

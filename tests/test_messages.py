@@ -8,7 +8,7 @@ from tests.messages import mentioning, mentions
 
 
 def test_facts_are_found_in_any_wording_and_order():
-    assert mentions("Skipped 2 of 39 files.\nThe rest is read.", 39, "skipped", "2")
+    assert mentions("Skipped 2 of 39 files.\nThe rest is read.", 39, "skipped 2 of")
     assert re.search(mentioning("all.csv", 7), "row 7\nof all.csv is empty")
     assert mentions(["nothing", "--lr 0.5: too high"], "0.5", "--lr")
 
