@@ -34,6 +34,17 @@ def refused(done, *words):
         assert word in done.stderr, f"{word!r} is not in: {done.stderr}"
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with pictures and a run on them whose steps are done, but no more than that."""
+    place = tmp_path_factory.mktemp("stopped")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    killed(place / "pictures", place)
+    return place
+
+
 def train(data, cwd, *more):
     return effnetv2("train", data, *TINY, "--out", cwd / "run", *more, cwd=cwd)
 
@@ -170,7 +181,17 @@ def _corrupt_png(path):
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_an_unreadable_picture_is_skipped_counted_and_listed(name, class_folders, tmp_path):
+def test_an_unreadable_picture_is_found_before_the_first_step(name, class_folders):
+    BAD_FILES[name](class_folders / "red" / name)
+    prepared = looked_at(class_folders)
+    ((skipped, reason),) = prepared.skipped
+    assert skipped == f"red/{name}"
+    assert len(reason) > 5
+    assert skipped not in prepared.manifest.paths
+
+
+def test_an_unreadable_picture_is_skipped_counted_and_listed(class_folders, tmp_path):
+    name = "corrupt.png"
     BAD_FILES[name](class_folders / "red" / name)
     done = train(class_folders, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -178,7 +199,6 @@ def test_an_unreadable_picture_is_skipped_counted_and_listed(name, class_folders
     assert f"listed in {tmp_path / 'run/skipped.csv'}." in done.stdout
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")
     assert skipped["path"].tolist() == [f"red/{name}"]
-    assert len(skipped["reason"][0]) > 5
     assert f"red/{name}" not in (tmp_path / "run/manifest.csv").read_text()
 
 
@@ -194,19 +214,22 @@ def test_too_many_unreadable_pictures_stop(class_folders, tmp_path):
     refused(train(class_folders, tmp_path), "4 of 52", "5 %", "bad_0.jpg")
 
 
+WRONG = [
+    (("--weights", "imagenet"), ("--weights imagenet", "--weights efficientnetv2_b0.in1k")),
+    (("--weights", "IMAGENET1K_V1"), ("--weights efficientnetv2_b0.in1k",)),
+    (("--weights", "pretrained"), ("--weights auto",)),
+    (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
+    (("--weights", "efficientnetv2_b0.in2k"), ("efficientnetv2_b0.in2k", "did you mean")),
+    (("--set", "weights=nowhere.pth"), ("nowhere.pth",)),
+    (("--bands", "red"), ("--bands",)),
+]
+
+
 @pytest.mark.parametrize(
-    ("words", "facts"),
-    [
-        (("--weights", "imagenet"), ("--weights imagenet", "--weights efficientnetv2_b0.in1k")),
-        (("--weights", "IMAGENET1K_V1"), ("--weights efficientnetv2_b0.in1k",)),
-        (("--weights", "pretrained"), ("--weights auto",)),
-        (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
-        (("--weights", "efficientnetv2_b0.in2k"), ("efficientnetv2_b0.in2k", "did you mean")),
-        (("--set", "weights=nowhere.pth"), ("nowhere.pth",)),
-        (("--bands", "red"), ("--bands",)),
-    ],
+    ("command", "words", "facts"),
+    [("train", *case) for case in WRONG]
+    + [(command, *case) for command in ("plan", "crossval") for case in (WRONG[3], WRONG[-1])],
 )
-@pytest.mark.parametrize("command", ["train", "plan", "crossval"])
 def test_wrong_words_are_found_before_an_image_is_read(command, words, facts, tmp_path):
     """None of the files is an image: reading them would fail otherwise, and leave a folder."""
     for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
@@ -246,21 +269,15 @@ def test_a_flat_folder_is_told_how_classes_are_laid_out(class_folders, tmp_path)
     assert "--label-column" not in done.stdout
 
 
-def test_the_folder_of_a_run_is_no_data(class_folders, tmp_path):
-    killed(class_folders, tmp_path)
-    refused(effnetv2("train", "run", "--weights", "none", cwd=tmp_path), "run/manifest.csv")
+def test_the_folder_of_a_run_is_no_data(stopped):
+    refused(effnetv2("train", "run", "--weights", "none", cwd=stopped), "run/manifest.csv")
 
 
-def test_resuming_with_another_recipe_says_what_differs(class_folders, tmp_path):
-    killed(class_folders, tmp_path)
-    done = effnetv2(
-        "train", class_folders, "--out", tmp_path / "run", "--resume", "--epochs", "7", "--set", "ema_decay=0.5",
-        cwd=tmp_path,
-    )  # fmt: skip
+def test_resuming_with_another_recipe_says_what_differs(stopped):
+    words = ("train", stopped / "pictures", "--out", stopped / "run", "--resume")
+    done = effnetv2(*words, "--epochs", "7", "--set", "ema_decay=0.5", cwd=stopped)
     refused(done, "epochs: 1.0 there, 7.0 here", "ema_decay", "another --out")
-    done = effnetv2(
-        "train", class_folders, "--out", tmp_path / "run", "--recipe", "finetune", "--resume", cwd=tmp_path
-    )
+    done = effnetv2(*words, "--recipe", "finetune", cwd=stopped)
     refused(done, "recipe: quick there, finetune here")
 
 

@@ -231,18 +231,24 @@ def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_p
     assert "unseen" not in json.loads(few.stdout)
 
 
-def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(whole, tmp_path):
-    """The first of each fold is the one that answers it alone without --members."""
-    folder, _ = whole
-    done = effnetv2(
-        "crossval", folder / "pictures", *RUN, "--members", "2", "--out", "folds", "--json", cwd=tmp_path
-    )
+@pytest.fixture(scope="module")
+def in_pairs(whole, tmp_path_factory):
+    """The same with two networks a fold."""
+    place = tmp_path_factory.mktemp("pairs")
+    words = ("crossval", whole[0] / "pictures", *RUN, "--members", "2", "--out", "folds", "--json")
+    done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
-    pooled = pd.read_csv(tmp_path / "folds/predictions.csv").set_index("path")
+    return place, done
+
+
+def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(whole, in_pairs):
+    """The first of each fold is the one that answers it alone without --members."""
+    (folder, _), (place, done) = whole, in_pairs
+    pooled = pd.read_csv(place / "folds/predictions.csv").set_index("path")
     for number in (1, 2):
         own = []
         for name in (f"fold{number}", f"fold{number}_member2"):
-            alone = pd.read_csv(tmp_path / "folds" / name / "predictions.csv")
+            alone = pd.read_csv(place / "folds" / name / "predictions.csv")
             alone.index = [str(Path(*Path(path).parts[-2:])) for path in alone["path"]]
             own.append(alone["red"])
         assert (own[0] - own[1]).abs().max() > 1e-4, "another seed is another network"
@@ -251,36 +257,34 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
         assert pooled.loc[own[0].index, "red"].to_numpy() == pytest.approx((own[0] + own[1]) / 2, abs=1e-5)
     report = json.loads(done.stdout)
     assert "fold2_member2/model.safetensors" in report["hashes"]
-    asked = effnetv2("predict", "folds", folder / "pictures", "--out", "answers.csv", cwd=tmp_path)
+    asked = effnetv2("predict", "folds", folder / "pictures", "--out", "answers.csv", cwd=place)
     assert asked.returncode == 0, asked.stderr
-    members = json.loads((tmp_path / "folds" / ensemble.NAME).read_text())["members"]
+    members = json.loads((place / "folds" / ensemble.NAME).read_text())["members"]
     assert len(members) == 4
-    page = (tmp_path / "folds/report.html").read_text(encoding="utf-8")
+    page = (place / "folds/report.html").read_text(encoding="utf-8")
     assert "each by 2 networks together (their mean) that had not learnt" in page
     assert "each predicted by 2 models together not trained on it" in page
     assert "Of the 2 networks that answered a picture together it is the first." in page
     assert mentions(page.replace("<wbr>", ""), "fold 1")
     assert "new locations" not in page, "nothing is known of where these images come from"
     assert report["members"] == 2
-    each = [json.loads(file.read_text())["wall_s"] for file in (tmp_path / "folds").glob("fold*/report.json")]
+    each = [json.loads(file.read_text())["wall_s"] for file in (place / "folds").glob("fold*/report.json")]
     assert len(each) == 4
     assert report["wall_s"] == pytest.approx(sum(each), abs=0.05)
 
 
 @pytest.mark.slow
-def test_one_killed_between_two_networks_of_a_fold_goes_on_with_the_second(whole, tmp_path):
+def test_one_killed_between_two_networks_of_a_fold_goes_on_with_the_second(whole, in_pairs, tmp_path):
     folder, _ = whole
-    command = ("crossval", folder / "pictures", *RUN, "--members", "2", "--out")
-    undisturbed = effnetv2(*command, "undisturbed", cwd=tmp_path)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    killed_at("efficientnetv2.commands.crossval_folds:_together", *command, "killed", cwd=tmp_path)
+    command = ("crossval", folder / "pictures", *RUN, "--members", "2", "--out", "killed")
+    killed_at("efficientnetv2.commands.crossval_folds:_together", *command, cwd=tmp_path)
     shutil.rmtree(tmp_path / "killed/fold1_member2")  # as by a kill before it had begun
     first = tmp_path / "killed/fold1/model.safetensors"
     before = first.stat().st_mtime_ns
     again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert first.stat().st_mtime_ns == before
-    tables = [pd.read_csv(tmp_path / out / "predictions.csv") for out in ("undisturbed", "killed")]
+    tables = [pd.read_csv(out / "predictions.csv") for out in (in_pairs[0] / "folds", tmp_path / "killed")]
     pd.testing.assert_frame_equal(*tables)
 
 

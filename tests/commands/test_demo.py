@@ -156,45 +156,6 @@ def test_the_page_gives_the_same_commands(monkeypatch):
         assert [verb.__name__, *words] in given
 
 
-# Of what a run ends with, how each line may begin: verdicts turn with the last bit of another processor.
-FORMS = {
-    "how good": "top-1 ",
-    "against the most frequent class": "That is [a-z ]+ always answering ",
-    "the linear probe": "The linear probe |Training has not beaten|Kept: ",
-    "better than that": "Better than the linear probe\\? ",
-    "more labels": "Would more labels help\\? ",
-    "its probabilities": "The mean probability of its predictions is ",
-    "slices": "No slice is worse |Of the [0-9]+ images? with |Each slice ",
-    "how long": "(?:[0-9]+ (?:min|s) ?)+, [0-9]+ images/s",
-    "next": "Next: ",
-    "where": "(?:Model|Report|For new pictures): ",
-}
-
-
-def _kinds(lines):
-    """What each line is about; one of another form is itself."""
-    return [next((name for name, form in FORMS.items() if re.match(form, line)), line) for line in lines]
-
-
-@pytest.mark.slow
-def test_the_page_on_ones_own_pictures_ends_as_a_run_does(tmp_path):
-    """Each sentence of the sample, in order, figures and verdicts aside; what goes on stands indented there."""
-    page = (ROOT / "docs/your_pictures.md").read_text(encoding="utf-8")
-    (shown,) = [block for block in re.findall(r"```\n(.*?)\n```", page, re.DOTALL) if "Model: " in block]
-    (words,) = [
-        words
-        for _, verb, words in story(embedded(), tmp_path / "runs/demo", seed=0, workers=0)
-        if verb.__name__ == "train"
-    ]
-    done = effnetv2("train", *words, cwd=ROOT, timeout=900)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    first = next(place for place, line in enumerate(said) if line.startswith("top-1 "))
-    kinds = _kinds(re.split(r"\n(?! )", shown))
-    assert kinds == _kinds(said[first:])
-    assert set(kinds) == set(FORMS)
-
-
 def test_without_the_weights_it_says_where_they_come_from(clone):
     (clone / "examples" / WEIGHTS).unlink()
     done = effnetv2("demo", cwd=clone)

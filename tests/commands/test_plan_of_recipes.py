@@ -23,9 +23,11 @@ from efficientnetv2.training.recipes import RECIPES, named
 STAGE = "{operator: {kind: mbconv, expand: 2, kernel: 3, se: null}, stride: 2, channels: 8, layers: 1}"
 SMALL = f"model={{stem_channels: 8, stages: [{STAGE}], head_channels: 8}}"
 TRAIN, PX, STEPS_PER_STAGE = 24, 48, 2
-# Three seconds each: one of each kind at every turn, the others with the slow tests.
-AT_EVERY_TURN = {"efficientnetv2_s_paper", "imagenet21k_released", "transfer_paper", "quick"}
-EACH = [name if name in AT_EVERY_TURN else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+# Three seconds each: of all recipes that a plan treats alike, one.
+EACH = {
+    (recipe.progressive.stages, recipe.several_labels, recipe.schedule.kind, recipe.made_for): recipe.name
+    for recipe in map(named, reversed(RECIPES))
+}.values()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_each_stage_of_each_recipe_is_foretold(name, imagenet, tmp_path, quickly, capsys):
+def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, capsys):
     recipe = named(name)
     stages = recipe.progressive.stages
     words = Words(
@@ -104,7 +106,7 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "Hub", lambda: nowhere)
 
 
-ONWARDS = [name for name in RECIPES if named(name).weights not in ("none", "auto")]
+ONWARDS = [name for name in EACH if named(name).weights not in ("none", "auto")]
 NONE_WILL_DO = "weights none foretells the same steps"
 
 

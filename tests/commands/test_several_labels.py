@@ -19,17 +19,30 @@ from efficientnetv2.models import modelfile
 SCRATCH = (*TINY, "--weights", "none", "--label-separator", ";")
 
 
-@pytest.fixture
-def table(tmp_path):
+def drawn(folder):
     """Sixteen pictures each of red, green and blue; the first two are warm or cold besides, red and blue bright."""
     more = {"red": "warm;bright", "green": "cold", "blue": "bright"}
     rows = []
     for colour, rgb in COLOURS.items():
         for number in range(16):
-            path = paint(tmp_path / "pictures" / f"{colour}{number}.jpg", rgb, number)
-            rows.append({"path": str(path.relative_to(tmp_path)), "label": f"{more[colour]};{colour}"})
-    pd.DataFrame(rows).to_csv(tmp_path / "pictures.csv", index=False)
-    return tmp_path / "pictures.csv"
+            path = paint(folder / "pictures" / f"{colour}{number}.jpg", rgb, number)
+            rows.append({"path": str(path.relative_to(folder)), "label": f"{more[colour]};{colour}"})
+    pd.DataFrame(rows).to_csv(folder / "pictures.csv", index=False)
+    return folder / "pictures.csv"
+
+
+@pytest.fixture
+def table(tmp_path):
+    return drawn(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A folder with such a table and a run on it."""
+    place = tmp_path_factory.mktemp("learnt")
+    done = effnetv2("train", drawn(place), *SCRATCH, "--out", "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place
 
 
 def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
@@ -135,21 +148,19 @@ def test_cross_validated(table, tmp_path):
     assert predicted.returncode == 0, predicted.stderr
 
 
-def test_what_is_evaluated_may_be_spelled_otherwise(table, tmp_path):
-    done = effnetv2("train", table, *SCRATCH, "--out", tmp_path / "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    table.write_text(table.read_text().replace("bright", "Bright"))
-    words = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--workers", "0")
-    refused(effnetv2(*words, cwd=tmp_path), "row 2", "Bright", "no class")
-    done = effnetv2(*words, "--labels", "casefold", "--json", cwd=tmp_path)
+def test_what_is_evaluated_may_be_spelled_otherwise(learnt):
+    table = learnt / "otherwise.csv"
+    table.write_text((learnt / "pictures.csv").read_text().replace("bright", "Bright"))
+    words = ("evaluate", learnt / "run", table, "--label-separator", ";", "--workers", "0")
+    refused(effnetv2(*words, cwd=learnt), "row 2", "Bright", "no class")
+    done = effnetv2(*words, "--labels", "casefold", "--json", cwd=learnt)
     assert done.returncode == 0, done.stderr
     assert "bright" in json.loads(done.stdout)["per_class"]
 
 
-def test_plan_and_weights_without_a_probe(table, tmp_path):
-    done = effnetv2("train", table, *SCRATCH, "--out", tmp_path / "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    words = [*TINY, "--weights", "run", "--label-separator", ";"]
+def test_plan_and_weights_without_a_probe(learnt, tmp_path):
+    table = learnt / "pictures.csv"
+    words = [*TINY, "--weights", learnt / "run", "--label-separator", ";"]
     plan = effnetv2("plan", table, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     assert "linear probe" not in json.loads(plan.stdout)["others_s"]

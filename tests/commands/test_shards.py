@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
-from tests.conftest import paint
+from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
 
-def test_packed_then_trained_evaluated_and_predicted(class_folders, tmp_path):
-    done = effnetv2("shards", class_folders, "packed", "--shard-pictures", "10", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with five shards and a run on them."""
+    place = tmp_path_factory.mktemp("trained")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    done = effnetv2("shards", "pictures", "packed", "--shard-pictures", "10", cwd=place)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "48", "3", "5", "class")
-    done = effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=tmp_path)
+    done = effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=place)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "run/report.json").read_text())
+    return place
+
+
+def test_packed_then_trained_evaluated_and_predicted(trained):
+    report = json.loads((trained / "run/report.json").read_text())
     assert set(report["per_class"]) == {"red", "green", "blue"}
-    assert "data:image" in (tmp_path / "run/report.html").read_text(), (
-        "mistakes are shown with their pictures"
-    )
-    done = effnetv2("evaluate", "run", "packed", "--json", cwd=tmp_path)
+    assert "data:image" in (trained / "run/report.html").read_text(), "mistakes are shown with their pictures"
+    done = effnetv2("evaluate", "run", "packed", "--json", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert any("trained the model" in note for note in json.loads(done.stdout)["notes"]), (
         "they are recognised"
     )
     words = ("predict", "run", "packed/pictures-{000000..000001}.tar", "--device", "cpu")
-    done = effnetv2(*words, cwd=tmp_path)
+    done = effnetv2(*words, cwd=trained)
     assert done.returncode == 0, done.stderr
-    paths = pd.read_csv(tmp_path / "predictions.csv")["path"]
+    paths = pd.read_csv(trained / "predictions.csv")["path"]
     assert len(paths) == 20
     assert set(paths.str.extract(r"^pictures-00000[01]\.tar#(\w+)/\1_\d\d\.jpg$")[0]) <= {
         "red",
@@ -105,16 +114,13 @@ def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
     assert 1 <= len(skipped) <= 9
 
 
-def test_damage_is_told_where_pictures_are_only_looked_at(class_folders, tmp_path):
+def test_damage_is_told_where_pictures_are_only_looked_at(trained, tmp_path):
     """The tar has no index, so what its lost end held nobody knows; that it was lost is said all the same."""
-    assert effnetv2("shards", class_folders, "packed", "--shard-pictures", "24", cwd=tmp_path).returncode == 0
+    shutil.copytree(trained / "packed", tmp_path / "packed")
     (tmp_path / "packed/index.parquet").unlink()
-    assert (
-        effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=tmp_path).returncode == 0
-    )
     shard = tmp_path / "packed/pictures-000001.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    for words in (("predict", "run", "packed"), ("evaluate", "run", "packed")):
+    for words in (("predict", trained / "run", "packed"), ("evaluate", trained / "run", "packed")):
         done = effnetv2(*words, "--device", "cpu", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert mentions(done.stdout, "pictures-000001.tar", "damaged")

@@ -82,14 +82,14 @@ def test_a_program_gets_the_report_again(finished):
 
 def test_it_is_compared_with_another_that_is_named(finished, tmp_path):
     """As the report of a run that is given --against says it, and nothing in the folder changes."""
-    words = ("train", finished / "pictures", *WORDS, "--set", "optimizer.lr=1e-9", "--out", "other")
-    assert effnetv2(*words, cwd=tmp_path).returncode == 0
-    run = tmp_path / "run"
-    done = effnetv2(*words[:-4], "--out", run, "--against", "other", cwd=tmp_path)
-    (said,) = [line for line in done.stdout.splitlines() if line.startswith("Better than other? ")]
+    other, run = finished / "run", tmp_path / "slow"
+    words = ("train", finished / "pictures", *WORDS, "--set", "optimizer.lr=1e-9", "--out", run)
+    done = effnetv2(*words, "--against", other, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("Better than run? ")]
     before = contents(run)
     words = ("train", finished / "pictures", "--out", run, "--resume", "--against")
-    done = effnetv2(*words, "other", cwd=tmp_path)
+    done = effnetv2(*words, other, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout.splitlines()
     assert contents(run) == before
@@ -98,7 +98,7 @@ def test_it_is_compared_with_another_that_is_named(finished, tmp_path):
     assert done.returncode == 2
     assert mentions(done.stderr, "--against")
     (run / "report.html").unlink()
-    done = effnetv2(*words, "other", cwd=tmp_path)
+    done = effnetv2(*words, other, cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, run, "effnetv2 evaluate", "DATA", "--against")
 
@@ -185,14 +185,14 @@ def test_killed_after_its_report_it_has_finished_and_what_was_left_goes(finished
 
 
 def test_without_its_report_it_is_not_trained_anew(finished, tmp_path):
-    words = ("train", finished / "pictures", *WORDS, "--out", tmp_path / "run")
-    assert effnetv2(*words, cwd=tmp_path).returncode == 0
-    (tmp_path / "run/report.json").unlink()
-    before = contents(tmp_path / "run")
-    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    run = finished / "bare"  # beside the pictures, which its list gives as seen from it
+    shutil.copytree(finished / "run", run)
+    (run / "report.json").unlink()
+    before = contents(run)
+    done = effnetv2("train", finished / "pictures", *WORDS, "--out", run, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert mentions(done.stdout, tmp_path / "run", "effnetv2 evaluate", "DATA")
-    assert contents(tmp_path / "run") == before
+    assert mentions(done.stdout, run, "effnetv2 evaluate", "DATA")
+    assert contents(run) == before
 
 
 def test_a_machine_that_takes_anothers_place_goes_on_until_the_report_is_whole(finished, tmp_path):
