@@ -402,7 +402,7 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
     runs = Runs(Words(), Plan(folds=3), Place(device="cpu"), data, np.arange(150), 0, Screen())
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
     told = " ".join(capsys.readouterr().out.split())
-    assert mentions(told, "linear probe")
+    assert mentions(told, "no linear probe")
     assert "some.safetensors" in told
 
 

@@ -53,7 +53,7 @@ def test_by_place_and_by_group_need_to_know_them():
 def test_a_class_in_one_group_only_is_named():
     """By the ordinary rule groups give way, and the note says so; asked for by name they do not."""
     data = manifest([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
-    assert mentions(folds(data, k=2, seed=0).note, "group", "class")
+    assert mentions(folds(data, k=2, seed=0).note, "groups not kept", "class")
     with pytest.raises(InputError, match=mentioning("'c1'", "--by")):
         folds(data, k=2, seed=0, by="group")
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
@@ -122,7 +122,7 @@ def test_periods_hold_about_as_many_pictures():
 def test_dates_are_put_in_order():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
     dealt = time_folds(manifest([0, 1] * 6, taken=dates), k=2, column="taken")
-    assert mentions(dealt.parts[0].note, "2015", "01", "09", "2016")
+    assert mentions(dealt.parts[0].note, "2015-01-01", "2015-09-01", "2016-01-01", "2016-09-01")
     assert sorted(dealt.parts[1].answering) == [8, 9, 10, 11]
 
 
@@ -196,7 +196,7 @@ def test_as_many_groups_as_folds_are_left_out_one_by_one():
 def test_too_few_places_give_way_for_the_reason_that_holds():
     place = np.arange(30) % 3
     data = manifest([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
-    assert mentions(folds(data, k=5, seed=0).note, "place", "empty")
+    assert mentions(folds(data, k=5, seed=0).note, "places not kept", "empty")
     with pytest.raises(InputError, match=mentioning("all.csv", "3", "5", "2")):
         folds(data, k=5, seed=0, by="place")
     with pytest.raises(InputError, match="or take smaller blocks"):

@@ -197,7 +197,7 @@ def test_one_place_falls_back_to_a_stratified_split_and_says_so():
     data = manifest(np.repeat([0, 1], 50), latitude=[1.0] * 100, longitude=[2.0] * 100)
     held, note = with_holdout(data, seed=0)
     assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 10]
-    assert mentions(note, "class", "place")
+    assert mentions(note, "places not kept", "class")
 
 
 def test_the_date_line_parts_no_place():
