@@ -131,17 +131,17 @@ def test_any_named_quantity_can_grow():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_px": 64, "stages": 0}, r"stages\n.*greater than or equal to 1"),
-        ({"image_px": 64, "dropout": 1.2}, "dropout is 1.2"),
-        ({"image_px": (64, 128)}, r"image_px is \(64, 128\), but what grows over a run is Ramp\(64, 128\)"),
-        ({"image_px": 64, "dropout": [0, 0.3]}, r"dropout is \[0, 0.3\].*{start: 0, end: 0.3}"),
-        ({"image_px": Ramp(0, 64)}, "image_px is 0"),
-        ({"image_px": 64, "randaugment": Ramp(5, 31)}, "randaugment is 31"),
-        ({"image_px": 64, "px_multiple": 0}, r"px_multiple\n.*greater than or equal to 1"),
+        ({"image_px": 64, "stages": 0}, ("1", "stage")),
+        ({"image_px": 64, "dropout": 1.2}, ("1.2", "dropout")),
+        ({"image_px": (64, 128)}, ("image_px", "64", "128")),
+        ({"image_px": 64, "dropout": [0, 0.3]}, ("0", "0.3", "dropout")),
+        ({"image_px": Ramp(0, 64)}, ("image_px", "0")),
+        ({"image_px": 64, "randaugment": Ramp(5, 31)}, ("31", "randaugment")),
+        ({"image_px": 64, "px_multiple": 0}, ("px_multiple", "1")),
     ],
 )
 def test_a_schedule_out_of_range_cannot_be_made(wrong, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValidationError, match=mentioning(*message)):
         Progressive(**wrong)
 
 

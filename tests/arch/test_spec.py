@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.messages import mentioning
 
 from efficientnetv2.arch.spec import Architecture, Operator, Stage, blocks, fused, mbconv
 
@@ -56,25 +57,25 @@ def test_each_block_takes_what_the_one_before_gives_and_depth_rises_evenly(archi
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: mbconv(expand=0, kernel=3), "expand is 0"),
-        (lambda: mbconv(expand=6, kernel=4), "kernel is 4"),
-        (lambda: mbconv(expand=6, kernel=-1), "kernel is -1"),
-        (lambda: mbconv(expand=6, kernel=3, se=0.0), "se is 0"),
-        (lambda: mbconv(expand=6, kernel=3, se=1.5), r"mbconv\(expand=6, kernel=3, se=1.5\): se is 1.5"),
-        (lambda: mbconv(expand=6, kernel=3, se=float("nan")), "se is nan"),
-        (lambda: Operator("ghost", 1, 3), "ghost"),
-        (lambda: Stage(fused(expand=4, kernel=3), 3, 48, 4), "stage fused.*48 channels.*stride is 3"),
-        (lambda: Stage(fused(expand=4, kernel=3), 2, 0, 4), "channels is 0"),
-        (lambda: Stage(fused(expand=4, kernel=3), 2, 48, 0), "layers is 0"),
-        (lambda: Architecture(24, (), 1280), "stages is empty"),
-        (lambda: Architecture(0, SMALL.stages, 1280), "stem_channels is 0"),
-        (lambda: Architecture(24, SMALL.stages, -1), "head_channels is -1"),
-        (lambda: Architecture(24, SMALL.stages, 1280, padding="valid"), "valid"),
-        (lambda: Architecture(24, SMALL.stages, 1280, batch_norm_epsilon=0.0), "batch_norm_epsilon is 0"),
+        (lambda: mbconv(expand=0, kernel=3), ("expand is 0",)),
+        (lambda: mbconv(expand=6, kernel=4), ("kernel is 4",)),
+        (lambda: mbconv(expand=6, kernel=-1), ("kernel is -1",)),
+        (lambda: mbconv(expand=6, kernel=3, se=0.0), ("se is 0",)),
+        (lambda: mbconv(expand=6, kernel=3, se=1.5), ("expand=6", "kernel=3", "se=1.5", "1.5")),
+        (lambda: mbconv(expand=6, kernel=3, se=float("nan")), ("se is nan",)),
+        (lambda: Operator("ghost", 1, 3), ("ghost",)),
+        (lambda: Stage(fused(expand=4, kernel=3), 3, 48, 4), ("48", "3", "stage")),
+        (lambda: Stage(fused(expand=4, kernel=3), 2, 0, 4), ("0", "channel")),
+        (lambda: Stage(fused(expand=4, kernel=3), 2, 48, 0), ("0", "layer")),
+        (lambda: Architecture(24, (), 1280), ("stage", "empty")),
+        (lambda: Architecture(0, SMALL.stages, 1280), ("stem_channels", "0")),
+        (lambda: Architecture(24, SMALL.stages, -1), ("head_channels", "-1")),
+        (lambda: Architecture(24, SMALL.stages, 1280, padding="valid"), ("valid",)),
+        (lambda: Architecture(24, SMALL.stages, 1280, batch_norm_epsilon=0.0), ("batch_norm_epsilon", "0")),
     ],
 )
 def test_an_impossible_architecture_cannot_be_made(make, said):
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=mentioning(*said)):
         make()
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
+from tests.messages import mentioning
 
 from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
@@ -13,27 +14,27 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("image_px", 0, "at least 1 pixel"),
-        ("crop_fraction", 0.0, r"lies in \(0, 1\]"),
-        ("crop_fraction", 1.01, r"lies in \(0, 1\]"),
-        ("crop_fraction", NAN, r"lies in \(0, 1\]"),
-        ("mean", (), "at least one channel"),
-        ("mean", (0.5, NAN, 0.5), "finite"),
-        ("mean", (0.5, INFINITE, 0.5), "finite"),
-        ("mean", (0.5,), "mean has 1 value and std 3"),
-        ("std", (0.2,), "mean has 3 values and std 1"),
-        ("std", (), "mean has 3 values and std 0"),
-        ("std", (0.2, 0.0, 0.2), "above 0"),
-        ("std", (0.2, NAN, 0.2), "above 0"),
-        ("std", (0.2, INFINITE, 0.2), "above 0"),
+        ("image_px", 0, ("at least 1 pixel",)),
+        ("crop_fraction", 0.0, ("0", "1")),
+        ("crop_fraction", 1.01, ("0", "1")),
+        ("crop_fraction", NAN, ("0", "1")),
+        ("mean", (), ("at least one channel",)),
+        ("mean", (0.5, NAN, 0.5), ("finite",)),
+        ("mean", (0.5, INFINITE, 0.5), ("finite",)),
+        ("mean", (0.5,), ("1", "3")),
+        ("std", (0.2,), ("3", "1")),
+        ("std", (), ("3", "0")),
+        ("std", (0.2, 0.0, 0.2), ("above 0",)),
+        ("std", (0.2, NAN, 0.2), ("above 0",)),
+        ("std", (0.2, INFINITE, 0.2), ("above 0",)),
     ],
 )
 def test_what_is_no_preprocessing(field, value, said):
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=mentioning(*said)):
         Preprocessing(**{"image_px": 224, field: value})
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=mentioning(*said)):
         replace(Preprocessing(image_px=224), **{field: value})
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=mentioning(*said)):
         Preprocessing.from_json(Preprocessing(image_px=224).to_json() | {field: value})
 
 

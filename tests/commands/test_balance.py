@@ -65,21 +65,21 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("x.csv",), "OUT is x.csv, but copies need a folder"),
-        (("x", "--fewer"), "OUT is x, but --fewer writes a table alone"),
-        (("pictures",), "OUT pictures is not an empty folder"),
+        (("x.csv",), ("OUT", "x.csv")),
+        (("x", "--fewer"), ("OUT", "--fewer")),
+        (("pictures",), ("OUT", "empty")),
         (
             ("x", "--label-separator", ";"),
-            "balance counts pictures of one label each, but --label-separator ';' says",
+            ("--label-separator", "';'"),
         ),
-        (("x", "--to", "even"), "--to is 'even', but is one of sqrt, effective, equal"),
-        (("x", "--set", "augment.flop=none"), "there is no field 'augment.flop'; did you mean 'flip'?"),
+        (("x", "--to", "even"), ("--to", "even")),
+        (("x", "--set", "augment.flop=none"), ("augment.flop", "did you mean", "flip")),
     ],
 )
 def test_wrong_words_are_refused(imbalanced, words, said):
     done = effnetv2("balance", imbalanced, *words, cwd=imbalanced.parent)
     assert done.returncode == 2, done.stdout
-    assert said in done.stderr
+    assert mentions(done.stderr, *said)
     assert not (imbalanced.parent / "x").exists()
 
 

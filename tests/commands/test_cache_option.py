@@ -120,19 +120,19 @@ def test_the_demo_passes_without_a_cache_and_recipes_have_none():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--cache", "dsk"), "--cache is 'dsk', but is ram or disk; did you mean 'disk'?"),
+        (("--cache", "dsk"), ("--cache", "dsk", "did you mean", "disk")),
         (
             ("--set", "cache_detail=0.5"),
-            "cache_detail is 0.5), but not where: give --cache ram or --cache disk",
+            ("cache_detail", "0.5", "--cache"),
         ),
-        (("--cache", "ram", "--set", "cache_detail=0"), "--set cache_detail=0: has to be above 0"),
-        (("--cache", "ram", "--set", "cache_detail=1.5"), "--set cache_detail=1.5: has to be at most 1"),
+        (("--cache", "ram", "--set", "cache_detail=0"), ("--set", "cache_detail=0", "0")),
+        (("--cache", "ram", "--set", "cache_detail=1.5"), ("--set", "cache_detail=1.5", "1")),
     ],
 )
 def test_wrong_words_are_refused_and_leave_nothing(words, message, large, caches, tmp_path):
     done = train(large, tmp_path / "run", *words)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert mentions(done.stderr, *message)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
     assert not caches.exists()

@@ -381,14 +381,14 @@ def test_what_is_typed_again_is_compared_with_what_it_comes_to(tmp_path):
 @pytest.mark.parametrize(
     ("words", "tries", "said"),
     [
-        (replace(Words(), settings=("optimizer.lrr=1",)), (), "there is no field 'optimizer.lrr'"),
-        (Words(), ("", "balanse=equal"), "there is no field 'balanse'"),
+        (replace(Words(), settings=("optimizer.lrr=1",)), (), ("optimizer.lrr",)),
+        (Words(), ("", "balanse=equal"), ("balanse",)),
     ],
 )
 def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
     monkeypatch.setattr(crossval_job, "check", lambda *_, **__: pytest.fail("it looks at pictures first"))
     source, place = Source(str(table_of(tmp_path))), Place(tmp_path / "folds", device="cpu")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=mentioning(*said)):
         crossval_job.crossvalidate(replace(words, weights="none"), source, place, Plan(folds=2, tries=tries))
 
 
@@ -444,8 +444,8 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
 @pytest.mark.parametrize(
     ("tried", "while_choosing", "separator", "said"),
     [
-        ("class_weights=sqrt", (), ";", "class_weights is sqrt, which weighs classes against each other"),
-        ("minival=null patience=2", ("minival=0.1",), None, "patience is 2, but only minival may"),
+        ("class_weights=sqrt", (), ";", ("class_weights",)),
+        ("minival=null patience=2", ("minival=0.1",), None, ("2", "minival", "patience")),
     ],
 )
 def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_choosing, separator, said):
@@ -456,7 +456,7 @@ def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_c
     with pytest.raises(InputError) as refused:
         crossval_job._recipe(words, own, place, separator)
     assert str(refused.value).startswith(f"--try {tried}: ")
-    assert said in str(refused.value)
+    assert mentions(str(refused.value), *said)
 
 
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
@@ -683,18 +683,18 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
     [
         (
             ("--by", "plaec"),
-            "--by is 'plaec', but is one of auto, class, group, place, time; did you mean 'place'?",
+            ("--by", "plaec", "did you mean", "place"),
         ),
-        (("--by", "place"), "has no places. Add columns latitude and longitude"),
+        (("--by", "place"), ("latitude", "longitude")),
         (
             ("--by", "time"),
-            "has none of the columns year, date, datetime, timestamp, time. Name the one",
+            ("has none of the columns year, date, datetime, timestamp, time. Name the one",),
         ),
-        (("--try", "balance=null"), "one --try leaves nothing to choose from"),
-        (("--try", "", "--try", "balanse=null"), "there is no field 'balanse'; did you mean 'balance'?"),
+        (("--try", "balance=null"), ("--try",)),
+        (("--try", "", "--try", "balanse=null"), ("balanse", "did you mean", "balance")),
         (
             ("--model", "efficientnetv2_b0", "--set", "progressive.image_px=8"),
-            "every training picture is 8 px, but efficientnetv2_b0",
+            ("8", "efficientnetv2_b0", "training"),
         ),
         (
             (
@@ -705,23 +705,23 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
                 "--try",
                 "progressive.image_px={start: 8, end: 64}",
             ),
-            "--try progressive.image_px={start: 8, end: 64}: the smallest training picture is 8 px, but",
+            ("--try", "progressive.image_px={start", "8", "64"),
         ),
-        (("--try-set", "epochs=2"), "--try-set is given, but there is no --try"),
-        (("--try", "", "--try", "balance=null", "--members", "3"), "--members 3 of the tries answer"),
-        (("--members", "0"), "--members"),
-        (("--folds", "49"), "pictures: 48 pictures cannot be dealt into 49 folds. Take 2 to 48 folds"),
-        (("--compare-splits",), "--compare-splits"),
-        (("--resume",), "--resume: there is no cross-validation in runs"),
-        (("--resume", "--out", "fold"), "resume the newest one: effnetv2 crossval DATA --out"),
-        (("--out", "."), "--out . is not empty"),
+        (("--try-set", "epochs=2"), ("--try-set",)),
+        (("--try", "", "--try", "balance=null", "--members", "3"), ("--members", "3")),
+        (("--members", "0"), ("--members",)),
+        (("--folds", "49"), ("48", "49", "2")),
+        (("--compare-splits",), ("--compare-splits",)),
+        (("--resume",), ("--resume",)),
+        (("--resume", "--out", "fold"), ("effnetv2 crossval DATA --out", "resume")),
+        (("--out", "."), ("--out", "empty")),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_trained(whole, words, said):
     folder, _ = whole
     done = effnetv2("crossval", "pictures", *TINY, "--weights", "none", *words, cwd=folder)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stderr
+    assert mentions(done.stderr, *said)
     assert not (folder / "runs").exists()
 
 

@@ -93,18 +93,18 @@ def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["eval_px_tried=auto", "minival=null"], "eval_px_tried is auto, but only minival may choose"),
-        (["eval_px_tried=[64]", "minival=null"], "only minival may choose among sizes"),
-        (["eval_px_tried=[8]"], "eval_px_tried is 8 px, but"),
-        (["eval_px_tried=[]"], "eval_px_tried"),
-        (["eval_px_tried=[99999]"], "eval_px_tried"),
+        (["eval_px_tried=auto", "minival=null"], ("eval_px_tried", "minival")),
+        (["eval_px_tried=[64]", "minival=null"], ("minival",)),
+        (["eval_px_tried=[8]"], ("eval_px_tried", "8")),
+        (["eval_px_tried=[]"], ("eval_px_tried",)),
+        (["eval_px_tried=[99999]"], ("eval_px_tried",)),
     ],
 )
 def test_bad_sizes_are_refused_before_the_run(settings, told, painted, tmp_path):
     words = [word for setting in settings for word in ("--set", setting)]
     done = effnetv2("train", painted, *WORDS, *words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert mentions(" ".join(done.stderr.split()), *told)
     assert not Path(tmp_path / "run/recipe.yaml").exists()
 
 

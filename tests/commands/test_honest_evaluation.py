@@ -146,32 +146,32 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--slices", "yeer"], "--slices yeer: all.csv has no such column"),
-        (["--slices", "note"], "--slices note: the column has one value, or many that are no numbers"),
-        (["--costs", "none.csv"], "--costs none.csv: there is no such file. It is a CSV with a row"),
-        (["--costs", "few.csv"], "--costs few.csv has no row for 'green'"),
+        (["--slices", "yeer"], ("--slices", "all.csv")),
+        (["--slices", "note"], ("--slices", "column")),
+        (["--costs", "none.csv"], ("--costs", "none.csv", "CSV")),
+        (["--costs", "few.csv"], ("--costs", "few.csv", "green")),
         (
             ["--costs", "less.csv"],
-            "the cost of answering 'green' where 'red' is true is '-1', but is a number of at",
+            ("green", "red", "'-1'"),
         ),
-        (["--costs", "other.csv"], "--costs other.csv: row 'purple' is no class of the model"),
-        (["--costs", "two.csv"], "no_answer is '0.1', '0.2', but a person costs the same"),
-        (["--against", "."], "holds no predictions.csv"),
-        (["--calibrate", "m.pt"], "--calibrate m.pt: a model file ends in .safetensors"),
-        (["--calibrate", "run/model.safetensors"], "exists already"),
-        (["--calibrate", "m.safetensors", "--split", "train"], "pictures of train trained the model"),
-        (["--against", "elsewhere"], "--against elsewhere: it answered none of these pictures"),
-        (["--abstain-below", "80"], "between 0 and 1"),
-        (["--views", "all"], "--views is 'all', but is one of one, symmetries"),
+        (["--costs", "other.csv"], ("--costs", "other.csv", "purple")),
+        (["--costs", "two.csv"], ("no_answer", "0.1", "0.2")),
+        (["--against", "."], ("predictions.csv",)),
+        (["--calibrate", "m.pt"], ("--calibrate", "m.pt")),
+        (["--calibrate", "run/model.safetensors"], ("exists already",)),
+        (["--calibrate", "m.safetensors", "--split", "train"], ("pictures of train trained the model",)),
+        (["--against", "elsewhere"], ("--against",)),
+        (["--abstain-below", "80"], ("between 0 and 1",)),
+        (["--views", "all"], ("--views", "all")),
         (
             ["--calibrate", "m.safetensors", "--views", "symmetries"],
-            "Leave --views out; or keep these views first",
+            ("--views",),
         ),
         (
             ["--calibrate", "m.safetensors", "--image-px", "48"],
-            "Leave --image-px out; or keep that size first",
+            ("--image-px",),
         ),
-        (["--slices", "longer_side_px"], "--slices longer_side_px: the column has one value"),
+        (["--slices", "longer_side_px"], ("--slices", "longer_side_px")),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_picture_is_answered(words, sentence, trained):
@@ -185,7 +185,7 @@ def test_what_cannot_be_is_refused_before_a_picture_is_answered(words, sentence,
     done = effnetv2("evaluate", "run", "all.csv", *words, cwd=trained)
     assert done.returncode == 2
     assert "evaluating at" not in done.stdout
-    assert sentence in " ".join(done.stderr.split())
+    assert mentions(" ".join(done.stderr.split()), *sentence)
 
 
 def test_a_new_run_begins_without_the_temperature_of_its_weights(trained, tmp_path):

@@ -165,28 +165,28 @@ def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "profile", "message"),
     [
-        (("--window-px", "161"), {}, "windows are 161 px wide, but the raster is 200 x 160 px"),
-        (("--window-px", "32", "--stride-px", "33"), {}, "--stride-px is 33 px, but lies in 1 to 32"),
-        (("--window-px", "32", "--window-m", "320"), {}, "Give one of them"),
-        (("--window-m", "320"), {"crs": "EPSG:4326"}, "coordinates in degrees, so its pixels have no size"),
-        (("--window-m", "320"), {"crs": None}, "has no coordinate system"),
+        (("--window-px", "161"), {}, ("161", "200", "160")),
+        (("--window-px", "32", "--stride-px", "33"), {}, ("--stride-px", "33", "1", "32")),
+        (("--window-px", "32", "--window-m", "320"), {}, ("Give one of them",)),
+        (("--window-m", "320"), {"crs": "EPSG:4326"}, ("coordinates in degrees, so its pixels have no size",)),
+        (("--window-m", "320"), {"crs": None}, ("has no coordinate system",)),
         (
             ("--window-m", "320"),
             {"crs": 'LOCAL_CS["site",UNIT["metre",1]]'},
-            "has a coordinate system that is not projected, so its pixels have no size",
+            ("has a coordinate system that is not projected, so its pixels have no size",),
         ),
-        (("--window-m", "3"), {}, "a pixel of scene.tif is 10 m wide and a window has at least 2. Give 20 or more"),
-        (("--bands", "1,2,4"), {}, "scene.tif has 3 bands, but bands 1, 2, 4 are to be seen"),
-        (("--bands", "3,x"), {}, "--bands is '3,x', but is numbers of bands, from 1"),
-        (("--bands", "3,2"), {}, "trained on ordinary pictures of 3 channels. Say which are to be seen as red"),
-        (("--value-range", "5,5"), {}, "--value-range is '5,5', but is two numbers, the lower first"),
-        (("--out", "scene.tif"), {}, "--out scene.tif is RASTER itself"),
-        (("--out", "nowhere/map.tif"), {}, "--out nowhere/map.tif: there is no folder nowhere"),
+        (("--window-m", "3"), {}, ("scene.tif", "10", "2", "20")),
+        (("--bands", "1,2,4"), {}, ("scene.tif", "3", "1", "2", "4")),
+        (("--bands", "3,x"), {}, ("--bands", "3,x", "1")),
+        (("--bands", "3,2"), {}, ("trained on ordinary pictures of 3 channels. Say which are to be seen as red",)),
+        (("--value-range", "5,5"), {}, ("--value-range", "5,5")),
+        (("--out", "scene.tif"), {}, ("--out", "scene.tif", "RASTER")),
+        (("--out", "nowhere/map.tif"), {}, ("--out", "nowhere/map.tif")),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path, words, profile, message):
     write_raster(tmp_path / "scene.tif", patches(), **profile)
-    assert message in refused("map", model, "scene.tif", *words, cwd=tmp_path)
+    assert mentions(refused("map", model, "scene.tif", *words, cwd=tmp_path), *message)
 
 
 def test_a_map_replaces_a_map_and_no_other_raster(model, tmp_path):
@@ -550,13 +550,13 @@ def test_places_where_the_maps_projection_does_not_reach_are_left_out_too(tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.assign(label="Forest"), "row 2: label is 'Forest', but is one of the map's classes"),
-        (lambda table: table.drop(columns="label"), "sample.csv has no column 'label'"),
-        (lambda table: table.drop(columns="x"), "sample.csv says of no place where it is"),
-        (lambda table: table.assign(x=table["x"].where(table.index != 7)), "row 9: x is empty, not a number"),
-        (lambda table: table.assign(x=table["y"], y=table["x"]), "None of the 60 places"),
-        (lambda table: table.rename(columns={"x": "longitude", "y": "latitude"}), "is 500025, but lies in -180"),
-        (lambda table: table[:40], "Fewer than two samples lie in what is mapped as 'plantation'"),
+        (lambda table: table.assign(label="Forest"), ("2", "Forest", "label")),
+        (lambda table: table.drop(columns="label"), ("sample.csv", "label")),
+        (lambda table: table.drop(columns="x"), ("sample.csv", "place")),
+        (lambda table: table.assign(x=table["x"].where(table.index != 7)), ("row 9: x is empty, not a number",)),
+        (lambda table: table.assign(x=table["y"], y=table["x"]), ("60", "place")),
+        (lambda table: table.rename(columns={"x": "longitude", "y": "latitude"}), ("500025", "-180")),
+        (lambda table: table[:40], ("plantation",)),
     ],
 )  # fmt: skip
 def test_samples_that_say_too_little_are_refused(tmp_path, change, message):
@@ -564,7 +564,7 @@ def test_samples_that_say_too_little_are_refused(tmp_path, change, message):
     change(sample(tmp_path)).to_csv(tmp_path / "sample.csv", index=False)
     done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
+    assert mentions(" ".join(done.stderr.split()), *message)
 
 
 def test_an_evaluation_of_other_classes_is_refused(tmp_path):

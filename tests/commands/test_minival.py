@@ -181,16 +181,16 @@ def test_the_recipes_show_it(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["minival=25000"], "minival would be 25000 of 36 training pictures"),
-        (["minival=2"], "of each of the 3 classes at least one has to stand in minival"),
-        (["patience=3"], "patience is 3, but only minival may end training"),
+        (["minival=25000"], ("minival", "25000", "36")),
+        (["minival=2"], ("3", "minival", "class")),
+        (["patience=3"], ("3", "minival", "patience")),
     ],
 )
 def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
     words = [word for setting in settings for word in ("--set", setting)]
     done = effnetv2("train", painted, *WORDS, *words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert mentions(" ".join(done.stderr.split()), *told)
     assert not (tmp_path / "run/recipe.yaml").exists()
 
 

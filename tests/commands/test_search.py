@@ -264,18 +264,18 @@ def test_dry_run_foretells_and_leaves_nothing(found, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("--set", "optimizer.lr=0.003"), "recipe: optimizer.lr: 0.001 there, 0.003 here"),
-        (("--space", "small"), "space: "),
-        (("--w", "-0.1"), "reward: "),
-        (("--sampler", "random"), "sampler: policy there, random here"),
-        (("--seeds", "0,1"), "seeds: (0,) there, (0, 1) here"),
-        (("--trials", TRIALS + 1), "Let it have more of them with effnetv2 search resume"),
+        (("--set", "optimizer.lr=0.003"), ("optimizer.lr", "0.001", "0.003")),
+        (("--space", "small"), ("space: ",)),
+        (("--w", "-0.1"), ("reward: ",)),
+        (("--sampler", "random"), ("sampler: policy there, random here",)),
+        (("--seeds", "0,1"), ("seeds: (0,) there, (0, 1) here",)),
+        (("--trials", TRIALS + 1), ("effnetv2 search resume",)),
     ],
 )
 def test_a_study_is_not_gone_on_with_as_another(change, said, found):
     done = here(*words(found, found / "pictures", *change))
     assert done.returncode == 2, done.stdout
-    assert said in done.stderr
+    assert mentions(done.stderr, *said)
     assert "Traceback" not in done.stderr
 
 
@@ -437,17 +437,17 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--w", "0.07"), "is 0.07, but is 0 or below"),
-        (("--v", "0.05"), "is 0.05, but is 0 or below"),
+        (("--w", "0.07"), ("0.07", "0")),
+        (("--v", "0.05"), ("0.05", "0")),
         (
             ("--inference-exponent", "0.1"),
-            "--inference-exponent: the reward's exponent of inference_seconds is 0.1",
+            ("--inference-exponent", "inference_seconds", "0.1"),
         ),
         (
             ("--memory-exponent", "0.1"),
-            "--memory-exponent: the reward's exponent of peak_memory_bytes is 0.1",
+            ("--memory-exponent", "peak_memory_bytes", "0.1"),
         ),
-        (("--image-px", "4"), "smaller than the stride"),
+        (("--image-px", "4"), ("smaller than the stride",)),
         (
             (
                 "--set",
@@ -457,47 +457,50 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
                 "--set",
                 "progressive.px_multiple=32",
             ),
-            "pictures of 2 px are smaller than the stride",
+            ("pictures of 2 px are smaller than the stride",),
         ),
         (
             ("--set", "progressive.image_px=8", "--set", "progressive.px_multiple=8", "--space", "small"),
-            "stride",
+            ("stride",),
         ),
-        (("--preset", "smal"), "did you mean 'small'?"),
-        (("--sampler", "polcy"), "did you mean 'policy'?"),
-        (("--space", "nowhere.json"), "nowhere.json"),
-        (("--space", "efficientnetv2_b9"), "there is no such space"),
-        (("--seeds", "1,x"), "give whole numbers"),
-        (("--seeds", "1,1"), "stands there twice"),
-        (("--step-time", "guessed"), "is measured or cached"),
-        (("--storage", "mysql://host/one"), "SQLite"),
-        (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
-        (("--set", "model=efficientnetv2_s"), "Say which with --space"),
-        (("--set", "patience=3"), "a trial trains to its end"),
-        (("--recipe", "quick", "--set", "time_shares=equal"), "quick says time_shares=equal, but the stages"),
-        (("--set", "chosen_by=macro_f1"), "chosen_by=macro_f1, but a trial keeps the last weights"),
-        (("--recipe", "finetune"), "finetune says chosen_by=macro_f1, but a trial keeps the last weights"),
-        (("--set", "cache_detail=0.25"), "cache_detail=0.25, but a trial reads the files"),
-        (("--set", "answered=test"), "says answered=test, but pictures of the search choose"),
-        (("--set", "several_labels=sigmoid"), "the pictures of a search have one label each. Leave it out"),
+        (("--preset", "smal"), ("did you mean", "small")),
+        (("--sampler", "polcy"), ("did you mean", "policy")),
+        (("--space", "nowhere.json"), ("nowhere.json",)),
+        (("--space", "efficientnetv2_b9"), ("there is no such space",)),
+        (("--seeds", "1,x"), ("give whole numbers",)),
+        (("--seeds", "1,1"), ("stands there twice",)),
+        (("--step-time", "guessed"), ("is measured or cached",)),
+        (("--storage", "mysql://host/one"), ("SQLite",)),
+        (("--set", "weights=efficientnetv2_b0.in1k"), ("trained from scratch",)),
+        (("--set", "model=efficientnetv2_s"), ("--space",)),
+        (("--set", "patience=3"), ("a trial trains to its end",)),
+        (("--recipe", "quick", "--set", "time_shares=equal"), ("time_shares=equal", "stage")),
+        (("--set", "chosen_by=macro_f1"), ("chosen_by=macro_f1", "trial", "weight")),
+        (("--recipe", "finetune"), ("chosen_by=macro_f1", "trial", "weight")),
+        (("--set", "cache_detail=0.25"), ("cache_detail=0.25", "trial")),
+        (("--set", "answered=test"), ("answered=test",)),
+        (
+            ("--set", "several_labels=sigmoid"),
+            ("the pictures of a search have one label each. Leave it out",),
+        ),
         (
             ("--label-separator", ";"),
-            "search takes pictures of one label each, but --label-separator ';' says",
+            ("--label-separator", "';'"),
         ),
-        (("--set", "minival=null"), "a search does not go without. Leave it out (a share of 0.2"),
+        (("--set", "minival=null"), ("a search does not go without. Leave it out (a share of 0.2",)),
         (
             ("--label-separator", ";", "--set", "minival=null"),
-            "or train a published network: effnetv2 train",
+            ("effnetv2 train",),
         ),
-        (("--recipe", "nothing"), "There is no recipe 'nothing'"),
-        (("--threads", "0"), "has to be at least 1"),
-        (("--threads", "9999"), "--threads 9999: PyTorch has"),
+        (("--recipe", "nothing"), ("nothing",)),
+        (("--threads", "0"), ("has to be at least 1",)),
+        (("--threads", "9999"), ("--threads", "9999", "PyTorch")),
     ],
 )
 def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, tmp_path):
     done = here(*words(tmp_path, found / "pictures", *more))
     assert done.returncode == 2, done.stdout
-    assert said in done.stderr
+    assert mentions(done.stderr, *said)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "study").exists()
 

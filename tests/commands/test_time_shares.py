@@ -108,16 +108,16 @@ def test_what_has_been_measured_is_not_measured_again():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["time_shares=[1, 2, 3]"], r"time_shares is .*1.0, 2.0, 3.0.* names one share above 0 for each of 2 stages"),
-        (["time_shares=[1, 0]"], r"1.0, 0.0.* names one share above 0 for each"),
-        (["time_shares=even"], "time_shares = 'even'.*'equal'"),
-        (["time_shares=equal", "progressive.order=random"], "order is random, so that there are no stages"),
+        (["time_shares=[1, 2, 3]"], ("time_shares", "1.0", "2.0", "3.0", "0", "2")),
+        (["time_shares=[1, 0]"], ("1.0", "0.0", "0")),
+        (["time_shares=even"], ("time_shares", "even", "equal")),
+        (["time_shares=equal", "progressive.order=random"], ("order is random, so that there are no stages",)),
         (["time_shares=equal", "progressive.image_px={start: 64, end: 128, continuous: true}"],
-         "something grows at every step, so that there are no stages"),
+         ("step", "stage")),
     ],
 )  # fmt: skip
 def test_shares_that_cannot_be_are_refused(settings, sentence):
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=mentioning(*sentence)):
         recipe(*settings)
 
 

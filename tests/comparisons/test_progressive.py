@@ -13,6 +13,7 @@ import pytest
 from benchmarks import progressive, progressive_figure, regimes
 from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
 from benchmarks.regimes import regularized
+from tests.messages import mentions
 
 from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.source import Source
@@ -271,9 +272,9 @@ def test_the_claims_are_by_hand():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--record", "--epochs", "1"], "--record is for a whole regime"),
-        (["--record", "--tune"], "--record is for a whole regime"),
-        ([], "run the same with --tune first"),
+        (["--record", "--epochs", "1"], ("--record",)),
+        (["--record", "--tune"], ("--record",)),
+        ([], ("--tune",)),
     ],
 )
 def test_what_cannot_be_is_refused(words, sentence, tmp_path):
@@ -283,7 +284,7 @@ def test_what_cannot_be_is_refused(words, sentence, tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
-    assert sentence in done.stderr
+    assert mentions(done.stderr, *sentence)
 
 
 def test_the_figure_shows_every_run_and_every_sizes_cost():

@@ -97,29 +97,29 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_
         (
             ["1.HEIC", "2.heic"],
             True,
-            r"holds no images\. .*: 2 files \.heic\. Such files are not opened here",
+            ("2", ".heic"),
         ),
         (
             ["1.HEIC", "2.heic"],
             False,
-            r"holds no images\. .*: 2 files \.heic\. Such files are not opened here",
+            ("2", ".heic"),
         ),
-        (["val/a/1.heic"], False, r"holds no images\. .*: 1 file \.heic\. Such files are not opened here"),
+        (["val/a/1.heic"], False, ("1", ".heic")),
         (
             ["a/1.heic", "b/2"],
             True,
-            r"'a', 'b' hold no image\. .*: 1 file \.heic, 1 file without a suffix\. Such files are not opened here",
+            ("'a'", "'b'", "1", ".heic"),
         ),
         (
             ["b/2"],
             True,
-            r"'b' holds no image\. .*/b: 1 file without a suffix\. Such files are not opened here",
+            ("'b'", "1"),
         ),
     ],
 )
 def test_where_no_picture_is_found_the_other_files_are_named(tmp_path, files, labels, message):
     lay(*(tmp_path / name for name in files))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         read(tmp_path, require_labels=labels)
 
 

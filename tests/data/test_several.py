@@ -132,15 +132,15 @@ def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "separator", "message"),
     [
-        ("a;;b", ";", r"pictures.csv, row 2: 'a;;b' lacks a label beside a ';'"),
-        (";a", ";", "';a' lacks a label"),
-        ("a; ", ";", "lacks a label"),
-        ("a", "", "--label-separator is empty"),
-        ("a|a", "|", "one class only, 'a'"),
+        ("a;;b", ";", ("pictures.csv", "2", "a;;b", "';'")),
+        (";a", ";", ("';a'", "label")),
+        ("a; ", ";", ("lacks a label",)),
+        ("a", "", ("--label-separator", "empty")),
+        ("a|a", "|", ("'a'", "class")),
     ],
 )
 def test_cells_that_cannot_be_meant_are_refused(labels, separator, message, tmp_path):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         read(table(tmp_path, {"0.png": labels, "1.png": "a"}), label_separator=separator)
 
 

@@ -82,14 +82,14 @@ def test_windows_that_do_not_count_leave_their_place_to_others():
     [
         (
             {"window_px": 50, "stride_px": 10},
-            r"windows are 50 px wide, but the raster is 47 x 20 px.*2 to 20",
+            ("50", "47", "20", "2"),
         ),
-        ({"window_px": 10, "stride_px": 11}, r"--stride-px is 11 px, but lies in 1 to 10.*gaps"),
-        ({"window_px": 10, "stride_px": 0}, r"--stride-px is 0 px"),
+        ({"window_px": 10, "stride_px": 11}, ("--stride-px", "11", "1", "10")),
+        ({"window_px": 10, "stride_px": 0}, ("--stride-px", "0")),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(words, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         Grid(height=20, width=47, **words)
 
 

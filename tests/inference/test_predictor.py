@@ -190,18 +190,18 @@ def test_arrays_of_four_dimensions_and_grey_ones(model):
 @pytest.mark.parametrize(
     ("picture", "says"),
     [
-        (np.zeros((16, 16, 3), np.float32), r"array float32 \(16, 16, 3\).*255"),
-        (np.zeros((3, 16, 16), np.uint8), r"\(3, 16, 16\).*\(H, W, 3\)"),
-        (np.zeros((0, 4, 3), np.uint8), "no picture"),
-        ([3], "a int is no picture"),
-        ({"a": "a.jpg"}, "a dict is no image"),
-        (None, "a NoneType is no image"),
-        (3, "a int is no image"),
-        ("nowhere.jpg", r"nowhere\.jpg.*no such file.*number 0"),
+        (np.zeros((16, 16, 3), np.float32), ("float32", "16", "3", "255")),
+        (np.zeros((3, 16, 16), np.uint8), ("3", "16")),
+        (np.zeros((0, 4, 3), np.uint8), ("no picture",)),
+        ([3], ("a int is no picture",)),
+        ({"a": "a.jpg"}, ("a dict is no image",)),
+        (None, ("NoneType", "image")),
+        (3, ("a int is no image",)),
+        ("nowhere.jpg", ("nowhere.jpg", "0")),
     ],
 )
 def test_what_is_no_picture_is_named(model, picture, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=mentioning(*says)):
         Predictor(model)(picture)
 
 

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
 from tests.data.test_splits import manifest as pictures
+from tests.messages import mentioning
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
@@ -75,9 +76,9 @@ def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
 @pytest.mark.parametrize(
     ("side", "lost", "said"),
     [
-        (0, range(24), "Of the 24 pictures to learn from none can be read"),
-        (1, range(24), "Of the 24 pictures to measure on none can be read"),
-        (0, range(8, 24), r"only those of 'blue' can be read \(16 others can't\)"),
+        (0, range(24), ("24",)),
+        (1, range(24), ("24",)),
+        (0, range(8, 24), ("blue", "16")),
     ],
     ids=["learning", "measuring", "one class"],
 )
@@ -85,7 +86,7 @@ def test_too_little_that_can_be_read_is_named(side, lost, said, network, parts):
     """Of shards it shows only now; scikit-learn would speak of arrays."""
     for row in lost:
         Path(parts[side].file(row)).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=mentioning(*said)):
         linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
 
 

@@ -115,13 +115,14 @@ def test_foreign_channels():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"), [({"num_classes": -1}, "num_classes is -1"), ({"in_channels": 0}, "in_channels is 0")]
+    ("wrong", "says"),
+    [({"num_classes": -1}, ("num_classes", "-1")), ({"in_channels": 0}, ("in_channels", "0"))],
 )
 def test_numbers_that_cannot_be(wrong, says):
     for model in (TINY, "timm:resnet10t", "torchvision:resnet18"):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=mentioning(*says)):
             create(model, **wrong)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=mentioning(*says)):
         fit(create(TINY), **wrong)
 
 

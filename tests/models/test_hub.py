@@ -417,18 +417,18 @@ def test_the_best_weights_come_first():
     [
         (
             "efficientnetv2_s.in22k",
-            r"did you mean 'efficientnetv2_s.in21k'\? Known: .*efficientnetv2_s.in21k_ft",
+            ("did you mean", "efficientnetv2_s.in21k_ft"),
         ),
-        ("efficientnetv2_s", "there are no pretrained weights 'efficientnetv2_s'"),
+        ("efficientnetv2_s", ("efficientnetv2_s", "weight")),
         (
             "efficientnetv3_s.in1k",
-            r"no published network 'efficientnetv3_s'; did you mean 'efficientnetv2_s'",
+            ("efficientnetv3_s", "did you mean", "efficientnetv2_s"),
         ),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, message):
     for ask in (pretrained.about, fetch, cached):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=mentioning(*message)):
             ask(name)
 
 

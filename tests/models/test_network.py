@@ -184,14 +184,14 @@ def test_gradients_reach_every_weight():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"num_classes": -1}, "num_classes is -1"),
-        ({"in_channels": 0}, "in_channels is 0"),
-        ({"dropout": 1.0}, "dropout is 1"),
-        ({"drop_path": -0.1}, "drop_path is -0.1"),
+        ({"num_classes": -1}, ("num_classes", "-1")),
+        ({"in_channels": 0}, ("in_channels", "0")),
+        ({"dropout": 1.0}, ("1", "dropout")),
+        ({"drop_path": -0.1}, ("drop_path", "-0.1")),
     ],
 )
 def test_values_that_cannot_be(wrong, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=mentioning(*said)):
         EfficientNet(TINY, **wrong)
 
 

@@ -64,11 +64,13 @@ def test_a_study_begun_before_versions_and_bands_were_kept_is_opened(tmp_path):
     refuse_other(plan, Wanted(bands=(3, 2, 1)), "the study 'study'")
 
 
-@pytest.mark.parametrize(("begun", "said"), [("0.1", "efficientnetv2 0.1 "), (None, "of an earlier version")])
+@pytest.mark.parametrize(
+    ("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))]
+)
 def test_another_version_of_the_package_is_told(begun, said):
     assert other_version("1.0", "1.0") is None
     told = other_version(begun, "1.0")
-    assert said in told
+    assert mentions(told, *said)
     assert mentions(told, "1.0")
 
 
@@ -97,24 +99,24 @@ def test_a_plan_of_another_version_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        (Wanted(space=small()), "space: "),
-        (Wanted(recipe=RECIPE.model_copy(update={"epochs": 9.0})), "recipe: epochs: 5.0 there, 9.0 here"),
-        (Wanted(reward=Reward(step_seconds=-0.2)), "reward: "),
-        (Wanted(seeds=(0,)), "seeds: (0, 1) there, (0,) here"),
-        (Wanted(step_time="cached"), "step time: measured there, cached here"),
-        (Wanted(sampler="tpe"), "sampler: random there, tpe here"),
-        (Wanted(seed=3), "seed: 0 there, 3 here"),
-        (Wanted(prune=False), "prune: True there, False here"),
-        (Wanted(pictures="other"), "data: "),
-        (Wanted(bands=(3, 2, 1)), "bands of the rasters (--bands): 4,3,2 there, 3,2,1 here"),
-        (Wanted(bands=()), "bands of the rasters (--bands): 4,3,2 there, none here"),
-        (Wanted(hardware="another one"), "hardware, and so step times: a machine there, another one here"),
+        (Wanted(space=small()), ("space: ",)),
+        (Wanted(recipe=RECIPE.model_copy(update={"epochs": 9.0})), ("5.0", "9.0", "epoch")),
+        (Wanted(reward=Reward(step_seconds=-0.2)), ("reward: ",)),
+        (Wanted(seeds=(0,)), ("seeds: (0, 1) there, (0,) here",)),
+        (Wanted(step_time="cached"), ("step time: measured there, cached here",)),
+        (Wanted(sampler="tpe"), ("sampler: random there, tpe here",)),
+        (Wanted(seed=3), ("0", "3", "seed")),
+        (Wanted(prune=False), ("prune: True there, False here",)),
+        (Wanted(pictures="other"), ("data: ",)),
+        (Wanted(bands=(3, 2, 1)), ("--bands", "4,3,2", "3,2,1")),
+        (Wanted(bands=()), ("--bands", "4,3,2")),
+        (Wanted(hardware="another one"), ("hardware, and so step times: a machine there, another one here",)),
     ],
 )
 def test_another_study_is_refused_with_what_differs(wanted, said):
     with pytest.raises(InputError) as error:
         refuse_other(PLAN, wanted, "the study 'study'")
-    assert said in str(error.value)
+    assert mentions(str(error.value), *said)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
@@ -292,16 +292,16 @@ def test_without_minival_the_last_weights_are_kept(job, scripted):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["minival=null", "patience=3"], "patience is 3, but only minival may end training, and it is off"),
-        (["minival=0.1", "patience=0"], "patience = 0"),
-        (["minival=0"], "minival = 0"),
-        (["minival=1.5"], "minival = 1.5"),
-        (["minival=-0.1"], "minival = -0.1"),
-        (["minival=0.1", "chosen_by=top5"], "chosen_by = 'top5'"),
+        (["minival=null", "patience=3"], ("3", "minival")),
+        (["minival=0.1", "patience=0"], ("0", "patience")),
+        (["minival=0"], ("minival", "0")),
+        (["minival=1.5"], ("minival", "1.5")),
+        (["minival=-0.1"], ("minival", "-0.1")),
+        (["minival=0.1", "chosen_by=top5"], ("chosen_by", "top5")),
     ],
 )
 def test_what_cannot_be_chosen_by_is_refused(settings, told):
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=mentioning(*told)):
         with_settings(named("quick"), settings)
 
 

@@ -273,15 +273,15 @@ def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("nothing-{0..1}.tar", "there are no such shards"),
-        ("pictures-000099.tar", r"did you mean 'pictures-000009\.tar'"),
-        ("pictures-{000010..000012}.tar", r"but not 'pictures-000012\.tar'"),
-        ("pictures-00000?.tar.gz", "is compressed"),
-        ("{a,b}/x.tar", "not in its folder"),
+        ("nothing-{0..1}.tar", ("there are no such shards",)),
+        ("pictures-000099.tar", ("did you mean", "pictures-000009.tar")),
+        ("pictures-{000010..000012}.tar", ("pictures-000012.tar",)),
+        ("pictures-00000?.tar.gz", ("is compressed",)),
+        ("{a,b}/x.tar", ("not in its folder",)),
     ],
 )
 def test_shards_that_are_not_there_are_missed(data, message, shards):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         read(f"{shards}/{data}")
 
 

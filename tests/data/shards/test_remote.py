@@ -325,15 +325,15 @@ def test_a_store_whose_package_is_missing_names_the_extra_and_what_pip_can_insta
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("gopher://host/shards", "gopher:// is no kind of store"),
-        ("htps://host/shards", "did you mean 'https'?"),
-        ("ftp://host/shards", "which FTP was not made for. Copy the shards to this machine"),
+        ("gopher://host/shards", ("gopher:// is no kind of store",)),
+        ("htps://host/shards", ("did you mean", "https")),
+        ("ftp://host/shards", ("FTP", "shard")),
     ],
 )
 def test_a_kind_of_url_that_is_of_no_use_is_told_with_those_that_are(url, words):
     with pytest.raises(InputError) as error:
         read(url)
-    assert words in str(error.value)
+    assert mentions(str(error.value), *words)
     assert str(error.value).startswith(url)
     assert mentions(str(error.value), "s3")
 

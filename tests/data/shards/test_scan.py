@@ -388,9 +388,9 @@ def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["1.jpg", "1.cls", "2.jpg", "2.cls", "1.jpg"], "key '1' occurs twice"),
-        (["1.jpg", "1.jpg"], "member '1.jpg' occurs twice"),
-        (["1.jpg", "1.png", "1.cls"], "has 2 pictures"),
+        (["1.jpg", "1.cls", "2.jpg", "2.cls", "1.jpg"], ("'1'",)),
+        (["1.jpg", "1.jpg"], ("1.jpg",)),
+        (["1.jpg", "1.png", "1.cls"], ("has 2 pictures",)),
     ],
 )
 def test_samples_that_cannot_be_told_apart_are_refused(names, message, jpegs, tmp_path):
@@ -399,7 +399,7 @@ def test_samples_that_cannot_be_told_apart_are_refused(names, message, jpegs, tm
             info = tarfile.TarInfo(name)
             info.size = 1
             tar.addfile(info, io.BytesIO(b"0"))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         read(str(tmp_path / "x.tar"))
 
 
@@ -445,14 +445,14 @@ def test_a_split_by_its_usual_names_is_that_split(jpegs, tmp_path):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"split": "other"}, r"x\.tar: the sample '1' has the split 'other', which is not one of"),
-        ({"latitude": "12.5N"}, "has a latitude that is no number of degrees from -90 to 90"),
-        ({"longitude": 200}, "has a longitude that is no number of degrees from -180 to 180"),
+        ({"split": "other"}, ("x.tar", "'1'", "other")),
+        ({"latitude": "12.5N"}, ("-90", "90")),
+        ({"longitude": 200}, ("-180", "180")),
     ],
 )
 def test_facts_that_mean_nothing_are_refused(facts, message, jpegs, tmp_path):
     file = write(tmp_path / "x.tar", described(jpegs, [{"path": "0.jpg"}, facts]))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         read(str(file))
 
 

@@ -576,12 +576,12 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("constants", "said"),
         [
-            ({"mean": [0.5, 0.5], "variance": [0.1, 0.1, 0.1]}, "has 2 values for 3 channels"),
-            ({"mean": [0.5, 0.5, 0.5], "variance": [0.1] * 4}, "has 4 values for 3 channels"),
-            ({"mean": [], "variance": [0.1, 0.1, 0.1]}, "has 0 values for 3 channels"),
-            ({"mean": [0.5], "variance": [-1.0]}, "finite and above 0"),
-            ({"mean": [float("nan")], "variance": [0.1]}, "finite and above 0"),
-            ({"mean": [0.5], "variance": [float("inf")]}, "finite and above 0"),
+            ({"mean": [0.5, 0.5], "variance": [0.1, 0.1, 0.1]}, ("2", "3", "channel")),
+            ({"mean": [0.5, 0.5, 0.5], "variance": [0.1] * 4}, ("4", "3", "channel")),
+            ({"mean": [], "variance": [0.1, 0.1, 0.1]}, ("0", "3", "channel")),
+            ({"mean": [0.5], "variance": [-1.0]}, ("0", "finite")),
+            ({"mean": [float("nan")], "variance": [0.1]}, ("0", "finite")),
+            ({"mean": [0.5], "variance": [float("inf")]}, ("0", "finite")),
         ],
     )
     def test_constants_that_are_no_mean_and_std(self, whole, tmp_path, constants, said):
@@ -592,7 +592,7 @@ class TestBadFiles:
             return json.dumps(config)
 
         path = self.changed(whole, tmp_path / "a.keras", with_constants)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=mentioning(*said)):
             interop.read(path)
 
     @pytest.mark.parametrize("px", [0, -5])
@@ -653,17 +653,17 @@ def keras_layer(kind, **config):
     ("layers", "message"),
     [
         ([keras_layer("Dense", units=64, activation="relu"), keras_layer("Dense", units=1, activation="sigmoid")],
-         "2 dense layers"),
-        ([keras_layer("Dense", units=1, activation="sigmoid")], "ends in sigmoid"),
-        ([keras_layer("Dense", units=1, activation="linear")], "has one output"),
+         ("2", "layer")),
+        ([keras_layer("Dense", units=1, activation="sigmoid")], ("sigmoid",)),
+        ([keras_layer("Dense", units=1, activation="linear")], ("has one output",)),
         ([keras_layer("Dense", units=5, activation="linear"), keras_layer("Activation", activation="sigmoid")],
-         "'activation' ends in sigmoid"),
+         ("activation", "sigmoid")),
         ([keras_layer("GlobalMaxPooling2D"), keras_layer("Dense", units=5, activation="softmax")],
-         r"'globalmaxpooling2d' \(GlobalMaxPooling2D\) stands behind the last convolution"),
+         ("globalmaxpooling2d", "GlobalMaxPooling2D")),
     ],
 )  # fmt: skip
 def test_another_end_of_a_network_is_refused(layers, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=mentioning(*message)):
         refuse_other_heads(Path("some.keras"), behind(*layers))
 
 
