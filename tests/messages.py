@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # How far apart in a line the facts of one message may stand; a page of HTML can be a single line.
 NEAR = 200
@@ -23,6 +23,13 @@ def mentions(text: str | Iterable[str], *facts: object) -> bool:
 def mentioning(*facts: object) -> str:
     """For ``pytest.raises(match=...)``: an expression that fits any text that names all facts, in any order."""
     return "(?s)" + "".join(f"(?=.*{_pattern(fact)})" for fact in facts)
+
+
+def each_mentions(texts: Sequence[str], *facts: tuple[object, ...]) -> bool:
+    """Whether there are as many texts as tuples of facts, and each names its own."""
+    return len(texts) == len(facts) and all(
+        mentions(text, *own) for text, own in zip(texts, facts, strict=True)
+    )
 
 
 def _pattern(fact: object) -> str:

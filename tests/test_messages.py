@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.messages import mentioning, mentions
+from tests.messages import each_mentions, mentioning, mentions
 
 
 def test_facts_are_found_in_any_wording_and_order():
@@ -20,3 +20,9 @@ def test_a_missing_fact_is_missed():
     assert not mentions("2 files\n39 images", "2", "39")
     assert not mentions("2" + " " * 300 + "39", "2", "39")
     assert not re.search(mentioning("all.csv", "7"), "row 17 of all.csv")
+
+
+def test_each_text_names_its_own_facts():
+    assert each_mentions(["Skipped a.jpg.", "Read 2 files."], ("a.jpg",), ("2",))
+    assert not each_mentions(["Read 2 files.", "Skipped a.jpg."], ("a.jpg",), ("2",))
+    assert not each_mentions(["Skipped a.jpg.", "Read 2 files."], ("a.jpg",))

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-from tests.messages import mentioning
+from tests.messages import each_mentions, mentioning
 from tests.postgres import server
 
 from efficientnetv2.base.errors import InputError
@@ -278,10 +278,7 @@ def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reas
         return "done"
 
     assert storage.patiently(call) == "done"
-    assert said == [
-        f"The study's database does not answer ({reason}). Trying again.",
-        "The study's database answers again.",
-    ]
+    assert each_mentions(said, (reason, "database"), ("database", "study"))
 
 
 def test_patience_ends_with_what_to_do(tmp_path):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.messages import mentioning
+from tests.messages import each_mentions, mentioning
 from tests.training.test_speed import SMALL
 from torch._dynamo.testing import CompileCounter
 
@@ -106,7 +106,7 @@ def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
     first = run(job, resumed=False, watch=Nobody())
     said = []
     again = run(replace(job, folder=RunFolder(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
-    assert said == ["The last step (2) is done: what is left is the evaluation.", "Answering 8 val pictures."]
+    assert each_mentions(said, ("2", "step"), ("8", "val"))
     assert np.array_equal(again.predictions.logits, first.predictions.logits)
 
 
