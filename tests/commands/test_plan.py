@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.command_line import TINY, effnetv2, killed_at
+from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
 from efficientnetv2.commands import plan_job
@@ -29,6 +30,18 @@ from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import Length
 
 SCRATCH = (*TINY, "--weights", "none")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A run on pictures such as ``class_folders``."""
+    place = tmp_path_factory.mktemp("first")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    done = effnetv2("train", place / "pictures", *SCRATCH, "--out", "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "run"
 
 
 def left(folder):
@@ -82,11 +95,9 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     assert any(note.startswith("Evaluation at 64 px") for note in told["chosen"])
 
 
-def test_the_plan_says_what_the_run_says(class_folders, tmp_path):
+def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
     """Of the same words the same sentences, but for the cache, which only the run fills."""
-    done = effnetv2("train", class_folders, *SCRATCH, "--out", "first", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    words = (*TINY[:-2], "--weights", "first", "--cache", "ram", "--set", "eval_px=48")
+    words = (*TINY[:-2], "--weights", first, "--cache", "ram", "--set", "eval_px=48")
     plan = effnetv2("plan", class_folders, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     done = effnetv2("train", class_folders, *words, "--out", "second", cwd=tmp_path)
@@ -107,12 +118,10 @@ def test_that_weights_are_not_probed_is_foretold():
     assert said.startswith("No linear probe of the given weights: it answers one label")
 
 
-def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):
-    done = effnetv2("train", class_folders, *SCRATCH, "--out", "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_with_weights_a_cache_and_minutes(first, class_folders, tmp_path):
     before = left(tmp_path)
     words = [word for word in TINY if word not in ("--epochs", "1")]
-    words += ["--weights", "run", "--cache", "ram", "--minutes", "1"]
+    words += ["--weights", first, "--cache", "ram", "--minutes", "1"]
     done = effnetv2("plan", class_folders, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert left(tmp_path) == before

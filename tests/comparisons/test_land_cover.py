@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,13 @@ import torch
 from benchmarks import land_cover, land_cover_runs, record
 from benchmarks.land_cover import BALANCED, BALANCING
 from benchmarks.land_cover_runs import Work, told
+from tests.command_line import NETWORK
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning
 
+from efficientnetv2 import create
+from efficientnetv2.arch import files
+from efficientnetv2.models import modelfile
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -149,6 +154,13 @@ def test_steps_that_begin_with_different_weights_of_a_name_are_told(tmp_path, ca
         assert capsys.readouterr().out == said
 
 
+class Small(Work):
+    """The same with the network of tests."""
+
+    def words(self, start, settings, seed=0):
+        return replace(super().words(start, settings, seed), model=NETWORK)
+
+
 @pytest.mark.slow
 def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     """Two folds of 24 pictures at 32 px: every step runs, is kept, and is only read the second time."""
@@ -167,15 +179,9 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "PRETRAINING", {"aerial": ("epochs=1",)})
     monkeypatch.setattr(land_cover, "FROM_SCRATCH", ())
     monkeypatch.setattr(land_cover, "BALANCED", ("balance=equal",))
-    from efficientnetv2 import create
-    from efficientnetv2.models import modelfile
-
-    modelfile.save(
-        tmp_path / "weights.safetensors",
-        create("efficientnetv2_b0", num_classes=5),
-        class_names=list("abcde"),
-    )
-    work = Work(
+    network = create(files.read(Path(NETWORK)), num_classes=5)
+    modelfile.save(tmp_path / "weights.safetensors", network, class_names=list("abcde"))
+    work = Small(
         str(tmp_path / "all.csv"), str(tmp_path / "weights.safetensors"), str(tmp_path / "aerial"), tmp_path / "out",
         kept=results / "land_cover", always=("augment.flip=symmetries",), small=tiny, full=tiny,
         members=1,
