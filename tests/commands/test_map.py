@@ -25,7 +25,7 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
-from efficientnetv2.commands.area_job import _of_table, _sampled
+from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.map_job import _tell
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.deploy.map import Tally
@@ -490,8 +490,6 @@ def test_a_map_of_values_that_are_no_class_is_refused(tmp_path, dtype, outside, 
     done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2, done
     assert mentions(" ".join(done.stderr.split()), told, "map.tif", "1", "3", "0")
-    with pytest.raises(InputError, match=r"holds the value"):
-        _sampled(tmp_path / "map.tif", 3, np.array([[502_995.0, 7_999_995.0]]), in_degrees=False)
 
 
 def test_map_and_area_say_why_they_tell_no_hectares(model, tmp_path):
