@@ -217,15 +217,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders
     assert list((tmp_path / "run/checkpoints").iterdir()) == [], "damaged ones have gone with the others"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(number, class_folders, tmp_path):
-    """Checkpoints are an hour apart here: what is kept was kept because of the signal."""
+def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(class_folders, tmp_path):
+    """Checkpoints are an hour apart here: what is kept was kept because of the signal. Of SIGTERM: test_interrupt."""
     rarely = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1")
     rarely = (*rarely, "--epochs", "20")
     process = start(class_folders, tmp_path / "run", 0, *rarely)
     while steps_done(tmp_path / "run") < 4 and process.goes_on():
         time.sleep(0.01)
-    os.kill(process.process.pid, number)
+    os.kill(process.process.pid, signal.SIGINT)
     ended = process.end()
     assert ended.returncode == 130, ended
     assert "--resume" in ended.stderr
