@@ -81,7 +81,7 @@ def test_transfer_to_flowers_trains_on_val_too(place, monkeypatch):
     write_flowers(place, monkeypatch, [1, 2] * 10, trnid=[1, 2], valid=[3, 4], tstid=list(range(5, 21)))
     found = prepared("flowers102", "transfer_paper")
     assert parts(found) == (4, 16, {"test"})
-    assert found.split_note.endswith("training on 4 pictures, the 2 given as val among them.")
+    assert mentions(found.split_note, "4", "2", "val")
     assert parts(prepared("flowers102", "finetune")) == (2, 2, {"val"})
 
 

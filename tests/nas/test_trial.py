@@ -440,7 +440,7 @@ def test_no_memory_is_a_result(class_folders, tmp_path):
     """The program alone takes more than a hundredth of a GiB."""
     proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
     found = measurement(TINY, proxy, try_out(TINY, proxy))
-    assert found.failure.startswith("out of memory: ")
+    assert mentions(found.failure, "out of memory")
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,7 @@ def test_sizes_that_are_rounded_are_said(image_px, said):
     if said is None:
         assert told == []
         return
-    assert told[0].startswith(f"Sizes are multiples of 32 px: {said} (")
+    assert mentions(told[0], said, "32")
     unrounded = settled(f"progressive.image_px={image_px}", "progressive.px_multiple=1").notes
     assert not [note for note in unrounded if note.startswith("Sizes are")]
 

@@ -62,7 +62,7 @@ def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, hea
     assert begin.network.preprocessing.mean == (0.1, 0.2, 0.3)
     told, statistics = begin.notes[-2:]
     assert ("its classifier too" in told) == head_too
-    assert statistics.startswith("Batch-norm keeps the statistics of the weights")
+    assert mentions(statistics, "batch-norm", "statistics")
 
 
 def test_a_fresh_classifier_answers_every_class_alike(given):
