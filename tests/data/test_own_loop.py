@@ -214,10 +214,10 @@ def _said(script, code, *words):
     return done.stdout
 
 
-def _shown(script, code, *words):
+def _shown(output):
     """(step, px, dropout) of each micro-batch that an example took: as it says, and as its network holds it."""
     line = r"^holds (\d\.\d\d)\nstep (\d+): (\d+) px, dropout (\d\.\d\d); set: dropout in"
-    said = re.findall(line, _said(script, code, *words), re.MULTILINE)
+    said = re.findall(line, output, re.MULTILINE)
     assert all(holds == dropout for holds, _, _, dropout in said)
     return [(int(step), int(px), float(dropout)) for _, step, px, dropout in said]
 
@@ -226,20 +226,6 @@ def _planned(steps, *, accumulate=1, first_step=0):
     """The same as the plan has it."""
     settings = [(step, PLAN.at(step, steps=steps)) for step in range(first_step, steps)]
     return [(step, one.image_px, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)]
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("plain", "accumulate=2"),
-        ("with_lightning", "accumulate_grad_batches=2"),
-        ("with_transformers", "gradient_accumulation_steps=2, per_device_train_batch_size=8"),
-    ],
-)
-def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, words):
-    """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again."""
-    shown = _shown(script, f"train(3)\ntrain(6, {words})")
-    assert shown == [*_planned(3), *_planned(6, accumulate=2)]
 
 
 # Another network without any dropout, in the place of the example's.
@@ -251,11 +237,24 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("script", OTHERS)
-def test_the_examples_take_any_network_and_say_what_it_lacks(script):
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("plain", "accumulate=2"),
+        ("with_lightning", "accumulate_grad_batches=2"),
+        ("with_transformers", "gradient_accumulation_steps=2, per_device_train_batch_size=8"),
+    ],
+)
+def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, words):
+    """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again.
+
+    They take any network, and say what it lacks.
+    """
     imports = "transformers" if script == "with_transformers" else "torchvision"
-    said = _said(script, f"import {imports}, {script}\n{OTHERS[script]}\ntrain(3)")
-    told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", said, re.MULTILINE)
+    other = f"print('another network')\nimport {imports}, {script}\n{OTHERS[script]}\ntrain(3)"
+    said, others = _said(script, f"train(3)\ntrain(6, {words})\n{other}").split("another network\n")
+    assert _shown(said) == [*_planned(3), *_planned(6, accumulate=2)]
+    told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", others, re.MULTILINE)
     assert [(step, px) for step, px, _ in told] == [("0", "32"), ("1", "48"), ("2", "64")]
     assert mentions(told[-1][2], "0.2", "dropout")
     assert all(mentions(reached, "randaugment") for _, _, reached in told)
@@ -287,7 +286,7 @@ def test_their_trainer_sums_micro_batches_to_the_same_gradient():
 
 @pytest.mark.parametrize("script", NEEDS)
 def test_the_examples_go_on_where_they_stopped(script, tmp_path):
-    shown = _shown(script, STOPPED[script], str(tmp_path))
+    shown = _shown(_said(script, STOPPED[script], str(tmp_path)))
     assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
     assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
 
