@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.gpu [--record]    (make bench-gpu)
 
-Needs one CUDA device and nothing else: it makes its own pictures. Per network, as ``commands.bench_step`` does it:
+Needs one CUDA device and nothing else: it makes its own pictures. Per network, as ``benchmarks.train_step`` does it:
 timm as people run it, with channels-last memory, with AMP, both compiled too, and ours as "auto" chooses;
 ``gpu_step_*_vs_timm_best`` is ours over the fastest of timm's. Then, ours alone, in turn: one batch from memory, the
 same with RandAugment, and pictures from JPEG files read by a worker per core, in its own turn alone and without what
@@ -28,15 +28,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.record import RESULTS, hardware, record
+from benchmarks.train_step import OURS, Reader, Workload, our_losses, our_recipe, our_steps, time_steps
 from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.timing import Spread, waiting
-from efficientnetv2.commands.bench_job import steps
-from efficientnetv2.commands.bench_sides import OURS
-from efficientnetv2.commands.bench_step import Reader, Work, our_losses, our_recipe, our_steps
 from efficientnetv2.data import manifest as manifests
 from efficientnetv2.data.ahead import AHEAD
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
@@ -100,7 +98,7 @@ def timed(
     return seconds
 
 
-def shares(work: Work, folder: Path, *, rounds: int) -> dict[str, Spread]:
+def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, Spread]:
     """What RandAugment adds to a step, and how busy files keep the device."""
     recipe, _ = our_recipe(work)
     strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
@@ -147,19 +145,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         paint(Path(folder), 64 if options.try_out else 8192)
         for name, (model, px, batch) in cases.items():
-            work = Work(model, px, batch, rate=0.1, device=device)
-            measured = steps(work, rounds=options.rounds, compiled=not options.try_out, say=print)
-            for side in measured.seconds:
-                print(f"  {name} {side:34} {measured.images_per_s(side)} images/s", flush=True)
-            best = max(
-                (side for side in measured.seconds if side.startswith("timm")),
-                key=lambda side: measured.images_per_s(side).median,
-            )
+            work = Workload(model, px, batch, rate=0.1, device=device)
+            measured = time_steps(work, rounds=options.rounds, compiled=not options.try_out, say=print)
+            print(name, *measured.lines(), sep="\n", flush=True)
+            best = measured.fastest("timm")
             found[f"gpu_step_{name}_vs_timm_best"] = measured.ahead_of(best)
             raw[name] = {"best": best} | measured.to_json()
             torch.cuda.empty_cache()
         model, px, batch = next(iter(cases.values()))
-        found |= shares(Work(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
+        found |= shares(Workload(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
     for name, spread in found.items():
         print(f"{name}: {spread}")
     if options.record and not options.try_out:

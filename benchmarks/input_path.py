@@ -1,50 +1,290 @@
-"""From a file to augmented float batches on one core: ours against timm's training transform.
+"""From image files to augmented float batches on one core: ours against timm's and torchvision's training transforms.
 
 Run: python -m benchmarks.input_path DATA [--runs 3] [--record]
+     python -m benchmarks.input_path [DATA] --as-is [--image-px 224] [--json]
 
-DATA is a folder of pictures; of some of them JPEG files of 500 x 375 px are made, at a quality that gives about the
-bytes per pixel of Imagenette's files. The sides are those of ``effnetv2 bench input`` (``commands.bench_input`` says
-what each does), from a warm page cache: the whole way from a file to float batches of 64. Cached: from pictures kept
-decoded in memory, as ``--cache ram`` keeps them for this size; filling is not counted. Rounds alternate; the ratio
-is of images per second, of each run the median of its rounds and their quartiles. Runs, some minutes each, differ more
-than rounds: what is claimed is the median of the runs, from the lowest quartile to the highest. Parts of ours are timed
-apart.
+Every side opens, decodes, draws a crop of 8 to 100 % of the area, resizes bilinearly with antialiasing, flips, applies
+RandAugment with two operations of magnitude 9, normalizes and stacks, from a warm page cache. timm applies each drawn
+operation with probability 1/2 (``rand-m9-mstd0.5``, as its documentation trains); torchvision and ours always do.
+Cached: from images kept decoded in memory, as ``--cache ram`` keeps them for this size; filling is not counted.
+
+DATA is a folder of images; of some of them JPEG files of 500 x 375 px are made, at a quality that gives about the bytes
+per pixel of Imagenette's files. Rounds alternate; the ratio is of images per second, of each run the median of its
+rounds and their quartiles. Runs, some minutes each, differ more than rounds: the claim is the median of the runs, from
+the lowest quartile to the highest. Parts of ours are timed apart. With ``--as-is`` any DATA that ``effnetv2 train``
+takes is read as it is, in one run; without DATA it is the images of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import io
+import itertools
 import json
 import math
+import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from benchmarks.record import RESULTS, hardware, record
+from benchmarks.train_step import OURS, Speeds
 from PIL import Image
+from torch import Tensor
 
-from efficientnetv2.base.timing import Spread, alternate, ratio
-from efficientnetv2.commands.bench_input import AREA_MIN, CACHED, KEY, Ours, Reading, one_core
-from efficientnetv2.commands.bench_sides import OURS
+from efficientnetv2.augment.pipeline import AugmentPlan, augment
+from efficientnetv2.base.counting import uncounted
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import of_torchvision
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.memory import free_bytes
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.timing import Spread, alternate
+from efficientnetv2.commands.demo import embedded
+from efficientnetv2.commands.outcome import versions
+from efficientnetv2.data.cache import Kept
+from efficientnetv2.data.check import check
 from efficientnetv2.data.crops import ASPECT, CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.filling import Order
+from efficientnetv2.data.keeping import in_memory
+from efficientnetv2.data.listing import packed
+from efficientnetv2.data.loader import TrainingPictures
+from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.pictures import stored
+from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.sampling import Request
+from efficientnetv2.progressive import Setting
 
-PICTURES, SIZE, QUALITY = 256, (500, 375), 95
+IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15
 _RUNS = 3
+CACHED = f"{OURS} cached"
+# Inception's crops; RandAugment as timm's documentation trains with it, and the same for the others.
+AREA_MIN, MAGNITUDE, LAYERS, TIMM_RANDAUGMENT = 0.08, 9, 2, "rand-m9-mstd0.5"
+# What ``--cache ram`` keeps of an image by default; the fraction of free memory that it may take here. Ours.
+_CACHE_DETAIL, _MEMORY_FRACTION = 0.5, 0.5
+KEY = Key.of(0)
+
+Round = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every side reads in a round: each image of the manifest once, as squares of ``image_px``."""
+
+    manifest: Manifest
+    image_px: int
+    batch_images: int = 64
+
+    def batches(self) -> Iterator[range]:
+        """The images of each batch; the last one may be smaller."""
+        for first in range(0, len(self.manifest), self.batch_images):
+            yield range(first, min(first + self.batch_images, len(self.manifest)))
+
+    def sides(self, *, cached: bool = True) -> dict[str, Round]:
+        """Side -> a round of it, for the libraries that are installed; decodes the images of the cached one.
+
+        Raises:
+            InputError: there is no memory for the cache.
+        """
+        sides = {"timm": timm_round(self)} if importlib.util.find_spec("timm") else {}
+        if hasattr(of_torchvision("io"), "decode_image"):  # its decoders are deprecated
+            sides["torchvision v2"] = torchvision_round(self)
+        sides[OURS] = Ours.of(self).round_
+        if cached:
+            sides[CACHED] = Ours.of(self, kept_in_memory(self)).round_
+        return sides
+
+
+def timm_round(reading: Reading) -> Round:
+    """Training transform of timm's ``create_transform``, on Pillow images, one by one."""
+    from timm.data.transforms_factory import create_transform
+
+    transform = create_transform(
+        reading.image_px, is_training=True, scale=(AREA_MIN, 1), auto_augment=TIMM_RANDAUGMENT
+    )
+
+    def load(source: bytes | Path) -> Tensor:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            transformed: Tensor = transform(image.convert("RGB"))
+            return transformed
+
+    return _stacked(reading, load)
+
+
+def torchvision_round(reading: Reading) -> Round:
+    """Transforms v2 of torchvision, one by one, on tensors that it has decoded: faster than on Pillow images."""
+    tv_io, v2 = of_torchvision("io"), of_torchvision("transforms.v2")
+    means = Preprocessing(image_px=reading.image_px)
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(reading.image_px, scale=(AREA_MIN, 1), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandAugment(num_ops=LAYERS, magnitude=MAGNITUDE),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(means.mean, means.std),
+        ]
+    )
+
+    def load(source: bytes | Path) -> Tensor:
+        encoded = source if isinstance(source, bytes) else source.read_bytes()
+        buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+        transformed: Tensor = transform(tv_io.decode_image(buffer, mode=tv_io.ImageReadMode.RGB))
+        return transformed
+
+    stacked = _stacked(reading, load)
+
+    def round_() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of its decoders
+            stacked()
+
+    return round_
+
+
+def _stacked(reading: Reading, load: Callable[[bytes | Path], Tensor]) -> Round:
+    reader = originals(reading.manifest)
+
+    def source(number: int) -> bytes | Path:
+        encoded = reader.source(number)
+        return encoded if isinstance(encoded, bytes) else Path(str(encoded))
+
+    def round_() -> None:
+        for numbers in reading.batches():
+            torch.stack([load(source(number)) for number in numbers])
+
+    return round_
+
+
+@dataclass
+class Ours:
+    """Our pipeline, as ``train`` reads and augments; every round has other random draws."""
+
+    pictures: TrainingPictures
+    reading: Reading
+    rounds: Iterator[int] = field(default_factory=itertools.count)
+
+    @classmethod
+    def of(cls, reading: Reading, reader: Reader | None = None) -> Ours:
+        """Read from the files, or by another reader."""
+        preprocessing = Preprocessing(reading.image_px, framing="crop", interpolation="bilinear")
+        return cls(TrainingPictures(reading.manifest, preprocessing, AREA_MIN, KEY, reader=reader), reading)
+
+    def requests(self) -> list[Request]:
+        """A request per batch of the next round."""
+        number = next(self.rounds)
+        setting = Setting(image_px=self.reading.image_px, randaugment=MAGNITUDE)
+        batches = [np.array(samples, np.int64) for samples in self.reading.batches()]
+        return [Request(0, 0, setting, samples, np.full_like(samples, number)) for samples in batches]
+
+    def augmented(self, request: Request, images: Tensor, labels: Tensor) -> Tensor:
+        """Flip, RandAugment, normalize: a float batch."""
+        batch, _ = augment(
+            images,
+            labels,
+            setting=request.setting,
+            key=KEY,
+            ids=request.ids,
+            mix_key=KEY,
+            plan=AugmentPlan(randaugment_layers=LAYERS),
+            preprocessing=self.pictures.preprocessing,
+            num_classes=len(self.reading.manifest.class_names),
+        )
+        return batch
+
+    def round_(self) -> None:
+        """From files to float batches."""
+        for request in self.requests():
+            batch = self.pictures.batch(request)
+            self.augmented(request, batch.images, batch.labels)
+
+
+def kept_in_memory(reading: Reading) -> Reader:
+    """The images, decoded once and shrunk to what crops of this size need.
+
+    Raises:
+        InputError: there is no memory for them.
+    """
+    manifest = reading.manifest
+    order = Order(
+        reader=originals(manifest),
+        count=len(manifest),
+        kept=Kept.enough(image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL),
+        threads=1,
+        say=lambda _line: None,
+        counting=uncounted,
+    )
+    filled = in_memory(order, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
+    return filled.reader(np.arange(len(manifest)), originals(manifest))
+
+
+def able(sides: dict[str, Round], say: Callable[[str], object]) -> dict[str, Round]:
+    """The sides that can read all the images: other libraries know fewer formats. Each runs a round."""
+    found = {}
+    for side, round_ in sides.items():
+        try:
+            round_()
+        except (OSError, RuntimeError, ValueError) as error:
+            if side.startswith(OURS) or isinstance(error, InputError):
+                raise
+            say(f"{side} is left out, because it can't read these images: {str(error).splitlines()[0]}")
+        else:
+            found[side] = round_
+    return found
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Compute on one core alone, where the system allows it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        if cores:
+            os.sched_setaffinity(0, {min(cores)})
+        yield
+    finally:
+        if cores:
+            os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+def sample(data: str | None, most: int) -> Manifest:
+    """Readable training images, spread evenly over DATA; None takes those of the repository.
+
+    Raises:
+        InputError: DATA can't be read, or has no encoded images.
+    """
+    manifest = read(data or str(embedded()))
+    rows = np.flatnonzero(manifest.in_train)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
+    chosen = manifest.select(rows)
+    if manifest.shards is None and any(packed(chosen.file(row)) for row in range(len(chosen))):
+        raise InputError(
+            f"{manifest.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
+            "table or shards of JPEG or PNG files as DATA."
+        )
+    chosen = chosen.select(check(chosen).readable)
+    if not len(chosen):
+        raise InputError(f"{manifest.source} has no readable training images. Give others as DATA.")
+    return chosen
 
 
 def make(data: Path, folder: Path) -> list[Path]:
-    """Pictures of one size; every class gives some."""
+    """Images of one size; every class gives some."""
     originals = sorted(data.rglob("*.[jJ][pP]*[gG]"))
-    if len(originals) < PICTURES:
-        raise SystemExit(f"{data} has {len(originals)} JPEG files; {PICTURES} are needed.")
-    chosen = originals[:: len(originals) // PICTURES][:PICTURES]
+    if len(originals) < IMAGES:
+        raise SystemExit(f"{data} has {len(originals)} JPEG files; {IMAGES} are needed.")
+    chosen = originals[:: len(originals) // IMAGES][:IMAGES]
     (folder / "one").mkdir()
     (folder / "two").mkdir()
     made = []
@@ -59,7 +299,7 @@ def make(data: Path, folder: Path) -> list[Path]:
 
 
 def parts_of(ours: Ours) -> dict[str, float]:
-    """Milliseconds a picture of decoding, of all else that reading does, and of augmenting."""
+    """Milliseconds an image of decoding, of the rest of reading, and of augmenting."""
     seconds = dict.fromkeys(("decode", "read", "augment"), 0.0)
     for request in ours.requests():
         started = time.perf_counter()
@@ -76,45 +316,63 @@ def parts_of(ours: Ours) -> dict[str, float]:
 
 
 def decode(ours: Ours, request: Request) -> None:
-    """The same decoding without resizing: each picture at the scale that its crop needs."""
+    """The same decoding without resizing: each image at the scale that its crop needs."""
     uniforms = KEY.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
-    for sample, row in zip(request.samples, uniforms, strict=True):
-        with stored(ours.pictures.reader.source(int(sample))) as picture:
+    for number, row in zip(request.samples, uniforms, strict=True):
+        with stored(ours.pictures.reader.source(int(number))) as picture:
             box = draw_crop(picture.width, picture.height, AREA_MIN, ASPECT, row)
             spare = min(box.width, box.height) / request.setting.image_px
             scale = max(one for one in picture.scales if one <= max(1, spare))
             picture.pixels(scale, False, math.ceil(box.bottom) + scale)
 
 
-def compare(px: int, sides: Mapping[str, Callable[[], None]], *, pictures: int) -> dict[str, Spread]:
-    """Measure the sides, print their times; name -> the ratio of timm's time to ours over the rounds."""
-    seconds = alternate(sides, rounds=ROUNDS)
-    for side, rounds in seconds.items():
-        print(f"  {side}: {Spread.of([value / pictures * 1e3 for value in rounds])} ms")
-    named = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
-    found = {name: ratio(seconds, of=side, to="timm") for name, side in named.items() if side in sides}
-    for name, one in found.items():
-        print(f"{name}: {one.median:.2f} ({one.low:.2f} to {one.high:.2f})", flush=True)
-    return found
-
-
-def measured(folder: Path, pictures: int) -> dict[str, Spread]:
-    """A run: what ``compare`` says at both sizes, and the parts of ours beside it."""
+def measured(folder: Path) -> dict[str, Spread]:
+    """A run: claim -> ratio at both sizes, printed with the parts of ours."""
     found: dict[str, Spread] = {}
     manifest = read(folder)
     for px in (128, 300):
         reading = Reading(manifest, px)
-        print(f"{px} px, milliseconds a picture:")
-        found |= compare(px, reading.sides(cached=px == 128), pictures=pictures)
+        sides = reading.sides(cached=px == 128)
+        speeds = Speeds(alternate(sides, rounds=ROUNDS), len(manifest))
+        print(f"{px} px:", *speeds.lines(), sep="\n")
+        claims = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
+        ratios = {name: speeds.ahead_of("timm", ours=side) for name, side in claims.items() if side in sides}
+        for name, one in ratios.items():
+            print(f"{name}: {one.median:.2f} ({one.low:.2f} to {one.high:.2f})", flush=True)
+        found |= ratios
         ours = Ours.of(reading)
         parts = [parts_of(ours) for _ in range(5)]
         medians = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-        print("  parts of ours: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
+        told = ", ".join(f"{name} {value:.3f}" for name, value in medians.items())
+        print(f"  parts of ours, ms an image: {told}")
     return found
 
 
+def as_is(options: argparse.Namespace) -> None:
+    """Measure DATA as it is; JSON or lines on stdout."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    manifest = sample(options.data, options.images)
+    say(f"Measured on {len(manifest)} images of {manifest.source}.")
+    sizes = []
+    for px in options.image_px or (128, 300):
+        sides = able(Reading(manifest, px).sides(), say)
+        speeds = Speeds(alternate(sides, rounds=options.rounds), len(manifest))
+        plain = speeds.to_json()
+        for side, values in plain["sides"].items():
+            values["cached_ahead"] = asdict(speeds.ahead_of(side, ours=CACHED))
+        sizes.append({"image_px": px, **plain})
+        if not options.json:
+            print(f"{px} px:", *speeds.lines(), sep="\n", flush=True)
+    facts = {"data": manifest.source, "images": len(manifest), "rounds": options.rounds}
+    if options.json:
+        print(json.dumps(facts | {"versions": versions(), "sizes": sizes}))
+
+
 def keep(runs: Sequence[Mapping[str, Spread]]) -> None:
-    """Into the summary, and what each run came to beside it."""
+    """Into the summary, and the ratios of each run into input_path.json."""
     more = "" if len(runs) == _RUNS else f" --runs {len(runs)}"
     for name in runs[0]:
         each = [run[name] for run in runs]
@@ -136,15 +394,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path, help="folder of JPEG files")
-    parser.add_argument("--runs", type=int, default=_RUNS)
-    parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and input_path.json"
-    )
+    add = parser.add_argument
+    add("data", nargs="?", help="folder of JPEG files, or with --as-is any DATA")
+    add("--runs", type=int, default=_RUNS)
+    add("--record", action="store_true", help="write results/summary.json and input_path.json")
+    other = parser.add_argument_group("files as they are, which is not recorded")
+    other.add_argument("--as-is", action="store_true", help="read the files of DATA, not resized copies")
+    other.add_argument("--image-px", type=int, action="append", help="may be repeated (default: 128 and 300)")
+    other.add_argument("--images", type=int, default=IMAGES, help="of a round, spread over DATA")
+    other.add_argument("--rounds", type=int, default=7)
+    other.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    with one_core(), tempfile.TemporaryDirectory() as folder:
-        files = make(options.data, Path(folder))
-        runs = [measured(Path(folder), len(files)) for _ in range(options.runs)]
+    if options.record and options.as_is:
+        parser.error("--record is for files of one size: leave out --as-is.")
+    if options.data is None and not options.as_is:
+        parser.error("give a folder of JPEG files as DATA, or add --as-is.")
+    with one_core():
+        if options.as_is:
+            try:
+                as_is(options)
+            except InputError as error:
+                parser.error(str(error))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(options.data), Path(folder))
+            runs = [measured(Path(folder)) for _ in range(options.runs)]
     if options.record:
         keep(runs)
 

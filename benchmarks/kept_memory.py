@@ -21,18 +21,18 @@ import time
 import numpy as np
 import torch
 from benchmarks.record import record
+from benchmarks.train_step import Workload, our_losses, our_recipe
 
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe
 
 SIDES = ("given back", "kept")
 WARM, STEPS, BATCH = 2, 6, 32
 _ROUNDS = 5
 
 
-def work(image_px: int) -> Work:
+def work(image_px: int) -> Workload:
     """What both sides train."""
-    return Work("efficientnetv2_b0", image_px, BATCH, 0.1, torch.device("cpu"))
+    return Workload("efficientnetv2_b0", image_px, BATCH, 0.1, torch.device("cpu"))
 
 
 def child(side: str, image_px: int, precision: str) -> dict[str, float]:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import torch
 from benchmarks.record import record
+from benchmarks.train_step import Peer, Workload, our_losses, our_recipe, timm_network
 from torch import Tensor, nn
 
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.bench_step import Peer, Work, our_losses, our_recipe, timm_network
 from efficientnetv2.inference.accelerate import Precision, autocast, place
 from efficientnetv2.models.interop import timm as timm_names
 from efficientnetv2.models.regularize import apply_setting
@@ -46,7 +46,7 @@ class Rounded:
         return f"{self.whole:.4f} (median tensor {self.median:.4f})"
 
 
-def gradients(network: nn.Module, work: Work, precision: Precision) -> dict[str, Tensor]:
+def gradients(network: nn.Module, work: Workload, precision: Precision) -> dict[str, Tensor]:
     """Of one step, by the network's own names; its weights stay as they are."""
     raw, labels = work.pictures()
     means = Preprocessing(image_px=work.image_px)
@@ -59,7 +59,7 @@ def gradients(network: nn.Module, work: Work, precision: Precision) -> dict[str,
     return found
 
 
-def rounded(network: nn.Module, work: Work, exact: dict[str, Tensor]) -> Rounded:
+def rounded(network: nn.Module, work: Workload, exact: dict[str, Tensor]) -> Rounded:
     """The network's gradients in bf16 against given ones, which have the same names."""
     rough = gradients(network, work, "bf16")
     lengths = {name: float(torch.linalg.vector_norm(grad)) for name, grad in exact.items()}
@@ -68,7 +68,7 @@ def rounded(network: nn.Module, work: Work, exact: dict[str, Tensor]) -> Rounded
     return Rounded(whole, statistics.median(off[name] / lengths[name] for name in exact if lengths[name]))
 
 
-def both(work: Work) -> tuple[Rounded, Rounded]:
+def both(work: Workload) -> tuple[Rounded, Rounded]:
     """Ours and timm's, each against itself in fp32."""
     ours = place(work.network(), work.device).train()
     apply_setting(ours, dropout=0.0, drop_path=0.0)
@@ -80,7 +80,7 @@ def both(work: Work) -> tuple[Rounded, Rounded]:
     return rounded(ours, work, exact), rounded(theirs, work, their_exact)
 
 
-def strays(work: Work) -> dict[str, list[float]]:
+def strays(work: Workload) -> dict[str, list[float]]:
     """How far the losses of each side lie from timm's in fp32, at every step."""
     recipe, _ = our_recipe(work)
     sides = {
@@ -110,7 +110,7 @@ def main() -> None:
     ratios, means = [], []
     for seed in range(options.seeds):
         device = torch.device("cpu")
-        work = Work(options.model, options.image_px, options.batch, rate=0.0, device=device, seed=seed)
+        work = Workload(options.model, options.image_px, options.batch, rate=0.0, device=device, seed=seed)
         ours, theirs = both(work)
         ratios.append(ours.whole / theirs.whole)
         print(f"seed {seed}: gradients in bf16 are off by {ours}, timm's by {theirs}", flush=True)

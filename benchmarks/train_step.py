@@ -1,70 +1,357 @@
-"""One training step against timm's: the same network, pictures, optimizer and regularization.
+"""One training step against those of timm and torchvision: the same network, images, optimizer and regularization.
 
 Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--rounds 9] [--record]
+     python -m benchmarks.train_step --model efficientnetv2_s --image-px 128 [--device cuda] [--json]
 
-Sides, alternating within one process, a step each per round (see ``commands.bench_step``): timm as people run it
-(fp32, contiguous memory, a plain loop with AdamW); with channels-last memory and AdamW fused, as ours is; that with
-bf16; with ``--compiled`` both of these compiled, which takes one to three minutes each and is not counted; and the
-toolkit's loop, as its "auto" chooses on this machine, which besides normalises the pictures and seeds its draws.
+The sides alternate within one process, a step each per round: the others as people run them (fp32, contiguous memory, a
+plain loop with AdamW); with channels-last memory and fused AdamW, as ours is; that with 16 bits; with ``--compiled``
+both of these compiled, which takes one to three minutes each and is not counted; and our training loop, as its "auto"
+chooses on this machine, which also normalizes the images and seeds its draws.
 
-``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of its others, and
+``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of its tuned sides, and
 ``_vs_torchvision_best`` over the fastest of torchvision's, where that is timed too; medians and quartiles over rounds.
-Then 20 steps without regularization from the same weights: how far our losses lie from timm's in fp32, beside how far
-timm's own in bf16 do.
+Then 20 steps without regularization from the same weights: how far our losses are from timm's in fp32, and how far
+timm's own in bf16 are.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from benchmarks.record import RESULTS, hardware, record
-from torch import Tensor
+from torch import Tensor, nn
 
+from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.commands.bench_job import Steps, steps
-from efficientnetv2.commands.bench_step import Peer, Work, our_losses, our_recipe
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import of_torchvision
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.timing import Spread, alternate, ratio, waiting
+from efficientnetv2.commands.outcome import versions
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Request, Sampler
+from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, pick_device, place
+from efficientnetv2.models.create import create
+from efficientnetv2.models.interop import timm as timm_names
+from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.loop import StepDone, train
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.speed import choose
+from efficientnetv2.training.state import Length, begin
 
-work = partial(Work, device=torch.device("cpu"))
+OURS = "efficientnetv2"
+# AdamW's usual values; speeds do not depend on them.
+_LR, _WEIGHT_DECAY = 1e-3, 0.05
+# Length of the run that our side makes its choices for: on a CPU some minutes, on a GPU ImageNet. Ours.
+_CPU_STEPS, _GPU_STEPS = 1_000, 300_000
 _ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every side trains: a published network on noise, with dropout and stochastic depth of ``rate``."""
+
+    model: str
+    image_px: int
+    batch_images: int
+    rate: float
+    device: torch.device
+    num_classes: int = 1000
+    seed: int = 0
+
+    def network(self) -> EfficientNet:
+        """The network, with the same weights each time.
+
+        Raises:
+            InputError: there is no such network, or it is of another library.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = create(self.model, num_classes=self.num_classes)
+        if not isinstance(network, EfficientNet):
+            raise InputError(f"--model {self.model}: only networks of ours are compared (effnetv2 models).")
+        return network
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """(N, 3, px, px) uint8 in channels-last memory and (N,) labels, on the CPU; the same each time."""
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.batch_images, self.image_px, self.image_px, 3)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return images.permute(0, 3, 1, 2), torch.arange(self.batch_images) % self.num_classes
+
+
+workload = partial(Workload, device=torch.device("cpu"))
 CASES = {
-    "b0_224": partial(work, "efficientnetv2_b0", 224, 32),
-    "s_128": partial(work, "efficientnetv2_s", 128, 32),
-    "s_224": partial(work, "efficientnetv2_s", 224, 16),
+    "b0_224": partial(workload, "efficientnetv2_b0", 224, 32),
+    "s_128": partial(workload, "efficientnetv2_s", 128, 32),
+    "s_224": partial(workload, "efficientnetv2_s", 224, 16),
 }
-# Whose networks ours is timed beside; torchvision, which has no V2-B0, in one case.
+# Libraries that a case is compared with; torchvision, which has no V2-B0, in one case.
 LIBRARIES = {"b0_224": ("timm",), "s_128": ("timm", "torchvision"), "s_224": ("timm",)}
+# Our names of networks that torchvision has with nearly the same layers: its padding is symmetric.
+_TORCHVISION = {f"efficientnetv2_{size}": f"efficientnet_v2_{size}" for size in "sml"}
 
 
-def claims(name: str, found: Steps) -> tuple[dict, str]:
+@dataclass(frozen=True)
+class Peer:
+    """A plain loop around the network of "timm" or "torchvision"."""
+
+    library: str
+    channels_last: bool = False
+    precision: Precision = "fp32"
+    compiled: bool = False
+    fused: bool = False
+
+    def __str__(self) -> str:
+        words = {
+            "channels-last": self.channels_last,
+            "fused": self.fused,
+            self.precision: self.precision != "fp32",
+            "compiled": self.compiled,
+        }
+        return " ".join([self.library, *(word for word, on in words.items() if on)])
+
+    def losses(self, work: Workload) -> Iterator[Tensor]:
+        """A training step for each loss, from our weights where the library has the same network."""
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        raw, labels = (tensor.to(work.device) for tensor in work.images())
+        means = Preprocessing(image_px=work.image_px)
+        images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
+        network = (timm_network if self.library == "timm" else _torchvision_network)(work).to(work.device)
+        network = network.to(memory_format=memory)
+        fused = True if self.fused else None  # None leaves it to PyTorch
+        optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY, fused=fused)
+        scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
+        call: Callable[[Tensor], Tensor] = torch.compile(network) if self.compiled else network
+        while True:
+            with autocast(work.device, self.precision):
+                loss = nn.functional.cross_entropy(call(images), labels)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+            yield loss.detach()
+
+
+def peers(
+    work: Workload, *, compiled: bool, libraries: Sequence[str] = ("timm", "torchvision")
+) -> list[Peer]:
+    """Each library that is installed and has the network: as people run it, then tuned by the usual switches."""
+    lower = lower_precision(work.device)
+    found = []
+    for library in libraries:
+        if not _has(library, work.model):
+            continue
+        tuned = [Peer(library, channels_last=True, fused=True)]
+        tuned += [replace(tuned[0], precision=lower)] if lower else []
+        found += [Peer(library), *tuned]
+        found += [replace(peer, compiled=True) for peer in tuned] if compiled else []
+    return found
+
+
+def _has(library: str, model: str) -> bool:
+    if importlib.util.find_spec(library) is None:
+        return False
+    if library == "timm":
+        import timm
+
+        return bool(timm.is_model(f"tf_{model}"))
+    return model in _TORCHVISION
+
+
+def timm_network(work: Workload) -> nn.Module:
+    """The network of timm with the weights of ``work.network()``, in training mode."""
+    import timm
+
+    network: nn.Module = timm.create_model(
+        f"tf_{work.model}", num_classes=work.num_classes, drop_rate=work.rate, drop_path_rate=work.rate
+    )
+    ours = work.network()
+    state = ours.state_dict()
+    names = timm_names.tensor_names(ours.architecture)
+    network.load_state_dict({theirs: state[name] for name, theirs in names.items()})
+    return network.train()
+
+
+def _torchvision_network(work: Workload) -> nn.Module:
+    models = of_torchvision("models")
+    network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
+    apply_setting(network, dropout=work.rate, drop_path=work.rate)
+    return network.train()
+
+
+def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
+    """A recipe with the optimizer of the others, its speed chosen on this machine, and a note about that choice.
+
+    ``settled`` are fields of the recipe; ``precision`` and ``compile`` among them are not chosen.
+    """
+    optimizer = {"kind": "adamw", "lr": _LR, "weight_decay": _WEIGHT_DECAY, "momentum": 0.9, "decay": 0.999}
+    steps = _CPU_STEPS if work.device.type == "cpu" else _GPU_STEPS
+    plan = Progressive(image_px=work.image_px, dropout=work.rate, drop_path=work.rate)
+    changes: dict[str, Any] = {
+        "model": work.model,
+        "epochs": steps,
+        "batch_images": work.batch_images,
+        "group_images": work.batch_images,
+        "progressive": plan.to_json(),
+        "optimizer": optimizer,
+        "schedule": {"kind": "constant"},
+        "ema_decay": None,
+        "augment": {"flip": "none"},
+        **settled,
+    }
+    recipe = checked(named("quick").to_json() | changes, where="train_step")
+    speed = choose(recipe, work.network(), steps=steps, device=work.device)
+    return recipe.model_copy(update={"precision": speed.precision, "compile": speed.compile}), speed.note
+
+
+Reader = Callable[[Iterable[Request]], Iterable[Batch]]
+
+
+def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
+    """A step of our training loop for each loss, always on the images of ``work``."""
+    images, labels = work.images()
+
+    def read(requests: Iterable[Request]) -> Iterable[Batch]:
+        return (Batch(request, images, labels, ()) for request in requests)
+
+    return (step.loss for step in our_steps(work, recipe, read, labels.numpy()))
+
+
+def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepDone]:
+    """Endless steps of our training loop; ``read`` makes batches of the requested images, whose labels are (N,)."""
+    size, steps = work.batch_images, 1_000_000  # nobody reaches the end
+    requests = Sampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
+    return train(
+        begin(place(work.network(), work.device), recipe),
+        read(requests),
+        recipe=recipe,
+        preprocessing=Preprocessing(image_px=work.image_px),
+        length=Length(steps, steps_per_epoch=1.0),
+        num_classes=work.num_classes,
+        key=Key.of(0),
+        device=work.device,
+    )
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Side -> seconds per round, of so many images each."""
+
+    seconds: dict[str, list[float]]
+    images: int
+
+    def images_per_s(self, side: str) -> Spread:
+        """Median and quartiles over the rounds."""
+        return Spread.of([self.images / one for one in self.seconds[side]])
+
+    def ahead_of(self, side: str, *, ours: str = OURS) -> Spread:
+        """How many times as fast ours is, round by round."""
+        return ratio(self.seconds, of=ours, to=side)
+
+    def fastest(self, prefix: str) -> str:
+        """The fastest of the sides whose names begin so."""
+        sides = [side for side in self.seconds if side.startswith(prefix)]
+        return max(sides, key=lambda side: self.images_per_s(side).median)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the raw seconds included."""
+        return {
+            "sides": {
+                side: {
+                    "images_per_s": asdict(self.images_per_s(side)),
+                    "ours_ahead": asdict(self.ahead_of(side)),
+                    "seconds": seconds,
+                }
+                for side, seconds in self.seconds.items()
+            }
+        }
+
+    def lines(self) -> list[str]:
+        """A line per side for the screen."""
+        return [
+            f"  {side:34} {self.images_per_s(side)} images/s, ours is {self.ahead_of(side).median:.2f} times as fast"
+            for side in self.seconds
+        ]
+
+
+@dataclass(frozen=True)
+class StepSpeeds(Speeds):
+    """Speeds of steps, what was chosen for ours, and the seconds of the first step, which compiles."""
+
+    choice: str
+    first_s: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """See ``Speeds``."""
+        plain = super().to_json()
+        for side, values in plain["sides"].items():
+            values["first_step_s"] = self.first_s[side]
+        return {"choice": self.choice} | plain
+
+
+def time_steps(
+    work: Workload,
+    *,
+    rounds: int,
+    compiled: bool,
+    say: Callable[[str], object],
+    libraries: Sequence[str] = ("timm", "torchvision"),
+) -> StepSpeeds:
+    """Time a training step of every side in turn; the others are compiled too if asked, or where ours is."""
+    recipe, note = our_recipe(work)
+    say(note)
+    compiled = compiled or recipe.compile is True
+    loops = {str(peer): peer.losses(work) for peer in peers(work, compiled=compiled, libraries=libraries)}
+    loops[OURS] = our_losses(work, recipe)
+    first_s, wait = {}, waiting(work.device)
+    for side, loop in loops.items():
+        began = time.perf_counter()
+        next(loop)
+        wait()
+        first_s[side] = time.perf_counter() - began
+        say(f"{side} begins ({first_s[side]:.1f} s)")
+    calls = {side: loop.__next__ for side, loop in loops.items()}
+    return StepSpeeds(alternate(calls, rounds=rounds, wait=wait), work.batch_images, note, first_s)
+
+
+def claims(name: str, found: Speeds) -> tuple[dict[str, Spread], str]:
     """The ratios, and which of timm's tuned sides is the fastest."""
-
-    def fastest(library: str) -> str:
-        tuned = [side for side in found.seconds if side.startswith(f"{library} ")]
-        return max(tuned, key=lambda side: found.images_per_s(side).median)
-
     ratios = {f"train_step_{name}_vs_timm_default": found.ahead_of("timm")}
     ratios |= {
-        f"train_step_{name}_vs_{library}_best": found.ahead_of(fastest(library))
+        f"train_step_{name}_vs_{library}_best": found.ahead_of(found.fastest(f"{library} "))
         for library in LIBRARIES[name]
     }
-    return ratios, fastest("timm")
+    return ratios, found.fastest("timm ")
 
 
-def losses(work: Work, number: int = 20) -> dict[str, list[float]]:
-    """Losses from the same weights, on the same pictures, without regularization; printed beside timm's in fp32."""
+def losses(work: Workload, number: int = 20) -> dict[str, list[float]]:
+    """Losses from the same weights on the same images, printed with their distance from timm's in fp32."""
     recipe, _ = our_recipe(work)
     plain = recipe.model_copy(update={"precision": "fp32", "compile": False})
-    sides: dict[str, Iterator[Tensor]] = {
+    sides = {
         "timm": Peer("timm", channels_last=True).losses(work),
         "timm bf16": Peer("timm", channels_last=True, precision="bf16").losses(work),
         f"ours {recipe.precision}": our_losses(work, recipe),
         "ours fp32": our_losses(work, plain),
     }
-    found = {side: [float(next(loop)) for _ in range(number)] for side, loop in sides.items()}
+    found = {side: [float(loss) for loss in itertools.islice(loop, number)] for side, loop in sides.items()}
     for side, values in found.items():
         off = [abs(one - exact) for one, exact in zip(values, found["timm"], strict=True)]
         print(
@@ -79,27 +366,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=list(CASES), action="append")
-    parser.add_argument("--compiled", action="store_true", help="timm's compiled sides too")
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and train_step.json"
-    )
+    add = parser.add_argument
+    add("--only", choices=list(CASES), action="append")
+    add("--compiled", action="store_true", help="the compiled sides of the others too")
+    add("--rounds", type=int, default=_ROUNDS)
+    add("--record", action="store_true", help="write results/summary.json and train_step.json")
+    other = parser.add_argument_group("another network, which is not recorded")
+    other.add_argument("--model", help="a published network")
+    other.add_argument("--image-px", type=int, default=224)
+    other.add_argument("--batch-images", type=int, default=32)
+    other.add_argument("--device", default="auto")
+    other.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
+    if options.model:
+        if options.record or options.only:
+            parser.error("--model is for another network: leave out --record and --only.")
+        _time_other(options, parser)
+        return
     if options.record and not options.compiled:
         parser.error("--record is for all of timm's sides, its compiled ones too: add --compiled.")
     for name in options.only or CASES:
         case = CASES[name]
         print(f"\n{name}", flush=True)
-        found = steps(
+        found = time_steps(
             case(rate=0.1),
             rounds=options.rounds,
             compiled=options.compiled,
             say=print,
             libraries=LIBRARIES[name],
         )
-        for side in found.seconds:
-            print(f"  {side:34} {found.images_per_s(side)} images/s", flush=True)
+        print(*found.lines(), sep="\n", flush=True)
         ratios, best = claims(name, found)
         for claim, spread in ratios.items():
             print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('timm_best') else ''}", flush=True)
@@ -108,19 +404,31 @@ def main() -> None:
             keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds)
 
 
-def keep(name: str, found: dict, ratios: dict, rounds: int) -> None:
-    """Into the summary, and the raw seconds and losses beside it."""
+def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """A network by name on any device; JSON or lines on stdout."""
+    device = pick_device(options.device)
+    work = Workload(options.model, options.image_px, options.batch_images, rate=0.1, device=device)
+    try:
+        found = time_steps(
+            work,
+            rounds=options.rounds,
+            compiled=options.compiled,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except InputError as error:
+        parser.error(str(error))
+    facts = {"model": work.model, "image_px": work.image_px, "batch_images": work.batch_images}
+    facts |= {"device": str(device), "rounds": options.rounds, "versions": versions()}
+    print(json.dumps(facts | found.to_json()) if options.json else "\n".join(found.lines()))
+
+
+def keep(name: str, found: dict[str, Any], ratios: dict[str, Spread], rounds: int) -> None:
+    """Into the summary, and the raw seconds and losses into train_step.json."""
     command = "python -m benchmarks.train_step --compiled"
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for claim, spread in ratios.items():
         record(
-            claim,
-            spread.median,
-            unit="ratio",
-            low=spread.low,
-            high=spread.high,
-            n=rounds,
-            command=command,
+            claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command
         )
     path = RESULTS / "train_step.json"
     kept = json.loads(path.read_text()) if path.exists() else {}

@@ -25,7 +25,7 @@ from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import InputError, OtherProcessError, escaped, rule_of
 from efficientnetv2.base.launcher import placed, tell_launcher
 from efficientnetv2.base.threads import share_cores
-from efficientnetv2.commands import bench, search
+from efficientnetv2.commands import search
 from efficientnetv2.commands.area import area
 from efficientnetv2.commands.augment import augment
 from efficientnetv2.commands.balance import balance
@@ -202,9 +202,6 @@ VERBS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, verbs in VERBS.items():
     for verb in verbs:
         app.command("map" if verb is draw_map else None, cls=Verb, rich_help_panel=panel)(ready(verb))
-for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
-    bench.bench.command(word, cls=Verb)(ready(part))
-app.add_typer(bench.bench, name="bench", cls=Verbs, rich_help_panel=_FIND_OUT)
 for one in (search.run, search.resume, search.show, search.best, search.export):
     search.search.command(cls=Verb)(ready(one))
 app.add_typer(search.search, name="search", cls=Verbs, rich_help_panel=_FIND_OUT)

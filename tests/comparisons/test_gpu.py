@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 from benchmarks import gpu, record
+from benchmarks.train_step import Workload
 from torch.utils.data import Dataset
 
 from efficientnetv2.base.timing import Spread
-from efficientnetv2.commands.bench_step import Work
 from efficientnetv2.data.ahead import AHEAD, answers_of
 
 
@@ -64,7 +64,7 @@ def test_the_share_is_that_of_reading_and_not_of_what_was_read_ahead(class_folde
     monkeypatch.setattr(gpu, "our_losses", lambda work, recipe: (one.loss for one in steps(iter(int, 1))))
     monkeypatch.setattr(gpu, "training_batches", read)
     monkeypatch.setattr(gpu, "our_steps", lambda work, recipe, read, labels: steps(read(iter(range(10**6)))))
-    work = Work("efficientnetv2_b0", 32, 4, rate=0.1, device=torch.device("cpu"), num_classes=3)
+    work = Workload("efficientnetv2_b0", 32, 4, rate=0.1, device=torch.device("cpu"), num_classes=3)
     found = gpu.shares(work, class_folders, rounds=3)
     assert found["gpu_busy_share"].median == pytest.approx(0.5, abs=0.12)
     assert len(reads) == 4, "workers begin anew with every turn"
@@ -96,5 +96,5 @@ def test_turns_count_as_long_as_all_that_is_read_ahead(class_folders, monkeypatc
         return {name: [1.0] for name in loops}
 
     monkeypatch.setattr(gpu, "timed", timed)
-    gpu.shares(Work("efficientnetv2_b0", 32, 4, 0.1, torch.device("cpu"), 3), class_folders, rounds=1)
+    gpu.shares(Workload("efficientnetv2_b0", 32, 4, 0.1, torch.device("cpu"), 3), class_folders, rounds=1)
     assert given == [16 * AHEAD]

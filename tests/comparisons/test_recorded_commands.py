@@ -99,8 +99,8 @@ def test_another_loop_is_not_recorded(words, summary, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("rounds", "more"), [(9, ""), (3, " --rounds 3")])
 def test_a_steps_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
-    found = SimpleNamespace(seconds={}, to_json=dict)
-    monkeypatch.setattr(train_step, "steps", lambda work, **words: found)
+    found = SimpleNamespace(lines=list, to_json=dict)
+    monkeypatch.setattr(train_step, "time_steps", lambda work, **words: found)
     monkeypatch.setattr(train_step, "claims", lambda name, found: ({name: Spread.of([2.0, 3.0])}, "timm"))
     monkeypatch.setattr(train_step, "losses", lambda work: {})
     run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", "--rounds", rounds)
@@ -180,7 +180,7 @@ def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(
     each = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(input_path, "make", lambda data, folder: [])
 
-    def measured(folder, pictures):
+    def measured(folder):
         return {"input_128px_vs_timm": Spread((median := next(each)), median - 0.25, median + 0.25, 15)}
 
     monkeypatch.setattr(input_path, "measured", measured)

@@ -316,11 +316,8 @@ def _starter(pictures: Path) -> Path:
     return weights
 
 
-def embedded(*, otherwise: str = "train on pictures of your own: effnetv2 train DATA") -> Path:
+def embedded() -> Path:
     """The pictures of the clone that this is run in, or of the one it was installed from.
-
-    Args:
-        otherwise: what one can do without them.
 
     Raises:
         InputError: there is no clone.
@@ -333,5 +330,5 @@ def embedded(*, otherwise: str = "train on pictures of your own: effnetv2 train 
             return _from_here(place / "examples/land_cover/pictures.csv")
     raise InputError(
         "The demonstration pictures are not here: they come with the repository, not with the installed package. "
-        f"Run it in a clone, or {otherwise}."
+        "Run it in a clone, or train on pictures of your own: effnetv2 train DATA."
     )

@@ -62,7 +62,6 @@ _COMMANDS = {
     **dict.fromkeys(("export", "import"), "convert"),
     **dict.fromkeys(("cv", "cross-validate", "crossvalidate", "kfold"), "crossval"),
     **dict.fromkeys(("check", "analyze", "analyse"), "inspect"),
-    "benchmark": "bench",
     **dict.fromkeys(("config", "configs", "recipe"), "recipes"),
     "help": "--help",
     "version": "--version",

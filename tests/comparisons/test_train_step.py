@@ -1,25 +1,29 @@
-"""``effnetv2 bench``: sides that do the same work, in turn, and what is said of them."""
+"""The benchmark of a training step: sides that do the same work, in turn, and what is claimed of them."""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 
 import pytest
 import torch
-from tests.command_line import effnetv2
-
-from efficientnetv2.commands import bench_step
-from efficientnetv2.commands.bench_step import Peer, Work, our_losses, our_recipe, peers
+from benchmarks import train_step
+from benchmarks.train_step import Peer, Workload, our_losses, our_recipe, peers
 
 CPU = torch.device("cpu")
-SMALL = ("--image-px", 32, "--batch-images", 4, "--rounds", 3, "--device", "cpu")
+SMALL = ("--image-px", "32", "--batch-images", "4", "--rounds", "3", "--device", "cpu")
 
 
-def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(tmp_path):
-    done = effnetv2("bench", "step", *SMALL, "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["train_step", *words])
+    train_step.main()
+
+
+def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(monkeypatch, capsys):
+    run(monkeypatch, "--model", "efficientnetv2_b0", *SMALL, "--json")
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
     assert found["batch_images"] == 4
     assert {"timm", "timm channels-last fused", "efficientnetv2"} <= set(found["sides"])
     ours = found["sides"]["efficientnetv2"]["seconds"]
@@ -30,21 +34,23 @@ def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(tmp_path):
         speeds = [4 / one for one in side["seconds"]]
         assert side["images_per_s"]["median"] == pytest.approx(statistics.median(speeds))
     assert "Precision: " in found["choice"]
-    assert "ours is faster by" in done.stderr
+    assert "efficientnetv2 begins" in printed.err
 
 
-def test_a_wrong_network_is_refused(tmp_path):
-    done = effnetv2("bench", "step", "--model", "efficientnetv2_b9", *SMALL, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "efficientnetv2_b" in done.stderr
-    done = effnetv2("bench", "step", "--model", "torchvision:resnet18", *SMALL, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "only networks of ours" in done.stderr
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [("efficientnetv2_b9", "efficientnetv2_b"), ("torchvision:resnet18", "only networks of ours")],
+)
+def test_a_wrong_network_is_refused(model, error, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, "--model", model, *SMALL)
+    assert end.value.code == 2
+    assert error in capsys.readouterr().err
 
 
 def test_both_sides_train_the_same_network_on_the_same_pictures():
     """Equal losses before and after a step (later ones amplify rounding), in fp32 and without what is drawn."""
-    work = Work("efficientnetv2_b0", 64, 8, rate=0.0, device=CPU)
+    work = Workload("efficientnetv2_b0", 64, 8, rate=0.0, device=CPU)
     recipe, _ = our_recipe(work)
     recipe = recipe.model_copy(update={"precision": "fp32"})
     sides = [our_losses(work, recipe), Peer("timm", channels_last=True).losses(work)]
@@ -55,20 +61,20 @@ def test_both_sides_train_the_same_network_on_the_same_pictures():
 
 
 def test_tuned_peers_are_those_that_people_know(monkeypatch):
-    monkeypatch.setattr(bench_step, "lower_precision", lambda device: "bf16")
-    small = Work("efficientnetv2_s", 32, 4, rate=0.1, device=CPU)
+    monkeypatch.setattr(train_step, "lower_precision", lambda device: "bf16")
+    small = Workload("efficientnetv2_s", 32, 4, rate=0.1, device=CPU)
     plain = ["timm", "timm channels-last fused", "timm channels-last fused bf16"]
     assert [str(one) for one in peers(small, compiled=False)][:3] == plain
     assert "torchvision channels-last fused bf16 compiled" in [
         str(one) for one in peers(small, compiled=True)
     ]
-    b0 = Work("efficientnetv2_b0", 32, 4, rate=0.1, device=CPU)
+    b0 = Workload("efficientnetv2_b0", 32, 4, rate=0.1, device=CPU)
     assert [str(one) for one in peers(b0, compiled=False)] == plain
 
 
 def test_what_is_settled_is_not_measured(monkeypatch):
     monkeypatch.setattr("efficientnetv2.training.speed._Bench.side", lambda *_, **__: pytest.fail("measured"))
-    work = Work("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)
+    work = Workload("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)
     recipe, said = our_recipe(work, precision="fp32", compile=False)
     assert (recipe.precision, recipe.compile, said) == ("fp32", False, "")
 
@@ -83,10 +89,10 @@ def test_a_tuned_peers_optimizer_is_fused_as_ours_is(fused, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(torch.optim, "AdamW", kept)
-    next(Peer("timm", fused=fused).losses(Work("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)))
+    next(Peer("timm", fused=fused).losses(Workload("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)))
     assert bool(made[0].defaults["fused"]) is fused
 
 
 def test_without_the_other_libraries_ours_is_measured_alone(monkeypatch):
-    monkeypatch.setattr(bench_step.importlib.util, "find_spec", lambda name: None)
-    assert peers(Work("efficientnetv2_s", 32, 4, rate=0.1, device=CPU), compiled=True) == []
+    monkeypatch.setattr(train_step.importlib.util, "find_spec", lambda name: None)
+    assert peers(Workload("efficientnetv2_s", 32, 4, rate=0.1, device=CPU), compiled=True) == []

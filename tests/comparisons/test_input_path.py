@@ -1,4 +1,4 @@
-"""``effnetv2 bench input``: every side does the whole way, on one core, from the same pictures."""
+"""The benchmark of reading: every side does the whole way, on one core, from the same images."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ import json
 import os
 import shutil
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.command_line import effnetv2
-from tests.messages import mentioning, mentions
+from benchmarks import input_path
+from benchmarks.input_path import CACHED, Ours, Reading, able, kept_in_memory, one_core, sample
+from benchmarks.train_step import OURS
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import bench_input, bench_job, demo
-from efficientnetv2.commands.bench_input import CACHED, Ours, Reading, able, kept_in_memory, one_core
-from efficientnetv2.commands.bench_pictures import some_pictures
-from efficientnetv2.commands.bench_sides import OURS
-from efficientnetv2.commands.bench_step import Work
-from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
-ROOT = Path(__file__).parents[2]
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["input_path", *map(str, words)])
+    input_path.main()
 
 
-def test_ratios_are_those_of_the_seconds_and_every_side_is_there(class_folders, tmp_path):
-    words = ("--image-px", 16, "--image-px", 24, "--pictures", 6, "--rounds", 3, "--json")
-    done = effnetv2("bench", "input", class_folders, *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["pictures"] == 6
-    assert "timm" in found["versions"]
+def test_ratios_are_those_of_the_seconds_and_every_side_is_there(class_folders, monkeypatch, capsys):
+    words = ("--as-is", "--image-px", 16, "--image-px", 24, "--images", 6, "--rounds", 3, "--json")
+    run(monkeypatch, class_folders, *words)
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["images"] == 6
     assert [size["image_px"] for size in found["sizes"]] == [16, 24]
     for size in found["sizes"]:
         assert set(size["sides"]) == {"timm", "torchvision v2", OURS, CACHED}
@@ -45,72 +43,35 @@ def test_ratios_are_those_of_the_seconds_and_every_side_is_there(class_folders, 
                 seconds = zip(side["seconds"], size["sides"][ours]["seconds"], strict=True)
                 rounds = [theirs / our for theirs, our in seconds]
                 assert side[name]["median"] == pytest.approx(statistics.median(rounds))
-    assert mentions(done.stderr, "6", "48")
-    assert "cached by" in done.stderr
+    assert "Measured on 6 images" in printed.err
 
 
-def test_without_data_the_pictures_of_the_clone_are_read():
-    words = ("--image-px", 16, "--pictures", 2, "--rounds", 1, "--json")
-    done = effnetv2("bench", "input", *words, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["data"] == "examples/land_cover/pictures.csv"
+def test_without_data_the_images_of_the_repository_are_read():
+    assert sample(None, 2).source == "examples/land_cover/pictures.csv"
 
 
-def test_without_data_and_clone_the_message_asks_for_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "a/b/c/d/demo.py"))
-    with pytest.raises(InputError, match=mentioning("DATA")):
-        some_pictures(None, most=1, least=1, say=print)
+@pytest.mark.parametrize("words", [(), ("DATA", "--as-is", "--record")])
+def test_what_cannot_be_recorded_is_refused(words, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words)
+    assert "--as-is." in capsys.readouterr().err
 
 
-def test_pictures_are_spread_over_the_classes_and_readable(class_folders):
-    few = some_pictures(Source(str(class_folders)), most=7, least=1, say=print)
+def test_images_are_spread_over_the_classes_and_readable(class_folders):
+    few = sample(str(class_folders), 7)
     assert len(few) == 7
     assert set(few.labels.tolist()) == {0, 1, 2}
     (class_folders / "blue/blue_00.jpg").write_bytes(b"not a picture")
-    lines = []
-    chosen = some_pictures(Source(str(class_folders)), most=48, least=1, say=lines.append)
+    chosen = sample(str(class_folders), 48)
     assert len(chosen) == 47
     assert not any("blue_00" in path for path in chosen.paths)
-    assert "47 of 48" in lines[-1]
-
-
-def test_too_few_pictures_are_refused(class_folders, tmp_path):
-    words = ("--batch-images", 64, "--image-px", 32, "--device", "cpu")
-    done = effnetv2("bench", "train", class_folders, *words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert mentions(done.stderr, "48", "64", "training")
-
-
-def test_pictures_that_were_not_looked_at_are_not_said_to_be_missing(class_folders):
-    (class_folders / "blue/blue_00.jpg").write_bytes(b"")  # the first one is among those that are looked at
-    few = "has 39 readable training pictures among the 40 that were looked at, but 40 are needed"
-    with pytest.raises(InputError, match=few):
-        some_pictures(Source(str(class_folders)), most=40, least=40, say=print)
-    with pytest.raises(InputError, match=mentioning("47", "64", "--batch-images")):
-        some_pictures(Source(str(class_folders)), most=64, least=64, say=print)
-
-
-def test_a_batch_may_be_larger_than_what_is_looked_at_otherwise(class_folders, monkeypatch):
-    asked = []
-
-    def looked_at(source, *, most, least, say):
-        asked.append((most, least))
-        raise InputError("enough")
-
-    monkeypatch.setattr(bench_job, "some_pictures", looked_at)
-    for images in (32, 2048):
-        work = Work("efficientnetv2_b0", 64, images, 0.2, torch.device("cpu"))
-        with pytest.raises(InputError, match="enough"):
-            bench_job.bench_train(work, None, rounds=1, steps=1, workers=0, as_json=True)
-    assert asked == [(1024, 32), (4096, 2048)]
 
 
 def test_bare_pixels_are_refused(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(b"\1" + bytes(3072) + b"\0" + bytes(range(256)) * 12)
     (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
     with pytest.raises(InputError, match="nothing to decode"):
-        some_pictures(Source(str(tmp_path)), most=2, least=1, say=print)
+        sample(str(tmp_path), 2)
 
 
 def reading_of(folder: Path) -> Reading:
@@ -133,13 +94,13 @@ def test_every_side_gives_each_picture_once_in_float_batches(class_folders, monk
         return batches[-1]
 
     sides = reading.sides()
-    monkeypatch.setattr(bench_input.torch, "stack", stacked)
+    monkeypatch.setattr(input_path.torch, "stack", stacked)
     monkeypatch.setattr(Ours, "augmented", ours)
     for side in ("timm", "torchvision v2"):
         sides[side]()
         assert [(*one.shape, one.dtype) for one in batches] == SHAPES, side
         batches.clear()
-    monkeypatch.setattr(bench_input.torch, "stack", stack)
+    monkeypatch.setattr(input_path.torch, "stack", stack)
     for side in (OURS, CACHED):
         sides[side]()
         assert [(*one.shape, one.dtype) for one in batches] == SHAPES, side
@@ -169,7 +130,7 @@ def test_who_cannot_read_the_pictures_is_left_out_but_never_ours():
     lines: list[str] = []
     sides = {"other": fails, OURS: lambda: None}
     assert list(able(sides, lines.append)) == [OURS]
-    assert lines == ["other is left out, for it can't read these pictures: no such format"]
+    assert lines == ["other is left out, because it can't read these images: no such format"]
     with pytest.raises(RuntimeError):
         able({CACHED: fails}, print)
 
