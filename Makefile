@@ -44,8 +44,8 @@ test: lint
 # Every table of the paper that can be reproduced, at the scale that shows that it runs.
 reproduce: setup
 	for table in 1 2 3 5 6 7 9 10 11 12 13 figure1 figure4 figure5; do \
-		$(BIN)/effnetv2 reproduce $$table || exit 1; done
-	$(BIN)/effnetv2 reproduce 8 --weights none
+		$(BIN)/python -m benchmarks.paper $$table || exit 1; done
+	$(BIN)/python -m benchmarks.paper 8 --weights none
 
 # Equal logits on equal weights against timm, torchvision and Keras; writes benchmarks/results/parity.json.
 parity: setup

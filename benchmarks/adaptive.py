@@ -41,6 +41,8 @@ from benchmarks.arms import (
     refuse_to_record_elsewhere,
     same_numbers,
 )
+from benchmarks.paper.records import write_record
+from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of
 from benchmarks.regimes import (
     Regime,
@@ -52,11 +54,9 @@ from benchmarks.regimes import (
     to_tune,
     try_strengths,
 )
-from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest, read
 
@@ -192,7 +192,7 @@ def _record(
     command = f"python -m benchmarks.adaptive IMAGENETTE{more}"
     for name, figure in claims(found).items():
         record(name, unit="points", command=f"{command} --record", on=on, versions=versions, **asdict(figure))
-    keep("13", small_tables.table_13(found, choices, REGIME, turns=_TURNS), "small", command, on)
+    write_record("13", small_tables.table_13(found, choices, REGIME, turns=_TURNS), "small", command, on)
     paper_page.write()
 
 

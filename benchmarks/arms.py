@@ -1,7 +1,7 @@
 """Whole runs compared in pairs: the same pictures and seeds on each side, kept one by one.
 
-What stands here is shared by the scripts that compare trainings; the runs themselves are those of ``effnetv2
-reproduce``, so that one which was stopped goes on and one which is done is only read.
+What stands here is shared by the scripts that compare trainings; the runs themselves are those of ``benchmarks.paper``,
+so that one which was stopped goes on and one which is done is only read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import psutil
+from benchmarks.paper.runs import CONFIG, Cell, Runs
 from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.reproduction.cells import ASKED, Cell, Runs
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.accelerate import lower_precision, pick_device
 
@@ -88,7 +88,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
         for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took;
         ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting;
-        ``hardware``, ``versions`` and ``when`` of the run; and ``asked``: what decided it (``Runs.asked``). What was
+        ``hardware``, ``versions`` and ``when`` of the run; and ``asked``: what decided it (``Runs.config``). What was
         kept before that was said has neither the latter three nor all that is asked.
 
     Raises:
@@ -97,7 +97,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
     kept = runs.folder(cell, seed) / "measured.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        runs.refuse_another(cell, found.get(ASKED), kept.parent)
+        runs.refuse_another(cell, found.get(CONFIG), kept.parent)
         return found
     before = _Busy.now()
     report = runs.report(cell, seed)
@@ -109,7 +109,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         "hardware": hardware(pick_device(runs.device)),
         "versions": versions(),
         "when": time.strftime("%Y-%m-%d"),
-        ASKED: runs.asked(cell),
+        CONFIG: runs.config(cell),
     }
     write_text_atomically(kept, json.dumps(found, indent=1) + "\n")
     return found

@@ -16,20 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper import published
+from benchmarks.paper.reproduce import NAMES, TRAINED
+from benchmarks.paper.scale import SCALES
+from benchmarks.paper.table import MISSING, NOT_OURS, TIMED, Measurement, Row, Table, markdown_row, minutes_of
 from benchmarks.record import RESULTS, SUMMARY
-
-from efficientnetv2.commands.reproduction import columns
-from efficientnetv2.commands.reproduction.job import NAMES
-from efficientnetv2.commands.reproduction.scale import named
-from efficientnetv2.commands.reproduction.table import (
-    MISSING,
-    NOT_OURS,
-    TIMED,
-    Figure,
-    Row,
-    Table,
-    minutes_of,
-)
 
 PAGE = Path(__file__).parents[1] / "docs/paper.md"
 RECORDS = RESULTS / "reproduce"
@@ -54,7 +45,6 @@ DRAWN = {
 }
 RECORDED = sorted(set(NAMES) - {"figure1", "figure5"}, key=lambda name: (not name.isdigit(), name.zfill(9)))
 _SCALES = ("paper", "small", "tiny")  # the first that is there
-_OF_RUNS = ("5", "8", "10", "12", "13")
 _UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the runs
 _TITLE = "# The paper's tables, and ours\n"
 # Shares of the paper's picture sizes, as scales have them, in words.
@@ -86,15 +76,16 @@ _REMARKS = {
 }
 _INTRODUCTION = """\
 [arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
-`effnetv2 reproduce TABLE --scale tiny|small|paper`
-([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)); in a clone, `make reproduce` makes
+`python -m benchmarks.paper TABLE --scale tiny|small|paper`
+([how much each scale does](../benchmarks/paper/scale.py)); in a clone, `make reproduce` makes
 all of them one after the other at scale tiny, which shows that they run. This page is written by
 `python -m benchmarks.paper_page` from the records in
 [benchmarks/results/reproduce/](../benchmarks/results/reproduce/), which
-`python -m benchmarks.reproduced TABLE --record` makes; each says on which machine, with which versions and when.
+`python -m benchmarks.paper TABLE --record` makes; each says on which machine, with which versions and when.
 Parameters and multiply-adds are counted and hold everywhere; speeds are of the machine named. Accuracies at scale small
 are of few, small pictures: look for the paper's order there, not for its values. Tables 8, 12 and 13 at scale small
-come from benchmarks that tune each side first, where `reproduce` takes fixed settings; their commands stand under them.
+come from benchmarks that tune each side first, where `benchmarks.paper` takes fixed settings; their commands stand
+under them.
 """
 _REST = "What is to be measured [stands at the end](#to-be-measured).\n"
 _NO_CELL = "In the paper's table, but not in this record"
@@ -149,7 +140,7 @@ _HOW_TO_READ = textwrap.fill(
 def text() -> str:
     """The page."""
     summary = json.loads(SUMMARY.read_text(encoding="utf-8"))
-    whole = any((RECORDS / f"{name}_paper.json").exists() for name in _OF_RUNS)
+    whole = any((RECORDS / f"{name}_paper.json").exists() for name in TRAINED)
     shown = {name: kept for name in RECORDED if (kept := _record(name)) is not None}
     missing = _missing(summary, shown)
     opening = [_TITLE, _reach(shown, whole=whole), _INTRODUCTION, *([_REST] if missing else [])]
@@ -157,7 +148,9 @@ def text() -> str:
     parts += [_section(shown[name]) if name in shown else _unmade(name) for name in RECORDED]
     for name, (title, ours) in DRAWN.items():
         if (PAGE.parent / f"{name}.png").exists():
-            parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{ours}\n\n`effnetv2 reproduce {name}`\n")
+            parts.append(
+                f"## {title}\n\n![{title}]({name}.png)\n\n{ours}\n\n`python -m benchmarks.paper {name}`\n"
+            )
     return "\n".join([*parts, *missing])
 
 
@@ -201,10 +194,10 @@ def _taken_on(kept: dict[str, Any]) -> str | None:
     made = _table(kept)
     if not any(figure.values and figure.unit in TIMED for row in made.rows for figure in row.ours.values()):
         return None
-    found = _TAKEN_ON.search(made.ours_says)
+    found = _TAKEN_ON.search(made.ours_note)
     assert found is not None, f"the record of Table {made.name} has speeds and does not say what they are of"
     device, precision = found.groups()
-    sizes = _SIZES[named(kept["scale"]).px_share]
+    sizes = _SIZES[SCALES[kept["scale"]].size_factor]
     return f"of {'a CPU' if device == 'cpu' else 'a GPU'} in {precision} at {sizes}"
 
 
@@ -247,12 +240,11 @@ def _to_measure(kept: dict[str, Any]) -> list[str]:
     if runs := dict.fromkeys(name for name, figure in cells if figure.why == TO_BE_MEASURED):
         says.append(f"of runs of more than a few steps: {'; '.join(runs)}")
     if lacking := _lacking(made):
-        again = kept["command"].replace("effnetv2 reproduce", "python -m benchmarks.reproduced")
-        says.append(f"not in its record: {'; '.join(lacking)} (`{again} --record`)")
+        says.append(f"not in its record: {'; '.join(lacking)} (`{kept['command']} --record`)")
     theirs = {name for row in made.rows for name in row.paper}
     timed = dict.fromkeys(name for name, figure in cells if figure.unit in TIMED and name in theirs)
-    if timed and made.name not in _OF_RUNS and kept["scale"] != "paper":
-        again = f"python -m benchmarks.reproduced {made.name} --scale paper --device cuda --record"
+    if timed and made.name not in TRAINED and kept["scale"] != "paper":
+        again = f"python -m benchmarks.paper {made.name} --scale paper --device cuda --record"
         says.append(f"on a GPU at the paper's sizes and batches: {'; '.join(timed)} (`{again}`)")
     return says
 
@@ -265,7 +257,7 @@ def _lacking(made: Table) -> list[str]:
     """
     ours, theirs = ({name for row in made.rows for name in getattr(row, side)} for side in ("ours", "paper"))
     lacking = []
-    for heading, _ in columns.headings(made.name).values():
+    for heading, _ in published.headings(made.name).values():
         beside = heading if heading in ours else minutes_of(heading)
         if beside in ours:
             rows = [row.name for row in made.rows if heading in row.paper and beside not in row.ours]
@@ -278,17 +270,17 @@ def _lacking(made: Table) -> list[str]:
 def _table(kept: dict[str, Any]) -> Table:
     """A record as it is shown."""
     made = Table.from_json(kept)
-    if made.name in _OF_RUNS and kept["scale"] == "tiny":
+    if made.name in TRAINED and kept["scale"] == "tiny":
         made = replace(made, rows=tuple(_unmeasured(row) for row in made.rows))
     return made
 
 
 def _section(kept: dict[str, Any]) -> str:
     made = _table(kept)
-    lines = [f"## {made.title}", "", f"Paper: {made.paper_says} Ours: {made.ours_says}", ""]
-    lines += [_row(made.headings()), _row(["---"] * len(made.headings()))]
+    lines = [f"## {made.title}", "", f"Paper: {made.paper_note} Ours: {made.ours_note}", ""]
+    lines += [markdown_row(made.headings()), markdown_row(["---"] * len(made.headings()))]
     for row in made.rows:
-        lines.append(_row([row.name, *(_cell(row, *column) for column in made.columns)]))
+        lines.append(markdown_row([row.name, *(_cell(row, *column) for column in made.columns)]))
     if made.name in _REMARKS:
         lines += ["", _REMARKS[made.name]]
     if made.paper_only:
@@ -323,12 +315,12 @@ def _unmeasured(row: Row) -> Row:
 
 
 def _cell(row: Row, column: str, side: str) -> str:
-    figure = getattr(row, side).get(column, Figure())
+    figure = getattr(row, side).get(column, Measurement())
     return TO_BE_MEASURED if figure.why == TO_BE_MEASURED else str(figure)
 
 
 def _unmade(name: str) -> str:
-    command = f"python -m benchmarks.reproduced {name} --record"
+    command = f"python -m benchmarks.paper {name} --record"
     return f"## {_called(name)}\n\nNo record yet, {TO_BE_MEASURED}: `{command}`.\n"
 
 
@@ -341,10 +333,6 @@ def _tables(names: list[str]) -> str:
     """Several of them in words."""
     *others, last = names
     return f"Tables {', '.join(others)} and {last}" if others else _called(last)
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

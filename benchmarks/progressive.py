@@ -55,6 +55,8 @@ from benchmarks.arms import (
     refuse_to_record_elsewhere,
     same_numbers,
 )
+from benchmarks.paper.records import write_record
+from benchmarks.paper.runs import Cell, Runs
 from benchmarks.peers_tuning import beyond_ends
 from benchmarks.record import RESULTS, record, versions_of
 from benchmarks.regimes import (
@@ -68,11 +70,9 @@ from benchmarks.regimes import (
     to_tune,
     try_strengths,
 )
-from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest, read
 
@@ -295,7 +295,7 @@ def _record(
     progressive_figure.write(options.regime)
     if options.regime == "resnet50":
         made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
-        keep("12", made, "small", command, on)
+        write_record("12", made, "small", command, on)
     paper_page.write()
 
 

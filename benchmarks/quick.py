@@ -29,12 +29,12 @@ from benchmarks.arms import (
     refuse_incomparable_times,
     refuse_to_record_elsewhere,
 )
+from benchmarks.paper.runs import Cell, Runs
 from benchmarks.progressive_figure import DOCS
 from benchmarks.record import RESULTS, record, versions_of
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.evaluation.cost import draw_top1_over_time
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from benchmarks.arms import rows_of, write_pictures
+from benchmarks.paper.runs import Runs
 
-from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.paper import published
+from benchmarks.paper.runs import MINUTES, TOP1
+from benchmarks.paper.table import Measurement, Row, Table
 from benchmarks.regimes import STRENGTHS, Regime
 
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.commands.reproduction import columns, table
-from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
-from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 
 Rows = Sequence[Mapping[str, Any]]  # what ``benchmarks.arms.measured`` says, one per seed
 _ORDERS = {"progressive_resize": "growing", "random_resize_every_8_epochs": "random"}
 _SIDES = {"baseline": "fixed", "progressive": "progressive"}
 _HERE = "resnet50_224"  # the row of Table 12 that is trained in small
 _TRANSFERRED = "efficientnetv2_s", "cifar10"  # the row and column of Table 8 that are
-_NOT_RUN = Figure(why="not run at scale small")
+_NOT_RUN = Measurement(why="not run at scale small")
 
 
 def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answered: str) -> Table:
@@ -30,15 +30,15 @@ def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answ
         batch_images: of a step.
         answered: the split that was.
     """
-    figures, headings = columns.figures("8"), columns.headings("8")
-    top1 = Figure(tuple(100 * row["top1"] for row in rows), "%")
+    columns = [heading for heading, _ in published.headings("8").values()]
+    top1 = Measurement(tuple(100 * row["top1"] for row in rows), "%")
     made = tuple(
         Row(
             name,
-            table.row_of(figures, name, headings),
-            {column: top1 if (name, column) == _TRANSFERRED else _NOT_RUN for column in headings},
+            published.row("8", name),
+            {column: top1 if (name, column) == _TRANSFERRED else _NOT_RUN for column in columns},
         )
-        for name in figures
+        for name in published.values("8")
         if name != "columns"
     )
     says = (
@@ -58,10 +58,9 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
         choices: likewise -> what tuning chose, in words.
         regime: of the runs.
     """
-    figures, headings = columns.figures("12"), columns.headings("12")
     rows = tuple(
-        Row(name, table.row_of(figures, name, headings), _sides(found if name == _HERE else None))
-        for name in figures
+        Row(name, published.row("12", name), _sides(found if name == _HERE else None))
+        for name in published.values("12")
         if name.startswith(("resnet", "efficientnet"))
     )
     said = "; ".join(f"{side}: {choices[arm]}" for side, arm in _SIDES.items())
@@ -80,12 +79,12 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
     )
 
 
-def _sides(found: Mapping[str, Rows] | None) -> dict[str, Figure]:
+def _sides(found: Mapping[str, Rows] | None) -> dict[str, Measurement]:
     kinds = {TOP1: ("top1", 100.0, "%"), MINUTES: ("train_s", 1 / 60, "minutes")}
     if found is None:
         return {f"{side}, {name}": _NOT_RUN for side in _SIDES for name in kinds}
     return {
-        f"{side}, {name}": Figure(tuple(scale * row[key] for row in found[arm]), unit)
+        f"{side}, {name}": Measurement(tuple(scale * row[key] for row in found[arm]), unit)
         for side, arm in _SIDES.items()
         for name, (key, scale, unit) in kinds.items()
     }
@@ -106,13 +105,15 @@ def table_13(
         regime: of the runs.
         turns: sizes that a run at random draws.
     """
-    figures, headings = columns.figures("13"), columns.headings("13")
-    kinds = list(headings)
+    kinds = [heading for heading, _ in published.headings("13").values()]
     rows = tuple(
         Row(
             name,
-            table.row_of(figures, name, headings),
-            {kind: Figure(tuple(100 * row["top1"] for row in found[order][kind]), "%") for kind in kinds},
+            published.row("13", name),
+            {
+                kind: Measurement(tuple(100 * row["top1"] for row in found[order][kind]), "%")
+                for kind in kinds
+            },
         )
         for name, order in _ORDERS.items()
     )

@@ -48,6 +48,7 @@ from benchmarks.arms import (
     refuse_incomparable_times,
     refuse_other_regime,
 )
+from benchmarks.paper.runs import Cell, Runs
 from benchmarks.peers_training import Reference, Timm, once
 from benchmarks.peers_tuning import CHOOSING, as_timm, at_first_rate, here, regime_of, tune
 from benchmarks.record import RESULTS, forget, hardware, record, versions_of
@@ -56,7 +57,6 @@ from benchmarks.regimes import HOPELESS
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 
 Rows = list[dict[str, Any]]  # one per seed

@@ -39,12 +39,12 @@ from benchmarks.arms import (
     write_pictures,
 )
 from benchmarks.default_train import over_probe
+from benchmarks.paper.records import write_record
+from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of
-from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
@@ -171,7 +171,7 @@ def _record(
         batch_images=_BATCH,
         answered=answers,
     )
-    keep("8", made, "small", command, machines(found[PAPER]))
+    write_record("8", made, "small", command, machines(found[PAPER]))
     paper_page.write()
 
 

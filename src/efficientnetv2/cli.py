@@ -41,7 +41,6 @@ from efficientnetv2.commands.parsing import Verb, Verbs
 from efficientnetv2.commands.plan import plan
 from efficientnetv2.commands.predict import predict
 from efficientnetv2.commands.recipes import recipes
-from efficientnetv2.commands.reproduce import reproduce
 from efficientnetv2.commands.shards import shards
 from efficientnetv2.commands.train import train
 
@@ -197,7 +196,7 @@ VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (train, shards, balance),
     "Judge": (evaluate, crossval, compare),
     "Use": (predict, draw_map, area, convert),
-    _FIND_OUT: (reproduce, demo),
+    _FIND_OUT: (demo,),
 }
 for panel, verbs in VERBS.items():
     for verb in verbs:

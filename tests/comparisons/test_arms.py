@@ -12,13 +12,12 @@ import pytest
 import torch
 from benchmarks import arms, record
 from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
+from benchmarks.paper.runs import Cell, Runs
 from scipy import stats
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.reproduction import cells
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 from efficientnetv2.training.changes import with_settings
@@ -107,7 +106,7 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
     cell = Cell("a", "b", "quick", None, ("epochs=3",))
     folder = runs.folder(cell, 0)
     folder.mkdir()
-    (folder / "measured.json").write_text(json.dumps({"top1": 0.5, "asked": runs.asked(cell)}))
+    (folder / "measured.json").write_text(json.dumps({"top1": 0.5, "asked": runs.config(cell)}))
     assert measured(runs, cell, 0)["top1"] == 0.5
     moved = tmp_path / "b" / "pictures.csv"
     moved.parent.mkdir()
@@ -125,12 +124,12 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
 def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypatch):
     """Of a field that came later nothing was kept, and nothing is said."""
     runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
-    kept = json.loads(json.dumps(runs.asked(cell)))
+    kept = json.loads(json.dumps(runs.config(cell)))
     del kept["says"]["optimizer"]["lr"]
     runs.refuse_another(cell, kept, tmp_path)
     changed = with_settings(named("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
-    monkeypatch.setattr(cells, "named", lambda name: changed)
-    with pytest.raises(InputError, match=mentioning("says.ema_decay", "0.5")):
+    monkeypatch.setattr("benchmarks.paper.runs.named", lambda name: changed)
+    with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
         runs.refuse_another(cell, kept, tmp_path)
 
 
@@ -143,7 +142,7 @@ def test_weights_of_one_name_that_hold_something_else_are_others(tmp_path):
         file.write_bytes(b"others" if place == "second" else b"weights")
         kinds[place] = Runs(Source("x"), 1, str(file), "cpu", tmp_path, print)
     cell = Cell("a", "b", "finetune", None, ())
-    kept = kinds["first"].asked(cell)
+    kept = kinds["first"].config(cell)
     kinds["moved"].refuse_another(cell, kept, tmp_path)
     with pytest.raises(InputError, match=mentioning("weights_digest")):
         kinds["second"].refuse_another(cell, kept, tmp_path)
@@ -153,10 +152,12 @@ def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, mo
     """Nor the other way round; what was kept before the device was said is not checked."""
     there, here = (Runs(Source("x"), 1, "none", device, tmp_path, print) for device in ("cpu", "auto"))
     cell = Cell("a", "b", "quick", None, ())
-    kept = there.asked(cell)
+    kept = there.config(cell)
     here.refuse_another(cell, kept, tmp_path)
-    monkeypatch.setattr(cells, "pick_device", lambda word: torch.device("cuda" if word == "auto" else word))
-    with pytest.raises(InputError, match=mentioning("device", "cpu", "cuda")):
+    monkeypatch.setattr(
+        "benchmarks.paper.runs.pick_device", lambda word: torch.device("cuda" if word == "auto" else word)
+    )
+    with pytest.raises(InputError, match="another kind: device: cpu there, cuda here"):
         here.refuse_another(cell, kept, tmp_path)
     del kept["device"]
     here.refuse_another(cell, kept, tmp_path)
@@ -168,7 +169,7 @@ def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path)
         Runs(Source(str(class_folders)), 1, "none", "cpu", tmp_path, print),
         Cell("a", "b", "quick", None, ()),
     )
-    kept = runs.asked(cell)
+    kept = runs.config(cell)
     moved = class_folders.rename(tmp_path / "moved")
     replace(runs, source=Source(str(moved))).refuse_another(cell, kept, tmp_path)
     fewer = tmp_path / "fewer"
@@ -179,8 +180,8 @@ def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path)
         other.refuse_another(cell, kept, tmp_path)
     other.refuse_another(cell, kept | {"pictures": None}, tmp_path)
     cifar = replace(runs, source=Source("cifar10"))
-    with pytest.raises(InputError, match=mentioning("cifar100")):
-        replace(runs, source=Source("cifar100")).refuse_another(cell, cifar.asked(cell), tmp_path)
+    with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
+        replace(runs, source=Source("cifar100")).refuse_another(cell, cifar.config(cell), tmp_path)
 
 
 def runs_to_record(folder, *told):

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import paper_page, record, reproduced
+from benchmarks import paper_page, record
+from benchmarks.paper import __main__ as command_line
+from benchmarks.paper import params_flops, published, records, runs, throughput, transfer
+from benchmarks.paper.reproduce import Request
+from benchmarks.paper.scale import SCALES
+from benchmarks.paper.table import TIMED, Measurement, Row, Table, untrained
 from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
 from benchmarks.regimes import STRENGTHS
 from tests.conftest import paint
-from typer.testing import CliRunner
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import cells, columns, counts, job, needs, speed, transfer
-from efficientnetv2.commands.reproduction.scale import named
-from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table, untrained
 
 
 def test_the_page_is_the_one_that_its_records_give():
@@ -59,7 +57,7 @@ def test_speeds_are_those_that_the_page_says_it_has():
         rows = Table.from_json(record).rows
         if any(figure.values and figure.unit in TIMED for row in rows for figure in row.ours.values()):
             device, precision = re.search(r"\b(cpu|cuda|mps)\S*(?: in)? (\w+\d\d)\b", record["ours"]).groups()
-            share = named(record["scale"]).px_share
+            share = SCALES[record["scale"]].size_factor
             assert {float(one) for one in re.findall(r"([\d.]+) of th\w+ size", record["ours"])} <= {share}
             found.setdefault(("CPU" if device == "cpu" else "GPU", precision, share), []).append(name)
     assert {*"1237", "11"} <= {name for names in found.values() for name in names}
@@ -69,11 +67,11 @@ def test_speeds_are_those_that_the_page_says_it_has():
 
 
 def timed(name, scale, device, precision, batch):
-    """A record with speeds, in the words of those that ``effnetv2 reproduce`` makes."""
-    given = named(scale), torch.device(device), counts.Timing(batch, precision)
-    words = untrained(scale) + counts.how_counted(*given)
+    """A record with speeds, in the words of those that ``python -m benchmarks.paper`` makes."""
+    given = SCALES[scale], torch.device(device), params_flops.Timing(batch, precision)
+    words = untrained(scale) + params_flops.counted_note(*given)
     unit = "ms" if name in ("1", "7", "10") else "images/s"
-    return kept(name, scale, [Row("r", {}, {unit: Figure((3.0,), unit)})]) | {"ours": words}
+    return kept(name, scale, [Row("r", {}, {unit: Measurement((3.0,), unit)})]) | {"ours": words}
 
 
 def test_speeds_of_a_gpu_at_the_papers_sizes_are_told_from_those_of_a_cpu(empty):
@@ -98,11 +96,13 @@ def test_speeds_of_a_gpu_at_the_papers_sizes_are_told_from_those_of_a_cpu(empty)
     assert "no accuracy" not in opening(), "a table of runs was made at the paper's scale"
 
 
-@pytest.mark.parametrize("make", [speed.table_2, speed.table_3])
+@pytest.mark.parametrize("make", [throughput.table_2, throughput.table_3])
 def test_tables_of_steps_say_on_what_they_were_timed(make, empty, monkeypatch):
-    monkeypatch.setattr(speed, "speeds", lambda steps, *_: dict.fromkeys(steps, Figure((3.0,), "images/s")))
-    monkeypatch.setattr(speed, "precision_of", lambda scale, device: "fp16")
-    made = make(named("paper"), torch.device("cuda"), print)
+    monkeypatch.setattr(
+        throughput, "images_per_s", lambda steps, *_: dict.fromkeys(steps, Measurement((3.0,), "images/s"))
+    )
+    monkeypatch.setattr(throughput, "precision_of", lambda scale, device: "fp16")
+    made = make(SCALES["paper"], torch.device("cuda"), print)
     record = kept(made.name, "paper", []) | made.to_json()
     (empty / f"{made.name}_paper.json").write_text(json.dumps(record))
     assert "ours, of steps and answers, are of a GPU in fp16 at the paper's picture sizes, to be" in opening()
@@ -137,7 +137,7 @@ def test_what_randaugment_costs_in_table_5_is_less_with_larger_pictures_with_eve
     }
     assert made.seeds == len(costs["128 px"]) == 3
     assert all(0 < large < small for large, small in zip(costs["300 px"], costs["128 px"], strict=True))
-    claim = reproduced.claims(made)["randaugment_size_top1_gain_b0_imagenette"][0]
+    claim = records.claims(made)["randaugment_size_top1_gain_b0_imagenette"][0]
     assert claim.low < 0 < claim.high
 
 
@@ -153,8 +153,8 @@ def test_where_fusing_pays_is_what_was_timed():
         return [speeds[f"fused stages 1-{last}"] / speeds["no fused"] for last in (3, 5, 7)]
 
     remark, ours = paper_page._REMARKS["3"], ratios("small", "ours")
-    assert "bf16" in made["small"].ours_says
-    assert "fp32" in made["tiny"].ours_says
+    assert "bf16" in made["small"].ours_note
+    assert "fp32" in made["tiny"].ours_note
     assert (
         "1-3 makes a step {:.1f} times as fast, stages 1-5 {:.1f} times and all {:.1f} times".format(*ours)
         in remark
@@ -205,7 +205,6 @@ def kept(name, scale, rows):
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(paper_page, "RECORDS", tmp_path)
-    monkeypatch.setattr(reproduced, "RECORDS", tmp_path)
     monkeypatch.setattr(paper_page, "SUMMARY", tmp_path / "summary.json")
     (tmp_path / "summary.json").write_text("{}")
     return tmp_path
@@ -242,7 +241,9 @@ def test_a_page_with_every_claim_measured_asks_for_none(empty):
 
 def test_what_a_few_steps_came_to_is_left_out(empty):
     row = Row(
-        "r", {"a, top-1 %": Figure((78.0,))}, {"a, top-1 %": Figure((40.0,)), "a, minutes": Figure((7.0,))}
+        "r",
+        {"a, top-1 %": Measurement((78.0,))},
+        {"a, top-1 %": Measurement((40.0,)), "a, minutes": Measurement((7.0,))},
     )
     (empty / "12_tiny.json").write_text(json.dumps(kept("12", "tiny", [row])))
     assert f"| r | 78.0 | {TO_BE_MEASURED} | {TO_BE_MEASURED} |" in paper_page.text()
@@ -251,13 +252,17 @@ def test_what_a_few_steps_came_to_is_left_out(empty):
 
 
 def test_what_is_counted_and_timed_beside_runs_of_a_few_steps_stays(empty):
-    ours = {"top-1 %": Figure((40.0,), "%"), "parameters, M": Figure((7.1,), "M"), "ms": Figure((3.0,), "ms")}
+    ours = {
+        "top-1 %": Measurement((40.0,), "%"),
+        "parameters, M": Measurement((7.1,), "M"),
+        "ms": Measurement((3.0,), "ms"),
+    }
     (empty / "10_tiny.json").write_text(json.dumps(kept("10", "tiny", [Row("r", {}, ours)])))
     assert f"| r | {TO_BE_MEASURED} | 7.10 | 3.00 |" in paper_page.text()
 
 
 def test_what_is_missing_for_good_says_why_once(empty):
-    rows = [Row(name, {}, {"p": Figure(why="not a network of this family")}) for name in "ab"]
+    rows = [Row(name, {}, {"p": Measurement(why="not a network of this family")}) for name in "ab"]
     (empty / "1_tiny.json").write_text(json.dumps(kept("1", "tiny", rows)))
     page = paper_page.text()
     assert "| a | – |" in page
@@ -301,7 +306,7 @@ def test_a_column_of_the_papers_that_a_record_lacks_is_named(name, column, empty
     assert f"- {heading}, not in its record" not in paper_page.text()
     file.write_text(json.dumps(without(json.loads(whole), column, "paper", "ours")))
     assert lacks in section(paper_page.text(), heading)
-    again = f"python -m benchmarks.reproduced {number} --scale {scale} --record"
+    again = f"python -m benchmarks.paper {number} --scale {scale} --record"
     assert f"- {heading}, not in its record: {column} (`{again}`)" in section(paper_page.text(), "To be")
     file.write_text(json.dumps(without(json.loads(whole), column, "ours")))
     [not_ours] = re.findall(r"^Not ours: (.*)\.$", section(paper_page.text(), heading), re.MULTILINE)
@@ -324,7 +329,7 @@ def test_every_column_of_the_papers_tables_stands_in_its_section_or_is_named_the
         said = section(page, f"Table {name}:")
         heads = next(line for line in said.splitlines() if line.startswith("|  |")).strip("| ").split(" | ")
         named_ = [part for line in said.splitlines() if ":" in line for part in re.split(r"[;:] |\.$", line)]
-        for heading, _ in columns.headings(name).values():
+        for heading, _ in published.headings(name).values():
             ours = {f"{heading}, ours", f"{heading.replace('hours', 'minutes')}, ours"}
             assert ours & set(heads) or heading in named_, (name, heading)
 
@@ -334,7 +339,7 @@ def test_what_is_to_be_measured_is_all_that_no_record_says():
     wanted = section(paper_page.text(), "To be measured")
     scales = {name: {file.stem.split("_")[1] for file in RECORDS.glob(f"{name}_*.json")} for name in RECORDED}
     for name in ("1", "2", "3", "7", "11"):
-        again = f"`python -m benchmarks.reproduced {name} --scale paper --device cuda --record`"
+        again = f"`python -m benchmarks.paper {name} --scale paper --device cuda --record`"
         theirs = name != "1"  # the paper gives no times there
         assert (
             (f"- Table {name}, on a GPU" in wanted)
@@ -346,7 +351,9 @@ def test_what_is_to_be_measured_is_all_that_no_record_says():
 
 
 def test_speeds_at_the_papers_scale_are_not_asked_for_again(empty):
-    row = Row("r", {"images/s": Figure((2.0,), "images/s")}, {"images/s": Figure((3.0,), "images/s")})
+    row = Row(
+        "r", {"images/s": Measurement((2.0,), "images/s")}, {"images/s": Measurement((3.0,), "images/s")}
+    )
     for scale, wanted in (("tiny", True), ("small", True), ("paper", False)):
         (empty / f"3_{scale}.json").write_text(json.dumps(kept("3", scale, [row])))
         assert ("- Table 3, on a GPU" in paper_page.text()) == wanted
@@ -356,13 +363,13 @@ def table(name, cells):
     """(row, column) -> values."""
     rows = {}
     for (row, column), values in cells.items():
-        rows.setdefault(row, {})[column] = Figure(values)
+        rows.setdefault(row, {})[column] = Measurement(values)
     return Table(name, "", tuple(Row(row, {}, ours) for row, ours in rows.items()), "", "")
 
 
 def values(made):
     return {
-        name: (pytest.approx(figure.value), unit) for name, (figure, unit) in reproduced.claims(made).items()
+        name: (pytest.approx(figure.value), unit) for name, (figure, unit) in records.claims(made).items()
     }
 
 
@@ -374,12 +381,12 @@ def test_the_claim_of_table_5_by_hand():
         ("magnitude 15", "300 px"): (61.0,),
     }
     assert values(table("5", five)) == {"randaugment_size_top1_gain_b0_imagenette": (3.0, "points")}
-    assert reproduced.claims(table("6", five)) == {}
+    assert records.claims(table("6", five)) == {}
 
 
 def test_a_kept_table_is_found_by_the_page(empty):
     made = table("6", {("S, image px", "first stage"): (128.0,)})
-    reproduced.keep("6", made, "tiny", "effnetv2 reproduce 6", "a machine", empty / "none.png")
+    records.write_record("6", made, "tiny", "python -m benchmarks.paper 6", "a machine", empty / "none.png")
     assert "| S, image px | 128 |" in paper_page.text()
 
 
@@ -387,7 +394,7 @@ def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
     monkeypatch.setattr(paper_page, "PAGE", empty / "docs" / "paper.md")
     (empty / "docs").mkdir()
     (empty / "drawn.png").write_bytes(b"drawn")
-    reproduced.keep("figure1", table("figure1", {}), "tiny", "", "a machine", empty / "drawn.png")
+    records.write_record("figure1", table("figure1", {}), "tiny", "", "a machine", empty / "drawn.png")
     assert (empty / "docs" / "figure1.png").read_bytes() == b"drawn"
     assert not list(empty.glob("*_tiny.json"))
     assert "(figure1.png)" in paper_page.text()
@@ -403,7 +410,7 @@ def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
     ],
 )
 def test_a_figure_says_which_of_its_points_are_ours(name, said):
-    title = counts._TABLES[name].title if name in counts._TABLES else "Figure 4, drawn"
+    title = params_flops._TABLES[name].title if name in params_flops._TABLES else "Figure 4, drawn"
     told = section(paper_page.text(), f"{title}\n").partition(".png)")[2]
     assert [one for one in said if one not in told] == []
 
@@ -420,14 +427,14 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     (here / "grow_vanilla_0/report.json").write_text(json.dumps(told))
     (here / "grow_vanilla_0/asked.json").write_text('{"model": "b0"}')
     (here / "grow_vanilla_1").mkdir()  # not at its end
-    reproduced.settle(kept, here, "2 cores, A", "cpu")
+    records.sync_runs(kept, here, "2 cores, A", "cpu")
     assert [file.name for file in kept.iterdir()] == ["grow_vanilla_0.json"]
     assert "/somewhere" not in (kept / "grow_vanilla_0.json").read_text()
     assert json.loads((kept / "grow_vanilla_0.json").read_text())["hardware"] == "2 cores, A"
-    reproduced.settle(kept, there, "2 cores, B", "cpu")
+    records.sync_runs(kept, there, "2 cores, B", "cpu")
     given = json.loads((there / "grow_vanilla_0/report.json").read_text())
     assert (given["top1"], given["train_s"], given["asked"]) == (0.5, 60.0, {"model": "b0"})
-    reproduced.settle(kept, here, "2 cores, B", "cpu")
+    records.sync_runs(kept, here, "2 cores, B", "cpu")
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
 
 
@@ -435,12 +442,12 @@ def test_a_table_of_runs_is_of_the_machines_that_made_them_and_its_times_are_of_
     """Of three seeds two are asked for; the third was made elsewhere."""
     for seed, machine in enumerate("BAC"):
         (tmp_path / f"row_run_{seed}.json").write_text(json.dumps({"top1": 0.5, "hardware": machine}))
-    runs = Table("10", "", (Row("row", {}, {"top-1 %": Figure((50.0, 50.0), "%")}),), "", "", "small", 2)
-    rows = reproduced.runs_of(runs, tmp_path)
-    assert reproduced.measured_on(runs, rows, "here") == "A and B"
-    timed = replace(runs, rows=(Row("row", {}, {"ms": Figure((1.0,), "ms")}),))
-    assert reproduced.measured_on(timed, rows, "here") == "A and B and here"
-    assert reproduced.measured_on(timed, reproduced.runs_of(timed, tmp_path / "none"), "here") == "here"
+    made = Table("10", "", (Row("row", {}, {"top-1 %": Measurement((50.0, 50.0), "%")}),), "", "", "small", 2)
+    rows = records.stored_runs(made, tmp_path)
+    assert records.hardware_of(made, rows, "here") == "A and B"
+    timed = replace(made, rows=(Row("row", {}, {"ms": Measurement((1.0,), "ms")}),))
+    assert records.hardware_of(timed, rows, "here") == "A and B and here"
+    assert records.hardware_of(timed, records.stored_runs(timed, tmp_path / "none"), "here") == "here"
 
 
 def test_runs_of_another_device_are_not_kept_as_this_machines(tmp_path):
@@ -449,15 +456,15 @@ def test_runs_of_another_device_are_not_kept_as_this_machines(tmp_path):
         folder.mkdir(parents=True)
         (folder / "report.json").write_text('{"top1": 0.5, "train_s": 60.0, "versions": {"torch": "1"}}')
         (folder / "asked.json").write_text(json.dumps({"device": device}))
-    reproduced.settle(tmp_path / "kept", tmp_path / "cells", "2 cores", "cpu")
+    records.sync_runs(tmp_path / "kept", tmp_path / "cells", "2 cores", "cpu")
     (file,) = (tmp_path / "kept").iterdir()
     assert file.name == "a_x_1.json"
     assert json.loads(file.read_text())["versions"] == {"torch": "1"}
 
 
-def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, monkeypatch, tmp_path):
+def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, monkeypatch, tmp_path, capsys):
     """The folder of runs does not travel with the clone, and neither does what lies in it."""
-    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
+    monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
     monkeypatch.setattr(paper_page, "write", lambda: None)
     for name in "AB":
         for number in range(4):
@@ -467,56 +474,59 @@ def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, m
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
-    monkeypatch.setattr(cells, "train_and_report", train)
+    monkeypatch.setattr(runs, "train_and_report", train)
     written = []
-    monkeypatch.setattr(reproduced, "record", lambda name, **claim: written.append(claim["on"]))
-    monkeypatch.setattr(reproduced, "forget", lambda name: None)
+    monkeypatch.setattr(records, "record", lambda name, **claim: written.append(claim["on"]))
+    monkeypatch.setattr(records, "forget", lambda name: None)
 
     def asked_in(clone, data):
         clone.mkdir(exist_ok=True)
         monkeypatch.chdir(clone)
         words = ["5", "--scale", "small", "--data", str(tmp_path / data), "--seeds", "2", "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["reproduced", *words, "--record"])
-        reproduced.main()
+        command_line.main([*words, "--record"])
 
     asked_in(tmp_path / "first", "A")
-    assert len(list((reproduced.RECORDS / "5_small").glob("*.json"))) == 18
-    monkeypatch.setattr(cells, "train_and_report", lambda *words: pytest.fail("was made again"))
+    assert len(list((paper_page.RECORDS / "5_small").glob("*.json"))) == 18
+    monkeypatch.setattr(runs, "train_and_report", lambda *words: pytest.fail("was made again"))
     asked_in(tmp_path / "second", "A")
     assert written == [record.hardware()] * 2
-    with pytest.raises(InputError, match=r"keeps a run of another kind: pictures: \w+ there, \w+ here"):
+    with pytest.raises(SystemExit):
         asked_in(tmp_path / "third", "B")
+    assert re.search(r"has a run of another kind: pictures: \w+ there, \w+ here", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("file", sorted(paper_page.RECORDS.glob("*.json")), ids=lambda file: file.stem)
 def test_the_command_of_every_record_is_taken(file, monkeypatch):
     """What is in capitals stands for files."""
-    asked = []
+    requests = []
 
-    def stop(one, screen):
-        asked.append(one)
+    def stop(request, screen, **more):
+        requests.append(request)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "reproduced", stop)
+    monkeypatch.setattr(command_line, "reproduce", stop)
     kept = json.loads(file.read_text())
-    program, *words = shlex.split(kept["command"])
-    if program == "python":  # a comparison that is made in small
+    program, module, name, *words = shlex.split(kept["command"])
+    assert (program, module) == ("python", "-m")
+    if name != "benchmarks.paper":  # a comparison that is made in small
         tables = {"benchmarks.adaptive": "13", "benchmarks.progressive": "12", "benchmarks.transfer": "8"}
-        assert (words[0], kept["table"], kept["scale"]) == ("-m", tables[words[1]], "small")
+        assert (kept["table"], kept["scale"]) == (tables[name], "small")
         return
-    assert (program, CliRunner().invoke(app, words).exit_code) == ("effnetv2", 130)
-    assert (asked[0].table, asked[0].scale) == (kept["table"], kept["scale"])
-    if asked[0].table == "8":
-        transfer.refuse_weights(named(asked[0].scale), asked[0].weights)
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 130
+    assert (requests[0].table, requests[0].scale) == (kept["table"], kept["scale"])
+    if kept["table"] == "8":
+        transfer.refuse_weights(SCALES[kept["scale"]], requests[0].weights)
 
 
 def test_a_command_says_all_that_decided_the_table():
-    given = job.Asked("8", "small", "/some/where", 2, "/a/file", "cpu", None)
+    given = Request("8", "small", "/some/where", 2, "/a/file", "cpu")
     assert (
-        reproduced.told_again(given)
-        == "effnetv2 reproduce 8 --scale small --data DATA --seeds 2 --weights WEIGHTS"
+        records.command_of(given)
+        == "python -m benchmarks.paper 8 --scale small --data DATA --seeds 2 --weights WEIGHTS"
     )
-    plain = job.Asked("8", "tiny", None, None, "none", "cpu", None)
-    assert reproduced.told_again(plain) == "effnetv2 reproduce 8 --scale tiny --weights none"
-    of_a_gpu = job.Asked("7", "paper", None, None, None, "cuda", None)
-    assert reproduced.told_again(of_a_gpu) == "effnetv2 reproduce 7 --scale paper --device cuda"
+    plain = Request("8", "tiny", weights="none", device="cpu")
+    assert records.command_of(plain) == "python -m benchmarks.paper 8 --scale tiny --weights none"
+    of_a_gpu = Request("7", "paper", device="cuda")
+    assert records.command_of(of_a_gpu) == "python -m benchmarks.paper 7 --scale paper --device cuda"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from benchmarks import progressive, progressive_figure, regimes
+from benchmarks.paper.runs import Runs
 from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
 from benchmarks.regimes import regularized
 from tests.messages import mentions
 
-from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named

@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pytest
 from benchmarks import quick, record
+from benchmarks.paper.runs import Cell, Runs
 from benchmarks.quick import FIXED, GROWING, arms, asked, claims
 from tests.command_line import TINY
 from tests.messages import mentions
 
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named

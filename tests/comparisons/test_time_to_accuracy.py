@@ -14,6 +14,7 @@ import pytest
 import torch
 from benchmarks import record, time_to_accuracy
 from benchmarks.arms import Paired
+from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Reference, Timm, link_folders, once, seconds_of, top1_of
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
@@ -24,7 +25,6 @@ from tests.messages import mentioning
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import reproduced, small_tables, transfer
+from benchmarks import small_tables, transfer
+from benchmarks.paper.runs import Runs
+from benchmarks.paper.table import Table
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 from tests.messages import mentions
 
-from efficientnetv2.commands.reproduction.cells import Runs
-from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.source import Source
 from efficientnetv2.evaluation.answered import write_answers
 from efficientnetv2.training.changes import with_settings
@@ -113,17 +113,18 @@ def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
     empty = [first.ours["cifar100"], first.ours["cars"], *(row.ours["cifar10"] for row in others)]
     assert {(figure.values, figure.why) for figure in empty} == {((), "not run at scale small")}
     assert (made.name, made.scale, made.seeds) == ("8", "small", 2)
-    assert mentions(made.ours_says, "B0", "transfer_paper", "CIFAR-10")
-    assert mentions(made.ours_says, "3", "96", "64", "2")
-    assert mentions(made.ours_says, "test")
+    assert (
+        "B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10" in made.ours_note
+    )
+    assert "for 3 epochs at 96 px, batches of 64 and a rate in proportion, 2 seeds." in made.ours_note
+    assert "Answered is all of test" in made.ours_note
 
 
 def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
     manifest = SimpleNamespace(split=np.array(["train", "test"]))
     written = []
     monkeypatch.setattr(transfer, "RESULTS", tmp_path)
-    for module in (reproduced, transfer.paper_page):
-        monkeypatch.setattr(module, "RECORDS", tmp_path)
+    monkeypatch.setattr(transfer.paper_page, "RECORDS", tmp_path)
     monkeypatch.setattr(transfer, "read", lambda pictures: manifest)
     monkeypatch.setattr(transfer, "rows_of", lambda *given: np.arange(1))
     monkeypatch.setattr(transfer, "write_pictures", lambda file, *given: file)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmarks.paper.throughput import with_fused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import EFFICIENTNETV2_S, NAMES, architecture
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.arch.variants import with_fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.models.network import EfficientNet

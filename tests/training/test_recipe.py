@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import typer
+from benchmarks.paper.__main__ import parse_options, requests
+from benchmarks.paper.scale import SCALES
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import differences, with_settings
@@ -63,10 +64,10 @@ def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
 
 def test_the_papers_mean_of_five_transfers_is_a_command():
     """Five seeds, as the paper's runs, unless others are asked for."""
-    [words] = re.findall(r"effnetv2 (reproduce [^.]*)\.", " ".join(RECIPES["transfer_paper"].__doc__.split()))
-    verb, *given_ = words.split()
-    asked = typer.main.get_command(app).commands[verb].make_context(verb, given_).params
-    assert (asked["table"], asked["scale"], SCALES[asked["scale"]].seeds) == ("8", "paper", 5)
+    doc = " ".join(RECIPES["transfer_paper"].__doc__.split())
+    [words] = re.findall(r"python -m benchmarks.paper ([\w -]*) makes", doc)
+    [request] = requests(parse_options(words.split())[1])
+    assert (request.table, request.scale, SCALES[request.scale].seeds) == ("8", "paper", 5)
 
 
 def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():

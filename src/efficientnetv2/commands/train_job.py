@@ -1,4 +1,4 @@
-"""What ``train`` does, and each run of a reproduced table: settle, run, evaluate, report."""
+"""What ``train`` does: settle, run, evaluate, report."""
 
 from __future__ import annotations
 

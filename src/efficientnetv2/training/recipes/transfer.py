@@ -91,9 +91,9 @@ def transfer_paper() -> Recipe:
         optimizer (RMSprop, decay and momentum 0.9, epsilon 0.001), stochastic depth (survival 0.8), label smoothing
         0.1 and batch-norm momentum. It takes from transfer_released what the paper does not say of transfer: one
         image size, whole images without random crops, no dropout, RandAugment or mixup, EMA 0.9996, warm-up of one
-        epoch. One run stands for the mean of five, which is that of effnetv2 reproduce 8 --scale paper. The test
-        pictures choose nothing (the last weights are kept), but the curve is of some of them. A set without any has a
-        val split, given or held out, in their place.
+        epoch. One run stands for the mean of five, as python -m benchmarks.paper 8 --scale paper makes
+        it. The test pictures choose nothing (the last weights are kept), but the curve is of some of them. A set
+        without any has a val split, given or held out, in their place.
     """
     return _to_another_set("paper", weight_decay=0.0)
 

@@ -1,10 +1,13 @@
-"""The columns of the paper's tables: their keys in paper.json, what they are called here, and their units."""
+"""The paper's published values (paper.json): tables, columns, headings and units."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from efficientnetv2.commands.reproduction import table
+from benchmarks.paper.table import Measurement
 
 #: Table of the paper -> its key in paper.json.
 TABLES = {
@@ -21,12 +24,12 @@ TABLES = {
     "12": "table12_progressive_for_other_networks",
     "13": "table13_adaptive_regularization",
 }
-#: Figure of the paper that is drawn from its Table 7 -> the keys of what top-1 is drawn against.
+#: Figure of the paper drawn from its Table 7 -> column keys of its x axes.
 FIGURES = {
     "figure1": ("train_hours", "params_m"),
     "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
 }
-#: Key of a column in paper.json -> what it is called here, and its unit. Our speeds stand beside the V100's.
+#: Column key in paper.json -> (heading, unit). Our speeds are compared with the V100's.
 HEADINGS = {
     "top1": ("top-1 %", "%"),
     "params_m": ("parameters, M", "M"),
@@ -50,8 +53,8 @@ HEADINGS = {
     "cifar100": ("cifar100", "%"),
     "flowers102": ("flowers102", "%"),
     "cars": ("cars", "%"),
-    "train": ("train", "pictures"),
-    "eval": ("eval", "pictures"),
+    "train": ("train", "images"),
+    "eval": ("eval", "images"),
     "classes": ("classes", "classes"),
     "baseline_top1": ("baseline, top-1 %", "%"),
     "baseline_hours": ("baseline, hours", "h"),
@@ -62,22 +65,41 @@ HEADINGS = {
 }
 
 
-def figures(name: str) -> dict[str, Any]:
-    """The paper's figures of a table, as ``table.paper`` gives them, whole; none of what the paper only draws.
+@cache
+def load() -> dict[str, Any]:
+    """The content of ``paper.json``, by table."""
+    published: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
+    return published
 
-    Args:
-        name: as on the command line; a figure's are those of the table that it is drawn from.
-    """
+
+def values(name: str) -> dict[str, Any]:
+    """The published values of a table; for a figure, those of the table that it is drawn from."""
     name = "7" if name in FIGURES else name
-    given: dict[str, Any] = table.paper()[TABLES[name]] if name in TABLES else {"columns": []}
-    return given
+    found: dict[str, Any] = load()[TABLES[name]] if name in TABLES else {"columns": []}
+    return found
 
 
 def headings(name: str) -> dict[str, tuple[str, str]]:
-    """Key of each column of the paper's table -> what it is called here, and its unit; in the paper's order.
+    """Column key -> (heading, unit) in the paper's order; for a figure, of the columns that it draws."""
+    columns = values(name)["columns"]
+    return {key: HEADINGS[key] for key in columns if name not in FIGURES or key in ("top1", *FIGURES[name])}
 
-    Args:
-        name: as on the command line; of a figure it is the columns that it draws.
-    """
-    drawn = ("top1", *FIGURES[name]) if name in FIGURES else figures(name)["columns"]
-    return {key: HEADINGS[key] for key in figures(name)["columns"] if key in drawn}
+
+def row(name: str, key: str) -> dict[str, Measurement]:
+    """A row of a table: heading -> published value."""
+    given = dict(zip(values(name)["columns"], values(name)[key], strict=True))
+    return {heading: measurement(given[column], unit) for column, (heading, unit) in headings(name).items()}
+
+
+def measurement(value: Any, unit: str) -> Measurement:
+    """A value as the paper prints it: a number, [mean, spread], "19B", "43M", a word ("OOM"), or None."""
+    spread = None
+    if isinstance(value, list):
+        value, spread = value
+    if isinstance(value, str) and value[:-1].replace(".", "").isdigit():
+        value = float(value[:-1])
+    if isinstance(value, str):
+        return Measurement(unit=unit, why=value, word=value)
+    if value is None:
+        return Measurement(unit=unit, why="not given")
+    return Measurement((float(value),), unit, spread=spread)

@@ -7,52 +7,52 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import pandas as pd
 import pytest
 import torch
+from benchmarks.paper import __main__ as command_line
+from benchmarks.paper import oom_safe_timing, params_flops, published, reproduce, runs, throughput, transfer
+from benchmarks.paper.published import TABLES
+from benchmarks.paper.scale import SCALES
+from benchmarks.paper.table import Measurement
+from tests.comparisons.test_paper import made
 from torch import nn
 
 from efficientnetv2 import presets
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import reproduce
-from efficientnetv2.commands.reproduction import cells, counts, in_turn, job, needs, speed, transfer
-from efficientnetv2.commands.reproduction.columns import TABLES
-from efficientnetv2.commands.reproduction.scale import SCALES
-from efficientnetv2.commands.reproduction.table import Figure, paper, published
-from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import begin_recipe
 from efficientnetv2.data.standard import NotAtHandError
+from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def made(table, folder, **words):
-    given = {"scale": "tiny", "data": None, "seeds": None, "weights": None, "device": "cpu"} | words
-    return job.reproduced(job.Asked(table, out=folder, **given), Screen(mute=True))[0]
+def _help():
+    """What --help prints, in one line."""
+    return " ".join(command_line.parse_options(["6"])[0].format_help().split())
 
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """What runs are asked for, (recipe, DATA); none is made, needs nothing, and no network is timed."""
     asked = []
-    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
+    monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
 
     def begin(words, source, place, screen):
-        asked.append((begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0], source.data))
+        asked.append((begin_recipe(words, pick_device("cpu"), lambda line: None)[0], source.data))
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
-    monkeypatch.setattr(cells, "train_and_report", begin)
+    monkeypatch.setattr(runs, "train_and_report", begin)
     monkeypatch.setattr(
-        counts, "answer_s", lambda sizes, **how: {one: [0.001, 0.002, 0.009] for one in sizes}
+        params_flops, "latency_s", lambda sizes, **how: {one: [0.001, 0.002, 0.009] for one in sizes}
     )
-    figure = Figure((1.0, 2.0, 9.0), "images/s")
-    monkeypatch.setattr(speed, "speeds", lambda steps, *given: dict.fromkeys(steps, figure))
+    figure = Measurement((1.0, 2.0, 9.0), "images/s")
+    monkeypatch.setattr(throughput, "images_per_s", lambda steps, *given: dict.fromkeys(steps, figure))
     monkeypatch.delenv("EFFNETV2_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     return asked
@@ -66,14 +66,16 @@ def numbers(given):
         ]
     if isinstance(given, list):
         return [one for value in given for one in numbers(value)]
-    figure = published(given, "")
+    figure = published.measurement(given, "")
     return [*figure.values, *([figure.word] if figure.word else [])]
 
 
 def of_runs(table, **more):
     """Words for whatever the table is: those of runs, if it has some."""
     return (
-        {"data": "here", **more} | ({"weights": "none"} if table == "8" else {}) if table in job._RUNS else {}
+        {"data": "here", **more} | ({"weights": "none"} if table == "8" else {})
+        if table in reproduce.TRAINED
+        else {}
     )
 
 
@@ -82,8 +84,8 @@ def test_every_number_of_the_papers_table_is_in_it(table, begun, tmp_path):
     shown = made(table, tmp_path / "out", **of_runs(table))
     figures = [figure for row in shown.rows for figure in row.paper.values()]
     there = Counter(one for figure in figures for one in (*figure.values, figure.spread, figure.word))
-    there += Counter(float(one) for one in re.findall(r"\d+", shown.paper_says))
-    assert Counter(numbers(paper()[TABLES[table]])) - there == Counter()
+    there += Counter(float(one) for one in re.findall(r"\d+", shown.paper_note))
+    assert Counter(numbers(published.load()[TABLES[table]])) - there == Counter()
 
 
 @pytest.mark.parametrize("table", [*TABLES, "figure1", "figure4", "figure5"])
@@ -96,23 +98,23 @@ def test_each_of_our_columns_has_a_figure_or_a_reason_in_every_row_and_the_scale
         for row in shown.rows:
             assert row.ours[column].values or row.ours[column].why, (row.name, column)
     kept = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert "scale tiny" in shown.ours_says
-    assert ("2 seeds" in shown.ours_says) == bool(begun)
+    assert "scale tiny" in shown.ours_note
+    assert ("2 seeds" in shown.ours_note) == bool(begun)
     assert (kept["scale"], kept["seeds"]) == ("tiny", 2 if begun else None)
 
 
 def test_a_spread_or_a_word_of_the_papers_is_printed():
-    assert str(published([78.3, 0.16], "%")) == "78.3 ± 0.16"
-    assert str(published("OOM", "images/s")) == "OOM"
+    assert str(published.measurement([78.3, 0.16], "%")) == "78.3 ± 0.16"
+    assert str(published.measurement("OOM", "images/s")) == "OOM"
 
 
 def test_of_times_the_median_is_printed_and_of_all_else_the_mean():
     """1, 2 and 9: median 2, mean 4."""
-    assert [Figure((1.0, 2.0, 9.0), unit).middle for unit in ("ms", "images/s", "%")] == [2.0, 2.0, 4.0]
-    assert str(Figure((1.0, 2.0, 9.0), "ms")).startswith("2.00 ±")
-    assert str(Figure((300.0, 400.0, 500.0), "ms")) == "400 ± 100"
-    assert str(Figure((3.0, 4.0, 5.5), "ms")) == "4.00 ± 1.3"
-    assert Figure((1.0, 2.0, 9.0), "ms").to_json()["median"] == 2.0
+    assert [Measurement((1.0, 2.0, 9.0), unit).middle for unit in ("ms", "images/s", "%")] == [2.0, 2.0, 4.0]
+    assert str(Measurement((1.0, 2.0, 9.0), "ms")).startswith("2.00 ±")
+    assert str(Measurement((300.0, 400.0, 500.0), "ms")) == "400 ± 100"
+    assert str(Measurement((3.0, 4.0, 5.5), "ms")) == "4.00 ± 1.3"
+    assert Measurement((1.0, 2.0, 9.0), "ms").to_json()["median"] == 2.0
 
 
 def test_each_network_of_table_7_is_timed_once_xl_too(begun, tmp_path):
@@ -165,7 +167,7 @@ def test_table_8_at_small_trains_on_a_set_of_the_papers(begun, tmp_path):
     begun.clear()
     made("13", tmp_path / "other", scale="small", seeds=1)
     assert {data for _, data in begun} == {"imagenette"}
-    helped = str(get_args(reproduce.Data)[1].help)
+    helped = _help()
     assert "imagenette, for table 8 cifar10 (small)" in helped
 
 
@@ -182,7 +184,7 @@ def test_cars_are_the_papers_column_by_either_name(data, begun, tmp_path):
         *((table, {"scale": "paper"}, "--data FOLDER") for table in ("5", "10", "12", "13")),
         ("8", {"scale": "paper", "weights": "efficientnetv2_s.in1k"}, "Leave --weights out"),
         ("8", {"scale": "small"}, "--weights none to see that everything runs"),
-        ("13", {"weights": "trunk.safetensors"}, "only Table 8 goes on from weights. Leave --weights out"),
+        ("13", {"weights": "trunk.safetensors"}, "only Table 8 starts from weights. Leave --weights out"),
         ("7", {"data": "here", "seeds": 2}, "--data here --seeds 2: for Table 7 nothing is trained"),
         ("figure1", {"weights": "none"}, "--weights none: for Figure 1 nothing is trained"),
     ],
@@ -203,17 +205,17 @@ def test_what_cannot_run_is_refused_and_leaves_nothing_behind(table, words, sent
 )
 def test_at_the_papers_scale_runs_are_those_of_section_5_1(table, preset, varies, networks, begun, tmp_path):
     shown = made(table, tmp_path / "out", scale="paper", data="imagenet", seeds=1)
-    facts, end = paper()["imagenet1k_recipe"], presets.paper(preset).last
+    facts, end = published.load()["imagenet1k_recipe"], presets.paper(preset).last
     for recipe, _ in begun:
         last = recipe.progressive.last
         assert replace(last, **{name: getattr(end, name) for name in varies}) == end
         assert (recipe.epochs, recipe.batch_images) == (facts["epochs"], facts["batch_images"])
     assert {recipe.model for recipe, _ in begun} == networks
-    assert all(name in shown.ours_says for name in (*networks, f"recipe {preset}_paper"))
+    assert all(name in shown.ours_note for name in (*networks, f"recipe {preset}_paper"))
 
 
 def test_table_13_is_of_m_and_vanilla_is_its_end_throughout(begun, tmp_path):
-    figures, plan = paper(), presets.paper("efficientnetv2_m")
+    figures, plan = published.load(), presets.paper("efficientnetv2_m")
     adaptive = figures["table13_adaptive_regularization"]["progressive_resize"][1][0]
     assert [name for name, row in figures["table7_imagenet"].items() if row[0] == adaptive] == [
         "efficientnetv2_m"
@@ -249,7 +251,7 @@ def test_the_page_counts_the_runs_of_a_table_at_the_papers_scale(table, begun, t
 
 def test_the_page_says_of_small_what_the_help_does():
     page = (REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8")
-    helped = str(get_args(reproduce.ScaleWord)[1].help)
+    helped = _help()
     assert "small (hours)" in helped
     assert "`small` takes hours on a CPU" in page
 
@@ -267,7 +269,7 @@ def test_table_10_evaluates_each_network_at_the_size_that_it_is_counted_and_time
         "efficientnetv2_m": (480, "whole", 1.0),
     }
     assert {recipe.train_framing for recipe, _ in begun} == {"crop"}
-    assert "Each evaluated at its own size." in shown.ours_says
+    assert "Each evaluated at its own size." in shown.ours_note
 
 
 def test_runs_of_another_scale_or_device_are_not_taken_for_these(begun, tmp_path):
@@ -275,7 +277,7 @@ def test_runs_of_another_scale_or_device_are_not_taken_for_these(begun, tmp_path
     made("13", out, data="here")
     with pytest.raises(InputError, match=r"--scale is tiny there, small here. Give another --out"):
         made("13", out, data="here", scale="small")
-    with pytest.raises(InputError, match=r"keeps runs of another kind: table is 13 there, 12 here"):
+    with pytest.raises(InputError, match=r"has runs of another kind: table is 13 there, 12 here"):
         made("12", out, data="here")
     there = json.loads((out / "asked.json").read_text())
     (out / "asked.json").write_text(json.dumps(there | {"device": "cuda"}))
@@ -296,37 +298,37 @@ def test_runs_of_a_folder_that_tells_no_scale_are_gone_on_with(begun, tmp_path):
 def test_make_reproduce_makes_every_table():
     rule = (REPOSITORY / "Makefile").read_text().partition("\nreproduce:")[2].partition("\n\n")[0]
     looped = rule.partition("for table in ")[2].partition(";")[0].split()
-    alone = re.findall(r"effnetv2 reproduce (\w+)", rule)
-    assert sorted(looped + alone) == sorted(job.NAMES)
+    alone = re.findall(r"python -m benchmarks.paper (\w+)", rule)
+    assert sorted(looped + alone) == sorted(reproduce.NAMES)
 
 
 @pytest.mark.parametrize(
     ("table", "scale", "batch", "told"),
     [
-        ("7", "paper", 16, "the time of 16 pictures on cuda in bf16 at a batch of 16"),
-        ("11", "paper", 128, "the time of 128 pictures on cuda in bf16 at a batch of 128"),
-        ("7", "small", 1, "a picture's time on cuda in bf16 at a batch of 1"),
-        ("7", "tiny", 1, "a picture's time on cuda in fp32 at a batch of 1"),
+        ("7", "paper", 16, "the time of 16 images on cuda in bf16 at a batch of 16"),
+        ("11", "paper", 128, "the time of 128 images on cuda in bf16 at a batch of 128"),
+        ("7", "small", 1, "an image's time on cuda in bf16 at a batch of 1"),
+        ("7", "tiny", 1, "an image's time on cuda in fp32 at a batch of 1"),
     ],
 )
 def test_answers_are_timed_as_in_the_papers_column_at_its_scale(table, scale, batch, told, monkeypatch):
     """Images/s are of the whole pass: 4 s for 128 pictures."""
     timings = []
 
-    def answer_s(sizes, *, rounds, device, timing):
+    def latency_s(sizes, *, rounds, device, timing):
         timings.append((rounds, timing))
         return {name: [4.0] for name in sizes}
 
-    monkeypatch.setattr(counts, "answer_s", answer_s)
-    monkeypatch.setattr(counts, "lower_precision", lambda device: "bf16")
-    shown = counts.counted(table, SCALES[scale], torch.device("cuda"), print)
+    monkeypatch.setattr(params_flops, "latency_s", latency_s)
+    monkeypatch.setattr(params_flops, "lower_precision", lambda device: "bf16")
+    shown = params_flops.counted(table, SCALES[scale], torch.device("cuda"), print)
     precision = "fp32" if scale == "tiny" else "bf16"
-    assert timings == [(SCALES[scale].answer_rounds, counts.Timing(batch, precision))]
-    assert told in shown.ours_says
+    assert timings == [(SCALES[scale].latency_rounds, params_flops.Timing(batch, precision))]
+    assert told in shown.ours_note
     if table == "11":
         assert shown.rows[0].ours["images/s"].values == (32.0,)
-    monkeypatch.setattr(counts, "lower_precision", lambda device: None)
-    assert counts.Timing.of(SCALES["paper"], torch.device("cpu"), paper_batch=16) == (16, "fp32")
+    monkeypatch.setattr(params_flops, "lower_precision", lambda device: None)
+    assert params_flops.Timing.of(SCALES["paper"], torch.device("cpu"), paper_batch=16) == (16, "fp32")
 
 
 @pytest.mark.parametrize("table", ["2", "3"])
@@ -335,16 +337,16 @@ def test_steps_are_in_16_bits_where_they_are_quick_but_at_scale_tiny(table, monk
 
     def speeds(steps, rounds, device, precision):
         asked.append((precision, {step.batch_images for step in steps.values()}))
-        return dict.fromkeys(steps, Figure((1.0,), "images/s"))
+        return dict.fromkeys(steps, Measurement((1.0,), "images/s"))
 
-    monkeypatch.setattr(speed, "speeds", speeds)
-    monkeypatch.setattr(counts, "lower_precision", lambda device: "bf16")
-    make, gpu = {"2": speed.table_2, "3": speed.table_3}[table], torch.device("cuda")
+    monkeypatch.setattr(throughput, "images_per_s", speeds)
+    monkeypatch.setattr(params_flops, "lower_precision", lambda device: "bf16")
+    make, gpu = {"2": throughput.table_2, "3": throughput.table_3}[table], torch.device("cuda")
     whole = make(SCALES["paper"], gpu, print)
     assert asked == [("bf16", {12, 24} if table == "2" else {32})]
-    assert "bf16" in whole.ours_says
-    assert "bf16" in make(SCALES["small"], torch.device("cpu"), print).ours_says
-    assert "fp32" in make(SCALES["tiny"], gpu, print).ours_says
+    assert "bf16" in whole.ours_note
+    assert "bf16" in make(SCALES["small"], torch.device("cpu"), print).ours_note
+    assert "fp32" in make(SCALES["tiny"], gpu, print).ours_note
 
 
 def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):
@@ -356,9 +358,9 @@ def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):
             raise MemoryError
         return lambda: called.append(asked.batch_images)
 
-    monkeypatch.setattr(speed, "_step", step)
-    steps = {name: speed.Step(None, 32, images) for name, images in (("a", 1), ("b", 2), ("c", 3))}
-    found = speed.speeds(steps, 3, torch.device("cpu"), "fp32")
+    monkeypatch.setattr(throughput, "_step", step)
+    steps = {name: throughput.Step(None, 32, images) for name, images in (("a", 1), ("b", 2), ("c", 3))}
+    found = throughput.images_per_s(steps, 3, torch.device("cpu"), "fp32")
     assert called == [
         1,
         3,
@@ -382,8 +384,8 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
         network.register_forward_hook(lambda *_: passes.append(name))
         return network
 
-    monkeypatch.setattr(counts, "create", create)
-    alternate = in_turn.alternate
+    monkeypatch.setattr(params_flops, "create", create)
+    alternate = oom_safe_timing.alternate
 
     passed = {"passes": 0}
 
@@ -392,17 +394,21 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
         called.append((list(sides), how["rounds"], how["warmup"]))
         alternate(sides, **how)
         before = len(passes)
-        sides["0"]()
+        sides["efficientnetv2_s"]()
         passed["passes"] = len(passes) - before
         return {name: [0.5] * how["rounds"] for name in sides}
 
-    monkeypatch.setattr(in_turn, "alternate", seen)
+    monkeypatch.setattr(oom_safe_timing, "alternate", seen)
     first = iter([0.1, 9.0])  # of the networks alone: three passes a round, and one
-    monkeypatch.setattr(counts, "alternate", lambda sides, **how: {name: [next(first)] for name in sides})
+    monkeypatch.setattr(
+        params_flops, "alternate", lambda sides, **how: {name: [next(first)] for name in sides}
+    )
     names = ["efficientnetv2_s", "efficientnetv2_l", "resnet50", "efficientnetv2_b0"]
-    timing = counts.Timing(4, "fp32")
-    found = counts.answers(names, "images/s", SCALES["tiny"], torch.device("cpu"), timing, print)
-    assert called == [(["0", "2"], 9, 1)]  # both that are left, in one measurement
+    timing = params_flops.Timing(4, "fp32")
+    found = params_flops.latencies(names, "images/s", SCALES["tiny"], torch.device("cpu"), timing, print)
+    assert called == [
+        (["efficientnetv2_s", "efficientnetv2_b0"], 9, 1)
+    ]  # both that are left, in one measurement
     assert [len(found[name].values) for name in names] == [9, 0, 0, 9]
     assert found["efficientnetv2_s"].middle == pytest.approx(4 * passed["passes"] / 0.5)
     assert passed["passes"] == 3
@@ -413,7 +419,7 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
 
 def test_answers_are_timed_on_noise_the_same_each_time(monkeypatch):
     """Of an empty picture an untrained network computes zeros alone."""
-    created, pictures, within = counts.create, [], []
+    created, pictures, within = params_flops.create, [], []
 
     def create(name):
         network = created(name)
@@ -421,16 +427,16 @@ def test_answers_are_timed_on_noise_the_same_each_time(monkeypatch):
         network.blocks[-1].register_forward_hook(lambda block, given, answer: within.append(given[0]))
         return network
 
-    monkeypatch.setattr(counts, "create", create)
+    monkeypatch.setattr(params_flops, "create", create)
     for _ in range(2):
-        timing = counts.Timing(1, "fp32")
-        counts.answer_s({"efficientnetv2_b0": 32}, rounds=1, device=torch.device("cpu"), timing=timing)
+        timing = params_flops.Timing(1, "fp32")
+        params_flops.latency_s({"efficientnetv2_b0": 32}, rounds=1, device=torch.device("cpu"), timing=timing)
     assert torch.equal(pictures[0], pictures[-1])
     assert all(one.abs().max() > 0 for one in within)
 
 
 def test_a_step_is_really_made():
-    figure = speed.speeds(
-        {"b0": speed.Step(architecture("efficientnet_b0"), 32, 2)}, 1, torch.device("cpu"), "bf16"
+    figure = throughput.images_per_s(
+        {"b0": throughput.Step(architecture("efficientnet_b0"), 32, 2)}, 1, torch.device("cpu"), "bf16"
     )
     assert figure["b0"].values[0] > 0

@@ -4,23 +4,23 @@ import json
 
 import pytest
 import torch
-from tests.commands.test_reproduce import made
+from benchmarks.paper import params_flops, runs, throughput
+from benchmarks.paper.scale import SCALES
+from benchmarks.paper.table import Measurement
+from tests.comparisons.test_paper import made
 
 from efficientnetv2.arch.cost import cost
-from efficientnetv2.commands.reproduction import cells, counts, needs, speed
-from efficientnetv2.commands.reproduction.scale import SCALES, named
-from efficientnetv2.commands.reproduction.table import Figure
 from efficientnetv2.commands.words import begin_recipe
 
-TINY = named("tiny")
+TINY = SCALES["tiny"]
 
 
 @pytest.fixture
 def cell_of(tmp_path, monkeypatch):
     """A table whose runs each have a top-1 of their own: cell -> (recipe, DATA) of the run that it shows."""
     begun = []
-    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
-    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
+    monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
+    monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
 
     def begin(words, source, place, screen):
         begun.append((begin_recipe(words, torch.device("cpu"), lambda line: None)[0], source.data))
@@ -28,7 +28,7 @@ def cell_of(tmp_path, monkeypatch):
         report = {"top1": len(begun) / 1000, "train_s": 60.0 * len(begun)}
         (place.out / "report.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(cells, "train_and_report", begin)
+    monkeypatch.setattr(runs, "train_and_report", begin)
 
     def shown(table, **words):
         rows = made(table, tmp_path / "out", **{"data": "here", **words}).rows
@@ -98,13 +98,13 @@ def test_table_13_has_each_resizing_in_its_row_and_each_regularization_in_its_co
 def test_table_2_has_each_size_and_batch_in_its_cell(monkeypatch):
     """512 px in batches of 12 makes 512.12."""
     monkeypatch.setattr(
-        speed,
-        "speeds",
+        throughput,
+        "images_per_s",
         lambda steps, *given: {
-            name: Figure((step.image_px + step.batch_images / 100,)) for name, step in steps.items()
+            name: Measurement((step.image_px + step.batch_images / 100,)) for name, step in steps.items()
         },
     )
-    shown = speed.table_2(SCALES["paper"], torch.device("cpu"), print)
+    shown = throughput.table_2(SCALES["paper"], torch.device("cpu"), print)
     assert {row.name: {name: figure.mean for name, figure in row.ours.items()} for row in shown.rows} == {
         "512 px": {"images/s, batch 12": 512.12, "images/s, batch 24": 512.24},
         "380 px": {"images/s, batch 12": 380.12, "images/s, batch 24": 380.24},
@@ -113,12 +113,14 @@ def test_table_2_has_each_size_and_batch_in_its_cell(monkeypatch):
 
 def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch):
     def as_large(step):
-        return Figure((cost(step.spec, image_px=380).total.parameters / 1e6,))
+        return Measurement((cost(step.architecture, image_px=380).total.parameters / 1e6,))
 
     monkeypatch.setattr(
-        speed, "speeds", lambda steps, *given: {name: as_large(step) for name, step in steps.items()}
+        throughput,
+        "images_per_s",
+        lambda steps, *given: {name: as_large(step) for name, step in steps.items()},
     )
-    rows = speed.table_3(SCALES["paper"], torch.device("cpu"), print).rows
+    rows = throughput.table_3(SCALES["paper"], torch.device("cpu"), print).rows
     assert len(rows) == 7
     for row in rows:
         assert row.ours["images/s"].mean == row.ours["parameters, M"].mean

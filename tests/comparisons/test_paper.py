@@ -1,45 +1,41 @@
-"""The paper's tables beside ours: what is counted is exact, what is run goes on where it stopped."""
+"""The paper's tables beside ours: what is counted is exact, what is run continues where it stopped."""
 
 import io
 import json
 import math
 import shlex
+import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from benchmarks.paper import __main__ as command_line
+from benchmarks.paper import accuracy, params_flops, plots, published, reproduce, runs
+from benchmarks.paper.reproduce import Request
+from benchmarks.paper.runs import Cell, Runs
+from benchmarks.paper.scale import SCALES
+from benchmarks.paper.table import Measurement, Row, Table
 from PIL import Image
-from tests.command_line import effnetv2
-from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import cells, counts, job, needs, plots, runs
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
-from efficientnetv2.commands.reproduction.scale import SCALES, named
-from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
-from efficientnetv2.evaluation.drawing import is_titled, png
+from efficientnetv2.evaluation.drawing import png
+from efficientnetv2.inference.accelerate import pick_device
 
-TINY = named("tiny")
+TINY = SCALES["tiny"]
 REPOSITORY = Path(__file__).parents[2]
-
-
-def asked(table, folder, **words):
-    given = {"scale": "tiny", "data": None, "seeds": None, "weights": None, "device": "cpu"} | words
-    return job.Asked(table, out=folder, **given)
 
 
 @pytest.fixture
 def nothing_missing(monkeypatch):
-    """For runs that are played: what they would need is not asked for."""
-    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
+    """For runs that are simulated: what they would need is not checked."""
+    monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
 
 
-def made(table, folder, **words):
-    return job.reproduced(asked(table, folder, **words), Screen(mute=True))[0]
+def made(table, folder, **options):
+    request = Request(table, out=folder, **{"device": "cpu", **options})
+    return reproduce.reproduce(request, Screen(mute=True))
 
 
 def test_table_6_equals_the_paper_cell_by_cell(tmp_path):
@@ -54,25 +50,25 @@ def test_table_6_equals_the_paper_cell_by_cell(tmp_path):
 
 def test_parameters_of_table_1_are_b6s():
     """The paper rounds to 43 M and 19 B; exactly 43,040,704 and 19.07 B at 528 px."""
-    row = job.counts.counted("1", TINY, job.pick_device("cpu"), print).rows[0]
+    row = params_flops.counted("1", TINY, pick_device("cpu"), print).rows[0]
     assert row.ours["parameters, M"].mean == 43.040704
     assert row.ours["multiply-adds, B"].mean == pytest.approx(row.paper["multiply-adds, B"].mean, rel=0.01)
 
 
 def test_every_cell_without_a_figure_says_why():
-    table = job.counts.counted("1", TINY, job.pick_device("cpu"), print)
+    table = params_flops.counted("1", TINY, pick_device("cpu"), print)
     assert "nfnet_f1, parameters, M: not a network of this family" in table.missing
     assert "Missing: resnet_rs_420" in table.markdown()
 
 
 def test_a_mean_has_its_spread_and_every_value_is_kept():
     """78 and 80: mean 79, standard deviation 1.41."""
-    figure = Figure((78.0, 80.0), "%")
+    figure = Measurement((78.0, 80.0), "%")
     assert str(figure) == "79.0 ± 1.4"
     assert figure.to_json() == {
         "mean": 79.0, "spread": pytest.approx(2**0.5), "n": 2, "values": [78.0, 80.0], "unit": "%",
     }  # fmt: skip
-    assert Figure(why="not run").to_json()["missing"] == "not run"
+    assert Measurement(why="not run").to_json()["missing"] == "not run"
 
 
 @pytest.mark.parametrize(
@@ -80,14 +76,14 @@ def test_a_mean_has_its_spread_and_every_value_is_kept():
     [("43M", 43.0), ("19B", 19.0), ([84.3, 0.14], 84.3), (7.1, 7.1), (None, None), ("OOM", None)],
 )
 def test_the_papers_ways_of_writing_figures_are_read(given, mean):
-    assert published(given, "").mean == mean
+    assert published.measurement(given, "").mean == mean
 
 
 def test_the_two_sides_of_a_column_stand_side_by_side():
     table = Table(
         "x",
         "X",
-        (Row("a", {"p": Figure((1.0,))}, {"q": Figure((2.0,)), "p": Figure((3.0,))}),),
+        (Row("a", {"p": Measurement((1.0,))}, {"q": Measurement((2.0,)), "p": Measurement((3.0,))}),),
         "theirs.",
         "ours.",
     )
@@ -98,8 +94,8 @@ def test_the_two_sides_of_a_column_stand_side_by_side():
 def test_our_minutes_stand_beside_the_papers_hours_and_what_is_not_ours_is_named():
     row = Row(
         "a",
-        {name: Figure((1.0,)) for name in ("side, hours", "top-1 %", "TPU")},
-        {name: Figure((2.0,)) for name in ("top-1 %", "side, minutes")},
+        {name: Measurement((1.0,)) for name in ("side, hours", "top-1 %", "TPU")},
+        {name: Measurement((2.0,)) for name in ("top-1 %", "side, minutes")},
     )
     table = Table("x", "X", (row,), "theirs.", "ours.")
     assert table.headings() == [
@@ -110,9 +106,9 @@ def test_our_minutes_stand_beside_the_papers_hours_and_what_is_not_ours_is_named
 
 
 def test_figure_1_times_no_answers_for_it_draws_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(counts, "answer_s", lambda *given, **how: pytest.fail("was timed"))
+    monkeypatch.setattr(params_flops, "latency_s", lambda *given, **how: pytest.fail("was timed"))
     shown = made("figure1", tmp_path)
-    assert "time on" not in shown.ours_says
+    assert "time on" not in shown.ours_note
     assert shown.rows[0].ours["parameters, M"].values
 
 
@@ -125,7 +121,7 @@ def test_figure_1_times_no_answers_for_it_draws_none(tmp_path, monkeypatch):
 )
 def test_a_figures_table_is_its_own_and_has_what_it_draws(name, drawn, not_ours, tmp_path, monkeypatch):
     """Of Table 7 the columns of its panels; what nobody measured here is said."""
-    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
+    monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
     shown = made(name, tmp_path)
     assert json.loads((tmp_path / "table.json").read_text())["table"] == shown.name == name
     assert {column for column, side in shown.columns if side == "paper"} == drawn
@@ -135,7 +131,7 @@ def test_a_figures_table_is_its_own_and_has_what_it_draws(name, drawn, not_ours,
     assert f"Not ours: {'; '.join(not_ours)}." in told
     assert "are not measured here" in told if "hours" in drawn else "accuracy is not measured here" in told
     assert "ours are drawn at the paper's top-1" in told
-    whole = counts.counted("7", TINY, job.pick_device("cpu"), print)
+    whole = params_flops.counted("7", TINY, pick_device("cpu"), print)
     for row, seven in zip(shown.rows, whole.rows, strict=True):
         assert row.paper == {column: seven.paper[column] for column in row.paper}
 
@@ -144,8 +140,8 @@ def test_a_table_written_as_json_reads_back_as_the_same_table():
     rows = (
         Row(
             "a",
-            {"p": Figure((1.0,), "%", spread=0.14), "q": Figure(unit="ms", why="OOM", word="OOM")},
-            {"p": Figure((2.0, 3.5), "%"), "q": Figure(unit="ms", why="no")},
+            {"p": Measurement((1.0,), "%", spread=0.14), "q": Measurement(unit="ms", why="OOM", word="OOM")},
+            {"p": Measurement((2.0, 3.5), "%"), "q": Measurement(unit="ms", why="no")},
         ),
     )
     table = Table("x", "X", rows, "theirs.", "ours.", "small", 2)
@@ -158,25 +154,18 @@ def test_where_pictures_lie_on_this_machine_stays_here(tmp_path):
         ("sets/mine", "on sets/mine, 2 seeds."),
     ):
         together = Runs(Source(str(data)), 2, "none", "cpu", tmp_path, print)
-        assert told in runs.table_of_runs("5", "X", [], TINY, together, [], "", "theirs.").ours_says
+        assert told in accuracy.table_of_runs("5", "X", [], TINY, together, [], "", "theirs.").ours_note
 
 
 def test_the_papers_figures_are_the_ones_its_tables_print():
-    figures = paper()
+    figures = published.load()
     assert figures["table7_imagenet"]["efficientnetv2_s"][:3] == [83.9, 22, 8.8]
     assert figures["table13_adaptive_regularization"]["progressive_resize"] == [[84.3, 0.14], [85.1, 0.07]]
 
 
-@pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ({"table": "14"}, "There is no table '14'"),
-        ({"scale": "huge"}, "--scale is 'huge', but is tiny, small, paper"),
-    ],
-)
-def test_unknown_words_are_refused(word, sentence, tmp_path):
-    with pytest.raises(InputError, match=sentence):
-        job.reproduced(asked(**({"table": "6", "folder": tmp_path} | word)), Screen(mute=True))
+def test_an_unknown_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"There is no table '14'\. Those there are: 1, 2, 3,"):
+        made("14", tmp_path)
 
 
 @pytest.mark.parametrize("word", ["Table 6", "table6", "6"])
@@ -205,10 +194,10 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
         report = {"top1": 0.5 + words.seed / 10, "train_s": 120.0}
         (place.out / "report.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(cells, "train_and_report", fake)
+    monkeypatch.setattr(runs, "train_and_report", fake)
     asked_for, told = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())], []
     both = Runs(Source("here"), 2, "none", "cpu", tmp_path, told.append)
-    found = both.of(asked_for)
+    found = both.measurements(asked_for)
     assert told[4] == "a, x, seed 1 (run 3 of 4)"
     assert told[5] == f"  top-1 60.0%, 2 min 00 s of training: {tmp_path / 'a_x_1' / 'report.html'}"
     assert trained == [
@@ -219,12 +208,12 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     ]
     assert found["a", "x"]["top-1 %"].values == pytest.approx((50.0, 60.0))
     assert found["a", "y"]["minutes"].values == (2.0, 2.0)
-    assert both.of(asked_for) == found
+    assert both.measurements(asked_for) == found
     assert len(trained) == 4
     (tmp_path / "a_x_1" / "report.json").unlink()
     (tmp_path / "a_x_1" / "recipe.yaml").write_text("")
     with pytest.raises(FileExistsError):  # of the fake; the real one goes on in that folder
-        both.of(asked_for)
+        both.measurements(asked_for)
     assert trained[-1] == ("quick", 1, True)
 
 
@@ -233,15 +222,15 @@ def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeyp
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
-    monkeypatch.setattr(cells, "train_and_report", fake)
+    monkeypatch.setattr(runs, "train_and_report", fake)
     runs_here = Runs(Source("here"), 1, "none", "cpu", tmp_path, print)
-    runs_here.of([Cell("a", "x", "quick", None, ("epochs=3",))])
+    runs_here.measurements([Cell("a", "x", "quick", None, ("epochs=3",))])
     for other in (
         Cell("a", "x", "quick", None, ("epochs=1",)),
         Cell("a", "x", "finetune", None, ("epochs=3",)),
     ):
-        with pytest.raises(InputError, match=r"a_x_0 keeps a run of another kind: .* Delete that folder"):
-            runs_here.of([other])
+        with pytest.raises(InputError, match=r"a_x_0 has a run of another kind: .* Delete that folder"):
+            runs_here.measurements([other])
 
 
 @pytest.mark.usefixtures("nothing_missing")
@@ -253,15 +242,15 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
     recipes = []
 
     def settled(words, source, place, screen):
-        recipe = begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0]
+        recipe = begin_recipe(words, pick_device("cpu"), lambda line: None)[0]
         recipes.append(recipe)
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
-    monkeypatch.setattr(cells, "train_and_report", settled)
+    monkeypatch.setattr(runs, "train_and_report", settled)
     weights = "none" if table == "8" and scale != "paper" else None
     data = "imagenet" if table != "8" and scale == "paper" else None
-    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
+    monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
     table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights, data=data)
     assert recipes
     assert all(figure.values for row in table_made.rows for figure in row.ours.values() if not figure.why)
@@ -284,10 +273,10 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
 
 def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
     """Each field that is set otherwise belongs to something the sentence names."""
-    cell = runs._cell(
+    cell = accuracy._cell(
         TINY, "row", "run", None, 3, recipe="resnet50_224_progressive", progressive={"stages": 2}
     )
-    told = runs._trained([cell])
+    told = accuracy._recipes_note([cell])
     words = {
         "epochs": "length", "steps": "length", "progressive": "sizes", "batch_images": "batch",
         "optimizer": "optimizer",
@@ -298,32 +287,27 @@ def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
         "validate_images": "", "holdout": "", "made_for": "",
     }  # fmt: skip
     assert all(words[setting.partition("=")[0].partition(".")[0]] in told for setting in cell.settings)
-    assert "optimizer" not in runs._trained([Cell("row", "run", "quick", None, ())])
+    assert "optimizer" not in accuracy._recipes_note([Cell("row", "run", "quick", None, ())])
 
 
 def test_what_later_runs_would_miss_is_told_before_the_first(tmp_path, monkeypatch):
     """Table 12 needs timm for two of its ten runs, Table 8 at the paper's scale four sets."""
-    monkeypatch.setattr(cells, "train_and_report", lambda *_: pytest.fail("was trained"))
+    monkeypatch.setattr(runs, "train_and_report", lambda *_: pytest.fail("was trained"))
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setenv("EFFNETV2_DATA", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
-    words = ["reproduce", "12", "--data", "here", "--out", "made"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 2, done.output
-    assert (
-        "Before the first run: the network 'timm:tf_efficientnet_b5' needs the package 'timm'" in done.stderr
-    )
-    done = CliRunner().invoke(
-        app, ["reproduce", "8", "--scale", "paper", "--weights", "none", "--out", "made"]
-    )
-    assert done.exit_code == 2, done.output
+    missing = "Before the first run: the network 'timm:tf_efficientnet_b5' needs the package 'timm'"
+    with pytest.raises(InputError, match=missing):
+        made("12", tmp_path / "made", data="here")
+    with pytest.raises(InputError) as refused:
+        made("8", tmp_path / "made", scale="paper", weights="none")
     for name in ("cifar10", "cifar100", "flowers102", "stanford_cars"):
-        assert f"The standard set '{name}' is neither under" in done.stderr
+        assert f"The standard set '{name}' is neither under" in str(refused.value)
     assert not list(tmp_path.iterdir()), "nothing is begun"
 
 
 def test_weights_that_are_not_there_are_told_before_the_first_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells, "train_and_report", lambda *_: pytest.fail("was trained"))
+    monkeypatch.setattr(runs, "train_and_report", lambda *_: pytest.fail("was trained"))
     with pytest.raises(
         InputError, match=r"Before the first run: --weights gone\.safetensors: there is no such file"
     ):
@@ -331,15 +315,38 @@ def test_weights_that_are_not_there_are_told_before_the_first_run(tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_prints_and_writes_and_answers_as_json(tmp_path):
-    done = effnetv2("reproduce", "6", "--out", tmp_path / "six", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer == json.loads((tmp_path / "six" / "table.json").read_text())
-    assert {row["name"].split(",")[0] for row in answer["rows"]} == {"S", "M", "L"}
-    refused = effnetv2("reproduce", "77", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "There is no table '77'. Those there are: 1, 2, 3," in refused.stderr
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    options = ["6", "--out", str(tmp_path / "six")]
+    command_line.main([*options, "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "six" / "table.json").read_text())
+    assert {row["name"].split(",")[0] for row in printed["rows"]} == {"S", "M", "L"}
+    command_line.main(options)
+    assert capsys.readouterr().out.strip() == (tmp_path / "six" / "table.md").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["77"], "There is no table '77'. Those there are: 1, 2, 3,"),
+        (["6", "--scale", "huge"], "argument --scale: invalid choice: 'huge'"),
+        (["7", "--seeds", "0"], "--seeds is 0, but must be between 1 and 1,000"),
+        (["6", "7", "--out", "here"], "--out is for one table that is not recorded"),
+    ],
+)
+def test_wrong_options_are_refused(words, error, capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 2
+    assert error in capsys.readouterr().err
+
+
+def test_of_several_tables_options_are_for_those_that_use_them():
+    words = ["7", "13", "8", "--data", "here", "--seeds", "2", "--weights", "none"]
+    made_of = {one.table: one for one in command_line.requests(command_line.parse_options(words)[1])}
+    assert (made_of["7"].data, made_of["7"].seeds, made_of["7"].weights) == (None, None, None)
+    assert (made_of["13"].data, made_of["13"].seeds, made_of["13"].weights) == ("here", 2, None)
+    assert (made_of["8"].data, made_of["8"].weights) == ("here", "none")
 
 
 # Three minutes of a core in all, of which Table 12, whose networks are the paper's own, takes one. Table 3 holds seven
@@ -362,7 +369,8 @@ def test_a_table_at_tiny_scale_is_really_made_from_the_command_line(table, words
     if table == "12":
         pytest.importorskip("timm")
     out = tmp_path / "made"
-    done = effnetv2("reproduce", table, *words, "--out", out, "--json", cwd=REPOSITORY, timeout=400)
+    command = [sys.executable, "-m", "benchmarks.paper", table, *words, "--out", str(out), "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer == json.loads((out / "table.json").read_text())
@@ -391,9 +399,9 @@ def test_answers_timed_here_are_a_further_panel_of_figure_5():
 
 def test_figure_5_says_on_what_and_at_which_size_its_times_were_measured(tmp_path, monkeypatch):
     """Below the paper's scale pictures are smaller than those of the panel beside it."""
-    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
+    monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
     drawn = []
-    monkeypatch.setattr(job, "png", lambda drawing, title: drawn.append(drawing) or b"")
+    monkeypatch.setattr(reproduce, "png", lambda drawing, title: drawn.append(drawing) or b"")
     made("figure5", tmp_path)
     label = drawn[0].axes[-1].xaxis.label
     assert label.get_text() == "ms here, cpu, fp32, batch 1, 0.25 of the size"
@@ -401,13 +409,15 @@ def test_figure_5_says_on_what_and_at_which_size_its_times_were_measured(tmp_pat
     assert label.get_window_extent().x1 <= drawn[0].bbox.x1, "it is cut off"
 
 
-def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy():
+def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy(tmp_path, monkeypatch):
     """Of S 21.46 million parameters; the paper's hours have nothing of ours beside them."""
-    ours = job._ours(job.counts.counted("figure1", TINY, job.pick_device("cpu"), print))
-    hours, parameters = plots.draw_published(("train_hours", "params_m"), ours).axes
+    drawn = []
+    monkeypatch.setattr(reproduce, "png", lambda figure, title: drawn.append(figure) or b"")
+    made("figure1", tmp_path)
+    hours, parameters = drawn[0].axes
     (rings,) = [line for line in parameters.lines if line.get_label() == "counted here"]
     points = {tuple(point) for point in rings.get_xydata().tolist()}
-    figures = paper()["table7_imagenet"]
+    figures = published.load()["table7_imagenet"]
     names = ("efficientnetv2_s", "efficientnetv2_s_21k")
     assert {(21.458488, figures[name][0]) for name in names} <= points
     assert {line.get_label() for line in hours.lines} == {
@@ -417,8 +427,8 @@ def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy():
 
 @pytest.mark.usefixtures("nothing_missing")
 def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
-    table = Table("13", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
-    monkeypatch.setitem(job._RUNS, "13", lambda scale, together: table)
+    table = Table("13", "X", (Row("a", {}, {"p": Measurement((3.0,))}),), "theirs.", "ours.")
+    monkeypatch.setitem(reproduce._RUNS, "13", lambda scale, together: table)
     made("13", tmp_path, data="cifar10")
     (tmp_path / "cells/a_p_0").mkdir(parents=True)
     (tmp_path / "cells/a_p_0/recipe.yaml").touch()
@@ -439,7 +449,7 @@ def test_words_that_no_run_began_with_do_not_bind_the_folder(tmp_path, monkeypat
         (place.out / "recipe.yaml").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cells, "train_and_report", train)
+    monkeypatch.setattr(runs, "train_and_report", train)
     with pytest.raises(InputError, match="nowhere does not exist"):
         made("13", tmp_path, data="nowhere")
     for _ in range(2):
@@ -453,98 +463,66 @@ def test_words_that_no_run_began_with_do_not_bind_the_folder(tmp_path, monkeypat
 WRITTEN = ("table.json", "table.md", "figure.png")
 
 
-def saying(table, folder):
-    """A table made, and what is said meanwhile."""
-    said = []
-    job.reproduced(asked(table, folder), SimpleNamespace(say=said.append))
-    return said
-
-
-def test_a_table_replaces_itself_and_says_so(tmp_path):
+def test_a_table_replaces_itself_and_says_so(tmp_path, capsys):
     place = f"{tmp_path / 'table.json'} is there already: it will be replaced."
-    assert place not in saying("6", tmp_path)
-    before = [(tmp_path / name).read_bytes() for name in WRITTEN]
-    assert place in saying("6", tmp_path)
-    assert [(tmp_path / name).read_bytes() for name in WRITTEN] == before
+    before = []
+    for there in (False, True):
+        reproduce.reproduce(Request("6", device="cpu", out=tmp_path), Screen(quiet=True))
+        assert (place in " ".join(capsys.readouterr().err.split())) == there
+        before.append([(tmp_path / name).read_bytes() for name in WRITTEN])
+    assert before[0] == before[1]
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, "log.txt"])
 def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / name, format="PNG")
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(
-        InputError, match=f"{name} is there already, and is not of effnetv2 reproduce 6. Give"
-    ):
+    with pytest.raises(InputError, match=f"{name} is there already, and is not of 6. Give another --out"):
         made("6", tmp_path)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
 
 
-def test_a_log_of_its_own_is_gone_on_with_and_no_other(tmp_path):
-    log = tmp_path / "log.txt"
-    log.touch()  # of one that was killed before its first line
+def test_a_log_is_continued(tmp_path):
     for times in (1, 2):
         made("6", tmp_path)
-        assert log.read_text().count("efficientnetv2 ") == times
-    for line in ("2026-01-01 12:00:00  Training for an hour.", "effnetv2 seems slow today\nask them\n"):
-        log.write_text(line)
-        with pytest.raises(InputError, match=r"log.txt is there already, and is not of effnetv2 reproduce 6"):
-            made("6", tmp_path)
-        assert log.read_text() == line
+        assert (tmp_path / "log.txt").read_text().count("efficientnetv2 ") == times
 
 
 @pytest.mark.parametrize("other", ["figure4", "1"])
 def test_a_table_is_not_written_over_by_another(other, tmp_path):
     made("6", tmp_path)
     before = sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir())
-    with pytest.raises(
-        InputError, match=f"table.json is there already, and is not of effnetv2 reproduce {other}"
-    ):
+    with pytest.raises(InputError, match=f"table.json is there already, and is not of {other}. Give"):
         made(other, tmp_path)
     assert sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir()) == before
 
 
 def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monkeypatch):
     """Figures 1 and 5 are drawn from Table 7."""
-    monkeypatch.setattr(counts, "counted", lambda name, *given: one_row(name))
+    monkeypatch.setattr(params_flops, "counted", lambda name, *given: one_row(name))
     made("figure1", tmp_path)
     for other in ("7", "figure5"):
-        with pytest.raises(
-            InputError, match=f"table.json is there already, and is not of effnetv2 reproduce {other}"
-        ):
+        with pytest.raises(InputError, match=f"table.json is there already, and is not of {other}"):
             made(other, tmp_path)
     made("figure1", tmp_path)
 
 
-def test_a_figures_folder_of_an_earlier_version_is_gone_on_with(tmp_path, monkeypatch):
-    """All of Table 7 lay beside it, by that name."""
-    monkeypatch.setattr(counts, "counted", lambda *given: one_row("7"))
-    made("figure1", tmp_path)
-    assert job._table_in(tmp_path / "table.json") == "7"
-    for other in ("7", "figure5"):
-        with pytest.raises(InputError, match=f"figure.png is there already, and is not of .* {other}"):
-            made(other, tmp_path)
-    monkeypatch.setattr(counts, "counted", lambda name, *given: one_row(name))
-    made("figure1", tmp_path)
-    assert job._table_in(tmp_path / "table.json") == "figure1"
+def test_a_folder_of_an_earlier_version_is_continued(tmp_path):
+    """It has no file that names its table, but the table."""
+    made("6", tmp_path)
+    (tmp_path / "asked.json").unlink()
+    made("6", tmp_path)
+    (tmp_path / "asked.json").unlink()
+    with pytest.raises(InputError, match="is there already, and is not of figure4"):
+        made("figure4", tmp_path)
 
 
 def one_row(name):
-    return Table(name, "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
+    return Table(name, "X", (Row("a", {}, {"p": Measurement((3.0,))}),), "theirs.", "ours.")
 
 
-def test_a_figure_of_an_earlier_version_is_known_by_what_lies_beside_it(tmp_path):
-    """It has no title."""
-    made("6", tmp_path)
-    with Image.open(tmp_path / "figure.png") as image:
-        image.copy().save(tmp_path / "plain.png")
-    (tmp_path / "plain.png").rename(tmp_path / "figure.png")
-    made("6", tmp_path)
-    assert is_titled(tmp_path / "figure.png", "effnetv2 reproduce 6")
-
-
-@pytest.mark.parametrize("more", [(), ("--json",)])
-def test_what_runs_come_to_is_said_where_the_table_says_it(more, tmp_path, monkeypatch):
-    """A line each, the rest is in their folders; with --json stdout holds the answer alone."""
+def test_what_runs_come_to_is_a_line_each_and_stdout_has_the_table_alone(tmp_path, monkeypatch, capsys):
+    """The rest is in their folders."""
 
     def fake(words, source, place, screen):
         screen.say("Training")
@@ -552,31 +530,26 @@ def test_what_runs_come_to_is_said_where_the_table_says_it(more, tmp_path, monke
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
-    monkeypatch.setattr(cells, "train_and_report", fake)
-    done = CliRunner().invoke(
-        app, ["reproduce", "13", "--data", "here", "--out", str(tmp_path / "made"), *more]
-    )
-    assert done.exit_code == 0, done.output
-    said, else_said = (done.stderr, done.stdout) if more else (done.stdout, done.stderr)
-    assert said.count("  top-1 50.0%, 1 min 00 s of training: ") == 4
-    assert "of training: " not in else_said
-    assert "Training" not in done.output
-    assert "Per class" not in done.output
-    if more:
-        assert json.loads(done.stdout)["table"] == "13"
+    monkeypatch.setattr(runs, "train_and_report", fake)
+    command_line.main(["13", "--data", "here", "--out", str(tmp_path / "made"), "--json"])
+    printed = capsys.readouterr()
+    assert printed.err.count("  top-1 50.0%, 1 min 00 s of training: ") == 4
+    assert "Training" not in printed.err
+    assert "Per class" not in printed.err
+    assert json.loads(printed.out)["table"] == "13"
 
 
-@pytest.mark.parametrize("more", [(), ("--json",)])
-def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(more, tmp_path, monkeypatch):
+def test_a_table_of_runs_that_is_stopped_says_how_it_continues(tmp_path, monkeypatch, capsys):
     """Not how its run alone would."""
 
     def stopped(words, source, place, screen):
         raise KeyboardInterrupt("Go on with: effnetv2 train ...")
 
-    monkeypatch.setattr(cells, "train_and_report", stopped)
-    words = ["reproduce", "13", "--scale", "tiny", "--data", "my pictures", "--seeds", "2", "--device", "cpu"]
-    words += ["--out", str(tmp_path / "made"), *more]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 130
-    last = done.stderr.strip().splitlines()[-1]
-    assert last == f"effnetv2: stopped. Go on with: {shlex.join(['effnetv2', *words])}"
+    monkeypatch.setattr(runs, "train_and_report", stopped)
+    words = ["13", "--scale", "tiny", "--data", "my pictures", "--seeds", "2", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "made"), "--json"]
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 130
+    again = shlex.join(["python", "-m", "benchmarks.paper", *words])
+    assert capsys.readouterr().err.strip().endswith(f"stopped. Continue with: {again}")

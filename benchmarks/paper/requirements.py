@@ -1,0 +1,51 @@
+"""What training runs need, checked before the first of them: other libraries, standard sets, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import needed, of_torchvision
+from efficientnetv2.data import standard
+from efficientnetv2.models import hub, pretrained
+from efficientnetv2.models.foreign import is_foreign
+from efficientnetv2.training.named import load_weights
+
+
+def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
+    """Check what runs need, each given by its model, data and weights; downloads published weights into the cache.
+
+    Raises:
+        InputError: something is missing; names all of it.
+    """
+    needs: dict[tuple[Callable[[str], object], str], None] = {}
+    for model, data, weights in runs:
+        if isinstance(model, str) and is_foreign(model):
+            needs[_library, model] = None
+        if data in standard.NAMES and not Path(data).exists():
+            needs[standard.read_standard, data] = None
+        if weights is not None and weights not in ("none", "auto"):
+            needs[_weights, weights] = None
+    missing: dict[str, None] = {}
+    for require, name in needs:
+        try:
+            require(name)
+        except InputError as error:
+            missing[str(error)] = None
+    if missing:
+        raise InputError(f"Before the first run: {' '.join(missing)}")
+
+
+def _library(model: str) -> None:
+    if model.startswith("timm:"):
+        needed("timm", "timm", f"the network '{model}'")
+    else:
+        of_torchvision("models")
+
+
+def _weights(weights: str) -> None:
+    if weights in pretrained.names():
+        hub.fetch(weights)
+    elif not Path(weights).exists():
+        load_weights(weights)

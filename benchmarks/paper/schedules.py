@@ -1,0 +1,80 @@
+"""Table 6 and Figure 4: the settings of each stage of progressive learning, from the schedules that training uses."""
+
+from __future__ import annotations
+
+from benchmarks.paper import published
+from benchmarks.paper.scale import Scale
+from benchmarks.paper.table import Measurement, Row, Table, untrained
+from matplotlib.figure import Figure
+
+from efficientnetv2.presets import paper
+
+_SIZES = ("s", "m", "l")
+_SETTINGS = {
+    "image_px": "image px",
+    "randaugment": "RandAugment",
+    "mixup_alpha": "mixup",
+    "dropout": "dropout",
+}
+# Inches: wide enough for four panels, narrow enough for a page. Ours.
+_FIGSIZE = (9.0, 2.4)
+
+
+def table_6(scale: Scale) -> Table:
+    """Least and most of each setting: the paper's, and those of the first and last stage of our schedule."""
+    given = published.values("6")
+    headings = [heading for heading, _ in published.headings("6").values()]
+    rows = []
+    for size in _SIZES:
+        schedule = paper(f"efficientnetv2_{size}")
+        for name, label in _SETTINGS.items():
+            ends = [getattr(schedule.stage(stage), name) for stage in (0, schedule.stages - 1)]
+            paper_side, ours = (
+                {heading: Measurement((float(one),)) for heading, one in zip(headings, two, strict=True)}
+                for two in (given[size.upper()][name], ends)
+            )
+            rows.append(Row(f"{size.upper()}, {label}", paper_side, ours))
+    return Table(
+        "6",
+        "Table 6: settings of progressive learning",
+        tuple(rows),
+        f"{given['stages']} stages of about {given['epochs_per_stage']} epochs.",
+        f"{untrained(scale.name)}what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with, the "
+        "same at every scale.",
+        scale.name,
+    )
+
+
+def figure_4(scale: Scale) -> Table:
+    """The settings of S over the run, stage by stage."""
+    schedule = paper("efficientnetv2_s")
+    rows = []
+    for number in range(schedule.stages):
+        stage = schedule.stage(number)
+        ours = {label: Measurement((float(getattr(stage, name) or 0),)) for name, label in _SETTINGS.items()}
+        rows.append(Row(f"stage {number}", {}, ours))
+    return Table(
+        "figure4",
+        "Figure 4: size and regularization grow together (EfficientNetV2-S)",
+        tuple(rows),
+        "drawn, without numbers.",
+        f"{untrained(scale.name)}the recipe efficientnetv2_s_paper, the same at every scale; figure.png shows S, "
+        "M and L.",
+        scale.name,
+    )
+
+
+def draw_schedules() -> Figure:
+    """All three schedules over the run, a panel per setting."""
+    figure = Figure(figsize=_FIGSIZE, layout="constrained")
+    panels = figure.subplots(1, len(_SETTINGS))
+    for panel, (name, label) in zip(panels, _SETTINGS.items(), strict=True):
+        for size in _SIZES:
+            schedule = paper(f"efficientnetv2_{size}")
+            values = [getattr(schedule.stage(stage), name) or 0 for stage in range(schedule.stages)]
+            edges = [stage / schedule.stages for stage in range(schedule.stages + 1)]
+            panel.stairs(values, edges, label=size.upper(), baseline=None)
+        panel.set_title(label)
+        panel.set_xlabel("fraction of the run")
+    panels[0].legend()
+    return figure
