@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper import published
-from benchmarks.paper.reproduce import NAMES, TRAINED
+from benchmarks.paper.reproduce import NAMES, TRAINED, title_of
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import MISSING, NOT_OURS, TIMED, Measurement, Row, Table, markdown_row, minutes_of
 from benchmarks.record import RESULTS, SUMMARY
@@ -229,7 +229,7 @@ def _interval(claim: dict[str, Any]) -> str:
 def _missing(summary: dict[str, Any], shown: dict[str, dict[str, Any]]) -> list[str]:
     """The section of what was not: of the claims, then of each table's record."""
     lines = [f"- {says}" for name, says in _CLAIMS.items() if name not in summary]
-    lines += [f"- {_called(name)}, {says}" for name, kept in shown.items() for says in _to_measure(kept)]
+    lines += [f"- {title_of(name)}, {says}" for name, kept in shown.items() for says in _to_measure(kept)]
     return ["\n".join([f"## {TO_BE_MEASURED.capitalize()}", "", *lines, ""])] if lines else []
 
 
@@ -321,18 +321,13 @@ def _cell(row: Row, column: str, side: str) -> str:
 
 def _unmade(name: str) -> str:
     command = f"python -m benchmarks.paper {name} --record"
-    return f"## {_called(name)}\n\nNo record yet, {TO_BE_MEASURED}: `{command}`.\n"
-
-
-def _called(name: str) -> str:
-    """What a table is called in words."""
-    return name.replace("figure", "Figure ") if name.startswith("figure") else f"Table {name}"
+    return f"## {title_of(name)}\n\nNo record yet, {TO_BE_MEASURED}: `{command}`.\n"
 
 
 def _tables(names: list[str]) -> str:
     """Several of them in words."""
     *others, last = names
-    return f"Tables {', '.join(others)} and {last}" if others else _called(last)
+    return f"Tables {', '.join(others)} and {last}" if others else title_of(last)
 
 
 if __name__ == "__main__":

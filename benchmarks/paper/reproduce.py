@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from benchmarks.paper import accuracy, params_flops, plots, schedules, throughput, transfer
+from benchmarks.paper.params_flops import Say
 from benchmarks.paper.published import FIGURES
 from benchmarks.paper.runs import Runs, any_begun
 from benchmarks.paper.scale import EMBEDDED, SCALES, Scale
@@ -26,23 +28,24 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.inference.accelerate import pick_device
 
-_COUNTED = ("1", "7", "11")
-_SCHEDULES: dict[str, Callable[[Scale], Table]] = {"6": schedules.table_6, "figure4": schedules.figure_4}
-_SPEEDS: dict[str, Callable[[Scale, torch.device, params_flops.Say], Table]] = {
+#: Tables and figures that are counted or timed.
+MEASURED: dict[str, Callable[[Scale, torch.device, Say], Table]] = {
+    **{name: partial(params_flops.counted, name) for name in ("1", "7", "11", *FIGURES)},
     "2": throughput.table_2,
     "3": throughput.table_3,
+    "6": schedules.table_6,
+    "9": transfer.table_9,
+    "figure4": schedules.figure_4,
 }
-_RUNS: dict[str, Callable[[Scale, Runs], Table]] = {
+#: Tables whose accuracies are trained.
+TRAINED: dict[str, Callable[[Scale, Runs], Table]] = {
     "5": accuracy.table_5,
     "8": transfer.table_8,
     "10": accuracy.table_10,
     "12": accuracy.table_12,
     "13": accuracy.table_13,
 }
-_DATASETS = "9"
-#: Every table and figure that can be reproduced, and those that train.
-NAMES = (*_COUNTED, *_SCHEDULES, *_SPEEDS, *_RUNS, _DATASETS, *FIGURES)
-TRAINED = tuple(_RUNS)
+NAMES = (*MEASURED, *TRAINED)
 _TABLE, _FIGURE, _LOG, _CONFIG = "table.json", "figure.png", "log.txt", "asked.json"
 #: The folder of the runs within that of a table.
 CELLS = "cells"
@@ -121,9 +124,14 @@ def reproduce(request: Request, screen: Screen, *, on_line: Callable[[], None] =
         screen.say(f"{folder / _TABLE} is there already: it will be replaced.")
     log = _Log(request, config, screen, on_line)
     try:
-        table = _made(name, scale, device, request, config, log, screen)
+        if name in MEASURED:
+            table = MEASURED[name](scale, device, log)
+        else:
+            source, seeds = Source(_data(name, scale, request)), request.seeds or scale.seeds
+            runs = Runs(source, seeds, config["weights"], request.device, folder / CELLS, log, screen)
+            table = TRAINED[name](scale, runs)
     except KeyboardInterrupt as stop:
-        if name not in _RUNS:
+        if name in MEASURED:
             raise
         raise KeyboardInterrupt(f"Continue with: {request.command}") from stop
     log.begin()
@@ -150,10 +158,15 @@ def table_name(text: str) -> str:
     return name
 
 
+def title_of(name: str) -> str:
+    """The paper's name of a table: "figure1" is "Figure 1"."""
+    return f"Figure {name.removeprefix('figure')}" if name.startswith("figure") else f"Table {name}"
+
+
 def _refuse_unused(name: str, request: Request) -> None:
     options = {"--data": request.data, "--seeds": request.seeds, "--weights": request.weights}
-    title = f"Figure {name.removeprefix('figure')}" if name.startswith("figure") else f"Table {name}"
-    if name not in _RUNS:
+    title = title_of(name)
+    if name in MEASURED:
         unused = [f"{option} {value}" for option, value in options.items() if value is not None]
         if unused:
             raise InputError(
@@ -168,24 +181,12 @@ def _refuse_unused(name: str, request: Request) -> None:
 
 
 def _config(name: str, scale: Scale, device: torch.device, request: Request) -> dict[str, str | None]:
-    """What all runs of a table share but their seeds; only the name of a table without runs.
-
-    Raises:
-        InputError: there are no images or no weights for the runs.
-    """
-    if name not in _RUNS:
+    """What all runs of a table share but their seeds; only the name of a table without runs."""
+    if name in MEASURED:
         return {"table": name}
     if name == "8":
         transfer.refuse_weights(scale, request.weights)
-    default = transfer.DATA.get(scale.name, scale.data) if name == "8" else scale.data
-    data = request.data or default
-    if data is None:
-        raise InputError(
-            f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
-            "and val and in them a folder per class, called by its WordNet id."
-        )
-    if data == EMBEDDED and request.data is None:
-        data = str(embedded())
+    data = _data(name, scale, request)
     place = Path(os.path.expanduser(data))
     return {
         "table": name,
@@ -194,6 +195,18 @@ def _config(name: str, scale: Scale, device: torch.device, request: Request) -> 
         "data": str(place.absolute()) if place.exists() else data,
         "weights": request.weights if name == "8" else "none",
     }
+
+
+def _data(name: str, scale: Scale, request: Request) -> str:
+    """DATA of the runs of a table, as given or the default."""
+    default = transfer.DATA.get(scale.name, scale.data) if name == "8" else scale.data
+    data = request.data or default
+    if data is None:
+        raise InputError(
+            f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
+            "and val and in them a folder per class, called by its WordNet id."
+        )
+    return str(embedded()) if data == EMBEDDED and request.data is None else data
 
 
 def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:
@@ -217,8 +230,8 @@ def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:
     there = [name for name in _WRITTEN if (folder / name).exists()]
     if there and owner != config["table"]:
         raise InputError(
-            f"--out {folder}: {folder / there[0]} is there already, and is not of {config['table']}. Give another "
-            "--out, or remove it."
+            f"--out {folder}: {folder / there[0]} is there already, and is not of {title_of(str(config['table']))}. "
+            "Give another --out, or remove it."
         )
 
 
@@ -230,31 +243,9 @@ def _table_in(file: Path) -> str | None:
         return None
 
 
-def _made(
-    name: str,
-    scale: Scale,
-    device: torch.device,
-    request: Request,
-    config: Mapping[str, str | None],
-    say: Callable[[str], None],
-    screen: Screen,
-) -> Table:
-    if name in _SCHEDULES:
-        return _SCHEDULES[name](scale)
-    if name in _SPEEDS:
-        return _SPEEDS[name](scale, device, say)
-    if name == _DATASETS:
-        return transfer.table_9(scale, say)
-    if name not in _RUNS:
-        return params_flops.counted(name, scale, device, say)
-    source, seeds = Source(str(config["data"])), request.seeds or scale.seeds
-    cells = request.folder / CELLS
-    return _RUNS[name](scale, Runs(source, seeds, config["weights"], request.device, cells, say, screen))
-
-
 def _draw(name: str, table: Table, timed: str) -> Figure:
     """The figure of a table; ``timed`` as for ``plots.draw_published``."""
-    if name in _SCHEDULES:
+    if name in ("6", "figure4"):
         return schedules.draw_schedules()
     if name not in FIGURES:
         return plots.draw_rows(table)

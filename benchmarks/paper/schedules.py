@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from benchmarks.paper import published
+from benchmarks.paper.params_flops import Say
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 from matplotlib.figure import Figure
@@ -20,7 +22,7 @@ _SETTINGS = {
 _FIGSIZE = (9.0, 2.4)
 
 
-def table_6(scale: Scale) -> Table:
+def table_6(scale: Scale, device: torch.device, say: Say) -> Table:
     """Least and most of each setting: the paper's, and those of the first and last stage of our schedule."""
     given = published.values("6")
     headings = [heading for heading, _ in published.headings("6").values()]
@@ -45,7 +47,7 @@ def table_6(scale: Scale) -> Table:
     )
 
 
-def figure_4(scale: Scale) -> Table:
+def figure_4(scale: Scale, device: torch.device, say: Say) -> Table:
     """The settings of S over the run, stage by stage."""
     schedule = paper("efficientnetv2_s")
     rows = []

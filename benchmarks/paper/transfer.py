@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from benchmarks.paper import published
 from benchmarks.paper.accuracy import table_of_runs
 from benchmarks.paper.params_flops import Say
@@ -102,7 +103,7 @@ def _columns(data: str) -> dict[str, str]:
     return {_OTHER: data}
 
 
-def table_9(scale: Scale, say: Say) -> Table:
+def table_9(scale: Scale, device: torch.device, say: Say) -> Table:
     """The datasets of Table 8: what the paper counts, and what is available here."""
     rows = [Row(column, published.row("9", column), _available(name, say)) for column, name in _SETS.items()]
     return Table(

@@ -428,7 +428,7 @@ def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy(tmp_path, monkey
 @pytest.mark.usefixtures("nothing_missing")
 def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
     table = Table("13", "X", (Row("a", {}, {"p": Measurement((3.0,))}),), "theirs.", "ours.")
-    monkeypatch.setitem(reproduce._RUNS, "13", lambda scale, together: table)
+    monkeypatch.setitem(reproduce.TRAINED, "13", lambda scale, together: table)
     made("13", tmp_path, data="cifar10")
     (tmp_path / "cells/a_p_0").mkdir(parents=True)
     (tmp_path / "cells/a_p_0/recipe.yaml").touch()
@@ -477,7 +477,9 @@ def test_a_table_replaces_itself_and_says_so(tmp_path, capsys):
 def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / name, format="PNG")
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(InputError, match=f"{name} is there already, and is not of 6. Give another --out"):
+    with pytest.raises(
+        InputError, match=f"{name} is there already, and is not of Table 6. Give another --out"
+    ):
         made("6", tmp_path)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
 
@@ -492,17 +494,22 @@ def test_a_log_is_continued(tmp_path):
 def test_a_table_is_not_written_over_by_another(other, tmp_path):
     made("6", tmp_path)
     before = sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir())
-    with pytest.raises(InputError, match=f"table.json is there already, and is not of {other}. Give"):
+    with pytest.raises(
+        InputError, match=f"table.json is there already, and is not of {reproduce.title_of(other)}. Give"
+    ):
         made(other, tmp_path)
     assert sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir()) == before
 
 
 def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monkeypatch):
     """Figures 1 and 5 are drawn from Table 7."""
-    monkeypatch.setattr(params_flops, "counted", lambda name, *given: one_row(name))
+    for name in ("7", "figure1", "figure5"):
+        monkeypatch.setitem(reproduce.MEASURED, name, lambda *given, name=name: one_row(name))
     made("figure1", tmp_path)
     for other in ("7", "figure5"):
-        with pytest.raises(InputError, match=f"table.json is there already, and is not of {other}"):
+        with pytest.raises(
+            InputError, match=f"table.json is there already, and is not of {reproduce.title_of(other)}"
+        ):
             made(other, tmp_path)
     made("figure1", tmp_path)
 
@@ -513,7 +520,7 @@ def test_a_folder_of_an_earlier_version_is_continued(tmp_path):
     (tmp_path / "asked.json").unlink()
     made("6", tmp_path)
     (tmp_path / "asked.json").unlink()
-    with pytest.raises(InputError, match="is there already, and is not of figure4"):
+    with pytest.raises(InputError, match="is there already, and is not of Figure 4"):
         made("figure4", tmp_path)
 
 
