@@ -30,6 +30,7 @@ from benchmarks.record import hardware
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.launcher import placed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.inference.accelerate import pick_device
 
@@ -64,6 +65,8 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
     options = parser.parse_args(words)
     if options.seeds is not None and not 1 <= options.seeds <= 1000:
         parser.error(f"--seeds is {options.seeds}, but must be between 1 and 1,000")
+    if (placed() or (0, 1))[1] > 1:
+        parser.error("this program is started once, not under torchrun: give each table a GPU of its own")
     if options.out is not None and (options.record or len(options.tables) > 1):
         parser.error("--out is for one table that is not recorded: leave it out")
     return parser, options
