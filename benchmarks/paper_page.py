@@ -28,7 +28,7 @@ TO_BE_MEASURED = "to be measured"
 # Figures 1 and 5 are drawn from Table 7's record and have none of their own. Title, and which of what is drawn is ours.
 DRAWN = {
     "figure1": (
-        "Figure 1: accuracy against training time and parameters",
+        published.TABLES["figure1"]["title"],
         "Ours are the rings, parameters as they are counted here, at the paper's top-1; all else is the paper's, for "
         "accuracy and hours of ours are not measured.",
     ),
@@ -37,7 +37,7 @@ DRAWN = {
         "All of it is ours: what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with.",
     ),
     "figure5": (
-        "Figure 5: accuracy against parameters, multiply-adds and latency",
+        published.TABLES["figure5"]["title"],
         "Ours are the rings, parameters and multiply-adds as they are counted here, and the points of the last panel, "
         "latency on the device that its axis names, all at the paper's top-1; all else is the paper's, for accuracy of "
         "ours is not measured.",

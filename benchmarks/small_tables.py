@@ -38,16 +38,14 @@ def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answ
             published.row("8", name),
             {column: top1 if (name, column) == _TRANSFERRED else _NOT_RUN for column in columns},
         )
-        for name in published.values("8")
-        if name != "columns"
+        for name in published.rows("8")
     )
     says = (
         "EfficientNetV2-B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10 for "
         f"{epochs:g} epochs at {image_px} px, batches of {batch_images} and a rate in proportion, "
         f"{count_of(len(rows), 'seed')}. Answered is all of {answered}."
     )
-    title = "Table 8: transfer (top-1 in %)"
-    return Table("8", title, made, "top-1 on each set, means of five runs.", says, "small", len(rows))
+    return published.table("8", made, says, "small", len(rows))
 
 
 def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regime) -> Table:
@@ -60,23 +58,14 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
     """
     rows = tuple(
         Row(name, published.row("12", name), _sides(found if name == _HERE else None))
-        for name in published.values("12")
-        if name.startswith(("resnet", "efficientnet"))
+        for name in published.rows("12")
     )
     said = "; ".join(f"{side}: {choices[arm]}" for side, arm in _SIDES.items())
     says = (
         f"{_trained('ResNet-50', regime, found['fixed'])} Chosen for each side by other pictures of train: strength of "
         f"regularization, rate and shares of the stages ({said}; {_strengths()})."
     )
-    return Table(
-        "12",
-        "Table 12: progressive learning for other networks",
-        rows,
-        "top-1 on ImageNet, hours on 32 TPUv3 cores.",
-        says,
-        "small",
-        len(found["fixed"]),
-    )
+    return published.table("12", rows, says, "small", len(found["fixed"]))
 
 
 def _sides(found: Mapping[str, Rows] | None) -> dict[str, Measurement]:
@@ -126,8 +115,7 @@ def table_13(
         f"epochs, {turns} times in all, as often as in the paper's run. The strength of regularization was chosen for "
         f"each cell by other pictures of train ({said}; {_strengths()})."
     )
-    title = "Table 13: adaptive regularization (top-1 in %)"
-    return Table("13", title, rows, "top-1 on ImageNet, mean ± spread.", says, "small", len(first))
+    return published.table("13", rows, says, "small", len(first))
 
 
 def _trained(network: str, regime: Regime, rows: Rows) -> str:

@@ -72,8 +72,7 @@ def table_5(scale: Scale, runs: Runs) -> Table:
         if whole
         else "Sizes " + ", ".join(f"{scale.px(px)} px for {px}" for px in sizes) + "."
     )
-    title = "Table 5: larger images want more RandAugment (top-1 in %)"
-    return table_of_runs("5", title, rows, scale, runs, cells, note, "top-1 on ImageNet, mean ± spread.")
+    return table_of_runs("5", rows, scale, runs, cells, note)
 
 
 def table_10(scale: Scale, runs: Runs) -> Table:
@@ -117,9 +116,7 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         f"{evaluated} Images growing from {sizes[0]} to {sizes[1]} px. Parameters, multiply-adds and time are of B7 "
         f"and M: {params_flops.counted_note(scale, device, timing)}."
     )
-    paper_note = "top-1 on ImageNet, hours on 32 TPUv3 cores, milliseconds of inference."
-    title = "Table 10: the same training for both families"
-    return table_of_runs("10", title, rows, scale, runs, cells, note, paper_note)
+    return table_of_runs("10", rows, scale, runs, cells, note)
 
 
 def _evaluated_as_published(model: str) -> tuple[str, ...]:
@@ -130,7 +127,7 @@ def _evaluated_as_published(model: str) -> tuple[str, ...]:
 
 def table_12(scale: Scale, runs: Runs) -> Table:
     """Progressive learning for networks that are not EfficientNetV2."""
-    models = [key for key in published.values("12") if key != "columns"]
+    models = list(published.rows("12"))
     sizes = {"tiny": (32, 64), "small": (48, 96), "paper": None}[scale.name]
     steps = {"tiny": 2, "small": 1500, "paper": None}[scale.name]
     columns = {"baseline": 1, "progressive": 2 if scale.name == "tiny" else 4}
@@ -151,9 +148,7 @@ def table_12(scale: Scale, runs: Runs) -> Table:
         }
         rows.append(Row(row, published.row("12", row), ours))
     note = f"Images growing from {sizes[0]} to {sizes[1]} px." if sizes else ""
-    paper_note = "top-1 on ImageNet, hours on 32 TPUv3 cores."
-    title = "Table 12: progressive learning for other networks"
-    return table_of_runs("12", title, rows, scale, runs, cells, note, paper_note)
+    return table_of_runs("12", rows, scale, runs, cells, note)
 
 
 def _in_paper_units(of_run: Mapping[str, Measurement], scale: Scale) -> dict[str, Measurement]:
@@ -198,8 +193,7 @@ def table_13(scale: Scale, runs: Runs) -> Table:
         for row in orders
     ]
     note = f"Sizes between {sizes[0]:g} and {sizes[1]:g} px."
-    title = "Table 13: adaptive regularization (top-1 in %)"
-    return table_of_runs("13", title, rows, scale, runs, cells, note, "top-1 on ImageNet, mean ± spread.")
+    return table_of_runs("13", rows, scale, runs, cells, note)
 
 
 def _regularization(scale: Scale) -> tuple[tuple[float, float], dict[str, dict[str, object]]]:
@@ -245,14 +239,7 @@ def _as_setting(value: object) -> str:
 
 
 def table_of_runs(
-    name: str,
-    title: str,
-    rows: Sequence[Row],
-    scale: Scale,
-    runs: Runs,
-    cells: Sequence[Cell],
-    note: str,
-    paper_note: str,
+    name: str, rows: Sequence[Row], scale: Scale, runs: Runs, cells: Sequence[Cell], note: str
 ) -> Table:
     """A table of trained accuracies; ``note`` is what else there is to say of ours, in sentences."""
     data = Path(runs.source.data)  # only its name: the folder is of no interest elsewhere
@@ -263,7 +250,7 @@ def table_of_runs(
     ours += " Evaluated on val, held out of train where the images have none." if name != "8" else ""
     if scale.name == "tiny":
         ours += " A few steps, which show that everything runs; the accuracies mean nothing."
-    return Table(name, title, tuple(rows), paper_note, ours, scale.name, runs.seeds)
+    return published.table(name, rows, ours, scale.name, runs.seeds)
 
 
 def _recipes_note(cells: Sequence[Cell]) -> str:

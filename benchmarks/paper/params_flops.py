@@ -33,16 +33,6 @@ _FOREIGN = "not a network of this family"
 _COUNTED = "counted at each network's evaluation size with 1,000 classes"
 
 
-class _Counted(NamedTuple):
-    """A table: its title, the unit and batch size of its times (no unit: none are measured), the notes."""
-
-    title: str
-    unit: str | None
-    batch: int
-    paper_note: str
-    not_measured: str = "accuracy is not measured here."
-
-
 class Timing(NamedTuple):
     """How inference is timed: images of a forward pass and precision."""
 
@@ -60,63 +50,40 @@ def precision_of(scale: Scale, device: torch.device) -> Precision:
     return "fp32" if scale.name == "tiny" else lower_precision(device) or "fp32"
 
 
-_TABLES = {
-    "1": _Counted(
-        "Table 1: parameters, multiply-adds and time of earlier networks",
-        "ms",
-        1,
-        "top-1 on ImageNet; no times.",
-    ),
-    "7": _Counted(
-        "Table 7: EfficientNetV2 on ImageNet",
-        "ms",
-        LATENCY_BATCH,
-        "top-1 on ImageNet, milliseconds on a V100 in fp16 at a batch of 16, hours of training on 32 TPUv3 cores.",
-    ),
-    "11": _Counted(
-        "Table 11: small networks",
-        "images/s",
-        128,
-        "top-1 on ImageNet, images/s on a V100 in fp16 at a batch of 128.",
-    ),
-    "figure1": _Counted(
-        "Figure 1: accuracy against training time and parameters",
-        None,
-        LATENCY_BATCH,
-        "top-1 on ImageNet, hours of training on 32 TPUv3 cores.",
-        "accuracy and hours are not measured here, and ours are drawn at the paper's top-1.",
-    ),
-    "figure5": _Counted(
-        "Figure 5: accuracy against parameters, multiply-adds and latency",
-        "ms",
-        LATENCY_BATCH,
-        "top-1 on ImageNet, milliseconds on a V100 in fp16 at a batch of 16.",
-        "accuracy is not measured here, and ours are drawn at the paper's top-1.",
-    ),
+# Table -> unit and batch size of the times that are measured.
+_TIMES = {
+    "1": ("ms", 1),
+    "7": ("ms", LATENCY_BATCH),
+    "11": ("images/s", 128),
+    "figure5": ("ms", LATENCY_BATCH),
+}
+# Table -> what is not measured; accuracy alone otherwise.
+_NOT_MEASURED = {
+    "figure1": "accuracy and hours are not measured here, and ours are drawn at the paper's top-1.",
+    "figure5": "accuracy is not measured here, and ours are drawn at the paper's top-1.",
 }
 
 
 def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
     """Table 1, 7 or 11, or the columns of Table 7 that "figure1" or "figure5" draws; only times depend on scale."""
-    table = _TABLES[name]
-    networks = {key: key.removesuffix("_21k") for key in published.values(name) if key != "columns"}
+    networks = {key: key.removesuffix("_21k") for key in published.rows(name)}
     columns = {heading for heading, _ in published.headings(name).values()}
-    timing = Timing.of(scale, device, paper_batch=table.batch)
     times: dict[str, Measurement] = {}
-    if table.unit is not None:
-        times = latencies(list(dict.fromkeys(networks.values())), table.unit, scale, device, timing, say)
+    unit, note = "", _COUNTED
+    if name in _TIMES:
+        unit, batch = _TIMES[name]
+        timing = Timing.of(scale, device, paper_batch=batch)
+        note = counted_note(scale, device, timing)
+        times = latencies(list(dict.fromkeys(networks.values())), unit, scale, device, timing, say)
     rows: list[Row] = []
     for key, network in networks.items():
-        sizes = network_sizes(network)
-        ours = {heading: size for heading, size in sizes.items() if heading in columns}
-        if table.unit is not None:
-            repeated = network in NAMES and network not in times
+        ours = {heading: size for heading, size in network_sizes(network).items() if heading in columns}
+        if unit:
             why = "the same network is timed in an earlier row"
-            ours[table.unit] = Measurement(unit=table.unit, why=why) if repeated else times.pop(network)
+            ours[unit] = times.pop(network, Measurement(unit=unit, why=why))
         rows.append(Row(key, published.row(name, key), ours))
-    note = _COUNTED if table.unit is None else counted_note(scale, device, timing)
-    ours_note = f"{untrained(scale.name)}{note}; {table.not_measured}"
-    return Table(name, table.title, tuple(rows), table.paper_note, ours_note, scale.name)
+    not_measured = _NOT_MEASURED.get(name, "accuracy is not measured here.")
+    return published.table(name, rows, f"{untrained(scale.name)}{note}; {not_measured}", scale.name)
 
 
 def counted_note(scale: Scale, device: torch.device, timing: Timing) -> str:

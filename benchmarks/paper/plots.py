@@ -35,12 +35,11 @@ def draw_published(
     ``ours`` is heading -> network -> value: parameters and multiply-adds become rings in the paper's panels,
     milliseconds a further panel, which ``timed`` describes. All are drawn at the paper's accuracy.
     """
-    table = published.values("7")
-    networks = {name: values for name, values in table.items() if name != "columns"}
+    keys, networks = published.TABLES["7"]["columns"], published.rows("7")
     top1 = {name: values[0] for name, values in networks.items()}
     ours = ours or {}
     costs: dict[str, dict[str, float | None]] = {
-        _COSTS[column]: {name: values[table["columns"].index(column)] for name, values in networks.items()}
+        _COSTS[column]: {name: values[keys.index(column)] for name, values in networks.items()}
         for column in columns
     }
     counted = {_COSTS[column]: ours.get(HEADINGS[column][0], {}) for column in columns if column in _COUNTED}

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.table import Measurement
+from benchmarks.paper.table import Measurement, Row, Table
 
-#: Table of the paper -> its key in paper.json.
-TABLES = {
-    "1": "table1_efficiency",
-    "2": "table2_train_size_and_batch_efficientnet_b6",
-    "3": "table3_fused_mbconv_in_efficientnet_b4",
-    "5": "table5_size_vs_randaugment",
-    "6": "table6_progressive_settings",
-    "7": "table7_imagenet",
-    "8": "table8_transfer",
-    "9": "table9_datasets",
-    "10": "table10_same_training",
-    "11": "table11_scaling_down",
-    "12": "table12_progressive_for_other_networks",
-    "13": "table13_adaptive_regularization",
-}
 #: Figure of the paper drawn from its Table 7 -> column keys of its x axes.
 FIGURES = {
     "figure1": ("train_hours", "params_m"),
@@ -65,30 +50,34 @@ HEADINGS = {
 }
 
 
-@cache
-def load() -> dict[str, Any]:
-    """The content of ``paper.json``, by table."""
-    published: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
-    return published
+#: The content of ``paper.json``, and its tables by name: title, note, columns, rows by key.
+PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
+TABLES: dict[str, dict[str, Any]] = PAPER["tables"]
 
 
-def values(name: str) -> dict[str, Any]:
-    """The published values of a table; for a figure, those of the table that it is drawn from."""
-    name = "7" if name in FIGURES else name
-    found: dict[str, Any] = load()[TABLES[name]] if name in TABLES else {"columns": []}
+def rows(name: str) -> dict[str, list[Any]]:
+    """Row key -> values of a table; for a figure, those of the table that it is drawn from."""
+    found: dict[str, list[Any]] = TABLES["7" if name in FIGURES else name]["rows"]
     return found
 
 
 def headings(name: str) -> dict[str, tuple[str, str]]:
     """Column key -> (heading, unit) in the paper's order; for a figure, of the columns that it draws."""
-    columns = values(name)["columns"]
-    return {key: HEADINGS[key] for key in columns if name not in FIGURES or key in ("top1", *FIGURES[name])}
+    drawn = ("top1", *FIGURES[name]) if name in FIGURES else TABLES[name].get("columns", ())
+    columns = TABLES["7"]["columns"] if name in FIGURES else drawn
+    return {key: HEADINGS[key] for key in columns if key in drawn}
 
 
 def row(name: str, key: str) -> dict[str, Measurement]:
     """A row of a table: heading -> published value."""
-    given = dict(zip(values(name)["columns"], values(name)[key], strict=True))
+    columns = TABLES["7" if name in FIGURES else name]["columns"]
+    given = dict(zip(columns, rows(name)[key], strict=True))
     return {heading: measurement(given[column], unit) for column, (heading, unit) in headings(name).items()}
+
+
+def table(name: str, rows: Iterable[Row], ours_note: str, scale: str, seeds: int | None = None) -> Table:
+    """A table of these rows with the title and note of the paper."""
+    return Table(name, TABLES[name]["title"], tuple(rows), TABLES[name]["note"], ours_note, scale, seeds)
 
 
 def measurement(value: Any, unit: str) -> Measurement:

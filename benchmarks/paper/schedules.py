@@ -24,27 +24,20 @@ _FIGSIZE = (9.0, 2.4)
 
 def table_6(scale: Scale, device: torch.device, say: Say) -> Table:
     """Least and most of each setting: the paper's, and those of the first and last stage of our schedule."""
-    given = published.values("6")
     headings = [heading for heading, _ in published.headings("6").values()]
     rows = []
     for size in _SIZES:
         schedule = paper(f"efficientnetv2_{size}")
         for name, label in _SETTINGS.items():
             ends = [getattr(schedule.stage(stage), name) for stage in (0, schedule.stages - 1)]
-            paper_side, ours = (
-                {heading: Measurement((float(one),)) for heading, one in zip(headings, two, strict=True)}
-                for two in (given[size.upper()][name], ends)
-            )
-            rows.append(Row(f"{size.upper()}, {label}", paper_side, ours))
-    return Table(
-        "6",
-        "Table 6: settings of progressive learning",
-        tuple(rows),
-        f"{given['stages']} stages of about {given['epochs_per_stage']} epochs.",
-        f"{untrained(scale.name)}what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with, the "
-        "same at every scale.",
-        scale.name,
+            ours = {heading: Measurement((float(end),)) for heading, end in zip(headings, ends, strict=True)}
+            key = f"{size.upper()}, {label}"
+            rows.append(Row(key, published.row("6", key), ours))
+    note = (
+        f"{untrained(scale.name)}what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with, the same "
+        "at every scale."
     )
+    return published.table("6", rows, note, scale.name)
 
 
 def figure_4(scale: Scale, device: torch.device, say: Say) -> Table:
@@ -55,15 +48,11 @@ def figure_4(scale: Scale, device: torch.device, say: Say) -> Table:
         stage = schedule.stage(number)
         ours = {label: Measurement((float(getattr(stage, name) or 0),)) for name, label in _SETTINGS.items()}
         rows.append(Row(f"stage {number}", {}, ours))
-    return Table(
-        "figure4",
-        "Figure 4: size and regularization grow together (EfficientNetV2-S)",
-        tuple(rows),
-        "drawn, without numbers.",
-        f"{untrained(scale.name)}the recipe efficientnetv2_s_paper, the same at every scale; figure.png shows S, "
-        "M and L.",
-        scale.name,
+    note = (
+        f"{untrained(scale.name)}the recipe efficientnetv2_s_paper, the same at every scale; figure.png shows S, M "
+        "and L."
     )
+    return published.table("figure4", rows, note, scale.name)
 
 
 def draw_schedules() -> Figure:

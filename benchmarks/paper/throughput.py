@@ -51,17 +51,13 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
         )
         for px in sizes
     ]
-    return Table(
-        "2",
-        "Table 2: smaller images and larger batches train faster (EfficientNet-B6)",
-        tuple(rows),
-        "top-1 on ImageNet; a TPU core, and one V100 in fp16; OOM: out of memory.",
+    note = (
         f"{untrained(scale.name)}{device}, {precision}, at {scale.size_factor:g} of the size and "
         f"{scale.batch_factor:g} of the batch ({scale.px(512)} and {scale.px(380)} px, "
         f"batches of {scale.batch(12)} and {scale.batch(24)}), "
-        f"{rounds_note(scale.rounds)}; accuracy is not measured here.",
-        scale.name,
+        f"{rounds_note(scale.rounds)}; accuracy is not measured here."
     )
+    return published.table("2", rows, note, scale.name)
 
 
 def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
@@ -84,15 +80,11 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         )
         for name, (key, variant) in variants.items()
     ]
-    return Table(
-        "3",
-        "Table 3: Fused-MBConv in the first stages of EfficientNet-B4",
-        tuple(rows),
-        "top-1 on ImageNet; training on a TPU core, and on one V100 in fp16.",
+    note = (
         f"{untrained(scale.name)}counted at {eval_px} px; steps on {device} in {precision} at {px} px, "
-        f"batch {batch}, {rounds_note(scale.rounds)}; accuracy is not measured here.",
-        scale.name,
+        f"batch {batch}, {rounds_note(scale.rounds)}; accuracy is not measured here."
     )
+    return published.table("3", rows, note, scale.name)
 
 
 def with_fused(architecture: Architecture, *, stages: int, kernel: int | None = None) -> Architecture:

@@ -55,7 +55,7 @@ def refuse_weights(scale: Scale, weights: str | None) -> None:
 def table_8(scale: Scale, runs: Runs) -> Table:
     """Transfer: the paper's recipe from given weights to other datasets."""
     whole = scale.name == "paper"
-    names = [name for name in published.values("8") if name != "columns"]
+    names = list(published.rows("8"))
     models = {name: name for name in names} if whole else {"efficientnetv2_s": "efficientnetv2_b0"}
     sets = _columns(runs.source.data)
     cells = [
@@ -84,8 +84,7 @@ def table_8(scale: Scale, runs: Runs) -> Table:
     length = ", 1,500 steps of 64 images at 96 px" if scale.name == "small" else ""
     note = "" if whole else f"EfficientNetV2-B0 in the place of S{length}. "
     note += "Evaluated on test, as in the paper; without a test split on val, held out of train."
-    title = "Table 8: transfer (top-1 in %)"
-    return table_of_runs("8", title, rows, scale, runs, cells, note, "top-1 on each set, means of five runs.")
+    return table_of_runs("8", rows, scale, runs, cells, note)
 
 
 def _own_size(model: str) -> tuple[str, ...]:
@@ -106,15 +105,11 @@ def _columns(data: str) -> dict[str, str]:
 def table_9(scale: Scale, device: torch.device, say: Say) -> Table:
     """The datasets of Table 8: what the paper counts, and what is available here."""
     rows = [Row(column, published.row("9", column), _available(name, say)) for column, name in _SETS.items()]
-    return Table(
-        "9",
-        "Table 9: the sets of table 8",
-        tuple(rows),
-        "images and classes of the sets as it used them.",
-        f"{untrained(scale.name)}what is at hand here, under data/ or where {VARIABLE} says; a val of the set's "
-        "own counts as train, as in the paper.",
-        scale.name,
+    note = (
+        f"{untrained(scale.name)}what is at hand here, under data/ or where {VARIABLE} says; a val of the set's own "
+        "counts as train, as in the paper."
     )
+    return published.table("9", rows, note, scale.name)
 
 
 def _available(name: str, say: Say) -> dict[str, Measurement]:

@@ -154,13 +154,12 @@ def test_where_pictures_lie_on_this_machine_stays_here(tmp_path):
         ("sets/mine", "on sets/mine, 2 seeds."),
     ):
         together = Runs(Source(str(data)), 2, "none", "cpu", tmp_path, print)
-        assert told in accuracy.table_of_runs("5", "X", [], TINY, together, [], "", "theirs.").ours_note
+        assert told in accuracy.table_of_runs("5", [], TINY, together, [], "").ours_note
 
 
 def test_the_papers_figures_are_the_ones_its_tables_print():
-    figures = published.load()
-    assert figures["table7_imagenet"]["efficientnetv2_s"][:3] == [83.9, 22, 8.8]
-    assert figures["table13_adaptive_regularization"]["progressive_resize"] == [[84.3, 0.14], [85.1, 0.07]]
+    assert published.rows("7")["efficientnetv2_s"][:3] == [83.9, 22, 8.8]
+    assert published.rows("13")["progressive_resize"] == [[84.3, 0.14], [85.1, 0.07]]
 
 
 def test_an_unknown_table_is_refused(tmp_path):
@@ -417,7 +416,7 @@ def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy(tmp_path, monkey
     hours, parameters = drawn[0].axes
     (rings,) = [line for line in parameters.lines if line.get_label() == "counted here"]
     points = {tuple(point) for point in rings.get_xydata().tolist()}
-    figures = published.load()["table7_imagenet"]
+    figures = published.rows("7")
     names = ("efficientnetv2_s", "efficientnetv2_s_21k")
     assert {(21.458488, figures[name][0]) for name in names} <= points
     assert {line.get_label() for line in hours.lines} == {

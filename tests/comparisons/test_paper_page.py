@@ -410,7 +410,7 @@ def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
     ],
 )
 def test_a_figure_says_which_of_its_points_are_ours(name, said):
-    title = params_flops._TABLES[name].title if name in params_flops._TABLES else "Figure 4, drawn"
+    title = "Figure 4, drawn" if name == "figure4" else published.TABLES[name]["title"]
     told = section(paper_page.text(), f"{title}\n").partition(".png)")[2]
     assert [one for one in said if one not in told] == []
 
