@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from benchmarks.paper import params_flops, runs, throughput
+from benchmarks.paper import params_flops, published, runs, throughput
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
@@ -130,7 +130,7 @@ def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("table", "row", "figures"),
+    ("table", "row", "values"),
     [
         # As arXiv:2104.00298 prints them, column by column.
         ("5", "magnitude 15", {"128 px": 77.7, "192 px": 81.5, "300 px": 83.2}),
@@ -155,12 +155,8 @@ def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_papers_figures_stand_where_it_prints_them(table, row, figures, cell_of, tmp_path):
-    cell_of(table, **({"weights": "none"} if table == "8" else {}))
-    (there,) = (
-        one for one in json.loads((tmp_path / "out/table.json").read_text())["rows"] if one["name"] == row
-    )
-    assert {name: figure["mean"] for name, figure in there["paper"].items()} == figures
+def test_the_papers_values_stand_where_it_prints_them(table, row, values):
+    assert {heading: one.mean for heading, one in published.row(table, row).items()} == values
 
 
 def test_figure_4_begins_and_ends_where_table_6_says_of_s(tmp_path):

@@ -245,13 +245,6 @@ def test_the_page_counts_the_runs_of_a_table_at_the_papers_scale(table, begun, t
     assert re.search(rf"Table {table} is (?:then )?{runs} [^(]*\({len(begun)} cells", page)
 
 
-def test_the_page_says_of_small_what_the_help_does():
-    page = (REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8")
-    helped = _help()
-    assert "small (hours)" in helped
-    assert "`small` takes hours on a CPU" in page
-
-
 def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):
     made("5", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
     assert {recipe.eval_px for recipe, _ in begun} == {None}
