@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -338,6 +339,16 @@ def test_wrong_options_are_refused(words, error, capsys):
         command_line.main(words)
     assert end.value.code == 2
     assert error in capsys.readouterr().err
+
+
+def test_every_command_of_the_docs_is_understood():
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages) + command_line.__doc__
+    lines = re.findall(r"^ *python -m benchmarks\.paper ([^#\n]+)", text, re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        options = command_line.parse_options(shlex.split(line))[1]
+        assert [request.table for request in command_line.requests(options)] == options.tables
 
 
 def test_of_several_tables_options_are_for_those_that_use_them():
