@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paper_page, small_tables
+from benchmarks import small_tables
 from benchmarks.arms import (
     HARDLY_VALIDATED,
     Paired,
@@ -41,6 +41,7 @@ from benchmarks.arms import (
     refuse_to_record_elsewhere,
     same_numbers,
 )
+from benchmarks.paper import page as paper_page
 from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of

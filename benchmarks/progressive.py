@@ -41,7 +41,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paper_page, progressive_figure, small_tables
+from benchmarks import progressive_figure, small_tables
 from benchmarks.arms import (
     HARDLY_VALIDATED,
     Paired,
@@ -55,6 +55,7 @@ from benchmarks.arms import (
     refuse_to_record_elsewhere,
     same_numbers,
 )
+from benchmarks.paper import page as paper_page
 from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.peers_tuning import beyond_ends

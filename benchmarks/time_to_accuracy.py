@@ -38,7 +38,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paper_page
 from benchmarks.arms import (
     Paired,
     gain,
@@ -48,6 +47,7 @@ from benchmarks.arms import (
     refuse_incomparable_times,
     refuse_other_regime,
 )
+from benchmarks.paper import page as paper_page
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.peers_training import Reference, Timm, once
 from benchmarks.peers_tuning import CHOOSING, as_timm, at_first_rate, here, regime_of, tune

@@ -22,8 +22,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import paper_page
-from benchmarks.paper import records
+from benchmarks.paper import page, records
 from benchmarks.paper.reproduce import CELLS, TRAINED, Request, reproduce, table_name
 from benchmarks.paper.scale import SCALES
 from benchmarks.record import hardware
@@ -90,7 +89,7 @@ def run(request: Request, *, recorded: bool) -> None:
     """Make a table, print it, and record it if asked."""
     device = pick_device(request.device)
     here = hardware(device)
-    stored = paper_page.RECORDS / f"{request.table}_{request.scale}"
+    stored = page.RECORDS / f"{request.table}_{request.scale}"
     stores_runs = recorded and request.table in TRAINED and request.scale != "tiny"
 
     def sync() -> None:
@@ -126,7 +125,7 @@ def main(words: list[str] | None = None) -> None:
         print(" ".join(["stopped.", *map(str, stop.args)]), file=sys.stderr)
         sys.exit(130)
     if options.record:
-        paper_page.write()
+        page.write()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paper_page
 from benchmarks.arms import Paired, gain, machines
+from benchmarks.paper import page
+from benchmarks.paper.page import DRAWN, RECORDED
 from benchmarks.paper.reproduce import Request
 from benchmarks.paper.runs import CONFIG
 from benchmarks.paper.table import TIMED, Table
-from benchmarks.paper_page import DRAWN, RECORDED
 from benchmarks.record import forget, record, versions_of
 
 from efficientnetv2.base.files import write_text_atomically
@@ -55,10 +55,10 @@ def write_record(
 ) -> None:
     """Write the record of a table measured on hardware ``on``, and the drawing of a figure for docs."""
     if name in DRAWN and figure is not None:
-        shutil.copyfile(figure, paper_page.PAGE.parent / f"{name}.png")
+        shutil.copyfile(figure, page.PAGE.parent / f"{name}.png")
     if name not in RECORDED:
         return
-    paper_page.RECORDS.mkdir(parents=True, exist_ok=True)
+    page.RECORDS.mkdir(parents=True, exist_ok=True)
     raw = table.to_json() | {
         "scale": scale,
         "command": command,
@@ -66,9 +66,7 @@ def write_record(
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    (paper_page.RECORDS / f"{name}_{scale}.json").write_text(
-        json.dumps(raw, indent=1) + "\n", encoding="utf-8"
-    )
+    (page.RECORDS / f"{name}_{scale}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
 def write_claims(request: Request, table: Table | None, rows: Sequence[Mapping[str, Any]], on: str) -> None:

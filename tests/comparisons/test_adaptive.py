@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from benchmarks import adaptive, paper_page, record, regimes, small_tables
+from benchmarks import adaptive, record, regimes, small_tables
 from benchmarks.adaptive import ADAPTIVE, GROWING, RANDOM, REGIME, VANILLA, cell, claims, compared, tuned
+from benchmarks.paper import page as paper_page
 from benchmarks.paper.runs import Runs
 from benchmarks.paper.table import Table
 from benchmarks.regimes import REGIMES

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import paper_page, record
+from benchmarks import record
 from benchmarks.paper import __main__ as command_line
+from benchmarks.paper import page as paper_page
 from benchmarks.paper import params_flops, published, records, runs, throughput, transfer
+from benchmarks.paper.page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
 from benchmarks.paper.reproduce import Request
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import TIMED, Measurement, Row, Table, untrained
-from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
 from benchmarks.regimes import STRENGTHS
 from tests.conftest import paint
 
@@ -24,7 +25,7 @@ from efficientnetv2.arch.published import architecture
 
 
 def test_the_page_is_the_one_that_its_records_give():
-    """If not: python -m benchmarks.paper_page."""
+    """If not: python -m benchmarks.paper.page."""
     assert PAGE.read_text(encoding="utf-8") == paper_page.text()
 
 

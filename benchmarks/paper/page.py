@@ -1,6 +1,6 @@
 """docs/paper.md: the paper's tables with ours beside them, from the records that are committed.
 
-Run: python -m benchmarks.paper_page
+Run: python -m benchmarks.paper.page
 
 Of each table the record of the largest scale is shown. Runs at scale tiny are a few steps long, and their figures mean
 nothing: they are left out, and named as what is to be measured; so is what the paper's table has and its record has
@@ -22,7 +22,7 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import MISSING, NOT_OURS, TIMED, Measurement, Row, Table, markdown_row, minutes_of
 from benchmarks.record import RESULTS, SUMMARY
 
-PAGE = Path(__file__).parents[1] / "docs/paper.md"
+PAGE = Path(__file__).parents[2] / "docs/paper.md"
 RECORDS = RESULTS / "reproduce"
 TO_BE_MEASURED = "to be measured"
 # Figures 1 and 5 are drawn from Table 7's record and have none of their own. Title, and which of what is drawn is ours.
@@ -79,7 +79,7 @@ _INTRODUCTION = """\
 `python -m benchmarks.paper TABLE --scale tiny|small|paper`
 ([how much each scale does](../benchmarks/paper/scale.py)); in a clone, `make reproduce` makes
 all of them one after the other at scale tiny, which shows that they run. This page is written by
-`python -m benchmarks.paper_page` from the records in
+`python -m benchmarks.paper.page` from the records in
 [benchmarks/results/reproduce/](../benchmarks/results/reproduce/), which
 `python -m benchmarks.paper TABLE --record` makes; each says on which machine, with which versions and when.
 Parameters and multiply-adds are counted and hold everywhere; speeds are of the machine named. Accuracies at scale small
