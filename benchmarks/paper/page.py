@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ _CLAIMS = {
     "same_minutes_top1_gain_over_timm": "B0 from scratch: our top-1 over timm's, ours for as long as its minutes allow",
 }
 # As tests/test_claims.py reads them.
-_SHOWN = {
+_SHOWN: dict[str, Callable[[float], str]] = {
     "ratio": lambda value: f"{value:.2f}",
     "points": lambda value: f"{value:+.1f}",
     "fraction": lambda value: f"{100 * value:.1f} %",
