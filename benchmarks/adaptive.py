@@ -56,10 +56,10 @@ from benchmarks.regimes import (
     try_strengths,
 )
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.source import Source
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.data_config import Source
 
 REGIME = Regime(
     claimed="b0_imagenette",

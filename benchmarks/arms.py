@@ -22,10 +22,10 @@ from benchmarks.paper.runs import CONFIG, Cell, Runs
 from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.outcome import versions
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.inference.accelerate import lower_precision, pick_device
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.utils.device import lower_precision, pick_device
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.evaluation_result import versions
 
 # No validation between but at the ends of stages, where it has to be, and then on few pictures.
 HARDLY_VALIDATED = ("validate_epochs=1000", "validate_images=32")

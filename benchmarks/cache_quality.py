@@ -16,12 +16,11 @@ import numpy as np
 from benchmarks.record import interval, record
 from PIL import Image
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.cache import Kept
-from efficientnetv2.data.crops import ASPECT, CROP_UNIFORMS, Box, draw_crop
-from efficientnetv2.data.decode import read_picture, shrunk_picture
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, read_picture, shrunk_picture
+from efficientnetv2.data.image_cache import Kept
 from efficientnetv2.data.readers import originals
+from efficientnetv2.utils.rng import Key
 
 PICTURES, IMAGE_PX, AREA_MIN = 500, 128, 0.35
 

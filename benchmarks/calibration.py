@@ -23,8 +23,6 @@ import pandas as pd
 from benchmarks.record import RESULTS
 from scipy.special import softmax
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.calibration import (
     error_by_chance,
     expected_calibration_error,
@@ -32,6 +30,8 @@ from efficientnetv2.metrics.calibration import (
     log_loss,
     reliability,
 )
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.rng import Key
 
 # predictions.csv rounds probabilities; what is below its last digit is taken to be this.
 _LEAST = 1e-7

@@ -31,16 +31,15 @@ import torch
 from benchmarks.arms import machines
 from benchmarks.record import RESULTS, begun, hardware, record, refuse_others, versions_of
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.probing import PROBE
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.evaluation.answered import over, read_answers, write_answers
-from efficientnetv2.inference.probe import linear_probe
-from efficientnetv2.training.checked import read as read_recipe
-from efficientnetv2.training.named import starts
-from efficientnetv2.training.start import start
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.evaluation.predictions import over, read_answers, write_answers
+from efficientnetv2.inference.linear_probe import linear_probe
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.initial_weights import start, starts
+from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.linear_probe import PROBE
 
 _KEPT = (
     "top1",

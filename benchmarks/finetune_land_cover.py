@@ -36,21 +36,21 @@ from benchmarks.arms import machines
 from benchmarks.record import RESULTS, hardware, record, refuse_others
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.inference.probe import linear_probe
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.intervals import bootstrap
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.job import Job
-from efficientnetv2.training.named import load_weights
-from efficientnetv2.training.plan import epochs_within
-from efficientnetv2.training.rates import measure
+from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.training.auto_config import settle
+from efficientnetv2.training.estimate import epochs_within
+from efficientnetv2.training.initial_weights import load_weights
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run import run
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.timing import measure
+from efficientnetv2.training.trainer import run
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.rng import Key
 
 DEVICE = torch.device("cpu")
 FOLDS = 5

@@ -32,13 +32,12 @@ from benchmarks.train_step import OURS, Reader, Workload, our_losses, our_recipe
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread, waiting
-from efficientnetv2.data import manifest as manifests
-from efficientnetv2.data.ahead import AHEAD
-from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
-from efficientnetv2.data.sampling import Request
+from efficientnetv2.data import dataset as manifests
+from efficientnetv2.data.loader import AHEAD, Batch, TrainingPictures, training_batches
+from efficientnetv2.data.sampler import Request
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.timer import Spread, waiting
 
 CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
 MAGNITUDE = 15.0  # RandAugment's at the end of the paper's schedule for S

@@ -41,28 +41,27 @@ from benchmarks.train_step import OURS, Speeds
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.augment.pipeline import AugmentPlan, augment
-from efficientnetv2.base.counting import uncounted
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.extras import of_torchvision
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.memory import free_bytes
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread, alternate
-from efficientnetv2.commands.demo import embedded
-from efficientnetv2.commands.outcome import versions
-from efficientnetv2.data.cache import Kept
-from efficientnetv2.data.check import check
-from efficientnetv2.data.crops import ASPECT, CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.filling import Order
-from efficientnetv2.data.keeping import in_memory
-from efficientnetv2.data.listing import packed
+from efficientnetv2.cli.demo import embedded
+from efficientnetv2.data.cache_writer import Order, in_memory
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
+from efficientnetv2.data.image_cache import Kept
+from efficientnetv2.data.image_io import stored
 from efficientnetv2.data.loader import TrainingPictures
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.data.pictures import stored
 from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.data.sampling import Request
-from efficientnetv2.progressive import Setting
+from efficientnetv2.data.records import packed
+from efficientnetv2.data.sampler import Request
+from efficientnetv2.data.validate import check
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.memory import free_bytes
+from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.shell import uncounted
+from efficientnetv2.utils.timer import Spread, alternate
+from efficientnetv2.workflows.evaluation_result import versions
 
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS, hardware, record
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.utils.errors import count_of
 
 NAME, LEAST, MOST = "inspect_10000_pictures_s", 9_900, 10_100
 

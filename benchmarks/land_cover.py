@@ -42,9 +42,9 @@ from benchmarks.land_cover_runs import (
 )
 from benchmarks.record import RESULTS, begun, interval, record
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
 
 STEPS = ("pretrain", "best", "wide", "balancing")
 SEEDS = 3

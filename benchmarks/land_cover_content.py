@@ -31,11 +31,11 @@ from PIL import Image
 from sklearn.metrics.pairwise import haversine_distances
 from sklearn.model_selection import StratifiedKFold
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.evaluation.inspect.places import EARTH_KM, NEAR_KM
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.evaluation.split_leakage import EARTH_KM, NEAR_KM
 from efficientnetv2.inference.predict import embed_manifest
-from efficientnetv2.training.named import load_weights
+from efficientnetv2.training.initial_weights import load_weights
+from efficientnetv2.utils.io import write_text_atomically
 
 FILE = Path(__file__).parents[1] / "docs/land_cover_neighbours.jpg"
 SHOWN = 5

@@ -31,10 +31,10 @@ import pandas as pd
 from benchmarks.record import RESULTS
 from cleanlab.filter import find_label_issues
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.inspect.places import NEAR_KM, Places
-from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.evaluation.split_leakage import NEAR_KM, Places
+from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.utils.io import write_text_atomically
 
 KINDS = ("spatial", "stratified")
 RECENT = 2012  # the years from here on are the later half of the pictures

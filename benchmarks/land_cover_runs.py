@@ -19,16 +19,15 @@ from benchmarks.at_once import at_once
 from benchmarks.finetune_land_cover import KNOWN
 from benchmarks.record import RESULTS, hardware
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.beginning import Place
-from efficientnetv2.commands.crossval_job import crossvalidate
-from efficientnetv2.commands.crossval_memory import FILE
-from efficientnetv2.commands.crossval_plan import Plan
-from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.train_job import train_and_report
-from efficientnetv2.commands.words import Words
-from efficientnetv2.nas.child import die_with_parent
+from efficientnetv2.nas.trial import die_with_parent
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.crossval import crossvalidate
+from efficientnetv2.workflows.crossval_config import FILE, Plan
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
+from efficientnetv2.workflows.train import train_and_report
 
 SPLITS = {"spatial": "place", "stratified": "class"}
 FOLDS = 5

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from benchmarks.record import RESULTS, interval, record
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.inference.linear_probe import fit_probe
 from efficientnetv2.inference.predict import embed_manifest
-from efficientnetv2.inference.probe import fit_probe
-from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.training.named import load_weights
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.training.initial_weights import load_weights
+from efficientnetv2.utils.rng import Key
 
 LEARN, ANSWER, DRAWS = 100, 50, 3
 

@@ -26,11 +26,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.spec import Architecture, Stage, mbconv
-from efficientnetv2.models import modelfile
-from efficientnetv2.models.create import create
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
 
 NAME, ROUNDS = "efficientnetv2_s", 15
 
@@ -51,7 +51,7 @@ def bare(path: Path) -> EfficientNet:
 
 
 SIDES: dict[str, Callable[[Path], object]] = {
-    "ours": modelfile.load,
+    "ours": model_file.load,
     "safetensors": safetensors,
     "bare": bare,
 }
@@ -71,8 +71,8 @@ def print_added_peak(side: str, path: Path) -> None:
         tiny = Path(folder) / "tiny.safetensors"
         # A small network: memory of a large one, once freed, would be taken again unseen.
         table = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 8, 1),), 8)
-        modelfile.save(tiny, EfficientNet(table, num_classes=1), class_names=("x",))
-        modelfile.load(tiny)
+        model_file.save(tiny, EfficientNet(table, num_classes=1), class_names=("x",))
+        model_file.load(tiny)
         load_file(tiny)
     reset = Path("/proc/self/clear_refs")
     if reset.exists():  # the peak so far was that of making the tiny file
@@ -114,9 +114,9 @@ def main() -> None:
         print_added_peak(options.peak[0], Path(options.peak[1]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / modelfile.NAME
+        path = Path(folder) / model_file.NAME
         network = create(NAME)
-        modelfile.save(path, network, class_names=[str(number) for number in range(1000)])
+        model_file.save(path, network, class_names=[str(number) for number in range(1000)])
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         del network
         times = measured(path)

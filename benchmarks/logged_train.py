@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2 import cli
+from efficientnetv2.cli import main as cli
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.training import run
+from efficientnetv2.training import trainer
 
 
 def main() -> None:
     """Take the folder off the command line, then be ``effnetv2``."""
     folder = Path(sys.argv.pop(1))
     folder.mkdir(parents=True, exist_ok=True)
-    real = run.training_batches
+    real = trainer.training_batches
 
     def logged(*args: Any, **options: Any) -> Iterator[Batch]:
         began = f"{time.time():.3f}"
@@ -38,7 +38,7 @@ def main() -> None:
                 file.write(json.dumps(line) + "\n")
                 yield batch
 
-    run.training_batches = logged
+    trainer.training_batches = logged
     cli.main()
 
 

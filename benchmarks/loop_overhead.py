@@ -18,18 +18,18 @@ import time
 import torch
 from torch import nn
 
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampling import Sampler
-from efficientnetv2.inference.accelerate import place
-from efficientnetv2.models.create import create
-from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.checked import checked
+from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe_io import checked
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.state import Length, begin
+from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.device import place
+from efficientnetv2.utils.rng import Key
 
 CPU = torch.device("cpu")
 _ROUNDS = 5

@@ -31,9 +31,9 @@ from typing import Any
 from benchmarks.arms import machines
 from benchmarks.record import RESULTS, hardware, record, versions_of
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.probing import PROBE
-from efficientnetv2.evaluation.answered import over, read_answers
+from efficientnetv2.evaluation.predictions import over, read_answers
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.linear_probe import PROBE
 
 
 def train(

@@ -31,20 +31,20 @@ from benchmarks.random_weights import distance, randomise
 from benchmarks.search_trials import code
 from torch import Tensor, nn
 
-from efficientnetv2.arch.published import NAMES, architecture, published
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.preprocessing import (
+from efficientnetv2.architectures.registry import NAMES, architecture, published
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.inference.predict import predict
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SYMMETRIC_MEAN,
     SYMMETRIC_STD,
     Preprocessing,
 )  # fmt: skip
-from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.inference.predict import predict
-from efficientnetv2.models.interop import convert
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.io import write_text_atomically
 
 TOLERANCE = 1e-4
 WRONG = 10 * TOLERANCE  # what is broken on purpose is at least this far off

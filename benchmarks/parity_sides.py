@@ -14,10 +14,10 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.models.interop import convert, torchvision
-from efficientnetv2.models.interop.recognise import tensor_names
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.models.conversion import convert, torchvision
+from efficientnetv2.models.conversion.detect import tensor_names
+from efficientnetv2.models.efficientnet import EfficientNet
 
 
 class Timm:

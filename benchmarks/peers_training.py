@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.utils.io import write_text_atomically
 
 # The line of an epoch's last update, and the mean seconds of its updates.
 _LAST = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?\(([\d.]+)s,")

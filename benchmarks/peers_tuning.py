@@ -17,7 +17,7 @@ from benchmarks.arms import rows_of
 from benchmarks.peers_training import Reference, Timm, link_folders, once
 from benchmarks.record import hardware
 
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
 
 CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
 Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning

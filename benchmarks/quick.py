@@ -33,10 +33,10 @@ from benchmarks.paper.runs import Cell, Runs
 from benchmarks.progressive_figure import DOCS
 from benchmarks.record import RESULTS, record, versions_of
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.source import Source
-from efficientnetv2.evaluation.cost import draw_top1_over_time
+from efficientnetv2.evaluation.plots import draw_top1_over_time
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.data_config import Source
 
 EPOCHS = 10
 GROWING, FIXED = "quick, growing", "fixed"

@@ -1,4 +1,4 @@
-"""docs/recipe.md: every field of a recipe, as ``training.fields`` reads them off the classes.
+"""docs/recipe.md: every field of a recipe, as ``training.recipe_fields`` reads them off the classes.
 
 Run: python -m benchmarks.recipe_page
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.training.fields import RecipeField, about, fields_of, parts, typed, values_in
+from efficientnetv2.training.recipe_fields import RecipeField, about, fields_of, parts, typed, values_in
 from efficientnetv2.training.recipes import named
 
 PAGE = Path(__file__).parents[1] / "docs/recipe.md"
@@ -46,7 +46,7 @@ said once: by `--epochs`, by `--minutes`, or by `--set epochs=...`.
 
 In the tables, an empty cell below a recipe's name is the default; a field without a default is said by every recipe.
 `{start, end, continuous}` is a ramp; with `continuous: true` it grows at every step instead of once per stage. Names
-such as `models.fit.freeze` are places in [src/efficientnetv2/](../src/efficientnetv2/). The page is written by
+such as `models.adapt.freeze` are places in [src/efficientnetv2/](../src/efficientnetv2/). The page is written by
 `python -m benchmarks.recipe_page`, from the classes of a recipe.
 """
 

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.keys import Key
-from efficientnetv2.inference.accelerate import device_title
+from efficientnetv2.utils.device import device_title
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.rng import Key
 
 RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.arms import rows_of, write_pictures
 from benchmarks.paper.runs import Runs
 
-from efficientnetv2.commands.source import Source
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.workflows.data_config import Source
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ import optuna
 from benchmarks.record import RESULTS, as_typed, hardware, interval, record
 from benchmarks.surrogate import Surrogate, Table, agreement, read
 
-from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.nas.evolution import RegularizedEvolution
-from efficientnetv2.nas.policy import PolicyGradient
+from efficientnetv2.nas.policy_gradient import PolicyGradient
 from efficientnetv2.nas.samplers import SpaceSampler, sampler, suggest
+from efficientnetv2.utils.io import write_text_atomically
 
 SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}
 TUNING_SEEDS = range(1000, 1010)  # apart from those of the comparison, which count from 0

@@ -20,14 +20,13 @@ import torch
 from benchmarks.record import record
 from PIL import Image
 
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.crops import CROP_UNIFORMS
-from efficientnetv2.data.decode import eval_picture, read_picture, train_picture
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.data.pictures import Pixels, Source
-from efficientnetv2.models import modelfile
-from efficientnetv2.models.network import Network
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.decode import CROP_UNIFORMS, eval_picture, read_picture, train_picture
+from efficientnetv2.data.image_io import Pixels, Source
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.rng import Key
 
 ENLARGED, QUALITY, AREA_MIN, BATCH = 4, 92, 0.35, 64
 _PICTURES = 1000
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=_PICTURES)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
-    network = modelfile.load(options.model).eval()
+    network = model_file.load(options.model).eval()
     manifest = read(options.data)
     if (manifest.split == "val").any():
         manifest = manifest.subset("val")

@@ -49,15 +49,14 @@ from benchmarks.search_trials import (
     tell_other_code,
 )
 
-from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import read
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.proxy import Proxy
-from efficientnetv2.nas.reward import Reward
-from efficientnetv2.nas.spaces import small
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.data.dataset import read
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.objective import Measurement, Reward
+from efficientnetv2.nas.proxy_task import Proxy
 from efficientnetv2.nas.trial import measurement, try_out
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
 
 # Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
 SEEDS = (1, 2, 3)

@@ -56,15 +56,15 @@ from benchmarks.search_trials import (
 )
 from benchmarks.surrogate import rank_agreement
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import read
-from efficientnetv2.metrics.intervals import wilson
-from efficientnetv2.nas.choices import Point
-from efficientnetv2.nas.proxy import Proxy
+from efficientnetv2.data.dataset import read
+from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.proxy_task import Proxy
 from efficientnetv2.nas.space import Space
-from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.trial import measurement, try_out
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
 
 # Of those trained longer: with the trials' own, ranks would hold for the luck of it too.
 LONGER_SEED = 1

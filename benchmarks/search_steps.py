@@ -20,11 +20,11 @@ import torch
 from benchmarks.search_table import Record, short
 from benchmarks.search_trials import at_pace_of, backbone_measured, untrained
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.nas.choices import Point
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.proxy import Proxy
-from efficientnetv2.nas.steptime import StepTimes
+from efficientnetv2.nas.latency import StepTimes
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.proxy_task import Proxy
+from efficientnetv2.nas.stage_choices import Point
+from efficientnetv2.utils.io import write_text_atomically
 
 # What the sum over the parts is held to, as a share of the step.
 APART = 0.15

@@ -13,16 +13,16 @@ from benchmarks.search_table import Record
 from benchmarks.search_trials import SAME, SEED, drawn
 from benchmarks.surrogate import worth
 
-from efficientnetv2.arch.files import read as read_network
-from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.cli import app
-from efficientnetv2.nas.child import die_with_parent
-from efficientnetv2.nas.measurement import Measurement
+from efficientnetv2.architectures.io import read as read_network
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.cli.main import app
+from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.results import Row, rows_of
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.storage import Storage, url_of
 from efficientnetv2.nas.study import opened, plan_of
+from efficientnetv2.nas.trial import die_with_parent
+from efficientnetv2.utils.cpu import keep_freed_memory
 
 ENDLESS = 1_000_000  # trials of a study that its minutes end
 

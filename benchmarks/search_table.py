@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks.record import begun
 from benchmarks.search_trials import GONE_ON_WITH, drawn
 
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.nas.choices import Point
 from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.stage_choices import Point
+from efficientnetv2.utils.io import write_text_atomically
 
 MEASURED = (
     "top1", "step_seconds", "step_spread", "step_foretold", "step_first_seconds", "step_first_spread", "parameters",

@@ -15,29 +15,27 @@ import torch
 from benchmarks.record import hardware
 
 import efficientnetv2
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.caches import cache_folder
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.quiet import system
-from efficientnetv2.data.check import check
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.data.minival import with_minival
-from efficientnetv2.inference.accelerate import device_title
-from efficientnetv2.nas.choices import Point
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.proxy import Proxy, refuse_leaks
+from efficientnetv2.data.validate import check
+from efficientnetv2.nas.latency import Pace
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.proxy_task import Proxy, refuse_leaks
 from efficientnetv2.nas.space import Space
-from efficientnetv2.nas.steptime import Pace
+from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.trial import measurement, try_out
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.checked import checked
+from efficientnetv2.training.auto_config import settle
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import checked, with_settings
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.recipes.search import CHOOSING
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.recipes.nas_proxy import CHOOSING
+from efficientnetv2.utils.device import device_title
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import cache_folder, write_text_atomically
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.timer import system
 
 DRAWN_BY = Key.of(0).fold("search record")
 SEED = 0  # of a trial

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 from benchmarks.record import RESULTS, record
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.check import check
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
 from efficientnetv2.data.readers import originals
-from efficientnetv2.data.sampling import epoch_order
+from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Index, Shard, save
+from efficientnetv2.data.validate import check
+from efficientnetv2.utils.rng import Key
 
 PICTURES = 13_000_000
 CLASSES, PICTURE_BYTES, SHARD_BYTES = 21_841, 110_000, 1_000_000_000

@@ -24,15 +24,15 @@ import torch
 from benchmarks.record import RESULTS, record
 from PIL import Image
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread, alternate, ratio
+from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.data.loader import TrainingPictures
-from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.readers import originals
-from efficientnetv2.data.sampling import Request, Sampler
-from efficientnetv2.data.shards.pack import Packing, pack
-from efficientnetv2.progressive import Progressive
+from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.timer import Spread, alternate, ratio
 
 DISTINCT, CLASSES, STORED_PX, PX, BATCH = 2_000, 10, 96, 64, 50
 SHARD_BYTES = 20_000_000

@@ -10,7 +10,7 @@ from benchmarks.paper.runs import MINUTES, TOP1
 from benchmarks.paper.table import Measurement, Row, Table
 from benchmarks.regimes import STRENGTHS, Regime
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.utils.errors import count_of
 
 Rows = Sequence[Mapping[str, Any]]  # what ``benchmarks.arms.measured`` says, one per seed
 _ORDERS = {"progressive_resize": "growing", "random_resize_every_8_epochs": "random"}

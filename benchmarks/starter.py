@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from benchmarks.record import RESULTS, interval, keep, record
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.data.folds import folds
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.inference.linear_probe import probe_folds
 from efficientnetv2.inference.predict import Embeddings, embed_manifest, predict_manifest
-from efficientnetv2.inference.probe import probe_folds
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.models import modelfile
-from efficientnetv2.models.create import create
-from efficientnetv2.models.network import Network
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.rng import Key
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHIPPED = EXAMPLES / "weights/efficientnetv2_b0.safetensors"
@@ -37,10 +37,10 @@ FOLDS, SEEDS = 5, 5
 
 def ship(run: Path, pictures: str) -> None:
     """Make the shipped file of a run, in half precision; keep its record and claim its figure."""
-    modelfile.save(SHIPPED, modelfile.load(run), half=True)
+    model_file.save(SHIPPED, model_file.load(run), half=True)
     report = keep(run, RESULTS / "starter", renamed={pictures.rstrip("/"): "ucmerced"})
     val = read(str(run / "manifest.csv")).subset("val")
-    network = modelfile.load(SHIPPED)
+    network = model_file.load(SHIPPED)
     found = predict_manifest(network, val, preprocessing=network.preprocessing)
     top1 = float((found.probabilities.argmax(axis=1) == found.labels).mean())
     print(f"top-1 on {len(val)} held-out pictures: {report['top1']:.4f} as trained, {top1:.4f} as shipped")
@@ -66,7 +66,7 @@ def embedded(network: Network, manifest: Manifest, preprocessing: Preprocessing)
 
 def gain() -> dict[str, list[float]]:
     """Macro-F1 by seed, of the probe on the shipped weights and on fresh ones."""
-    manifest, shipped = read(str(EXAMPLES / "land_cover/pictures.csv")), modelfile.load(SHIPPED)
+    manifest, shipped = read(str(EXAMPLES / "land_cover/pictures.csv")), model_file.load(SHIPPED)
     seen = embedded(shipped, manifest, shipped.preprocessing)
     found: dict[str, list[float]] = {"starter": [], "untrained": []}
     for seed in range(SEEDS):

@@ -21,11 +21,11 @@ from benchmarks.record import record
 from benchmarks.train_step import Peer, Workload, our_losses, our_recipe, timm_network
 from torch import Tensor, nn
 
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.inference.accelerate import Precision, autocast, place
-from efficientnetv2.models.interop import timm as timm_names
-from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.models.conversion import timm as timm_names
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.device import Precision, autocast, place
 
 STEPS = 20
 

@@ -21,13 +21,12 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.nas.choices import Point
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.reward import Reward
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.stage_choices import Point
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 FOLDS = 10
 _DRAWS = 1_000  # of the bootstrap

@@ -54,10 +54,10 @@ from benchmarks.peers_tuning import CHOOSING, as_timm, at_first_rate, here, regi
 from benchmarks.record import RESULTS, forget, hardware, record, versions_of
 from benchmarks.regimes import HOPELESS
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.source import Source
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.evaluation_result import versions
 
 Rows = list[dict[str, Any]]  # one per seed
 _SEEDS = 3

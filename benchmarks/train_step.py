@@ -31,29 +31,29 @@ import torch
 from benchmarks.record import RESULTS, hardware, record
 from torch import Tensor, nn
 
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.extras import of_torchvision
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread, alternate, ratio, waiting
-from efficientnetv2.commands.outcome import versions
-from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampling import Request, Sampler
-from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, pick_device, place
-from efficientnetv2.models.create import create
-from efficientnetv2.models.interop import timm as timm_names
-from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.models.regularize import apply_setting
-from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.checked import checked
+from efficientnetv2.data.records import Ints
+from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.models.conversion import timm as timm_names
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.loop import StepDone, train
+from efficientnetv2.training.precision import choose
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import checked
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.speed import choose
-from efficientnetv2.training.state import Length, begin
+from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.timer import Spread, alternate, ratio, waiting
+from efficientnetv2.workflows.evaluation_result import versions
 
 OURS = "efficientnetv2"
 # AdamW's usual values; speeds do not depend on them.

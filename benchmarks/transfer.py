@@ -44,10 +44,10 @@ from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.source import Source
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.workflows.data_config import Source
 
 PAPER, OURS = "transfer_paper", "finetune"
 SEEDS = 3

@@ -34,20 +34,20 @@ SERVER.set_forkserver_preload(
         "captum.attr",
         "sklearn.metrics",
         "sklearn.neighbors",
-        "efficientnetv2.cli",
-        "efficientnetv2.commands.train_job",
-        "efficientnetv2.commands.evaluate_job",
-        "efficientnetv2.commands.crossval_job",
-        "efficientnetv2.commands.inspect_job",
-        "efficientnetv2.commands.predict_job",
-        "efficientnetv2.commands.plan_job",
-        "efficientnetv2.commands.map_job",
-        "efficientnetv2.commands.area_job",
-        "efficientnetv2.commands.search_plan",
-        "efficientnetv2.commands.search_show",
-        "efficientnetv2.commands.search_export",
-        "efficientnetv2.models.interop.convert",
-        "efficientnetv2.training.board",
+        "efficientnetv2.cli.main",
+        "efficientnetv2.workflows.train",
+        "efficientnetv2.workflows.evaluate",
+        "efficientnetv2.workflows.crossval",
+        "efficientnetv2.workflows.check",
+        "efficientnetv2.workflows.predict",
+        "efficientnetv2.workflows.estimate",
+        "efficientnetv2.workflows.predict_map",
+        "efficientnetv2.workflows.area",
+        "efficientnetv2.workflows.search_plan",
+        "efficientnetv2.workflows.search_report",
+        "efficientnetv2.workflows.search_export",
+        "efficientnetv2.models.conversion.convert",
+        "efficientnetv2.training.metrics_log",
         "matplotlib.backends.backend_agg",
         "matplotlib.backends.backend_svg",
         "rasterio.warp",
@@ -151,7 +151,7 @@ class Running:
 def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str], fatal: str) -> None:
     import torch
 
-    from efficientnetv2 import cli
+    from efficientnetv2.cli import main as cli
 
     sys.stdout, sys.stderr = (open(f"{folder}/{name}", "w") for name in ("out", "err"))  # noqa: SIM115 - they stay
     os.dup2(sys.stdout.fileno(), 1)

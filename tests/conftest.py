@@ -52,11 +52,11 @@ torch.set_num_threads(1)
 
 # The longest modules, which begin first: one that began last would leave the other cores idle.
 LONG = (
-    "commands/test_demo", "comparisons/test_land_cover", "faults/test_search_workers", "comparisons/test_paper",
-    "faults/test_kill_and_resume", "commands/test_crossval", "commands/test_commands", "commands/test_search",
-    "commands/test_bad_input", "comparisons/test_search_record", "comparisons/test_samplers_replay",
-    "faults/test_rank_killed", "faults/test_shards_resume", "faults/test_finished", "commands/test_map",
-    "nas/test_trial", "training/test_recipes_trained", "commands/test_plan_of_recipes",
+    "cli/test_demo", "comparisons/test_land_cover", "faults/test_search_workers", "comparisons/test_paper",
+    "faults/test_kill_and_resume", "cli/test_crossval", "cli/test_commands", "cli/test_search",
+    "cli/test_bad_input", "comparisons/test_search_record", "comparisons/test_samplers_replay",
+    "faults/test_rank_killed", "faults/test_shards_resume", "faults/test_finished", "cli/test_map",
+    "nas/test_trial", "training/test_recipes_trained", "cli/test_plan_of_recipes",
 )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 import os
 
-from efficientnetv2.nas import latency, steptime
-from efficientnetv2.training import rates
+from efficientnetv2.nas import latency
+from efficientnetv2.nas import latency as steptime
+from efficientnetv2.training import timing
 
 # What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.
 os.fsync = lambda _: None
 # How steady a measured pace is, no command under test is asked; modules that ask measure in their own process.
-rates._TIMED_S = rates._ANSWERS_S = 0.3
+timing._TIMED_S = timing._ANSWERS_S = 0.3
 steptime._WARM_UP_S = steptime._SECONDS = 0.05
 latency._WARM_UP, latency._ROUNDS = 1, 3

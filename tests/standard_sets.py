@@ -11,10 +11,10 @@ import scipy.io
 from tests.conftest import paint
 from torchvision import datasets
 
-from efficientnetv2.data import cifar
+from efficientnetv2.data import builtin_datasets
 
 
-def write_cifar(folder: Path, layout: cifar.Layout, *, train: int, test: int) -> None:
+def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, test: int) -> None:
     """CIFAR's binary version, of three classes in turn.
 
     Args:
@@ -24,11 +24,11 @@ def write_cifar(folder: Path, layout: cifar.Layout, *, train: int, test: int) ->
     """
     draws = np.random.default_rng(0)
 
-    def part(count: int) -> tuple[cifar.Bytes, cifar.Bytes]:
+    def part(count: int) -> tuple[builtin_datasets.Bytes, builtin_datasets.Bytes]:
         return draws.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.uint8) % 3
 
     names = ["airplane", "automobile", "bird"]
-    cifar.write_packed(folder, layout, names, train=part(train), test=part(test))
+    builtin_datasets.write_packed(folder, layout, names, train=part(train), test=part(test))
 
 
 def write_flowers(

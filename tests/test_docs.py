@@ -11,12 +11,12 @@ import pytest
 import typer
 from benchmarks.finetune_land_cover import KNOWN
 
-from efficientnetv2.cli import app
-from efficientnetv2.data.times import TIMES
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.moments import stage_ends, validation_steps
+from efficientnetv2.cli.main import app
+from efficientnetv2.data.folds import TIMES
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.state import Length
+from efficientnetv2.training.schedule_points import stage_ends, validation_steps
+from efficientnetv2.training.train_state import Length
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/finetuning.md"
@@ -53,7 +53,7 @@ ALL = [
     for words in commands(page)
 ] + [
     (source.name, words)
-    for source in sorted((ROOT / "src/efficientnetv2/commands").glob("*.py"))
+    for source in sorted((ROOT / "src/efficientnetv2/cli").glob("*.py"))
     for words in examples(source)
 ]
 

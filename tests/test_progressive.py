@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.presets import paper, released
-from efficientnetv2.progressive import RANGES, Progressive, Ramp
+from efficientnetv2.progressive.presets import paper, released
+from efficientnetv2.progressive.schedule import RANGES, Progressive, Ramp
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ def test_an_unknown_name_is_an_attribute_error():
     ("module", "heavy"),
     [
         ("efficientnetv2", "torch"),
-        ("efficientnetv2.cli", "torch"),
+        ("efficientnetv2.cli.main", "torch"),
         ("efficientnetv2.workflows.results", "torch"),
-        ("efficientnetv2.commands.predict_job", "sklearn"),
-        ("efficientnetv2.commands.map_job", "sklearn"),
+        ("efficientnetv2.workflows.predict", "sklearn"),
+        ("efficientnetv2.workflows.predict_map", "sklearn"),
     ],
 )
 def test_what_takes_seconds_to_load_is_not_loaded_in_vain(module, heavy):

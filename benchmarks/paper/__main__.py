@@ -27,11 +27,11 @@ from benchmarks.paper.reproduce import CELLS, TRAINED, Request, reproduce, table
 from benchmarks.paper.scale import SCALES
 from benchmarks.record import hardware
 
-from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.launcher import placed
-from efficientnetv2.commands.screen import Screen
-from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.shell import placed
 
 
 def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:

@@ -12,12 +12,12 @@ from benchmarks.paper.runs import MINUTES, TOP1, Cell, Runs
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table
 
-from efficientnetv2.arch.published import published as published_network
-from efficientnetv2.base.errors import count_of
-from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.presets import paper as preset
-from efficientnetv2.training.named import title as network_title
+from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.progressive.presets import paper as preset
+from efficientnetv2.training.initial_weights import title as network_title
 from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import count_of
 
 _ONLY = "run"  # the column of a table with one run a row
 _SMALL = "efficientnetv2_b0"  # replaces the paper's networks below its scale

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from efficientnetv2.base.memory import is_out_of_memory, release
-from efficientnetv2.base.timing import alternate, waiting
+from efficientnetv2.utils.memory import is_out_of_memory, release
+from efficientnetv2.utils.timer import alternate, waiting
 
 Work = Callable[[], None]
 

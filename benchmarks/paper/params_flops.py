@@ -13,14 +13,14 @@ from benchmarks.paper.published import HEADINGS
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import NAMES
-from efficientnetv2.arch.published import published as published_network
-from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.timing import alternate, waiting
-from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
-from efficientnetv2.models.create import create
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.registry import NAMES
+from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.models.factory import create
+from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
+from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.timer import alternate, waiting
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from benchmarks.paper.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.drawing import INK
+from efficientnetv2.evaluation.plot_style import INK
 
 _COSTS = {
     "train_hours": "training hours, 32 TPUv3 cores",

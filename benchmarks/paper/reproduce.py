@@ -18,15 +18,15 @@ from benchmarks.paper.scale import EMBEDDED, SCALES, Scale
 from benchmarks.paper.table import Table
 from matplotlib.figure import Figure
 
-from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.files import read_object, write_atomically, write_text_atomically
-from efficientnetv2.base.typed import typed
-from efficientnetv2.commands.demo import embedded
-from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.source import Source
-from efficientnetv2.evaluation.drawing import png
-from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.demo import embedded
+from efficientnetv2.evaluation.plot_style import png
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
+from efficientnetv2.utils.shell import typed
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.evaluation_result import versions
 
 #: Tables and figures that are counted or timed.
 MEASURED: dict[str, Callable[[Scale, torch.device, Say], Table]] = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.extras import needed, of_torchvision
-from efficientnetv2.data import standard
+from efficientnetv2.data import builtin_datasets
 from efficientnetv2.models import hub, pretrained
-from efficientnetv2.models.foreign import is_foreign
-from efficientnetv2.training.named import load_weights
+from efficientnetv2.models.wrappers import is_foreign
+from efficientnetv2.training.initial_weights import load_weights
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.optional_deps import needed, of_torchvision
 
 
 def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
@@ -23,8 +23,8 @@ def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
     for model, data, weights in runs:
         if isinstance(model, str) and is_foreign(model):
             needs[_library, model] = None
-        if data in standard.NAMES and not Path(data).exists():
-            needs[standard.read_standard, data] = None
+        if data in builtin_datasets.NAMES and not Path(data).exists():
+            needs[builtin_datasets.read_standard, data] = None
         if weights is not None and weights not in ("none", "auto"):
             needs[_weights, weights] = None
     missing: dict[str, None] = {}

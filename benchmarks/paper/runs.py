@@ -14,18 +14,18 @@ from typing import Any
 from benchmarks.paper.requirements import refuse_missing
 from benchmarks.paper.table import Measurement
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import read_object, write_text_atomically
-from efficientnetv2.commands.beginning import Place
-from efficientnetv2.commands.screen import Aside, Screen, duration
-from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.train_job import train_and_report
-from efficientnetv2.commands.words import Words
-from efficientnetv2.data import standard
-from efficientnetv2.data.manifest import read
-from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.cli.console import Aside, Screen, duration
+from efficientnetv2.data import builtin_datasets
+from efficientnetv2.data.dataset import read
 from efficientnetv2.models.download import sha256_of
 from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import read_object, write_text_atomically
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
+from efficientnetv2.workflows.train import train_and_report
 
 TOP1, MINUTES = "top-1 %", "minutes"
 #: The file of a run's folder that holds ``Runs.config``, and its key in records.
@@ -191,7 +191,7 @@ def _fingerprint(data: str) -> str | None:
     """A digest of the images, or a standard set's name; None for images of elsewhere, which take long to list."""
     place = Path(data).expanduser()
     if not place.exists():
-        return data if data in standard.NAMES else None
+        return data if data in builtin_datasets.NAMES else None
     if place.suffix.lower() in (".csv", ".tsv"):
         without_folders = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", place.read_bytes())
         return hashlib.sha256(without_folders).hexdigest()[:16]

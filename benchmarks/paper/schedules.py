@@ -9,7 +9,7 @@ from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 from matplotlib.figure import Figure
 
-from efficientnetv2.presets import paper
+from efficientnetv2.progressive.presets import paper
 
 _SIZES = ("s", "m", "l")
 _SETTINGS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.utils.io import write_text_atomically
 
 #: Stands for a value that is missing.
 MISSING = "–"

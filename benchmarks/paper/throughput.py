@@ -15,11 +15,11 @@ from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 from torch.nn import functional
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.published import published as published_network
-from efficientnetv2.arch.spec import Architecture, fused
-from efficientnetv2.inference.accelerate import Precision, autocast, place
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.architectures.spec import Architecture, fused
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.utils.device import Precision, autocast, place
 
 _CLASSES = 1000
 

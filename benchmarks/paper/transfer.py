@@ -10,9 +10,9 @@ from benchmarks.paper.runs import TOP1, Cell, Runs
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 
-from efficientnetv2.arch.published import published as published_network
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.standard import VARIABLE, NotAtHandError, read_standard
+from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.data.builtin_datasets import VARIABLE, NotAtHandError, read_standard
+from efficientnetv2.utils.errors import InputError
 
 # The paper's columns -> the standard sets (data.standard).
 _SETS = {

@@ -9,29 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from efficientnetv2.arch.cost import cost as cost
-    from efficientnetv2.arch.published import published as published
-    from efficientnetv2.arch.spec import Architecture as Architecture
-    from efficientnetv2.arch.spec import Stage as Stage
-    from efficientnetv2.arch.spec import fused as fused
-    from efficientnetv2.arch.spec import mbconv as mbconv
-    from efficientnetv2.base.errors import InputError as InputError
-    from efficientnetv2.base.preprocessing import Preprocessing as Preprocessing
-    from efficientnetv2.data.manifest import read as read
-    from efficientnetv2.data.own_loop import ProgressiveBatches as ProgressiveBatches
+    from efficientnetv2.architectures.flops import cost as cost
+    from efficientnetv2.architectures.registry import published as published
+    from efficientnetv2.architectures.spec import Architecture as Architecture
+    from efficientnetv2.architectures.spec import Stage as Stage
+    from efficientnetv2.architectures.spec import fused as fused
+    from efficientnetv2.architectures.spec import mbconv as mbconv
+    from efficientnetv2.data.dataset import read as read
+    from efficientnetv2.data.progressive_sampler import ProgressiveBatches as ProgressiveBatches
     from efficientnetv2.inference.predictor import Predictor as Predictor
-    from efficientnetv2.models.create import create as create
-    from efficientnetv2.models.fit import fit as fit
-    from efficientnetv2.models.fit import freeze as freeze
+    from efficientnetv2.models.adapt import fit as fit
+    from efficientnetv2.models.adapt import freeze as freeze
+    from efficientnetv2.models.factory import create as create
     from efficientnetv2.models.hub import list_models as list_models
-    from efficientnetv2.models.modelfile import load as load
-    from efficientnetv2.models.modelfile import save as save
-    from efficientnetv2.models.regularize import apply_setting as apply_setting
-    from efficientnetv2.presets import paper as paper
-    from efficientnetv2.presets import released as released
-    from efficientnetv2.progressive import Progressive as Progressive
-    from efficientnetv2.progressive import Ramp as Ramp
-    from efficientnetv2.progressive import Setting as Setting
+    from efficientnetv2.models.model_file import load as load
+    from efficientnetv2.models.model_file import save as save
+    from efficientnetv2.models.regularization import apply_setting as apply_setting
+    from efficientnetv2.preprocessing import Preprocessing as Preprocessing
+    from efficientnetv2.progressive.presets import paper as paper
+    from efficientnetv2.progressive.presets import released as released
+    from efficientnetv2.progressive.schedule import Progressive as Progressive
+    from efficientnetv2.progressive.schedule import Ramp as Ramp
+    from efficientnetv2.progressive.schedule import Setting as Setting
+    from efficientnetv2.utils.errors import InputError as InputError
     from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
     from efficientnetv2.workflows.check import check as check
     from efficientnetv2.workflows.crossval import cross_validate as cross_validate
@@ -61,28 +61,28 @@ _HOME = {
     "Estimate": "workflows.estimate",
     "search": "workflows.search",
     "Study": "workflows.search",
-    "Architecture": "arch.spec",
-    "Stage": "arch.spec",
-    "fused": "arch.spec",
-    "mbconv": "arch.spec",
-    "published": "arch.published",
-    "cost": "arch.cost",
-    "create": "models.create",
+    "Architecture": "architectures.spec",
+    "Stage": "architectures.spec",
+    "fused": "architectures.spec",
+    "mbconv": "architectures.spec",
+    "published": "architectures.registry",
+    "cost": "architectures.flops",
+    "create": "models.factory",
     "list_models": "models.hub",
-    "fit": "models.fit",
-    "freeze": "models.fit",
-    "load": "models.modelfile",
-    "save": "models.modelfile",
-    "apply_setting": "models.regularize",
-    "Progressive": "progressive",
-    "Ramp": "progressive",
-    "Setting": "progressive",
-    "ProgressiveBatches": "data.own_loop",
-    "paper": "presets",
-    "released": "presets",
-    "Preprocessing": "base.preprocessing",
-    "read": "data.manifest",
-    "InputError": "base.errors",
+    "fit": "models.adapt",
+    "freeze": "models.adapt",
+    "load": "models.model_file",
+    "save": "models.model_file",
+    "apply_setting": "models.regularization",
+    "Progressive": "progressive.schedule",
+    "Ramp": "progressive.schedule",
+    "Setting": "progressive.schedule",
+    "ProgressiveBatches": "data.progressive_sampler",
+    "paper": "progressive.presets",
+    "released": "progressive.presets",
+    "Preprocessing": "preprocessing",
+    "read": "data.dataset",
+    "InputError": "utils.errors",
 }
 
 __all__ = list(_HOME)

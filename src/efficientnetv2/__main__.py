@@ -7,7 +7,7 @@ import sys
 if sys.path[:1] in ([""], [os.getcwd()]):
     del sys.path[0]
 
-from efficientnetv2.cli import main
+from efficientnetv2.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,9 +14,9 @@ from benchmarks.paper.table import Table
 from benchmarks.regimes import REGIMES
 from tests.messages import mentions
 
-from efficientnetv2.commands.source import Source
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.workflows.data_config import Source
 
 
 def recipe(order, kind, strength="strong"):

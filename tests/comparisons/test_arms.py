@@ -17,11 +17,11 @@ from scipy import stats
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.source import Source
-from efficientnetv2.data.manifest import read
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.data.dataset import read
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.data_config import Source
 
 
 @pytest.fixture

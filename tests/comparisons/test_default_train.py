@@ -12,7 +12,7 @@ from benchmarks import default_train, record
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.evaluation.answered import write_answers
+from efficientnetv2.evaluation.predictions import write_answers
 
 
 @pytest.fixture
@@ -155,6 +155,6 @@ def test_a_probe_of_few_pictures_is_called_so_where_the_record_knows_it():
 
 def default_train_starts():
     """No weights at hand, whatever this checkout ships."""
-    from efficientnetv2.training.named import Found
+    from efficientnetv2.training.initial_weights import Found
 
     return (Found("none", "Weights: none."),)

@@ -12,7 +12,7 @@ from benchmarks.finetune_land_cover import FOLDS
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from benchmarks import gpu, record
 from benchmarks.train_step import Workload
 from torch.utils.data import Dataset
 
-from efficientnetv2.base.timing import Spread
-from efficientnetv2.data.ahead import AHEAD, answers_of
+from efficientnetv2.data.loader import AHEAD, answers_of
+from efficientnetv2.utils.timer import Spread
 
 
 @pytest.fixture

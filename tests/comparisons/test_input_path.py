@@ -17,8 +17,8 @@ from benchmarks import input_path
 from benchmarks.input_path import CACHED, Ours, Reading, able, kept_in_memory, one_core, sample
 from benchmarks.train_step import OURS
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
+from efficientnetv2.utils.errors import InputError
 
 
 def run(monkeypatch, *words):

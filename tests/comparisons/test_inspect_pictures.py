@@ -7,7 +7,7 @@ import sys
 import pytest
 from benchmarks import inspect_pictures
 from PIL import Image
-from tests.evaluation.inspect.planted import scene
+from tests.checks.planted import scene
 from tests.messages import mentioning, mentions
 
 

@@ -20,9 +20,9 @@ from tests.conftest import COLOURS, paint
 from tests.messages import mentioning
 
 from efficientnetv2 import create
-from efficientnetv2.arch import files
-from efficientnetv2.models import modelfile
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.architectures import io
+from efficientnetv2.models import model_file
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
 
 
@@ -179,8 +179,8 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "PRETRAINING", {"aerial": ("epochs=1",)})
     monkeypatch.setattr(land_cover, "FROM_SCRATCH", ())
     monkeypatch.setattr(land_cover, "BALANCED", ("balance=equal",))
-    network = create(files.read(Path(NETWORK)), num_classes=5)
-    modelfile.save(tmp_path / "weights.safetensors", network, class_names=list("abcde"))
+    network = create(io.read(Path(NETWORK)), num_classes=5)
+    model_file.save(tmp_path / "weights.safetensors", network, class_names=list("abcde"))
     work = Small(
         str(tmp_path / "all.csv"), str(tmp_path / "weights.safetensors"), str(tmp_path / "aerial"), tmp_path / "out",
         kept=results / "land_cover", always=("augment.flip=symmetries",), small=tiny, full=tiny,

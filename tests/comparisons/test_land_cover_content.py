@@ -12,7 +12,7 @@ import pytest
 from benchmarks.land_cover_content import apart, by_quarter, likeness, looks, most_alike, nearest
 from PIL import Image
 
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.dataset import Manifest
 
 ROOT = Path(__file__).parents[2]
 # Of unit vectors at 0, 10, 90 and 180 degrees.

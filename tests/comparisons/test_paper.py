@@ -18,11 +18,11 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement, Row, Table
 from PIL import Image
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.source import Source
-from efficientnetv2.evaluation.drawing import png
-from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.evaluation.plot_style import png
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.data_config import Source
 
 TINY = SCALES["tiny"]
 REPOSITORY = Path(__file__).parents[2]
@@ -237,7 +237,7 @@ def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeyp
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 @pytest.mark.parametrize("table", ["5", "8", "10", "12", "13"])
 def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, monkeypatch):
-    from efficientnetv2.commands.words import begin_recipe
+    from efficientnetv2.workflows.overrides import begin_recipe
 
     recipes = []
 

@@ -9,8 +9,8 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.commands.words import begin_recipe
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.workflows.overrides import begin_recipe
 
 TINY = SCALES["tiny"]
 

@@ -20,8 +20,8 @@ from benchmarks.paper.table import TIMED, Measurement, Row, Table, untrained
 from benchmarks.regimes import STRENGTHS
 from tests.conftest import paint
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import architecture
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.registry import architecture
 
 
 def test_the_page_is_the_one_that_its_records_give():

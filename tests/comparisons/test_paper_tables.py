@@ -18,14 +18,14 @@ from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
 from torch import nn
 
-from efficientnetv2 import presets
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.words import begin_recipe
-from efficientnetv2.data.standard import NotAtHandError
-from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.data.builtin_datasets import NotAtHandError
+from efficientnetv2.progressive import presets
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.overrides import begin_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 TABLES = [name for name in reproduce.NAMES if name.isdigit()]

@@ -3,9 +3,9 @@
 import pytest
 from benchmarks.paper.throughput import with_fused
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.spec import fused
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.spec import fused
 
 B4 = architecture("efficientnet_b4")
 

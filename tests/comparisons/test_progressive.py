@@ -16,9 +16,9 @@ from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choi
 from benchmarks.regimes import regularized
 from tests.messages import mentions
 
-from efficientnetv2.commands.source import Source
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.workflows.data_config import Source
 
 ROOT = Path(__file__).parents[2]
 CHOICE = Choice("strong", 1e-3)

@@ -14,9 +14,9 @@ from benchmarks.quick import FIXED, GROWING, arms, asked, claims
 from tests.command_line import TINY
 from tests.messages import mentions
 
-from efficientnetv2.commands.source import Source
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.workflows.data_config import Source
 
 
 def test_both_ways_are_the_recipe_as_it_comes_but_for_the_sizes():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks import recipe_page
 from benchmarks.recipe_page import PAGE
 
-from efficientnetv2.training.fields import every_field
+from efficientnetv2.training.recipe_fields import every_field
 
 
 def test_the_page_is_the_one_that_the_classes_give():

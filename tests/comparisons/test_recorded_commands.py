@@ -22,7 +22,7 @@ from benchmarks import (
 )
 from tests.messages import mentions
 
-from efficientnetv2.base.timing import Spread
+from efficientnetv2.utils.timer import Spread
 
 
 @pytest.fixture

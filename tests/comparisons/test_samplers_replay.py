@@ -17,13 +17,13 @@ from scipy.stats import kendalltau
 from tests.messages import mentioning
 from tests.test_claims import SHOWN
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.evolution import RegularizedEvolution
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.policy import PolicyGradient
-from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.policy_gradient import PolicyGradient
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 SPACE = small()
 WIDTH = features(SPACE, [SPACE.encode(SPACE.backbone)]).shape[1]

@@ -4,8 +4,8 @@ import numpy as np
 from benchmarks import search_figure
 from benchmarks.surrogate import Table
 
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.objective import Measurement
 
 SPACE = small()
 

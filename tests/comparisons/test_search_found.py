@@ -12,8 +12,8 @@ from benchmarks import record, search_found, search_trials
 from benchmarks.search_table import MEASURED, Record
 from tests.conftest import COLOURS, paint
 
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.spaces import small
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.objective import Measurement
 
 SETTINGS = ["epochs=1", "progressive.image_px=32", "batch_images=8"]
 TRIALS = 2

@@ -23,13 +23,11 @@ from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.proxy import Proxy
-from efficientnetv2.nas.reward import Reward
-from efficientnetv2.nas.spaces import small
-from efficientnetv2.nas.told import Failed
-from efficientnetv2.nas.trial import Outcome
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.objective import Measurement, Reward
+from efficientnetv2.nas.proxy_task import Proxy
+from efficientnetv2.nas.trial import Failed, Outcome
 from efficientnetv2.training.recipes import named
 
 # Of no pictures: what tries a network is replaced where this is used.

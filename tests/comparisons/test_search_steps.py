@@ -14,9 +14,9 @@ from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 from tests.messages import mentioning
 
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.spaces import small
-from efficientnetv2.nas.steptime import StepTimes, part_names
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.latency import StepTimes, part_names
+from efficientnetv2.nas.objective import Measurement
 
 PART_S = 0.01
 

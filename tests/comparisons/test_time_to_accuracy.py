@@ -25,8 +25,8 @@ from tests.messages import mentioning
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from efficientnetv2.commands.source import Source
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
+from efficientnetv2.workflows.data_config import Source
 
 # Two epochs of 37 updates as timm 1.0.31 logs them.
 LOG = """

@@ -15,10 +15,10 @@ from benchmarks.paper.table import Table
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 from tests.messages import mentions
 
-from efficientnetv2.commands.source import Source
-from efficientnetv2.evaluation.answered import write_answers
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.evaluation.predictions import write_answers
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.workflows.data_config import Source
 
 
 def recipe(arm, px=96, epochs=3):

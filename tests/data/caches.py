@@ -6,9 +6,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from efficientnetv2.data.cache import CachedPictures, Kept
-from efficientnetv2.data.filling import Order
-from efficientnetv2.data.keeping import in_memory
+from efficientnetv2.data.cache_writer import Order, in_memory
+from efficientnetv2.data.image_cache import CachedPictures, Kept
 from efficientnetv2.data.readers import originals
 
 PLENTY = 2**30

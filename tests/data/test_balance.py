@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.balance import class_shares, effective_number, weight_of_pictures
-from efficientnetv2.data.sampling import epoch_order
+from efficientnetv2.data.sampler import class_shares, effective_number, epoch_order, weight_of_pictures
+from efficientnetv2.utils.rng import Key
 
 COUNTS = st.lists(st.integers(1, 5000), min_size=2, max_size=8).map(np.array)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.crops import CROP_UNIFORMS, Box, draw_crop
+from efficientnetv2.data.decode import CROP_UNIFORMS, Box, draw_crop
+from efficientnetv2.utils.rng import Key
 
 ASPECT = (3 / 4, 4 / 3)
 ROWS = Key.of(0).uniform_rows(range(4000), CROP_UNIFORMS)

@@ -8,11 +8,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import efficientnetv2.data.jpeg
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.crops import CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.decode import eval_picture, train_picture
-from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop, eval_picture, train_picture
+from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.rng import Key
 
 ASPECT = (3 / 4, 4 / 3)
 ROWS = Key.of(0).uniform_rows(range(20), CROP_UNIFORMS)

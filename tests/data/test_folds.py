@@ -11,10 +11,9 @@ from sklearn.model_selection import StratifiedKFold
 from tests.data.test_splits import manifest
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.folds import folds
+from efficientnetv2.data.folds import folds, time_folds, time_holdout
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.data.time_folds import time_folds, time_holdout
+from efficientnetv2.utils.errors import InputError
 
 
 def places(count: int) -> dict[str, np.ndarray]:

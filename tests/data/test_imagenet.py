@@ -13,13 +13,13 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import paint
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.prepare import prepare
-from efficientnetv2.commands.source import Source
-from efficientnetv2.data.check import check
+from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.data.imagenet import compare
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.validate import check
 from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
 
 
 def ids() -> list[str]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data import jpeg, pictures
-from efficientnetv2.data.pictures import UnreadablePicture, stored
+from efficientnetv2.data import image_io, jpeg
+from efficientnetv2.data.image_io import UnreadablePicture, stored
 
 
 def scene(width=203, height=149, mode="RGB"):
@@ -282,7 +282,7 @@ def test_very_many_scans_are_refused_before_decoding(monkeypatch):
     """Each is a pass over all pixels: 1,500 in a small file take a minute."""
     content = with_scans(100)
     monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
-    monkeypatch.setattr(pictures, "to_rgb", None)
+    monkeypatch.setattr(image_io, "to_rgb", None)
     # With an orientation in XMP it is Pillow that reads the image.
     for one in (content, with_segment(content, 0xE1, XMP)):
         assert "scans" in answer(one, 1)

@@ -10,15 +10,19 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError, ReaderKilledError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.ahead import telling_killed_readers
-from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
-from efficientnetv2.data.manifest import read
-from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.sampling import Request, Sampler
-from efficientnetv2.progressive import Progressive, Ramp, Setting
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.loader import (
+    TrainingPictures,
+    evaluation_batches,
+    telling_killed_readers,
+    training_batches,
+)
+from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.utils.errors import InputError, ReaderKilledError
+from efficientnetv2.utils.rng import Key
 
 PLAN = Progressive(image_px=Ramp(24, 40), stages=2)
 WHOLE = Preprocessing(image_px=40)

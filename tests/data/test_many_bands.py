@@ -13,18 +13,17 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import IMAGENET_MEAN, Bands, Preprocessing
-from efficientnetv2.data import manifest
-from efficientnetv2.data.cache import Kept
+from efficientnetv2.data import dataset as manifest
+from efficientnetv2.data.bands import picture, rule_of
+from efficientnetv2.data.cache_writer import Order, in_memory
 from efficientnetv2.data.decode import eval_picture, read_picture, train_picture
-from efficientnetv2.data.filling import Order
-from efficientnetv2.data.keeping import in_memory
-from efficientnetv2.data.pictures import UnreadablePicture, first_three
-from efficientnetv2.data.raster import levels, opened, read
-from efficientnetv2.data.rasters import picture, rule_of
+from efficientnetv2.data.geotiff import levels, opened, read
+from efficientnetv2.data.image_cache import Kept
+from efficientnetv2.data.image_io import UnreadablePicture, first_three
 from efficientnetv2.data.readers import originals, to_show
-from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.preprocessing import IMAGENET_MEAN, Bands, Preprocessing
+from efficientnetv2.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
 

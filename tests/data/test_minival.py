@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.data.minival import with_auto_minival, with_minival
 from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.utils.errors import InputError
 
 
 def manifest(labels, paths=None, split="train", **columns) -> Manifest:

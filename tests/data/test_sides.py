@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientnetv2.data import sides
-from efficientnetv2.data.manifest import read
-from efficientnetv2.data.shards.pack import Packing, pack
-from efficientnetv2.data.sides import longer_sides, shorter_side
+from efficientnetv2.data import image_metadata
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.image_metadata import longer_sides, shorter_side
+from efficientnetv2.data.shards.writer import Packing, pack
 
 
 def test_the_longer_side_is_read_off_the_header(class_folders):
@@ -25,7 +25,7 @@ def test_the_longer_side_is_read_off_the_header(class_folders):
 def test_where_a_header_is_not_enough_it_is_not_known(class_folders, tmp_path, monkeypatch):
     pack(read(class_folders), tmp_path / "packed", Packing(10**9))
     assert longer_sides(read(tmp_path / "packed")) is None
-    monkeypatch.setattr(sides, "MOST", 47)
+    monkeypatch.setattr(image_metadata, "MOST", 47)
     assert longer_sides(read(class_folders)) is None
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data import levels
+from efficientnetv2.data import groups
+from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.data.folds import folds
-from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import groups_apart, with_holdout
+from efficientnetv2.utils.errors import InputError
 
 
 def manifest(labels, **columns) -> Manifest:
@@ -177,7 +177,7 @@ def test_places_are_held_out_by_blocks_of_a_degree():
 def test_the_last_block_of_a_row_is_not_the_first_of_the_next(degrees):
     """Fiji on one side of the date line, the Aleutians 7 degrees further north on the other."""
     table = pd.DataFrame({"latitude": [0.1, 0.1 + degrees], "longitude": [179.9, -179.9]})
-    first, second = levels._blocks(SimpleNamespace(table=table), degrees)
+    first, second = groups._blocks(SimpleNamespace(table=table), degrees)
     assert first != second
 
 

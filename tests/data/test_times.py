@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.manifest import read
-from efficientnetv2.data.time_folds import time_folds, time_holdout
-from efficientnetv2.data.times import said, time_column, times_of
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.folds import said, time_column, time_folds, time_holdout, times_of
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

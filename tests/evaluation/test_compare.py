@@ -11,12 +11,12 @@ import pytest
 from scipy.stats import binom, t
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.compare import compare
-from efficientnetv2.evaluation.answered import over
+from efficientnetv2.cli.compare import compare
 from efficientnetv2.evaluation.compare import FinishedRun, gain, unpaired
-from efficientnetv2.metrics.intervals import wilson
-from efficientnetv2.training.claiming import held
+from efficientnetv2.evaluation.predictions import over
+from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.training.run_lock import held
+from efficientnetv2.utils.errors import InputError
 
 
 def _run(name, right, seconds):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore
+from efficientnetv2.evaluation.generalization import Apart
 
 FOLD = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k",))
 

@@ -2,7 +2,7 @@
 
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.curve import constants, learning_curve
+from efficientnetv2.evaluation.plots import constants, learning_curve
 
 
 def _panels(figure):

@@ -9,12 +9,12 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional
 
-from efficientnetv2.arch.spec import Architecture, Stage, fused
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.evaluation.explain import explainable, grad_cam, overlaid
 from efficientnetv2.models.blocks import initialise
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.errors import InputError
 
 PX, CUE_PX = 64, 14
 TINY = Architecture(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from efficientnetv2.evaluation.galleries import Seen, chosen, shown
-from efficientnetv2.evaluation.page import rendered
+from efficientnetv2.evaluation.explain import Seen, chosen, shown
+from efficientnetv2.evaluation.html import rendered
 
 NAMES = ("forest", "pasture", "<maize>")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])

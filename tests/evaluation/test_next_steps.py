@@ -10,15 +10,15 @@ import pytest
 from tests.messages import mentions
 from typer.main import get_command
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.cli import app
+from efficientnetv2.cli.main import app
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.next_steps import late_gain, next_steps, suspect_labels
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.metrics.abstention import abstention_curve
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.selective import abstention_curve
 from efficientnetv2.models.pretrained import best
+from efficientnetv2.utils.rng import Key
 
 NAMES = ("daisy", "rose", "tulip")
 TRUE = np.repeat([0, 1, 2], [60, 30, 20])

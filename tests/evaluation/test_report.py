@@ -13,15 +13,15 @@ from PIL import Image
 from scipy.sparse import csr_array
 from tests.messages import mentions
 
-from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.answered import Over
-from efficientnetv2.evaluation.answers import Beside
-from efficientnetv2.evaluation.sections import Part
-from efficientnetv2.evaluation.trust import trust
+from efficientnetv2.evaluation.predictions import Over
+from efficientnetv2.evaluation.reliability import trust
+from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.evaluation.summary import Beside
+from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.intervals import bootstrap
-from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.utils.rng import Key
 
 NAMES = ("forest", "pasture", "maize")
 TRUE = [0] * 50 + [1] * 30 + [2] * 20

@@ -15,24 +15,23 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageColor
 
-from efficientnetv2.base.keys import Key
-from efficientnetv2.evaluation import galleries, report
-from efficientnetv2.evaluation.answered import over
-from efficientnetv2.evaluation.answers import Beside
+from efficientnetv2.evaluation import explain, report
+from efficientnetv2.evaluation.breakdown import priced, sliced, verdict_of_slices, worst_slice
 from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore, Try
-from efficientnetv2.evaluation.drawing import COLOURS, INK, ON_DARK
-from efficientnetv2.evaluation.elsewhere import Beside as Dealt
-from efficientnetv2.evaluation.more_labels import more_labels
-from efficientnetv2.evaluation.parts import priced, sliced, verdict_of_slices, worst_slice
-from efficientnetv2.evaluation.sureness import Scaled
-from efficientnetv2.evaluation.to_label import Ranked, sheet
-from efficientnetv2.evaluation.trust import trust
-from efficientnetv2.inference.label_curve import LabelCurve, LabelPoint
+from efficientnetv2.evaluation.generalization import Beside as Dealt
+from efficientnetv2.evaluation.label_efficiency import more_labels
+from efficientnetv2.evaluation.plot_style import COLOURS, INK, ON_DARK
+from efficientnetv2.evaluation.predictions import over
+from efficientnetv2.evaluation.reliability import Scaled, trust
+from efficientnetv2.evaluation.summary import Beside
+from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
+from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.costs import Costs
-from efficientnetv2.metrics.intervals import bootstrap
-from efficientnetv2.metrics.resampling import Difference
-from efficientnetv2.metrics.slices import slices
+from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.cost_sensitive import Costs
+from efficientnetv2.metrics.subgroups import slices
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.active_learning import Ranked, sheet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What keeps a headless browser from looking for the network, its screen and its profile.
@@ -224,10 +223,10 @@ def cross_validated(folder, classes):
     )  # fmt: skip
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     heat = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)
-    looked = galleries.shown(
-        galleries.chosen(true, probabilities, names), true, probabilities, names,
+    looked = explain.shown(
+        explain.chosen(true, probabilities, names), true, probabilities, names,
         ["a/very/long/path/" + "x" * 80 + f"{n}.jpg" for n in range(len(true))],
-        lambda place: galleries.Seen(picture, heat),
+        lambda place: explain.Seen(picture, heat),
     )  # fmt: skip
     shown = figures(true, probabilities, names)
     report.write(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
-from efficientnetv2.inference.sizes import SizePoint, best
+from efficientnetv2.evaluation.plots import SizeCurve, draw_sizes
+from efficientnetv2.inference.resolutions import SizePoint, best
 
 POINTS = tuple(
     SizePoint(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0)

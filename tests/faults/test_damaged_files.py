@@ -15,12 +15,12 @@ from tests.faults.test_finished import SAVING, WORDS
 from tests.faults.test_kill_and_resume import bits
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.crossval_before import preprocessing_of_first, told_of
-from efficientnetv2.commands.probing import known_of_run
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.training import resume
-from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.training import checkpoint
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.crossval_runs import preprocessing_of_first, told_of
+from efficientnetv2.workflows.linear_probe import known_of_run
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +112,12 @@ def test_a_checkpoint_of_something_else_is_passed_over_for_the_one_before_it(sto
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1], 3, {"network": 1}])
 def test_whatever_a_checkpoint_holds_that_does_not_fit_is_set_aside(content, tmp_path):
-    resume.save(tmp_path, {"step": 1}, 1)
+    checkpoint.save(tmp_path, {"step": 1}, 1)
     torch.save(content, tmp_path / "step_00000002.pt")
-    kept, damaged = resume.load_newest(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
+    kept, damaged = checkpoint.load_newest(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
     assert kept == {"step": 1}
     assert len(damaged) == 1
-    assert resume.steps_saved(tmp_path) == [1]
+    assert checkpoint.steps_saved(tmp_path) == [1]
 
 
 def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):

@@ -15,15 +15,15 @@ from tests.faults.test_kill_and_resume import bits
 from tests.messages import mentions
 from tests.processes import effnetv2_together, environment, free_port
 
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.answered import write_answers
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.evaluation.predictions import write_answers
 
 # A checkpoint after every step: at the end two are there.
 WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "group_images=4")
-SAVING = "efficientnetv2.training.run:_save"
+SAVING = "efficientnetv2.training.trainer:_save"
 REPORTING = "efficientnetv2.evaluation.report:write"
-ANSWERS = "efficientnetv2.commands.outcome:write_predictions"
-DROPPING = "efficientnetv2.commands.run_outcome:drop"
+ANSWERS = "efficientnetv2.workflows.evaluation_result:write_predictions"
+DROPPING = "efficientnetv2.workflows.run_report:drop"
 
 
 def contents(run):

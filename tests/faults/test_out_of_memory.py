@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 
-from efficientnetv2.cli import with_exit_codes
+from efficientnetv2.cli.main import with_exit_codes
 
 
 @pytest.mark.parametrize(

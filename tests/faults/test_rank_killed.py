@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from benchmarks.logged_train import samples_by_group
-from tests.commands.test_train_together import WORDS, losses
+from tests.cli.test_train_together import WORDS, losses
 
 ROOT = Path(__file__).parents[2]
 

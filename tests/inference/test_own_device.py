@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.inference import accelerate
-from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
+from efficientnetv2.utils import device as accelerate
+from efficientnetv2.utils.device import pick_own_device, pick_workers
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.fixture

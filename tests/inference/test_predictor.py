@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from tests.messages import mentioning
 
-from efficientnetv2.arch.spec import Architecture, Stage, fused
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.inference.predictor import Predictor
-from efficientnetv2.models import modelfile
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.utils.errors import InputError
 
 SMALL = Architecture(
     stem_channels=8,
@@ -29,7 +29,7 @@ def model(tmp_path):
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3)
     path = tmp_path / "model.safetensors"
-    modelfile.save(path, network, preprocessing=PREPROCESSING, class_names=NAMES, recipe={}, metrics={})
+    model_file.save(path, network, preprocessing=PREPROCESSING, class_names=NAMES, recipe={}, metrics={})
     return path
 
 
@@ -53,7 +53,7 @@ def test_every_way_to_give_a_picture_gives_one_answer(model, tmp_path):
 def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
     pixels = _pixels()
     normalised = (pixels / 255 - np.array([0.2, 0.3, 0.4])) / 0.1
-    network = modelfile.load(model)
+    network = model_file.load(model)
     with torch.no_grad():
         shares = network(torch.from_numpy(normalised).float().permute(2, 0, 1)[None]).softmax(1)[0]
     (answer,) = Predictor(network)(pixels)
@@ -65,7 +65,7 @@ def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
 
 
 def test_no_label_is_given_for_an_answer_that_is_none(model):
-    network = modelfile.load(model)
+    network = model_file.load(model)
     network.stem.norm.running_var.neg_()
     with pytest.raises(InputError, match=mentioning("1", "NaN")):
         Predictor(network)(_pixels())
@@ -215,7 +215,7 @@ def test_a_network_of_five_channels_says_where_to_go(tmp_path):
     network = EfficientNet(SMALL, num_classes=3, in_channels=5)
     five = Preprocessing(image_px=16, mean=(0.5,) * 5, std=(0.2,) * 5)
     path = tmp_path / "five.safetensors"
-    modelfile.save(path, network, preprocessing=five, class_names=NAMES, recipe={}, metrics={})
+    model_file.save(path, network, preprocessing=five, class_names=NAMES, recipe={}, metrics={})
     with pytest.raises(InputError, match="5 channels"):
         Predictor(path)
 
@@ -237,7 +237,7 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
     grey = Image.new("L", (16, 16), 3_000 >> 8)
     grey.save(tmp_path / "plain.tif")
     assert len(Predictor(model)(tmp_path / "plain.tif")) == 1
-    monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
     (answer,), (expected,) = Predictor(model)(path), Predictor(model)(grey)
     assert answer.probabilities == expected.probabilities
 

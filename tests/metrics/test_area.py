@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
 from efficientnetv2.metrics.area import Estimate, adjusted_areas
+from efficientnetv2.utils.errors import InputError
 
 # Olofsson et al. (2014), Table 8: samples mapped (rows) as deforestation, forest gain, stable forest, stable
 # non-forest, by what they truly are (columns); and pixels of 30 m mapped as each.

@@ -8,8 +8,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.calibration import (
     error_by_chance,
     expected_calibration_error,
@@ -17,7 +15,9 @@ from efficientnetv2.metrics.calibration import (
     log_loss,
     reliability,
 )
-from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 
 def test_four_pictures_by_hand():

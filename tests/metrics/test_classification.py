@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics import classification
 from efficientnetv2.metrics.classification import ClassFigures, figures, most_probable, top5_hits
-from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 NAMES = ("forest", "pasture", "maize")
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from efficientnetv2.models.blocks import DropPath, SqueezeExcite
-from efficientnetv2.models.create import create
+from efficientnetv2.models.factory import create
 
 
 def test_squeeze_excite_is_a_gate_from_means():

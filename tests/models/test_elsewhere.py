@@ -3,9 +3,9 @@
 import pytest
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.models import elsewhere
-from efficientnetv2.models.create import create
+from efficientnetv2.models import factory
+from efficientnetv2.models.factory import create
+from efficientnetv2.utils.errors import InputError
 
 
 def absent(*_):
@@ -47,7 +47,7 @@ def test_networks_that_others_have(word, there):
 
 
 def test_without_timm_torchvision_is_named(monkeypatch):
-    monkeypatch.setattr(elsewhere, "needed", absent)
+    monkeypatch.setattr(factory, "needed", absent)
     with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
         create("resnet18")
 
@@ -61,6 +61,6 @@ def test_a_word_that_nobody_has():
 
 def test_a_library_that_cannot_be_imported_is_passed_over(monkeypatch):
     """It is only one of the places to look; the word is as unknown without it."""
-    monkeypatch.setattr(elsewhere, "of_torchvision", absent)
-    assert mentions(str(elsewhere.unknown("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
-    assert "torchvision:" not in str(elsewhere.unknown("efficientnet_v2_s"))
+    monkeypatch.setattr(factory, "of_torchvision", absent)
+    assert mentions(str(factory.unknown("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
+    assert "torchvision:" not in str(factory.unknown("efficientnet_v2_s"))

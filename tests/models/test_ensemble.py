@@ -11,12 +11,12 @@ import torch
 from tests.messages import mentioning
 
 from efficientnetv2 import create
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import Bands
-from efficientnetv2.models import modelfile
+from efficientnetv2.models import model_file
+from efficientnetv2.models.adapt import freeze, layer_groups
 from efficientnetv2.models.ensemble import Ensemble, write_members
-from efficientnetv2.models.fit import freeze, layer_groups
-from efficientnetv2.models.trained_on import TrainedOn
+from efficientnetv2.models.provenance import TrainedOn
+from efficientnetv2.preprocessing import Bands
+from efficientnetv2.utils.errors import InputError
 
 
 def members(count: int = 2):
@@ -34,9 +34,9 @@ def members(count: int = 2):
 def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
     made = members()
     for number, network in enumerate(made):
-        modelfile.save(tmp_path / f"{number}.safetensors", network)
+        model_file.save(tmp_path / f"{number}.safetensors", network)
     write_members(tmp_path, ["0.safetensors", "1.safetensors"])
-    together = modelfile.load(tmp_path)
+    together = model_file.load(tmp_path)
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         expected = torch.stack([network(images).softmax(dim=1) for network in made]).mean(dim=0)
@@ -85,9 +85,9 @@ def test_networks_that_cannot_be_asked_together_are_refused():
 
 def test_a_folder_of_runs_is_no_model_and_says_which_are(tmp_path):
     (tmp_path / "folds/fold1").mkdir(parents=True)
-    (tmp_path / "folds/fold1" / modelfile.NAME).touch()
+    (tmp_path / "folds/fold1" / model_file.NAME).touch()
     with pytest.raises(InputError, match=mentioning("model.safetensors", "folds/fold1")):
-        modelfile.load(tmp_path / "folds")
+        model_file.load(tmp_path / "folds")
 
 
 def test_what_trained_is_unknown_if_it_is_of_one_member():
@@ -99,7 +99,7 @@ def test_what_trained_is_unknown_if_it_is_of_one_member():
 def test_a_damaged_list_is_named(tmp_path):
     (tmp_path / "ensemble.json").write_text('{"member": []}')
     with pytest.raises(InputError, match=mentioning("ensemble.json")):
-        modelfile.load(tmp_path)
+        model_file.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp
     (tmp_path / "inner").mkdir()
     (tmp_path / "ensemble.json").write_text(json.dumps({"members": listed}))
     with pytest.raises(InputError, match=rf"ensemble\.json is no list of model files: .*{said}"):
-        modelfile.load(tmp_path)
+        model_file.load(tmp_path)
 
 
 def test_a_module_is_for_one_file(tmp_path):
-    modelfile.save(tmp_path / "0.safetensors", members(1)[0])
+    model_file.save(tmp_path / "0.safetensors", members(1)[0])
     write_members(tmp_path, ["0.safetensors"])
     with pytest.raises(InputError, match=mentioning("1", "module")):
-        modelfile.load(tmp_path, network=members(1)[0])
+        model_file.load(tmp_path, network=members(1)[0])
 
 
 def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
@@ -158,14 +158,14 @@ def test_what_chose_a_member_chose_the_ensemble():
 def test_what_is_for_one_network_is_refused_to_several(tmp_path):
     """A file of them nothing could load again, and it would lack the temperatures."""
     for number, network in enumerate(members()):
-        modelfile.save(tmp_path / f"{number}.safetensors", network)
+        model_file.save(tmp_path / f"{number}.safetensors", network)
     write_members(tmp_path, ["0.safetensors", "1.safetensors"])
     together = create(tmp_path)
     assert isinstance(together, Ensemble)
     one = tmp_path / "one.safetensors"
     told = r"these are 2 networks that answer together, but .* Give one of them, as network\.members\[0\]\."
     for refused in (
-        lambda: modelfile.save(one, together),
+        lambda: model_file.save(one, together),
         lambda: create(tmp_path, num_classes=5),
         lambda: create(tmp_path, in_channels=4),
         lambda: create(tmp_path, features_only=True),
@@ -176,7 +176,7 @@ def test_what_is_for_one_network_is_refused_to_several(tmp_path):
         with pytest.raises(InputError, match=told):
             refused()
     assert not one.exists()
-    modelfile.save(one, together.members[0])
+    model_file.save(one, together.members[0])
 
 
 def test_what_trained_the_weights_of_a_member_has_been_seen_too():

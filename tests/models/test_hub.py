@@ -24,11 +24,11 @@ from tests.hub_server import COMMIT, serving
 from tests.messages import mentioning, mentions
 
 import efficientnetv2
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.threads import within
 from efficientnetv2.models import download, pretrained
 from efficientnetv2.models.hub import Hub, cached, fetch, load, url
-from efficientnetv2.training.named import load_weights
+from efficientnetv2.training.initial_weights import load_weights
+from efficientnetv2.utils.cpu import within
+from efficientnetv2.utils.errors import InputError
 
 NAME = "efficientnetv2_b0.in1k"
 FILE = "timm/tf_efficientnetv2_b0.in1k/model.safetensors"

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from tests.messages import mentions
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.models import modelfile, tensorfile
-from efficientnetv2.training.named import better_weights, starts
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.models import model_file, safetensors_io
+from efficientnetv2.training.initial_weights import better_weights, starts
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples/weights/efficientnetv2_b0.safetensors"
@@ -24,7 +24,7 @@ SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
 
 def test_it_is_small_and_knows_what_it_is():
     assert FILE.stat().st_size <= 15e6
-    network = modelfile.load(FILE)
+    network = model_file.load(FILE)
     assert network.architecture == architecture("efficientnetv2_b0")
     assert len(network.class_names) == 21
     assert {"airplane", "forest", "river"} <= set(network.class_names)
@@ -35,7 +35,7 @@ def test_it_is_small_and_knows_what_it_is():
         tensor.ndim > 1: tensor.dtype for tensor in load_file(FILE).values() if tensor.is_floating_point()
     }
     assert kinds == {True: torch.float16, False: torch.float32}
-    words = " ".join(tensorfile.look(FILE).metadata.values())
+    words = " ".join(safetensors_io.look(FILE).metadata.values())
     assert not re.search(r'"/\w+/', words), "a path of somebody's machine"
 
 
@@ -44,7 +44,7 @@ def test_the_card_says_which_file_it_is_of_and_what_it_reached():
     report = json.loads((ROOT / "benchmarks/results/starter/report.json").read_text())
     claim = SUMMARY["starter_ucmerced_top1"]
     assert (claim["value"], [claim["low"], claim["high"]]) == (report["top1"], report["intervals"]["top1"])
-    assert report["train_pictures"] == modelfile.load(FILE).trained_on.pictures
+    assert report["train_pictures"] == model_file.load(FILE).trained_on.pictures
     for name, shown in (
         ("starter_ucmerced_top1", lambda value: f"{100 * value:.1f} %"),
         ("starter_land_cover_probe_macro_f1", lambda value: f"{value:.3f}"),
@@ -64,7 +64,7 @@ def test_no_wheel_holds_it():
 
 
 def test_without_a_network_it_is_what_auto_begins_with():
-    """Beside starting from scratch, with which ``commands.choosing`` compares it."""
+    """Beside starting from scratch, with which ``workflows.weights_selection`` compares it."""
     first, *others = starts("efficientnetv2_b0")
     assert Path(first.word).samefile(FILE)
     assert mentions(first.note, "efficientnetv2_b0.in1k", "cache")

@@ -9,11 +9,10 @@ import torch
 from tests.nas.test_steptime import RECIPE
 from tests.nas.test_trial import TINY
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.base import timing
+from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.nas import latency as module
-from efficientnetv2.nas.latency import latency
-from efficientnetv2.nas.steptime import Pace
+from efficientnetv2.nas.latency import Pace, latency
+from efficientnetv2.utils import timer
 
 BACKBONE = architecture("efficientnetv2_b0")
 SECONDS = {TINY: 0.002, BACKBONE: 0.004}
@@ -50,6 +49,6 @@ class Clock:
 def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slowness, pace, told, monkeypatch):
     clock = Clock(slowness)
     monkeypatch.setattr(module, "create", clock.pass_of)
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     found = latency(TINY, image_px=32, num_classes=3, device=torch.device("cpu"), pace=pace)
     assert found == pytest.approx(told)

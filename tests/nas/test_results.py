@@ -9,15 +9,24 @@ from tests.messages import mentioning
 from tests.nas.test_study import PLAN
 from tests.nas.tiny import SPACE
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.plots import draw_fronts, draw_importances, draw_rewards
-from efficientnetv2.nas.results import Row, best, exponents, front, importances, incumbents, table_of
-from efficientnetv2.nas.reward import Reward
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.nas.objective import Measurement, Reward
+from efficientnetv2.nas.results import (
+    Row,
+    best,
+    draw_fronts,
+    draw_importances,
+    draw_rewards,
+    exponents,
+    front,
+    importances,
+    incumbents,
+    table_of,
+)
 from efficientnetv2.nas.storage import Storage, optuna
 from efficientnetv2.nas.study import create, opened
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 
 def row(number: int, top1: float, ms: float, reward: float, end: str = "finished", **more) -> Row:

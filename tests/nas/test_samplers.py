@@ -13,14 +13,13 @@ from scipy import stats
 from tests.messages import mentioning
 from tests.nas.test_space import RICH, TINY
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.nas.evolution import RegularizedEvolution, mutated
-from efficientnetv2.nas.policy import PolicyGradient
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.nas.builtin_spaces import paper, small
+from efficientnetv2.nas.evolution import RegularizedEvolution, Tried, mutated, untried
+from efficientnetv2.nas.policy_gradient import PolicyGradient
 from efficientnetv2.nas.samplers import NAMES, RandomSearch, distributions, history, sampler, suggest
-from efficientnetv2.nas.spaces import paper, small
-from efficientnetv2.nas.tried import Tried, untried
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 SPACE = small()
 OURS = {"policy": PolicyGradient(), "evolution": RegularizedEvolution(), "random": RandomSearch()}

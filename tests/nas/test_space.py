@@ -12,16 +12,15 @@ from pydantic import ValidationError
 from tests.messages import mentioning, mentions
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import EFFICIENTNETV2_S, NAMES, architecture
-from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.nas.checks import difference, require_room
-from efficientnetv2.nas.choices import StageChoices
-from efficientnetv2.nas.space import Space
-from efficientnetv2.nas.spaces import around, paper, small, small_b0
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.nas.builtin_spaces import around, paper, small, small_b0
+from efficientnetv2.nas.space import Space, difference, require_room
+from efficientnetv2.nas.stage_choices import StageChoices
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 M = architecture("efficientnetv2_m")
 

@@ -13,15 +13,14 @@ from tests.messages import mentioning, mentions
 from tests.nas.test_trial import SETTINGS, TINY
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.spec import Architecture, Stage, blocks, fused
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.models.norm import BatchNorm2d
-from efficientnetv2.nas import steptime
-from efficientnetv2.nas.stepbench import Bench
-from efficientnetv2.nas.steptime import Pace, StepTimes, fewest_steps, measure, part_names
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused
+from efficientnetv2.models.layers import BatchNorm2d
+from efficientnetv2.nas import latency
+from efficientnetv2.nas.latency import Bench, Pace, StepTimes, fewest_steps, measure, part_names
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.errors import InputError
 
 CPU = torch.device("cpu")
 UNCLIPPED = ["optimizer.clip_norm=null"]
@@ -116,7 +115,7 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
 ):
     """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
     bench = Sittings(seconds)
-    monkeypatch.setattr(steptime, "Bench", bench)
+    monkeypatch.setattr(latency, "Bench", bench)
     found = measure(TINY, RECIPE, num_classes=3, device=CPU)
     assert (found.whole.median, found.whole.low, found.whole.high, found.whole.rounds) == (
         median, low, high, rounds,
@@ -130,7 +129,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     other = architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
     bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
-    monkeypatch.setattr(steptime, "Bench", bench)
+    monkeypatch.setattr(latency, "Bench", bench)
     found = measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
     assert found.whole.median == pytest.approx(0.5)
@@ -152,7 +151,7 @@ def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
         def in_parts(self) -> list[float]:
             return [2.0] + [0.0] * (len(super().in_parts()) - 1)
 
-    monkeypatch.setattr(steptime, "Bench", Counting([]))
+    monkeypatch.setattr(latency, "Bench", Counting([]))
     measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
     assert (steps[TINY], steps[other]) == fewest_steps()
 
@@ -240,7 +239,7 @@ def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monke
     def of(architecture: Architecture, *given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(steptime, "Bench", SimpleNamespace(of=of))
+    monkeypatch.setattr(latency, "Bench", SimpleNamespace(of=of))
     with pytest.raises(InputError, match=mentioning("CUDA", "out of memory")):
         measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(TINY, RECIPE, 1.0))
     with pytest.raises(torch.OutOfMemoryError):

@@ -20,10 +20,18 @@ from sqlalchemy.exc import OperationalError
 from tests.messages import each_mentions, mentioning
 from tests.postgres import server
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.nas import ledger
-from efficientnetv2.nas.ledger import Ledger
-from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, machine, optuna, url_of
+from efficientnetv2.nas import storage as ledger
+from efficientnetv2.nas.storage import (
+    Ledger,
+    NoStudiesError,
+    Storage,
+    file_of,
+    hidden,
+    machine,
+    optuna,
+    url_of,
+)
+from efficientnetv2.utils.errors import InputError
 
 
 def opened(tmp_path, *, patience_s: float = 30, say=lambda line: None, create: bool = True) -> Storage:

@@ -10,17 +10,15 @@ import pytest
 from tests.messages import mentioning, mentions
 from tests.nas.tiny import SPACE
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.nas.checks import other_version
-from efficientnetv2.nas.ledger import Ledger
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.reward import Reward
+from efficientnetv2.nas.builtin_spaces import small
+from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.samplers import suggest
-from efficientnetv2.nas.spaces import small
-from efficientnetv2.nas.storage import Storage, optuna
+from efficientnetv2.nas.space import other_version
+from efficientnetv2.nas.storage import Ledger, Storage, optuna
 from efficientnetv2.nas.study import Plan, Wanted, create, opened, plan_of, refuse_other
-from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.errors import InputError
 
 RECIPE = with_settings(named("proxy_small"), ["precision=fp32"])
 PLAN = Plan(

@@ -19,26 +19,33 @@ import torch
 from tests.command_line import SERVER
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.base.errors import InputError, MemoryShortError, ReaderKilledError
-from efficientnetv2.base.leftovers import own_folder
-from efficientnetv2.base.quiet import Quiet
-from efficientnetv2.base.timing import Spread
-from efficientnetv2.data.check import check
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.nas import child
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.proxy import LEFT_OUT, Proxy, refuse_leaks
-from efficientnetv2.nas.steptime import Pace, StepTime, part_names
-from efficientnetv2.nas.told import EpochTold, Failed, Refused, StepTold, Trained
-from efficientnetv2.nas.trial import Outcome, measurement, try_out
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.folder import NoFolder
-from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
-from efficientnetv2.training.preflight import Preflight
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.validate import check
+from efficientnetv2.nas import trial as child
+from efficientnetv2.nas.latency import Pace, StepTime, part_names
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy, refuse_leaks
+from efficientnetv2.nas.trial import (
+    EpochTold,
+    Failed,
+    Outcome,
+    Refused,
+    StepTold,
+    Trained,
+    measurement,
+    try_out,
+)
+from efficientnetv2.training.auto_batch import Preflight
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_dir import NoFolder
+from efficientnetv2.utils.child_processes import own_folder
+from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.timer import Quiet, Spread
 
 # fmt: off
 TINY = Architecture(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.nas.choices import StageChoices
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.stage_choices import StageChoices
 
 # fmt: off
 BACKBONE = Architecture(

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.models.create import create
-from efficientnetv2.models.interop.timm import tensor_names
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.models.conversion.timm import tensor_names
+from efficientnetv2.models.factory import create
 
 timm = pytest.importorskip("timm")
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.models.interop.timm import stated_preprocessing
+from efficientnetv2.models.conversion.timm import stated_preprocessing
 from efficientnetv2.models.pretrained import about, names
 
 timm = pytest.importorskip("timm")

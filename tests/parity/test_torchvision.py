@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.models.create import create
-from efficientnetv2.models.interop.torchvision import tensor_names
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.models.conversion.torchvision import tensor_names
+from efficientnetv2.models.factory import create
 
 EVEN_PX, ODD_PX = 64, 75
 TOLERANCE = 1e-4

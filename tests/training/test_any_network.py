@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.base.keys import Key
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampling import Sampler
-from efficientnetv2.models import modelfile
-from efficientnetv2.models.create import create
-from efficientnetv2.models.fit import freeze
-from efficientnetv2.progressive import Progressive, Ramp
-from efficientnetv2.training.checked import checked
+from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.models import model_file
+from efficientnetv2.models.adapt import freeze
+from efficientnetv2.models.factory import create
+from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe_io import checked
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.state import Length, begin
+from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.utils.rng import Key
 
 LABELS = np.arange(16) % 2
 PLAN = Progressive(stages=2, image_px=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))
@@ -71,8 +71,8 @@ def test_a_foreign_network_trains_and_is_kept(model, group_images, tmp_path):
     best = run(network, group_images)
     stem = f"module.{network.stem_name}.weight"
     assert not torch.equal(best.state_dict()[stem], before[stem])
-    modelfile.save(tmp_path / "m.safetensors", best, class_names=("a", "b"))
-    again = modelfile.load(tmp_path / "m.safetensors", network=own() if model == "own" else None)
+    model_file.save(tmp_path / "m.safetensors", best, class_names=("a", "b"))
+    again = model_file.load(tmp_path / "m.safetensors", network=own() if model == "own" else None)
     pictures = torch.randn(2, 3, 64, 64)
     assert torch.equal(again(pictures), best.eval()(pictures))
 

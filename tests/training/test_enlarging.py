@@ -9,15 +9,13 @@ import torch
 from tests.command_line import NETWORK
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.arch.published import architecture
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.resumed import resumed_recipe
-from efficientnetv2.commands.words import Words, begin_recipe, names_sizes
-from efficientnetv2.progressive import Progressive, Ramp
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.enlarging import lowered_in_time, no_larger
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.training.auto_config import lowered_in_time, no_larger, settle
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.settle import settle
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.overrides import Words, begin_recipe, names_sizes, resumed_recipe
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.idle import idle
+from efficientnetv2.training.auto_config import idle
+from efficientnetv2.training.recipe_io import with_settings
 from efficientnetv2.training.recipes import RECIPES, named
 
 STAGES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"

@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.data.sampler import Sampler
 from efficientnetv2.models.blocks import DropPath
-from efficientnetv2.models.create import create
-from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training import loop
-from efficientnetv2.training.checked import checked
 from efficientnetv2.training.loop import train
-from efficientnetv2.training.memory import ONE_AT_A_TIME
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME
+from efficientnetv2.training.recipe_io import checked
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.state import Length, begin
+from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.rng import Key
 
 SMALL = Architecture(
     stem_channels=8,

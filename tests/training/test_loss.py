@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from efficientnetv2.training.loss import binary_cross_entropy, cross_entropy
+from efficientnetv2.training.losses import binary_cross_entropy, cross_entropy
 
 
 def test_two_pictures_by_hand():

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.arch.spec import Architecture, Stage, fused
-from efficientnetv2.models.create import create
-from efficientnetv2.training.learning import Optimizer, Schedule
-from efficientnetv2.training.optim import EMA, build, lr_share
-from efficientnetv2.training.rmsprop import TensorFlowRMSprop
-from efficientnetv2.training.statistics import GroupedStatistics
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.models.factory import create
+from efficientnetv2.training.batch_norm import GroupedStatistics
+from efficientnetv2.training.optim import EMA, TensorFlowRMSprop, build, lr_share
+from efficientnetv2.training.recipe import Optimizer, Schedule
 
 
 def test_rmsprop_is_tensorflows():

@@ -6,12 +6,12 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from efficientnetv2.augment.pipeline import AugmentPlan
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.create import create
-from efficientnetv2.models.regularize import apply_setting
-from efficientnetv2.training import run
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import trainer
 from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.transforms.pipeline import AugmentPlan
 
 
 def stage_sizes(recipe):
@@ -246,11 +246,11 @@ def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
     """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
     crops: list[str] = []
     monkeypatch.setattr(
-        run, "TrainingPictures", lambda train, seen, *more, **words: crops.append(seen.framing)
+        trainer, "TrainingPictures", lambda train, seen, *more, **words: crops.append(seen.framing)
     )
     for name in ("Sampler", "training_batches", "train", "class_terms", "reading_threads"):
-        monkeypatch.setattr(run, name, lambda *given, **words: None)
+        monkeypatch.setattr(trainer, name, lambda *given, **words: None)
     recipe = named("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
     job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
-    run._steps(job, MagicMock(step=0), lambda: None, MagicMock(steps=1))
+    trainer._steps(job, MagicMock(step=0), lambda: None, MagicMock(steps=1))
     assert crops == [framing]

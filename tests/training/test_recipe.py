@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.cli import app
-from efficientnetv2.commands.words import Words, begin_recipe
-from efficientnetv2.progressive import Progressive, Ramp
-from efficientnetv2.training.changes import differences, with_settings
-from efficientnetv2.training.checked import checked
-from efficientnetv2.training.checked import read as read_recipe
+from efficientnetv2.cli.main import app
+from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.training.recipe_io import checked, differences, with_settings
+from efficientnetv2.training.recipe_io import read as read_recipe
 from efficientnetv2.training.recipes import RECIPES, asked, named
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.overrides import Words, begin_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampling import Request, Sampler
-from efficientnetv2.models.create import create
-from efficientnetv2.progressive import Setting
+from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import loop
-from efficientnetv2.training.checked import checked
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import checked
 from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.state import Length, begin
+from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.utils.rng import Key
 
 # Of its four blocks the second and the fourth have a shortcut, and so stochastic depth: 1/4 and 3/4 of the rate.
 SMALL = Architecture(

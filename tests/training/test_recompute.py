@@ -6,14 +6,14 @@ import pytest
 import torch
 from tests.messages import mentioning
 from tests.training.test_loop import SMALL, running
-from tests.training.test_memory import PLAN, SGD, noisy
+from tests.training.test_microbatch import PLAN, SGD, noisy
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.models.activation import activation_bytes
-from efficientnetv2.models.create import create
-from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.memory_profile import activation_bytes
+from efficientnetv2.training.initial_weights import build
+from efficientnetv2.training.microbatch import GroupsAtATime
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.start import build
+from efficientnetv2.utils.errors import InputError
 
 
 def network(stages):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.training.checked import checked
+from efficientnetv2.training.auto_config import settle
+from efficientnetv2.training.recipe_io import checked
 from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.settle import settle
-from efficientnetv2.training.state import Length
+from efficientnetv2.training.train_state import Length
+from efficientnetv2.utils.errors import InputError
 
 FORMS = ("paper", "released")
 #         network, side of the picture at evaluation (google/automl)

@@ -46,7 +46,7 @@ def example(name: str) -> str:
 )
 def test_an_example_runs(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("efficientnetv2.inference.accelerate.pick_workers", lambda device, sharing=1: 0)
+    monkeypatch.setattr("efficientnetv2.utils.device.pick_workers", lambda device, sharing=1: 0)
     text = example(name)
     for long, short in _SHORTER.items():
         text = text.replace(long, short)

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.utils.errors import InputError, count_of, some
 
 Published = Literal["imagenet1k", "imagenet21k"]
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.levels import levels_of
-from efficientnetv2.data.listing import Ints
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.groups import levels_of
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single
+from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.rng import Key
 
 # What "auto" sets aside: this share of the training images, at least and at most so many. Fewer than 100 choose by
 # chance: 50 images of the demo kept a start whose top-1 on val was 12.5 points below that of the trained model. More

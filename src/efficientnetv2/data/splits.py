@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.copies import is_copy
-from efficientnetv2.data.deal import deal, no_class_vanishes, tally
-from efficientnetv2.data.levels import BLOCKS, By, Level, has_groups, kept_by, levels_of
-from efficientnetv2.data.listing import SPLITS, Ints
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.augmented_copies import is_copy
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.groups import BLOCKS, By, Level, has_groups, kept_by, levels_of
+from efficientnetv2.data.records import SPLITS, Ints
+from efficientnetv2.data.stratified_split import deal, no_class_vanishes, tally
+from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.rng import Key
 
 # A part held out by blocks should hold between half and one and a half of what was asked for; else
 # smaller blocks are tried. Ours.

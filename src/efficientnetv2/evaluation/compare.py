@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import read_object
-from efficientnetv2.base.typed import typed
-from efficientnetv2.evaluation.answered import Over, flattered, over, read_answers
-from efficientnetv2.evaluation.curve import Row
-from efficientnetv2.evaluation.roots import by_name_alone, root_of
-from efficientnetv2.metrics.differences import independent
-from efficientnetv2.metrics.resampling import Difference
-from efficientnetv2.training.claiming import at_work
-from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.evaluation.clusters import by_name_alone, root_of
+from efficientnetv2.evaluation.plots import Row
+from efficientnetv2.evaluation.predictions import Over, flattered, over, read_answers
+from efficientnetv2.metrics.bootstrap import Difference
+from efficientnetv2.metrics.paired_tests import independent
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.run_lock import at_work
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import read_object
+from efficientnetv2.utils.shell import typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class FinishedRun:
         name: to call it by.
         report: its ``report.json``.
         history: rows of its ``metrics.jsonl``.
-        answers: to the pictures that it was evaluated on, as ``evaluation.answered.read_answers`` gives them.
-        root: what their paths start from, as of ``evaluation.roots.root_of``.
+        answers: to the pictures that it was evaluated on, as ``evaluation.predictions.read_answers`` gives them.
+        root: what their paths start from, as of ``evaluation.clusters.root_of``.
     """
 
     name: str
@@ -163,7 +163,7 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """One run against another, picture by picture; None if they were evaluated on different pictures.
 
     A paired bootstrap over pictures, or over places and groups where either run kept them whole; see
-    ``metrics.differences.paired_together``.
+    ``metrics.paired_tests.paired_together``.
 
     Args:
         one: that is compared.

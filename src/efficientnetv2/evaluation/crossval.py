@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from efficientnetv2.evaluation.apart import Apart
-from efficientnetv2.evaluation.elsewhere import Beside, Elsewhere, elsewhere
-from efficientnetv2.evaluation.inspect.places import NEAR_KM
-from efficientnetv2.evaluation.page import percent
-from efficientnetv2.evaluation.sections import Section
-from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
+from efficientnetv2.evaluation.generalization import Apart, Beside, Elsewhere, elsewhere
+from efficientnetv2.evaluation.html import percent
+from efficientnetv2.evaluation.report_facts import Section
+from efficientnetv2.evaluation.split_leakage import NEAR_KM
+from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES
 
 
 @dataclass(frozen=True)

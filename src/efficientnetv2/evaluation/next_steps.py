@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from efficientnetv2.arch.published import NAMES
-from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.typed import typed
-from efficientnetv2.evaluation.page import number, percent, round_percent
-from efficientnetv2.metrics.abstention import AbstentionCurve
+from efficientnetv2.architectures.registry import NAMES
+from efficientnetv2.evaluation.html import number, percent, round_percent
 from efficientnetv2.metrics.classification import Figures
-from efficientnetv2.metrics.several import SeveralFigures
+from efficientnetv2.metrics.multilabel import SeveralFigures
+from efficientnetv2.metrics.selective import AbstentionCurve
 from efficientnetv2.models import pretrained
+from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.shell import typed
 
 if TYPE_CHECKING:
     from efficientnetv2.evaluation.report import Facts
@@ -47,7 +47,7 @@ _MANY_CONFLICTS = 0.01
 _IMBALANCE, _LAG = 3.0, 0.1
 # Images of the rare classes to measure on, at least. Ours.
 _LEAST_RARE = 10
-# Points of macro-F1 that twice the labels have to bring to be worth a step: as in ``evaluation.more_labels``. Ours.
+# Points of macro-F1 that twice the labels have to bring to be worth a step: see ``evaluation.label_efficiency``. Ours.
 _WORTH = 0.005
 #: Steps after which the learning curve of the probe, or what training makes of more labels, is another.
 CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
@@ -395,7 +395,7 @@ def _value(command: str | None, option: str) -> str | None:
 
 
 def _split(command: str | None) -> list[str]:
-    """A command of ``base.typed`` in words."""
+    """A command of ``utils.shell`` in words."""
     if os.name != "nt":
         return shlex.split(command or "")
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]

@@ -17,17 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.preprocessing import Views
-from efficientnetv2.evaluation import cost, seeing
-from efficientnetv2.evaluation.answered import Over
-from efficientnetv2.evaluation.answers import Beside, answers
-from efficientnetv2.evaluation.confusion import Matrix, confusions
-from efficientnetv2.evaluation.curve import Row, constants, learning_curve
-from efficientnetv2.evaluation.limits import limits
-from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
-from efficientnetv2.evaluation.opening import (
+from efficientnetv2.evaluation import plots, thumbnails
+from efficientnetv2.evaluation.confusion_matrix import Matrix, confusions
+from efficientnetv2.evaluation.headline import (
     against_majority,
     headline,
     lost_to_probe,
@@ -37,12 +29,18 @@ from efficientnetv2.evaluation.opening import (
     probe_measured_on,
     whose,
 )
-from efficientnetv2.evaluation.page import json_text, plain, rendered
-from efficientnetv2.evaluation.sections import Part, Section
-from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
+from efficientnetv2.evaluation.html import json_text, plain, rendered
+from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
+from efficientnetv2.evaluation.plots import Row, SizeCurve, constants, draw_sizes, learning_curve
+from efficientnetv2.evaluation.predictions import Over
+from efficientnetv2.evaluation.report_facts import Part, Section
+from efficientnetv2.evaluation.summary import Beside, answers, limits
 from efficientnetv2.metrics.classification import Figures
-from efficientnetv2.metrics.intervals import Interval
-from efficientnetv2.metrics.several import RULES, ClassPrecision, SeveralFigures, right
+from efficientnetv2.metrics.confidence_intervals import Interval
+from efficientnetv2.metrics.multilabel import RULES, ClassPrecision, SeveralFigures, right
+from efficientnetv2.preprocessing import Views
+from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.io import write_text_atomically
 
 # Of the table of classes: what is open, and what there is when it is unfolded; more are megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
@@ -63,7 +61,7 @@ class Facts:
         kept_model: which model the file has: ``start`` is the one before training, ``trained`` one that training came
             to; None where nothing chose between them.
         kept_reason: why, in sentences with the metrics of both.
-        views: how each was looked at, as ``base.preprocessing.Preprocessing`` has it.
+        views: how each was looked at, as ``preprocessing.Preprocessing`` has it.
         model: name of the network.
         command: that gives this again, as one types it.
         versions: of what computed it: name → version.
@@ -176,7 +174,7 @@ class Mistake:
     true: str
     predicted: str
     probability: float
-    thumbnail: seeing.Picture | None = None
+    thumbnail: thumbnails.Picture | None = None
 
 
 def write(
@@ -198,9 +196,9 @@ def write(
     Args:
         folder: there is one.
         figures: of the pictures evaluated on.
-        intervals: as ``metrics.reach.intervals_of`` gives them.
+        intervals: as ``metrics.metric_intervals.intervals_of`` gives them.
         facts: all else there is to say.
-        history: rows of ``metrics.jsonl``, as ``evaluation.curve.learning_curve`` takes them.
+        history: rows of ``metrics.jsonl``, as ``evaluation.plots.learning_curve`` takes them.
         misjudged: the mistakes to show, the most confident first; see ``most_confident``.
         sizes: the same pictures seen at several sizes, if they were.
         sections: further parts, in this order.
@@ -371,7 +369,7 @@ def _page(
     }
     measured = [(name, one) for name, one in figures.per_class.items() if values[name] is not None]
     weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
-    stages = cost.stage_costs(history)
+    stages = plots.stage_costs(history)
     recipe = None if facts.recipe is None else plain(facts.recipe)
     shown = {
         path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
@@ -380,7 +378,7 @@ def _page(
     steps = steps_of(figures, facts, sections)
     told = {key: value for section in sections for key, value in section.told.items()}
     abstention = told.get("abstention", {})
-    dim = seeing.hard_to_see(one.thumbnail for one in further)
+    dim = thumbnails.hard_to_see(one.thumbnail for one in further)
     return rendered(
         "report.html.j2",
         figures=figures,
@@ -414,8 +412,8 @@ def _page(
         curve=learning_curve(history),
         constants=constants(history),
         stages=stages,
-        costs=cost.draw_costs({"": stages}),
-        over_time=cost.draw_top1_over_time({facts.model or "": history}),
+        costs=plots.draw_costs({"": stages}),
+        over_time=plots.draw_top1_over_time({facts.model or "": history}),
         sizes=sizes,
         size_curve=None if sizes is None else draw_sizes(sizes),
         matrix=None
@@ -424,9 +422,9 @@ def _page(
         confusions=()
         if isinstance(figures, SeveralFigures)
         else confusions(figures.confusion, figures.class_names),
-        misjudged=[(one, seeing.shown(one.thumbnail, dim=dim)) for one in further],
+        misjudged=[(one, thumbnails.shown(one.thumbnail, dim=dim)) for one in further],
         galleries=bool(shown),
-        stretched=seeing.NOTE if dim else None,
+        stretched=thumbnails.NOTE if dim else None,
         mistakes=round(figures.pictures * (1 - figures.top1)),
         recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     )

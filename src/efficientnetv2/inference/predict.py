@@ -13,20 +13,60 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.augment.geometry import symmetry
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.answer import Answer, logits_of, probabilities
-from efficientnetv2.base.errors import InputError, count_of, no_answers
-from efficientnetv2.base.preprocessing import RGB, Preprocessing, Views
-from efficientnetv2.base.sending import send
-from efficientnetv2.base.typed import typed
+from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.data.loader import evaluation_batches
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.several import stacked
-from efficientnetv2.inference.accelerate import place
-from efficientnetv2.inference.halving import as_many_as_fit
+from efficientnetv2.data.multilabel import stacked
+from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.models.network import Network
+from efficientnetv2.preprocessing import RGB, Preprocessing, Views
+from efficientnetv2.transforms.geometric import symmetry
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.device import place, send
+from efficientnetv2.utils.distributed import World, gathered_by_first
+from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of, no_answers
+from efficientnetv2.utils.memory import is_out_of_memory, reason_of, release
+from efficientnetv2.utils.probability import Answer, logits_of, probabilities
+from efficientnetv2.utils.shell import typed
+
+
+def as_many_as_fit(
+    compute: Callable[[Tensor], Tensor], images: Tensor, most: int, device: torch.device
+) -> tuple[Tensor, int]:
+    """What ``compute`` makes of a batch; where memory runs out, of the rest of it with half as many at a time.
+
+    Args:
+        compute: pictures -> a row for each, on the CPU; pictures do not know of each other.
+        images: (n, C, H, W), n above 0.
+        most: how many pictures at a time.
+        device: that ``compute`` uses.
+
+    Returns:
+        (n, ...), and how many at a time from now on.
+
+    Raises:
+        MemoryShortError: a single picture does not fit.
+    """
+    results: list[Tensor] = []
+    done = 0
+    while done < len(images):
+        part = images[done : done + most]
+        try:
+            results.append(compute(part))
+            done += len(part)
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise MemoryShortError(
+                    f"Memory ran out with a single picture of {images.shape[-1]} px that is only looked at "
+                    f"({reason_of(error)}). End what else takes memory, then say the same again (a run goes on with "
+                    "--resume), or look at smaller pictures."
+                ) from error
+        # Only here, where the error and all that its traceback held on to are gone, is memory free again.
+        most = len(part) // 2
+        release(device)
+    return torch.cat(results), most
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +117,7 @@ def predict(
         pictures: how many there are at most, where that is known: the logits are then never in memory twice.
 
     Returns:
-        (N, K) float32 on the CPU, divided by the network's temperature where it has one (``models.calibrated``). Of
+        (N, K) float32 on the CPU, divided by the network's temperature where it has one (``models.temperature``). Of
         several views: logits of their mean probabilities.
 
     Raises:
@@ -427,3 +467,60 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+# Pictures at a time: enough to keep the processor busy; fewer where memory runs out. Ours.
+_BATCH = 64
+
+
+def shared_answers(
+    network: Network,
+    manifest: Manifest,
+    *,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    workers: int,
+    world: World,
+    progress: Callable[[int], object] | None = None,
+    each: Callable[[npt.NDArray[np.int64], Tensor], object] | None = None,
+    strict: bool = False,
+) -> Predictions:
+    """Answers to every readable picture, each counted once; every process calls it.
+
+    Args:
+        network: the same for all, in any mode.
+        manifest: the same for all.
+        preprocessing: of the network.
+        device: of this process.
+        workers: of this process, that read pictures.
+        world: the processes.
+        progress: called after every batch with the number of pictures that all have done so far, as far as this
+            process's own tell.
+        each: called with the (n,) positions in the manifest and the (n, K) logits of every batch of this process, as
+            soon as they are there.
+        strict: refuse the first unreadable picture instead of passing it over.
+
+    Returns:
+        All answers for the first process, an empty part of them for the others.
+
+    Raises:
+        InputError: see ``inference.predict.predict_manifest``.
+    """
+
+    def together(done: int) -> None:
+        if progress is not None:
+            progress(min(len(manifest), done * world.size))
+
+    own = np.arange(world.rank, len(manifest), world.size)
+    share = predict_manifest(
+        network,
+        manifest.select(own) if world.many else manifest,
+        preprocessing=preprocessing,
+        device=device,
+        workers=workers,
+        batch_images=_BATCH,
+        progress=together,
+        each=None if each is None else lambda samples, logits: each(own[samples], logits),
+        strict=strict,
+    )
+    return interleaved(gathered_by_first(world, share), share.logits.shape[1])

@@ -20,24 +20,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.answer import probabilities
-from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
-from efficientnetv2.data import tiffs
+from efficientnetv2.data import tiff_tags
+from efficientnetv2.data.bands import ordinary
+from efficientnetv2.data.bands import picture as raster_picture
 from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.fitting import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
-from efficientnetv2.data.pictures import UnreadablePicture, is_deep
-from efficientnetv2.data.raster import having, levels
-from efficientnetv2.data.raster_files import ordinary_rule
-from efficientnetv2.data.rasters import ordinary
-from efficientnetv2.data.rasters import picture as raster_picture
-from efficientnetv2.data.tiffs import is_raster
-from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.data.geotiff import having, levels
+from efficientnetv2.data.image_io import UnreadablePicture, is_deep
+from efficientnetv2.data.raster_checks import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
+from efficientnetv2.data.readers import ordinary_rule
+from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.inference.predict import check_classes, check_reads_files, embed, predict
-from efficientnetv2.metrics.several import applied
-from efficientnetv2.models import modelfile
-from efficientnetv2.models.network import Network
+from efficientnetv2.metrics.multilabel import applied
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.probability import probabilities
 
 # A path, the bytes of a file or a stream of them, a Pillow image, or an array.
 Picture = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
@@ -51,9 +51,9 @@ class Prediction:
         label: the most probable class.
         probability: of that class, 0 to 1.
         probabilities: of every class, in the model's order; they sum to 1 unless the model answers each class by
-            itself (``sigmoid``, see ``base.answer``).
+            itself (``sigmoid``, see ``utils.probability``).
         labels: of a model that answers each class by itself all that the picture is given, the most probable first,
-            maybe none (``metrics.several.applied``); of others ``label`` alone.
+            maybe none (``metrics.multilabel.applied``); of others ``label`` alone.
     """
 
     label: str
@@ -103,7 +103,7 @@ class Predictor:
                 "efficientnetv2.create(module) makes a network of a module."
             )
         self.device, self.batch_images = pick_device(str(device)), batch_images
-        self.network = model if isinstance(model, Network) else modelfile.load(model)
+        self.network = model if isinstance(model, Network) else model_file.load(model)
         self._file = None if isinstance(model, Network) else os.fspath(model)
         check_classes(self.network, self._file)
         check_reads_files(self.network, self._file)
@@ -232,7 +232,7 @@ def _framed(picture: Picture, preprocessing: Preprocessing) -> npt.NDArray[np.ui
         picture = bytes(picture)
     if _is_stream(picture):
         picture = _content(picture)
-    if isinstance(picture, bytes) and tiffs.is_tiff(picture):
+    if isinstance(picture, bytes) and tiff_tags.is_tiff(picture):
         return _framed_tiff(picture, preprocessing)
     if bands is None and isinstance(picture, str | Path):
         bands = ordinary_rule(str(picture))
@@ -277,7 +277,7 @@ def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
     where the model has no rule (``raster_files.ordinary_rule``).
     """
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return deep and image.format in ("TIFF", None) and (bands is not None or tiffs.readable())
+    return deep and image.format in ("TIFF", None) and (bands is not None or tiff_tags.readable())
 
 
 def _holds_values(picture: Picture, bands: Bands) -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 
-from efficientnetv2.base.errors import InputError, some
-from efficientnetv2.base.keys import Floats
+from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.rng import Floats
 
 
 @dataclass(frozen=True)

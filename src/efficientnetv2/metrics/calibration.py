@@ -11,9 +11,9 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 
 #: Fewest pictures to fit a temperature on: of fewer, chance in their choice moves it more than it mends. Ours.
 LEAST_PICTURES = 30

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 
-from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
+from efficientnetv2.utils.errors import InputError, count_of, no_answers
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]

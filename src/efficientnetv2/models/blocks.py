@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from efficientnetv2.arch.spec import Block, Padding
-from efficientnetv2.models.convolution import ConvNorm, ProductConv2d
+from efficientnetv2.architectures.spec import Block, Padding
+from efficientnetv2.models.layers import ConvNorm, ProductConv2d
 
 
 class SqueezeExcite(nn.Module):
@@ -133,7 +133,7 @@ class _Block(nn.Module):
 
 
 class MBConv(_Block):
-    """1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; see ``arch.spec.Block``."""
+    """1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; see ``architectures.spec.Block``."""
 
     def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
         inner = block.inner_channels
@@ -144,7 +144,7 @@ class MBConv(_Block):
 
 
 class FusedMBConv(_Block):
-    """Full kxk convolution, 1x1 projection where it expands; see ``arch.spec.Block``.
+    """Full kxk convolution, 1x1 projection where it expands; see ``architectures.spec.Block``.
 
     Squeeze-excite, which no released network has here, stands after the kxk convolution.
     """

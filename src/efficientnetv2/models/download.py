@@ -14,7 +14,7 @@ import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.utils.tqdm import tqdm
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.utils.errors import InputError
 
 TRIES = 3  # in a row that bring nothing; ours
 PAUSE_S = 1.0  # between them; ours

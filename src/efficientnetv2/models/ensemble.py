@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.base.answer import Answer, logits_of, probabilities
-from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.calibrated import Calibration
-from efficientnetv2.models.network import Network
-from efficientnetv2.models.trained_on import TrainedOn, united
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.provenance import TrainedOn, united
+from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.probability import Answer, logits_of, probabilities
 
 NAME = "ensemble.json"  # in a folder whose model files answer together
 
@@ -257,7 +257,7 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    # What chose one member and trained another has trained the ensemble; ``commands.seen`` counts it there.
+    # What chose one member and trained another has trained the ensemble; ``workflows.leakage`` counts it there.
     choosing = [one for part in known for one in part.choosing]
     trained = united([training for part in known for training in part.parts])
     return replace(trained, chose=united(choosing) if choosing else None)

@@ -28,14 +28,14 @@ from huggingface_hub import (
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
-from efficientnetv2.arch.published import NAMES
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.threads import within
+from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.models.download import STALL_S, download, sha256_of
 from efficientnetv2.models.pretrained import Pretrained, Remote, about, names
+from efficientnetv2.utils.cpu import within
+from efficientnetv2.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from efficientnetv2.models.network import Network
+    from efficientnetv2.models.efficientnet import Network
 
 PYTORCH = "https://download.pytorch.org"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -184,7 +184,7 @@ def read(path: Path, name: str) -> Network:
 
         network = read(fetch("efficientnetv2_b0.in1k"), "efficientnetv2_b0.in1k")
     """
-    from efficientnetv2.models.interop import convert
+    from efficientnetv2.models.conversion import convert
 
     entry = about(name)
     network = convert.read(path, model=entry.their_model).network

@@ -14,9 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from efficientnetv2.arch.published import NAMES, published
-from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+from efficientnetv2.architectures.registry import NAMES, published
+from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+from efficientnetv2.utils.errors import InputError, did_you_mean
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
 IMAGENET: Statistics = (IMAGENET_MEAN, IMAGENET_STD)

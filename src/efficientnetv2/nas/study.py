@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from efficientnetv2.base.errors import InputError, complaint
-from efficientnetv2.nas.checks import difference
-from efficientnetv2.nas.measurement import Measurement
-from efficientnetv2.nas.proxy import StepTimeBy
-from efficientnetv2.nas.reward import Reward
-from efficientnetv2.nas.space import Space
-from efficientnetv2.nas.steptime import Pace
+from efficientnetv2.nas.latency import Pace
+from efficientnetv2.nas.objective import Measurement, Reward
+from efficientnetv2.nas.proxy_task import StepTimeBy
+from efficientnetv2.nas.space import Space, difference
 from efficientnetv2.nas.storage import Storage, hidden, optuna
-from efficientnetv2.training.changes import differences
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import differences
+from efficientnetv2.utils.errors import InputError, complaint
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -302,8 +300,10 @@ def opened(storage: Storage, name: str) -> Opened:
         known = f"it has {', '.join(sorted(there))}" if there else "it is empty"
         raise InputError(f"the database has no study '{name}'; {known}.")
     package = optuna()
-    from efficientnetv2.nas.hopeless import WorstQuarter  # with Optuna, which is an extra
-    from efficientnetv2.nas.samplers import sampler
+    from efficientnetv2.nas.samplers import (
+        WorstQuarter,  # with Optuna, which is an extra
+        sampler,
+    )
 
     pruner = WorstQuarter() if plan.prune else package.pruners.NopPruner()
     drawn = sampler(plan.sampler, plan.space, seed=plan.seed)

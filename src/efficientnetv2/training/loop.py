@@ -2,7 +2,7 @@
 
 Image size, dropout, stochastic depth and augmentation change inside the one loop, because the setting
 travels with the batch. Nothing here prints, saves or evaluates: ``train`` yields after every step and
-whoever drives it (``training.run``) does the rest.
+whoever drives it (``training.trainer``) does the rest.
 """
 
 from __future__ import annotations
@@ -20,29 +20,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.augment.pipeline import AugmentPlan, augment, yes_or_no
-from efficientnetv2.base.answer import Answer
-from efficientnetv2.base.errors import MemoryShortError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.memory import is_out_of_memory, release
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.sending import send
-from efficientnetv2.base.step_plan import StepPlan
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.inference.accelerate import Precision, autocast
-from efficientnetv2.models.groups import one_pass
-from efficientnetv2.models.regularize import apply_setting
-from efficientnetv2.progressive import Setting
+from efficientnetv2.models.ghost_batch import one_pass
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import optim
-from efficientnetv2.training.compiling import network_to_call
-from efficientnetv2.training.distributed import ALONE, World
-from efficientnetv2.training.gradients import Gradients
-from efficientnetv2.training.imbalance import ALIKE, ClassTerms
-from efficientnetv2.training.loss import binary_cross_entropy, cross_entropy
-from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
+from efficientnetv2.training.batch_norm import GroupedStatistics
+from efficientnetv2.training.compile import network_to_call
+from efficientnetv2.training.ddp import Gradients
+from efficientnetv2.training.losses import ALIKE, ClassTerms, binary_cross_entropy, cross_entropy
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.state import Length, State
-from efficientnetv2.training.statistics import GroupedStatistics
+from efficientnetv2.training.train_state import Length, State
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment, yes_or_no
+from efficientnetv2.utils.device import Precision, autocast, send
+from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.errors import MemoryShortError
+from efficientnetv2.utils.memory import is_out_of_memory, release
+from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.rng import Key
 
 
 @dataclass

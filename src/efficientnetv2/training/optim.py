@@ -5,20 +5,102 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
-from efficientnetv2.models.fit import layer_groups
-from efficientnetv2.models.heads import classifiers_of
-from efficientnetv2.models.network import Network
-from efficientnetv2.training import learning
-from efficientnetv2.training.rmsprop import TensorFlowRMSprop
+from efficientnetv2.models.adapt import classifiers_of, layer_groups
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.training import recipe
 
 
-def build(network: nn.Module, optimizer: learning.Optimizer) -> torch.optim.Optimizer:
+class TensorFlowRMSprop(torch.optim.Optimizer):
+    """RMSprop as TensorFlow has it, which the published training runs used.
+
+    It differs from ``torch.optim.RMSprop`` twice: epsilon stands inside the square root, and the
+    running mean square starts at 1, so that the first steps are small. The learning rate goes into the
+    momentum buffer, so a falling rate does not shrink what was gathered before::
+
+        square = decay * square + (1 - decay) * grad^2
+        buffer = momentum * buffer + lr * grad / sqrt(square + epsilon)
+        weight = weight - buffer
+
+    Args:
+        params: as of any optimizer.
+        lr: learning rate.
+        decay: of the running mean square.
+        momentum: of the buffer.
+        epsilon: inside the root.
+        weight_decay: L2, added to the gradient.
+
+    Source: TensorFlow's RMSPropOptimizer; epsilon 0.001, decay and momentum 0.9 in the released code.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        decay: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "decay": decay,
+            "momentum": momentum,
+            "epsilon": epsilon,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step on the gradients at hand.
+
+        Args:
+            closure: evaluates the model again and returns the loss, as in any optimizer.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            grads: list[Tensor] = [weight.grad for weight in weights]
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight]["square"] = torch.ones_like(weight)
+                    self.state[weight]["buffer"] = torch.zeros_like(weight)
+            squares = [self.state[weight]["square"] for weight in weights]
+            buffers = [self.state[weight]["buffer"] for weight in weights]
+            if group["weight_decay"]:
+                grads = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
+            torch._foreach_mul_(squares, group["decay"])
+            torch._foreach_addcmul_(squares, grads, grads, value=1 - group["decay"])
+            roots = torch._foreach_add(squares, group["epsilon"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_addcdiv_(buffers, grads, roots, value=group["lr"])
+            torch._foreach_sub_(weights, buffers)
+        return loss
+
+
+def build(network: nn.Module, optimizer: recipe.Optimizer) -> torch.optim.Optimizer:
     """The optimizer of a recipe: decay for weights alone, the classifier and each depth at its own rate.
 
     Args:
@@ -94,7 +176,7 @@ def _spared(network: nn.Module) -> set[int]:
     return spared
 
 
-def _lr_shares(network: nn.Module, optimizer: learning.Optimizer) -> dict[int, float]:
+def _lr_shares(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
     """Rates over the scheduled one, by the parameter's ``id``; 1 for those that are not in it."""
     shares: dict[int, float] = {}
     if optimizer.layer_decay != 1:
@@ -108,7 +190,7 @@ def _lr_shares(network: nn.Module, optimizer: learning.Optimizer) -> dict[int, f
     return shares
 
 
-def _beginnings(network: nn.Module, optimizer: learning.Optimizer) -> dict[int, float]:
+def _beginnings(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
     """Shares of the run from which on parameters learn, by their ``id``; 0 for those that are not in it."""
     if optimizer.unfreeze is None:
         return {}
@@ -129,7 +211,7 @@ def _of_classifiers(network: nn.Module) -> list[nn.Parameter]:
     return [weight for module in found for weight in module.parameters()]
 
 
-def lr_share(schedule: learning.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
+def lr_share(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
     """The learning rate at a step, as a share of its peak.
 
     Warm-up grows linearly and reaches the peak at its end. The staircase is counted from the run's start, as in the

@@ -1,7 +1,7 @@
 """What decides a run: one frozen, checked value, written as YAML beside every run.
 
 A recipe is made by a function of ``training.recipes`` and changed by ``--set a.b=c``. Fields that say
-"auto" are settled before the first step (``training.settle``), so that the recipe in a run folder holds
+"auto" are settled before the first step (``training.auto_config``), so that the recipe in a run folder holds
 nothing left to decide, and resuming decides nothing anew. ``minival: auto`` stays where images were set aside: its rule
 sets the same ones aside again.
 """
@@ -12,18 +12,78 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from efficientnetv2.arch.spec import Architecture, Pooling
-from efficientnetv2.augment.pipeline import AugmentPlan
-from efficientnetv2.base.answer import Answer
-from efficientnetv2.base.preprocessing import Framing, Views
-from efficientnetv2.data.balance import BETA, Balance
+from efficientnetv2.architectures.spec import Architecture, Pooling
 from efficientnetv2.data.imagenet import Published
+from efficientnetv2.data.sampler import BETA, Balance
 from efficientnetv2.data.splits import Answered
-from efficientnetv2.inference.accelerate import Precision
-from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.learning import Optimizer, Part, Schedule
+from efficientnetv2.preprocessing import Framing, Views
+from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.transforms.pipeline import AugmentPlan
+from efficientnetv2.utils.device import Precision
+from efficientnetv2.utils.probability import Answer
+
+
+class Part(BaseModel):
+    """A frozen value whose fields are checked; a name that is none of them is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Optimizer(Part):
+    """How gradients become steps.
+
+    Args:
+        kind: ``rmsprop`` in TensorFlow's form (epsilon inside the root, mean square starting at 1),
+            ``sgd`` with Nesterov's momentum, or ``adamw``.
+        lr: peak learning rate, at the recipe's ``batch_images``.
+        weight_decay: of weights; biases and norms are never decayed. With ``rmsprop`` and ``sgd``
+            it is L2 in the loss, with ``adamw`` decoupled.
+        momentum: of ``rmsprop`` and ``sgd``; beta 1 of ``adamw``.
+        decay: of the running mean square: rho of ``rmsprop``, beta 2 of ``adamw``.
+        epsilon: of ``rmsprop`` and ``adamw``.
+        clip_norm: gradients of a greater norm are scaled down to it; None is off.
+        head_lr: the classifier's learning rate over the trunk's.
+        layer_decay: with L groups of layers (``models.adapt.layer_groups``), group i learns at ``layer_decay **
+            (L - 1 - i)`` of the rate: less than 1 lets the layers near the picture move less.
+        unfreeze: share of the run by which all layers learn. Group i has a rate of 0 until ``unfreeze * (L - 1 - i) /
+            (L - 1)`` of it, so the head learns from the beginning and the stem last; batch-norm's statistics move all
+            the while. None lets all learn from the beginning. Source: arXiv:1801.06146, section 3.3, a group per epoch.
+    """
+
+    kind: Literal["rmsprop", "sgd", "adamw"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    decay: float = Field(default=0.9, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    head_lr: float = Field(default=1.0, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    unfreeze: float | None = Field(default=None, gt=0, lt=1)
+
+
+class Schedule(Part):
+    """The learning rate over the run, as a share of its peak: warm-up, then the shape.
+
+    Args:
+        kind: ``cosine`` down to ``final``, ``staircase`` (times ``factor`` each ``every_epochs``),
+            or ``constant``.
+        warmup_epochs: of linear growth from 0.
+        warmup_share: of the run that warm-up takes at most, so that a short run reaches its peak too.
+        final: with ``cosine``, share of the peak at the end.
+        factor: of the staircase: what the rate is multiplied by at each of its steps.
+        every_epochs: of the staircase: from one of its steps to the next.
+    """
+
+    kind: Literal["cosine", "staircase", "constant"]
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    warmup_share: float = Field(default=1.0, gt=0, le=1)
+    final: float = Field(default=0.0, ge=0, le=1)
+    factor: float = Field(default=0.97, gt=0, le=1)
+    every_epochs: float = Field(default=2.4, gt=0)
+
 
 # Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
 MOST = 1_000_000
@@ -44,15 +104,15 @@ class Recipe(Part):
         model: a published network's name, one of another library ("timm:resnet50"), or an architecture;
             ``auto`` is that of the weights, or chosen by the machine.
         weights: to start from: ``none``, ``auto`` (the best that can be had), a name (``efficientnetv2_s.in1k``),
-            or a file; see ``training.named``.
+            or a file; see ``training.initial_weights``.
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
         classifier: that given weights get for classes of one's own: ``fresh`` (see ``initialisation``), or ``probe``,
             the linear probe's, so that training begins where the probe ends (arXiv:2202.10054); ``auto`` is the
             probe's where there is a probe. Several classifiers of one network begin fresh in any case.
-        pooling: see ``arch.spec.Architecture``. None is as the weights have it, else ``mean``.
+        pooling: see ``architectures.spec.Architecture``. None is as the weights have it, else ``mean``.
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
-            does. See ``models.fit.freeze``.
+            does. See ``models.adapt.freeze``.
         frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
         recompute_stages: the activations of so many first stages are not kept but computed again in the backward pass:
             less memory, their forward pass twice, the same result. Of this project's networks only.
@@ -77,7 +137,7 @@ class Recipe(Part):
             on it is capped by (1 + step) / (10 + step), as in the released code.
         batch_norm_momentum: share of the old running statistics kept per step, as the paper and Keras
             count it (PyTorch's own number is 1 minus this).
-        framing: how a picture that is not square meets the square; see ``base.preprocessing.Preprocessing``.
+        framing: how a picture that is not square meets the square; see ``preprocessing.Preprocessing``.
         crop_framing: the same of training's random crops, where they differ: ``crop`` draws their aspect in pixels,
             whatever shape the picture has; see ``data.decode.train_picture``. None is as ``framing``.
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
@@ -85,10 +145,10 @@ class Recipe(Part):
         eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
             ``chosen_by`` is highest is that of the model file, and val is answered at it. ``auto`` tries some from the
             last training size on, up to half as large again; None tries no other.
-        eval_views: how a picture is looked at in evaluation; see ``base.preprocessing.Preprocessing.views``.
+        eval_views: how a picture is looked at in evaluation; see ``preprocessing.Preprocessing.views``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
         cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
-            from which this share of the random crops has all its pixels, (0, 1]; see ``data.cache.Kept``. Where it
+            from which this share of the random crops has all pixels, (0, 1]; see ``data.cache_writer.Kept``; where it
             is kept is ``--cache``'s affair.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
         several_labels: how pictures of several labels each are learnt: ``sigmoid`` answers each class by itself, yes
@@ -96,7 +156,7 @@ class Recipe(Part):
             refused); ``softmax`` gives the labels of a picture equal shares of 1, as the paper does on ImageNet-21k.
             For pictures of one label each it is of no effect, and refused where it is said.
         balance: how often each class is drawn: ``equal``, ``effective`` or ``sqrt`` bring rare ones forward, null draws
-            every picture once an epoch; see ``data.balance``.
+            every picture once an epoch; see ``data.sampler``.
         class_weights: how much a picture of each class counts in the loss, likewise; beside ``balance`` both act.
         effective_beta: of ``effective``, 0 to 1: how soon further pictures of a class tell nothing new.
         logit_adjustment: temperature of the logit adjustment, 1 in the paper: logits are trained with the logarithm of
@@ -119,7 +179,7 @@ class Recipe(Part):
             groups that are too small on one GPU. The result then depends on the number of processes.
         precision: of the network's multiplications: ``fp32``, ``bf16``, or ``fp16`` with scaled losses; weights and
             optimizer are fp32 in each. ``auto`` takes 16 bits where they measure a tenth faster, and in runs too short
-            to measure where the machine has them (``training.speed``).
+            to measure where the machine has them (``training.precision``).
         compile: whether ``torch.compile`` makes the network faster first; ``auto`` tries it in runs of an hour or more,
             and keeps it where it pays.
         seed: of everything random.

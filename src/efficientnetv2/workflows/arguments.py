@@ -14,17 +14,17 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
 import torch
 from pydantic import ValidationError
 
-from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
-from efficientnetv2.base.typed import CALL
-from efficientnetv2.commands.beginning import Place
-from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.words import Words
-from efficientnetv2.progressive import IMAGE_PX
-from efficientnetv2.training import fields
-from efficientnetv2.training.distributed import launched
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.progressive.schedule import IMAGE_PX
+from efficientnetv2.training import recipe_fields
 from efficientnetv2.training.recipe import MOST, Recipe
+from efficientnetv2.utils.distributed import launched
+from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
+from efficientnetv2.utils.shell import CALL
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -180,7 +180,7 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Wo
         if "optimizer.lr" in given.get("settings", {}):
             raise InputError("lr and settings['optimizer.lr'] are the same. Pass one of them.")
         lr = float(number("lr", given["lr"], 0, whole=False))
-        settings = (*settings, f"optimizer.lr={fields.typed(lr)}")
+        settings = (*settings, f"optimizer.lr={recipe_fields.typed(lr)}")
     model = given.get("model")
     return Words(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
@@ -214,7 +214,7 @@ def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
         raise InputError(
             f"settings: a value is not a number, text, list or mapping ({error}). Give plain values."
         ) from None
-    return tuple(f"{name}={fields.typed(value)}" for name, value in plain.items())
+    return tuple(f"{name}={recipe_fields.typed(value)}" for name, value in plain.items())
 
 
 def source_of(data: PathLike, table: Mapping[str, Any]) -> Source:
@@ -256,8 +256,8 @@ def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], k
 
 
 def _recipe_field(name: str) -> str | None:
-    known = [field.name for field in fields.every_field()]
-    return name if name in known else fields.field_meant(name)
+    known = [field.name for field in recipe_fields.every_field()]
+    return name if name in known else recipe_fields.field_meant(name)
 
 
 def number(name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> Any:

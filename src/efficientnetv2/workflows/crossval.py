@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Unpack
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from efficientnetv2.commands.crossval_job import crossvalidate
-from efficientnetv2.commands.crossval_plan import Plan
-from efficientnetv2.commands.within import refuse_run_within
+from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.data.augmented_copies import refuse_copies_apart
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.folds import Folds
+from efficientnetv2.data.records import Ints
+from efficientnetv2.data.shards.index import is_url
+from efficientnetv2.data.splits import groups_apart
+from efficientnetv2.data.validate import check
+from efficientnetv2.training.initial_weights import from_anywhere, refuse_unknown_weights
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, read_skipped, set_aside
+from efficientnetv2.training.run_lock import claimed, held, new_folder
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.io import check_folder, read_object, write_atomically
+from efficientnetv2.utils.shell import command_line, typed
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -22,7 +40,358 @@ from efficientnetv2.workflows.arguments import (
     run_arguments,
     settings_of,
 )
+from efficientnetv2.workflows.auto_config import refuse_unlike
+from efficientnetv2.workflows.batch_predict import SKIPPED, list_skipped
+from efficientnetv2.workflows.crossval_config import (
+    FILE,
+    Plan,
+    begun_otherwise,
+    begun_with,
+    remember,
+    with_further,
+)
+from efficientnetv2.workflows.crossval_report import OTHERWISE, conclude
+from efficientnetv2.workflows.crossval_runs import Runs
+from efficientnetv2.workflows.data_config import Source, with_rule
+from efficientnetv2.workflows.datasets import decode_evaluated
+from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
+from efficientnetv2.workflows.overrides import Words, begin_recipe, refuse_too_small, says_length, starts_open
+from efficientnetv2.workflows.predictions_io import MOST_CLASSES
 from efficientnetv2.workflows.results import CrossValidation
+from efficientnetv2.workflows.run_options import Place
+
+_NAME = "crossval"  # in that of a folder that nobody has named
+
+
+def crossvalidate(
+    words: Words,
+    source: Source,
+    place: Place,
+    plan: Plan,
+    said: Collection[str] = (),
+    screen: Screen | None = None,
+) -> Path:
+    """Everything that ``effnetv2 crossval`` does.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how to run.
+        plan: of the folds.
+        said: names of what was typed, a default or not: folds that are gone on with were begun with it.
+        screen: Where notes go. None makes one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: anything a user can mend.
+        KeyboardInterrupt: Ctrl-C; says how to go on.
+    """
+    screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
+    folder, resumed = _folder(place)
+    if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
+        words = replace(words, weights=from_anywhere(words.weights))
+    if not resumed:
+        refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
+    if resumed and all((folder / name).exists() for name in REPORT_FILES):
+        _tell_finished(folder, screen, as_json=place.as_json)
+        return folder
+    asked = plan
+    if resumed:
+        words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
+    # Before every picture is looked at: what is refused takes no time.
+    recipe = _recipe(words, plan, place, source.label_separator)
+    begun = folder if resumed else None
+    manifest, contents, skipped = _pictures(source, place, screen, recipe.seed, begun)
+    if resumed:
+        plan = _without_vain_comparison(plan, manifest, screen)
+    dealt = plan.dealt(manifest, contents, recipe.seed)
+    others = plan.otherwise(manifest, contents, recipe.seed, dealt)
+    now = _digest(manifest, dealt)
+    if resumed and now != digest:
+        raise InputError(
+            f"--resume: the pictures, or what is known of their places, are not those that the folds in {folder} were "
+            "begun with. Bring them back, or begin anew with another --out."
+        )
+    if resumed:
+        manifest = _where_it_lay(folder, manifest)
+        _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest, said)
+    screen.say(dealt.note)
+    if not resumed:
+        name = _NAME if place.out is None else None
+        with claimed(folder, name=name, refuse=_refuse_occupied) as folder:
+            _begin(folder, words, plan, source, now, manifest, dealt)
+        screen.say(f"Folder: {folder}")
+        list_skipped(folder / SKIPPED, skipped)
+        if skipped:
+            screen.say(f"What could not be read is listed in {folder / SKIPPED}.")
+    at = replace(place, out=folder)
+    runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands, source.nodata)
+    try:
+        with held(folder):
+            answered = runs.answer(dealt, folder, "Fold")
+            compared = others if plan.compare_splits else None
+            again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
+            conclude(folder, runs, dealt, answered, others, again, skipped)
+    except KeyboardInterrupt as stop:
+        go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
+        raise KeyboardInterrupt(f"Go on with: {typed(go_on)}") from stop
+    return folder
+
+
+def _folder(place: Place) -> tuple[Path, bool]:
+    """The folder, and whether there is something to go on with."""
+    if place.resume:
+        places = [RUNS] if place.out is None else [place.out.parent, RUNS]
+        begun = sorted(
+            (file for folder in places for file in folder.glob(f"*/{FILE}")),
+            key=lambda file: file.stat().st_mtime,
+        )
+        path = place.out or (begun[-1].parent if begun else None)
+        if path is None or not (path / FILE).exists():
+            newest = (
+                ["effnetv2", "crossval", "DATA", "--out", str(begun[-1].parent), "--resume"] if begun else []
+            )
+            raise InputError(
+                f"--resume: there is no cross-validation in {path or RUNS}. "
+                + (f"To resume the newest one: {typed(newest)}. " if begun else "")
+                + "To start a new one, leave out --resume."
+            )
+        return path, True
+    check_folder(place.out or RUNS, "--out")
+    if place.out is None:
+        return new_folder(RUNS, _NAME), False
+    _refuse_occupied(place.out)
+    return place.out, False
+
+
+def _refuse_occupied(path: Path) -> None:
+    there = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
+    if FILE in there:
+        raise InputError(
+            f"--out {path} holds a cross-validation already. Go on with it by --resume, or give another folder."
+        )
+    if there:
+        raise InputError(f"--out {path} is not empty ({some(there, 3)}). Give another folder.")
+
+
+def _pictures(
+    source: Source, place: Place, screen: Screen, seed: int, begun: Path | None = None
+) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
+    """The readable pictures, which of them are identical, and path and reason of those that could not be read.
+
+    Of folds that are gone on with, those that were readable when they were begun: a fold passes over what it can no
+    more read, as a run does.
+
+    Args:
+        source: of all.
+        place: how strict.
+        screen: to say on what is left out.
+        seed: of the recipe.
+        begun: the folder of folds that are gone on with; None of new ones.
+    """
+    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
+    manifest = source.read(heeded=("test",))
+    if len(manifest.class_names) > MOST_CLASSES:
+        raise InputError(
+            f"{manifest.source} has {len(manifest.class_names):,} classes, but answers are put together for at most "
+            f"{MOST_CLASSES:,}. Use train with a val split."
+        )
+    refuse_copies_apart(manifest)
+    with screen.counting("looking", len(manifest)) as counted:
+        found = check(manifest, strict=place.strict, progress=counted)
+    for note in (*manifest.notes, *found.notes):
+        screen.say(note)
+    skipped = [(manifest.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
+    rows = found.readable
+    if begun is not None:
+        rows, skipped = _readable_then(begun, manifest, rows, screen)
+    else:
+        if skipped:
+            screen.say(
+                f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
+            )
+        answered = rows[manifest.split[rows] != "test"]
+        # By a rule, as each fold reads rasters; the folds measure and tell their own.
+        part = with_rule(manifest.select(answered), source, seed=seed, say=lambda line: None)
+        bad = decode_evaluated(
+            part, np.arange(len(part)), strict=place.strict, say=screen.say, counting=screen.counting
+        )
+        skipped += [(part.paths[row], reason) for row, reason in bad.items()]
+        rows = np.setdiff1d(rows, answered[list(bad)])
+    manifest = manifest.select(rows)
+    if apart := groups_apart(manifest):
+        screen.say(apart.strip())
+    return manifest, found.contents[rows], skipped
+
+
+def _readable_then(
+    folder: Path, manifest: Manifest, readable: Ints, screen: Screen
+) -> tuple[Ints, list[tuple[str, str]]]:
+    """The rows that were readable when the folds were begun, with those that are new, and what was left out then."""
+    there = Manifest.from_csv(
+        folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
+    )
+    paths, listed = manifest.paths, set(there.paths)
+    recorded = read_skipped(folder / SKIPPED)
+    if recorded is None:
+        screen.say(set_aside(folder / SKIPPED, "The list of skipped images starts again."))
+    left_out = [(path, why) for path, why in recorded or () if path not in listed]
+    unread = {path for path, _ in left_out}
+    # By sets: numpy's isin compares every path with every other, hours of a million pictures.
+    dealt, known = (np.flatnonzero([path in those for path in paths]) for those in (listed, unread))
+    lost, back = np.setdiff1d(dealt, readable), np.intersect1d(known, readable)
+    if len(lost):
+        screen.say(
+            f"{count_of(len(lost), 'picture')} of the folds can't be read any more (first: {paths[lost[0]]}), to be "
+            "passed over."
+        )
+    if len(back):
+        screen.say(
+            f"{count_of(len(back), 'picture')} that could not be read when the folds were begun can be now (first: "
+            f"{paths[back[0]]}), left out as before."
+        )
+    return np.setdiff1d(np.union1d(readable, lost), back), left_out
+
+
+def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None) -> Recipe:
+    """The recipe, and those of every try, refused before anything is trained.
+
+    Raises:
+        InputError: one of them is none, or of no effect on pictures whose labels ``separator`` parts.
+    """
+    device = pick_device(place.device)
+    recipe, _ = begin_recipe(words, device, lambda line: None)
+    starts = [one.word for one in starts_open(words, device)]
+
+    def refuse(one: Recipe, asked: Words) -> None:
+        refuse_unlike(one, asked, separator)
+        if not place.resume:  # weights that the folds began with may be gone
+            refuse_unknown_weights(one.weights)
+        refuse_too_small(one, device, starts)
+
+    refuse(recipe, words)
+    for index in range(len(plan.tries)):
+        if words.minutes is not None and says_length(plan.settings_of(index)):
+            raise InputError(
+                f"--try {plan.tries[index]}: it says how long to train, but so does --minutes {words.minutes:g}, "
+                "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
+            )
+        # Without what holds while choosing alone, too: that is how it answers, after all have been tried.
+        for further in dict.fromkeys((plan.try_settings, ())):
+            try:
+                tried = with_further(words, (*plan.settings_of(index), *further))
+                refuse(begin_recipe(tried, device, lambda line: None)[0], tried)
+            except InputError as error:  # for the words alone have just been taken
+                said = "".join(f" --try-set {setting}" for setting in further)
+                reason = str(error).replace("--set ", "")  # which nobody typed
+                raise InputError(f"--try {plan.tries[index]}{said}: {reason}") from error
+    return recipe
+
+
+def _without_vain_comparison(plan: Plan, manifest: Manifest, screen: Screen) -> Plan:
+    """Without folds that were asked for beside these, where nothing could be told of them: none are begun so any more.
+
+    Those that earlier versions have begun would else be refused for a word that can't be taken back.
+    """
+    if not plan.compare_splits or manifest.separator is None:
+        return plan
+    screen.say(
+        "--compare-splits, with which these folds were begun, is left out from here on: the pictures have several "
+        "labels each, but what neighbours flatter is measured of one."
+    )
+    return replace(plan, compare_splits=False)
+
+
+def _digest(manifest: Manifest, dealt: Folds) -> str:
+    """Of the pictures and who answers them."""
+    folds = dealt.of_picture(len(manifest))
+    return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
+
+
+def _refuse_other_rule(
+    folder: Path,
+    asked: Plan,
+    plan: Plan,
+    manifest: Manifest,
+    contents: Ints,
+    seed: int,
+    digest: str,
+    said: Collection[str],
+) -> None:
+    """A rule that is named again gives the folds that are there: without places or groups auto is by class.
+
+    Raises:
+        InputError: it gives others, or none.
+    """
+    if asked.by == plan.by or (asked.by == Plan.by and "by" not in said):
+        return
+    with suppress(InputError):
+        if _digest(manifest, replace(plan, by=asked.by).dealt(manifest, contents, seed)) == digest:
+            return
+    raise begun_otherwise(folder, [f"by is {plan.by} there, {asked.by} here"])
+
+
+def _where_it_lay(folder: Path, manifest: Manifest) -> Manifest:
+    """The pictures by the way on which the folds found them when they were begun.
+
+    Its runs know them by the way from there: a fold that is done calls what it answered so, and one that is not goes on
+    with these files alone. Another way to the same place, as by a link, comes to that one.
+
+    Raises:
+        InputError: they, or the folder, have been moved.
+    """
+    there = Manifest.from_csv(
+        folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
+    )
+    pairs = zip(there.paths, manifest.paths, strict=False)
+    before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
+    if before == now:
+        return manifest
+    way = before.removesuffix(now).rstrip("/")
+    was = way if is_url(way) else os.path.realpath(folder / way)
+    if isinstance(manifest.root, Path) and was == os.path.realpath(manifest.root):
+        # From the folder as it is called, as ``Manifest.seen_from`` does, unless a link in that leads elsewhere.
+        places = [Path(os.path.normpath(one / way)) for one in (folder.absolute(), folder.resolve())]
+        return replace(manifest, root=next(one for one in places if os.path.realpath(one) == was))
+    raise InputError(
+        f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
+        f"{manifest.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "
+        "the folder, or begin anew with another --out."
+    )
+
+
+def _begin(
+    folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
+) -> None:
+    write_atomically(
+        folder / "manifest.csv", dealt.told(manifest.with_split(_taught(manifest, dealt))).to_csv
+    )
+    remember(folder, words, plan, source, digest, command_line())
+
+
+def _taught(manifest: Manifest, dealt: Folds) -> npt.NDArray[np.object_]:
+    """(N,) splits as they are to whoever asks the folds' networks together: train for what has trained one of them.
+
+    By time the last period has trained none; neither is it a split of its own, for it is answered like the others.
+    """
+    split = np.where(manifest.split == "test", "test", "").astype(object)
+    for part in dealt.parts:
+        split[part.learning] = "train"
+    return split
+
+
+def _called(dealt: Folds | None) -> str:
+    return "Fold at random" if dealt is not None and dealt.by == "class" else "Fold by place"
+
+
+def _tell_finished(folder: Path, screen: Screen, *, as_json: bool) -> None:
+    if as_json:
+        fix = "Remove it, and --resume writes the report again from the folds."
+        answer(read_object(folder / "report.json", fix=fix))
+    screen.say(f"The cross-validation in {folder} has finished: nothing is left to do.")
+    screen.say(f"Report: {folder / 'report.html'}")
 
 
 @api

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.commands.plan_job import plan_and_tell
-from efficientnetv2.commands.within import refuse_run_within
+from efficientnetv2.cli.console import Screen, answer, duration
+from efficientnetv2.data.cache_writer import amount
+from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.evaluation.clusters import kept_whole
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taught
+from efficientnetv2.inference.predict import Embeddings, Predictions
+from efficientnetv2.models import model_file
+from efficientnetv2.models.hub import UnfetchedError
+from efficientnetv2.training.estimate import Forecast, forecast
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import Job, preprocessing_of
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.schedule_points import row_steps, validation_steps
+from efficientnetv2.training.time_budget import BEFORE_SHARE, Budget
+from efficientnetv2.training.timing import Rates, measure
+from efficientnetv2.utils.device import pick_own_device, workers_for
+from efficientnetv2.utils.distributed import ALONE
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.memory import limit
+from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -19,7 +41,308 @@ from efficientnetv2.workflows.arguments import (
     refuse_launched,
     run_arguments,
 )
+from efficientnetv2.workflows.auto_config import agreed, last_notes, looked_at, refuse_words, unprobed
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import Prepared
+from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.explain import explained
+from efficientnetv2.workflows.image_cache import Foreseen, foreseen
+from efficientnetv2.workflows.linear_probe import probe_s
+from efficientnetv2.workflows.output_paths import refuse_run_within
+from efficientnetv2.workflows.overrides import Words, names_sizes
+from efficientnetv2.workflows.report_sections import Known
 from efficientnetv2.workflows.results import html_table
+from efficientnetv2.workflows.run_options import Place, decided
+from efficientnetv2.workflows.time_budget import (
+    in_vain,
+    job_of,
+    lowered_by,
+    report_s,
+    scratch,
+    settled_by,
+    still_so,
+    to_be_measured,
+    to_measure,
+)
+from efficientnetv2.workflows.weights_selection import chosen
+
+# The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
+_PROBED = 500
+# Seconds from the command on after which nothing more is measured, and the share of what is left by then that measuring
+# steps may take. Ours: on two slow cores the plan is there after 90 s.
+_WITHIN_S, _MEASURING = 70.0, 0.5
+# Seconds of compiling for each stage, and bytes of a report. Ours: what was seen on two cores.
+_COMPILE_S, _REPORT_BYTES = 100.0, 1_000_000
+
+
+def plan_and_tell(
+    words: Words, source: Source, place: Place, screen: Screen | None = None, *, began: float | None = None
+) -> dict[str, Any]:
+    """Everything that ``effnetv2 plan`` does.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how the run would run.
+        screen: Where notes go. None makes one.
+        began: ``time.monotonic()`` when the command began. None is now.
+
+    Returns:
+        The estimate as plain JSON values.
+
+    Raises:
+        InputError: anything that ``train`` would refuse before its first step.
+    """
+    screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
+    budget = Budget(_WITHIN_S, time.monotonic() if began is None else began)
+    device = pick_own_device(place.device, 0, 1)
+    if place.memory_gib is not None:
+        limit(device, place.memory_gib)
+    workers = workers_for(place.workers, device, say=screen.say)
+    known = decided(words, place, device, screen, ALONE)
+    refuse_words(known, words, source, place, "plan")
+    prepared = looked_at(known.recipe, source, place, screen)
+    before = time.perf_counter()
+    known = chosen(known, words, prepared, device, workers, place, screen, budget)
+    choosing_s = time.perf_counter() - before
+    try:
+        settling = agreed(
+            known, words, prepared, device, place, screen, budget=budget, workers=workers, compiles=False
+        )
+    except UnfetchedError as error:
+        raise InputError(f"{error}{_without_them(known.recipe, words)}") from error
+    settled, prepared = settling.settled, settling.prepared
+    begun_s = budget.used_s - choosing_s
+    job = job_of(settled, prepared, known.path, device, workers)
+    notes = [prepared.split_note, *settling.notes]
+    kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
+    screen.say(to_measure(job.recipe, words.minutes, whole=True))
+    spent_s = 0.0 if kept is None else kept.seconds
+    with scratch(known.path) as folder:
+        before = time.perf_counter()
+        plain = replace(job, recipe=job.recipe.model_copy(update={"compile": False}))
+        rates = measure(
+            plain if kept is None else replace(plain, train=kept.pictures, reader=kept.reader),
+            folder,
+            run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
+            in_vain=in_vain(words.minutes, job, spent_s=spent_s),
+            within_s=_MEASURING * budget.left_s,
+            say=screen.say,
+        )
+        measuring_s = time.perf_counter() - before
+        if job.recipe.compile:
+            rates = replace(rates, compile_s=_COMPILE_S * job.recipe.progressive.stages)
+            notes.append(
+                f"Compiling: about {rates.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
+            )
+        if words.minutes is not None:  # as ``train`` divides them
+            spent_s = min(60 * words.minutes * BEFORE_SHARE, budget.used_s + spent_s) + report_s(job, rates)
+            if not names_sizes(words):
+                stored_px = shorter_side(prepared.train)
+                recipe, rates, lower = lowered_by(rates, job, words.minutes, stored_px, spent_s=spent_s)
+                job, notes = replace(job, recipe=recipe), [*notes, *lower]
+                preprocessing = preprocessing_of(recipe, settled.network, prepared.manifest.bands)
+                job = replace(job, preprocessing=preprocessing)
+                settling = replace(settling, preprocessing=preprocessing)
+        recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
+        job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
+        notes += last_notes(recipe, settling, known, prepared)
+        notes += unprobed(recipe, place, prepared)
+        others_s, disk, estimated = _around(job, prepared, rates, folder, budget)
+        if estimated:
+            notes.append(f"Estimated, for measuring would take too long: {' and '.join(estimated)}.")
+    others_s["start-up"] += begun_s
+    if known.compared is not None:
+        others_s["comparing weights"] = choosing_s
+    if to_be_measured(words.minutes, settled.recipe):
+        others_s["measuring"] = measuring_s
+    if kept is not None:
+        others_s["filling the cache"] = kept.seconds
+    if words.minutes is not None:
+        others_s = _within_minutes(others_s, words.minutes)
+    foretold = _whole(job, rates, others_s, disk)
+    as_json = _as_json(foretold, kept, device, notes)
+    if place.as_json:
+        answer(as_json)
+        return as_json
+    for note in notes:
+        screen.say(note)
+    assert job.recipe.epochs != "auto", "settle() has done so"
+    _tell(foretold, kept, device, screen, epochs=float(job.recipe.epochs))
+    return as_json
+
+
+def _without_them(recipe: Recipe, words: Words) -> str:
+    """How a plan is had without the weights that a recipe begins with, in a sentence.
+
+    Empty where its steps would be others: with layers or statistics that are kept they take less, and without the
+    name of a recipe ``--weights none`` means another.
+    """
+    if words.recipe is None or recipe.freeze_stages or recipe.frozen_statistics:
+        return ""
+    network = recipe.weights.partition(".")[0]
+    model = f"--model {network} " if recipe.model == "auto" else ""
+    return (
+        f" To plan without them: {model}--weights none foretells the same steps, and all but a linear probe of the "
+        "weights."
+    )
+
+
+def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, float]:
+    """What comes before the first step, cut to the part of the minutes that ``train`` gives to it."""
+    after = {"report"}
+    before_s = sum(seconds for what, seconds in others_s.items() if what not in after)
+    share = min(1.0, 60 * minutes * BEFORE_SHARE / before_s)
+    return {what: seconds if what in after else share * seconds for what, seconds in others_s.items()}
+
+
+def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
+    run = forecast(
+        job.recipe,
+        rates,
+        images=len(job.train),
+        val_images=len(job.val),
+        minival_images=job.minival_images,
+        at_a_time=job.at_a_time,
+    )
+    return replace(run, others_s={**others_s, **run.others_s}, disk_bytes={**run.disk_bytes, **disk})
+
+
+def _around(
+    job: Job, prepared: Prepared, rates: Rates, scratch: Path, budget: Budget
+) -> tuple[dict[str, float], dict[str, int], list[str]]:
+    """What the run does before its first step and after its last, and what it notes between: seconds, and bytes.
+
+    In the folder lies the model file that was written when the run was measured. What there is no time to rehearse is
+    estimated, and named.
+    """
+    estimated = []
+    folder = scratch / "run"
+    began = time.perf_counter()
+    run = RunFolder(folder, lambda line: None)
+    run.begin(job.recipe, prepared.manifest, {})
+    history = _rows(job)
+    for row in history:
+        run.record(row)  # TensorBoard is imported for the first
+    run.close()
+    seconds = {"start-up": time.perf_counter() - began}
+    lists = run.manifest_file.stat().st_size
+    if job.recipe.weights != "none" and job.train.separator is None:
+        most = most_pictures(job.network, job.preprocessing.image_px, len(job.train.class_names), job.device)
+        if probe_s(_PROBED, job.train, job.val, job.network, 0.0) < budget.left_s:
+            seconds["linear probe"] = _probe_s(job, rates)
+        else:
+            seconds["linear probe"] = probe_s(most, job.train, job.val, job.network, rates.curve.each_s)
+            estimated.append("the linear probe")
+    if report_s(job, rates) > budget.left_s:
+        seconds["report"] = report_s(job, rates)
+        return seconds, {"lists and report": lists + _REPORT_BYTES}, [*estimated, "the report"]
+    began = time.perf_counter()
+    logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
+    predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.answer)
+    kept = model_file.load(scratch / model_file.NAME, job.device)
+    galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
+    facts = Facts(job.train.source, "val")
+    known = Known(sections=galleries, whole=kept_whole(folder, job.val.paths))
+    outcome = Outcome(predictions, job.val, job.train.class_names, facts, known=known)
+    outcome.write(folder, history=history)
+    seconds["report"] = time.perf_counter() - began
+    written = sum(
+        (folder / name).stat().st_size for name in ("report.json", "report.html", "predictions.csv")
+    )
+    return seconds, {"lists and report": lists + written}, estimated
+
+
+def _rows(job: Job) -> list[dict[str, Any]]:
+    """Rows of figures such as the run's will be, to be written and drawn; what nobody knows yet is noise."""
+    recipe, length = job.recipe, job.length
+    rows: list[dict[str, Any]] = []
+    for kind, steps, unknown in (
+        (
+            "train",
+            row_steps(recipe, length),
+            ("loss", "lr", "images_per_s", "train_s", "waited_s", "seconds"),
+        ),
+        ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
+    ):
+        for step, noise in zip(sorted(steps), _noise(job, len(steps), len(unknown)).tolist(), strict=True):
+            setting = recipe.progressive.at(step - 1, steps=length.steps).to_json() if kind == "train" else {}
+            known = {name: value for name, value in setting.items() if name != "others"}
+            begun = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
+            rows.append(begun | known | dict(zip(unknown, noise, strict=True)))
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def _probe_s(job: Job, rates: Rates) -> float:
+    """Of the linear probe: pictures embedded, then a classifier fitted to noise of the same shape."""
+    classes = len(job.train.class_names)
+    most = most_pictures(job.network, job.preprocessing.image_px, classes, job.device)
+    learning = min(len(job.train), most)
+    some = min(learning, _PROBED)
+    labels = job.train.labels[taught(job.train.labels, some, job.key.fold("rehearsal"))]
+    vectors = _noise(job, len(labels), job.network.embed_dim)
+    began = time.perf_counter()
+    fit_probe(
+        Embeddings(np.arange(len(labels)), labels, vectors),
+        key=job.key.fold("probe"),
+        balanced=job.recipe.balance is not None,
+    )
+    fitting_s = (time.perf_counter() - began) * learning / len(labels)
+    return rates.curve.seconds(learning) + rates.curve.seconds(min(len(job.val), most)) + fitting_s
+
+
+def _noise(job: Job, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    key: Key = job.key.fold("rehearsal")
+    return key.generator().standard_normal((rows, columns), dtype=np.float32)
+
+
+def _tell(
+    foretold: Forecast, kept: Foreseen | None, device: torch.device, screen: Screen, *, epochs: float
+) -> None:
+    rows = [
+        [
+            str(number),
+            str(stage.image_px),
+            f"{stage.steps:,}",
+            f"{stage.images_per_s:.0f}",
+            str(stage.groups_at_a_time),
+            amount(stage.memory_bytes),
+            duration(stage.seconds),
+        ]
+        for number, stage in enumerate(foretold.stages, start=1)
+    ]
+    columns = ["stage", "px", "steps", "images/s", "groups at a time", "memory", "time"]
+    screen.table("By stage", columns, rows)
+    screen.table(
+        "Besides",
+        ["what", "time"],
+        [[what, duration(seconds)] for what, seconds in foretold.others_s.items()],
+    )
+    until_then = {"checkpoints": "checkpoints, until it has finished"}
+    disk = [[until_then.get(what, what), amount(count)] for what, count in foretold.disk_bytes.items()]
+    if kept is not None:
+        disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
+    screen.table("Kept", ["what", "size"], disk)
+    memory, on_disk = amount(_memory(foretold, kept, device)), amount(sum(foretold.disk_bytes.values()))
+    screen.say(
+        f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, {memory} of memory, {on_disk} of "
+        "disk in the run folder."
+    )
+
+
+def _memory(foretold: Forecast, kept: Foreseen | None, device: torch.device) -> int:
+    """Of the device; a cache in memory is in the processor's."""
+    cached = kept is not None and kept.where == "ram" and device.type == "cpu"
+    return foretold.memory_bytes + (kept.bytes if kept is not None and cached else 0)
+
+
+def _as_json(
+    foretold: Forecast, kept: Foreseen | None, device: torch.device, notes: list[str]
+) -> dict[str, Any]:
+    plain = foretold.to_json() | {"memory_bytes": _memory(foretold, kept, device), "chosen": notes}
+    if kept is not None:
+        plain["cache"] = {"where": kept.where, "bytes": kept.bytes}
+    return plain
 
 
 class Estimate:

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from efficientnetv2.commands.asking import Asking
-from efficientnetv2.commands.evaluate_job import evaluate_and_report
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.records import SPLITS
+from efficientnetv2.evaluation.clusters import evaluated_whole
+from efficientnetv2.evaluation.plots import SizeCurve
+from efficientnetv2.evaluation.predictions import Over
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.ensemble import calibrations
+from efficientnetv2.models.memory_profile import dry_run
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.device import workers_for
+from efficientnetv2.utils.distributed import by_first, launched, together
+from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     TTA,
     PathLike,
@@ -21,7 +40,299 @@ from efficientnetv2.workflows.arguments import (
     source_of,
     views_of,
 )
+from efficientnetv2.workflows.batch_predict import (
+    SKIPPED,
+    Asked,
+    answered,
+    device_to_answer_on,
+    list_skipped,
+    refuse_swapped,
+    skipped_in_all,
+    tell_unreadable,
+)
+from efficientnetv2.workflows.data_config import Source, tell
+from efficientnetv2.workflows.evaluate_options import (
+    Asking,
+    check_calibrates,
+    refuse_trained,
+    write_calibrated,
+)
+from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
+from efficientnetv2.workflows.explain import explained
+from efficientnetv2.workflows.label_alignment import in_classes_of
+from efficientnetv2.workflows.leakage import Seen, Unseen, on_unseen, run_of, seen
+from efficientnetv2.workflows.report_folder import report_folder
+from efficientnetv2.workflows.report_sections import Known, Wanted
 from efficientnetv2.workflows.results import Evaluation
+from efficientnetv2.workflows.test_time_augmentation import (
+    for_own_views,
+    one_size,
+    over_own,
+    several_sizes,
+    size_curve,
+    tell_sizes,
+    views_asked,
+)
+
+_SPLITS = (*SPLITS, "all")
+
+
+def evaluate_and_report(
+    model: str,
+    source: Source,
+    *,
+    split: str | None,
+    out: Path | None,
+    device: str,
+    workers: int | None,
+    strict: bool,
+    as_json: bool,
+    image_px: int | None = None,
+    sizes: str | None = None,
+    views: str | None = None,
+    asking: Asking = Asking(),  # noqa: B008 - frozen
+    screen: Screen | None = None,
+) -> Outcome | None:
+    """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
+
+    Args:
+        model: a model file or run folder.
+        source: of the pictures.
+        split: of them; None takes the one that is meant for it.
+        out: folder for the report; None writes none.
+        device: as ``--device`` says it.
+        workers: processes that read pictures; None chooses by the machine.
+        strict: refuse the first unreadable picture.
+        as_json: only the report on stdout.
+        image_px: at which the pictures are seen; None is as the model file says.
+        sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
+        views: how each is looked at, as ``--views`` says it; None is as the model file says.
+        asking: what else is asked.
+        screen: Where notes go. None makes one.
+
+    Returns:
+        The metrics and predictions; None on every process but the first.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    world, outcome = launched(), None
+    screen = screen or Screen(quiet=as_json, mute=not world.first)
+    with together(world, mend="Run it again."), ExitStack() as kept:
+        if out is not None and world.first:
+            kept.enter_context(report_folder(out, source.data, screen))
+        on = device_to_answer_on(device, world, screen)
+        readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
+        asked, name, looking, compared, wanted = by_first(
+            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, views, asking)
+        )
+        answers_at = partial(
+            answered, asked, device=on, workers=readers, strict=strict, screen=screen, world=world
+        )
+        px, own = looking.image_px, asked.network.preprocessing.views
+        answers = {
+            size: answers_at(f"evaluating at {size} px", preprocessing=replace(looking, image_px=size))
+            for size in dict.fromkeys((px, *compared))
+        }
+        # One look more beside eight; eight beside one would be most of the work.
+        beside = None
+        if looking.views != own == "one" and asked.manifest.separator is None:
+            beside, _ = answers_at("evaluating with its own view", preprocessing=replace(looking, views=own))
+        if world.first:
+            predictions, seconds = answers[px]
+            looked_at = asked.manifest.select(predictions.samples)
+            known = _known(model, asked.network, looked_at, screen)
+            whole = evaluated_whole(run_of(Path(model)), looked_at)
+            facts = _facts(model, source, asked, name, known, predictions, seconds)
+            chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
+            may_choose = facts.of_training or name == "minival" or chosen_by
+            curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
+            gained = over_own(predictions, beside, asked.manifest, asked.network.class_names, whole)
+            fresh = (
+                on_unseen(predictions, known, asked.network.class_names, whole)
+                if _chose(asked, name) is None
+                else None
+            )
+            facts = replace(facts, views=looking.views, others=_others(px, curve, gained, fresh))
+            there = Known(
+                asked.network.calibration,
+                calibrations(asked.network),
+                views=gained,
+                unseen=None if fresh is None else fresh.words,
+                whole=whole,
+            )
+            outcome = _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
+            if asking.calibrate is not None:
+                write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
+        return outcome
+
+
+def _asked(
+    model: str,
+    source: Source,
+    split: str | None,
+    strict: bool,
+    screen: Screen,
+    image_px: int | None,
+    sizes: str | None,
+    views: str | None,
+    asking: Asking,
+) -> tuple[Asked, str, Preprocessing, tuple[int, ...], Wanted]:
+    """The network, the pictures for it, their name, how they are seen, at which sizes, and what else is asked."""
+    compared = () if sizes is None else several_sizes(sizes)
+    refuse_swapped(model, source.data, "evaluate")
+    network = model_file.load(model)
+    own = network.preprocessing
+    px = own.image_px if image_px is None else one_size(image_px, "--image-px")
+    looking = replace(own, image_px=px, views=views_asked(views, own.views))
+    check_classes(network, model)
+    check_reads_files(network, model)
+    if network.answer == "sigmoid" and source.label_separator is None:
+        raise InputError(
+            f"{model} answers each class by itself (sigmoid), maybe several or none, and is compared with all labels "
+            "of a picture. Say what stands between these in the label column, even where each has one, as "
+            "--label-separator ';'."
+        )
+    part, name = _part(source.read(for_training=False), split)
+    part = replace(part, bands=network.preprocessing.bands)
+    part = in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
+    if compared and part.separator is not None:
+        raise InputError(
+            "--sizes compares answers of one label, but these pictures have several. Leave it out."
+        )
+    for size in sorted({px, *compared} - {own.image_px}):  # of its own size it has answered many
+        dry_run(network, in_channels=network.in_channels, image_px=size)
+    wanted = asking.wanted(part, network.class_names)
+    if asking.calibrate is not None:
+        check_calibrates(asking.calibrate, network, part, name, looking)
+        # Before hours of answers; the report asks again, of the pictures that could be read.
+        refuse_trained(asking.calibrate, seen(Path(model), network.trained_on, part), name)
+    for_own_views(network, looking, screen.say)
+    asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
+    return asked, name, looking, compared, wanted
+
+
+def _known(model: str, network: Network, looked_at: Manifest, screen: Screen) -> Seen:
+    """Whether the pictures trained the model: to find out is no reason to lose their answers."""
+    try:
+        return seen(Path(model), network.trained_on, looked_at)
+    except InputError as error:
+        screen.say(f"What is in the pictures can't be looked up any more: {error}")
+        return Seen(None, exact=False, of=len(looked_at))
+
+
+def _facts(
+    model: str,
+    source: Source,
+    asked: Asked,
+    name: str,
+    known: Seen,
+    predictions: Predictions,
+    seconds: float,
+) -> Facts:
+    recipe = asked.network.recipe
+    # Of a training split of which nothing is known there is nothing to ask: its figures are called optimistic.
+    note = None if known.pictures is None and name in ("train", "minival") else known.note
+    chose = _chose(asked, name)
+    notes = [note, chose or known.choosing, _fitted(asked, name, some_chose=known.chose > known.chose_before)]
+    return Facts(
+        data=source.data,
+        evaluated_on=name,
+        selected_on=name if chose else None,
+        chose=known.chose,
+        trained_on=known.pictures if known.pictures or known.none else None,
+        notes=[one for one in notes if one],
+        model=model,
+        command=command_line(),
+        versions=versions(),
+        recipe=recipe or None,
+        seed=recipe.get("seed"),
+        epochs=_epochs(asked.network),
+        wall_s=round(seconds, 2),
+        images_per_s=round(len(predictions.samples) / seconds, 1),
+        skipped=len(predictions.unreadable),
+        hashes=hashes(Path(model), Path(model) / model_file.NAME),
+    )
+
+
+def _epochs(network: Network) -> float | None:
+    """That trained the network, as far as its file says: the recipe knows only how many were planned."""
+    planned = None if network.metrics.get("stopped_early") else network.recipe.get("epochs")
+    epochs = network.metrics.get("epochs", planned)
+    return epochs if isinstance(epochs, (int, float)) else None
+
+
+def _chose(asked: Asked, name: str) -> str | None:
+    """A sentence where the pictures chose the weights; known by what they are called alone, not by their contents."""
+    return "These pictures chose its weights." if name == asked.network.metrics.get("selected_on") else None
+
+
+def _fitted(asked: Asked, name: str, *, some_chose: bool = False) -> str | None:
+    """A sentence where the temperature was fitted on these pictures: on some of minival, or, by name alone, on all."""
+    members = calibrations(asked.network)
+    whose = "A temperature of its members" if members else "Its temperature"
+    fitted_on = {one.fitted_on for one in (asked.network.calibration, *members) if one is not None}
+    if some_chose and "minival" in fitted_on:
+        return f"{whose} was fitted on those of minival: the calibration error is optimistic."
+    if name in fitted_on:
+        return f"{whose} was fitted on {name}: if on these pictures, the calibration error is optimistic."
+    return None
+
+
+def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen | None) -> dict[str, Any]:
+    """Further keys of ``report.json``."""
+    return {
+        "image_px": px,
+        **({} if curve is None else {"sizes": curve.to_json()}),
+        **({} if gained is None else {"views_compared": asdict(gained)}),
+        **({} if fresh is None else {"unseen": fresh.told}),
+    }
+
+
+def _report(
+    asked: Asked,
+    predictions: Predictions,
+    facts: Facts,
+    wanted: Wanted,
+    known: Known,
+    curve: SizeCurve | None,
+    out: Path | None,
+    screen: Screen,
+    as_json: bool,
+) -> Outcome:
+    part, unreadable = asked.manifest, predictions.unreadable
+    tell_unreadable(part, unreadable, asked.damage, screen)
+    if out is not None:
+        names, as_seen = asked.network.class_names, asked.network.preprocessing
+        px = int(facts.others["image_px"])
+        sections = explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
+        known = replace(known, sections=sections)
+    outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
+    outcome.show(screen, as_json=as_json)  # before it is written: a full disk loses no figure
+    if out is not None:
+        list_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
+        outcome.write(out, sizes=curve)
+    if curve is not None and not as_json:
+        tell_sizes(curve, screen)
+    if not facts.optimistic:  # else it has been said with that
+        for note in facts.notes:
+            screen.say(note)
+    if unreadable:
+        screen.say(skipped_in_all(part, unreadable, None if out is None else out / SKIPPED))
+    if out is not None:
+        screen.say(f"Report: {out / 'report.html'}")
+    return outcome
+
+
+def _part(manifest: Manifest, split: str | None) -> tuple[Manifest, str]:
+    """The pictures to evaluate on, and what to call them."""
+    if split is None:
+        split = next((name for name in ("test", "val") if (manifest.split == name).any()), "all")
+    if split not in _SPLITS:
+        raise InputError(
+            f"--split is '{split}', but is one of {', '.join(_SPLITS)}{did_you_mean(split, _SPLITS)}"
+        )
+    return (manifest, "all pictures") if split == "all" else (manifest.subset(split), split)
 
 
 @api

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 import torch
 
-from efficientnetv2.commands.predict_job import predict_and_write
+from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.evaluation.predictions import NAME as ANSWERS
+from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
+from efficientnetv2.models import model_file
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.device import workers_for
+from efficientnetv2.utils.distributed import by_first, launched, together
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.io import check_place
+from efficientnetv2.utils.probability import Answer
+from efficientnetv2.workflows.active_learning import check_rank, check_ranks, write_ranking
 from efficientnetv2.workflows.arguments import (
     TTA,
     PathLike,
@@ -18,6 +32,221 @@ from efficientnetv2.workflows.arguments import (
     source_of,
     views_of,
 )
+from efficientnetv2.workflows.batch_predict import (
+    Asked,
+    SoFar,
+    answered,
+    device_to_answer_on,
+    is_list_of_skipped,
+    kept,
+    list_beside,
+    list_skipped,
+    refuse_swapped,
+    skipped_in_all,
+    tell_unreadable,
+)
+from efficientnetv2.workflows.data_config import Source, tell
+from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.predictions_io import is_predictions, predictions_table, write_predictions
+from efficientnetv2.workflows.previous_runs import KINDS
+from efficientnetv2.workflows.test_time_augmentation import for_own_views, views_asked
+
+# Classes whose pictures the screen counts; the table has them all. Ours.
+_COUNTED = 10
+
+
+def predict_and_write(
+    model: str,
+    source: Source,
+    *,
+    out: Path | None,
+    rank: Path | None = None,
+    device: str,
+    workers: int | None,
+    strict: bool,
+    as_json: bool,
+    abstain_below: float | None = None,
+    views: str | None = None,
+    separator: str | None = None,
+    screen: Screen | None = None,
+) -> pd.DataFrame | None:
+    """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
+
+    Args:
+        model: a model file or run folder.
+        source: of the pictures.
+        out: table to write. None writes none.
+        rank: table of what to label next; None writes none.
+        device: as ``--device`` says it.
+        workers: processes that read pictures; None chooses by the machine.
+        strict: refuse the first unreadable picture.
+        as_json: only the answers on stdout.
+        abstain_below: probability below which a picture's label stays empty; None labels all.
+        views: how each is looked at, as ``--views`` says it; None is as the model file says.
+        separator: between the labels of a picture that may have several; None gives each one.
+        screen: Where notes go. None makes one.
+
+    Returns:
+        The table; None on every process but the first.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    world, table = launched(), None
+    screen = screen or Screen(quiet=as_json, mute=not world.first)
+    with together(world, mend="Run it again."):
+        on = device_to_answer_on(device, world, screen)
+        readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
+        asked, looking = by_first(
+            world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
+        )
+        so_far = None
+        if out is not None:
+            so_far = SoFar(out, asked.network, looking, asked.manifest, say=screen.say)
+        predictions, _ = answered(
+            asked,
+            "predicting",
+            preprocessing=looking,
+            device=on,
+            workers=readers,
+            strict=strict,
+            screen=screen,
+            world=world,
+            so_far=so_far,
+        )
+        if world.first:
+            with kept(so_far):  # ranking looks at all pictures once more
+                table = _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+                if rank is not None:
+                    write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
+            if so_far is not None:
+                so_far.remove()
+        return table
+
+
+def _asked(
+    model: str,
+    source: Source,
+    out: Path | None,
+    rank: Path | None,
+    strict: bool,
+    screen: Screen,
+    views: str | None,
+    separator: str | None,
+) -> tuple[Asked, Preprocessing]:
+    """The network, the pictures for it to answer, and how they are seen."""
+    refuse_swapped(model, source.data, "predict")
+    if out is not None:
+        _check_places(out, rank, source.data)
+    check_rank(rank, out, source.data)
+    network = model_file.load(model)
+    check_classes(network, model)
+    _check_separator(separator, network.class_names)
+    own = network.preprocessing
+    looking = replace(own, views=views_asked(views, own.views))
+    if out is not None:
+        refuse_others(
+            out,
+            "--out",
+            lambda file: is_predictions(file, network.class_names),
+            f"is no table of predictions of the classes of {model}, but maybe of another model's",
+            mend="Give another name, as --out NAME.csv, or remove it",
+        )
+    if rank is not None:
+        check_ranks(network, model)
+    check_reads_files(network, model)
+    for_own_views(network, looking, screen.say)
+    manifest = replace(source.read(require_labels=False), bands=own.bands)
+    damage = tell(manifest, strict=strict, say=screen.say)
+    for place in filter(None, (rank, out)):  # not of a run that is refused
+        tell_replaced(place, screen)
+    return Asked(network, manifest, damage), looking
+
+
+def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
+    """Refuse what could not be taken apart again."""
+    if separator == "":
+        raise InputError("--label-separator is empty, but is what stands between two labels, such as ';'.")
+    holding = [name for name in class_names if separator is not None and separator in name]
+    if holding:
+        raise InputError(
+            f"--label-separator '{separator}' stands within the class '{holding[0]}'. Give another one, such as '|'."
+        )
+
+
+def _check_places(out: Path, rank: Path | None, data: str) -> None:
+    """Refuse places that can't be written to, and whose files belong to something else."""
+    check_place(out, "--out", such_as="predictions.csv")
+    if out.suffix.lower() != ".csv":
+        raise InputError(
+            f"--out {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."
+        )
+    if out.resolve() == Path(data).resolve():
+        raise InputError(f"--out {out} is DATA itself. Give another file.")
+    if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):
+        raise InputError(
+            f"--out {out} holds the answers of the run there, which comparisons read. Give another name or place."
+        )
+    listed = list_beside(out)
+    if rank is not None and rank.absolute() == listed.absolute():
+        raise InputError(
+            f"--rank {rank}: the list of what could not be read gets that name. Give another one."
+        )
+    if listed.resolve() == Path(data).resolve():
+        raise InputError(
+            f"--out {out}: the list of what could not be read gets the name of DATA, {listed.name}. Give another file."
+        )
+    refuse_others(listed, f"--out {out}:", is_list_of_skipped, "is no list of what could not be read")
+
+
+def _write(
+    asked: Asked,
+    predictions: Predictions,
+    out: Path | None,
+    screen: Screen,
+    as_json: bool,
+    abstain_below: float | None,
+    separator: str | None,
+) -> pd.DataFrame:
+    manifest, unreadable = asked.manifest, predictions.unreadable
+    tell_unreadable(manifest, unreadable, asked.damage, screen)
+    paths = [manifest.paths[row] for row in predictions.samples]
+    table = predictions_table(
+        predictions,
+        paths,
+        asked.network.class_names,
+        abstain_below=abstain_below,
+        separator=separator,
+    )
+    listed = None
+    if out is not None:
+        write_predictions(out, table)
+        listed = list_beside(out)
+        list_skipped(listed, [(manifest.paths[row], why) for row, why in unreadable])
+    screen.say(_counted(table, separator, asked.network.answer))
+    if unreadable:
+        screen.say(skipped_in_all(manifest, unreadable, listed))
+    if out is not None:
+        screen.say(f"Written to {out}.")
+    if as_json:
+        answer(table.to_dict(orient="records"))
+    return table
+
+
+def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
+    labels = (
+        table["label"] if separator is None else table["label"].str.split(separator, regex=False).explode()
+    )
+    counts = labels.value_counts()
+    without = "left to a person" if separator is None or answer == "softmax" else "without a label"
+    shown = [
+        f"{label or without} {many}"
+        for place, (label, many) in enumerate(counts.items())
+        if place < _COUNTED or not label  # those for a person are told, be they ever so few
+    ]
+    if len(shown) < len(counts):
+        shown.append(count_of(len(counts) - len(shown), "more class"))
+    return f"{count_of(len(table), 'picture')}: {', '.join(shown)}"
 
 
 @api

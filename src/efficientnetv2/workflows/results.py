@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import escape
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import read_object
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import read_object
 
 if TYPE_CHECKING:  # torch, which takes seconds
-    from efficientnetv2.models.network import Network
+    from efficientnetv2.models.efficientnet import Network
 
 # Metrics of a report, the most important first; a report of several labels per image has other ones.
 _METRICS = (
@@ -129,9 +129,9 @@ class TrainedResult(Result):
     @cached_property
     def model(self) -> Network:
         """The trained model, on the CPU and in evaluation mode. It is read when it is first used."""
-        from efficientnetv2.models import modelfile
+        from efficientnetv2.models import model_file
 
-        return modelfile.load(self.path)
+        return model_file.load(self.path)
 
 
 class Run(TrainedResult):

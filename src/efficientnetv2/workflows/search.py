@@ -10,17 +10,12 @@ from typing import Any, Literal, Unpack
 import pandas as pd
 import torch
 
-from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.report_folder import inspection_folder
-from efficientnetv2.commands.search import PlaceOptions, ProxyOptions, SearchOptions
-from efficientnetv2.commands.search_asked import Asked
-from efficientnetv2.commands.search_folder import DRAWN, StudyFolder, from_anywhere
-from efficientnetv2.commands.search_job import resume_study, run_study
-from efficientnetv2.commands.search_show import Read, show_study
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.cli.search import PlaceOptions, ProxyOptions, SearchOptions
 from efficientnetv2.nas.results import best
-from efficientnetv2.progressive import IMAGE_PX
+from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.training.recipe import MOST
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.arguments import (
     PathLike,
     TableArguments,
@@ -34,7 +29,12 @@ from efficientnetv2.workflows.arguments import (
     settings_of,
     source_of,
 )
+from efficientnetv2.workflows.report_folder import inspection_folder
 from efficientnetv2.workflows.results import html_table
+from efficientnetv2.workflows.search_config import Asked
+from efficientnetv2.workflows.search_report import Read, show_study
+from efficientnetv2.workflows.search_run import resume_study, run_study
+from efficientnetv2.workflows.study_dir import DRAWN, StudyFolder, from_anywhere
 
 _SHOWN = 10  # Trials of the HTML table. Ours.
 

@@ -2,16 +2,327 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Unpack
 
 import torch
 
-from efficientnetv2.commands.train_job import train_and_report
-from efficientnetv2.commands.within import refuse_run_within
+from efficientnetv2.cli.console import Screen, TrainingBar
+from efficientnetv2.evaluation.predictions import read_answers
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.initial_weights import title
+from efficientnetv2.training.microbatch import GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import NoFolder, RunFolder
+from efficientnetv2.training.run_lock import claimed, held
+from efficientnetv2.training.signals import signals_as_ctrl_c
+from efficientnetv2.training.time_budget import BEFORE_SHARE, Budget, TimeLimit
+from efficientnetv2.training.trainer import run
+from efficientnetv2.utils.device import pick_device, pick_own_device, workers_for
+from efficientnetv2.utils.distributed import ALONE, World, by_first, launched, together, with_tensors
+from efficientnetv2.utils.errors import ReaderKilledError, count_of
+from efficientnetv2.utils.memory import limit
+from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, notes_screen, run_arguments
+from efficientnetv2.workflows.auto_config import looked_at, refuse_words
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import Prepared, refuse_missing
+from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.image_cache import Cached, reader_here
+from efficientnetv2.workflows.output_paths import refuse_run_within
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.results import Run
+from efficientnetv2.workflows.resume import Finished, as_begun, go_on, tell_finished
+from efficientnetv2.workflows.run_options import Decided, Place, decided, repeating
+from efficientnetv2.workflows.run_report import report_of
+from efficientnetv2.workflows.start_run import begin, data_lines
+from efficientnetv2.workflows.weights_selection import chosen
+
+
+def train_and_report(
+    words: Words,
+    source: Source,
+    place: Place,
+    screen: Screen | None = None,
+    *,
+    began: float | None = None,
+) -> Path:
+    """Everything that ``effnetv2 train`` does, alone or as one of many processes.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how to run.
+        screen: of whoever trains as a part of more; None is one's own.
+        began: ``time.monotonic()`` when the command began: the minutes are those from then to the report. None takes
+            them from the first step to the last prediction.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    world, own = launched(), screen is None
+    screen = screen or Screen(quiet=place.as_json, mute=not world.first, verbose=place.verbose)
+    with together(world, mend="The last checkpoint is whole: go on with --resume."):
+        if own and not world.many and (note := _others_idle(pick_device(place.device))):
+            screen.say(note)
+        done = trained(words, source, place, screen, world, began=began)
+        if isinstance(done, Trained):
+            done.tell(screen, as_json=place.as_json)
+        elif world.first:
+            tell_finished(done, screen, as_json=place.as_json)
+        return done.path
+
+
+def _others_idle(device: torch.device) -> str | None:
+    """That one of several GPUs trains, where nobody has said which, and the command by which all of them do.
+
+    Args:
+        device: as ``pick_device`` gives it: one that was named has a number.
+    """
+    gpus = torch.cuda.device_count() if device == torch.device("cuda") else 1
+    if gpus == 1:
+        return None
+    words = ["torchrun", "--nproc-per-node", str(gpus), "-m", "efficientnetv2", *sys.argv[1:]]
+    return f"One of the {gpus} GPUs here trains. For all of them: {typed(words)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run that has just come to its end.
+
+    Args:
+        path: of its folder.
+        outcome: what it came to; None on every process but the first.
+    """
+
+    path: Path
+    outcome: Outcome | None
+
+    def tell(self, screen: Screen, *, as_json: bool) -> None:
+        """Say what it came to, where it lies, and how it is used.
+
+        Args:
+            screen: to say it on.
+            as_json: answer with the report.
+        """
+        if self.outcome is None:
+            return
+        folder = RunFolder(self.path, screen.say)
+        self.outcome.show(screen, as_json=as_json)
+        folder.log(f"Model: {folder.model_file}")
+        folder.log(f"Report: {folder.path / 'report.html'}")
+        for line in self.outcome.next_lines:
+            folder.log(line)
+        folder.log(f"For new pictures: {typed(['effnetv2', 'predict', str(folder.path), 'PICTURES'])}")
+
+
+def trained(
+    words: Words,
+    source: Source,
+    place: Place,
+    screen: Screen,
+    world: World = ALONE,
+    *,
+    began: float | None = None,
+) -> Trained | Finished:
+    """Train, and write the report, without showing what it says; what is finished already is left as it is.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how to run.
+        screen: gets lines and bars.
+        world: the processes that do it together.
+        began: As of ``train_and_report``.
+
+    Raises:
+        InputError: anything a user can mend.
+        KeyboardInterrupt: Ctrl-C; says how ``train`` goes on.
+    """
+    screen.taken()  # lines of an earlier run
+    device = pick_own_device(place.device, world.local_rank, world.local_size)
+    if place.memory_gib is not None:
+        limit(device, place.memory_gib)
+    world = with_tensors(world, device)
+    workers = workers_for(place.workers, device, sharing=world.local_size, say=screen.say)
+    with ExitStack() as kept:
+        try:
+            # Of several processes the launcher stops the others.
+            with nullcontext() if world.many else signals_as_ctrl_c():
+                ready = by_first(
+                    world, lambda: _readied(words, source, place, device, workers, screen, world, kept, began)
+                )
+        except KeyboardInterrupt as stop:
+            how = "goes on" if place.resume else "begins anew"
+            raise KeyboardInterrupt(f"No step had been taken: the same command {how}.") from stop
+        if isinstance(ready, Finished):
+            return ready
+        return Trained(ready.path, _run(ready, source, place, device, workers, screen, world))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """What the first process has decided, for all.
+
+    Args:
+        path: of the run folder.
+        recipe: settled.
+        network: to begin with, on the CPU.
+        prepared: the pictures.
+        preprocessing: of evaluation, and of the model file.
+        at_a_time: how many groups run in one pass.
+        resumed: whether the run goes on.
+        pictures: those to train on, if they are kept decoded.
+        limit: Time of the run. None where its steps are fixed.
+    """
+
+    path: Path
+    recipe: Recipe
+    network: Network
+    prepared: Prepared
+    preprocessing: Preprocessing
+    at_a_time: GroupsAtATime
+    resumed: bool
+    pictures: Cached | None
+    limit: TimeLimit | None
+
+
+def _readied(
+    words: Words,
+    source: Source,
+    place: Place,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+    world: World,
+    kept: ExitStack,
+    began: float | None,
+) -> _Ready | Finished:
+    """What is decided before the first step; the run's folder is ``held`` from then on, until ``kept`` is closed."""
+    known = decided(words, place, device, screen, world)
+    recipe, resumed = known.recipe, known.resumed
+    refuse_words(known, words, source, place, "train")
+    if resumed:
+        if (done := _finished(known, place)) is not None:
+            return done
+        kept.enter_context(held(known.path))
+        if (done := _finished(known, place)) is not None:  # while this one waited
+            return done
+    # Before it looks at every picture.
+    theirs = None if place.against is None else read_answers(place.against)
+    prepared = looked_at(recipe, source, place, screen)
+    if resumed:
+        RunFolder(known.path, screen.say).set_aside_damaged()
+        prepared = replace(
+            as_begun(known.path, prepared, screen), chooses=recipe.minival is not None
+        )  # what can't be read now may leave too few to set aside
+    for line in data_lines(source, prepared):
+        screen.say(line)
+    prepared = replace(prepared, common=place.common)
+    if place.against is not None and theirs is not None:
+        known = replace(known, against=Other.named(place.against, theirs, prepared.val))
+    budget = None
+    if began is not None and words.minutes is not None:
+        budget = Budget(60 * words.minutes * BEFORE_SHARE, began)
+    known = chosen(known, words, prepared, device, workers, place, screen, budget)
+    known, words = repeating(known, words, place)
+    if resumed:
+        folder, recipe, network, pictures = go_on(
+            known.path, recipe, words, prepared, device, place.memory_gib, screen, world
+        )
+        if known.against is not None:
+            folder.amend_beginning(**known.against.keep(folder.path))
+    else:
+        with claimed(known.path, name=known.recipe.name if place.out is None else None) as path:
+            known = replace(known, path=path)
+            folder, recipe, network, pictures = begin(
+                known, words, prepared, device, workers, place, screen, world, budget
+            )
+            kept.enter_context(held(folder.path))
+    beginning = folder.beginning()
+    if beginning.get("minival_unused"):
+        prepared = replace(prepared, chooses=False)
+    preprocessing = Preprocessing.from_json(beginning["preprocessing"])
+    at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
+    limit = None
+    if "time_limit" in beginning:
+        now = time.monotonic() if began is None else began
+        limit = TimeLimit.from_json(beginning["time_limit"], began=now, resumed=resumed)
+    return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures, limit)
+
+
+def _finished(known: Decided, place: Place) -> Finished | None:
+    """The run, if nothing is left to do; None if something is."""
+    if not RunFolder(known.path, lambda line: None).finished:
+        return None
+    if place.against is None:
+        return Finished(known.path, known.recipe)
+    return Finished.compared(known.path, known.recipe, place.against)
+
+
+def _run(
+    ready: _Ready,
+    source: Source,
+    place: Place,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+    world: World,
+) -> Outcome | None:
+    recipe, path = ready.recipe, ready.path
+    job = Job(
+        recipe=recipe,
+        network=ready.network,
+        train=ready.prepared.train,
+        val=ready.prepared.val,
+        preprocessing=ready.preprocessing,
+        folder=RunFolder(path, screen.say) if world.first else NoFolder(path),
+        device=device,
+        workers=workers,
+        at_a_time=ready.at_a_time,
+        strict=place.strict,
+        world=world,
+        reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),
+        minival=ready.prepared.minival,
+    )
+    by = f" by {world.size} processes" if world.many else ""
+    planned = "" if ready.limit is None else ", planned again as the pace of the machine changes"
+    refuse_missing(job.train, world)
+    summary = (
+        f"Training {title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
+        f"{count_of(len(job.train.class_names), 'class')} for "
+        f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
+        f"{recipe.batch_images}{planned}) on {device.type}{by}."
+    )
+    job.folder.note(summary)
+    screen.detail(summary)
+    try:
+        with TrainingBar(screen) as bar:
+            result = run(job, resumed=ready.resumed, watch=bar, limit=ready.limit)
+        return report_of(job, ready.prepared, result) if world.first else None
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_again(source, place, path, world)) from stop
+    except ReaderKilledError as error:
+        raise ReaderKilledError(f"{error} {_again(source, place, path, world)}") from error
+
+
+def _again(source: Source, place: Place, path: Path, world: World = ALONE) -> str:
+    """How a run is gone on with, in the same way, as a sentence; its recipe and cache the run knows itself."""
+    words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
+    if world.machines > 1:  # what each of them was started with is its own
+        return f"Go on by starting it on every machine as before, with: {typed(words)}"
+    launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2"]
+    return f"Go on with: {typed([*(launcher if world.many else ['effnetv2']), *words])}"
 
 
 @api

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.check import check
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
 from efficientnetv2.data.readers import originals
-from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.validate import check
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.fixture

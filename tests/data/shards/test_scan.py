@@ -13,12 +13,12 @@ import pytest
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.check import check
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.dataset import read
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards import scan
-from efficientnetv2.data.shards.stores import LocalStore
+from efficientnetv2.data.shards.storage import LocalStore
+from efficientnetv2.data.validate import check
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -412,7 +412,7 @@ def test_of_several_pictures_the_plain_one_is_the_sample_s(jpegs, tmp_path):
 
 
 def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
-    from efficientnetv2.data.shards.pack import Packing, pack
+    from efficientnetv2.data.shards.writer import Packing, pack
 
     files = read(class_folders)
     pack(files, tmp_path / "shards", Packing(10**9, shard_pictures=20))

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.training.checked import read
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipes import imagenet, imagenet21k, other_networks, practical, search, transfer
+from efficientnetv2.training.recipe_io import read
+from efficientnetv2.training.recipes import custom_data, imagenet, nas_proxy, other_models, transfer
+from efficientnetv2.training.recipes import imagenet as imagenet21k
+from efficientnetv2.utils.errors import InputError, did_you_mean
 
 #: Every recipe by name, in the order in which a newcomer wants to read them.
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
     for function in (
-        practical.quick,
-        practical.finetune,
+        custom_data.quick,
+        custom_data.finetune,
         *(
             getattr(imagenet, f"efficientnetv2_{size}_{form}")
             for form in ("paper", "released")
@@ -30,13 +31,13 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         ),
         transfer.transfer_paper,
         transfer.transfer_released,
-        other_networks.resnet50_224_progressive,
-        other_networks.resnet50_380_progressive,
-        other_networks.resnet152_380_progressive,
-        other_networks.efficientnet_b4_progressive,
-        other_networks.efficientnet_b5_progressive,
-        search.proxy_small,
-        search.proxy_paper,
+        other_models.resnet50_224_progressive,
+        other_models.resnet50_380_progressive,
+        other_models.resnet152_380_progressive,
+        other_models.efficientnet_b4_progressive,
+        other_models.efficientnet_b5_progressive,
+        nas_proxy.proxy_small,
+        nas_proxy.proxy_paper,
     )
 }
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from efficientnetv2.arch.published import published
-from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.architectures.registry import published
 from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.splits import Answered
-from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.learning import Optimizer, Schedule
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
+from efficientnetv2.transforms.pipeline import AugmentPlan
 
 _SCHEDULES = {
     "paper": Schedule(kind="cosine", warmup_epochs=1),

@@ -1,0 +1,145 @@
+"""What a network costs, counted from its table: parameters, multiply-adds, memory of training.
+
+No network is built and no torch is needed, so a search can ask for thousands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from efficientnetv2.architectures.spec import Architecture, Block, blocks
+from efficientnetv2.utils.errors import InputError
+
+FLOAT_BYTES = 4  # fp32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of a network costs, for one picture.
+
+    Args:
+        parameters: trainable numbers: weights, biases, scale and shift of batch-norm.
+        multiply_adds: of all convolutions and linear layers, squeeze-excite included. What the papers
+            call FLOPs.
+        activation_bytes: what one picture makes the forward pass keep for the backward pass, in fp32:
+            the input of every convolution and linear layer (for the weight's gradient), of every
+            batch-norm and of every SiLU, and both factors of squeeze-excite's product; a tensor that two
+            of them read counts once. Weights, batch statistics, masks of dropout and stochastic depth
+            (one number a picture) and the workspace of the kernels come on top.
+    """
+
+    parameters: int = 0
+    multiply_adds: int = 0
+    activation_bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.parameters + other.parameters,
+            self.multiply_adds + other.multiply_adds,
+            self.activation_bytes + other.activation_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """The cost of a network, part by part.
+
+    Args:
+        stem: the first convolution; its activations include the picture itself.
+        blocks: in the order of ``spec.blocks``.
+        head: the last convolution and the pooling.
+        classifier: the linear layer.
+    """
+
+    stem: Cost
+    blocks: tuple[Cost, ...]
+    head: Cost
+    classifier: Cost
+
+    @property
+    def total(self) -> Cost:
+        """The sum of all parts."""
+        return sum((*self.blocks, self.head, self.classifier), start=self.stem)
+
+
+def cost(
+    architecture: Architecture, *, image_px: int, num_classes: int = 1000, in_channels: int = 3
+) -> NetworkCost:
+    """Count a network at an image size.
+
+    Args:
+        architecture: the network.
+        image_px: side of the square picture, in pixels.
+        num_classes: 0 for no classifier.
+        in_channels: of the picture.
+
+    Raises:
+        InputError: a size below 1, or a negative number of classes.
+    """
+    if image_px < 1 or in_channels < 1 or num_classes < 0:
+        raise InputError(
+            f"image_px {image_px}, in_channels {in_channels}, num_classes {num_classes}: the first two are "
+            "at least 1, num_classes at least 0 (0 is no classifier)"
+        )
+    px = out_px(image_px, stride=2)
+    stem = Cost(activation_bytes=in_channels * image_px**2 * FLOAT_BYTES)
+    stem += _convolution(in_channels, architecture.stem_channels, kernel=3, px=px)
+    rows = []
+    for block in blocks(architecture):
+        in_px, px = px, out_px(px, stride=block.stride)
+        rows.append(_block(block, in_px=in_px, px=px))
+    channels, width = architecture.stages[-1].channels, architecture.head_channels
+    return NetworkCost(
+        stem=stem,
+        blocks=tuple(rows),
+        # Pooling needs no more than the shape of what it pools: the last SiLU's output is not kept.
+        head=_convolution(channels, width, kernel=1, px=px, kept_tensors=2),
+        classifier=_classifier(architecture.embed_dim, num_classes),
+    )
+
+
+def out_px(px: int, *, stride: int) -> int:
+    """Side of what a convolution gives out: either padding makes it ``px / stride``, rounded up."""
+    return -(-px // stride)
+
+
+def _block(block: Block, *, in_px: int, px: int) -> Cost:
+    inner, out = block.inner_channels, block.out_channels
+    total = Cost()
+    if block.kind == "mbconv":
+        if block.expands:
+            total += _convolution(block.in_channels, inner, kernel=1, px=in_px)
+        total += _convolution(inner, inner, kernel=block.kernel, px=px, groups=inner)
+    else:
+        total += _convolution(block.in_channels, inner, kernel=block.kernel, px=px)
+    if block.se_channels is not None:
+        total += _squeeze_excite(inner, block.se_channels, px=px)
+    if block.projects:
+        # No SiLU follows; what is kept is the sum with the shortcut where there is one.
+        total += _convolution(inner, out, kernel=1, px=px, kept_tensors=2)
+    return total
+
+
+def _convolution(
+    in_channels: int, out_channels: int, *, kernel: int, px: int, groups: int = 1, kept_tensors: int = 3
+) -> Cost:
+    """Convolution, batch-norm, SiLU; each output is the next one's input and kept for it."""
+    weights = kernel**2 * (in_channels // groups) * out_channels
+    return Cost(
+        parameters=weights + 2 * out_channels,
+        multiply_adds=weights * px**2,
+        activation_bytes=kept_tensors * out_channels * px**2 * FLOAT_BYTES,
+    )
+
+
+def _squeeze_excite(channels: int, se_channels: int, *, px: int) -> Cost:
+    weights = 2 * channels * se_channels
+    # Pooled, before and after SiLU, gate; and the gated product.
+    kept = 2 * channels + 2 * se_channels + channels * px**2
+    return Cost(weights + channels + se_channels, weights, kept * FLOAT_BYTES)
+
+
+def _classifier(width: int, num_classes: int) -> Cost:
+    if num_classes == 0:
+        return Cost()
+    return Cost(width * num_classes + num_classes, width * num_classes, width * FLOAT_BYTES)

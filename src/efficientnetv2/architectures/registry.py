@@ -1,0 +1,287 @@
+"""The published networks: six tables typed once, twelve more by compound scaling.
+
+Tables: arXiv:2104.00298 (Table 4) and google/automl, efficientnetv2, for V2; arXiv:1905.11946 (Table 1)
+for V1. The S of the released code and of Table 4 is the one here (21.5 million parameters); the 24
+million of the paper's Table 11 belong to an earlier S.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
+from efficientnetv2.utils.errors import InputError, did_you_mean
+
+Rounding = Literal["v1", "v2"]
+
+
+def round_channels(channels: float, *, rounding: Rounding) -> int:
+    """The multiple of 8 nearest to a scaled channel count, at least 8.
+
+    Args:
+        channels: the base table's channels times the width coefficient, > 0.
+        rounding: ``v2`` rounds to the nearest (halves up); ``v1`` takes the next multiple where that
+            would lose more than a tenth.
+
+    Source: google/automl, efficientnetv2 (``v2``) and tensorflow/tpu, efficientnet (``v1``).
+    """
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    if rounding == "v1" and rounded < 0.9 * channels:
+        rounded += 8
+    return rounded
+
+
+def scale(base: Architecture, *, width: float, depth: float, rounding: Rounding) -> Architecture:
+    """A base table times two coefficients.
+
+    Args:
+        base: the table to scale.
+        width: of the channels of stem, stages and head; > 0.
+        depth: of the layers of each stage, rounded up; > 0.
+        rounding: of the channels, see ``round_channels``.
+
+    Raises:
+        InputError: a coefficient is not a positive number.
+
+    Source: arXiv:1905.11946, section 3.3; roundings as the released code.
+    """
+    for name, value in (("width", width), ("depth", depth)):
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value:g}, but a scaling coefficient is finite and above 0")
+
+    def wide(channels: int) -> int:
+        return round_channels(channels * width, rounding=rounding)
+
+    def deep(layers: int) -> int:
+        # 2.2 * 25 is 55.00000000000001: the noise of floating point must not add a layer.
+        return math.ceil(round(layers * depth, 9))
+
+    stages = (
+        replace(stage, channels=wide(stage.channels), layers=deep(stage.layers)) for stage in base.stages
+    )
+    return replace(
+        base,
+        stem_channels=wide(base.stem_channels),
+        stages=tuple(stages),
+        head_channels=wide(base.head_channels),
+    )
+
+
+# fmt: off
+EFFICIENTNETV2_B0 = Architecture(
+    stem_channels=32,
+    stages=(
+        #      operator                          stride  channels  layers
+        Stage(fused(expand=1, kernel=3),              1,       16,      1),
+        Stage(fused(expand=4, kernel=3),              2,       32,      2),
+        Stage(fused(expand=4, kernel=3),              2,       48,      2),
+        Stage(mbconv(expand=4, kernel=3, se=0.25),    2,       96,      3),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      112,      5),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      192,      8),
+    ),
+    head_channels=1280,
+)
+
+EFFICIENTNETV2_S = Architecture(
+    stem_channels=24,
+    stages=(
+        Stage(fused(expand=1, kernel=3),              1,       24,      2),
+        Stage(fused(expand=4, kernel=3),              2,       48,      4),
+        Stage(fused(expand=4, kernel=3),              2,       64,      4),
+        Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      128,      6),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      160,      9),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      256,     15),
+    ),
+    head_channels=1280,
+)
+
+EFFICIENTNETV2_M = Architecture(
+    stem_channels=24,
+    stages=(
+        Stage(fused(expand=1, kernel=3),              1,       24,      3),
+        Stage(fused(expand=4, kernel=3),              2,       48,      5),
+        Stage(fused(expand=4, kernel=3),              2,       80,      5),
+        Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      160,      7),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      176,     14),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      304,     18),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      512,      5),
+    ),
+    head_channels=1280,
+)
+
+EFFICIENTNETV2_L = Architecture(
+    stem_channels=32,
+    stages=(
+        Stage(fused(expand=1, kernel=3),              1,       32,      4),
+        Stage(fused(expand=4, kernel=3),              2,       64,      7),
+        Stage(fused(expand=4, kernel=3),              2,       96,      7),
+        Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      192,     10),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      224,     19),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      384,     25),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      640,      7),
+    ),
+    head_channels=1280,
+)
+
+EFFICIENTNETV2_XL = Architecture(
+    stem_channels=32,
+    stages=(
+        Stage(fused(expand=1, kernel=3),              1,       32,      4),
+        Stage(fused(expand=4, kernel=3),              2,       64,      8),
+        Stage(fused(expand=4, kernel=3),              2,       96,      8),
+        Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      192,     16),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      256,     24),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      512,     32),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      640,      8),
+    ),
+    head_channels=1280,
+)
+
+EFFICIENTNET_B0 = Architecture(
+    stem_channels=32,
+    stages=(
+        Stage(mbconv(expand=1, kernel=3, se=0.25),    1,       16,      1),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,       24,      2),
+        Stage(mbconv(expand=6, kernel=5, se=0.25),    2,       40,      2),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    2,       80,      3),
+        Stage(mbconv(expand=6, kernel=5, se=0.25),    1,      112,      3),
+        Stage(mbconv(expand=6, kernel=5, se=0.25),    2,      192,      4),
+        Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      320,      1),
+    ),
+    head_channels=1280,
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published about a network.
+
+    Args:
+        name: as ``architecture`` and the command line take it.
+        architecture: the table.
+        eval_px: side of the picture at which it was evaluated, in pixels.
+        dropout: before the classifier, as released (fixed over the run).
+        preprocessing: of evaluation, as released.
+    """
+
+    name: str
+    architecture: Architecture
+    eval_px: int
+    dropout: float
+    preprocessing: Preprocessing
+
+
+def published(name: str) -> Published:
+    """A published network with its facts.
+
+    Args:
+        name: one of ``NAMES``.
+
+    Raises:
+        InputError: no such network; names the nearest.
+    """
+    if name not in _TABLE:
+        raise InputError(
+            f"there is no published network '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
+        )
+    row = _TABLE[name]
+    return Published(
+        name=name,
+        architecture=row.base if row.scaling is None else scale(row.base, **row.scaling._asdict()),
+        eval_px=row.eval_px,
+        dropout=row.dropout,
+        preprocessing=row.preprocessing(row.eval_px),
+    )
+
+
+def architecture(name: str) -> Architecture:
+    """The table of a published network.
+
+    Raises:
+        InputError: no such network; names the nearest.
+    """
+    return published(name).architecture
+
+
+class _Scaling(NamedTuple):
+    width: float
+    depth: float
+    rounding: Rounding
+
+
+class _Row(NamedTuple):
+    base: Architecture
+    scaling: _Scaling | None
+    eval_px: int
+    dropout: float
+    preprocessing: Callable[[int], Preprocessing]
+
+
+def _margin(eval_px: int) -> float:
+    """Side of the centre crop over the shorter side: the released code leaves 32 px, at that scale.
+
+    It gives the crop_pct that timm 1.0.31 publishes for its tf_ networks, to two digits (B6: 0.943, 0.942).
+    """
+    return eval_px / (eval_px + 32)
+
+
+def _imagenet(eval_px: int) -> Preprocessing:
+    """Of V1 and of V2-B0 to B3: ImageNet's mean and standard deviation, bicubic, centre crop."""
+    return Preprocessing(image_px=eval_px, framing="crop", crop_fraction=_margin(eval_px))
+
+
+def _symmetric(eval_px: int) -> Preprocessing:
+    """Of S to XL: (x - 128) / 128, bilinear; from 320 px on nothing is cut off, the whole picture is squeezed.
+
+    There the resize is without antialiasing, which ours has: pictures that are enlarged become the same.
+    """
+    whole = eval_px >= 320
+    return Preprocessing(
+        image_px=eval_px,
+        framing="whole" if whole else "crop",
+        crop_fraction=1.0 if whole else _margin(eval_px),
+        interpolation="bilinear",
+        mean=SYMMETRIC_MEAN,
+        std=SYMMETRIC_STD,
+    )
+
+
+def _v2(width: float, depth: float) -> _Scaling:
+    return _Scaling(width, depth, "v2")
+
+
+def _v1(width: float, depth: float) -> _Scaling:
+    return _Scaling(width, depth, "v1")
+
+
+# Scaling coefficients, sizes and dropout as the released code of the two papers has them.
+# fmt: off
+_TABLE = {
+    #                         base               width, depth   eval drop  evaluation
+    "efficientnetv2_b0": _Row(EFFICIENTNETV2_B0, None,          224, 0.2, _imagenet),
+    "efficientnetv2_b1": _Row(EFFICIENTNETV2_B0, _v2(1.0, 1.1), 240, 0.2, _imagenet),
+    "efficientnetv2_b2": _Row(EFFICIENTNETV2_B0, _v2(1.1, 1.2), 260, 0.3, _imagenet),
+    "efficientnetv2_b3": _Row(EFFICIENTNETV2_B0, _v2(1.2, 1.4), 300, 0.3, _imagenet),
+    "efficientnetv2_s":  _Row(EFFICIENTNETV2_S,  None,          384, 0.2, _symmetric),
+    "efficientnetv2_m":  _Row(EFFICIENTNETV2_M,  None,          480, 0.3, _symmetric),
+    "efficientnetv2_l":  _Row(EFFICIENTNETV2_L,  None,          480, 0.4, _symmetric),
+    "efficientnetv2_xl": _Row(EFFICIENTNETV2_XL, None,          512, 0.4, _symmetric),
+    "efficientnet_b0":   _Row(EFFICIENTNET_B0,   None,          224, 0.2, _imagenet),
+    "efficientnet_b1":   _Row(EFFICIENTNET_B0,   _v1(1.0, 1.1), 240, 0.2, _imagenet),
+    "efficientnet_b2":   _Row(EFFICIENTNET_B0,   _v1(1.1, 1.2), 260, 0.3, _imagenet),
+    "efficientnet_b3":   _Row(EFFICIENTNET_B0,   _v1(1.2, 1.4), 300, 0.3, _imagenet),
+    "efficientnet_b4":   _Row(EFFICIENTNET_B0,   _v1(1.4, 1.8), 380, 0.4, _imagenet),
+    "efficientnet_b5":   _Row(EFFICIENTNET_B0,   _v1(1.6, 2.2), 456, 0.4, _imagenet),
+    "efficientnet_b6":   _Row(EFFICIENTNET_B0,   _v1(1.8, 2.6), 528, 0.5, _imagenet),
+    "efficientnet_b7":   _Row(EFFICIENTNET_B0,   _v1(2.0, 3.1), 600, 0.5, _imagenet),
+    "efficientnet_b8":   _Row(EFFICIENTNET_B0,   _v1(2.2, 3.6), 672, 0.5, _imagenet),
+    "efficientnet_l2":   _Row(EFFICIENTNET_B0,   _v1(4.3, 5.3), 800, 0.5, _imagenet),
+}
+# fmt: on
+
+NAMES: tuple[str, ...] = tuple(_TABLE)

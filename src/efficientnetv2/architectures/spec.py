@@ -1,0 +1,237 @@
+"""A network as data: stages as the paper's tables print them, and the blocks they expand to.
+
+An ``Architecture`` is what a table says; ``blocks`` turns it into one row per block. The network and
+its cost are both made from those rows, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from efficientnetv2.utils.errors import short
+
+Padding = Literal["same", "symmetric"]
+Pooling = Literal["mean", "mean+centre"]
+
+
+# Far beyond any network, near enough to be counted and built: a table of more is a mistake or an attack. Ours.
+_MOST_LAYERS = 1_000
+_MOST_WIDE = 1_000_000
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Operator:
+    """What the blocks of a stage do.
+
+    Args:
+        kind: ``mbconv`` is 1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection;
+            ``fused`` has one full kxk convolution in place of the first two.
+        expand: inner channels over the block's input channels. With 1 there is no expansion: ``mbconv``
+            starts at the depthwise convolution, ``fused`` is the kxk convolution alone.
+        kernel: k, odd.
+        se: width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
+
+    Raises:
+        pydantic.ValidationError: a value outside its range.
+
+    Source: arXiv:2104.00298, Figure 2; squeeze-excite width as google/automl, efficientnetv2.
+    """
+
+    kind: Literal["mbconv", "fused"]
+    expand: int
+    kernel: int
+    se: float | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Operator:
+        _check_range("expand", self.expand, _MOST_WIDE)
+        _check_range("kernel", self.kernel, _MOST_WIDE)
+        if self.kernel % 2 == 0:
+            raise ValueError(f"{self}: kernel is {self.kernel}, but is an odd number from 1")
+        if self.se is not None and not 0 < self.se <= 1:
+            raise ValueError(f"{self}: se is {self.se:g}, but lies in (0, 1], or is None for off")
+        return self
+
+    def __str__(self) -> str:
+        se = "" if self.se is None else f", se={self.se:g}"
+        return f"{self.kind}(expand={self.expand}, kernel={self.kernel}{se})"
+
+
+def mbconv(*, expand: int, kernel: int, se: float | None = 0.25) -> Operator:
+    """The block of MobileNetV2 and EfficientNet; see ``Operator``."""
+    return Operator("mbconv", expand, kernel, se)
+
+
+def fused(*, expand: int, kernel: int, se: float | None = None) -> Operator:
+    """The block of EfficientNetV2's early stages; see ``Operator``."""
+    return Operator("fused", expand, kernel, se)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Stage:
+    """A row of the table: one operator, repeated.
+
+    Args:
+        operator: of every block.
+        stride: of the first block, 1 or 2; the others have 1.
+        channels: that every block gives out.
+        layers: how many blocks.
+
+    Raises:
+        pydantic.ValidationError: a value outside its range.
+    """
+
+    operator: Operator
+    stride: int
+    channels: int
+    layers: int
+
+    @model_validator(mode="after")
+    def _possible(self) -> Stage:
+        _check_range("channels", self.channels, _MOST_WIDE)
+        _check_range("layers", self.layers, _MOST_LAYERS)
+        if self.stride not in (1, 2):
+            raise ValueError(f"{self}: stride is {short(self.stride)}, but is 1 or 2")
+        return self
+
+    def __str__(self) -> str:
+        return f"stage {self.operator}, stride {short(self.stride)}, {self.channels} channels, {self.layers} layers"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Architecture:
+    """A network but for its input channels and its classes.
+
+    Args:
+        stem_channels: of the first convolution, 3x3 with stride 2.
+        stages: from the stem on, at least one.
+        head_channels: of the last convolution, 1x1; of its output's maps the classifier reads the pooled ones.
+        padding: ``same`` is TensorFlow's, as released and as in timm's ``tf_`` networks: at stride 2 and
+            an even size the odd pixel goes to the bottom and the right. ``symmetric`` is torchvision's.
+            Weights trained with one lose accuracy with the other.
+        batch_norm_epsilon: 1e-3 as released; torchvision has 1e-5 for EfficientNet B0 to B4.
+        pooling: ``mean`` over the whole of the last maps, as published; ``mean+centre`` puts the mean over their
+            middle third beside it, for pictures whose subject lies at the centre. Ours.
+
+    Raises:
+        pydantic.ValidationError: a value outside its range, or no stage.
+    """
+
+    stem_channels: int
+    stages: tuple[Stage, ...]
+    head_channels: int
+    padding: Padding = "same"
+    batch_norm_epsilon: float = 1e-3
+    pooling: Pooling = "mean"
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of what is pooled for the classifier."""
+        return self.head_channels * (2 if self.pooling == "mean+centre" else 1)
+
+    @property
+    def stride(self) -> int:
+        """Sides of the picture over those of the last maps."""
+        return 2 * math.prod(stage.stride for stage in self.stages)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Architecture:
+        _check_range("stem_channels", self.stem_channels, _MOST_WIDE)
+        if not self.stages:
+            raise ValueError("stages is empty, but a network has at least one")
+        _check_range("head_channels", self.head_channels, _MOST_WIDE)
+        if not (math.isfinite(self.batch_norm_epsilon) and self.batch_norm_epsilon > 0):
+            raise ValueError(f"batch_norm_epsilon is {self.batch_norm_epsilon}, but is finite and above 0")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_json`` gives an equal ``Architecture``."""
+        plain: dict[str, Any] = TypeAdapter(Architecture).dump_python(self, mode="json")
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Architecture:
+        """Checked as if it had been made by hand.
+
+        Raises:
+            pydantic.ValidationError: an unknown field or a value out of range; says at which stage.
+        """
+        return TypeAdapter(cls).validate_python(plain)
+
+
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} is {short(value)}, but is at least 1 and at most {most:,}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a network, every number of it.
+
+    Args:
+        kind: as in ``Operator``.
+        stage: index of its stage, from 0.
+        in_channels: what it is given.
+        inner_channels: of its kxk convolution; ``in_channels`` unless it expands. A fused block that does
+            not expand has a single convolution, so there these are ``out_channels``.
+        out_channels: what it gives out.
+        kernel: of the kxk convolution.
+        stride: of the kxk convolution.
+        expands: whether ``inner_channels`` are more than one times ``in_channels``.
+        se_channels: width of squeeze-excite, None without.
+        residual: whether the input is added to the output.
+        depth_fraction: i/N of block i of N, from 0: stochastic depth drops it with ``rate * i/N``.
+    """
+
+    kind: Literal["mbconv", "fused"]
+    stage: int
+    in_channels: int
+    inner_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+    expands: bool
+    se_channels: int | None
+    residual: bool
+    depth_fraction: float
+
+    @property
+    def projects(self) -> bool:
+        """Whether a 1x1 projection ends the block: always, but for a fused block that does not expand."""
+        return self.kind == "mbconv" or self.expands
+
+
+def blocks(architecture: Architecture) -> tuple[Block, ...]:
+    """Every block in order: the one table that both the network and its cost are made from."""
+    total = sum(stage.layers for stage in architecture.stages)
+    rows: list[Block] = []
+    channels = architecture.stem_channels
+    for index, stage in enumerate(architecture.stages):
+        for layer in range(stage.layers):
+            stride = stage.stride if layer == 0 else 1
+            rows.append(_block(stage, index, channels, stride, depth_fraction=len(rows) / total))
+            channels = stage.channels
+    return tuple(rows)
+
+
+def _block(stage: Stage, index: int, in_channels: int, stride: int, *, depth_fraction: float) -> Block:
+    operator = stage.operator
+    expands = operator.expand > 1
+    single = operator.kind == "fused" and not expands
+    return Block(
+        kind=operator.kind,
+        stage=index,
+        in_channels=in_channels,
+        inner_channels=stage.channels if single else in_channels * operator.expand,
+        out_channels=stage.channels,
+        kernel=operator.kernel,
+        stride=stride,
+        expands=expands,
+        se_channels=None if operator.se is None else max(1, int(in_channels * operator.se)),
+        residual=stride == 1 and in_channels == stage.channels,
+        depth_fraction=depth_fraction,
+    )

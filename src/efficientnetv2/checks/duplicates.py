@@ -1,0 +1,323 @@
+"""Pictures that are there more than once: the same files, and the same pictures in other files.
+
+Files are the same by a hash of their bytes. Pictures that look the same are found in two steps: candidates by a
+perceptual hash of 64 bits, few of which differ; then both are compared as squares of a few pixels.
+
+Candidates are looked for by bit sampling (Indyk and Motwani, "Approximate nearest neighbors", STOC 1998): the
+pictures that agree in some bits drawn at random meet in one bucket, in many such draws. As many bits are drawn as
+leave about one picture by chance in a bucket, so the work grows with n^1.2 rather than with n², and the number of
+draws is such that a pair at the largest distance meets with 99 %, a closer one nearly always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from efficientnetv2.checks.thumbnail_index import HASH_BITS, Portraits
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.records import Ints
+from efficientnetv2.evaluation.data_issues import (
+    Finding,
+    Section,
+    Severity,
+    crossing,
+    disagreeing,
+    how_many,
+    joined,
+    share,
+)
+from efficientnetv2.utils.rng import Key
+
+# Bits that may differ, and how alike (in correlation) the small squares have to be. Of ten thousand aerial pictures
+# these let through six pairs, each of one place taken twice. Ours, by looking at the pairs on either side.
+MOST_BITS = 8
+LEAST_ALIKE = 0.75
+# Levels between the darkest and the brightest of the small square, up to which a picture shows nothing: its hash is
+# that of noise. Ours.
+FLAT_GREYS = 2
+# A pair at MOST_BITS is missed with this probability.
+_MISSED = 0.01
+# In a bucket each picture is compared with so many that follow it in order: enough for all but series of hundreds of
+# nearly equal pictures, whose neighbours hold them together all the same. Ours.
+_FOLLOWING = 64
+# Pairs of a picture that are named: of series the most alike, and those that hold them together. Ours.
+_NAMED = 8
+_AT_ONCE = 1024  # pairs of squares in memory together, 12 kB each
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that look the same.
+
+    Args:
+        first: row of the one.
+        second: row of the other, greater.
+        alike: correlation of the small squares, up to 1.
+    """
+
+    first: int
+    second: int
+    alike: float
+
+
+def same_files(looked: Portraits) -> list[list[int]]:
+    """Rows of the files that hold the same bytes, group by group, in their order."""
+    rows = pd.Series(looked.readable)
+    contents = looked.table["content"].to_numpy()[looked.readable]
+    groups = [group.tolist() for _, group in rows.groupby(contents, sort=False) if len(group) > 1]
+    return sorted(groups)
+
+
+def flat(looked: Portraits) -> npt.NDArray[np.bool_]:
+    """(N,) whether a picture can be read but shows nothing: one colour all over."""
+    spread = looked.small.max(axis=(1, 2)) - looked.small.min(axis=(1, 2))  # (N, 3), never below 0
+    empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
+    return empty & (looked.table["reason"] == "").to_numpy()
+
+
+def near(looked: Portraits, *, key: Key) -> list[Pair]:
+    """Pairs of pictures that look the same but are other files, the most alike first.
+
+    Of equal files one stands for all. Of series in which all are alike not all pairs are named: those of each picture
+    that are most alike, and those that hold the series together.
+
+    Args:
+        looked: at the pictures.
+        key: of the draws of bits.
+    """
+    usable = np.zeros(len(looked.table), dtype=bool)
+    usable[looked.readable] = True
+    usable &= ~looked.table["content"].duplicated().to_numpy() & ~flat(looked)
+    rows = np.flatnonzero(usable).astype(np.int64)
+    pairs = rows[candidates(looked.hashes[rows], key=key)]
+    alike = _correlation(looked.small, pairs)
+    kept = np.flatnonzero(alike >= LEAST_ALIKE)
+    kept = kept[_thinned(pairs[kept], 1 - alike[kept], len(looked.table), _NAMED)]
+    order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -alike[kept]))]
+    return [Pair(int(pairs[at, 0]), int(pairs[at, 1]), round(float(alike[at]), 4)) for at in order]
+
+
+def candidates(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
+    """Pairs whose hashes differ in few bits: of those at ``most_bits`` 99 %, of closer ones nearly all.
+
+    Of series of hundreds that are near each other not all pairs: as many of each picture as are compared in a bucket,
+    the nearest, and those that hold the series together.
+
+    Args:
+        hashes: (n, HASH_BITS) bool.
+        key: of the draws.
+        most_bits: that may differ.
+
+    Returns:
+        (m, 2) places in ``hashes``, the lower first, each pair once, ascending.
+    """
+    count = len(hashes)
+    found = np.empty((0, 2), dtype=np.int64)
+    if count < 2:
+        return found
+    bits = min(48, max(8, math.ceil(math.log2(count))))
+    meet = math.comb(HASH_BITS - most_bits, bits) / math.comb(
+        HASH_BITS, bits
+    )  # all drawn bits are equal ones
+    draws = math.ceil(math.log(_MISSED) / math.log(1 - meet))
+    # As one number each, which puts them in order.
+    whole = np.packbits(hashes, axis=1).view(">u8")[:, 0].astype(np.uint64)
+    for draw in range(draws):
+        chosen = key.fold("bits", draw).generator().choice(HASH_BITS, bits, replace=False)
+        bucket = hashes[:, chosen] @ (1 << np.arange(bits, dtype=np.int64))
+        # What further draws find again would fill the memory. In order it is found sooner than by numpy's hashing.
+        met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, whole, most_bits)]))
+        found = np.stack(np.divmod(met[np.diff(met, prepend=-1) > 0], count), axis=1)
+        apart = np.bitwise_count(whole[found[:, 0]] ^ whole[found[:, 1]]).astype(np.float64)
+        found = found[_thinned(found, apart, count, _FOLLOWING)]
+    return found
+
+
+def _thinned(pairs: Ints, apart: Floats, count: int, most: int) -> Ints:
+    """Which pairs to keep of pictures that are near to very many: all, where of no picture there are more than so many.
+
+    Args:
+        pairs: (m, 2) of below ``count``, ascending.
+        apart: (m,) how far those of each are apart.
+        count: of the pictures.
+        most: pairs of each with pictures behind it, the nearest.
+
+    Returns:
+        Positions, ascending. What all pairs join, those that are kept join too.
+    """
+    first = pairs[:, 0]
+    order = np.lexsort((apart, first))
+    rank = np.empty(len(pairs), dtype=np.int64)
+    rank[order] = np.arange(len(pairs)) - np.searchsorted(first, first)  # those of one stand where they stood
+    kept = rank < most
+    if not kept.all():
+        # A pair of weight 0 would be none.
+        graph = csr_array((apart + 1, (first, pairs[:, 1])), shape=(count, count))
+        tree = minimum_spanning_tree(graph).tocoo()
+        kept[np.searchsorted(pairs @ [count, 1], tree.row.astype(np.int64) * count + tree.col)] = True
+    return np.flatnonzero(kept)
+
+
+def _within_buckets(bucket: Ints, whole: npt.NDArray[np.uint64], most_bits: int) -> Ints:
+    """Pairs of one bucket that differ in at most ``most_bits``, as lower times number of all plus higher."""
+    order = np.lexsort((whole, bucket))
+    ordered, hashes = bucket[order], whole[order]
+    found = [np.empty(0, dtype=np.int64)]
+    for step in range(1, min(_FOLLOWING, len(order) - 1) + 1):
+        together = ordered[step:] == ordered[:-step]
+        if not together.any():
+            break  # no bucket holds more
+        near_enough = np.bitwise_count(hashes[step:] ^ hashes[:-step]) <= most_bits
+        places = np.flatnonzero(together & near_enough)
+        first, second = order[places], order[places + step]
+        found.append(np.minimum(first, second) * len(order) + np.maximum(first, second))
+    return np.concatenate(found)
+
+
+def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
+    """(m,) how the greys and colours of two squares go together: 1 if one is a brighter or paler copy of the other."""
+    alike = np.empty(len(pairs))
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = pairs[start : start + _AT_ONCE]
+        squares = small[part].reshape(len(part), 2, -1).astype(np.float64)
+        squares -= squares.mean(axis=2, keepdims=True)
+        squares /= np.linalg.norm(squares, axis=2, keepdims=True)
+        alike[start : start + len(part)] = np.einsum("ij,ij->i", squares[:, 0], squares[:, 1])
+    return alike
+
+
+_KIND = {"same": "the same file", "near": "nearly the same picture"}
+
+
+def copies(manifest: Manifest, looked: Portraits, *, key: Key) -> tuple[Section, list[Pair]]:
+    """Exact and near duplicates, told apart by the harm they do; and the pairs of near ones.
+
+    Args:
+        manifest: of the pictures.
+        looked: at them.
+        key: of the search for near ones.
+    """
+    same = [tuple(group) for group in same_files(looked)]
+    pairs = near(looked, key=key)
+    alike = _between(manifest, same, pairs)
+    likeness = {
+        way: f"correlation {one.alike:.2f}" for one, ways in zip(pairs, alike, strict=True) for way in ways
+    }
+    findings = [
+        *_harms(manifest, [[group] for group in same], "same", {}),
+        *_harms(manifest, alike, "near", likeness),
+    ]
+    facts = {
+        "same_files": [[manifest.paths[row] for row in group] for group in same],
+        "near_duplicates": [
+            {
+                "paths": [manifest.paths[one.first], manifest.paths[one.second]],
+                "correlation": one.alike,
+                "across_splits": any(crossing(manifest, way) for way in ways),
+                "labels_differ": any(disagreeing(manifest, way) for way in ways),
+            }
+            for one, ways in zip(pairs, alike, strict=True)
+        ],
+    }
+    return Section(facts, findings), pairs
+
+
+def _between(
+    manifest: Manifest, same: Sequence[tuple[int, ...]], pairs: Sequence[Pair]
+) -> list[list[tuple[int, ...]]]:
+    """Of each pair of near copies, the pairs that it stands for where its pictures are there several times as files.
+
+    The pair itself first; of equal files one of each split and label, for the others of these do no other harm.
+    """
+    files = {row: group for group in same for row in group}
+
+    def each_kind(row: int) -> list[int]:
+        kinds = {
+            (manifest.split[one], str(manifest.targets[one])): one for one in reversed(files.get(row, (row,)))
+        }
+        return [row, *sorted(set(kinds.values()) - {row})]
+
+    return [
+        [
+            (min(first, second), max(first, second))
+            for first in each_kind(one.first)
+            for second in each_kind(one.second)
+        ]
+        for one in pairs
+    ]
+
+
+def _harms(
+    manifest: Manifest,
+    found: Sequence[Sequence[tuple[int, ...]]],
+    how: str,
+    likeness: Mapping[tuple[int, ...], str],
+) -> list[Finding]:
+    """A finding for those that cross splits, one for those with several labels, one for the rest.
+
+    A group that does both stands in both.
+
+    Args:
+        manifest: of the pictures.
+        found: each in all groups that it stands for, of which the first that does harm is told.
+        how: the copies are: a key of ``_KIND``.
+        likeness: how alike a group is, in words.
+    """
+    each_across = [next((group for group in ways if crossing(manifest, group)), None) for ways in found]
+    each_unlike = [next((group for group in ways if disagreeing(manifest, group)), None) for ways in found]
+    across = [group for group in each_across if group is not None]
+    unlike = [group for group in each_unlike if group is not None]
+    told = zip(found, each_across, each_unlike, strict=True)
+    rest = [ways[0] for ways, crosses, differs in told if crosses is None and differs is None]
+    # Pairs of one picture have it in common: five that are alike are ten pairs, of which four add nothing.
+    repeated = len(manifest) - len(np.unique(joined(len(manifest), rest)))
+    what = _KIND[how]
+    grave: Severity = "wrong" if how == "same" else "doubtful"
+    kinds: tuple[tuple[str, Severity, list[tuple[int, ...]], str, str], ...] = (
+        (
+            f"{how}_across_splits",
+            grave,
+            across,
+            f"{how_many(across)} in two splits: {what} is learnt and then asked for",
+            "Remove them from one of the splits: the figure on the other is too good.",
+        ),
+        (
+            f"{how}_other_label",
+            grave,
+            unlike,
+            f"{how_many(unlike)} with different labels: {what}, called two things",
+            "At least one label of each is wrong, or the picture shows several things. Look at them.",
+        ),
+        (
+            f"{how}_picture",
+            "note",
+            rest,
+            f"{how_many(rest)} of {what}, labels and splits agreeing: "
+            + share(repeated, len(manifest)) + " add nothing",
+            "Automatic splits keep equal files together."
+            if how == "same"
+            else "Give them one value in a column group and name it with --group-column, so that no split parts them.",
+        ),
+    )  # fmt: skip
+    return [
+        Finding(
+            kind,
+            severity,
+            f"{sentence}.",
+            advice,
+            tuple(groups),
+            tuple(likeness.get(one, "") for one in groups),
+        )
+        for kind, severity, groups, sentence, advice in kinds
+        if groups
+    ]

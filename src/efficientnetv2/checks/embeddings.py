@@ -1,0 +1,160 @@
+"""What a network that has seen many pictures makes of these: which look alike to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.records import Ints
+from efficientnetv2.evaluation.data_issues import (
+    Finding,
+    Section,
+    crossing,
+    disagreeing,
+    how_many,
+    joined,
+)
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.shell import Counting, uncounted
+
+# Distance to the last picture of a scene over that to the next: Lowe's test of whether a match stands out (IJCV 2004,
+# where it is 0.8 for keypoints). Stricter here, by looking at pairs of aerial pictures: up to it they show one place.
+# Ours.
+STANDS_OUT = 0.65
+# Pictures of a scene that are told as such, as many as a square has symmetries: what is more and looks alike may be a
+# whole class. Ours.
+LARGEST_SCENE = 8
+# Vectors that are nearer count as equal: what float32 leaves of a distance of 0. Ours.
+_EQUAL = 1e-3
+_AT_ONCE = 2**25  # distances that are held at once, with their order half a gigabyte
+
+Floats = npt.NDArray[np.float32]
+
+
+def lookalikes(
+    manifest: Manifest,
+    embeddings: Embeddings,
+    copies: Sequence[Sequence[int]],
+    *,
+    counting: Counting = uncounted,
+) -> tuple[Section, list[tuple[int, ...]]]:
+    """Pictures that a network finds far more alike than any other: one scene again, shifted, turned, in other light.
+
+    A group is named if each of it finds the first picture outside much further away than the last inside. Copies by
+    their pixels count as one picture: else the nearest of a scene would be its own copy. Comparing all with all takes
+    n² steps, but short ones: embedding a picture takes longer up to a million of them.
+
+    Args:
+        manifest: of the pictures.
+        embeddings: of those that can be read.
+        copies: rows that are duplicates by their pixels, two or more each.
+        counting: shows how many pictures have been compared with all others.
+
+    Returns:
+        The section, and the groups, with all their copies.
+    """
+    same = joined(len(manifest), copies)[embeddings.samples]
+    alone = np.unique(same, return_index=True)[1]
+    alone.sort()
+    family: dict[int, list[int]] = {}
+    for number, row in zip(same.tolist(), embeddings.samples.tolist(), strict=True):
+        family.setdefault(number, []).append(row)
+    scenes = [
+        (tuple(sorted(row for place in places for row in family[int(same[alone[place]])])), ratio)
+        for places, ratio in standing_out(embeddings.vectors[alone].astype(np.float32), counting=counting)
+    ]
+    across = [scene for scene in scenes if crossing(manifest, scene[0])]
+    unlike = [scene for scene in scenes if disagreeing(manifest, scene[0])]
+    harmful = {*across, *unlike}
+    kinds = (
+        (
+            "lookalike_across_splits",
+            across,
+            "look like one scene, on both sides of a split",
+            "What is learnt from the one is asked of the other. Look at them; put them into one split.",
+        ),
+        (
+            "lookalike_other_label",
+            unlike,
+            "look like one scene, with different labels",
+            "Look at them: one label may be wrong.",
+        ),
+        (
+            "lookalike",
+            [scene for scene in scenes if scene not in harmful],
+            "look like one scene",
+            "Shifted, turned, taken twice? Then name what they share with --group-column, so that no split parts them.",
+        ),
+    )
+    findings = [
+        Finding(
+            kind,
+            "note" if kind == "lookalike" else "doubtful",
+            f"{how_many([group for group, _ in found])} of pictures {what}.",
+            advice,
+            tuple(group for group, _ in found),
+            tuple(f"{ratio:.2f} of the way to the next nearest" for _, ratio in found),
+        )
+        for kind, found, what, advice in kinds
+        if found
+    ]
+    facts = {
+        "lookalikes": [{"paths": [manifest.paths[row] for row in group], "ratio": r} for group, r in scenes]
+    }
+    return Section(facts, findings), [group for group, _ in scenes]
+
+
+def standing_out(
+    vectors: Floats, *, most: float = STANDS_OUT, counting: Counting = uncounted
+) -> list[tuple[tuple[int, ...], float]]:
+    """Groups of vectors that are near each other and far from all others, the clearest first.
+
+    Args:
+        vectors: (n, d); their directions count, not their lengths.
+        most: distance to the farthest inside over that to the nearest outside, for each of a group. Of a pair that is
+            the nearest over the second nearest.
+        counting: shows how many vectors have been compared with all others.
+
+    Returns:
+        Places of each group, ascending, of two to ``LARGEST_SCENE``, and the greatest of their ratios. None is in
+        two groups: where a group is part of another, the larger is named.
+    """
+    largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
+    with counting("comparing", len(vectors)) as counted:
+        nearest, distances = _neighbours(vectors, max(0, largest), counted)
+    found: list[tuple[tuple[int, ...], float]] = []
+    named = np.zeros(len(vectors), dtype=bool)
+    for size in range(largest, 1, -1):
+        ratio = np.maximum(distances[:, size - 2], _EQUAL) / np.maximum(distances[:, size - 1], _EQUAL)
+        clear = np.flatnonzero((ratio <= most) & ~named)
+        balls = np.sort(np.column_stack([clear, nearest[clear, : size - 1]]), axis=1)  # each with its nearest
+        groups, agreeing = np.unique(balls, axis=0, return_counts=True)
+        for group in groups[agreeing == size]:
+            found.append((tuple(group.tolist()), round(float(ratio[group].max()), 3)))
+            named[group] = True
+    return sorted(found, key=lambda one: one[1])
+
+
+def _neighbours(
+    vectors: Floats, many: int, counted: Callable[[int], object]
+) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """(n, many) which others are nearest to each, and (n, many) their distances on the sphere's chord."""
+    count = len(vectors)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    nearest, distances = np.empty((count, many), dtype=np.int64), np.empty((count, many))
+    rows = max(1, _AT_ONCE // max(1, count))
+    for start in range(0, count if many else 0, rows):
+        alike = unit[start : start + rows] @ unit.T
+        places = np.arange(len(alike))
+        alike[places, start + places] = -np.inf
+        some = np.argpartition(-alike, many - 1, axis=1)[:, :many]
+        values = np.take_along_axis(alike, some, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        block = slice(start, start + len(alike))
+        nearest[block] = np.take_along_axis(some, order, axis=1)
+        distances[block] = np.sqrt(np.maximum(0, 2 - 2 * np.take_along_axis(values, order, axis=1)))
+        counted(block.stop)
+    return nearest, distances

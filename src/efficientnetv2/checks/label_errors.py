@@ -1,0 +1,311 @@
+"""Labels that the other pictures contradict, by what a network makes of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.records import Ints
+from efficientnetv2.evaluation.data_issues import Finding, Section, joined, share
+from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, Together, choosing
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.errors import some
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.shell import Counting, uncounted
+
+# Folds whose pictures are answered by what the others taught. Ours, as many do.
+FOLDS = 5
+# Pictures of a class from which its labels can be doubted. Ours.
+_LEAST_OF_A_CLASS = 10
+# Inverse strengths of the L2 penalty to choose from; steps of the fit. Ours.
+_STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+_ITERATIONS = 100
+# Multiply-adds of all fits whose answers count, and of all that choose the strength, in each iteration once for the
+# answers and once for their gradients: an hour on a core, or less. Ours.
+_MOST_ANSWERING, _MOST_CHOOSING = 3e13, 5e12
+
+Floats = npt.NDArray[np.float32]
+
+
+def doubted_labels(
+    manifest: Manifest,
+    embeddings: Embeddings,
+    together: Sequence[Sequence[int]],
+    *,
+    key: Key,
+    counting: Counting = uncounted,
+) -> Section:
+    """Labels that a linear classifier contradicts on pictures it has not learnt from.
+
+    Probabilities come from folds; which contradictions count is confident learning's rule, in cleanlab: those off the
+    diagonal of the confident joint (Northcutt et al., JAIR 2021, arXiv:1911.00068). A picture of several labels stands
+    for its rarest, as in a hold-out, and is not contradicted by another of its own.
+
+    Args:
+        manifest: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
+            different things than there are folds, so that a fold might teach nothing of them: these are named.
+        embeddings: of those that can be read.
+        together: rows that show one thing or are of one group; no fold parts them.
+        key: of the folds.
+        counting: see ``out_of_fold``.
+    """
+    groups = joined(len(manifest), together)[embeddings.samples]
+    counted, shown = _seen(manifest, embeddings, groups)
+    classes = np.flatnonzero((counted >= _LEAST_OF_A_CLASS) & (shown >= FOLDS))
+    most = _affordable(_MOST_ANSWERING, FOLDS, len(classes), embeddings.vectors.shape[1])
+    notes = _unchecked(manifest.class_names, counted, shown, classes, most)
+    if len(classes) < 2 or most < _LEAST_OF_A_CLASS * len(classes):
+        return Section({}, notes)
+    usable = np.flatnonzero(np.isin(embeddings.labels, classes))
+    labels = np.searchsorted(classes, embeddings.labels[usable])
+    probabilities = out_of_fold(
+        embeddings.vectors[usable], labels, groups[usable], key=key, counting=counting
+    )
+    facts, finding = _contradicted(manifest, embeddings.samples[usable], labels, classes, probabilities, most)
+    return Section(facts, notes if finding is None else [finding, *notes])
+
+
+def _contradicted(
+    manifest: Manifest,
+    rows: Ints,
+    labels: Ints,
+    classes: Ints,
+    probabilities: npt.NDArray[np.float64],
+    most: int,
+) -> tuple[dict[str, Any], Finding | None]:
+    """What is told to programs, and the finding, if any label is contradicted.
+
+    Args:
+        manifest: of the pictures.
+        rows: (n,) that were asked about.
+        labels: (n,) places of theirs among the classes.
+        classes: (K,) that there were to choose from.
+        probabilities: (n, K).
+        most: pictures that a classifier could learn from.
+    """
+    from cleanlab.filter import find_label_issues  # takes a second to load, and only here
+
+    order = find_label_issues(
+        labels,
+        probabilities,
+        filter_by="confident_learning",
+        return_indices_ranked_by="normalized_margin",
+        n_jobs=1,
+    )
+    own = manifest.targets[rows].reshape(len(rows), -1)
+    answers = classes[probabilities.argmax(axis=1)]
+    agreeing = (own == answers[:, None]).any(axis=1)
+    order = order[~agreeing[order]]
+    names = manifest.class_names
+    suspected = [
+        {
+            "path": manifest.paths[rows[at]],
+            "label": (manifest.separator or "").join(names[label] for label in own[at] if label >= 0),
+            "suggested": names[answers[at]],
+            "probability": round(float(probabilities[at].max()), 3),
+            "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
+        }
+        for at in order
+    ]
+    accuracy = float(agreeing.mean())
+    facts: dict[str, Any] = {
+        "asked": len(labels),
+        "out_of_fold_accuracy": accuracy,
+        "suspected_labels": suspected,
+    }
+    if not len(order):
+        return facts, None
+    some_of = f"{most:,} of " if most < len(labels) * (FOLDS - 1) // FOLDS else ""
+    return facts, Finding(
+        "label",
+        "doubtful",
+        f"{share(len(order), len(labels))} may be labelled wrongly, the likeliest first.",
+        f"A linear classifier that had learnt from {some_of}the others calls them something else (it agrees with "
+        f"{100 * accuracy:.0f} % of all labels). Look at each; hard pictures of a right label are among them. Never "
+        "drop them from what a model is judged by.",
+        tuple((int(rows[at]),) for at in order),
+        tuple(
+            f"looks like {one['suggested']}, {100 * float(str(one['probability'])):.0f} %"
+            for one in suspected
+        ),
+    )
+
+
+def _seen(manifest: Manifest, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
+    """(K,) pictures of each class, and (K,) different things among them."""
+    labelled, many = embeddings.labels >= 0, len(manifest.class_names)
+    different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
+    counted, shown = (
+        np.bincount(each, minlength=many).astype(np.int64)
+        for each in (embeddings.labels[labelled], different)
+    )
+    return counted, shown
+
+
+def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, most: int) -> list[Finding]:
+    """Which classes are left out, and why; of one class alone that is said elsewhere.
+
+    Args:
+        names: of the K classes.
+        counted: (K,) pictures of each.
+        shown: (K,) different things among them.
+        classes: that can be asked about.
+        most: pictures that a classifier of these can learn from.
+    """
+    there = int((counted > 0).sum())
+    if there < 2:
+        return []
+    if most < _LEAST_OF_A_CLASS * len(classes):
+        return [
+            Finding(
+                "unchecked_labels",
+                "note",
+                f"No label was checked: what tells {len(classes):,} classes apart would take hours to learn.",
+                "Inspect the pictures of some of the classes at a time.",
+            )
+        ]
+    few = (counted > 0) & (counted < _LEAST_OF_A_CLASS)
+    alike = (counted >= _LEAST_OF_A_CLASS) & (shown < FOLDS)
+    reasons = {
+        f"fewer than {_LEAST_OF_A_CLASS} pictures": np.flatnonzero(few),
+        f"fewer than {FOLDS} different things": np.flatnonzero(alike),
+        "no other is left to learn": classes if len(classes) == 1 else classes[:0],
+    }
+    said = [f"{some([names[k] for k in them])} ({why})" for why, them in reasons.items() if len(them)]
+    if not said:
+        return []
+    whose = (
+        f"The labels of {there - len(classes):,} of {there:,} classes were not checked"
+        if len(classes) > 1
+        else "No label was checked"
+    )
+    return [
+        Finding(
+            "unchecked_labels",
+            "note",
+            f"{whose}: {', '.join(said)}.",
+            "A classifier learns a class from some of its pictures to answer the others. Copies, scenes and groups are "
+            "one thing each; pictures of further ones would let it.",
+        )
+    ]
+
+
+def _affordable(work: float, fits: int, classes: int, width: int) -> int:
+    """How many pictures a classifier can learn from.
+
+    Args:
+        work: multiply-adds of all fits together, at most.
+        fits: how many there are.
+        classes: that are told apart.
+        width: of an embedding.
+    """
+    return int(work / (fits * 2 * _ITERATIONS * max(1, classes) * width))
+
+
+def _lesson(labels: Ints, most: int, key: Key) -> Ints:
+    """Positions of about so many pictures, ascending: of each class its share, but enough to learn it; all if fewer."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    counts = np.bincount(labels)
+    taken = np.maximum(_LEAST_OF_A_CLASS, counts * most // len(labels))
+    order = key.generator().permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    place = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]  # within its class
+    return np.sort(order[place < taken[labels[order]]])
+
+
+def out_of_fold(
+    vectors: Floats, labels: Ints, groups: Ints, *, key: Key, counting: Counting = uncounted
+) -> npt.NDArray[np.float64]:
+    """(n, K) probabilities of each picture by a linear classifier that has not learnt from it.
+
+    Where to learn from all others would take too long, it learns from some of them, of every class.
+
+    Args:
+        vectors: (n, d).
+        labels: (n,) 0 to K - 1, each often enough to be in every fold.
+        groups: (n,) equal for pictures that no fold may part, nor the choice of the classifier's strength.
+        key: of the folds.
+        counting: shows how many pictures have been learnt from; one counts in each fold anew.
+    """
+    strength = _strength(vectors, labels, groups, key, counting)
+    classes = int(labels.max()) + 1
+    most = _affordable(_MOST_ANSWERING, FOLDS, classes, vectors.shape[1])
+    probabilities = np.zeros((len(labels), classes))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=_seed(key.fold("folds")))
+    parts = [
+        (learning[_lesson(labels[learning], most, key.fold("lesson", number))], asking)
+        for number, (learning, asking) in enumerate(folds.split(vectors, labels, groups))
+        if len(asking)  # not where there are few groups, and they are large
+    ]
+    done = 0
+    with counting("checking labels", sum(len(taught) for taught, _ in parts)) as counted:
+        for taught, asking in parts:
+            classifier = _learnt(vectors[taught], labels[taught], strength)
+            probabilities[np.ix_(asking, classifier.classes_)] = classifier.predict_proba(vectors[asking])
+            done += len(taught)
+            counted(done)
+    return probabilities
+
+
+def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: Counting) -> float:
+    """The inverse penalty whose probabilities are best, not its answers: a doubt is a matter of degree.
+
+    The usual one where choosing takes too long, or there is too little to choose by.
+    """
+    every = np.arange(labels.max() + 1)
+    most = _affordable(_MOST_CHOOSING, len(_STRENGTHS), len(every), vectors.shape[1])
+    if most < _LEAST_OF_A_CLASS * len(every):
+        return USUAL_STRENGTH
+    some_of_all = _lesson(labels, most, key.fold("sample"))
+    vectors, labels, groups = vectors[some_of_all], labels[some_of_all], groups[some_of_all]
+    together = replace(Together.nothing(len(labels)), clusters=groups)
+    parts = choosing(together, labels, key=key.fold("choosing"))
+    if not parts:
+        return USUAL_STRENGTH
+    true = np.concatenate([labels[asked] for _, asked in parts])
+
+    def loss(strength: float) -> float:
+        probabilities = np.zeros((len(true), len(every)), dtype=vectors.dtype)
+        ends = np.cumsum([len(asked) for _, asked in parts])
+        for (learning, asked), end in zip(parts, ends.tolist(), strict=True):
+            classifier = _learnt(vectors[learning], labels[learning], strength)
+            # A class that is one large group may have nothing to learn from.
+            rows = np.arange(end - len(asked), end)
+            probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[asked])
+        return float(log_loss(true, probabilities, labels=every))
+
+    losses: dict[float, float] = {}
+    each = sum(len(learning) for learning, _ in parts)
+    with counting("choosing how to check labels", each * len(_STRENGTHS)) as counted:
+        for strength in _STRENGTHS:
+            losses[strength] = loss(strength)
+            counted(each * len(losses))
+    return min(losses, key=lambda strength: losses[strength])
+
+
+def _learnt(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
+    # As in ``inference.linear_probe``: the matrices are small, and nearly converged is good enough.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline.fit(vectors, labels)
+    return pipeline
+
+
+def _seed(key: Key) -> int:
+    """For scikit-learn."""
+    return key.torch_seed() % 2**32

@@ -1,0 +1,274 @@
+"""The inspection as one HTML page with pictures, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from efficientnetv2.checks.class_counts import by_class, counts, headings
+from efficientnetv2.checks.duplicates import copies, same_files
+from efficientnetv2.checks.embeddings import lookalikes
+from efficientnetv2.checks.image_stats import looks
+from efficientnetv2.checks.label_errors import doubted_labels
+from efficientnetv2.checks.plots import draw_places, draw_times, legend
+from efficientnetv2.checks.thumbnail_index import Portraits
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.shards.reader import Damage
+from efficientnetv2.evaluation import thumbnails
+from efficientnetv2.evaluation.data_issues import Finding, Section, in_order
+from efficientnetv2.evaluation.html import is_page, json_text, plain, rendered
+from efficientnetv2.evaluation.split_leakage import (
+    NEAR_KM,
+    by_group,
+    by_place,
+    by_time,
+    made_from_one,
+    members,
+)
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.shell import Counting, uncounted
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found in a set of pictures.
+
+    Args:
+        manifest: of them.
+        looked: at them.
+        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``, and
+            ``shards`` where some are damaged.
+        weights: what embedded them; None if nothing did.
+    """
+
+    manifest: Manifest
+    looked: Portraits
+    sections: Mapping[str, Section]
+    weights: str | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of all sections, the gravest first."""
+        return in_order([one for section in self.sections.values() for one in section.findings])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: what was said on reading, what was found, then what was counted."""
+        paths = self.manifest.paths
+        found = [
+            {
+                "kind": one.kind,
+                "severity": one.severity,
+                "sentence": one.sentence,
+                "advice": one.advice,
+                "pictures": [[paths[row] for row in group] for group in one.groups],
+                "remarks": list(one.captions) if any(one.captions) else [],
+            }
+            for one in self.findings
+        ]
+        values: dict[str, Any] = plain(
+            {
+                "data": self.manifest.source,
+                "pictures": len(self.manifest),
+                "weights": self.weights,
+                "notes": self.manifest.notes,
+                "findings": found,
+                **{name: section.facts for name, section in self.sections.items()},
+            }
+        )
+        return values
+
+
+def inspected(
+    manifest: Manifest,
+    looked: Portraits,
+    *,
+    key: Key,
+    near_km: float = NEAR_KM,
+    time_column: str | None = None,
+    embeddings: Embeddings | None = None,
+    weights: str | None = None,
+    damage: Damage | None = None,
+    counting: Counting = uncounted,
+) -> Inspection:
+    """Everything that can be said of pictures that have been looked at.
+
+    Args:
+        manifest: of the pictures, labelled or not.
+        looked: at all of them.
+        key: of the draws: of the search for duplicates, and of folds.
+        near_km: within which two places are one.
+        time_column: see ``times.by_time``.
+        embeddings: of those that can be read; without them nothing is said of labels.
+        weights: what gave those.
+        damage: Damage of the shards that hold the pictures; None where the pictures are files.
+        counting: shows how far what takes long is: what is made of the embeddings.
+
+    Raises:
+        InputError: the time column is none.
+    """
+    duplicated, near = copies(manifest, looked, key=key.fold("near"))
+    sections = {
+        "counts": counts(manifest),
+        "looks": looks(manifest, looked),
+        "copies": duplicated,
+        "place": by_place(manifest, near_km=near_km),
+        "time": by_time(manifest, column=time_column),
+        "group": by_group(manifest),
+    }
+    if damage is not None and damage.notes:
+        sections["shards"] = Section({}, _damaged(damage))
+    if embeddings is not None:
+        # A copy has the label of its origin, the wrong one too: learnt from, it would bear that out.
+        known = [
+            *same_files(looked),
+            *([pair.first, pair.second] for pair in near),
+            *made_from_one(manifest),
+        ]
+        alike, scenes = lookalikes(manifest, embeddings, known, counting=counting)
+        together: list[Sequence[int]] = [*known, *scenes, *members(manifest)]
+        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"), counting=counting)
+        sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
+    return Inspection(manifest, looked, sections, weights)
+
+
+def _damaged(damage: Damage) -> list[Finding]:
+    """A finding for each damaged shard."""
+    advice = "Bring the shard back whole."
+    return [Finding("damaged_shard", "wrong", note, advice) for note in damage.notes]
+
+
+JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
+# All ours, for a page of 2 MB at most: groups shown of each finding, pictures of each group, classes with pictures,
+# pictures of each of them, rows of a table of classes, sides and quality of pictures.
+_GROUPS, _OF_A_GROUP = 12, 4
+_CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
+_PX, _QUALITY = 128, 75
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture on the page."""
+
+    address: str | None
+    path: str
+    label: str
+    split: str
+
+
+def write(
+    folder: str | Path,
+    inspection: Inspection,
+    *,
+    picture: Callable[[int], Image.Image | None],
+    command: str,
+    versions: Mapping[str, str],
+) -> None:
+    """Write ``inspection.json`` and ``inspection.html``.
+
+    Args:
+        folder: there is one.
+        inspection: what was found.
+        picture: of a row of the manifest, of any size; None if it can't be read.
+        command: that gives this again.
+        versions: of what computed it.
+    """
+    write_text_atomically(Path(folder) / JSON_NAME, json_text(inspection.to_json()))
+    page = _page(inspection, picture, command, versions)
+    write_text_atomically(Path(folder) / PAGE_NAME, page)
+
+
+def is_inspection(file: Path) -> bool:
+    """Whether a file that is there is an ``inspection.json`` that ``write`` made."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and {"data", "pictures", "weights", "findings"} <= told.keys()
+
+
+def is_inspection_page(file: Path) -> bool:
+    """Likewise the page; those of earlier versions do not say whose they are, but have the other beside them."""
+    beside = file.with_name(JSON_NAME)
+    return is_page(file) or (beside.is_file() and is_inspection(beside))
+
+
+def _page(
+    inspection: Inspection,
+    picture: Callable[[int], Image.Image | None],
+    command: str,
+    versions: Mapping[str, str],
+) -> str:
+    manifest = inspection.manifest
+    table = by_class(manifest)
+    largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
+    brightened = any(one.kind in ("dark", "bright") for one in inspection.findings)
+    addresses: dict[int, str | None] = {}
+
+    def shown(row: int) -> _Shown:
+        if row not in addresses:
+            addresses[row] = thumbnails.shown(picture(row), dim=brightened, px=_PX, quality=_QUALITY)
+        label = manifest.table["label"].iloc[row]
+        text = "no label" if manifest.labels[row] < 0 else str(label)
+        return _Shown(addresses[row], manifest.paths[row], text, manifest.split[row])
+
+    looks = inspection.sections["looks"].facts
+    rows = set(largest)
+    colours = {name: one for name, one in looks["by_class"].items() if name in rows}
+    return rendered(
+        "inspection.html.j2",
+        source=manifest.source,
+        pictures=len(manifest),
+        classes=manifest.class_names,
+        notes=manifest.notes,
+        findings=[(one, _groups(one, shown)) for one in inspection.findings],
+        wrong=sum(one.severity == "wrong" for one in inspection.findings),
+        doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
+        weights=inspection.weights,
+        brightened=thumbnails.NOTE if brightened else None,
+        splits=headings(table),
+        by_class=[
+            (str(name), [int(number) for number in row]) for name, row in table.loc[largest].iterrows()
+        ],
+        total=max(1, int(table.to_numpy().sum())),
+        examples={name: [shown(row) for row in rows] for name, rows in _examples(inspection).items()},
+        looks={**looks, "by_class": colours},
+        place=inspection.sections["place"].facts,
+        time=inspection.sections["time"].facts,
+        group=inspection.sections["group"].facts,
+        legend=legend(manifest),
+        map=draw_places(manifest),
+        times=draw_times(manifest, inspection.sections["time"].facts.get("column")),
+        command=command,
+        versions=versions,
+    )
+
+
+def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
+    """Of the first groups: what is said of each, its first pictures, and how many more there are."""
+    captions = finding.captions or ("",) * len(finding.groups)
+    return [
+        (caption, [shown(row) for row in group[:_OF_A_GROUP]], max(0, len(group) - _OF_A_GROUP))
+        for caption, group in zip(captions[:_GROUPS], finding.groups[:_GROUPS], strict=True)
+    ]
+
+
+def _examples(inspection: Inspection) -> dict[str, list[int]]:
+    """A few readable pictures of each of the largest classes, drawn at random, always the same."""
+    manifest: Manifest = inspection.manifest
+    labels = np.full(len(manifest), -1)
+    labels[inspection.looked.readable] = manifest.labels[inspection.looked.readable]
+    numbers = np.bincount(labels[labels >= 0], minlength=len(manifest.class_names))
+    chosen: dict[str, list[int]] = {}
+    for label in np.argsort(-numbers, kind="stable")[:_CLASSES]:
+        rows = np.flatnonzero(labels == label)
+        drawn = Key.of(0).fold("examples", int(label)).generator().permutation(len(rows))[:_OF_A_CLASS]
+        chosen[manifest.class_names[int(label)]] = sorted(rows[drawn].tolist())
+    return chosen

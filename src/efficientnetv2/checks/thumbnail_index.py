@@ -1,0 +1,205 @@
+"""What each picture looks like, from one pass over the files: its kind, its size, its colours, and what it resembles.
+
+Every file is read once and decoded at the smallest scale that serves. A picture becomes a row of a table, a square of
+a few pixels and a perceptual hash; what follows from those is said elsewhere (``evaluation.inspect``).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import imagehash
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.decode import shrunk_picture
+from efficientnetv2.data.file_probe import look_at
+from efficientnetv2.data.image_formats import NotRegularFileError, opened_image
+from efficientnetv2.data.image_io import Pixels, UnreadablePicture, stored
+from efficientnetv2.data.image_metadata import file_bytes
+from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.records import packed, picture_extensions
+from efficientnetv2.data.shards.reader import mark_of
+
+# Side of the square that a perceptual hash is taken of: four times its eight frequencies each way, as imagehash has it.
+_HASHED_PX = 32
+HASH_BITS = 64
+# Side of the square that is kept of every picture, to compare two: 768 bytes each. Ours.
+SMALL_PX = 16
+_CHUNK = 64  # pictures a thread takes at a time
+# How bright the eye finds red, green and blue: Rec. 601, as Pillow makes grey.
+_LUMA = (0.299, 0.587, 0.114)
+# Images whose detail is measured, drawn evenly, and the side of their middle that it is measured in. Ours.
+_DETAILED, _DETAIL_PX = 100, 512
+# An octave of spatial frequency with less than this share of the next octave's energy is empty. Measured on datasets of
+# photos and aerial images: at least 0.19 in 99 of 100 images, at most 0.17 in the median after enlarging. Ours.
+_EMPTY_OCTAVE = 0.18
+_LEAST_ENERGY = (
+    4.0  # variance of an octave, in squared levels, below which there is nothing to compare. Ours.
+)
+_MEASURED = ("brightness", "contrast", "red", "green", "blue")
+
+
+@dataclass(frozen=True, eq=False)
+class Portraits:
+    """What the pictures of a manifest look like, in its order.
+
+    Args:
+        table: (N rows) ``reason`` why a picture can't be used ('' if it can), ``format`` and ``mode`` as Pillow names
+            them, ``width`` and ``height`` in pixels as stored, ``bytes`` of the file, ``content`` (a number that is
+            equal for equal files, negative and its own for those that can't be used), ``brightness``, ``contrast``
+            (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255); zero and NaN where
+            there is a reason; ``enlarged``, by how much an image of which some were measured was enlarged, 1, 2, 4 or 8
+            times, NaN where that is not known.
+        small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole picture squeezed into a square; black where there is a
+            reason.
+        hashes: (N, HASH_BITS) bool, perceptual: alike for pictures that look alike.
+    """
+
+    table: pd.DataFrame
+    small: Pixels
+    hashes: npt.NDArray[np.bool_]
+
+    @property
+    def readable(self) -> npt.NDArray[np.int64]:
+        """(n,) rows of the pictures that can be used, ascending."""
+        return np.flatnonzero(self.table["reason"] == "").astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Portrait:
+    """Of one picture."""
+
+    reason: str
+    format: str = ""
+    mode: str = ""
+    width: int = 0
+    height: int = 0
+    bytes: int = 0
+    content: int = -1
+    enlarged: float = math.nan
+    small: Pixels = field(default_factory=lambda: np.zeros((SMALL_PX, SMALL_PX, 3), np.uint8))
+    hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
+
+
+def portraits(
+    manifest: Manifest, *, workers: int, progress: Callable[[int], object] | None = None
+) -> Portraits:
+    """Look at every picture of a manifest, once.
+
+    Args:
+        manifest: of any kind of pictures.
+        workers: threads; decoding leaves the interpreter to the others.
+        progress: called with the number of pictures looked at so far.
+
+    Raises:
+        InputError: a store of another machine does not answer.
+    """
+    picture_extensions()  # loads Pillow's plugins once, before the threads would
+    reader = originals(manifest)
+    detailed = set(np.linspace(0, len(manifest) - 1, min(len(manifest), _DETAILED)).astype(np.int64).tolist())
+    found: list[_Portrait] = []
+
+    def of_chunk(rows: Sequence[int]) -> list[_Portrait]:
+        ahead = reader.ahead(rows)
+        return [_portrait(ahead, row, detailed=row in detailed) for row in rows]
+
+    chunks = [range(first, min(first + _CHUNK, len(manifest))) for first in range(0, len(manifest), _CHUNK)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
+        for part in pool.map(of_chunk, chunks):
+            found += part
+            if progress is not None:
+                progress(len(found))
+    return _together(found)
+
+
+def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
+    try:
+        source = reader.source(row)
+        content = file_bytes(source)
+        glance = look_at(content)
+        if glance.reason:
+            return _Portrait(glance.reason)
+        with opened_image(content) as image:
+            kind, mode, (width, height) = image.format or "", image.mode, image.size
+        if isinstance(source, str) and packed(source) is not None:
+            kind = "binary record"
+        square = Image.fromarray(shrunk_picture(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX)))
+        enlarged = _enlarged(content) if detailed else math.nan
+    except FileNotFoundError:
+        return _Portrait("does not exist")
+    except NotRegularFileError:
+        return _Portrait("is not a regular file, but a pipe or a device")
+    except OSError as error:
+        return _Portrait(f"may not be read ({(error.strerror or str(error)).lower()})")
+    except UnreadablePicture as error:
+        return _Portrait(error.reason)
+    return _Portrait(
+        reason="",
+        format=kind,
+        mode=mode,
+        width=width,
+        height=height,
+        bytes=len(content),
+        content=mark_of(content),
+        enlarged=enlarged,
+        small=np.asarray(square.reduce(_HASHED_PX // SMALL_PX)),
+        hash=imagehash.phash(square).hash.ravel(),
+    )
+
+
+def _enlarged(content: bytes) -> float:
+    """How many times an image was enlarged, by its empty octaves: 1, 2, 4 or 8; NaN where it shows too little.
+
+    Images of the world have about as much energy in each octave of spatial frequency; enlarging adds empty octaves.
+    Source: Field, "Relations between the statistics of natural images", 1987; the test by octaves is ours.
+
+    Raises:
+        UnreadablePicture: the pixels are damaged.
+    """
+    with stored(content) as picture:
+        whole = picture.pixels(1, True, picture.height)
+    top, left = (max(0, (side - _DETAIL_PX) // 2) for side in whole.shape[:2])
+    gray = whole[top : top + _DETAIL_PX, left : left + _DETAIL_PX] @ np.array(_LUMA, np.float32)
+    energies: list[float] = []
+    while min(gray.shape) >= 2 * SMALL_PX and len(energies) < 4:
+        gray = gray[: gray.shape[0] // 2 * 2, : gray.shape[1] // 2 * 2]
+        half = Image.fromarray(gray).reduce(2)
+        again = np.asarray(half.resize((gray.shape[1], gray.shape[0]), Image.Resampling.BICUBIC))
+        energies.append(float(np.var((gray - again)[4:-4, 4:-4])))  # without its edges
+        gray = np.asarray(half)
+    pairs = [(fine, coarse) for fine, coarse in pairwise(energies) if coarse > _LEAST_ENERGY]
+    if not pairs:
+        return math.nan
+    empty = [octave for octave, (fine, coarse) in enumerate(pairs) if fine < _EMPTY_OCTAVE * coarse]
+    return 2.0 ** (max(empty) + 1) if empty else 1.0
+
+
+def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
+    """Of some (n, SMALL_PX, SMALL_PX, 3) squares, by the names of ``_MEASURED``, a value each."""
+    means, grey = small.mean(axis=(1, 2)), small @ np.array(_LUMA)
+    values = (grey.mean(axis=(1, 2)), grey.std(axis=(1, 2)), means[:, 0], means[:, 1], means[:, 2])
+    return dict(zip(_MEASURED, values, strict=True))
+
+
+def _together(found: Sequence[_Portrait]) -> Portraits:
+    small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
+    columns = ("reason", "format", "mode", "width", "height", "bytes", "enlarged")
+    table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
+    table["content"] = [one.content if not one.reason else -1 - row for row, one in enumerate(found)]
+    unknown = (table["reason"] != "").to_numpy()
+    # Some at a time: as floats, all would be eight times their bytes.
+    parts = [_measures(small[first : first + _CHUNK]) for first in range(0, len(small), _CHUNK)]
+    for name in _MEASURED:
+        values = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
+        table[name] = np.where(unknown, np.nan, values)
+    return Portraits(table, small, np.array([one.hash for one in found], dtype=bool).reshape(-1, HASH_BITS))

@@ -1,0 +1,84 @@
+"""``effnetv2 map``: a large raster as a land-cover map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efficientnetv2.cli import options
+
+OUT = Path("map.tif")
+
+
+def draw_map(
+    model: options.Model,
+    raster: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RASTER", help="A GeoTIFF, or another raster that GDAL opens.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="GeoTIFF to write.")] = OUT,
+    window_m: Annotated[
+        float | None,
+        typer.Option(
+            help="Side of a window in metres. (Default: as much ground as the pictures showed that trained the model, "
+            "where they were rasters that say it.)",
+            show_default=False,
+        ),
+    ] = None,
+    window_px: Annotated[
+        int | None,
+        typer.Option(
+            help="The same in pixels of the raster. (Default, where the metres are not known: the model's input.)",
+            show_default=False,
+        ),
+    ] = None,
+    stride_px: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels from a window to the next: less is smoother and takes longer. (Default: half a window.)",
+            show_default=False,
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Bands that are seen, from 1: as many as the model was trained on, in that order. (Default: those "
+            "that trained the model, else those that the raster calls red, green and blue.)",
+            show_default=False,
+        ),
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Values that are seen as 0 and 255, of rasters that are not 8-bit. (Default: those that trained the "
+            "model.)",
+            show_default=False,
+        ),
+    ] = None,
+    batch_images: Annotated[
+        int, typer.Option(callback=options.between(1), help="Windows computed at a time.")
+    ] = 32,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Map a raster: what the model takes each place for, as a GeoTIFF in the raster's own grid.
+
+    Overlapping windows are answered and blended. Band 1 holds the class of each pixel (from 1, in the order of the
+    model's classes, with names and, of up to 255 classes, colours), band 2 its probability in per cent; 0 is where the
+    raster has no data. A map that is there is replaced, another file is not. Needs the extra "geo".
+
+    Examples:
+    - `effnetv2 map runs/land_cover scene.tif`
+    - `effnetv2 map runs/land_cover photo.tif --window-m 320`
+    - `effnetv2 map model.safetensors sentinel2.tif --bands 4,3,2 --value-range 0,3000 --out cover.tif`
+    """
+    from efficientnetv2.workflows.predict_map import Wanted, map_and_write
+
+    wanted = Wanted(window_m, window_px, stride_px, bands, value_range)
+    map_and_write(model, raster, wanted, out=out, batch_images=batch_images, device=device, as_json=as_json)

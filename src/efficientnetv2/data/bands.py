@@ -1,0 +1,332 @@
+"""Pictures that are rasters: told from ordinary ones, measured once for a whole set, read by that one rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.data import tiff_tags
+from efficientnetv2.data.decode import upright
+from efficientnetv2.data.geotiff import (
+    Dataset,
+    all_bands,
+    bands_seen,
+    names_of,
+    names_or_colours,
+    opened,
+    read,
+    side_m,
+    values_of,
+)
+from efficientnetv2.data.image_io import Pixels, UnreadablePicture, is_deep
+from efficientnetv2.data.raster_checks import (
+    First,
+    amiss,
+    deep,
+    elsewhere_deep,
+    in_codes,
+    in_inks,
+    in_pages,
+    kinds_of,
+    not_ordinary,
+    otherwise_many,
+    unlike,
+)
+from efficientnetv2.data.tiff_tags import (
+    SUFFIXES,
+    beyond_pillow,
+    is_beside,
+    is_raster,
+    orientation,
+    too_large,
+)
+from efficientnetv2.preprocessing import RGB, Bands
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.rng import Key
+
+# Of a set's rasters so many are measured, drawn evenly, and of each about so many pixels: enough that a percentile of
+# all moves by less than a grey level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.
+_MEASURED, _SIDE_PX = 256, 64
+_PERCENTILES = (1.0, 99.0)
+# When the least or greatest value is missing data that no file declares: so many of the pixels have it, most of these
+# beside another, and it lies further from all others than their own spread. Bands of few values are codes. Ours.
+_LEAST_SHARE, _BESIDE_SHARE, _LEAST_VALUES = 0.001, 0.5, 16
+_MIDDLE = 128  # level of a band that has no value anywhere
+
+Asked = tuple[int, ...] | Literal["all"] | None
+
+
+def picture(path: str, bands: Bands) -> Pixels:
+    """A whole raster as a picture.
+
+    Raises:
+        UnreadablePicture: it is not like those that the rule is for (``fitting.unlike``), or can't be read.
+    """
+    try:
+        with opened(path) as dataset:
+            if fault := unlike(dataset, bands) or too_large(dataset):
+                raise UnreadablePicture(path, fault)
+            # Upright, as an ordinary picture beside it is read.
+            return upright(read(dataset, bands)[0], orientation(path))
+    except MemoryError as error:
+        raise UnreadablePicture(path, "needs more memory than there is") from error
+    except InputError as error:
+        raise UnreadablePicture(path, str(error)) from error
+
+
+def rule_of(
+    files: Sequence[str],
+    asked: Asked,
+    *,
+    seed: int,
+    others: Sequence[str] = (),
+    nodata: tuple[float, ...] | None = None,
+) -> Bands | None:
+    """How the rasters of a set are to be seen: one rule for all, by those that train.
+
+    8-bit values stay as they are. Of others the 1st to the 99th percentile of each band, over all pictures, become 0
+    to 255. What stands for missing data is the bands' mean.
+
+    Args:
+        files: of the pictures that train; all of them are asked what they hold, and as what kind of values; some are
+            measured.
+        asked: which bands are the channels: their numbers, "all" but alpha, or None as ``raster.bands_seen`` finds
+            them in the first raster.
+        seed: of which are measured.
+        others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
+        nodata: Values that mean missing data, besides those that the files declare. None finds one at the end of the
+            range that fills connected areas far from all other values, such as -9999.
+
+    Returns:
+        None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
+        this order, or of a printed picture's inks, of which Pillow makes these; Pillow opens them all, and no bands
+        were given.
+
+    Raises:
+        InputError: a picture is one of the others and needs a rule where those that train do not, or holds 16 bits in
+            no TIFF where there is a rule for them; or it lacks a band, has its bands in another order or, where none
+            were given by number, has more than the first, or has them in further pages, as inks or as a palette's
+            numbers, stores them as different types, is one of the others and of another kind than all that train, or is
+            no raster where other than three channels are asked for; or the extra ``geo`` is not installed.
+    """
+    rasters = [file for file in files if is_raster(file)]
+    if not rasters and asked is not None:
+        raise InputError(
+            f"--bands {asked if asked == 'all' else ','.join(map(str, asked))}: there are no rasters "
+            f"({' or '.join(SUFFIXES)}) among the training pictures. Leave it out."
+        )
+    if not rasters or (asked is None and not (tiff_tags.readable() and any(map(_needs_rule, rasters)))):
+        if tiff_tags.readable():
+            _refuse_beside(others)
+        return None
+    bands, first = _chosen(rasters, asked)
+    # Rasters first: an ordinary picture is not to blame for what they are.
+    asked_first = sorted(files, key=is_raster, reverse=True)
+    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, first)}
+    bands = replace(bands, kinds=tuple(sorted(kinds)))
+    drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
+    chosen = [rasters[one] for one in sorted(drawn.tolist())]
+    bands = replace(bands, nodata=nodata or ())
+    parts = _parts(chosen, bands)
+    if nodata is None and (undeclared := _undeclared(parts)):
+        bands = replace(bands, nodata=undeclared)
+        parts = _parts(chosen, bands)
+    if not parts or not any(part.values.shape[1] for part in parts):
+        raise InputError(
+            f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
+        )
+    rule = _measured_rule(bands, parts)
+    for file in others:
+        _kinds(file, rule, unlike, first)
+    if deep(rule):
+        _refuse_deep([file for file in (*files, *others) if not is_raster(file)], rule)
+    return rule
+
+
+def _refuse_beside(others: Sequence[str]) -> None:
+    """Where all that train are ordinary pictures, what is answered is too: there is no rule for it."""
+    for file in filter(is_raster, others):
+        with suppress(InputError):  # what can't be read is left to who reads it
+            fault = ""
+            with opened(file) as dataset:
+                fault = not_ordinary(dataset) if is_beside(dataset, file) else ""
+        if fault:
+            raise InputError(f"{file} {fault}")
+
+
+def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
+    """Of 16 bits Pillow would keep the upper 8, where the rule spreads them."""
+    for file in ordinary_ones:
+        if is_deep(file):
+            raise InputError(f"{file} {elsewhere_deep(rule)}")
+
+
+def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
+    """The bands, and what the first raster that can be read calls them; that one, unless they were given by number."""
+    for file in rasters:
+        try:
+            with opened(file) as dataset:
+                if isinstance(asked, tuple):
+                    # It counts for nothing which of them the raster calls red.
+                    return Bands(asked, names=names_of(dataset, asked)), None
+                numbers = (bands_seen if asked is None else all_bands)(dataset)
+                first = First.of(file, dataset, every_seen=asked == "all")
+                return Bands(numbers, names=names_or_colours(dataset, numbers)), first
+        except InputError:
+            if not tiff_tags.readable():
+                raise
+    raise InputError(
+        f"None of the rasters among the training pictures can be read. The first is {rasters[0]}."
+    )
+
+
+def _kinds(
+    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], first: First | None
+) -> tuple[str, ...]:
+    """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
+
+    Bands in further pages, of inks or of a palette, and how many there are, are nobody's fault where those to be seen
+    were given by number: there is no first then.
+
+    Raises:
+        InputError: the rule does not fit it. What can't be read is left to who reads it.
+    """
+    if not is_raster(file):
+        if bands.channels != RGB:
+            raise InputError(f"{file} {ordinary(bands)}. Leave it out, or see three bands: --bands 4,3,2.")
+        return ()
+    try:
+        with opened(file) as dataset:
+            fault = ""
+            if first is not None:
+                fault = in_inks(dataset) or in_codes(dataset) or otherwise_many(dataset, bands, first)
+            fault = fault or why_not(dataset, bands) or ("" if first is None else in_pages(dataset))
+            kinds = () if fault else kinds_of(dataset, bands.numbers)
+    except InputError:
+        return ()
+    if fault:
+        raise InputError(f"{file} {fault}")
+    return kinds
+
+
+def ordinary(bands: Bands) -> str:
+    """Why an ordinary picture does not fit a rule of other than three channels, to follow its name."""
+    return (
+        f"is an ordinary picture of {RGB} channels, red, green and blue, but pictures of "
+        f"{count_of(bands.channels, 'band')} ({bands.listed}) are needed, from a GeoTIFF"
+    )
+
+
+def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
+    values = np.concatenate([part.values for part in parts], axis=1)
+    deep = any(part.kind != np.uint8 for part in parts)
+    ends = [_range(band) if deep else (0.0, 255.0) for band in values]
+    seen = [
+        ((band - least) * 255 / (most - least)).clip(0, 255)
+        for band, (least, most) in zip(values, ends, strict=True)
+    ]
+    known = [one[np.isfinite(one)] for one in seen]
+    sides = [part.side_m for part in parts if part.side_m is not None]
+    return replace(
+        bands,
+        low=tuple(least for least, _ in ends),
+        high=tuple(most for _, most in ends),
+        missing=tuple(round(float(one.mean())) if len(one) else _MIDDLE for one in known),
+        # A band that is the same everywhere has no spread; by a level it is at least told from others.
+        spread=tuple(max(1.0, round(float(one.std()), 3)) if len(one) else 1.0 for one in known),
+        picture_m=float(np.median(sides)) if sides else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What was measured of a raster.
+
+    Args:
+        grid: (channels, H, W) values, evenly taken, NaN where missing.
+        values: (channels, n) of these where any channel has one.
+        kind: Type of the values as stored.
+        side_m: Side on the ground, in meters.
+    """
+
+    grid: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+    kind: Any
+    side_m: float | None
+
+
+def _needs_rule(file: str) -> bool:
+    try:
+        with opened(file) as dataset:
+            return is_beside(dataset, file) or bool(beyond_pillow(file))
+    except InputError:
+        return False
+
+
+def _parts(files: Sequence[str], bands: Bands) -> list[_Part]:
+    return [part for file in files if (part := _some(file, bands)) is not None]
+
+
+def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
+    """The least and the greatest value of a band, where that is missing data that no file declares."""
+    deep = [part for part in parts if part.kind != np.uint8]
+    found = set()
+    for channel in range(len(deep[0].values) if deep else 0):
+        values = np.concatenate([part.values[channel] for part in deep])
+        values = values[np.isfinite(values)]
+        for end in (values.min(initial=np.inf), values.max(initial=-np.inf)):
+            others = values[values != end]
+            if len(values) - len(others) < max(2, _LEAST_SHARE * len(values)) or len(others) < _LEAST_VALUES:
+                continue
+            low, high = np.percentile(others, _PERCENTILES)
+            if np.abs(others - end).min() <= high - low or len(np.unique(others)) < _LEAST_VALUES:
+                continue
+            if _connected([part.grid[channel] == end for part in deep]):
+                found.add(float(end))
+    return tuple(sorted(found))
+
+
+def _connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
+    """Whether most of the pixels that (H, W) masks mark have a marked one beside them."""
+    beside = 0
+    for mask in masks:
+        around = np.pad(mask, 1)
+        neighbours = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+        beside += int((mask & neighbours).sum())
+    return beside >= _BESIDE_SHARE * sum(int(mask.sum()) for mask in masks)
+
+
+def _some(file: str, bands: Bands) -> _Part | None:
+    """Of a raster; None where it can't be read."""
+    try:
+        # Of averages the range would be too narrow for the pixels.
+        with opened(file, overviews=False) as dataset:
+            return _measured(dataset, bands)
+    except InputError:
+        return None
+
+
+def _measured(dataset: Dataset, bands: Bands) -> _Part:
+    shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
+    whole = ((0, dataset.height), (0, dataset.width))
+    values, present = values_of(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
+    grid = np.where(present, values, np.nan).astype(np.float64)
+    side = side_m(dataset)
+    return _Part(
+        grid,
+        grid[:, present.any(axis=0)],
+        values.dtype,
+        side and side * math.sqrt(dataset.height * dataset.width),
+    )
+
+
+def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
+    return (low, high) if low < high else (low, low + 1)

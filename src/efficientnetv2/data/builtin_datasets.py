@@ -1,0 +1,306 @@
+"""Standard data sets by name, where they lie on disk. Nothing is ever downloaded.
+
+torchvision knows their layouts and checks their files; what is taken from it is the list of files.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.data import builtin_datasets
+from efficientnetv2.data.records import Listing, frame
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.optional_deps import of_torchvision
+
+VARIABLE = "EFFNETV2_DATA"
+
+
+class NotAtHandError(InputError):
+    """There is no folder in which a standard set could lie."""
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A class of torchvision's, and what it calls our splits."""
+
+    name: str
+    splits: Mapping[str, str] = field(default_factory=dict)  # theirs -> ours; none: the set has no splits
+    choices: tuple[Mapping[str, str], ...] = (
+        MappingProxyType({}),
+    )  # further arguments, the first that is there
+    available: bool = True
+
+
+_TRAIN_TEST = {"train": "train", "test": "test"}
+_TRAIN_VAL_TEST = {"train": "train", "val": "val", "test": "test"}
+_SETS = MappingProxyType({
+    "cifar10": _Set("CIFAR10", _TRAIN_TEST),
+    "cifar100": _Set("CIFAR100", _TRAIN_TEST),
+    "dtd": _Set("DTD", _TRAIN_VAL_TEST),  # the first of its ten partitions
+    "eurosat": _Set("EuroSAT"),
+    "fgvc_aircraft": _Set("FGVCAircraft", _TRAIN_VAL_TEST),
+    "flowers102": _Set("Flowers102", _TRAIN_VAL_TEST),
+    "food101": _Set("Food101", _TRAIN_TEST),
+    "imagenette": _Set(
+        "Imagenette",
+        {"train": "train", "val": "val"},
+        ({"size": "full"}, {"size": "320px"}, {"size": "160px"}),
+    ),
+    "oxford_iiit_pet": _Set("OxfordIIITPet", {"trainval": "train", "test": "test"}),
+    "stanford_cars": _Set("StanfordCars", _TRAIN_TEST, available=False),
+})  # fmt: skip
+
+NAMES = tuple(_SETS)
+
+
+def read_standard(name: str) -> Listing:
+    """List a standard set that lies in the folder of ``EFFNETV2_DATA`` or in ``data/``.
+
+    Args:
+        name: one of ``NAMES``.
+
+    Raises:
+        NotAtHandError: there is neither folder.
+        InputError: it lies in neither, or torchvision finds its files damaged. The message gives
+            torchvision's call that fetches it.
+    """
+    told: list[str] = []
+    for place in _places():
+        if not place.is_dir():
+            continue
+        try:
+            if name in ("cifar10", "cifar100"):
+                return _cifar(place, name)
+            return _listed(place, name, _SETS[name])
+        except (RuntimeError, FileNotFoundError) as error:
+            told.append(f"{place}: {error}")
+    raise (InputError if told else NotAtHandError)(_not_found(name, told))
+
+
+def _places() -> list[Path]:
+    given = os.environ.get(VARIABLE)
+    return [Path(os.path.expanduser(place)).absolute() for place in ([given] if given else []) + ["data"]]
+
+
+def _listed(place: Path, name: str, known: _Set) -> Listing:
+    if name == "oxford_iiit_pet":
+        found = [row for theirs, ours in known.splits.items() for row in _pets(place, theirs, ours)]
+    else:
+        found = [
+            (Path(path).relative_to(place).as_posix(), label, split)
+            for path, label, split in _torchvision_rows(place, known)
+        ]
+    paths, labels, splits = zip(*found, strict=True)
+    return Listing(root=place, source=name, table=frame(paths, labels, splits), standard=name)
+
+
+def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
+    datasets = of_torchvision("datasets")  # heavy: only where a standard set is asked for
+    make: Callable[..., Any] = getattr(datasets, known.name)
+    problem: Exception | None = None
+    for choice in known.choices:
+        try:
+            rows = []
+            for theirs, ours in known.splits.items() or [("", "")]:
+                split = {"split": theirs} if theirs else {}
+                # A loader that hands on the path: items are then (path, class id), and nothing is decoded.
+                pictures = make(place, loader=str, **split, **choice)
+                names = [n if isinstance(n, str) else n[0] for n in pictures.classes]
+                rows += [
+                    (path, names[label], ours) for path, label in (pictures[i] for i in range(len(pictures)))
+                ]
+            return rows
+        except (RuntimeError, FileNotFoundError) as error:
+            problem = error
+    assert problem is not None
+    raise problem
+
+
+def _pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
+    """Lines of ``annotations/trainval.txt``: ``Abyssinian_100 1 1 1``, file and numbers of its kind."""
+    folder = Path("oxford-iiit-pet")
+    lines = (place / folder / "annotations" / f"{theirs}.txt").read_text(encoding="utf-8").splitlines()
+    files = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    return [((folder / "images" / f"{file}.jpg").as_posix(), file.rpartition("_")[0], ours) for file in files]
+
+
+def _cifar(place: Path, name: str) -> Listing:
+    """The binary version; made once from the Python version, whose sums torchvision checks first."""
+    layout = builtin_datasets.CIFAR10 if name == "cifar10" else builtin_datasets.CIFAR100
+    folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
+    if not builtin_datasets.is_packed(folder):
+        datasets = of_torchvision("datasets")
+        make: Callable[..., Any] = getattr(datasets, _SETS[name].name)
+        parts = [make(place, train=train) for train in (True, False)]
+        train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
+        try:
+            builtin_datasets.write_packed(folder, layout, parts[0].classes, train=train, test=test)
+        except PermissionError:
+            raise InputError(
+                f"{place} may not be written to, but {name}'s binary version has to be made there once. "
+                f"Change its permissions, or put the binary version into {folder}."
+            ) from None
+    return builtin_datasets.read_packed(folder, name)
+
+
+def _not_found(name: str, told: list[str]) -> str:
+    known = _SETS[name]
+    given = os.environ.get(VARIABLE)
+    places = f"data/ ({Path('data').absolute()}) nor under {VARIABLE} ({given or 'not set'})"
+    what = f" torchvision says: {'; '.join(told)}." if told else ""
+    if not known.available:
+        call = (
+            f"Its first address is gone; put a copy where torchvision.datasets.{known.name}('data') finds it."
+        )
+    else:
+        size = ", size='160px'" if name == "imagenette" else ""
+        call = f"Get it with torchvision.datasets.{known.name}('data'{size}, download=True)."
+    return (
+        f"The standard set '{name}' is neither under {places}.{what} It is never downloaded unasked. {call}"
+    )
+
+
+PIXELS = 3072  # 32 × 32 × 3: the red plane, the green, the blue
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one of the two sets lies on disk; its last label byte is the class."""
+
+    standard: str
+    label_bytes: int
+    train: tuple[str, ...]
+    test: str
+    names: str
+
+    @property
+    def record(self) -> int:
+        """Bytes of a picture and its labels."""
+        return self.label_bytes + PIXELS
+
+
+CIFAR10 = Layout(
+    "cifar10", 1, tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt"
+)
+CIFAR100 = Layout("cifar100", 2, ("train.bin",), "test.bin", "fine_label_names.txt")
+
+
+def layout_of(file: str) -> Layout:
+    """The layout of a packed file, by its name."""
+    return CIFAR100 if Path(file).name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder holds CIFAR's binary training files; ``train.bin`` beside class folders is somebody else's."""
+    if any(folder.glob("data_batch_*.bin")):
+        return True
+    if not (folder / CIFAR100.train[0]).is_file():
+        return False
+    return (folder / CIFAR100.names).is_file() or not any(one.is_dir() for one in folder.iterdir())
+
+
+def read_packed(folder: Path, source: str) -> Listing:
+    """List the records of a folder of binary files, ``data_batch_1.bin#0`` and so on.
+
+    Raises:
+        InputError: a file is cut short, the class names are missing, or a label has no name.
+    """
+    layout = CIFAR10 if any(folder.glob("data_batch_*.bin")) else CIFAR100
+    names = _class_names(folder / layout.names, source)
+    train = [name for name in layout.train if (folder / name).is_file()]
+    parts = [(name, "train") for name in train]
+    if (folder / layout.test).is_file():
+        parts.append((layout.test, "test"))
+    paths: list[str] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    for name, split in parts:
+        ids = records(folder / name)[:, layout.label_bytes - 1]
+        if len(ids) and ids.max() >= len(names):
+            at = int(ids.argmax())
+            raise InputError(
+                f"{name}#{at}: label {ids[at]} has no name in {layout.names} ({len(names)} names)."
+            )
+        paths += [f"{name}#{index}" for index in range(len(ids))]
+        labels += [names[label] for label in ids]
+        splits += [split] * len(ids)
+    if not paths:
+        raise InputError(f"{source} holds CIFAR binary files without a record. Get them again.")
+    return Listing(root=folder, source=source, table=frame(paths, labels, splits), standard=layout.standard)
+
+
+def records(file: Path) -> Bytes:
+    """(N, label bytes + 3072) of a packed file, mapped, not read.
+
+    Raises:
+        InputError: it does not consist of whole records.
+    """
+    record, size = layout_of(file.name).record, file.stat().st_size
+    if size % record:
+        raise InputError(
+            f"{file.name} has {size} bytes, no multiple of a record's {record}: it is cut short. Get it anew."
+        )
+    if not size:
+        return np.empty((0, record), dtype=np.uint8)
+    return np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, record)
+
+
+def write_packed(
+    folder: Path,
+    layout: Layout,
+    names: Sequence[str],
+    *,
+    train: tuple[Bytes, Bytes],
+    test: tuple[Bytes, Bytes],
+) -> None:
+    """Write the binary layout, the folder appearing only once it is whole.
+
+    Args:
+        folder: to make; nothing is done where it is there already.
+        layout: which of the two sets.
+        names: of the classes, by id.
+        train: (N, 32, 32, 3) pictures and (N,) class ids; CIFAR-100's coarse labels are written as 0.
+        test: the same.
+    """
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir()  # not tempfile's, which nobody else may read
+    try:
+        (partial / layout.names).write_text("\n".join(names) + "\n", encoding="utf-8")
+        pieces = np.array_split(np.arange(len(train[1])), len(layout.train))
+        parts = [
+            (name, train[0][piece], train[1][piece]) for name, piece in zip(layout.train, pieces, strict=True)
+        ]
+        for name, pictures, ids in [*parts, (layout.test, *test)]:
+            rows = np.zeros((len(ids), layout.record), dtype=np.uint8)
+            rows[:, layout.label_bytes - 1] = ids
+            rows[:, layout.label_bytes :] = pictures.transpose(0, 3, 1, 2).reshape(len(ids), PIXELS)
+            rows.tofile(partial / name)
+        if not folder.exists():
+            try:
+                os.replace(partial, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process has made it meanwhile
+                    raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _class_names(file: Path, source: str) -> list[str]:
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise InputError(
+            f"{source} lacks {file.name}, CIFAR's class names. Copy it there from the archive."
+        ) from None
+    return names

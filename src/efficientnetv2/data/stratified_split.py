@@ -1,0 +1,209 @@
+"""Dealing clusters of pictures out to parts, so that each part gets its share of every class.
+
+scikit-learn's ``StratifiedGroupKFold`` serves the same end, but knows only equal folds, may leave a class
+out of one, and takes each lone picture as a group of its own, which a million of them do not allow. Here
+clusters are dealt one by one and lone pictures a class at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.utils.rng import Key
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+# The best of so many orders of dealing is taken, unless there are so many clusters that one order will
+# do as well as another. Ours.
+_DEALS, _FEW_CLUSTERS = 16, 10_000
+
+
+def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _DEALS) -> Ints:
+    """Deal pictures out to parts, clusters whole.
+
+    Args:
+        clusters: (N,) from 0 without gaps; pictures of one number must not part.
+        labels: (N,) class ids.
+        target: (P, K) how many pictures of each class each part should get; a class's sum to all there are of it.
+        key: the same key deals in the same way.
+        attempts: random deals to take the best of.
+
+    Returns:
+        (N,) parts 0 to P-1: the best of several random deals. First no class may vanish, where that is
+        possible at all; then the squared distance from the target, class by class, is least.
+    """
+    num_parts, num_classes = target.shape
+    bundles = _bundles(clusters, labels, num_classes)
+    best: tuple[bool, float] | None = None
+    chosen = np.zeros(len(labels), dtype=np.int64)
+    for attempt in range(attempts if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
+        generator = key.fold("attempt", attempt).generator()
+        parts = _deal_lone(_deal_bundles(bundles, target, generator), bundles, labels, target, generator)
+        counts = tally(parts, labels, num_parts, num_classes)
+        distance = float((((counts - target) / np.maximum(target, 1)) ** 2).sum())
+        score = (not no_class_vanishes(counts), distance)
+        if best is None or score < best:
+            best, chosen = score, parts
+    return chosen
+
+
+def tally(parts: Ints, labels: Ints, num_parts: int, num_classes: int) -> Ints:
+    """(P, K) pictures of each class in each part."""
+    flat = np.bincount(parts * num_classes + labels, minlength=num_parts * num_classes)
+    return flat.reshape(num_parts, num_classes).astype(np.int64)
+
+
+def no_class_vanishes(counts: Ints) -> bool:
+    """With two parts: every class is in both. With more: in what remains when any one is set aside."""
+    return bool((counts.sum(axis=1) > 0).all() and ((counts > 0).sum(axis=0) >= 2).all())
+
+
+@dataclass(frozen=True)
+class _Bundles:
+    """The clusters of two pictures and more, and which classes they hold how often.
+
+    Args:
+        of_picture: (N,) the bundle of each picture, -1 for lone ones.
+        starts: (B+1,) where a bundle's classes begin in the next two.
+        classes: class ids, bundle by bundle.
+        counts: pictures of that class in that bundle.
+        lone: (K,) lone pictures of each class.
+    """
+
+    of_picture: Ints
+    starts: Ints
+    classes: Ints
+    counts: Ints
+    lone: Ints
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def held(self, bundle: int) -> tuple[Ints, Ints]:
+        """Classes of a bundle, and how many pictures of each."""
+        here = slice(self.starts[bundle], self.starts[bundle + 1])
+        return self.classes[here], self.counts[here]
+
+
+def _bundles(clusters: Ints, labels: Ints, num_classes: int) -> _Bundles:
+    large = np.bincount(clusters) > 1
+    number = np.where(large, np.cumsum(large) - 1, -1).astype(np.int64)
+    of_picture = number[clusters]
+    bundled = of_picture >= 0
+    pairs, counts = np.unique(of_picture[bundled] * num_classes + labels[bundled], return_counts=True)
+    starts = np.searchsorted(pairs // num_classes, np.arange(large.sum() + 1))
+    lone = np.bincount(labels[~bundled], minlength=num_classes)
+    return _Bundles(of_picture, starts, pairs % num_classes, counts, lone)
+
+
+def _deal_bundles(bundles: _Bundles, target: Floats, generator: np.random.Generator) -> Ints:
+    """(B,) the part of each bundle, dealt in random order.
+
+    Each goes where it lowers most, or raises least, ``Σ (filled - target)² / target²``: into an empty
+    small part first, unless it is too large for it.
+    """
+    parts = np.zeros(len(bundles), dtype=np.int64)
+    filled = np.zeros_like(target)
+    weight = 1 / np.maximum(target, 0.5) ** 2
+    for bundle in generator.permutation(len(bundles)):
+        classes, counts = bundles.held(bundle)
+        change = counts * (counts + 2 * (filled[:, classes] - target[:, classes])) * weight[:, classes]
+        costs = change.sum(axis=1)
+        ties = np.flatnonzero(costs <= costs.min() + 1e-12)
+        part = int(ties[0] if len(ties) == 1 else generator.choice(ties))
+        parts[bundle] = part
+        filled[part, classes] += counts
+    _bring_back(bundles, parts, filled, target, generator)
+    _fill_empty(bundles, parts, filled, target)
+    return parts
+
+
+def _bring_back(
+    bundles: _Bundles, parts: Ints, filled: Floats, target: Floats, generator: np.random.Generator
+) -> None:
+    """Move a bundle (in place) for each class that stands in one part and has no lone picture for another."""
+    narrow = ((filled > 0).sum(axis=0) < 2) & (bundles.lone == 0) & (target.sum(axis=0) > 0)
+    if not narrow.any():
+        return
+    owner = np.repeat(np.arange(len(bundles)), np.diff(bundles.starts))
+    size = np.add.reduceat(bundles.counts, bundles.starts[:-1])
+    for label in np.flatnonzero(narrow):
+        if (filled[:, label] > 0).sum() >= 2:
+            continue  # an earlier move brought it along
+        home = int(np.argmax(filled[:, label]))
+        missing = np.where(np.arange(len(target)) == home, -np.inf, target[:, label] - filled[:, label])
+        goal = int(np.argmax(missing))
+        able = generator.permutation(owner[bundles.classes == label])
+        for bundle in able[np.argsort(size[able], kind="stable")]:
+            classes, counts = bundles.held(bundle)
+            left = filled[:, classes].copy()
+            left[home] -= counts
+            left[goal] += counts
+            if (((left > 0).sum(axis=0) >= 2) | (bundles.lone[classes] > 0)).all():
+                parts[bundle] = goal
+                filled[:, classes] = left
+                break
+
+
+def _fill_empty(bundles: _Bundles, parts: Ints, filled: Floats, target: Floats) -> None:
+    """Move a bundle (in place) into each part that has none, where lone pictures are too few for that.
+
+    Bundles of one class each see no difference between an empty part and one that holds another class. What moves is
+    the smallest bundle of the part that is fullest; a class stands in no fewer parts than before.
+    """
+    size = np.add.reduceat(bundles.counts, bundles.starts[:-1]) if len(bundles) else bundles.counts
+    empty = np.flatnonzero(filled.sum(axis=1) == 0)
+    for goal in empty[int(bundles.lone.sum()) :]:
+        able = np.flatnonzero(np.bincount(parts, minlength=len(target))[parts] > 1)
+        if not len(able):
+            return
+        surplus = (filled - target).sum(axis=1)[parts[able]]
+        bundle = able[np.lexsort((size[able], -surplus))[0]]
+        classes, counts = bundles.held(bundle)
+        filled[parts[bundle], classes] -= counts
+        filled[goal, classes] += counts
+        parts[bundle] = goal
+
+
+def _deal_lone(
+    dealt: Ints, bundles: _Bundles, labels: Ints, target: Floats, generator: np.random.Generator
+) -> Ints:
+    """(N,) parts of all pictures: those in bundles as dealt, lone ones so that each class fills up."""
+    num_parts, num_classes = target.shape
+    parts = np.append(dealt, -1)[bundles.of_picture]
+    bundled = parts >= 0
+    filled = tally(parts[bundled], labels[bundled], num_parts, num_classes)
+    lone = np.flatnonzero(~bundled)
+    lone = lone[np.argsort(labels[lone], kind="stable")]
+    bounds = np.searchsorted(labels[lone], np.arange(num_classes + 1))
+    load = filled.sum(axis=1)
+    for label in np.flatnonzero(np.diff(bounds)):
+        rows = generator.permutation(lone[bounds[label] : bounds[label + 1]])
+        rank = np.lexsort((generator.random(num_parts), load / target.sum(axis=1)))  # least laden first
+        amounts = _amounts(len(rows), target[:, label], filled[:, label], rank)
+        parts[rows] = np.repeat(np.arange(num_parts), amounts)
+        load += amounts
+    return parts
+
+
+def _amounts(count: int, target: Floats, filled: Ints, rank: Ints) -> Ints:
+    """(P,) how many of ``count`` lone pictures each part gets: empty parts one, then by what is missing.
+
+    Where parts are equal, those that stand first in ``rank`` come first.
+    """
+    amounts = np.zeros(len(target), dtype=np.int64)
+    amounts[rank[filled[rank] == 0][:count]] = 1
+    left = count - int(amounts.sum())
+    missing = np.maximum(target - filled - amounts, 0)
+    if missing.sum() == 0:
+        missing = target
+    ideal = left * missing / missing.sum()
+    whole = np.floor(ideal + 1e-9).astype(np.int64)
+    order = rank[np.argsort(np.round(whole - ideal, 9)[rank], kind="stable")]  # largest remainders first
+    whole[order[: left - int(whole.sum())]] += 1
+    dealt: Ints = amounts + whole
+    return dealt

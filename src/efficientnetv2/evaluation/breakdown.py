@@ -1,0 +1,111 @@
+"""Slices of the pictures and costs of mistakes, as sections of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy.typing as npt
+
+from efficientnetv2.evaluation.html import percent
+from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.metrics.cost_sensitive import NO_ANSWER, Costs, cost_figures, honest_chance
+from efficientnetv2.metrics.subgroups import SMALL, Slice
+from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.rng import Key
+
+# What chance explains less often is no chance: one side of a 95 % interval.
+_CHANCE = 0.025
+_ROWS_OPEN = 15  # of the table of slices; the rest unfolds
+
+
+def sliced(found: Sequence[Slice]) -> Part:
+    """The section of slices.
+
+    Args:
+        found: at least one, as ``metrics.subgroups.slices`` gives them.
+    """
+    return Part(
+        "slices.html.j2",
+        {
+            "words": worst_slice(found),
+            "shown": found[:_ROWS_OPEN],
+            "more": found[_ROWS_OPEN:],
+            "small": SMALL,
+            "count": len(found),
+        },
+        {"slices": [asdict(one) for one in found]},
+    )
+
+
+def worst_slice(found: Sequence[Slice]) -> str:
+    """Where the network is worst, in a sentence."""
+    below = [one for one in found if one.below]
+    if below:
+        worst = min(below, key=lambda one: one.top1)
+        more = len(below) - 1
+        others = (
+            f", and so {'is' if more == 1 else 'are'} {more} more slice{'s' * (more > 1)}" if more else ""
+        )
+        return f"Of {_said(worst)} are classified correctly: worse than the rest by more than chance explains{others}."
+    large = [one for one in found if not one.small]
+    if not large:
+        return f"Each slice has fewer than {SMALL} images: too few to say."
+    return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are classified correctly."
+
+
+def verdict_of_slices(found: Sequence[Slice]) -> str:
+    """Whether the model is equally good in all subgroups, in a word or two.
+
+    Args:
+        found: At least one, as ``metrics.subgroups.slices`` gives them.
+    """
+    if below := sum(one.below for one in found):
+        return f"No, {below} of {len(found)} worse."
+    return "Too few images to tell." if all(one.small for one in found) else "Yes."
+
+
+def _said(one: Slice) -> str:
+    return f"the {count_of(one.pictures, 'image')} with {one.column} {one.value}, {percent(one.top1)}"
+
+
+def priced(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    costs: Costs,
+    class_names: Sequence[str],
+    *,
+    key: Key,
+) -> Part:
+    """The section of costs.
+
+    Args:
+        labels: (N,) class ids.
+        probabilities: (N, K).
+        costs: of the K classes.
+        class_names: K names.
+        key: of the draws that say what chance explains.
+    """
+    found = cost_figures(labels, probabilities, costs)
+    constant = None if found.constant_answer == NO_ANSWER else class_names[found.constant_answer]
+    words = (
+        f"With the costs given, a picture costs {found.cheapest:.4g} on average where each gets the answer of least "
+        f"expected cost, and {found.most_probable:.4g} where it gets the most probable class. "
+        f"{percent(found.changed)} of the answers are others by that"
+    )
+    words += (
+        "." if costs.no_answer is None else f", {percent(found.left)} of the pictures are left to a person."
+    )
+    if (
+        found.cheapest > found.most_probable
+        and honest_chance(labels, probabilities, costs, key=key) < _CHANCE
+    ):
+        words += (
+            " That it costs more, by more than chance explains, says that the probabilities are not honest: see their "
+            "calibration."
+        )
+    return Part(
+        "costs.html.j2",
+        {"figures": found, "constant": constant, "words": words},
+        {"costs": asdict(found) | {"constant_answer": constant}},
+    )

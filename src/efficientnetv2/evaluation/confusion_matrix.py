@@ -1,0 +1,158 @@
+"""The confusion matrix as a drawing that can be read at 3 and at 1,000 classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+
+from efficientnetv2.evaluation.text_wrap import in_lines, width
+
+_SIDE_PX = 900  # of the widest matrix
+_CELL_PX = (9.0, 64.0)  # least (its label can just be read) and most
+_LABELLED = 120  # classes at most, for their labels to fit
+_LISTED = 12  # mistakes at most
+_COUNTED = 20  # classes at most, for counts to fit into the cells
+_NAME_LETTERS = 22  # of a line; a longer name takes as many as its cell has room for, then is cut
+_LINE = 1.15  # height of a line over that of its letters
+_LINES = 3  # at most
+_LEAST_FONT_PX = 10.0  # that can still be read
+_FULL = 0.75  # share of the row from which text on a cell needs another color on a dark page
+_AXIS_FONT_PX = 13.0  # of the titles of both axes
+_CELLS = 50_000  # drawn at most, 2 MB of the page; ImageNet's validation pictures fill no more. Ours
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell that is not empty.
+
+    Args:
+        row, column: true and predicted class.
+        count: of pictures.
+        share: of the pictures of its row.
+    """
+
+    row: int
+    column: int
+    count: int
+    share: float
+
+    @property
+    def right(self) -> bool:
+        """Whether these pictures were called what they are."""
+        return self.row == self.column
+
+    @property
+    def opacity(self) -> float:
+        """Of its colour; a single mistake among many can still be seen."""
+        return round(0.12 + 0.68 * self.share, 3)
+
+    @property
+    def full(self) -> bool:
+        """Whether its color is so strong that text on it needs another one."""
+        return self.share > _FULL
+
+    @property
+    def shade(self) -> tuple[bool, float]:
+        """Whether it is right, and its opacity in hundredths: what cells that are written together have in common."""
+        return self.right, round(self.opacity, 2)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What the page needs to draw it; lengths in CSS pixels.
+
+    Args:
+        names: of the classes, whole.
+        labels: the names, in lines and cut to fit; empty if there are too many to be labelled.
+        cells: those that are not empty; of very many the fullest.
+        left_out: how many are not drawn.
+        cell_px: side of a cell.
+        margin_px: room for the labels and the titles of the axes, at the left and on top.
+        counted: whether counts are written into the cells.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    cells: tuple[Cell, ...]
+    cell_px: float
+    margin_px: float
+    counted: bool
+    left_out: int = 0
+
+    @property
+    def dot(self) -> float:
+        """Side of what is drawn for a cell without labels, in cells: of thousands of classes a pixel at least."""
+        return max(1.0, 1 / self.cell_px)
+
+    @property
+    def font_px(self) -> float:
+        """Of labels and counts."""
+        return _font_px(self.cell_px)
+
+    @property
+    def axis_font_px(self) -> float:
+        """Of the titles of the axes."""
+        return _AXIS_FONT_PX
+
+    @property
+    def axis_px(self) -> float:
+        """From the edge of the drawing to the baseline of an axis title."""
+        return 1.1 * _AXIS_FONT_PX
+
+    @property
+    def whole_px(self) -> float:
+        """Side of the drawing, labels included."""
+        return self.margin_px + self.side_px + 2
+
+    @property
+    def least_px(self) -> float:
+        """How far the drawing may shrink on a narrow screen before its letters are too small to be read."""
+        return self.whole_px * min(1.0, _LEAST_FONT_PX / self.font_px)
+
+    @property
+    def side_px(self) -> float:
+        """Of the cells alone."""
+        return self.cell_px * len(self.names)
+
+    @classmethod
+    def of(cls, confusion: coo_array, class_names: Sequence[str]) -> Matrix:
+        """Lay out a (K, K) matrix of counts: rows true, columns predicted."""
+        classes = len(class_names)
+        labelled = classes <= _LABELLED
+        cell_px = _SIDE_PX / classes
+        if labelled:
+            cell_px = min(max(cell_px, _CELL_PX[0]), _CELL_PX[1])
+        font_px = _font_px(cell_px)
+        lines = min(_LINES, max(1, int(cell_px / (font_px * _LINE))))
+        labels = tuple(in_lines(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
+        totals = confusion.sum(axis=1)
+        rows, columns, counts = confusion.row, confusion.col, confusion.data
+        drawn = np.sort(np.argsort(-counts, kind="stable")[:_CELLS])
+        cells = tuple(
+            Cell(int(rows[at]), int(columns[at]), int(counts[at]), float(counts[at] / totals[rows[at]]))
+            for at in drawn
+        )
+        # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
+        widest = max((width(line) for label in labels for line in label), default=0.0)
+        margin_px = 1.6 * _AXIS_FONT_PX + font_px * (2 + 0.62 * widest)
+        counted, left_out = classes <= _COUNTED, len(rows) - len(drawn)
+        return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted, left_out)
+
+
+def confusions(confusion: coo_array, class_names: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """The most frequent mistakes: true class, predicted class, count, share of the true class's pictures."""
+    wrong = confusion.row != confusion.col
+    rows, columns, counts = confusion.row[wrong], confusion.col[wrong], confusion.data[wrong]
+    most_first = np.argsort(-counts, kind="stable")[:_LISTED]
+    shares = counts / confusion.sum(axis=1)[rows]
+    return [
+        (class_names[int(rows[at])], class_names[int(columns[at])], int(counts[at]), float(shares[at]))
+        for at in most_first
+    ]
+
+
+def _font_px(cell_px: float) -> float:
+    return min(13.0, cell_px * 0.9)

@@ -1,0 +1,172 @@
+"""What all pages have in common: one file each, without scripts and without anything fetched; and JSON beside them.
+
+Class names and paths come from whoever made the pictures, so every text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from efficientnetv2.evaluation.plot_style import svg
+from efficientnetv2.evaluation.text_wrap import breakable, command, sentence
+
+THUMBNAIL_PX = 160
+_GENERATOR = "effnetv2"  # in the head of every page, so that it is known for one
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page.
+
+    Args:
+        template: a file of ``evaluation/templates``.
+        values: by the names that it knows them by; one that is missing is an error. Drawings as figures.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent, "duration": duration, "number": number, "drawing": drawing, "breakable": breakable,
+        "sentence": sentence, "command": command, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
+        "headings": headings,
+    }  # fmt: skip
+    environment.globals["generator"] = _GENERATOR
+    return encodable(environment.get_template(template).render(**values))
+
+
+def is_page(file: Path) -> bool:
+    """Whether a file is a page that ``rendered`` made.
+
+    Args:
+        file: that is there.
+    """
+    with file.open("rb") as opened:
+        head = opened.read().partition(b"</head>")[0]
+    return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
+
+
+def drawing(figure: Figure) -> str:
+    """A drawing as an address."""
+    return data_uri(svg(figure), "image/svg+xml")
+
+
+def thumbnail(
+    picture: Image.Image | npt.NDArray[np.uint8] | None, px: int = THUMBNAIL_PX, quality: int = 80
+) -> str | None:
+    """A small copy of a picture as an address; None of None.
+
+    Args:
+        picture: of any size: PIL's, or (H, W, 3) uint8.
+        px: of the longer side, at most.
+        quality: of the JPEG.
+    """
+    if picture is None:
+        return None
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.convert("RGB")
+    image.thumbnail((px, px))
+    jpeg = io.BytesIO()
+    image.save(jpeg, format="JPEG", quality=quality)
+    return data_uri(jpeg.getvalue(), "image/jpeg")
+
+
+def data_uri(contents: bytes, kind: str) -> str:
+    """Contents of a file as an address that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
+
+
+def percent(share: float | None) -> str:
+    """``93.2 %`` with a space that does not break; a dash for what there is not."""
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def round_percent(share: float) -> str:
+    """``93 %``, for a cell of a table or a threshold that was asked for."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def anchor(title: str) -> str:
+    """The id of a section by its title: ``confusion-matrix``."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def anchors(html: str) -> list[str]:
+    """The ids that links of a page can lead to."""
+    return re.findall(r'<(?:h2|details) id="([^"]+)">', html)
+
+
+def headings(html: str) -> list[tuple[str, Markup]]:
+    """Id and title of each section of a page, for its contents."""
+    return [(name, Markup(title)) for name, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)]
+
+
+def number(value: float | str) -> str:
+    """As short as it is exact enough to read: 300, 0.2, 1,234.5. Words of a recipe stay as they are."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def duration(seconds: float) -> str:
+    """``3 min 20 s``; of less than a minute tenths too."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def plain(value: Any) -> Any:
+    """JSON's own types, NaN and infinity as None; whatever else there is becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def json_text(value: Any) -> str:
+    """The text of a JSON file of plain values, to read and to compare: a line for each entry and row of a table."""
+    return encodable(_json(value) + "\n")
+
+
+def _json(value: Any, depth: int = 0) -> str:
+    rows = isinstance(value, list) and bool(value) and all(isinstance(one, list | dict) for one in value)
+    if depth < 3 and isinstance(value, dict) and value:
+        lines = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_json(one, depth + 1)}" for key, one in value.items()
+        ]
+        start, end = "{", "}"
+    elif depth < 3 and rows:
+        lines = [json.dumps(one, ensure_ascii=False) for one in value]
+        start, end = "[", "]"
+    else:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    indent = "\n" + "  " * (depth + 1)
+    return start + indent + f",{indent}".join(lines) + "\n" + "  " * depth + end
+
+
+def encodable(text: str) -> str:
+    r"""Bytes of a file name that are no UTF-8 (lone surrogates) as ``\udc80``, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,111 @@
+"""How every drawing of a run looks: its colours, its letters, and what it is written as."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle, product
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from efficientnetv2.evaluation.text_wrap import in_lines
+
+WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
+INK = "#333333"
+GRID = "#dddddd"
+# Okabe and Ito's colours, told apart by all eyes. Not quite black is theirs: matplotlib does not write down #000000.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101")
+_STROKES = ("-", "--", ":", "-.")  # of lines of one colour
+# What stands for them on a dark page; all others stay.
+ON_DARK = {
+    INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
+}  # fmt: skip
+_DOTS_PER_INCH = 144  # of a picture for a page that is not ours
+
+
+def strokes() -> Iterator[tuple[str, str]]:
+    """Colour and style of one line after another: each colour, then each again in another style; twenty are unlike."""
+    return cycle((colour, stroke) for stroke, colour in product(_STROKES, COLOURS))
+
+
+def called(name: str, *, letters: float = 30, lines: int = 2) -> str:
+    """A user's name as a drawing writes it: as it stands, in lines that leave room for what is drawn.
+
+    To matplotlib dollars are the ends of a formula, and what begins with an underscore does not belong into a legend.
+
+    Args:
+        name: of a run, a class, a column.
+        letters: the width of a line, in ordinary letters.
+        lines: at most; what is too long ends with an ellipsis.
+    """
+    text = "\n".join(in_lines(name, letters, lines)).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def plain(ax: Axes, words: str) -> None:
+    """A panel without a frame, its name above it: beside it there is no room.
+
+    Args:
+        ax: drawn already.
+        words: its name.
+    """
+    ax.set_title(words, loc="left", fontsize=9, color=INK, pad=3)
+    ax.tick_params(colors=INK, labelsize=9)
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def svg(figure: Figure) -> bytes:
+    """For a page of ours: its background is the page's, and its colours follow the page from light to dark.
+
+    The colours written down are those for light, which is also what a reader without style sheets shows.
+    """
+    file = io.BytesIO()
+    with _any_script():
+        if (engine := figure.get_layout_engine()) is not None:
+            # Left to savefig, all is drawn twice: it draws once more, for nothing, to lay it out.
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue().replace(b"</style>", _dark_style().encode() + b"</style>", 1)
+
+
+def _dark_style() -> str:
+    rules = (
+        f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
+        for light, dark in ON_DARK.items()
+        for what in ("stroke", "fill")
+    )
+    return "\n@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
+
+
+def png(figure: Figure, *, title: str | None = None) -> bytes:
+    """For everywhere else, on white; ``title`` is written into the file."""
+    file = io.BytesIO()
+    with _any_script():
+        figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Title": title})
+    return file.getvalue()
+
+
+def is_titled(file: Path, title: str | None) -> bool:
+    """Whether a file is a picture that ``png`` made with that title; None for a picture that has none."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            return bool(image.info.get("Title") == title)
+    except OSError:  # Pillow's own error for what is no picture is one too
+        return False
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Around names in a script that no font here has: their letters become boxes, which is all there is to do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield

@@ -1,0 +1,405 @@
+"""What each stage of a run cost, and how good the run was after so much training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from efficientnetv2.evaluation.plot_style import COLOURS, INK, WIDTH_IN, called, plain, strokes
+from efficientnetv2.inference.resolutions import SizePoint, best
+from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES
+
+Row = Mapping[str, Any]
+
+# Of a training row, what is worth a panel where it changes: name → words.
+QUANTITIES = {
+    "image_px": "image px",
+    "randaugment": "RandAugment",
+    "mixup_alpha": "mixup",
+    "cutmix_alpha": "CutMix",
+    "cutout": "cutout",
+    "dropout": "dropout",
+    "drop_path": "drop path",
+    "label_smoothing": "label smoothing",
+    "lr": "learning rate",
+    "images_per_s": "images/s",
+}
+
+
+def constants(history: Sequence[Row]) -> dict[str, float]:
+    """The settings that were the same in every training row, by their words; without those that are off."""
+    still = {}
+    for name, words in QUANTITIES.items():
+        values = {value for _, value in _points(history, "train", name)}
+        if len(values) == 1 and (value := values.pop()):
+            still[words] = value
+    return still
+
+
+def learning_curve(history: Sequence[Row]) -> Figure | None:
+    """Loss, validation figures and every setting that changed, over the epochs.
+
+    Args:
+        history: rows of ``metrics.jsonl``: ``kind`` is ``train`` (``epoch``, ``loss``, ``lr``, the setting,
+            ``images_per_s``), ``val`` or ``minival`` (``epoch``, ``top1``, ``macro_f1`` or
+            ``mean_average_precision``). What a row lacks is left out.
+
+    Returns:
+        A panel for each, or None if there is nothing to draw.
+    """
+    keys = {"top1": "top-1", **MEANS_OVER_CLASSES}
+    scores = {
+        words + on: _points(history, kind, name)
+        for kind, on in {"val": "", "minival": " (minival)"}.items()
+        for name, words in keys.items()
+    }
+    panels = [
+        ("loss", {"loss": _points(history, "train", "loss")}, 1.4, False),
+        (_validated(history), {name: points for name, points in scores.items() if points}, 1.6, False),
+    ]
+    for name, words in QUANTITIES.items():
+        points = _points(history, "train", name)
+        if len({value for _, value in points}) > 1:
+            panels.append((words, {words: points}, 0.7, name not in ("lr", "images_per_s")))
+    panels = [panel for panel in panels if any(panel[1].values())]
+    if not panels:
+        return None
+    heights = [height for *_, height, _ in panels]
+    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (words, lines, _, stepwise) in zip(axes, panels, strict=True):
+        _draw(ax, words, lines, stepwise=stepwise)
+    axes[-1].set_xlabel("epoch", color=INK)
+    figure.align_ylabels(list(axes))
+    return figure
+
+
+def _validated(history: Sequence[Row]) -> str:
+    """What the validation panel is of: how many images of which split, and that its last point is of all of val."""
+    points = {
+        kind: [row for row in history if row.get("kind") == kind and row.get("images")]
+        for kind in ("val", "minival")
+    }
+    last = points["val"][-1:]
+    before = points["minival"] or points["val"][:-1]
+    if not last and not before:
+        return "validation"
+    all_of_val = "".join(f"{row['images']:,} images" for row in last)
+    if not before or (not points["minival"] and before[-1]["images"] == last[0]["images"]):
+        return f"validation ({all_of_val})"
+    # Short enough for the width of the panel.
+    if points["minival"]:
+        last_point = f"; last point: val, {all_of_val}" if last else ""
+        return f"validation (minival, {before[-1]['images']:,} images{last_point})"
+    return f"validation ({before[-1]['images']:,} images; last point: all {all_of_val} of val)"
+
+
+def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
+    """Every setting that changed in a run, or is another in one, over the epochs: the paper's Figure 4 of real runs.
+
+    Args:
+        histories: a run's name → rows of its ``metrics.jsonl``.
+
+    Returns:
+        A line for each run in a panel for each setting, on white; None if nothing changed.
+    """
+    panels = {}
+    for name, words in QUANTITIES.items():
+        lines = {run: _points(rows, "train", name) for run, rows in histories.items()}
+        values = {value for points in lines.values() for _, value in points}
+        if name not in ("lr", "images_per_s") and len(values) > 1:
+            panels[words] = lines
+    if not panels:
+        return None
+    figure = Figure(figsize=(WIDTH_IN, 1.2 * len(panels) + 0.6), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (words, lines) in zip(axes, panels.items(), strict=True):
+        _draw(ax, words, lines, stepwise=True)
+    for ax in axes[1:]:
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()  # the first one's holds for all
+    axes[-1].set_xlabel("epoch", color=INK)
+    return figure
+
+
+def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool) -> None:
+    for (name, points), (colour, stroke) in zip(lines.items(), strokes(), strict=False):
+        ax.plot(
+            [epoch for epoch, _ in points],
+            [value for _, value in points],
+            label=called(name),
+            color=colour,
+            linestyle=stroke,
+            linewidth=1.5,
+            drawstyle="steps-post" if stepwise else "default",
+            marker="o" if len(points) == 1 or (len(lines) > 1 and len(points) < 30) else None,
+            markersize=3,
+        )
+    if len(lines) > 1:
+        ax.legend(frameon=False, labelcolor=INK, fontsize=9)
+    ax.margins(x=0.01, y=0.15)
+    plain(ax, words)
+    ax.locator_params(axis="y", nbins=3 if len(lines) == 1 and stepwise else 5)
+
+
+def _points(history: Sequence[Row], kind: str, name: str) -> list[tuple[float, float]]:
+    """(epoch, value) of the rows of a kind that have the value, and have it finite."""
+    return [
+        (float(row["epoch"]), float(value))
+        for row in history
+        if row.get("kind") == kind and (value := row.get(name)) is not None and math.isfinite(value)
+    ]
+
+
+# A run with more of them has no stages that a page could list: its setting changes all the time. Ours.
+_MOST_STAGES = 12
+# What sets one stage apart from the next, of a training row.
+_SETTING = (
+    "image_px", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "dropout", "drop_path", "label_smoothing",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage of a run that has taken place. Validation and saving count in none of its figures.
+
+    Args:
+        image_px: side of its pictures.
+        epochs: that it lasted.
+        seconds: of training.
+        images_per_s: on average.
+        input_wait_share: of these seconds, the share in which the loop waited for pictures.
+        top1: of the last validation within it; None if there was none.
+    """
+
+    image_px: int
+    epochs: float
+    seconds: float
+    images_per_s: float
+    input_wait_share: float
+    top1: float | None
+
+
+def stage_costs(history: Sequence[Row]) -> tuple[StageCost, ...]:
+    """The stages of a run, in order; none if its setting changes all the time.
+
+    Args:
+        history: rows of ``metrics.jsonl``. Rows that do not say how long they took are left out.
+    """
+    rows = [row for row in history if row.get("kind") == "train" and row.get("train_s")]
+    stages = [
+        list(part) for _, part in itertools.groupby(rows, key=lambda row: [row.get(n) for n in _SETTING])
+    ]
+    if len(stages) > _MOST_STAGES:
+        return ()
+    scores = [(row["step"], row["top1"]) for row in _validations(history)] if rows else []
+    costs, begun_step, begun_epoch = [], 0, 0.0
+    for part in stages:
+        seconds = sum(row["train_s"] for row in part)
+        within = [top1 for step, top1 in scores if begun_step < step <= part[-1]["step"]]
+        costs.append(
+            StageCost(
+                image_px=part[-1]["image_px"],
+                epochs=part[-1]["epoch"] - begun_epoch,
+                seconds=seconds,
+                images_per_s=sum(row["images_per_s"] * row["train_s"] for row in part) / seconds,
+                input_wait_share=sum(row["waited_s"] for row in part) / seconds,
+                top1=within[-1] if within else None,
+            )
+        )
+        begun_step, begun_epoch = part[-1]["step"], part[-1]["epoch"]
+    return tuple(costs)
+
+
+def top1_over_time(history: Sequence[Row]) -> list[tuple[float, float]]:
+    """Points of the validation curve by the time spent on training: (seconds, top-1).
+
+    Args:
+        history: rows of ``metrics.jsonl``.
+    """
+    trained = [
+        (row["step"], row["train_s"]) for row in history if row.get("kind") == "train" and row.get("train_s")
+    ]
+    if not trained:
+        return []
+    return [
+        (sum(seconds for step, seconds in trained if step <= row["step"]), row["top1"])
+        for row in _validations(history)
+    ]
+
+
+def _validations(history: Sequence[Row]) -> list[Row]:
+    """Those on minival where there is one, else those on ``val``: points of one curve are of one split."""
+    rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
+    chose = [row for row in rows if row["kind"] == "minival"]
+    return chose or rows
+
+
+def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
+    """A bar for each stage, the time spent waiting for pictures apart; None without stages.
+
+    Args:
+        runs: a run's name → its stages, in order. The name of a single run is left out.
+    """
+    named = [
+        (f"{called(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
+        for name, stages in runs.items()
+        for number, stage in enumerate(stages, start=1)
+    ]
+    if not named:
+        return None
+    names, stages = zip(*named, strict=True)
+    height = sum(0.15 + 0.15 * (1 + name.count("\n")) for name in names)
+    figure = Figure(figsize=(WIDTH_IN, 0.9 + height), layout="constrained")
+    ax = figure.subplots()
+    scale, unit = _unit(max(stage.seconds for stage in stages))
+    waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
+    works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
+    places = range(len(names))  # of their own each: two names may be cut to the same
+    ax.barh(places, works, height=0.6, color=COLOURS[0], label="training")
+    bars = ax.barh(places, waits, left=works, height=0.6, color=COLOURS[1], label="waiting for pictures")
+    speeds = [f" {stage.images_per_s:,.0f} images/s" for stage in stages]
+    ax.bar_label(bars, speeds, fontsize=9, color=INK)
+    ax.set_yticks(places, names)
+    ax.invert_yaxis()
+    ax.margins(x=0.3)  # room for the speeds
+    ax.set_xlim(left=0)
+    ax.set_xlabel(unit, color=INK)
+    figure.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="outside upper right")
+    plain(ax, "")
+    ax.grid(visible=False, axis="y")
+    return figure
+
+
+def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
+    """Validation top-1 against the time spent on training, a line per run; None without a point.
+
+    Args:
+        histories: a run's name → rows of its ``metrics.jsonl``; at most twenty runs have lines of their own.
+    """
+    lines = {name: points for name, rows in histories.items() if (points := top1_over_time(rows))}
+    if not lines:
+        return None
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    ax = figure.subplots()
+    scale, unit = _unit(max(points[-1][0] for points in lines.values()))
+    for (name, points), (colour, stroke) in zip(lines.items(), strokes(), strict=False):
+        ax.plot(
+            [seconds / scale for seconds, _ in points],
+            [100 * top1 for _, top1 in points],
+            label=called(name),
+            color=colour,
+            linestyle=stroke,
+            linewidth=1.5,
+            marker="o",
+            markersize=3,
+        )
+    ax.margins(y=0.18)  # room for the sizes, above the curve
+    _mark_stages(ax, histories, scale)
+    if len(lines) > 1:
+        ax.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
+    ax.set_xlim(left=0)
+    ax.set_xlabel(f"{unit} of training", color=INK)
+    plain(ax, "validation top-1, %")
+    return figure
+
+
+def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[Row]], scale: float) -> None:
+    """Of a single run: where a stage begins, and its size."""
+    if len(histories) != 1:
+        return
+    (history,) = histories.values()
+    stages, begun = stage_costs(history), 0.0
+    for stage in stages if len(stages) > 1 else ():
+        ax.axvline(begun, color=INK, linewidth=0.6, linestyle=":")
+        ax.annotate(
+            f"{stage.image_px} px", (begun, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
+            textcoords="offset points", fontsize=8, color=INK,
+        )  # fmt: skip
+        begun += stage.seconds / scale
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """In which unit so many seconds are best read: how many of them it is, and its name."""
+    for scale, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * scale:
+            return scale, name
+    return 1.0, "seconds"
+
+
+@dataclass(frozen=True)
+class SizeCurve:
+    """Pictures seen at several sizes.
+
+    Args:
+        points: at least one, by growing size.
+        own_px: of the model file.
+        trained_px: of the last training step; None where the model file does not say.
+        role: ``chose``: minival's pictures, which have chosen the size of the model file; ``may choose``: pictures
+            that trained the network; ``shown``: pictures that give the figure, and so may not choose.
+    """
+
+    points: tuple[SizePoint, ...]
+    own_px: int
+    trained_px: int | None
+    role: Literal["chose", "may choose", "shown"]
+
+    @property
+    def advice(self) -> str:
+        """What may be concluded, in a sentence or two."""
+        if self.role == "chose":
+            return f"The pictures of minival, which give no figure, have chosen {self.own_px} px among these."
+        if self.role == "may choose":
+            px = best(self.points).image_px
+            return (
+                f"Best at {px} px. Evaluate at it: --image-px {px}. The model file of one network keeps it: effnetv2 "
+                f"convert MODEL OUT --image-px {px}."
+            )
+        return (
+            "A size chosen by this curve makes the figure of these pictures optimistic: choose it by pictures that "
+            "train the model (DATA: manifest.csv of its run, with --split train), then give it with --image-px."
+        )
+
+    def to_json(self) -> list[Mapping[str, Any]]:
+        """Plain values: of each point its fields."""
+        return [asdict(point) for point in self.points]
+
+
+def draw_sizes(curve: SizeCurve) -> Figure:
+    """Top-1 with its interval against the size; the model file's and the last training size are marked.
+
+    Args:
+        curve: to draw.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    ax = figure.subplots()
+    points: Sequence[SizePoint] = curve.points
+    sizes = [point.image_px for point in points]
+    ax.fill_between(
+        sizes,
+        [100 * point.low for point in points],
+        [100 * point.high for point in points],
+        color=COLOURS[0],
+        alpha=0.2,
+        linewidth=0,
+    )
+    ax.plot(sizes, [100 * point.top1 for point in points], color=COLOURS[0], marker="o", markersize=3)
+    marks = {curve.own_px: "model file"}
+    if curve.trained_px is not None:
+        both = curve.trained_px == curve.own_px
+        marks[curve.trained_px] = "model file, training" if both else "training"
+    for px, words in marks.items():
+        ax.axvline(px, color=INK, linewidth=0.6, linestyle=":")
+        ax.annotate(
+            words, (px, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
+            fontsize=8, color=INK,
+        )  # fmt: skip
+    ax.set_xlabel("px at evaluation", color=INK)
+    plain(ax, "top-1, %, with its 95 % interval")
+    return figure

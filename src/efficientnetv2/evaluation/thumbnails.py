@@ -1,0 +1,151 @@
+"""Pictures as a page shows them: those of a set that is nearly black or white with their contrast stretched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from PIL import Image, ImageOps
+
+from efficientnetv2.evaluation.html import THUMBNAIL_PX, thumbnail
+from efficientnetv2.evaluation.plot_style import called
+
+# Mean brightness, of 255, below and above which people see little in a picture on a screen. Ours.
+DARK, BRIGHT = 40.0, 215.0
+NOTE = "Each picture is shown with its contrast stretched, so that there is something to see."
+
+Picture = Image.Image | npt.NDArray[np.uint8]
+
+
+def hard_to_see(pictures: Iterable[Picture | None]) -> bool:
+    """Whether the middle one of the pictures is nearly black or nearly white; False of none.
+
+    Args:
+        pictures: PIL's, or (H, W, 3) uint8; None is one that cannot be read.
+    """
+    known = [float(np.asarray(_tiny(one)).mean()) for one in pictures if one is not None]
+    return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
+
+
+def shown(picture: Picture | None, *, dim: bool, px: int = THUMBNAIL_PX, quality: int = 80) -> str | None:
+    """A small copy of a picture as an address; None of None.
+
+    Args:
+        picture: of any size.
+        dim: stretch its contrast.
+        px: of the longer side, at most.
+        quality: of the JPEG.
+    """
+    return thumbnail(_stretched(picture, 2 * px) if dim and picture is not None else picture, px, quality)
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """A picture no larger than ``shown`` needs it: dozens of whole ones, held until the page is written, are gigabytes.
+
+    Args:
+        picture: of any size; it is made smaller itself.
+    """
+    picture.thumbnail((2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
+    return picture
+
+
+def stretched_alike(
+    pictures: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
+) -> list[npt.NDArray[np.uint8]]:
+    """Pictures with the contrast that one of them needs, so that they can still be told apart by brightness.
+
+    Args:
+        pictures: (H, W, 3) uint8 each. One whose median grey level is above those that are spread, such as a negative,
+            stays as it is.
+        by: the one whose grey levels from the first to the 99th hundredth are spread over all.
+    """
+    low, high = np.percentile(_grey(by), (1, 99))
+    levels = (np.arange(256) - low) * 255 / max(high - low, 1.0)
+    table = levels.round().clip(0, 255).astype(np.uint8)
+    return [table[one] if np.median(_grey(one)) <= high else one for one in pictures]
+
+
+def _grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(picture).convert("L"))
+
+
+def _stretched(picture: Picture, px: int) -> Image.Image:
+    """A small copy with its contrast stretched, hues as they are."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.convert("RGB")
+    image.thumbnail((px, px))
+    return ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
+
+
+def _tiny(picture: Picture) -> Image.Image:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return image.convert("L").resize((16, 16), Image.Resampling.BOX)
+
+
+_SIDE_IN = 1.45  # of a picture on the sheet: legible at the width of a screen
+_LETTERS = 7
+_CAPTION = (24, 3)  # letters of a line as wide as a picture, and lines at most
+# Of letters that matplotlib's own font lacks, as Linux, Windows and macOS have them; those that are installed serve.
+_FURTHER_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Thai", "Noto Sans Devanagari", "Noto Sans Arabic",
+    "WenQuanYi Zen Hei", "Microsoft YaHei", "Leelawadee UI", "Nirmala UI", "PingFang SC", "Thonburi",
+    "Devanagari Sangam MN", "Arial Unicode MS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Pictures beside each other.
+
+    Args:
+        words: on all of them, above.
+        images: (S, S, 3) uint8 each.
+        captions: on each, below; empty for none.
+    """
+
+    words: str
+    images: Sequence[npt.NDArray[np.uint8]]
+    captions: Sequence[str]
+
+
+def draw_rows(rows: Sequence[Row]) -> Figure:
+    """Rows below each other, every picture as wide as the next, its pixels as they are.
+
+    Args:
+        rows: of as many pictures each.
+    """
+    columns = len(rows[0].images)
+    width = max(columns * (_SIDE_IN + 0.08), 3.5)
+    figure = Figure(figsize=(width, len(rows) * (_SIDE_IN + 0.5)), layout="constrained")
+    fonts = _fonts()
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for row, part in zip(rows, parts, strict=True):
+        part.suptitle(row.words, x=0.01, ha="left", fontsize=_LETTERS + 2)
+        for place, ax in enumerate(part.subplots(1, columns, squeeze=False)[0]):
+            # Unsmoothed: how coarse the picture is belongs to what is to be seen.
+            ax.imshow(row.images[place], interpolation="nearest")
+            ax.set_xlabel(_caption(row.captions[place]), fontsize=_LETTERS, fontfamily=fonts)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+    return figure
+
+
+def _caption(text: str) -> str:
+    """Operations below each other; a long name in lines as wide as its picture."""
+    letters, most = _CAPTION
+    first, *others = text.split(" + ")
+    return "\n".join(
+        called(one, letters=letters, lines=most) for one in (first, *(f"+ {one}" for one in others))
+    )
+
+
+def _fonts() -> list[str]:
+    """The ordinary one, then those installed that have further letters."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]

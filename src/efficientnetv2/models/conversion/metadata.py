@@ -1,0 +1,298 @@
+"""How pictures are prepared for a foreign network and what its outputs are called; and who says so.
+
+In this order: whoever converts it, this package (where it wrote the file itself), the file in its own way, and where
+nobody says, what its source documents. What was assumed is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from efficientnetv2.architectures.registry import published
+from efficientnetv2.models.conversion import embedded_metadata, timm, torchvision
+from efficientnetv2.models.conversion.detect import Recognised, is_tf
+from efficientnetv2.models.conversion.raw import Raw
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.model_card import Header, reason
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.shell import typed
+
+_IMAGENET_CLASSES = 1000
+# What a person has to know of the preprocessing; the crop is told with the framing, and views are ours alone.
+FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a user says of a network, where its file cannot or should not.
+
+    Args:
+        preprocessing: values by the names of the fields of ``Preprocessing``.
+        class_names: of the outputs, in order; None says nothing.
+    """
+
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+
+    def prepared(self, base: Preprocessing) -> Preprocessing:
+        """The preprocessing with what was told of it.
+
+        Args:
+            base: where nothing was told. A framing that is told without a cut keeps the whole picture, but for
+                ``crop``, which keeps the cut of ``base``.
+
+        Raises:
+            InputError: a value that is none, or a mean or standard deviation of another number of channels.
+        """
+        fields = dict(self.preprocessing)
+        if fields.get("framing") in ("whole", "pad"):
+            fields.setdefault("crop_fraction", 1.0)
+        if fields.get("framing", base.framing) == "pad" and fields.get("crop_fraction", 1.0) != 1:
+            raise InputError(
+                f"crop_fraction is {fields['crop_fraction']:g}, but a padded picture is kept whole. Leave it out, or "
+                "give another framing."
+            )
+        for name in ("mean", "std"):
+            if name in fields and len(fields[name]) != base.channels:
+                raise InputError(
+                    f"{name} has {count_of(len(fields[name]), 'value')}, but the network takes pictures of "
+                    f"{count_of(base.channels, 'channel')}. Give one for each."
+                )
+        try:
+            return Preprocessing.from_json(base.to_json() | fields)
+        except ValidationError as error:
+            raise InputError(reason(error)) from error
+
+    def named(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
+        """The class names told, else the usual ones.
+
+        Raises:
+            InputError: there is no classifier, they are not as many as its outputs, or two have one name.
+        """
+        if self.class_names is None:
+            return usual
+        if not num_classes:
+            raise InputError(
+                f"{count_of(len(self.class_names), 'class name')} are given, but these weights have no classifier: "
+                "there are no outputs to name. Leave the names out; training gives the weights a classifier, named by "
+                "its data (effnetv2 train DATA --weights FILE)."
+            )
+        if len(self.class_names) != num_classes:
+            raise InputError(
+                f"{len(self.class_names)} class names are given, but the network has {num_classes} outputs. Give one "
+                "for each, in their order."
+            )
+        if len(set(self.class_names)) != num_classes:
+            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise InputError(f"the class name '{twice}' is given twice. Each output needs a name of its own.")
+        return self.class_names
+
+
+NOTHING_TOLD = Told()
+
+
+def fitting(raw: Raw, found: Recognised, notes: list[str]) -> Header | None:
+    """What this package wrote into a file, if that is of the network that it holds."""
+    words = raw.carried
+    if words is None:
+        return None
+    there = (words.architecture, words.num_classes, words.in_channels)
+    if there != (found.architecture, found.num_classes, found.in_channels):
+        notes.append(
+            f"what this package once wrote into the file is of another network ({words.num_classes} classes, "
+            f"{count_of(words.in_channels, 'channel')}) and is passed over"
+        )
+        return None
+    return words
+
+
+def preprocessing(
+    raw: Raw,
+    found: Recognised,
+    words: Header | None,
+    told: Told,
+    notes: list[str],
+    used: Sequence[str] = FIELDS,
+) -> Preprocessing:
+    """As told, carried, stated or assumed; the notes say which.
+
+    Args:
+        raw: the file.
+        found: its network.
+        words: what this package wrote into it.
+        told: by the user.
+        notes: a sentence each; more are added.
+        used: fields that the caller goes by; of others no note is made.
+    """
+    if words is not None:
+        return told.prepared(_as_carried(raw, found, words, told, notes))
+    usual, origin = _usual(raw, found)
+    base = usual if raw.preprocessing is None else raw.preprocessing
+    notes += _origins(raw, base, told, used, origin)
+    return told.prepared(_of_channels(base, found, told, notes))
+
+
+def _as_carried(raw: Raw, found: Recognised, words: Header, told: Told, notes: list[str]) -> Preprocessing:
+    """As this package wrote it, but for the fields that the file itself states otherwise since."""
+    differing: dict[str, str] = {}
+    if raw.preprocessing is not None:
+        stated = _of_channels(raw.preprocessing, found, told, notes)
+        differing = embedded_metadata.contradictions(words, stated, raw.stated)
+    if raw.preprocessing is None or not differing:
+        notes.append("preprocessing: as this package wrote it into the file")
+        return words.preprocessing
+    notes.append(
+        f"the preprocessing was changed since this package wrote the file: {'; '.join(differing.values())}; all else "
+        "is as it was written"
+    )
+    changed = set(differing)
+    if changed & {"image_px", "framing"}:  # what is cut belongs to these
+        changed |= {"crop_fraction"} & set(raw.stated)
+    return replace(words.preprocessing, **{name: getattr(stated, name) for name in changed})
+
+
+def _of_channels(base: Preprocessing, found: Recognised, told: Told, notes: list[str]) -> Preprocessing:
+    """With a mean and a standard deviation for each channel of the network; the notes say where they had to repeat."""
+    if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
+        notes.append(
+            f"its mean and std are for {count_of(base.channels, 'channel')}, the network has {found.in_channels}: they "
+            "repeat in turn, and are averaged for one channel"
+        )
+    return base.with_channels(found.in_channels)
+
+
+def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
+    """What a network's source documents, and whose that is."""
+    if raw.source == "timm":
+        usual, weights = timm.default_preprocessing(
+            found.name, tf=is_tf(raw), tag=timm.tag_of(raw.model or ""), num_classes=found.num_classes
+        )
+        return usual, f"timm's {weights}"
+    if raw.source == "torchvision":
+        usual, weights = torchvision.default_preprocessing(found.name)
+        return usual, f"torchvision's {weights}"
+    return published(found.name).preprocessing, f"the published {found.name}"
+
+
+def _origins(raw: Raw, base: Preprocessing, told: Told, used: Sequence[str], origin: str) -> list[str]:
+    """Who says what, in a note or two."""
+    notes = []
+    stated = [name for name in used if name in raw.stated]
+    assumed = [name for name in used if name not in raw.stated and name not in told.preprocessing]
+    if len(stated) == len(used):
+        notes.append("preprocessing: as the file states it")
+    elif stated:
+        notes.append(f"preprocessing: {_list(stated)} as the file states")
+    if assumed:
+        values = _list([_value(base, name) for name in assumed])
+        options = [f"--{name.replace('_', '-')}" for name in assumed]
+        notes.append(
+            f"preprocessing: the file states no {_list(assumed, 'or')}; assumed as of {origin}: {values}. If its "
+            f"pictures were prepared otherwise: effnetv2 convert {_word(raw.path)} OUT with {_list(options, 'or')}"
+        )
+    return notes
+
+
+def _value(base: Preprocessing, name: str) -> str:
+    if name == "framing" and base.framing == "crop":
+        return f"framing crop ({base.crop_fraction:.3g} of the shorter side)"
+    value = getattr(base, name)
+    return (
+        f"{name} {' '.join(f'{one:.4g}' for one in value)}" if isinstance(value, tuple) else f"{name} {value}"
+    )
+
+
+def _list(words: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _word(path: Path) -> str:
+    """As one types what was given to us: of a folder, the folder."""
+    return typed([str(path.parent if (path.parent / timm.CONFIG).is_file() else path)])
+
+
+def class_names(
+    raw: Raw, num_classes: int, words: Header | None, told: Told, notes: list[str]
+) -> tuple[str, ...]:
+    """As told, stated, carried or assumed; arguments as of ``preprocessing``.
+
+    Raises:
+        InputError: they are not as many as the outputs.
+    """
+    if raw.class_names and len(raw.class_names) != num_classes and told.class_names is None:
+        raise InputError(
+            f"{raw.path}: {len(raw.class_names)} class names are stated for it, but it has {num_classes} outputs. "
+            "Correct the names, or give others with effnetv2 convert --class-names."
+        )
+    if told.class_names is not None:
+        return told.named(num_classes, ())
+    if raw.class_names:
+        return _distinct(raw.class_names)
+    if words is not None:
+        return words.class_names
+    if num_classes == _IMAGENET_CLASSES:
+        notes.append("class names: ImageNet's, for there are 1000 outputs and the file states no names")
+        return imagenet_class_names()
+    if num_classes:
+        notes.append(
+            f"class names: '0' to '{num_classes - 1}', for the file states none. To name them: effnetv2 convert "
+            f"{_word(raw.path)} OUT --class-names NAMES.txt"
+        )
+    return tuple(str(number) for number in range(num_classes))
+
+
+def still_true(
+    metrics: dict[str, Any], before: Preprocessing, after: Preprocessing, notes: list[str]
+) -> dict[str, Any]:
+    """The metrics of a network, unless its pictures are now prepared otherwise than when it reached them."""
+    if not metrics or before == after:
+        return metrics
+    notes.append("the metrics were reached with another preprocessing and are left out")
+    return {name: value for name, value in metrics.items() if name == "epochs"}  # which no picture says
+
+
+def tell(network: Network, told: Told) -> list[str]:
+    """Change what a network says of itself; its weights stay.
+
+    Args:
+        network: changed in place.
+        told: by the user.
+
+    Returns:
+        What there is to say about it, a sentence each.
+
+    Raises:
+        InputError: see ``Told``.
+    """
+    notes: list[str] = []
+    before, network.preprocessing = network.preprocessing, told.prepared(network.preprocessing)
+    network.class_names = told.named(network.num_classes, network.class_names)
+    network.metrics = still_true(network.metrics, before, network.preprocessing, notes)
+    if network.calibration is not None and before != network.preprocessing:
+        network.calibration = None
+        notes.append("the temperature was fitted with another preprocessing and is left out")
+    return notes
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k in their usual order, all different."""
+    return _distinct(of_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The second of two equal names becomes ``name (2)``."""
+    distinct: dict[str, None] = {}
+    for name in names:
+        number, free = 1, name
+        while free in distinct:
+            number += 1
+            free = f"{name} ({number})"
+        distinct[free] = None
+    return tuple(distinct)

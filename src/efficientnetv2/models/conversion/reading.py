@@ -1,0 +1,358 @@
+"""From a path to its tensors: which kind of file it is, said by the file itself, never by its name.
+
+Nothing that a file holds is ever executed: pickles are read with PyTorch's ``weights_only`` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from efficientnetv2.models import model_card
+from efficientnetv2.models.conversion import embedded_metadata, keras, tensorflow, timm
+from efficientnetv2.models.conversion.raw import Raw, Source, Tensors
+from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.utils.errors import InputError, some
+
+# The first convolution, by which the names of a whole network are known: timm's, torchvision's.
+_STEMS = ("conv_stem.weight", "features.0.0.weight")
+_WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and of torch.compile
+
+_PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
+
+# Arguments of timm's networks that change nothing in evaluation, or that the tensors' shapes say as well.
+_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
+
+
+def read(path: str | Path) -> Raw:
+    """The tensors of a foreign file, and what it says about them.
+
+    Args:
+        path: of a safetensors file, a PyTorch pickle, a hub folder of timm (config.json beside the weights),
+            a Keras file (.weights.h5, .h5, .keras) or a TensorFlow checkpoint (its prefix, its .index or its
+            folder).
+
+    Raises:
+        InputError: no such file, of no known kind, damaged, or one that would have to run code.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / timm.CONFIG).is_file():
+        return _hub_folder(path)
+    if tensorflow.opens(path):
+        return tensorflow.read(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder with neither config.json (timm's) nor 'checkpoint' (TensorFlow's) in it. "
+            "Give the weight file."
+        )
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Give a weight file, or the folder of one.")
+    return _file(path)
+
+
+def is_model_file(path: str | Path) -> bool:
+    """Whether this is a model file of this package, or a folder with one; not whether it is a sound one."""
+    path = Path(path)
+    file = path / timm.WEIGHTS if path.is_dir() and not (path / timm.CONFIG).is_file() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return model_card.is_ours(opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _file(path: Path) -> Raw:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if keras.opens(path):
+        return keras.read(path)
+    # A safetensors file begins with the length of its header, which may look like anything, and goes on with that.
+    pickled = start[8:] != b"{" and (start.startswith(b"PK") or start[:1] == b"\x80")
+    found = _unwrapped(path, read_pickles(path) if pickled else _safetensors(path))
+    return Raw(
+        path=path,
+        source=_source(found.tensors),
+        tensors=found.tensors,
+        model=found.model,
+        carried=embedded_metadata.parse(path, found.carried),
+        notes=found.notes,
+    )
+
+
+def _unwrapped(path: Path, found: Tensors) -> Tensors:
+    """Without the name of what holds the network, as Lightning's modules do, and without what lies beside it."""
+    if any(stem in found.tensors for stem in _STEMS):
+        return found
+    prefixes = sorted(
+        {name.removesuffix(stem) for name in found.tensors for stem in _STEMS if name.endswith(f".{stem}")}
+    )
+    if not prefixes:
+        return found
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{path} holds {len(prefixes)} networks: their tensors begin with {some(prefixes)}. Save those of one "
+            "network alone."
+        )
+    prefix, notes = prefixes[0], list(found.notes)
+    if not set(prefix.rstrip(".").split(".")) <= _WRAPPERS:
+        notes.append(f"the network's tensors are those whose names begin with '{prefix}'")
+    if outside := [name for name in found.tensors if not name.startswith(prefix)]:
+        notes.append(f"tensors beside the network are left out: {some(outside, 3)}")
+    tensors = {
+        name.removeprefix(prefix): tensor for name, tensor in found.tensors.items() if name.startswith(prefix)
+    }
+    return replace(found, tensors=tensors, notes=tuple(notes))
+
+
+def _source(tensors: Mapping[str, Tensor]) -> Source:
+    return "torchvision" if any(name.startswith("features.") for name in tensors) else "timm"
+
+
+def _safetensors(path: Path) -> Tensors:
+    """Tensors that lie in the file's memory map."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if model_card.is_ours(metadata):
+                raise InputError(
+                    f"{path} is a model file of this package, not a foreign one: efficientnetv2.load reads it."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {_why(path, error)}") from error
+    return Tensors(tensors, metadata.get("architecture"), metadata.get(CARRIED))
+
+
+def _why(path: Path, error: Exception) -> str:
+    text, size = str(error).splitlines()[0], f"{path.stat().st_size:,} bytes"
+    with open(path, "rb") as file:
+        begins_so = file.read(9)[8:] == b"{"  # after the length of its header
+    if begins_so and ("TooLarge" in text or "too large" in text):
+        return (
+            f"its first bytes declare a header larger than any real one ({text}). It is no safetensors file."
+        )
+    if "incomplete" in text or "invalid header length" in text or "too small" in text:
+        return f"it is incomplete ({size}; {text}). Copy it again from where it came."
+    return (
+        f"it is neither safetensors, a PyTorch pickle, HDF5 nor a .keras archive ({text}; {size}). Give the "
+        "file that timm, torchvision, Keras or TensorFlow wrote."
+    )
+
+
+def _hub_folder(folder: Path) -> Raw:
+    """A folder as timm's hub has them: config.json says the network, its preprocessing and its classes."""
+    stating = folder / timm.CONFIG
+    config = _config(stating)
+    if (folder / timm.WEIGHTS).is_file():
+        path = folder / timm.WEIGHTS
+        found = _unwrapped(path, _safetensors(path))
+    elif (folder / _PICKLED).is_file():
+        path = folder / _PICKLED
+        found = _unwrapped(path, read_pickles(path))
+    else:
+        raise InputError(f"{folder} has a config.json but no {timm.WEIGHTS} beside it. Fetch that one too.")
+    stated = config.get("pretrained_cfg", config)
+    epsilon = _epsilon(config, stating)
+    preprocessing, differences = timm.stated_preprocessing(stated, stating)
+    return Raw(
+        path=path,
+        source="timm",
+        tensors=found.tensors,
+        model=config["architecture"],
+        batch_norm_epsilon=epsilon,
+        preprocessing=preprocessing,
+        stated=timm.STATED,
+        class_names=_labels(config, stated, stating),
+        carried=embedded_metadata.parse(path, found.carried),
+        notes=(*found.notes, *differences),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}). Fetch it again, or take it away.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise InputError(f"{path} names no 'architecture', as timm's do. Give the weight file by itself.")
+    if not isinstance(config.get("pretrained_cfg", {}), dict):
+        raise InputError(
+            f"{path}: pretrained_cfg is no object, as timm's are. Give the weight file by itself."
+        )
+    return config
+
+
+def _epsilon(config: Mapping[str, Any], path: Path) -> float | None:
+    """Batch-norm's, where the arguments of timm's network say one; they may say nothing else that matters."""
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise InputError(f"{path}: model_args is no object, as timm's are. Correct it, or take it away.")
+    unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
+    if arguments.get("global_pool", "avg") != "avg":
+        unknown.append("global_pool")
+    if unknown:
+        raise InputError(
+            f"{path}: model_args changes the network by {some(unknown)}, which cannot be followed here. Use it "
+            "through timm itself."
+        )
+    epsilon = arguments.get("bn_eps")
+    if epsilon is None:
+        return None
+    if type(epsilon) not in (int, float) or not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(
+            f"{path}: model_args says bn_eps {epsilon!r}, but batch-norm's epsilon is a finite number above 0. "
+            "Correct it, or take it away."
+        )
+    return float(epsilon)
+
+
+def _labels(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Class names in the order of the outputs; () where none are stated."""
+    labels = config.get("label_names") or stated.get("label_names") or stated.get("labels") or ()
+    if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
+        try:
+            labels = [labels[number] for number in sorted(labels, key=int)]
+        except ValueError as error:
+            raise InputError(f"{path}: label_names has a key that is no number ({error}).") from error
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
+        raise InputError(f"{path}: label_names is no list of names. Correct it, or take it away.")
+    return tuple(labels)
+
+
+# Where training programs keep the weights in a checkpoint, best first: averaged ones are those to use.
+_AVERAGED = ("state_dict_ema", "model_ema")
+_NESTS = (*_AVERAGED, "state_dict", "model")
+_CLASS = "efficientnet"  # what timm's trainer calls all of them, where it was not told the network's name
+_DEEPEST = 8  # nests within nests; ours: none has more than two or three, and a hostile one holds itself
+
+_SAVE_TENSORS = (
+    "In the program that it came from, save the tensors alone: torch.save(model.state_dict(), FILE), or "
+    "safetensors.torch.save_file(model.state_dict(), FILE)."
+)
+
+
+def read_pickles(path: Path) -> Tensors:
+    """The tensors of a pickle, of whichever dictionary in it holds the weights to use.
+
+    Raises:
+        InputError: it is damaged, holds other things than tensors, or would have to run code.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped and any("/code/" in name for name in _members(path)):
+        raise InputError(
+            f"{path} is a TorchScript archive, a program with its weights, and no program is run here. "
+            + _SAVE_TENSORS
+        )
+    # By its name, torch.load takes this ending for another kind of file; what has no name it reads as what it is.
+    misnamed = path.suffix == ".safetensors"
+    try:
+        with contextlib.ExitStack() as opened, warnings.catch_warnings():
+            # Of a protocol that the safe reader may not know, of a kind of storage that is no longer in use: where
+            # it matters, an error follows.
+            warnings.simplefilter("ignore", UserWarning)
+            # timm's trainer keeps its options in one: a bag of named values, whose making runs no code of the file.
+            opened.enter_context(torch.serialization.safe_globals([argparse.Namespace]))
+            file_or_path = opened.enter_context(open(path, "rb")) if misnamed else path
+            loaded = torch.load(
+                file_or_path, map_location="cpu", weights_only=True, mmap=zipped and not misnamed
+            )
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
+        what = f" ('{wanted[1] or wanted[2]}')" if wanted else ""
+        raise InputError(
+            f"{path} is a pickle that holds more than plain tensors{what}; to open it could run code from the file, "
+            "so it was not opened. " + _SAVE_TENSORS
+        ) from error
+    except Exception as error:  # a damaged file raises whatever its damage hits
+        raise InputError(
+            f"{path} cannot be read as a PyTorch file ({_first_line(error)}; {path.stat().st_size:,} bytes): it is "
+            "incomplete or damaged. Copy it again from where it came."
+        ) from error
+    return _state_dict(path, loaded)
+
+
+def _state_dict(path: Path, loaded: Any) -> Tensors:
+    model: str | None = None
+    notes: list[str] = []
+    for _ in range(_DEEPEST):
+        if not isinstance(loaded, Mapping):
+            break
+        if isinstance(loaded.get("arch"), str) and loaded["arch"] != _CLASS:
+            model = loaded["arch"]
+        nests = [nest for nest in _NESTS if isinstance(loaded.get(nest), Mapping)]
+        if not nests:
+            break
+        if nests[0] in _AVERAGED:
+            notes.append(
+                f"the averaged weights ('{nests[0]}') are read"
+                + (f", not the last ones ('{nests[-1]}')" if nests[-1] not in _AVERAGED else "")
+            )
+        loaded = loaded[nests[0]]
+    else:
+        raise InputError(
+            f"{path} has {_DEEPEST} dictionaries one in another ('{nests[0]}' in the last), or one that holds itself. "
+            + _SAVE_TENSORS
+        )
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict. " + _SAVE_TENSORS)
+    others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        raise InputError(
+            f"{path} holds other things than tensors ({some(others)}), and none of {', '.join(_NESTS)}. "
+            + _SAVE_TENSORS
+        )
+    tensors = {str(name): value.detach() for name, value in loaded.items()}
+    _refuse_repeating(path, tensors)
+    tensors.pop("n_averaged", None)  # how many steps torch's AveragedModel has averaged
+    beside = getattr(loaded, "_metadata", None)
+    text = beside.get(CARRIED) if isinstance(beside, Mapping) else None
+    return Tensors(tensors, model, text, tuple(notes))
+
+
+def _refuse_repeating(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that show the same bytes again and again: of a small file the first copy would fill all memory.
+
+    And those that hold their values otherwise than weights do, or none.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            held = "a tensor without values" if tensor.is_meta else "a sparse tensor"
+            raise InputError(f"{path}: '{name}' is {held}, of which no weights are made. {_SAVE_TENSORS}")
+        there, shown = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.itemsize
+        if shown > there:
+            raise InputError(
+                f"{path}: '{name}' is {list(tensor.shape)}, {shown:,} bytes, but holds {there:,} of them, again and "
+                "again, as weights never are. In the program that it came from, save what it holds: "
+                "torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, FILE)."
+            )
+
+
+def _members(path: Path) -> list[str]:
+    """Names in a zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception as error:  # a damaged archive raises whatever its damage hits
+        raise InputError(
+            f"{path} is an incomplete or damaged archive ({path.stat().st_size:,} bytes; {_first_line(error)}). "
+            "Copy it again from where it came."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

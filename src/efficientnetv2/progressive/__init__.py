@@ -1,0 +1,1 @@
+"""Progressive learning: schedules of image size and regularization, as data."""

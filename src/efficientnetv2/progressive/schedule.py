@@ -1,0 +1,333 @@
+"""Progressive learning with adaptive regularization: Algorithm 1 of arXiv:2104.00298.
+
+Image size and regularization grow together over a run: small pictures with little regularization
+first, large ones with much of it last. Everything here is a pure function of the step, so a setting
+can be asked for at any step, by any process, without training to get there::
+
+    plan = Progressive(stages=4, image_px=Ramp(128, 300), randaugment=Ramp(5, 15))
+    plan.at(step=0, steps=350_000).image_px       # 128
+    plan.stage(3).randaugment                     # 15.0
+
+The published settings stand in ``presets``.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from efficientnetv2.preprocessing import MOST_PX
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.rng import Key
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Ramp:
+    """A quantity that goes linearly from its value at the first stage to that at the last.
+
+    Args:
+        start: value at the first stage.
+        end: value at the last stage.
+        continuous: grow at every step instead of once per stage.
+    """
+
+    start: float
+    end: float
+    continuous: bool = False
+
+    def at(self, fraction: float) -> float:
+        """The value at a fraction of the way: 0 is the start, 1 the end."""
+        return self.start + (self.end - self.start) * fraction
+
+
+Quantity = Ramp | float
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Setting:
+    """What holds at one step. It travels with the batch, from the sampler to the loss.
+
+    Args:
+        image_px: side of the training picture, in pixels.
+        randaugment: magnitude, 0 to 30 (10 is the full range of most operations); None is off.
+        mixup_alpha: of Beta(alpha, alpha); 0 is off.
+        cutmix_alpha: of Beta(alpha, alpha); 0 is off.
+        cutout: side of the hole over the picture's side, 0 to 1; 0 is off.
+        dropout: probability before the classifier; None is as the network was built, in a recipe 0.
+        drop_path: probability at the last block of stochastic depth; 1 minus the survival; None likewise.
+        label_smoothing: share of the label given to all classes alike.
+        others: further quantities, for a training loop of one's own.
+    """
+
+    image_px: int
+    randaugment: float | None = None
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    cutout: float = 0.0
+    dropout: float | None = None
+    drop_path: float | None = None
+    label_smoothing: float = 0.0
+    others: dict[str, float] = Field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain: dict[str, Any] = TypeAdapter(Setting).dump_python(self, mode="json")
+        return plain
+
+
+# What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
+# (the paper goes to 25).
+IMAGE_PX = (1, MOST_PX)
+RANGES = {
+    "image_px": IMAGE_PX,
+    "randaugment": (0, 30),
+    "mixup_alpha": (0, 100),
+    "cutmix_alpha": (0, 100),
+    "cutout": (0, 1),
+    "dropout": (0, 0.99),
+    "drop_path": (0, 0.99),
+    "label_smoothing": (0, 0.99),
+}
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Progressive:
+    """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for size and regularizers alike.
+
+    A plain number holds over the whole run; a ``Ramp`` grows. With one stage every ramp stands at its end, which is
+    training at a fixed setting; a continuous one grows all the same. In random order the stages come as drawn, and
+    the regularizers go with the size (arXiv:2104.00298, Table 13).
+
+    Args:
+        image_px: side of the training picture, in pixels.
+        stages: how many, M.
+        px_multiple: sizes are rounded to a multiple of this.
+        shares: of the steps, one per stage, above 0; they count in proportion. None is equal shares.
+        order: ``growing`` goes from the first stage to the last, ``random`` draws a stage again and again.
+        turns: with ``random``, how often a stage is drawn over the run (Table 13's every 8 of 350 epochs: 44); None
+            draws at every step.
+        seed: with ``random``, of the draws. None is the run's, in a recipe; 0 elsewhere.
+        randaugment, mixup_alpha, cutmix_alpha, cutout, dropout, drop_path, label_smoothing: see ``Setting``.
+        others: any further quantity by name, for a training loop of one's own, and only it may fall; a recipe has none.
+
+    Raises:
+        pydantic.ValidationError: a value outside its range, a ramp that falls, or no stage.
+
+    Source: arXiv:2104.00298, Algorithm 1.
+    """
+
+    image_px: Quantity
+    stages: int = Field(default=1, ge=1)
+    px_multiple: int = Field(default=1, ge=1)
+    shares: tuple[float, ...] | None = None
+    order: Literal["growing", "random"] = "growing"
+    turns: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    randaugment: Quantity | None = None
+    mixup_alpha: Quantity = 0.0
+    cutmix_alpha: Quantity = 0.0
+    cutout: Quantity = 0.0
+    dropout: Quantity | None = None
+    drop_path: Quantity | None = None
+    label_smoothing: Quantity = 0.0
+    others: dict[str, Quantity] = Field(default_factory=dict)
+
+    @field_validator(*RANGES, mode="before")
+    @classmethod
+    def _no_pair(cls, given: object, info: ValidationInfo) -> object:
+        if isinstance(given, (tuple, list)) and len(given) == 2:
+            start, end = given
+            raise ValueError(
+                f"{info.field_name} is {given}, but what grows over a run is Ramp({start}, {end}), "
+                f"in a recipe's file {{start: {start}, end: {end}}}"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Progressive:
+        if self.shares is not None and not _one_each(self.shares, self.stages):
+            raise ValueError(
+                f"shares is {self.shares}, but names one share above 0 for each of {self.stages} stages"
+            )
+        if self.order == "random" and (self.shares is not None or self.continuous):
+            raise ValueError(
+                "order is random, which knows neither shares nor quantities that grow at every step"
+            )
+        if self.order == "growing" and self.turns is not None:
+            raise ValueError(f"turns is {self.turns}, but only order 'random' draws stages")
+        for name, (low, high) in RANGES.items():
+            quantity = getattr(self, name)
+            for value in _ends(quantity):
+                if not low <= value <= high:
+                    raise ValueError(f"{name} is {value:g}, but lies between {low:g} and {high:g}")
+            if isinstance(quantity, Ramp) and quantity.start > quantity.end:
+                start, end = f"{quantity.start:g}", f"{quantity.end:g}"
+                raise ValueError(
+                    f"{name} goes from {start} down to {end}, but what grows over a run starts at its least: swap "
+                    f"them ({{start: {end}, end: {start}}})"
+                )
+        return self
+
+    def at(self, step: int, *, steps: int) -> Setting:
+        """The setting of one step of a run.
+
+        Args:
+            step: 0 ≤ step < steps.
+            steps: of the whole run, at least one per stage; in random order a stage may come out with none.
+
+        Raises:
+            InputError: the step lies outside the run, or stages that grow are more than the steps.
+        """
+        if self.order == "growing" and steps < self.stages:
+            raise InputError(
+                f"{self.stages} stages do not fit into {count_of(steps, 'step')}: each needs at least one. "
+                "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-images, "
+                "--set progressive.stages=1)."
+            )
+        if not 0 <= step < steps:
+            raise InputError(
+                f"step {step} lies outside a run of {count_of(steps, 'step')} (0 to {steps - 1})"
+            )
+        stage = self._stage_at(step, steps)
+        return self._setting(stage, run_fraction=step / (steps - 1) if steps > 1 else 1.0)
+
+    def stage_end(self, step: int, *, steps: int) -> int:
+        """The step before which the stage of this step ends: the next stage's first, or ``steps``.
+
+        Where the setting changes all the time (ramps that grow at every step, random order), the run is one stage.
+        """
+        if self.changes_always:
+            return steps
+        return self._first_steps(steps)[self._stage_at(step, steps) + 1]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Each stage's share of the steps; they sum to 1."""
+        shares = self.shares or (1.0,) * self.stages
+        return tuple(share / sum(shares) for share in shares)
+
+    def stage(self, index: int) -> Setting:
+        """The setting at the first step of a stage; of ramps that grow at every step, nearly: of a long run.
+
+        Raises:
+            InputError: no such stage.
+        """
+        if not 0 <= index < self.stages:
+            raise InputError(f"stage {index} does not exist: there are {self.stages}, from 0")
+        return self._setting(index, run_fraction=sum(self.weights[:index]))
+
+    @property
+    def last(self) -> Setting:
+        """The setting where every ramp ends: of the last step, or in random order of the last stage, whenever drawn."""
+        return self._setting(self.stages - 1, run_fraction=1.0)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether anything grows at every step, so that no two steps have the same setting."""
+        quantities = [*vars(self).values(), *self.others.values()]
+        return any(isinstance(quantity, Ramp) and quantity.continuous for quantity in quantities)
+
+    @property
+    def changes_always(self) -> bool:
+        """Whether the run has no stages that one could wait for the end of."""
+        return self.continuous or self.order == "random"
+
+    def with_image_px(self, end_px: int) -> Progressive:
+        """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
+
+        The first does not fall below one ``px_multiple``, to which it would be rounded anyway.
+
+        Raises:
+            pydantic.ValidationError: that is outside ``IMAGE_PX``.
+        """
+        start, end = _ends(self.image_px)
+        multiple = self.px_multiple if end_px % self.px_multiple == 0 else 1
+        if start == end:
+            return replace(self, image_px=float(end_px), px_multiple=multiple)
+        ramp = Ramp(
+            max(IMAGE_PX[0], multiple, start * end_px / end),
+            end_px,
+            isinstance(self.image_px, Ramp) and self.image_px.continuous,
+        )
+        return replace(self, image_px=ramp, px_multiple=multiple)
+
+    def in_time(self, step_s: Sequence[float], time_shares: Sequence[float] | None = None) -> Progressive:
+        """The same schedule, its stages so long that each takes its share of the time.
+
+        Args:
+            step_s: seconds of a step of each stage, as measured.
+            time_shares: of the time, one per stage, above 0; they count in proportion. None is equal shares.
+
+        Raises:
+            InputError: not one time, or not one share, above 0 for each stage.
+
+        Source: ours. Algorithm 1 gives every stage as many steps, so that the largest pictures take most of the time.
+        """
+        wanted = (1.0,) * self.stages if time_shares is None else tuple(time_shares)
+        for name, values in (("step_s", tuple(step_s)), ("time_shares", wanted)):
+            if not _one_each(values, self.stages):
+                raise InputError(
+                    f"{name} is {values}, but has one value above 0 for each of {self.stages} stages."
+                )
+        steps = [share / seconds for share, seconds in zip(wanted, step_s, strict=True)]
+        # Four digits: a recipe is read by people, and no measurement is better.
+        return replace(self, shares=tuple(float(f"{one / sum(steps):.4g}") for one in steps))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain: dict[str, Any] = TypeAdapter(Progressive).dump_python(self, mode="json")
+        return plain
+
+    def _first_steps(self, steps: int) -> list[int]:
+        """The first step of each stage, then ``steps``; every stage has at least one."""
+        if self.shares is None:
+            return [-(-stage * steps // self.stages) for stage in range(self.stages)] + [steps]
+        first = [round(share * steps) for share in accumulate(self.weights, initial=0.0)]
+        for stage in range(1, self.stages):
+            first[stage] = min(max(first[stage], first[stage - 1] + 1), steps - (self.stages - stage))
+        return first
+
+    def _stage_at(self, step: int, steps: int) -> int:
+        if self.order == "random":
+            turn = step if self.turns is None else step * self.turns // steps
+            return int(Key.of(self.seed or 0).fold("stage", turn).generator().integers(self.stages))
+        return bisect(self._first_steps(steps), step, hi=self.stages) - 1
+
+    def _setting(self, stage: int, run_fraction: float) -> Setting:
+        stage_fraction = stage / (self.stages - 1) if self.stages > 1 else 1.0
+
+        def now(quantity: Quantity) -> float:
+            if not isinstance(quantity, Ramp):
+                return float(quantity)
+            return quantity.at(run_fraction if quantity.continuous else stage_fraction)
+
+        px = now(self.image_px)
+        return Setting(
+            image_px=max(self.px_multiple, round(px / self.px_multiple) * self.px_multiple),
+            randaugment=None if self.randaugment is None else now(self.randaugment),
+            mixup_alpha=now(self.mixup_alpha),
+            cutmix_alpha=now(self.cutmix_alpha),
+            cutout=now(self.cutout),
+            dropout=None if self.dropout is None else now(self.dropout),
+            drop_path=None if self.drop_path is None else now(self.drop_path),
+            label_smoothing=now(self.label_smoothing),
+            others={name: now(quantity) for name, quantity in self.others.items()},
+        )
+
+
+def _one_each(values: Sequence[float], stages: int) -> bool:
+    """Whether there is a number above 0, and below infinity, for each stage."""
+    return len(values) == stages and all(0 < value < math.inf for value in values)
+
+
+def _ends(quantity: Quantity | None) -> tuple[float, ...]:
+    if quantity is None:
+        return ()
+    return (quantity.start, quantity.end) if isinstance(quantity, Ramp) else (quantity, quantity)

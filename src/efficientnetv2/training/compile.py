@@ -1,0 +1,186 @@
+"""A network compiled by PyTorch for every stage of a run, if that gives the same network."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.ghost_batch import one_pass
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime, batched
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils.device import Precision, autocast
+from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.errors import count_of
+
+# How far each weight's gradient may lie from fp32's: so many times as far as the plain network's in the same precision,
+# and so many roundings of its own length, and this share of all gradients'. Ours, for these reasons:
+# - Both networks round independently. The lengths of two such errors of n numbers have the ratio sqrt(F(n, n)), which
+#   is above 3 once in 3,000 times for n = 12, the shortest bias of V2-B0, and never for the hundreds of most weights.
+# - A gradient of a network of 50 layers goes through some 150 roundings (convolution, norm, activation each), which
+#   add up like a random walk to 12. It counts where plain and exact are the same: in fp32.
+# - The shift of a norm that another one follows has the gradient 0, and so nothing but the rounding of a sum: of
+#   32 x 112 x 112 numbers sqrt(400,000) 2^-24 = 4e-5 of one of them, and of all gradients less.
+# A wrong alarm costs the speed of compiling, a wrong network the run.
+_NOISE, _ROUNDINGS, _NOTHING = 3.0, 12.0, 1e-5
+# One rounding, of a number of 8 and 11 bits. GPUs multiply fp32 in TF32 of 11 bits unless they are told otherwise.
+_ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-11}
+
+
+def network_to_call(
+    network: nn.Module,
+    recipe: Recipe,
+    device: torch.device,
+    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
+    *,
+    world: World = ALONE,
+    say: Callable[[str], None] = lambda line: None,
+) -> nn.Module:
+    """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
+
+    Every stage is compiled here, so that nothing is compiled in the loop. A network that does not compile, or not to
+    the same gradients, is given back as it is, with a warning.
+
+    Args:
+        network: on the device, in training mode; a ``Network`` if it is to be compiled. Its weights and statistics
+            stay as they are.
+        recipe: settled.
+        device: that holds the network.
+        at_a_time: how many groups run in one pass.
+        world: the processes that share a step's groups; compiled is what this one makes of its share.
+        say: gets a line before each compilation and after it: they take minutes.
+    """
+    if recipe.compile is not True:
+        return network
+    assert recipe.precision != "auto", "settle() comes before the loop"
+    assert isinstance(network, Network), "how many channels it reads is known of a Network"
+    # Dropout and stochastic depth draw as they do uncompiled.
+    compiled = torch.compile(network, dynamic=False, options={"fallback_random": True})
+    call = cast(nn.Module, compiled)
+    group = recipe.group_images or recipe.batch_images
+    plan = recipe.progressive
+    settings = [plan.stage(index) for index in range(plan.stages)]
+    settings += [plan.last] if plan.continuous else []  # the largest pictures, with which no stage begins
+    programs = [
+        (setting, groups)
+        for setting in settings
+        for groups in _passes(len(world.groups(recipe.batch_images // group)), at_a_time.at(setting.image_px))
+    ]
+    kept = [tensor.clone() for tensor in _tensors(network)]
+    reason = None
+    try:
+        with _every_program(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for number, (setting, groups) in enumerate(programs, start=1):
+                apply_setting(network, setting)
+                px, began = setting.image_px, time.perf_counter()
+                size = f"{count_of(groups * group, 'picture')} of {px} px"
+                say(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
+                if not _Trial(network, recipe.precision, group, groups, device).agrees(call, px):
+                    reason = f"at {px} px it then gives other gradients"
+                    break
+                say(
+                    f"Compiled in {time.perf_counter() - began:.0f} s; its gradients are those of the plain network."
+                )
+    except Exception as error:  # a compiler raises whatever the machine lacks
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    finally:
+        network.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for tensor, before in zip(_tensors(network), kept, strict=True):
+                tensor.copy_(before)
+    if reason is not None:
+        warnings.warn(f"The network does not compile here ({reason}): going on without.", stacklevel=2)
+        return network
+    return call
+
+
+def _every_program() -> AbstractContextManager[object]:
+    """Within: PyTorch compiles as many programs of a function as it ever lets it have.
+
+    Unasked it stops after 8, those of other networks in this process counted too, and with a line on stderr runs what
+    comes later uncompiled: the last stages, where most of the time goes.
+    """
+    config = torch._dynamo.config
+    raised: AbstractContextManager[object] = config.patch(recompile_limit=config.accumulated_recompile_limit)
+    return raised
+
+
+def _passes(groups: int, at_a_time: int) -> list[int]:
+    """How many groups there are in a pass of a step: as many as run at a time, and the rest in the last one.
+
+    Each is compiled apart, and PyTorch may compile one of them rightly and another wrongly.
+    """
+    whole, rest = divmod(groups, at_a_time)
+    return [at_a_time] * (whole > 0) + [rest] * (rest > 0)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Random pictures through a network whose weights may be changed."""
+
+    network: Network
+    precision: Precision
+    group_images: int
+    groups: int
+    device: torch.device
+
+    def agrees(self, call: Callable[[Tensor], Tensor], image_px: int) -> bool:
+        """Whether the compiled network gives the gradients of the plain one, but for the noise of the precision.
+
+        A compiler may be wrong without an error, and nobody would notice for hours. The weights are moved a
+        little first, for a calm network's gradients are mostly 0.
+        """
+        with torch.no_grad():
+            for weight in self.network.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+        shape = (self.group_images * self.groups, self.network.in_channels, image_px, image_px)
+        pictures = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
+        # As many groups as 16 bits have memory for would not fit in fp32. Those of a pass know nothing of each other,
+        # so that one after another they have the same gradients.
+        exact = self._gradients(self.network, pictures, "fp32", at_a_time=1)
+        plain = self._gradients(self.network, pictures, self.precision, at_a_time=1)
+        compiled = self._gradients(call, pictures, self.precision, at_a_time=self.groups)
+        lengths = _lengths(exact)
+        allowed = _NOISE * _lengths(plain, exact) + _ROUNDINGS * _ROUNDING[self.precision] * lengths
+        allowed += _NOTHING * torch.linalg.vector_norm(lengths)
+        return bool((_lengths(compiled, exact) <= allowed).all())
+
+    def _gradients(
+        self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision, *, at_a_time: int
+    ) -> list[Tensor]:
+        """One for each weight, of a loss that every class takes part in: the mean over all pictures.
+
+        Args:
+            call: the network itself, or what was compiled of it.
+            pictures: (groups * group_images, C, S, S).
+            precision: of the multiplications.
+            at_a_time: groups in a pass.
+        """
+        for seeds in batched(range(self.groups), at_a_time):
+            part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
+            with one_pass(self.network, images=self.group_images, seeds=seeds):
+                with autocast(self.device, precision):
+                    logits = call(part)
+                loss = logits.float().square().mean() * (len(seeds) / self.groups)
+                loss.backward()  # type: ignore[no-untyped-call]
+        grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        self.network.zero_grad(set_to_none=True)
+        return grads
+
+
+def _lengths(tensors: list[Tensor], others: list[Tensor] | None = None) -> Tensor:
+    """(tensors,) the length of each, or of its difference from another."""
+    apart = tensors if others is None else [one - other for one, other in zip(tensors, others, strict=True)]
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in apart])

@@ -1,0 +1,495 @@
+"""What a recipe's words for networks and weights mean, and which are to be had."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from efficientnetv2.architectures.registry import NAMES, architecture
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.models import hub, model_file, pretrained
+from efficientnetv2.models.adapt import classifiers_of, fit, freeze, renew_classifiers
+from efficientnetv2.models.blocks import calm
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.conversion.reading import is_model_file
+from efficientnetv2.models.conversion.tensors import shape_name
+from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.models.ensemble import members_of
+from efficientnetv2.models.factory import create, unknown
+from efficientnetv2.models.wrappers import Foreign, classifiers, is_foreign
+from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
+from efficientnetv2.utils.rng import Key
+
+# Of the preprocessing that comes with weights; size and framing are the recipe's, for training draws its pictures so.
+_USED = ("interpolation", "mean", "std")
+# What Keras, torchvision and Ultralytics call pretrained weights: words for the best, and datasets by our tags. Ours.
+_PRETRAINED = ("default", "pretrained", "true", "yes")
+_DATASETS = {
+    **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "in1k"),
+    **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "in21k"),
+}
+
+# Folder of the weights of the repository that this package runs in.
+BUNDLED = Path(__file__).parents[3] / "examples/weights"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A start for a network that can be had without the user's help.
+
+    Args:
+        word: for ``load_weights``; "none" for fresh weights.
+        note: which and from where, or why none.
+        title: what a person calls it, beside others.
+        lacking: why better ones could not be had; empty where there are none.
+        bundled: whether the weights are those of the repository, which aerial images trained.
+    """
+
+    word: str
+    note: str
+    title: str = "random weights"
+    lacking: str = ""
+    bundled: bool = False
+
+
+def refuse_weights_as_model(model: str | Architecture) -> None:
+    """A recipe's model is a network; what names weights is for its weights.
+
+    Raises:
+        InputError: it names weights, or no network that there is.
+    """
+    if not isinstance(model, str) or model == "auto" or model in NAMES:
+        return
+    if model.endswith(".py"):
+        raise InputError(
+            f"--model {model}: a network of your own code trains in a loop of your own, with the same progressive "
+            "learning: docs/progressive.md, examples/loops."
+        )
+    if (is_foreign(model) and "." in model) or Path(model).exists() or model in pretrained.names():
+        raise InputError(
+            f"--model {model}: that names weights, and the network comes with them. Say --weights {model}."
+        )
+    if not is_foreign(model):
+        raise unknown(model)
+
+
+def default_model(device: torch.device) -> str:
+    """The network for those who name none. Ours: what trains within minutes there."""
+    return "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
+
+
+def stride_of(model: str | Architecture) -> int | None:
+    """How many pixels, each way, a network of ours makes one number of; None of others, which have to be built for it.
+
+    Args:
+        model: as a recipe names it; not "auto".
+    """
+    if isinstance(model, str):
+        return architecture(model).stride if model in NAMES else None
+    return model.stride
+
+
+def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> Found:
+    """The best weights for a network that can be had: by name, from the cache, from the repository.
+
+    Args:
+        model: as a recipe names it.
+        shipped: as for ``starts``.
+    """
+    return starts(model, shipped=shipped)[0]
+
+
+def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[Found, ...]:
+    """Every start for a network that can be had, what promises most first, from scratch last.
+
+    Of published weights only the best are looked at: it is those alone that may have to be fetched.
+
+    Args:
+        model: as a recipe names it.
+        shipped: folder of model files ``NAME.safetensors``; None is ``examples/weights`` of the repository that
+            this package runs in.
+    """
+    if isinstance(model, str) and is_foreign(model):
+        note = f"Weights of {model} have a tag: --weights {model.partition('@')[0]}.TAG."
+        return (Found("none", f"Weights: none, training from scratch. {note}"),)
+    if not isinstance(model, str) or model not in NAMES:
+        return (Found("none", f"Weights: none are published for {title(model)}; training from scratch."),)
+    published, reason = _published(model)
+    there = [] if published is None else [published]
+    file = (BUNDLED if shipped is None else shipped) / f"{model}.safetensors"
+    if file.is_file():
+        others = f"; others: {reason}" if published is None else "."
+        there.append(
+            Found(
+                str(file),
+                f"Weights: {file}, which come with the repository{others}",
+                f"the shipped {file.name}",
+                "" if published is not None else reason,
+                bundled=True,
+            )
+        )
+    return (*there, Found("none", f"Weights: none, training from scratch. {reason}".rstrip()))
+
+
+def _published(model: str) -> tuple[Found | None, str]:
+    """The best published weights that can be had, and what is wrong with better ones."""
+    reason = ""
+    for number, name in enumerate(pretrained.best(model)):
+        where = "the cache" if hub.cached(name) else hub.url(name)
+        if number and where != "the cache":
+            continue  # the network has failed once
+        try:
+            hub.fetch(name)
+        except InputError as error:
+            reason = reason or str(error)
+            continue
+        if reason:
+            note = f"Weights: {name}, from the cache; better ones could not be had: {reason}"
+        else:
+            note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
+        return Found(name, note, name, reason), reason
+    return None, reason
+
+
+def better_weights(model: str | Architecture, word: str) -> str | None:
+    """The name of ImageNet weights that promise more than a run's own; None where there are none.
+
+    Args:
+        model: as a recipe names it.
+        word: for the run's weights. Those of the repository were trained on aerial images, and "none" on nothing.
+
+    Example::
+
+        better_weights("efficientnetv2_b0", "none")  # "efficientnetv2_b0.in1k"
+    """
+    if not isinstance(model, str) or model not in NAMES:
+        return None
+    if word != "none" and Path(word).resolve().parent != BUNDLED:
+        return None
+    return next(iter(pretrained.best(model)), None)
+
+
+def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network, tuple[str, ...]]:
+    """The network that a word for weights means.
+
+    Args:
+        word: a model file or run folder; weights of timm, torchvision, Keras or the authors, recognised from the
+            file; a name such as ``efficientnetv2_s.in1k``; or one of another library with a tag,
+            ``timm:resnet50.a1_in1k``.
+        num_classes: of the classifier that another library puts on weights of its own that come without one, or with
+            several; all others keep theirs. None leaves it out of the first, and as it is in the second.
+
+    Returns:
+        The network, and what there is to say of how it was read.
+
+    Raises:
+        InputError: it is none of these, or can't be read or fetched.
+    """
+    path = Path(word)
+    if _is_here(word):
+        if members := members_of(path):
+            raise InputError(
+                f"--weights {word}: these are {len(members)} networks that answer together, but training begins from "
+                f"one. Give one of them: --weights {members[0].parent}"
+            )
+        if is_model_file(path) or (path / "recipe.yaml").is_file():
+            return model_file.load(path), ()
+        if path.stem in pretrained.names():  # a file of ``models --fetch``, carried here under its name
+            return hub.read(path, path.stem), ()
+        imported = convert.read(path, used=_USED)
+        return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
+    if is_foreign(word) and "." in word:
+        come_with = classifiers(word)
+        if come_with == 0:
+            return create(word, num_classes=num_classes or 0), ()
+        return create(word, num_classes=num_classes if come_with > 1 else None), ()
+    if is_foreign(word):
+        tagged = f"{word.partition('@')[0]}.TAG"
+        raise InputError(
+            f"--weights {word}: that is a network. Its weights have a tag, {tagged}, as its library lists them."
+        )
+    if "." in word and word.partition(".")[0] in NAMES:
+        return hub.load(word), ()
+    raise _no_weights(word)
+
+
+def refuse_unknown_weights(word: str) -> None:
+    """Refuse a word for weights that names none, before anything is read or fetched.
+
+    Args:
+        word: as for ``load_weights``, auto or none.
+
+    Raises:
+        InputError: there is no such file, and no weights of that name.
+    """
+    if word in ("auto", "none") or _is_here(word) or is_foreign(word):
+        return
+    if word.partition(".")[0] not in NAMES or "." not in word:
+        raise _no_weights(word)
+    pretrained.about(word)
+
+
+def _no_weights(word: str) -> InputError:
+    """The error for a word that names no weights."""
+    if word in NAMES:
+        tags = ", ".join(pretrained.best(word)) or "none"
+        return InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
+    if word.casefold() in _PRETRAINED:
+        return InputError(f"--weights {word}: for the best pretrained weights, write --weights auto.")
+    tag = _DATASETS.get(re.sub(r"[-_]|v\d$", "", word.casefold()))
+    if tag is not None:
+        name = next(name for name in pretrained.names() if name.endswith(f".{tag}"))
+        return InputError(
+            f"--weights {word}: name the model too, such as --weights {name}. All names: effnetv2 models --pretrained"
+        )
+    hint = did_you_mean(word, ["auto", "none", *pretrained.names()])
+    return InputError(
+        f"--weights {word}: there is no such file, and no weights of that name{hint} Give a model file, "
+        "weights of timm, torchvision or Keras, a name of effnetv2 models --pretrained, auto or none."
+    )
+
+
+def from_anywhere(word: str) -> str:
+    """The word for weights that means the same from another folder.
+
+    Args:
+        word: as for ``load_weights``, auto or none.
+
+    Returns:
+        The absolute path of what lies here, links as they are, for their names say what they are; any other word as it
+        is.
+    """
+    return os.path.abspath(word) if word not in ("auto", "none") and _is_here(word) else word
+
+
+def _is_here(word: str) -> bool:
+    """Whether there is a file or folder of that name, or a checkpoint of TensorFlow's, which is several files."""
+    return Path(word).exists() or Path(f"{word}.index").exists()
+
+
+def title(model: str | Architecture) -> str:
+    """What a person calls the network that a recipe names."""
+    if isinstance(model, str):
+        return model
+    near = shape_name(replace(model, pooling="mean"))
+    if near is None:
+        return f"a network of its own ({count_of(len(model.stages), 'stage')})"
+    return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
+
+
+def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
+    """Whether weights of one network fit the other; padding and epsilon go with the weights."""
+    return _shape(one) == _shape(other)
+
+
+def _shape(model: str | Architecture) -> Architecture | str:
+    """All but padding, epsilon and pooling; of another library's the name alone, for its weights say the size."""
+    if isinstance(model, str) and is_foreign(model):
+        return model.partition(".")[0].partition("@")[0]
+    table = architecture(model) if isinstance(model, str) else model
+    return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
+
+
+NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a run begins.
+
+    Args:
+        model: as the recipe names it from now on: ``build`` makes a network of the same shape from it.
+        weights: as the recipe names them from now on: "none", or what ``load_weights`` takes.
+        network: fitted to the classes, frozen as the recipe says.
+        notes: what was chosen, a sentence each.
+    """
+
+    model: str | Architecture
+    weights: str
+    network: Network
+    notes: tuple[str, ...]
+
+
+def start(
+    recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device, in_channels: int = RGB
+) -> Start:
+    """The network to train, and where its weights are from.
+
+    Args:
+        recipe: model and weights may be "auto".
+        class_names: of the pictures to train on.
+        device: to train on; which network is the default depends on it.
+        in_channels: of these pictures; weights for others are adapted (``models.adapt``).
+
+    Raises:
+        InputError: weights that can't be had or are of another network, or a recipe that does not fit the network.
+    """
+    refuse_weights_as_model(recipe.model)
+    notes: list[str] = []
+    word = recipe.weights
+    if word == "auto":
+        found = best_weights(default_model(device) if recipe.model == "auto" else recipe.model)
+        word = found.word
+        notes.append(found.note)
+    if word != "none":
+        return _from_weights(recipe, word, class_names, in_channels, notes)
+    if recipe.freeze_stages or recipe.frozen_statistics:
+        recipe = recipe.model_copy(update=NOTHING_FROZEN)
+        notes.append("Nothing is frozen, for there are no weights worth keeping.")
+    model = recipe.model
+    if model == "auto":
+        model = default_model(device)
+        notes.append(f"Network: {model} (with a GPU efficientnetv2_s, without one efficientnetv2_b0).")
+    network = build(recipe, model, num_classes=len(class_names), in_channels=in_channels)
+    return Start(model, "none", network, tuple(notes))
+
+
+def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB) -> Network:
+    """A network with fresh weights, as the recipe wants it. The same recipe gives the same weights.
+
+    Args:
+        recipe: its seed, initialisation, pooling and freezing are used.
+        model: a name or an architecture.
+        num_classes: of its classifier.
+        in_channels: of the pictures.
+
+    Raises:
+        InputError: no such network, or one that the recipe does not fit.
+    """
+    _seed(recipe)
+    made = create(model, num_classes=num_classes, in_channels=in_channels)
+    network = fit(made, pooling=recipe.pooling)
+    if recipe.initialisation == "calm":
+        if isinstance(network, EfficientNet):
+            calm(network)
+        else:
+            _zero_classifiers(network)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    _recompute(network, recipe.recompute_stages)
+    return network
+
+
+def _from_weights(
+    recipe: Recipe, word: str, class_names: tuple[str, ...], in_channels: int, notes: list[str]
+) -> Start:
+    _seed(recipe)  # where another library draws the classifier
+    network, said = load_weights(word, num_classes=len(class_names))
+    network.calibration = None  # of the answers that it gave before
+    notes += [f"--weights {word}: {note}." for note in said]
+    model = _name(network)
+    if recipe.model == "auto":
+        notes.append(f"Network: {title(model)}, which the weights are of.")
+    elif not same_shape(recipe.model, model):
+        raise InputError(
+            f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Say --model auto to train "
+            "the network that the weights are of, or take weights of the other."
+        )
+    if network.in_channels != in_channels:
+        notes.append(_adapted(network, word, in_channels))
+    _seed(recipe)
+    same_classes = network.class_names == class_names
+    if not same_classes and isinstance(network, Foreign) and len(classifiers_of(network)) > 1:
+        renew_classifiers(network, len(class_names))
+    elif not same_classes:
+        fit(network, num_classes=0)
+    fit(network, pooling=recipe.pooling)
+    if network.num_classes != len(class_names):
+        fit(network, num_classes=len(class_names))
+    fresh_head = not (same_classes and network.class_names)
+    if fresh_head and recipe.initialisation == "calm":
+        _zero_classifiers(network)
+    head = _head(recipe, network, len(class_names)) if fresh_head else "its classifier too"
+    notes.append(f"Weights: from {word}, {head}.")
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    _recompute(network, recipe.recompute_stages)
+    if network.frozen:
+        notes.append(_frozen(recipe, network))
+    return Start(model, word, network, tuple(notes))
+
+
+def _head(recipe: Recipe, network: Network, classes: int) -> str:
+    """How a classifier begins that the weights have not brought, in words: one alone gets the values of the probe."""
+    if recipe.classifier == "probe" and len(classifiers_of(network)) == 1:
+        return f"with a classifier for {count_of(classes, 'class')} that begins as the linear probe"
+    return f"a fresh classifier for {count_of(classes, 'class')}"
+
+
+def _adapted(network: Network, word: str, in_channels: int) -> str:
+    """Let a network for pictures of other channels read those of the run; says how."""
+    had = network.in_channels
+    ours = "RGB" if in_channels == RGB else count_of(in_channels, "channel")
+    try:
+        fit(network, in_channels=in_channels)
+    except InputError as error:
+        raise InputError(
+            f"--weights {word}: its network takes pictures of {count_of(had, 'channel')}, and pictures are read as "
+            f"{ours}; {error}. Take weights for {ours}."
+        ) from error
+    read = f"Its first convolution read {count_of(had, 'channel')}"
+    if in_channels == 1:
+        return f"{read}, and pictures have one: it gets the sum of their weights."
+    each = "red, green and blue get" if in_channels == RGB else f"the {in_channels} get"
+    if had == 1:
+        return f"{read}; {each} its weights, scaled by 1/{in_channels}."
+    return (
+        f"{read}, and pictures are read as {ours}: {each} the weights of the first {min(had, in_channels)} in turn, "
+        f"scaled by {had}/{in_channels}."
+    )
+
+
+def _frozen(recipe: Recipe, network: Network) -> str:
+    """What keeps the weights given, in a sentence."""
+    if recipe.freeze_stages == 0:
+        return (
+            "Batch-norm keeps the statistics of the weights (--set frozen_statistics=false lets them adapt)."
+        )
+    kept = {
+        1: "the stem and the first stage",
+        "all": "everything but the classifier",
+    }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
+    # With "all" they are among what is kept.
+    also = recipe.frozen_statistics and recipe.freeze_stages != "all"
+    statistics = "the statistics of all batch-norms" if also else ""
+    every = sum(weight.numel() for weight in network.parameters())
+    train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    return f"Frozen: {' and '.join(filter(None, (kept, statistics)))}; {train:,} of {every:,} weights train."
+
+
+def _seed(recipe: Recipe) -> None:
+    torch.manual_seed(Key.of(recipe.seed).fold("initialisation").torch_seed())
+
+
+def _zero_classifiers(network: Network) -> None:
+    for classifier in classifiers_of(network):
+        assert isinstance(classifier, nn.Linear)
+        nn.init.zeros_(classifier.weight)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
+
+
+def _name(network: Network) -> str | Architecture:
+    """As a recipe names the network of given weights; its pooling is another field of the recipe."""
+    if isinstance(network, EfficientNet):
+        table = replace(network.architecture, pooling="mean")
+        return next((name for name in NAMES if architecture(name) == table), table)
+    assert isinstance(network, Foreign), "there are two kinds of networks"
+    if network.source is None:
+        raise InputError("The weights are of a module that only its own code can make: begin a Job with it.")
+    return network.source
+
+
+def _recompute(network: Network, stages: int) -> None:
+    if isinstance(network, EfficientNet):
+        network.recompute_stages(stages)
+    elif stages:
+        raise InputError(
+            f"recompute_stages is {stages}, but only of this project's networks it is known what a stage is. Leave it "
+            "out, or make the groups smaller (--set group_images=...)."
+        )

@@ -1,0 +1,275 @@
+"""In which precision a run computes, and whether it compiles: chosen once, before the first step, by measuring.
+
+What is chosen goes into the recipe, so a resumed run computes as it began.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.ghost_batch import one_pass
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.training.compile import network_to_call
+from efficientnetv2.training.losses import cross_entropy
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
+from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.memory import is_out_of_memory, release
+from efficientnetv2.utils.timer import waiting
+
+# A run of fewer steps is not compiled, and on a GPU takes 16 bits unmeasured: measuring would cost more than a wrong
+# choice. Ours.
+_FEWEST_STEPS = 150
+# How much faster 16 bits have to be than 32, so that noise does not decide. Ours.
+_WORTH = 1.1
+# Steps timed of each candidate, in turn, after one that warms up; the median counts. Ours.
+_TIMED_STEPS = 3
+# Pictures of a measured step on a CPU, where the time is in proportion to them; a GPU gets its whole group. Ours.
+_CPU_IMAGES = 8
+# Images of a rough measurement on a GPU, and the fewest where memory runs out: batch-norm may not take one. Ours.
+_GPU_IMAGES, _LEAST_IMAGES = 32, 2
+# On a CPU a run of fewer pictures takes 16 bits unmeasured: 20 times those of measuring two precisions. Processors that
+# have bf16 may be slower in it than in fp32 (benchmarks/results/step_tried.md), so knowing is worth a twentieth. Ours.
+_FEWEST_IMAGES = 20 * 2 * (1 + _TIMED_STEPS) * _CPU_IMAGES
+# Compiling is tried in runs that will take at least so long: it takes one to two minutes itself. Ours.
+_COMPILE_FROM_S = 3600.0
+# With less time before the first step, compiling is not tried. Ours: 471 s were seen on two slow cores.
+_COMPILE_LEAST_S = 600.0
+# Share of the run's time that compiling has to save beyond its own cost. Ours.
+_COMPILE_SAVES = 0.05
+# Each stage is compiled anew, for one to two minutes, and once more if its last pass has fewer groups: with more stages
+# it is not tried. Ours.
+_MOST_STAGES = 8
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a run computes.
+
+    Args:
+        precision: of the network's multiplications.
+        compile: whether ``torch.compile`` is used.
+        note: what was chosen and why, in one line; empty where the recipe left nothing open.
+    """
+
+    precision: Precision
+    compile: bool
+    note: str
+
+
+def choose(
+    recipe: Recipe,
+    network: Network,
+    *,
+    steps: int,
+    device: torch.device,
+    minutes: float | None = None,
+    at_once: int = 1,
+    compile_within_s: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Speed:
+    """Decide the recipe's open ``precision`` and ``compile``.
+
+    The 16-bit format of the hardware is taken if it measures faster than fp32 by a tenth; a run of less than 150 steps
+    (on a CPU of less than 1,280 pictures) takes it unmeasured where there is one. One of less than 150 steps does not
+    compile. How many steps fit into given minutes is not known yet: then both are measured.
+
+    Args:
+        recipe: with ``group_images`` settled.
+        network: to train, on the CPU; unchanged, a copy is measured.
+        steps: of the run, where no minutes are given.
+        device: to train on.
+        minutes: that the run is to take; None is what its steps take.
+        at_once: processes that share the steps, each as fast as this one alone.
+        compile_within_s: Seconds that compiling may take before the first step. With 0, compiling is not tried. None
+            sets no bound; with a bound, a single step of each precision is timed.
+        say: gets lines on what takes minutes: compiling.
+    """
+    timed = _TIMED_STEPS if compile_within_s is None else 1
+    bench = _Bench(recipe, network, device, None if minutes is not None else steps, timed)
+    notes: list[str] = []
+    precision, compiles = recipe.precision, recipe.compile
+    if precision == "auto":
+        precision, note = _precision(bench)
+        notes.append(note)
+    if compiles == "auto":
+        compiles, note = _compile(bench, precision, minutes, at_once, compile_within_s, say)
+        notes.append(note)
+    return Speed(precision, compiles, " ".join(notes))
+
+
+def image_s(recipe: Recipe, network: Network, device: torch.device) -> float:
+    """Seconds of forward and backward for one image of the last training size; a rough measurement.
+
+    A GPU that the recipe lets choose computes in the 16 bits that it multiplies in. Fewer images are measured together
+    where memory runs out.
+
+    Args:
+        recipe: Recipe with its sizes.
+        network: Network to train, on the CPU. A copy is measured.
+        device: Device to train on.
+    """
+    precision: Precision = "fp32" if recipe.precision == "auto" else recipe.precision
+    if recipe.precision == "auto" and device.type == "cuda":
+        precision = lower_precision(device) or precision
+    images = min(recipe.batch_images, _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES)
+    while True:
+        try:
+            return _image_s(recipe.model_copy(update={"group_images": images}), network, device, precision)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or images <= _LEAST_IMAGES:
+                raise
+        release(device)
+        images = max(_LEAST_IMAGES, images // 2)
+
+
+def _image_s(recipe: Recipe, network: Network, device: torch.device, precision: Precision) -> float:
+    side = _Bench(recipe, network, device, None).side(precision)
+    return min(side.step() for _ in range(2)) / len(side.images)
+
+
+def _precision(bench: _Bench) -> tuple[Precision, str]:
+    lower = lower_precision(bench.device)
+    if lower is None:
+        return "fp32", f"Precision: fp32, for no other is known to be faster on this {bench.device.type}."
+    if bench.too_short_to_measure:
+        return (
+            lower,
+            f"Precision: {lower}, which the hardware has (too short a run to measure whether it pays).",
+        )
+    whole_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])
+    chosen: Precision = lower if whole_s / lower_s >= _WORTH else "fp32"
+    return chosen, f"Precision: {chosen}, for {lower} measured {whole_s / lower_s:.2f} times as fast as fp32."
+
+
+def _compile(
+    bench: _Bench,
+    precision: Precision,
+    minutes: float | None,
+    at_once: int,
+    within_s: float | None,
+    say: Callable[[str], None],
+) -> tuple[bool, str]:
+    plan = bench.recipe.progressive
+    if plan.changes_always or plan.stages > _MOST_STAGES:
+        return False, "Not compiled, for the setting changes too often."
+    if bench.short:
+        return False, "Not compiled, for the run is too short."
+    plain = bench.side(precision)
+    run_s = bench.run_seconds(plain, at_once) if minutes is None else 60 * minutes
+    if run_s < _COMPILE_FROM_S:
+        return (
+            False,
+            f"Not compiled, for the run takes about {count_of(round(run_s / 60), 'minute')}, too few to pay for it.",
+        )
+    if within_s is not None and within_s < _COMPILE_LEAST_S:
+        return False, (
+            "Not compiled (trying it may take minutes). `train` tries it where its time allows, and keeps it if the "
+            "run gets faster."
+        )
+    say("Trying whether compiling pays, with a few steps of the last stage.")
+    began = time.perf_counter()
+    compiled = bench.side(precision, compiles=True, say=say)
+    compile_s = (time.perf_counter() - began) * plan.stages
+    plain_s, compiled_s = bench.step_seconds([plain, compiled])
+    saved_s = run_s * (1 - compiled_s / plain_s) - compile_s
+    chosen = saved_s > _COMPILE_SAVES * run_s and (within_s is None or compile_s < within_s)
+    return chosen, (
+        f"{'Compiled' if chosen else 'Not compiled'}, for that measured {plain_s / compiled_s:.2f} times as fast and "
+        f"takes {compile_s:.0f} s to begin."
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where candidates are measured: at the last stage's setting, where most of the time goes."""
+
+    recipe: Recipe
+    network: Network
+    device: torch.device
+    steps: int | None
+    timed_steps: int = _TIMED_STEPS
+
+    @property
+    def short(self) -> bool:
+        """Whether compiling is known to cost more than it saves."""
+        return self.steps is not None and self.steps < _FEWEST_STEPS
+
+    @property
+    def too_short_to_measure(self) -> bool:
+        """Whether comparing precisions is known to cost more than a wrong choice."""
+        if self.device.type == "cpu":
+            return self.steps is not None and self.steps * self.recipe.batch_images < _FEWEST_IMAGES
+        return self.short
+
+    def run_seconds(self, plain: _Side, at_once: int) -> float:
+        """Of the whole run, called in one way by so many processes at once; a step takes time like its pixels."""
+        assert self.steps is not None, "else it takes the minutes that it is given"
+        plan = self.recipe.progressive
+        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        (last_s,) = self.step_seconds([plain])
+        images = self.steps * self.recipe.batch_images
+        return last_s * pixels / plan.last.image_px**2 * images / len(plain.images) / at_once
+
+    def side(
+        self, precision: Precision, *, compiles: bool = False, say: Callable[[str], None] = lambda line: None
+    ) -> _Side:
+        """A copy of the network, called in one way."""
+        network = copy.deepcopy(self.network)
+        place(network, self.device)
+        setting = self.recipe.progressive.last
+        apply_setting(network, setting)
+        group = self.recipe.group_images or self.recipe.batch_images
+        count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
+        changes = {
+            "precision": precision,
+            "compile": compiles,
+            "group_images": count,
+            "progressive": replace(self.recipe.progressive, stages=1, shares=None),
+        }
+        call = network_to_call(network.train(), self.recipe.model_copy(update=changes), self.device, say=say)
+        px, classes = setting.image_px, network.num_classes
+        generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
+        images = torch.rand(count, network.in_channels, px, px, generator=generator)
+        images = images.to(self.device, memory_format=torch.channels_last)
+        labels = torch.full((count, classes), 1 / classes, device=self.device)
+        return _Side(network, call, precision, images, labels)
+
+    def step_seconds(self, sides: Sequence[_Side]) -> list[float]:
+        """Of each side the median step, the sides in turn."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            rounds = [[side.step() for side in sides] for _ in range(1 + self.timed_steps)]
+        return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A network called in one way, and what it is given."""
+
+    network: Network
+    call: nn.Module
+    precision: Precision
+    images: Tensor
+    labels: Tensor
+
+    def step(self) -> float:
+        """Seconds of forward and backward."""
+        began = time.perf_counter()
+        with one_pass(
+            self.network, images=len(self.images), seeds=[0]
+        ):  # as it was tried, or it compiles anew
+            with autocast(self.images.device, self.precision):
+                logits = self.call(self.images)
+            loss = cross_entropy(logits, self.labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.network.zero_grad(set_to_none=True)
+        waiting(self.images.device)()
+        return time.perf_counter() - began

@@ -1,0 +1,189 @@
+"""What a run is given: a settled recipe, two parts of a manifest, a folder, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.readers import Reader
+from efficientnetv2.inference.predict import Predictions, shared_answers
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.train_state import Length, State
+from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.rng import Key
+
+# Share of the images of an evaluation that may be unreadable: beyond it storage is down. Ours.
+_MOST_UNREADABLE = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, on what, where.
+
+    Args:
+        recipe: settled.
+        network: to begin with, or to go on with: then its weights are the checkpoint's. Any ``Network``, so a wrapped
+            module of one's own too.
+        train: the training pictures.
+        val: the pictures that figures are of: the validation pictures, or test where the recipe answers that.
+        preprocessing: of evaluation, and of the model file.
+        folder: the run's.
+        device: to train on.
+        workers: processes that read pictures.
+        at_a_time: how many groups run in one pass.
+        strict: stop at the first picture that can't be read, in training and in evaluation.
+        world: the processes that run it together, each with a job of its own that differs in folder and device.
+        reader: of the training pictures; None reads the originals.
+        minival: the pictures that choose the weights to keep, as the recipe wants it; None keeps the last ones.
+    """
+
+    recipe: Recipe
+    network: Network
+    train: Manifest
+    val: Manifest
+    preprocessing: Preprocessing
+    folder: RunFolder
+    device: torch.device
+    workers: int
+    at_a_time: GroupsAtATime = ONE_AT_A_TIME
+    strict: bool = False
+    world: World = ALONE
+    reader: Reader | None = None
+    minival: Manifest | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """What the network is to answer; ``training.trainer`` tells it so."""
+        return self.recipe.answer(self.train.separator)
+
+    @property
+    def length(self) -> Length:
+        """Steps, and steps per epoch."""
+        return Length.of(self.recipe, len(self.train))
+
+    @property
+    def answered(self) -> str:
+        """What the pictures of ``val`` are called: their split, where it is test; else val."""
+        return "test" if (self.val.split == "test").all() else "val"
+
+    @property
+    def minival_images(self) -> int:
+        """How many pictures choose the weights to keep; 0 keeps the last ones."""
+        return 0 if self.minival is None else len(self.minival)
+
+    @property
+    def start(self) -> str:
+        """What the network is before training, in words, where it can classify already; '' where it can't."""
+        if self.recipe.weights == "none":
+            return ""
+        if self.network.class_names:
+            return "the given model"
+        return "the linear probe of the given weights" if self.recipe.classifier == "probe" else ""
+
+    @property
+    def key(self) -> Key:
+        """Of everything random in the run."""
+        return Key.of(self.recipe.seed)
+
+    def predict(
+        self,
+        state: State,
+        part: Manifest,
+        *,
+        once: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Predictions:
+        """Answers of the network that would be kept now; pictures that can't be read are counted, named and skipped.
+
+        Every process answers its share; the first gets all answers, the others an empty part of them.
+
+        Args:
+            state: of the run.
+            part: pictures to answer.
+            once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
+            progress: called after every batch, see ``shared_answers``.
+
+        Raises:
+            InputError: all of them, or more than half, can't be read any more (``strict``: any); on the first process.
+        """
+        predictions = self.look(state, part, once=once, progress=progress)
+        self._refuse_outage(part, predictions.unreadable)
+        new = [
+            f"{part.paths[row]}: {reason}"
+            for row, reason in predictions.unreadable
+            if self.folder.skip(part.paths[row], reason)
+        ]
+        if new:
+            self.folder.log(
+                f"Skipped {len(new):,} of {count_of(len(part), 'image')} to be evaluated. The first is {new[0]}."
+            )
+        return predictions
+
+    def look(
+        self,
+        state: State,
+        part: Manifest,
+        *,
+        once: bool,
+        progress: Callable[[int], object] | None = None,
+    ) -> Predictions:
+        """The same answers, whatever can't be read."""
+        return shared_answers(
+            kept(state),
+            part,
+            preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
+            device=self.device,
+            workers=self.workers,
+            world=self.world,
+            progress=progress,
+        )
+
+    def _refuse_outage(self, part: Manifest, unreadable: Sequence[tuple[int, str]]) -> None:
+        """Refuse what can't be read, if it is too much; what could not be when the run began has been left out then."""
+        if not unreadable:
+            return
+        first = f"{part.paths[unreadable[0][0]]}: {unreadable[0][1]}"
+        if self.strict:
+            raise InputError(
+                f"{first}. Bring it back, then go on with --resume; without --strict it is passed over."
+            )
+        # One is no outage, however few are asked for: damage within a shard shows when it is read, not before.
+        if len(unreadable) > min(len(part) - 1, max(1, _MOST_UNREADABLE * len(part))):
+            raise InputError(
+                f"{len(unreadable):,} of the {count_of(len(part), 'image')} to be evaluated can't be read any more, "
+                f"more than the {_MOST_UNREADABLE:.0%} that are skipped. The first is {first}. "
+                "Bring them back, then go on with --resume."
+            )
+
+
+def preprocessing_of(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:
+    """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
+
+    Args:
+        recipe: settled.
+        network: of the run.
+        bands: the rule by which rasters are read, and those of other than three bands normalised too; None of pictures.
+    """
+    assert recipe.eval_px is not None, "settle() comes first"
+    return replace(
+        network.preprocessing.seeing(bands),
+        image_px=recipe.eval_px,
+        framing=recipe.framing,
+        crop_fraction=recipe.crop_fraction,
+        views=recipe.eval_views,
+    )
+
+
+def kept(state: State) -> Network:
+    """The network that is evaluated and goes into the model file."""
+    assert isinstance(state.best, Network)
+    return state.best

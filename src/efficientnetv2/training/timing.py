@@ -1,0 +1,435 @@
+"""How long the pieces of a run take on this machine: a few steps of every picture size, answers, a checkpoint.
+
+All is measured as the run will do it, by its own loop on its own pictures: precision and compiling as settled, as many
+groups at a time, reading included. What a whole run comes to is worked out in ``training.estimate``.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
+from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.models import model_file
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.training import checkpoint as resume
+from efficientnetv2.training.image_sizes import settings_by_size
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.train_state import Length, State, begin
+from efficientnetv2.utils.device import place
+from efficientnetv2.utils.memory import Peak
+from efficientnetv2.utils.timer import waiting
+
+
+@dataclass(frozen=True)
+class StepRate:
+    """Steps of one picture size.
+
+    Args:
+        image_px: side of the pictures.
+        begin_s: that the first step takes longer than those that follow.
+        each_s: of a step of the whole batch.
+        memory_bytes: the most in use meanwhile, all that the process takes included.
+    """
+
+    image_px: int
+    begin_s: float
+    each_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Answers to pictures, or files written.
+
+    Args:
+        begin_s: before the first of them, or that the first takes longer.
+        each_s: for each.
+    """
+
+    begin_s: float
+    each_s: float
+
+    def seconds(self, number: int) -> float:
+        """For so many."""
+        return self.begin_s + self.each_s * number if number else 0.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the pieces of a run take.
+
+    Args:
+        compile_s: to compile the network for every stage; about 0 where the recipe does not.
+        steps: one for each size, growing.
+        curve: answers for a point of the validation curve.
+        answers: final ones, with all views.
+        checkpoints: written, one after the other.
+        checkpoint_bytes: of one.
+        model_s: to write the model file.
+        model_bytes: of it.
+    """
+
+    compile_s: float
+    steps: tuple[StepRate, ...]
+    curve: Rate
+    answers: Rate
+    checkpoints: Rate
+    checkpoint_bytes: int
+    model_s: float
+    model_bytes: int
+
+    def step_s(self, image_px: float) -> float:
+        """Of a step at any size; between those that were measured, in proportion to the pixels."""
+        pixels = [rate.image_px**2 for rate in self.steps]
+        return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
+
+    def of_sizes(self, sizes: Sequence[int]) -> Rates:
+        """The same with a rate for each of some sizes; below the smallest measured size in proportion to the pixels.
+
+        Args:
+            sizes: Image sizes in pixels.
+        """
+        least = self.steps[0]
+
+        def rate(px: int) -> StepRate:
+            known = next((one for one in self.steps if one.image_px >= px), self.steps[-1])
+            if px >= least.image_px:
+                return replace(known, image_px=px, each_s=self.step_s(px))
+            return replace(least, image_px=px, each_s=least.each_s * (px / least.image_px) ** 2)
+
+        return replace(self, steps=tuple(rate(px) for px in sorted(set(sizes))))
+
+    def shared(self, processes: int, groups: int) -> Rates:
+        """The same for processes that share steps and answers.
+
+        What begins them, compiling included, each does for itself at the same time; files are written by one alone.
+
+        Args:
+            processes: at least 1, each as fast as the one that was measured.
+            groups: of a step, which are dealt whole: the process that has most of them ends it.
+        """
+        most = math.ceil(groups / processes)
+
+        def answered(rate: Rate) -> Rate:
+            return replace(rate, each_s=rate.each_s / processes)
+
+        steps = tuple(replace(rate, each_s=rate.each_s * most / groups) for rate in self.steps)
+        return replace(self, steps=steps, curve=answered(self.curve), answers=answered(self.answers))
+
+
+# All ours. Steps of each size that are not counted at least: the first, and those in which memory is watched.
+_WARM_UP = 2
+# Of each size so many steps are timed at least, and so many seconds of them; or fewer steps that take so long.
+_TIMED_STEPS, _TIMED_S, _LONG_S = 3, 2.0, 10.0
+# A batch of more pictures is measured in part, whole passes of it.
+_MOST_IMAGES = 256
+# So with little time.
+_HURRIED_IMAGES = 32
+# Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
+_FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
+# Seconds of compiling, and steps of every size: see ``_Timed``.
+_Lost = Callable[[float, tuple[StepRate, ...]], bool]
+# Of the measured run: so long that its learning rate, where it warms up, stays near 0. Only a copy is trained.
+_STEPS = 1_000_000
+
+
+def measure(
+    job: Job,
+    scratch: Path,
+    *,
+    run_steps: int | None = None,
+    in_vain: Callable[[Rates], bool] = lambda rates: False,
+    within_s: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Rates:
+    """Do a little of everything that the run will do.
+
+    Answers come first and small pictures before large ones, so that what is in vain shows early.
+
+    Args:
+        job: to be run, by one process; its network stays as it is, a copy is trained.
+        scratch: a folder on the disk that the run will write to; checkpoints and a model file are left there.
+        run_steps: of the whole run: of each size no more are timed than are its share, or measuring a short run would
+            take longer than the run. None where the rates decide how long it is.
+        in_vain: told after every size, of rates that are those of the run or better, whether a run of such rates is out
+            of the question. Then the sizes left are not measured, but taken to grow as their pixels do.
+        within_s: Seconds that the steps may take, about. Fewer steps are timed then, and sizes that no time is left for
+            are taken to grow as their pixels do. None measures all sizes thoroughly.
+        say: gets a line before each thing that takes a while.
+
+    Raises:
+        InputError: what the run would raise: pictures that can't be read, memory or disk too short.
+    """
+    state = begin(place(copy.deepcopy(job.network), job.device), job.recipe)
+    say("Measuring answers.")
+    curve = _answers(job, state, once=True)
+    answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
+
+    def lost(compile_s: float, steps: tuple[StepRate, ...]) -> bool:
+        return in_vain(Rates(compile_s, steps, curve, answers, Rate(0.0, 0.0), 0, 0.0, 0))
+
+    compile_s, steps = _steps(job, state, run_steps, lost, within_s, say)
+    say("Measuring checkpoints.")
+    checkpoints, checkpoint = _checkpoints(state, scratch)
+    began = time.perf_counter()
+    model = scratch / "model.safetensors"
+    model_file.save(
+        model,
+        job.network,  # not that of these steps: of a rate that is far too high the run itself tells, by its loss
+        preprocessing=job.preprocessing,
+        class_names=job.train.class_names,
+        recipe=job.recipe.to_json(),
+    )
+    return Rates(
+        compile_s=compile_s,
+        steps=steps,
+        curve=curve,
+        answers=answers,
+        checkpoints=checkpoints,
+        checkpoint_bytes=checkpoint.stat().st_size,
+        model_s=time.perf_counter() - began,
+        model_bytes=model.stat().st_size,
+    )
+
+
+def _steps(
+    job: Job,
+    state: State,
+    run_steps: int | None,
+    lost: _Lost,
+    within_s: float | None,
+    say: Callable[[str], None],
+) -> tuple[float, tuple[StepRate, ...]]:
+    """Seconds of compiling, and the steps of each size."""
+    group = job.recipe.group_images
+    assert group is not None, "settle() comes first"
+    most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
+    groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, most // group))
+    recipe = job.recipe.model_copy(update={"batch_images": groups * group})
+    timed = _Timed(job, recipe, run_steps, lost, within_s, say)
+    loop = train(
+        state,
+        timed.batches(),
+        recipe=timed.recipe,
+        preprocessing=job.preprocessing,
+        length=Length(_STEPS, _STEPS),
+        num_classes=len(job.train.class_names),
+        key=job.key,
+        device=job.device,
+        at_a_time=job.at_a_time,
+        answer=job.answer,
+        say=say,
+    )
+    for _ in loop:
+        timed.after_step()
+    return timed.compile_s, tuple(timed.rates)
+
+
+class _Timed:
+    """Gives a loop steps of one size after the other, as many of each as it takes to know how long they are.
+
+    Args:
+        job: to be run.
+        recipe: its own, perhaps with a part of the batch.
+        run_steps: see ``measure``.
+        lost: whether sizes like these, after so many seconds of compiling, make the rest of no use.
+        within_s: see ``measure``.
+        say: gets a line before each size.
+
+    Attributes:
+        compile_s: until the loop asked for the first pictures.
+        rates: of the sizes done.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        recipe: Recipe,
+        run_steps: int | None,
+        lost: _Lost,
+        within_s: float | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.job, self.recipe, self._lost, self._within_s, self._say = job, recipe, lost, within_s, say
+        self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
+        self._most = math.inf if run_steps is None else run_steps / len(self._settings)
+        self.compile_s = 0.0
+        self.rates: list[StepRate] = []
+        self._begun = time.perf_counter()
+        self._marks: list[float] = []
+        self._watching, self._peak = ExitStack(), Peak(job.device)
+
+    def batches(self) -> Iterator[Batch]:
+        """The groups of steps of every size, small ones first; asked for by the loop."""
+        job, recipe = self.job, self.recipe
+        threads = reading_threads(job.workers)
+        seen = replace(job.preprocessing, framing=recipe.train_framing)
+        pictures = TrainingPictures(
+            job.train, seen, recipe.crop_area_min, job.key, threads=threads, reader=job.reader
+        )
+        drawn = iter(self._sampler())
+        self.compile_s = time.perf_counter() - self._begun
+        for number, setting in enumerate(self._settings, start=1):
+            self._say(
+                f"Measuring steps of {setting.image_px} px ({number} of {len(self._settings)}{self._left()})."
+            )
+            with ExitStack() as self._watching:
+                self._peak, self._marks = Peak(job.device), [time.perf_counter()]
+                yield from training_batches(
+                    pictures,
+                    self._requests(drawn, setting),
+                    workers=job.workers,
+                    pin_memory=job.device.type == "cuda",
+                )
+            self.rates.append(self._rate(setting, self._peak.bytes))
+            no_time_left = self._within_s is not None and self._next_ends_s() > self._within_s
+            if no_time_left or self._lost(
+                self.compile_s, self._all(growth=0)
+            ):  # larger ones take no less time
+                self.rates = list(self._all(growth=1))
+                return
+
+    def after_step(self) -> None:
+        """Told of every step done. The device is waited for only where timing begins and ends: the run does not wait.
+
+        What workers had read ahead by then is trained on, but not counted.
+        """
+        if self._enough:
+            return
+        self._marks.append(time.perf_counter())
+        if len(self._marks) <= 1 + self._warm_up or self._enough:
+            waiting(self.job.device)()
+            self._marks[-1] = time.perf_counter()
+        # Looking at the memory takes time itself: only between the first step and those that are timed.
+        if len(self._marks) == 2:
+            self._watching.enter_context(self._peak)
+        elif len(self._marks) == 1 + self._warm_up:
+            self._watching.close()
+
+    def _all(self, *, growth: float) -> tuple[StepRate, ...]:
+        """The sizes done, and those left as the last of these with its time grown by this power of the pixels."""
+        last = self.rates[-1]
+        left = (
+            replace(
+                last,
+                image_px=setting.image_px,
+                begin_s=0.0,
+                each_s=last.each_s * (setting.image_px / last.image_px) ** (2 * growth),
+            )
+            for setting in self._settings[len(self.rates) :]
+        )
+        return (*self.rates, *left)
+
+    def _next_ends_s(self) -> float:
+        """Seconds of measuring until the next size is done, as the last size promises."""
+        last, now = self.rates[-1], time.perf_counter()
+        sizes = [setting.image_px for setting in self._settings[: len(self.rates) + 1]]
+        return now - self._begun + (now - self._marks[0]) * (sizes[-1] / last.image_px) ** 2
+
+    def _left(self) -> str:
+        """How long all sizes that are left will take, as those that are done promise; '' before any is."""
+        if not self.rates or self._within_s is not None:
+            return ""
+        last, seconds = self.rates[-1], 0.0
+        part = self.recipe.batch_images / self.job.recipe.batch_images
+        for setting in self._settings[len(self.rates) :]:
+            each = last.each_s * part * (setting.image_px / last.image_px) ** 2
+            timed_s = max(each, min(_LONG_S, max(_TIMED_S, _TIMED_STEPS * each)))
+            seconds += each * self._warm_up + min(timed_s, max(1.0, self._most) * each)
+        return f", about {seconds:.0f} s left"
+
+    @property
+    def _warm_up(self) -> int:
+        """Steps that are not counted. Workers begin at the same time: what each reads first comes at once."""
+        return max(_WARM_UP if self._within_s is None else 1, self.job.workers)
+
+    def _sampler(self) -> Sampler:
+        recipe = self.recipe
+        assert recipe.group_images is not None, "settle() comes first"
+        return Sampler(
+            labels=self.job.train.labels,
+            progressive=recipe.progressive,
+            steps=_STEPS,
+            batch_images=recipe.batch_images,
+            group_images=recipe.group_images,
+            balance=recipe.balance,
+            key=self.job.key,
+        )
+
+    def _requests(self, drawn: Iterator[Request], setting: Setting) -> Iterator[Request]:
+        """Whole steps at a setting, until those done have taken long enough."""
+        groups = self.recipe.batch_images // (self.recipe.group_images or self.recipe.batch_images)
+        while not self._enough:
+            for request in itertools.islice(drawn, groups):
+                yield replace(request, setting=setting)
+
+    @property
+    def _enough(self) -> bool:
+        """Whether the steps done say how long one takes: with workers, whole rounds of them."""
+        timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
+        if self._within_s is not None and timed >= max(1, workers):
+            part_s = self._within_s / len(self._settings)
+            if self._marks[-1] - self._marks[0] >= part_s:
+                return True
+        if timed < max(1, 2 * workers) or (workers and timed % workers):
+            return False
+        took = self._marks[-1] - self._marks[self._warm_up]
+        return timed >= self._most or took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
+
+    def _rate(self, setting: Setting, memory_bytes: int) -> StepRate:
+        marks, counted = self._marks, self._marks[self._warm_up :]
+        if self.job.workers or self.job.device.type != "cpu":
+            # Pictures come in bursts, and a device is told ahead: only the time of all steps means something.
+            each = (counted[-1] - counted[0]) / (len(counted) - 1)
+        else:
+            each = statistics.median(after - before for before, after in itertools.pairwise(counted))
+        begin = max(0.0, marks[1] - marks[0] - each)
+        if self.job.workers and self.rates:
+            begin = 0.0  # the workers have begun with the first size, and read on beyond it
+        whole = self.job.recipe.batch_images / self.recipe.batch_images
+        return StepRate(setting.image_px, begin, each * whole, memory_bytes)
+
+
+def _answers(job: Job, state: State, *, once: bool) -> Rate:
+    """How long pictures of ``val`` take, from few to as many as fill a little time."""
+
+    def seconds(count: int) -> float:
+        part = job.val.select(np.unique(np.linspace(0, len(job.val) - 1, count).astype(np.int64)))
+        began = time.perf_counter()
+        job.look(state, part, once=once)
+        return time.perf_counter() - began
+
+    few = min(_FEW, len(job.val))
+    seconds(few)
+    few_s = seconds(few)
+    count = min(len(job.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
+    count_s = seconds(count)
+    if job.workers and count > few:  # starting them takes a time of its own
+        each = max(0.0, count_s - few_s) / (count - few)
+        return Rate(max(0.0, few_s - each * few), each)
+    return Rate(0.0, count_s / count)
+
+
+def _checkpoints(state: State, folder: Path) -> tuple[Rate, Path]:
+    """How long checkpoints take, and one of them. Most of a run find memory and disk warm, as the second does."""
+
+    def save(step: int) -> tuple[float, Path]:
+        began = time.perf_counter()
+        path = resume.save(folder, state.to_dict() | {"seconds": 0.0}, step)
+        return time.perf_counter() - began, path
+
+    (first_s, _), (second_s, path) = save(state.step), save(state.step + 1)
+    return Rate(max(0.0, first_s - second_s), second_s), path

@@ -1,0 +1,130 @@
+"""Augmented pictures as files: for tools that augment nothing themselves, and for people to look at.
+
+Training here needs none: it draws each picture anew in every epoch, which no folder of copies can match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL import Image
+
+from efficientnetv2.data.augmented_copies import COLUMN
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.records import Ints
+from efficientnetv2.data.sampler import members_of
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, portions
+from efficientnetv2.utils.io import write_atomically
+from efficientnetv2.utils.rng import Key
+
+FOLDER = "augmented"
+_QUALITY = 95  # of the JPEG, its colours at full resolution: a copy of a copy should not look like one. Ours.
+
+
+def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
+    """How many copies each picture gets, so that its class comes to so many; those of a class differ by one at most.
+
+    Args:
+        labels: (N,) classes.
+        wanted: (K,) pictures of each class, copies included, no fewer than there are.
+        key: of who gets one more.
+
+    Returns:
+        (N,) numbers from 0.
+    """
+    copies = np.zeros(len(labels), dtype=np.int64)
+    for label, (number, rows) in enumerate(zip(wanted, members_of(labels, len(wanted)), strict=True)):
+        if len(rows):
+            each, more = divmod(int(number) - len(rows), len(rows))
+            copies[rows] = each
+            copies[key.fold("copies", label).generator().permutation(rows)[:more]] += 1
+    return copies
+
+
+def copies_of(
+    picture: npt.NDArray[np.uint8], *, row: int, count: int, setting: Setting, plan: AugmentPlan, key: Key
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Copies of a picture, each augmented otherwise, as training augments it; neither cropped nor mixed.
+
+    They are made in such portions as training works on: all copies of a large photograph would not fit into memory.
+
+    Args:
+        picture: (H, W, 3).
+        row: of the picture: with the key it decides what is drawn.
+        count: of copies.
+        setting: how strong.
+        plan: of the augmentation.
+        key: of the whole.
+
+    Yields:
+        (H, W, 3), ``count`` times.
+
+    Raises:
+        InputError: symmetries of a picture that is not square.
+    """
+    ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampling.Request counts draws
+    images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
+    for part in portions(images):
+        changed = augment_each(images[part].contiguous(), setting, key, ids[part], plan)
+        yield from changed.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def materialise(
+    manifest: Manifest,
+    copies: Ints,
+    folder: Path,
+    *,
+    setting: Setting,
+    plan: AugmentPlan,
+    key: Key,
+    progress: Callable[[int], object] | None = None,
+) -> pd.DataFrame:
+    """Write copies of pictures into ``folder/augmented``.
+
+    Args:
+        manifest: of the pictures.
+        copies: (N,) how many of each.
+        folder: there is one.
+        setting: how strong; its sizes, mixing and dropout do not count here.
+        plan: of the augmentation.
+        key: the same key writes the same pictures.
+        progress: called with the number of copies written so far.
+
+    Returns:
+        A row for each copy as the manifest has it, but with the copy's path, seen from ``folder``, and the path of its
+        origin, as the manifest has that, in ``augmented_from``.
+
+    Raises:
+        UnreadablePicture: a picture can't be read.
+        InputError: see ``copies_of``.
+    """
+    reader = originals(manifest)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    rows: list[int] = []
+    paths: list[str] = []
+    for row in np.flatnonzero(copies):
+        picture = np.asarray(read_picture(reader.source(int(row))))
+        made = copies_of(picture, row=int(row), count=int(copies[row]), setting=setting, plan=plan, key=key)
+        for number, copy in enumerate(made, start=1):
+            paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
+            _save(Image.fromarray(copy), folder / paths[-1])
+            rows.append(int(row))
+            if progress is not None:
+                progress(len(rows))
+    table = manifest.table.iloc[rows].reset_index(drop=True)
+    table[COLUMN] = table["path"].astype(object)
+    return table.assign(path=paths)
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    write_atomically(
+        file, lambda partial: picture.save(partial, format="JPEG", quality=_QUALITY, subsampling=0)
+    )

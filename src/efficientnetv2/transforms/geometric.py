@@ -1,0 +1,203 @@
+"""Flips, the eight symmetries of the square, and affine warps of a uint8 batch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from efficientnetv2.transforms.per_sample import as_ids, by_group, lines, pictures
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+# What a warp leaves empty: the released code's "replace" colour (google/automl, efficientnetv2).
+FILL = 128
+
+
+def horizontal_flip(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
+    """Mirror every other picture, left to right.
+
+    Args:
+        images: (N, C, H, W), any type and number of channels.
+        key: of this purpose.
+        ids: (N,) draw ids; a picture's draw depends on the key and its id alone.
+
+    Returns:
+        (N, C, H, W); each picture is mirrored with probability 1/2.
+    """
+    mirrored = key.uniform_rows(as_ids(ids), 1)[:, 0] < 0.5
+    return by_group(images, np.where(mirrored, 0, -1), lambda _group, _rows, part: part.flip(3))
+
+
+def symmetries(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
+    """Turn and mirror each picture into one of the eight symmetries of the square, uniformly.
+
+    For pictures that have no upright: from above, through a microscope.
+
+    Args:
+        images: (N, C, S, S), any type and number of channels.
+        key: of this purpose.
+        ids: (N,) draw ids.
+
+    Returns:
+        (N, C, S, S).
+
+    Raises:
+        InputError: the pictures are not square.
+    """
+    height, width = images.shape[2:]
+    if height != width:
+        raise InputError(
+            f"pictures of {width} x {height} px cannot be turned by 90 degrees into the same shape. "
+            "Train on squares, or use flip 'horizontal'."
+        )
+    which = (key.uniform_rows(as_ids(ids), 1)[:, 0] * 8).astype(np.int64)
+    return by_group(images, which, lambda group, _rows, part: symmetry(part, group))
+
+
+def symmetry(images: Tensor, index: int) -> Tensor:
+    """One symmetry of the square: bit 0 mirrors left to right, bit 1 top to bottom, bit 2 transposes.
+
+    Args:
+        images: (N, C, S, S).
+        index: 0 (the identity) to 7.
+
+    Returns:
+        (N, C, S, S).
+    """
+    flipped = [axis for bit, axis in ((1, 3), (2, 2)) if index & bit]
+    turned = images.transpose(2, 3) if index & 4 else images
+    return turned.flip(flipped) if flipped else turned
+
+
+def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
+    """Pull every output pixel from its affine place in the input, nearest neighbour.
+
+    Nearest, because the released operations sample so: a grey level is moved, never mixed.
+    Coordinates are those of ``PIL.Image.transform``: pixel centres lie at halves, the origin is the
+    upper left corner.
+
+    Args:
+        images: (N, C, H, W), any type and number of channels.
+        matrices: (N, 2, 3) float; output (x, y, 1) to input (x, y).
+        fill: value of pixels that come from outside the picture.
+
+    Returns:
+        (N, C, H, W).
+    """
+    count, channels, height, width = images.shape
+    xs = torch.arange(width, device=images.device) + 0.5
+    ys = (torch.arange(height, device=images.device) + 0.5)[:, None]
+    a, b, c, d, e, f = matrices.reshape(count, 6, 1, 1).unbind(1)
+    # Into pictures with a border of fill: what lies outside falls on it, and no place is negative, so that a
+    # conversion to whole numbers rounds down.
+    column = (a * xs + (b * ys + (c + 1))).clamp_(0, width + 1)  # (N, H, W)
+    row = (d * xs + (e * ys + (f + 1))).clamp_(0, height + 1)
+    bordered = images.new_full((count, height + 2, width + 2, channels), fill)
+    bordered[:, 1:-1, 1:-1] = images.permute(0, 2, 3, 1)
+    # 32 bits where they suffice: the gather is bound by memory.
+    whole = torch.int32 if bordered.numel() < 2**31 else torch.int64
+    place = row.to(whole).mul_(width + 2).add_(column.to(whole))
+    place += (torch.arange(count, device=images.device, dtype=whole) * ((height + 2) * (width + 2)))[
+        :, None, None
+    ]
+    pulled = bordered.view(-1, channels).index_select(0, place.view(-1))
+    return pulled.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn about the centre; positive is counter-clockwise, as in ``PIL.Image.rotate``.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        degrees: (N,) float.
+
+    Returns:
+        (N, C, H, W).
+    """
+    height, width = images.shape[2:]
+    radians = degrees * (math.pi / 180)
+    cos, sin = radians.cos(), radians.sin()
+    x, y = width / 2, height / 2
+    return warp(images, _matrices(cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y))
+
+
+def shear_x(images: Tensor, slope: Tensor) -> Tensor:
+    """Slide each row sideways by ``slope`` times its height, about the upper left corner (as released).
+
+    Args:
+        images: (N, C, H, W) uint8.
+        slope: (N,) float.
+
+    Returns:
+        (N, C, H, W); pixels are those of ``warp`` with the matrix (1, slope, 0; 0, 1, 0).
+    """
+    heights = torch.arange(images.shape[2], device=images.device) + 0.5
+    return _slide_rows(images, _steps(slope[:, None] * heights))
+
+
+def shear_y(images: Tensor, slope: Tensor) -> Tensor:
+    """Slide each column up or down by ``slope`` times its place; see ``shear_x``."""
+    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+    return warp(images, _matrices(one, zero, zero, slope, one, zero))
+
+
+def translate_x(images: Tensor, offset_px: Tensor) -> Tensor:
+    """Move left by so many pixels (right where negative).
+
+    Args:
+        images: (N, C, H, W) uint8.
+        offset_px: (N,) float; rounded to whole pixels.
+
+    Returns:
+        (N, C, H, W).
+    """
+    return _slide_rows(images, _steps(offset_px)[:, None].expand(-1, images.shape[2]))
+
+
+def translate_y(images: Tensor, offset_px: Tensor) -> Tensor:
+    """Move up by so many pixels (down where negative); see ``translate_x``."""
+    steps = _steps(offset_px)[:, None]
+    height = images.shape[2]
+    # A picture as one long row of which each of its rows is a pixel.
+    moved = _slide(lines(images).flatten(1)[:, None], steps, unit=lines(images).shape[2], fill=FILL)
+    return pictures(moved.view(len(images), height, -1), images.shape[1])
+
+
+def _slide(rows: Tensor, steps: Tensor, *, unit: int, fill: int) -> Tensor:
+    """Move whole rows: what a row pulls lies ``steps * unit`` values to its right.
+
+    Args:
+        rows: (N, R, L) values.
+        steps: (N, R) int64; rows moved out of sight become ``fill``.
+        unit: values per step; divides L.
+        fill: what follows and precedes each row.
+
+    Returns:
+        (N, R, L).
+    """
+    count, height, length = rows.shape
+    # Rows with as much fill between them: wherever a row is cut anew, it finds fill beside it.
+    spaced = rows.new_full((2 * count * height + 1, length), fill)
+    spaced[1::2] = rows.reshape(-1, length)
+    starts = torch.arange(count * height, device=rows.device) * (2 * length) + length
+    starts += (steps * unit).clamp(-length, length).reshape(-1)
+    return spaced.view(-1).unfold(0, length, 1).index_select(0, starts).view(rows.shape)
+
+
+def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
+    """Move each row of pixels by its own (N, H) steps."""
+    channels = images.shape[1]
+    return pictures(_slide(lines(images), steps, unit=channels, fill=FILL), channels)
+
+
+def _steps(offset: Tensor) -> Tensor:
+    """The pixel whose centre lies nearest, counted from the own one."""
+    return torch.floor(offset + 0.5).to(torch.int64)
+
+
+def _matrices(*entries: Tensor) -> Tensor:
+    return torch.stack(entries, dim=1).view(-1, 2, 3)

@@ -1,0 +1,225 @@
+"""A uint8 batch and its labels to what the network trains on, on the device that holds the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional
+
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.transforms.autoaugment import autoaugment
+from efficientnetv2.transforms.color import jitter
+from efficientnetv2.transforms.cutout import Fill, cutout
+from efficientnetv2.transforms.geometric import horizontal_flip, symmetries
+from efficientnetv2.transforms.mixup import mix
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.per_sample import as_ids
+from efficientnetv2.transforms.randaugment import Colours, RandAugmentPreset, randaugment
+from efficientnetv2.utils.rng import Key
+
+__all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels", "yes_or_no"]
+
+Flip = Literal["none", "horizontal", "symmetries"]
+Targets = Callable[[Tensor, float], Tensor]
+
+# Ours: with 64 pictures of 300 px, a third of the time went into getting fresh memory from the system; in smaller
+# portions, operations that few pictures share cost more than they save.
+_PORTION_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AugmentPlan:
+    """What stays the same over a run; how strong it is comes with each batch, in its ``Setting``.
+
+    Args:
+        flip: ``horizontal`` mirrors every other picture, ``symmetries`` draws one of the eight
+            symmetries of the square (for pictures without an upright).
+        randaugment_preset: ``released`` is the authors' formulas, ``monotone`` ours.
+        randaugment_layers: operations per picture.
+        randaugment_colours: ``any`` draws from all operations, ``possible`` from those alone after which colours are
+            such as a camera sees.
+        autoaugment: AutoAugment's released policy over the whole run, where no RandAugment is scheduled.
+        colour: strength of a jitter of brightness, contrast and saturation; 0 is off.
+        cutout_fill: what the hole is filled with.
+    """
+
+    flip: Flip = "horizontal"
+    randaugment_preset: RandAugmentPreset = "released"
+    randaugment_layers: int = Field(default=2, ge=1)
+    randaugment_colours: Colours = "any"
+    autoaugment: bool = False
+    colour: float = Field(default=0.0, ge=0, le=1)
+    cutout_fill: Fill = "noise"
+
+
+def augment(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    setting: Setting,
+    key: Key,
+    ids: npt.ArrayLike,
+    mix_key: Key,
+    plan: AugmentPlan,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    stronger: Tensor | None = None,
+    targets: Targets | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
+
+    Args:
+        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and colour do less to others.
+        labels: (N,) int64, 0 to num_classes - 1; of several labels each (N, M), -1 behind the last of a picture.
+        setting: how strong, at this step.
+        key: of the run's augmentation: the same at every step.
+        ids: (N,) draw ids, one per picture and epoch: what is done to a picture alone depends on its id.
+        mix_key: of this group at this step, for mixup and cutmix.
+        plan: what stays the same over the run.
+        preprocessing: of the network; its mean and std are used here.
+        num_classes: K.
+        stronger: (N,) what RandAugment's magnitude is multiplied by, on the CPU; None leaves it as it is.
+        targets: makes what the network is to answer, (N, K) float32, of (N, K) labels, counted and mixed, and of the
+            setting's smoothing; None is ``soft_labels``.
+
+    Returns:
+        (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 targets: rows of ``soft_labels``
+        sum to 1.
+
+    Raises:
+        InputError: a number of channels that the mean or AutoAugment does not fit.
+    """
+    numbers, floats = as_ids(ids), _floats_like(images)
+    for part in portions(images):
+        factor = None if stronger is None else stronger[part]
+        changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
+        normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
+    mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
+    return mixed, (targets or soft_labels)(counted, setting.label_smoothing)
+
+
+def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """1 for each class that a picture is of, else 0.
+
+    Args:
+        labels: (N,) int64; of several labels each (N, M), -1 behind the last of a picture.
+        num_classes: K.
+
+    Returns:
+        (N, K) float32.
+    """
+    if labels.ndim == 1:
+        return functional.one_hot(labels, num_classes).float()
+    places = torch.where(labels < 0, num_classes, labels)
+    hot = torch.zeros(len(labels), num_classes + 1, device=labels.device)
+    return hot.scatter_(1, places, 1.0)[:, :num_classes]
+
+
+def soft_labels(
+    counted: Tensor, smoothing: float, *, weights: Tensor | None = None, towards: Tensor | None = None
+) -> Tensor:
+    """Label distributions: each row in proportion, a share of it given to all classes alike.
+
+    Args:
+        counted: (N, K) float, at least 0, each row with something above: of ``hot_labels``, mixed or not.
+        smoothing: the share, 0 to 1.
+        weights: (K,) of each class; a picture counts as much as its labels do, so that a row sums to that. What
+            smoothing moves counts as its picture does: a share of a common picture that goes to a rare class is not
+            that class's.
+        towards: (K,) what the classes get of the share, with the sum 1; None is as much each.
+
+    Returns:
+        (N, K) float32, rows sum to 1, or to their weight.
+
+    Source: google/automl, efficientnetv2: pictures are mixed with their labels counted, which are normalised to sum 1
+        after that (arXiv:2104.00298, section 5.2) and smoothed in the loss.
+    """
+    shares = counted / counted.sum(dim=1, keepdim=True)
+    each = smoothing / counted.shape[1] if towards is None else smoothing * towards
+    if weights is None:
+        return shares * (1 - smoothing) + each
+    weighed = shares * weights
+    return weighed * (1 - smoothing) + weighed.sum(dim=1, keepdim=True) * each
+
+
+def yes_or_no(counted: Tensor, smoothing: float) -> Tensor:
+    """Targets of classes that are answered each by itself: how much of the picture is of it, moved towards a half.
+
+    Args:
+        counted: (N, K) float, 0 to 1: of ``hot_labels``, mixed or not.
+        smoothing: of the way there, 0 to 1.
+
+    Returns:
+        (N, K) float32: unmixed 1 - smoothing / 2 for a label, smoothing / 2 for any other class, so that between the
+        two a half stays the middle.
+
+    Source: Keras' ``BinaryCrossentropy``.
+    """
+    return counted * (1 - smoothing) + smoothing / 2
+
+
+def _floats_like(images: Tensor) -> Tensor:
+    """Room for the batch in float32, in channels-last memory.
+
+    On a CPU from numpy, which asks the system for large pages: with small ones, getting 69 MB (64 pictures of
+    300 px) takes longer than filling them.
+    """
+    if images.device.type != "cpu":
+        return torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    count, channels, height, width = images.shape
+    return torch.from_numpy(np.empty((count, height, width, channels), np.float32)).permute(0, 3, 1, 2)
+
+
+def portions(images: Tensor) -> list[slice]:
+    """Pictures to work on at a time: all of them, but on a CPU few enough for its caches and its allocator.
+
+    What is done to a picture does not depend on its neighbours, so neither does it on this.
+    """
+    bytes_each = images[0].numel() if len(images) else 1
+    most = max(1, _PORTION_BYTES // bytes_each) if images.device.type == "cpu" else len(images)
+    return [slice(first, first + most) for first in range(0, len(images), most)]
+
+
+def augment_each(
+    images: Tensor,
+    setting: Setting,
+    key: Key,
+    ids: npt.ArrayLike,
+    plan: AugmentPlan,
+    stronger: Tensor | None = None,
+) -> Tensor:
+    """What is done to each picture alone, before it is normalised; arguments as of ``augment``.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    if plan.flip == "horizontal":
+        images = horizontal_flip(images, key.fold("flip"), ids)
+    elif plan.flip == "symmetries":
+        images = symmetries(images, key.fold("flip"), ids)
+    if plan.colour:
+        images = jitter(images, key.fold("colour"), ids, strength=plan.colour)
+    if plan.autoaugment:
+        images = autoaugment(images, key=key.fold("autoaugment"), ids=ids)
+    if setting.randaugment is not None:
+        images = randaugment(
+            images,
+            magnitude=setting.randaugment if stronger is None else setting.randaugment * stronger,
+            key=key.fold("randaugment"),
+            ids=ids,
+            preset=plan.randaugment_preset,
+            layers=plan.randaugment_layers,
+            colours=plan.randaugment_colours,
+        )
+    if setting.cutout:
+        key = key.fold("cutout")
+        images = cutout(images, fraction=setting.cutout, key=key, ids=ids, fill=plan.cutout_fill)
+    return images

@@ -1,0 +1,286 @@
+"""What the machine has: which device to use, and how many workers feed it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
+from efficientnetv2.utils.memory import free_bytes, reason_of
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_KINDS = ("auto", "cpu", "cuda", "mps")
+# More processes than cores help while they wait for a disk or a network; so many keep a core busy that waits three
+# quarters of its time. Ours.
+_WORKERS_PER_CORE = 4
+# What a process that reads pictures takes of memory for itself: about 20 MB, measured on Linux where it is forked off,
+# and a picture of 12 megapixels while it is being decoded. Ours.
+_WORKER_BYTES = 64 * 2**20
+
+
+def pick_device(word: str) -> torch.device:
+    """The device that ``--device`` names; ``auto`` takes a GPU where there is one.
+
+    Args:
+        word: ``auto``, or as PyTorch names it.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if word == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = word.partition(":")[0]
+    if kind not in _KINDS:
+        hint = (
+            "; NVIDIA's and AMD's GPUs are called cuda, Apple's mps."
+            if kind == "gpu"
+            else did_you_mean(kind, _KINDS)
+        )
+        raise InputError(f"--device {word}: there is no such device{hint} {_here()}")
+    try:
+        device = torch.device(word)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device {word}: {_lacking(word) or reason_of(error).rstrip('.')}. {_here()}"
+        ) from error
+    return device
+
+
+def _lacking(word: str) -> str | None:
+    """Why a device can't be had, in our words: PyTorch's are a paragraph; None where only PyTorch knows."""
+    kind, _, number = word.partition(":")
+    if kind == "mps":
+        return "PyTorch finds no Apple GPU on this machine"
+    if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    count = torch.cuda.device_count()
+    if kind == "cuda" and not count:
+        if any(Path("/dev").glob("nvidia[0-9]*")):
+            return f"PyTorch {torch.__version__} cannot use the NVIDIA GPU of this machine; its driver may be too old"
+        return "PyTorch finds no NVIDIA or AMD GPU on this machine"
+    if number.isdecimal() and int(number) >= (count if kind == "cuda" else 1):
+        return f"there is no {kind} device of that number"
+    return None
+
+
+def _here() -> str:
+    """What ``--device`` may say on this machine, as a sentence."""
+    there = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        last = torch.cuda.device_count() - 1
+        there.append(f"cuda (or cuda:0 to cuda:{last})" if last else "cuda")
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    return f"On this machine it is one of {', '.join(there)}."
+
+
+def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
+    """A sentence on a device that was taken unasked: on Apple's GPU, or on none though there is one.
+
+    That is so where this PyTorch was not built for it, as pip's index for processors gives it. Where it was, and the
+    driver is too old, PyTorch warns by itself.
+
+    Args:
+        word: see ``pick_device``.
+        device: that was picked.
+        devices: folder of the system's devices.
+    """
+    if word == "auto" and device.type == "mps":
+        return "On Apple's GPU, which nobody has tested this on; --device cpu is tested, and slower."
+    built = torch.version.cuda is not None or torch.version.hip is not None
+    if word != "auto" or device.type != "cpu" or built or not any(devices.glob("nvidia[0-9]*")):
+        return None
+    return (
+        f"There is an NVIDIA GPU here, but PyTorch {torch.__version__} was built without CUDA, so the processor "
+        "computes. To use the GPU: pip install --force-reinstall torch torchvision. If this is meant: --device cpu."
+    )
+
+
+def pick_own_device(word: str, number: int, count: int) -> torch.device:
+    """The device of one of several processes that work together on a machine: a GPU each, or the CPU for all.
+
+    On a CPU they share its cores, a part of PyTorch's threads each, unless OMP_NUM_THREADS says more.
+
+    Args:
+        word: see ``pick_device``.
+        number: of this process, from 0.
+        count: how many processes work on this machine.
+
+    Raises:
+        InputError: no such device here, or none for each of them.
+    """
+    device = pick_device(word)
+    if count == 1:
+        return device
+    if device.type == "cpu":
+        # A launcher sets it to 1 where the user has not, lest every process take all cores.
+        if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            torch.set_num_threads(max(1, cores() // count))
+        return device
+    if device != torch.device("cuda"):
+        raise InputError(
+            f"--device {word}: {count} processes can't share one device. Give cuda, which is a GPU for each, or cpu."
+        )
+    if count > torch.cuda.device_count():
+        having = count_of(torch.cuda.device_count(), "GPU")
+        raise InputError(
+            f"{count} processes were started on this machine, but it has {having}. Start as many (--nproc-per-node "
+            f"{torch.cuda.device_count()}), or say --device cpu."
+        )
+    own = torch.device("cuda", number)
+    torch.cuda.set_device(own)
+    return own
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_title(device: torch.device) -> str:
+    """What a device is, as far as a time depends on it: its name, the threads on a CPU, PyTorch's version."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    else:
+        name = f"{device.type} of {_processor()}"
+    return f"{name}, torch {torch.__version__}"
+
+
+# What Linux says of an ARM processor, which has no name there: who designed its cores, and which they are.
+_ARM_FIELDS = ("CPU implementer", "CPU part", "CPU variant")
+# What macOS is asked for an Apple processor's name, of which Python knows its kind alone.
+_ASKED_OF_MACOS = ("sysctl", "-n", "machdep.cpu.brand_string")
+
+
+def _processor() -> str:
+    """What the processor is called, or else what tells it from others of its kind."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    said = {(parts := line.partition(":"))[0].strip(): parts[2].strip() for line in reversed(lines)}
+    if name := said.get("model name"):
+        return name
+    kind = platform.processor() or platform.machine()
+    if arm := " ".join(said[field] for field in _ARM_FIELDS if field in said):
+        return f"{kind} {arm}"
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            asked = subprocess.run(_ASKED_OF_MACOS, capture_output=True, text=True, timeout=10, check=True)
+            return asked.stdout.strip() or kind
+    return kind
+
+
+def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
+    """How many processes read pictures ahead: one per core up to eight, and none where the CPU trains.
+
+    Ours. On a CPU the main process reads between steps instead; see ``data.loader.reading_threads``.
+
+    Args:
+        device: to train on.
+        sharing: how many processes work on this machine.
+    """
+    return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
+
+
+def few_enough(workers: int, *, sharing: int = 1, say: Callable[[str], None]) -> int:
+    """As many of the processes that are asked for as the cores and the memory can bear.
+
+    Args:
+        workers: that the user wants to read pictures.
+        sharing: how many processes train on this machine, each with as many.
+        say: gets a line if it is fewer.
+    """
+    own_cores = max(1, cores() // sharing)
+    by_cores = _WORKERS_PER_CORE * own_cores
+    by_memory = max(0, free_bytes(torch.device("cpu"), sharing=sharing)) // _WORKER_BYTES
+    if workers <= min(by_cores, by_memory):
+        return workers
+    if by_cores <= by_memory:
+        having = "this process" if sharing > 1 else "this machine"
+        each = "the one core" if own_cores == 1 else f"each of the {own_cores} cores"
+        reason = f"{_WORKERS_PER_CORE} for {each} that {having} has; more would only wait for each other"
+    else:
+        reason = f"for as many there is free memory, at about {_WORKER_BYTES >> 20} MiB each"
+    fewer = min(by_cores, by_memory)
+    say(f"--workers {workers} is lowered to {fewer}: {reason}.")
+    return fewer
+
+
+def workers_for(
+    asked: int | None, device: torch.device, *, sharing: int = 1, say: Callable[[str], None]
+) -> int:
+    """How many processes read pictures: as many as asked for and bearable; None chooses by the machine.
+
+    Args:
+        asked: as ``--workers`` says.
+        device: to compute on.
+        sharing: how many processes compute on this machine, each with as many.
+        say: gets a line if it is fewer than asked for.
+    """
+    if asked is None:
+        return pick_workers(device, sharing=sharing)
+    return few_enough(asked, sharing=sharing, say=say)
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """Put a network on a device in channels-last memory, which convolutions there are fastest in."""
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def lower_precision(device: torch.device) -> Precision | None:
+    """The 16-bit format that a device multiplies in hardware, bf16 before fp16; None where there is none.
+
+    GPUs have bf16 from compute capability 8.0 on, fp16 that pays from 7.0 on; processors bf16 with AVX-512 or AMX.
+    Elsewhere (Apple's GPUs, ARM) nothing was measured, so nothing is promised.
+    """
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bf16" if major >= 8 else "fp16" if major >= 7 else None
+    if device.type == "cpu":
+        tell = getattr(torch.cpu, "get_capabilities", dict)  # older PyTorch does not say
+        capabilities: dict[str, object] = tell()
+        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
+    return None
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a network computes in that precision; its weights stay fp32."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def send(
+    tensor: Tensor,
+    device: torch.device,
+    *,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    """A tensor on a device; an NVIDIA GPU is not waited for, which may still be at work on what came before.
+
+    It reads what it is sent from memory that is kept until then. Apple's GPUs read later what may be gone by then, a
+    tensor that nobody else holds (pytorch/pytorch#139550); so they are waited for.
+
+    Args:
+        tensor: on the CPU, or there already.
+        device: to send it to.
+        dtype: to make of it; None keeps its own.
+        memory_format: of the result.
+    """
+    return tensor.to(
+        device, dtype or tensor.dtype, non_blocking=device.type == "cuda", memory_format=memory_format
+    )

@@ -1,0 +1,63 @@
+"""YAML that people write: whatever is wrong with it is an ``InputError``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efficientnetv2.utils.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values. An integer of more digits than Python converts stays text, for the check of its field to refuse."""
+
+    def construct_whole(self, node: yaml.ScalarNode) -> int | str:
+        try:
+            return int(self.construct_yaml_int(node))
+        except ValueError:
+            return str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+
+
+def parse(text: str, called: str) -> Any:
+    """Plain values of a text.
+
+    Args:
+        text: YAML or JSON.
+        called: Where it is from, for the message: ``--model FILE``.
+
+    Raises:
+        InputError: It is not YAML, or nested too deeply to be read.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise InputError(
+            f"{called}: its lists and tables are nested too deeply. Write fewer levels."
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:  # of a date that does not exist, say
+        raise InputError(f"{called} is not YAML: {error}") from error
+
+
+def read(file: Path, option: str = "") -> Any:
+    """Plain values of a file.
+
+    Args:
+        file: YAML or JSON, in UTF-8.
+        option: That names the file, for the message: ``--model``.
+
+    Raises:
+        InputError: There is no such file, or see ``parse``.
+    """
+    called = f"{option} {file}".strip()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{called}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{called} is not YAML: {error}") from error
+    return parse(text, called)

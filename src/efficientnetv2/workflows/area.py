@@ -1,0 +1,267 @@
+"""What ``area`` does: count the map, read the sample, correct the one by the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_array
+
+from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.data.csv_dialect import as_named, read_cells
+from efficientnetv2.data.geotiff import opened, reading
+from efficientnetv2.geospatial import map_file as mapfile
+from efficientnetv2.geospatial.pixel_area import untrue
+from efficientnetv2.metrics.area import AdjustedAreas, Estimate, adjusted_areas
+from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+
+Counts = npt.NDArray[np.int64]
+_COORDINATES = (("x", "y"), ("longitude", "latitude"))
+
+
+def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_json: bool) -> None:
+    """Everything that ``effnetv2 area`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=as_json)
+    names, pixels, hectares = mapfile.classes_and_areas(map_file)
+    if not pixels.sum():
+        raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
+    with opened(map_file) as dataset:
+        if fault := untrue(dataset):
+            screen.say(fault)
+    file = sample / "report.json" if sample.is_dir() else sample
+    if file.suffix == ".json":
+        counts, lost = _of_report(file, names, map_file), 0
+        screen.say(
+            f"{file} tells of pictures that were not drawn from this map. The areas are right as far as these pictures "
+            "are a random sample of what the map calls each class."
+        )
+    else:
+        counts, lost = _of_table(file, label_column, names, map_file, screen)
+    mapped = pixels if hectares is None else hectares
+    found = adjusted_areas(counts, mapped, names)
+    _tell(found, float(mapped.sum()), "pixels" if hectares is None else "ha", screen)
+    if as_json:
+        answer(_plain(found, None if hectares is None else float(hectares.sum())) | {"left_out": lost})
+
+
+def _of_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
+    """(K, K) of an evaluation, rows as answered, columns as it is.
+
+    Raises:
+        InputError: it is no such report, of other classes, or of pictures that trained or chose the model: on these it
+            is wrong less often than on the map, and the areas would look far surer than they are.
+    """
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        classes = list(report["class_names"])
+        true, answered, counts = _confusion(report)
+    except FileNotFoundError:
+        raise InputError(
+            f"{file} does not exist. Give an evaluation: effnetv2 evaluate MODEL DATA --out FOLDER"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} is no report with a confusion matrix of single labels ({error!r}). Give one of "
+            "effnetv2 evaluate MODEL DATA --out FOLDER."
+        ) from None
+    if report.get("optimistic"):
+        raise InputError(
+            f"{file} says that it is optimistic: some of its pictures trained or chose the model, which is wrong on "
+            "these less often than on the map, but areas are corrected by pictures that did neither. Evaluate it on "
+            "such: effnetv2 evaluate MODEL OTHERS --out FOLDER. Or give a CSV of places whose truth is known."
+        )
+    if sorted(classes) != sorted(names):
+        raise InputError(
+            f"{file} is of the classes {some(classes)}, but {map_file} of {some(names)}. Give an evaluation of the "
+            "model that made the map."
+        )
+    of_name = {name: place for place, name in enumerate(names)}
+    place = np.array([of_name[name] for name in classes])
+    return coo_array((counts, (place[answered], place[true])), shape=(len(names), len(names)))
+
+
+def _confusion(report: dict[str, Any]) -> tuple[Counts, Counts, Counts]:
+    """True classes, answered ones and how many; of many classes a report lists the cells that are not 0."""
+    if "confusion_cells" in report:
+        true, answered, counts = np.array(report["confusion_cells"], dtype=np.int64).reshape(-1, 3).T
+        return true, answered, counts
+    whole = coo_array(np.array(report["confusion"], dtype=np.int64))
+    return whole.row, whole.col, whole.data
+
+
+def _of_table(
+    file: Path, label_column: str, names: Sequence[str], map_file: Path, screen: Screen
+) -> tuple[coo_array, int]:
+    """(K, K) of places whose truth is known, and how many were left out."""
+    if not file.is_file():
+        raise InputError(f"{file} does not exist. Give a CSV of places, or the folder of an evaluation.")
+    try:
+        table = read_cells(file)
+    except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8, are such
+        raise InputError(
+            f"{file} is no CSV in UTF-8 ({error}). Give a table of places with a label each."
+        ) from error
+    if label_column not in table:
+        raise InputError(
+            f"{file} has no column '{label_column}'{did_you_mean(label_column, table.columns)} Say by --label-column "
+            "which one holds what is truly there."
+        )
+    true = _classes(table[label_column], names, file, label_column)
+    if "map" in table:
+        return _crossed(_classes(table["map"], names, file, "map"), true, len(names)), 0
+    columns = next((pair for pair in _COORDINATES if set(pair) <= set(table.columns)), None)
+    if columns is None:
+        raise InputError(
+            f"{file} says of no place where it is: it has the columns {some(table.columns)}. Give x and y in the map's "
+            "coordinates, longitude and latitude, or the mapped class as map."
+        )
+    values = _sampled(
+        map_file, len(names), _numbers(table, columns, file), in_degrees=columns[0] == "longitude"
+    )
+    on_map = values > 0
+    if not on_map.any():
+        raise InputError(
+            f"None of the {len(table)} places of {file} lies on {map_file} where it has data. Are {columns[0]} and "
+            f"{columns[1]} exchanged, or of another coordinate system?"
+        )
+    if lost := int((~on_map).sum()):
+        screen.say(
+            f"{count_of(lost, 'place')} of {len(table)} left out: not on the map, or without data there."
+        )
+    return _crossed(values[on_map] - 1, true[on_map], len(names)), lost
+
+
+def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: str) -> Counts:
+    """(n,) class ids of a column, indexed by row."""
+    known = {name: place for place, name in enumerate(names)}
+    column = pd.Series(as_named(column, names), index=column.index)
+    for row, value in column.items():
+        if value not in known:
+            found = f"'{value}'" if value else "empty"
+            raise InputError(
+                f"{file}, row {row}: {called} is {found}, but is one of the map's classes {some(names, 10)}"
+                f"{did_you_mean(str(value), names)}"
+            )
+    return np.array([known[value] for value in column], dtype=np.int64)
+
+
+def _numbers(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.NDArray[np.float64]:
+    """(n, 2) coordinates, all finite."""
+    places = np.stack(
+        [pd.to_numeric(table[name], errors="coerce").to_numpy(float) for name in columns], axis=1
+    )
+    wrong = np.argwhere(~np.isfinite(places))
+    if len(wrong):
+        row, column = (int(value) for value in wrong[0])
+        name = columns[column]
+        found = repr(str(table[name].iloc[row])) if str(table[name].iloc[row]) else "empty"
+        raise InputError(
+            f"{file}, row {table.index[row]}: {name} is {found}, not a number. Correct it (decimals stand behind a "
+            "point), or leave the row out."
+        )
+    for column, most in enumerate((180, 90)) if columns[0] == "longitude" else ():
+        if len(beyond := np.flatnonzero(np.abs(places[:, column]) > most)):
+            row = int(beyond[0])
+            raise InputError(
+                f"{file}, row {table.index[row]}: {columns[column]} is {places[row, column]:g}, but lies in -{most} to "
+                f"{most}."
+            )
+    return places
+
+
+def _sampled(map_file: Path, classes: int, places: npt.NDArray[np.float64], *, in_degrees: bool) -> Counts:
+    """(n,) values of the map at places; 0 beside it, and where it has no data."""
+    with opened(map_file) as dataset:
+        if in_degrees:
+            if dataset.crs is None:
+                raise InputError(
+                    f"{map_file} has no coordinate system, so longitude and latitude lead nowhere. Give x and y."
+                )
+            places = _projected(places, dataset.crs)
+        values = np.zeros(len(places), dtype=np.int64)
+        there = np.isfinite(places).all(axis=1)
+        if there.any():
+            with reading(dataset):
+                sampled = dataset.sample(places[there].tolist(), indexes=1, masked=True)
+                stored = np.concatenate([np.ma.filled(value, mapfile.NODATA) for value in sampled])
+            values[there] = mapfile.classes_of(stored, classes, map_file)
+        return values
+
+
+def _projected(places: npt.NDArray[np.float64], crs: Any) -> npt.NDArray[np.float64]:
+    """(n, 2) longitudes and latitudes in a map's coordinates; infinite where its projection does not reach."""
+    from rasterio._err import CPLE_BaseError  # named nowhere else
+    from rasterio.warp import transform
+
+    def projected(part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.stack(transform("EPSG:4326", crs, part[:, 0].tolist(), part[:, 1].tolist()), axis=1)
+
+    try:
+        return projected(places)
+    except CPLE_BaseError:  # one such place fails the whole call
+        found = np.full(places.shape, np.inf)
+        for row in range(len(places)):
+            with suppress(CPLE_BaseError):
+                found[row] = projected(places[row : row + 1])[0]
+        return found
+
+
+def _crossed(mapped: Counts, true: Counts, classes: int) -> coo_array:
+    return coo_array((np.ones(len(true), dtype=np.int64), (mapped, true)), shape=(classes, classes))
+
+
+def _tell(found: AdjustedAreas, total: float, unit: str, screen: Screen) -> None:
+    rows = [
+        [
+            name, f"{one.mapped * total:,.1f}", f"{one.share.value * total:,.1f}", f"{one.share.margin * total:,.1f}",
+            _share(one.users_accuracy), _share(one.producers_accuracy), str(one.samples),
+        ]
+        for name, one in sorted(found.classes.items(), key=lambda item: -item[1].share.value)
+        if one.mapped or one.samples or one.share.value
+    ]  # fmt: skip
+    columns = ["class", f"mapped, {unit}", f"area, {unit}", "± 95 %", "user's", "producer's", "sample"]
+    screen.table("Area by class, corrected by the sample", columns, rows)
+    if nowhere := len(found.classes) - len(rows):
+        screen.say(
+            f"Of the map's {len(found.classes):,} classes {nowhere:,} {'is' if nowhere == 1 else 'are'} neither on it "
+            "nor in the sample."
+        )
+    screen.say(f"The map is right on {_share(found.accuracy)} of its area.")
+    flawless = {
+        name: one.samples
+        for name, one in found.classes.items()
+        if one.users_accuracy is not None and one.mapped and one.users_accuracy.value == 1
+    }
+    if flawless:
+        # The rule of three: of n draws without an event, its share is below 3 / n with 95 % confidence.
+        shares = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
+        most = ", ".join(shares[:5]) + (", ..." if len(shares) > 5 else "")
+        screen.say(
+            f"No mistake was found where the map says {some(flawless)}. The intervals take that as certain; so few "
+            f"places leave room for this share of mistakes there: {most}."
+        )
+
+
+def _share(one: Estimate | None) -> str:
+    return "" if one is None else f"{one.value:.1%} ± {100 * one.margin:.1f}"
+
+
+def _plain(found: AdjustedAreas, hectares: float | None) -> dict[str, Any]:
+    """All of it as JSON values; hectares beside shares where they are known."""
+    classes = {name: asdict(one) for name, one in found.classes.items()}
+    for one in classes.values():
+        share = one["share"]
+        known = None if hectares is None else {key: value * hectares for key, value in share.items()}
+        one["hectares"] = known
+    return {"classes": classes, "accuracy": asdict(found.accuracy), "hectares": hectares}

@@ -1,0 +1,219 @@
+"""What ``augment`` does: a few pictures through the pipeline of training, at the setting of every stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from efficientnetv2.cli.augment import OUT
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.image_io import UnreadablePicture, first_three
+from efficientnetv2.data.loader import TrainingPictures
+from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.sampler import Request
+from efficientnetv2.evaluation.plot_style import is_titled, png
+from efficientnetv2.evaluation.thumbnails import Row, draw_rows, hard_to_see, stretched_alike
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive, Setting
+from efficientnetv2.training.auto_config import no_larger
+from efficientnetv2.training.initial_weights import start
+from efficientnetv2.training.loop import Constants, augmented
+from efficientnetv2.training.losses import ALIKE, class_terms
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import preprocessing_of
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import check_place, write_atomically
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.image_cache import shown
+from efficientnetv2.workflows.output_paths import refuse_within
+from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.overrides import Words, begin_recipe
+
+# Of a size that grows at every step: moments to look at. Ours.
+_MOMENTS = 4
+_TITLE = "effnetv2 augment"  # in the file, so that it is known for a sheet
+_STRETCHED = "dark ones with the contrast stretched as this picture of their column needs, to be seen at all"
+
+
+def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device: str, strict: bool) -> None:
+    """Everything that ``effnetv2 augment`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen()
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
+    check_place(out, "--out", such_as="sheet.png")
+    refuse_within(source.data, out.parent, "--out", verb="augment" if out == OUT else None)
+    refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
+    tell_replaced(out, screen)
+    on = pick_device(device)
+    recipe, chosen = begin_recipe(words, on, screen.say)
+    prepared = prepare(
+        source,
+        holdout=recipe.holdout,
+        answered=recipe.answered,
+        minival=recipe.minival,
+        seed=recipe.seed,
+        strict=strict,
+        say=screen.say,
+        counting=screen.counting,
+    )
+    recipe, smaller = no_larger(recipe, prepared.stored_px(recipe))
+    for line in [*chosen, *smaller]:
+        screen.say(line)
+    train = prepared.train
+    network = start(recipe, class_names=train.class_names, device=on, in_channels=train.channels).network
+    recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
+    preprocessing = preprocessing_of(recipe, network, train.bands)
+    samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
+    reader = shown(recipe, train, samples, on, screen)
+    rows = [
+        _as_evaluated(train, samples, preprocessing),
+        *(
+            _as_trained(train, samples, recipe, preprocessing, setting, number, reader)
+            for number, setting in enumerate(settings_of(recipe.progressive))
+        ),
+    ]
+    image = png(draw_rows(_to_be_seen(rows)), title=_TITLE)
+    try:
+        write_atomically(out, lambda partial: partial.write_bytes(image))
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror or error}. Give another place.") from error
+    screen.say(f"Sheet: {out}")
+
+
+def _is_sheet(file: Path) -> bool:
+    return is_titled(file, _TITLE)
+
+
+def in_turn(manifest: Manifest, count: int, key: Key) -> npt.NDArray[np.int64]:
+    """So many rows at random, one of each class in turn; fewer if there are fewer.
+
+    Args:
+        manifest: labelled.
+        count: of rows.
+        key: of the draw.
+    """
+    order = key.generator().permutation(len(manifest))
+    turn = np.zeros(len(order), dtype=np.int64)
+    for label in np.unique(manifest.labels):
+        of_class = np.flatnonzero(manifest.labels[order] == label)
+        turn[of_class] = np.arange(len(of_class))
+    chosen: npt.NDArray[np.int64] = order[np.lexsort((manifest.labels[order], turn))][:count].astype(np.int64)
+    return chosen
+
+
+def settings_of(plan: Progressive) -> list[Setting]:
+    """Of each stage; of a plan that changes at every step, of moments spread over it."""
+    if not plan.changes_always:
+        return [plan.stage(index) for index in range(plan.stages)]
+    steps = 1000
+    return [plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), steps=steps) for moment in range(_MOMENTS)]
+
+
+def _as_evaluated(train: Manifest, samples: npt.NDArray[np.int64], preprocessing: Preprocessing) -> Row:
+    reader, images = originals(train), []
+    for sample in samples:
+        try:
+            images.append(eval_picture(reader.source(int(sample)), preprocessing))
+        except UnreadablePicture as error:
+            raise InputError(f"{error}. Repair it, or leave it out.") from error
+    names = [", ".join(_names(train, int(sample))) for sample in samples]
+    seen = tuple(first_three(image) for image in images)
+    return Row(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
+
+
+def _to_be_seen(rows: list[Row]) -> list[Row]:
+    """Of a dark set, every column with the contrast that its picture as evaluated needs."""
+    if not hard_to_see(rows[0].images):
+        return rows
+    columns = [
+        stretched_alike(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
+    ]
+    seen = [replace(row, images=images) for row, images in zip(rows, zip(*columns, strict=True), strict=True)]
+    return [replace(seen[0], words=f"{seen[0].words} ({_STRETCHED})"), *seen[1:]]
+
+
+def _names(train: Manifest, sample: int) -> list[str]:
+    return [train.class_names[label] for label in np.atleast_1d(train.targets[sample]) if label >= 0]
+
+
+def _as_trained(
+    train: Manifest,
+    samples: npt.NDArray[np.int64],
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    setting: Setting,
+    number: int,
+    reader: Reader | None = None,
+) -> Row:
+    """The pictures as the network gets them at a setting: those of another epoch for each; as the reader keeps them."""
+    key = Key.of(recipe.seed)
+    request = Request(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
+    seen = replace(preprocessing, framing=recipe.train_framing)
+    batch = TrainingPictures(train, seen, recipe.crop_area_min, key, reader=reader).batch(request)
+    terms = (
+        class_terms(train.targets, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
+    )
+    constants = Constants(
+        recipe.augment,
+        preprocessing,
+        len(train.class_names),
+        key,
+        torch.device("cpu"),
+        1,
+        "fp32",
+        None,
+        terms,
+    )
+    images, labels = augmented(batch, constants)
+    seen_so = tuple(_for_the_eye(image, preprocessing) for image in images)
+    own = train.targets[samples].reshape(len(samples), -1)
+    said = tuple(
+        _mixed(shares, {int(one) for one in mine}, setting, train.class_names)
+        for shares, mine in zip(labels, own, strict=True)
+    )
+    return Row(_called(setting, number), seen_so, said)
+
+
+def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """(S, S, 3) uint8 from (C, S, S) normalised."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return first_three(levels.permute(1, 2, 0).numpy())
+
+
+def _mixed(shares: Tensor, own: set[int], setting: Setting, class_names: tuple[str, ...]) -> str:
+    """The label, where mixing has made another of it: smoothing, alike for all, is not said."""
+    plain = shares - setting.label_smoothing / len(class_names)
+    there = [int(label) for label in plain.argsort(descending=True) if float(plain[label]) > 0.01]
+    if set(there) == own - {-1}:
+        return ""
+    whole = float(sum(plain[label] for label in there))
+    return " + ".join(f"{float(plain[label]) / whole:.0%} {class_names[label]}" for label in there)
+
+
+def _called(setting: Setting, number: int) -> str:
+    words = [f"stage {number + 1}: {setting.image_px} px"]
+    if setting.randaugment is not None:
+        words.append(f"RandAugment {setting.randaugment:.3g}")
+    for name, value in (
+        ("mixup", setting.mixup_alpha),
+        ("cutmix", setting.cutmix_alpha),
+        ("cutout", setting.cutout),
+    ):
+        if value:
+            words.append(f"{name} {value:.2g}")
+    return ", ".join(words)

@@ -1,0 +1,237 @@
+"""Beside a cross-validation: linear probes on the same folds, and the same pictures with folds dealt otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from efficientnetv2.data.augmented_copies import is_copy
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.folds import Folds
+from efficientnetv2.data.records import Ints
+from efficientnetv2.evaluation.generalization import Beside
+from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
+from efficientnetv2.inference.linear_probe import Together, fit_probe, most_pictures, probe_folds
+from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.paired_tests import paired_together
+from efficientnetv2.training.initial_weights import start
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.utils.device import pick_device, workers_for
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.crossval_runs import Runs, preprocessing_of_first
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """Linear probes on the weights that the folds began with.
+
+    Args:
+        answers: each to pictures that it had not learnt from.
+        otherwise: the same with folds dealt otherwise; None without.
+        top1: of the answers.
+        macro_f1: of the answers.
+        labels: one fold's probe with fewer labels; None where there are too few for that.
+        labels_of: a sentence that says which fold's.
+        train_pictures: that a fold's probe learnt from: the mean.
+        of_pictures: that there were to learn from: the mean over the folds.
+    """
+
+    answers: Predictions
+    otherwise: Predictions | None
+    top1: float
+    macro_f1: float
+    labels: LabelCurve | None
+    labels_of: str
+    train_pictures: int
+    of_pictures: int
+
+    def told(self, manifest: Manifest) -> pd.DataFrame:
+        """The answers by picture, as ``evaluation.predictions.read_answers`` gives them."""
+        names = manifest.class_names
+        given = {
+            "label": [names[one] for one in answers_of(self.answers)],
+            "true_label": [names[one] for one in self.answers.labels],
+        }
+        return pd.DataFrame(given, index=pd.Index(manifest.select(self.answers.samples).paths, name="path"))
+
+
+def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Baseline | None:
+    """Linear probes on the same folds; every picture is looked at once.
+
+    None where no weights were given, where these can't be had any more, or where of very many pictures those that are
+    looked at are of one class.
+
+    Args:
+        folder: of the cross-validation; its first fold has settled the recipe.
+        runs: of the cross-validation.
+        dealt: its folds.
+        others: dealt otherwise, if there are any.
+    """
+    recipe = read_recipe(folder / "fold1" / "recipe.yaml")
+    if recipe.weights == "none" or runs.manifest.separator is not None:
+        return None
+    embedded = _embedded(folder, runs, recipe)
+    if embedded is None:
+        return None
+    count = len(runs.manifest.class_names)
+    key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
+
+    def answers(of: Folds) -> Predictions:
+        pairs = [(part.learning, part.answering) for part in of.parts]
+        whole = _together(embedded, of, runs.manifest)
+        given = probe_folds(embedded, pairs, key=key, balanced=balanced, together=whole)
+        known = given >= 0
+        hot = torch.nn.functional.one_hot(torch.from_numpy(given[known]), count).float()
+        return Predictions(embedded.samples[known], embedded.labels[known], (hot + 1e-6).log())
+
+    own = answers(dealt)
+    if not len(own.samples):
+        return None
+    otherwise = None if others is None else answers(others)
+    if otherwise is not None and not len(np.intersect1d(own.samples, otherwise.samples)):
+        otherwise = None
+    asked = _fold_of_labels(dealt)
+    reached = figures(own.labels, own.probabilities, runs.manifest.class_names)
+    return Baseline(
+        own,
+        otherwise,
+        reached.top1,
+        reached.macro_f1,
+        _labels(embedded, dealt, asked, key, runs.manifest, balanced=balanced),
+        f"That is of fold {asked + 1} alone, which learns from {len(dealt.parts[asked].learning):,} of "
+        f"{count_of(int((runs.manifest.split != 'test').sum()), 'picture')}.",
+        round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
+        round(float(np.mean([len(part.learning) for part in dealt.parts]))),
+    )
+
+
+def _fold_of_labels(dealt: Folds) -> int:
+    """The fold that says whether more labels would help: by time the last, which alone learns from most of them."""
+    return len(dealt.parts) - 1 if dealt.by == "time" else 0
+
+
+def _labels(
+    embedded: Embeddings, dealt: Folds, number: int, key: Key, manifest: Manifest, *, balanced: bool
+) -> LabelCurve | None:
+    """Whether more labels would help, by the fold of a number."""
+    asked = dealt.parts[number]
+    learning, answering = (
+        Embeddings(embedded.samples[part], embedded.labels[part], embedded.vectors[part])
+        for rows in (asked.learning, asked.answering)
+        for part in [np.isin(embedded.samples, rows)]
+    )
+    if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
+        return None  # of few pictures drawn from many
+    whole = _together(learning, dealt, manifest)
+    learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, together=whole)
+    answers = learnt.predict(answering.vectors)
+    # What could not be read is no label; only what was not looked at makes a sample.
+    there = np.setdiff1d(asked.learning, [row for row, _ in embedded.unreadable])
+    return label_curve(
+        learning,
+        answering,
+        answers,
+        labelled=int((~is_copy(manifest)[there]).sum()),
+        strength=strength,
+        balanced=balanced,
+        key=key.fold("label curve"),
+        together=whole,
+    )
+
+
+def _together(embedded: Embeddings, dealt: Folds, manifest: Manifest) -> Together:
+    """What hangs together among embedded pictures: what folds have kept whole, and copies."""
+    rows = embedded.samples
+    return Together.by(dealt.clusters[rows], manifest.select(rows))
+
+
+def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
+    """Embeddings of the pictures, of many a part; as the first fold's network looks at them.
+
+    None where the weights can't be had any more: folds that are trained are not lost by it.
+    """
+    device = pick_device(runs.place.device)
+    preprocessing = preprocessing_of_first(folder)
+    names, channels = runs.manifest.class_names, preprocessing.channels
+    try:
+        network = start(recipe, class_names=names, device=device, in_channels=channels).network
+    except InputError as error:
+        runs.screen.say(
+            f"No linear probe stands beside the folds, for what they began with is not to be had: {error}"
+        )
+        return None
+    rows = np.flatnonzero(runs.manifest.split != "test")
+    # Twice what one probe looks at in train: here it learns from all folds but one, and answers that.
+    most = 2 * most_pictures(network, preprocessing.image_px, len(runs.manifest.class_names), device)
+    if len(rows) > most:
+        rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
+    with runs.screen.counting("linear probe", len(rows)) as counted:
+        found = embed_manifest(
+            network,
+            runs.manifest.select(rows),
+            preprocessing=preprocessing,
+            device=device,
+            workers=workers_for(runs.place.workers, device, say=runs.screen.say),
+            progress=counted,
+        )
+    lost = tuple((int(rows[row]), reason) for row, reason in found.unreadable)
+    return Embeddings(rows[found.samples], found.labels, found.vectors, lost)
+
+
+def beside(
+    what: str, ours: Predictions, theirs: Predictions, dealt: Folds, others: Folds, num_classes: int, key: Key
+) -> Beside:
+    """Answers by two sets of folds, on the pictures that both have answered.
+
+    Args:
+        what: has answered.
+        ours: by the folds of the cross-validation.
+        theirs: by the others.
+        dealt: the folds of the cross-validation.
+        others: the others.
+        num_classes: K.
+        key: of the resampling.
+    """
+    both = np.intersect1d(ours.samples, theirs.samples)
+    given = {}
+    for predictions, folds in ((ours, dealt), (theirs, others)):
+        given["random" if folds.by == "class" else "place"] = answers_of(predictions)[
+            np.searchsorted(predictions.samples, both)
+        ]
+    labels = ours.labels[np.searchsorted(ours.samples, both)]
+    by_place = others if dealt.by == "class" else dealt
+    apart = paired_together(
+        labels,
+        given["random"],
+        given["place"],
+        by_place.clusters[both],
+        num_classes,
+        key=key.fold("beside", what),
+    )
+    reached = {name: _reached(labels, answers, num_classes) for name, answers in given.items()}
+    names = ("macro_f1", "top1")
+    return Beside(
+        what,
+        {name: reached["random"][name] for name in names},
+        {name: reached["place"][name] for name in names},
+        {name: apart[name] for name in names},
+    )
+
+
+def answers_of(predictions: Predictions) -> Ints:
+    """(n,) the most probable classes."""
+    best: Ints = predictions.logits.argmax(dim=1).numpy().astype(np.int64)
+    return best
+
+
+def _reached(labels: Ints, answers: Ints, num_classes: int) -> dict[str, float]:
+    shares = np.eye(num_classes)[answers]
+    found = figures(labels, shares, [str(number) for number in range(num_classes)])
+    return {"macro_f1": found.macro_f1, "top1": found.top1}

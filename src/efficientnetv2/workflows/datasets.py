@@ -1,0 +1,327 @@
+"""From DATA to checked training and validation parts, with what was found said in sentences."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from efficientnetv2.data.augmented_copies import left_out, refuse_copies_apart
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.data.imagenet import Published, compare
+from efficientnetv2.data.minival import with_auto_minival, with_minival
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.records import Ints
+from efficientnetv2.data.shards.index import is_url
+from efficientnetv2.data.splits import Answered, answering_test, groups_apart, with_holdout
+from efficientnetv2.data.validate import check, undecodable
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.errors import InputError, count_of, escaped, some
+from efficientnetv2.utils.shell import Counting, uncounted
+from efficientnetv2.workflows.data_config import Source, with_rule
+
+# Images of the evaluated parts that are decoded before a run: half a minute of one core. Ours.
+_MOST_DECODED = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Common:
+    """What all runs of a cross-validation train on: kept decoded on disk, it serves each of them.
+
+    Args:
+        pictures: those that any of the runs may train on, in the order of their paths.
+        own: the pictures of the run at hand, as its own table names them.
+        rows: (n,) where each of these stands among ``pictures``; -1 for one that no run trains on.
+    """
+
+    pictures: Manifest
+    own: Manifest
+    rows: Ints
+
+    @classmethod
+    def of(cls, everything: Manifest, learning: Sequence[Ints], own: Manifest, rows: Ints) -> Common:
+        """What runs train on, as one of them names it.
+
+        Args:
+            everything: all pictures of the cross-validation.
+            learning: rows of it that each fold learns from.
+            own: the pictures of a run.
+            rows: (n,) of these, in ``everything``.
+        """
+        learnt = np.unique(np.concatenate(learning))
+        names = np.array(everything.paths, dtype=object)[learnt]
+        learnt = learnt[np.argsort(names, kind="stable")]
+        places = np.full(len(everything), -1, dtype=np.int64)
+        places[learnt] = np.arange(len(learnt))
+        return cls(everything.select(learnt), own, places[rows])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures ready for a run.
+
+    Args:
+        manifest: every readable picture, with its split.
+        split_note: how it was made, in a sentence.
+        skipped: path and reason of each unreadable picture.
+        holdout_drawn: val was drawn here, and is another for another seed; else it was given, or there is none.
+        chooses: minival chooses the weights that are kept; else it is left aside, if there is one.
+        contents: (N,) ids, equal for identical files.
+        answered: the split that figures are of.
+        common: what the runs of a cross-validation train on, if this is for one of them.
+        check_notes: Sentences of the check of the files.
+        label_conflicts: Number of pairs of identical images with different labels.
+    """
+
+    manifest: Manifest
+    split_note: str
+    skipped: tuple[tuple[str, str], ...]
+    holdout_drawn: bool
+    chooses: bool
+    contents: Ints
+    answered: Answered = "val"
+    common: Common | None = None
+    check_notes: tuple[str, ...] = ()
+    label_conflicts: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without its parts, which every process takes out of the whole for itself.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @cached_property
+    def train(self) -> Manifest:
+        """The training pictures."""
+        return self.manifest.subset("train")
+
+    @cached_property
+    def val(self) -> Manifest:
+        """The pictures that figures are of: those of val, or of test (``answered``)."""
+        return self.manifest.subset(self.answered)
+
+    def stored_px(self, recipe: Recipe) -> float | None:
+        """The side at which the training pictures are stored, if a recipe asks for it and it can be had."""
+        return None if recipe.enlarge is None else shorter_side(self.train)
+
+    @cached_property
+    def minival(self) -> Manifest | None:
+        """The pictures that choose the weights to keep; None if nothing is chosen."""
+        return self.manifest.subset("minival") if self.chooses else None
+
+    @property
+    def trainable(self) -> Manifest:
+        """Every picture that some run trains on, of another seed or without minival."""
+        parts = ("train", "minival", "val") if self.holdout_drawn else ("train", "minival")
+        return self.manifest.select(np.flatnonzero(np.isin(self.manifest.split, parts)))
+
+
+def prepare(
+    source: Source,
+    *,
+    holdout: float,
+    seed: int,
+    strict: bool,
+    say: Callable[[str], None],
+    detail: Callable[[str], None] | None = None,
+    minival: int | float | Literal["auto"] | None = None,
+    made_for: Published | None = None,
+    answered: Answered = "val",
+    counting: Counting = uncounted,
+) -> Prepared:
+    """Look at every file, leave out what cannot be read, split if no split was given.
+
+    Args:
+        source: of the pictures.
+        holdout: share of train that becomes val where none is given.
+        seed: of that choice.
+        strict: an unreadable picture is an error.
+        say: gets sentences.
+        detail: gets a sentence that nobody needs who sees the progress; None leaves it out.
+        minival: as ``Recipe.minival``: the training pictures that choose the weights to keep; None lets none.
+        made_for: the published set that the pictures should be; None if they need not be any.
+        answered: what figures are to be of; test where there is any of it.
+        counting: shows how many pictures have been looked at, as ``Screen.counting`` does.
+
+    Raises:
+        InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
+            published set are missing.
+    """
+    manifest = source.read()
+    refuse_copies_apart(manifest)
+    others = () if made_for is None else compare(manifest, made_for, strict=strict)
+    for note in (*manifest.notes, *others):
+        say(note)
+    if detail is not None:
+        detail(f"Check: {count_of(len(manifest), 'image')} (unreadable files, duplicates)")
+    with counting("looking", len(manifest)) as counted:
+        found = check(manifest, strict=strict, progress=counted)
+    for note in found.notes:
+        say(note)
+    asked: Answered = "test" if answered == "test" and (manifest.split == "test").any() else "val"
+    skipped = tuple(
+        (manifest.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
+    )
+    if skipped:
+        manifest = _readable(manifest, found.readable, asked)
+        say(
+            f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {escaped(' '.join(skipped[0]))}."
+        )
+    holdout_drawn = asked == "val" and not (manifest.split == "val").any()
+    contents = found.contents[found.readable]
+    manifest, note, chooses = _parted(
+        manifest, asked, holdout=holdout, minival=minival, seed=seed, contents=contents
+    )
+    if asked != answered:
+        note = f"No pictures are given as test, which the recipe would answer. {note}"
+    copies, further = left_out(manifest, ~manifest.in_train)
+    if copies.any():
+        manifest, contents = manifest.select(np.flatnonzero(~copies)), contents[~copies]
+    manifest = with_rule(manifest, source, seed=seed, say=say)
+    parts = ("minival", asked) if chooses else (asked,)
+    evaluated = np.flatnonzero(np.isin(manifest.split, parts))
+    if bad := decode_evaluated(manifest, evaluated, strict=strict, say=say, detail=detail, counting=counting):
+        skipped += tuple((manifest.paths[row], reason) for row, reason in bad.items())
+        kept = np.setdiff1d(np.arange(len(manifest)), list(bad))
+        manifest, contents = _readable(manifest, kept, asked), contents[kept]
+    note = f"{note}{further}"
+    return Prepared(
+        manifest,
+        note,
+        skipped,
+        holdout_drawn,
+        chooses,
+        contents,
+        asked,
+        check_notes=found.notes,
+        label_conflicts=found.label_conflicts,
+    )
+
+
+def decode_evaluated(
+    manifest: Manifest,
+    rows: Ints,
+    *,
+    strict: bool,
+    say: Callable[[str], None],
+    detail: Callable[[str], None] | None = None,
+    counting: Counting,
+) -> dict[int, str]:
+    """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
+
+    Of very many a part is decoded. Images on another machine are not fetched for this. Images that train are decoded in
+    each epoch, and another image stands in for a damaged one.
+
+    Args:
+        manifest: of the images.
+        rows: that are evaluated.
+        strict: an image that cannot be decoded is an error.
+        say: gets sentences on skipped images.
+        detail: gets the sentence on how many were decoded; None gives it to ``say``.
+        counting: shows how many images have been decoded.
+
+    Returns:
+        Why an image cannot be decoded, by its row.
+
+    Raises:
+        InputError: more than 5 % of all images, or with ``strict`` any, cannot be decoded.
+    """
+    if manifest.shards is not None and is_url(manifest.shards.base):
+        rows = rows[:0]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
+    with counting("decoding", len(rows)) as counted:
+        bad = undecodable(manifest, rows.tolist(), strict=strict, progress=counted)
+    (detail or say)(
+        f"Checked {count_of(len(manifest), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
+        f"{len(manifest) - len(rows):,} the header and the end were read."
+    )
+    if bad:
+        row, reason = next(iter(bad.items()))
+        say(
+            f"Skipped {count_of(len(bad), 'image')} that cannot be decoded, the first: "
+            f"{escaped(manifest.paths[row])} {reason}."
+        )
+    return bad
+
+
+def _parted(
+    manifest: Manifest,
+    answered: Answered,
+    *,
+    holdout: float,
+    minival: int | float | Literal["auto"] | None,
+    seed: int,
+    contents: Ints,
+) -> tuple[Manifest, str, bool]:
+    """The pictures in the parts of a run, in sentences how they came there, and whether minival chooses."""
+    if answered == "test":
+        manifest, note = answering_test(manifest)
+        apart = groups_apart(manifest)
+    else:
+        apart = groups_apart(
+            manifest
+        )  # by the splits as given: what is held out here says itself what it parts
+        manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
+    note += apart
+    chooses = minival is not None
+    if minival == "auto":
+        manifest, further, chooses = with_auto_minival(manifest, contents=contents)
+        note = f"{note} {further}"
+    elif minival is not None:
+        manifest, further = with_minival(manifest, size=minival, contents=contents)
+        note = f"{note} {further}"
+    elif unused := int((manifest.split == "minival").sum()):
+        note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
+    return manifest, note, chooses
+
+
+def refuse_missing(train: Manifest, world: World) -> None:
+    """The pictures, which the first process has looked at, are there on the others' machines too.
+
+    Args:
+        train: to be trained on.
+        world: the processes.
+
+    Raises:
+        InputError: they are not, on this one.
+    """
+    if world.local_rank or world.first:
+        return
+    pictures = originals(train)
+    try:
+        eval_picture(pictures.source(0), Preprocessing(image_px=8).seeing(train.bands))
+    except UnreadablePicture as error:
+        raise InputError(
+            f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
+            "Put the pictures under the same path on every machine, or where all of them can read."
+        ) from error
+
+
+def _readable(manifest: Manifest, rows: Ints, answered: Answered) -> Manifest:
+    """The readable pictures, if they still are what was asked for.
+
+    Raises:
+        InputError: those given to be answered, or a class of train, have none left.
+    """
+    readable = manifest.select(rows)
+    if (manifest.split == answered).any() and not (readable.split == answered).any():
+        raise InputError(
+            f"{manifest.source}: none of the pictures given as {answered} can be read. Repair them."
+        )
+    gone = np.setdiff1d(
+        manifest.targets[manifest.in_train], np.append(readable.targets[readable.in_train], -1)
+    )
+    if len(gone):
+        names = some(manifest.class_names[int(one)] for one in np.unique(gone))
+        raise InputError(
+            f"{manifest.source}: none of the training images of class {names} can be read. Repair them, or leave the "
+            "class out."
+        )
+    return readable

@@ -1,0 +1,320 @@
+"""What a run or an evaluation came to: figures, intervals, mistakes; on the screen and as a report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from PIL import Image
+
+from efficientnetv2.cli.console import Screen, answer, duration
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.image_io import Source
+from efficientnetv2.data.readers import Dispensable, to_show
+from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation import thumbnails as seeing
+from efficientnetv2.evaluation.headline import lost_to_probe, probe_learnt_from, probe_measured_on
+from efficientnetv2.evaluation.next_steps import NextStep
+from efficientnetv2.evaluation.plots import SizeCurve
+from efficientnetv2.evaluation.report import Facts, Mistake
+from efficientnetv2.evaluation.report_facts import Section
+from efficientnetv2.evaluation.summary import lines
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.confidence_intervals import Interval
+from efficientnetv2.metrics.metric_intervals import intervals_of
+from efficientnetv2.metrics.multilabel import (
+    MEANS_OVER_CLASSES,
+    RULES,
+    SeveralFigures,
+    mean_over_classes,
+    measured,
+)
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
+from efficientnetv2.workflows.report_folder import inspection_folder
+from efficientnetv2.workflows.report_sections import Findings, Known, Wanted, gathered
+
+_CLASSES_SHOWN = 30
+# Next steps on the screen; the report has all. Ours.
+_STEPS_SHOWN = 2
+
+
+class Outcome:
+    """The figures of predictions, and what to say of them.
+
+    Args:
+        predictions: on the manifest's pictures.
+        manifest: labelled.
+        class_names: of the network.
+        facts: all else the report says.
+        wanted: what is asked of it beyond the figures.
+        known: what is known beside the predictions.
+
+    Raises:
+        InputError: what is wanted can't be had of these pictures.
+    """
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        manifest: Manifest,
+        class_names: Sequence[str],
+        facts: Facts,
+        *,
+        wanted: Wanted | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.predictions, self.manifest, self.facts = predictions, manifest, facts
+        self.wanted, self.known = wanted or Wanted(), known or Known()
+        self.class_names = tuple(class_names)
+
+    @cached_property
+    def figures(self) -> Figures | SeveralFigures:
+        """Of all predictions."""
+        answers = self.predictions
+        return measured(answers.labels, answers.probabilities, self.class_names, answers.answer)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % intervals, by name; where pictures hang together as far as these drawn as a whole leave it."""
+        key, whole = Key.of(self.facts.seed or 0).fold("intervals"), self.known.whole
+        return intervals_of(
+            self.figures,
+            self.predictions.labels,
+            self.predictions.probabilities,
+            clusters=None if whole is None else whole.clusters,
+            key=key,
+        )
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What there is to say beyond the figures."""
+        key = Key.of(self.facts.seed or 0).fold("findings")
+        return gathered(
+            self.predictions,
+            self.manifest,
+            self.class_names,
+            self.wanted,
+            self.known,
+            trainers=self.facts.trainers,
+            choosers=self.facts.choosers,
+            reach=self.intervals["top1"],
+            key=key,
+        )
+
+    @cached_property
+    def next_steps(self) -> tuple[NextStep, ...]:
+        """What to do next, ranked; as in the report."""
+        return report.steps_of(self.figures, self.facts, self.findings.sections)
+
+    @property
+    def next_lines(self) -> list[str]:
+        """The first steps for the screen, without the use of the model, which has a line of its own."""
+        return [f"Next: {step.line}" for step in self.next_steps[:_STEPS_SHOWN] if step.topic != "use"]
+
+    def write(
+        self,
+        folder: Path,
+        *,
+        history: Sequence[dict[str, Any]] = (),
+        sizes: SizeCurve | None = None,
+        sections: Sequence[Section] = (),
+    ) -> None:
+        """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
+        mistakes = self._mistakes()
+        try:
+            report.write(
+                folder,
+                figures=self.figures,
+                intervals=self.intervals,
+                facts=self.facts,
+                history=history,
+                misjudged=mistakes,
+                sizes=sizes,
+                sections=(*sections, *self.findings.sections),
+                beside=self.findings.beside,
+                links=_links(folder, self.facts.data),
+                images=self._addresses(folder, mistakes),
+            )
+        except OSError as error:
+            raise InputError(
+                f"{folder}: the report could not be written ({error.strerror or error})."
+            ) from error
+        write_predictions(folder / "predictions.csv", self.table())
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``report.json`` holds."""
+        mistakes, found = self._mistakes(thumbnails=False), self.findings
+        return report.as_json(
+            self.figures, self.intervals, self.facts, mistakes, found.sections, found.beside
+        )
+
+    def table(self) -> pd.DataFrame:
+        """The predictions as a table: what ``predictions.csv`` holds."""
+        shown, whole = self.manifest.select(self.predictions.samples), self.known.whole
+        return predictions_table(
+            self.predictions,
+            list(shown.paths),
+            self.class_names,
+            true_labels=list(shown.table["label"]),
+            drawn_whole=None if whole is None or whole.what is None else whole.clusters,
+        )
+
+    def show(self, screen: Screen, *, as_json: bool) -> None:
+        """The figures, for a person or for a program."""
+        if as_json:
+            answer(self.to_json())
+            return
+        score, low_high = self.figures, self.intervals
+        columns, rows = _by_class(score)
+        more = (
+            f" (the first {_CLASSES_SHOWN} of {len(rows)}; all in the report)"
+            if len(rows) > _CLASSES_SHOWN
+            else ""
+        )
+        screen.table(f"By class{more}", columns, rows[:_CLASSES_SHOWN])
+        name, mean = mean_over_classes(score)
+        drawn = self.findings.beside.drawn_whole
+        whole = "" if drawn is None else f", {drawn} drawn as a whole"
+        reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
+        screen.say(
+            f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
+            f"{MEANS_OVER_CLASSES[name]} {mean:.1%}{reach} on {count_of(score.pictures, 'picture')} "
+            f"({self.facts.evaluated_on}){whole}."
+        )
+        if isinstance(score, SeveralFigures):
+            screen.say(
+                f"A picture given every class {RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, macro-F1 "
+                f"{score.f1_macro:.1%}."
+            )
+        low, high = low_high["top1"]
+        verdict = (
+            "above"
+            if low > score.majority_top1
+            else "below"
+            if high < score.majority_top1
+            else "not clearly above"
+        )
+        screen.say(
+            f"That is {verdict} always answering '{score.majority_class}', which is right for "
+            f"{score.majority_top1:.1%}."
+        )
+        lost = lost_to_probe(score, self.facts, self.findings.beside.probe)
+        if lost is not None:
+            screen.say(lost)
+        elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:
+            fewer = probe_learnt_from(self.facts)
+            learnt = "" if fewer is None else f", which learnt from {fewer},"
+            on = probe_measured_on(score, self.findings.beside.probe)
+            screen.say(
+                f"The linear probe on the weights it began with{learnt} had{f', on {on},' if on else ''} top-1 "
+                f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.1%}."
+            )
+        for line in lines(self.findings.beside):
+            screen.say(line)
+        if self.facts.optimistic:
+            why = (
+                "the network was trained on these pictures."
+                if self.facts.of_training
+                else "these pictures also chose the model."
+            )
+            screen.say("Optimistic: " + " ".join(self.facts.notes or [why]))
+        if self.facts.wall_s is not None and self.facts.images_per_s is not None:
+            waited = self.facts.input_wait_share
+            share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"
+            screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s{share}.")
+
+    def _addresses(self, folder: Path, mistakes: Sequence[Mistake]) -> dict[str, str]:
+        """Where the images lie that the page shows, as seen from its folder; of those that are files alone."""
+        galleries = (one for part in self.findings.sections for one in part.told.get("galleries", ()))
+        shown = {*(one.path for one in mistakes), *(path for one in galleries for path in one["paths"])}
+        rows = {path: row for row, path in enumerate(self.manifest.paths) if path in shown}
+        files = {path: Path(self.manifest.file(row)) for path, row in rows.items()}
+        return {path: _address(file, folder) for path, file in files.items() if file.is_file()}
+
+    def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
+        probabilities = self.predictions.probabilities
+        pictures = Dispensable(to_show(self.manifest))
+        mistakes = []
+        targets = self.predictions.labels.reshape(len(probabilities), -1)
+        for place in report.most_confident(self.predictions.labels, probabilities):
+            row = int(self.predictions.samples[place])
+            best = int(probabilities[place].argmax())
+            mistakes.append(
+                Mistake(
+                    path=self.manifest.paths[row],
+                    true=", ".join(self.class_names[label] for label in targets[place] if label >= 0),
+                    predicted=self.class_names[best],
+                    probability=float(probabilities[place, best]),
+                    thumbnail=pictures.made(row, _small) if thumbnails else None,
+                )
+            )
+        return mistakes
+
+
+def _address(file: Path, folder: Path) -> str:
+    """A file as a link from a page in a folder."""
+    try:
+        return quote(os.fsencode(os.path.relpath(file, folder).replace(os.sep, "/")))
+    except ValueError:  # on another drive of Windows
+        return file.absolute().as_uri()
+
+
+def _links(folder: Path, data: str) -> dict[str, str]:
+    """The other files of a report: title → address."""
+    folds = sorted(
+        folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name)
+    )
+    check = inspection_folder(data) / "inspection.html"
+    return {
+        **{f"Report of {file.parent.name}": _address(file, folder) for file in folds},
+        **({"Dataset check": _address(check, folder)} if check.is_file() else {}),
+        "Predictions (CSV)": "predictions.csv",
+        "All metrics (JSON)": "report.json",
+    }
+
+
+def _small(source: Source) -> Image.Image:
+    return seeing.small(read_picture(source))
+
+
+def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the classes that have a picture."""
+    if isinstance(score, SeveralFigures):
+        return ["class", "average precision", "F1", "pictures"], [
+            [name, f"{one.average_precision:.3f}", f"{one.f1:.3f}", str(one.support)]
+            for name, one in score.per_class.items()
+            if one.average_precision is not None and one.f1 is not None
+        ]
+    return ["class", "user's (precision)", "producer's (recall)", "F1", "pictures"], [
+        [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]
+        for name, one in score.per_class.items()
+        if one.precision is not None and one.recall is not None and one.f1 is not None
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of what computed a figure."""
+    names = ("efficientnetv2", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def hashes(*files: Path) -> dict[str, str]:
+    """SHA-256 of files by their names, to know them again; those that are not there are left out."""
+    found = {}
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as opened:
+                found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found

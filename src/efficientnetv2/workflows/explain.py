@@ -1,0 +1,133 @@
+"""From a network and its answers to galleries of pictures with maps of where it looked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.image_io import Pixels, first_three
+from efficientnetv2.data.readers import Dispensable, to_answer
+from efficientnetv2.evaluation.explain import Seen, chosen, explainable, grad_cam, shown
+from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import MemoryShortError
+from efficientnetv2.utils.probability import probabilities
+
+
+def explained(
+    network: Network,
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+) -> tuple[Part, ...]:
+    """The section of a report that shows where the network looked; none where pictures have several labels.
+
+    Args:
+        network: that answered; of another library its pictures are shown without maps.
+        predictions: its answers, of labelled pictures.
+        manifest: that they answer.
+        class_names: of the network.
+        preprocessing: as the pictures were seen.
+    """
+
+    def looked(places: Sequence[int]) -> dict[int, Seen]:
+        return _seen(network, predictions, manifest, preprocessing, places)
+
+    return _section(predictions, manifest, class_names, looked)
+
+
+def explained_by_folds(
+    network_of: Callable[[int], Network],
+    fold: npt.NDArray[np.int64],
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    *,
+    members: int = 1,
+) -> tuple[Part, ...]:
+    """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
+
+    Args:
+        network_of: loads that of a fold, with its own preprocessing; one is alive at a time.
+        fold: (N,) whose answer it is, from 0.
+        predictions: (N,) answers, of labelled pictures.
+        manifest: that they answer.
+        class_names: of the networks.
+        members: networks that have answered each picture together; that which is loaded is the first of them.
+    """
+
+    def of_one(network: Network, places: Sequence[int]) -> dict[int, Seen]:
+        return _seen(network, predictions, manifest, network.preprocessing, places)
+
+    def looked(places: Sequence[int]) -> dict[int, Seen]:
+        seen: dict[int, Seen] = {}
+        for number in sorted({int(fold[place]) for place in places}):
+            own = [place for place in places if fold[place] == number]
+            seen |= of_one(network_of(number), own)
+        return seen
+
+    whose = (
+        "" if members == 1 else f"Of the {members} networks that answered a picture together it is the first."
+    )
+    return _section(predictions, manifest, class_names, looked, whose)
+
+
+def _section(
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    looked: Callable[[Sequence[int]], dict[int, Seen]],
+    whose: str = "",
+) -> tuple[Part, ...]:
+    labels, shares = predictions.labels, predictions.probabilities
+    if labels.ndim != 1 or not len(labels) or (labels < 0).any():
+        return ()
+    galleries = chosen(labels, shares, class_names)
+    seen = looked(sorted({int(place) for one in galleries for place in one.places}))
+    paths = [manifest.paths[int(row)] for row in predictions.samples]
+    return (
+        shown(
+            galleries,
+            labels,
+            shares,
+            class_names,
+            paths,
+            lambda place: seen.get(place, Seen(None)),
+            whose=whose,
+        ),
+    )
+
+
+def _seen(
+    network: Network,
+    predictions: Predictions,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    places: Sequence[int],
+) -> dict[int, Seen]:
+    """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
+    # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
+    reader = to_answer(replace(manifest, bands=preprocessing.bands or manifest.bands))
+    pictures, see = Dispensable(reader), partial(eval_picture, preprocessing=preprocessing)
+    images: dict[int, Pixels] = {}
+    for place in places:
+        image = pictures.made(int(predictions.samples[place]), see)
+        if image is not None:
+            images[place] = image
+    if not images or not explainable(network):
+        return {place: Seen(first_three(image)) for place, image in images.items()}
+    called = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
+    try:
+        maps = grad_cam(network, np.stack(list(images.values())), called)
+    except MemoryShortError:  # the pictures are shown without: no figure hangs on them
+        return {place: Seen(first_three(image)) for place, image in images.items()}
+    return {place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)}

@@ -1,0 +1,80 @@
+"""The labels of pictures, counted as a model counts its classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.label_rules import folded
+from efficientnetv2.models.ensemble import members_of
+from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.shell import typed
+
+
+def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:
+    """The same pictures, their labels counted as the model counts its classes.
+
+    Args:
+        manifest: labelled.
+        class_names: of the model.
+        model: for the message.
+        merge: take labels that are ``folded`` alike for the model's; one that is a class as it stands stays that.
+
+    Raises:
+        InputError: a label that is no class of the model, or maybe two of it, or a model whose classes have no names.
+    """
+    if merge:
+        _refuse_two(manifest, class_names, model)
+        spelled = {folded(name): name for name in class_names} | {name: name for name in class_names}
+        manifest = manifest.renamed(lambda label: spelled.get(label, spelled.get(folded(label), label)))
+    call = typed(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
+    known = set(class_names)
+    present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
+    strange = sorted(present - known)
+    if strange:
+        place = manifest.class_names.index(strange[0])
+        row = int(np.argwhere(manifest.targets == place)[0, 0])
+        if class_names == tuple(str(number) for number in range(len(class_names))):
+            raise InputError(
+                f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
+                f"('0' to '{len(class_names) - 1}'). Name them, in their order: {call} (a name on each line)"
+            )
+        named = np.isin(manifest.targets, [manifest.class_names.index(name) for name in strange])
+        asked = int(named.reshape(len(manifest), -1).any(axis=1).sum())
+        fix = (
+            f"Correct the labels of the {count_of(asked, 'picture')} so called, or leave them out: in a table their "
+            "rows, else their folders."
+        )
+        if {folded(name) for name in strange} <= {folded(name) for name in known}:
+            fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
+        elif known.isdisjoint(present):
+            fix = "No label is; so this model answers something else, or its classes are called wrongly. " + (
+                # Of several networks that answer together convert takes none, for a file holds one.
+                "Call the labels of the table as it does."
+                if members_of(Path(model))
+                else f"To call them otherwise: {call} (a name on each line)"
+            )
+        raise InputError(
+            f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "
+            f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
+        )
+    return replace(manifest, class_names=class_names)
+
+
+def _refuse_two(manifest: Manifest, class_names: tuple[str, ...], model: str) -> None:
+    """Refuse a label that is none of the model's classes as it stands, but is folded like two of them."""
+    spellings: dict[str, list[str]] = {}
+    for name in class_names:
+        spellings.setdefault(folded(name), []).append(name)
+    for place, label in enumerate(manifest.class_names):
+        alike = spellings.get(folded(label), [])
+        if label in alike or len(alike) < 2 or not (manifest.targets == place).any():
+            continue
+        row = int(np.argwhere(manifest.targets == place)[0, 0])
+        raise InputError(
+            f"{manifest.where(row)}: label '{label}' may be {some(alike)}, which {model} tells apart, so --labels "
+            "casefold does not say which. Correct the label to one of them."
+        )

@@ -1,0 +1,213 @@
+"""The linear probe of given weights, before they train: its figure, and where the recipe wants it its classifier."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pydantic import TypeAdapter
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.evaluation.label_efficiency import more_labels, verdict
+from efficientnetv2.evaluation.predictions import NAME as ANSWERS
+from efficientnetv2.evaluation.predictions import read_answers, write_answers
+from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
+from efficientnetv2.inference.linear_probe import FittedProbe, as_linear, linear_probe, most_pictures
+from efficientnetv2.models.adapt import put_classifier
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.datasets import Prepared
+from efficientnetv2.workflows.report_sections import Known
+
+PROBE = "probe"  # in a run folder: what the probe answered
+# Seconds of fitting and of the label curve for each image, class and feature, on a slow core. Ours.
+_FIT_S = 1e-6
+# With fewer images of a class, on average, a probe says nothing. Ours.
+_LEAST_OF_A_CLASS = 3
+
+
+def with_classifier(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """Settle ``classifier: auto``: the probe's, where there is a probe.
+
+    Args:
+        recipe: of the run; from scratch ``settle`` takes a fresh classifier in any case.
+        prepared: the pictures.
+
+    Raises:
+        InputError: the probe's is asked for, but these pictures have several labels.
+    """
+    several = prepared.manifest.separator is not None
+    if several and recipe.classifier == "probe":
+        raise InputError(
+            "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
+        )
+    if recipe.classifier != "auto":
+        return recipe
+    return recipe.model_copy(update={"classifier": "fresh" if several else "probe"})
+
+
+def probed(
+    network: Network,
+    prepared: Prepared,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+    most: int | None = None,
+) -> FittedProbe:
+    """What a linear classifier on the network's features reaches.
+
+    Args:
+        network: to begin with. With ``classifier: probe`` its fresh classifier gets the probe's values; one that the
+            weights brought along for these classes stays.
+        prepared: the pictures.
+        preprocessing: of evaluation.
+        recipe: of the run.
+        device: to compute on.
+        workers: processes that read pictures.
+        screen: shows progress.
+        most: Number of images of either part, at most. None looks at as many as take seconds.
+    """
+    train, val = prepared.train, prepared.val
+    if most is None:
+        most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
+    embedded = sum(min(len(part), most) for part in (train, val))
+    screen.detail(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
+    with screen.counting("linear probe", embedded) as counted:
+        fit = linear_probe(
+            network,
+            train,
+            val,
+            preprocessing=preprocessing,
+            key=Key.of(recipe.seed).fold("probe"),
+            balanced=recipe.balance is not None,
+            contents=prepared.contents[prepared.manifest.split == "train"],
+            device=device,
+            workers=workers,
+            most=most,
+            progress=counted,
+        )
+    if recipe.classifier == "probe" and not network.class_names:
+        put_classifier(network, *as_linear(fit.learnt, len(train.class_names)))
+    return fit
+
+
+def images_within(
+    seconds: float, prepared: Prepared, network: Network, image_s: float, most: int
+) -> int | None:
+    """How many images of either part a probe can look at in a time; None where it has time for as many as ever.
+
+    Args:
+        seconds: Time for embedding, fitting and the label curve.
+        prepared: The images.
+        network: Network whose features are classified.
+        image_s: Seconds to embed one image.
+        most: Number of images that a probe looks at where it has time, see ``most_pictures``.
+    """
+    most = min(most, max(len(prepared.train), len(prepared.val)))
+
+    def takes(images: int) -> float:
+        return probe_s(images, prepared.train, prepared.val, network, image_s)
+
+    return None if takes(most) <= seconds else bisect_right(range(most), seconds, key=takes) - 1
+
+
+def probe_s(most: int, train: Manifest, val: Manifest, network: Network, image_s: float) -> float:
+    """Estimated seconds of a linear probe: embedding, fitting, and the label curve.
+
+    Args:
+        most: Number of images of either part, at most.
+        train: Training images.
+        val: Images to evaluate on.
+        network: Network whose features are classified.
+        image_s: Seconds to embed one image.
+    """
+    learning = min(len(train), most)
+    fit_s = _FIT_S * len(train.class_names) * network.embed_dim
+    return image_s * (learning + min(len(val), most)) + fit_s * learning
+
+
+def least_images(prepared: Prepared) -> int:
+    """With fewer training images, a probe says nothing."""
+    return min(len(prepared.train), _LEAST_OF_A_CLASS * len(prepared.train.class_names))
+
+
+def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, seed: int) -> dict[str, Any]:
+    """Keep the probe's answers, and see what it reaches with fewer labels.
+
+    Args:
+        found: the probe.
+        folder: of the run; the answers lie in ``probe/`` there.
+        labelled: how many training pictures there are, not counting copies; the probe may have learnt from a sample of
+            them. Those that it could not read are no labels.
+        balanced: as the probe was fitted.
+        seed: of the run.
+
+    Returns:
+        Plain values for the run's beginning: the probe's figures and, where it could be measured, the label curve.
+    """
+    names = found.asked.class_names
+    shown = found.asked.select(found.val.samples)
+    answers = pd.DataFrame(
+        {
+            "path": shown.paths,
+            "label": [names[one] for one in found.answers],
+            "true_label": [names[one] for one in found.val.labels],
+        }
+    )
+    write_answers(folder / PROBE, answers)
+    curve = label_curve(
+        found.train,
+        found.val,
+        found.answers,
+        labelled=labelled - found.lost,
+        strength=found.probe.strength,
+        balanced=balanced,
+        key=Key.of(seed).fold("label curve"),
+        together=found.together,
+    )
+    kept: dict[str, Any] = {"linear_probe": asdict(found.probe)}
+    return kept if curve is None else kept | {"label_curve": asdict(curve)}
+
+
+def known_of_run(
+    folder: Path,
+    beginning: Mapping[str, Any],
+    calibration: Calibration | None,
+    say: Callable[[str], None],
+) -> Known:
+    """What a run knows beside its answers: those of the probe, the label curve, its temperature.
+
+    Args:
+        folder: of the run.
+        beginning: as the run folder keeps it.
+        calibration: of the network kept.
+        say: gets a line if the probe's predictions are damaged; the report then leaves them out.
+    """
+    answers = None
+    if (folder / PROBE / ANSWERS).is_file() and "linear_probe" in beginning:
+        try:
+            answers = read_answers(folder / PROBE)
+        except InputError:
+            say(f"{folder / PROBE / ANSWERS} is damaged. The report leaves the linear probe's classes out.")
+    labels, sections = None, []
+    if "label_curve" in beginning:
+        curve = TypeAdapter(LabelCurve).validate_python(beginning["label_curve"])
+        labels, sections = verdict(curve), [more_labels(curve)]
+    return Known(
+        calibration=calibration,
+        probe=answers,
+        labels=labels,
+        sections=tuple(sections),
+    )

@@ -1,0 +1,208 @@
+"""What ``balance`` does: count, decide how many, copy or leave out, write the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.data.augmented_copies import COLUMN, is_copy
+from efficientnetv2.data.csv_dialect import write_table
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.records import Ints
+from efficientnetv2.data.sampler import Balance, target_counts
+from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.transforms.export import FOLDER, materialise, spread_copies
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.shell import options, typed
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.output_paths import refuse_within
+from efficientnetv2.workflows.overrides import Words, begin_recipe
+
+TABLE = "pictures.csv"
+# What else there is where no copies can be made.
+_INSTEAD = (
+    "Leave pictures out instead (--fewer), or let training draw rare classes more often: effnetv2 train DATA --set "
+    "balance=equal"
+)
+
+
+def balance_and_write(
+    source: Source,
+    out: Path,
+    *,
+    to: str,
+    fewer: bool,
+    recipe: str,
+    settings: tuple[str, ...],
+    seed: int,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Everything that ``effnetv2 balance`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=as_json)
+    if to not in get_args(Balance):
+        hint = did_you_mean(to, get_args(Balance))
+        raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(Balance))}{hint}")
+    if source.label_separator is not None:
+        raise InputError(
+            f"balance counts pictures of one label each, but --label-separator {typed([source.label_separator])} "
+            "says that these have several. Let training draw rare labels more often: "
+            f"effnetv2 train {typed(source.words)} --set balance=sqrt"
+        )
+    _check_out(out, fewer)
+    if not fewer:  # a table holds no pictures
+        refuse_within(source.data, out, "OUT")
+    decided, _ = begin_recipe(
+        Words(recipe=recipe, weights="none", seed=seed, settings=settings),
+        pick_device("cpu"),
+        lambda line: None,
+    )
+    prepared = prepare(
+        source,
+        holdout=decided.holdout,
+        seed=seed,
+        strict=strict,
+        say=screen.say,
+        counting=screen.counting,
+    )
+    manifest = prepared.manifest
+    _refuse_unfit(manifest, fewer)
+    screen.say(prepared.split_note)
+    teach = np.flatnonzero(manifest.split == "train")
+    before = np.bincount(manifest.labels[teach], minlength=len(manifest.class_names))
+    wanted = target_counts(before, cast(Balance, to), fewer=fewer, beta=decided.effective_beta)
+    file = out if fewer else out / TABLE
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
+    called = manifest.seen_from(file)
+    if fewer:
+        table = called[_kept(manifest, teach, wanted, seed)].reset_index(drop=True)
+    else:
+        table = _more(manifest, called, teach, wanted, out, decided, seed, screen)
+    try:
+        write_table(file, table)
+    except OSError as error:
+        raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
+    told = (manifest.class_names, before, wanted, file, table, screen)
+    _tell(*told, fewer=fewer, bands=source.bands, as_json=as_json)
+
+
+def _check_out(out: Path, fewer: bool) -> None:
+    is_table = out.suffix.lower() == ".csv"
+    if fewer and not is_table:
+        raise InputError(f"OUT is {out}, but --fewer writes a table alone. Give a file that ends in .csv.")
+    if not fewer and is_table:
+        raise InputError(
+            f"OUT is {out}, but copies need a folder. Give one; or leave pictures out instead (--fewer); or let "
+            "training draw rare classes more often: effnetv2 train DATA --set balance=equal"
+        )
+    if fewer and out.exists():
+        raise InputError(f"OUT {out} exists. Give another file, or remove it.")
+    there = [file.name for file in out.iterdir()] if out.is_dir() else []
+    # What a stopped run has left is written again.
+    if not fewer and (out.is_file() or [name for name in there if name != FOLDER]):
+        raise InputError(f"OUT {out} is not an empty folder ({some(there, 3)}). Give another one.")
+
+
+def _refuse_unfit(manifest: Manifest, fewer: bool) -> None:
+    if is_copy(manifest).any():
+        raise InputError(
+            f"{manifest.source} holds augmented copies already (column {COLUMN}). Balance the set that it was made "
+            "from."
+        )
+    if not fewer and manifest.channels != RGB:
+        raise InputError(
+            f"Copies are written as JPEG, which holds {RGB} channels, but these rasters have "
+            f"{count_of(manifest.channels, 'band')}. {_INSTEAD}"
+        )
+    if not fewer and manifest.shards is not None:
+        raise InputError(
+            f"Copies are written as files, but the pictures of {manifest.source} stand in shards, and a table lists "
+            f"either. {_INSTEAD}"
+        )
+
+
+def _kept(manifest: Manifest, teach: Ints, wanted: Ints, seed: int) -> npt.NDArray[np.bool_]:
+    """(N,) all but some training pictures of frequent classes."""
+    kept = np.ones(len(manifest), dtype=bool)
+    for label, number in enumerate(wanted):
+        rows = teach[manifest.labels[teach] == label]
+        kept[Key.of(seed).fold("fewer", label).generator().permutation(rows)[number:]] = False
+    return kept
+
+
+def _more(
+    manifest: Manifest,
+    called: pd.DataFrame,
+    teach: Ints,
+    wanted: Ints,
+    out: Path,
+    recipe: Recipe,
+    seed: int,
+    screen: Screen,
+) -> pd.DataFrame:
+    """The table, as it is ``called``, and behind it copies of rare classes' pictures, which are written."""
+    key = Key.of(seed)
+    copies = np.zeros(len(manifest), dtype=np.int64)
+    copies[teach] = spread_copies(manifest.labels[teach], wanted, key=key)
+    with screen.counting("augmenting", int(copies.sum())) as counted:
+        try:
+            made = materialise(
+                manifest,
+                copies,
+                out,
+                setting=recipe.progressive.last,
+                plan=recipe.augment,
+                key=key.fold("augment"),
+                progress=counted,
+            )
+        except UnreadablePicture as error:
+            raise InputError(f"{error}. Repair it, or leave it out.") from error
+    made[COLUMN] = made[COLUMN].map(dict(zip(manifest.paths, called["path"], strict=True)))
+    return pd.concat([called.assign(**{COLUMN: ""}), made], ignore_index=True)
+
+
+def _tell(
+    class_names: Sequence[str],
+    before: Ints,
+    wanted: Ints,
+    file: Path,
+    table: pd.DataFrame,
+    screen: Screen,
+    *,
+    fewer: bool,
+    bands: str | None,
+    as_json: bool,
+) -> None:
+    made = 0 if fewer else int((table[COLUMN] != "").sum())
+    if as_json:
+        classes = {
+            name: {"before": int(b), "after": int(a)}
+            for name, b, a in zip(class_names, before, wanted, strict=True)
+        }
+        answer({"table": str(file), "copies": made, "train": classes})
+    else:
+        rows = [[name, str(b), str(a)] for name, b, a in zip(class_names, before, wanted, strict=True)]
+        screen.table("Training pictures", ["class", "before", "after"], rows)
+    left_out = count_of(int((before - wanted).sum()), "picture")
+    what = f"{left_out} left out, none written" if fewer else f"{count_of(made, 'augmented picture')} written"
+    screen.say(f"{what}. Table: {file}")
+    train = ["effnetv2", "train", str(file), *options(bands=bands), "--set", "balance=null"]
+    screen.say(f"To train on it as it is, drawn as often as listed: {typed(train)}")

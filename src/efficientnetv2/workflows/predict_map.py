@@ -1,0 +1,317 @@
+"""What ``map`` does: settle windows and bands, draw the map, say what stands on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efficientnetv2.cli.console import Screen, answer, duration
+from efficientnetv2.data.geotiff import Dataset, all_bands, bands_seen, names_of, opened, side_m
+from efficientnetv2.data.raster_checks import amiss, in_codes, in_pages, kinds_of, unlike
+from efficientnetv2.geospatial import map_file
+from efficientnetv2.geospatial.pixel_area import untrue
+from efficientnetv2.geospatial.predict_map import Grid, Tally, draw
+from efficientnetv2.inference.predict import check_classes, check_one_class, check_reads_files
+from efficientnetv2.models import model_file
+from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
+from efficientnetv2.training.signals import signals_as_ctrl_c
+from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.io import check_place
+from efficientnetv2.utils.shell import command_line, typed
+from efficientnetv2.workflows.batch_predict import device_to_answer_on, refuse_swapped
+from efficientnetv2.workflows.data_config import bands_asked
+from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of those names; None is not given.
+
+    Args:
+        window_m, window_px, stride_px: of the windows.
+        bands, value_range: as text, numbers with commas between.
+    """
+
+    window_m: float | None = None
+    window_px: int | None = None
+    stride_px: int | None = None
+    bands: str | None = None
+    value_range: str | None = None
+
+
+def map_and_write(
+    model: str, raster: Path, wanted: Wanted, *, out: Path, batch_images: int, device: str, as_json: bool
+) -> None:
+    """Everything that ``effnetv2 map`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=as_json)
+    on = device_to_answer_on(device, World(), screen)
+    refuse_swapped(model, raster, "map")
+    _refuse_place(out, raster)
+    with opened(raster) as source:
+        refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 map")
+        tell_replaced(out, screen)
+        network = model_file.load(model)
+        check_classes(network, model)
+        check_one_class(network, "a map has one class at each place", model)
+        check_reads_files(network, model)
+        bands = bands_for(source, network.preprocessing, wanted, str(raster))
+        grid = grid_for(source, network.preprocessing, wanted, raster)
+        for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
+            screen.say(line)
+        tallies: list[Tally] = []
+        started = time.perf_counter()
+        with signals_as_ctrl_c(), screen.counting("mapping", len(grid), "windows") as counted:
+
+            def fill(put: map_file.Put) -> None:
+                tallies.append(
+                    draw(
+                        network,
+                        source,
+                        put,
+                        grid,
+                        bands,
+                        batch_images=batch_images,
+                        device=on,
+                        progress=counted,
+                    )
+                )
+
+            told = {
+                "model": model,
+                "command": command_line(),
+                "window_px": str(grid.window_px),
+                "stride_px": str(grid.stride_px),
+            }
+            map_file.write(out, source, network.class_names, fill, told=told)
+        seconds = time.perf_counter() - started
+    _tell(tallies[0], network.class_names, out, grid, seconds, screen)
+    if as_json:
+        answer(_answered(tallies[0], network.class_names, out, raster, grid, bands, seconds))
+
+
+def _refuse_place(out: Path, raster: Path) -> None:
+    check_place(out, "--out", such_as="map.tif")
+    if out.exists() and raster.exists() and out.samefile(raster):
+        raise InputError(f"--out {out} is RASTER itself. Give another file.")
+
+
+def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, name: str) -> Bands:
+    """How a raster is to be seen: as given, else as the model's pictures were, else as the raster says.
+
+    Args:
+        source: the raster.
+        preprocessing: of the model.
+        wanted: what was given.
+        name: of the raster, for messages.
+
+    Raises:
+        InputError: bands that are not there or not known, values of another kind than the model's pictures had, or of
+            which nobody says what becomes 0 and 255.
+    """
+    known = preprocessing.bands
+    numbers = None if known is None else known.numbers
+    asked = None if wanted.bands is None else bands_asked(wanted.bands)
+    if asked is not None:
+        numbers = None if asked == "all" else asked
+    if not isinstance(asked, tuple) and (fault := in_pages(source) or in_codes(source)):
+        raise InputError(f"{name} {fault}")
+    if numbers is None:
+        numbers = (bands_seen if asked is None else all_bands)(source)
+    _refuse_other_number(numbers, preprocessing, source, name)
+    if known is None:
+        known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
+    elif numbers != known.numbers or isinstance(asked, tuple):
+        # Asked for by number, so what they are called does not count.
+        known = replace(known, numbers=numbers, names=names_of(source, numbers))
+    by_rule = preprocessing.bands is not None and wanted.value_range is None
+    if fault := (unlike if by_rule else amiss)(source, known):
+        raise InputError(f"{name} {fault}")
+    kinds = kinds_of(source, known.numbers)
+    if wanted.value_range is not None:
+        low, high = _value_range(wanted.value_range)
+        return replace(known, low=(low,) * known.channels, high=(high,) * known.channels, kinds=kinds)
+    if preprocessing.bands is None and kinds != ("uint8",):
+        raise InputError(
+            f"{name} holds {', '.join(kinds)}, but the model was trained on 8-bit pictures, and does not know "
+            "which values were made 0 and 255 for these. Say it, as --value-range 0,3000."
+        )
+    return known
+
+
+def _refuse_other_number(
+    numbers: tuple[int, ...], preprocessing: Preprocessing, source: Dataset, name: str
+) -> None:
+    """Refuse bands of another number than the model's pictures had."""
+    count, bands = preprocessing.channels, preprocessing.bands
+    if len(numbers) == count:
+        return
+    asked = f"--bands {','.join(map(str, numbers))}"
+    if bands is None:
+        raise InputError(
+            f"{name} has {count_of(source.count, 'band')}, and the model was trained on ordinary pictures of {count} "
+            f"channels. Say which are to be seen as red, green and blue, as --bands 4,3,2 (not {asked})."
+        )
+    raise InputError(
+        f"{asked}: the model was trained on {count_of(count, 'band')} ({bands.listed}). Give so many, in that "
+        "order, or leave --bands out."
+    )
+
+
+def _value_range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"--value-range is '{text}', but is two numbers, the lower first: the values seen as 0 and 255, as 0,3000."
+        ) from None
+    return low, high
+
+
+def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, raster: Path) -> Grid:
+    """Where the windows lie.
+
+    Args:
+        source: the raster.
+        preprocessing: of the model; the default is the ground that its pictures showed, or else its size.
+        wanted: what was given.
+        raster: for messages.
+
+    Raises:
+        InputError: windows that do not fit, or metres where the raster has none.
+    """
+    px = wanted.window_px
+    if wanted.window_m is not None:
+        if px is not None:
+            raise InputError("--window-px and --window-m both say how large a window is. Give one of them.")
+        px = _pixels(source, wanted.window_m, raster)
+    if px is None:
+        side, trained_m = side_m(source), _trained_m(preprocessing)
+        px = preprocessing.image_px
+        if side is not None and trained_m is not None:
+            px = max(2, round(trained_m / side))
+    stride = max(1, px // 2) if wanted.stride_px is None else wanted.stride_px
+    return Grid(source.height, source.width, px, stride)
+
+
+def _pixels(source: Dataset, metres: float, raster: Path) -> int:
+    side = side_m(source)
+    if side is None:
+        unit, fix = "no coordinate system", "."
+        if source.crs is not None:
+            unit = (
+                "coordinates in degrees"
+                if source.crs.is_geographic
+                else "a coordinate system that is not projected"
+            )
+            fix = ", or project it first: with GDAL, gdalwarp -t_srs EPSG:32721 (with your UTM zone)."
+        raise InputError(
+            f"--window-m is {metres:g}, but {raster} has {unit}, so its pixels have no size in metres. Give "
+            f"--window-px{fix}"
+        )
+    if not 0 < metres < math.inf or round(metres / side) < 2:
+        raise InputError(
+            f"--window-m is {metres:g}, but a pixel of {raster} is {side:g} m wide and a window has at least 2. Give "
+            f"{2 * side:g} or more."
+        )
+    return round(metres / side)
+
+
+def _trained_m(preprocessing: Preprocessing) -> float | None:
+    return None if preprocessing.bands is None else preprocessing.bands.picture_m
+
+
+def _chosen(
+    source: Dataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted, trained_m: float | None
+) -> list[str]:
+    """What a person should know before it begins, a sentence each."""
+    side = side_m(source)
+    ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
+    lines = [
+        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}"
+        f"{' as red, green and blue' if bands.channels == RGB else ''}.",
+        f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px.",
+    ]
+    if trained_m is not None and side is not None:
+        lines.append(f"The pictures that trained the model showed {trained_m:,.0f} m.")
+    elif wanted.window_px is None and wanted.window_m is None:
+        lines.append(
+            "That is the size of the model's input. A window should show as much ground as the pictures that trained "
+            "the model: if theirs was another, say --window-m or --window-px."
+        )
+    if source.crs is None:
+        lines.append(f"{raster} has no coordinate system, so the map has none either.")
+    if fault := untrue(source):
+        lines.append(fault)
+    return lines
+
+
+def _tell(
+    tally: Tally, names: tuple[str, ...], out: Path, grid: Grid, seconds: float, screen: Screen
+) -> None:
+    covered = max(1, int(tally.pixels.sum()))
+    columns = ["class", "value", "pixels", "share", "hectares", "probability"]
+    rows = []
+    met = (place for place in range(len(names)) if tally.pixels[place])
+    for place in sorted(met, key=lambda place: -int(tally.pixels[place])):
+        pixels = int(tally.pixels[place])
+        rows.append(
+            [
+                names[place], str(place + 1), f"{pixels:,}", f"{pixels / covered:.1%}",
+                "" if tally.hectares is None else f"{tally.hectares[place]:,.1f}",
+                f"{tally.confidence[place]:.2f}",
+            ]
+        )  # fmt: skip
+    if tally.hectares is None:
+        columns, rows = (
+            [columns[i] for i in (0, 1, 2, 3, 5)],
+            [[row[i] for i in (0, 1, 2, 3, 5)] for row in rows],
+        )
+    screen.table("On the map", columns, rows)
+    if nowhere := len(names) - len(rows):
+        are = "is" if nowhere == 1 else "are"
+        screen.say(f"Of the model's {count_of(len(names), 'class')} {nowhere:,} {are} not on it.")
+    if tally.nodata:
+        screen.say(f"{count_of(tally.nodata, 'pixel')} without data stay so.")
+    screen.say(
+        f"{count_of(len(grid), 'window')} in {duration(seconds)} ({len(grid) / max(seconds, 1e-9):.0f} windows/s)."
+    )
+    screen.say(
+        f"Written to {out}. These areas repeat the model's mistakes; a sample whose truth is known corrects them: "
+        + typed(["effnetv2", "area", str(out), "SAMPLE.csv"])
+    )
+
+
+def _answered(
+    tally: Tally, names: tuple[str, ...], out: Path, raster: Path, grid: Grid, bands: Bands, seconds: float
+) -> dict[str, Any]:
+    covered = max(1, int(tally.pixels.sum()))
+    return {
+        "map": str(out),
+        "raster": str(raster),
+        "bands": list(bands.numbers),
+        "windows": len(grid),
+        "window_px": grid.window_px,
+        "stride_px": grid.stride_px,
+        "seconds": round(seconds, 2),
+        "nodata_pixels": tally.nodata,
+        "classes": {
+            name: {
+                "value": place + 1,
+                "pixels": int(tally.pixels[place]),
+                "share": int(tally.pixels[place]) / covered,
+                "hectares": None if tally.hectares is None else float(tally.hectares[place]),
+                "probability": float(tally.confidence[place]) if tally.pixels[place] else None,
+            }
+            for place, name in enumerate(names)
+        },
+    }

@@ -1,0 +1,83 @@
+"""The folder that an evaluation's report goes into: nothing is lost there but an earlier report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.shards.index import INDEX
+from efficientnetv2.evaluation.html import is_page
+from efficientnetv2.evaluation.predictions import NAME as ANSWERS
+from efficientnetv2.training.run_dir import REPORT_FILES
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import folder_for
+from efficientnetv2.workflows.batch_predict import SKIPPED, is_list_of_skipped
+from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
+from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.predictions_io import header_of
+from efficientnetv2.workflows.previous_runs import KINDS
+
+
+def inspection_folder(data: str) -> Path:
+    """Where ``inspect`` writes its page, unless another folder is given.
+
+    Args:
+        data: DATA as it was typed.
+    """
+    place = Path(os.path.expanduser(data))
+    # A folder's name may hold points: photos.v1 and photos.v2 are two sets.
+    return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
+
+
+def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManager[None]:
+    """The folder, made before the work and removed if that fails.
+
+    Args:
+        out: the folder.
+        data: what is evaluated, which may lie there.
+        screen: to say it on where an earlier report will be replaced.
+
+    Raises:
+        InputError: it can't be written to, lies among the class folders of DATA, is a run's or a cross-validation's
+            own, or holds a file of the user's by the name of one that will be written.
+    """
+    if any((out / name).is_file() for name in KINDS):
+        raise InputError(
+            f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
+            f"{out / 'evaluation'}."
+        )
+    refuse_within(data, out, "--out")
+    refuse_replaced(data, out, (*REPORT_FILES, SKIPPED), "--out")
+    if (out / INDEX).is_file():
+        raise InputError(
+            f"--out {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
+        )
+    for name, (ours, other) in _OURS.items():
+        refuse_others(out / name, f"--out {out}:", ours, f"is {other}")
+    tell_replaced(out / "report.html", screen)
+    return folder_for(out, "--out")
+
+
+def _is_answers(file: Path) -> bool:
+    return {"path", "label", "true_label"} <= set(header_of(file))
+
+
+def _is_report(file: Path) -> bool:
+    return b'"evaluated_on"' in file.read_bytes()
+
+
+def _is_report_page(file: Path) -> bool:
+    beside = file.with_suffix(".json")
+    # Pages of earlier versions do not say whose they are.
+    return is_page(file) or (beside.is_file() and _is_report(beside))
+
+
+# Of what is written, how an earlier one of ours is told from a file of the user's.
+_OURS = {
+    ANSWERS: (_is_answers, "no table of an evaluation's answers"),
+    SKIPPED: (is_list_of_skipped, "no list of what could not be read"),
+    "report.json": (_is_report, "no report of effnetv2"),
+    "report.html": (_is_report_page, "no report of effnetv2"),
+}

@@ -1,0 +1,287 @@
+"""What a report says beyond the figures: gathered from answers, their table and what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.folds import KEPT_WHOLE
+from efficientnetv2.data.image_metadata import MOST, longer_sides
+from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
+from efficientnetv2.evaluation.breakdown import priced, sliced, verdict_of_slices, worst_slice
+from efficientnetv2.evaluation.clusters import Whole
+from efficientnetv2.evaluation.generalization import Apart, Elsewhere
+from efficientnetv2.evaluation.predictions import Over, over
+from efficientnetv2.evaluation.reliability import Scaled, trust
+from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.evaluation.summary import Beside
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.confidence_intervals import Interval
+from efficientnetv2.metrics.cost_sensitive import Costs
+from efficientnetv2.metrics.multilabel import right
+from efficientnetv2.metrics.subgroups import Slice, slices, usable, values_of
+from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.utils import probability
+from efficientnetv2.utils.errors import InputError, did_you_mean, some
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.previous_runs import Other, last_before
+
+# Columns of a manifest that say no property of a picture.
+_OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
+#: By which pictures are cut beside the columns of their table: see ``data.image_metadata``.
+SIZE = "longer_side_px"
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What is asked of a report beyond the figures.
+
+    Args:
+        slices: columns to cut the pictures by; None takes those that there are, empty none.
+        costs: of mistakes; None where they are not known.
+        abstain_below: probability below which a picture is left to a person; None answers all.
+        against: another run or evaluation to compare with; None takes the last run before.
+    """
+
+    slices: tuple[str, ...] | None = None
+    costs: Costs | None = None
+    abstain_below: float | None = None
+    against: Other | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known beside the answers.
+
+    Args:
+        calibration: by which the answers' probabilities are stated.
+        members: the same of the networks that have answered, where they are several; None where one has none.
+        probe: answers of the linear probe, as ``evaluation.predictions.read_answers`` gives them.
+        labels: verdict and words on more labels.
+        elsewhere: what a cross-validation says of pictures from new places.
+        apart: how far the pictures are from those learnt from.
+        views: what these answers have over those with the network's own views.
+        unseen: words on the pictures alone that did not train the network.
+        sections: that others have made.
+        folder: of the run, beside which lie those before it; None: there is none.
+        split_by: the rule of the folds of a cross-validation; None of others.
+        whole: what hangs together among the pictures that were answered, in their order; None where nothing does.
+    """
+
+    calibration: Calibration | None = None
+    members: tuple[Calibration | None, ...] = ()
+    probe: pd.DataFrame | None = None
+    labels: tuple[str, str] | None = None
+    elsewhere: Elsewhere | None = None
+    apart: Apart | None = None
+    views: Over | None = None
+    unseen: str | None = None
+    sections: tuple[Part, ...] = ()
+    folder: Path | None = None
+    split_by: str | None = None
+    whole: Whole | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a report says beyond the figures.
+
+    Args:
+        sections: of the page.
+        beside: for its opening answers.
+    """
+
+    sections: tuple[Part, ...]
+    beside: Beside
+
+
+def gathered(
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    wanted: Wanted,
+    known: Known,
+    *,
+    trainers: str = "",
+    choosers: str = "",
+    reach: Interval,
+    key: Key,
+) -> Findings:
+    """Everything that there is to say of these answers.
+
+    Args:
+        predictions: on the manifest's pictures.
+        manifest: labelled.
+        class_names: of the network.
+        wanted: what the user asked for.
+        known: what is known beside.
+        trainers: as ``trust`` takes them.
+        choosers: likewise.
+        reach: the 95 % interval of top-1.
+        key: of resampling.
+
+    Raises:
+        InputError: the other run answered other pictures.
+    """
+    labels, probabilities = predictions.labels, predictions.probabilities
+    shown = manifest.select(predictions.samples)
+    trusted = trust(
+        labels,
+        probabilities,
+        scaled=_scaled(predictions, known),
+        members=known.members,
+        reach=reach,
+        trainers=trainers,
+        choosers=choosers,
+        abstain_below=wanted.abstain_below,
+        answer=predictions.answer,
+    )
+    sections: list[Part] = [trusted]
+    predicted = probabilities.argmax(axis=1)
+    columns, uncut = _cut(shown, wanted.slices)
+    parts = slices(columns, labels, predicted, right(labels, predicted))
+    if parts:
+        sections.append(sliced(parts))
+    if wanted.costs is not None:
+        sections.append(priced(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
+    probe = last = None
+    if labels.ndim == 1:
+        answers = by_picture(predictions, manifest, class_names)
+        whole = None if known.whole is None else known.whole.by_path(shown.paths)
+        if known.probe is not None:
+            probe = over(answers, known.probe, clusters=whole)
+        last = _last(answers, wanted, known, whole)
+    return Findings(
+        (*sections, *known.sections),
+        Beside(
+            probe=probe,
+            last=last,
+            apart=known.apart,
+            views=known.views,
+            unseen=known.unseen,
+            labels=known.labels,
+            elsewhere=known.elsewhere,
+            drawn_whole=None if known.whole is None else known.whole.what,
+            trusted=(trusted.verdict, trusted.calibrated),
+            slices=_of_slices(parts, uncut),
+        ),
+    )
+
+
+def _of_slices(parts: Sequence[Slice], uncut: Sequence[str]) -> tuple[str, str] | None:
+    """Verdict and words on the subgroups; None where the images are not cut."""
+    if not parts:
+        return ("Not measured.", " ".join(uncut)) if uncut else None
+    return verdict_of_slices(parts), " ".join([worst_slice(parts), *uncut])
+
+
+def by_picture(predictions: Predictions, manifest: Manifest, class_names: Sequence[str]) -> pd.DataFrame:
+    """Answers as ``evaluation.predictions.read_answers`` gives those that were written down.
+
+    Args:
+        predictions: of labelled pictures of one label each.
+        manifest: of them.
+        class_names: of the network.
+    """
+    shown = manifest.select(predictions.samples)
+    called = predictions.probabilities.argmax(axis=1)
+    return pd.DataFrame(
+        {"label": [class_names[one] for one in called], "true_label": list(shown.table["label"])},
+        index=pd.Index(shown.paths),
+    )
+
+
+def sized(manifest: Manifest, wanted: tuple[str, ...] | None) -> Manifest:
+    """The same pictures with a column of their size, where they may be cut by it and it is known.
+
+    A column of DATA of the same name stays.
+
+    Args:
+        manifest: of the pictures.
+        wanted: as ``Wanted.slices``.
+    """
+    if SIZE in manifest.table or not (wanted is None or SIZE in wanted):
+        return manifest
+    sides = longer_sides(manifest)
+    return manifest if sides is None else replace(manifest, table=manifest.table.assign(**{SIZE: sides}))
+
+
+def check_slices(manifest: Manifest, wanted: tuple[str, ...]) -> None:
+    """Refuse columns that pictures cannot be cut by, before any of them is answered.
+
+    Args:
+        manifest: of the pictures.
+        wanted: names of columns.
+
+    Raises:
+        InputError: a column is not there, or cuts the pictures into nothing of use.
+    """
+    table = sized(manifest, wanted).table
+    there = [str(name) for name in table.columns if name not in _OTHERWISE]
+    for name in wanted:
+        if name == SIZE and name not in there:
+            raise InputError(
+                f"--slices {SIZE}: the size of these pictures is not known. It is read off the headers of up to "
+                f"{MOST:,} files, and not of more, nor of shards, packed records and rasters. Leave it out, or write "
+                "it into a column of that name."
+            )
+        if name not in there:
+            having = f"It has {some(there, 20)}." if there else "It has no other than path, label and split."
+            raise InputError(
+                f"--slices {name}: {manifest.source} has no such column{did_you_mean(name, there)} {having}"
+            )
+        if values_of(table[name]) is None:
+            raise InputError(
+                f"--slices {name}: the column has one value, or many that are no numbers, or numbers most of which "
+                "are equal, so it cuts the pictures into nothing of use. Give one of a few values, such as a year or a "
+                "region, or of numbers."
+            )
+
+
+def _cut(manifest: Manifest, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
+    """The columns by which the pictures that were answered are cut, and words on those that do not cut them any more.
+
+    Before the answers all did that were asked for (``check_slices``). Without the pictures that could not be read
+    all others may be alike in one, which is no reason to lose their answers.
+
+    Args:
+        manifest: of the pictures that were answered.
+        wanted: as ``Wanted.slices``.
+    """
+    table = sized(manifest, wanted).table
+    if wanted is None:
+        return table[usable(table, without=_OTHERWISE)], []
+    lost = [name for name in wanted if values_of(table[name]) is None]
+    kept = table[[name for name in wanted if name not in lost]]
+    return kept, [
+        f"By {some(lost)} those that could be read are not cut: most are alike in it."
+    ] if lost else []
+
+
+def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
+    found = known.calibration
+    if found is None:
+        return None
+    before = probability.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
+    return Scaled(found.temperature, found.pictures, found.fitted_on, before)
+
+
+def _last(
+    answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None
+) -> tuple[str, Over] | None:
+    """The run that was asked for, or else the last one before this; and what this one has over it."""
+    other = wanted.against
+    if other is None:
+        found = None
+        if known.folder is not None:
+            found = last_before(known.folder, answers, split_by=known.split_by)
+        if found is None:
+            return None
+        other = Other(f"the last run, {found[0]}", found[1])
+    # The other may have answered more pictures, or fewer; those of both count.
+    gained = over(answers, other.answers, clusters=whole)
+    return None if gained is None else (other.name, other.qualified(gained))

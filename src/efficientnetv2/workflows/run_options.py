@@ -1,0 +1,193 @@
+"""How a run begins: its folder, its settled recipe, its network."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.training.initial_weights import Found, refuse_unknown_weights
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import checked
+from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.run_lock import new_folder, newest, newest_first, refuse_occupied
+from efficientnetv2.utils.device import device_note
+from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import check_folder
+from efficientnetv2.utils.shell import options, typed
+from efficientnetv2.workflows.datasets import Common
+from efficientnetv2.workflows.output_paths import RUNS
+from efficientnetv2.workflows.overrides import (
+    Words,
+    begin_recipe,
+    refuse_too_small,
+    resumed_recipe,
+    starts_open,
+)
+from efficientnetv2.workflows.previous_runs import Other
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how to run.
+
+    Args:
+        out: folder of the run; None makes a new one under ``runs/``.
+        resume: go on with the run there.
+        device: as ``--device`` says it.
+        workers: None chooses by the machine.
+        memory_gib: that the training process may take; None is what there is.
+        strict: stop at the first unreadable picture.
+        as_json: only the report on stdout.
+        verbose: show every choice on the screen.
+        probe: compare with a linear probe on the given weights, before training.
+        against: folder of another run that the report compares with; None takes the one that a run gone on with was
+            begun against, or else the last before it.
+        settled: recipes, as files, that runs like this one have settled before: the one for the weights that this run
+            begins from is repeated.
+        common: of a run of a cross-validation: what all of its runs train on.
+    """
+
+    out: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    memory_gib: float | None = None
+    strict: bool = False
+    as_json: bool = False
+    verbose: bool = False
+    probe: bool = True
+    against: Path | None = None
+    settled: tuple[Path, ...] = ()
+    common: Common | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """How to run, as one types it: what a run or cross-validation that is gone on with does not know itself."""
+        return options(
+            device=None if self.device == "auto" else self.device,
+            workers=self.workers,
+            memory_gib=self.memory_gib,
+            strict=self.strict,
+        )
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What is known of a run before its pictures are looked at, and after weights were chosen by them.
+
+    Args:
+        path: of its folder.
+        recipe: its "auto" fields may still be open.
+        chosen: so far, a sentence each.
+        resumed: whether there is something to go on with.
+        starts: to choose among, the first of them taken so far; empty where there is nothing to choose.
+        compared: the figures by which one was chosen, as plain values; None if none were.
+        against: another run that the report is to compare with, kept in the folder; None if none was named.
+        repeated: whether the recipe is what a run like this one has settled.
+    """
+
+    path: Path
+    recipe: Recipe
+    chosen: tuple[str, ...] = ()
+    resumed: bool = False
+    starts: tuple[Found, ...] = ()
+    compared: dict[str, Any] | None = None
+    against: Other | None = None
+    repeated: bool = False
+
+
+def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
+    """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
+
+    The run's own are the seed, that of random sizes where it follows from it, and the pictures that choose.
+
+    Args:
+        known: of the run, its weights chosen.
+        words: about the recipe.
+        place: of the run.
+    """
+    if not known.resumed:
+        for file in place.settled:
+            recipe = read_recipe(file)
+            if recipe.weights == known.recipe.weights:
+                own = recipe.to_json() | {"seed": known.recipe.seed, "minival": known.recipe.minival}
+                if known.recipe.progressive.seed is None:
+                    own["progressive"] = own["progressive"] | {"seed": None}  # settled by the seed
+                known = replace(known, recipe=checked(own, where=str(file)), repeated=True)
+                return known, replace(words, minutes=None)
+    return known, words
+
+
+def decided(words: Words, place: Place, device: torch.device, screen: Screen, world: World) -> Decided:
+    """All that can be decided without looking at an image.
+
+    A launcher starts and restarts a run with one command, so that there ``--resume`` may find no run yet.
+
+    Raises:
+        InputError: what is wrong with the options; ``--resume`` names no run.
+    """
+    if world.launch is not None and not place.resume:
+        path = _begun_by(world, place.out)
+        if path is not None:
+            screen.say(f"Started again by the same launch (restart {world.restarts}).")
+            return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
+    if place.resume:
+        path = place.out or newest(RUNS)
+        if path is not None and (path / "recipe.yaml").exists():
+            return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
+        if world.launch is None and (path is None or not _never_began(path)):
+            raise InputError(f"--resume: there is no run in {path or RUNS}. {_to_resume(path)}")
+        screen.say(f"There is no run in {path or RUNS} yet: starting one.")
+    if place.out is not None:
+        refuse_occupied(place.out)
+    check_folder(place.out or RUNS, "--out")
+    if note := device_note(place.device, device):
+        screen.say(note)
+    starts = starts_open(words, device)
+    recipe, chosen = begin_recipe(words, device, screen.detail, found=starts[0] if starts else None)
+    refuse_unknown_weights(recipe.weights)
+    refuse_too_small(recipe, device, [one.word for one in starts])
+    return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a folder is there that a run was stopped in before it began, or that was made for one."""
+    return path.is_dir() and not newest_first(path)
+
+
+def _to_resume(path: Path | None) -> str:
+    """The command that resumes the run that was most likely meant: the newest one, those that have finished last."""
+    places = [RUNS] if path is None else [path, path.parent, RUNS]
+    there = {recipe.parent.resolve(): recipe.parent for place in places for recipe in newest_first(place)}
+    if not there:
+        return "To start a run, leave out --resume."
+    run = next((one for one in there.values() if not RunFolder(one, lambda line: None).finished), None)
+    run = run or next(iter(there.values()))
+    command = typed(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
+    return f"To resume the newest run: {command}. To start a new run, leave out --resume."
+
+
+def _begun_by(world: World, out: Path | None) -> Path | None:
+    """The run that an earlier try of this launch began; None if it did not come so far.
+
+    A machine that takes another's place does not know of restarts. So what is not finished is gone on with at any try;
+    a finished run only at a restart: else it is of an earlier launch that was given the same name.
+    """
+    for recipe_file in newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
+        if not recipe_file.exists():
+            continue
+        folder = RunFolder(recipe_file.parent, lambda line: None)
+        if not folder.beginning_file.exists():  # a copy of a part of a run, or one of an early version
+            continue
+        to_go_on_with = world.restarts > 0 or not folder.finished
+        with suppress(InputError):  # it is damaged: nobody goes on with it, and it bars no other run
+            if to_go_on_with and folder.beginning().get("launch") == world.launch:
+                return folder.path
+    return None

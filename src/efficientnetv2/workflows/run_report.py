@@ -1,0 +1,128 @@
+"""What a run came to: its facts, what is known beside them, and its report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.evaluation.clusters import kept_whole
+from efficientnetv2.evaluation.generalization import apart
+from efficientnetv2.evaluation.next_steps import late_gain
+from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
+from efficientnetv2.evaluation.predictions import f1_of_answers
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.training.checkpoint import drop
+from efficientnetv2.training.initial_weights import title
+from efficientnetv2.training.metrics_log import input_wait_share, training_seconds
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.trainer import Result, epochs_trained, unread
+from efficientnetv2.workflows.datasets import Prepared
+from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
+from efficientnetv2.workflows.explain import explained
+from efficientnetv2.workflows.linear_probe import known_of_run
+from efficientnetv2.workflows.previous_runs import Other
+from efficientnetv2.workflows.report_sections import Wanted
+
+# Why the weights are kept that are, where no images were set aside to choose them.
+_LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
+
+
+def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
+    """Write the report of a run that has come to its end; its checkpoints go.
+
+    Args:
+        job: that was run.
+        prepared: its pictures.
+        result: what it came to.
+    """
+    recipe, beginning = job.recipe, job.folder.beginning()
+    probe = beginning.get("linear_probe")
+    before = beginning.get("seen_before", {"pictures": 0})
+    selected = result.selection.to_json() if result.selection else {}
+    known = known_of_run(job.folder.path, beginning, result.calibration, job.folder.log)
+    learnt = _learnt_from(job)
+    facts = Facts(
+        data=prepared.manifest.source,
+        evaluated_on=job.answered,
+        trained_on=before["pictures"],
+        chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
+        selected_on=selected.pop("selected_on", None),
+        kept_model=selected.pop("kept_model", None),
+        kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),
+        views=recipe.eval_views,
+        model=title(recipe.model),
+        command=beginning["command"],
+        versions=versions(),
+        chosen=beginning["chosen"],
+        notes=[
+            *([before["note"]] if "note" in before else []),
+            prepared.split_note,
+            *unread(job, result.predictions),
+            *(str(choice) for choice in (result.selection, result.sizes) if choice),
+        ],
+        recipe=recipe.to_json(),
+        seed=recipe.seed,
+        epochs=epochs_trained(job, result.images // job.recipe.batch_images),
+        train_pictures=len(learnt),
+        train_lost=len(job.train) - len(learnt),
+        linear_probe=probe["top1"] if probe else None,
+        linear_probe_macro_f1=probe["macro_f1"] if probe else None,
+        linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
+        linear_probe_pictures=probe["train_pictures"] if probe else None,
+        linear_probe_of_pictures=len(job.train) if probe else None,
+        train_support={} if prepared.manifest.separator else dict(learnt.table["label"].value_counts()),
+        hashes=hashes(job.folder.model_file, job.folder.manifest_file),
+        wall_s=round(result.seconds, 2),
+        images_per_s=round(result.images / result.seconds, 2),
+        input_wait_share=input_wait_share(result.history),
+        skipped=job.folder.skipped_count,
+        stored_px=shorter_side(job.train),
+        check_notes=prepared.check_notes,
+        label_conflicts=prepared.label_conflicts,
+        late_gain=late_gain(result.history),
+        others={
+            "train_s": round(training_seconds(result.history), 2),
+            "run": str(job.folder.path),
+            "model_file": str(job.folder.model_file),
+            "processes": job.world.size,
+            "stages": [asdict(stage) for stage in stage_costs(result.history)],
+            **{name: beginning[name] for name in ("weights_compared",) if name in beginning},
+            **selected,
+            **(result.sizes.to_json() if result.sizes else {}),
+        },
+    )
+    kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
+    explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
+    known = replace(
+        known,
+        sections=(*known.sections, *explanation),
+        apart=apart(prepared.manifest, job.answered),
+        folder=job.folder.path,
+        whole=kept_whole(job.folder.path, job.val.select(result.predictions.samples).paths),
+    )
+    outcome = Outcome(
+        result.predictions,
+        job.val,
+        job.train.class_names,
+        facts,
+        wanted=Wanted(against=Other.kept(job.folder.path, beginning)),
+        known=known,
+    )
+    curve = None
+    if result.sizes:
+        curve = SizeCurve(
+            result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
+        )
+    outcome.write(job.folder.path, history=result.history, sizes=curve)
+    drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
+    return outcome
+
+
+def _learnt_from(job: Job) -> Manifest:
+    """The training pictures that could be read all the while: of the others nobody knows how often they were seen."""
+    skipped = job.folder.skipped
+    return job.train.select(np.flatnonzero([path not in skipped for path in job.train.paths]))

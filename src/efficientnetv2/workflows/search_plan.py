@@ -1,0 +1,134 @@
+"""What ``search run --dry-run`` does: say what a study would cost, and leave nothing behind."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.cli.console import Screen, answer, duration
+from efficientnetv2.data.cache_writer import amount
+from efficientnetv2.nas.latency import fewest_steps
+from efficientnetv2.training.auto_config import settle
+from efficientnetv2.training.estimate import Forecast, forecast
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import Job, preprocessing_of
+from efficientnetv2.training.run_dir import NoFolder
+from efficientnetv2.training.timing import measure
+from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.datasets import Prepared
+from efficientnetv2.workflows.search_config import Asked
+from efficientnetv2.workflows.search_run import Machine, for_all, looked_at, refuse_joining, settled
+from efficientnetv2.workflows.study_dir import StudyFolder
+
+# Networks that are rehearsed beside the backbone, drawn from the space; starting a trial and timing its step, in
+# seconds, where steps are short. Ours.
+_DRAWN, _AROUND_S = 2, 10.0
+
+
+def dry_run(asked: Asked) -> None:
+    """Foretell a study by rehearsing a few of its networks.
+
+    Raises:
+        InputError: anything that ``search run`` would refuse before its first trial.
+    """
+    screen = Screen(quiet=asked.place.as_json)
+    machine = Machine.of(asked.place, screen)
+    folder = StudyFolder(asked.study)
+    prepared = looked_at(asked, folder, screen)
+    refuse_joining(asked, prepared, machine, folder, screen)
+    recipe = for_all(settled(asked, prepared, machine, screen), asked)
+    drawn = {
+        f"drawn {number}": asked.space.decode(
+            asked.space.sample(Key.of(asked.seed).fold("rehearsal", number))
+        )
+        for number in range(1, _DRAWN + 1)
+    }
+    networks = {"the backbone": asked.space.backbone} | drawn
+    if machine.training_threads is not None:
+        torch.set_num_threads(machine.training_threads)
+    screen.say(f"Measuring a few steps of {count_of(len(networks), 'network')}.")
+    runs = {name: _foretold(network, recipe, prepared, machine, screen) for name, network in networks.items()}
+    around = {name: _around_s(run, runs["the backbone"]) for name, run in runs.items()}
+    each = {name: around[name] + len(asked.seeds) * run.seconds for name, run in runs.items()}
+    usual_s = statistics.mean(each.values())
+    memory = max(run.memory_bytes for run in runs.values())
+    if asked.place.as_json:
+        answer(
+            {
+                "trials": asked.trials,
+                "trial_seconds": each,
+                "seconds": asked.trials * usual_s,
+                "memory_bytes": memory,
+                "networks": asked.space.count,
+            }
+        )
+        return
+    screen.say(asked.space.describe())
+    classes = len(prepared.train.class_names)
+    sizes = {name: cost(one, image_px=64, num_classes=classes).total for name, one in networks.items()}
+    screen.table(
+        f"A trial: {count_of(float(recipe.epochs), 'epoch')} of {count_of(len(prepared.train), 'picture')}",
+        ["network", "parameters, M", "time", "memory"],
+        [
+            [
+                name,
+                f"{sizes[name].parameters / 1e6:.3g}",
+                duration(each[name]),
+                amount(run.memory_bytes),
+            ]
+            for name, run in runs.items()
+        ],
+    )
+    screen.say(
+        f"In all about {duration(asked.trials * usual_s)} for {count_of(asked.trials, 'trial')} by one worker like "
+        f"this one, and its share of that by several; {amount(memory)} of memory. Trials that are stopped early take "
+        "less."
+    )
+
+
+def _around_s(run: Forecast, backbone: Forecast) -> float:
+    """Seconds until a trial trains: of long steps, those that are timed take most of them."""
+    own, paced = (one.stages[-1].seconds / max(1, one.stages[-1].steps) for one in (run, backbone))
+    own_steps, paced_steps = fewest_steps()
+    return max(_AROUND_S, own_steps * own + paced_steps * paced)
+
+
+def _foretold(
+    network: Architecture, recipe: Recipe, prepared: Prepared, machine: Machine, screen: Screen
+) -> Forecast:
+    found = settle(
+        recipe.model_copy(update={"model": network}),
+        images=len(prepared.train),
+        class_names=prepared.train.class_names,
+        device=machine.device,
+        memory_gib=machine.memory_gib,
+    )
+    choosing = prepared.minival
+    assert choosing is not None, "a search sets pictures aside that choose"
+    with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
+        job = Job(
+            recipe=found.recipe,
+            network=found.network,
+            train=prepared.train,
+            val=choosing,
+            preprocessing=preprocessing_of(found.recipe, found.network, prepared.manifest.bands),
+            folder=NoFolder(Path(scratch)),
+            device=machine.device,
+            workers=machine.workers,
+            at_a_time=found.at_a_time,
+        )
+        rates = measure(job, Path(scratch), say=screen.say)
+        return forecast(
+            found.recipe,
+            rates,
+            images=len(prepared.train),
+            val_images=len(choosing),
+            minival_images=0,
+            at_a_time=found.at_a_time,
+        )

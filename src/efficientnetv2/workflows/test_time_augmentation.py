@@ -1,0 +1,167 @@
+"""``evaluate --sizes``: the same pictures answered at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.evaluation.clusters import Whole
+from efficientnetv2.evaluation.plots import SizeCurve
+from efficientnetv2.evaluation.predictions import Over, over
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.inference.resolutions import size_points
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.ensemble import leave_temperature_out
+from efficientnetv2.preprocessing import Preprocessing, Views
+from efficientnetv2.progressive.schedule import IMAGE_PX, Progressive
+from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.workflows.report_sections import by_picture
+
+# The family halves a picture five times; the most is what a recipe takes.
+_LEAST_PX, _MOST_PX = 32, IMAGE_PX[1]
+# Of one command. Each takes a pass over the pictures. Ours.
+_MOST_SIZES = 32
+
+
+def one_size(px: int, option: str) -> int:
+    """A size that pictures can be seen at.
+
+    Raises:
+        InputError: it is too small or too large.
+    """
+    if not _LEAST_PX <= px <= _MOST_PX:
+        raise InputError(
+            f"{option} {px}: pictures are seen at no less than {_LEAST_PX} px, the network's stride, and no more than "
+            f"{_MOST_PX}. Give a size between."
+        )
+    return px
+
+
+def several_sizes(words: str) -> tuple[int, ...]:
+    """The sizes of ``--sizes 96,128,160``, growing.
+
+    Raises:
+        InputError: no numbers, too many, or one that is too small or too large.
+    """
+    try:
+        given = {int(word) for word in words.split(",")}
+    except ValueError as error:
+        raise InputError(
+            f"--sizes is '{words}', but is whole numbers of pixels with commas between, as 96,128,160."
+        ) from error
+    if len(given) > _MOST_SIZES:
+        raise InputError(
+            f"--sizes names {len(given)} sizes, but at most {_MOST_SIZES}: each is a pass over all pictures."
+        )
+    return tuple(sorted(one_size(px, "--sizes") for px in given))
+
+
+def size_curve(
+    answers: Mapping[int, tuple[Predictions, float]],
+    sizes: Sequence[int],
+    network: Network,
+    *,
+    may_choose: bool,
+) -> SizeCurve:
+    """The figures at each size.
+
+    Args:
+        answers: by size, with the seconds that they took.
+        sizes: to look at.
+        network: that answers.
+        may_choose: whether these pictures trained the network, or chose it before.
+    """
+    points = size_points(answers.__getitem__, sizes, network.class_names)
+    return SizeCurve(
+        points, network.preprocessing.image_px, _trained_px(network), "may choose" if may_choose else "shown"
+    )
+
+
+def tell_sizes(curve: SizeCurve, screen: Screen) -> None:
+    """The curve as a table, and what it may be used for."""
+    rows = [
+        [str(point.image_px), f"{point.top1:.3f}", f"{point.low:.3f}", f"{point.high:.3f}",
+         f"{point.macro_f1:.3f}", f"{point.images_per_s:.0f}"]
+        for point in curve.points
+    ]  # fmt: skip
+    screen.table("By size", ["px", "top-1", "low", "high", "macro-F1", "images/s"], rows)
+    screen.say(curve.advice)
+
+
+def _trained_px(network: Network) -> int | None:
+    """The size of the last training step, where the model file says it."""
+    try:
+        plan = TypeAdapter(Progressive).validate_python(network.recipe.get("progressive"))
+    except ValidationError:  # of another project, or without a recipe
+        return None
+    return plan.last.image_px
+
+
+_VIEWS: tuple[Views, ...] = get_args(Views)
+
+
+def views_asked(word: str | None, own: Views) -> Views:
+    """The views of ``--views``.
+
+    Args:
+        word: as given; None takes the model's own.
+        own: of the model.
+
+    Raises:
+        InputError: there are no such views.
+    """
+    if word is None:
+        return own
+    found = next((one for one in _VIEWS if one == word), None)
+    if found is None:
+        raise InputError(
+            f"--views is '{word}', but is one of {', '.join(_VIEWS)}{did_you_mean(word, _VIEWS)}"
+        )
+    return found
+
+
+def for_own_views(network: Network, looking: Preprocessing, say: Callable[[str], object]) -> None:
+    """Leave a temperature out that was fitted to pictures looked at otherwise, and say so.
+
+    Args:
+        network: as loaded; changed in place where it has one.
+        looking: how the pictures are looked at.
+        say: gets a line if one is left out.
+    """
+    own = network.preprocessing
+    if (looking.views, looking.image_px) == (own.views, own.image_px) or not leave_temperature_out(network):
+        return
+    px, views = looking.image_px, looking.views
+    say(
+        f"The temperature was fitted at {own.image_px} px with views '{own.views}', and the pictures are looked at at "
+        f"{px} px with views '{views}': it is left out. To fit another to a single model: effnetv2 convert MODEL "
+        f"OUT.safetensors --image-px {px} --views {views}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
+        "NEW.safetensors"
+    )
+
+
+def over_own(
+    predictions: Predictions,
+    own: Predictions | None,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    whole: Whole | None = None,
+) -> Over | None:
+    """What answers with other views have over those with the model's own, picture by picture.
+
+    Args:
+        predictions: with other views, of labelled pictures of one label each.
+        own: of the same network with its own; None where they were not looked at so.
+        manifest: of both.
+        class_names: of the network.
+        whole: what hangs together among the pictures with other views; None where nothing does.
+    """
+    if own is None:
+        return None
+    mine, theirs = (by_picture(one, manifest, class_names) for one in (predictions, own))
+    clusters = None if whole is None else whole.by_path(list(mine.index))
+    return over(mine, theirs, clusters=clusters)

@@ -1,0 +1,87 @@
+"""A set of pictures with nothing wrong with it, into which flaws are planted."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from efficientnetv2.data.dataset import Manifest, read
+
+EACH = 52  # pictures of either class
+
+
+def scene(number: int, px: int = 64) -> Image.Image:
+    """Patches of all colors, others for every number, with detail at every scale: they count as no enlarged images."""
+    rng = np.random.default_rng(number)
+    patches = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    values = np.asarray(patches.resize((px, px), Image.Resampling.BICUBIC), dtype=np.float64)
+    for side in (16, 32, 64):
+        detail = Image.fromarray(rng.normal(0, 12, (side, side)).astype(np.float32))
+        values = values + np.asarray(detail.resize((px, px), Image.Resampling.BICUBIC))[:, :, None]
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def sound(folder: Path) -> pd.DataFrame:
+    """Pictures of two classes, each at its own place, on its own day; groups of one of each; the last days are val."""
+    rows = []
+    for number in range(2 * EACH):
+        name = f"{number:03d}.jpg"
+        scene(number).save(folder / name, quality=92)
+        day = pd.Timestamp("2020-01-01") + pd.Timedelta(days=number)
+        rows.append(
+            {
+                "path": name,
+                "label": "ab"[number % 2],
+                "split": "val" if number >= 80 else "train",
+                "latitude": float(number // 10 * 2),
+                "longitude": float(number % 10 * 2),
+                "date": day.date().isoformat(),
+                "group": f"g{number // 2}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass
+class Planted:
+    """A copy of the sound set that a test may spoil.
+
+    Args:
+        folder: of pictures.
+        table: of them; ``read`` writes it.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+
+    @classmethod
+    def of(cls, sound_folder: Path, table: pd.DataFrame, folder: Path) -> Planted:
+        shutil.copytree(sound_folder, folder, dirs_exist_ok=True)
+        return cls(folder, table.copy())
+
+    def add(self, name: str, like: int, **changes: object) -> None:
+        """A row more, like another but at its own place and day and without a group of others."""
+        further = len(self.table)
+        row = self.table.iloc[like].to_dict() | {
+            "path": name,
+            "latitude": 60.0 + further % 5,
+            "longitude": 100.0 + 2 * (further - 2 * EACH),
+            "date": (pd.Timestamp("2019-01-01") + pd.Timedelta(days=further)).date().isoformat(),
+            "group": f"own {further}",
+        }
+        self.table.loc[further] = row | changes  # type: ignore[index]
+
+    def read(self, label_separator: str | None = None) -> Manifest:
+        self.table.to_csv(self.folder / "pictures.csv", index=False)
+        return read(
+            self.folder / "pictures.csv",
+            label_separator=label_separator,
+            require_labels=False,
+            for_training=False,
+            strict_labels=True,
+        )

@@ -1,0 +1,115 @@
+"""Near duplicates: what must be found is, by brute force and in a published set; the work does not grow with n²."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from efficientnetv2.checks.duplicates import MOST_BITS, candidates, copies, near
+from efficientnetv2.checks.thumbnail_index import HASH_BITS, Portraits, portraits
+from efficientnetv2.data.dataset import read
+from efficientnetv2.evaluation.data_issues import joined
+from efficientnetv2.utils.rng import Key
+
+AID = Path(__file__).parents[3].parent / "shared" / "data" / "aid"
+UCMERCED = AID.with_name("ucmerced")
+
+
+def hashes(count, seed=0):
+    return np.random.default_rng(seed).random((count, HASH_BITS)) < 0.5
+
+
+def flipped(one, bits, rng):
+    other = one.copy()
+    other[rng.choice(HASH_BITS, bits, replace=False)] ^= True
+    return other
+
+
+@pytest.mark.parametrize("bits", [0, 2, 4, 6, 8])
+def test_pairs_at_every_distance_are_found(bits):
+    """300 planted among 3,000: at the largest distance 1 % may be missed, so 297 in the mean; closer ones never."""
+    rng = np.random.default_rng(bits)
+    some = hashes(3000, seed=1)
+    planted = rng.choice(3000, 300, replace=False)
+    alike = np.stack([flipped(some[row], bits, rng) for row in planted])
+    found = {tuple(pair) for pair in candidates(np.concatenate([some, alike]), key=Key.of(0)).tolist()}
+    hit = sum((int(row), 3000 + place) in found for place, row in enumerate(planted))
+    assert hit >= (290 if bits == 8 else 299)
+
+
+def test_no_pair_is_named_that_differs_in_more_bits_and_none_twice():
+    some = hashes(2000)
+    some[:, :20] = False  # so that many are near
+    pairs = candidates(some, key=Key.of(0))
+    different = (some[pairs[:, 0]] != some[pairs[:, 1]]).sum(axis=1)
+    assert len(pairs) > 10
+    assert different.max() <= MOST_BITS
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert len(np.unique(pairs, axis=0)) == len(pairs)
+
+
+def test_ten_times_as_many_take_much_less_than_a_hundred_times_as_long():
+    def seconds(count):
+        some = hashes(count)
+        begun = time.process_time()  # what runs beside this test does not count
+        candidates(some, key=Key.of(0))
+        return time.process_time() - begun
+
+    seconds(1000)
+    assert seconds(40_000) < 40 * min(seconds(4_000) for _ in range(3))
+
+
+def test_a_thousand_equal_hashes_are_held_together_without_comparing_all_with_all():
+    """A series of a camera: each is near some that follow it, and by them to all."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    series = np.repeat(hashes(1), 1000, axis=0)
+    pairs = candidates(series, key=Key.of(0))
+    assert len(pairs) <= 64 * 1000
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(1000, 1000))
+    assert connected_components(graph, directed=False)[0] == 1
+
+
+def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
+    """Half a million pairs are near each other, of 12 kB each while they are compared."""
+    rng = np.random.default_rng(0)
+    series = np.stack([flipped(one, rng.integers(0, 4), rng) for one in np.repeat(hashes(1), 1000, axis=0)])
+    small = rng.integers(0, 200, (16, 16, 3)) + rng.integers(0, 50, (1000, 16, 16, 3))
+    table = pd.DataFrame({"reason": [""] * 1000, "content": np.arange(1000)})
+    tracemalloc.start()
+    found = near(Portraits(table, small.astype(np.uint8), series), key=Key.of(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80e6
+    assert len(candidates(series, key=Key.of(0))) < 65 * 1000
+    assert len(found) < 9 * 1000
+    assert (joined(1000, [(pair.first, pair.second) for pair in found]) == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AID.is_dir(), reason=f"there is no {AID}: near duplicates of AID are not looked for")
+def test_the_known_near_duplicates_of_aid_are_found():
+    manifest = read(AID)
+    manifest = manifest.select(
+        np.flatnonzero(np.isin(manifest.table["label"], ["Port", "Stadium", "Desert"]))
+    )
+    section, _ = copies(manifest, portraits(manifest, workers=2), key=Key.of(0))
+    assert section.facts["same_files"] == []
+    found = [one["paths"] for one in section.facts["near_duplicates"]]
+    assert found[0] == ["Port/port_183.jpg", "Port/port_248.jpg"]
+    assert {Path(path).parent.name for pair in found[1:] for path in pair} == {"Stadium"}  # one stadium twice
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not UCMERCED.is_dir(), reason=f"there is no {UCMERCED}: its copies are not looked for")
+def test_the_known_copy_of_uc_merced_is_found():
+    manifest = read(UCMERCED)
+    manifest = manifest.select(np.flatnonzero(manifest.table["label"] == "airplane"))
+    section, _ = copies(manifest, portraits(manifest, workers=2), key=Key.of(0))
+    assert section.facts["same_files"] == [["airplane/airplane01.jpg", "airplane/airplane02.jpg"]]

@@ -1,0 +1,518 @@
+"""Each flaw that is planted is found, with its pictures, and nothing else is accused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+from scipy.stats.contingency import association
+from sklearn.metrics.pairwise import haversine_distances
+from tests.checks.planted import EACH, Planted, scene, sound
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.checks import report
+from efficientnetv2.checks.class_counts import counts
+from efficientnetv2.checks.image_stats import cramers_v
+from efficientnetv2.checks.plots import legend
+from efficientnetv2.checks.report import inspected
+from efficientnetv2.checks.thumbnail_index import portraits
+from efficientnetv2.data.dataset import read
+from efficientnetv2.evaluation.split_leakage import EARTH_KM, Places, by_place
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforestation" / "train.csv"
+
+
+@pytest.fixture(scope="module")
+def without_flaw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    return folder, sound(folder)
+
+
+@pytest.fixture
+def planted(without_flaw, tmp_path):
+    return Planted.of(*without_flaw, tmp_path / "planted")
+
+
+def found_in(manifest, **options):
+    """Kind of finding -> the groups of paths that it names."""
+    inspection = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0), **options)
+    json.dumps(inspection.to_json(), allow_nan=False)
+    return {one["kind"]: one["pictures"] for one in inspection.to_json()["findings"]}
+
+
+def recompressed(folder, source, name):
+    """The same picture, smaller, brighter, saved badly."""
+    small = Image.open(folder / source).resize((50, 50))
+    ImageEnhance.Brightness(small).enhance(1.15).save(folder / name, quality=40)
+
+
+def test_a_sound_set_is_not_accused_of_anything(planted):
+    assert found_in(planted.read()) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "same_picture"),
+        ({"split": "val"}, "same_across_splits"),
+        ({"label": "b"}, "same_other_label"),
+    ],
+)
+def test_the_same_file_twice(planted, changes, kind):
+    shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
+    planted.add("copy.jpg", like=10, **changes)
+    assert found_in(planted.read()) == {kind: [["010.jpg", "copy.jpg"]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "near_picture"),
+        ({"split": "val"}, "near_across_splits"),
+        ({"label": "b"}, "near_other_label"),
+    ],
+)
+def test_the_same_picture_in_another_file(planted, changes, kind):
+    recompressed(planted.folder, "020.jpg", "other.jpg")
+    planted.add("other.jpg", like=20, **changes)
+    assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "saved_again", "kinds"),
+    [
+        ({}, {"split": "train"}, {}, {"same_across_splits", "near_across_splits"}),
+        ({"label": None}, {"label": "a"}, {"label": "b"}, {"same_picture", "near_other_label", "unlabelled"}),
+        ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_picture", "near_picture", "unlabelled"}),
+    ],
+)
+def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, again, saved_again, kinds):
+    """In val, and the same file in train; or without a label, and the same file with one."""
+    for name, value in first.items():
+        planted.table.loc[80, name] = value
+    shutil.copy(planted.folder / "080.jpg", planted.folder / "again.jpg")
+    planted.add("again.jpg", like=80, **again)
+    recompressed(planted.folder, "080.jpg", "other.jpg")
+    planted.add("other.jpg", like=80, **saved_again)
+    manifest = planted.read()
+    found = found_in(manifest)
+    assert set(found) == kinds
+    (near,) = [kind for kind in kinds if kind.startswith("near")]
+    one = "080.jpg" if near == "near_picture" else "again.jpg"
+    assert found[near] == [[one, "other.jpg"]]
+    facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["copies"].facts
+    (pair,) = facts["near_duplicates"]
+    harms = (pair["across_splits"], pair["labels_differ"])
+    assert harms == (near == "near_across_splits", near == "near_other_label")
+
+
+def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
+    """Ten pairs, where each is like each."""
+    for quality in (50, 60, 70, 80):
+        name = f"other{quality}.jpg"
+        Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
+        planted.add(name, like=20)
+    manifest = planted.read()
+    (found,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    assert found.kind == "near_picture"
+    assert len(found.groups) == 10
+    assert mentions(found.sentence, "4", "108")
+
+
+def test_a_copy_that_crosses_splits_with_another_label_is_wrong_in_both_ways(planted):
+    shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
+    planted.add("copy.jpg", like=10, split="val", label="b")
+    pair = [["010.jpg", "copy.jpg"]]
+    assert found_in(planted.read()) == {"same_across_splits": pair, "same_other_label": pair}
+
+
+def test_files_that_cannot_be_read(planted):
+    whole = (planted.folder / "030.jpg").read_bytes()
+    (planted.folder / "030.jpg").write_bytes(whole[: len(whole) // 2])
+    (planted.folder / "031.jpg").write_text("path,label")
+    assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
+    manifest = planted.read()
+    (told,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    assert mentions(told.sentence, "030.jpg")
+
+
+def test_pictures_of_one_colour_are_flat_and_not_duplicates(planted):
+    for name, grey in (("040.jpg", 90), ("041.jpg", 91), ("044.jpg", 200)):
+        Image.new("RGB", (64, 64), (grey, grey, grey)).save(planted.folder / name)
+    assert found_in(planted.read()) == {"flat": [["040.jpg"], ["041.jpg"], ["044.jpg"]]}
+
+
+@pytest.mark.parametrize(("size", "kind"), [((64, 20), "long"), ((20, 20), "tiny")])
+def test_shapes_that_a_square_network_sees_badly(planted, size, kind):
+    scene(50).resize(size).save(planted.folder / "050.jpg")
+    expected = {"tiny": [["050.jpg"]]} | ({"long": [["050.jpg"]]} if kind == "long" else {})
+    assert found_in(planted.read()) == expected
+
+
+@pytest.mark.parametrize("cell", ["", "  "])
+def test_rows_without_a_label(planted, cell):
+    planted.table.loc[60, "label"] = cell
+    assert found_in(planted.read()) == {"unlabelled": [["060.jpg"]]}
+
+
+def test_pictures_of_one_place(planted):
+    """0.03 degrees of latitude are 3.3 km; the two have different labels."""
+    planted.table.loc[11, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]] + 0.03
+    manifest = planted.read()
+    assert found_in(manifest) == {"place": []}
+    assert found_in(manifest, near_km=2) == {}
+    section = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["place"]
+    assert section.facts["near_another"] == 2
+    assert section.facts["nearest_of_its_label"] == 0
+
+
+def test_pictures_of_one_place_on_both_sides(planted):
+    planted.table.loc[90, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]]
+    assert set(found_in(planted.read())) == {"place", "place_across_splits"}
+
+
+def test_places_across_the_date_line_are_near():
+    """179.99° east and 179.99° west are 2.2 km apart at the equator."""
+    places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
+    everyone = np.ones(3, dtype=bool)
+    assert places.nearest_km(everyone, everyone)[:2] == pytest.approx(2 * 1.11195, rel=1e-3)
+
+
+@pytest.mark.skipif(
+    not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbours are not counted"
+)
+def test_neighbours_of_the_deforestation_pictures_are_counted():
+    """Near is within 5 km; of so many of these the nearest has the same label."""
+    facts = by_place(read(DEFORESTATION)).facts
+    assert (facts["near_another"], facts["nearest_of_its_label"]) == (446, 330)
+
+
+@pytest.mark.parametrize("columns", [["latitude"], ["latitude", "longitude"]])
+def test_missing_coordinates_are_named(planted, columns):
+    planted.table.loc[70, columns] = np.nan
+    assert found_in(planted.read()) == {"no_place": [["070.jpg"]]}
+
+
+def test_a_latitude_without_a_longitude(planted):
+    planted.table = planted.table.drop(columns="longitude")
+    assert set(found_in(planted.read())) == {"half_a_place"}
+
+
+@pytest.mark.parametrize(
+    ("empty", "without", "found"),
+    [
+        (["longitude"], [], {"half_a_place"}),
+        (["latitude"], ["longitude"], set()),
+        (["latitude", "longitude"], [], set()),
+    ],
+)
+def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(planted, empty, without, found):
+    planted.table = planted.table.assign(**dict.fromkeys(empty, np.nan)).drop(columns=without)
+    assert set(found_in(planted.read())) == found
+    if found:
+        with pytest.raises(InputError, match=mentioning("latitude", "longitude")):
+            read(planted.folder / "pictures.csv")
+    else:
+        read(planted.folder / "pictures.csv")
+
+
+def test_where_no_picture_has_both_coordinates_all_lack_a_place(planted):
+    odd = planted.table.index % 2 == 1
+    planted.table.loc[odd, "latitude"] = planted.table.loc[~odd, "longitude"] = np.nan
+    assert found_in(planted.read()) == {"no_place": []}
+
+
+def test_a_group_on_both_sides(planted):
+    planted.table.loc[90, "group"] = planted.table.loc[10, "group"]
+    assert found_in(planted.read()) == {"group_across_splits": [["010.jpg", "011.jpg", "090.jpg"]]}
+
+
+def test_groups_of_one_label_and_rows_without_a_group(planted):
+    planted.table["group"] = planted.table["label"] + (planted.table.index // 20).astype(str)
+    planted.table.loc[5, "group"] = None
+    assert found_in(planted.read()) == {"group_tells_label": [], "no_group": [["005.jpg"]]}
+
+
+@pytest.mark.parametrize(("row", "kinds"), [(11, ["time"]), (90, ["time", "time_across_splits"])])
+def test_pictures_of_one_hour(planted, row, kinds):
+    """Such as the frames of a camera: no two of one time, row 90 in val."""
+    times = pd.to_datetime(planted.table["date"]) + pd.Timedelta(hours=9)
+    times[row] = times[10] + pd.Timedelta(minutes=20)
+    planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
+    manifest = planted.read()
+    assert found_in(manifest) == {kind: [] for kind in kinds}
+    facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["time"].facts
+    assert facts["shared_with_training"] == {"val": int(row == 90)}
+
+
+def test_dates_without_a_time_of_day_are_not_midnights(planted):
+    """Where some cells have a time of day: two of one date, in both splits, may be hours apart."""
+    planted.table.loc[[11, 90], "date"] = planted.table.loc[10, "date"]
+    planted.table.loc[20, "date"] += "T10:00:00"
+    assert found_in(planted.read()) == {}
+
+
+def test_times_that_splits_share_and_times_that_are_missing(planted):
+    planted.table.loc[90, "date"] = planted.table.loc[10, "date"]
+    planted.table.loc[3, "date"] = ""
+    assert found_in(planted.read()) == {"time_across_splits": [], "no_time": [["003.jpg"]]}
+
+
+def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
+    manifest = planted.read()
+    with pytest.raises(InputError, match=mentioning("dates", "did you mean")):
+        found_in(manifest, time_column="dates")
+    with pytest.raises(InputError, match=mentioning("--time-column", "group")):
+        found_in(manifest, time_column="group")
+
+
+def test_all_of_one_class_is_wrong(planted):
+    planted.table["label"] = "a"
+    assert set(found_in(planted.read())) == {"one_class"}
+
+
+def test_imbalance_and_small_classes(planted):
+    planted.table = planted.table[(planted.table["label"] == "a") | (planted.table.index % 10 == 1)]
+    assert set(found_in(planted.read())) == {"imbalance", "small_class"}
+
+
+def test_always_answering_the_commonest_of_several_labels_is_right_for_pictures(planted):
+    planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
+    counted = counts(planted.read(label_separator=";"))
+    assert counted.facts["majority_share"] == 1
+    assert counted.facts["by_split"] == {"train": 80, "val": 24}
+    (imbalance,) = [one for one in counted.findings if one.kind == "imbalance"]
+    assert mentions(imbalance.advice, "animal", "100")
+
+
+def test_a_dark_set(planted):
+    for path in planted.folder.glob("*.jpg"):
+        picture = Image.open(path).point(lambda value: value // 5)
+        picture.save(path, quality=92)
+    assert set(found_in(planted.read())) == {"dark"}
+
+
+def test_a_class_in_another_format(planted):
+    for number in range(1, 2 * EACH, 2):
+        scene(number).save(planted.folder / f"{number:03d}.jpg", "PNG")
+    assert set(found_in(planted.read())) == {"giveaway"}
+
+
+def embedded(manifest, seed=0):
+    """Vectors that tell the classes apart, as a good network would."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(len(manifest), 24)).astype(np.float32)
+    true = np.array([int(path[:3]) % 2 if path[:3].isdigit() else 0 for path in manifest.paths])
+    vectors[:, :12] += 4 * true[:, None] - 2
+    return Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+
+
+def test_wrong_labels_are_suspected_and_no_others(planted):
+    planted.table = planted.table.drop(columns="group")  # which has a say in the folds
+    swapped = [12, 33, 58, 71]
+    for row in swapped:
+        planted.table.loc[row, "label"] = "ab"[1 - row % 2]
+    manifest = planted.read()
+    found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
+    assert {path for (path,) in found.pop("label")} == {f"{row:03d}.jpg" for row in swapped}
+    assert found == {}
+
+
+def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
+    """Of one site, with a look of its own: who learns from some of its pictures repeats the mistake on the others."""
+    site = list(range(0, 20, 2))
+    planted.table.loc[site, "group"] = "site"
+    planted.table.loc[site, "label"] = "b"
+    manifest = planted.read()
+    given = embedded(manifest)
+    vectors = given.vectors.copy()
+    vectors[site, 20] += 4
+    found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
+    assert {path for (path,) in found["label"]} == {f"{row:03d}.jpg" for row in site}
+
+
+@pytest.mark.parametrize("change", [0.1, 0.9])
+def test_copies_with_the_same_wrong_label_do_not_bear_it_out(planted, change):
+    """Two made from each, as a balanced set has them: each is nearer to its origin than to anything else."""
+    planted.table = planted.table.assign(augmented_from="")
+    swapped = list(range(3, 2 * EACH, 9))
+    planted.table["label"] = ["ab"[(row % 2) ^ (row in swapped)] for row in planted.table.index]
+    for row in range(2 * EACH):
+        for name in (f"{row:03d}-1.jpg", f"{row:03d}-2.jpg"):
+            scene(1000 + len(planted.table)).save(planted.folder / name)
+            planted.add(name, like=row, augmented_from=f"{row:03d}.jpg")
+    planted.table = planted.table.drop(columns=["group", "latitude", "longitude"])
+    manifest = planted.read()
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(2 * EACH, 512))
+    own[:, :24] += np.where(np.arange(2 * EACH) % 2, 0.7, -0.7)[:, None]
+    vectors = own[[int(path[:3]) for path in manifest.paths]] + change * rng.normal(size=(len(manifest), 512))
+    given = Embeddings(np.arange(len(manifest)), manifest.labels, vectors.astype(np.float32))
+    found = found_in(manifest, embeddings=given, weights="made up")
+    named = {path[:3] for (path,) in found["label"]}
+    assert len(named & {f"{row:03d}" for row in swapped}) >= len(swapped) / 2
+    assert not {"lookalike", "lookalike_across_splits"} & set(found), "a copy is no scene taken again"
+
+
+def test_of_several_labels_each_is_right(planted):
+    """To the network even ones are cats: 13 looks like any animal, which it is; 12 is a cat, which is not said."""
+    planted.table["label"] = np.where(planted.table.index % 2, "animal", "cat;animal")
+    planted.table.loc[[12, 13], "label"] = ["animal", "cat;animal"]
+    manifest = planted.read(label_separator=";")
+    found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
+    assert found["label"] == [["012.jpg"]]
+
+
+def test_copies_of_several_labels_agree_if_all_do(planted):
+    """The rarest label of both, by which a picture is counted, is the same."""
+    planted.table["label"] = np.where(planted.table.index % 2, "plant", "animal")
+    for row, name, label in ((10, "other.jpg", "cat;plant"), (12, "same.jpg", "animal;cat")):
+        planted.table.loc[row, "label"] = "cat;animal"
+        shutil.copy(planted.folder / f"{row:03d}.jpg", planted.folder / name)
+        planted.add(name, like=row, label=label)
+    found = found_in(planted.read(label_separator=";"))
+    assert found["same_other_label"] == [["010.jpg", "other.jpg"]]
+    assert found["same_picture"] == [["012.jpg", "same.jpg"]]
+
+
+def test_right_labels_are_not_suspected(planted):
+    manifest = planted.read()
+    assert found_in(manifest, embeddings=embedded(manifest), weights="made up") == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"), [(32, "lookalike"), (85, "lookalike_across_splits"), (31, "lookalike_other_label")]
+)
+@pytest.mark.parametrize("further", [{}, {"104.jpg": 0.1, "106.jpg": 0.12}])
+def test_scenes_that_only_a_network_recognises(planted, row, kind, further):
+    """Twice, or four times: then the second nearest is as near as the nearest."""
+    for name in further:
+        scene(int(name[:3])).save(planted.folder / name)
+        planted.add(name, like=10)
+    manifest = planted.read()
+    given = embedded(manifest)
+    vectors = given.vectors.copy()
+    vectors[row] = vectors[10] + 0.1
+    for name, shift in further.items():
+        vectors[manifest.paths.index(name)] = vectors[10] + shift
+    if kind == "lookalike_across_splits":  # of one label, so that this is its only flaw
+        labels = planted.table["label"].to_numpy()
+        planted.table.loc[row, "label"] = labels[10]
+        manifest = planted.read()
+        given = replace(given, labels=manifest.labels)
+    found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
+    found.pop("label", None)  # a vector moved among those of the other class may be doubted as well
+    assert found == {kind: [["010.jpg", f"{row:03d}.jpg", *further]]}
+
+
+def test_a_copy_saved_again_does_not_hide_a_scene_taken_again(planted):
+    recompressed(planted.folder, "020.jpg", "other.jpg")
+    planted.add("other.jpg", like=20)
+    manifest = planted.read()
+    given = embedded(manifest)
+    vectors = given.vectors.copy()
+    vectors[44], vectors[-1] = vectors[20] + 0.1, vectors[20] + 0.01
+    assert found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up") == {
+        "near_picture": [["020.jpg", "other.jpg"]],
+        "lookalike": [["020.jpg", "044.jpg", "other.jpg"]],
+    }
+
+
+def test_where_every_picture_is_a_class_of_its_own_nothing_gives_it_away():
+    """Warnings are errors here: 0 over 0 would be one."""
+    assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30)) == 0
+    assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30) % 2) > 0.9
+
+
+def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
+    scene(0).save(tmp_path / "a.png")
+    table = pd.DataFrame(
+        {"path": ["a.png"], "label": ["oak"], "latitude": [1.0], "longitude": [2.0], "year": [2014]}
+    )
+    table.to_csv(tmp_path / "one.csv", index=False)
+    manifest = read(str(tmp_path / "one.csv"), for_training=False)
+    found = inspected(manifest, portraits(manifest, workers=1), key=Key.of(0))
+    report.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect one.csv", versions={})
+    text = (tmp_path / report.PAGE_NAME).read_text()
+    for words in (
+        "Nothing is wrong in 1 picture.",
+        ": 1 class.",
+        "1 picture has a place",
+        "known of 1 picture.",
+    ):
+        assert words in text
+
+
+def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_ROWS", 3)
+    labels = [*"aaabbccddde"]
+    for number in range(len(labels)):
+        scene(number).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"path": [f"{number}.png" for number in range(len(labels))], "label": labels})
+    table.to_csv(tmp_path / "five.csv", index=False)
+    manifest = read(str(tmp_path / "five.csv"), for_training=False)
+    found = inspected(manifest, portraits(manifest, workers=1), key=Key.of(0))
+    report.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect five.csv", versions={})
+    text = (tmp_path / report.PAGE_NAME).read_text()
+    rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
+    assert [name for name, of in rows if of != "mean colour"] == ["a", "b", "d"]
+    assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colours too"
+    assert mentions(text, "3", "5", "inspection.json")
+    told = json.loads((tmp_path / report.JSON_NAME).read_text())
+    assert list(told["counts"]["by_class"]) == [*"abcde"]
+
+
+def test_the_classes_without_a_colour_of_their_own_are_counted():
+    for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
+        manifest = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
+        assert [name for name, _ in legend(manifest)][4:] == said
+
+
+def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
+    """Of 4,000 sizes and 5,000 classes that would be 160 MB."""
+    rng = np.random.default_rng(0)
+    sizes, labels = rng.integers(0, 4, 100_000), rng.integers(0, 5, 100_000)
+    labels = np.where(rng.random(100_000) < 0.5, sizes, labels)
+    table = pd.crosstab(sizes, labels).to_numpy()
+    assert cramers_v(pd.Series(sizes.astype(str)), labels) == pytest.approx(association(table), abs=1e-3)
+    many = pd.Series(rng.integers(0, 4_000, 20_000).astype(str))
+    tracemalloc.start()
+    cramers_v(many, rng.integers(0, 5_000, 20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_nearest_places_are_those_of_all_with_all():
+    """Some pictures share a place, so that another is at distance 0."""
+    rng = np.random.default_rng(0)
+    degrees = rng.integers(0, 6, (60, 2)).astype(float)
+    asking, among = rng.random(60) < 0.5, rng.random(60) < 0.3
+    found = Places(np.radians(degrees), np.arange(60)).nearest_km(asking, among)
+    all_with_all = haversine_distances(np.radians(degrees)) * EARTH_KM
+    np.fill_diagonal(all_with_all, np.inf)
+    expected = np.where(asking, all_with_all[:, among].min(axis=1), np.inf)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert (found == 0).any()
+
+
+def test_many_pictures_of_two_places_are_quickly_compared():
+    """Picture by picture this would be 8 * 10^8 distances."""
+    degrees = np.repeat([[0.0, 0.0], [0.0, 1.0]], 20_000, axis=0)
+    everyone = np.ones(40_000, dtype=bool)
+    begun = time.process_time()
+    assert (Places(np.radians(degrees), np.arange(40_000)).nearest_km(everyone, everyone) == 0).all()
+    assert time.process_time() - begun < 2

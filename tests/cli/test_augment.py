@@ -1,0 +1,142 @@
+"""``effnetv2 augment``: the sheet shows what training feeds to the network, undone for the eye."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from tests.command_line import effnetv2
+from tests.conftest import COLOURS, paint
+from tests.messages import mentions
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.evaluation.thumbnails import Row
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.transforms.geometric import symmetry
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.augmentation_preview import (
+    _as_evaluated,
+    _as_trained,
+    _is_sheet,
+    _to_be_seen,
+    in_turn,
+    settings_of,
+)
+
+SEEN = Preprocessing(image_px=64)
+
+
+def rows(data, *settings: str):
+    """The pictures as evaluated, and as trained on at the recipe's last stage."""
+    recipe = with_settings(named("quick"), ["progressive.image_px=64", "crop_area_min=1", *settings])
+    samples = in_turn(data, 6, Key.of(0))
+    trained = _as_trained(data, samples, recipe, SEEN, recipe.progressive.last, 0)
+    return _as_evaluated(data, samples, SEEN), trained
+
+
+def apart(one, other) -> float:
+    """Levels between two pictures; training decodes a little less exactly than evaluation."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+def test_with_nothing_done_to_them_pictures_are_as_evaluation_sees_them(class_folders):
+    """Normalised, and back again: far nearer to itself than to any other."""
+    plain, trained = rows(read(class_folders), "augment.flip=none")
+    for number, one in enumerate(trained.images):
+        distances = [apart(one, other) for other in plain.images]
+        assert distances[number] < 0.5 * min(np.delete(distances, number))
+    assert plain.captions == ("blue", "green", "red", "blue", "green", "red")
+    assert set(trained.captions) == {""}
+
+
+def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
+    plain, trained = rows(read(class_folders), "augment.flip=symmetries")
+    found = set()
+    for one, other in zip(plain.images, trained.images, strict=True):
+        image = torch.from_numpy(one).permute(2, 0, 1)[None]
+        turned = [symmetry(image, index)[0].permute(1, 2, 0).numpy() for index in range(8)]
+        distances = [apart(other, view) for view in turned]
+        found.add(int(np.argmin(distances)))
+        assert min(distances) < 0.5 * sorted(distances)[1]
+    assert len(found) > 2
+
+
+def test_what_is_mixed_says_so(class_folders):
+    """Beside the label's own share that of the partner's; smoothing, alike for all, is no mixing."""
+    plain, trained = rows(
+        read(class_folders),
+        "augment.flip=none",
+        "progressive.mixup_alpha=5",
+        "progressive.label_smoothing=0.1",
+    )
+    mixed = [caption for caption in trained.captions if caption]
+    assert mixed
+    for caption in mixed:
+        shares = [int(part.split("%")[0]) for part in caption.split(" + ")]
+        assert len(shares) == 2
+        assert 99 <= sum(shares) <= 101
+    assert any((one != other).any() for one, other in zip(plain.images, trained.images, strict=True))
+
+
+def test_every_stage_and_moments_of_what_grows_all_the_time():
+    stages = Progressive(stages=3, image_px=Ramp(32, 64))
+    assert [setting.image_px for setting in settings_of(stages)] == [
+        stages.stage(i).image_px for i in range(3)
+    ]
+    always = Progressive(image_px=Ramp(32, 64, continuous=True), px_multiple=8)
+    sizes = [setting.image_px for setting in settings_of(always)]
+    assert (sizes[0], sizes[-1]) == (32, 64)
+    assert sizes == sorted(sizes)
+
+
+def test_the_sheet_is_written(class_folders, tmp_path):
+    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "64")
+    done = effnetv2("augment", class_folders, *words, "--out", "sheet.png", "--pictures", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "sheet.png")
+    assert _is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
+    for channel in range(3):  # red, green and blue pictures are on it, in their colours
+        assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
+    for out, said in (
+        ("sheet.jpg", "the sheet is a PNG"),
+        ("nowhere/sheet.png", "there is no folder nowhere"),
+    ):
+        refused = effnetv2("augment", class_folders, *words, "--out", out, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+
+
+def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
+    """Half as bright as evaluated is half as bright on the sheet; a negative is there to be seen as it is."""
+    ramp = np.tile(np.linspace(0, 30, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
+    dark = [Row("evaluation", (ramp,), ("a",)), *(Row("", (one,), ("",)) for one in (ramp // 2, 255 - ramp))]
+    evaluated, darker, negative = _to_be_seen(dark)
+    assert evaluated.images[0].max() == 255
+    assert "stretched" in evaluated.words
+    assert abs(float(darker.images[0].mean()) * 2 - float(evaluated.images[0].mean())) < 12
+    assert np.array_equal(negative.images[0], 255 - ramp)
+    light = [Row("evaluation", (ramp + 100,), ("a",)), Row("", (ramp,), ("",))]
+    assert _to_be_seen(light) == light
+
+
+def test_kept_pictures_are_shown_as_they_are_kept(tmp_path):
+    """Shrunk by far before the crops are drawn, of which the small ones are then enlarged: they are softer."""
+    for name, colour in COLOURS.items():
+        for number in range(4):
+            paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number, px=96)
+    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "32",
+             "--set", "progressive.stages=1", "--set", "crop_area_min=0.1", "--pictures", "6")  # fmt: skip
+    grain = {}
+    for name, further in (("files", ()), ("kept", ("--cache", "disk", "--set", "cache_detail=0.01"))):
+        out = f"{name}.png"
+        done = effnetv2("augment", "pictures", *words, *further, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / out) as sheet:
+            levels = np.asarray(sheet.convert("RGB")).astype(float)
+        grain[name] = float(np.abs(np.diff(levels, axis=1)).mean())
+    assert grain["kept"] < 0.9 * grain["files"], grain

@@ -1,0 +1,584 @@
+"""Wrong input through the command line: the message names the file or row and the fix; exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.conftest import COLOURS, paint
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.models import model_file
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.resume import as_begun
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert mentions(done.stderr, word)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with pictures and a run on them whose steps are done, but no more than that."""
+    place = tmp_path_factory.mktemp("stopped")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    killed(place / "pictures", place)
+    return place
+
+
+def train(data, cwd, *more):
+    return effnetv2("train", data, *TINY, "--out", cwd / "run", *more, cwd=cwd)
+
+
+def killed(data, cwd):
+    """A run whose steps are done, but no more than that."""
+    killed_at("efficientnetv2.training.trainer:_save", "train", data, *TINY, "--out", cwd / "run", cwd=cwd)
+
+
+@pytest.fixture
+def table(class_folders, tmp_path):
+    """The pictures as a CSV: row 2 is the first red one."""
+    paths = sorted(class_folders.rglob("*.jpg"), reverse=True)
+    frame = pd.DataFrame(
+        {"path": [str(p.relative_to(tmp_path)) for p in paths], "label": [p.parent.name for p in paths]}
+    )
+
+    def write(change=lambda frame: frame):
+        change(frame.copy()).to_csv(tmp_path / "pictures.csv", index=False)
+        return tmp_path / "pictures.csv"
+
+    return write
+
+
+def changed(row, column, value):
+    def change(frame):
+        frame.loc[row, column] = value
+        return frame
+
+    return change
+
+
+def test_data_that_is_not_there(tmp_path):
+    refused(train(tmp_path / "nowhere", tmp_path), "nowhere", "does not exist")
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(train(tmp_path / "empty", tmp_path), "empty", "image")
+
+
+def test_one_class_only(class_folders, tmp_path):
+    for name in ("green", "blue"):
+        shutil.rmtree(class_folders / name)
+    refused(train(class_folders, tmp_path), "'red'", "class")
+
+
+def test_a_class_with_one_picture(class_folders, tmp_path):
+    paint(class_folders / "lone" / "only.jpg", (9, 9, 9))
+    refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "--min-images-per-class", "2")
+    done = train(class_folders, tmp_path, "--min-images-per-class", "2")
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "1", "2", "class", "training")
+    assert set(pd.read_csv(tmp_path / "run/manifest.csv")["label"]) == set(COLOURS)
+
+
+def test_a_missing_column(table, tmp_path):
+    refused(
+        train(table(lambda frame: frame.rename(columns={"label": "lable"})), tmp_path),
+        "pictures.csv", "'label'", "lable", "--label-column",
+    )  # fmt: skip
+
+
+def test_one_path_that_does_not_exist_is_skipped_counted_and_listed(table, tmp_path):
+    data = table(changed(5, "path", "pictures/gone.jpg"))
+    refused(train(data, tmp_path, "--strict"), "pictures.csv", "row 7", "--strict")
+    done = train(data, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Skipped 1 unreadable" in done.stdout
+    assert mentions(done.stdout, "gone.jpg")
+    assert "pictures/gone.jpg" in (tmp_path / "run/skipped.csv").read_text()
+
+
+def test_many_paths_that_do_not_exist_stop(table, tmp_path):
+    def change(frame):
+        return frame.assign(path=frame["path"].replace("pictures/", "photos/", regex=True))
+
+    refused(train(table(change), tmp_path), "pictures.csv", "row 2", "48", "photos/")
+
+
+def test_labels_that_differ_by_case(table, tmp_path):
+    data = table(changed(3, "label", "Red"))
+    refused(train(data, tmp_path), "pictures.csv", "row 5", "'Red'", "red", "15", "--labels casefold")
+
+
+def test_labels_that_differ_by_space_are_merged_on_request(table, tmp_path):
+    data = table(changed(3, "label", " red"))
+    refused(train(data, tmp_path), "row 5", "--labels casefold")
+    done = train(data, tmp_path, "--labels", "casefold")
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_csv(tmp_path / "run/manifest.csv")["label"]) == set(COLOURS)
+
+
+def test_a_label_unseen_in_training(table, tmp_path):
+    def change(frame):
+        frame["split"] = ["val" if row % 4 == 0 else "train" for row in range(len(frame))]
+        frame.loc[8, "label"] = "violet"
+        return frame
+
+    refused(train(table(change), tmp_path), "pictures.csv", "row 10", "'violet'", "train")
+
+
+def test_duplicate_rows(table, tmp_path):
+    def change(frame):
+        return pd.concat([frame, frame.iloc[[4]]])
+
+    refused(train(table(change), tmp_path), "pictures.csv", "row 50", "row 6")
+
+
+def test_the_same_picture_in_given_train_and_val(class_folders, tmp_path):
+    for path in sorted(class_folders.rglob("*.jpg")):
+        split = "val" if path.stem.endswith(("_00", "_01")) else "train"
+        (tmp_path / "set" / split / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "set" / split / path.parent.name / path.name)
+    shutil.copy(class_folders / "red/red_07.jpg", tmp_path / "set/val/red/another_name.jpg")
+    refused(train(tmp_path / "set", tmp_path), "another_name.jpg", "red_07.jpg", "train", "val")
+
+
+BAD_FILES = {
+    "empty.jpg": lambda path: path.write_bytes(b""),
+    "text.jpg": lambda path: path.write_text("This is not a picture.\n" * 50),
+    "cut.jpg": lambda path: path.write_bytes(path.with_name("red_00.jpg").read_bytes()[:700]),
+    "corrupt.png": lambda path: _corrupt_png(path),
+    "dot.png": lambda path: Image.new("RGB", (1, 1)).save(path),
+}
+
+
+def _corrupt_png(path):
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_an_unreadable_picture_is_found_before_the_first_step(name, class_folders):
+    BAD_FILES[name](class_folders / "red" / name)
+    prepared = looked_at(class_folders)
+    ((skipped, reason),) = prepared.skipped
+    assert skipped == f"red/{name}"
+    assert len(reason) > 5
+    assert skipped not in prepared.manifest.paths
+
+
+def test_an_unreadable_picture_is_skipped_counted_and_listed(class_folders, tmp_path):
+    name = "corrupt.png"
+    BAD_FILES[name](class_folders / "red" / name)
+    done = train(class_folders, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "1", "unreadable", "skipped")
+    assert f"listed in {tmp_path / 'run/skipped.csv'}." in done.stdout
+    skipped = pd.read_csv(tmp_path / "run/skipped.csv")
+    assert skipped["path"].tolist() == [f"red/{name}"]
+    assert f"red/{name}" not in (tmp_path / "run/manifest.csv").read_text()
+
+
+def test_strict_stops_at_an_unreadable_picture(class_folders, tmp_path):
+    BAD_FILES["text.jpg"](class_folders / "red/text.jpg")
+    refused(train(class_folders, tmp_path, "--strict"), "text.jpg", "strict")
+    assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_too_many_unreadable_pictures_stop(class_folders, tmp_path):
+    for number in range(4):  # of 52: 7.7 %
+        (class_folders / f"red/bad_{number}.jpg").write_bytes(b"")
+    refused(train(class_folders, tmp_path), "4 of 52", "5 %", "bad_0.jpg")
+
+
+WRONG = [
+    (("--weights", "imagenet"), ("--weights imagenet", "--weights efficientnetv2_b0.in1k")),
+    (("--weights", "IMAGENET1K_V1"), ("--weights efficientnetv2_b0.in1k",)),
+    (("--weights", "pretrained"), ("--weights auto",)),
+    (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
+    (("--weights", "efficientnetv2_b0.in2k"), ("efficientnetv2_b0.in2k", "did you mean")),
+    (("--set", "weights=nowhere.pth"), ("nowhere.pth",)),
+    (("--bands", "red"), ("--bands",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "facts"),
+    [("train", *case) for case in WRONG]
+    + [(command, *case) for command in ("plan", "crossval") for case in (WRONG[3], WRONG[-1])],
+)
+def test_wrong_words_are_found_before_an_image_is_read(command, words, facts, tmp_path):
+    """None of the files is an image: reading them would fail otherwise, and leave a folder."""
+    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).write_bytes(b"x")
+    rest = [] if "weights" in str(words) else ["--weights", "none"]
+    words = [*words, *rest, "--model", "efficientnetv2_b0", "--recipe", "quick"]
+    refused(effnetv2(command, "pictures", *words, cwd=tmp_path), *facts)
+    assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "map"])
+def test_model_and_data_in_the_wrong_order(command, tmp_path):
+    model, data = tmp_path / "model.safetensors", tmp_path / "scene.tif"
+    network = create("efficientnetv2_b0", num_classes=2)
+    model_file.save(model, network, class_names=("a", "b"))
+    data.write_bytes(b"x")
+    refused(effnetv2(command, data, model, cwd=tmp_path), f"effnetv2 {command} {model} {data}")
+
+
+def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_path):
+    (tmp_path / "empty").mkdir()
+    model_file.save(
+        tmp_path / "model.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b")
+    )
+    for words in (("predict", "model.safetensors", "empty"), ("inspect", "empty")):
+        done = effnetv2(*words, cwd=tmp_path)
+        refused(done, "empty", "image", "a folder of images")
+        assert "per class" not in done.stderr
+    refused(effnetv2("train", "empty", "--weights", "none", cwd=tmp_path), "one sub-folder per class")
+
+
+def test_a_flat_folder_is_told_how_classes_are_laid_out(class_folders, tmp_path):
+    done = effnetv2("inspect", class_folders / "red", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sub-folder" in done.stdout
+    assert "--label-column" not in done.stdout
+
+
+def test_the_folder_of_a_run_is_no_data(stopped):
+    refused(effnetv2("train", "run", "--weights", "none", cwd=stopped), "run/manifest.csv")
+
+
+def test_resuming_with_another_recipe_says_what_differs(stopped):
+    words = ("train", stopped / "pictures", "--out", stopped / "run", "--resume")
+    done = effnetv2(*words, "--epochs", "7", "--set", "ema_decay=0.5", cwd=stopped)
+    refused(done, "epochs", "1.0", "7.0", "ema_decay", "--out")
+    done = effnetv2(*words, "--recipe", "finetune", cwd=stopped)
+    refused(done, "recipe: quick there, finetune here")
+
+
+def test_open_words_and_the_same_words_go_on(class_folders, tmp_path):
+    words = ("train", class_folders, *TINY, "--out", tmp_path / "run")
+    killed(class_folders, tmp_path)
+    done = effnetv2(*words, "--weights", "auto", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "evaluation")
+
+
+def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders, tmp_path):
+    words = ("train", class_folders, "--workers", "0")
+    assert train(class_folders, tmp_path).returncode == 0
+    again = effnetv2(
+        *words, "--recipe", tmp_path / "run/recipe.yaml", "--out", tmp_path / "again", cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again/recipe.yaml").read_text() == (tmp_path / "run/recipe.yaml").read_text()
+    text = (tmp_path / "run/recipe.yaml").read_text().replace("crop_area_min: 0.35", "crop_area_min: 0.5")
+    (tmp_path / "other.yaml").write_text(text)
+    done = effnetv2(
+        *words, "--recipe", tmp_path / "other.yaml", "--out", tmp_path / "run", "--resume", cwd=tmp_path
+    )
+    refused(done, "crop_area_min", "0.35", "0.5")
+
+
+def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/one.txt").write_text("x")
+    refused(
+        effnetv2("train", class_folders, *TINY, "--out", tmp_path / "letters", cwd=tmp_path),
+        "no run",
+        "another folder",
+    )
+    (tmp_path / "file").write_text("x")
+    refused(effnetv2("train", class_folders, *TINY, "--out", tmp_path / "file", cwd=tmp_path), "file")
+
+
+def test_resuming_with_other_pictures_says_what_differs(class_folders, tmp_path):
+    killed(class_folders, tmp_path)
+    (class_folders / "red/red_03.jpg").unlink()
+    done = effnetv2("train", class_folders, "--out", tmp_path / "run", "--resume", cwd=tmp_path)
+    refused(done, "1 gone", "red_03.jpg")
+
+
+def lossless(folder, number=60, classes=COLOURS):
+    """Class folders of PNG files, ``broken`` not among them."""
+    for name, colour in classes.items():
+        for one in range(number // len(classes)):
+            paint(folder / name / f"{one:02d}.png", colour, one, px=32)
+    return folder
+
+
+def looked_at(data, **more):
+    return prepare(Source(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False, "say": [].append} | more)
+
+
+def begun(data, path, **more):
+    """A run's folder as it is when its first step begins, and its pictures."""
+    prepared, folder = looked_at(data, **more), RunFolder(path, lambda line: None)
+    beginning = {"preprocessing": Preprocessing(image_px=32).to_json()}
+    beginning |= {"command": "effnetv2 train", "chosen": [], "groups_at_a_time": {}}
+    folder.begin(named("quick"), prepared.manifest, beginning)
+    for skipped, reason in prepared.skipped:
+        folder.skip(skipped, reason)
+    return prepared
+
+
+def cut_short(file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
+def test_a_run_goes_on_where_a_picture_of_it_cannot_be_read_any_more(tmp_path):
+    """Its own list stands, splits drawn among what could be read then; each row where it was."""
+    data, said = lossless(tmp_path / "pictures"), []
+    before = begun(data, tmp_path / "run", minival=6)
+    whole = cut_short(data / before.train.paths[0])
+    now = looked_at(data, minival=6)
+    assert now.manifest.digest() != before.manifest.digest()
+    again = as_begun(tmp_path / "run", now, Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    assert again.manifest.class_names == before.manifest.class_names
+    assert len(np.unique(again.contents)) == len(before.manifest)
+    (data / before.train.paths[0]).write_bytes(whole)
+    again = as_begun(tmp_path / "run", looked_at(data, minival=6, say=said.append), Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    log = (tmp_path / "run/log.txt").read_text()
+    assert sum(mentions(line, "1", "can't be read") for line in log.splitlines()) == 1
+
+
+def test_a_run_goes_on_without_a_picture_that_was_repaired_since_it_began(tmp_path):
+    data = lossless(tmp_path / "pictures")
+    whole = cut_short(data / "red/07.png")
+    before = begun(data, tmp_path / "run")
+    (data / "red/07.png").write_bytes(whole)
+    again = as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    assert mentions((tmp_path / "run/log.txt").read_text(), "red/07.png")
+
+
+def test_what_else_differs_is_refused_where_pictures_cannot_be_read(tmp_path):
+    """One that is not there, and more of train than a run passes over."""
+    data = lossless(tmp_path / "pictures")
+    before = begun(data, tmp_path / "run")
+    first, second, third = (data / path for path in before.train.paths[:3])
+    cut_short(first)
+    second.rename(tmp_path / "away.png")
+    with pytest.raises(InputError, match=mentioning("2", "gone")):
+        as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+    (tmp_path / "away.png").rename(second)
+    cut_short(second)
+    cut_short(third)  # of 48 that are trained on, and of 60 in all
+    with pytest.raises(InputError, match=r"3 gone \(first: "):
+        as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+
+
+def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_read(tmp_path):
+    data = lossless(tmp_path / "pictures")
+    paths = sorted(data.rglob("*.png"))
+    frame = pd.DataFrame({"path": paths, "label": [path.parent.name for path in paths]})
+    frame["split"] = ["train", "train", "val"] * 20
+    frame.to_csv(tmp_path / "given.csv", index=False)
+    before = begun(tmp_path / "given.csv", tmp_path / "run")
+    cut_short(paths[0])
+    again = as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    frame.loc[1, "split"] = "val"
+    frame.to_csv(tmp_path / "given.csv", index=False)
+    with pytest.raises(InputError, match="1 gone"):
+        as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
+
+
+def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_short(tmp_path):
+    data = lossless(tmp_path / "pictures")
+    words = ("train", data, *TINY, "--out", tmp_path / "run", "--set", "epochs=2")
+    words = tuple(word for word in words if word not in ("--epochs", "1"))
+    killed_at("efficientnetv2.training.trainer:_train", *words, cwd=tmp_path)
+    frame = pd.read_csv(tmp_path / "run/manifest.csv")
+    lost = frame.loc[frame["split"] == "train", "path"].iloc[0].removeprefix("../pictures/")
+    cut_short(data / lost)
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, lost, "1", "read")
+    assert pd.read_csv(tmp_path / "run/skipped.csv")["path"].tolist() == [lost]
+    learnt = frame[(frame["split"] == "train") & (frame["path"] != f"../pictures/{lost}")]
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert (report["train_pictures"], report["train_lost"], report["skipped"]) == (len(learnt), 1, 1)
+    assert report["train_support"] == learnt["label"].value_counts().to_dict()
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"Learnt from {len(learnt)} pictures, then" in page
+    assert mentions(page, "unreadable", "training", "class")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
+    killed(class_folders, tmp_path)
+    refused(train(class_folders, tmp_path), "holds a run already", "--resume")
+    assert train(class_folders, tmp_path, "--resume").returncode == 0
+    refused(train(class_folders, tmp_path), "holds a run already, which has finished. Give another folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("--model", "efficientnetv2-b0"), ("efficientnetv2-b0", "did you mean", "efficientnetv2_b0")),
+        (("--recipe", "quik"), ("quik", "did you mean", "quick")),
+        (("--set", "optimiser.lr=1"), ("optimiser", "did you mean", "optimizer")),
+        (("--epochs", "-2"), ("epochs", "-2")),
+        (
+            ("--weights", "none", "--epochs", "2", "--set", "pooling=mean+center"),
+            ("--set pooling=mean+center", "did you mean 'mean+centre'"),
+        ),
+        (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
+        (
+            ("--minutes", "3", "--set", "epochs=5"),
+            ("--minutes", "--set epochs=5"),
+        ),
+        (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
+        (("--device", "quantum"), ("--device", "quantum")),
+        (("--labels", "fold"), ("--labels", "casefold")),
+        (("--epochs", "0.05"), ("stages", "1 step:")),
+        (("--batch-images", "-1"), ("--batch-images",)),
+        (("--minutes", "nan"), ("--minutes",)),
+        (
+            (
+                "--set",
+                "batch_images=1",
+                "--set",
+                "progressive.image_px=32",
+                "--set",
+                "frozen_statistics=false",
+            ),
+            ("batch-norm", "--batch-images"),
+        ),
+        (("--set", "group_images=3"), ("group_images", "3", "divide", "2")),
+        (
+            ("--image-px", "24", "--recipe", "quick", "--weights", "none"),
+            ("24", "training", "32 x 32", "--image-px"),
+        ),
+        (
+            ("--set", "progressive.image_px={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
+            (
+                "8",
+                "training",
+                "32 x 32",
+                "--set",
+                "progressive.image_px={start: 32, end: 64}",
+            ),
+        ),
+        (("--set", "eval_px=16"), ("eval_px", "16", "32 x 32", "--set")),
+        (
+            ("--image-px", "40", "--recipe", "quick", "--weights", "none"),
+            ("20", "training", "--set", "progressive.image_px={start: 32, end: 40}"),
+        ),
+        (
+            ("--model", "torchvision:vit_b_16", "--image-px", "224", "--weights", "none"),
+            ("128", "training", "--image-px", "224", "--set", "progressive.stages=1"),
+        ),
+        (
+            ("--set", "progressive.image_px={start: 128, end: 64}"),
+            ("image_px", "{start: 64, end: 128}"),
+        ),
+        (
+            ("--set", "progressive.dropout={start: 0.3, end: 0.1}"),
+            ("dropout", "0.3", "0.1"),
+        ),
+        (
+            ("--set", "progressive.mixup_alpha=0.2", "--set", "group_images=1"),
+            ("mixup", "at least 2"),
+        ),
+        (("--memory-gib", "0.05"), ("--memory-gib", "0.05", "alone take")),
+        (
+            ("--memory-gib", "-1"),
+            ("--memory-gib", "-1"),
+        ),
+        (("--weights", "missing.safetensors"), ("missing.safetensors",)),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_runs(words, messages, class_folders, tmp_path):
+    data = ("train", class_folders, "--workers", "0", "--out", tmp_path / "run", "--set", "batch_images=8")
+    refused(effnetv2(*data, *words, cwd=tmp_path), *messages)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_mixup_with_pictures_of_one_class_is_refused_before_anything_runs(tmp_path):
+    """Every batch would be of that class, and mixed with itself."""
+    for number in range(16):
+        paint(tmp_path / "pictures/red" / f"{number}.jpg", COLOURS["red"], number)
+    data = ("train", tmp_path / "pictures", "--workers", "0", "--out", tmp_path / "run")
+    done = effnetv2(*data, "--set", "progressive.mixup_alpha=0.2", cwd=tmp_path)
+    refused(done, "red", "16", "Add pictures of another class")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--weights", "none"), ("--model", "efficientnetv2_s")])
+def test_sizes_below_the_stride_are_refused_before_a_picture_is_looked_at(more, class_folders, tmp_path):
+    """Not after minutes of comparing weights on them."""
+    done = effnetv2("train", class_folders, "--image-px", "8", "--device", "cpu", *more, cwd=tmp_path)
+    network = more[1] if more[:1] == ("--model",) else "efficientnetv2_b0"
+    refused(done, f"the largest training picture is 8 px, but {network} makes one number of every 32 x 32")
+    assert "icture" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "both"),
+    [
+        ({"minutes": 3, "settings": ("steps = 5",)}, "--minutes and --set steps = 5"),
+        ({"epochs": 2, "settings": ("lr=1", "epochs=5")}, "--epochs and --set epochs=5"),
+        ({"minutes": 3, "settings": ("epochs=auto", "steps=null", "validate_epochs=2")}, None),
+        ({"settings": ("epochs=30", "epochs=5")}, None),  # as a --try changes what --set says
+    ],
+)
+def test_two_words_on_how_long_to_train_are_refused(words, both):
+    """One of them would count, and nobody would be told which."""
+    if both is None:
+        assert Words(**words).settings == words["settings"]
+        return
+    with pytest.raises(InputError, match=f"{both} both say how long to train"):
+        Words(**words)
+
+
+def test_an_unknown_option_and_a_missing_argument(tmp_path):
+    refused(effnetv2("train", cwd=tmp_path), "DATA")
+    refused(effnetv2("train", "x", "--epoch", "3", cwd=tmp_path), "--epoch")
+
+
+def test_predict_and_evaluate_refuse_what_is_no_model(class_folders, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
+    for verb in ("predict", "evaluate"):
+        refused(
+            effnetv2(verb, tmp_path / "model.safetensors", class_folders, cwd=tmp_path), "model.safetensors"
+        )
+        refused(effnetv2(verb, tmp_path / "nothing", class_folders, cwd=tmp_path), "nothing")
+
+
+def test_predict_and_evaluate_refuse_a_network_without_classes(class_folders, tmp_path):
+    small = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 8, 1),), 8)
+    model_file.save(tmp_path / "headless.safetensors", create(small, num_classes=0))
+    for verb in ("predict", "evaluate"):
+        done = effnetv2(verb, tmp_path / "headless.safetensors", class_folders, cwd=tmp_path)
+        refused(done, "headless.safetensors", "classifier", "effnetv2 train", "--weights")
+    assert not (tmp_path / "predictions.csv").exists()

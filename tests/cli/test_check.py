@@ -1,0 +1,320 @@
+"""``effnetv2 inspect`` as a user meets it: a page, JSON, sentences, and messages that help."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from tests.command_line import effnetv2
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.cli.main import app
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import check
+from efficientnetv2.workflows.data_config import Source
+
+
+def table(folder, rows, header="path,label,latitude,longitude,year"):
+    (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.fixture
+def listed(class_folders):
+    """16 pictures of red, 16 of green, far from each other."""
+    rows = [
+        f"{colour}/{colour}_{number:02d}.jpg,{colour},{number},{100 + (colour == 'red')},20{number:02d}"
+        for colour in ("red", "green")
+        for number in range(16)
+    ]
+    table(class_folders, rows)
+    return class_folders, rows
+
+
+def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
+    shutil.copy(class_folders / "red/red_00.jpg", class_folders / "blue/stranger.jpg")
+    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert "49 pictures" in done.stdout
+    assert mentions(done.stdout, "1 pair", "labels")
+    folder = class_folders.parent / "inspection" / "pictures"
+    page = (folder / "inspection.html").read_text()
+    assert "blue/stranger.jpg" in page.replace("<wbr>", "")  # where a long name may break
+    assert "data:image/jpeg" in page
+    assert not re.search(r"(src|href|srcset)=\"(?!data:)", page)
+    told = json.loads((folder / "inspection.json").read_text())
+    assert told["pictures"] == 49
+    assert told["counts"]["by_class"]["blue"] == {"no split": 17}
+
+
+def test_copies_and_damaged_images_are_named_on_the_screen(class_folders):
+    for number in range(7):
+        shutil.copy(class_folders / f"red/red_0{number}.jpg", class_folders / f"blue/copy_{number}.jpg")
+    for number in range(2):
+        file = class_folders / f"green/green_0{number}.jpg"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] + b"\xff\xd9")
+    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    said = " ".join(done.stdout.split())
+    assert mentions(said, "blue/copy_0.jpg", "red/red_00.jpg")
+    assert mentions(said, "blue/copy_4.jpg", "red/red_04.jpg", "2")
+    for number in range(2):
+        assert mentions(said, number, "green/green_0", "damaged")
+
+
+def test_of_very_many_copies_of_an_image_a_few_are_named(class_folders):
+    for number in range(20):
+        shutil.copy(class_folders / "red/red_00.jpg", class_folders / f"red/copy_{number:02d}.jpg")
+    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    assert mentions(" ".join(done.stdout.split()), "red/copy_04.jpg", "16")
+    assert "red/copy_05.jpg" not in done.stdout
+
+
+def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        small.resize((128, 128), Image.Resampling.BICUBIC).save(path, quality=90)
+    done = effnetv2("inspect", tmp_path / "set", "--json", cwd=tmp_path)
+    (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "enlarged"]
+    assert "24 of 24" in found["sentence"]
+    assert "--image-px 32" in found["advice"]
+
+
+def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
+    """A class may have many more pictures than are counted, as where a telephone stores them as HEIC."""
+    for number in range(3):
+        (class_folders / "blue" / f"{number}.HEIC").write_bytes(b"x")
+    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    found = "3 files .heic passed over: 3 in 'blue'."
+    assert f"To look at: {found}" in done.stdout
+    folder = class_folders.parent / "seen"
+    told = json.loads((folder / "inspection.json").read_text())
+    assert [one["sentence"] for one in told["findings"] if one["kind"] == "passed_over"] == [found]
+    assert told["counts"]["passed_over"] == {".heic": {"blue": 3}}
+    assert [note.partition(" in ")[0] for note in told["notes"]] == ["Passed over"]
+    page = html.unescape((folder / "inspection.html").read_text().replace("<wbr>", ""))
+    assert f"{told['notes'][0]}</p>" in page
+    assert found in page
+    assert "Nothing is wrong" not in page
+
+
+def test_where_no_split_is_known_there_are_just_pictures(class_folders):
+    """Nor is a colour told by a square alone."""
+    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^class +pictures$", done.stdout, re.MULTILINE)
+    page = (class_folders.parent / "seen/inspection.html").read_text()
+    assert "<th>pictures</th>" in page
+    assert "no split" not in page
+    assert re.search(r"\d+, \d+, \d+ <span class=\"swatch\"", page)
+
+
+def test_where_the_page_comes_to_lie_is_said():
+    """Of an inspection without --out."""
+    (out,) = [one for one in typer.main.get_command(app).commands["inspect"].params if one.name == "out"]
+    assert mentions(out.help, "inspection/NAME", "DATA")
+    page = (Path(__file__).parents[2] / "docs/inspect.md").read_text(encoding="utf-8")
+    assert mentions(page, "inspection/photos/", "DATA")
+
+
+def test_two_sets_whose_names_differ_behind_a_point_have_two_pages(class_folders):
+    shutil.copytree(class_folders, class_folders.parent / "photos.v1")
+    done = effnetv2("inspect", "photos.v1", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert (class_folders.parent / "inspection/photos.v1/inspection.html").is_file()
+
+
+def test_json_on_stdout_is_that_of_the_file(listed):
+    folder, _ = listed
+    done = effnetv2("inspect", folder / "list.csv", "--out", "seen", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((folder / "seen/inspection.json").read_text())
+    assert json.loads(done.stdout)["time"]["column"] == "year"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("red/red_00.jpg,red,95,100,2001", ["row 2", "latitude is 95", "from -90 to 90"]),
+        ("red/red_00.jpg,red,1,181,2001", ["row 2", "longitude is 181", "from -180 to 180"]),
+        ("red/red_00.jpg,Red,1,100,2001", ["row 2", "'Red'", "only by case", "--labels casefold"]),
+        ("red/red_00.jpg,red ,1,100,2001", ["row 2", "only by surrounding space", "--labels casefold"]),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(listed, row, words):
+    folder, rows = listed
+    table(folder, [row, *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_row_without_a_file_is_a_finding(listed):
+    folder, rows = listed
+    table(folder, ["red/gone.jpg,red,1,100,2001", *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "1", "32", "3", "red/gone.jpg")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_cannot_command_the_terminal(class_folders):
+    (class_folders / "green").rename(class_folders / "gr\x1b[31meen")
+    (class_folders / "red/red_00.jpg").rename(class_folders / "red/\x1b]0;x\x07\n.jpg")
+    (class_folders / "red/\x1b]0;x\x07\n.jpg").write_bytes(b"")
+    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert r"gr\x1b[31meen" in done.stdout
+    (class_folders / "blank\x1b").mkdir()
+    refused = effnetv2("train", class_folders, cwd=class_folders.parent)
+    assert refused.returncode == 2
+    assert "\x1b" not in refused.stdout + refused.stderr
+    assert r"blank\x1b" in refused.stderr
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_shard_cut_in_half_is_named(class_folders, indexed):
+    folder = class_folders.parent
+    pack(read(class_folders), folder / "shards", Packing(10**9))
+    (file,) = (folder / "shards").glob("*.tar")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if not indexed:
+        (folder / "shards/index.parquet").unlink()
+    done = effnetv2("inspect", "shards", "--out", "seen", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, file.name)
+    findings = json.loads((folder / "seen/inspection.json").read_text())["findings"]
+    (damaged,) = [one for one in findings if one["kind"] == "damaged_shard"]
+    assert (damaged["severity"], file.name in damaged["sentence"]) == ("wrong", True)
+    assert mentions((folder / "seen/inspection.html").read_text().replace("<wbr>", ""), file.name)
+
+
+def test_labels_that_differ_by_case_are_merged_where_asked(listed):
+    folder, rows = listed
+    table(folder, ["red/red_00.jpg,Red,1,100,2001", *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", "--labels", "casefold", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["counts"]["by_class"]) == {"red", "green"}
+
+
+def test_missing_numbers_and_labels_are_findings(listed):
+    """What keeps training from beginning is told with all else, and with what to do about it."""
+    folder, rows = listed
+    table(folder, ["red/red_00.jpg,,NaN,100,", *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", "--json", cwd=folder)
+    found = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}
+    assert found["unlabelled"]["pictures"] == found["no_place"]["pictures"] == [["red/red_00.jpg"]]
+    assert found["no_time"]["pictures"] == [["red/red_00.jpg"]]
+    assert "refuse" in found["no_place"]["advice"]
+
+
+def test_pictures_without_labels_are_inspected_too(listed):
+    folder, rows = listed
+    table(folder, [row.split(",")[0] for row in rows], header="path")
+    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "No picture has a label" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--label-column", "klass"], ("klass", "column")),
+        (["--time-column", "yaer"], ("yaer", "did you mean", "year")),
+        (["--near-km", "-1"], ("0", "20,000")),
+        (["--out", "list.csv"], ("is a file. Give a folder",)),
+        (["--weights", "nowhere.safetensors"], ("there is no such file",)),
+        (["--device", "gpu"], ("there is no such device",)),
+        (["--bands", "1,2,x"], ("--bands", "1,2,x")),
+    ],
+)
+def test_options_that_cannot_be_followed_say_why_and_leave_nothing(listed, options, words):
+    folder, _ = listed
+    there = sorted(folder.iterdir())
+    done = effnetv2("inspect", folder / "list.csv", *options, cwd=folder)
+    assert done.returncode == 2
+    assert mentions(re.sub(r"\s+", " ", done.stderr), *words), done.stderr
+    assert sorted(folder.iterdir()) == there
+
+
+def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "red").mkdir(parents=True)
+    (photos / "red/one.jpg").write_bytes(b"no picture")
+    done = effnetv2("inspect", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, photos, "one.jpg")
+    (photos / "red/two.jpg").write_bytes(b"")
+    done = effnetv2("inspect", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    assert mentions(done.stderr, photos, "2", "read")
+    assert [one.name for one in tmp_path.iterdir()] == ["photos"]
+
+
+def test_weights_doubt_labels(class_folders):
+    """Any network will do for colours: one picture of 16 in the wrong folder is doubted."""
+    from efficientnetv2.models import model_file
+    from efficientnetv2.models.factory import create
+
+    shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
+    model_file.save(class_folders.parent / "any.safetensors", create("efficientnetv2_b0", num_classes=0))
+    done = effnetv2(
+        "inspect", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
+        cwd=class_folders.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {one["kind"]: one["pictures"] for one in json.loads(done.stdout)["findings"]}
+    assert ["blue/blue_99.jpg"] in found["label"]
+
+
+def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
+    shutil.copy(class_folders / "red/red_00.jpg", class_folders / "preview.jpg")
+    done = effnetv2("inspect", class_folders, "--json", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["pictures"] == 48
+    assert set(told["counts"]["by_class"]) == {"red", "green", "blue"}
+    assert "beside the class folders of" in done.stderr
+
+
+ASKED = {"weights": "none", "near_km": 5.0, "device": "cpu", "workers": 0, "as_json": False}
+
+
+def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed, monkeypatch):
+    folder, _ = listed
+    monkeypatch.setattr(check, "portraits", lambda *_, **__: pytest.fail("it has looked"))
+    with pytest.raises(InputError, match=mentioning("--time-column", "label")):
+        check.inspect_and_tell(
+            Source(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED
+        )
+    assert not (folder / "seen").exists()
+
+
+def test_a_full_disk_costs_no_finding(listed, monkeypatch, capsys):
+    folder, rows = listed
+    table(folder, ["red/red_00.jpg,,0,101,2000", *rows[1:]])
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        check.inspect_and_tell(
+            Source(str(folder / "list.csv")), folder=folder / "seen", time_column=None, **ASKED
+        )
+    said = " ".join(capsys.readouterr().out.split())
+    assert mentions(said, "1", "32", "3", "label")
+    assert "Pictures and all the rest" not in said

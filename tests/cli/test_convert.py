@@ -1,0 +1,353 @@
+"""``effnetv2 convert`` as a user meets it: there, back, and refused."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from tests.command_line import effnetv2
+from tests.messages import mentions
+
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.cli.convert import _uncalibrated
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.preprocessing import Bands, Preprocessing
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="module")
+def made_by_timm(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("timm") / "in.safetensors"
+    save_file(timm.create_model("tf_efficientnetv2_b0", num_classes=3).state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def timm_file(made_by_timm, tmp_path):
+    return shutil.copy(made_by_timm, tmp_path / "in.safetensors")
+
+
+def save_ours(path, table, classes=("oak", "elm")):
+    torch.manual_seed(1)
+    network = EfficientNet(table, num_classes=len(classes))
+    model_file.save(
+        path,
+        network,
+        preprocessing=Preprocessing(image_px=96),
+        class_names=classes,
+        recipe={"a": 1},
+        metrics={},
+    )
+    return path
+
+
+def test_from_timm_to_a_model_file_and_back(tmp_path, timm_file):
+    done = effnetv2("convert", timm_file, "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("tf_efficientnetv2_b0 of timm", 'TensorFlow\'s "same"', "epsilon 0.001", "224 px", "0.485",
+                  "Classes: 3: '0', '1', '2'", "Note: ", "Written to out.safetensors"):  # fmt: skip
+        assert words in done.stdout
+    back = effnetv2("convert", "out.safetensors", "back", "--to", "timm", cwd=tmp_path)
+    assert back.returncode == 0
+    assert mentions(back.stdout, "timm.create_model", "local-dir:back", "pretrained=True")
+    before, after = load_file(timm_file), load_file(tmp_path / "back" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["label_names"] == ["0", "1", "2"]
+
+
+def test_what_has_no_classifier_has_nothing_to_name(tmp_path):
+    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"), classes=())
+    done = effnetv2("convert", "in.safetensors", "out.safetensors", "--class-names", "oak,elm", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "2", "classifier")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_json_says_all_of_it(tmp_path, timm_file):
+    done = effnetv2("convert", timm_file, "out.safetensors", "--json", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert (told["num_classes"], told["in_channels"], told["class_names"]) == (3, 3, ["0", "1", "2"])
+    assert told["preprocessing"]["image_px"] == 224
+    assert told["architecture"]["padding"] == "same"
+    assert told["notes"]
+
+
+def test_from_torchvision(tmp_path):
+    network = torchvision.models.efficientnet_b0()
+    torch.save(network.state_dict(), tmp_path / "in.pth")
+    done = effnetv2("convert", "in.pth", "out.safetensors", cwd=tmp_path)
+    assert mentions(done.stdout, "efficientnet_b0", "torchvision")
+    ours = model_file.load(tmp_path / "out.safetensors")
+    assert (ours.architecture.padding, ours.architecture.batch_norm_epsilon) == ("symmetric", 1e-5)
+    assert ours.class_names[0] == "tench"
+    pictures = torch.randn(1, 3, 70, 70)
+    with torch.inference_mode():
+        assert torch.allclose(ours(pictures), network.eval()(pictures), atol=1e-5)
+
+
+def test_a_run_folder_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_ours(tmp_path / "run" / "model.safetensors", architecture("efficientnetv2_b0"))
+    done = effnetv2("convert", "run", "hub", "--to", "timm", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "a model file of this package" in done.stdout
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["label_names"] == ["oak", "elm"]
+
+
+def test_half_the_bytes_to_share(tmp_path):
+    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"))
+    done = effnetv2("convert", "in.safetensors", "half.safetensors", "--half", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, after = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("in", "half"))
+    assert 0.5 < after / before < 0.53
+    assert mentions(done.stdout, f"{after / 1000000.0:.1f}", "1", "2048", "3e-8", "MB")
+    whole, half = (model_file.load(tmp_path / f"{name}.safetensors") for name in ("in", "half"))
+    assert (half.class_names, half.preprocessing, half.recipe) == (
+        ("oak", "elm"),
+        whole.preprocessing,
+        {"a": 1},
+    )
+    pictures = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(half(pictures), whole(pictures), rtol=0, atol=1e-3)
+    refused = effnetv2("convert", "in.safetensors", "hub", "--half", "--to", "timm", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert mentions(refused.stderr, "--half")
+
+
+def test_what_others_do_not_see_is_said(tmp_path):
+    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    save_ours(tmp_path / "in.safetensors", table)
+    done = effnetv2("convert", "in.safetensors", "out.pth", "--to", "torchvision", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "the class names: torchvision does not see them in the file; this package does",
+        "the preprocessing: torchvision does not see it in the file, this package does; size, framing",
+    ):
+        assert f"Note: {words}" in done.stdout
+    told = json.loads(
+        effnetv2("convert", "in.safetensors", "hub", "--to", "timm", "--json", cwd=tmp_path).stdout
+    )
+    assert told["notes"] == []
+
+
+@pytest.mark.parametrize(("to", "out"), [("timm", "hub"), ("torchvision", "out.pth")])
+def test_that_others_do_not_see_the_rule_for_bands_is_said(tmp_path, to, out):
+    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    network = EfficientNet(table, num_classes=2)
+    rule = Bands((4, 3, 2), (100,) * 3, (4000,) * 3, names=("red", "", ""), kinds=("uint16",))
+    network.preprocessing = Preprocessing(image_px=96, bands=rule)
+    model_file.save(tmp_path / "in.safetensors", network, class_names=("oak", "elm"))
+    done = effnetv2("convert", "in.safetensors", out, "--to", to, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = (note for note in json.loads(done.stdout)["notes"] if "raster bands" in note)
+    assert mentions(line, to, "4", "3", "2")
+
+
+def test_which_of_timms_twins_can_be_said(tmp_path):
+    save_file(timm.create_model("efficientnet_b0", num_classes=2).state_dict(), tmp_path / "in.safetensors")
+    done = effnetv2(
+        "convert", "in.safetensors", "out.safetensors", "--model", "efficientnet_b0", cwd=tmp_path
+    )
+    assert mentions(done.stdout, "1e-05", "batch-norm")
+    assert model_file.load(tmp_path / "out.safetensors").architecture.padding == "symmetric"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["in.safetensors", "out.safetensors", "--to", "tim"], ("did you mean", "timm")),
+        (["in.safetensors", "out.bin"], ("a model file ends in .safetensors",)),
+        (["in.safetensors", "no/out.safetensors"], ("there is no folder no",)),
+        (["in.safetensors", "in.safetensors"], ("IN",)),
+        (["none.pth", "out.safetensors"], ("none.pth",)),
+        (["in.safetensors", "out.pth", "--to", "torchvision"], ("torchvision",)),
+        (["in.safetensors", "out.onnx", "--to", "keras"], ("out.onnx",)),
+        (["in.safetensors", "out.onnx", "--to", "onnx"], ("torch.onnx.export",)),
+        (
+            ["in.safetensors", "out.onnx", "--to", "tim"],
+            ("did you mean", "timm"),
+        ),
+        (
+            ["in.safetensors", "out.safetensors", "--model", "resnet50"],
+            ("resnet50", "timm"),
+        ),
+        (
+            ["efficientnetv2_s.in1k", "s.safetensors"],
+            ("effnetv2 train DATA --weights efficientnetv2_s.in1k",),
+        ),
+        (["in.safetensors", "noext", "--to", "keras"], ("Keras",)),
+        (
+            ["in.safetensors", "out.safetensors", "--model", "efficientnetv2_b0"],
+            ("did you mean", "tf_efficientnetv2_b0"),
+        ),
+        (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], ("says itself what it is",)),
+        (["in.safetensors", "ours.safetensors.note", "--to", "timm"], ("exists. Give another place",)),
+    ],
+)
+def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, said):
+    table = replace(architecture("efficientnetv2_b0"), head_channels=32)
+    save_ours(tmp_path / "ours.safetensors", table)
+    (tmp_path / "ours.safetensors.note").write_text("of the user")
+    before = sorted(tmp_path.iterdir())
+    done = effnetv2("convert", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, *said)
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_has_not_ended_is_told_so(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text("name: quick")
+    done = effnetv2("convert", "run", "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "model.safetensors", "training")
+
+
+def test_a_runs_only_weights_are_not_halved_in_their_place(tmp_path):
+    """Whichever of the two its folder or its file is called by."""
+    (tmp_path / "run").mkdir()
+    ours = save_ours(tmp_path / "run/model.safetensors", architecture("efficientnetv2_b0"))
+    before = ours.read_bytes()
+    for source in ("run", "run/../run/model.safetensors"):
+        words = ("convert", source, "run/model.safetensors", "--half", "--overwrite")
+        done = effnetv2(*words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert mentions(done.stderr, "OUT", "run/model.safetensors", "IN")
+    assert ours.read_bytes() == before
+
+
+def test_what_is_there_is_replaced_on_demand_alone(timm_file, tmp_path):
+    (tmp_path / "out.safetensors").write_text("precious")
+    words = ("convert", timm_file, "out.safetensors")
+    refused = effnetv2(*words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert mentions(refused.stderr, "OUT", "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_text() == "precious"
+    assert effnetv2(*words, "--overwrite", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out.safetensors").stat().st_size > 1_000_000
+
+
+def test_that_the_temperature_stays_behind_is_said(tmp_path):
+    """And of a network without one nothing."""
+    save_ours(tmp_path / "ours.safetensors", architecture("efficientnetv2_b0"))
+    plain = effnetv2("convert", "ours.safetensors", "plain.pth", "--to", "timm", cwd=tmp_path)
+    assert "temperature" not in plain.stdout + plain.stderr
+    network = model_file.load(tmp_path / "ours.safetensors")
+    network.calibration = Calibration(1.75, 60, "minival")
+    model_file.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
+    done = effnetv2("convert", "calibrated.safetensors", "out.pth", "--to", "timm", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout + done.stderr, "1.75", "temperature")
+
+
+@pytest.mark.parametrize("answered", ["softmax", "sigmoid"])
+def test_how_to_have_the_temperature_in_keras_is_said_of_its_probabilities(answered):
+    """Its networks end with a softmax or sigmoid, so that nobody sees their logits."""
+    network = create("efficientnetv2_b0", num_classes=3)
+    network.calibration, network.answer = Calibration(2.0, 60, "minival"), answered
+    [line] = _uncalibrated(network, "keras")
+    logits = torch.tensor([[2.0, -1.0, 0.5]])
+    if answered == "softmax":
+        assert mentions(line, "0.5")
+        raised = logits.softmax(dim=1) ** 0.5
+        torch.testing.assert_close(raised / raised.sum(), (logits / 2).softmax(dim=1))
+    else:
+        assert mentions(line, "1", "sigmoid")
+        torch.testing.assert_close((logits.sigmoid().logit() / 2).sigmoid(), (logits / 2).sigmoid())
+    assert mentions(_uncalibrated(network, "timm")[0], "logits")
+
+
+def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
+    """It was fitted on answers at the size and views of then."""
+    save_ours(tmp_path / "ours.safetensors", architecture("efficientnetv2_b0"))
+    network = model_file.load(tmp_path / "ours.safetensors")
+    network.calibration = Calibration(1.75, 60, "minival")
+    model_file.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
+    for words, kept in (
+        (["--views", "symmetries"], False),
+        (["--image-px", "320"], False),
+        (["--half"], True),
+    ):
+        out = f"{words[0].strip('-')}.safetensors"
+        done = effnetv2("convert", "calibrated.safetensors", out, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (model_file.load(tmp_path / out).calibration is not None) is kept
+        assert ("temperature was fitted with another preprocessing" in done.stdout + done.stderr) is not kept
+
+
+@pytest.mark.parametrize("name", ["ensemble.json", "crossval.json"])
+def test_a_cross_validation_has_more_networks_than_a_file_holds(name, tmp_path):
+    """Whether its folds answer together, or do not yet."""
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / name).write_text('{"members": ["fold1/model.safetensors"]}')
+    done = effnetv2("convert", "folds", "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "IN", "fold")
+    assert mentions(done.stderr, "folds/fold1")
+
+
+def test_networks_of_others_change_what_their_file_says_and_go_to_nobody(tmp_path):
+    network = create("torchvision:mobilenet_v3_small", num_classes=2)
+    model_file.save(tmp_path / "theirs.safetensors", network, class_names=("oak", "elm"))
+    words = ("convert", "theirs.safetensors", "out.safetensors", "--half", "--views", "symmetries", "--json")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["architecture"], told["num_classes"]) == (None, 2)
+    made = model_file.load(tmp_path / "out.safetensors")
+    assert (made.preprocessing.views, made.class_names) == ("symmetries", ("oak", "elm"))
+    done = effnetv2(
+        "convert", "theirs.safetensors", "again.safetensors", "--class-names", "a,b", cwd=tmp_path
+    )
+    assert mentions(done.stdout, "torchvision:mobilenet_v3_small")
+    refused = effnetv2("convert", "theirs.safetensors", "folder", "--to", "timm", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "none of ours: its own package reads and writes" in refused.stderr
+
+
+def test_a_folder_for_timm_does_not_take_a_runs_place(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_ours(tmp_path / "run/model.safetensors", architecture("efficientnetv2_b0"))
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for source in ("run", "run/model.safetensors"):
+        done = effnetv2("convert", source, "run", "--to", "timm", "--overwrite", cwd=tmp_path)
+        assert done.returncode == 2
+    assert mentions(done.stderr, "OUT", "model.safetensors")
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+    for _ in range(2):  # a folder for timm itself is replaced
+        done = effnetv2("convert", "run", "hub", "--to", "timm", "--overwrite", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_padded_picture_is_not_cut(tmp_path):
+    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"))
+    words = ("convert", "in.safetensors", "out.safetensors", "--framing", "pad")
+    refused = effnetv2(*words, "--crop-fraction", "0.8", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert mentions(refused.stderr, "crop_fraction", "0.8")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    done = effnetv2("convert", "out.safetensors", "hub", "--to", "timm", cwd=tmp_path)
+    assert done.returncode == 0
+    stated = json.loads((tmp_path / "hub/config.json").read_text())["pretrained_cfg"]
+    assert (stated["crop_mode"], stated["crop_pct"]) == ("border", 1.0)
+
+
+def test_the_folder_that_one_stands_in_is_named_by_a_dot(tmp_path):
+    save_ours(tmp_path / "model.safetensors", architecture("efficientnetv2_b0"))
+    done = effnetv2("convert", ".", "half.safetensors", "--half", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "empty").mkdir()
+    refused = effnetv2("predict", ".", "1.jpg", cwd=tmp_path / "empty")
+    assert refused.returncode == 2
+    assert mentions(refused.stderr, "model.safetensors")

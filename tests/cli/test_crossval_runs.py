@@ -1,0 +1,371 @@
+"""The runs of a cross-validation: each fold chooses its weights, and all of them together keep to the minutes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.cli.test_crossval import fake_training, painted
+from tests.command_line import NETWORK
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.architectures import io
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import model_file
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.auto_batch import Preflight
+from efficientnetv2.training.initial_weights import Found
+from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import crossval_runs, weights_selection
+from efficientnetv2.workflows import train as train_job
+from efficientnetv2.workflows.crossval import _recipe
+from efficientnetv2.workflows.crossval_config import Plan
+from efficientnetv2.workflows.crossval_runs import Runs, answerers, run_name
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
+from efficientnetv2.workflows.run_options import Decided, Place, repeating
+
+# Epochs by the number of training pictures, so that a recipe that is settled anew is another.
+SETTINGS = (
+    "progressive.stages=1", "progressive.image_px=32", "epochs=auto", "epochs_auto=[200, 1, 50]", "batch_images=8",
+    "classifier=fresh", "precision=fp32", "compile=false",
+)  # fmt: skip
+TRIES = ("balance=null", "balance=equal")
+THREE = (*TRIES, "balance=sqrt")
+
+
+def answered(ready, *_):
+    """In place of training: what a run leaves whose recipe is settled."""
+    val = ready.prepared.val
+    answers = Predictions(np.arange(len(val)), val.labels, torch.eye(2)[torch.tensor(val.labels)] * 9)
+    table = predictions_table(answers, val.paths, val.class_names, true_labels=list(val.table["label"]))
+    write_predictions(ready.path / "predictions.csv", table)
+    report = {"top1": 1.0, "macro_f1": 1.0, "epochs": ready.recipe.epochs, "wall_s": 1.0}
+    (ready.path / "report.json").write_text(json.dumps(report))
+    (ready.path / model_file.NAME).touch()
+
+
+@pytest.fixture
+def starts(tmp_path, monkeypatch):
+    """Two files of weights to choose among."""
+    found = []
+    for name in ("first", "second"):
+        network = create(io.read(Path(NETWORK)), num_classes=0)
+        place = tmp_path / f"{name}.safetensors"
+        model_file.save(place, network, preprocessing=Preprocessing(image_px=32), class_names=())
+        found.append(Found(str(place), f"Weights: {place}.", name))
+    monkeypatch.setattr("efficientnetv2.workflows.overrides.starts", lambda model: tuple(found))
+    return found
+
+
+def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(starts, tmp_path, monkeypatch):
+    """Who may learn from one picture prefers the first weights, who answers it the second."""
+    data, contents, plan = read(painted(tmp_path, 25)), np.arange(25), Plan(folds=3, by="class")
+    dealt = plan.dealt(data, contents, 0)
+    sizes = [len(part.learning) for part in dealt.parts]
+    odd = next(number for number in (1, 2) if sizes[3 - number] != sizes[0])
+    picture = Path(data.paths[dealt.parts[odd].answering[0]]).name
+
+    def answers(found, recipe, task, *_):
+        learnt = picture in {Path(path).name for path in task.pictures.paths}
+        right = learnt == (found == starts[0])
+        return task.pictures.labels if right else 1 - task.pictures.labels
+
+    monkeypatch.setattr(weights_selection, "_answers", answers)
+    monkeypatch.setattr(train_job, "_run", answered)
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    runs = Runs(Words(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0, Screen(mute=True))
+    told = runs.answer(dealt, tmp_path / "out", "Fold")
+
+    files_of = [starts[number == odd].word for number in range(3)]
+    recipes = [read_recipe(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
+    assert [one.weights for one in recipes] == files_of
+    assert [one.score.weights for one in told] == [(one,) for one in files_of]
+    assert recipes[3 - odd] == recipes[0]  # on another number of pictures
+    assert recipes[odd].epochs == round(200 / sizes[odd], 2)
+    assert [one.score for one in runs.answer(dealt, tmp_path / "out", "Fold")] == [one.score for one in told]
+
+
+@pytest.mark.parametrize(
+    ("tries", "while_choosing", "members"),
+    [
+        ((), (), 1),
+        (TRIES, (), 1),
+        (TRIES, ("epochs=2",), 1),
+        ((), (), 2),
+        (TRIES, (), 2),
+        (THREE, ("epochs=2",), 2),
+    ],
+)
+def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, tmp_path, monkeypatch):
+    """By time, where the third fold learns from three times as many pictures as the first whose epochs it repeats."""
+    spent = []
+
+    def epochs_of(words, place, pictures):
+        """What was settled before, what is set, or what fits if a picture takes a second."""
+        said = dict(setting.split("=") for setting in words.settings)
+        fitting = float(said["epochs"]) if "epochs" in said else words.minutes * 60 / pictures
+        epochs = read_recipe(place.settled[0]).epochs if place.settled else fitting
+        spent.append(epochs * pictures)
+        return epochs
+
+    def reached(words, out):
+        return 0.9 if out.name.endswith("_try2" if "fold2" in out.name else "_try1") else 0.5
+
+    monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, [], epochs_of))
+    data, contents = of_years(tmp_path, 96), np.arange(96)
+    plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
+    dealt = plan.dealt(data, contents, 0)
+    assert [len(part.learning) for part in dealt.parts] == [24, 48, 72]
+    place = Place(out=tmp_path / "out")
+    runs = Runs(Words(minutes=90), plan, place, data, contents, 0, Screen(mute=True))
+    runs.answer(dealt, tmp_path / "out", "Fold")
+    assert len(spent) == plan.runs
+    assert sum(spent) == pytest.approx(0.9 * 90 * 60, rel=0.02)
+
+
+def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypatch):
+    def epochs_of(words, place, pictures):
+        return 100.0
+
+    monkeypatch.setattr(crossval_runs, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
+    data, contents = read(painted(tmp_path, 48)), np.arange(48)
+    plan = Plan(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
+    runs = Runs(Words(minutes=1), plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
+    with pytest.raises(InputError, match=mentioning("--minutes", "1", "epochs=100")):
+        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+
+
+def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
+    words, place = Words(minutes=5, weights="none"), Place(device="cpu")
+    with pytest.raises(InputError, match=mentioning("--try", "balance=null", "epochs=4")):
+        _recipe(words, Plan(tries=("", "balance=null epochs=4")), place)
+    short = Plan(tries=TRIES, try_settings=("epochs=4",))
+    assert _recipe(words, short, place).weights == "none"
+    assert _recipe(Words(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"
+
+
+def answers_of(folder: Path, run: str) -> np.ndarray:
+    """What a run answered: (n, 2) probabilities, in the order of the pictures' paths."""
+    table = pd.read_csv(folder / run / "predictions.csv").sort_values("path")
+    return table[["a", "b"]].to_numpy()
+
+
+def unlike(asked, reached):
+    """Training whose answers are those of its run's name and seed alone, so that a mean of them is told from each."""
+    plain = fake_training(reached, asked)
+
+    def run(words, source, place, screen):
+        plain(words, source, place, screen)
+        file = place.out / "predictions.csv"
+        table = pd.read_csv(file)
+        sure = np.random.default_rng([*place.out.name.encode(), words.seed or 0]).uniform(
+            0.05, 0.95, len(table)
+        )
+        table.assign(a=sure, b=1 - sure).to_csv(file, index=False)
+
+    return run
+
+
+def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
+    """Of three tries two answer: in fold 2 the third and the first, else the second and the third."""
+    asked = []
+
+    def reached(words, out):
+        order = [0.5, 0.2, 0.9] if "fold2" in out.name else [0.1, 0.8, 0.6]
+        return order[int(out.name[-1]) - 1] if "_try" in out.name else 0.0
+
+    monkeypatch.setattr(crossval_runs, "trained", unlike(asked, reached))
+    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    plan = Plan(folds=3, by="class", tries=THREE, members=2)
+    dealt = plan.dealt(data, np.arange(48), 0)
+    runs = Runs(
+        Words(settings=("epochs=3",)), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True)
+    )
+    told = runs.answer(dealt, out, "Fold")
+
+    assert [one.score.chosen for one in told] == [THREE[1:], (THREE[2], THREE[0]), THREE[1:]]
+    assert len(asked) == plan.runs == 3 * (3 + 2)
+    for number, one in enumerate(told):
+        own = [answers_of(out, run_name(number, member)) for member in range(2)]
+        order = np.argsort([data.paths[row] for row in one.rows])
+        assert one.probabilities[order] == pytest.approx((own[0] + own[1]) / 2, abs=1e-6)
+        right = (one.probabilities.argmax(axis=1) == data.labels[one.rows]).mean()
+        assert one.score.top1 == pytest.approx(right)
+        assert one.score.seconds == 2 * 3 * len(dealt.parts[number].learning)
+    trained = {place.out.name: (words.settings, place.settled) for words, _, place in asked}
+    assert trained["fold2_member2"][0][-1] == THREE[0]
+    assert trained["fold3"][1] == (out / "fold1/recipe.yaml",), "of the same try, not of the others"
+    assert trained["fold3_member2"][1] == (out / "fold1_member2/recipe.yaml", out / "fold2/recipe.yaml")
+    assert [one.score for one in runs.answer(dealt, out, "Fold")] == [one.score for one in told]
+    assert len(asked) == plan.runs
+
+
+def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
+    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    plan = Plan(folds=2, by="class", members=3)
+    dealt = plan.dealt(data, np.arange(48), 7)
+    words = Words(settings=("seed=7",))
+    runs = Runs(words, plan, Place(out=out), data, np.arange(48), 7, Screen(mute=True))
+    told = runs.answer(dealt, out, "Fold")
+    assert [(place.out.name, words.settings) for words, _, place in asked[:3]] == [
+        ("fold1", ("seed=7",)), ("fold1_member2", ("seed=7", "seed=8")), ("fold1_member3", ("seed=7", "seed=9")),
+    ]  # fmt: skip
+    assert {place.settled for _, _, place in asked[:1]} == {()}
+    assert all(place.settled[0] == out / "fold1/recipe.yaml" for _, _, place in asked[1:])
+    own = [answers_of(out, run_name(1, member)) for member in range(3)]
+    order = np.argsort([data.paths[row] for row in told[1].rows])
+    assert told[1].probabilities[order] == pytest.approx(np.mean(own, axis=0), abs=1e-6)
+    assert [one.score.chosen for one in told] == [(), ()]
+
+
+def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path, monkeypatch):
+    """Weights are compared once a fold; what is settled by the seed is settled for each."""
+    compared = []
+
+    def answers(found, recipe, task, *_):
+        compared.append(found.word)
+        return task.pictures.labels if found == starts[len(compared) > 2] else 1 - task.pictures.labels
+
+    monkeypatch.setattr(weights_selection, "_answers", answers)
+    monkeypatch.setattr(train_job, "_run", answered)
+    data, plan = read(painted(tmp_path, 24)), Plan(folds=2, by="class", members=3)
+    random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
+    words = Words(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    dealt = plan.dealt(data, np.arange(24), 5)
+    told = Runs(words, plan, place, data, np.arange(24), 5, Screen(mute=True)).answer(
+        dealt, tmp_path / "out", "Fold"
+    )
+    assert len(compared) == 2 * 2, "two starts in each of two folds"
+    assert [one.score.weights for one in told] == [(starts[0].word,), (starts[1].word,)]
+    for number in range(2):
+        own = [
+            read_recipe(tmp_path / "out" / run_name(number, member) / "recipe.yaml") for member in range(3)
+        ]
+        assert [(one.seed, one.progressive.seed) for one in own] == [(5, 5), (6, 6), (7, 7)]
+        plain = [one.to_json() | {"seed": 0} for one in own]
+        assert all(one | {"progressive": plain[0]["progressive"]} == plain[0] for one in plain)
+
+
+def of_years(folder: Path, count: int) -> Manifest:
+    """So many pictures, two of each year."""
+    table = pd.read_csv(painted(folder, count))
+    table.assign(year=np.arange(count) // 2).to_csv(folder / "all.csv", index=False)
+    return read(folder / "all.csv")
+
+
+def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts, tmp_path, monkeypatch):
+    """Which --resume would refuse: the group of the first fold is chosen, but then it is that of all."""
+    room = [8]
+
+    def first(ready, *others):
+        answered(ready, *others)
+        room[0] = 4
+
+    monkeypatch.setattr(train_job, "_run", first)
+    monkeypatch.setattr(
+        Preflight,
+        "largest_group",
+        lambda self, setting, *, among: max(one for one in among if one <= room[0]),
+    )
+    data, contents, plan = read(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
+    words = Words(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    runs = Runs(words, plan, place, data, contents, 0, Screen(mute=True))
+    with pytest.raises(InputError, match=mentioning("2", "group_images", "8", "4")) as told:
+        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+    assert mentions(str(told.value), "memory")
+    assert read_recipe(tmp_path / "out/fold1/recipe.yaml").group_images == 8
+
+
+def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):
+    shares, rows = np.full((3, 2), 0.5), np.arange(3)
+    folders = [tmp_path / "fold1", tmp_path / "fold1_member2"]
+    with pytest.raises(InputError, match=mentioning("fold1_member2", "2", "3")):
+        crossval_runs._together([shares, shares[:2]], [rows, rows[:2]], folders)
+
+
+def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
+    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    plan = Plan(folds=2, by="class", tries=TRIES, members=2)
+    dealt = plan.dealt(data, np.arange(48), 0)
+    runs = Runs(Words(), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True))
+    told = runs.answer(dealt, out, "Fold")
+    assert not (out / "choosing").exists()
+    assert len(asked) == plan.runs == 4
+    assert [(one.score.chosen, one.scores) for one in told] == [(TRIES, ()), (TRIES, ())]
+
+
+def test_equally_good_tries_answer_in_their_order():
+    assert answerers(Plan(tries=THREE, members=2), (0.5, 0.7, 0.7)) == (1, 2)
+    assert answerers(Plan(tries=THREE), (0.7, 0.5, 0.7)) == (0,)
+    assert answerers(Plan(members=2), ()) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            {"tries": TRIES, "members": 3},
+            ("--members", "3", "2", "--try"),
+        ),
+        (
+            {"tries": TRIES, "members": 2, "try_settings": ("epochs=4",)},
+            ("all 2 tries answer and nothing is chosen",),
+        ),
+    ],
+)
+def test_members_that_cannot_be_are_refused(words, said):
+    with pytest.raises(InputError, match=mentioning(*said)):
+        Plan(**words)
+
+
+def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatch):
+    """By time, where the last period trains no run: those that answer a fold, and those that choose inside it."""
+    begun = []
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr(train_job, "_run", lambda ready, *_: begun.append(ready) or answered(ready))
+    pd.read_csv(painted(tmp_path, 48)).assign(year=np.arange(48) // 2).to_csv(
+        tmp_path / "all.csv", index=False
+    )
+    data, contents, plan = read(tmp_path / "all.csv"), np.arange(48), Plan(folds=2, by="time", tries=TRIES)
+    dealt = plan.dealt(data, contents, 0)
+    words = Words(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
+    for out in (tmp_path / "out", tmp_path / "elsewhere/out"):
+        place = Place(out=out, device="cpu", workers=0)
+        Runs(words, plan, place, data, contents, 0, Screen(mute=True)).answer(dealt, out, "Fold")
+    assert len(begun) == 2 * plan.runs
+    assert len({len(ready.prepared.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
+    assert "32 pictures decoded" in begun[0].pictures.note
+    assert "filled in" in begun[0].pictures.note
+    assert all("there already" in ready.pictures.note for ready in begun[1:])
+    assert len(list((tmp_path / "caches/pictures").iterdir())) == 1
+    for ready in begun:
+        train = ready.prepared.train
+        for sample in range(len(train)):
+            own = np.asarray(Image.open(train.file(sample)), dtype=float)
+            assert abs(ready.pictures.reader.source(sample) - own).mean() < 3, "not another's, of other noise"
+
+
+def test_each_fold_sets_its_own_pictures_aside(tmp_path):
+    """The first had too few, so that its settled recipe has no minival; the next may have enough."""
+    settled = named("quick").model_copy(update={"minival": None, "epochs": 3.0})
+    (tmp_path / "recipe.yaml").write_text(settled.to_yaml())
+    known = Decided(tmp_path / "next", named("quick"))
+    found, _ = repeating(known, Words(), Place(settled=(tmp_path / "recipe.yaml",)))
+    assert (found.recipe.epochs, found.recipe.minival, found.repeated) == (3.0, "auto", True)

@@ -1,0 +1,152 @@
+"""How commands divide a limited time: what ``train --minutes`` lowers or looks at less, and what ``plan`` estimates."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.command_line import NETWORK
+from tests.messages import mentioning
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import auto_config, estimate
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.estimate import plan_and_tell
+from efficientnetv2.workflows.linear_probe import images_within, probe_s
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
+from efficientnetv2.workflows.time_budget import lowered_by, settled_by
+
+# 32 images of 128, 192 and 224 px a step, in proportion to their pixels.
+RATES = Rates(
+    compile_s=0.0,
+    steps=tuple(StepRate(px, 0.0, (px / 128) ** 2, px) for px in (128, 192, 224)),
+    curve=Rate(0.0, 0.01),
+    answers=Rate(0.0, 0.01),
+    checkpoints=Rate(0.0, 0.1),
+    checkpoint_bytes=1000,
+    model_s=0.1,
+    model_bytes=250,
+)
+
+
+def job_of(images: int, *settings: str) -> Job:
+    recipe = with_settings(
+        named("finetune"), ["compile=false", "epochs=10", "eval_px=224", "minival=null", *settings]
+    )
+    return Job(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "last_px"), [(5.0, 224), (3.0, 224), (2.0, 192), (1.5, 128), (0.5, 64)], ids="{}".format
+)
+def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, last_px):
+    """An epoch of 640 images takes 20 steps of 1 to 3 s, 42 s in all; 25 s go elsewhere."""
+    job = job_of(640)
+    recipe, rates, said = lowered_by(RATES, job, minutes, None, spent_s=25.0)
+    assert recipe.progressive.last.image_px == last_px
+    assert recipe.eval_px == last_px
+    assert (said == []) is (last_px == 224)
+    sizes = {recipe.progressive.stage(index).image_px for index in range(3)}
+    assert {rate.image_px for rate in rates.steps} == sizes
+    lower = Job(
+        recipe, *[getattr(job, one) for one in ("network", "train", "val")], None, None, job.device, 0
+    )
+    found, _ = settled_by(rates, lower, minutes, spent_s=25.0)
+    assert found.epochs >= 3 or last_px == 64
+
+
+def test_rates_of_smaller_sizes_follow_their_pixels():
+    found = RATES.of_sizes([64, 160, 224, 64])
+    assert [rate.image_px for rate in found.steps] == [64, 160, 224]
+    assert [rate.each_s for rate in found.steps] == pytest.approx([0.25, 1.5625, 3.0625])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "images"),
+    [(1000.0, 5000, None), (10.0, 5000, 333), (0.0, 5000, 0), (10.0, 200, None), (3.01, 200, 100)],
+)
+def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, images):
+    """Each image of both parts takes 10 ms to embed, and each training image 10 ms to fit."""
+    train = type("Part", (), {"class_names": ("a",) * 10, "__len__": lambda self: 600})()
+    val = type("Part", (), {"__len__": lambda self: 400})()
+    prepared, network = SimpleNamespace(train=train, val=val), SimpleNamespace(embed_dim=1000)
+    assert images_within(seconds, prepared, network, 0.01, most) == images
+    if images:
+        assert (
+            probe_s(images, train, val, network, 0.01)
+            <= seconds
+            < probe_s(images + 1, train, val, network, 0.01)
+        )
+
+
+def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
+    monkeypatch.setattr(auto_config, "eval_picture", lambda *given: time.sleep(0.02))
+    alone, shared = (auto_config._read_s(read(class_folders), named("quick"), workers) for workers in (1, 8))
+    assert alone >= 0.02
+    assert shared < alone / 4
+
+
+TINY = (
+    "batch_images=8", "progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "precision=fp32",
+)  # fmt: skip
+
+
+def planned(capsys, folder, out, *settings: str, **words) -> dict:
+    """What ``plan`` says as JSON, without a word of its own."""
+    asked = Words(model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words)
+    place = Place(out=out, device="cpu", workers=0, as_json=True)
+    plan_and_tell(asked, Source(str(folder)), place)
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [(("compile=true", "epochs=2"), {}), ((), {"minutes": 600.0})],
+    ids=["asked", "auto"],
+)
+def test_plan_does_not_wait_for_a_compiler_that_hangs(
+    settings, words, class_folders, tmp_path, monkeypatch, capsys
+):
+    def hanging(*given, **how):
+        raise AssertionError("it would hang")
+
+    monkeypatch.setattr(torch, "compile", hanging)
+    monkeypatch.chdir(tmp_path)
+    found = planned(capsys, class_folders, tmp_path / "run", *settings, **words)
+    assert any("Compiling: about 3 minutes, estimated" in note for note in found["chosen"]) is bool(settings)
+    assert any("Not compiled (trying it may take minutes)" in note for note in found["chosen"]) is bool(words)
+    assert found["others_s"].get("compiling", 0.0) == (200.0 if settings else 0.0)
+
+
+def test_plan_estimates_what_there_is_no_time_to_measure(class_folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "_WITHIN_S", 0.0)
+    monkeypatch.setattr(estimate, "explained", lambda *given: pytest.fail("no report is rehearsed"))
+    monkeypatch.chdir(tmp_path)
+    began = time.perf_counter()
+    found = planned(capsys, class_folders, tmp_path / "run", "epochs=2", "compile=false")
+    assert time.perf_counter() - began < 90
+    assert any(note.startswith("Estimated") and "the report" in note for note in found["chosen"])
+    assert found["others_s"]["report"] > 0
+
+
+def test_plan_gives_what_comes_before_the_first_step_its_part_of_the_minutes():
+    others_s = {"start-up": 60.0, "linear probe": 60.0, "report": 30.0}
+    assert estimate._within_minutes(others_s, 5.0) == {"start-up": 30.0, "linear probe": 30.0, "report": 30.0}
+    assert estimate._within_minutes(others_s, 50.0) == others_s
+
+
+def test_minutes_that_nothing_fits_into_are_refused_with_what_goes_elsewhere():
+    recipe, rates, _ = lowered_by(RATES, job_of(640), 0.5, None, spent_s=29.0)
+    job = job_of(640)
+    lower = Job(recipe, None, job.train, job.val, None, None, job.device, workers=0)
+    with pytest.raises(InputError, match=mentioning("--minutes", "0.5", "0.48")):
+        settled_by(rates, lower, 0.5, spent_s=29.0)

@@ -1,0 +1,43 @@
+"""One parameter, many options: what typer sees, and what the command gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import typer
+from typer.testing import CliRunner
+
+from efficientnetv2.cli.options import spread
+
+Length = Annotated[int, typer.Option(help="How long.")]
+
+
+@dataclass(frozen=True)
+class Bird:
+    panel: ClassVar[str] = "The bird"
+    length: Length = 3
+    colours: Annotated[list[str] | None, typer.Option("--colour")] = None
+
+
+def test_a_dataclass_becomes_options_and_comes_back_as_one():
+    got = []
+
+    @spread
+    def fly(
+        place: Annotated[str, typer.Argument()],
+        bird: Bird,
+        far: Annotated[bool, typer.Option("--far")] = False,
+    ):
+        """Fly somewhere."""
+        got.append((place, bird, far))
+
+    app = typer.Typer()
+    app.command()(fly)
+    run = CliRunner().invoke(app, ["north", "--length", "5", "--colour", "red", "--colour", "blue", "--far"])
+    assert run.exit_code == 0, run.output
+    assert CliRunner().invoke(app, ["south"]).exit_code == 0
+    assert got == [("north", Bird(5, ["red", "blue"]), True), ("south", Bird(), False)]
+    told = CliRunner().invoke(app, ["--help"]).output
+    assert told.index("The bird") < told.index("--length") < told.index("--colour")
+    assert "Fly somewhere" in told

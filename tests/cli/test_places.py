@@ -1,0 +1,440 @@
+"""Places that can't be written to are refused before any work; and how to go on is said whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.command_line import NETWORK, TINY, effnetv2
+from tests.data.test_splits import manifest
+from tests.messages import mentioning, mentions
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.main import app, with_home
+from efficientnetv2.nas.storage import file_of
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_dir import RUN_FILES, RunFolder
+from efficientnetv2.training.run_lock import refuse_occupied
+from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import run_options, train
+from efficientnetv2.workflows.area import _of_table
+from efficientnetv2.workflows.batch_predict import list_skipped
+from efficientnetv2.workflows.crossval import _folder, _pictures
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate_options import check_calibrates
+from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.predict import predict_and_write
+from efficientnetv2.workflows.report_folder import report_folder
+from efficientnetv2.workflows.run_options import Place, decided
+
+MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
+
+
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_a_run_within_its_data_is_refused_before_anything_is_loaded(verb, class_folders, monkeypatch):
+    """It depends on two paths alone; what the verb does, torch before all, takes seconds to import."""
+    monkeypatch.setitem(sys.modules, f"efficientnetv2.cli.{verb}_job", None)
+    monkeypatch.chdir(class_folders)
+    done = CliRunner().invoke(app, [verb, "."])
+    assert done.exit_code == 2, done.output
+    assert mentions(done.stderr, "DATA")
+
+
+def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
+    (tmp_path / "crossval.json").write_text("{}")
+    with pytest.raises(InputError, match=mentioning("run", "report")):
+        evaluate_and_report("m", Source("d"), split=None, out=tmp_path, strict=False, **MACHINE)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=mentioning("file", "folder")):
+        evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "file", strict=False, **MACHINE)
+
+
+@pytest.mark.parametrize("option", ["--out", "--rank"])
+def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answered(option, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
+    with pytest.raises(InputError, match=mentioning(option, "folder.csv")):
+        predict_and_write("m", Source("d"), strict=False, **places, **MACHINE)
+
+
+def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_at(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/run"):
+        place = Place(out=out)
+        with pytest.raises(InputError, match=mentioning("file", "folder")):
+            decided(Words(recipe="quick"), place, torch.device("cpu"), Screen(mute=True), ALONE)
+        with pytest.raises(InputError, match=mentioning("file", "folder")):
+            _folder(place)
+
+
+def test_the_answers_of_a_run_are_not_written_over(tmp_path):
+    (tmp_path / "beginning.json").write_text("{}")
+    with pytest.raises(InputError, match="holds the answers of the run there, which comparisons read"):
+        predict_and_write("m", Source("d"), out=tmp_path / "predictions.csv", strict=False, **MACHINE)
+
+
+def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
+    (class_folders / "red/text.jpg").write_text("no picture")
+    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), Screen(mute=True), 0)
+    assert len(readable) == 48
+    list_skipped(tmp_path / "skipped.csv", skipped)
+    assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
+
+
+def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):
+    few, network = manifest([0, 1] * 14 + [0]), torch.nn.Identity()
+    network.preprocessing = Preprocessing(image_px=32)
+    with pytest.raises(InputError, match=mentioning("30", "29", "val")):
+        check_calibrates(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
+    check_calibrates(tmp_path / "m.safetensors", network, manifest([0, 1] * 15), "val", network.preprocessing)
+
+
+def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
+    (class_folders / "red/text.jpg").write_text("no picture")
+    said: list[str] = []
+    prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=said.append)
+    assert any(line.startswith("Skipped 1 unreadable picture, the first: red/text.jpg ") for line in said)
+    assert not any("skipped.csv" in line for line in said)
+
+
+def test_data_is_said_again_with_how_it_is_read():
+    source = Source("a.csv", label_column="species", label_separator=";", bands="4,3,2")
+    words = ["a.csv", "--label-column", "species", "--label-separator", ";", "--bands", "4,3,2"]
+    assert source.words == words
+    assert Source("photos").words == ["photos"]
+
+
+@pytest.mark.parametrize("stopped", ["run", "report_of"])
+def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
+    stopped, class_folders, tmp_path, monkeypatch
+):
+    """Stopped in training, or while the report is written."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", lambda *_, **__: None)
+    monkeypatch.setattr(train, stopped, stop)
+    words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
+    place = Place(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
+    with pytest.raises(KeyboardInterrupt) as told:
+        train.trained(words, Source(str(class_folders)), place, Screen(mute=True))
+    again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
+    assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
+    plain = Place(tmp_path / "run", as_json=True)
+    assert train._again(Source(str(class_folders)), plain, tmp_path / "run") == f"Go on with: {again}"
+
+
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        (1, "Go on with: torchrun --nproc-per-node 2 -m efficientnetv2 train"),
+        (2, "Go on by starting it on every machine as before, with: train"),
+    ],
+)
+def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
+    machines, said, class_folders, tmp_path, monkeypatch
+):
+    """One alone would take as many times longer."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", stop)
+    # What they would say to each other.
+    monkeypatch.setattr(train, "with_tensors", lambda world, device: world)
+    monkeypatch.setattr(train, "by_first", lambda world, make: make())
+    monkeypatch.setattr(train, "refuse_missing", lambda pictures, world: None)
+    words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
+    place = Place(tmp_path / "run", device="cpu", workers=0)
+    world = World(size=2 * machines, local_size=2)
+    with pytest.raises(KeyboardInterrupt) as told:
+        train.trained(words, Source(str(class_folders)), place, Screen(mute=True), world)
+    again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
+    assert str(told.value) == f"{said} {again}"
+
+
+@pytest.mark.parametrize("verb", ["train", "crossval"])
+def test_how_to_run_is_said_in_words_that_there_are(verb):
+    place = Place(device="cpu", workers=0, memory_gib=6.5, strict=True, as_json=True, probe=False)
+    options = {name for one in get_command(app).commands[verb].params for name in one.opts}
+    assert {word for word in place.words if word.startswith("--")} <= options
+
+
+def visited(folder: Path, content: bytes) -> Path:
+    (folder / "visited.csv").write_bytes(content)
+    return folder / "visited.csv"
+
+
+@pytest.mark.parametrize("content", [b"", b"label,map\n\xff,a\n", b"label,map\na,a\na,a,a,a\n"])
+def test_a_sample_that_is_no_table_is_refused(content, tmp_path):
+    with pytest.raises(InputError, match=mentioning("visited.csv", "CSV", "UTF-8")):
+        _of_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"), Screen(mute=True))
+
+
+def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
+    file = visited(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
+    counts, left_out = _of_table(file, "label", ["NA", "None"], Path("map.tif"), Screen(mute=True))
+    assert (counts.toarray().tolist(), left_out) == ([[1, 0], [1, 1]], 0)
+    with pytest.raises(InputError, match=mentioning("2", "label", "empty")):
+        _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"), Screen(mute=True))
+
+
+def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
+    """In much of Europe by semicolons; rows left blank do not count, but those behind them keep their numbers."""
+    label = ("label", ["a", "b"], Path("map.tif"), Screen(mute=True))
+    file = visited(tmp_path, b"\xef\xbb\xbflabel;map\na;a\n\n;\nb;a\n;\n")
+    counts, left_out = _of_table(file, *label)
+    assert (counts.toarray().tolist(), left_out) == ([[1, 1], [0, 0]], 0)
+    with pytest.raises(InputError, match=mentioning("5", "'c'")):
+        _of_table(visited(tmp_path, b"label;map\na;a\n\n;\nb;c\n"), *label)
+    with pytest.raises(InputError, match=mentioning("4", "7,5")):
+        _of_table(visited(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
+
+
+@pytest.mark.parametrize("words", [("train", "."), ("crossval", ".", "--folds", "2"), ("plan", ".")])
+def test_results_are_refused_a_place_among_the_class_folders(words, class_folders):
+    """They would be a class without pictures, and DATA could not be read again, not even to go on."""
+    there = sorted(class_folders.iterdir())
+    done = effnetv2(*words, *TINY, cwd=class_folders)
+    assert done.returncode == 2, done.stdout
+    assert mentions(done.stderr, "DATA", "class")
+    assert mentions(done.stderr, words[0], "effnetv2", "--out")
+    assert sorted(class_folders.iterdir()) == there
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("inspect", ".", "--out", "red/look"), ("augment", ".", "--out", "red/sheet.png")],
+)
+def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
+    there = sorted(class_folders.rglob("*"))
+    done = effnetv2(*words, "--weights", "none", cwd=class_folders)
+    assert done.returncode == 2, done.stdout
+    assert mentions(done.stderr, "DATA", "class")
+    assert sorted(class_folders.rglob("*")) == there
+
+
+@pytest.mark.parametrize(("verb", "place"), [("inspect", "to inspection/ here"), ("augment", "here")])
+def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
+    """The option that a message blames is one that was typed."""
+    done = effnetv2(verb, ".", "--weights", "none", cwd=class_folders)
+    assert done.returncode == 2, done.stdout
+    assert mentions(done.stderr, place, "DATA")
+    assert mentions(done.stderr, verb, "effnetv2", "--out")
+    within = effnetv2(verb, class_folders, "--weights", "none", cwd=class_folders / "red")
+    assert mentions(within.stderr, verb, "effnetv2")
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "crossval", "inspect"])
+@pytest.mark.parametrize("out", [None, "pictures/red/new"])
+def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, monkeypatch):
+    """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many pictures minutes."""
+    monkeypatch.setitem(sys.modules, f"efficientnetv2.cli.{verb}_job", None)
+    monkeypatch.chdir(class_folders if out is None else class_folders.parent)
+    words = ("pictures", "--out", out) if out else (".",)
+    ended = CliRunner().invoke(app, [verb, *words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert ended.exit_code == 2, ended.output
+    assert ("lies in DATA pictures" if out else "here is DATA itself") in ended.stderr
+
+
+def test_an_evaluation_lies_outside_of_data(class_folders):
+    for inside in ("red", "new", "."):
+        with pytest.raises(InputError, match=mentioning("DATA")):
+            report_folder(class_folders / inside, str(class_folders), Screen(mute=True))
+    with report_folder(class_folders.parent / "evaluation", str(class_folders), Screen(mute=True)):
+        pass
+
+
+def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, monkeypatch):
+    """Beside class folders, beside a table, beside train/ and val/: as people work."""
+    (tmp_path / "set").mkdir()
+    class_folders.rename(tmp_path / "set/train")
+    (tmp_path / "set/all.csv").write_text("path,label\n")
+    monkeypatch.chdir(tmp_path / "set")
+    for data, out in ((".", "runs/1"), ("all.csv", "runs/1"), ("train", "runs/1"), ("train", "train2")):
+        refuse_within(data, Path(out), "--out")
+    for out in ("train", "train/runs/1"):
+        with pytest.raises(InputError, match=mentioning(out, "OUT", "DATA")):
+            refuse_within(".", Path(out), "OUT")
+
+
+def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders):
+    """Held out here, groups stay whole; with a val of the user's own they stand as they are given."""
+    rows = [
+        (
+            path.relative_to(class_folders).as_posix(),
+            path.parent.name,
+            f"P{number % 16 // 2}",
+            number % 16 == 1,
+        )
+        for number, path in enumerate(sorted(class_folders.rglob("*.jpg")))
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label", "group", "split"])
+    table["split"] = np.where(table["split"], "val", "train")
+    table.to_csv(class_folders / "given.csv", index=False)
+    table.drop(columns="split").to_csv(class_folders / "plain.csv", index=False)
+    notes = {}
+    for name in ("given", "plain"):
+        source = Source(str(class_folders / f"{name}.csv"))
+        notes[name] = prepare(source, holdout=0.2, seed=0, strict=False, say=lambda line: None).split_note
+    assert mentions(notes["given"], "3", "val", "1", "8")
+    assert mentions(notes["given"], "'P0'", "val")
+    assert "more than one split" not in notes["plain"]
+
+
+BEGUN = '{"command": "effnetv2 train photos", "preprocessing": {}}'
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        {"manifest.csv": "path,label\n"},
+        {"log.txt": "Friday: rain"},
+        {"skipped.csv": "lesson,reason\n"},
+        {"beginning.json": '{"chapter": 1}', "manifest.csv": "path,label\n"},
+        {"beginning.json": "Once upon a time"},
+    ],
+)
+def test_a_run_takes_no_folder_of_the_users_for_its_own(mine, tmp_path):
+    """A table called as a run calls its own would be written over, a log written on."""
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"holds something that is no run .*{min(mine)}"):
+        refuse_occupied(tmp_path)
+
+
+def test_a_run_that_never_began_leaves_its_place_to_the_next(tmp_path):
+    for name in ("probe", "against", "inspection"):
+        (tmp_path / name).mkdir()
+    refuse_occupied(tmp_path)
+    for name in ("log.txt", "manifest.csv", "skipped.csv", ".recipe.yaml.0f.partial"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "beginning.json").write_text(BEGUN)
+    refuse_occupied(tmp_path)
+
+
+def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkeypatch):
+    """So whatever stops it, the next one knows its folder."""
+    folder, wrote = RunFolder(tmp_path / "run", lambda line: None), []
+    for name in ("write_text_atomically", "write_atomically"):
+        monkeypatch.setattr(
+            f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name)
+        )
+    monkeypatch.setattr(RunFolder, "note", lambda self, line: wrote.append(line))
+    folder.begin(named("quick"), manifest([0, 1]), {}, ["Recipe: quick"])
+    assert wrote == ["beginning.json", "Recipe: quick", "manifest.csv", "recipe.yaml"]
+
+
+def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_path):
+    """Not even where a run that never began has left the folder."""
+    rows = [f"../{path.relative_to(tmp_path)},{path.parent.name}" for path in class_folders.rglob("*.jpg")]
+    text = "\n".join(["path,species", *rows])
+    (tmp_path / "exp1").mkdir()
+    (tmp_path / "exp1/manifest.csv").write_text(text)
+    words = ("train", "exp1/manifest.csv", "--label-column", "species", "--out", "exp1", *TINY)
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "--out", "exp1", "manifest.csv")
+    (tmp_path / "exp1/beginning.json").write_text(BEGUN)
+    for verb in ("train", "plan"):
+        done = effnetv2(verb, *words[1:], cwd=tmp_path)
+        assert done.returncode == 2
+        assert mentions(done.stderr, "--out", "DATA", "exp1/manifest.csv")
+    assert (tmp_path / "exp1/manifest.csv").read_text() == text
+
+
+def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
+    for name in ("probe", "tables"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.csv").write_text("")
+    with pytest.raises(InputError, match=mentioning("probe")):
+        refuse_replaced(str(tmp_path / "probe/predictions.csv"), tmp_path, RUN_FILES, "--out")
+    for data in ("tables/predictions.csv", "manifest.csv", "cifar10"):
+        refuse_replaced(str(tmp_path / data), tmp_path, RUN_FILES, "--out")
+
+
+def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch):
+    """A folder may be called ~backup; Python's own way home would end in an error there."""
+    class_folders.rename(class_folders.parent / "~backup_of_nobody")
+    monkeypatch.chdir(class_folders.parent)
+    assert len(Source("~backup_of_nobody").read()) == 48
+    refuse_within("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
+    with pytest.raises(InputError, match=mentioning("~nobody_at_all/x.csv")):
+        Source("~nobody_at_all/x.csv").read()
+    assert file_of("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
+
+
+@pytest.mark.parametrize("words", [("--out=~/look",), ("--out", "~/look")])
+def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, monkeypatch):
+    """Bash expands no ~ that follows an equals sign; a folder called ~ is nobody's wish, and a danger to clear away."""
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    (class_folders.parent / "work").mkdir()
+    monkeypatch.chdir(class_folders.parent / "work")
+    ended = CliRunner().invoke(app, ["inspect", "~/pictures", *words])
+    assert ended.exit_code == 0, ended.output
+    assert (class_folders.parent / "look/inspection.html").exists()
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "~/no.safetensors", "~/pictures"), "{home}/no.safetensors"),
+        (("predict", "m", "~/pictures", "--out=~/no/p.csv"), "there is no folder {home}/no"),
+        (("train", "~/pictures", "--weights=~/no.safetensors"), "{home}/no.safetensors"),
+        (("train", "~/pictures", "--model=~/no.yaml"), "{home}/no.yaml"),
+        (("train", "~/pictures", "--against=~/no"), "{home}/no"),
+        (("compare", "~/one", "~/other"), "{home}/one"),
+        (("search", "show", "~/study"), "{home}/study"),
+    ],
+)
+def test_every_path_may_begin_at_home(words, said, class_folders, monkeypatch):
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    monkeypatch.chdir(class_folders.parent)
+    ended = CliRunner().invoke(app, list(words), env={"COLUMNS": "400"})
+    assert ended.exit_code == 2, ended.output
+    assert said.format(home=class_folders.parent) in ended.stderr
+
+
+def test_a_tilde_between_labels_is_no_way_home():
+    found = []
+    with_home(lambda **words: found.append(words))(
+        separator="~", place=Path("~"), several=[Path("~/a"), "weights=~/b"], number=1
+    )
+    home = Path.home()
+    assert found == [{"separator": "~", "place": home, "several": [home / "a", "weights=~/b"], "number": 1}]
+
+
+def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path, monkeypatch):
+    """A copied recipe without its beginning, and the run of another launch, lie beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name, launch in (("copied", None), ("other", "another"), ("own", "this")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text("name: quick\n")
+        if launch is not None:
+            whole = {
+                "command": "effnetv2 train photos",
+                "chosen": [],
+                "preprocessing": Preprocessing(image_px=32).to_json(),
+                "groups_at_a_time": {},
+                "launch": launch,
+            }
+            (folder / "beginning.json").write_text(json.dumps(whole))
+    assert run_options._begun_by(World(size=2, launch="this"), None) == Path("runs/own")
+    assert run_options._begun_by(World(size=2, launch="a third"), None) is None
+    assert run_options._begun_by(World(size=2, launch="this"), tmp_path / "nothing") is None
+    assert not (tmp_path / "nothing").exists()

@@ -1,0 +1,146 @@
+"""``effnetv2 plan`` foretells every recipe as it stands, stages and batch; a small network and pictures stand in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.conftest import COLOURS, paint
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.models import hub
+from efficientnetv2.training import timing
+from efficientnetv2.training.auto_batch import Preflight
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME
+from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import train
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.estimate import plan_and_tell
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
+
+STAGE = "{operator: {kind: mbconv, expand: 2, kernel: 3, se: null}, stride: 2, channels: 8, layers: 1}"
+SMALL = f"model={{stem_channels: 8, stages: [{STAGE}], head_channels: 8}}"
+TRAIN, PX, STEPS_PER_STAGE = 24, 48, 2
+# Three seconds each: of all recipes that a plan treats alike, one.
+EACH = {
+    (recipe.progressive.stages, recipe.several_labels, recipe.schedule.kind, recipe.made_for): recipe.name
+    for recipe in map(named, reversed(RECIPES))
+}.values()
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """As ImageNet lies on a disk: train/ and val/ with a folder for each class."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    for colour, rgb in COLOURS.items():
+        for number in range(TRAIN // 3 + 2):
+            split = "train" if number < TRAIN // 3 else "val"
+            paint(folder / split / colour / f"{number}.jpg", rgb, number)
+    return folder
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Nothing is measured for longer than it takes."""
+    monkeypatch.setattr(timing, "_TIMED_S", 0.0)
+    monkeypatch.setattr(timing, "_ANSWERS_S", 0.0)
+    # Of a batch of 4,096, say, two groups of 8 are measured: with memory for all, it would be all of them.
+    monkeypatch.setattr(timing, "_MOST_IMAGES", 16)
+    monkeypatch.setattr(Preflight, "groups_at_a_time", lambda *_, **__: ONE_AT_A_TIME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "package"),
+    [("resnet50_380_progressive", "torchvision"), ("efficientnet_b5_progressive", "timm")],
+)
+def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path, quickly, capsys):
+    """Table 12's, each with its own pictures held out to choose by, at 128 px; B0 stands in for B5, which is long."""
+    pytest.importorskip(package)
+    words = Words(
+        recipe=recipe,
+        model="timm:tf_efficientnet_b0" if package == "timm" else None,
+        image_px=128,
+        epochs=8 * named(recipe).batch_images / (TRAIN - 6),
+        settings=("minival=6", "eval_px=64", "group_images=2", "precision=fp32", "compile=false"),
+    )
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    plan_and_tell(words, Source(str(imagenet)), place)
+    told = json.loads(capsys.readouterr().out)
+    assert [stage["steps"] for stage in told["stages"]] == [2] * 4
+    assert all(stage["seconds"] > 0 for stage in told["stages"])
+    assert told["steps"] == 8, "of the pictures without minival"
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, capsys):
+    recipe = named(name)
+    stages = recipe.progressive.stages
+    words = Words(
+        recipe=name,
+        weights="none",
+        image_px=PX,
+        epochs=STEPS_PER_STAGE * stages * recipe.batch_images / TRAIN,
+        settings=(SMALL, "minival=null", "group_images=8", "precision=fp32", "compile=false"),
+    )
+    plan_and_tell(
+        words, Source(str(imagenet)), Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    )
+    told = json.loads(capsys.readouterr().out)
+    plan = recipe.progressive.with_image_px(PX)
+    assert [stage["image_px"] for stage in told["stages"]] == [plan.stage(i).image_px for i in range(stages)]
+    assert [stage["steps"] for stage in told["stages"]] == [STEPS_PER_STAGE] * stages
+    assert told["steps"] == STEPS_PER_STAGE * stages
+    assert all(stage["seconds"] > 0 for stage in told["stages"])
+    if recipe.batch_images > 8:
+        assert mentions(" ".join(told["chosen"]), recipe.batch_images, "groups of 8")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No weights are here, and none can be fetched."""
+    nowhere = hub.Hub(folder=tmp_path / "hub", torch_folder=tmp_path / "torch", offline=True)
+    monkeypatch.setattr(hub, "Hub", lambda: nowhere)
+
+
+ONWARDS = [name for name in EACH if named(name).weights not in ("none", "auto")]
+NONE_WILL_DO = "weights none foretells the same steps"
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ONWARDS)
+def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(name, imagenet, tmp_path):
+    """Each such recipe is foretold with ``--weights none`` above."""
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    words = Words(recipe=name, settings=("minival=null", "made_for=null"))
+    with pytest.raises(InputError, match=r"not in the cache.* To plan without them: --" + NONE_WILL_DO):
+        plan_and_tell(words, Source(str(imagenet)), place)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("given_", "led"),
+    [
+        ({"model": "auto"}, "To plan without them: --model efficientnetv2_s --weights none"),
+        ({"settings": ("freeze_stages=2",)}, None),
+        ({"settings": ("frozen_statistics=true",)}, None),
+        ({"recipe": None, "weights": "efficientnetv2_s.in1k"}, None),  # with none it would be quick
+    ],
+)
+def test_only_the_same_steps_are_promised(given_, led, imagenet, tmp_path):
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    with pytest.raises(InputError, match=mentioning("cache")) as told:
+        plan_and_tell(Words(**{"recipe": "transfer_paper", **given_}), Source(str(imagenet)), place)
+    assert NONE_WILL_DO in str(told.value) if led else NONE_WILL_DO not in str(told.value)
+    assert (led or "") in str(told.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_run_is_not_led_away_from_its_weights(imagenet, tmp_path):
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    with pytest.raises(InputError, match=mentioning("cache")) as told:
+        train.train_and_report(Words(recipe="transfer_paper"), Source(str(imagenet)), place)
+    assert "To plan" not in str(told.value)

@@ -1,0 +1,279 @@
+"""A run whose classifier begins as the linear probe's: before any training it answers as the probe does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.conftest import COLOURS, paint
+from tests.messages import mentions
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import read
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.inference import linear_probe as room
+from efficientnetv2.inference.linear_probe import as_linear, linear_probe
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import model_file
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.linear_probe import keep
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.report_sections import Known
+from efficientnetv2.workflows.run_options import Place
+from efficientnetv2.workflows.train import train_and_report
+
+SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
+# Nothing learns (the rate is as good as 0) and nothing is averaged: the model file is what the run began with.
+STILL = (
+    *TINY[2:],
+    "--set",
+    "optimizer.lr=1e-12",
+    "--set",
+    "optimizer.weight_decay=0",
+    "--recipe",
+    "finetune",
+)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_linear_layer_is_scikit_learns_answer(classes):
+    draw = np.random.default_rng(0)
+    labels = np.arange(90) % classes
+    vectors = (draw.normal(size=(90, 5)) * np.arange(1, 6) + labels[:, None]).astype(np.float32)
+    learnt = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors, labels)
+    weight, bias = as_linear(learnt, classes)
+    ours = torch.softmax(torch.from_numpy(vectors) @ weight.T + bias, dim=1)
+    np.testing.assert_allclose(ours, learnt.predict_proba(vectors), atol=1e-5)
+
+
+def test_a_class_that_the_probe_has_not_seen_is_no_likelier_than_any():
+    draw = np.random.default_rng(0)
+    labels = np.array([0, 2, 3])[np.arange(90) % 3]
+    vectors = (draw.normal(size=(90, 5)) + labels[:, None]).astype(np.float32)
+    learnt = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors, labels)
+    weight, bias = as_linear(learnt, 4)
+    assert weight.shape == (4, 5)
+    asked = torch.from_numpy(vectors * 100)  # far from the mean too
+    logits = asked @ weight.T + bias
+    assert (logits[:, 1] <= logits[:, [0, 2, 3]].max(dim=1).values).all()
+    least = [0, 2, 3][int(bias[[0, 2, 3]].argmin())]
+    torch.testing.assert_close(logits[:, 1], logits[:, least])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Three classes of 16 pictures, and weights of a small network."""
+    place = tmp_path_factory.mktemp("probe")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=0)
+    model_file.save(
+        place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32), class_names=()
+    )
+    return place
+
+
+def words(place, out):
+    return ("train", "pictures", *STILL, "--verbose", "--weights", "trunk.safetensors", "--out", out)
+
+
+def test_untrained_it_answers_as_the_probe_does(place):
+    done = effnetv2(*words(place, "probe"), "--set", "classifier=probe", cwd=place)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "probe/report.json").read_text())
+    assert report["top1"] == report["linear_probe"]
+    assert mentions(done.stdout, "trunk.safetensors", "3", "classifier")
+    assert "Training begins there, and has to beat that." in done.stdout
+    assert "fresh" not in done.stdout
+    assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
+    fresh = effnetv2(*words(place, "fresh"), "--set", "classifier=fresh", cwd=place)
+    assert fresh.returncode == 0, fresh.stderr
+    assert mentions(fresh.stdout, "trunk.safetensors", "3", "classifier")
+    assert "Training has to beat that." in fresh.stdout
+    assert "linear probe." not in fresh.stdout
+    assert load_file(place / "fresh/model.safetensors")["classifier.weight"].abs().max() < 1e-6
+
+
+def test_killed_before_any_checkpoint_it_begins_with_the_probe_again(place):
+    line = (*words(place, "killed"), "--set", "classifier=probe")
+    killed_at("efficientnetv2.training.trainer:_train", *line, cwd=place)
+    again = effnetv2("train", "pictures", "--out", "killed", "--resume", "--device", "cpu", cwd=place)
+    assert again.returncode == 0, again.stderr
+    whole = effnetv2(*words(place, "whole"), "--set", "classifier=probe", cwd=place)
+    assert whole.returncode == 0, whole.stderr
+    killed, never = (load_file(place / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(killed[name], never[name]) for name in never)
+
+
+def test_from_scratch_there_is_none(place):
+    done = effnetv2(
+        "train", "pictures", *TINY, "--weights", "none", "--recipe", "finetune", "--set", "classifier=probe", "--set",
+        "optimizer.unfreeze=0.5", "--out", "none", cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "classifier: fresh" in (place / "none/recipe.yaml").read_text()
+    assert "unfreeze: null" in (place / "none/recipe.yaml").read_text()
+
+
+def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
+    done = effnetv2(*words(place, "unasked"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    recipe = yaml.safe_load((place / "unasked/recipe.yaml").read_text())
+    assert (recipe["classifier"], recipe["frozen_statistics"]) == ("probe", True)
+    assert mentions(done.stdout, "batch-norm", "statistics", "weight")
+    report = json.loads((place / "unasked/report.json").read_text())
+    assert report["top1"] == report["linear_probe"]
+    given, kept = (load_file(place / name) for name in ("trunk.safetensors", "unasked/model.safetensors"))
+    same = [name for name in given if name.endswith(("running_mean", "running_var"))]
+    assert same
+    assert all(torch.equal(given[name], kept[name]) for name in same)
+
+
+@pytest.fixture(scope="module")
+def many(place):
+    """Three classes of 340 images: enough that some are set aside unasked."""
+    for name, colour in COLOURS.items():
+        for number in range(340):
+            paint(place / "many" / name / f"{name}_{number:03d}.jpg", colour, number, px=32)
+    return place
+
+
+def test_training_that_ruins_the_weights_leaves_the_probe(many):
+    """The rate is far too high. The file has the probe, its temperature was fitted, and report and screen say so."""
+    line = (*words(many, "ruined"), "--set", "optimizer.lr=3", "--set", "ema_decay=null")
+    done = effnetv2(line[0], "many", *line[2:], cwd=many)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((many / "ruined/report.json").read_text())
+    assert report["kept_model"] == "start"
+    assert report["top1"] == report["linear_probe"]
+    assert report["start_metric"] > report["trained_metric"]
+    assert f"{report['start_metric']:.1%}" in report["kept_reason"]
+    assert report["kept_reason"] in " ".join(done.stdout.split())
+    assert "Which model was kept?" in (many / "ruined/report.html").read_text()
+    assert report["calibration"]["fitted_on"] == "minival"
+    assert report["calibration"]["ece_before"] is not None
+    given, kept = (load_file(many / name) for name in ("trunk.safetensors", "ruined/model.safetensors"))
+    assert all(torch.equal(given[name], kept[name]) for name in given if name in kept)
+
+
+def test_of_few_pictures_nothing_chooses_and_the_report_says_so(place):
+    done = effnetv2(*words(place, "few"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "few/report.json").read_text())
+    assert (report["kept_model"], report["selected_on"]) == (None, None)
+    assert mentions(report["kept_reason"], "last step")
+    assert "minival: null" in (place / "few/recipe.yaml").read_text()
+    assert any("too few" in note for note in report["notes"])
+
+
+def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
+    """The 59 that the probe learnt from are all there are: the curve ends there, and nothing is carried on to 60."""
+    for name, colour in COLOURS.items():
+        for number in range(21):
+            paint(tmp_path / ("train" if number < 20 else "asked") / name / f"{number}.jpg", colour, number)
+    train, val = read(tmp_path / "train"), read(tmp_path / "asked")
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=0)
+    Path(train.file(7)).write_bytes(b"no picture")
+    found = linear_probe(network, train, val, preprocessing=Preprocessing(image_px=32), key=Key.of(0))
+    curve = keep(found, tmp_path, labelled=60, balanced=False, seed=0)["label_curve"]
+    assert curve["points"][-1]["pictures"] == 59
+    assert curve["carried"] is None
+    assert curve["forecast"]["pictures"] == 118
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A run whose probe looked at 48 of 72 training pictures: its folder, and what it said."""
+    place = tmp_path_factory.mktemp("sampled")
+    for name, colour in COLOURS.items():
+        for number in range(30):
+            paint(place / "pictures" / name / f"{number}.jpg", colour, number, px=32)
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=0)
+    model_file.save(place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32))
+    words = Words(
+        recipe="finetune", weights=str(place / "trunk.safetensors"), epochs=1, batch_images=8, image_px=32,
+        settings=("progressive.stages=1",),
+    )  # fmt: skip
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(room, "_MOST_PICTURES", 48)
+        train_and_report(
+            words,
+            Source(str(place / "pictures")),
+            Place(out=place / "run", device="cpu", workers=0, verbose=True),
+        )
+    return place / "run", " ".join(said.getvalue().split())
+
+
+def test_more_labels_are_more_than_there_are_though_the_probe_learnt_from_a_sample(sampled):
+    run, _ = sampled
+    report = json.loads((run / "report.json").read_text())
+    curve = report["label_curve"]
+    assert report["train_pictures"] == 72
+    assert curve["points"][-1]["pictures"] == 48
+    assert (curve["carried"]["pictures"], curve["forecast"]["pictures"]) == (72, 144)
+    page = (run / "report.html").read_text()
+    assert page.count("a sample of the 72 training pictures") == 2  # in the answers, and above the drawing
+
+
+def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are(sampled):
+    run, said = sampled
+    report = json.loads((run / "report.json").read_text())
+    assert (report["linear_probe_pictures"], report["linear_probe_of_pictures"]) == (48, 72)
+    few = "learnt from 48 of 72 training pictures"
+    assert re.search(rf"Linear probe on the given weights as they came: .* val pictures, {few} \(", said)
+    assert said.count(few) == 2, "before training, and with the figures in the end"
+    page = (run / "report.html").read_text()
+    assert f"It {few}, the network from all." in page
+    assert f"; {few}</small>" in page
+
+
+def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
+    """Three steps are in the report, two on the screen; the use of the model has a line of its own."""
+    manifest = read(class_folders)
+    right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])
+    recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
+    limited = Facts("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
+    found = Outcome(right, manifest, manifest.class_names, limited)
+    assert len(found.next_steps) == 3
+    assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
+        True
+    ] * 2
+    assert Outcome(right, manifest, manifest.class_names, Facts("x", "test")).next_lines == []
+
+
+def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
+    manifest = read(class_folders)
+    right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])
+    facts = Facts("pictures", "val", linear_probe=0.5, linear_probe_macro_f1=0.5)
+    for answered in (12, 48):
+        probe = pd.DataFrame({"label": "red", "true_label": manifest.table["label"]}).set_index(
+            pd.Index(manifest.paths)
+        )
+        known = Known(probe=probe.iloc[:answered])
+        Outcome(right, manifest, manifest.class_names, facts, known=known).show(Screen(), as_json=False)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("had, on 12 of these pictures, top-1 50.0%" in said) is (answered == 12)
+        assert ("it began with had top-1 50.0%" in said) is (answered == 48)

@@ -1,0 +1,194 @@
+"""Rasters of five bands and 16 bits, the whole way: trained, evaluated, predicted, mapped, gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.messages import each_mentions, mentioning, mentions
+from tests.rasters import rasterio, write_raster
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import model_file
+from efficientnetv2.preprocessing import Bands
+from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.data_config import _told as told_of_rule
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.resume import as_begun
+
+LEVELS = {
+    "dark": (600, 600, 600),
+    "lush": (900, 900, 3_000),
+    "bare": (2_500, 2_200, 900),
+}  # of bands 2, 3 and 4
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("rasters")
+    rng = np.random.default_rng(0)
+    for name, values in LEVELS.items():
+        (place / "pictures" / name).mkdir(parents=True)
+        for number in range(16):
+            bands = rng.integers(0, 9_000, (5, 40, 40)).astype(np.uint16)
+            for band, value in zip((1, 2, 3), values, strict=True):
+                bands[band] = value + rng.integers(-300, 300, (40, 40))
+            write_raster(place / "pictures" / name / f"{name}{number:02d}.tif", bands)
+    words = ("train", place / "pictures", *TINY, "--epochs", "4", "--weights", "none", "--bands", "4,3,2")
+    done = effnetv2(*words, "--out", place / "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place, done, words
+
+
+def test_folds_are_trained_on_rasters_that_only_the_rule_can_read(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(4):
+            bands = rng.integers(0, 9_000, (5, 40, 40)).astype(np.uint16)
+            write_raster(tmp_path / "pictures" / name / f"{number}.tif", bands)
+    words = ("crossval", "pictures", *TINY, "--batch-images", "2", "--folds", "2", "--bands", "4,3,2")
+    done = effnetv2(*words, "--out", "folds", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "folds/predictions.csv")) == 8
+
+
+def test_the_model_file_knows_the_rule(trained):
+    place, done, _ = trained
+    bands = model_file.load(place / "run").preprocessing.bands
+    assert bands.numbers == (4, 3, 2)
+    assert 300 <= min(bands.low) <= max(bands.low) <= 700
+    assert 2_700 <= bands.high[0] <= 3_300
+    assert mentions(done.stdout, "4", "3", "2", "raster")
+    assert mentions(done.stdout, "5", "uint16", "raster")
+
+
+@pytest.mark.parametrize(
+    ("bands", "said"),
+    [
+        (
+            Bands((1, 1, 1), (37.5,) * 3, (3957.0,) * 3),
+            "band 1 as grey (others by --bands); values 37.5 to 3957 become",
+        ),
+        (
+            Bands((3, 2, 1)),
+            "bands 3, 2, 1 as red, green and blue (others by --bands); values 0 to 255 become",
+        ),
+        (
+            Bands((1, 1, 2), (0.0, 0.0, 9.0), (99.0, 99.0, 90.0)),
+            "bands 1, 1, 2 as red, green and blue (others by --bands); values 0 to 99, 0 to 99, 9 to 90 become",
+        ),
+    ],
+)
+def test_what_holds_of_all_channels_is_told_once(bands, said):
+    assert each_mentions(told_of_rule(bands, given=False), (said, "0", "255"))
+
+
+def test_evaluate_predict_and_python_agree(trained, tmp_path):
+    place, _, _ = trained
+    report = json.loads((place / "run/report.json").read_text())
+    words = ("evaluate", place / "run", place / "run/manifest.csv", "--split", "val", "--workers", "0")
+    done = effnetv2(*words, "--out", tmp_path / "evaluation", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again["confusion"] == report["confusion"]
+    assert again["optimistic"] is False
+    done = effnetv2("predict", place / "run", place / "pictures", "--workers", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert len(table) == 48
+    assert table["label"].nunique() > 1
+    files = [place / "pictures" / path for path in table["path"][::7]]
+    for found, (_, row) in zip(Predictor(place / "run")(files), table[::7].iterrows(), strict=True):
+        assert found.label == row["label"]
+        assert found.probability == pytest.approx(row[row["label"]], abs=1e-4)
+
+
+def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
+    """Three pictures side by side as one raster."""
+    place, _, _ = trained
+    files = [place / "pictures" / name / f"{name}03.tif" for name in LEVELS]
+    scene = np.concatenate([rasterio.open(file).read() for file in files], axis=2)
+    write_raster(tmp_path / "scene.tif", scene)
+    done = effnetv2("map", place / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "3", "1", "40", "400")  # as the pictures were, which the model file knows
+    names = model_file.load(place / "run").class_names
+    with rasterio.open(tmp_path / "map.tif") as target:
+        values = target.read(1)[20, 20::40]
+    assert [names[value - 1] for value in values] == [one.label for one in Predictor(place / "run")(files)]
+
+
+def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
+    place, _, _ = trained
+    words = ("train", place / "pictures", *TINY, "--weights", "none", "--out", tmp_path / "run")
+    killed_at("efficientnetv2.training.trainer:_save", *words, "--bands", "4,3,2", cwd=tmp_path)
+    other = effnetv2(*words, "--bands", "2,3,4", "--resume", cwd=tmp_path)
+    assert other.returncode == 2
+    assert mentions(other.stderr, "4,3,2", "raster")
+    begun = tmp_path / "run/beginning.json"
+    told = json.loads(begun.read_text())
+    assert told["preprocessing"]["bands"].pop("kinds") == ["uint16"]
+    told["preprocessing"]["bands"]["names"] = ["", "", ""]
+    begun.write_text(json.dumps(told))  # as an earlier version had begun it
+    same = effnetv2(*words, "--bands", "4,3,2", "--resume", cwd=tmp_path)
+    assert same.returncode == 0, same.stderr
+    assert model_file.load(tmp_path / "run").preprocessing.bands.numbers == (4, 3, 2)
+
+
+def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(trained, tmp_path):
+    """What becomes 0 and 255 is measured on the pictures that can be read, and so is another without one of them."""
+    place, _, _ = trained
+    for name in ("pictures", "run"):
+        shutil.copytree(place / name, tmp_path / name)
+    begun = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="pictures")
+    file = tmp_path / "pictures" / begun.subset("train").paths[0]
+    file.write_bytes(b"")
+    recipe = read_recipe(tmp_path / "run/recipe.yaml")
+    words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False, "say": [].append}
+    now = prepare(Source(str(tmp_path / "pictures"), bands="4,3,2"), **words)
+    again = as_begun(tmp_path / "run", now, Screen(mute=True))
+    bands = model_file.load(tmp_path / "run").preprocessing.bands
+    assert now.manifest.bands != bands == again.manifest.bands
+    assert again.manifest.digest() == begun.digest()
+    other = prepare(Source(str(tmp_path / "pictures"), bands="2,3,4"), **words)
+    with pytest.raises(InputError, match=mentioning("4,3,2", "raster")):
+        as_begun(tmp_path / "run", other, Screen(mute=True))
+
+
+def test_bands_that_are_not_there_are_refused(trained, tmp_path):
+    place, _, _ = trained
+    done = effnetv2(
+        "train",
+        place / "pictures",
+        *TINY,
+        "--weights",
+        "none",
+        "--bands",
+        "7,3,2",
+        "--out",
+        tmp_path / "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert mentions(done.stderr, "7", "3", "2", "band")
+    assert not (tmp_path / "run").exists()
+
+
+def test_inspect_looks_at_them_by_the_rule(trained, tmp_path):
+    place, _, _ = trained
+    done = effnetv2(
+        "inspect", place / "pictures", "--bands", "4,3,2", "--out", tmp_path / "page", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "4", "3", "2", "raster")
+    assert "cannot be read" not in done.stdout
+    assert (tmp_path / "page/inspection.html").stat().st_size > 20_000  # there are pictures in it

@@ -1,0 +1,29 @@
+"""A run that is stopped before its first step says that nothing is lost, whoever stops it."""
+
+import signal
+
+import pytest
+from tests.messages import mentioning
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.workflows import train
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("resume", "how"), [(False, "begins anew"), (True, "goes on")])
+def test_before_the_first_step_the_same_command_is_enough(number, resume, how, tmp_path, monkeypatch):
+    """As while every file is looked at, which may take an hour."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train, "_readied", lambda *_: signal.raise_signal(number))
+    with pytest.raises(KeyboardInterrupt, match=mentioning(how, "step")):
+        train.train_and_report(
+            Words(),
+            Source("here"),
+            Place(out=tmp_path / "run", resume=resume, device="cpu"),
+            Screen(mute=True),
+        )
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not list(tmp_path.iterdir())

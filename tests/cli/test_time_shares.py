@@ -1,0 +1,201 @@
+"""``time_shares``: stages as long as their share of the time wants, by what their steps measured."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from tests.command_line import TINY, effnetv2
+from tests.messages import mentioning, mentions
+from tests.training.test_loop import SMALL
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.estimate import forecast
+from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import NoFolder, RunFolder
+from efficientnetv2.training.run_lock import refuse_occupied
+from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import remove_partial
+from efficientnetv2.workflows.time_budget import scratch, settled_by, to_be_measured
+
+FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
+TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
+# Steps at 128 px take three times as long as at 64.
+RATES = Rates(
+    compile_s=0.0,
+    steps=(StepRate(64, 0.0, 0.08, 100), StepRate(128, 0.0, 0.24, 300)),
+    curve=Rate(0.0, 0.0),
+    answers=Rate(0.0, 0.0),
+    checkpoints=Rate(0.0, 0.0),
+    checkpoint_bytes=1,
+    model_s=0.0,
+    model_bytes=1,
+)
+
+
+def recipe(*settings):
+    return with_settings(
+        named("quick"), [TWO_SIZES, "batch_images=8", "epochs=20", "compile=false", *settings]
+    )
+
+
+@pytest.fixture
+def settled(class_folders, tmp_path):
+    """Settles a recipe by RATES; on 48 pictures."""
+    pictures = read(class_folders)
+
+    def settle(one, minutes=None):
+        job = Job(
+            recipe=one,
+            network=create(SMALL, num_classes=3),
+            train=pictures,
+            val=pictures,
+            preprocessing=Preprocessing(image_px=64),
+            folder=NoFolder(tmp_path / "run"),
+            device=torch.device("cpu"),
+            workers=0,
+        )
+        return settled_by(RATES, job, minutes, spent_s=0.0)
+
+    return settle
+
+
+def stages(one):
+    return forecast(one, RATES, images=48, val_images=0).stages
+
+
+def test_equal_shares_of_the_time(settled):
+    """3 : 1 of 120 steps: 90 of 0.08 s and 30 of 0.24 s, 7.2 s each."""
+    found, (note,) = settled(recipe("time_shares=equal"))
+    assert [stage.steps for stage in stages(found)] == [90, 30]
+    assert [stage.seconds for stage in stages(found)] == pytest.approx([7.2, 7.2])
+    assert found.progressive.shares == (0.75, 0.25)
+    assert mentions(note, "75", "25", "100", "80", "240")
+
+
+def test_any_shares_of_the_time(settled):
+    """Three times as long at 128 px as at 64: the same number of steps, here."""
+    found, _ = settled(recipe("time_shares=[1, 3]"))
+    assert [stage.steps for stage in stages(found)] == [60, 60]
+
+
+def test_minutes_are_filled_with_stages_of_those_lengths(settled):
+    found, notes = settled(recipe("time_shares=equal"), minutes=2)
+    small, large = (stage.seconds for stage in stages(found))
+    assert small == pytest.approx(large, rel=0.01)
+    assert small + large == pytest.approx(0.97 * 120, rel=0.01)
+    assert [note.partition(":")[0] for note in notes] == ["Stage lengths", "Epochs"]
+
+
+def test_what_has_been_measured_is_not_measured_again():
+    open_one = recipe("time_shares=equal")
+    assert to_be_measured(None, open_one)
+    assert to_be_measured(1.0, recipe())
+    assert not to_be_measured(None, recipe())
+    assert not to_be_measured(None, recipe("time_shares=equal", "progressive.stages=1"))
+    assert not to_be_measured(None, recipe("time_shares=equal", "progressive.shares=[0.75, 0.25]"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["time_shares=[1, 2, 3]"], ("time_shares", "1.0", "2.0", "3.0", "0", "2")),
+        (["time_shares=[1, 0]"], ("1.0", "0.0", "0")),
+        (["time_shares=even"], ("time_shares", "even", "equal")),
+        (["time_shares=equal", "progressive.order=random"], ("order is random, so that there are no stages",)),
+        (["time_shares=equal", "progressive.image_px={start: 64, end: 128, continuous: true}"],
+         ("step", "stage")),
+    ],
+)  # fmt: skip
+def test_shares_that_cannot_be_are_refused(settings, sentence):
+    with pytest.raises(InputError, match=mentioning(*sentence)):
+        recipe(*settings)
+
+
+def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeypatch):
+    """Its parent may lie on another disk, or be closed to the user; a run not there yet will be made in its parent."""
+    run = tmp_path / "run"
+    with scratch(run / "deeper") as folder:
+        assert folder.parent == tmp_path
+    run.mkdir()
+    with scratch(run) as folder:
+        assert folder.parent == run
+        (folder / "model.safetensors").write_text("")
+        refuse_occupied(run)  # as if it had been left by a kill
+        remove_partial(run)
+        assert not list(run.iterdir())
+    monkeypatch.setattr("tempfile.mkdtemp", closed)
+    with pytest.raises(InputError, match=mentioning("Permission denied", "--out")), scratch(run):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_a_measurement_that_is_stopped(tmp_path, number):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stopped():
+        with scratch(tmp_path / "run") as folder:
+            (folder / "model.safetensors").write_text("")
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def closed(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path):
+    words = ("train", class_folders, *TINY, "--epochs", "4", "--set", "time_shares=equal", "--out", "run")
+    words = (*words, "--set", FAR_APART)
+    done = effnetv2(*words, "--verbose", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Stage lengths: " in done.stdout
+    run = RunFolder(tmp_path / "run", lambda line: None)
+    kept = read_recipe(run.recipe_file)
+    small, large = kept.progressive.shares
+    assert small > large, "steps at 32 px are shorter than those at 256"
+    rows = [row for row in run.history() if row["kind"] == "train"]
+    assert sum(row["image_px"] == 32 for row in rows) == round(small * len(rows))
+    assert any(line.startswith("Stage lengths: ") for line in run.beginning()["chosen"])
+    before = run.recipe_file.read_text()
+    run.model_file.unlink()  # as if it had been killed at the end, and its checkpoints lost
+    again = effnetv2(*words, "--verbose", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert mentions(again.stdout, "at step 0")
+    assert "Stage lengths: " not in again.stdout
+    assert run.recipe_file.read_text() == before
+    sizes = [row["image_px"] for row in run.history() if row["kind"] == "train"]
+    assert sizes == [row["image_px"] for row in rows]
+    other = effnetv2(*words, "--resume", "--set", "time_shares=[1, 3]", cwd=tmp_path)
+    assert other.returncode == 2
+    assert mentions(other.stderr, "time_shares", "1.0", "3.0")
+    asked = yaml.safe_load(before)
+    asked["progressive"]["shares"] = None
+    (tmp_path / "asked.yaml").write_text(yaml.safe_dump(asked))
+    by_file = effnetv2(
+        "train", class_folders, "--recipe", "asked.yaml", "--out", "run", "--resume", cwd=tmp_path
+    )
+    assert by_file.returncode == 0, by_file.stderr
+
+
+def test_the_plan_shows_them(class_folders, tmp_path):
+    words = ("plan", class_folders, *TINY, "--epochs", "20", "--set", "time_shares=[3, 1]", "--json")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    first, last = told["stages"]
+    assert first["seconds"] == pytest.approx(3 * last["seconds"], rel=0.15)
+    assert any(note.startswith("Stage lengths: ") for note in told["chosen"])

@@ -1,0 +1,282 @@
+"""Standard sets: small ones of the real layout, against torchvision's reading of the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+from tests.messages import mentioning, mentions
+from tests.standard_sets import write_flowers
+from torchvision import datasets
+
+from efficientnetv2.data import builtin_datasets
+from efficientnetv2.data.builtin_datasets import NAMES
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.validate import check
+from efficientnetv2.utils.errors import InputError
+
+CLASSES = ["airplane", "automobile", "bird"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EFFNETV2_DATA", raising=False)
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def pickled(file: Path, content: object) -> list[str]:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(pickle.dumps(content))
+    return [file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+
+
+def python_version(
+    monkeypatch, folder: Path, known: type, label_key: str, names_key: str, train: list[str]
+) -> None:
+    """CIFAR as torchvision downloads it, its sums of the small files put in place of the real ones."""
+    draws = np.random.default_rng(0)
+
+    def batch(name: str, count: int) -> list[str]:
+        data = draws.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return pickled(folder / name, {"data": data, label_key: [i % 3 for i in range(count)]})
+
+    monkeypatch.setattr(known, "train_list", [batch(name, 6) for name in train])
+    monkeypatch.setattr(known, "test_list", [batch("test_batch" if len(train) > 1 else "test", 4)])
+    name, md5 = pickled(folder / known.meta["filename"], {names_key: CLASSES})
+    monkeypatch.setattr(known, "meta", {"filename": name, "key": names_key, "md5": md5})
+
+
+def test_cifar10_is_made_binary_once_and_is_what_torchvision_reads(place, monkeypatch):
+    known = datasets.CIFAR10
+    batches = [f"data_batch_{i}" for i in range(1, 6)]
+    python_version(monkeypatch, place / "cifar-10-batches-py", known, "labels", "label_names", batches)
+    manifest = read("cifar10")
+    train, test = known("data", train=True), known("data", train=False)
+    assert manifest.standard == "cifar10"
+    assert manifest.split.tolist() == ["train"] * 30 + ["test"] * 4
+    assert manifest.labels.tolist() == train.targets + test.targets
+    for index, pixels in enumerate(np.concatenate([train.data, test.data])):
+        file, number = manifest.file(index).split("#")
+        record = np.fromfile(file, dtype=np.uint8, count=3073, offset=3073 * int(number))
+        assert record[0] == manifest.labels[index]
+        np.testing.assert_array_equal(record[1:].reshape(3, 32, 32).transpose(1, 2, 0), pixels)
+    assert sorted(p.name for p in place.iterdir()) == ["cifar-10-batches-bin", "cifar-10-batches-py"]
+    monkeypatch.setattr(known, "__init__", None)  # a second reading does not need torchvision
+    assert read("cifar10").digest() == manifest.digest()
+    assert read(place / "cifar-10-batches-bin").digest() == manifest.digest()
+
+
+def test_cifar100_has_its_class_in_the_second_byte(place, monkeypatch):
+    known = datasets.CIFAR100
+    python_version(
+        monkeypatch, place / "cifar-100-python", known, "fine_labels", "fine_label_names", ["train"]
+    )
+    manifest = read("cifar100")
+    assert manifest.labels.tolist() == known("data", train=True).targets + known("data", train=False).targets
+    assert (place / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
+    assert manifest.paths[6] == "test.bin#0"
+
+
+def test_damaged_cifar_is_refused_before_it_is_unpickled(place, monkeypatch):
+    batches = [f"data_batch_{i}" for i in range(1, 6)]
+    folder = place / "cifar-10-batches-py"
+    python_version(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", batches)
+    (folder / "data_batch_2").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    with pytest.raises(InputError, match="not found or corrupted"):
+        read("cifar10")
+    assert not (place.parent / "owned").exists()
+
+
+def binary(folder: Path, records: dict[str, bytes], names: str = "cat\ndog\n\n") -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, data in records.items():
+        (folder / name).write_bytes(data)
+    (folder / "batches.meta.txt").write_text(names)
+    return folder
+
+
+def test_the_binary_version_is_read_by_its_names(tmp_path):
+    pixels = [np.random.default_rng(i).bytes(3072) for i in range(3)]
+    folder = binary(
+        tmp_path,
+        {
+            "data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1],
+            "data_batch_3.bin": b"\0" + pixels[2],
+            "test_batch.bin": b"\1" + pixels[1],  # the same picture, another label
+        },
+    )
+    manifest = read(folder)
+    assert manifest.paths == [
+        "data_batch_1.bin#0",
+        "data_batch_1.bin#1",
+        "data_batch_3.bin#0",
+        "test_batch.bin#0",
+    ]
+    assert manifest.labels.tolist() == [1, 0, 0, 1]
+    report = check(manifest, workers=1)
+    assert report.contents.tolist() == [0, 1, 2, 1]
+    assert mentions(report.notes[0], "cifar10", "split")
+
+
+def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
+    pixels = [np.random.default_rng(i).bytes(3072) for i in range(2)]
+    folder = binary(tmp_path, {"data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1]})
+    manifest = read(folder)
+    manifest.to_csv(tmp_path / "all.csv")
+    assert read(tmp_path / "all.csv").digest() == manifest.digest()
+    (tmp_path / "all.csv").write_text("path,label\ndata_batch_9.bin#0,a\ndata_batch_1.bin#1,b\n")
+    with pytest.raises(InputError, match=mentioning("2", "data_batch_9.bin#0")):
+        read(tmp_path / "all.csv")
+    (tmp_path / "all.csv").write_text("path,label\ndata_batch_1.bin#2,a\ndata_batch_1.bin#1,b\n")
+    with pytest.raises(InputError, match=mentioning("2 records")):
+        check(read(tmp_path / "all.csv"), workers=1)
+
+
+@pytest.mark.parametrize(
+    ("records", "names", "message"),
+    [
+        (
+            {"data_batch_1.bin": bytes(3073 + 5)},
+            "cat\ndog\n",
+            ("3078", "3073"),
+        ),
+        ({"data_batch_1.bin": b"\2" + bytes(3072)}, "cat\ndog\n", ("data_batch_1.bin#0", "2")),
+        ({"data_batch_1.bin": b""}, "cat\ndog\n", ("without a record",)),
+    ],
+)
+def test_broken_binary_files_are_refused(tmp_path, records, names, message):
+    with pytest.raises(InputError, match=mentioning(*message)):
+        read(binary(tmp_path, records, names))
+
+
+def test_a_file_called_train_bin_beside_class_folders_is_somebody_elses(tmp_path):
+    """CIFAR-100's is called so too; without class folders its names are asked for."""
+    (tmp_path / "train.bin").write_bytes(b"weights of something")
+    with pytest.raises(InputError, match=r"fine_label_names\.txt"):
+        read(tmp_path)
+    draw(*(tmp_path / name / "1.jpg" for name in ("cat", "dog")))
+    assert read(tmp_path).class_names == ("cat", "dog")
+
+
+def test_binary_files_need_their_class_names(tmp_path):
+    (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
+    with pytest.raises(InputError, match=mentioning("batches.meta.txt")):
+        read(tmp_path)
+
+
+def draw(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file)
+
+
+def test_eurosat_and_imagenette_come_from_their_folders(place):
+    draw(*(place / f"eurosat/2750/{name}/{name}_1.jpg" for name in ("Forest", "River")))
+    assert read("eurosat").paths == ["eurosat/2750/Forest/Forest_1.jpg", "eurosat/2750/River/River_1.jpg"]
+    ids = ("n01440764", "n02102040")
+    draw(
+        *(
+            place / f"imagenette2-160/{split}/{name}/{name}_1.JPEG"
+            for split in ("train", "val")
+            for name in ids
+        )
+    )
+    manifest = read("imagenette")
+    assert manifest.class_names == ("English springer", "tench")
+    assert manifest.split.tolist() == ["train", "train", "val", "val"]
+
+
+def test_flowers_come_from_their_matlab_files(place, monkeypatch):
+    write_flowers(place, monkeypatch, [77, 1, 77, 1, 1, 77], trnid=[1, 2], valid=[3, 4], tstid=[5, 6])
+    manifest = read("flowers102")
+    assert manifest.class_names == ("passion flower", "pink primrose")
+    assert list(zip(manifest.paths, manifest.labels.tolist(), manifest.split, strict=True)) == [
+        (f"flowers-102/jpg/image_0000{i}.jpg", label, split)
+        for i, label, split in zip(
+            range(1, 7), [0, 1, 0, 1, 1, 0], ["train"] * 2 + ["val"] * 2 + ["test"] * 2, strict=True
+        )
+    ]
+
+
+def test_cars_come_from_their_matlab_files(place):
+    """A name has a slash in it, and classes count from 1 in bytes, as in the real files."""
+    folder, names = place / "stanford_cars", ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"]
+    draw(*(folder / f"cars_{split}/0000{i}.jpg" for split in ("train", "test") for i in (1, 2)))
+    (folder / "devkit").mkdir()
+    scipy.io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([names], dtype=object)})
+    fields = [("fname", object), ("class", object)]
+    for file, labels in (
+        ("devkit/cars_train_annos.mat", [2, 1]),
+        ("cars_test_annos_withlabels.mat", [2, 2]),
+    ):
+        rows = [(f"0000{i}.jpg", np.uint8(label)) for i, label in enumerate(labels, start=1)]
+        scipy.io.savemat(folder / file, {"annotations": np.array([rows], dtype=fields)})
+    manifest = read("stanford_cars")
+    assert manifest.class_names == tuple(names)
+    assert list(zip(manifest.paths, manifest.labels.tolist(), manifest.split, strict=True)) == [
+        ("stanford_cars/cars_train/00001.jpg", 1, "train"),
+        ("stanford_cars/cars_train/00002.jpg", 0, "train"),
+        ("stanford_cars/cars_test/00001.jpg", 1, "test"),
+        ("stanford_cars/cars_test/00002.jpg", 1, "test"),
+    ]
+
+
+def test_pets_are_what_torchvision_lists(place):
+    folder = place / "oxford-iiit-pet"
+    draw(*(folder / f"images/{name}.jpg" for name in ("Abyssinian_1", "great_pyrenees_2", "Abyssinian_3")))
+    (folder / "annotations").mkdir()
+    (folder / "annotations/trainval.txt").write_text("Abyssinian_1 1 1 1\ngreat_pyrenees_2 2 2 1\n")
+    (folder / "annotations/test.txt").write_text("Abyssinian_3 1 1 1\n")
+    manifest, theirs = read("oxford_iiit_pet"), datasets.OxfordIIITPet("data")
+    assert manifest.class_names == ("Abyssinian", "great_pyrenees")
+    assert manifest.labels.tolist() == [theirs[0][1], theirs[1][1], 0]
+    assert manifest.split.tolist() == ["train", "train", "test"]
+
+
+def test_the_variable_names_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFNETV2_DATA", str(tmp_path / "sets"))
+    draw(*(tmp_path / f"sets/eurosat/2750/{name}/1.jpg" for name in ("Forest", "River")))
+    assert read("eurosat").root == tmp_path / "sets"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_set_that_is_not_there_says_where_it_was_sought_and_how_to_get_it(place, name):
+    with pytest.raises(InputError) as error:
+        read(name)
+    message = str(error.value)
+    assert str(place) in message
+    assert mentions(message, "EFFNETV2_DATA")
+    call = message.split("torchvision.datasets.")[1].split("(")[0]
+    assert hasattr(datasets, call)
+    assert list(place.iterdir()) == []
+
+
+def test_two_processes_that_make_the_same_set_get_one(tmp_path, monkeypatch):
+    """The other one is quicker by a moment: what it has made is taken."""
+    small = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8))
+
+    def make() -> None:
+        builtin_datasets.write_packed(
+            tmp_path / "packed", builtin_datasets.CIFAR10, CLASSES, train=small, test=small
+        )
+
+    real = os.replace
+
+    def too_late(source: Path, to: Path) -> None:
+        monkeypatch.setattr(builtin_datasets.os, "replace", real)
+        make()
+        real(source, to)
+
+    monkeypatch.setattr(builtin_datasets.os, "replace", too_late)
+    make()
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+    assert len(builtin_datasets.read_packed(tmp_path / "packed", "x")) == 4

@@ -1,0 +1,291 @@
+"""What is kept of a picture, in which file, and how it is read back."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+from tests.data.caches import in_a_cache, order
+
+from efficientnetv2.data.cache_writer import on_disk
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
+from efficientnetv2.data.image_cache import Index, Kept, NotWhole, content_of
+from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.loader import TrainingPictures, training_batches
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+
+def crops(width, height, framing, area_min, count=4000):
+    """Boxes of many draws, in pixels of the picture."""
+    for uniforms in Key.of(1).uniform_rows(range(count), CROP_UNIFORMS):
+        if framing == "crop":
+            yield draw_crop(width, height, area_min, (3 / 4, 4 / 3), uniforms)
+        else:
+            part = draw_crop(1, 1, area_min, (3 / 4, 4 / 3), uniforms)
+            yield part._replace(
+                left=part.left * width,
+                right=part.right * width,
+                top=part.top * height,
+                bottom=part.bottom * height,
+            )
+
+
+def share_with_enough(width, height, framing, area_min, kept, image_px):
+    """Of random crops, those for which as many pixels are kept as the crop becomes."""
+    kept_width, _ = kept.size(width, height)
+    scale, enough = kept_width / width, []
+    for box in crops(width, height, framing, area_min):
+        sides = box.width * scale, box.height * scale
+        enough.append((max(sides) if framing == "pad" else min(sides)) >= image_px - 1e-6)
+    return np.mean(enough)
+
+
+@pytest.mark.parametrize("area_min", [0.05, 0.35, 0.8])
+@pytest.mark.parametrize("detail", [0.25, 0.5, 0.9, 1.0])
+def test_the_stated_share_of_crops_has_all_the_pixels_it_needs(area_min, detail):
+    kept = Kept.enough(image_px=128, framing="whole", area_min=area_min, detail=detail)
+    # At 0.8 many shapes do not fit, and then the whole picture is taken.
+    above = 0.02 if area_min < 0.8 else 0.06
+    assert -0.02 <= share_with_enough(3000, 3000, "whole", area_min, kept, 128) - detail <= above
+    assert share_with_enough(4000, 3000, "whole", area_min, kept, 128) >= detail - 0.02
+
+
+@pytest.mark.parametrize("framing", ["crop", "pad"])
+def test_other_framings_keep_enough_for_as_many_crops(framing):
+    kept = Kept.enough(image_px=128, framing=framing, area_min=0.35, detail=0.5)
+    assert share_with_enough(4000, 3000, framing, 0.35, kept, 128) > 0.4
+
+
+def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
+    """35 % of the area in the shape 3:4 is 0.512 of the shorter side: 128 px are that of 250."""
+    kept = Kept.enough(image_px=128, framing="whole", area_min=0.35, detail=1.0)
+    assert kept == Kept(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == Kept(250, "shorter")
+    assert Kept.enough(image_px=96, framing="whole", area_min=1.0, detail=1.0) == Kept(96, "shorter")
+
+
+@given(
+    st.integers(2, 5000),
+    st.integers(2, 5000),
+    st.integers(1, 600),
+    st.sampled_from(["shorter", "mean", "longer"]),
+)
+def test_a_picture_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
+    kept = Kept(px, side)
+    across, down = kept.size(width, height)
+    assert min(2, width) <= across <= width, "a strip stays a picture that is read"
+    assert min(2, height) <= down <= height
+    assert kept.size(height, width) == (down, across), "a turned picture takes as many bytes"
+    rounded = 2 if 2 in (across, down) else 1
+    assert abs(across - width * down / height) <= rounded * max(1, width / height) + 1e-6
+    length = {"shorter": min(across, down), "longer": max(across, down), "mean": math.sqrt(across * down)}[
+        side
+    ]
+    assert length >= min(px, {"shorter": min, "longer": max, "mean": lambda *sides: 0}[side](width, height))
+
+
+def smooth(seed, height, width):
+    """Noise that is the weaker the finer, as in photographs."""
+    noise = np.random.default_rng(seed).normal(size=(height, width, 3))
+    soft = sum(scale**2 * ndimage.gaussian_filter(noise, (scale, scale, 0)) for scale in (2, 5, 15))
+    levels = 128 + 50 * soft / soft.std()
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("detail", "most"), [(1.0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
+def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, most, tmp_path):
+    """Pillow cuts the same box out of both; ours then moves its edges to whole pixels of what it is given."""
+    for number in range(8):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        smooth(number, 300, 400).save(tmp_path / "ab"[number % 2] / f"{number}.jpg", quality=95)
+    manifest = read(tmp_path)
+    kept = Kept.enough(image_px=64, framing=framing, area_min=0.35, detail=detail)
+    reader = in_a_cache(manifest, kept)
+    differences = []
+    for number, box in enumerate(crops(400, 300, framing, 0.35, count=8)):
+        size = (
+            (64, 64)
+            if framing != "pad"
+            else [round(64 * side / max(box.width, box.height)) for side in (box.width, box.height)]
+        )
+        original, small = Image.open(manifest.file(number)), Image.fromarray(reader.source(number))
+        assert small.height < 200, "the pictures are kept smaller"
+        across, down = small.width / 400, small.height / 300
+        scaled = [place * scale for place, scale in zip(box, (across, down, across, down), strict=True)]
+        cut = [
+            picture.resize(size, Image.Resampling.BICUBIC, box=at)
+            for picture, at in ((original, box), (small, scaled))
+        ]
+        differences.append(np.abs(np.subtract(*[np.asarray(one, float) for one in cut])).mean())
+    assert np.mean(differences) < most, "grey levels of 256"
+
+
+def test_a_small_picture_is_kept_as_it_is(class_folders):
+    manifest = read(class_folders)
+    reader = in_a_cache(manifest, Kept(48, "shorter"))
+    for sample in (0, 20, 47):
+        assert np.array_equal(reader.source(sample), np.asarray(Image.open(manifest.file(sample))))
+
+
+def test_pictures_are_kept_upright_whatever_their_kind(tmp_path):
+    wide = smooth(3, 20, 60)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    wide.save(tmp_path / "a/turned.png", exif=turned)
+    wide.convert("L").save(tmp_path / "a/grey.png")
+    wide.save(tmp_path / "b/turned.jpg", exif=turned, quality=95)
+    wide.save(tmp_path / "b/wide.jpg", quality=95)
+    manifest = read(tmp_path)
+    reader = in_a_cache(manifest, Kept(10, "shorter"))
+    shapes = {manifest.paths[row]: reader.source(row).shape for row in range(4)}
+    assert shapes == {
+        "a/turned.png": (30, 10, 3), "a/grey.png": (10, 30, 3), "b/turned.jpg": (30, 10, 3), "b/wide.jpg": (10, 30, 3),
+    }  # fmt: skip
+
+
+def training(manifest, reader, threads=1):
+    return TrainingPictures(manifest, Preprocessing(image_px=40), 0.3, Key.of(0), threads, reader)
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
+def test_batches_from_the_cache_do_not_depend_on_who_reads_them(workers, threads, class_folders):
+    manifest = read(class_folders)
+    reader = in_a_cache(manifest)
+    sampler = Sampler(
+        manifest.labels, Progressive(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
+    )
+    alone = list(training_batches(training(manifest, reader), sampler, workers=0))
+    shared = list(training_batches(training(manifest, reader, threads), sampler, workers=workers))
+    assert all(torch.equal(one.images, other.images) for one, other in zip(alone, shared, strict=True))
+    assert len(alone) == len(shared) == 12
+
+
+def test_reading_opens_no_original(class_folders, monkeypatch):
+    manifest = read(class_folders)
+    reader = in_a_cache(manifest)
+    monkeypatch.setattr("efficientnetv2.data.image_io.Path.read_bytes", None)
+    for path in class_folders.rglob("*.jpg"):
+        path.unlink()
+    sampler = Sampler(
+        manifest.labels, Progressive(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
+    )
+    batches = list(training_batches(training(manifest, reader), sampler, workers=0))
+    assert sum(len(batch.labels) for batch in batches) == 3 * 48
+    assert not any(batch.unreadable for batch in batches)
+
+
+def test_a_reader_travels_without_the_pictures(class_folders):
+    manifest = read(class_folders)
+    reader = in_a_cache(manifest)
+    before = reader.source(7).copy()
+    luggage = pickle.dumps(reader)
+    assert len(luggage) < 20_000, "48 pictures of 30 px are 130 kB"
+    assert np.array_equal(pickle.loads(luggage).source(7), before)
+
+
+def test_an_unreadable_picture_has_its_stand_in_and_its_reason_as_without_a_cache(class_folders):
+    manifest = read(class_folders)
+    (class_folders / manifest.paths[20]).write_bytes(b"no longer a picture")
+    (class_folders / manifest.paths[47]).write_bytes((class_folders / manifest.paths[47]).read_bytes()[:700])
+    request = Request(0, 0, Setting(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
+    direct = training(manifest, None).batch(request)
+    cached = training(manifest, in_a_cache(manifest)).batch(request)
+    assert [sample for sample, _ in direct.unreadable] == [20, 47]
+    assert cached.unreadable == direct.unreadable
+    assert torch.equal(cached.labels, direct.labels)
+
+
+def file_of(manifest, folder):
+    filled = on_disk(folder, order(manifest))
+    return filled, filled.reader(np.arange(len(manifest)), originals(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda content: content[: len(content) // 2], "is cut off"),
+        (lambda content: content[:-1], "is cut off"),
+        (lambda content: content + b"x", "is cut off"),
+        (lambda content: content[:-200] + bytes(100) + content[-100:], "is damaged"),
+        (lambda content: b"", "is no cache of pictures"),
+        (lambda content: bytes(len(content)), "is no cache of pictures"),
+        (lambda content: content[:8] + bytes([9]) + content[9:], "was written by another version"),
+    ],
+)
+def test_a_damaged_file_is_told_from_a_whole_one(damage, what, class_folders, tmp_path):
+    filled, reader = file_of(read(class_folders), tmp_path / "cache")
+    filled.path.write_bytes(damage(filled.path.read_bytes()))
+    with filled.path.open("rb") as file, pytest.raises(NotWhole, match=what):
+        Index.read(file)
+    with pytest.raises(InputError, match=rf"has changed during the run: it {what}.* --resume"):
+        reader.source(0)
+
+
+def test_a_run_never_meets_the_pictures_of_another_cache_in_its_place(class_folders, tmp_path):
+    manifest = read(class_folders)
+    _, reader = file_of(manifest, tmp_path / "cache")
+    file_of(manifest.select(range(20)), tmp_path / "cache")
+    (failure,) = {
+        batch.message
+        for batch in [
+            training(manifest, reader)[Request(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
+        ]
+    }
+    assert "holds other pictures by now" in failure
+
+
+def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folders):
+    manifest, kept = read(class_folders), Kept(30, "shorter")
+    content = content_of(originals(manifest), 48, kept)
+    assert content == content_of(originals(read(class_folders)), 48, kept)
+    file = Path(manifest.file(5))
+    time = file.stat()
+    seen = {content, content_of(originals(manifest), 47, kept)}
+    seen |= {content_of(originals(manifest), 48, other) for other in (Kept(31, "shorter"), Kept(30, "mean"))}
+    os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns + 1))
+    seen.add(content_of(originals(manifest), 48, kept))
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
+    seen.add(content_of(originals(manifest), 48, kept))
+    file.unlink()
+    seen.add(content_of(originals(manifest), 48, kept))
+    assert len(seen) == 7
+
+
+def test_files_that_exchanged_their_places_are_another_content(class_folders):
+    """A name goes with its stamp, even where the stamps are alike."""
+    manifest = read(class_folders)
+    for row in (0, 1):
+        os.utime(manifest.file(row), ns=(0, 0))
+        Path(manifest.file(row)).write_bytes(b"of one length")
+        os.utime(manifest.file(row), ns=(0, 0))
+    kept = Kept(30, "shorter")
+    one, other = (content_of(originals(manifest.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
+    assert one != other
+
+
+def test_a_cache_of_nothing_but_damage_says_so_of_each(class_folders):
+    manifest = read(class_folders).select([0, 1])
+    for row in (0, 1):
+        Path(manifest.file(row)).write_bytes(b"no picture")
+    reader = in_a_cache(manifest)
+    for row in (0, 1):
+        with pytest.raises(UnreadablePicture, match="is not an image"):
+            reader.source(row)

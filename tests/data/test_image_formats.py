@@ -1,0 +1,141 @@
+"""Only files and formats of the list are opened, and no file takes all the memory or time."""
+
+import io
+import os
+import stat
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.data import image_formats
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.file_probe import look
+from efficientnetv2.data.image_io import UnreadablePicture, is_deep, size_of
+from efficientnetv2.data.image_metadata import longer_sides
+from efficientnetv2.data.records import is_picture
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def noise(px=64, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (px, px, 3), dtype=np.uint8))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n{} loop\n"
+
+
+def test_postscript_starts_no_program(tmp_path, monkeypatch):
+    """Wherever a file is opened: an image library would have Ghostscript run what such a file says."""
+    called, file = tmp_path / "called", tmp_path / "a/holiday.jpg"
+    program = tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho called > "{called}"\necho 10.0\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    file.parent.mkdir()
+    file.write_bytes(EPS)
+    assert mentions(look(str(file)).reason, "PostScript", "image")
+    for source in (file, EPS):
+        with pytest.raises(UnreadablePicture, match=mentioning("format")):
+            read_picture(source)
+        with pytest.raises(UnreadablePicture, match=mentioning("format")):
+            size_of(source)
+        assert not is_deep(source)
+    assert np.isnan(longer_sides(read(tmp_path / "a", require_labels=False))).all()
+    assert not called.exists()
+
+
+def test_the_formats_of_the_list_are_found_in_folders():
+    assert all(
+        map(is_picture, ("a.jpg", "a.PNG", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif", "a.ico"))
+    )
+    assert not any(map(is_picture, ("a.eps", "a.ps", "a.wmf", "a.fits", "a.txt")))
+
+
+@pytest.fixture(params=["pipe", "device"])
+def endless(request, tmp_path):
+    path = tmp_path / f"{request.param}.jpg"
+    if request.param == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.timeout(60)
+def test_pipes_and_devices_are_refused_at_once(endless):
+    assert mentions(look(str(endless)).reason, "regular file")
+    for open_it in (read_picture, size_of):
+        with pytest.raises(UnreadablePicture, match=mentioning("regular file")):
+            open_it(endless)
+    assert not is_deep(endless)
+    with pytest.raises(OSError, match="regular"):
+        image_formats.read_file(endless)
+
+
+def test_a_file_is_read_to_a_limit(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(encoded(noise()))
+    monkeypatch.setattr(image_formats, "MOST_BYTES", 100)
+    with pytest.raises(UnreadablePicture, match="more than"):
+        read_picture(tmp_path / "x.png")
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"tEXt"])
+def test_much_text_in_a_png_does_not_count_as_damage(tmp_path, kind, behind):
+    content, large = encoded(noise()), zlib.compress(b'{"node": 1} ' * 200_000)
+    body = {
+        b"zTXt": b"workflow\0\0" + large,
+        b"iCCP": b"profile\0\0" + large,
+        b"iTXt": b"workflow\0\1\0\0\0" + large,
+        b"tEXt": b"workflow\0" + bytes(65) * 2**20,
+    }[kind]
+    place = content.index(b"IEND") - 4 if behind else content.index(b"IDAT") - 4
+    (tmp_path / "x.png").write_bytes(content[:place] + chunk(kind, body) + content[place:])
+    assert look(str(tmp_path / "x.png")).reason == ""
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "x.png")), np.asarray(noise()))
+    assert size_of(tmp_path / "x.png") == (64, 64)
+
+
+def test_text_within_the_limits_is_kept():
+    """Such as an orientation: only where there is too much of it all of it goes."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 1000, zip=True)
+    with image_formats.opened_image(encoded(noise(), pnginfo=info)) as image:
+        assert image.info["workflow"] == "x" * 1000
+
+
+def header_alone(width, height):
+    """A PNG of one color, a few bytes long: its rows are never reached."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(2, 5_000_000), (5_000_000, 2), (1, 80_000_000)])
+def test_extreme_sides_are_refused_by_their_numbers_before_decoding(tmp_path, size, monkeypatch):
+    (tmp_path / "x.png").write_bytes(header_alone(*size))
+    monkeypatch.setattr(Image.Image, "load", None)  # what decodes
+    for reason in (look(str(tmp_path / "x.png")).reason, refused(tmp_path / "x.png")):
+        assert f"{size[0]} x {size[1]}" in reason
+
+
+def refused(path):
+    with pytest.raises(UnreadablePicture) as caught:
+        read_picture(path)
+    return caught.value.reason

@@ -1,0 +1,227 @@
+"""Every kind of picture becomes the RGB that it means; every damaged one says what is wrong."""
+
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.data.decode import eval_picture, read_picture
+from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.preprocessing import Preprocessing
+
+SIDE = 8
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def one_colour(mode, value, **options):
+    return encoded(Image.new(mode, (SIDE, SIDE), value), **options)
+
+
+def colour_of(source):
+    picture = read_picture(source)
+    assert picture.mode == "RGB"
+    colours = {colour for _, colour in picture.getcolors()}
+    assert len(colours) == 1
+    return colours.pop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "options", "expected"),
+    [
+        ("RGB", (10, 20, 30), {}, (10, 20, 30)),
+        ("L", 77, {}, (77, 77, 77)),
+        ("1", 1, {}, (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), {}, (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), {}, (255, 255, 255)),  # what is transparent shows white
+        ("RGBA", (0, 100, 200, 51), {}, (204, 224, 244)),  # 255 * 0.8 + 0.2 * value
+        ("LA", (0, 51), {}, (204, 204, 204)),
+        ("L", 9, {"transparency": 9}, (255, 255, 255)),
+        ("RGB", (1, 2, 3), {"transparency": (1, 2, 3)}, (255, 255, 255)),
+        ("CMYK", (0, 0, 0, 0), {"kind": "TIFF"}, (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), {"kind": "TIFF"}, (255, 0, 0)),
+        ("I;16", 0x1234, {}, (0x12, 0x12, 0x12)),  # the upper 8 of 16 bits
+        ("I;16", 0xFFFF, {"kind": "TIFF"}, (255, 255, 255)),
+        ("I", 0x8000, {"kind": "TIFF"}, (128, 128, 128)),
+        ("F", 0.5, {"kind": "TIFF"}, (127, 127, 127)),
+        ("F", float("nan"), {"kind": "TIFF"}, (0, 0, 0)),
+    ],
+)
+def test_a_mode_becomes_the_colour_it_means(mode, value, options, expected):
+    assert colour_of(one_colour(mode, value, **options)) == expected
+
+
+def tiff(values):
+    return encoded(Image.fromarray(values), "TIFF")
+
+
+def test_deep_values_do_not_depend_on_an_images_own_largest():
+    """Else a single pixel makes all others of an image darker than those of the next."""
+    values = np.linspace(0.1, 0.9, 64 * 64, dtype=np.float32).reshape(64, 64)
+    other = values.copy()
+    other[0, 0] = 1.05
+    first, second = (np.asarray(read_picture(tiff(one))) for one in (values, other))
+    assert np.array_equal(first[1:], second[1:])
+    assert abs(int(first.max()) - 0.9 * 255) <= 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((8, 8), 130, np.float32),
+        np.full((8, 8), -0.5, np.float32),
+        np.full((8, 8), 1 << 20, np.int32),
+        np.full((8, 8), -9999, np.int32),
+    ],
+)
+def test_deep_values_of_an_unknown_range_are_refused(values):
+    with pytest.raises(UnreadablePicture, match=mentioning(f"{values.min():g}", "geo")):
+        read_picture(tiff(values))
+
+
+def test_a_cmyk_jpeg_is_not_inverted():
+    red, green, blue = colour_of(one_colour("CMYK", (0, 255, 255, 0), kind="JPEG", quality=95))
+    assert red > 245
+    assert max(green, blue) < 10
+
+
+def test_lab_is_converted():
+    """L* = 100 is white and L* = 0 black, whatever the profile."""
+    white, black = (Image.new("LAB", (SIDE, SIDE), (level, 128, 128)) for level in (255, 0))
+    assert min(colour_of(encoded(white, "TIFF"))) > 250
+    assert max(colour_of(encoded(black, "TIFF"))) < 5
+
+
+def test_palettes_with_and_without_a_transparent_entry():
+    picture = Image.new("P", (SIDE, SIDE), 1)
+    picture.putpalette([0, 0, 0, 200, 100, 50])
+    assert colour_of(encoded(picture)) == (200, 100, 50)
+    assert colour_of(encoded(picture, "GIF")) == (200, 100, 50)
+    assert colour_of(encoded(picture, transparency=1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "AVIF"])
+def test_formats_are_told_by_content_not_by_name(tmp_path, kind):
+    """As a path whose suffix lies, as its text and as bytes."""
+    content = one_colour("RGB", (250, 250, 250), kind=kind)
+    (tmp_path / "picture.jpg").write_bytes(content)
+    for source in (tmp_path / "picture.jpg", str(tmp_path / "picture.jpg"), content):
+        assert colour_of(source) == pytest.approx((250, 250, 250), abs=3)
+
+
+def slope():
+    y, x = np.mgrid[0:24, 0:40]
+    return Image.fromarray(np.stack([x * 6, y * 10, 255 - x * 6], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(slope(), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    ours = read_picture(content)
+    assert ours.size == ((24, 40) if orientation >= 5 else (40, 24))
+    assert np.array_equal(np.asarray(ours), np.asarray(expected))
+
+
+def test_damaged_metadata_does_not_spoil_a_picture():
+    content = encoded(slope(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert read_picture(content).size == (40, 24)
+    strange = Image.Exif()
+    strange[0x0112] = 77
+    assert read_picture(encoded(slope(), "PNG", exif=strange)).size == (40, 24)
+
+
+def test_a_pillow_image_may_be_given_and_stays_as_it_is():
+    image = Image.open(io.BytesIO(encoded(slope(), "JPEG")))
+    assert eval_picture(image, Preprocessing(3)).shape == (3, 3, 3)  # a file would be decoded at 1/4
+    assert image.size == (40, 24)
+    assert np.array_equal(np.asarray(read_picture(image)), np.asarray(image))
+
+
+def test_records_of_both_cifar_layouts(tmp_path):
+    """Planes red, green, blue after 1 label byte (CIFAR-10) or 2 (CIFAR-100)."""
+    planes = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    for name, labels in (("data_batch_1.bin", 1), ("train.bin", 2)):
+        rows = np.concatenate([np.full((3, labels), 9, np.uint8), planes.reshape(3, -1)], axis=1)
+        (tmp_path / name).write_bytes(rows.tobytes())
+        for index in range(3):
+            picture = np.asarray(read_picture(f"{tmp_path / name}#{index}"))
+            assert np.array_equal(picture, planes[index].transpose(1, 2, 0))
+        with pytest.raises(UnreadablePicture, match=mentioning("#3", "3 records")):
+            read_picture(f"{tmp_path / name}#3")
+    (tmp_path / "test.bin").write_bytes(b"x" * 100)
+    with pytest.raises(UnreadablePicture, match=mentioning("test.bin", "100")):
+        read_picture(f"{tmp_path / 'test.bin'}#0")
+
+
+def png_cut_in_two():
+    content = encoded(Image.effect_noise((64, 64), 90))
+    return content[: len(content) // 2]
+
+
+def png_with_a_broken_stream():
+    """The compressed pixels begin at byte 41: signature 8, header 25, length and name of the chunk 8."""
+    content = encoded(Image.effect_noise((64, 64), 90))
+    return content[:41] + b"\xff" * 8 + content[49:]
+
+
+def jpeg_cut_in_two():
+    content = encoded(Image.effect_noise((64, 64), 90), "JPEG")
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>404 Not Found</html>", "is not an image in a format that is opened here"),
+        (encoded(slope(), "PNG")[:20], "is cut off before its end"),
+        (png_cut_in_two(), "is cut off before its end"),
+        (jpeg_cut_in_two(), "is cut off before its end"),
+        (png_with_a_broken_stream(), "is damaged"),
+        (encoded(Image.new("RGB", (1, 30))), "is 1 x 30 px; at least 2 x 2 are needed"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_files_name(tmp_path, content, reason):
+    file = tmp_path / "bad.jpg"
+    file.write_bytes(content)
+    with pytest.raises(UnreadablePicture, match=f"bad.jpg: {reason}"):
+        read_picture(file)
+    with pytest.raises(UnreadablePicture, match=f"the picture: {reason}"):
+        read_picture(content)
+
+
+def test_missing_files_and_folders_are_said(tmp_path):
+    with pytest.raises(UnreadablePicture, match=mentioning("gone.png")):
+        read_picture(tmp_path / "gone.png")
+    with pytest.raises(UnreadablePicture, match="is a folder"):
+        read_picture(tmp_path)
+
+
+def test_decompression_bombs_are_refused_and_large_pictures_do_not_warn(monkeypatch):
+    """Pillow warns above its limit and refuses above twice that: here at 20 and 40 pixels."""
+    content = encoded(Image.new("L", (10, 3)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert read_picture(content).size == (10, 3)
+    assert caught == []
+    with pytest.raises(UnreadablePicture, match=mentioning("too large")):
+        read_picture(encoded(Image.new("L", (10, 5))))
+
+
+def test_the_reason_survives_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(UnreadablePicture("a.jpg", "the file is empty")))
+    assert mentions(str(error), "a.jpg", "empty")
+    assert (error.name, error.reason) == ("a.jpg", "the file is empty")

@@ -1,0 +1,242 @@
+"""What a report says first is true of the figures, also of few pictures, of a network that learnt nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.messages import mentions
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.evaluation.breakdown import worst_slice
+from efficientnetv2.evaluation.generalization import Apart, apart
+from efficientnetv2.evaluation.headline import (
+    against_majority,
+    headline,
+    lost_to_probe,
+    majority,
+    measured_on,
+    pictures,
+    probe_measured_on,
+    whose,
+)
+from efficientnetv2.evaluation.predictions import Over
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.metrics.bootstrap import Difference
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.multilabel import several_figures
+from efficientnetv2.metrics.subgroups import Slice
+from efficientnetv2.utils.rng import Key
+
+
+def shown(right, pictures):
+    answers = np.zeros(pictures, dtype=int)
+    answers[right:] = 1
+    return figures(np.zeros(pictures, dtype=int), np.eye(2)[answers], ("oak", "elm"))
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "words"),
+    [
+        (4, 5, "4 of 5 images are classified correctly."),
+        (1, 5, "1 of 5 images is classified correctly."),
+        (1, 1, "1 of 1 image is classified correctly."),
+        (900, 1200, "75.0\N{NO-BREAK SPACE}% of 1,200 images are classified correctly."),
+    ],
+)
+def test_few_pictures_are_counted(right, of, words):
+    assert headline(shown(right, of)) == words
+
+
+def test_of_several_labels_it_says_what_was_right_of_what_was_given():
+    """By sigmoid a picture may be given no label, though its most probable class is one of them."""
+    labels, shares = [[0, 1], [1, -1], [0, -1]], np.array([[0.4, 0.3], [0.2, 0.1], [0.9, 0.1]])
+    by_itself = several_figures(labels, shares, ("oak", "elm"), "sigmoid")
+    assert mentions(headline(by_itself), "2", "3", "class")
+    shared = several_figures(labels, shares / shares.sum(axis=1, keepdims=True), ("oak", "elm"))
+    assert mentions(headline(shared), "2", "3", "image")
+
+
+@pytest.mark.parametrize(
+    ("true", "words"),
+    [
+        ([0, 0, 1, 2], "the most frequent class"),
+        ([0, 0, 1, 1, 2], "one of the most frequent classes"),
+        ([0, 1, 2], "as any other class"),
+    ],
+)
+def test_where_classes_are_equally_frequent_none_is_the_most_frequent(true, words):
+    assert majority(figures(true, np.eye(3)[true], ("oak", "elm", "ash"))) == words
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [((0.6, 0.8), None), ((0.4, 0.6), "not clearly better"), ((0.1, 0.3), "worse than that")],
+)
+def test_the_majority_is_beaten_or_not_or_wins(interval, words):
+    even = figures([0, 0, 1, 1], np.eye(2)[[0, 1, 0, 1]], ("oak", "elm"))
+    said = against_majority(even, {"top1": interval})
+    assert (said is None) if words is None else (words in said)
+
+
+def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
+    """91.8 % right where always answering oak has 95 %; but 48 of 50 elms are found."""
+    true = np.repeat([0, 1], [950, 50])
+    answers = np.repeat([0, 1, 1, 0], [870, 80, 48, 2])
+    found = figures(true, np.eye(2)[answers], ("oak", "elm"))
+    said = against_majority(found, bootstrap(found, key=Key.of(0), draws=100))
+    assert mentions(said, "93.8", "50.0")
+    swapped = figures(true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm"))
+    said = against_majority(swapped, bootstrap(swapped, key=Key.of(0), draws=100))
+    assert said == "The model is worse than that: it has learnt nothing of use."
+    # 70 of 100 oaks and 4 of 10 elms: a little better than one answer, which ten elms cannot show.
+    few = figures(
+        np.repeat([0, 1], [100, 10]), np.eye(2)[np.repeat([0, 1, 1, 0], [70, 30, 4, 6])], ("oak", "elm")
+    )
+    said = against_majority(few, bootstrap(few, key=Key.of(0), draws=100))
+    assert mentions(said, "55.0", "50.0")
+    one = bootstrap(shown(300, 500), key=Key.of(0), draws=100)  # of oaks alone, nobody can do better than oak
+    assert against_majority(shown(300, 500), one) == "The model is worse than that."
+
+
+def test_pictures_are_called_what_they_are():
+    assert whose(Facts("x", "val", train_pictures=5)).behind == ", kept out of training"
+    assert whose(Facts("x", "val")).behind == ""  # whether they were, an evaluation does not know
+    assert mentions(measured_on(6, Facts("x", "out-of-fold")), "6", "image")
+    assert measured_on(6, Facts("x", "val", selected_on="val")).endswith(", which selected it")
+    assert measured_on(1, Facts("x", "else")) == "1 image (else)"
+    assert mentions(measured_on(6, Facts("x", "train")), "6", "image")
+    assert measured_on(6, Facts("x", "train", trained_on=0)) == "6 images (train)"  # of another training
+    assert whose(Facts("x", "train", trained_on=0)).before == "the images (train) of"
+
+
+def test_the_set_is_described_by_its_sizes():
+    support = dict(pd.Series({"oak": 12, "elm": 3}))  # as value_counts gives it
+    said = pictures(shown(4, 5), Facts("x", "val", train_pictures=15, train_support=support, skipped=1))
+    assert mentions(said[0], "15", "5", "val", "2")
+    assert said[1].startswith("From 3 pictures of 'elm' to 12 of 'oak' to learn from: 4 times as many.")
+    assert mentions(said[-1], "1", "read")
+    lost = replace(Facts("x", "val", train_pictures=14, skipped=3), train_lost=1)
+    assert mentions(pictures(shown(4, 5), lost)[-1], "3", "1", "unreadable")
+    even = Facts("x", "val", train_support=dict(pd.Series({"oak": 3, "elm": 3})))
+    assert mentions(pictures(shown(4, 5), even)[1], "each class", "3")
+    assert mentions(pictures(shown(4, 5), Facts("x", "test"))[0], "5", "test", "2")
+
+
+def test_classes_without_a_picture_are_not_counted_as_the_others():
+    """Of elm there is nothing to measure on; or, as value_counts has it, nothing to learn from."""
+    measured = pictures(shown(4, 5), Facts("x", "test"))
+    assert mentions(measured[1], "5", "elm")
+    learnt = pictures(shown(4, 5), Facts("x", "val", train_support=dict(pd.Series({"oak": 12}))))
+    assert mentions(learnt[1], "12", "elm")
+    three = figures([0, 0, 0, 1], np.eye(3)[[0, 0, 0, 1]], ("oak", "elm", "ash"))
+    said = pictures(three, Facts("x", "test"))[1]
+    assert said.startswith(
+        "From 1 picture of 'elm' to 3 of 'oak' to measure on: 3 times as many, but of 'ash' there is none. The"
+    )
+
+
+def manifest(tmp_path, **columns):
+    table = pd.DataFrame({"path": [f"{row}.jpg" for row in range(4)], "label": list("abab"), **columns})
+    table["split"] = ["train", "train", "val", "val"]
+    for path in table["path"]:
+        (tmp_path / path).touch()
+    table.to_csv(tmp_path / "pictures.csv", index=False)
+    return read(str(tmp_path / "pictures.csv"))
+
+
+def test_distances_are_those_of_the_sphere(tmp_path):
+    """A degree of latitude is 111.2 km; a hundredth of it is near."""
+    found = apart(manifest(tmp_path, latitude=[0, 9, 0.01, 1.0], longitude=[0, 9, 0, 0]), "val")
+    assert (found.by, found.known, found.near) == ("place", 2, 1)
+    assert found.median_km == pytest.approx((1.112 + 111.195) / 2, rel=1e-3)
+
+
+def test_groups_that_were_learnt_from_are_counted(tmp_path):
+    assert apart(manifest(tmp_path, group=["p", "q", "q", "r"]), "val") == Apart("group", 2, 1)
+    # One without a group counts as a group of its own: a half was learnt from, not all.
+    assert apart(manifest(tmp_path, group=["p", "q", "q", None]), "val") == Apart("group", 2, 1)
+    assert apart(manifest(tmp_path, group=["p", "q", None, None]), "val") is None
+    assert apart(manifest(tmp_path), "val") is None
+
+
+def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
+    """64,000 pictures, nearly each a group of its own: text by text this would be 10^9 comparisons."""
+    few = manifest(tmp_path)
+    table = pd.concat([few.table] * 16_000, ignore_index=True)
+    table["group"] = [f"g{row}" for row in range(len(table) - 2)] + ["g0", "g1"]
+    begun = time.process_time()
+    assert apart(replace(few, table=table), "val") == Apart("group", 32_000, 2)
+    assert time.process_time() - begun < 5
+
+
+def test_of_places_and_groups_both_are_said(tmp_path):
+    """Far from all that was learnt from, but of a group with some of it."""
+    columns = {"latitude": [0, 9, 40, 50.0], "longitude": [0, 9, 0, 0.0], "group": ["p", "q", "q", "r"]}
+    found = apart(manifest(tmp_path, **columns), "val")
+    assert (found.by, found.near, found.groups) == ("place", 0, Apart("group", 2, 1))
+    assert not found.new
+    blank = apart(manifest(tmp_path, **columns | {"group": [None] * 4}), "val")
+    assert blank.groups is None
+    assert blank.new
+
+
+@pytest.mark.parametrize(
+    ("count", "end"),
+    [(1, "chance explains."), (2, ", and so is 1 more slice."), (3, ", and so are 2 more slices.")],
+)
+def test_slices_that_are_worse_are_counted(count, end):
+    below = [
+        Slice("year", str(2010 + k), 40, 0.5, 0.4, 0.6, 0.5, small=False, below=True) for k in range(count)
+    ]
+    assert worst_slice(below).endswith(end)
+
+
+def test_a_probe_of_fewer_pictures_is_compared_on_these():
+    """80.5 % of all against the probe's 81.0 % of 500, of which the network has 83 %."""
+    figures = SimpleNamespace(top1=0.805, macro_f1=0.8, pictures=2_000)
+    facts = Facts("x", "val", linear_probe=0.81, linear_probe_macro_f1=0.8)
+    even = Difference(0.02, 0.0, 0.04)
+    better = Over(500, even, even, even, {})
+    assert "has not beaten" in lost_to_probe(figures, facts)
+    assert lost_to_probe(figures, facts, better) is None
+    assert probe_measured_on(figures, better) == "500 of these pictures"
+    assert probe_measured_on(figures, replace(better, pictures=2_000)) is None
+    worse = replace(better, macro_f1=Difference(-0.01, -0.03, 0.01))
+    assert mentions(lost_to_probe(figures, facts, worse), "macro-F1", "79.0", "80.0", "500")
+
+
+@pytest.mark.parametrize(
+    ("learnt", "there", "on", "said"),
+    [
+        (5000, 40_000, "val", ("5,000", "40,000", "top-1")),
+        (8000, 32_000, "out-of-fold", ("32,000", "top-1")),
+        (5000, 5000, "val", ("top-1",)),
+        (None, None, "val", ("top-1",)),
+    ],
+)
+def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt, there, on, said):
+    figures = SimpleNamespace(top1=0.7, macro_f1=0.7, pictures=2_000)
+    facts = Facts(
+        "x", on, linear_probe=0.8, linear_probe_macro_f1=0.8, linear_probe_pictures=learnt,
+        linear_probe_of_pictures=there,
+    )  # fmt: skip
+    assert mentions(lost_to_probe(figures, facts), *said)
+
+
+def test_a_kept_start_is_not_said_to_have_lost_to_itself():
+    figures = SimpleNamespace(top1=0.8, macro_f1=0.8, pictures=2_000)
+    facts = Facts(
+        "x",
+        "val",
+        linear_probe=0.8,
+        linear_probe_macro_f1=0.8,
+        kept_model="start",
+        kept_reason="Kept: the probe.",
+    )
+    assert lost_to_probe(figures, facts) == "Kept: the probe."

@@ -1,0 +1,201 @@
+"""A drawing follows its page from light to dark: whatever is painted says its colour, and each is seen on both."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from tests.evaluation.test_plots import HISTORY
+from tests.evaluation.test_sizes import _curve
+
+from efficientnetv2.checks.plots import draw_places, draw_times
+from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.evaluation.label_efficiency import draw_label_curve
+from efficientnetv2.evaluation.plot_style import COLOURS, GRID, INK, ON_DARK, png, svg
+from efficientnetv2.evaluation.plots import (
+    draw_costs,
+    draw_settings,
+    draw_sizes,
+    draw_top1_over_time,
+    learning_curve,
+    stage_costs,
+)
+from efficientnetv2.evaluation.reliability import draw_abstention, draw_reliability
+from efficientnetv2.evaluation.thumbnails import Row, draw_rows
+from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
+from efficientnetv2.metrics.calibration import reliability
+from efficientnetv2.metrics.selective import abstention_curve
+
+SVG = "{http://www.w3.org/2000/svg}"
+OTHERS = "#888888"  # of classes without a colour of their own: as far from light as from dark
+LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the pages' style sheet
+
+
+def places() -> Manifest:
+    """Six classes, so that some have no colour of their own, and pictures without a label."""
+    count = 70
+    labels = np.arange(count) % 7
+    table = pd.DataFrame(
+        {
+            "path": [f"{number}.jpg" for number in range(count)],
+            "label": [None if label == 6 else "abcdef"[label] for label in labels],
+            "split": "train",
+            "group": np.nan,
+            "latitude": 50 + np.arange(count) / 100,
+            "longitude": 8 + np.arange(count) / 50,
+            "year": 2010 + labels,
+        }
+    )
+    return Manifest(root=None, source="a", table=table, class_names=tuple("abcdef"))
+
+
+def of_a_sample(pictures: int, of: int) -> LabelCurve:
+    """A label curve of a sample, from its sixteenth on."""
+    measured = [LabelPoint(pictures // 2**n, 0.6 - n / 20, 0.5, 0.7, 5) for n in range(4, -1, -1)]
+    there, twice = (LabelPoint(count, 0.7, 0.6, 0.8, 0) for count in (of, 2 * of))
+    return LabelCurve(tuple(measured), twice, 0.0, 0.0, 0.1, there)
+
+
+def drawn():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet([1, 1], 200)
+    point = LabelPoint(pictures=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
+    rows = [row | {"loss": 1e-6 * (1 + row["step"]), "macro_f1": 0.3} for row in HISTORY]
+    return {
+        "learning": learning_curve(rows),
+        "stages": draw_costs({"": stage_costs(HISTORY)}),
+        "over time": draw_top1_over_time({str(number): HISTORY for number in range(5)}),
+        "one over time": draw_top1_over_time({"": HISTORY}),
+        "sizes": draw_sizes(_curve(trained_px=96)),
+        "labels": draw_label_curve(LabelCurve((point,), point, 0.1, 0.0, 0.2)),
+        "labels of a sample": draw_label_curve(of_a_sample(500, 1_000_000)),
+        "reliability": draw_reliability(reliability(rng.integers(0, 2, 200), shares)),
+        "abstention": draw_abstention(abstention_curve(rng.random(200) < 0.7, shares.max(axis=1))),
+        "places": draw_places(places()),
+        "times": draw_times(places(), "year"),
+    }
+
+
+def paints(node, inherited=None):
+    """Colour of everything painted, by what is written at it or around it; None where nothing is: that is black."""
+    if node.tag == f"{SVG}clipPath":
+        return
+    style = dict(re.findall(r"([a-z-]+): ([^;\"]+)", node.get("style", "")))
+    fill = "none" if style.get("fill-opacity") == "0" else style.get("fill", inherited)
+    if node.tag == f"{SVG}use" or (node.tag == f"{SVG}path" and not node.get("id")):
+        yield from {fill} | ({style["stroke"]} if "stroke" in style else set())
+    for child in node:
+        yield from paints(child, fill)
+
+
+@pytest.mark.parametrize("name", drawn())
+def test_whatever_is_painted_says_its_colour(name):
+    figure = drawn()[name]
+    assert figure is not None
+    found = set(paints(ElementTree.fromstring(svg(figure))))
+    assert found <= {*COLOURS, INK, GRID, OTHERS, "none"}
+    assert len(found) > 2
+    assert any(
+        f'[style*="fill: {INK}"] {{ fill: {ON_DARK[INK]}' in line
+        for line in svg(figure).decode().splitlines()
+    )
+
+
+def luminance(colour):
+    """Source: WCAG 2.2, relative luminance."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one, other):
+    """Source: WCAG 2.2, contrast ratio."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("colour", [INK, OTHERS, *COLOURS])
+def test_each_colour_is_seen_on_both(colour):
+    """3 : 1 is what WCAG asks of graphical objects; the pink of Okabe and Ito's on white lies a little below."""
+    least = 4.5 if colour == INK else 2.8
+    assert contrast(colour, LIGHT_PAPER) > least
+    assert contrast(ON_DARK.get(colour, colour), DARK_PAPER) > least
+
+
+def test_colours_are_told_apart_on_both():
+    assert len({*COLOURS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLOURS, INK, GRID)}) == 7
+
+
+AWKWARD = ("_first", "$5_ to $10^", "森林", "a_run_of_" + 30 * "many_words_")
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_settings])
+def test_a_legend_has_every_run_whatever_it_is_called(draw):
+    """Formulas are not read into names, and letters without a font raise no warning."""
+    figure = draw(dict.fromkeys(AWKWARD, HISTORY))
+    assert png(figure)
+    assert svg(figure)
+    first, dollars, forest, long = legend_of(figure)
+    assert (first.strip(), dollars, forest) == ("_first", r"\$5_ to \$10^", "森林")
+    assert long.count("\n") == 1
+    assert long.endswith("…")
+
+
+@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_settings])
+def test_no_two_of_many_runs_have_the_same_line(draw):
+    figure = draw({f"run {number}": HISTORY for number in range(12)})
+    for ax in figure.axes:
+        assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == len(ax.lines) == 12
+
+
+def test_bars_keep_their_room_beside_long_names():
+    """And two runs whose names are cut to the same have bars of their own."""
+    runs = {f"{name}{end}": stage_costs(HISTORY) for name in AWKWARD for end in "ab"}
+    figure = draw_costs(runs)
+    assert png(figure)
+    (ax,) = figure.axes
+    assert ax.get_position().width > 0.4
+    assert len({bar.get_y() for bar in ax.containers[0]}) == len(ax.get_yticklabels()) == 2 * len(runs)
+
+
+@pytest.mark.parametrize("column", ["年", "$x_$"])
+def test_a_column_of_times_may_have_any_name(column):
+    table = places().table.rename(columns={"year": column})
+    assert svg(draw_times(replace(places(), table=table), column))
+
+
+def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
+    """Also those of the pictures that were mixed in; and a name is no formula."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    long = "a_class_of_a_rather_long_name"
+    figure = draw_rows([Row("mixed", [image] * 2, [f"60% $_{{$^ + 40% {long}", "oak"])])
+    assert png(figure)
+    caption = figure.subfigs[0].axes[0].get_xlabel()
+    assert caption == "60% \\$_{\\$^\n+ 40% a_class_of_a_\nrather_long_name"
+
+
+@pytest.mark.parametrize(("pictures", "of"), [(5000, 5003), (5000, 40_000), (500, 1_000_000)])
+def test_numbers_of_labels_have_room_however_far_a_sample_is_from_all(pictures, of):
+    figure = draw_label_curve(of_a_sample(pictures, of))
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert figure.axes[0].get_xticklabels()[-1].get_text() == f"{2 * of:,}"
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_the_curve_of_a_hundred_thousand_pictures_is_no_larger_than_a_page_takes():
+    rng = np.random.default_rng(0)
+    curve = abstention_curve(rng.random(100_000) < 0.7, rng.random(100_000))
+    panel = draw_abstention(curve).axes[0]
+    x = panel.lines[0].get_xdata()
+    assert len(x) == 500
+    assert (x[0], x[-1]) == (pytest.approx(0.01, rel=0.1), 100)

@@ -1,0 +1,177 @@
+"""Would more labels help: on embeddings whose answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+from tests.messages import mentions
+
+from efficientnetv2.evaluation.label_efficiency import more_labels, verdict
+from efficientnetv2.inference import learning_curve as label_curve_module
+from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint, _carried, _macro_f1, label_curve
+from efficientnetv2.inference.linear_probe import Together, fitted
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.rng import Key
+
+
+def embeddings(generator, count, *, apart=0.6, width=60):
+    """Three classes around centres that lie so far apart, in noise of deviation 1."""
+    centres = np.random.default_rng(99).normal(size=(3, width)) * apart / 3
+    labels = np.arange(count) % 3
+    vectors = (centres[labels] + generator.normal(size=(count, width))).astype(np.float32)
+    return Embeddings(np.arange(count), labels, vectors)
+
+
+def curve(seed, *, train=240, labelled=None, apart=0.6, val=300):
+    """Also the macro-F1 reached with ``train`` pictures, and with twice ``labelled``, of which these are a sample."""
+    generator, labelled = np.random.default_rng(seed), labelled or train
+    every, asked = embeddings(generator, 2 * labelled, apart=apart), embeddings(generator, val, apart=apart)
+    learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
+    answers = fitted(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
+    found = label_curve(
+        learn, asked, answers, labelled=labelled, strength=0.01, balanced=False, key=Key.of(seed)
+    )
+    twice = fitted(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
+    return (
+        found,
+        f1_score(asked.labels, answers, average="macro"),
+        f1_score(asked.labels, twice, average="macro"),
+    )
+
+
+def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
+    """Of twelve sets, each with the truth at hand: the labels that are promised are bought, and tried."""
+    inside, gains = 0, []
+    for seed in range(12):
+        found, whole, twice = curve(seed)
+        assert found.points[-1].macro_f1 == pytest.approx(whole)
+        assert [one.pictures for one in found.points] == [15, 30, 60, 120, 240]
+        inside += found.forecast.low <= twice <= found.forecast.high
+        gains.append((found.gain, twice - whole))
+    assert inside >= 10, inside
+    foretold, real = np.mean(gains, axis=0)
+    assert foretold == pytest.approx(real, abs=0.02)
+    assert real > 0.02
+
+
+def test_where_nothing_is_left_to_learn_it_is_said():
+    found, whole, _ = curve(0, apart=6.0)
+    assert whole > 0.99
+    assert verdict(found)[0] == "Little."
+    found, _, _ = curve(0)
+    word, words = verdict(found)
+    assert word == ("Probably." if found.gain_low > 0.005 else "Perhaps.")
+    assert mentions(words, "120")
+    assert "with 240" in words
+    assert "sample" not in words
+    assert "the last of all training pictures" in more_labels(found).how
+
+
+@pytest.mark.parametrize("carried", [None, LabelPoint(960, 0.41, 0.3, 0.5, 5)])
+def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
+    """53.7 % with 48 pictures, 46.5 % with 96; whether more would help is not known."""
+    points = (LabelPoint(48, 0.537, 0.4, 0.66, 5), LabelPoint(96, 0.465, 0.33, 0.6, 1))
+    found = LabelCurve(points, LabelPoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
+    word, words = verdict(found)
+    assert word == "Not told."
+    assert mentions(" ".join(words.split()), "53.7", "48", "46.5", "96")
+    assert "192" not in words
+    assert verdict(replace(found, gain=0.001))[0] == "Perhaps."
+    assert verdict(replace(found, gain_high=0.01))[0] == "Little."
+
+
+def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
+    """240 of 1,920 are measured: 3,840 lie four doublings away, where a power law alone promises far too much."""
+    inside = 0
+    for seed in range(8):
+        found, whole, twice = curve(seed, labelled=1920)
+        assert found.points[-1].pictures == 240
+        assert found.points[-1].macro_f1 == pytest.approx(whole)
+        assert (found.carried.pictures, found.forecast.pictures) == (1920, 3840)
+        inside += found.forecast.low <= twice <= found.forecast.high
+    assert inside >= 7, inside
+
+
+def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
+    found, _, _ = curve(0, labelled=1920)
+    word, words = verdict(found)
+    assert word == "Perhaps."
+    assert found.gain_low == 0
+    assert mentions(words, "240", "1,920")
+    assert mentions(words, "1,920")
+    assert mentions(words, "3,840")
+    assert f"{100 * found.gain:+.1f} points (+0.0 to {100 * found.gain_high:+.1f})" in words
+    assert mentions(more_labels(found).how, "240")
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_copies_are_no_labels_more(made):
+    """Each picture three times, as copies or as one place: nothing stands on both sides of a draw."""
+    generator = np.random.default_rng(0)
+    one, asked = embeddings(generator, 240), embeddings(generator, 300)
+    vectors = np.tile(one.vectors, (3, 1)) + 0.1 * generator.normal(size=(720, 60)).astype(np.float32)
+    train = Embeddings(np.arange(720), np.tile(one.labels, 3), vectors)
+    number = np.tile(np.arange(240), 3)
+    family = number if made else np.arange(720)
+    together = Together(number, family, made & (np.arange(720) >= 240))
+    answers = fitted(vectors, train.labels, 0.01, False).predict(asked.vectors)
+    of = 240 if made else 720
+    found = label_curve(
+        train, asked, answers, labelled=of, strength=0.01, balanced=False, key=Key.of(0), together=together
+    )
+    assert [one.pictures for one in found.points] == pytest.approx(
+        [of / 16, of / 8, of / 4, of / 2, of], abs=3
+    )
+    assert found.points[-1].pictures == of
+    assert found.carried is None
+    for learnt, rest in together.drawn(train.labels, key=Key.of(1), draws=3, teach=of // 4):
+        assert not set(number[learnt]) & set(number[rest])
+        assert len(learnt) == pytest.approx(180, abs=6)
+
+
+def test_a_power_law_is_carried_on():
+    """Errors 0.8 n^-0.5: twice as many leave 0.8 (2n)^-0.5, by both readings."""
+    sizes = np.array([25.0, 50.0, 100.0, 200.0])
+    scores = (1 - 0.8 * sizes**-0.5)[:, None]
+    assert _carried(scores, sizes, 200, 400) == pytest.approx(1 - 0.8 * 400.0**-0.5)
+
+
+def test_beyond_a_sample_a_power_law_is_carried_on_at_three_rates():
+    """200 of 800: 1,600 are three doublings away. A rise of the error, which chance may make, is not carried on."""
+    sizes = np.array([25.0, 50.0, 100.0, 200.0])
+    scores = (1 - 0.8 * sizes**-0.5)[:, None]
+    expected = [1 - 0.8 * 200**-0.5 * 8**-rate for rate in (0.5, 0.5, 0.25, 0.25, 0, 0)]
+    assert _carried(scores, sizes, 800, 1600)[:, 0] == pytest.approx(expected)
+    assert _carried(scores[::-1], sizes, 800, 1600) == pytest.approx(scores[0, 0])
+
+
+def test_weighted_macro_f1_is_that_of_repeated_pictures():
+    generator = np.random.default_rng(0)
+    true, answers = generator.integers(0, 3, (2, 40))
+    times = generator.integers(0, 3, 40)
+    expected = f1_score(np.repeat(true, times), np.repeat(answers, times), average="macro")
+    assert _macro_f1(times[None].astype(float), true, answers, 3) == pytest.approx(expected)
+
+
+def test_too_few_pictures_give_no_curve_and_the_same_key_the_same():
+    assert curve(0, train=30)[0] is None
+    assert curve(1)[0] == curve(1)[0]
+
+
+def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
+    """7 of 2,000 pictures: a sixteenth of them has 0.44 of one, which is none, an eighth 0.9, which is one."""
+    generator = np.random.default_rng(0)
+    labels = (np.arange(2000) >= 1993).astype(np.int64)
+    vectors = (generator.normal(size=(2000, 4)) + 3 * labels[:, None]).astype(np.float32)
+    train = Embeddings(np.arange(2000), labels, vectors)
+    answers = fitted(vectors, labels, 0.01, False).predict(vectors)
+
+    def found():
+        return label_curve(train, train, answers, labelled=2000, strength=0.01, balanced=False, key=Key.of(0))
+
+    assert [one.pictures for one in found().points] == [250, 500, 1000, 2000]
+    monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth
+    assert found() is None

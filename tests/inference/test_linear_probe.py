@@ -1,0 +1,276 @@
+"""The linear probe: scikit-learn's logistic regression on the network's embeddings, and nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.preprocessing import StandardScaler
+from tests.data.test_splits import manifest as pictures
+from tests.messages import mentioning
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.data.dataset import read
+from efficientnetv2.inference import linear_probe as room
+from efficientnetv2.inference.linear_probe import Together, distinct, fit_probe, linear_probe
+from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
+PREPROCESSING = Preprocessing(image_px=32)
+KEY = Key.of(0)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return create(SMALL, num_classes=0)
+
+
+@pytest.fixture
+def parts(class_folders):
+    pictures = read(class_folders)
+    return pictures.select(np.arange(0, 48, 2)), pictures.select(np.arange(1, 48, 2))
+
+
+def test_embeddings_are_what_the_classifier_reads(network, parts):
+    embedded = embed_manifest(network, parts[0], preprocessing=PREPROCESSING, batch_images=5)
+    assert embedded.vectors.shape == (24, 16)
+    assert embedded.labels.tolist() == parts[0].labels.tolist()
+    one = embed_manifest(network, parts[0].select([7]), preprocessing=PREPROCESSING)
+    np.testing.assert_allclose(embedded.vectors[7], one.vectors[0], rtol=1e-4, atol=1e-5)
+
+
+def test_colours_are_told_apart_even_by_random_features(network, parts):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    done = []
+    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY, progress=done.append).probe
+    assert found.top1 == found.macro_f1 == 1.0
+    assert (found.train_pictures, found.pictures) == (24, 24)
+    assert done[-1] == 48
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
+    """Of three that are lost one is a copy: two labels fewer."""
+    train, val = parts
+    made = ["" if row != 9 else train.paths[8] for row in range(24)]
+    train = replace(train, table=train.table.assign(augmented_from=made))
+    for row in (2, 5, 9):
+        Path(train.file(row)).write_bytes(b"no picture")
+    found = linear_probe(network, train, val, preprocessing=PREPROCESSING, key=KEY)
+    assert [row for row, _ in found.train.unreadable] == [2, 5, 9]
+    assert (found.probe.train_pictures, found.lost) == (21, 2)
+
+
+@pytest.mark.parametrize(
+    ("side", "lost", "said"),
+    [
+        (0, range(24), ("24",)),
+        (1, range(24), ("24",)),
+        (0, range(8, 24), ("blue", "16")),
+    ],
+    ids=["learning", "measuring", "one class"],
+)
+def test_too_little_that_can_be_read_is_named(side, lost, said, network, parts):
+    """Of shards it shows only now; scikit-learn would speak of arrays."""
+    for row in lost:
+        Path(parts[side].file(row)).write_bytes(b"no picture")
+    with pytest.raises(InputError, match=mentioning(*said)):
+        linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
+
+
+def test_labels_that_mean_nothing_are_not_learnt(network, parts):
+    train, val = parts
+    shuffled = replace(
+        train, table=train.table.assign(label=np.random.default_rng(0).permutation(train.table["label"]))
+    )
+    found = linear_probe(network, shuffled, val, preprocessing=PREPROCESSING, key=KEY).probe
+    assert found.top1 < 0.8
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 25, 15])
+    vectors = (draw.normal(size=(100, 8)) * np.arange(1, 9) + labels[:, None]).astype(np.float32)
+    pipeline, strength = fit_probe(Embeddings(np.arange(100), labels, vectors), key=KEY, balanced=balanced)
+    by_hand = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=1000)
+    scaled = StandardScaler().fit_transform(vectors)
+    by_hand.fit(scaled, labels)
+    np.testing.assert_allclose(pipeline.predict_proba(vectors), by_hand.predict_proba(scaled), atol=1e-3)
+
+
+@pytest.mark.parametrize(("classes", "fits"), [(250, 6), (300, 1)])
+def test_of_very_many_classes_the_strength_is_the_usual_one(classes, fits, monkeypatch):
+    """A fit of all is by turns of 2,000 x 1,280 x K; choosing among five takes as many of three quarters."""
+    made = []
+    monkeypatch.setattr(room, "fitted", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing())
+    labels = np.arange(2_000) % classes
+    vectors = np.zeros((2_000, 1_280), dtype=np.float32)
+    _, strength = fit_probe(Embeddings(np.arange(2_000), labels, vectors), key=KEY, balanced=False)
+    assert made == [1_500] * (fits - 1) + [2_000]
+    assert strength == (room.USUAL_STRENGTH if fits == 1 else room._STRENGTHS[0])
+
+
+class _Nothing:
+    def predict(self, vectors):
+        return np.full(len(vectors), -1)
+
+
+def test_copies_and_neighbours_do_not_choose_the_strength():
+    """Each vector three times, with a little noise: asked for them, a probe would know them by heart."""
+    labels, vectors = _alike(240, np.random.default_rng(2))
+    alone = Embeddings(np.arange(240), labels, vectors[:240])
+    every, family = Embeddings(np.arange(720), np.tile(labels, 3), vectors), np.tile(np.arange(240), 3)
+    _, expected = fit_probe(alone, key=KEY, balanced=False)
+    _, parted = fit_probe(every, key=KEY, balanced=False)
+    assert parted > expected
+    copies = Together(family, family, np.arange(720) >= 240)
+    assert fit_probe(every, key=KEY, balanced=False, together=copies)[1] == expected
+    places = Together(family, np.arange(720), np.zeros(720, dtype=bool))
+    assert fit_probe(every, key=KEY, balanced=False, together=places)[1] == expected
+
+
+def _alike(count, draw):
+    """Three classes, and vectors of ``count`` pictures, then again twice with a little noise."""
+    labels = np.arange(count) % 3
+    own = 0.15 * draw.normal(size=(3, 300))[labels] + draw.normal(size=(count, 300))
+    again = np.concatenate([own, own, own])
+    again[count:] += 0.3 * draw.normal(size=(2 * count, 300))
+    return labels, again.astype(np.float32)
+
+
+def test_where_nothing_hangs_together_the_draw_is_scikit_learns():
+    labels = np.arange(60) % 3
+    split = StratifiedShuffleSplit(1, test_size=0.25, random_state=KEY.torch_seed() % 2**32)
+    ((learning, choosing),) = Together.of(pictures(labels), np.arange(60), key=KEY).drawn(
+        labels, key=KEY, ask=0.25
+    )
+    expected = next(split.split(labels, labels))
+    np.testing.assert_array_equal(learning, expected[0])
+    np.testing.assert_array_equal(choosing, expected[1])
+
+
+def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
+    labels = np.tile([0, 1], 40)
+    place = np.arange(80) // 8
+    data = pictures(labels, latitude=place + 0.5, longitude=place + 0.5)
+    together = Together.of(data, None, key=KEY)
+    assert len(np.unique(together.clusters)) == 10
+    ((learning, choosing),) = together.drawn(labels, key=KEY, ask=0.25)
+    assert not set(place[learning]) & set(place[choosing])
+    assert 12 <= len(choosing) <= 28
+    one_place_each = pictures(labels, latitude=labels + 0.5, longitude=labels + 0.5)
+    assert len(np.unique(Together.of(one_place_each, None, key=KEY).clusters)) == 80
+
+
+def test_places_of_very_few_pictures_are_no_obstacle():
+    """No class has a picture for each of the parts that a strictness is chosen by."""
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
+    np.testing.assert_array_equal(np.unique(Together.of(few, None, key=KEY).clusters), np.arange(6))
+
+
+@pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
+def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
+    """A quarter of 100 pictures is a handful of places, of 2,000 the 500 that suffice; lone ones are drawn once."""
+    of = Embeddings(
+        np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32)
+    )
+    together = Together(
+        np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool)
+    )
+    seen = []
+    monkeypatch.setattr(
+        room, "fitted", lambda *words: seen.append(words) or DummyClassifier().fit(words[0], words[1])
+    )
+    fit_probe(of, key=KEY, balanced=False, together=together)
+    assert len(seen) == 5 * draws + 1
+
+
+def test_of_copies_whose_origin_is_not_there_one_stands_for_it():
+    copies = Together(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([True, True, True, False]))
+    assert copies.originals.tolist() == [0, 3]
+
+
+def test_class_weights_serve_the_rare_class():
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [190, 10])
+    vectors = (draw.normal(size=(200, 4)) + labels[:, None]).astype(np.float32)
+    embedded = Embeddings(np.arange(200), labels, vectors)
+    plain, weighed = (
+        f1_score(labels, fit_probe(embedded, key=KEY, balanced=balanced)[0].predict(vectors), average="macro")
+        for balanced in (False, True)
+    )
+    assert weighed > plain
+
+
+def test_a_class_with_one_picture_is_no_obstacle():
+    vectors = np.eye(5, dtype=np.float32)
+    pipeline, _ = fit_probe(
+        Embeddings(np.arange(5), np.array([0, 0, 1, 1, 2]), vectors), key=KEY, balanced=True
+    )
+    assert set(pipeline.classes_) == {0, 1, 2}
+
+
+def test_a_class_that_is_only_answered_does_not_count():
+    """As in the report: 19 of 20 right, the last given to a class that is not there. F1 38/39 of the one class."""
+    truth, answers = np.zeros(20, dtype=np.int64), np.array([0] * 19 + [1])
+    expected = figures(truth, np.eye(2)[answers], ("a", "b")).macro_f1
+    assert room.macro_f1(truth, answers) == pytest.approx(expected) == pytest.approx(38 / 39)
+
+
+def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
+    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 pictures; S at 384 px 8.37: 430, so the least, 500."""
+    cpu = torch.device("cpu")
+    b0, s = create("efficientnetv2_b0", num_classes=0), create("efficientnetv2_s", num_classes=0)
+    assert room.most_pictures(b0, 224, 10, cpu) == 5000
+    assert room.most_pictures(b0, 448, 10, cpu) == pytest.approx(5014 / 4, rel=0.01)
+    assert room.most_pictures(s, 384, 10, cpu) == 500
+    assert room.most_pictures(s, 384, 300, cpu) == 1500
+    assert room.most_pictures(s, 384, 10, torch.device("cuda")) == 5000
+
+
+def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
+    monkeypatch.setattr(room, "_MOST_PICTURES", 12)
+    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY).probe
+    assert (found.train_pictures, found.pictures) == (12, 12)
+
+
+def test_copies_are_not_drawn_for_pictures():
+    """Classes of 900 pictures, and of 60 with 14 copies each: of 200 about half of each, all of them that there are."""
+    labels = np.repeat([0, 1, 1], [900, 60, 840])
+    origin = [None] * 960 + [f"{900 + number % 60}.jpg" for number in range(840)]
+    made = pictures(labels, path=[f"{row}.jpg" for row in range(1800)], augmented_from=origin)
+    contents = np.arange(1800)
+    contents[450:900] = np.arange(450)  # and of the first class half are the same files again
+    rows = room.taught(labels, 200, KEY, distinct(made, contents))
+    assert len(rows) == len(np.unique(rows)) == 200
+    of_first, of_second = rows[labels[rows] == 0], rows[labels[rows] == 1]
+    assert 75 <= len(of_first) <= 125
+    assert len(np.unique(contents[of_first])) == len(of_first)
+    assert set(range(900, 960)) <= set(of_second.tolist()), "copies beside all of these fill the rest"
+    plain = room.taught(labels, 200, KEY)
+    np.testing.assert_array_equal(plain, room.taught(labels, 200, KEY, np.ones(1800, dtype=bool)))
+    assert np.bincount(labels[plain]).tolist() == np.bincount(labels[rows]).tolist()
+
+
+def test_a_class_that_no_draw_has_met_is_learnt_all_the_same(network, parts, monkeypatch):
+    """One of 9 is of another class, and 2 are drawn: of one class alone there is nothing to fit."""
+    train, val = parts
+    rare = train.select([0, *np.flatnonzero(train.labels == 2)])
+    assert np.bincount(rare.labels).tolist() == [1, 0, 8]
+    monkeypatch.setattr(room, "most_pictures", lambda *_: 2)
+    for seed in range(3):
+        found = linear_probe(network, rare, val, preprocessing=PREPROCESSING, key=Key.of(seed))
+        assert len(np.unique(found.train.labels)) == 2

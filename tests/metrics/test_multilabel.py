@@ -1,0 +1,169 @@
+"""Figures of pictures with several labels, against scikit-learn on whole matrices and against counting by hand."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score
+from tests.messages import mentioning
+
+from efficientnetv2.metrics.classification import figures, top5_hits
+from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.metric_intervals import intervals_of, share_intervals
+from efficientnetv2.metrics.multilabel import (
+    applied,
+    mean_over_classes,
+    measured,
+    right,
+    several_figures,
+)
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+NAMES = ("animal", "cat", "dog")
+
+
+def test_four_pictures_by_hand():
+    """Dog: its two pictures come first and third by their probability: (1/1 + 2/3) / 2."""
+    labels = [[0, 1], [0, 2], [2, -1], [0, -1]]
+    shares = [[0.2, 0.7, 0.1], [0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.45, 0.15, 0.4]]
+    found = several_figures(labels, shares, NAMES)
+    assert found.top1 == 3 / 4  # all but the third
+    assert found.top5 is None
+    assert found.per_class["cat"].average_precision == 1.0
+    assert found.per_class["dog"].average_precision == pytest.approx((1 + 2 / 3) / 2)
+    # animal: fourth, third, second picture of its own stand at places 2, 3 and 4
+    assert found.per_class["animal"].average_precision == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 3)
+    assert [one.support for one in found.per_class.values()] == [3, 1, 2]
+    assert (found.majority_class, found.majority_top1) == ("animal", 3 / 4)
+    assert mean_over_classes(found) == ("mean_average_precision", found.mean_average_precision)
+    assert share_intervals(found) == {"top1": wilson(3 / 4, 4)}
+    # From half of a picture's largest share: cat; animal and dog of all others. Of 6 labels 5 are among these 7.
+    assert applied(shares).tolist() == [[False, True, False], *[[True, False, True]] * 3]
+    assert found.f1_micro == pytest.approx(2 * 5 / (6 + 7))
+    f1 = {"animal": 2 * 2 / (3 + 3), "cat": 1.0, "dog": 2 * 2 / (2 + 3)}
+    assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)
+    assert found.f1_macro == pytest.approx(sum(f1.values()) / 3)
+
+
+@st.composite
+def pictures(draw, classes=8):
+    count = draw(st.integers(1, 20))
+    sets = [sorted(draw(st.sets(st.integers(0, classes - 1), min_size=1, max_size=4))) for _ in range(count)]
+    labels = np.full((count, 4), -1)
+    for row, one in enumerate(sets):
+        labels[row, : len(one)] = draw(st.permutations(one))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return sets, labels, np.random.default_rng(seed).dirichlet(np.ones(classes), count)
+
+
+@given(pictures())
+def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
+    sets, labels, shares = data
+    hot = np.array([[number in one for number in range(8)] for one in sets])
+    found = several_figures(labels, shares, [str(number) for number in range(8)])
+    present = hot.any(axis=0)
+    assert found.mean_average_precision == pytest.approx(
+        average_precision_score(hot[:, present], shares[:, present], average="macro")
+    )
+    best = np.argsort(-shares, axis=1, kind="stable")
+    assert found.top1 == pytest.approx(np.mean([best[row, 0] in one for row, one in enumerate(sets)]))
+    assert found.top5 == pytest.approx(
+        np.mean([bool(set(best[row, :5]) & set(one)) for row, one in enumerate(sets)])
+    )
+    assert found.majority_top1 == hot.mean(axis=0).max()
+    called = shares >= shares.max(axis=1, keepdims=True) / 2
+    assert found.f1_micro == pytest.approx(f1_score(hot, called, average="micro"))
+    by_class = f1_score(hot, called, average=None, zero_division=0.0)
+    assert found.f1_macro == pytest.approx(by_class[present].mean())
+    assert [one.average_precision is None for one in found.per_class.values()] == (~present).tolist()
+
+
+def test_with_one_label_each_they_are_the_figures_of_one_label():
+    rng = np.random.default_rng(0)
+    labels, shares = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
+    names = [str(number) for number in range(7)]
+    one, several = figures(labels, shares, names), measured(labels[:, None], shares, names)
+    for name in ("top1", "top5", "ece", "majority_top1", "majority_class", "pictures"):
+        assert getattr(several, name) == pytest.approx(getattr(one, name)), name
+    assert mean_over_classes(one) == ("macro_f1", one.macro_f1)
+
+
+def test_an_answer_is_right_if_it_is_one_of_the_labels():
+    assert right([[0, 1], [2, -1]], [1, 0]).tolist() == [True, False]
+    assert right([0, 2], [0, 0]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("labels", "shares", "message"),
+    [
+        (np.empty((0, 2), int), np.empty((0, 3)), ("no labelled picture",)),
+        ([[0, 1], [-1, -1]], [[0.5, 0.5, 0], [0.5, 0.5, 0]], ("1", "label")),
+        ([[0, 1]], [[np.nan, 0.5, 0.5]], ("NaN",)),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(labels, shares, message):
+    with pytest.raises(InputError, match=mentioning(*message)):
+        several_figures(labels, shares, NAMES)
+
+
+def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
+    rng = np.random.default_rng(0)
+    wide = {}
+    for count in (40, 640):
+        labels = np.stack([rng.permutation(4)[:2] for _ in range(count)])
+        logits = rng.normal(size=(count, 4))
+        logits[np.arange(count)[:, None], labels] += 1.5
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        found = several_figures(labels, shares, ("a", "b", "c", "d"))
+        reach = intervals_of(found, labels, shares, key=Key.of(0))
+        assert set(reach) == {"top1", "mean_average_precision", "f1_micro", "f1_macro"}
+        for name, (low, high) in reach.items():
+            assert low < getattr(found, name) < high, name
+        wide[count] = {name: high - low for name, (low, high) in reach.items()}
+    for name, width in wide[640].items():
+        assert width == pytest.approx(wide[40][name] / 4, rel=0.5), name  # sixteen times the pictures
+
+
+def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
+    """Worked by hand: animal and cat; none; dog at just a half. Of 5 labels 3 are given, and all 3 are right."""
+    labels = [[0, 1], [0, 2], [2, -1]]
+    shares = [[0.9, 0.8, 0.1], [0.4, 0.1, 0.45], [0.2, 0.3, 0.5]]
+    assert applied(shares, "sigmoid").tolist() == [[True, True, False], [False] * 3, [False, False, True]]
+    found = several_figures(labels, shares, NAMES, "sigmoid")
+    assert found.answer == "sigmoid"
+    assert found.f1_micro == pytest.approx(2 * 3 / (5 + 3))
+    f1 = {"animal": 2 * 1 / (2 + 1), "cat": 1.0, "dog": 2 * 1 / (2 + 1)}
+    assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)
+    assert vars(measured(labels, shares, NAMES, "sigmoid")) == vars(found)
+    shared = several_figures(labels, shares, NAMES)
+    assert (found.top1, found.mean_average_precision) == (shared.top1, shared.mean_average_precision)
+    assert found.f1_micro != shared.f1_micro
+
+
+def test_intervals_are_of_the_same_rule_as_the_figures():
+    """Of pictures that are all given just their labels, whatever is drawn comes to 1, so that how many there are says
+    how far it reaches; by shares some would be given others.
+    """
+    labels = np.tile([[0, -1], [1, 2]], (20, 1))
+    shares = np.tile([[0.9, 0.48, 0.48], [0.1, 0.6, 0.7]], (20, 1))
+    found = several_figures(labels, shares, NAMES, "sigmoid")
+    reach = intervals_of(found, labels, shares, key=Key.of(0))
+    assert (found.f1_micro, reach["f1_micro"]) == (1.0, wilson(1.0, 40))
+    by_shares = several_figures(labels, shares, NAMES)
+    assert intervals_of(by_shares, labels, shares, key=Key.of(0))["f1_micro"][1] < 1
+
+
+def test_the_five_best_of_imagenet_21ks_classes_are_found_a_part_at_a_time():
+    generator = np.random.default_rng(0)
+    shares = generator.random((200, 21_841), dtype=np.float32)  # 183 are put in order together
+    best = np.argsort(-shares, axis=1)
+    true = np.stack([best[:, 9], np.where(np.arange(200) % 2, best[:, 4], -1)], axis=1)
+    tracemalloc.start()
+    hits = top5_hits(true, shares)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert hits.tolist() == (np.arange(200) % 2 == 1).tolist()
+    assert peak < 70e6

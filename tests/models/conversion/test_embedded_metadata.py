@@ -1,0 +1,358 @@
+"""There and back: a picture's file gives the same probabilities, to the bit, through every format of others."""
+
+import io
+import json
+import os
+import shutil
+import warnings
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.random_weights import randomise
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import model_file
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.conversion.metadata import Told
+from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.utils.errors import InputError
+
+pytest.importorskip("timm")
+h5py = pytest.importorskip("h5py")
+os.environ.setdefault("KERAS_BACKEND", "torch")
+keras = pytest.importorskip("keras")
+
+pytestmark = [
+    # Of Keras with numpy 2 and tensors of PyTorch.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+]
+
+PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::80]
+CLASSES = ("naïve", "oak, red", "elm")
+TF, V1 = architecture("efficientnetv2_b0"), architecture("efficientnet_b0")
+PLAIN = replace(V1, padding="symmetric", batch_norm_epsilon=1e-5)  # timm's without tf_, and torchvision's
+# None of it is what anyone would assume.
+UNUSUAL = {"image_px": 74, "interpolation": "bilinear", "mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}
+CUTS = {
+    "whole": {"framing": "whole"},
+    "pad": {"framing": "pad", "views": "symmetries"},
+    "crop": {"framing": "crop", "crop_fraction": 0.77},  # no whole pixels of 74
+}
+
+
+@pytest.fixture(autouse=True)
+def _silent():
+    with loading_tensorflow():
+        yield
+
+
+def model(table=TF, cut="whole", **changes):
+    network = EfficientNet(table, num_classes=len(CLASSES))
+    randomise(network)
+    network.preprocessing = Preprocessing(**UNUSUAL | CUTS[cut] | changes)
+    network.class_names = CLASSES
+    network.recipe, network.metrics = {"name": "mine", "epochs": 3}, {"val_top1": 0.75}
+    return network
+
+
+def answers(network):
+    """Of pictures that are no squares, so that every framing gives another."""
+    return Predictor(network)([*PHOTOGRAPHS[:2], oblong(PHOTOGRAPHS[2])])
+
+
+def oblong(path):
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.convert("RGB").resize((120, 70))
+
+
+def there_and_back(folder, network, out, to):
+    """As a user does it: from a model file, and into one."""
+    model_file.save(folder / "before.safetensors", network)
+    before = model_file.load(folder / "before.safetensors")
+    convert.write(folder / out, before, to)
+    back = convert.read(folder / out)
+    model_file.save(folder / "after.safetensors", back.network)
+    after = model_file.load(folder / "after.safetensors")
+    assert all(torch.equal(a, after.state_dict()[name]) for name, a in before.state_dict().items())
+    for fact in ("architecture", "preprocessing", "class_names", "answer", "recipe", "metrics"):
+        assert getattr(after, fact) == getattr(before, fact)
+    assert answers(after) == answers(before)
+    return back
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+    ("to", "out", "table"),
+    [
+        ("timm", "folder", TF),
+        ("timm", "o.safetensors", TF),
+        ("timm", "o.pth", PLAIN),  # whose twin would be assumed
+        ("torchvision", "o.pth", PLAIN),
+        ("torchvision", "o.safetensors", PLAIN),
+        ("keras", "o.keras", TF),
+        ("keras", "o.h5", V1),
+        ("keras", "o.weights.h5", V1),
+    ],
+)
+def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
+    back = there_and_back(tmp_path, model(table, cut), out, to)
+    assert "preprocessing: as this package wrote it into the file" in back.notes
+    assert not any("assumed" in note or "class names" in note for note in back.notes)
+
+
+@pytest.mark.parametrize(
+    ("to", "out"),
+    [("timm", "folder"), ("keras", "o.keras"), ("keras", "o.weights.h5"), ("torchvision", "o.pth")],
+)
+def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
+    network = model(PLAIN if to == "torchvision" else V1)
+    network.answer = "sigmoid"
+    there_and_back(tmp_path, network, out, to)
+    told = convert.write(tmp_path / f"told_{out}", network, to)
+    assert any("take the sigmoid of its outputs" in line for line in told) == (to != "keras")
+
+
+def test_keras_too_answers_each_class_by_itself(tmp_path):
+    network = model(V1)
+    network.answer = "sigmoid"
+    convert.write(tmp_path / "o.keras", network, "keras")
+    theirs = keras.saving.load_model(tmp_path / "o.keras")
+    levels = torch.randint(0, 256, (2, 74, 74, 3)).float()
+    mean, std = (torch.tensor(values) for values in (network.preprocessing.mean, network.preprocessing.std))
+    with torch.inference_mode():
+        own = network.eval()(((levels / 255 - mean) / std).permute(0, 3, 1, 2)).sigmoid()
+    torch.testing.assert_close(
+        torch.as_tensor(theirs.predict(levels.numpy(), verbose=0)), own, atol=1e-4, rtol=0
+    )
+
+
+def test_probabilities_would_tell():
+    """With what would be assumed in its place, or one field of another value, they are others."""
+    network = model()
+    right = answers(network)
+    for other in ({"image_px": 75}, {"framing": "crop", "crop_fraction": 0.875}, {"interpolation": "bicubic"},
+                  {"mean": (0.31, 0.4, 0.5)}, {"views": "symmetries"}):  # fmt: skip
+        network.preprocessing = replace(model().preprocessing, **other)
+        assert answers(network) != right
+
+
+def test_v2_with_keras_own_scaling_keeps_size_and_framing_in_a_file_of_weights(tmp_path):
+    own = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    there_and_back(tmp_path, model(TF, "pad", **own), "o.weights.h5", "keras")
+
+
+def test_what_is_told_goes_before_what_is_carried(tmp_path):
+    network = model()
+    convert.write(tmp_path / "hub", network, "timm")
+    told = Told({"framing": "pad"}, ("a", "b", "c"))
+    back = convert.read(tmp_path / "hub", told=told)
+    assert back.network.preprocessing == replace(network.preprocessing, framing="pad")
+    assert back.network.class_names == ("a", "b", "c")
+    assert back.network.recipe == network.recipe
+    assert back.network.metrics == {}  # reached with another framing
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "crop_fraction"),
+    [
+        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "pad"}, 1.0),
+        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "whole"}, 1.0),
+        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "crop"}, 0.77),
+        ({"framing": "crop", "crop_fraction": 0.77}, {"image_px": 96}, 0.77),
+    ],
+)
+def test_only_a_center_crop_keeps_a_crop_fraction(before, told, crop_fraction):
+    """Whoever names another framing does not get the cut of the former one."""
+    base = replace(model().preprocessing, **before)
+    assert Told(told).prepared(base) == replace(base, **told, crop_fraction=crop_fraction)
+
+
+def test_a_long_list_of_names_fits(tmp_path):
+    """ImageNet-21k's 21,843: more than an HDF5 attribute holds."""
+    network = EfficientNet(V1, num_classes=21_843)
+    network.class_names = tuple(f"a class with a long name {number}" for number in range(21_843))
+    convert.write(tmp_path / "o.weights.h5", network, "keras")
+    assert convert.read(tmp_path / "o.weights.h5").network.class_names == network.class_names
+
+
+def test_what_cannot_be_said_is_refused_once(tmp_path):
+    network = model(PLAIN)
+    network.metrics = {"val_top1": float("nan")}
+    for out, to in (("o.pth", "torchvision"), ("o.safetensors", "timm")):
+        with pytest.raises(InputError, match=mentioning("metrics.val_top1")) as error:
+            convert.write(tmp_path / out, network, to)
+        assert str(error.value).count("was not written") == 1
+    assert not list(tmp_path.iterdir())
+
+
+class TestOthersDoNotMind:
+    """Their own loaders, at their strictest, take the files as if nothing were carried."""
+
+    @pytest.mark.parametrize("name", ["o.keras", "o.h5", "o.weights.h5"])
+    def test_keras(self, tmp_path, name):
+        network = model(V1)
+        convert.write(tmp_path / name, network, "keras")
+        if name == "o.weights.h5":
+            theirs = keras.applications.EfficientNetB0(weights=None, classes=3, input_shape=(74, 74, 3))
+            theirs.load_weights(tmp_path / name)
+        else:
+            theirs = keras.models.load_model(tmp_path / name)
+        kernel = keras.ops.convert_to_numpy(theirs.get_layer("predictions").kernel)
+        assert (network.classifier.weight.detach().numpy() == kernel.T).all()
+        if name == "o.keras":  # one more member, and Keras unpacks the whole archive to the disk
+            with zipfile.ZipFile(tmp_path / name) as archive:
+                assert len(archive.namelist()) == 3
+                assert archive.testzip() is None
+        # What Keras saves next is its own: nothing of ours is left to be out of date.
+        theirs.save(tmp_path / "next.keras")
+        assert convert.reading.read(tmp_path / "next.keras").carried is None
+
+    @pytest.mark.parametrize("safe", [True, False])
+    def test_torchvision(self, tmp_path, safe):
+        import torchvision
+
+        network, path = model(PLAIN), tmp_path / f"o.{'safetensors' if safe else 'pth'}"
+        convert.write(path, network, "torchvision")
+        theirs = torchvision.models.efficientnet_b0(num_classes=3).eval()
+        loaded = load_file(path) if safe else torch.load(path, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            theirs.load_state_dict(loaded, strict=True)
+        pictures = torch.randn(2, 3, 74, 74)
+        with torch.inference_mode():
+            assert torch.allclose(theirs(pictures), network(pictures), atol=1e-5)
+        torch.save(theirs.state_dict(), tmp_path / "next.pth")
+        assert convert.reading.read(tmp_path / "next.pth").carried is None
+
+
+class TestWhatWasChangedSince:
+    """The file's own word goes before ours, and its tensors before both."""
+
+    def test_another_config(self, tmp_path):
+        convert.write(tmp_path / "hub", model(), "timm")
+        path = tmp_path / "hub" / "config.json"
+        config = json.loads(path.read_text())
+        config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
+        config["label_names"] = ["a", "b", "c"]
+        path.write_text(json.dumps(config))
+        back = convert.read(tmp_path / "hub")
+        assert back.network.preprocessing.mean == (0.5, 0.5, 0.5)
+        assert back.network.class_names == ("a", "b", "c")
+        assert any(
+            "changed since" in note and "mean (0.5, 0.5, 0.5), not (0.3" in note for note in back.notes
+        )
+        assert back.network.metrics == {}
+
+    def test_one_field_of_a_config_leaves_all_others_as_they_were(self, tmp_path):
+        """What no config.json of timm says too: views, the rule for raster bands, fractions of a pixel."""
+        rule = Bands((3, 2, 1), low=(100.0,) * 3, high=(900.0,) * 3, kinds=("uint16",))
+        network = model(cut="crop", views="symmetries", bands=rule)
+        convert.write(tmp_path / "hub", network, "timm")
+        path = tmp_path / "hub" / "config.json"
+        config = json.loads(path.read_text())
+        config["pretrained_cfg"]["std"] = [0.5, 0.5, 0.5]
+        path.write_text(json.dumps(config))
+        back = convert.read(tmp_path / "hub")
+        assert back.network.preprocessing == replace(network.preprocessing, std=(0.5, 0.5, 0.5))
+        assert not any("assumed" in note for note in back.notes)
+        config["pretrained_cfg"] |= {"input_size": [3, 96, 96], "crop_pct": 1.0}
+        path.write_text(json.dumps(config))
+        larger = convert.read(tmp_path / "hub").network.preprocessing
+        assert larger == replace(
+            network.preprocessing, std=(0.5, 0.5, 0.5), image_px=96, crop_fraction=1.0
+        ), "96 px of 96, as those of 74 before were of 96"
+
+    def test_another_classifier(self, tmp_path):
+        convert.write(tmp_path / "o.pth", model(PLAIN), "torchvision")
+        loaded = torch.load(tmp_path / "o.pth", weights_only=True)
+        loaded["classifier.1.weight"], loaded["classifier.1.bias"] = torch.zeros(5, 1280), torch.zeros(5)
+        torch.save(loaded, tmp_path / "o.pth")  # with our words still in it
+        back = convert.read(tmp_path / "o.pth")
+        assert back.network.class_names == ("0", "1", "2", "3", "4")
+        assert back.network.recipe == {}
+        assert any(mentions(note, "3", "class", "channel") for note in back.notes)
+
+    def test_the_twin_that_it_says_cannot_be_talked_away(self, tmp_path):
+        convert.write(tmp_path / "o.pth", model(PLAIN), "timm")
+        with pytest.raises(InputError, match=mentioning("efficientnet_b0", "--model", "tf_eff")):
+            convert.read(tmp_path / "o.pth", model="tf_efficientnet_b0")
+
+
+def damaged(path, text):
+    """The file once more, our words in it replaced."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        save_file(load_file(path), path, metadata | {CARRIED: text})
+    elif path.suffix == ".pth":
+        tensors = torch.load(path, weights_only=True)
+        tensors._metadata = {CARRIED: text}
+        torch.save(tensors, path)
+    elif path.suffix == ".keras":
+        held = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(held) as source, zipfile.ZipFile(path, "w") as target:
+            for name in source.namelist():
+                data = source.read(name)
+                target.writestr(name, json.dumps({CARRIED: text}) if name == "metadata.json" else data)
+    else:
+        with h5py.File(path, "r+") as file:
+            del file[CARRIED]
+            file[CARRIED] = memoryview(text.encode())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    for name, to in (("o.safetensors", "timm"), ("o.pth", "timm"), ("o.keras", "keras"), ("o.h5", "keras")):
+        convert.write(folder / name, model(V1), to)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["o.safetensors", "o.pth", "o.keras", "o.h5"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no JSON", "is damaged"),
+        ('{"format_version": 2}', "is damaged"),
+        ('{"format_version": 99, "package_version": "9.9"}', r"written by efficientnetv2 9\.9; .*Upgrade"),
+    ],
+)
+def test_damaged_words_are_refused(whole, tmp_path, name, text, said):
+    shutil.copy(whole / name, tmp_path / name)
+    damaged(tmp_path / name, text)
+    with pytest.raises(InputError, match=rf"{name}.*{said}"):
+        convert.read(tmp_path / name)
+
+
+def test_words_that_are_no_text(whole, tmp_path):
+    shutil.copy(whole / "o.h5", tmp_path / "o.h5")
+    with h5py.File(tmp_path / "o.h5", "r+") as file:
+        del file[CARRIED]
+        file[CARRIED] = memoryview(b"\xff\xfe")
+    with pytest.raises(InputError, match=mentioning("o.h5", "efficientnetv2.carried")):
+        convert.read(tmp_path / "o.h5")
+    shutil.copy(whole / "o.pth", tmp_path / "o.pth")
+    damaged(tmp_path / "o.pth", 7)
+    with pytest.raises(InputError, match=mentioning("o.pth", "damaged")):
+        convert.read(tmp_path / "o.pth")
+
+
+@pytest.mark.parametrize("metadata", ["[]", "no JSON", b"\xff"])
+def test_metadata_of_keras_that_is_none(whole, tmp_path, metadata):
+    with zipfile.ZipFile(whole / "o.keras") as source, zipfile.ZipFile(tmp_path / "o.keras", "w") as target:
+        for name in source.namelist():
+            target.writestr(name, metadata if name == "metadata.json" else source.read(name))
+    with pytest.raises(InputError, match=mentioning("o.keras", "metadata.json")):
+        convert.read(tmp_path / "o.keras")

@@ -1,0 +1,675 @@
+"""Keras' own computation is the measure: from the same JPEG files, both sides give the same logits."""
+
+import functools
+import json
+import os
+import shutil
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.random_weights import randomise
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.architectures.registry import architecture, published
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.models.conversion import convert, keras_export
+from efficientnetv2.models.conversion import keras as interop
+from efficientnetv2.models.conversion.keras import refuse_other_heads
+from efficientnetv2.models.conversion.keras_layers import layers, recognise
+from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensors import to_tensorflow
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
+from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.utils.errors import InputError
+
+h5py = pytest.importorskip("h5py")
+os.environ.setdefault("KERAS_BACKEND", "torch")
+keras = pytest.importorskip("keras")
+
+pytestmark = [
+    # Of Keras with numpy 2 and tensors of PyTorch.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+]
+
+TOLERANCE = 1e-4  # of the logits' spread
+PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::50]
+NAMES = (B0 := "efficientnetv2_b0", "efficientnet_b0")
+FORMATS = (".keras", ".weights.h5", ".h5")
+SYMMETRIC = {"mean": (128 / 255,) * 3, "std": (128 / 255,) * 3}
+EVEN_PX, ODD_PX = 64, 75  # 75 becomes 38, 19, 10, 5, 3: odd and even on the way down
+
+
+@pytest.fixture(autouse=True)
+def _silent():
+    with loading_tensorflow():
+        yield
+
+
+def pixels(preprocessing, photographs=PHOTOGRAPHS[:3]):
+    """The photographs as both networks get them: (N, H, W, 3) uint8."""
+    return np.stack([eval_picture(str(path), preprocessing) for path in photographs])
+
+
+def input_of(network, photographs=PHOTOGRAPHS[:3]):
+    pictures = torch.from_numpy(pixels(network.preprocessing, photographs)).permute(0, 3, 1, 2)
+    return normalise(pictures, mean=network.preprocessing.mean, std=network.preprocessing.std)
+
+
+@functools.cache
+def random_weights(name):
+    """Every number random, batch-norm's too, with activations of ordinary size on photographs."""
+    network = create(name, num_classes=5)
+    network.preprocessing = replace(network.preprocessing, image_px=96)
+    randomise(network, input_of(network, PHOTOGRAPHS))
+    return network.state_dict()
+
+
+def random_network(name, px=EVEN_PX, *, num_classes=5, **scaling):
+    """A new network with ``random_weights``."""
+    network = create(name, num_classes=num_classes)
+    network.load_state_dict(
+        {
+            key: tensor
+            for key, tensor in random_weights(name).items()
+            if num_classes or "classifier" not in key
+        }
+    )
+    network.preprocessing = replace(network.preprocessing, image_px=px, **scaling)
+    return network
+
+
+def our_logits(network):
+    with torch.inference_mode():
+        return network.eval()(input_of(network)).numpy()
+
+
+def keras_logits(model, images):
+    """Of uint8 pictures as they are: Keras scales by itself, and its softmax is taken off."""
+    if hasattr(model.layers[-1], "activation") and model.layers[-1].name == "predictions":
+        model.layers[-1].activation = keras.activations.linear
+    with torch.inference_mode():
+        return keras.ops.convert_to_numpy(model(images.astype(np.float32), training=False))
+
+
+def distance(ours, theirs):
+    assert np.isfinite(theirs).all()
+    assert 0.02 < theirs.std() < 50  # dead or exploding logits would prove nothing
+    return float(np.abs(ours - theirs).max() / theirs.std())
+
+
+def tensors_of(raw, network):
+    """A file's tensors under our names; none missing, none left over."""
+    names = interop.tensor_names(network.architecture)
+    if not network.num_classes:
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith("classifier.")}
+    assert set(names.values()) == set(raw.tensors)
+    return {ours: raw.tensors[theirs] for ours, theirs in names.items()}
+
+
+def loaded(raw, network):
+    """Our network with the weights and the preprocessing of a file."""
+    other = EfficientNet(network.architecture, num_classes=network.num_classes)
+    left = other.load_state_dict(tensors_of(raw, network), strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in left.missing_keys)
+    other.preprocessing = raw.preprocessing
+    return other
+
+
+def equal(raw, network):
+    state = network.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in tensors_of(raw, network).items())
+
+
+@pytest.mark.parametrize("px", [EVEN_PX, ODD_PX])
+@pytest.mark.parametrize("name", NAMES)
+def test_keras_gives_our_logits_and_we_its(name, px, tmp_path):
+    """Ours, written, computed by Keras from the pixels of real photographs; saved by Keras, read again."""
+    network = random_network(name, px)
+    keras_export.write(tmp_path / "ours.keras", network)
+    model = keras.models.load_model(tmp_path / "ours.keras")
+    theirs = keras_logits(model, pixels(network.preprocessing))
+    assert distance(our_logits(network), theirs) < TOLERANCE
+
+    model.save(tmp_path / "theirs.keras")
+    read = interop.read(tmp_path / "theirs.keras")
+    assert read.preprocessing == network.preprocessing
+    again = loaded(read, network)
+    assert distance(our_logits(again), theirs) < TOLERANCE
+    assert (our_logits(again).argmax(1) == theirs.argmax(1)).all()
+
+    # The same weights under anything wrong are far off.
+    for wrong in ({"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}):
+        other = EfficientNet(replace(network.architecture, **wrong), num_classes=5)
+        other.load_state_dict(network.state_dict())
+        other.preprocessing = network.preprocessing
+        assert distance(our_logits(other), theirs) > 10 * TOLERANCE
+    again.preprocessing = replace(network.preprocessing, **SYMMETRIC)
+    assert distance(our_logits(again), theirs) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "formats"), [("efficientnetv2_b0", FORMATS), ("efficientnet_b0", (".weights.h5", ".h5"))]
+)
+def test_every_format_of_keras_own_making_is_read_to_the_bit(name, formats, tmp_path):
+    network = random_network(name)
+    keras_export.write(tmp_path / "ours.weights.h5", network)
+    builder = {"efficientnetv2_b0": "EfficientNetV2B0", "efficientnet_b0": "EfficientNetB0"}[name]
+    model = getattr(keras.applications, builder)(weights=None, classes=5, input_shape=(EVEN_PX, EVEN_PX, 3))
+    model.load_weights(tmp_path / "ours.weights.h5")
+    for suffix in formats:
+        path = tmp_path / f"theirs{suffix}"
+        (model.save_weights if suffix == ".weights.h5" else model.save)(path)
+        assert interop.opens(path)
+        raw = interop.read(path)
+        assert equal(raw, network)
+        assert raw.source == "keras"
+        assert (raw.preprocessing.mean, raw.preprocessing.std) == (
+            network.preprocessing.mean, network.preprocessing.std,
+        )  # fmt: skip
+        own_name = {"efficientnetv2_b0": "efficientnetv2-b0", "efficientnet_b0": "efficientnetb0"}[name]
+        assert raw.model == (None if suffix == ".weights.h5" else own_name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
+    """Without a classifier it is what Keras calls ``include_top=False``."""
+    for suffix, num_classes in ((".keras", 0), (".weights.h5", 5), (".h5", 5)):
+        network = random_network(name, num_classes=num_classes)
+        path = tmp_path / f"network{suffix}"
+        keras_export.write(path, network)
+        raw = interop.read(path)
+        assert equal(raw, network)
+        # Weights alone do not say the size.
+        px = raw.preprocessing.image_px if suffix == ".weights.h5" else EVEN_PX
+        assert raw.preprocessing == replace(network.preprocessing, image_px=px)
+    assert len(list(tmp_path.iterdir())) == 3  # and nothing unfinished beside them
+
+
+def test_keras_own_constructor_takes_our_weights(tmp_path):
+    network = random_network("efficientnetv2_b0")
+    keras_export.write(tmp_path / "ours.weights.h5", network)
+    model = keras.applications.EfficientNetV2B0(
+        weights=tmp_path / "ours.weights.h5",
+        classes=5,
+        input_shape=(EVEN_PX, EVEN_PX, 3),
+        classifier_activation=None,
+    )
+    theirs = keras_logits(model, pixels(network.preprocessing))
+    assert distance(our_logits(network), theirs) < TOLERANCE
+
+
+def test_any_mean_and_std_travel_in_the_network(tmp_path):
+    scaling = {"mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}
+    for name, suffix in zip(NAMES, (".h5", ".keras"), strict=True):
+        network = random_network(name, **scaling)
+        path = tmp_path / f"ours{suffix}"
+        keras_export.write(path, network)
+        assert interop.read(path).preprocessing == network.preprocessing
+        model = keras.models.load_model(path)
+        assert distance(our_logits(network), keras_logits(model, pixels(network.preprocessing))) < TOLERANCE
+    # V1 keeps them among its weights, V2 has them in the description alone.
+    keras_export.write(tmp_path / "v1.weights.h5", network)
+    assert interop.read(tmp_path / "v1.weights.h5").preprocessing.mean == scaling["mean"]
+    with pytest.raises(InputError, match=mentioning(".keras", "preprocessing")):
+        keras_export.write(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
+
+
+def test_built_in_preprocessing_is_seen(tmp_path):
+    """ImageNet's constants in B0, (x - 128) / 128 in S; nothing without ``include_preprocessing``."""
+    options = {"weights": None, "include_top": False, "input_shape": (64, 64, 3)}
+    b0 = keras.applications.EfficientNetV2B0(**options)
+    for suffix in (".weights.h5", ".h5"):
+        (b0.save_weights if suffix == ".weights.h5" else b0.save)(tmp_path / f"b0{suffix}")
+        preprocessing = interop.read(tmp_path / f"b0{suffix}").preprocessing
+        assert preprocessing.mean == (0.485, 0.456, 0.406)
+        assert preprocessing.std == (0.229, 0.224, 0.225)
+
+    keras.applications.EfficientNetV2S(**options).save_weights(tmp_path / "s.weights.h5")
+    preprocessing = interop.read(tmp_path / "s.weights.h5").preprocessing
+    assert preprocessing == published("efficientnetv2_s").preprocessing
+    assert np.allclose(
+        (np.array([0, 128, 255]) / 255 - preprocessing.mean) / preprocessing.std, [-1, 0, 127 / 128]
+    )
+
+    bare = keras.applications.EfficientNetV2B0(**options, include_preprocessing=False)
+    for suffix in (".weights.h5", ".keras"):
+        (bare.save_weights if suffix == ".weights.h5" else bare.save)(tmp_path / f"bare{suffix}")
+        raw = interop.read(tmp_path / f"bare{suffix}")
+        assert raw.stated == (() if suffix == ".weights.h5" else ("image_px",))
+        assert raw.preprocessing == (
+            None if suffix == ".weights.h5" else replace(published(B0).preprocessing, image_px=64)
+        )
+        assert "does not scale pictures by itself" in raw.notes[0]
+
+
+def test_the_third_layer_of_published_v1_weights(tmp_path):
+    """Keras has standard deviations where variances belong, and divides by their roots once more."""
+    std = np.array([0.229, 0.224, 0.225])
+    picture = keras.Input((64, 64, 3))
+    x = keras.layers.Rescaling(1 / 255)(picture)
+    x = keras.layers.Normalization(mean=[0.485, 0.456, 0.406], variance=std.tolist())(x)
+    scaled = keras.layers.Rescaling((1 / np.sqrt(std)).tolist())(x)
+    model = keras.applications.EfficientNetV2B0(
+        weights=None,
+        include_top=False,
+        input_shape=(64, 64, 3),
+        input_tensor=scaled,
+        include_preprocessing=False,
+    )
+    model = keras.Model(picture, model.output)
+    model.save(tmp_path / "described.keras")
+    described = interop.read(tmp_path / "described.keras").preprocessing
+
+    v1 = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(64, 64, 3))
+    v1.layers[2].set_weights([np.array([0.485, 0.456, 0.406]), std, np.array(0)])
+    v1.save_weights(tmp_path / "published.weights.h5")
+    concluded = interop.read(tmp_path / "published.weights.h5").preprocessing
+
+    images = pixels(described)
+    theirs = keras.ops.convert_to_numpy(keras.Model(picture, scaled)(images.astype(np.float32)))
+    for ours in (described, concluded):
+        assert ours.std == tuple(std)
+        got = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), mean=ours.mean, std=ours.std)
+        assert np.abs(got.permute(0, 2, 3, 1).numpy() - theirs).max() < 1e-5
+
+
+def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
+    """Equal at 64 px; at 80 px a map of 5 px is halved, and Keras' own padding is another."""
+    network = random_network("efficientnet_b0", 64, num_classes=0)
+    keras_export.write(tmp_path / "sized.weights.h5", network)
+    sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
+    sizeless.load_weights(tmp_path / "sized.weights.h5")
+    sizeless.save(tmp_path / "sizeless.keras")
+    raw = interop.read(tmp_path / "sizeless.keras")
+    assert mentions(raw.notes[0], "32")
+    assert raw.stated == ("mean", "std")  # the size is the published one
+    assert not interop.read(tmp_path / "sized.weights.h5").notes
+    again = loaded(raw, network)
+    for px, same in ((64, True), (80, False)):
+        again.preprocessing = replace(again.preprocessing, image_px=px)
+        found = distance(our_logits(again), keras_logits(sizeless, pixels(again.preprocessing)))
+        assert found < TOLERANCE if same else found > 10 * TOLERANCE
+
+
+def test_a_network_within_a_network(tmp_path):
+    """What transfer learning with Keras leaves: augmentation, trunk, a head of the user's naming."""
+    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, input_shape=(64, 64, 3))
+    model = keras.Sequential(
+        [
+            keras.Input((64, 64, 3)),
+            keras.layers.RandomFlip(),
+            trunk,
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(4, name="mine"),
+        ]
+    )
+    network = create("efficientnetv2_b0", num_classes=4)
+    for suffix in FORMATS:
+        path = tmp_path / f"network{suffix}"
+        (model.save_weights if suffix == ".weights.h5" else model.save)(path)
+        raw = interop.read(path)
+        network = loaded(raw, network)
+        assert mentions(raw.notes[0], "mine", "classifier")
+        notes = " ".join(convert.read(path).notes)
+        sized = suffix != ".weights.h5"
+        assert ("preprocessing: image_px, mean and std as the file states" in notes) == sized
+        assert ("states no framing or interpolation; assumed" in notes) == sized
+        assert ("states no image_px, framing or interpolation; assumed" in notes) == (not sized)
+        assert mentions(notes, path, "effnetv2 convert", "OUT", "--class-names")
+        assert torch.equal(
+            network.classifier.weight.T, torch.from_numpy(keras.ops.convert_to_numpy(model.layers[-1].kernel))
+        )
+        network.preprocessing = replace(network.preprocessing, image_px=64)
+        theirs = keras_logits(model, pixels(network.preprocessing))
+        assert np.abs(our_logits(network) - theirs).max() < 1e-5 + TOLERANCE * theirs.std()
+
+
+@pytest.mark.parametrize("within", ["", "efficientnetv2-b0/"])
+def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
+    """Of a network within a network they list the layers that have weights; of one alone, all."""
+    network = create(B0, num_classes=2)
+    state, path = network.state_dict(), tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        for row in layers(network.architecture):
+            place = within or f"{row.name}/"
+            for ours, theirs in row.tensors.items():
+                array = to_tensorflow(state[f"{row.ours}.{ours}"], row.kind(theirs))
+                file[f"{place}{row.name}/{theirs}:0"] = array
+        if not within:
+            file.create_group("input_1")
+    raw = interop.read(path)
+    assert ("does not scale pictures by itself" in " ".join(raw.notes)) == (not within)
+    assert raw.stated == ()
+
+
+def test_the_size_around_a_network_that_has_none_is_stated(tmp_path):
+    """As transfer learning has it: Input((64, 64, 3)), and in it EfficientNetV2B0(include_top=False)."""
+    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, pooling="avg")
+    picture = keras.Input((64, 64, 3))
+    path = tmp_path / "network.keras"
+    keras.Model(picture, trunk(picture)).save(path)
+    raw = interop.read(path)
+    assert raw.preprocessing.image_px == 64
+    assert raw.stated == ("image_px", "mean", "std")
+
+
+def without_names(path):
+    """As versions of Keras wrote it that only number the layers, and list none without weights."""
+    with h5py.File(path, "r+") as file:
+        empty = []
+
+        def visit(name, group):
+            group.attrs.pop("name", None)
+            if name.endswith("/vars") and not len(group):
+                empty.append(name)
+
+        file.visititems(visit)
+        for name in empty:
+            del file[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbered_layers_are_named_by_their_order(name, tmp_path):
+    network = random_network(name)
+    path = tmp_path / "numbered.weights.h5"
+    keras_export.write(path, network)
+    without_names(path)
+    raw = interop.read(path)
+    assert equal(raw, network)
+    with h5py.File(path, "r+") as file:  # TensorFlow's Keras 2.13
+        file.move("layers", "_layer_checkpoint_dependencies")
+    assert equal(interop.read(path), network)
+    with h5py.File(path, "r+") as file:
+        del file["_layer_checkpoint_dependencies/conv2d_7"]
+    with pytest.raises(InputError, match=mentioning("Keras", "layer")):
+        interop.read(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["efficientnetv2_b3", "efficientnetv2_s", "efficientnet_b2", "efficientnet_b4"],
+)
+def test_names_and_shapes_are_keras(name):
+    family, _, size = name.partition("_")
+    builder = {"efficientnetv2": "EfficientNetV2", "efficientnet": "EfficientNet"}[family] + size.upper()
+    with keras.device("meta"):
+        model = getattr(keras.applications, builder)(weights=None)
+    theirs = {
+        f"{layer.name}.{weight.name}": tuple(weight.shape)
+        for layer in model.layers
+        for weight in layer.weights
+        if not layer.name.startswith("normalization")
+    }
+    with torch.device("meta"):
+        state = create(name).state_dict()
+    names = interop.tensor_names(architecture(name))
+    assert set(names.values()) == set(theirs)
+    assert set(names) == {key for key in state if not key.endswith("num_batches_tracked")}
+    assert {ours: sorted(state[ours].shape) for ours in names} == {
+        o: sorted(theirs[t]) for o, t in names.items()
+    }
+    assert recognise({theirs: tuple(state[ours].shape) for ours, theirs in names.items()}) == name
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_is_read_as_it_is(precision, tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = keras.applications.EfficientNetB0(weights=None, classes=5, input_shape=(64, 64, 3))
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.save_weights(tmp_path / "half.weights.h5")
+    raw = interop.read(tmp_path / "half.weights.h5")
+    assert {tensor.dtype for tensor in raw.tensors.values()} == {getattr(torch, precision)}
+    theirs = model.get_layer("predictions").kernel.value.detach()
+    assert theirs.dtype == getattr(torch, precision)
+    assert torch.equal(raw.tensors["predictions.kernel"], theirs.T)
+    assert raw.preprocessing.std == (1, 1, 1)  # of a Normalization that has seen nothing
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (lambda: create("efficientnetv2_xl", num_classes=2), "It has efficientnetv2_b0"),
+        (
+            lambda: EfficientNet(replace(architecture("efficientnetv2_b0"), padding="symmetric")),
+            "Its padding is symmetric",
+        ),
+        (lambda: EfficientNet(replace(architecture("efficientnetv2_b0"), batch_norm_epsilon=1e-5)), "It has"),
+    ],
+)
+def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
+    with torch.device("meta"):
+        network = network()
+    with pytest.raises(InputError, match=f"Keras has no such network.*{reason}"):
+        keras_export.write(tmp_path / "network.keras", network)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_keras_does_not_write(tmp_path):
+    with pytest.raises(InputError, match=mentioning("weights.h5")):
+        keras_export.write(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
+
+
+def test_a_missing_folder_is_said(tmp_path):
+    with pytest.raises(InputError, match=mentioning("No such file")):
+        keras_export.write(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("keras") / "whole.keras"
+    keras_export.write(path, random_network("efficientnetv2_b0", 32))
+    return path
+
+
+class TestBadFiles:
+    """Each is refused with its name and the reason."""
+
+    def test_cut_short(self, whole, tmp_path):
+        weights = tmp_path / "cut.weights.h5"
+        with zipfile.ZipFile(whole) as archive:
+            weights.write_bytes(archive.read("model.weights.h5")[:100_000])
+        assert interop.opens(weights)
+        with pytest.raises(InputError, match=mentioning("cut.weights.h5")):
+            interop.read(weights)
+        broken = tmp_path / "cut.keras"
+        broken.write_bytes(whole.read_bytes()[:-200])
+        assert not interop.opens(broken)
+        with pytest.raises(InputError, match=mentioning("cut.keras")):
+            interop.read(broken)
+
+    def changed(self, whole, path, change):
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+            for member in source.namelist():
+                data = source.read(member)
+                target.writestr(member, change(data) if member == "config.json" else data)
+        return path
+
+    def test_description_that_is_no_json(self, whole, tmp_path):
+        path = self.changed(whole, tmp_path / "a.keras", lambda text: text[:-20])
+        with pytest.raises(InputError, match=mentioning("a.keras", "JSON")):
+            interop.read(path)
+
+    def test_preprocessing_that_is_no_mean_and_std(self, whole, tmp_path):
+        def with_resizing(text):
+            config = json.loads(text)
+            layer = {"class_name": "Resizing", "config": {"name": "smaller", "height": 32, "width": 32}}
+            config["config"]["layers"].insert(1, layer)
+            return json.dumps(config)
+
+        path = self.changed(whole, tmp_path / "a.keras", with_resizing)
+        with pytest.raises(InputError, match=mentioning("smaller", "channel")):
+            interop.read(path)
+
+    def test_scale_of_zero(self, whole, tmp_path):
+        path = self.changed(
+            whole,
+            tmp_path / "a.keras",
+            lambda text: text.replace(b'"scale": 0.00392156862745098', b'"scale": 0'),
+        )
+        with pytest.raises(InputError, match=mentioning("0", "finite")):
+            interop.read(path)
+
+    def test_links_out_of_the_file_are_not_followed(self, whole, tmp_path):
+        path = tmp_path / "a.weights.h5"
+        with zipfile.ZipFile(whole) as archive:
+            path.write_bytes(archive.read("model.weights.h5"))
+        shutil.copy(path, tmp_path / "other.h5")
+        with h5py.File(path, "r+") as file:
+            del file["layers/conv2d/vars/0"]
+            file["layers/conv2d/vars/0"] = h5py.ExternalLink("other.h5", "/layers/conv2d/vars/0")
+        with pytest.raises(InputError, match="points out of the file"):
+            interop.read(path)
+
+    def test_more_declared_than_stored(self, whole, tmp_path):
+        path = tmp_path / "a.weights.h5"
+        with zipfile.ZipFile(whole) as archive:
+            path.write_bytes(archive.read("model.weights.h5"))
+        with h5py.File(path, "r+") as file:
+            del file["layers/conv2d/vars/0"]
+            file.create_dataset("layers/conv2d/vars/0", (10**6, 10**6), "f4", chunks=(1000, 1000))
+        with pytest.raises(InputError, match=mentioning("4,000,000,000,000", "0")):
+            interop.read(path)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            np.array(["oak", "elm"], dtype=object),
+            np.array([b"oak", b"elm"]),
+            np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]),
+            np.array([1 + 2j]),
+            np.ones(2, np.longdouble),
+            h5py.Empty("f4"),
+        ],
+        ids=["text", "bytes", "compound", "complex", "long double", "empty"],
+    )
+    @pytest.mark.parametrize("place", ["data/names", "data/names/kernel", "layers/conv2d/vars/0"])
+    def test_hdf5_of_something_else(self, values, place, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file[place] = values
+        with pytest.raises(InputError, match=rf"a\.h5: '/{place}' holds no numbers"):
+            interop.read(tmp_path / "a.h5")
+
+    def test_big_endian_numbers_are_read(self, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["predictions/predictions/bias:0"] = np.array([1.5, -2.0], ">f4")
+        bias = interop.read(tmp_path / "a.h5").tensors["predictions.bias"]
+        assert bias.tolist() == [1.5, -2.0]
+
+    @pytest.mark.parametrize("description", [np.ones(3), 7, h5py.Empty("f4")])
+    def test_description_that_is_no_text(self, description, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["predictions/predictions/bias:0"] = np.ones(2, "f4")
+            file.attrs["model_config"] = description
+        with pytest.raises(InputError, match=mentioning("a.h5")):
+            interop.read(tmp_path / "a.h5")
+
+    @pytest.mark.parametrize(
+        ("constants", "said"),
+        [
+            ({"mean": [0.5, 0.5], "variance": [0.1, 0.1, 0.1]}, ("2", "3", "channel")),
+            ({"mean": [0.5, 0.5, 0.5], "variance": [0.1] * 4}, ("4", "3", "channel")),
+            ({"mean": [], "variance": [0.1, 0.1, 0.1]}, ("0", "3", "channel")),
+            ({"mean": [0.5], "variance": [-1.0]}, ("0", "finite")),
+            ({"mean": [float("nan")], "variance": [0.1]}, ("0", "finite")),
+            ({"mean": [0.5], "variance": [float("inf")]}, ("0", "finite")),
+        ],
+    )
+    def test_constants_that_are_no_mean_and_std(self, whole, tmp_path, constants, said):
+        def with_constants(text):
+            config = json.loads(text)
+            [layer] = [one for one in config["config"]["layers"] if one["class_name"] == "Normalization"]
+            layer["config"].update(constants)
+            return json.dumps(config)
+
+        path = self.changed(whole, tmp_path / "a.keras", with_constants)
+        with pytest.raises(InputError, match=mentioning(*said)):
+            interop.read(path)
+
+    @pytest.mark.parametrize("px", [0, -5])
+    def test_a_size_that_is_none_is_as_published(self, whole, tmp_path, px):
+        path = self.changed(
+            whole,
+            tmp_path / "a.keras",
+            lambda text: text.replace(
+                b'"batch_shape": [null, 32, 32, 3]', f'"batch_shape": [null, {px}, {px}, 3]'.encode()
+            ),
+        )
+        assert interop.read(path).preprocessing.image_px == published("efficientnetv2_b0").eval_px
+
+    def test_other_files_are_not_keras(self, tmp_path):
+        (tmp_path / "text.h5").write_text("no HDF5")
+        with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+            archive.writestr("data.pkl", "")
+        assert not interop.opens(tmp_path / "text.h5")
+        assert not interop.opens(tmp_path / "other.zip")
+        assert not interop.opens(tmp_path / "absent.keras")
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("a.keras", ["class names", "preprocessing: size, mean and std are in the network"]),
+        ("a.weights.h5", ["class names", "preprocessing: mean and std are in the network"]),
+    ],
+)
+def test_what_keras_does_not_see_is_told(name, alone, tmp_path):
+    network = random_network("efficientnet_b0")
+    network.class_names = ("a", "b", "c", "d", "e")
+    notes = convert.write(tmp_path / name, network, "keras")
+    assert len(notes) == len(alone)
+    assert all(word in note for word, note in zip(alone, notes, strict=True))
+
+
+def test_reading_needs_no_keras(tmp_path, monkeypatch):
+    network = random_network("efficientnet_b0")
+    keras_export.write(tmp_path / "a.keras", network)
+    monkeypatch.setitem(sys.modules, "keras", None)
+    assert equal(interop.read(tmp_path / "a.keras"), network)
+    with pytest.raises(InputError, match=r'pip install "h5py[^"]*" "keras'):
+        keras_export.write(tmp_path / "b.keras", network)
+
+
+def behind(*layers):
+    """A description that ends in these layers, behind a convolution."""
+    conv = {"class_name": "Conv2D", "config": {"name": "top_conv"}}
+    return {"class_name": "Functional", "config": {"layers": [conv, *layers]}}
+
+
+def keras_layer(kind, **config):
+    return {"class_name": kind, "config": {"name": kind.lower(), **config}}
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([keras_layer("Dense", units=64, activation="relu"), keras_layer("Dense", units=1, activation="sigmoid")],
+         ("2", "layer")),
+        ([keras_layer("Dense", units=1, activation="sigmoid")], ("sigmoid",)),
+        ([keras_layer("Dense", units=1, activation="linear")], ("has one output",)),
+        ([keras_layer("Dense", units=5, activation="linear"), keras_layer("Activation", activation="sigmoid")],
+         ("activation", "sigmoid")),
+        ([keras_layer("GlobalMaxPooling2D"), keras_layer("Dense", units=5, activation="softmax")],
+         ("globalmaxpooling2d", "GlobalMaxPooling2D")),
+    ],
+)  # fmt: skip
+def test_another_end_of_a_network_is_refused(layers, message):
+    with pytest.raises(InputError, match=mentioning(*message)):
+        refuse_other_heads(Path("some.keras"), behind(*layers))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "linear", {"class_name": "Softmax", "config": {}}])
+def test_the_usual_end_of_a_network_is_taken(activation):
+    pooled = [keras_layer("Activation", activation="swish"), keras_layer("GlobalAveragePooling2D")]
+    refuse_other_heads(
+        Path("some.keras"), behind(*pooled, keras_layer("Dense", units=5, activation=activation))
+    )

@@ -1,0 +1,193 @@
+"""Weights of timm and torchvision by tag, against a server on this machine: checked, kept, and soon given up."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from tests.command_line import TINY, effnetv2, effnetv2_fresh
+from tests.hub_server import serving
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.models import download, hub
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.library_weights import timm_file, torchvision_file
+from efficientnetv2.training.initial_weights import load_weights, start
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.errors import InputError
+
+timm = pytest.importorskip("timm")
+
+WORD = "timm:resnet10t.c3_in1k"
+REPOSITORY = "timm/resnet10t.c3_in1k"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The hub that the user's environment names, and caches of this test alone."""
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
+    with serving() as server:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setattr(hub, "Hub", partial(hub.Hub, endpoint=server.url, folder=tmp_path / "hub"))
+        yield server
+
+
+def same_answers(ours, theirs):
+    pictures = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        return torch.equal(ours.eval()(pictures), theirs.eval()(pictures))
+
+
+def test_a_tag_brings_the_weights_and_is_fetched_once(server):
+    theirs = timm.create_model("resnet10t")
+    server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
+    server.breaks = [2**20]  # it goes on there
+    network, _ = load_weights(WORD)
+    assert same_answers(network, theirs)
+    assert len(server.transfers()) == 2
+    server.asked.clear()
+    assert same_answers(create(WORD), theirs)
+    assert server.asked == []
+
+
+def test_what_is_in_the_cache_needs_no_network(server, monkeypatch):
+    theirs = timm.create_model("resnet10t")
+    server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
+    create(WORD)
+    monkeypatch.setattr(hub, "Hub", partial(hub.Hub, endpoint="http://127.0.0.1:9"))
+    started = time.perf_counter()
+    assert same_answers(create(WORD), theirs)
+    assert time.perf_counter() - started < 20
+
+
+def test_a_repository_with_a_pickle_alone(server):
+    theirs = timm.create_model("resnet10t")
+    content = io.BytesIO()
+    torch.save(theirs.state_dict(), content)
+    server.files[f"{REPOSITORY}/pytorch_model.bin"] = content.getvalue()
+    assert same_answers(create(WORD), theirs)
+    server.asked.clear()
+    assert same_answers(create(WORD), theirs)
+    assert server.asked == []
+
+
+def test_weights_first_published_in_another_format(server):
+    """timm's list says custom_load, of Google's .npz; its repositories hold tensors by timm's names."""
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    assert timm.get_pretrained_cfg(name).custom_load
+    theirs = timm.create_model("vit_tiny_patch16_224")
+    server.files[f"timm/{name}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
+    assert same_answers(create(f"timm:{name}"), theirs)
+
+
+def test_other_classes_and_channels_are_fitted(server):
+    theirs = timm.create_model("resnet10t")
+    server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
+    network = create(WORD, num_classes=3, in_channels=1)
+    assert network(torch.randn(1, 1, 64, 64)).shape == (1, 3)
+    assert torch.equal(network.module.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
+
+
+def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_get_others(server):
+    """Published as they were trained: to embed, and distilled by two heads."""
+    embedding = timm.create_model("convnextv2_atto", num_classes=0)
+    distilled = timm.create_model("pit_ti_distilled_224")
+    for word, theirs, px in (
+        ("convnextv2_atto.fcmae", embedding, 64),
+        ("pit_ti_distilled_224.in1k", distilled, 224),
+    ):
+        server.files[f"timm/{word}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
+        recipe = with_settings(named("quick"), [f"weights=timm:{word}"])
+        begun = [
+            start(recipe, class_names=("a", "b", "c"), device=torch.device("cpu")).network for _ in range(2)
+        ]
+        pictures = torch.randn(2, 3, px, px)
+        with torch.inference_mode():
+            assert begun[0].eval()(pictures).shape == (2, 3)
+        state, again = (network.module.state_dict() for network in begun)
+        assert all(torch.equal(state[name], again[name]) for name in state), (
+            "the same recipe, the same weights"
+        )
+        kept = [name for name in theirs.state_dict() if "head" not in name]
+        assert all(torch.equal(state[name], theirs.state_dict()[name]) for name in kept)
+    network, _ = load_weights("timm:convnextv2_atto.fcmae")
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval().embed(pictures), embedding.eval()(pictures))
+    with pytest.raises(InputError, match=mentioning("num_classes=N")):
+        create("timm:convnextv2_atto.fcmae")
+
+
+def test_a_repository_that_has_neither_is_told_with_both_ways_out(server):
+    with pytest.raises(InputError, match=r"answers 404") as told:
+        create(WORD)
+    assert f"{hub.Hub().folder}" in str(told.value)
+    asked = [path.rpartition("/")[2] for _, path, _ in server.asked]
+    assert asked == ["model.safetensors", "pytorch_model.bin"]
+
+
+def test_a_file_with_other_tensors_is_named(server):
+    server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save({"fc.weight": torch.zeros(2, 2)})
+    with pytest.raises(InputError, match=mentioning("model.safetensors", "timm:resnet10t")):
+        create(WORD)
+
+
+def test_torchvisions_come_through_its_own_cache(server, monkeypatch):
+    theirs = torchvision.models.resnet18()
+    content = io.BytesIO()
+    torch.save(theirs.state_dict(), content)
+    digest = sha256(content.getvalue()).hexdigest()[:8]
+    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(weights.value, "url", f"{hub.PYTORCH}/models/resnet18-{digest}.pth")
+    server.files[f"models/resnet18-{digest}.pth"] = content.getvalue()
+    user = hub.Hub(pytorch=server.url)
+    path = torchvision_file(weights.url, "resnet18.IMAGENET1K_V1", user)
+    assert path == Path(os.environ["TORCH_HOME"]) / "hub/checkpoints" / f"resnet18-{digest}.pth"
+    assert same_answers(create("torchvision:resnet18.IMAGENET1K_V1"), theirs)  # this one asks nobody
+
+
+def test_files_elsewhere_are_left_to_timm():
+    assert timm_file(timm.get_pretrained_cfg("gcvit_tiny.in1k").to_dict(), "gcvit_tiny.in1k") is None
+
+
+@pytest.mark.parametrize("word", [WORD, "torchvision:resnet18.IMAGENET1K_V1", "efficientnetv2_b0.in1k"])
+def test_without_a_network_training_from_them_fails_within_seconds_and_says_why_in_one_line(
+    word, class_folders, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    started = time.perf_counter()
+    done = effnetv2_fresh("train", class_folders, "--weights", word, "--out", tmp_path / "run", cwd=tmp_path)
+    assert time.perf_counter() - started < 60  # most of it is for importing torch
+    assert done.returncode == 2
+    folder = tmp_path / "torch/hub/checkpoints" if word.startswith("torchvision") else tmp_path / "hub"
+    limit, line = done.stderr.splitlines()  # how long it waits at most is said before it tries
+    assert "30 s" in limit
+    assert mentions(line, folder, "cache")
+    assert mentions(line, "cache")
+    assert "Downloading" not in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_network_auto_goes_on_from_scratch_within_seconds(class_folders, tmp_path):
+    started = time.perf_counter()
+    words = (
+        *TINY,
+        "--model",
+        "efficientnetv2_b1",
+        "--weights",
+        "auto",
+    )  # of which none come with the repository
+    done = effnetv2("train", class_folders, *words, "--out", tmp_path / "run", cwd=tmp_path)
+    assert time.perf_counter() - started < 90  # the training included
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "efficientnetv2_b1.in1k", "cache")
+    assert "Retry" not in done.stdout + done.stderr

@@ -1,0 +1,440 @@
+"""timm's, torchvision's and one's own networks are networks like ours."""
+
+import builtins
+import copy
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from tests.messages import mentioning
+from torch import nn
+
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import model_file
+from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.training.initial_weights import same_shape
+from efficientnetv2.utils.errors import InputError
+
+timm = pytest.importorskip("timm")
+
+
+def small(classes=3):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, classes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "embed_dim", "image_px"),
+    [
+        ("timm:resnet10t", 512, 224),  # resnet10t's published test size is 224
+        ("timm:vit_tiny_patch16_224", 192, 224),
+        ("torchvision:resnet18", 512, 224),
+        ("torchvision:mobilenet_v3_small", 1024, 224),
+    ],
+)
+def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_px):
+    network = create(model, num_classes=5).eval()
+    assert isinstance(network, Network)
+    assert (network.num_classes, network.in_channels, network.embed_dim) == (5, 3, embed_dim)
+    assert network.preprocessing.image_px == image_px
+    pictures = torch.randn(2, 3, image_px, image_px)
+    with torch.inference_mode():
+        logits, embedding = network(pictures), network.embed(pictures)
+        assert logits.shape == (2, 5)
+        assert embedding.shape == (2, embed_dim)
+        classifier = network.module.get_submodule(network.classifier_name)
+        torch.testing.assert_close(embedding @ classifier.weight.T + classifier.bias, logits)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224"]
+)
+def test_the_classifier_and_the_stem_are_those_that_timm_names(name):
+    with torch.device("meta"):
+        network = create(f"timm:{name}")
+    config = network.module.pretrained_cfg
+    assert network.classifier_name == config["classifier"]
+    assert network.stem_name == config["first_conv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "classifiers"),
+    [
+        ("deit_tiny_distilled_patch16_224", ("head", "head_dist")),
+        ("levit_128s", ("head.linear", "head_dist.linear")),
+        ("crossvit_9_240", ("head.0", "head.1")),
+        ("volo_d1_224", ("aux_head", "head")),  # of which it tells one
+        ("vit_tiny_patch16_224", ("head",)),
+    ],
+)
+def test_all_classifiers_of_a_network_are_known(name, classifiers):
+    """By the published configurations of timm 1.0, in the order of the module."""
+    with torch.device("meta"):
+        network = create(f"timm:{name}", num_classes=7)
+        bare = type(network.module).__name__
+    assert network.classifier_names == classifiers, bare
+    assert network.classifier_name == classifiers[-1]
+    assert {network.module.get_submodule(one).out_features for one in classifiers} == {7}
+
+
+def test_a_network_without_its_two_classifiers_is_refused_as_one_without_its_own():
+    with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
+        Foreign(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0))
+
+
+def test_timm_s_own_preprocessing_is_taken_over():
+    """timm 1.0's tf_efficientnetv2_s.in1k: evaluated at 384 px, everything kept, mean and std 0.5."""
+    preprocessing = create("timm:tf_efficientnetv2_s").preprocessing
+    assert preprocessing.image_px == 384
+    assert preprocessing.crop_fraction == 1
+    assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
+
+
+def test_a_module_that_timm_has_made_keeps_what_timm_states_of_it():
+    with torch.device("meta"):
+        module = timm.create_model("tf_efficientnetv2_s", num_classes=2, in_chans=4)
+        by_name = create("timm:tf_efficientnetv2_s", num_classes=2, in_channels=4)
+        network = create(module)
+        assert network.preprocessing == by_name.preprocessing
+        assert (network.preprocessing.image_px, network.source) == (384, None)
+        module.pretrained_cfg = module.pretrained_cfg | {"test_input_size": (3, 64, 96)}
+        assert create(module).preprocessing.image_px == 224, "no square, so it is the usual one"
+    assert create(small()).preprocessing.image_px == 224
+
+
+def test_torchvision_s_own_preprocessing_is_taken_over():
+    """torchvision documents for resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
+    preprocessing = create("torchvision:resnet50").preprocessing
+    assert (preprocessing.image_px, preprocessing.interpolation) == (224, "bilinear")
+    assert preprocessing.crop_fraction == pytest.approx(224 / 232)
+
+
+def test_features_are_timm_s():
+    network = create("timm:resnet10t").eval()
+    theirs = timm.create_model("resnet10t", features_only=True).eval()
+    theirs.load_state_dict(network.module.state_dict(), strict=False)
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for ours, expected in zip(network.features(pictures), theirs(pictures), strict=True):
+            assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("px", [16, 8])
+def test_of_the_smallest_pictures_there_are_as_many_maps(px):
+    """At 16 px the last two are of one pixel each."""
+    torch.manual_seed(0)
+    network = create("timm:resnet10t").eval()
+    with torch.inference_mode():
+        maps = network.features(torch.randn(1, 3, px, px))
+        larger = network.features(torch.randn(1, 3, 64, 64))
+    channels = [one["num_chs"] for one in network.module.feature_info]
+    assert [m.shape[1] for m in maps] == [m.shape[1] for m in larger] == channels
+    backbone = create("timm:resnet10t", features_only=True).eval()
+    assert [m.shape[1] for m in backbone(torch.randn(1, 3, px, px))] == list(backbone.channels)
+
+
+def test_a_network_without_maps_says_so():
+    with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
+        create("torchvision:resnet18").features(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_module_of_ones_own():
+    network = create(small())
+    assert (network.num_classes, network.in_channels, network.embed_dim) == (3, 3, 6)
+    assert network.source is None
+    assert network.preprocessing.image_px == 224
+    assert create(network) is network
+    assert create(network, num_classes=2)(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
+
+
+class Answering(nn.Module):
+    """Answers with what ``form`` makes of the logits."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.inner, self.form = small(), form
+
+    def forward(self, x):
+        return self.form(self.inner(x))
+
+
+def test_logits_that_a_module_names_are_its_answer():
+    """As Hugging Face's classifiers answer: with an ordered dictionary, its loss before or behind them."""
+    network = create(Answering(lambda logits: OrderedDict(hidden=logits[:, :1], logits=logits))).eval()
+    pictures = torch.randn(2, 3, 16, 16)
+    assert torch.equal(network(pictures), network.module.inner(pictures))
+    assert network.embed(pictures).shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("form", "called"), [(lambda logits: {"scores": logits}, "dict"), (lambda logits: [logits], "list")]
+)
+def test_an_answer_that_is_no_tensor_is_named(form, called):
+    with pytest.raises(InputError, match=f"Answering answers with a {called}, but .*'logits'"):
+        create(Answering(form))(torch.zeros(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), ("nn.Conv2d",)),
+        (nn.Sequential(nn.Conv2d(3, 2, 1)), ("nn.Linear",)),
+    ],
+)
+def test_a_module_without_beginning_or_end(module, says):
+    with pytest.raises(InputError, match=mentioning(*says)):
+        Foreign(module)
+
+
+def test_a_network_without_its_classifier_is_refused_and_built_with_one():
+    """By the last nn.Linear within it, such a transformer would be cut in two."""
+    with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
+        Foreign(timm.create_model("vit_tiny_patch16_224", num_classes=0))
+    pictures = torch.randn(2, 3, 64, 64)
+    embedding = create("timm:convnextv2_atto", num_classes=0)
+    assert embedding.eval()(pictures).shape == (2, 320)
+
+
+def test_stochastic_depth_is_there_to_be_scheduled_though_timm_builds_none_at_rate_0():
+    network = create("timm:convnext_atto")
+    rates = lambda: [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]  # noqa: E731
+    assert set(rates()) == {0.0}
+    controlled = apply_setting(network, dropout=0.3, drop_path=0.2)
+    assert controlled.notes == ()
+    assert max(rates()) == pytest.approx(0.2)
+    assert sorted(rates()) == rates()
+    assert min(rates()) < 0.1
+
+
+def test_dropout_and_drop_path_are_honoured():
+    built = create("torchvision:efficientnet_b0")
+    assert {m.p for m in built.modules() if isinstance(m, nn.Dropout)} == {0.2}  # as torchvision has it
+    network = create("torchvision:efficientnet_b0", dropout=0.4)
+    assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.4}
+    depth = lambda n: max(m.p for m in n.modules() if type(m).__name__ == "StochasticDepth")  # noqa: E731
+    assert depth(network) == depth(built) > 0.15
+    assert depth(create("torchvision:efficientnet_b0", drop_path=0.5)) == pytest.approx(0.5)
+    assert create("timm:resnet10t", dropout=0.1).module.drop_rate == 0.1
+    with pytest.raises(InputError, match="dropout is 1"):
+        create("timm:resnet10t", dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("timm:resnet18x", "timm has no network 'resnet18x'; did you mean 'resnet18'"),
+        (
+            "timm:resnet18.a9_in1k",
+            r"no weights 'resnet18\.a9_in1k'; did you mean 'resnet18\.a\d_in1k'.*Known: ",
+        ),
+        ("torchvision:resnet_18", "torchvision has no network 'resnet_18'; did you mean 'resnet18'"),
+        ("torchvision:fcn_resnet50", "torchvision has no network"),
+        ("torchvision:resnet50.IMAGENET1K_V3", "'IMAGENET1K_V3'|IMAGENET1K_V1, IMAGENET1K_V2"),
+        ("torchvision:vit_b_16@300", r"no network 'vit_b_16@300' .*Known: vit_b_16@224, vit_b_16@384\."),
+        ("torchvision:resnet18@300", "A name says no size of it: leave '@300' out"),
+        ("torchvision:vit_b_16@224.IMAGENET1K_V1", "Its weights say their size: leave '@224' out"),
+    ],
+)
+def test_unknown_names_and_tags(model, says):
+    with pytest.raises(InputError, match=says):
+        create(model)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.partition(".")[0] == "timm":
+            raise ModuleNotFoundError("No module named 'timm'", name="timm")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(InputError, match=mentioning("timm:resnet18", "2")):
+        create("timm:resnet18")
+
+
+@pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:regnet_y_400mf", "timm:tiny_vit_5m_224"])
+def test_a_model_file_of_a_library_s_network_needs_nothing_else(model, tmp_path):
+    """regnet cannot be built without values, and tiny_vit has some that no file holds."""
+    network = create(model, num_classes=2, in_channels=4).eval()
+    path = tmp_path / "m.safetensors"
+    model_file.save(path, network, class_names=("a", "b"), recipe={"name": "x"})
+    state = torch.random.get_rng_state()
+    loaded = model_file.load(path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert loaded.source == model
+    assert (loaded.class_names, loaded.recipe) == (("a", "b"), {"name": "x"})
+    assert loaded.preprocessing == network.preprocessing
+    pictures = torch.randn(1, 4, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(loaded(pictures), network(pictures))
+
+
+def test_a_model_file_of_timm_s_network_is_one_that_timm_reads(tmp_path):
+    network = create("timm:resnet10t", num_classes=2)
+    model_file.save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
+    theirs = timm.create_model("resnet10t", num_classes=2, checkpoint_path=str(tmp_path / "m.safetensors"))
+    assert torch.equal(theirs.fc.weight, network.module.fc.weight)
+
+
+def test_a_model_file_of_a_module_of_ones_own(tmp_path):
+    network = create(small()).eval()
+    path = tmp_path / "m.safetensors"
+    model_file.save(path, network, class_names=("a", "b", "c"))
+    with pytest.raises(InputError, match=mentioning("network=module")):
+        model_file.load(path)
+    loaded = model_file.load(path, network=small())
+    pictures = torch.randn(2, 3, 16, 16)
+    assert torch.equal(loaded(pictures), network(pictures))
+    assert loaded.class_names == ("a", "b", "c")
+    other = small(classes=4)
+    before, kinds = copy.deepcopy(other.state_dict()), [type(part) for part in other.modules()]
+    with pytest.raises(InputError, match=mentioning("7.weight", "3", "6", "float32", "4")):
+        model_file.load(path, network=other)
+    assert [type(part) for part in other.modules()] == kinds
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_a_predictor_takes_any_network():
+    network = create(small())
+    picture = np.full((20, 30, 3), 128, np.uint8)
+    (answer,) = Predictor(network)(picture)
+    assert set(answer.probabilities) == {"0", "1", "2"}
+
+
+def test_embeddings_survive_copies():
+    network = create("timm:resnet10t", num_classes=2).eval()
+    twin = copy.deepcopy(network)
+    pictures = torch.randn(1, 3, 64, 64)
+    assert torch.equal(network.embed(pictures), twin.embed(pictures))
+
+
+def test_a_predictor_refuses_a_network_without_classes(tmp_path):
+    for network in (create(small(), num_classes=0), create("timm:resnet10t", num_classes=0)):
+        with pytest.raises(InputError, match=mentioning("--weights", "classifier")):
+            Predictor(network)
+    path = tmp_path / "headless.safetensors"
+    model_file.save(path, network)
+    with pytest.raises(InputError, match=mentioning("headless.safetensors", "--weights")):
+        Predictor(path)
+
+
+SEVERAL_HEADS = ["torchvision:googlenet", "torchvision:inception_v3", "timm:deit_tiny_distilled_patch16_224"]
+
+
+@pytest.mark.parametrize("model", SEVERAL_HEADS)
+def test_a_model_file_of_a_network_that_comes_with_several_heads(model, tmp_path):
+    network = create(model, num_classes=3).eval()
+    path = tmp_path / "m.safetensors"
+    model_file.save(path, network, class_names=("a", "b", "c"))
+    loaded = model_file.load(path)
+    pictures = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(loaded(pictures), network(pictures))
+
+
+def test_a_head_that_stayed_as_its_library_made_it(tmp_path, monkeypatch):
+    """As of a pretrained network of which only the classifier was fitted: its other heads keep their classes."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.conv, self.side = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+            self.fc = nn.Linear(4, num_classes)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    def build(source, *, num_classes=None, in_channels=None):
+        return Foreign(TwoHeads(num_classes or 1000), source=source)
+
+    monkeypatch.setattr("efficientnetv2.models.wrappers.build", build)
+    pictures = torch.randn(2, 3, 16, 16)
+    for network, side in ((build("timm:two"), 1000), (build("timm:two", num_classes=3), 3)):
+        path = tmp_path / f"{side}.safetensors"
+        model_file.save(path, fit(network, num_classes=3), class_names=("a", "b", "c"))
+        loaded = model_file.load(path)
+        assert loaded.module.side.out_features == side
+        assert torch.equal(loaded(pictures), network(pictures))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_fresh_and_pretrained_are_the_same_network_of_torchvision(name, tmp_path, monkeypatch):
+    """torchvision builds the two otherwise: pretrained, they scale their input once more; a file does not say which."""
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    torch.manual_seed(0)
+    # PyTorch's own first weights: with torchvision's, nothing of the picture is left at the end.
+    published = torchvision.models.get_model(name, init_weights=False).eval()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
+    monkeypatch.setattr("efficientnetv2.models.library_weights.torchvision_file", lambda *_: tmp_path)
+    theirs = torchvision.models.get_model(name, weights=weights).eval()
+    network = create(f"torchvision:{name}.{weights.name}").eval()
+    model_file.save(tmp_path / "m.safetensors", network, class_names=[str(n) for n in range(1000)])
+    pictures = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        expected = theirs(pictures)
+        assert not torch.equal(published(pictures), expected)
+        assert torch.equal(network(pictures), expected)
+        assert torch.equal(model_file.load(tmp_path / "m.safetensors")(pictures), expected)
+
+
+def test_every_weight_of_a_network_with_side_heads_learns():
+    network = create("torchvision:inception_v3", num_classes=2).train()
+    network(torch.randn(2, 3, 96, 96)).sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
+@pytest.fixture
+def small_transformers(monkeypatch):
+    """torchvision's vision transformers with one narrow layer; their sizes of pictures and patches stay."""
+    there = torchvision.models.vision_transformer._vision_transformer
+    small = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+    monkeypatch.setattr(
+        "torchvision.models.vision_transformer._vision_transformer",
+        lambda **words: there(**(words | small)),
+    )
+
+
+def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, monkeypatch):
+    """torchvision builds a transformer for the size of its weights: SWAG's fine-tuned ones are of 384 px."""
+    weights = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
+    theirs = torchvision.models.vit_b_16(image_size=384).eval()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: theirs.state_dict())
+    monkeypatch.setattr("efficientnetv2.models.library_weights.torchvision_file", lambda *_: tmp_path)
+    network = create(f"torchvision:vit_b_16.{weights.name}", num_classes=2).eval()
+    assert network.source == "torchvision:vit_b_16@384"
+    model_file.save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
+    loaded = model_file.load(tmp_path / "m.safetensors")
+    assert loaded.source == network.source
+    pictures = torch.randn(1, 3, 384, 384)
+    with torch.inference_mode():
+        assert torch.equal(loaded(pictures), network(pictures))
+        again = create(loaded.source, num_classes=2)  # as a run that is gone on with begins
+        assert again.module.load_state_dict(loaded.module.state_dict())
+    assert again.preprocessing == network.preprocessing
+    assert same_shape("torchvision:vit_b_16", network.source)
+
+
+@pytest.mark.parametrize(
+    ("model", "image_px", "interpolation"),
+    [("vit_b_16", 224, "bilinear"), ("vit_h_14", 224, "bicubic"), ("vit_h_14@518", 518, "bicubic")],
+)
+def test_fresh_transformers_take_the_pictures_that_they_state(
+    small_transformers, model, image_px, interpolation
+):
+    """torchvision documents 518 px for vit_h_14's usual weights, but builds it at 224 px without any."""
+    network = create(f"torchvision:{model}", num_classes=2)
+    stated = network.preprocessing
+    assert (stated.image_px, stated.interpolation) == (image_px, interpolation)
+    assert network(torch.zeros(1, 3, image_px, image_px)).shape == (1, 2)
+    assert network.source == f"torchvision:{model}"

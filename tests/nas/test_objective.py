@@ -1,0 +1,109 @@
+"""What a network is worth: by hand, in order, and refused where the order would be upside down."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tests.messages import mentioning
+
+from efficientnetv2.nas.objective import Measurement, Reward
+from efficientnetv2.utils.errors import InputError
+
+BACKBONE = Measurement(
+    parameters=1_000_000, multiply_adds=10, top1=0.5, step_seconds=0.1, step_spread=0.02, epochs=5, seeds=(0,)
+)
+
+
+def test_the_papers_reward_by_hand():
+    """Twice as slow, four times as large: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 = 0.533306."""
+    network = replace(BACKBONE, top1=0.6, step_seconds=0.2, parameters=4_000_000)
+    assert Reward().of(network, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
+
+
+def test_the_backbones_reward_is_its_accuracy():
+    assert Reward().of(BACKBONE, BACKBONE) == 0.5
+
+
+def test_order_by_hand():
+    """Half the time is worth 2^0.07 = 1.0497 times the accuracy; half the parameters 2^0.05 = 1.0353."""
+    quick = replace(BACKBONE, step_seconds=0.05)
+    little = replace(BACKBONE, parameters=500_000)
+    right = replace(BACKBONE, top1=0.52)  # 1.04 times
+    slow = replace(BACKBONE, top1=0.52, step_seconds=0.2)  # 1.04 * 0.9526 = 0.9907 times
+    failed = replace(BACKBONE, top1=None, failure="out of memory")
+    best_first = [quick, right, little, BACKBONE, slow, failed]
+    assert sorted(best_first, key=lambda one: Reward().of(one, BACKBONE), reverse=True) == best_first
+    # Of accuracy alone, the two that know more lead.
+    alone = Reward(step_seconds=0, parameters=0)
+    assert {alone.of(one, BACKBONE) for one in (right, slow)} == {0.52}
+
+
+@given(st.floats(0.01, 1), st.floats(1e-3, 10), st.integers(1, 10**9), st.floats(1.01, 100))
+def test_costing_more_is_worth_less_and_knowing_more_is_worth_more(top1, seconds, parameters, times):
+    network = replace(BACKBONE, top1=top1, step_seconds=seconds, parameters=parameters)
+    worth = Reward().of(network, BACKBONE)
+    assert Reward().of(replace(network, step_seconds=seconds * times), BACKBONE) == pytest.approx(
+        worth * times**-0.07
+    )
+    assert Reward().of(replace(network, parameters=parameters * 2), BACKBONE) < worth
+    assert Reward().of(replace(network, top1=top1 / times), BACKBONE) < worth
+
+
+def test_other_costs_count_where_they_are_given_an_exponent():
+    """Latency and memory: 0.5 * 4^-0.1 * 2^-0.2 = 0.5 * 0.870551 * 0.870551 = 0.378929."""
+    backbone = replace(BACKBONE, inference_seconds=0.01, peak_memory_bytes=2**30)
+    network = replace(backbone, inference_seconds=0.04, peak_memory_bytes=2**31)
+    reward = Reward(step_seconds=0, parameters=0, inference_seconds=-0.1, peak_memory_bytes=-0.2)
+    assert reward.of(network, backbone) == pytest.approx(0.378929, abs=1e-6)
+    assert Reward().of(network, backbone) == 0.5
+
+
+def test_a_failed_network_is_worth_nothing():
+    assert Reward().of(replace(BACKBONE, top1=None, step_seconds=None, failure="diverged"), BACKBONE) == 0.0
+
+
+@pytest.mark.parametrize("name", ["step_seconds", "parameters", "inference_seconds", "peak_memory_bytes"])
+def test_a_wrong_sign_is_refused_with_the_reason(name):
+    with pytest.raises(ValidationError, match=mentioning(name, "0.07", "0", "-0.07")):
+        Reward(**{name: 0.07})
+    with pytest.raises(InputError, match=mentioning(name)):
+        Reward.from_json({name: float("nan")})
+
+
+def test_what_was_not_measured_cannot_be_counted():
+    untimed = replace(BACKBONE, step_seconds=None)
+    with pytest.raises(InputError, match=mentioning("step_seconds")):
+        Reward().of(untimed, BACKBONE)
+    with pytest.raises(InputError, match=mentioning("inference_seconds")):
+        Reward(inference_seconds=-0.1).of(BACKBONE, BACKBONE)
+    with pytest.raises(InputError, match="of the backbone"):
+        Reward().of(BACKBONE, untimed)
+
+
+def test_measurement_and_reward_are_plain_data():
+    failed = replace(BACKBONE, top1=None, failure="killed by signal 11", peak_memory_bytes=7)
+    assert Measurement.from_json(failed.to_json()) == failed
+    assert Reward.from_json(Reward(parameters=-0.1).to_json()) == Reward(parameters=-0.1)
+    with pytest.raises(InputError, match="latency"):
+        Reward.from_json({"latency": -0.1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("top1", 54.2, "from 0 to 1"),
+        ("top1", None, "top1 is missing"),
+        ("step_seconds", 0.0, "above 0"),
+        ("step_seconds", float("nan"), "above 0"),
+        ("step_spread", -0.1, "at least 0"),
+        ("parameters", 0, "above 0"),
+        ("epochs", float("inf"), "at least 0"),
+    ],
+)
+def test_a_measurement_that_is_none(field, value, rule):
+    with pytest.raises(ValidationError, match=rule):
+        replace(BACKBONE, **{field: value})
+    with pytest.raises(InputError, match=rule):
+        Measurement.from_json(BACKBONE.to_json() | {field: value})

@@ -1,0 +1,186 @@
+"""What fits into memory, found by trying; the passes that are made leave no trace."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.messages import mentioning
+from tests.training.test_loop import SMALL, recipe_of
+
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.training import auto_batch as room
+from efficientnetv2.training.auto_batch import Preflight, largest
+from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.memory import GIB, in_use_bytes
+
+CPU = torch.device("cpu")
+PLAN = Progressive(stages=2, image_px=Ramp(32, 64))
+
+
+class Memory:
+    """So many bytes, of which each thing takes so many; remembers what was tried."""
+
+    def __init__(self, room, each, *, refuses=False):
+        self.room, self.each, self.refuses, self.tried = room, each, refuses, []
+
+    def taken(self, number):
+        self.tried.append(number)
+        bytes_taken = number * self.each
+        return None if self.refuses and bytes_taken > self.room else bytes_taken
+
+
+@given(
+    each=st.integers(1, 50),
+    truth=st.floats(0.5, 4),
+    room=st.integers(1, 2000),
+    batch=st.integers(1, 64),
+    refuses=st.booleans(),
+)
+def test_whatever_was_counted_the_largest_that_really_fits_is_found(each, truth, room, batch, refuses):
+    """But for numbers less than 5 % larger, and where the count says that there is plenty."""
+    memory = Memory(room, max(1, round(each * truth)), refuses=refuses)
+    among = [number for number in range(1, batch + 1) if batch % number == 0]
+    found = largest(among, each=each, room=room, taken=memory.taken)
+    if among[-1] * each <= room / 4:
+        assert (found, memory.tried) == (among[-1], [])
+        return
+    fitting = [number for number in among if number * memory.each <= room]
+    wanted = fitting[-1] if fitting else 0
+    assert found in fitting or found == 0 == wanted
+    assert wanted <= found * 1.05
+    assert len(memory.tried) == len(set(memory.tried)), "nothing is tried twice"
+
+
+def test_the_first_trial_is_safe_by_the_count():
+    """Counted 10 bytes each, 100 there are: no more than 6 are tried at first."""
+    memory = Memory(100, 12)
+    assert largest(range(1, 33), each=10, room=100, taken=memory.taken) == 8
+    assert memory.tried == [6, 8]
+
+
+def network():
+    torch.manual_seed(0)
+    return create(SMALL, num_classes=3)
+
+
+def preflight(net=None, *, limit_gib=None, **changes):
+    recipe = recipe_of(PLAN, **({"batch_images": 32, "group_images": 4} | changes))
+    return Preflight(recipe, net or network(), num_classes=3, device=CPU, limit_gib=limit_gib)
+
+
+def test_a_trial_leaves_no_trace():
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    assert preflight(net).trial(Setting(image_px=64, dropout=0.2), group_images=4, groups=2) is not None
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(weight.grad is None for weight in net.parameters())
+
+
+def test_a_trial_takes_about_what_was_counted():
+    """V2-B0's activations of 32 pictures of 192 px are 1.4 GB; a pass takes no more than the count's share leaves.
+
+    Of a network as small as the others here most would be the pictures and what the allocator keeps.
+    """
+    tries = preflight(create("efficientnetv2_b0", num_classes=3))
+    counted = 32 * tries.counted(192)
+    taken = tries.trial(Setting(image_px=192), group_images=4, groups=8)
+    assert counted == pytest.approx(1.4e9, rel=0.05)
+    assert 0.8 < taken / counted < 1 / room._COUNTED
+
+
+def test_memory_that_runs_out_in_a_trial_is_an_answer():
+    net = network()
+
+    def short(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = net.register_forward_pre_hook(short)  # copies have it too
+    assert preflight(net).trial(Setting(image_px=32), group_images=4) is None
+    handle.remove()
+    net.register_forward_pre_hook(lambda module, inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        preflight(net).trial(Setting(image_px=32), group_images=4)
+
+
+def test_small_pictures_run_more_groups_at_a_time_than_large_ones(monkeypatch):
+    """Room for 10 groups of 64 px, which are 4 times as large as those of 32 px: 8 groups in 1 pass, and in 2."""
+    tries = preflight()
+    tries.room = int(tries.counted(64) * 4 * 6)
+    each = {px: tries.counted(px) for px in (32, 64)}
+    monkeypatch.setattr(
+        Preflight,
+        "trial",
+        lambda self, setting, *, group_images, groups: each[setting.image_px] * group_images * groups,
+    )
+    settings = [PLAN.stage(0), PLAN.stage(1)]
+    assert tries.groups_at_a_time(settings, group_images=4) == GroupsAtATime({32: 8, 64: 4})
+
+
+def test_groups_of_other_networks_run_one_after_another():
+    inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    tries = preflight(Foreign(inner.append(torch.nn.Linear(8, 3))))
+    assert tries.groups_at_a_time([PLAN.last], group_images=4) == GroupsAtATime({64: 1})
+
+
+def test_a_stated_limit_counts_what_is_taken_already():
+    taken = in_use_bytes(CPU) / GIB
+    assert 0.4 < preflight(limit_gib=taken + 1).room / GIB < 0.95
+    with pytest.raises(InputError, match=mentioning("--memory-gib", "0.01", "GiB")):
+        preflight(limit_gib=0.01)
+
+
+def test_a_limit_above_what_the_program_takes_is_not_called_too_little(monkeypatch):
+    """The machine itself has nothing left: that is another matter, which the trial of a group will tell."""
+    monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: -GIB)
+    taken = in_use_bytes(CPU) / GIB
+    tries = preflight(limit_gib=taken + 1)
+    assert (tries.room, tries.limited) == (0, False)
+    with pytest.raises(InputError) as error:
+        preflight(limit_gib=taken)
+    assert float(re.search(r"alone take ([0-9.]+) GiB", str(error.value))[1]) >= taken
+
+
+def test_whether_the_limit_or_the_machine_leaves_less_is_known():
+    taken = in_use_bytes(CPU) / GIB
+    assert preflight(limit_gib=taken + 0.1).limited
+    assert not preflight(limit_gib=100_000).limited
+    assert not preflight().limited
+
+
+def test_what_was_tried_is_remembered(monkeypatch):
+    monkeypatch.setattr(Preflight, "trial", lambda self, setting, *, group_images: 100 * group_images)
+    monkeypatch.setattr(Preflight, "counted", lambda self, px: 50)
+    tries = preflight()
+    tries.room = 250
+    assert tries.largest_group(PLAN.last, among=[1, 2, 4, 8]) == 2
+    assert tries.took[2] == 200
+    tries.room = 10
+    assert tries.largest_group(PLAN.last, among=[1, 2, 4, 8]) == 0
+    assert tries.took == {1: 100}
+
+
+def test_what_the_optimizer_and_the_average_will_take_is_left_for_them(monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: GIB)
+    weights = sum(weight.numel() * 4 for weight in network().parameters())
+    assert preflight().room == int((GIB - 3 * weights) * 0.9)
+
+
+def test_processes_on_one_machine_share_its_memory_and_the_groups(monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: 12 * GIB // sharing)
+    recipe = recipe_of(PLAN, batch_images=32, group_images=4)
+    world = World(rank=0, size=3, local_rank=0, local_size=3)
+    tries = Preflight(recipe, network(), num_classes=3, device=CPU, limit_gib=None, world=world)
+    assert tries.room == pytest.approx(4 * GIB * 0.9, rel=0.01)
+    assert tries.groups_at_a_time([PLAN.last], group_images=4) == GroupsAtATime({64: 3}), (
+        "8 groups: 3, 3 and 2"
+    )

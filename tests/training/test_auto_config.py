@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+from torch import nn
+from torchvision.models import VisionTransformer, resnet18
+
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.progressive.schedule import Ramp, Setting
+from efficientnetv2.training import auto_batch as preflight
+from efficientnetv2.training import auto_config as settle_room
+from efficientnetv2.training import initial_weights
+from efficientnetv2.training.auto_batch import Preflight
+from efficientnetv2.training.auto_config import fit_into_memory, settle
+from efficientnetv2.training.image_sizes import least_group
+from efficientnetv2.training.initial_weights import build
+from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.transforms.mixup import mix
+from efficientnetv2.utils.distributed import ALONE
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.memory import GIB
+from efficientnetv2.utils.rng import Key
+
+CPU = torch.device("cpu")
+CLASSES = ("cat", "dog")
+
+
+def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
+    # Speed is chosen by measuring, in test_speed.
+    settings = ["precision=fp32", "compile=off", *settings]
+    recipe = with_settings(named(recipe), settings)
+    return settle(
+        recipe,
+        images=images,
+        class_names=CLASSES,
+        device=CPU,
+        memory_gib=memory_gib,
+        minutes=minutes,
+        training_s=training_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"),
+    [(480, 100.0), (2_000, 50.0), (9_469, 10.56), (50_000, 10.0)],  # 100,000 pictures seen, 10 to 100 epochs
+)
+def test_open_epochs_follow_the_number_of_pictures(images, epochs):
+    assert settled(images=images).recipe.epochs == epochs
+
+
+def test_nothing_is_left_open_and_each_choice_is_said():
+    result = settled("precision=auto", "compile=auto", images=32)
+    plain = result.recipe.to_json()
+    assert {name for name, value in plain.items() if value == "auto"} <= {"minival"}, (
+        "that is for whoever parts images"
+    )
+    assert result.recipe.eval_px == 128
+    assert result.recipe.group_images == 32
+    assert any("efficientnetv2_b0" in note for note in result.notes)
+    assert any("128 px" in note for note in result.notes)
+    assert any("Precision: " in note for note in result.notes)
+    assert settle(result.recipe, images=32, class_names=CLASSES, device=CPU).recipe == result.recipe, (
+        "settling again changes nothing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            ("model=torchvision:resnet18",),
+            "Regularization: dropout 0.1 has no effect: the network has no module for it that is known.",
+        ),
+        (
+            ("model=torchvision:efficientnet_b0", "progressive.drop_path=0.2"),
+            "Regularization: dropout in 'classifier.0'; stochastic depth in 16 blocks.",
+        ),
+        (
+            ("model=efficientnetv2_b0", "progressive.drop_path=0.2"),
+            "Regularization: dropout in 'dropout'; stochastic depth in 15 blocks.",
+        ),
+        (("model=efficientnetv2_b0", "progressive.dropout=0"), None),
+    ],
+)
+def test_what_of_a_network_is_regularized_is_said(settings, told):
+    """Of the published ResNet-18 nothing: torchvision builds it so."""
+    plain = ("progressive.stages=1", "progressive.image_px=32", "batch_images=4", *settings)
+    notes = [note for note in settled(*plain).notes if note.startswith("Regularization")]
+    assert notes == ([] if told is None else [told])
+
+
+def test_the_memory_of_a_size_is_counted_once(monkeypatch):
+    """Of a large network it takes seconds; both the group and the groups at a time ask for it."""
+    counted = []
+
+    def count(network, px):
+        counted.append(px)
+        return 1000
+
+    monkeypatch.setattr(preflight, "activation_bytes", count)
+    settled("progressive={stages: 2, image_px: {start: 64, end: 128}}", "batch_images=8", "group_images=4")
+    assert sorted(counted) == [64, 128]
+
+
+@pytest.fixture
+def room_for(monkeypatch):
+    """Memory for so many pictures: each takes 1 GiB, as counted and as tried; passes are not really made."""
+    tried = []
+
+    def give(images):
+        monkeypatch.setattr(
+            preflight, "free_bytes", lambda device, limit, sharing: int(images * GIB / 0.9) + GIB // 2
+        )
+        monkeypatch.setattr(preflight, "activation_bytes", lambda network, px: GIB)
+
+        def trial(self, setting, *, group_images, groups=1):
+            tried.append(group_images * groups)
+            return group_images * groups * GIB
+
+        monkeypatch.setattr(Preflight, "trial", trial)
+        return tried
+
+    return give
+
+
+def test_groups_are_the_largest_divisor_of_the_batch_that_fits(room_for):
+    room_for(13)
+    assert settled("batch_images=32").recipe.group_images == 8
+    assert settled("batch_images=36").recipe.group_images == 12
+
+
+def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
+    room_for(13)
+    with pytest.raises(InputError, match=mentioning("16", "128", "8", "--set", "group_images=8")):
+        settled("group_images=16", "batch_images=32")
+
+
+def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
+    """Looked at once more when the precision is known, 16 pictures do not fit any more; nobody has asked for 16."""
+    room_for(17)
+    real = Preflight.settled
+
+    def later(self, recipe):
+        room_for(13)
+        return real(self, recipe)
+
+    monkeypatch.setattr(Preflight, "settled", later)
+    result = settled("batch_images=32")
+    assert result.recipe.group_images == 8
+    assert mentions(result.notes, "8", "32", "batch-norm")
+    room_for(17)
+    with pytest.raises(InputError, match=mentioning("16", "8", "--set", "group_images=8")):
+        settled("batch_images=32", "group_images=16")
+
+
+def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
+    recipe = settled("batch_images=32", "group_images=16").recipe
+    network = build(recipe, recipe.model, num_classes=2)
+    told = {"num_classes": 2, "device": CPU, "memory_gib": None, "world": ALONE}
+    room_for(13)
+    with pytest.raises(InputError, match=mentioning("8", "memory")):
+        fit_into_memory(recipe, network, **told)
+    room_for(0.4)
+    with pytest.raises(InputError, match=mentioning("1", "memory")):
+        fit_into_memory(recipe, network, **told)
+
+
+@pytest.mark.parametrize(("known", "begins"), [((), "fresh"), (CLASSES, "probe")])
+def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begins, monkeypatch):
+    """A probe's values would be those of one. What brings its own for these classes begins with them, as ever."""
+    network = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
+    network.class_names = known
+    monkeypatch.setattr(initial_weights, "load_weights", lambda word, **_: (network, ()))
+    given = ("weights=timm:deit_tiny_distilled_patch16_224.fb_in1k", "classifier=probe")
+    one_size = ("progressive.stages=1", "progressive.image_px=224", "batch_images=2")
+    result = settled(*given, *one_size, recipe="finetune", images=4)
+    assert result.recipe.classifier == begins
+    said = (
+        "Classifier: fresh, for timm:deit_tiny_distilled_patch16_224 has 2 of them, whose answers it puts together, "
+        "and a linear probe would be the values of one."
+    )
+    assert (said in result.notes) == (begins == "fresh")
+    both = [result.network.module.head.weight, result.network.module.head_dist.weight]
+    assert all((weight.abs().max() == 0) == (begins == "fresh") for weight in both)
+
+
+def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
+    room_for(0.4)
+    with pytest.raises(InputError) as error:
+        settled()
+    told = r"Not even a group of 1 of 128 px fits\. When \w+ tried one, it took 1\.00 GiB, more than the ([0-9.]+) GiB"
+    free = float(re.match(told + r" of memory that are free for it\. End what", str(error.value))[1])
+    assert free < 1, "what was tried is more than what there is, whatever was counted"
+
+
+def test_memory_that_ran_out_in_the_trial_is_told_so(room_for, monkeypatch):
+    room_for(0.4)
+    monkeypatch.setattr(Preflight, "trial", lambda self, setting, *, group_images, groups=1: None)
+    with pytest.raises(InputError, match=mentioning("1", "memory")):
+        settled()
+
+
+def test_under_a_limit_more_of_it_is_asked_for(room_for, monkeypatch):
+    room_for(0.4)
+    monkeypatch.setattr(
+        preflight, "free_bytes", lambda device, limit, sharing: (100 if limit is None else 0.4) * GIB
+    )
+    monkeypatch.setattr(preflight, "in_use_bytes", lambda device: GIB)
+    with pytest.raises(InputError, match=mentioning("1", "--memory-gib")):
+        settled(memory_gib=2.0)
+
+
+def test_with_plenty_of_memory_nothing_is_tried(room_for):
+    tried = room_for(4 * 32 + 1)
+    assert settled("batch_images=32").recipe.group_images == 32
+    assert tried == []
+
+
+def test_as_many_groups_as_fit_run_at_a_time_and_it_is_said(room_for):
+    room_for(13)
+    result = settled("batch_images=32", "group_images=4")
+    assert result.at_a_time.at(128) == 3  # of 8 groups: 3 + 3 + 2
+    assert any(mentions(note, "3", "64") for note in result.notes)
+
+
+def test_one_picture_of_32_px_has_no_batch_norm():
+    with pytest.raises(InputError, match=mentioning("batch-norm", "channel")):
+        settled("batch_images=1", "progressive.image_px=32")
+    assert (
+        settled("batch_images=1", "progressive.image_px=64", "progressive.stages=1").recipe.group_images == 1
+    )
+
+
+@pytest.mark.parametrize(("kept", "least"), [("true", 1), ("false", 2)])
+def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, least):
+    small = ("progressive.image_px=32", "progressive.stages=1", f"frozen_statistics={kept}")
+    looked_at = SimpleNamespace(network=create("efficientnetv2_b0", num_classes=2))
+    assert least_group(with_settings(named("finetune"), small), looked_at)[0] == least
+
+
+@pytest.mark.parametrize(
+    ("mixing", "least", "named"),
+    [
+        (("mixup_alpha=0.2",), 2, "mixup"),
+        (("cutmix_alpha={start: 0, end: 0.5}",), 2, "cutmix"),
+        (("mixup_alpha=0.2", "cutmix_alpha=0.2"), 4, "mixup or cutmix"),  # each has half of the group
+    ],
+)
+def test_mixing_needs_a_group_in_which_everyone_has_a_partner(mixing, least, named, room_for):
+    room_for(13)
+    settings = ["batch_images=8", *(f"progressive.{one}" for one in mixing)]
+    too_few = least - 1 if 8 % (least - 1) == 0 else least // 2
+    with pytest.raises(InputError, match=mentioning(named, least, "--set", "group_images")):
+        settled(*settings, f"group_images={too_few}")
+    assert settled(*settings, f"group_images={least}").recipe.group_images == least
+    room_for(least - 0.5)  # not even the least fits
+    with pytest.raises(InputError, match=mentioning(least, "128")):
+        settled(*settings)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "group", "alone"),
+    [
+        (("mixup_alpha",), 3, 1),
+        (("mixup_alpha",), 6, 0),
+        (("mixup_alpha", "cutmix_alpha"), 6, 2),  # halves of 3
+        (("mixup_alpha", "cutmix_alpha"), 12, 0),
+        ((), 3, 0),
+    ],
+)
+def test_pictures_that_are_their_own_partner_are_said(mixing, group, alone, room_for):
+    """As many as augment.mix leaves unmixed: the group reversed has a middle."""
+    room_for(100)
+    settings = [f"progressive.{name}=0.5" for name in mixing]
+    notes = settled("batch_images=12", f"group_images={group}", *settings).notes
+    said = [note for note in notes if note.startswith("Mixing")]
+    assert [re.search(r"group of (\d+) pictures (\d+)", note).groups() for note in said] == (
+        [(str(group), str(alone))] if alone else []
+    )
+    setting = Setting(image_px=8, **dict.fromkeys(mixing, 0.5))
+    labels = torch.eye(group)
+    _, mixed = mix(torch.zeros(group, 3, 8, 8), labels, setting, Key.of(0))
+    partners = torch.cat([part.flip(0) for part in labels.tensor_split(len(mixing) or 1)])
+    kept = (partners == labels).all(1) if mixing else torch.zeros(group, dtype=torch.bool)
+    assert kept.sum() == alone
+    assert torch.equal(mixed[kept], labels[kept])
+
+
+def test_pictures_are_no_smaller_than_the_stride_of_the_network():
+    """Three halvings make one number of 8 x 8 pixels; a published network's five, of 32 x 32."""
+    small = "{stem_channels: 8, head_channels: 8, stages: [%s, %s]}"
+    stage = "{operator: {kind: mbconv, expand: 2, kernel: 3}, stride: 2, channels: 8, layers: 1}"
+    settings = ["batch_images=8", f"model={small % (stage, stage)}", "eval_px=64"]
+    settings += ["progressive.px_multiple=1", "progressive.stages=2"]
+    assert settled(*settings, "progressive.image_px={start: 8, end: 64}").recipe.eval_px == 64
+    with pytest.raises(InputError, match=mentioning("7", "8", "pixels")):
+        settled(*settings, "progressive.image_px={start: 7, end: 64}")
+    with pytest.raises(InputError, match=mentioning("31", "efficientnetv2_b0", "32")):
+        settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
+    with pytest.raises(InputError, match=mentioning("8", "efficientnetv2_b0", "32")):
+        settled("progressive={image_px: {start: 8, end: 64, continuous: true}}")
+
+
+def test_a_size_below_the_stride_is_refused_though_it_would_be_rounded_to_one_above():
+    """Whoever typed it did not mean four times that. Where both are too small, the larger is named."""
+    for smallest, settings in {
+        8: ("progressive.image_px={start: 8, end: 64}",),
+        20: ("progressive.image_px={start: 20, end: 64, continuous: true}", "progressive.stages=1"),
+        31: ("progressive.image_px={start: 31, end: 64}", "progressive.order=random"),
+    }.items():
+        with pytest.raises(InputError, match=mentioning(smallest, "32")):
+            settled(*settings, "progressive.px_multiple=32")
+    with pytest.raises(InputError, match=mentioning("16", "efficientnetv2_b0", "32")):
+        settled("progressive.image_px={start: 8, end: 16}", "progressive.px_multiple=32")
+    # Never trained at: a single stage is the last.
+    one = settled(
+        "progressive.image_px={start: 8, end: 64}", "progressive.px_multiple=32", "progressive.stages=1"
+    )
+    assert one.recipe.progressive.last.image_px == 64
+
+
+def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
+    """Half of 32 px would be refused, but nobody has asked for 16: all of the run is at 32 px."""
+    recipe = named("quick")
+    plan = recipe.progressive.with_image_px(32)
+    assert plan.px_multiple == 32
+    assert plan.image_px == Ramp(32, 32)
+    assert recipe.progressive.with_image_px(96).image_px == Ramp(48, 96)
+    assert recipe.progressive.with_image_px(40).image_px == Ramp(20, 40)
+
+
+@pytest.mark.parametrize(
+    ("image_px", "said"),
+    [
+        ("70", "64 px in the place of 70"),
+        ("{start: 40, end: 70}", "32 px in the place of 40 and 64 px in the place of 70"),
+        ("{start: 32, end: 90}", "96 px in the place of 90"),
+        ("{start: 32, end: 64}", None),
+    ],
+)
+def test_sizes_that_are_rounded_are_said(image_px, said):
+    notes = settled(f"progressive.image_px={image_px}", "progressive.px_multiple=32").notes
+    told = [note for note in notes if note.startswith("Sizes are")]
+    if said is None:
+        assert told == []
+        return
+    assert mentions(told[0], said, "32")
+    unrounded = settled(f"progressive.image_px={image_px}", "progressive.px_multiple=1").notes
+    assert not [note for note in unrounded if note.startswith("Sizes are")]
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """Whatever network a recipe names, it is this module of someone else's."""
+
+    def give(module):
+        monkeypatch.setattr(initial_weights, "create", lambda *named, **words: Foreign(module))
+
+    return give
+
+
+def test_nor_smaller_than_the_stride_of_a_network_of_someone_else(foreign):
+    """torchvision's ResNet takes 16 px, with padding, and would learn from one number of each."""
+    foreign(resnet18(num_classes=2))
+    settings = ("batch_images=8", "progressive.px_multiple=1", "enlarge=null", "eval_px=64")
+    with pytest.raises(InputError, match=mentioning("31", "32")):
+        settled(*settings, "progressive.image_px={start: 31, end: 64}")
+    with pytest.raises(InputError, match=mentioning("eval_px", "16", "32")):
+        settled(*settings[:-1], "eval_px=16", "progressive.image_px={start: 32, end: 64}")
+    assert settled(*settings, "progressive.image_px={start: 32, end: 64}").recipe.eval_px == 64
+
+
+def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
+    """The largest size alone would have passed, and the first step, of the smallest, would have failed."""
+    foreign(VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=2))
+    growing = ("batch_images=8", "progressive.image_px={start: 32, end: 64}")
+    with pytest.raises(
+        InputError,
+        match=mentioning("32", "64", "--image-px", "--set", "progressive.stages=1"),
+    ):
+        settled(*growing)
+    with pytest.raises(InputError, match=r"a training picture is \d+ px"):  # before a step of 96 px is timed
+        settled("batch_images=8", "progressive.image_px={start: 64, end: 96}", minutes=5.0, training_s=100.0)
+    assert settled(*growing, "progressive.stages=1").recipe.eval_px == 64
+    with pytest.raises(InputError, match=mentioning("96", "64", "--set", "eval_px=64")):
+        settled(*growing, "progressive.stages=1", "eval_px=96")
+    with pytest.raises(InputError, match=mentioning("96", "--set", "eval_px_tried=null")):
+        settled(*growing, "progressive.stages=1", "minival=8", "eval_px_tried=[64, 96]")
+
+
+def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
+    """A stride of 4 makes 7 x 7 numbers of 28 px, and of 4 px one: too few for batch-norm of a lone picture."""
+    foreign(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 4, stride=4),
+            nn.BatchNorm2d(4),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        )
+    )
+    small = ("batch_images=1", "progressive.stages=1", "progressive.px_multiple=1", "enlarge=null")
+    assert settled(*small, "progressive.image_px=28").recipe.group_images == 1
+    with pytest.raises(InputError, match=mentioning("4", "batch-norm")):
+        settled(*small, "progressive.image_px=4")
+    with pytest.raises(InputError, match=mentioning("3", "4", "training")):
+        settled(*small, "progressive.image_px=3")
+
+
+def test_a_continuous_ramp_is_settled_at_its_end():
+    ramp = "progressive.image_px={start: 64, end: 128, continuous: true}"
+    assert settled(ramp).recipe.eval_px == 128
+
+
+def test_finetune_without_weights_is_told_of_quick():
+    found = settled("weights=none", recipe="finetune")
+    notes = found.notes
+    assert not found.recipe.frozen_statistics
+    assert found.network.train().stem.norm.training, "there are no statistics to keep"
+    assert any(mentions(note, "quick") for note in notes)
+
+
+def test_quick_with_weights_is_told_of_finetune(tmp_path):
+    """Its rate is made for weights that know nothing yet."""
+    model_file.save(
+        tmp_path / "given.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=CLASSES
+    )
+    notes = settled(f"weights={tmp_path / 'given.safetensors'}").notes
+    assert any(mentions(note, "ten times", "finetune") for note in notes)
+    rates = [named(name).optimizer.lr for name in ("quick", "finetune")]
+    assert rates[0] == pytest.approx(10 * rates[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)]
+)
+def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
+    recipe = with_settings(named("quick"), [f"batch_images={batch}", "group_images=8"])
+    preflight = SimpleNamespace(
+        device=torch.device(device),
+        groups_at_a_time=lambda settings, group_images: GroupsAtATime(),
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(settle_room, "_settled_group", lambda *given, **how: 8)
+        *_, notes = settle_room._fitted(
+            recipe, preflight, SimpleNamespace(many=True, size=4), asked_for=True, begun=True
+        )
+    assert any("Each of the 4 GPUs gets 8 pictures a step" in note for note in notes) == told
+    assert any("--batch-images 128" in note for note in notes) == told
+
+
+def test_minutes_decide_whether_every_stage_gets_a_step():
+    """Two steps are fewer than four stages; but so many steps the recipe has, not the run."""
+    short = ("epochs=1", "batch_images=16")
+    with pytest.raises(InputError, match=mentioning("4", "2", "stage")):
+        settled(*short, images=32)
+    assert settled(*short, images=32, minutes=5).recipe.progressive.stages == 4
+
+
+@pytest.mark.parametrize(("training_s", "last_px"), [(None, 128), (1000.0, 128), (300.0, 96), (1.0, 64)])
+def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last_px, monkeypatch):
+    """An image of 128 px takes 1 s, and 300 s are enough for 3 epochs of 200 images at up to 96 px."""
+    monkeypatch.setattr(settle_room, "image_s", lambda *given: 1.0)
+    recipe = with_settings(named("quick"), ["precision=fp32", "compile=off"])
+    found = settle(
+        recipe,
+        images=200,
+        class_names=CLASSES,
+        device=CPU,
+        minutes=10.0,
+        training_s=training_s,
+        stored_px=256,
+    )
+    assert found.recipe.progressive.last.image_px == last_px
+    assert found.recipe.eval_px == last_px
+    assert any("instead of up to 128 px" in note for note in found.notes) == (last_px < 128)
+
+
+def test_the_pooling_of_the_weights_is_settled(tmp_path):
+    """Or a checkpoint would be loaded into a network with another classifier."""
+    network = EfficientNet(replace(architecture("efficientnetv2_b0"), pooling="mean+centre"), num_classes=2)
+    model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
+    found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
+    assert found.pooling == "mean+centre"
+    assert build(found, found.model, num_classes=2).embed_dim == 2 * 1280
+    assert (
+        settled(f"weights={tmp_path / 'wide.safetensors'}", "pooling=mean", recipe="finetune").recipe.pooling
+        == "mean"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (
+            96,
+            "Epochs: 100, the most that the recipe takes by itself: 9,600 pictures are seen, where it aims at ",
+        ),
+        (9469, "Epochs: 10.56, so that about 100,000 pictures are seen."),
+        (
+            50_000,
+            "Epochs: 10, the fewest that the recipe takes by itself: 500,000 pictures are seen, where it aims at",
+        ),
+    ],
+)
+def test_what_decided_the_epochs_is_said(images, said):
+    assert any(note.startswith(said) for note in settled("epochs=auto", images=images).notes)

@@ -1,0 +1,562 @@
+"""What is kept of a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+from tests.training.test_loop import SMALL
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import callbacks, schedule_points
+from efficientnetv2.training import checkpoint as resume
+from efficientnetv2.training.callbacks import Books
+from efficientnetv2.training.loop import StepDone
+from efficientnetv2.training.metrics_log import input_wait_share
+from efficientnetv2.training.microbatch import ONE_AT_A_TIME
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.train_state import begin
+from efficientnetv2.training.trainer import run
+from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
+
+
+def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
+    """1 s of 2, then 1 s of 8: 2 s of 10. Validation rows have no part in it."""
+    rows = [
+        {"kind": "train", "train_s": 2.0, "waited_s": 1.0},
+        {"kind": "val", "top1": 0.5},
+        {"kind": "train", "train_s": 8.0, "waited_s": 1.0},
+    ]
+    assert input_wait_share(rows) == pytest.approx(0.2)
+    assert input_wait_share([]) is None
+
+
+SETTINGS = (
+    "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
+    "precision=fp32", "compile=false", "epochs=8", "validate_epochs=1", "ema_decay=0.5",
+)  # fmt: skip
+
+
+class Nobody:
+    def progress(self, *facts):
+        pass
+
+
+@pytest.fixture
+def job(class_folders, tmp_path):
+    """24 pictures to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
+    manifest = read(class_folders)
+    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+
+    def of(name, *settings, minival=False, strict=False):
+        torch.manual_seed(0)
+        return Job(
+            recipe=with_settings(named("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]),
+            network=create(SMALL, num_classes=3),
+            train=train,
+            val=val,
+            preprocessing=Preprocessing(image_px=48),
+            folder=RunFolder(tmp_path / name, lambda line: None),
+            device=torch.device("cpu"),
+            workers=0,
+            strict=strict,
+            minival=val.select(np.arange(6)) if minival else None,
+        )
+
+    return of
+
+
+def gone(job, number):
+    """Put so many of the pictures of val out of reach; gives back what brings them back."""
+    files = [job.val.file(row) for row in range(number)]
+    for file in files:
+        Path(file).rename(f"{file}.gone")
+
+    def back():
+        for file in files:
+            Path(f"{file}.gone").rename(file)
+
+    return back
+
+
+def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job):
+    """Of 24 pictures, 8 of each class, the curve looks at 9, three of each; the run's own metrics end it."""
+    one = job("run", "validate_images=9")
+    asked = []
+
+    class Watching(Job):
+        def look(self, state, part, **words):
+            asked.append((state.step, np.bincount(part.labels).tolist()))
+            return super().look(state, part, **words)
+
+    one = Watching(**vars(one))
+    result = run(one, resumed=False, watch=Nobody())
+    assert asked == [*((step, [3, 3, 3]) for step in range(3, 24, 3)), (24, [8, 8, 8])]
+    points = [row for row in result.history if row["kind"] == "val"]
+    assert [row["images"] for row in points] == [9] * 7 + [24]
+    right = (result.predictions.probabilities.argmax(axis=1) == result.predictions.labels).mean()
+    assert points[-1]["top1"] == pytest.approx(float(right))
+
+
+class Outage(Nobody):
+    """All of val is gone after a step, until it is brought back."""
+
+    def __init__(self, job, after):
+        self.job, self.after = job, after
+
+    def progress(self, done, *facts):
+        if done == self.after:
+            self.back = gone(self.job, len(self.job.val))
+
+
+def kept_weights(job):
+    return {
+        name: tensor.numpy().tobytes()
+        for name, tensor in modelfile.load(job.folder.model_file).state_dict().items()
+    }
+
+
+def figures_of(result):
+    """What a run has told of itself, without its times."""
+    return [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
+
+
+@pytest.mark.parametrize("minival", [False, True])
+def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
+    """It comes after step 4; the validation after step 6 finds nothing. Brought back, all is as if it had not been."""
+    alone = job("alone", minival=minival)
+    expected = run(alone, resumed=False, watch=Nobody())
+    one = job("run", minival=minival)
+    outage, asked = Outage(one, after=4), 6 if minival else 24
+    with pytest.raises(
+        InputError, match=rf"{asked} of the {asked} images .* Bring them back, then go on with --resume"
+    ):
+        run(one, resumed=False, watch=outage)
+    assert resume.steps_saved(one.folder.checkpoints) == [6]
+    again = job("run", minival=minival)
+    with pytest.raises(InputError, match="Bring them back"):
+        run(again, resumed=True, watch=Nobody())
+    outage.back()
+    again = job("run", minival=minival)
+    found = run(again, resumed=True, watch=Nobody())
+    assert figures_of(found) == figures_of(expected)
+    assert kept_weights(again) == kept_weights(alone)
+    assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
+    """All of train is gone after step 4: nothing can take the place of a picture, or, if strict, none may be missed."""
+    alone = job("alone")
+    run(alone, resumed=False, watch=Nobody())
+    one = job("run", strict=strict)
+
+    class Gone(Nobody):
+        def progress(self, done, *facts):
+            if done == 4:
+                self.back = gone(replace(one, val=one.train), len(one.train) - strict * 20)
+
+    outage = Gone()
+    with pytest.raises(InputError, match=mentioning("--resume")):
+        run(one, resumed=False, watch=outage)
+    (step,) = resume.steps_saved(one.folder.checkpoints)
+    assert step >= 4
+    outage.back()
+    again = job("run", strict=strict)
+    run(again, resumed=True, watch=Nobody())
+    if not strict:  # else another picture stood in for one that was gone
+        assert step == 4
+        assert kept_weights(again) == kept_weights(alone)
+
+
+def test_an_outage_at_the_last_evaluation_leaves_the_model_without_its_metrics(job):
+    one = job("run")
+    run(one, resumed=False, watch=Nobody())
+    trained = kept_weights(one)
+    one.folder.model_file.unlink()
+    back = gone(one, len(one.val))
+    with pytest.raises(InputError, match=mentioning("24", "model.safetensors")):
+        run(job("run"), resumed=True, watch=Nobody())
+    assert kept_weights(one) == trained
+    assert "val_top1" not in modelfile.load(one.folder.model_file).metrics
+    assert not one.folder.finished, "--resume makes up for the report"
+    back()
+    assert len(run(job("run"), resumed=True, watch=Nobody()).predictions.labels) == 24
+    assert modelfile.load(one.folder.model_file).metrics["val_images"] == 24
+
+
+def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job):
+    """2 of 24 do not decode when the first validation reads them: damaged within, or gone."""
+    said = []
+    one = job("run")
+    one = replace(one, folder=RunFolder(one.folder.path, said.append))
+    gone(one, 1)
+    whole = Path(one.val.file(1)).read_bytes()
+    Path(one.val.file(1)).write_bytes(whole[:300])
+    done = run(one, resumed=False, watch=Nobody())
+    assert len(done.predictions.labels) == 22
+    assert modelfile.load(one.folder.model_file).metrics["val_images"] == 22
+    assert one.folder.skipped == set(one.val.paths[:2])
+    assert any(mentions(line, "2", "24", "val") and "other 22" in line for line in said)
+    (named,) = (line for line in said if line.startswith("Skipped 2 of 24"))
+    assert one.val.paths[0] in named
+
+
+def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(job):
+    """One of several is passed over, but of the only one there is no figure."""
+    one = job("run")
+    one = replace(one, val=one.val.select([0]))
+    gone(one, 1)
+    with pytest.raises(InputError, match=mentioning("1", "image")):
+        run(one, resumed=False, watch=Nobody())
+
+
+@pytest.mark.parametrize("minival", [False, True])
+def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
+    """A cluster kills 30 s after it; nothing trained is lost, and the run goes on with that validation."""
+    alone = job("alone", minival=minival)
+    expected = run(alone, resumed=False, watch=Nobody())
+    one, looked = job("run", minival=minival), []
+
+    def stop(module, inputs):
+        if not module.training:
+            looked.append(len(inputs[0]))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    one.network.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, resumed=False, watch=Nobody())
+    assert len(looked) == 1
+    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    assert all(row["kind"] == "train" for row in one.folder.history())
+    again = job("run", minival=minival)
+    found = run(again, resumed=True, watch=Nobody())
+    assert figures_of(found) == figures_of(expected)
+    assert kept_weights(again) == kept_weights(alone)
+
+
+def test_a_validation_that_finds_no_memory_costs_no_step(job):
+    """The first is after step 3; with memory again the run goes on from there."""
+    one, short = job("run"), [True]
+
+    def no_memory(module, inputs):
+        if short[0] and not module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    one.network.register_forward_pre_hook(no_memory)
+    with pytest.raises(MemoryShortError, match=mentioning("48", "CUDA", "out of memory")):
+        run(one, resumed=False, watch=Nobody())
+    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    again = run(job("run"), resumed=True, watch=Nobody())
+    assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (["schedule.warmup_epochs=1", "schedule.warmup_share=1"], "schedule.warmup_epochs=3)"),
+        (
+            ["schedule.warmup_epochs=1", "schedule.warmup_share=0.25"],
+            "schedule.warmup_epochs=2)",
+        ),  # of 8 epochs
+        (["schedule.warmup_epochs=2", "schedule.warmup_share=0.25"], None),
+    ],
+)
+def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, job):
+    one = job("run", *settings)
+    with torch.no_grad():
+        one.network.classifier.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=mentioning("learning rate")) as refused:
+        run(one, resumed=False, watch=Nobody())
+    assert ("warm-up" in str(refused.value)) == (advice is not None)
+    assert advice is None or advice in str(refused.value)
+
+
+def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_due(job, monkeypatch):
+    """Rows are due at the ends of the stages alone, after 12 and 24 steps."""
+    monkeypatch.setattr(schedule_points, "_ROWS", 1)
+    one, passes = job("run", "validate_epochs=8"), []
+
+    def broken_in_the_fifth(module, inputs):
+        passes.append(1)
+        if len(passes) == 5:
+            module.classifier.bias.data.fill_(float("inf"))
+
+    one.network.register_forward_pre_hook(broken_in_the_fifth)
+    with pytest.raises(DivergedError, match=mentioning("4", "step")):
+        run(one, resumed=False, watch=Nobody())
+    assert len(passes) == 5
+    assert resume.steps_saved(one.folder.checkpoints) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job):
+    """In training a batch-norm does not use its running statistics, so that the loss does not show them."""
+    one = job("run")
+
+    norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+
+    class Breaks(Nobody):
+        def progress(self, done, *facts):
+            norm.running_mean.fill_(value)
+
+    with pytest.raises(DivergedError, match=mentioning("2", "step")):
+        run(one, resumed=False, watch=Breaks())
+    assert not one.folder.model_file.exists()
+
+
+def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverged(job):
+    one = job("run", "weights=given.safetensors", minival=True)
+    one.network.class_names = one.train.class_names
+    norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_mean.fill_(float("nan"))
+    with pytest.raises(InputError, match="weights are of no use") as refused:
+        run(one, resumed=False, watch=Nobody())
+    assert "step -1" not in str(refused.value)
+
+
+def test_a_learning_rate_that_is_far_too_high_is_named_with_the_step_and_a_lower_one(job):
+    one = job("run", "optimizer.lr=1e6")
+    with pytest.raises(DivergedError, match=mentioning("--set", "optimizer.lr=0.1")):
+        run(one, resumed=False, watch=Nobody())
+    assert not one.folder.model_file.exists()
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="a device that is always full is Linux's")
+
+
+class FullDisk(Nobody):
+    """From a step on a file of the run lies on a disk that is full."""
+
+    def __init__(self, file, after):
+        self.file, self.after = file, after
+
+    def progress(self, done, *facts):
+        if done == self.after:
+            self.file.rename(self.file.with_name("before"))
+            self.file.symlink_to(FULL)
+
+    def has_room(self):
+        self.file.with_name("before").replace(self.file)
+
+
+@needs_full
+@pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt"])
+@pytest.mark.parametrize("minival", [False, True])
+def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
+    """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
+    monkeypatch.setattr(schedule_points, "_ROWS", 12)
+    expected = run(job("alone", minival=minival), resumed=False, watch=Nobody())
+    one = job("run", minival=minival)
+    one.folder.note("The run begins.")
+    disk = FullDisk(one.folder.path / name, after=4)
+    with pytest.raises(InputError, match=mentioning(name, "--resume")):
+        run(one, resumed=False, watch=disk)
+    assert resume.steps_saved(one.folder.checkpoints) == [6]
+    disk.has_room()
+    found = run(job("run", minival=minival), resumed=True, watch=Nobody())
+    curves = [
+        [(row["kind"], row["step"], row["top1"]) for row in result.history if row["kind"] != "train"]
+        for result in (expected, found)
+    ]
+    assert curves[0] == curves[1]
+    assert [row["step"] for row in found.history if row["kind"] == "train"] == [
+        step for step in range(2, 25, 2) if (name, step) != ("metrics.jsonl", 6)
+    ]
+
+
+@needs_full
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no such signal")
+def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job, monkeypatch):
+    """PyTorch says so wherever the main process is, and it was taken for a disk that is full."""
+
+    def told(number, frame):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    def saved(kept, file):
+        signal.raise_signal(signal.SIGCHLD)
+        save(kept, file)
+
+    save, before = torch.save, signal.signal(signal.SIGCHLD, told)
+    monkeypatch.setattr(torch, "save", saved)
+    one = job("run", "checkpoint_minutes=0")
+    try:
+        with pytest.raises(ReaderKilledError, match="--workers"):
+            run(one, resumed=False, watch=Nobody())
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert resume.steps_saved(one.folder.checkpoints) == [1]
+
+
+def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
+    folder = RunFolder(tmp_path, lambda line: None)
+    for name, write in (
+        ("metrics.jsonl", lambda: folder.record({"kind": "train", "step": 1, "loss": 0.5})),
+        ("log.txt", lambda: folder.note("epoch 1")),
+        ("skipped.csv", lambda: folder.skip("a.jpg", "is empty (0 bytes)")),
+    ):
+        (tmp_path / name).symlink_to(FULL)
+        with pytest.raises(InputError, match=mentioning(name, "--resume")):
+            write()
+    assert folder.skipped_count == 0, "it was not listed"
+
+
+@pytest.mark.parametrize("begun", ["", "path,reason\n"])
+def test_a_list_of_what_was_skipped_that_a_full_disk_left_empty_is_gone_on_with(begun, tmp_path):
+    (tmp_path / "skipped.csv").write_text(begun)
+    folder = RunFolder(tmp_path, lambda line: None)
+    for name in ("a.jpg", "b.jpg"):
+        folder.skip(name, "is empty (0 bytes)")
+    assert RunFolder(tmp_path, lambda line: None).skipped == {"a.jpg", "b.jpg"}
+
+
+def test_a_list_of_what_was_skipped_that_was_cut_off_in_its_first_line_is_no_reason_to_stop(tmp_path):
+    (tmp_path / "skipped.csv").write_text("pa\na.jpg,is empty (0 bytes)\n")
+    assert RunFolder(tmp_path, lambda line: None).skipped_count == 0
+
+
+def test_up_to_half_of_an_evaluations_images_are_skipped_but_with_strict_none(job):
+    one = job("run")
+    state = begin(one.network, one.recipe)
+    gone(one, 1)
+    assert len(one.predict(state, one.val).labels) == 23
+    assert one.folder.skipped_count == 1
+    with pytest.raises(InputError, match=mentioning(one.val.paths[0], "--strict")):
+        replace(one, strict=True).predict(state, one.val)
+    for row in range(1, 12):
+        Path(one.val.file(row)).unlink()
+    assert len(one.predict(state, one.val).labels) == 12
+    Path(one.val.file(12)).unlink()
+    with pytest.raises(InputError, match=mentioning("13", "24", "50", "--resume")):
+        one.predict(state, one.val)
+
+
+def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit(job):
+    """Two of 24 are more than 5 %, also where the folder lists both; one is passed over however often it is noted."""
+    one = job("run")
+    for row in range(2):
+        one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
+    resumed = replace(one, folder=RunFolder(one.folder.path, lambda line: None))
+    kept_by = Books(resumed, SimpleNamespace(step=0), Nobody(), {})
+    kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
+    with pytest.raises(InputError, match=mentioning("2", "24", "--resume")):
+        kept_by.note_unreadable([(1, "is empty (0 bytes)")])
+    assert resumed.folder.skipped_file.read_text().splitlines()[1:] == [
+        f"{path},is empty (0 bytes)" for path in one.train.paths[:2]
+    ]
+
+
+class Clock:
+    """Says the time of the books."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Rows every 12 of 24 steps; a validation takes 50 s of nobody's training."""
+    clock = Clock()
+
+    def validate(self):
+        clock.now += 50
+
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(schedule_points, "_ROWS", 2)
+    monkeypatch.setattr(Books, "_validate", validate)
+    return clock
+
+
+def books_of(job, clock, kept, selection=None):
+    """Of a run that compiles for 100 s; a step of 8 pictures takes 1 s, a quarter of it for waiting."""
+    state = SimpleNamespace(step=0, best=job.network, to_dict=lambda: {"step": state.step})
+    kept_by = Books(job, state, Nobody(), kept, selection)
+    clock.now += 100
+    kept_by.training_begins()
+
+    def steps(first, last):
+        for state.step in range(first, last + 1):
+            clock.now += 1
+            setting = job.recipe.progressive.at(state.step - 1, steps=24)
+            done = StepDone(state.step - 1, setting, torch.tensor(1.0), 0.1, 8, (), 0.25, ONE_AT_A_TIME)
+            kept_by.after(done)
+        return done
+
+    return kept_by, steps
+
+
+def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
+    """Stopped after step 5 and gone on with later: twelve steps of 1 s, without what was between or compiled."""
+    one = job("run")
+    first, steps = books_of(one, clock, {})
+    first.save(steps(1, 5))
+    clock.now += 1000
+    checkpoint, _ = resume.load_newest(one.folder.checkpoints)
+    second, steps = books_of(one, clock, Books.taken(checkpoint))
+    assert checkpoint == {"step": 5}
+    steps(6, 24)
+    rows = [row for row in one.folder.history() if row["kind"] == "train"]
+    assert [(row["step"], row["train_s"], row["waited_s"], row["images_per_s"]) for row in rows] == [
+        (12, 12.0, 3.0, 8.0),
+        (24, 12.0, 3.0, 8.0),
+    ]
+    assert second.seconds == 2 * 100 + 24 + 7 * 50, (
+        "of the run, compiling and validation among it, but the last"
+    )
+
+
+def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
+    kept = Books.taken({"seconds": 7.0, "step": 12})
+    again, steps = books_of(job("run"), clock, kept)
+    again.catch_up()
+    assert again.seconds == 107
+    steps(13, 24)
+    assert [row["train_s"] for row in again.job.folder.history()] == [12.0]
+
+
+def test_steps_before_an_early_end_are_in_a_row(job, clock):
+    """A validation after step 15 ends it; rows are due after 12 and 24."""
+    selection = SimpleNamespace(over=False, to_dict=dict)
+    ended, steps = books_of(job("run"), clock, {}, selection)
+    steps(1, 14)
+    selection.over = True
+    steps(15, 15)
+    rows = ended.job.folder.history()
+    assert [(row["step"], row["train_s"], row["waited_s"]) for row in rows] == [
+        (12, 12.0, 3.0),
+        (15, 3.0, 0.75),
+    ]
+
+
+def test_the_bar_moves_between_rows_too(job, monkeypatch):
+    """A day's run has one in seven minutes."""
+    shown = []
+
+    class Looks(Nobody):
+        def progress(self, done, *facts):
+            shown.append((done, *facts))
+
+    monkeypatch.setattr(callbacks, "_SHOWN_S", -1.0)
+    monkeypatch.setattr(callbacks, "row_steps", lambda recipe, length: frozenset({12, 24}))
+    one = job("run")
+    run(one, resumed=False, watch=Looks())
+    assert [done for done, *_ in shown] == list(range(1, 25))
+    assert [row["step"] for row in one.folder.history() if row["kind"] == "train"] == [12, 24]
+    assert all(images_per_s > 0 for _, _, _, images_per_s, _, _ in shown)

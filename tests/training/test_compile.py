@@ -1,0 +1,184 @@
+"""Compiling takes minutes: what it is at, and how far, is said meanwhile."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.messages import each_mentions, mentioning
+from tests.training.test_precision import SMALL
+from torch._dynamo.testing import CompileCounter
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.data.dataset import read
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import callbacks, metrics_log, timing
+from efficientnetv2.training import compile as compiling
+from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import NoFolder, RunFolder
+from efficientnetv2.training.timing import measure
+from efficientnetv2.training.trainer import run
+from efficientnetv2.utils.distributed import World
+
+COMPILE = torch.compile  # which the fixture replaces
+# 8 pictures a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
+EXPECTED = [
+    "Compiling (1 of 3): passes of 6 pictures of 32 px ...",
+    "Compiled in 0 s; its gradients are those of the plain network.",
+    "Compiling (2 of 3): passes of 2 pictures of 32 px ...",
+    "Compiled in 0 s; its gradients are those of the plain network.",
+    "Compiling (3 of 3): passes of 8 pictures of 64 px ...",
+    "Compiled in 0 s; its gradients are those of the plain network.",
+]
+
+
+class Nobody:
+    def progress(self, *words):
+        pass
+
+
+@pytest.fixture
+def job(class_folders, tmp_path, monkeypatch):
+    """One step of each size; PyTorch's compiler, which takes minutes, does nothing."""
+    monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: module)
+    monkeypatch.setattr(timing, "_TIMED_S", 0.0)
+    settings = [
+        "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=2",
+        "precision=fp32", "compile=true", "epochs=0.7",
+    ]  # fmt: skip
+    manifest = read(class_folders)
+    return Job(
+        recipe=with_settings(named("quick"), settings),
+        network=create(SMALL, num_classes=3),
+        train=manifest.select(np.arange(0, 48, 2)),
+        val=manifest.select(np.arange(1, 48, 6)),
+        preprocessing=Preprocessing(image_px=64),
+        folder=NoFolder(tmp_path / "run"),
+        device=torch.device("cpu"),
+        workers=0,
+        at_a_time=GroupsAtATime({32: 3, 64: 4}),
+    )
+
+
+def without_seconds(lines):
+    return [re.sub(r"\d+ s;", "0 s;", line) for line in lines]
+
+
+def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
+    said = []
+    job = replace(job, folder=RunFolder(tmp_path / "run", said.append))
+    job.folder.begin(job.recipe, job.train, {})
+    run(job, resumed=False, watch=Nobody())
+    assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
+    written = (tmp_path / "run/log.txt").read_text()
+    assert all(line in written for line in said)
+
+
+def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
+    """Each of the three programs takes 100 s here, and nothing else any time."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+
+    def agrees(self, call, px):
+        clock.now += 100
+        return True
+
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(compiling._Trial, "agrees", agrees)
+    result = run(
+        replace(job, folder=RunFolder(tmp_path / "run", lambda line: None)), resumed=False, watch=Nobody()
+    )
+    assert result.seconds == 300
+    assert metrics_log.training_seconds(result.history) < 1
+
+
+def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
+    """As one that was killed before its report was written."""
+    job = replace(job, folder=RunFolder(tmp_path / "run", lambda line: None))
+    job.folder.begin(job.recipe, job.train, {})
+    first = run(job, resumed=False, watch=Nobody())
+    said = []
+    again = run(replace(job, folder=RunFolder(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
+    assert each_mentions(said, ("2", "step"), ("8", "val"))
+    assert np.array_equal(again.predictions.logits, first.predictions.logits)
+
+
+def of_compiling(said):
+    """Without what is said of the measurement itself."""
+    return [line for line in said if not line.startswith("Measuring ")]
+
+
+def test_whoever_measures_a_run_is_told_too(job, tmp_path):
+    said = []
+    measure(job, tmp_path, say=said.append)
+    assert without_seconds(of_compiling(said)) == EXPECTED
+
+
+def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling._Trial, "agrees", lambda self, call, px: self.groups != 1)
+    said = []
+    with pytest.warns(UserWarning, match=mentioning("32", "gradients")):
+        measure(job, tmp_path, say=said.append)
+    assert without_seconds(of_compiling(said)) == EXPECTED[:3]
+
+
+def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
+    growing = with_settings(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
+    said = []
+    compiling.network_to_call(job.network.train(), growing, job.device, job.at_a_time, say=said.append)
+    assert without_seconds(said) == EXPECTED
+
+
+def test_of_several_processes_each_compiles_what_its_share_makes(job):
+    """Four groups of two, at most three or four at a time: each of two processes has two, in one pass."""
+    said = []
+    world = World(rank=0, size=2, local_rank=0, local_size=2)
+    compiling.network_to_call(
+        job.network.train(), job.recipe, job.device, job.at_a_time, world=world, say=said.append
+    )
+    assert [line for line in said if line.startswith("Compiling")] == [
+        f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, job, monkeypatch):
+    """Four groups of two fill the memory in bf16: in fp32, which takes twice as much, they would not fit."""
+    plain, whole = [], []
+
+    def compiled(images):
+        whole.append(len(images))
+        return job.network.forward(images)
+
+    monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: compiled)
+    job.network.register_forward_pre_hook(lambda module, given: plain.append(len(given[0])))
+    sizes = "progressive={stages: 1, image_px: 32, dropout: 0.3, drop_path: 0.3}"
+    recipe = with_settings(job.recipe, [sizes, f"precision={precision}"])
+    call = compiling.network_to_call(job.network.train(), recipe, job.device, GroupsAtATime({32: 4}))
+    assert call is compiled, "all groups at once have the gradients of each alone"
+    assert (plain, whole) == ([2] * 8, [8])
+
+
+def test_every_stage_is_compiled_however_many_programs_pytorch_keeps_unasked(job, monkeypatch):
+    """Five sizes, each with passes of three groups and of the one that is left: ten programs, unasked it keeps 8."""
+    graphs = CompileCounter()
+    one_block = Architecture(
+        stem_channels=8, stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1),), head_channels=8
+    )
+    network = create(one_block, num_classes=3).train()
+    monkeypatch.setattr(
+        compiling.torch, "compile", lambda module, **words: COMPILE(module, dynamic=False, backend=graphs)
+    )
+    five = "progressive={stages: 5, px_multiple: 8, image_px: {start: 32, end: 64}}"
+    before = torch._dynamo.config.recompile_limit
+    compiling.network_to_call(network, with_settings(job.recipe, [five]), job.device, GroupsAtATime({64: 3}))
+    assert graphs.frame_count == 10
+    assert torch._dynamo.config.recompile_limit == before

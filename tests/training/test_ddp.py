@@ -1,0 +1,102 @@
+"""Which groups can be shared among how many processes, by arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.messages import mentions
+from tests.training.test_loop import CPU, SMALL, recipe_of
+from torch import nn
+
+from efficientnetv2.models.factory import create
+from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.training import ddp
+from efficientnetv2.training.ddp import best_shared, refuse_unshared
+from efficientnetv2.training.optim import EMA
+from efficientnetv2.utils.distributed import World, synchronise
+from efficientnetv2.utils.errors import InputError
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        (1, 32),  # the largest that fits, as if there were one
+        (4, 16),  # 4 groups of 16
+        (3, 16),  # of 64 no divisor gives a multiple of 3; 4 groups are enough for 3
+        (64, 1),  # a picture each
+        (100, 32),  # too many: refused later
+    ],
+)
+def test_the_largest_groups_of_a_batch_of_64_that_fit_up_to_32(processes, expected):
+    assert best_shared([1, 2, 4, 8, 16, 32], batch_images=64, processes=processes)[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "machines", "threads", "expected"),
+    [
+        (CPU, 1, 4, 4),  # the cores are divided: four at once
+        (CPU, 2, 4, 8),
+        (CPU, 1, 16, 1),  # each would take all: no faster than one
+        (CPU, 1, 6, 2),
+        (CPU, 1, 1, 4),
+        (GPU, 2, 16, 8),
+    ],
+)
+def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
+    device, machines, threads, expected, monkeypatch
+):
+    monkeypatch.setattr(ddp, "cores", lambda: 16)
+    monkeypatch.setattr(ddp.torch, "get_num_threads", lambda: threads)
+    world = World(size=4 * machines, local_size=4)
+    assert ddp.at_once(world, device) == expected
+
+
+def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
+    recipe = recipe_of(Progressive(image_px=32), batch_images=batch, group_images=group, **changes)
+    with pytest.raises(InputError) as error:
+        refuse_unshared(recipe, device, World(size=processes), begun=begun)
+    return str(error.value)
+
+
+def test_fewer_groups_than_processes_are_refused_with_what_would_do():
+    message = refused(8, 5)
+    assert mentions(message, "5", "3", "group")
+    assert mentions(message, "--set", "group_images=4"), "6 groups of 4 are enough for 5 processes"
+    assert mentions(message, "at most 3")
+    assert mentions(refused(24, 2), "only 1")
+    assert mentions(refused(8, 30), "--batch-images", "30")
+
+
+def test_of_a_run_that_has_begun_only_the_processes_can_change():
+    message = refused(8, 5, begun=True)
+    assert "--set" not in message
+    assert message.endswith("Start at most 3.")
+
+
+def test_uneven_shares_are_allowed():
+    refuse_unshared(recipe_of(Progressive(image_px=32), batch_images=24, group_images=6), CPU, World(size=3))
+
+
+def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
+    assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
+    assert "3 share 4" in refused(6, 3, device=GPU, sync_batch_norm=True)
+    recipe = recipe_of(Progressive(image_px=32), batch_images=24, group_images=6, sync_batch_norm=True)
+    refuse_unshared(recipe, GPU, World(size=2))
+    refuse_unshared(recipe, CPU, World())
+
+
+def test_synchronising_keeps_weights_names_and_their_order():
+    network = create(SMALL, num_classes=3)
+    average = EMA(network, 0.5)
+    before = {name: tensor.data_ptr() for name, tensor in network.state_dict().items()}
+    synchronise(network, World(size=2))
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert {name: tensor.data_ptr() for name, tensor in network.state_dict().items()} == before
+    with torch.no_grad():
+        network.stem.norm.running_mean.fill_(1.0)
+    average.update(network, step=10**6)
+    assert average.network.stem.norm.running_mean.unique().tolist() == [0.5]

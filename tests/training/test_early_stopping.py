@@ -1,0 +1,313 @@
+"""Which weights are kept, by hand; and that a run keeps those, whenever it is interrupted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+from tests.training.test_loop import SMALL
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.early_stopping import Point, best_of, in_vain, patience_in_vain
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job, kept
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.trainer import run
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import evaluate
+
+
+def points(*figures: float) -> list[Point]:
+    """Every ten steps one."""
+    return [Point(10 * number, figure) for number, figure in enumerate(figures, start=1)]
+
+
+def test_the_best_is_kept_and_of_equals_the_latest():
+    assert best_of(points(0.2, 0.5, 0.4)) == Point(20, 0.5)
+    assert best_of(points(0.2, 0.5, 0.4, 0.5, 0.3)) == Point(40, 0.5)
+
+
+def test_waiting_counts_from_the_first_of_the_best():
+    """0.5 is reached at step 20; neither 0.4 nor 0.5 again is better."""
+    assert in_vain(points(), first_step=0) == 0
+    assert in_vain(points(0.2), first_step=0) == 0
+    assert in_vain(points(0.2, 0.5), first_step=0) == 0
+    assert in_vain(points(0.2, 0.5, 0.4, 0.5), first_step=0) == 2
+    assert in_vain(points(0.2, 0.5, 0.4, 0.5, 0.6), first_step=0) == 0
+
+
+def test_waiting_begins_with_the_last_stage():
+    """The last stage begins after step 30: of the validations at 30, 40 and 50 only the last two are its own."""
+    assert in_vain(points(0.2, 0.5, 0.4, 0.4, 0.4), first_step=30) == 2
+    assert in_vain(points(0.2, 0.5, 0.4), first_step=30) == 0
+
+
+@pytest.mark.parametrize(("epochs", "patience", "ends"), [(10, 3, True), (10, 4, False), (40, 5, True)])
+def test_patience_that_cannot_end_the_run_is_said(epochs, patience, ends):
+    """Ten epochs of finetune have four validations in the last of three stages; at the fourth the run ends anyway."""
+    recipe = with_settings(named("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"])
+    told = patience_in_vain(recipe, Length.of(recipe, 3000))
+    assert told == [] if ends else "the last stage has 4 validations" in told[0]
+    assert ends or told[0].endswith("Take more epochs, or a patience of 3 at most.")
+
+
+def test_without_patience_nothing_is_said_of_it():
+    recipe = with_settings(named("finetune"), ["epochs=1"])
+    assert patience_in_vain(recipe, Length.of(recipe, 3000)) == []
+
+
+class Unseen:
+    def progress(self, *facts):
+        pass
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+SETTINGS = (
+    "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
+    "precision=fp32", "compile=false", "epochs=8", "minival=6", "validate_epochs=1", "ema_decay=0.5",
+)  # fmt: skip
+
+
+@pytest.fixture
+def job(class_folders, tmp_path):
+    """Three colours, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
+    manifest = read(class_folders)
+    train, val, minival = (
+        manifest.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8))
+    )
+
+    def of(name: str, *settings: str) -> Job:
+        torch.manual_seed(0)
+        return Job(
+            recipe=with_settings(named("quick"), [*SETTINGS, *settings]),
+            network=create(SMALL, num_classes=3),
+            train=train,
+            val=val,
+            preprocessing=Preprocessing(image_px=48),
+            folder=RunFolder(tmp_path / name, lambda line: None),
+            device=torch.device("cpu"),
+            workers=0,
+            minival=minival,
+        )
+
+    return of
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Lets validations on minival come out as written; gives back the weights that each was of."""
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    def script(*figures: float) -> dict[int, dict[str, torch.Tensor]]:
+        def predict(self, state, part, *, once=False, progress=None):
+            right = np.ones(len(part), dtype=bool)
+            if part is self.minival:
+                seen[state.step] = {name: one.clone() for name, one in kept(state).state_dict().items()}
+                right = np.arange(len(part)) < round(figures[state.step // 3 - 1] * len(part))
+            answers = np.where(right, part.labels, (part.labels + 1) % 3)
+            logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 3).float()
+            return Predictions(np.arange(len(part)), part.labels, logits * 9)
+
+        monkeypatch.setattr(Job, "predict", predict)
+        return seen
+
+    return script
+
+
+def weights_of(job: Job) -> dict[str, torch.Tensor]:
+    return dict(modelfile.load(job.folder.model_file).state_dict())
+
+
+def said(job: Job) -> str:
+    return (job.folder.path / "log.txt").read_text()
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+#: A run that begins with the linear probe of given weights, and so with a model that can classify.
+BEGUN = ("weights=given.safetensors", "classifier=probe")
+
+
+def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
+    """Before training 5 of 6 are right (the last number), then 4 at most: the file has the weights of the start."""
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
+    one = job("run", *BEGUN)
+    result = run(one, resumed=False, watch=Unseen())
+    assert list(seen) == [0, 3, 6, 9, 12, 15, 18, 21, 24]
+    assert same(weights_of(one), seen[0])
+    assert not same(seen[0], seen[24])
+    told = modelfile.load(one.folder.model_file).metrics
+    assert (told["kept_model"], told["selected_step"]) == ("start", 0)
+    assert (told["start_metric"], told["trained_metric"]) == (pytest.approx(5 / 6), pytest.approx(4 / 6))
+    assert str(result.selection) in said(one)
+    assert "linear probe" in str(result.selection)
+    assert next(row["step"] for row in result.history if row["kind"] == "minival") == 0
+
+
+def test_a_model_better_than_its_start_is_kept(job, scripted):
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 4 / 6, 3 / 6)
+    one = job("run", *BEGUN)
+    run(one, resumed=False, watch=Unseen())
+    assert same(weights_of(one), seen[18])
+    told = modelfile.load(one.folder.model_file).metrics
+    assert (told["kept_model"], told["start_metric"]) == ("trained", pytest.approx(3 / 6))
+
+
+@pytest.mark.parametrize("stop", [2, 13])
+def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
+    """Stopped before the first checkpoint the run begins anew; after it the checkpoint has the start's weights."""
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
+
+    class Ends:
+        def progress(self, done, *facts):
+            if done >= stop:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(job("run", *BEGUN), resumed=False, watch=Ends())
+    resumed = job("run", *BEGUN)
+    result = run(resumed, resumed=True, watch=Unseen())
+    assert same(weights_of(resumed), seen[0])
+    assert [row["step"] for row in result.history if row["kind"] == "minival"] == [*range(0, 25, 3)]
+
+
+def test_the_model_file_has_the_weights_that_were_best(job, scripted):
+    """The moving average's after the fifth validation; the end of the run is not as good."""
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
+    one = job("run")
+    result = run(one, resumed=False, watch=Unseen())
+    assert list(seen) == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert same(weights_of(one), seen[15])
+    assert not same(seen[15], seen[24])
+    told = modelfile.load(one.folder.model_file).metrics
+    assert told["selected_on"] == "minival"
+    assert (told["selected_step"], told["selected_epoch"], told["selected_by"]) == (15, 5.0, "top1")
+    assert told["selected_figure"] == pytest.approx(5 / 6)
+    assert told["stopped_early"] is False
+    assert result.images == 24 * 8
+    assert [(row["step"], row["top1"]) for row in result.history if row["kind"] == "minival"] == [
+        (3 * number, pytest.approx(sixths / 6))
+        for number, sixths in enumerate((1, 2, 3, 2, 5, 4, 1, 4), start=1)
+    ]
+    at_the_end = [(row["step"], row["images"]) for row in result.history if row["kind"] == "val"]
+    assert at_the_end == [(24, len(one.val))], "val is looked at once, at the end"
+
+
+def test_training_ends_when_waiting_was_in_vain(job, scripted):
+    """Best at step 6. In the first stage nothing is counted; 15 and 18 are the last stage's first two."""
+    seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 1)
+    one = job("run", "patience=2")
+    result = run(one, resumed=False, watch=Unseen())
+    assert list(seen) == [3, 6, 9, 12, 15, 18]
+    assert result.images == 18 * 8
+    assert same(weights_of(one), seen[18]), "as good as at 6, and later"
+    kept = modelfile.load(one.folder.model_file)
+    assert kept.metrics["stopped_early"] is True
+    assert (kept.metrics["epochs"], kept.recipe["epochs"]) == (6, 8)
+    assert evaluate._epochs(kept) == 6
+    del kept.metrics["epochs"]  # as a file has it that was written before
+    assert evaluate._epochs(kept) is None
+    kept.metrics["stopped_early"] = False
+    assert evaluate._epochs(kept) == 8
+    log = said(one)
+    assert mentions(log, "18", "24", "6", "top-1", "minival", "2")
+    assert mentions(log, "18", "weight", "step")
+
+
+def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
+    """It was killed before the model file was written: resumed, it does no further step and chooses the same."""
+    seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1, 1)
+    one = job("run", "patience=2")
+    run(one, resumed=False, watch=Unseen())
+    first = weights_of(one)
+    assert same(first, seen[6])
+    one.folder.model_file.unlink()
+    seen.clear()
+    again = job("run", "patience=2")
+    result = run(again, resumed=True, watch=Unseen())
+    assert not seen, "it was over with its last checkpoint"
+    assert mentions(said(again), "18", "step")
+    assert "from step" not in said(again)
+    assert result.images == 18 * 8
+    assert same(weights_of(again), first)
+
+
+@pytest.mark.parametrize("at", [7, 16, 22])
+def test_an_interrupted_run_chooses_the_same(at, job):
+    """With the network's own answers. At 16 the best may be behind, at 22 it may be after the last checkpoint."""
+    alone = job("alone")
+    run(alone, resumed=False, watch=Unseen())
+
+    class Ends:
+        def progress(self, done, *facts):
+            if done == at:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(job("killed"), resumed=False, watch=Ends())
+    killed = job("killed")
+    run(killed, resumed=True, watch=Unseen())
+    assert same(weights_of(killed), weights_of(alone))
+    ours, theirs = (modelfile.load(one.folder.model_file).metrics for one in (killed, alone))
+    assert ours == theirs
+
+
+def test_macro_f1_may_choose(job, scripted):
+    scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
+    one = job("run", "chosen_by=macro_f1")
+    run(one, resumed=False, watch=Unseen())
+    told = modelfile.load(one.folder.model_file).metrics
+    assert told["selected_by"] == "macro_f1"
+    best = next(
+        row
+        for row in one.folder.history()
+        if row["kind"] == "minival" and row["step"] == told["selected_step"]
+    )
+    assert told["selected_figure"] == best["macro_f1"] != best["top1"]
+
+
+def test_without_minival_the_last_weights_are_kept(job, scripted):
+    scripted()
+    one = replace(job("run", "minival=null"), minival=None)
+    result = run(one, resumed=False, watch=Unseen())
+    assert result.selection is None
+    assert "selected_on" not in modelfile.load(one.folder.model_file).metrics
+    assert [row["step"] for row in result.history if row["kind"] == "val"] == [3, 6, 9, 12, 15, 18, 21, 24]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["minival=null", "patience=3"], ("3", "minival")),
+        (["minival=0.1", "patience=0"], ("0", "patience")),
+        (["minival=0"], ("minival", "0")),
+        (["minival=1.5"], ("minival", "1.5")),
+        (["minival=-0.1"], ("minival", "-0.1")),
+        (["minival=0.1", "chosen_by=top5"], ("chosen_by", "top5")),
+    ],
+)
+def test_what_cannot_be_chosen_by_is_refused(settings, told):
+    with pytest.raises(InputError, match=mentioning(*told)):
+        with_settings(named("quick"), settings)
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnetv2_s_paper", "efficientnetv2_m_paper", "efficientnetv2_l_paper"]
+)
+def test_the_papers_recipes_hold_out_its_minival(name):
+    """arXiv:2104.00298, section 5.1: 25,000 pictures of train, also for early stopping."""
+    assert named(name).minival == 25_000

@@ -1,0 +1,242 @@
+"""What a run will take, by arithmetic from what its pieces take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.messages import mentioning
+
+from efficientnetv2.training.estimate import epochs_within, forecast, minutes_of, steps_by_size
+from efficientnetv2.training.image_sizes import settings_by_size
+from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.utils.errors import InputError
+
+# 10 and 30 ms a picture, in steps of 8.
+RATES = Rates(
+    compile_s=50.0,
+    steps=(
+        StepRate(64, begin_s=1.0, each_s=0.08, memory_bytes=100),
+        StepRate(128, begin_s=2.0, each_s=0.24, memory_bytes=300),
+    ),
+    curve=Rate(begin_s=0.5, each_s=0.01),
+    answers=Rate(begin_s=0.5, each_s=0.08),
+    checkpoints=Rate(begin_s=0.2, each_s=0.25),
+    checkpoint_bytes=1000,
+    model_s=0.1,
+    model_bytes=250,
+)
+TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
+
+
+def recipe(*settings: str):
+    return with_settings(
+        named("quick"), [TWO_SIZES, "batch_images=8", "epochs=10", "compile=false", *settings]
+    )
+
+
+def whole(one, *, images: int = 48, val_images: int = 30, **more):
+    return forecast(one, RATES, images=images, val_images=val_images, **more)
+
+
+def test_a_run_of_two_stages():
+    """10 epochs of 48 pictures are 60 steps of 8: 30 at 64 px, 30 at 128 px, each stage with its first step.
+
+    Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 pictures
+    each, 0.8 s. A checkpoint at both ends, 0.7 s. All pictures of val at last, 2.9 s, and the model file.
+    """
+    run = whole(recipe(), at_a_time=GroupsAtATime({64: 4, 128: 2}))
+    assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
+    assert [stage.seconds for stage in run.stages] == pytest.approx([1 + 30 * 0.08, 2 + 30 * 0.24])
+    assert [stage.images_per_s for stage in run.stages] == pytest.approx([100, 100 / 3])
+    assert run.others_s == pytest.approx(
+        {"validation": 8.0, "checkpoints": 0.7, "final evaluation": 2.9, "model file": 0.1}
+    )
+    assert run.seconds == pytest.approx(3.4 + 9.2 + 8.0 + 0.7 + 2.9 + 0.1)
+    assert run.disk_bytes == {"checkpoints": 2000, "model file": 250}
+    assert run.memory_bytes == 300
+
+
+def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
+    """10 points of 100 pictures, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints.
+
+    At last a temperature is fitted, by the answers to the same 100: 8.5 s.
+    """
+    run = whole(recipe("minival=100"), minival_images=100)
+    assert run.others_s == pytest.approx(
+        {
+            "validation": 15.0,
+            "checkpoints": 0.7,
+            "final evaluation": 2.9,
+            "model file": 0.1,
+            "temperature": 8.5,
+        }
+    )
+    assert run.disk_bytes == {"checkpoints": 2500, "model file": 250}
+
+
+def test_groups_at_a_time_are_no_more_than_a_step_has():
+    run = whole(recipe("group_images=4"), at_a_time=GroupsAtATime({64: 4, 128: 1}))
+    assert [stage.groups_at_a_time for stage in run.stages] == [2, 1]
+
+
+def test_shares_of_the_stages_count():
+    plan = "progressive={stages: 2, shares: [3, 1], image_px: {start: 64, end: 128}}"
+    assert [stage.steps for stage in whole(recipe(plan)).stages] == [45, 15]
+
+
+def test_in_random_order_the_stages_that_are_drawn_count():
+    """1,000 draws of two sizes: each step's own draw decides, and the numbers are those of the plan itself."""
+    drawn = recipe(
+        "progressive={stages: 2, order: random, seed: 3, image_px: {start: 64, end: 128}}",
+        "batch_images=1", "epochs=10",
+    )  # fmt: skip
+    plan = drawn.progressive
+    small = sum(plan.at(step, steps=1000).image_px == 64 for step in range(1000))
+    run = whole(drawn, images=100)
+    assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, small), (128, 1000 - small)]
+    assert 400 < small < 600
+
+
+def test_many_random_steps_are_counted_by_some_of_them():
+    plan = recipe(
+        "progressive={stages: 2, order: random, seed: 3, image_px: {start: 64, end: 128}}"
+    ).progressive
+    counted = steps_by_size(plan, 100_000, [64, 128])
+    assert sum(steps for _, _, steps in counted) == 100_000
+    assert all(abs(steps - 50_000) < 5_000 for _, _, steps in counted), "a thousand draws: three deviations"
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
+    """From 64 to 128 px the mean of the squares is 9,557, so 0.151 s between 0.08 s at 4,096 and 0.24 s at 16,384."""
+    growing = recipe(f"progressive={{stages: {stages}, image_px: {{start: 64, end: 128, continuous: true}}}}")
+    sizes = {setting.image_px for setting in settings_by_size(growing)}
+    measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_px in sizes))
+    run = forecast(growing, measured, images=8000, val_images=30)
+    steps = sum(stage.steps for stage in run.stages)
+    expected = 0.08 + 0.16 * ((64**2 + 64 * 128 + 128**2) / 3 - 64**2) / (128**2 - 64**2)
+    training = sum(stage.seconds for stage in run.stages) - 3
+    assert steps == 10_000
+    assert training / steps == pytest.approx(expected, rel=0.01)
+
+
+def test_long_stages_have_checkpoints_within():
+    """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, and a checkpoint a minute: 0 + 2 beside the ends."""
+    run = whole(recipe("epochs=200", "checkpoint_minutes=1"))
+    assert run.others_s["checkpoints"] == pytest.approx(0.2 + 4 * 0.25)
+    assert run.disk_bytes["checkpoints"] == 3000, "two are kept, and one is being written"
+    assert whole(recipe("checkpoint_minutes=0")).others_s["checkpoints"] == pytest.approx(0.2 + 60 * 0.25)
+
+
+def test_the_curve_takes_a_part_of_many_pictures_and_the_last_answer_all():
+    run = whole(recipe("validate_images=20", "validate_epochs=100"), val_images=500)
+    assert run.others_s["validation"] == pytest.approx(2 * (0.5 + 0.2))
+    assert run.others_s["final evaluation"] == pytest.approx(0.5 + 40)
+
+
+def test_compiling_is_a_line_of_its_own():
+    assert "compiling" not in whole(recipe()).others_s
+    assert whole(recipe("compile=true")).others_s["compiling"] == 50.0
+
+
+@pytest.mark.parametrize("minutes", [0.5, 2.0, 90.0])
+def test_epochs_are_what_fits_into_the_minutes(minutes):
+    """With those epochs the run takes at most the time, and nearly all of it but the 3 % that stay free."""
+    epochs = epochs_within(minutes, recipe(), RATES, images=48, val_images=30)
+    taken = whole(recipe(f"epochs={epochs}")).seconds
+    assert taken <= minutes * 60 * 0.971
+    longer = whole(recipe(f"epochs={1.01 * epochs + 1}")).seconds
+    assert longer > minutes * 60 * 0.97
+
+
+def test_too_few_minutes_are_refused():
+    """Two first steps 3.32 s, two validations 1.6 s, two checkpoints 0.7 s, the last answer 2.9 s, the model 0.1 s.
+
+    So 8.62 s; 3 % of the time stay free.
+    """
+    with pytest.raises(InputError, match=mentioning("--minutes", "0.1", "0.15")):
+        epochs_within(0.1, recipe(), RATES, images=48, val_images=30)
+    assert epochs_within(0.15, recipe(), RATES, images=48, val_images=30)
+
+
+def test_minutes_are_refused_as_they_were_given():
+    """Half a minute went into a cache; four processes share the steps and answers, but each begins by itself.
+
+    Two first steps 3 + 0.32 / 4 s, two validations 1 + 0.6 / 4 s, two checkpoints 0.7 s, the last answer
+    0.5 + 2.4 / 4 s, the model 0.1 s: 30 + 6.13 / 0.97 s.
+    """
+    beside = {"images": 48, "val_images": 30, "spent_s": 30.0, "at_once": 4}
+    with pytest.raises(InputError, match=mentioning("--minutes", "0.6", "0.61", "0.5")):
+        epochs_within(0.6, recipe(), RATES, **beside)
+    assert epochs_within(0.61, recipe(), RATES, **beside)
+    epochs = epochs_within(2.5, recipe(), RATES, **beside)
+    assert whole(recipe(f"epochs={epochs}")).seconds > 120, "more than one alone could do"
+
+
+@pytest.mark.parametrize(
+    ("processes", "share"), [(1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25)], ids="{}".format
+)
+def test_groups_of_a_step_are_dealt_whole(processes, share):
+    """Of four groups one of three processes has two, and the others wait for it; answers are shared to the last."""
+    shared = RATES.shared(processes, 4)
+    assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
+    assert shared.answers.each_s == pytest.approx(0.08 / processes)
+    one = recipe("group_images=2")
+    beside = {"images": 48, "val_images": 30}
+    asked = minutes_of(3000, one, RATES, **beside, at_once=processes)
+    alike = forecast(recipe("group_images=2", "epochs=500"), shared, **beside)
+    assert 60 * asked * 0.97 == pytest.approx(alike.seconds)
+
+
+@pytest.mark.parametrize(
+    ("whole_s", "setting"),
+    [({"compile_s": 100.0}, "compile=true"), ({"model_s": 100.1}, "compile=false")],
+    ids=["compiling", "model file"],
+)
+def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
+    """Each of four waits the whole 100 s; so much longer, 3 % of the time being free, they do the same steps."""
+    beside = {"images": 48, "val_images": 30, "at_once": 4}
+    shorter = epochs_within(3.0, recipe(), RATES, **beside)
+    longer = 3.0 + 100 / 0.97 / 60
+    assert epochs_within(longer, recipe(setting), replace(RATES, **whole_s), **beside) == shorter
+    assert epochs_within(longer, recipe(), RATES, **beside) > shorter
+
+
+def test_a_temperature_takes_another_look_at_minival():
+    """0.5 s and a picture in 0.08 s; of less than 30 none is fitted."""
+    assert whole(recipe(), minival_images=100).others_s["temperature"] == pytest.approx(0.5 + 8)
+    assert "temperature" not in whole(recipe(), minival_images=29).others_s
+    assert "temperature" not in whole(recipe()).others_s
+
+
+def test_final_answers_are_counted_at_the_largest_size_that_minival_may_choose():
+    """96 of 64 px: 2.25 times the time of 64, where 64 and 96 are tried."""
+    plain = whole(recipe("eval_px=64", "minival=0.5"), minival_images=100).others_s
+    tried = whole(recipe("eval_px=64", "eval_px_tried=[96]", "minival=0.5"), minival_images=100).others_s
+    for name in ("final evaluation", "temperature"):
+        assert tried[name] == pytest.approx(2.25 * plain[name])
+    assert tried["evaluation sizes"] == pytest.approx((1 + 2.25) * 8.5)
+
+
+def test_as_json_it_says_what_it_is_of():
+    plain = whole(recipe()).to_json()
+    assert plain["steps"] == 60
+    assert plain["epochs"] == pytest.approx(10)
+    assert plain["seconds"] == pytest.approx(
+        sum(stage["seconds"] for stage in plain["stages"]) + sum(plain["others_s"].values())
+    )
+    assert set(plain["stages"][0]) == {
+        "image_px", "steps", "images_per_s", "seconds", "groups_at_a_time", "memory_bytes",
+    }  # fmt: skip
+
+
+def test_a_stage_of_the_same_size_as_another_begins_once():
+    """Sizes of 64, 128, 128 px: what the first step of a size takes longer is taken once."""
+    three = recipe("progressive={stages: 3, px_multiple: 64, image_px: {start: 64, end: 128}}")
+    assert [three.progressive.stage(index).image_px for index in range(3)] == [64, 128, 128]
+    first, second, third = (stage.seconds for stage in whole(three).stages)
+    assert [first, second, third] == pytest.approx([1 + 20 * 0.08, 2 + 20 * 0.24, 20 * 0.24])

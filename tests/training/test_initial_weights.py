@@ -1,0 +1,400 @@
+"""Where a run begins: which weights, which network, which classifier."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from tests.messages import mentioning, mentions
+from torch import nn
+
+from efficientnetv2.architectures.registry import architecture, published
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.models import hub, model_file, pretrained
+from efficientnetv2.models.blocks import ConvNorm, _Block
+from efficientnetv2.models.conversion import timm as timm_names
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.training.initial_weights import best_weights, build, default_model, load_weights, start
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.utils.errors import InputError
+
+CPU = torch.device("cpu")
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 2)),
+    head_channels=32,
+)
+
+
+def begun(*settings, classes=("cat", "dog"), recipe="finetune"):
+    return start(with_settings(named(recipe), list(settings)), class_names=classes, device=CPU)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A model file of two classes, every number of it random, batch-norm's too."""
+    torch.manual_seed(1)
+    network = create("efficientnetv2_b0", num_classes=2)
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        norm.running_mean.normal_()
+    network.class_names = ("cat", "dog")
+    network.preprocessing = replace(network.preprocessing, mean=(0.1, 0.2, 0.3))
+    model_file.save(tmp_path / "given.safetensors", network)
+    return network, str(tmp_path / "given.safetensors")
+
+
+@pytest.mark.parametrize(("classes", "head_too"), [(("cat", "dog"), True), (("dog", "elk"), False)])
+def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, head_too, given):
+    donor, file = given
+    begin = begun(f"weights={file}", classes=classes)
+    assert (begin.model, begin.weights) == ("efficientnetv2_b0", file)
+    for name, tensor in begin.network.state_dict().items():
+        same = torch.equal(tensor, donor.state_dict()[name])
+        assert same == (head_too or not name.startswith("classifier.") or name == "classifier.bias"), name
+    assert begin.network.preprocessing.mean == (0.1, 0.2, 0.3)
+    told, statistics = begin.notes[-2:]
+    assert ("its classifier too" in told) == head_too
+    assert mentions(statistics, "batch-norm", "statistics")
+
+
+def test_a_fresh_classifier_answers_every_class_alike(given):
+    """calm: all weights 0, so each of three classes begins at probability 1/3."""
+    network = begun(f"weights={given[1]}", classes=("a", "b", "c")).network.eval()
+    assert torch.equal(network(torch.randn(2, 3, 64, 64)).softmax(1), torch.full((2, 3), 1 / 3))
+    released = begun(f"weights={given[1]}", "initialisation=released", classes=("a", "b", "c")).network
+    assert 0 < released.classifier.weight.abs().max() <= 3**-0.5
+
+
+@pytest.mark.parametrize(("initialisation", "last"), [("calm", 0.0), ("released", 1.0)])
+def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(initialisation, last):
+    """arXiv:1706.02677, section 5.1: the last batch-norm's scale, of the blocks with a shortcut alone."""
+    network = begun("weights=none", f"initialisation={initialisation}", recipe="quick").network.eval()
+    blocks = [module for module in network.modules() if isinstance(module, _Block)]
+    ends = [block.project if isinstance(block.project, ConvNorm) else block.spatial for block in blocks]
+    scales = [end.norm.weight for end in ends]
+    shortcut = [block.drop_path is not None for block in blocks]
+    assert 0 < sum(shortcut) < len(blocks)
+    for scale, has in zip(scales, shortcut, strict=True):
+        assert torch.equal(scale, torch.full_like(scale, last if has else 1.0))
+    pictures = torch.randn(2, 3, 64, 64)
+    assert bool((network(pictures) == 0).all()) == (initialisation == "calm")
+
+
+def test_weights_of_another_network_are_refused(given):
+    with pytest.raises(InputError, match=mentioning("efficientnetv2_b0", "efficientnetv2_b1")):
+        begun(f"weights={given[1]}", "model=efficientnetv2_b1")
+
+
+def test_the_network_of_the_weights_is_had_with_the_words_that_the_refusal_gives(given):
+    """A recipe that names its network too, as the published ones do."""
+    with pytest.raises(InputError, match=mentioning("efficientnetv2_s", "--model")):
+        begun(f"weights={given[1]}", recipe="transfer_paper")
+    assert begun(f"weights={given[1]}", "model=auto", recipe="transfer_paper").model == "efficientnetv2_b0"
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize(("size", "px"), [("s", 384), ("m", 480), ("l", 480), ("xl", 512)])
+def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px, form, monkeypatch):
+    """Sizes: google/automl, efficientnetv2. Without memory for the weights: XL's would be 0.8 GB."""
+    with torch.device("meta"):
+        weights = create(f"efficientnetv2_{size}", num_classes=21_843)
+    asked = []
+    monkeypatch.setattr(
+        "efficientnetv2.training.initial_weights.load_weights",
+        lambda word, **_: (asked.append(word) or weights, ()),
+    )
+    recipe = named(f"imagenet_from_21k_{size}_{form}")
+    begin = start(recipe, class_names=("cat", "dog"), device=CPU)
+    assert asked == [f"efficientnetv2_{size}.in21k"]
+    assert asked[0] in pretrained.names()
+    assert (begin.model, begin.network.num_classes) == (f"efficientnetv2_{size}", 2)
+    assert (recipe.eval_px, recipe.progressive.last.image_px) == (px, px)
+
+
+def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_path):
+    """torchvision's B0: symmetric padding, epsilon 1e-5 (its source); the same network in all else."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.efficientnet_b0(num_classes=7)
+    file = tmp_path / "b0.pth"
+    torch.save(theirs.state_dict(), file)
+    begin = begun(f"weights={file}", "model=efficientnet_b0")
+    assert begin.model == replace(
+        architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5
+    )
+    recipe = Recipe.model_validate(named("finetune").to_json() | {"model": begin.model.to_json()})
+    again = build(recipe, recipe.model, num_classes=2)
+    again.load_state_dict(begin.network.state_dict())
+    pictures = torch.randn(2, 3, 64, 64)
+    theirs.classifier = nn.Identity()
+    with torch.inference_mode():
+        expected = theirs.eval()(pictures)
+        assert torch.allclose(begin.network.eval().embed(pictures), expected, atol=1e-5)
+        assert torch.allclose(again.eval().embed(pictures), expected, atol=1e-5)
+
+
+def test_given_weights_of_any_architecture_can_be_trained_on(tmp_path):
+    network = create(SMALL, num_classes=2)
+    network.class_names = ("a", "b")
+    model_file.save(tmp_path / "small.safetensors", network)
+    begin = begun(f"weights={tmp_path / 'small.safetensors'}")
+    assert begin.model == SMALL
+    assert "2 stages" in " ".join(begin.notes)
+
+
+def test_pooling_is_the_recipes_else_that_of_the_weights(given, tmp_path):
+    assert begun(f"weights={given[1]}", "pooling=null").network.embed_dim == 1280
+    wide = begun(f"weights={given[1]}", "pooling=mean+centre").network
+    assert wide.classifier.in_features == 2 * 1280
+    wide.class_names = ("cat", "dog")
+    model_file.save(tmp_path / "wide.safetensors", wide)
+    kept = begun(f"weights={tmp_path / 'wide.safetensors'}", "pooling=null")
+    assert kept.network.embed_dim == 2 * 1280
+    assert kept.model == "efficientnetv2_b0"
+
+
+def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(given):
+    begin = begun(f"weights={given[1]}", "freeze_stages=2", "frozen_statistics=true")
+    frozen = begin.network.train()
+    assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
+    assert not frozen.stem.conv.weight.requires_grad
+    assert any(
+        note.startswith("Frozen: the stem and the first 2 stages and the statistics of all batch-norms; ")
+        for note in begin.notes
+    )
+    assert frozen.head.conv.weight.requires_grad
+    fresh = begun("weights=none", "freeze_stages=2", "frozen_statistics=true")
+    assert all(norm.training for norm in fresh.network.train().modules())
+    assert mentions(" ".join(fresh.notes), "frozen")
+
+
+def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
+    begin = begun(f"weights={given[1]}", "freeze_stages=all")
+    # V2-B0 with 1,000 classes has 7,139,704 (google/automl), of which the classifier 1,280 * 1,000 + 1,000.
+    assert mentions(begin.notes, "2,562", "5,861,266")
+    frozen = begin.network.train()
+    trains = {name for name, weight in frozen.named_parameters() if weight.requires_grad}
+    assert trains == {"classifier.weight", "classifier.bias"}
+    assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
+    one = begun(f"weights={given[1]}", "freeze_stages=1")
+    assert any(mentions(note, "stage", "statistics") for note in one.notes)
+    for wrong in ("-1", "some", "1.5"):
+        with pytest.raises(InputError, match=mentioning("freeze_stages", "all")):
+            begun(f"weights={given[1]}", f"freeze_stages={wrong}")
+
+
+def test_any_network_begins_from_fresh_weights():
+    begin = begun("weights=none", "model=torchvision:resnet18")
+    assert begin.model == "torchvision:resnet18"
+    assert begin.network.num_classes == 2
+    assert torch.equal(begin.network.module.fc.weight, torch.zeros(2, 512))
+    assert begin.network.module.layer1[0].conv1.weight.abs().max() > 0
+    with pytest.raises(InputError, match="a network of others pools as it does"):
+        begun("weights=none", "model=torchvision:resnet18", "pooling=mean+centre")
+
+
+def test_a_network_that_answers_by_two_classifiers_begins_calm_with_both():
+    network = begun("weights=none", "model=timm:deit_tiny_distilled_patch16_224").network.eval()
+    assert network.module.head_dist.weight.abs().max() == network.module.head.weight.abs().max() == 0
+    with torch.inference_mode():
+        assert torch.equal(network(torch.randn(1, 3, 224, 224)), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("classes", [("elk", "fox", "owl"), ("elk", "fox")])
+def test_a_file_of_a_network_with_two_classifiers_begins_a_run_for_other_classes(classes, tmp_path):
+    """As a run that trained such a network leaves it; fewer, more or as many classes."""
+    torch.manual_seed(1)
+    donor = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
+    path = tmp_path / "distilled.safetensors"
+    model_file.save(path, donor, class_names=("cat", "dog"))
+    begin, again = (begun(f"weights={path}", classes=classes, recipe="quick").network for _ in range(2))
+    assert (begin.num_classes, begin.class_names) == (len(classes), ())
+    state, theirs = begin.module.state_dict(), donor.module.state_dict()
+    assert all(torch.equal(state[name], theirs[name]) for name in theirs if "head" not in name)
+    assert all(torch.equal(state[name], value) for name, value in again.module.state_dict().items())
+    for head in ("head.weight", "head_dist.weight"):
+        assert state[head].shape == (len(classes), 192)
+        assert not torch.equal(state[head], theirs[head])
+    assert begun(f"weights={path}").network.module.head.weight.equal(theirs["head.weight"])
+
+
+def test_the_seed_alone_decides_fresh_weights():
+    one, same, other = (
+        begun("weights=none", f"seed={seed}", recipe="quick").network.state_dict() for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["stem.conv.weight"], other["stem.conv.weight"])
+
+
+def in_cache(name, monkeypatch, tmp_path):
+    """Put a file into the hub's cache by hand, as docs/weights.md says."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    entry = hub.about(name)
+    folder = tmp_path / f"models--{entry.repository.replace('/', '--')}" / "snapshots" / "main"
+    folder.mkdir(parents=True)
+    network = create(name.partition(".")[0], num_classes=entry.num_classes)
+    tensors = network.state_dict()
+    save_file(
+        {
+            theirs: tensors[ours].contiguous()
+            for ours, theirs in timm_names.tensor_names(network.architecture).items()
+        },
+        folder / "model.safetensors",
+    )
+    return tensors
+
+
+def test_auto_takes_what_the_cache_has_and_says_so(monkeypatch, tmp_path):
+    tensors = in_cache("efficientnetv2_b0.in1k", monkeypatch, tmp_path)
+    begin = begun("weights=auto", "model=auto")
+    assert begin.weights == "efficientnetv2_b0.in1k"
+    assert "the cache" in begin.notes[0]
+    assert torch.equal(begin.network.stem.conv.weight, tensors["stem.conv.weight"])
+    assert begin.network.preprocessing.mean == published("efficientnetv2_b0").preprocessing.mean
+
+
+def test_auto_takes_second_best_from_the_cache_where_the_best_cannot_be_fetched(monkeypatch, tmp_path):
+    in_cache("efficientnetv2_b3.in1k", monkeypatch, tmp_path)
+    found = best_weights("efficientnetv2_b3")
+    assert found.word == "efficientnetv2_b3.in1k"
+    assert found.lacking
+    assert f"better ones could not be had: {found.lacking}" in found.note
+
+
+def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothing(tmp_path, given):
+    shutil.copy(given[1], tmp_path / "efficientnetv2_b0.safetensors")
+    shipped = best_weights("efficientnetv2_b0", shipped=tmp_path)
+    assert shipped.word == str(tmp_path / "efficientnetv2_b0.safetensors")
+    assert "cache" in shipped.lacking  # whichever start wins, how to have the published ones by hand
+    nothing = best_weights("efficientnetv2_s", shipped=tmp_path)
+    assert nothing.word == "none"
+    assert mentions(nothing.note, "from scratch")
+    assert "cache" in nothing.note  # how to fill it by hand
+    assert best_weights("torchvision:resnet18").word == "none"
+    assert best_weights(SMALL).word == "none"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("efficientnetv2_s", ("efficientnetv2_s.in21k_ft_in1k", "weight")),
+        ("efficientnetv2_b0.in1", ("in1k",)),
+        ("nowhere.safetensors", ("no such file",)),
+        ("torchvision:resnet18", ("torchvision:resnet18.TAG",)),
+        ("imagenet", ("name the model too",)),
+        ("auot", ("did you mean", "auto")),
+    ],
+)
+def test_words_that_name_no_weights_are_refused(word, said):
+    with pytest.raises(InputError, match=mentioning(*said)):
+        load_weights(word)
+
+
+def test_a_run_folder_whose_training_has_not_ended_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: quick")
+    with pytest.raises(InputError, match=mentioning("training")):
+        load_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("had", "turns", "scale", "said"),
+    [
+        (1, [0, 0, 0], 1 / 3, "read 1 channel; red, green and blue get its weights, scaled by 1/3"),
+        (2, [0, 1, 0], 2 / 3, "read 2 channels, .* of the first 2 in turn, scaled by 2/3"),
+        (4, [0, 1, 2], 4 / 3, "read 4 channels, .* of the first 3 in turn, scaled by 4/3"),
+    ],
+)
+def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, turns, scale, said, tmp_path):
+    network = create(SMALL, num_classes=2, in_channels=had)
+    network.class_names = ("a", "b")
+    model_file.save(tmp_path / "other.safetensors", network)
+    begin = begun(f"weights={tmp_path / 'other.safetensors'}")
+    assert begin.network.in_channels == 3
+    assert torch.allclose(begin.network.stem.conv.weight, network.stem.conv.weight[:, turns] * scale)
+    assert len(begin.network.preprocessing.mean) == 3
+    assert re.search(said, " ".join(begin.notes))
+    assert begin.network(torch.randn(2, 3, 64, 64)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "turns", "scale", "said"),
+    [
+        (
+            5,
+            [0, 1, 2, 0, 1],
+            3 / 5,
+            ("5", "3", "3/5"),
+        ),
+        (2, [0, 1], 3 / 2, ("2", "3/2", "channel")),
+    ],
+)
+def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said, tmp_path):
+    network = create(SMALL, num_classes=2)
+    network.class_names = ("a", "b")
+    model_file.save(tmp_path / "rgb.safetensors", network)
+    recipe = with_settings(named("quick"), [f"weights={tmp_path / 'rgb.safetensors'}"])
+    begin = start(recipe, class_names=("a", "b"), device=CPU, in_channels=channels)
+    assert begin.network.preprocessing.channels == begin.network.in_channels == channels
+    assert torch.allclose(begin.network.stem.conv.weight, network.stem.conv.weight[:, turns] * scale)
+    assert mentions(" ".join(begin.notes), *said)
+    fresh = with_settings(named("quick"), ["weights=none"])
+    assert (
+        start(fresh, class_names=("a", "b"), device=CPU, in_channels=channels).network.in_channels == channels
+    )
+
+
+def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_fix(monkeypatch):
+    grouped = nn.Sequential(
+        nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    network = Foreign(grouped, source="timm:grouped")
+    network.class_names = ("a", "b")
+    monkeypatch.setattr(
+        "efficientnetv2.training.initial_weights.load_weights", lambda word, **_: (network, ())
+    )
+    with pytest.raises(InputError, match=mentioning("4", "RGB")):
+        begun("weights=four.safetensors")
+
+
+def test_a_bare_timm_file_can_be_trained_on(tmp_path):
+    network = create("efficientnetv2_b0", num_classes=0)
+    names = timm_names.tensor_names(network.architecture)
+    tensors = {names[ours]: tensor for ours, tensor in network.state_dict().items()}
+    save_file(tensors, tmp_path / "trunk.safetensors")
+    begin = begun(f"weights={tmp_path / 'trunk.safetensors'}")
+    assert torch.equal(begin.network.stem.conv.weight, network.stem.conv.weight)
+    said = " ".join(begin.notes)
+    assert "tf_efficientnetv2_b0" in said
+    assert mentions(said, "interpolation")
+    assert mentions(said, "--interpolation", "--mean", "--std"), "what training does not go by is not advised"
+
+
+def test_a_file_of_code_is_no_network_that_train_takes(tmp_path):
+    """Whose own it is has a loop, and progressive learning for it."""
+    (tmp_path / "mine.py").write_text("network = None")
+    with pytest.raises(InputError, match=mentioning("docs/progressive.md")):
+        begun("weights=none", f"model={tmp_path / 'mine.py'}")
+
+
+@pytest.mark.parametrize("model", ["efficientnetv2_s.in1k", "timm:resnet50.a1_in1k"])
+def test_a_model_that_names_weights_is_refused(model):
+    with pytest.raises(InputError, match=f"Say --weights {model}"):
+        begun("weights=none", f"model={model}")
+
+
+def test_a_file_as_a_model_is_refused_and_an_unknown_one_too(given):
+    with pytest.raises(InputError, match="that names weights"):
+        begun("weights=none", f"model={given[1]}")
+    with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2_s")):
+        begun("weights=none", "model=efficientnet_v2_s")
+
+
+def test_default_networks():
+    assert default_model(CPU) == "efficientnetv2_b0"
+    assert default_model(torch.device("cuda")) == "efficientnetv2_s"

@@ -1,0 +1,187 @@
+"""Rare classes in the loss and in the augmentation: against the formulas, and against what they are for."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tests.command_line import TINY, effnetv2
+from tests.messages import mentioning
+
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.training.losses import ALIKE, ClassTerms, class_terms, cross_entropy
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, hot_labels
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+LABELS = np.repeat([0, 1, 2], [60, 30, 10])
+
+
+def recipe(*settings: str):
+    return with_settings(named("finetune"), ["balance=null", *settings])
+
+
+def test_without_a_word_all_classes_are_alike():
+    assert astuple(class_terms(LABELS, 3, recipe())) == astuple(ALIKE) == (None,) * 4
+
+
+def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():
+    """(1 - beta) / (1 - beta^n), and over the pictures as they are drawn a mean of 1."""
+    beta = 0.99
+    weights = class_terms(LABELS, 3, recipe("class_weights=effective", f"effective_beta={beta}")).weights
+    paper = np.array([(1 - beta) / (1 - beta**n) for n in (60, 30, 10)])
+    assert (weights / weights[0]).tolist() == pytest.approx(paper / paper[0])
+    assert float(weights[LABELS].mean()) == pytest.approx(1)
+    even = class_terms(LABELS, 3, recipe("class_weights=equal", "balance=equal")).weights
+    assert float(even.mean()) == pytest.approx(1)  # drawn alike: the mean over classes is that over pictures
+
+
+def test_the_weighted_loss_is_that_of_hard_labels():
+    logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 0, 1, 0, 2])
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    expected = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
+    targets = ClassTerms(weights=weights).targets(hot_labels(labels, 3), 0.0)
+    assert float(cross_entropy(logits, targets)) == pytest.approx(float(expected))
+    # Smoothed, a picture counts as much as before: PyTorch smooths towards all classes with the label's weight too.
+    smoothed = torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    targets = ClassTerms(weights=weights).targets(hot_labels(labels, 3), 0.1)
+    assert float(cross_entropy(logits, targets)) == pytest.approx(float((smoothed * weights[labels]).mean()))
+
+
+def test_a_mixed_picture_has_its_share_of_each_weight():
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    targets = ClassTerms(weights=weights).targets(torch.tensor([[0.75, 0.0, 0.25]]), 0.0)
+    assert targets.tolist() == [[0.375, 0.0, 0.75]]
+
+
+@pytest.mark.parametrize("word", ["class_weights=equal", "logit_adjustment=1", "logit_adjustment=2"])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_smoothing_never_makes_a_rare_class_the_answer_for_pictures_of_a_common_one(word, classes):
+    """Each class by itself, 200 to 1: what the loss is least at, with the smoothing that ``finetune`` has."""
+    labels = np.repeat(np.arange(classes), [200] + [1] * (classes - 1))
+    terms = class_terms(labels, classes, recipe(word))
+    targets = terms.targets(hot_labels(torch.arange(classes), classes), 0.1)
+    # A row for the pictures of each class: where the loss is least, the adjusted answer is the target.
+    offsets = torch.zeros(classes) if terms.offsets is None else terms.offsets
+    logits = (targets.log() - offsets).requires_grad_()
+    cross_entropy(logits, targets, offsets=terms.offsets).backward()
+    assert logits.grad.abs().max() < 1e-6
+    assert logits.argmax(dim=1).tolist() == list(range(classes))
+    # And none is preferred: the other classes all have the same of it.
+    others = logits.detach().masked_fill(torch.eye(classes, dtype=torch.bool), float("nan"))
+    for row in others:
+        rest = row[~row.isnan()]
+        assert float(rest.max() - rest.min()) < 1e-4
+
+
+def test_adjusted_logits_learn_what_balanced_data_would_teach():
+    """Two overlapping clouds, 9 to 1: trained with the offsets, the boundary without them lies in the middle."""
+    drawn = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [1800, 200])
+    x = drawn.normal(labels * 2.0 - 1.0, 1.0)  # equally likely at 0
+    terms = class_terms(labels, 2, recipe("logit_adjustment=1"))
+    assert terms.offsets.exp().tolist() == pytest.approx([0.9, 0.1])
+
+    def boundary(offsets):
+        layer = torch.nn.Linear(1, 2).double()
+        optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+        inputs = torch.from_numpy(x)[:, None]
+        hot = torch.nn.functional.one_hot(torch.from_numpy(labels), 2).float()
+
+        def closure():
+            optimizer.zero_grad()
+            loss = cross_entropy(layer(inputs), hot, offsets=offsets)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        slope = (layer.weight[1] - layer.weight[0]).item()
+        return -(layer.bias[1] - layer.bias[0]).item() / slope
+
+    plain = LogisticRegression(C=1e6).fit(x[:, None], labels)
+    assert boundary(None) == pytest.approx(-float(plain.intercept_[0] / plain.coef_[0, 0]), abs=0.02)
+    assert boundary(None) > 0.8  # ln 9 / 2 = 1.1: the rare class is rarely called
+    assert abs(boundary(terms.offsets)) < 0.15
+
+
+def test_what_balancing_has_evened_out_is_not_adjusted_again():
+    offsets = class_terms(LABELS, 3, recipe("logit_adjustment=2", "balance=equal")).offsets
+    assert offsets.tolist() == pytest.approx([2 * np.log(1 / 3)] * 3)
+
+
+def test_pictures_that_are_repeated_are_augmented_more_strongly():
+    """Drawn 33 times of an epoch of 100, classes of 30 and 10 repeat theirs; the one of 60 does not."""
+    words = ("balance=equal", "rare_randaugment=2", "progressive.randaugment=5")
+    assert class_terms(LABELS, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    key, ids, plan = Key.of(0), np.arange(6), AugmentPlan(flip="none", randaugment_preset="monotone")
+    factor = torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0, 2.0])
+    mixed = augment_each(images, Setting(32, randaugment=5), key, ids, plan, factor)
+    for strength, rows in ((5, [0, 2, 4]), (10, [1, 3, 5])):
+        alone = augment_each(images[rows], Setting(32, randaugment=strength), key, ids[rows], plan)
+        assert torch.equal(mixed[rows], alone)
+
+
+@pytest.mark.parametrize("balance", ["sqrt", "effective", "equal"])
+@pytest.mark.parametrize("classes", [3, 6, 7, 12, 100])
+def test_classes_that_are_equally_frequent_are_augmented_alike(classes, balance):
+    """A share computed in two ways is rounded in two ways."""
+    words = recipe(f"balance={balance}", "rare_randaugment=2", "progressive.randaugment=5")
+    for each in (1, 7, 48, 500):
+        counted = class_terms(np.repeat(np.arange(classes), each), classes, words)
+        assert counted.stronger.tolist() == [1] * classes
+    one_less = np.repeat(np.arange(3), [100_000, 100_000, 99_999])
+    assert class_terms(one_less, 3, words).stronger.tolist() == [1, 1, 2 if balance != "effective" else 1]
+
+
+def test_nothing_to_make_stronger_is_refused():
+    with pytest.raises(InputError, match=mentioning("rare_randaugment", "2")):
+        recipe("rare_randaugment=2", "progressive.randaugment=5")
+    with pytest.raises(InputError, match=mentioning("rare_randaugment", "2", "progressive.randaugment")):
+        recipe("rare_randaugment=2", "balance=equal")
+    with pytest.raises(InputError, match="effective_beta"):
+        recipe("effective_beta=1")
+
+
+@pytest.mark.slow
+def test_a_run_takes_them_all(class_folders, tmp_path):
+    """And each of them changes what comes out."""
+    for path in sorted((class_folders / "red").glob("*"))[4:]:
+        path.unlink()
+    words = ("class_weights=effective", "logit_adjustment=1", "rare_randaugment=2")
+    answers = {}
+    for name, settings in {"plain": (), **{word: (word,) for word in words}}.items():
+        out = tmp_path / f"run{len(answers)}"
+        given = [part for setting in (*settings, "balance=sqrt") for part in ("--set", setting)]
+        done = effnetv2(
+            "train", class_folders, *TINY, "--recipe", "finetune", "--weights", "none", *given,
+            "--set", "progressive.stages=1", "--set", "progressive.image_px=32", "--set", "progressive.randaugment=5",
+            "--out", out, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answers[name] = (out / "predictions.csv").read_text()
+    assert len(set(answers.values())) == 4
+
+
+def test_of_several_labels_a_class_is_repeated_that_is_rare_as_the_first():
+    """C is the second of most pictures, but the few that are drawn by it are drawn twice as often."""
+    targets = np.repeat([[0, 2], [2, -1], [1, -1]], [100, 20, 5], axis=0)
+    words = ("balance=equal", "rare_randaugment=2", "progressive.randaugment=5")
+    assert class_terms(targets, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
+
+
+def test_of_several_labels_each_counts_by_its_share():
+    """Dog and animal, cat and animal, animal alone: animal, never the rarest, has 1/2 + 1/2 + 1 of three pictures."""
+    targets = np.array([[0, 2], [1, 2], [2, -1]])
+    terms = class_terms(targets, 3, recipe("class_weights=equal", "logit_adjustment=1"))
+    each = np.array([2, 2, 0.5])  # one over the count
+    assert terms.weights.tolist() == pytest.approx(each / (each * [1 / 6, 1 / 6, 2 / 3]).sum(), rel=1e-6)
+    assert terms.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)
+    # Drawn by the first label, as often each: dog and cat and animal a third, of which two bring half an animal along.
+    balanced = class_terms(targets, 3, recipe("logit_adjustment=1", "balance=equal"))
+    assert balanced.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)

@@ -1,0 +1,168 @@
+"""How many groups run at a time changes nothing but the memory; where it runs out, the step goes on with fewer."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.messages import mentioning
+from tests.training.test_loop import SMALL, grey, running
+
+from efficientnetv2.models.factory import create
+from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.training import loop
+from efficientnetv2.training.microbatch import GroupsAtATime, divisors
+from efficientnetv2.utils.errors import InputError, MemoryShortError
+
+PLAN = Progressive(
+    stages=2,
+    image_px=Ramp(32, 48),
+    dropout=0.4,
+    drop_path=0.4,
+    mixup_alpha=0.3,
+    randaugment=Ramp(5, 10),
+)
+SGD = {"optimizer": {"kind": "sgd", "lr": 0.01, "momentum": 0.9}, "ema_decay": 0.9, "group_images": 2}
+
+
+def small():
+    torch.manual_seed(0)
+    return create(SMALL, num_classes=3)
+
+
+def noisy(request):
+    """Pictures with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
+    batch = grey(request)
+    noise = torch.Generator().manual_seed(request.step * 100 + request.group)
+    spread = torch.randint(-40, 40, batch.images.shape, generator=noise)
+    return replace(batch, images=(batch.images + spread).clamp(0, 255).to(torch.uint8))
+
+
+def run(at_a_time, *, steps=6, network=None):
+    """Losses, the network and the groups at a time after each step: four groups of two pictures."""
+    network, state, done = running(
+        PLAN, steps, network=network or small(), pictures=noisy, at_a_time=at_a_time, **SGD
+    )
+    seen = [(float(one.loss), one.at_a_time) for one in done]
+    return [loss for loss, _ in seen], state, [each for _, each in seen]
+
+
+def test_a_size_takes_the_number_of_the_next_larger_one_that_is_known():
+    known = GroupsAtATime({64: 8, 128: 2})
+    assert [known.at(px) for px in (32, 64, 65, 128, 129)] == [8, 8, 2, 2, 1]
+
+
+def test_half_as_many_holds_for_larger_pictures_too_and_for_smaller_ones_not():
+    known = GroupsAtATime({64: 8, 96: 5, 128: 2})
+    assert known.halved(64) == GroupsAtATime({64: 4, 96: 4, 128: 2})
+    assert known.halved(96) == GroupsAtATime({64: 8, 96: 2, 128: 2})
+    assert known.halved(80) == GroupsAtATime({64: 8, 80: 2, 96: 2, 128: 2})
+    assert known.halved(128).halved(128) == GroupsAtATime({64: 8, 96: 5, 128: 1})
+
+
+def test_divisors_by_hand():
+    assert divisors(12, most=12) == [1, 2, 3, 4, 6, 12]
+    assert divisors(12, most=5) == [1, 2, 3, 4]
+    assert divisors(1, most=0) == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_losses_and_weights_do_not_depend_on_how_many_groups_run_at_a_time(count):
+    losses, one, _ = run(GroupsAtATime())
+    more_losses, more, _ = run(GroupsAtATime({32: count, 48: count}))
+    assert more_losses == pytest.approx(losses, abs=1e-5)
+    for state in ("network", "ema"):
+        kept, wanted = more.to_dict()[state], one.to_dict()[state]
+        assert set(kept) == set(wanted)
+        for name, tensor in kept.items():
+            torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert one.network.stem.norm.num_batches_tracked == 6, "a step is one batch, of however many groups"
+
+
+def refusing(most, *, when="forward", error=None):
+    """A network for whose passes there is only so much memory: of ``most`` pictures of 48 px."""
+    network = small()
+    passes = []
+
+    def short(images):
+        if images.shape[-1] == 48 and len(images) > most:
+            raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def look(module, inputs):
+        passes.append((inputs[0].shape[-1], len(inputs[0])))
+        if when == "forward":
+            short(inputs[0])
+        else:
+            # The classifier's gradients are there by then, the stem's not yet.
+            inputs[0].requires_grad_().register_hook(lambda grad, images=inputs[0]: short(images))
+
+    network.register_forward_pre_hook(look)
+    return network, passes
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
+    """From the second stage on: the same bits as a run that had half as many there from the beginning."""
+    network, passes = refusing(4, when=when)
+    losses, state, at_a_time = run(GroupsAtATime({32: 4, 48: 4}), network=network)
+    assert [each.at(48) for each in at_a_time] == [4, 4, 4, 2, 2, 2]
+    assert [each.at(32) for each in at_a_time] == [4] * 6
+    assert passes == [(32, 8)] * 3 + [(48, 8)] + [(48, 4)] * 6
+    wanted_losses, wanted, _ = run(GroupsAtATime({32: 4, 48: 2}))
+    assert losses == wanted_losses
+    for name, tensor in state.network.state_dict().items():
+        assert torch.equal(tensor, wanted.network.state_dict()[name]), name
+
+
+def test_a_single_group_that_does_not_fit_names_the_next_smaller():
+    network, _ = refusing(1)
+    with pytest.raises(InputError, match=mentioning("2", "48", "--set", "group_images=1")):
+        run(GroupsAtATime({32: 4, 48: 4}), network=network)
+
+
+def test_errors_of_another_kind_are_not_taken_for_short_memory():
+    network, passes = refusing(4, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(GroupsAtATime({32: 4, 48: 4}), network=network)
+    assert passes[-1] == (48, 8), "it is not tried again"
+
+
+def test_what_the_first_passes_of_the_step_had_is_forgotten():
+    """Memory runs out in the second of two passes: gradients and statistics of the first are not counted twice."""
+    network, passes = small(), []
+
+    def look(module, inputs):
+        passes.append(len(inputs[0]))
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.register_forward_pre_hook(look)
+    losses, state, _ = run(GroupsAtATime({32: 2, 48: 2}), steps=2, network=network)
+    assert passes == [4, 4] + [2] * 8
+    wanted_losses, wanted, _ = run(GroupsAtATime({32: 1, 48: 1}), steps=2)
+    assert losses == wanted_losses
+    for name, tensor in state.network.state_dict().items():
+        assert torch.equal(tensor, wanted.network.state_dict()[name]), name
+
+
+def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch):
+    """They would add it up twice: the run ends, and goes on with --resume from before it."""
+    network = small()
+
+    def short(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    network.register_forward_pre_hook(short)
+    sent = SimpleNamespace(
+        sending=True, begin_step=lambda image_px: None, of_pass=lambda *, last: nullcontext(network)
+    )
+    step = [SimpleNamespace(request=SimpleNamespace(setting=Setting(48)), labels=torch.zeros(2))] * 4
+    constants = SimpleNamespace(device=torch.device("cpu"), groups=8)
+    monkeypatch.setattr(
+        loop, "train_groups", lambda network, groups, constants, forward: forward(torch.zeros(2))
+    )
+    with pytest.raises(MemoryShortError, match=mentioning("other processes", "step")):
+        loop._all_groups(network, step, constants, SimpleNamespace(), sent, GroupsAtATime({48: 4}))

@@ -1,0 +1,392 @@
+"""In which precision a run computes: chosen by measuring, said, kept; and what it changes."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+from tests.training.test_loop import running
+from torch import nn
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.models.blocks import Dropout
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.ghost_batch import one_pass
+from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.training import compile as compiling
+from efficientnetv2.training import precision as speed
+from efficientnetv2.training.compile import network_to_call
+from efficientnetv2.training.precision import choose
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.train_state import begin
+from efficientnetv2.utils import device as accelerate
+
+CPU = torch.device("cpu")
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused(expand=4, kernel=3), 2, 16, 1),
+        Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 24, 2),
+    ),
+    head_channels=32,
+)
+
+
+def network():
+    torch.manual_seed(0)
+    return create(SMALL, num_classes=3)
+
+
+def recipe_of(*settings):
+    return with_settings(named("quick"), ["group_images=8", "progressive.image_px=32", *settings])
+
+
+def measured(monkeypatch, **seconds):
+    """Let every step take as long as said: by precision, and ``compiled``."""
+    real = speed._Bench.side
+
+    def side(self, precision, *, compiles=False, say=None):
+        made = real(self, precision)
+        object.__setattr__(made, "step", lambda: seconds["compiled" if compiles else precision])
+        return made
+
+    monkeypatch.setattr(speed, "lower_precision", lambda device: "bf16")
+    monkeypatch.setattr(speed._Bench, "side", side)
+
+
+@pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
+def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, chosen):
+    measured(monkeypatch, fp32=1.0, bf16=bf16_s)
+    choice = choose(recipe_of(), network(), steps=200, device=CPU)
+    assert choice.precision == chosen
+    assert mentions(choice.note, f"{1 / bf16_s:.2f}")
+
+
+@pytest.mark.parametrize(("hardware", "chosen"), [("bf16", "bf16"), ("fp16", "fp16"), (None, "fp32")])
+def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
+    monkeypatch.setattr(speed, "lower_precision", lambda device: hardware)
+    monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
+    choice = choose(recipe_of("batch_images=8"), network(), steps=149, device=CPU)  # 1,192 pictures
+    assert (choice.precision, choice.compile) == (chosen, False)
+
+
+def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
+    """1,280 of them, of which measuring is a twentieth; a GPU, which takes all pictures of a step at once, does not."""
+    measured(monkeypatch, fp32=1.0, bf16=1.25)
+    choice = choose(recipe_of("batch_images=32"), network(), steps=40, device=CPU)
+    assert (choice.precision, choice.compile) == ("fp32", False)
+    bench = speed._Bench(recipe_of("batch_images=32"), network(), torch.device("cuda"), 40)
+    assert bench.too_short_to_measure
+
+
+def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
+    monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
+    choice = choose(recipe_of("precision=fp32", "compile=on"), network(), steps=10_000, device=CPU)
+    assert choice == speed.Speed("fp32", True, "")
+
+
+@pytest.mark.parametrize(
+    ("step_s", "compiled_s", "chosen"),
+    [
+        (0.5, 0.1, False),
+        (10.0, 5.0, True),
+        (10.0, 9.9, False),
+    ],  # too short a run; it pays; it saves too little
+)
+def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
+    measured(monkeypatch, fp32=step_s, compiled=compiled_s)
+    said = []
+    choice = choose(
+        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU, say=said.append
+    )
+    assert choice.compile is chosen
+    assert said == (
+        ["Trying whether compiling pays, with a few steps of the last stage."] if step_s == 10.0 else []
+    )
+
+
+def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
+    """1,000 steps of 10 s are 167 minutes of one process, and of four together 42: too few to try compiling."""
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    recipe, steps = recipe_of("precision=fp32", "batch_images=8"), 1_000
+    assert choose(recipe, network(), steps=steps, device=CPU).compile
+    together = choose(recipe, network(), steps=steps, device=CPU, at_once=4)
+    assert mentions(together.note, "42", "minutes")
+
+
+def test_a_run_whose_pictures_grow_is_as_much_shorter(monkeypatch):
+    """A stage at half the side has a quarter of the pixels: five eighths of 42 minutes."""
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    growing = ("progressive.image_px={start: 32, end: 64}", "progressive.stages=2")
+    recipe = recipe_of("precision=fp32", "batch_images=8", *growing)
+    choice = choose(recipe, network(), steps=1_000, device=CPU, at_once=4)
+    assert mentions(choice.note, "26", "minutes")
+
+
+@pytest.mark.parametrize(("minutes", "chosen"), [(15.0, False), (150.0, True)])
+def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypatch, minutes, chosen):
+    """1,000 steps of 10 s are 167 minutes, yet 15 are too few to try; 200 steps are 33, yet 150 are enough."""
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    steps, said = (1_000, []) if minutes == 15.0 else (200, [])
+    recipe = recipe_of("precision=fp32", "batch_images=8")
+    choice = choose(recipe, network(), steps=steps, device=CPU, minutes=minutes, say=said.append)
+    assert choice.compile is chosen
+    assert bool(said) is chosen
+
+
+@pytest.mark.parametrize(("within_s", "tried"), [(None, True), (1e6, True), (599.0, False), (0.0, False)])
+def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, monkeypatch):
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    said = []
+    choice = choose(
+        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU,
+        compile_within_s=within_s, say=said.append,
+    )  # fmt: skip
+    assert choice.compile is tried
+    assert bool(said) is tried
+    assert ("may take minutes" in choice.note) is not tried
+
+
+def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch):
+    """Two steps are those of the recipe's epochs; how many the minutes hold is measured later."""
+    measured(monkeypatch, fp32=1.0, bf16=0.95)
+    choice = choose(recipe_of(), network(), steps=2, device=CPU, minutes=10.0)
+    assert choice == speed.Speed(
+        "fp32",
+        False,
+        "Precision: fp32, for bf16 measured 1.05 times as fast as fp32. "
+        "Not compiled, for the run takes about 10 minutes, too few to pay for it.",
+    )
+
+
+def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
+    tried = []
+
+    def step(side):
+        tried.append(len(side.images))
+        if len(side.images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 3.0
+
+    monkeypatch.setattr(speed._Side, "step", step)
+    assert speed.image_s(recipe_of("batch_images=32", "precision=fp32"), network(), CPU) == 1.5
+    assert tried == [8, 4, 2, 2]
+
+
+def test_measuring_leaves_network_and_draws_alone():
+    given = network()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    choice = choose(recipe_of("compile=off"), given, steps=200, device=CPU)
+    assert torch.equal(torch.rand(3), wanted)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+    assert all(weight.grad is None for weight in given.parameters())
+    if accelerate.lower_precision(CPU) == "bf16":
+        assert mentions(choice.note, "fp32")
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_and_gradients_in_fp32():
+    given = network()
+    seen = {}
+    for name, module in given.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, out, name=name: seen.update({name: out.dtype}))
+    with accelerate.autocast(CPU, "bf16"):
+        logits = given(torch.rand(4, 3, 32, 32))
+    logits.float().sum().backward()
+    assert logits.dtype == torch.bfloat16
+    strided = "blocks.2.spatial.conv"
+    assert {name for name, dtype in seen.items() if dtype == torch.float32} == {strided}
+    assert {weight.grad.dtype for weight in given.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_a_strided_depthwise_convolution_in_bf16_has_the_gradient_of_fp32(padding):
+    """Its own rounding aside: the layer alone computes in fp32, on an input rounded to bf16."""
+    torch.manual_seed(0)
+    layer = create(SMALL if padding == "same" else _symmetric(), num_classes=3).blocks[2].spatial
+    values = torch.randn(2, 64, 8, 8).bfloat16().float()
+    images = [values.clone().requires_grad_() for _ in range(2)]
+    layer._convolved(images[0]).sum().backward()
+    wanted, layer.conv.weight.grad = layer.conv.weight.grad, None
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer._convolved(images[1])
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(images[1].grad, images[0].grad, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(layer.conv.weight.grad, wanted, rtol=1e-6, atol=1e-6)
+
+
+def _symmetric():
+    from dataclasses import replace
+
+    return replace(SMALL, padding="symmetric")
+
+
+def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
+    state = begin(network(), recipe_of("precision=fp16", "compile=off"))
+    assert state.scaler is not None
+    state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 8.0})
+    other = begin(network(), recipe_of("precision=fp16", "compile=off"))
+    other.load_dict(state.to_dict())
+    assert other.scaler.state_dict()["scale"] == 8.0
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
+    given, seen = network(), []
+    given.stem.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
+    _, _, steps = running(Progressive(image_px=32), 1, network=given, precision=precision)
+    done = next(steps)
+    assert seen == [dtype]
+    assert done.loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
+    """SGD's steps are as long as the gradients: scaled, or clipped while scaled, they would be others by far."""
+    after = {}
+    for precision in ("fp32", "fp16"):
+        given = network()
+        before = given.classifier.weight.detach().clone()
+        _, state, steps = running(
+            Progressive(image_px=32),
+            2,
+            network=given,
+            precision=precision,
+            optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.0, "clip_norm": clip_norm},
+            schedule={"kind": "constant"},
+        )
+        for _ in steps:
+            pass
+        after[precision] = given.classifier.weight.detach() - before
+        assert (state.scaler is not None) == (precision == "fp16")
+    # Pictures of one grey each leave batch-norm little to divide by, so the two differ by more than rounding.
+    length = {precision: float(torch.linalg.vector_norm(moved)) for precision, moved in after.items()}
+    assert 0.2 < length["fp16"] / length["fp32"] < 5, "not by the scale, 65,536"
+
+
+def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch):
+    """PyTorch's compiler is replaced by one that notes what it is given; the real one takes minutes."""
+    sizes = []
+
+    def compiler(module, *, dynamic, options):
+        assert dynamic is False
+
+        def call(images):
+            sizes.append(tuple(images.shape))
+            return module(images)
+
+        return call
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    recipe = recipe_of(
+        "precision=fp32", "compile=on", "progressive.image_px={start: 32, end: 64}", "progressive.stages=2"
+    )
+    network_to_call(given.train(), recipe, CPU)
+    assert sizes == [(8, 3, 32, 32), (8, 3, 64, 64)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+    assert all(weight.grad is None for weight in given.parameters())
+
+
+def test_a_network_that_does_not_compile_goes_on_with_a_warning(monkeypatch):
+    def compiler(module, *, dynamic, options):
+        def call(images):
+            raise RuntimeError("no C++ compiler")
+
+        return call
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network().train()
+    with pytest.warns(UserWarning, match=mentioning("compile")):
+        call = network_to_call(given, recipe_of("precision=fp32", "compile=on"), CPU)
+    assert call is given
+
+
+def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
+    def compiler(module, *, dynamic, options):
+        return lambda images: module(images.flip(0)) * 1.1
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network().train()
+    with pytest.warns(UserWarning, match=mentioning("32", "gradients")):
+        call = network_to_call(given, recipe_of("precision=bf16", "compile=on", "progressive.stages=1"), CPU)
+    assert call is given
+
+
+@pytest.mark.parametrize(("factor", "precision", "same"), [
+    (1.0, "bf16", True), (1.3, "bf16", False), (1.0, "fp32", True), (1.001, "fp32", True), (1.01, "fp32", False),
+])  # fmt: skip
+def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, precision, same, monkeypatch):
+    """Logits off by a factor f: the gradients of their mean square by f squared."""
+
+    def compiler(module, *, dynamic, options):
+        return lambda images: module(images) * factor
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network().train()
+    recipe = recipe_of(f"precision={precision}", "compile=on", "progressive.stages=1")
+    with nullcontext() if same else pytest.warns(UserWarning, match=mentioning("32", "gradients")):
+        call = network_to_call(given, recipe, CPU)
+    assert (call is not given) == same
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The network does not compile here:UserWarning")
+def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
+    """Called as the loop calls it: otherwise it would be compiled to another program, which nobody has tried."""
+    recipe = recipe_of(
+        "precision=fp32", "progressive.stages=1", "progressive.dropout=0", "progressive.image_px=32", "compile=off",
+        "batch_images=8", "group_images=8",
+    )  # fmt: skip
+    images = torch.rand(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    grads = []
+    for compiles in (False, True):
+        given = network().train()
+        apply_setting(given, dropout=0, drop_path=0)  # as the recipe's only stage
+        call = network_to_call(given, recipe.model_copy(update={"compile": compiles}), CPU)
+        with one_pass(given, images=8, seeds=[0]):
+            logits = call(images)
+        logits.square().mean().backward()
+        grads.append({name: weight.grad for name, weight in given.named_parameters()})
+    length = torch.linalg.vector_norm
+    whole = length(torch.stack([length(grad) for grad in grads[0].values()]))
+    for name, grad in grads[0].items():
+        # A bias that batch-norm takes away again has a gradient of rounding errors alone.
+        assert length(grads[1][name] - grad) < 1e-3 * length(grad) + 1e-5 * whole, name
+
+
+@pytest.mark.parametrize(
+    ("groups", "at_a_time", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])]
+)
+def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(groups, at_a_time, passes):
+    """8 groups, 3 at a time: 3, 3 and 2."""
+    assert compiling._passes(groups, at_a_time) == passes
+
+
+def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
+    """Called otherwise, with what is dropped not drawn before, it would be compiled anew between the timed steps."""
+    drawn = []
+
+    def compiler(module, *, dynamic, options):
+        dropout = next(one for one in module.modules() if isinstance(one, Dropout))
+
+        def call(images):
+            drawn.append(dropout.kept is not None)
+            return module(images)
+
+        return call
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    recipe = recipe_of("precision=fp32", "batch_images=8", "progressive.dropout=0.2")
+    choose(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
+    assert drawn == [True] * (1 + 1 + speed._TIMED_STEPS)

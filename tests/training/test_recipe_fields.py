@@ -1,0 +1,129 @@
+"""What is said of a recipe's fields is what its classes check, fill in and say."""
+
+from __future__ import annotations
+
+import pytest
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.training.recipe_fields import (
+    about,
+    every_field,
+    fields_of,
+    matching,
+    parts,
+    typed,
+    values_in,
+)
+from efficientnetv2.training.recipe_io import checked, fields_at, with_settings
+from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.utils.errors import InputError
+
+FIELDS = {field.name: field for field in every_field()}
+# What a recipe has to say, and no more.
+LEAST = {
+    "name": "least",
+    "progressive": {"image_px": 64},
+    "optimizer": {"kind": "sgd", "lr": 0.1},
+    "schedule": {"kind": "constant"},
+}
+
+
+def test_every_field_that_can_be_set_is_there_in_order():
+    own = [name for name in fields_at([]) if name not in parts()]
+    inside = [f"{part}.{name}" for part in fields_at([]) if part in parts() for name in fields_at([part])]
+    assert list(FIELDS) == own + inside
+    assert list(parts()) == ["", "progressive", "optimizer", "schedule", "augment"]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_a_meaning_that_stands_alone(name):
+    """If not: the class's docstring has no entry of that name."""
+    meaning = FIELDS[name].meaning
+    assert meaning
+    assert "``" not in meaning
+    assert "None" not in meaning
+    assert "see there" not in meaning
+    assert "see `Setting`" not in meaning
+    assert "\n" not in meaning
+
+
+@pytest.mark.parametrize("part", parts())
+def test_every_part_says_what_it_is(part):
+    assert about(part)
+    assert "Args:" not in about(part)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("name", "text"),
+        ("made_for", "imagenet1k, imagenet21k or null"),
+        ("epochs", "number above 0 up to 1,000,000 or auto"),
+        ("epochs_auto", "[whole number, number, number]"),
+        ("time_shares", "equal, [number, ...] or null"),
+        ("ema_decay", "number above 0 and below 1 or null"),
+        ("batch_norm_momentum", "number from 0 to below 1"),
+        ("eval_px_tried", "auto, [whole number from 1 to 4,096, ...] or null"),
+        ("compile", "true, false or auto"),
+        ("model", "text or {stem_channels, stages, head_channels, ...}"),
+        ("seed", "whole number"),
+        ("schedule.final", "number from 0 to 1"),
+        ("progressive.randaugment", "number from 0 to 30, {start, end, continuous} or null"),
+        ("progressive.others", "{name: number or {start, end, continuous}, ...}"),
+    ],
+)
+def test_values_are_said_in_words(name, values):
+    assert FIELDS[name].values == values
+
+
+def test_an_entry_that_several_share_or_that_points_to_a_class_is_said_of_each():
+    assert mentions(FIELDS["progressive.dropout"].meaning, "0", "classifier")
+    assert FIELDS["progressive.cutout"].meaning.startswith("side of the hole over the picture's side")
+    assert mentions(FIELDS["framing"].meaning, "whole")
+    assert mentions(FIELDS["eval_views"].meaning, "one")
+    assert mentions(FIELDS["pooling"].meaning, "mean", "weight")
+
+
+def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
+    has = values_in(checked(LEAST, where="test"))
+    required = {field.name for field in FIELDS.values() if field.required}
+    assert required == {"name", "progressive.image_px", "optimizer.kind", "optimizer.lr", "schedule.kind"}
+    assert {name: field.default for name, field in FIELDS.items() if name not in required} == {
+        name: value for name, value in has.items() if name not in required
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_values_are_shown_as_set_takes_them(name):
+    recipe = named(name)
+    settings = [f"{field}={typed(value)}" for field, value in values_in(recipe).items()]
+    assert with_settings(named("quick"), settings) == recipe
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("epochs", ["epochs"]),
+        ("crop", ["crop_framing", "crop_fraction", "crop_area_min"]),
+        ("lr", ["optimizer.lr"]),
+        ("kind", ["optimizer.kind", "schedule.kind"]),
+        ("schedule", [field.name for field in fields_of("schedule")]),
+        ("", list(FIELDS)),
+    ],
+)
+def test_a_word_finds_the_field_or_all_that_begin_so(word, names):
+    assert [field.name for field in matching(word)] == names
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("optimiser.lr", "optimizer.lr"),
+        ("augmnet", "augment"),
+        ("dropuot", "dropout"),
+        ("progressive.image_px.end", "progressive.image_px"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(word, near):
+    with pytest.raises(InputError, match=mentioning(word, near, "did you mean")):
+        matching(word)

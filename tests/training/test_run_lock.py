@@ -1,0 +1,230 @@
+"""Two runs never begin in one folder nor go on there at once, and what a killed one leaves bars nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.command_line import NETWORK, SERVER
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.evaluation.predictions import write_answers
+from efficientnetv2.training import checkpoint as resume
+from efficientnetv2.training import run_lock
+from efficientnetv2.training.run_dir import LOCK, RUNNING
+from efficientnetv2.training.run_lock import at_work, claimed, held, refuse_occupied
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import auto_config, crossval
+from efficientnetv2.workflows import train as train_job
+from efficientnetv2.workflows.crossval_config import Plan
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.overrides import Words
+from efficientnetv2.workflows.run_options import Place
+
+WORDS = Words(
+    model=NETWORK, weights="none", epochs=1, settings=("progressive.stages=1", "progressive.image_px=32")
+)
+
+
+def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
+    out = tmp_path / "runs/mine"
+    with claimed(out) as path:
+        assert path == out
+        with pytest.raises(InputError, match=mentioning("--out")), claimed(out):
+            pytest.fail("a second one has begun")
+        (out / "recipe.yaml").write_text("")
+    assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
+    with (
+        pytest.raises(InputError, match=mentioning("--resume")),
+        claimed(out),
+    ):
+        pytest.fail("a second one has begun")
+    assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
+
+
+def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
+    """plan and demo have no --resume of their own."""
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run/recipe.yaml").write_text("")
+    with pytest.raises(InputError) as refused:
+        refuse_occupied(tmp_path / "my run")
+    assert mentions(str(refused.value), tmp_path / "my run", "effnetv2 train DATA --out", "--resume")
+
+
+def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
+    """Both have chosen it within the same second; the second finds the first beginning, or begun."""
+    path = tmp_path / "runs/same"
+    with claimed(path, name="quick") as first:
+        with claimed(path, name="quick") as second:
+            (second / "recipe.yaml").write_text("")
+        (first / "recipe.yaml").write_text("")
+    with claimed(path, name="quick") as third:
+        assert first == path
+        assert len({first, second, third}) == 3
+        assert all(other.parent == path.parent and "_quick" in other.name for other in (second, third))
+
+
+def test_what_is_refused_while_it_begins_leaves_nothing(tmp_path):
+    for _ in range(2):
+        with pytest.raises(InputError, match="memory"), claimed(tmp_path / "runs/mine"):
+            raise InputError("memory is too short")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file is a file"), claimed(tmp_path / "file/mine", name="quick"):
+        pytest.fail("it has begun in a file")
+
+
+def test_a_killed_beginning_bars_nobody(tmp_path):
+    process = SERVER.Process(target=_killed_in, args=(str(tmp_path / "mine"),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "mine" / LOCK).exists()
+    with claimed(tmp_path / "mine") as path:
+        assert path == tmp_path / "mine"
+
+
+def _killed_in(out):
+    with claimed(Path(out)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle(tmp_path):
+    """The answers of --against are kept before the recipe, which makes a folder a run."""
+    answers = pd.DataFrame({"path": ["a.jpg"], "label": ["x"], "true_label": ["x"]})
+    write_answers(tmp_path / "mine/against", answers)
+    refuse_occupied(tmp_path / "mine")
+    (tmp_path / "mine/thesis.tex").write_text("")
+    with pytest.raises(InputError, match=mentioning("thesis.tex")):
+        refuse_occupied(tmp_path / "mine")
+
+
+def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, monkeypatch):
+    """It began in the same --out while this one looked at its pictures."""
+    out = tmp_path / "mine"
+
+    def prepare(*given, real=auto_config.prepare, **named):
+        resume.save(out / "checkpoints", {"step": 1}, 1)
+        (out / "recipe.yaml").write_text("")
+        return real(*given, **named)
+
+    monkeypatch.setattr(auto_config, "prepare", prepare)
+    with pytest.raises(InputError, match=mentioning("mine", "run")):
+        train_job.train_and_report(WORDS, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
+    assert resume.steps_saved(out / "checkpoints") == [1]
+
+
+def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path, monkeypatch):
+    out = tmp_path / "folds"
+
+    def pictures(*given, real=crossval._pictures):
+        out.mkdir()
+        (out / "crossval.json").write_text("{}")
+        return real(*given)
+
+    monkeypatch.setattr(crossval, "_pictures", pictures)
+    with pytest.raises(InputError, match=mentioning("folds", "cross-validation")):
+        crossval.crossvalidate(WORDS, Source(str(class_folders)), Place(out=out, device="cpu"), Plan(folds=2))
+    assert [file.name for file in out.iterdir()] == ["crossval.json"]
+
+
+def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0)
+    with held(tmp_path):
+        with (
+            pytest.raises(InputError, match=mentioning("running.lock")),
+            held(tmp_path),
+        ):
+            pytest.fail("a second one is at work")
+        assert (tmp_path / RUNNING).exists()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="broken"), held(tmp_path):
+        raise RuntimeError("broken")
+    with held(tmp_path):
+        pass
+
+
+def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0)
+    process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / RUNNING).exists()
+    with held(tmp_path):
+        pass
+
+
+def test_whether_a_process_is_at_work_is_known_and_leaves_the_folder_as_it_is(tmp_path):
+    """While it works, not before, not afterwards, nor of one that was killed; to ask hinders nobody."""
+    assert not at_work(tmp_path)
+    assert not at_work(tmp_path / "nowhere")
+    with held(tmp_path):
+        assert at_work(tmp_path)
+    assert not at_work(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert (tmp_path / RUNNING).exists()
+    assert not at_work(tmp_path)
+    with held(tmp_path):
+        assert at_work(tmp_path)
+
+
+def _killed_at_work(folder):
+    with held(Path(folder)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, monkeypatch):
+    """Not while it is trained for the first time, nor while it is gone on with; afterwards one may."""
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0)
+    out, refused = tmp_path / "mine", []
+
+    def train(words, *, resume):
+        place = Place(out=out, resume=resume, device="cpu", workers=0, probe=False)
+        return train_job.train_and_report(words, Source(str(class_folders)), place)
+
+    def stopped(job, *, resumed, watch, limit):
+        before = _contents(out)
+        with pytest.raises(InputError, match=mentioning("mine", "another process")):
+            train(Words(), resume=True)
+        refused.append(resumed)
+        assert _contents(out) == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_job, "run", stopped)
+    for words, resume_it in ((WORDS, False), (Words(), True)):
+        with pytest.raises(KeyboardInterrupt, match="Go on with"):
+            train(words, resume=resume_it)
+    assert refused == [False, True]
+    assert not (out / RUNNING).exists()
+
+
+def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0)
+    out, refused = tmp_path / "folds", []
+
+    def crossvalidate(words, plan, *, resume):
+        place = Place(out=out, resume=resume, device="cpu", workers=0)
+        return crossval.crossvalidate(words, Source(str(class_folders)), place, plan)
+
+    def stopped(self, dealt, folder, called):
+        with pytest.raises(InputError, match=mentioning("folds", "another process")):
+            crossvalidate(Words(), Plan(), resume=True)
+        refused.append(called)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crossval.Runs, "answer", stopped)
+    for words, plan, resume_it in ((WORDS, Plan(folds=2), False), (Words(), Plan(), True)):
+        with pytest.raises(KeyboardInterrupt, match="Go on with"):
+            crossvalidate(words, plan, resume=resume_it)
+    assert refused == ["Fold", "Fold"]

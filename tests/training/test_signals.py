@@ -1,0 +1,164 @@
+"""Signals end a run after its step, however often a launcher repeats them."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+from tests.messages import each_mentions
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.training.signals import Interruption, held, signals_as_ctrl_c
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_launcher_may_repeat_itself(number):
+    said = []
+    with Interruption(said.append, launched=True) as interruption:
+        assert not interruption.requested
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert interruption.requested
+    assert each_mentions(said, ("checkpoint", "step"))
+
+
+_CLOSED = """
+import signal, sys
+from efficientnetv2.training.signals import Interruption
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though the tests are run under nohup
+with Interruption(lambda line: print(line, flush=True)) as interruption:
+    if sys.argv[2:]:
+        signal.raise_signal(signal.Signals[sys.argv[2]])
+    print("at work", flush=True)
+    signal.sigwait({signal.SIGUSR1})
+    for _ in range(2):  # its shell hands it on, and the system sends it as the shell ends
+        signal.raise_signal(signal.SIGHUP)
+    for _ in range(3):
+        print("still at work", flush=True)
+    open(sys.argv[1], "w").write(str(interruption.requested))
+"""
+
+
+@pytest.mark.parametrize("before", [[], ["SIGINT"]], ids=["at once", "after Ctrl-C"])
+def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(before, tmp_path):
+    """To write to a terminal that is gone is an error; without it, there would be no checkpoint."""
+    ours, theirs = os.openpty()
+    block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+    program = [sys.executable, "-c", block + _CLOSED, str(tmp_path / "done"), *before]
+    running = subprocess.Popen(program, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    told = b""
+    # Both lines whole, of which two threads write: who is writing one as the terminal goes fails at that.
+    while told.count(b"\n") < 1 + len(before):
+        told += os.read(ours, 100)
+    os.close(ours)
+    running.send_signal(signal.SIGUSR1)
+    assert running.wait(timeout=60) == 0
+    assert (tmp_path / "done").read_text() == "True"
+
+
+def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(print) as interruption, held(), signals_as_ctrl_c():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not interruption.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_cleans_up_as_a_window_is_closed_is_told_of_it_once():
+    def heed(number, frame):
+        raise AssertionError("it is ignored until all is done")
+
+    before, done = signal.signal(signal.SIGHUP, heed), []
+
+    def work():
+        with signals_as_ctrl_c():
+            try:
+                signal.raise_signal(signal.SIGHUP)
+            finally:
+                signal.raise_signal(signal.SIGHUP)
+                done.append("cleaned up")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(signal.SIGHUP) == heed
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done == ["cleaned up"]
+
+
+def test_a_person_who_repeats_it_means_at_once():
+    said = []
+
+    def interrupted_twice():
+        with Interruption(said.append):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert len(said) == 1
+    assert "Once more" in said[0]
+
+
+def test_a_line_that_is_being_written_is_not_written_again():
+    """The signal comes just after its bytes have gone to the terminal."""
+    moments = [signal.SIGINT]
+
+    class Terminal(io.StringIO):
+        def write(self, text):
+            length = super().write(text)
+            while moments:
+                os.kill(os.getpid(), moments.pop())
+            return length
+
+    screen = Screen()
+    screen.notes = Console(file=Terminal(), width=200)
+    with Interruption(screen.say) as interruption:
+        screen.say("epoch 1.0: top-1 50.0 %")
+    assert interruption.requested
+    lines = screen.notes.file.getvalue().splitlines()
+    assert lines.count("epoch 1.0: top-1 50.0 %") == 1
+    assert len(lines) == 2
+    assert "Stopping after this step" in lines[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_forked_off_within_says_nothing(number):
+    """As those that read pictures are, which a terminal's Ctrl-C reaches too."""
+    said = []
+    with Interruption(said.append) as interruption:
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), number)
+            os._exit(int(interruption.requested or bool(said)))
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not interruption.requested
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_what_must_not_be_left_half_done(number):
+    before = signal.signal(number, signal.default_int_handler)
+    done = []
+
+    def work() -> None:
+        with held():
+            signal.raise_signal(number)
+            done.append("all")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(number, before)
+    assert done == ["all"]

@@ -1,0 +1,295 @@
+"""A run with a time limit ends in time on a machine whose pace changes, and a resumed run takes the planned steps."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.training.test_loop import SMALL
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.training import time_budget
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.schedule_points import stage_ends, validation_steps
+from efficientnetv2.training.time_budget import Pacer, TimeLimit
+from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.training.trainer import run
+
+RATES = Rates(
+    compile_s=0.0,
+    steps=(StepRate(64, 0.0, 0.5, 100), StepRate(96, 0.0, 1.1, 200), StepRate(128, 0.0, 2.0, 300)),
+    curve=Rate(0.0, 0.02),
+    answers=Rate(0.0, 0.02),
+    checkpoints=Rate(0.0, 0.2),
+    checkpoint_bytes=1000,
+    model_s=0.1,
+    model_bytes=250,
+)
+IMAGES, VAL_IMAGES, REPORT_S = 480, 100, 8.0
+STEPPED = Pacer.stepped
+BEGINNING = {
+    "command": "effnetv2 train",
+    "chosen": [],
+    "preprocessing": Preprocessing(image_px=48).to_json(),
+    "groups_at_a_time": {},
+}
+
+
+class Clock:
+    """A monotonic clock that work moves on, on a machine whose pace depends on the time.
+
+    Args:
+        slower: What the time of work is multiplied by at a time, as a share of the limit.
+        limit_s: Limit of the run.
+    """
+
+    def __init__(self, slower, limit_s: float) -> None:
+        self.now, self.limit_s, self._slower = 1000.0, limit_s, slower
+        self.begun = self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> float:
+        took = seconds * self._slower((self.now - self.begun) / self.limit_s)
+        self.now += took
+        return took
+
+
+def job_of(epochs: float, batch: int, *settings: str) -> Job:
+    sizes = "progressive={stages: 3, px_multiple: 32, image_px: {start: 64, end: 128}}"
+    recipe = with_settings(
+        named("quick"), [sizes, f"batch_images={batch}", f"epochs={epochs}", "compile=false", *settings]
+    )
+    folder = SimpleNamespace(amend_beginning=lambda **changed: None)
+    return Job(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
+
+
+def simulated(
+    slower, minutes: float, *, epochs: float, ahead: int = 0, batch: int = 8, validation: float = 1.0
+) -> float:
+    """Seconds of a run over its limit, whose first step comes after a fifth of it."""
+    limit_s = 60 * minutes
+    clock = Clock(slower, limit_s)
+    limit = TimeLimit(limit_s, REPORT_S, RATES, began=clock.now)
+    job = job_of(epochs, batch)
+    plan = StepPlan(job.length.steps)
+    time_budget.time.monotonic = clock.monotonic
+    pacer = Pacer(job, plan, limit)
+    clock.now += limit_s / 5
+    ends, validations = stage_ends(job.recipe, job.length), sorted(validation_steps(job.recipe, job.length))
+    pacer.plan(0, begins=True)
+    step, positions = 0, [0.0]
+    while step < plan.steps:
+        px = job.recipe.progressive.at(plan.scheduled_step(step), steps=plan.scheduled).image_px
+        plan.requested = max(plan.requested, min(plan.steps, step + 1 + ahead))
+        pacer.stepped(px, clock.work(RATES.step_s(px)))
+        step += 1
+        positions.append(plan.position(step))
+        if plan.passes(step, validations):
+            pacer.validated(clock.work(validation * RATES.curve.seconds(VAL_IMAGES)))
+        if step < plan.steps:
+            pacer.plan(step)
+        if plan.passes(step, ends):
+            clock.work(RATES.checkpoints.each_s)
+    assert positions[-1] == plan.scheduled
+    clock.work(RATES.answers.seconds(VAL_IMAGES) + RATES.model_s + REPORT_S)
+    return (clock.now - clock.begun) / limit_s
+
+
+PACES = {
+    "as measured": lambda share: 1.0,
+    "slower throughout": lambda share: 2.0,
+    "faster throughout": lambda share: 0.5,
+    "slower from the middle on": lambda share: 1.0 if share < 0.5 else 2.0,
+    "faster from the middle on": lambda share: 2.0 if share < 0.5 else 1.0,
+    "slower at the end": lambda share: 1.0 if share < 0.85 else 2.0,
+    "faster at the end": lambda share: 1.0 if share < 0.85 else 0.5,
+    "busy now and then": lambda share: 2.0 if int(share * 20) % 2 else 1.0,
+}
+
+
+@pytest.fixture
+def own_clock(monkeypatch):
+    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=None))
+
+
+@pytest.mark.parametrize("minutes", [4, 15, 60])
+@pytest.mark.parametrize("pace", PACES)
+def test_a_run_ends_in_time_whatever_the_machine_does(pace, minutes, own_clock):
+    """The recipe's steps are those of the measured pace: 80 % of the time less what comes after the steps."""
+    step_s = sum(RATES.step_s(px) for px in (64, 96, 128)) / 3
+    epochs = 0.7 * 60 * minutes / step_s / (IMAGES / 8)
+    assert 0.9 <= simulated(PACES[pace], minutes, epochs=epochs) <= 1.1
+
+
+@pytest.mark.parametrize("pace", PACES)
+def test_images_that_are_read_ahead_do_not_make_a_run_late(pace, own_clock):
+    assert 0.9 <= simulated(PACES[pace], 15, epochs=7, ahead=8) <= 1.1
+
+
+@pytest.mark.parametrize("epochs", [1.0, 100.0])
+def test_a_first_guess_that_is_far_off_does_not_matter(epochs, own_clock):
+    assert 0.9 <= simulated(PACES["as measured"], 15, epochs=epochs) <= 1.1
+
+
+@pytest.mark.parametrize("slower", [1.0, 2.0, 6.0])
+def test_a_run_that_validates_every_few_steps_takes_its_time_too(slower, own_clock):
+    """Of 150 validations, one every other step, there is time for a part alone where all takes six times as long."""
+    assert 0.9 <= simulated(lambda share: slower, 15, epochs=150, batch=240) <= 1.1
+
+
+def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(own_clock):
+    """As where each begins readers anew, which a report has none of."""
+    assert 0.9 <= simulated(PACES["as measured"], 4, epochs=2.3, validation=5.0) <= 1.1
+
+
+@pytest.fixture
+def timed(class_folders, tmp_path):
+    """A run of two stages with a limit of its own, and its folder."""
+    manifest = read(class_folders)
+    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    settings = (
+        "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
+        "precision=fp32", "compile=false", "epochs=12", "validate_epochs=4", "ema_decay=0.5",
+    )  # fmt: skip
+
+    def of(name: str) -> Job:
+        torch.manual_seed(0)
+        return Job(
+            recipe=with_settings(named("quick"), settings),
+            network=create(SMALL, num_classes=3),
+            train=train,
+            val=val,
+            preprocessing=Preprocessing(image_px=48),
+            folder=RunFolder(tmp_path / name, lambda line: None),
+            device=torch.device("cpu"),
+            workers=0,
+        )
+
+    return of
+
+
+def limit_of(step_s: float, steps: int) -> TimeLimit:
+    """Time for about so many steps on a machine that takes as long as measured, and none for all else."""
+    rates = replace(
+        RATES,
+        steps=(StepRate(32, 0.0, step_s, 1), StepRate(48, 0.0, step_s, 1)),
+        curve=Rate(0.0, 1e-9),
+        answers=Rate(0.0, 1e-9),
+        checkpoints=Rate(0.0, 0.0),
+        model_s=0.0,
+    )
+    return TimeLimit(steps * step_s, 0.0, rates, began=0.0)
+
+
+class Copying:
+    """Keeps a copy of the run folder as it is after a step."""
+
+    def __init__(self, folder, to, after: int) -> None:
+        self.folder, self.to, self.after = folder, to, after
+
+    def progress(self, done, *facts):
+        if done == self.after:
+            shutil.copytree(self.folder, self.to)
+
+
+class Paces:
+    """A clock of steps: a pace that changes at random between runs, as of a shared machine."""
+
+    def __init__(self, monkeypatch, seed: int) -> None:
+        drawn = np.random.default_rng(seed)
+        self.now = 0.0
+
+        def stepped(pacer, image_px, seconds):
+            took = float(drawn.uniform(0.5, 2.0))
+            self.now += took
+            STEPPED(pacer, image_px, took)
+
+        monkeypatch.setattr(Pacer, "stepped", stepped)
+        monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def weights_of(job: Job) -> dict[str, bytes]:
+    stored = modelfile.load(job.folder.model_file).state_dict()
+    return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
+
+
+def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed, tmp_path, monkeypatch):
+    first = timed("first")
+    first.folder.begin(first.recipe, first.train, BEGINNING)
+    Paces(monkeypatch, seed=1)
+    watch = Copying(first.folder.path, tmp_path / "second", after=36)
+    run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
+    planned = first.folder.beginning()["revisions"]
+    assert len({steps for _, _, steps in planned}) > 2, "the pace has changed the plan"
+    assert any(decided > 36 for decided, _, _ in planned)
+
+    second = timed("second")
+    shutil.copy(first.folder.beginning_file, second.folder.beginning_file)
+    clock = Paces(monkeypatch, seed=2)
+    run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 60))
+    assert clock.now < 50, "it goes on from a checkpoint"
+    assert second.folder.beginning()["revisions"] == planned
+    assert weights_of(second) == weights_of(first)
+    facts = ("kind", "step", "loss", "lr", "image_px", "top1")
+    rows = [[row.get(one) for one in facts] for row in first.folder.history()]
+    assert [[row.get(one) for one in facts] for row in second.folder.history()] == rows
+
+
+def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatch):
+    one = timed("run")
+    one.folder.begin(one.recipe, one.train, BEGINNING)
+    Paces(monkeypatch, seed=3)
+    run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 80))
+    rows = [row for row in one.folder.history() if row["kind"] == "train"]
+    sizes = [row["image_px"] for row in rows]
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {32, 48}
+    falling = [row["lr"] for row in rows[np.argmax([row["lr"] for row in rows]) :]]
+    falls = [before - after for before, after in itertools.pairwise(falling)]
+    assert min(falls) >= 0
+    assert max(falls) < max(falling) / 8
+    assert falling[-1] < max(falling) / 20, "the schedule has come to its end"
+
+
+def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypatch):
+    """Its checkpoint says how much was used by then, and 4 s go before it goes on."""
+    first = timed("first")
+    first.folder.begin(first.recipe, first.train, BEGINNING)
+    clock = Paces(monkeypatch, seed=1)
+    watch = Copying(first.folder.path, tmp_path / "second", after=36)
+    run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
+
+    second = timed("second")
+    kept = torch.load(max(second.folder.checkpoints.glob("*.pt")), weights_only=False)
+    limit = replace(limit_of(1.0, 60), began=clock.now)
+    clock.now += 4
+    before = clock.now
+    run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
+    assert kept["used_s"] > 10
+    assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)
+
+
+def test_each_step_counts_with_its_own_time(timed, monkeypatch):
+    """Together the steps took no longer than the run; counted from the first step on, they would be late at once."""
+    one, took = timed("run"), []
+    one.folder.begin(one.recipe, one.train, BEGINNING)
+    monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_px, seconds: took.append(seconds))
+    limit, began = replace(limit_of(1.0, 60), began=time.monotonic()), time.perf_counter()
+    run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
+    assert len(took) > 10
+    assert sum(took) < time.perf_counter() - began

@@ -1,0 +1,220 @@
+"""What the pieces of a run take, measured on the run's own pictures by its own loop."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.messages import mentions
+
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.readers import originals
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import loop
+from efficientnetv2.training import timing as rates
+from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import NoFolder
+from efficientnetv2.training.timing import Rate, measure
+
+SLEEP_S = 0.02
+
+
+class Slow:
+    """A reader that takes its time over every picture."""
+
+    def __init__(self, reader):
+        self.reader, self.asked = reader, 0
+
+    def source(self, sample):
+        self.asked += 1
+        time.sleep(SLEEP_S)
+        return self.reader.source(sample)
+
+    def ahead(self, samples):
+        return self
+
+    def name(self, sample):
+        return self.reader.name(sample)
+
+
+@pytest.fixture
+def job(class_folders, tmp_path, monkeypatch):
+    """Groups of 4 pictures of 32 and 64 px, two of them at a time at 32 px."""
+    monkeypatch.setattr(rates, "_TIMED_S", 0.0)
+    monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
+    settings = [
+        "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=4",
+        "precision=fp32", "compile=false", "epochs=1",
+    ]  # fmt: skip
+    manifest = read(class_folders)
+    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    return Job(
+        recipe=with_settings(named("quick"), settings),
+        network=create("efficientnetv2_b0", num_classes=3),
+        train=train,
+        val=val,
+        preprocessing=Preprocessing(image_px=64),
+        folder=NoFolder(tmp_path / "run"),
+        device=torch.device("cpu"),
+        workers=0,
+        at_a_time=GroupsAtATime({32: 2, 64: 1}),
+    )
+
+
+def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeypatch):
+    """Two groups of 32 px in one pass, two passes of one at 64 px; two steps to warm up and three that are timed."""
+    passes = []
+
+    def counted(network, batches, *rest, real=loop.train_groups):
+        passes.append((batches[0].request.setting.image_px, len(batches)))
+        return real(network, batches, *rest)
+
+    monkeypatch.setattr(loop, "train_groups", counted)
+    before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
+    found = measure(job, tmp_path)
+    assert passes == [(32, 2)] * 5 + [(64, 1)] * 10
+    assert [rate.image_px for rate in found.steps] == [32, 64]
+    assert all(rate.each_s > 0 and rate.begin_s >= 0 for rate in found.steps)
+    assert all(torch.equal(before[name], now) for name, now in job.network.state_dict().items())
+    weights = sum(tensor.nbytes for tensor in before.values())
+    assert weights < found.model_bytes < 1.02 * weights, "and its header"
+    assert 0 < found.model_s < 60
+    # the network, two moments, the moving average; a little for what surrounds them
+    assert 3.9 * weights < found.checkpoint_bytes < 4.2 * weights
+    assert {path.stat().st_size for path in tmp_path.glob("*.pt")} == {found.checkpoint_bytes}
+    assert found.checkpoints.each_s > 0
+    assert found.checkpoints.begin_s >= 0
+    assert all(rate.memory_bytes > 4 * weights for rate in found.steps)
+
+
+def test_reading_is_a_part_of_a_step(job, tmp_path):
+    slow = measure(replace(job, reader=Slow(originals(job.train))), tmp_path)
+    assert all(rate.each_s > 8 * SLEEP_S for rate in slow.steps), "8 pictures, one after the other"
+
+
+def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
+    large = job.recipe.model_copy(update={"batch_images": 40})
+    reader = Slow(originals(job.train))
+    found = measure(
+        replace(job, recipe=large, reader=reader, at_a_time=GroupsAtATime({32: 1, 64: 1})), tmp_path
+    )
+    assert all(rate.each_s > 40 * SLEEP_S for rate in found.steps)
+    assert reader.asked == 2 * 5 * 4, "at both sizes a tenth of each of five steps"
+
+
+def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
+    """Two to warm up and one that is timed, at both sizes, of 8 pictures."""
+    monkeypatch.setattr(rates, "_LONG_S", 0.0)
+    reader = Slow(originals(job.train))
+    measure(replace(job, reader=reader), tmp_path)
+    assert reader.asked == 2 * 3 * 8
+
+
+def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
+    """Of 4 steps at two sizes two of each, and two to warm up."""
+    reader = Slow(originals(job.train))
+    measure(replace(job, reader=reader), tmp_path, run_steps=4)
+    assert reader.asked == 2 * 4 * 8
+
+
+def test_what_is_measured_is_said_before_with_the_time_left(job, tmp_path):
+    said = []
+    measure(replace(job, reader=Slow(originals(job.train))), tmp_path, say=said.append)
+    answers, first, second, checkpoints = said
+    assert mentions(first, "32", "1", "2")
+    assert re.fullmatch(r"Measuring steps of 64 px \(2 of 2, about \d+ s left\)\.", second)
+    assert answers == "Measuring answers."
+    assert checkpoints == "Measuring checkpoints."
+
+
+def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
+    """Asked after the 32 px of its two sizes: then 64 px, four times the pixels, are taken to need four times as long.
+
+    What it is asked by holds answers, and both sizes as if the larger took no longer than the smaller.
+    """
+    asked, said = [], []
+
+    def in_vain(rates):
+        asked.append(rates)
+        return True
+
+    found = measure(job, tmp_path, in_vain=in_vain, say=said.append)
+    assert not any("64 px" in line for line in said)
+    (least,) = asked
+    assert least.answers.each_s > 0
+    assert [rate.image_px for rate in least.steps] == [32, 64]
+    assert least.steps[1].each_s == least.steps[0].each_s == found.steps[0].each_s
+    assert found.steps[1].each_s == pytest.approx(4 * found.steps[0].each_s)
+    assert found.steps[1].begin_s == 0
+
+
+def test_what_may_do_is_measured_whole(job, tmp_path):
+    asked = []
+    found = measure(job, tmp_path, in_vain=lambda rates: bool(asked.append(rates)))
+    assert [rates.steps for rates in asked][-1] == found.steps, "asked after each size"
+    assert len(asked) == 2
+
+
+def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, monkeypatch):
+    """400 s the first, 100 s the second."""
+    now, taken = [0.0], iter((400, 100))
+
+    def clock():
+        now[0] += 0.001  # no measurement is of nothing
+        return now[0]
+
+    def save(folder, kept, step):
+        now[0] += next(taken)
+        path = folder / f"{step}.pt"
+        path.write_bytes(bytes(17))
+        return path
+
+    monkeypatch.setattr(rates.resume, "save", save)
+    monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=clock))
+    found = measure(job, tmp_path)
+    assert found.checkpoints.begin_s == pytest.approx(300, abs=0.01)
+    assert found.checkpoints.each_s == pytest.approx(100, abs=0.01)
+    assert found.checkpoint_bytes == 17
+
+
+def test_workers_are_those_of_the_run(job, tmp_path):
+    """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
+    found = measure(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)
+    last = found.steps[-1]
+    assert last.each_s > 3 * SLEEP_S
+    assert last.begin_s == 0, "the workers have read ahead by then"
+
+
+def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_path):
+    found = measure(job, tmp_path)
+    small, large = (rate.each_s for rate in found.steps)
+    middle = (0.5 * (32**2 + 64**2)) ** 0.5
+    assert found.step_s(32) == pytest.approx(small)
+    assert found.step_s(middle) == pytest.approx((small + large) / 2)
+
+
+def test_answers_take_what_they_take_to_begin_and_each():
+    assert Rate(0.5, 0.01).seconds(30) == pytest.approx(0.8)
+    assert Rate(0.5, 0.01).seconds(0) == 0
+
+
+@pytest.mark.parametrize(("within_s", "sizes"), [(1e6, [32, 64]), (0.0, [32])])
+def test_sizes_that_no_time_is_left_for_are_taken_to_grow_as_their_pixels_do(within_s, sizes, job, tmp_path):
+    """With no time at all, one step of the smallest images is timed after one that is not."""
+    said = []
+    found = measure(job, tmp_path, within_s=within_s, say=said.append)
+    assert [line.split()[3] for line in said if "steps of" in line] == [str(px) for px in sizes]
+    assert [rate.image_px for rate in found.steps] == [32, 64]
+    small, large = found.steps
+    if sizes == [32]:
+        assert large.each_s == pytest.approx(4 * small.each_s)

@@ -1,0 +1,132 @@
+"""Flips, symmetries and warps against Pillow and group theory."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from efficientnetv2.transforms import geometric
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+KEY = Key.of(0)
+
+
+def pictures(count=1, channels=3, height=40, width=56, seed=0):
+    return torch.from_numpy(
+        np.random.default_rng(seed).integers(0, 256, (count, channels, height, width), np.uint8)
+    )
+
+
+def as_pil(picture):
+    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+
+
+def agreement(ours, pil):
+    """Share of pixels that are exactly Pillow's."""
+    return float((ours.permute(1, 2, 0).numpy() == np.asarray(pil)).all(-1).mean())
+
+
+def test_a_flip_is_a_mirror_of_half_of_the_pictures():
+    images = pictures(400, height=3, width=5)
+    flipped = geometric.horizontal_flip(images, KEY, range(400))
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = torch.from_numpy((flipped.numpy() == images.numpy()[..., ::-1]).reshape(400, -1).all(1))
+    assert bool((same ^ mirrored).all())
+    assert stats.binomtest(int(mirrored.sum()), 400).pvalue > 1e-3
+
+
+def test_a_picture_is_flipped_alike_wherever_it_stands_in_a_batch():
+    images = pictures(8)
+    together = geometric.horizontal_flip(images, KEY, range(8))
+    backwards = geometric.horizontal_flip(images.flip(0), KEY, list(reversed(range(8))))
+    assert torch.equal(together, backwards.flip(0))
+
+
+def test_the_eight_symmetries_are_those_of_pillow():
+    image = pictures(height=6, width=6)
+    ours = {geometric.symmetry(image, index)[0].numpy().tobytes() for index in range(8)}
+    theirs = {
+        np.asarray(as_pil(image[0]).transpose(turn)).transpose(2, 0, 1).tobytes() for turn in Image.Transpose
+    }
+    assert len(ours) == 8
+    assert ours == theirs | {image[0].numpy().tobytes()}
+
+
+def test_symmetries_are_drawn_uniformly():
+    image = pictures(channels=1, height=5, width=5)
+    turned = geometric.symmetries(image.expand(1600, -1, -1, -1), KEY, range(1600))
+    counts = np.unique(turned.flatten(1).numpy(), axis=0, return_counts=True)[1]
+    assert len(counts) == 8
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_symmetries_of_an_oblong_picture_are_refused():
+    with pytest.raises(InputError, match="56 x 40 px"):
+        geometric.symmetries(pictures(), KEY, [0])
+
+
+@pytest.mark.parametrize("degrees", [-30.0, -7.5, 0.0, 12.3, 45.0, 90.0])
+def test_rotation_is_pillows(degrees):
+    """Nearest neighbour; at most a few ties of rounding differ (Pillow computes in fixed point)."""
+    images = pictures(2)
+    ours = geometric.rotate(images, torch.full((2,), degrees))
+    pil = as_pil(images[1]).rotate(degrees, Image.Resampling.NEAREST, fillcolor=(128, 128, 128))
+    assert agreement(ours[1], pil) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("operation", "value", "matrix"),
+    [
+        (geometric.shear_x, 0.3, (1, 0.3, 0, 0, 1, 0)),
+        (geometric.shear_x, -0.17, (1, -0.17, 0, 0, 1, 0)),
+        (geometric.shear_y, 0.3, (1, 0, 0, 0.3, 1, 0)),
+        (geometric.translate_x, 10.0, (1, 0, 10, 0, 1, 0)),
+        (geometric.translate_x, -9.3, (1, 0, -9.3, 0, 1, 0)),
+        (geometric.translate_y, 17.0, (1, 0, 0, 0, 1, 17)),
+    ],
+)
+def test_shear_and_translation_are_pillows_with_the_same_matrix(operation, value, matrix):
+    images = pictures(2)
+    pil = as_pil(images[1]).transform(
+        (56, 40), Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=(128, 128, 128)
+    )
+    assert agreement(operation(images, torch.tensor([0.0, value]))[1], pil) > 0.995
+
+
+def test_each_picture_gets_its_own_matrix():
+    images = pictures(3)
+    moved = geometric.translate_x(images, torch.tensor([0.0, 2.0, -56.0]))
+    assert torch.equal(moved[0], images[0])
+    assert torch.equal(moved[1, :, :, :-2], images[1, :, :, 2:])
+    assert bool((moved[1, :, :, -2:] == 128).all())
+    assert bool((moved[2] == 128).all())
+
+
+@pytest.mark.parametrize("move", [geometric.translate_x, geometric.translate_y, geometric.shear_x])
+@pytest.mark.parametrize("offset", [-500.0, -130.0, 130.0, 500.0])
+def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbours(
+    move, offset
+):
+    moved = move(pictures(3, height=40, width=40), torch.tensor([0.0, offset, 0.0]))
+    assert bool((moved[1, :, 1:] == 128).all())  # a shear by so much leaves at most the first row
+
+
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_any_number_of_channels_is_warped_alike(channels):
+    images = pictures(channels=channels)
+    turned = geometric.rotate(images, torch.tensor([20.0]))
+    for channel in range(channels):
+        alone = geometric.rotate(images[:, channel : channel + 1], torch.tensor([20.0]))
+        assert torch.equal(turned[:, channel], alone[:, 0])
+
+
+def test_memory_layout_changes_nothing():
+    images = pictures(4)
+    last = images.contiguous(memory_format=torch.channels_last)
+    angles = torch.tensor([5.0, -3.0, 20.0, 0.0])
+    assert torch.equal(geometric.rotate(last, angles), geometric.rotate(images, angles))
+    assert torch.equal(
+        geometric.horizontal_flip(last, KEY, range(4)), geometric.horizontal_flip(images, KEY, range(4))
+    )

@@ -1,0 +1,272 @@
+"""RandAugment: the table of levels, and what is drawn."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.transforms import color
+from efficientnetv2.transforms.color import jitter
+from efficientnetv2.transforms.randaugment import OPERATIONS, names_for, randaugment
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+KEY = Key.of(0)
+BY_NAME = {operation.name: operation for operation in OPERATIONS}
+STRENGTHLESS = ("AutoContrast", "Equalize", "Invert")
+
+
+def strength(preset, name, level, sign=1.0, px=300):
+    return getattr(BY_NAME[name], preset)(np.array([level / 10]), np.array([sign]), px)[0]
+
+
+def noise(count, px=24, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 3, px, px), np.uint8))
+
+
+def test_the_operations_are_the_sixteen_of_the_released_code_in_its_order():
+    assert [operation.name for operation in OPERATIONS] == [
+        "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
+        "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd",
+    ]  # fmt: skip
+
+
+# Worked by hand from the released formulas: int(level / 10 * 4) bits, and so on.
+@pytest.mark.parametrize(
+    ("name", "at_5", "at_10", "at_15", "at_25"),
+    [
+        ("Rotate", 15, 30, 45, 75),
+        ("Posterize", 2, 4, 6, 8),  # 10 bits at 25: cut to 8
+        ("Solarize", 128, 256, 256, 256),  # 384 and 640: cut to 256
+        ("Color", 1.0, 1.9, 2.8, 4.6),
+        ("Contrast", 1.0, 1.9, 2.8, 4.6),
+        ("Brightness", 1.0, 1.9, 2.8, 4.6),
+        ("Sharpness", 1.0, 1.9, 2.8, 4.6),
+        ("ShearX", 0.15, 0.3, 0.45, 0.75),
+        ("ShearY", 0.15, 0.3, 0.45, 0.75),
+        ("TranslateX", 50, 100, 150, 250),
+        ("TranslateY", 50, 100, 150, 250),
+        ("Cutout", 20, 40, 60, 100),
+        ("SolarizeAdd", 55, 110, 165, 255),  # 275: no value grows by more than 255
+    ],
+)
+def test_released_levels_are_the_authors_formulas(name, at_5, at_10, at_15, at_25):
+    figures = [strength("released", name, level, px=128) for level in (5, 10, 15, 25)]
+    assert figures == pytest.approx([at_5, at_10, at_15, at_25])
+
+
+def test_where_the_released_formula_keeps_no_bit_tensorflow_keeps_one():
+    """It shifts bytes right and left by 8, and TensorFlow's kernel shifts by 7 at most."""
+    with loading_tensorflow():
+        tensorflow = pytest.importorskip("tensorflow")
+    values, by = np.arange(256, dtype=np.uint8), np.uint8(8 - int(0.2 * 4))
+    bitwise = tensorflow.bitwise
+    released = bitwise.left_shift(bitwise.right_shift(values, by), by).numpy()
+    bits = strength("released", "Posterize", 2)
+    ours = color.posterize(torch.from_numpy(values).reshape(1, 1, 16, 16), torch.tensor([float(bits)]))
+    assert bits == 1
+    assert ours.flatten().tolist() == released.tolist()
+
+
+@pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])
+@pytest.mark.parametrize("preset", ["released", "monotone"])
+def test_geometry_goes_both_ways_alike(preset, name):
+    assert strength(preset, name, 7, sign=-1.0) == -strength(preset, name, 7)
+
+
+def test_posterize_and_solarize_of_the_release_weaken_with_the_level_and_ours_strengthen():
+    for name in ("Posterize", "Solarize"):
+        assert strength("released", name, 9) > strength("released", name, 3)
+        assert strength("monotone", name, 9) < strength("monotone", name, 3)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - set(STRENGTHLESS)))
+def test_monotone_changes_nothing_at_level_0_and_never_less_at_a_higher_level(name, sign):
+    """Measured on the strength: how far it stands from that of level 0."""
+    distances = [
+        abs(strength("monotone", name, n, sign) - strength("monotone", name, 0, sign)) for n in range(31)
+    ]
+    assert distances == sorted(distances)
+    assert distances[-1] > distances[5] > 0
+
+
+def test_monotone_enhances_in_either_direction():
+    for name in ("Color", "Contrast", "Brightness", "Sharpness"):
+        assert [strength("monotone", name, 10, sign) for sign in (-1.0, 1.0)] == pytest.approx([0.1, 1.9])
+
+
+def test_pictures_are_moved_both_ways_equally_often():
+    """Sideways by 3 px at level 0.3: the empty columns lie right or left."""
+    images = torch.full((6000, 3, 8, 8), 7, dtype=torch.uint8)
+    ids = np.arange(6000)
+    moved = ids[(KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 12]
+    out = randaugment(images[: len(moved)], magnitude=0.3, key=KEY, ids=moved, layers=1)[:, 0, 0]
+    right, left = (out[:, -3:] == 128).all(1), (out[:, :3] == 128).all(1)
+    assert bool((right ^ left).all())
+    assert stats.binomtest(int(right.sum()), len(moved)).pvalue > 1e-3
+
+
+def test_monotone_at_level_0_is_the_identity_on_pixels():
+    images = noise(600)
+    out = randaugment(images, magnitude=0, key=KEY, ids=range(600), preset="monotone", layers=1)
+    which = (KEY.uniform_rows(range(600), 4)[:, 0] * 16).astype(int)
+    strong = [OPERATIONS[index].name not in STRENGTHLESS for index in which]
+    assert torch.equal(out[strong], images[strong])
+    assert sum(strong) > 400
+
+
+def test_monotone_scales_with_the_picture_and_equals_the_release_at_300_px():
+    for name in ("TranslateX", "TranslateY", "Cutout"):
+        assert strength("monotone", name, 10, px=300) == pytest.approx(strength("released", name, 10, px=300))
+        assert strength("monotone", name, 10, px=150) == pytest.approx(
+            strength("monotone", name, 10, px=300) / 2
+        )
+        assert strength("released", name, 10, px=150) == strength("released", name, 10, px=300)
+
+
+@pytest.mark.parametrize("preset", ["released", "monotone"])
+@pytest.mark.parametrize("magnitude", [0, 0.3, 5, 12.7, 31, 1000.0])
+def test_any_level_gives_pictures_of_the_same_kind(preset, magnitude):
+    images = noise(64)
+    before = images.clone()
+    out = randaugment(images, magnitude=magnitude, key=KEY, ids=range(64), preset=preset)
+    assert out.shape == images.shape
+    assert out.dtype == torch.uint8
+    assert torch.equal(images, before)
+
+
+def test_a_picture_gets_the_same_operations_in_any_batch_and_memory_layout():
+    images = noise(40)
+    together = randaugment(images, magnitude=9, key=KEY, ids=range(40))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    shuffled = images[order].contiguous(memory_format=torch.channels_last)
+    assert torch.equal(randaugment(shuffled, magnitude=9, key=KEY, ids=order), together[order])
+    alone = [randaugment(images[i : i + 1], magnitude=9, key=KEY, ids=[i]) for i in range(40)]
+    assert torch.equal(torch.cat(alone), together)
+    assert not torch.equal(randaugment(images, magnitude=9, key=Key.of(1), ids=range(40)), together)
+
+
+def test_a_level_of_its_own_for_every_picture():
+    images = noise(40)
+    levels = torch.linspace(0, 20, 40, dtype=torch.float64)
+    together = randaugment(images, magnitude=levels, key=KEY, ids=range(40))
+    for i in (3, 17, 39):
+        alone = randaugment(images[i : i + 1], magnitude=float(levels[i]), key=KEY, ids=[i])
+        assert torch.equal(together[i], alone[0])
+
+
+def test_operations_are_drawn_uniformly_and_the_inversions_are_where_they_should_be():
+    """One layer: the pictures that come out inverted are 1 in 16, and the others do not."""
+    images = noise(3200, px=6)
+    out = randaugment(images, magnitude=5, key=KEY, ids=range(3200), layers=1)
+    inverted = int((out == color.invert(images)).flatten(1).all(1).sum())
+    assert stats.binomtest(inverted, 3200, 1 / 16).pvalue > 1e-3
+    unchanged = int((out == images).flatten(1).all(1).sum())  # the enhancers at level 5: 4 in 16, at least
+    assert 4 / 16 - 0.03 < unchanged / 3200 < 6 / 16
+
+
+def test_two_layers_are_one_after_the_other():
+    """The first layer of two is the only one of one: of pictures inverted twice, the original is left."""
+    images = noise(4000, px=6)
+    once = randaugment(images, magnitude=5, key=KEY, ids=range(4000), layers=1)
+    twice = randaugment(images, magnitude=5, key=KEY, ids=range(4000), layers=2)
+    which = (KEY.uniform_rows(range(4000), 8)[:, [0, 4]] * 16).astype(int)
+    both = (which == 2).all(1)
+    assert both.sum() > 5
+    assert torch.equal(twice[both], images[both])
+    assert torch.equal(once[both], 255 - images[both])
+    for first, second in ((2, 8), (8, 2)):  # inverted, and a brightness of 1.0 before or after it
+        rows = (which == (first, second)).all(1)
+        assert rows.sum() > 5
+        assert torch.equal(twice[rows], 255 - images[rows])
+
+
+def test_contrast_is_pillows_in_monotone_and_the_quirk_in_released():
+    """A grey of 200 at 24 px: the quirk turns about 24 * 24 / 256 = 2, at level 8 by 1.54."""
+    images = torch.full((400, 3, 24, 24), 200, dtype=torch.uint8)
+    ids = np.arange(400)
+    contrast = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 7)
+    released = randaugment(images, magnitude=8, key=KEY, ids=ids, layers=1)[contrast]
+    monotone = randaugment(images, magnitude=8, key=KEY, ids=ids, layers=1, preset="monotone")[contrast]
+    assert set(released.unique().tolist()) == {255}  # 2 + 1.54 * 198 = 307
+    assert set(monotone.unique().tolist()) == {200}
+
+
+def test_cutout_cuts_the_released_square():
+    """A hole of 2 * 40 px at level 10, less what lies over the edge; filled with 128."""
+    images = torch.zeros(1500, 3, 128, 128, dtype=torch.uint8)
+    ids = np.arange(1500)
+    cut = ids[(KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 14]
+    out = randaugment(images[: len(cut)], magnitude=10, key=KEY, ids=cut, layers=1)
+    assert set(out.unique().tolist()) == {0, 128}
+    heights = (out[:, 0] == 128).any(2).sum(1)
+    widths = (out[:, 0] == 128).any(1).sum(1)
+    areas = (out[:, 0] == 128).sum((1, 2))
+    assert torch.equal(areas, heights * widths)
+    assert int(heights.max()) == 80
+    assert int(heights.min()) >= 40
+    assert len(set(areas.tolist())) > 10
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channels_get_what_does_to_each_the_same(channels):
+    """A picture of n equal channels keeps them equal, and no operation looks at red, green and blue."""
+    assert names_for(channels) == names_for(channels, "possible")
+    assert names_for(channels) == (
+        "Rotate", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",
+    )  # fmt: skip
+    assert len(names_for(3)) == 16
+    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 1, 24, 24), dtype=np.uint8))
+    many = grey.repeat(1, channels, 1, 1)
+    out = randaugment(many, magnitude=9, key=KEY, ids=range(200), preset="monotone")
+    assert out.shape == many.shape
+    assert (out == out[:, :1]).all()
+    assert (out != many).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_a_jitter_of_other_channels_is_its_brightness():
+    """Bands keep their proportions, but for rounding."""
+    values = torch.tensor([40, 80, 120, 20], dtype=torch.uint8).view(1, 4, 1, 1).expand(300, 4, 6, 6)
+    out = jitter(values, KEY, range(300), strength=0.4)[:, :, 0, 0].double()
+    assert ((out[:, 1] - 2 * out[:, 0]).abs() <= 2).all()
+    assert ((out[:, 2] - 3 * out[:, 0]).abs() <= 3).all()
+    assert out[:, 1].std() > 10
+
+
+@pytest.mark.parametrize("magnitude", [-1, float("nan"), float("inf")])
+def test_impossible_levels_are_refused(magnitude):
+    with pytest.raises(InputError, match="magnitude is"):
+        randaugment(noise(1), magnitude=magnitude, key=KEY, ids=[0])
+
+
+def test_possible_colours_stay_near_those_of_the_picture():
+    """Two levels of a dark forest: invert, equalize and the like would make them bright; what is left does not."""
+    images = torch.randint(100, 111, (400, 3, 16, 16), dtype=torch.uint8)
+    ids = np.arange(len(images))
+
+    def brightest(**words):
+        made = randaugment(images, magnitude=2, key=Key.of(3), ids=ids, preset="monotone", layers=1, **words)
+        return made.amax(dim=(1, 2, 3))
+
+    assert int(brightest(colours="possible").max()) <= 132  # 110 brightened by 0.18, or 128 where nothing is
+    assert int(brightest().max()) == 255
+    assert torch.equal(brightest(), brightest(colours="any"))
+
+
+# At level 8 of the released formulas: 0.1 + 1.8 * 8 / 10.
+@pytest.mark.parametrize(
+    ("name", "applied"), [(8, color.brightness), (9, color.sharpness), (6, color.saturation)]
+)
+def test_each_enhancer_is_the_one_it_is_called(name, applied):
+    images, ids = noise(400, px=12), np.arange(400)
+    drawn = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == name)
+    out = randaugment(images, magnitude=8, key=KEY, ids=ids, layers=1)
+    assert drawn.sum() > 10
+    assert torch.equal(out[drawn], applied(images[drawn], torch.full((int(drawn.sum()),), 1.54)))
+    others = {color.brightness, color.sharpness, color.saturation} - {applied}
+    assert not any(
+        torch.equal(out[drawn], other(images[drawn], torch.full((int(drawn.sum()),), 1.54)))
+        for other in others
+    )

@@ -1,0 +1,190 @@
+"""What is known of a device before anything runs on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.utils import device as accelerate
+from efficientnetv2.utils.device import (
+    autocast,
+    device_note,
+    device_title,
+    few_enough,
+    lower_precision,
+)
+from efficientnetv2.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),  # Pascal, Volta, Turing, Ampere, Hopper: CUDA's list of compute capabilities
+    [((6, 1), None), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")],
+)
+def test_a_gpu_computes_in_16_bits_as_its_generation_can(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert lower_precision(torch.device("cuda")) == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, None), ({}, None)],
+)
+def test_a_processor_has_bf16_where_it_says_so(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert lower_precision(torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(
+    ("word", "built", "there", "said"),
+    [
+        ("auto", None, "nvidia0", True),
+        ("auto", "13.0", "nvidia0", False),
+        ("cpu", None, "nvidia0", False),
+        ("auto", None, "nvidiactl", False),
+    ],
+    ids=["left out", "built for it", "asked for", "no GPU"],
+)
+def test_a_gpu_that_pytorch_was_not_built_for_is_told(monkeypatch, tmp_path, word, built, there, said):
+    """Else the run is many times as slow as it could be, in silence."""
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    (tmp_path / there).touch()
+    told = device_note(word, torch.device("cpu"), devices=tmp_path)
+    assert (told is not None and mentions(told, "CUDA")) == said
+
+
+@pytest.mark.parametrize(
+    ("word", "built", "why"),
+    [
+        ("mps", None, "no Apple GPU"),
+        ("cuda", None, "built without CUDA"),
+        ("cuda:1", None, "built without CUDA"),
+        ("cuda", "13.0", "NVIDIA"),
+        ("cpu:7", None, "no cpu device of that number"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, built, why):
+    """PyTorch's own text for mps is a paragraph on operators."""
+
+    def empty(*_, **__):
+        raise RuntimeError(
+            "Could not run 'aten::empty.memory_format' " + "with arguments from the backend " * 9
+        )
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=f"--device {word}: .*{why}") as told:
+        accelerate.pick_device(word)
+    assert "aten" not in str(told.value)
+    assert len(str(told.value)) < 200
+
+
+def test_of_a_device_that_is_there_but_full_pytorchs_first_line_is_told(monkeypatch):
+    def empty(*_, **__):
+        raise RuntimeError("CUDA error: out of memory.\nCUDA kernel errors might be asynchronously reported.")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=mentioning("--device", "CUDA", "out of memory")) as told:
+        accelerate.pick_device("cuda")
+    assert "asynchronously" not in str(told.value)
+
+
+@pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])
+def test_an_untested_gpu_that_nobody_asked_for_is_told(word, said):
+    told = device_note(word, torch.device("mps"))
+    assert (told is not None and "--device cpu" in told) == said
+
+
+def test_nothing_is_promised_of_other_devices():
+    assert lower_precision(torch.device("mps")) is None
+
+
+def test_gpus_of_one_kind_are_one_hardware_to_a_search(monkeypatch):
+    """A study takes workers of one hardware alone; one of them on each GPU of a machine is several of one."""
+    names = ["an A100", "an A100", "an H100"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    first, second, other = (device_title(torch.device(f"cuda:{index}")) for index in range(3))
+    assert first == second != other
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "title"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Another",
+            "A CPU @ 2 GHz",
+        ),
+        (
+            "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c",
+            "arm 0x41 0xd0c 0x3",
+        ),
+        ("", "arm"),
+    ],
+)
+def test_processors_of_one_kind_are_told_apart_by_what_linux_knows_of_them(monkeypatch, cpuinfo, title):
+    """ARM's have no name there, but Graviton 2 and 3 other cores."""
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: cpuinfo)
+    monkeypatch.setattr(accelerate.platform, "processor", lambda: "arm")
+    assert device_title(torch.device("cpu")).startswith(f"{title}, {torch.get_num_threads()} threads")
+
+
+def test_an_apple_processor_is_asked_for_its_name(monkeypatch):
+    asked = []
+
+    def answer(words, **_):
+        asked.append(words)
+        return SimpleNamespace(stdout="Apple M3 Pro\n")
+
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(accelerate.platform, "processor", lambda: "arm")
+    monkeypatch.setattr(accelerate.sys, "platform", "darwin")
+    monkeypatch.setattr(accelerate.subprocess, "run", answer)
+    assert device_title(torch.device("cpu")).startswith("Apple M3 Pro, ")
+    assert device_title(torch.device("mps")).startswith("mps of Apple M3 Pro, ")
+    assert asked[0] == ("sysctl", "-n", "machdep.cpu.brand_string")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_multiplies_in_that_precision(precision, dtype):
+    one = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), precision):
+        assert (one @ one).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "free_gib", "sharing", "given"),
+    [
+        (8, 2, 16, 1, 8),  # four for each core
+        (9, 2, 16, 1, 8),
+        (1000, 2, 16, 1, 8),
+        (1000, 16, 16, 1, 64),
+        (1000, 16, 1, 1, 16),  # 64 MiB for each
+        (1000, 16, 16, 4, 16),  # of four processes, each with four of the cores
+        (1000, 2, 16, 4, 4),  # of four processes on two cores
+        (4, 16, 0.15, 1, 2),
+        (4, 16, -1, 1, 0),
+        (0, 1, 0, 1, 0),
+    ],
+)
+def test_no_more_workers_than_cores_and_memory_can_bear(
+    monkeypatch, workers, cores, free_gib, sharing, given
+):
+    monkeypatch.setattr(accelerate, "cores", lambda: cores)
+    monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
+    said = []
+    assert few_enough(workers, sharing=sharing, say=said.append) == given
+    assert len(said) == (given < workers)
+    if said:
+        assert said[0].startswith(f"--workers {workers} is lowered to {given}: ")
+        assert ("memory" in said[0]) == (free_gib < 16)

@@ -1,0 +1,265 @@
+"""Several processes compute what one does: the same pictures, losses, statistics and weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+from tests.processes import in_processes
+from tests.training.test_loop import CPU, LABELS, SMALL, grey, recipe_of
+
+from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.models.adapt import freeze
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.training.ddp import Notes
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.utils import distributed
+from efficientnetv2.utils.device import place
+from efficientnetv2.utils.distributed import ALONE, launched, together, with_tensors
+from efficientnetv2.utils.errors import InputError, OtherProcessError
+from efficientnetv2.utils.rng import Key
+
+STEPS = 30
+PLAN = Progressive(
+    stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.3), drop_path=0.2, randaugment=5, mixup_alpha=0.2
+)
+
+
+def trained(groups, steps, *, frozen=False):
+    """Losses, samples by (step, group), and all that the network and its average hold in the end."""
+    world = launched()
+    with together(world, mend="Go on with --resume."):
+        world = with_tensors(world, CPU)
+        torch.manual_seed(0)
+        network = place(create(SMALL, num_classes=3), CPU)
+        if frozen:
+            freeze(network, stages=1, statistics=True)
+        # Not Adam: it divides gradients that are zero but for rounding by their own size.
+        optimizer = {"kind": "sgd", "lr": 0.003, "clip_norm": 5.0}
+        recipe = recipe_of(
+            PLAN, batch_images=24, group_images=24 // groups, ema_decay=0.9, optimizer=optimizer
+        )
+        requests = Sampler(
+            LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
+        )
+        seen = {(request.step, request.group): request.ids.tolist() for request in requests}
+        state = begin(network, recipe)
+        done = train(
+            state,
+            map(grey, requests),
+            recipe=recipe,
+            preprocessing=Preprocessing(image_px=32),
+            length=Length(steps, steps_per_epoch=1),
+            num_classes=3,
+            key=Key.of(0),
+            device=CPU,
+            world=world,
+        )
+        losses = [float(one.loss) for one in done]
+        kept = {
+            f"{kind}.{name}": tensor.numpy()
+            for kind, one in (("now", state.network), ("average", state.best))
+            for name, tensor in one.state_dict().items()
+        }
+        return losses, seen, kept
+
+
+def differences(one, other):
+    return max(float(np.abs(tensor - other[name]).max()) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(("groups", "size", "steps"), [(4, 3, STEPS), (4, 2, 10), (2, 2, 10)])
+def test_processes_train_as_one_does(groups, size, steps):
+    """4 groups over 3 processes: one of them has two groups, the others one, and still every group counts the same."""
+    losses, seen, kept = trained(groups, steps=steps)
+    ranks = in_processes(trained, size, groups, steps)
+    for rank, (their_losses, _, their_kept) in enumerate(ranks):
+        assert np.abs(np.subtract(their_losses, losses)).max() <= 1e-5
+        assert differences(their_kept, kept) <= 1e-4
+        assert differences(their_kept, ranks[0][2]) == 0, f"rank {rank} has other weights than the first"
+    shares = [set(their_seen) for _, their_seen, _ in ranks]
+    assert sum(map(len, shares)) == len(seen), "no group twice"
+    if groups == size == 2:
+        assert their_losses == losses, "the sum of two numbers does not depend on who adds them"
+    assert {place: ids for _, their_seen, _ in ranks for place, ids in their_seen.items()} == seen
+
+
+def test_frozen_statistics_stay_as_they_are():
+    losses, _, kept = trained(2, steps=3, frozen=True)
+    ranks = in_processes(frozen_run, 2)
+    for their_losses, _, their_kept in ranks:
+        assert np.abs(np.subtract(their_losses, losses)).max() <= 1e-5
+        assert differences(their_kept, kept) <= 1e-5
+
+
+def frozen_run():
+    return trained(2, steps=3, frozen=True)
+
+
+def talk():
+    world = launched()
+    with together(world, mend="Go on with --resume."):
+        made = distributed.by_first(world, lambda: {"of": world.rank})
+        everybody = distributed.gathered(world, world.rank * 10)
+        sums = [torch.full((2, 3), float(world.rank)), torch.tensor(1.0)]
+        distributed.sum_(world, sums)
+        return made, everybody, [one.tolist() for one in sums]
+
+
+def test_what_processes_say_to_each_other():
+    for made, everybody, sums in in_processes(talk, 3):
+        assert made == {"of": 0}
+        assert everybody == [0, 10, 20]
+        assert sums == [[[3.0] * 3] * 2, 3.0]
+
+
+def notes():
+    """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
+    world = launched()
+    with together(world, mend="Go on with --resume."):
+        told = Notes[str](world)
+        second = world.rank == 1
+        return [
+            told.after_step(
+                stop=second and step == 1, noted=[f"step {step}"] * (second and step != 1), last=step == 2
+            )
+            for step in range(3)
+        ]
+
+
+def test_a_note_reaches_all_after_the_same_step_and_none_is_lost_at_the_end():
+    for heard in in_processes(notes, 3):
+        assert heard == [(False, []), (False, ["step 0"]), (True, ["step 2"])]
+
+
+def test_a_launch_without_a_name_is_known_by_what_started_it(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launched().launch is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
+    assert launched().launch == "job 7"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    first = launched().launch
+    assert first == launched().launch
+    assert f":{os.getppid()}:" in first
+
+
+def late_talk(first_is_late_s):
+    if launched().first:
+        time.sleep(first_is_late_s)
+    return talk()
+
+
+A_CLUSTERS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MASTER_ADDR", None),
+        ("MASTER_PORT", None),
+        ("MASTER_ADDR", ""),
+        ("MASTER_PORT", "http"),
+        ("MASTER_PORT", "70000"),
+        ("RANK", "2"),
+        ("RANK", "first"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", ""),
+        ("LOCAL_RANK", "-1"),
+    ],
+)
+def test_what_a_cluster_sets_by_halves_is_named(name, value, monkeypatch):
+    for one, its in (A_CLUSTERS | {name: value}).items():
+        if its is None:
+            monkeypatch.delenv(one, raising=False)
+        else:
+            monkeypatch.setenv(one, its)
+    with pytest.raises(InputError, match=mentioning(name, "RANK", "WORLD_SIZE")):
+        launched()
+
+
+def test_a_local_rank_alone_is_enough(monkeypatch):
+    for one, its in (A_CLUSTERS | {"LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(one, its)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert launched().local_rank == 1
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for one, its in (A_CLUSTERS | {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
+            monkeypatch.setenv(one, its)
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"), together(launched(), mend=""):
+            pass
+
+
+def test_a_process_that_waits_for_others_says_so(monkeypatch, capfd):
+    monkeypatch.setattr(distributed, "_WAITS_S", 0.1)
+    for one, its in A_CLUSTERS.items():
+        monkeypatch.setenv(one, its)
+    monkeypatch.setattr(distributed, "_room_of_its_own", lambda *_: time.sleep(1.0) or 1 / 0)
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    with pytest.raises(ZeroDivisionError), together(launched(), mend=""):
+        pass
+    said = capfd.readouterr().err
+    assert mentions(said, "1 process")
+    assert mentions(said, "RANK", "WORLD_SIZE")
+
+
+def test_processes_started_again_do_not_wait_for_those_that_are_gone():
+    """torchrun keeps one store over its restarts: what the first start left there must not mislead the second."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for first_is_late_s in (0.0, 1.0):
+        for made, everybody, _ in in_processes(late_talk, 3, first_is_late_s, agent_port=store.port):
+            assert made == {"of": 0}
+            assert everybody == [0, 10, 20]
+
+
+def test_alone_nothing_is_said():
+    assert launched() == ALONE
+    assert distributed.by_first(ALONE, lambda: 5) == 5
+    assert distributed.gathered(ALONE, 5) == [5]
+    with together(ALONE, mend="Run it again."):
+        one = torch.ones(2)
+        distributed.sum_(ALONE, [one])
+    assert one.tolist() == [1, 1]
+
+
+def failing(how):
+    """The second of three fails; the others wait for its word in vain."""
+    world = launched()
+    with together(world, mend="Go on with --resume."):
+        distributed.gathered(world, None)
+        if world.rank == 1:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise InputError("the second has a message")
+        distributed.gathered(world, None)
+
+
+def test_who_fails_first_says_why_and_ends_all():
+    errors = in_processes(failing, 3, "by a message")
+    assert [type(error) for error in errors] == [OtherProcessError, InputError, OtherProcessError]
+    assert str(errors[1]) == "the second has a message"
+
+
+def test_who_is_killed_is_missed_by_one_voice():
+    errors = in_processes(failing, 3, "killed")
+    assert errors[1] is None
+    others = [errors[0], errors[2]]
+    assert sorted(type(error).__name__ for error in others) == ["InputError", "OtherProcessError"]
+    (message,) = (str(error) for error in others if isinstance(error, InputError))
+    assert "lost touch with another one" in message
+    assert mentions(message, "--resume")

@@ -1,0 +1,190 @@
+"""A file is whole or not there."""
+
+import contextlib
+import errno
+import os
+import stat
+
+import pytest
+from tests.messages import mentioning
+
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import (
+    check_folder,
+    check_place,
+    folder_kept_if_filled,
+    remedy,
+    write_atomically,
+    write_text_atomically,
+)
+
+
+def test_the_finished_file_replaces_the_old_one_and_nothing_stays_beside_it(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    write_text_atomically(target, "neu: ä\n")
+    assert target.read_bytes() == "neu: ä\n".encode()
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+
+    def fails_halfway(partial):
+        partial.write_text("ha")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(target, fails_halfway)
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_while_it_is_written_the_old_file_is_read(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    seen = []
+
+    def writer(partial):
+        partial.write_text("half")
+        seen.append((partial.parent, target.read_text()))
+
+    write_atomically(target, writer)
+    assert seen == [(tmp_path, "old")]
+    assert target.read_text() == "half"
+
+
+def test_contents_and_rename_reach_the_disk_in_that_order(tmp_path, monkeypatch):
+    happened = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(handle):
+        happened.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        real_fsync(handle)
+
+    def replace(a, b):
+        happened.append("replace")
+        real_replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text_atomically(tmp_path / "a", "x")
+    assert happened == ["file", "replace"] + ["folder"] * (os.name != "nt")
+
+
+def _closed_to_others(partial):
+    """As safetensors does: written beside, for its owner alone, and renamed."""
+    beside = partial.with_name("beside")
+    beside.write_text("x")
+    beside.chmod(0o600)
+    beside.replace(partial)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+@pytest.mark.parametrize("writer", [lambda partial: partial.write_text("x"), _closed_to_others])
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_others_may_read_it_as_they_may_any_new_file(umask, writer, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "atomic", writer)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_text_atomically(tmp_path / "nowhere" / "a", "x")
+
+
+def test_names_as_long_as_the_system_allows(tmp_path):
+    target = tmp_path / ("ä" * 127)
+    write_text_atomically(target, "x")
+    assert target.read_text() == "x"
+
+
+@pytest.mark.parametrize("ended_by", [ValueError, KeyboardInterrupt])
+def test_a_folder_for_what_does_not_come_goes_again(ended_by, tmp_path):
+    def work():
+        assert (tmp_path / "there/a/b").is_dir()
+        raise ended_by
+
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ended_by), folder_kept_if_filled(tmp_path / "there/a/b"):
+        work()
+    assert os.listdir(tmp_path) == ["there"]
+    assert os.listdir(tmp_path / "there") == []
+
+
+def test_a_folder_with_something_in_it_stays(tmp_path):
+    def work():
+        (tmp_path / "a/half.txt").write_text("half")
+        raise ValueError("later")
+
+    with pytest.raises(ValueError, match="later"), folder_kept_if_filled(tmp_path / "a/b"):
+        work()
+    assert os.listdir(tmp_path / "a") == ["half.txt"]
+    with folder_kept_if_filled(tmp_path / "c/d"):
+        pass
+    assert (tmp_path / "c/d").is_dir()
+
+
+def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
+    with pytest.raises(OSError, match="too long"), folder_kept_if_filled(tmp_path / "a" / ("x" * 300)):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
+    check_folder(tmp_path / "new/and/below", "--out")
+    with pytest.raises(InputError, match=mentioning("out.csv")):
+        check_place(tmp_path, "--out", such_as="out.csv")
+    with pytest.raises(InputError, match=mentioning("nowhere")):
+        check_place(tmp_path / "nowhere/out.csv", "--out", such_as="out.csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=mentioning("file", "folder")):
+        check_folder(tmp_path / "file/below", "--out")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be root
+    with pytest.raises(InputError, match="nothing may be written into"):
+        check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
+    with pytest.raises(InputError, match="nothing may be written into"):
+        check_folder(tmp_path / "new", "--out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no folder is synced there")
+@pytest.mark.parametrize("place", ["open", "fsync"])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
+def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp_path, monkeypatch):
+    """By then the file is whole and in its place; that a disk fails is told all the same."""
+    real = {"open": os.open, "fsync": os.fsync}
+
+    def refuses(what, *more, **words):
+        if os.path.isdir(what) if place == "open" else stat.S_ISDIR(os.fstat(what).st_mode):
+            raise OSError(code, os.strerror(code))
+        return real[place](what, *more, **words)
+
+    monkeypatch.setattr(os, place, refuses)
+    told = pytest.raises(OSError, match="error") if code == errno.EIO else contextlib.nullcontext()
+    with told:
+        write_text_atomically(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "Make room on the disk"),
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
+            "Make room on the disk",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), "Let it be written to again"),
+        (OSError(errno.EROFS, "Read-only file system"), "Let it be written to again"),
+        (OSError(errno.EIO, "Input/output error"), "or bring it back"),
+    ],
+)
+def test_what_is_to_be_done_follows_from_what_is_wrong(error, what):
+    assert what in remedy(error)

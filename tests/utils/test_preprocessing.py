@@ -1,0 +1,50 @@
+"""What is no preprocessing cannot be made, by hand or from a file."""
+
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+from tests.messages import mentioning
+
+from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("image_px", 0, ("at least 1 pixel",)),
+        ("crop_fraction", 0.0, ("0", "1")),
+        ("crop_fraction", 1.01, ("0", "1")),
+        ("crop_fraction", NAN, ("0", "1")),
+        ("mean", (), ("at least one channel",)),
+        ("mean", (0.5, NAN, 0.5), ("finite",)),
+        ("mean", (0.5, INFINITE, 0.5), ("finite",)),
+        ("mean", (0.5,), ("1", "3")),
+        ("std", (0.2,), ("3", "1")),
+        ("std", (), ("3", "0")),
+        ("std", (0.2, 0.0, 0.2), ("above 0",)),
+        ("std", (0.2, NAN, 0.2), ("above 0",)),
+        ("std", (0.2, INFINITE, 0.2), ("above 0",)),
+    ],
+)
+def test_what_is_no_preprocessing(field, value, said):
+    with pytest.raises(ValidationError, match=mentioning(*said)):
+        Preprocessing(**{"image_px": 224, field: value})
+    with pytest.raises(ValidationError, match=mentioning(*said)):
+        replace(Preprocessing(image_px=224), **{field: value})
+    with pytest.raises(ValidationError, match=mentioning(*said)):
+        Preprocessing.from_json(Preprocessing(image_px=224).to_json() | {field: value})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+def test_other_channels(channels):
+    preprocessing = Preprocessing(image_px=224, framing="pad").with_channels(channels)
+    assert preprocessing.channels == channels == len(preprocessing.std)
+    if channels == 1:
+        assert preprocessing.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    else:
+        assert preprocessing.mean == tuple(IMAGENET_MEAN[number % 3] for number in range(channels))
+        assert preprocessing.std == tuple(IMAGENET_STD[number % 3] for number in range(channels))
+    assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing

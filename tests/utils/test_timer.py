@@ -1,0 +1,59 @@
+"""Who measures is alone; who works pauses for him, and goes on afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from tests.command_line import SERVER
+
+from efficientnetv2.utils.timer import Quiet
+
+
+def test_whoever_works_pauses_for_a_measurement(tmp_path):
+    steps: list[float] = []
+    enough = threading.Event()
+
+    def work() -> None:
+        quiet = Quiet(tmp_path)
+        with quiet.working():
+            while not enough.is_set():
+                quiet.pause()
+                steps.append(time.monotonic())
+                time.sleep(0.01)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    while len(steps) < 4:
+        time.sleep(0.01)
+    with Quiet(tmp_path).alone():
+        begun = time.monotonic()
+        time.sleep(0.3)
+        ended = time.monotonic()
+    while not steps or steps[-1] < ended:
+        time.sleep(0.01)
+    enough.set()
+    for worker in workers:
+        worker.join()
+    assert not [step for step in steps if begun < step < ended]
+    assert [step for step in steps if step > ended]
+    assert not list(tmp_path.glob("busy_*"))
+
+
+def _work_for_ever(folder: Path, begun: Path) -> None:
+    with Quiet(folder).working():
+        begun.touch()
+        time.sleep(600)
+
+
+def test_whoever_died_at_work_is_not_waited_for(tmp_path):
+    worker = SERVER.Process(target=_work_for_ever, args=(tmp_path / "quiet", tmp_path / "begun"))
+    worker.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    worker.kill()
+    worker.join()
+    with Quiet(tmp_path / "quiet").alone():
+        pass

@@ -1,0 +1,37 @@
+"""Commands that messages say are those that one can type."""
+
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import efficientnetv2
+from efficientnetv2.utils.shell import options, typed
+
+WORDS = ["effnetv2", "train", "my photos/", "--out", "runs\\mine", "--resume"]
+
+
+def test_a_shell_reads_the_words_again():
+    assert shlex.split(typed(WORDS)) == WORDS
+
+
+def test_on_windows_nothing_is_quoted_as_only_other_shells_take_it(monkeypatch):
+    """Its shell knows double quotes alone, and takes a backslash as it is."""
+    monkeypatch.setattr("efficientnetv2.utils.shell.os", SimpleNamespace(name="nt"))
+    assert typed(WORDS) == 'effnetv2 train "my photos/" --out runs\\mine --resume'
+
+
+def test_options_are_what_was_said():
+    said = options(device=None, workers=0, memory_gib=1.5, strict=True, as_json=False)
+    assert said == ["--workers", "0", "--memory-gib", "1.5", "--strict"]
+
+
+def test_no_message_quotes_otherwise():
+    """A path with a space is a word of a command wherever one is printed, on every system."""
+    sources = Path(efficientnetv2.__file__).parent
+    quoting = [
+        file.relative_to(sources).as_posix()
+        for file in sources.rglob("*.py")
+        if re.search(r"shlex\.(quote|join)", file.read_text(encoding="utf-8"))
+    ]
+    assert quoting == ["utils/shell.py"]

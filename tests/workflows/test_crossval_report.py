@@ -1,0 +1,101 @@
+"""How a cross-validation ends: intervals of pictures that hang together, and what its folds learnt from."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.data.test_splits import manifest
+from tests.messages import mentions
+
+from efficientnetv2.data.folds import folds, time_folds
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.workflows import crossval_report
+from efficientnetv2.workflows.crossval_config import Plan
+
+
+def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
+    """As the runs report it: without what chose, and without what could not be read."""
+    data = manifest(np.repeat([0, 1], [30, 12]))
+    reports = [
+        {"train_support": {"c0": 20, "c1": 8}},
+        {"train_support": {"c0": 18, "c1": 7}},
+        {"train_support": {"c0": 19}},
+    ]
+    assert crossval_report._learnt(data, reports) == {"c0": 19, "c1": 5}
+
+
+def test_folds_that_kept_their_start_are_counted():
+    kept = [{"kept_model": "start"}, {"kept_model": "trained"}, {"kept_model": "start"}, {}]
+    (line,) = crossval_report._kept(kept)
+    assert mentions(line, "2", "4", "training")
+    assert crossval_report._kept(kept[1::2]) == []
+
+
+# Four fields in each of six places, two of which lie side by side across the border of a block of a degree.
+PLACES = {"latitude": np.repeat([0.5, 2.5, 4.98, 5.01, 8.5, 9.5], 8), "longitude": 100.5}
+GROUPS = {"group": [f"field {row // 2}" for row in range(48)]}
+
+
+@pytest.mark.parametrize(
+    ("by", "columns", "drawn", "count"),
+    [
+        ("place", PLACES, "places", 6),
+        ("place", PLACES | GROUPS, "places and groups", 6),
+        ("group", PLACES | GROUPS, "groups", 24),
+        ("auto", PLACES, "places", 6),
+        ("auto", GROUPS, "groups", 24),
+        ("class", GROUPS, None, 24),
+        ("time", {"year": np.arange(48) // 12}, None, 18),
+    ],
+)
+def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, count, tmp_path):
+    """By class, and by time, it is identical files that are drawn as one, here each twice; of that nothing is said."""
+    data = manifest(np.arange(48) % 2, **columns)
+    contents = (np.arange(48) // 4 * 2 + np.arange(48) % 2) if drawn is None else np.arange(48)
+    if by == "time":
+        dealt = time_folds(data, k=3, column="year", contents=contents)
+    else:
+        dealt = folds(data, k=3, seed=0, contents=contents, by=by)
+    dealt.told(data).to_csv(tmp_path / "manifest.csv")
+    rows = np.concatenate([part.answering for part in dealt.parts])
+    pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
+    found = crossval_report._hanging(tmp_path, data, dealt, pooled)
+    assert found.what == drawn
+    assert len(np.unique(found.clusters)) == count
+    assert np.array_equal(found.clusters, dealt.clusters[pooled.samples])
+
+
+def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_path):
+    """Each field was seen in one year: though the folds were not dealt by them, they did not part them."""
+    data = manifest(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
+    dealt = time_folds(data, k=3, column="year")
+    dealt.told(data).to_csv(tmp_path / "manifest.csv")
+    rows = np.concatenate([part.answering for part in dealt.parts])
+    pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
+    found = crossval_report._hanging(tmp_path, data, dealt, pooled)
+    assert found.what == "groups"
+    assert len(np.unique(found.clusters)) == len(rows) / 2
+
+
+def test_the_time_is_that_of_all_training(tmp_path):
+    """Two folds take 10 s each, and their tries 3 s and 4 s; dealt otherwise 20 s each, and their tries 5 s and 6 s."""
+
+    def folds_of(folder, seconds, *tried):
+        (folder / "choosing").mkdir(parents=True)
+        for number, taken in enumerate(tried):
+            (folder / f"choosing/fold{number + 1}.json").write_text(
+                json.dumps({"scores": {}, "seconds": taken})
+            )
+        return [SimpleNamespace(score=SimpleNamespace(seconds=seconds)) for _ in tried]
+
+    answered = folds_of(tmp_path, 10.0, 3.0, 4.0)
+    again = folds_of(tmp_path / "otherwise", 20.0, 5.0, 6.0)
+    chooses, plain = Plan(folds=2, tries=("", "balance=equal")), Plan(folds=2)
+    assert crossval_report._seconds(tmp_path, plain, answered, None) == 20.0
+    assert crossval_report._seconds(tmp_path, chooses, answered, None) == 27.0
+    assert crossval_report._seconds(tmp_path, plain, answered, again) == 60.0
+    assert crossval_report._seconds(tmp_path, chooses, answered, again) == 78.0

@@ -1,0 +1,537 @@
+"""An evaluation on pictures that trained the model is called so, wherever these lie and in whatever form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.command_line import TINY, effnetv2
+from tests.file_server import serving
+from tests.messages import each_mentions, mentioning, mentions
+from tests.training.test_loop import SMALL
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.image_metadata import content_marks
+from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.evaluation.clusters import Whole
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.ensemble import Ensemble
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.provenance import KEY, TrainedOn, parse
+from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import trainer as run
+from efficientnetv2.training.recipe_io import with_settings
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.train_state import begin
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import resume
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.leakage import Seen, SeenBefore, on_unseen, seen, seen_before
+
+
+def remembered(manifest, most=10**6):
+    return TrainedOn(len(manifest), np.sort(content_marks(manifest, most=most)[1]))
+
+
+def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
+    """Trained and evaluated by the command line: the model file alone goes elsewhere, without its run."""
+    done = effnetv2(
+        "train",
+        class_folders,
+        *TINY,
+        "--weights",
+        "none",
+        "--epochs",
+        "0.5",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "far").mkdir()
+    shutil.copy(tmp_path / "run/model.safetensors", tmp_path / "far/m.safetensors")
+    for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):
+        copy = tmp_path / "copies" / file.parent.name / f"{97 * number}.jpg"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    pack(read(class_folders), tmp_path / "served/small", Packing(10**9, image_px=16))
+    said = "Optimistic: 39 of these 48 pictures trained the model."
+    with serving(tmp_path / "served") as server:
+        for data in ("copies", "served/small", f"{server.url}/small"):
+            done = effnetv2("evaluate", "far/m.safetensors", data, "--device", "cpu", cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert said in done.stdout, data
+    table = pd.read_csv(tmp_path / "run/manifest.csv")
+    table = table[table["split"] == "val"].assign(path=lambda rows: rows["path"].str.replace("../", "../../"))
+    (tmp_path / "far/val").mkdir()
+    table.drop(columns="split").to_csv(tmp_path / "far/val/val.csv", index=False)
+    done = effnetv2("evaluate", "far/m.safetensors", "far/val/val.csv", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (answer["pictures"], answer["optimistic"], answer["notes"]) == (9, False, [])
+    # A network that nobody has told what trained it.
+    network = modelfile.load(tmp_path / "far/m.safetensors")
+    assert network.trained_on.pictures == len(network.trained_on.marks) == 39
+    network.trained_on = None
+    modelfile.save(tmp_path / "far/m.safetensors", network)
+    done = effnetv2("evaluate", "far/m.safetensors", "copies", "--device", "cpu", cwd=tmp_path)
+    assert "Optimistic" not in done.stdout
+    assert mentions(done.stdout, "not known")
+
+
+def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_folders, monkeypatch):
+    def gone(manifest):
+        raise InputError("https://example.org/shards does not answer")
+
+    lines: list[str] = []
+    folder, network = SimpleNamespace(log=lines.append), SimpleNamespace(trained_on=None)
+    job = SimpleNamespace(train=read(class_folders), minival=None, folder=folder, network=network)
+    assert run._remembered(job).pictures == 48
+    assert run._remembered(job).chose is None
+    job.minival = job.train.select(np.arange(8))
+    assert run._remembered(job).chose.marks.tolist() == remembered(job.minival).marks.tolist()
+    assert lines == []
+    monkeypatch.setattr(run, "content_marks", gone)
+    assert run._remembered(job) is None
+    assert "does not answer" in lines[0]
+
+
+def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders, tmp_path, monkeypatch):
+    """Where its own pictures can't be remembered it knows of none."""
+    files = read(class_folders)
+    network = create(SMALL, num_classes=3)
+    network.trained_on = TrainedOn(2, np.array([1, 2]))
+    told = RunFolder(tmp_path / "run", lambda line: None)
+    recipe = with_settings(named("quick"), ["epochs=1", "ema_decay=0.5"])
+    job = Job(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
+    state = begin(network, recipe)
+    books = SimpleNamespace(finish=lambda predictions: None, seconds=1.0)
+
+    def gone(manifest):
+        raise InputError("https://example.org/shards does not answer")
+
+    run._ended(job, state, books, None, None)
+    kept = modelfile.load(told.model_file).trained_on
+    assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
+    state.best.trained_on = network.trained_on
+    monkeypatch.setattr(run, "content_marks", gone)
+    run._ended(job, state, books, None, None)
+    assert modelfile.load(told.model_file).trained_on is None
+
+
+def weights_of(pictures, tmp_path, class_names=()):
+    """A place and a network, which some pictures have trained."""
+    (tmp_path / "before.safetensors").touch()
+    return str(tmp_path / "before.safetensors"), SimpleNamespace(
+        trained_on=remembered(pictures), class_names=class_names
+    )
+
+
+def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
+    """Nine of 48 pictures are held out; the weights have learnt from four of these, or from the others alone."""
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=lambda line: None)
+    assert len(prepared.val) == 9
+    place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
+    found = seen_before(place, network, prepared)
+    assert found.pictures == 4
+    (line,) = found.lines
+    assert mentions(line, place, "4", "9", "val")
+    for word, others in ((place, prepared.train), ("none", prepared.val), ("gone.safetensors", prepared.val)):
+        assert seen_before(word, weights_of(others, tmp_path)[1], prepared) == SeenBefore()
+
+
+def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
+    """As minival of the run that trained them, or of one before that."""
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=lambda line: None)
+    place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
+    chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
+    end = "the figure on them is optimistic. For an honest one hold out others, by a column split or the --seed of"
+    chain = alone.begun_from(replace(alone, chose=chose), most=100)
+    further = alone.begun_from(chain, most=100)  # of a third run
+    for trained_on in (replace(alone, chose=chose), chain, further):
+        network.trained_on = trained_on
+        found = seen_before(place, network, prepared)
+        assert (found.pictures, found.chose, found.flattering) == (0, 3, True)
+        (line,) = found.lines
+        said = "3 of the 9 pictures of val have chosen them, as the minival of an earlier run"
+        assert line.startswith(f"Weights {place}: {said}, so {end}")
+        assert found.to_json() == {"pictures": 0, "chose": 3, "note": line}
+    network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
+    found = seen_before(place, network, prepared)
+    assert (found.pictures, found.chose) == (2, 2)
+    (line,) = found.lines
+    assert mentions(line, "2", "9", "val")
+
+
+def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_folders, tmp_path):
+    """Six pictures choose the first run's weights; the second, which trains on the others, is measured by them."""
+    files = read(class_folders)
+    for name, parts in (("first", ["minival", "train", "val"]), ("second", ["val", "train", "train"])):
+        of = np.array(parts, dtype=object)[np.searchsorted([6, 40], np.arange(48)[::-1], side="right")]
+        files.with_split(of).to_csv(tmp_path / f"{name}.csv")
+    words = (*TINY[:-2], "--epochs", "0.5")
+    for name, weights in (("first", ("none", "--set", "minival=6")), ("second", ("first",))):
+        done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    said = "Weights first: 6 of the 6 pictures of val have chosen them, as the minival of an earlier run"
+    assert said in done.stdout
+    report = json.loads((tmp_path / "second/report.json").read_text())
+    assert (report["trained_on"], report["chose"], report["optimistic"]) == (0, 6, True)
+    assert report["notes"][0].startswith(said)
+    answered = effnetv2("evaluate", "second", "second.csv", "--device", "cpu", "--json", cwd=tmp_path)
+    assert each_mentions(json.loads(answered.stdout)["notes"], ("6", "minival"))
+
+
+def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
+    quiet = {"strict": False, "say": lambda line: None}
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
+    with pytest.raises(InputError, match=mentioning("6", "minival")):
+        seen_before(place, network, prepared)
+    unasked = seen_before(place, network, prepared, refuse=False)
+    assert unasked.chooser
+    assert "choose no model" in unasked.lines[-1]
+    found = seen_before(place, weights_of(prepared.minival, tmp_path)[1], prepared)
+    assert found.pictures == 0
+    (line,) = found.lines
+    assert mentions(line, place, "6", "minival")
+
+
+def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_folders, tmp_path):
+    """With another seed others are held out, which the first run has learnt from; with the same none of them."""
+    words = ("train", class_folders, *TINY[:-2], "--epochs", "0.5")
+    done = effnetv2(*words, "--weights", "none", "--out", "first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trained = {path for path, split in splits(tmp_path / "first") if split == "train"}
+    reports = {}
+    for seed in (0, 1):
+        out = tmp_path / f"seed{seed}"
+        done = effnetv2(*words, "--weights", "first", "--seed", seed, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        reports[seed] = json.loads((out / "report.json").read_text())
+        known = sum(split == "val" and path in trained for path, split in splits(out))
+        assert reports[seed]["trained_on"] == known
+        assert reports[seed]["optimistic"] is (known > 0) is (seed == 1)
+        said = f"{known} of the 9 pictures of val have trained them"
+        assert (said in done.stdout) is (known > 0)
+        assert (said in (out / "log.txt").read_text()) is (known > 0)
+    assert "have trained them" in reports[1]["notes"][0]
+    planned = effnetv2("plan", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
+    assert mentions(planned.stdout, "val")
+    # Nor has what it held out not trained it: its weights have learnt from that before.
+    ever = trained | {path for path, split in splits(tmp_path / "seed1") if split == "train"}
+    assert len(ever) > 39
+    done = effnetv2("evaluate", "seed1", class_folders, "--device", "cpu", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert answer["trained_on"] == len(ever)
+    assert mentions(answer["notes"][0], len(ever), "48", "weight")
+
+
+def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_path, monkeypatch):
+    """Its network has the checkpoint's weights: those that it began with may be gone."""
+    recipe = with_settings(named("quick"), ["model=efficientnetv2_b0"])
+    before = TrainedOn(3, np.array([4, 5, 6]), earlier=TrainedOn(9, np.array([1, 2]), of_several=True))
+    beginning = {
+        "command": "train", "chosen": [], "preprocessing": Preprocessing(image_px=32).to_json(),
+        "groups_at_a_time": {}, "weights_trained_on": before.text(),
+    }  # fmt: skip
+    (tmp_path / "beginning.json").write_text(json.dumps(beginning))
+    pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
+    prepared = SimpleNamespace(train=pictures, manifest=pictures)
+    monkeypatch.setattr(resume, "steps_saved", lambda _: [7])
+    folder, device = RunFolder(tmp_path, print), torch.device("cpu")
+    network = resume._network_to_go_on_with(folder, recipe, prepared, device, Screen(mute=True))
+    again = network.trained_on
+    assert (again.pictures, again.marks.tolist()) == (3, [4, 5, 6])
+    assert (again.earlier.pictures, again.earlier.marks.tolist()) == (9, [1, 2])
+    assert again.earlier.of_several
+
+
+def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_folders, tmp_path):
+    """8 pictures trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
+    files = read(class_folders)
+    first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
+    kept = replace(second, chose=chose).begun_from(first, most=100)
+    kept = parse(tmp_path / "m.safetensors", kept.text())
+    found = seen(tmp_path / "m.safetensors", kept, files)
+    assert (found.pictures, found.before, found.chose, found.exact) == (16, True, 8, True)
+    assert found.unseen.tolist() == list(range(24, 48))
+
+
+def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
+    """The third began from the second, that from the first, which had a third of the pictures each."""
+    files = read(class_folders)
+    first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
+    chain = third.begun_from(second.begun_from(first, most=100), most=100)
+    known = seen(tmp_path / "m", chain, files)
+    assert (known.pictures, known.exact, known.before) == (36, True, True)
+    assert known.unseen.tolist() == list(range(3, 48, 4))
+    alone = seen(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
+    assert mentions(alone.note, "12")
+    # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
+    short = third.begun_from(second.begun_from(first, most=100), most=8)
+    assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
+    known = seen(tmp_path / "m", short, files)
+    assert (known.pictures, known.exact, known.unseen) == (36, False, None)
+    sampled = third.begun_from(replace(second, pictures=120, earlier=first), most=100)
+    known = seen(tmp_path / "m", sampled, files)
+    assert (known.pictures, known.exact, known.least, known.unseen) == (36, False, True, None)
+    assert mentions(known.note, "36", "48")
+
+
+def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
+    """For which classes those before it were is not known, and other classes are no reason to refuse it."""
+    quiet = {"strict": False, "say": lambda line: None}
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
+    network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)
+    assert seen_before(place, network, prepared) == SeenBefore()
+
+
+def splits(run):
+    table = pd.read_csv(run / "manifest.csv")
+    return [
+        (path.rpartition("/")[2], split) for path, split in zip(table["path"], table["split"], strict=True)
+    ]
+
+
+def test_shards_remember_their_originals(class_folders, tmp_path):
+    """Trained on shards, also on smaller pictures in them; evaluated on the files that they were packed from."""
+    files = read(class_folders)
+    for name, image_px in (("whole", None), ("small", 16)):
+        pack(files, tmp_path / name, Packing(10**9, image_px=image_px))
+        known = seen(tmp_path / "m", remembered(read(tmp_path / name)), files)
+        assert mentions(known.note, "48")
+
+
+def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
+    files = read(class_folders).with_split(np.array(["train"] * 48, dtype=object))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/beginning.json").write_text("{}")
+    files.to_csv(tmp_path / "run/manifest.csv")
+    trained_on = remembered(files)
+    shutil.copytree(class_folders, tmp_path / "elsewhere")
+    for folder in (class_folders, tmp_path / "elsewhere"):
+        for file in sorted((folder / "red").iterdir()):
+            Image.open(file).rotate(90).save(file)
+    assert seen(tmp_path / "run", trained_on, read(class_folders)).note.startswith("48 of these 48")
+    assert seen(tmp_path / "run", trained_on, read(tmp_path / "elsewhere")).note.startswith("32 of these 48")
+    assert seen(tmp_path / "m", trained_on, read(class_folders)).note.startswith("32 of these 48")
+    assert seen(tmp_path / "run", None, read(class_folders)).note.startswith("48 of these 48"), (
+        "an older file"
+    )
+
+
+def test_links_lead_to_the_same_paths(class_folders, tmp_path):
+    """A folder by another way, and a folder of nothing but links to files."""
+    files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/beginning.json").write_text("{}")
+    files.to_csv(tmp_path / "run/manifest.csv")
+    (tmp_path / "way").symlink_to(class_folders, target_is_directory=True)
+    for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):
+        link = tmp_path / "links" / file.parent.name / f"{number}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    for data in ("way", "links"):
+        assert seen(tmp_path / "run", None, read(tmp_path / data)).pictures == 24
+
+
+def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
+    files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
+    (tmp_path / "scratch/mine/runs/one").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch/mine/runs", target_is_directory=True)
+    (tmp_path / "runs/one/beginning.json").write_text("{}")
+    files.to_csv(tmp_path / "runs/one/manifest.csv")
+    for way in ("runs/one", "scratch/mine/runs/one"):
+        assert seen(tmp_path / way, None, read(class_folders)).pictures == 24
+
+
+def a_model(path, trained_on, calibration=None):
+    """The file of a network for the class folders, untrained, that remembers what it is told."""
+    network = create(SMALL, num_classes=3)
+    network.preprocessing, network.class_names = Preprocessing(image_px=32), ("blue", "green", "red")
+    network.trained_on, network.calibration = trained_on, calibration
+    modelfile.save(path, network)
+    return path
+
+
+def called(files, split, path):
+    """A table of pictures that all have one split."""
+    rows = {"path": [str(files.file(row)) for row in range(len(files))], "label": list(files.table["label"])}
+    pd.DataFrame({**rows, "split": split}).to_csv(path, index=False)
+    return path
+
+
+def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, tmp_path):
+    """A table with splits of its own: compared one by one with what the model remembers, and none of them is that."""
+    model = a_model(tmp_path / "m.safetensors", TrainedOn(2, np.array([1, 2])))
+    table = called(read(class_folders), "train", tmp_path / "elsewhere.csv")
+    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*words, "--out", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic" not in done.stdout
+    report = json.loads((tmp_path / "rated/report.json").read_text())
+    assert (report["evaluated_on"], report["trained_on"], report["optimistic"]) == ("train", 0, False)
+    page = (tmp_path / "rated/report.html").read_text()
+    assert "the model was trained on these images" not in page
+    assert "the images (train) of" in page
+    assert modelfile.load(tmp_path / "calibrated.safetensors").calibration.fitted_on == "train"
+
+
+@pytest.mark.parametrize(
+    "trained_on", [None, TrainedOn(20_000, np.array([1, 2]))], ids=["nothing", "a sample"]
+)
+def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_on, class_folders, tmp_path):
+    model = a_model(tmp_path / "m.safetensors", trained_on)
+    table = called(read(class_folders), "train", tmp_path / "pictures.csv")
+    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic: the network was trained on these pictures." in done.stdout
+    assert "also chose" not in done.stdout
+    refused = effnetv2(*words, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "pictures of train trained the model" in refused.stderr
+    assert "evaluating at" not in refused.stdout
+
+
+def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders, tmp_path):
+    """Of 48 ten have trained it, eight have chosen its weights and its temperature, thirty did neither."""
+    files = read(class_folders)
+    parts = [files.select(np.arange(*ends)) for ends in ((0, 10), (10, 18))]
+    trained_on = replace(remembered(parts[0]), chose=remembered(parts[1]))
+    model = a_model(tmp_path / "m.safetensors", trained_on, Calibration(1.5, 8, "minival"))
+
+    def told(data):
+        done = effnetv2("evaluate", model, data, "--device", "cpu", "--out", "rated", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    chose = "chose its weights, as its minival."
+    fitted = "Its temperature was fitted on those of minival: the calibration error is optimistic."
+    found = told(class_folders)
+    assert (found["trained_on"], found["chose"], found["unseen"]["pictures"]) == (10, 8, 30)
+    trained = "10 of these 48 pictures trained the model."
+    assert found["notes"] == [trained, f"8 of these 48 pictures {chose}", fitted]
+    page = (tmp_path / "rated/report.html").read_text()
+    assert mentions(page, "30", "48")
+    found = told(called(files.select(np.arange(10, 48)), "val", tmp_path / "others.csv"))
+    assert (found["trained_on"], found["optimistic"], found["unseen"]["pictures"]) == (0, True, 30)
+    assert found["notes"] == [f"8 of these 38 pictures {chose}", fitted]
+    page = (tmp_path / "rated/report.html").read_text()
+    assert mentions(page, "selected", "8")
+
+
+def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_path):
+    """It says that minival did, and not which these were: what it has not seen has no figures then."""
+    files = read(class_folders)
+    network = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
+    assert seen(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
+    network.metrics = {"selected_on": "minival"}
+    modelfile.save(tmp_path / "m.safetensors", network)
+    older = modelfile.load(tmp_path / "m.safetensors").trained_on
+    known = seen(tmp_path, older, files)
+    assert (known.pictures, known.chose, known.unseen) == (10, 0, None)
+
+
+def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, tmp_path):
+    parts = ["train"] * 24 + ["minival"] * 12 + ["val"] * 12
+    files = read(class_folders).with_split(np.array(parts, dtype=object))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/beginning.json").write_text("{}")
+    files.to_csv(tmp_path / "run/manifest.csv")
+    trained_on = remembered(files.subset("train"))
+    chosen = replace(trained_on, chose=TrainedOn(1, np.array([5])))
+    known = seen(tmp_path / "run", chosen, files)
+    assert (known.pictures, known.chose, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
+    # A run without minival leaves aside what its table calls so.
+    known = seen(tmp_path / "run", trained_on, files)
+    assert (known.chose, len(known.unseen)) == (0, 24)
+
+
+def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
+    """500 of 2,000 trained pictures and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
+    for number in range(2_500):
+        (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
+    rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_500)]
+    pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
+    manifest = read(tmp_path / "list.csv")
+    trained_on = remembered(manifest.select(np.arange(2_000)), most=400)
+    known = seen(tmp_path / "m", trained_on, manifest.select(np.arange(1_500, 2_500)))
+    assert not known.exact
+    assert 500 - 4 * 45 < known.pictures < 500 + 4 * 45
+    assert mentions(known.note, known.pictures, "1000")
+    assert seen(tmp_path / "m", trained_on, manifest.select(np.arange(2_000, 2_500))).note is None
+
+
+def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
+    """Five folds of 2,000, each of which remembers a third of its 1,600: about half of 100 is known, not thrice all."""
+    for number in range(2_400):
+        (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
+    rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_400)]
+    pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
+    manifest = read(tmp_path / "list.csv")
+    folds = [EfficientNet(SMALL, num_classes=2) for _ in range(5)]
+    for number, network in enumerate(folds):
+        trained = np.flatnonzero(np.arange(2_000) % 5 != number)
+        network.trained_on = remembered(manifest.select(trained), most=len(trained) // 3)
+    known = seen(tmp_path / "m", Ensemble(folds).trained_on, manifest.select(np.arange(1_900, 2_400)))
+    assert (known.exact, known.least, known.unseen) == (False, True, None)
+    assert 40 < known.pictures <= 100
+    assert mentions(known.note, known.pictures, "500")
+
+
+def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
+    marks = np.array([0, 5, 2**63 - 1], dtype=np.int64)
+    again = parse(tmp_path, TrainedOn(40, marks).text())
+    assert again.pictures == 40
+    assert again.marks.tolist() == marks.tolist()
+    assert again.share == 3 / 40
+    chosen = TrainedOn(40, marks, chose=TrainedOn(3, marks))
+    assert parse(tmp_path, chosen.text()).chose.marks.tolist() == marks.tolist()
+    assert again.chose is None
+    whole = TrainedOn(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
+    assert len(whole.text()) < 180_000, "what a million pictures add to a model file"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"pictures": 1, "marks": "??"}',
+        '{"pictures": 1, "marks": "AAAA"}',
+        '{"pictures": 1, "marks": "AAAAAAAAAAA=", "chose": 3}',
+    ],
+)
+def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
+    with pytest.raises(InputError, match=mentioning(KEY, "far.safetensors")):
+        parse(tmp_path / "far.safetensors", text)
+
+
+def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
+    """40 of 60 pictures, in 8 places that are right or wrong as a whole."""
+    labels = np.tile([0, 1], 30)
+    answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
+    predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)
+    known = Seen(20, exact=True, of=60, unseen=np.arange(20, 60))
+    whole = Whole(np.arange(60) // 5, "places")
+    alone, together = (
+        on_unseen(predictions, known, ("a", "b"), one).told["intervals"]["top1"] for one in (None, whole)
+    )
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])

@@ -1,0 +1,268 @@
+"""What is in the place of a result: an earlier one is replaced and that is said, another file is left alone."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.cli.test_places import MACHINE
+from tests.command_line import effnetv2
+from tests.messages import mentioning, mentions
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.predictions_io import is_predictions, predictions_table, write_predictions
+
+NAMES = ("blue", "green", "red")
+SMALL = Architecture(8, (Stage(fused(expand=2, kernel=3), 2, 8, 1),), 16)
+MODEL = ("model.safetensors", "pictures", "--device", "cpu", "--workers", "0")
+
+
+@pytest.fixture
+def here(class_folders, tmp_path):
+    """A folder with a model of random weights, ``model.safetensors``, and 48 pictures."""
+    torch.manual_seed(0)
+    network = EfficientNet(SMALL, num_classes=3)
+    network.preprocessing = Preprocessing(image_px=32)
+    model_file.save(tmp_path / "model.safetensors", network, class_names=NAMES)
+    return tmp_path
+
+
+def ended_well(*words, cwd):
+    done = effnetv2(*words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(*words, cwd):
+    done = effnetv2(*words, cwd=cwd)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
+
+
+def test_predictions_replace_predictions_and_say_so(here):
+    words = ("predict", *MODEL, "--out", "new.csv", "--rank", "next.csv")
+    assert "already" not in ended_well(*words, cwd=here)
+    before = (here / "new.csv").read_bytes()
+    (here / "new.csv").write_bytes(before[:-100])
+    said = ended_well(*words, cwd=here)
+    assert mentions(said, "new.csv", "replaced")
+    assert mentions(said, "next.csv", "replaced")
+    assert (here / "new.csv").read_bytes() == before
+    (here / "predictions.csv").write_bytes(before)
+    done = effnetv2("predict", MODEL[0], "nowhere", *MODEL[2:], cwd=here)  # nothing is, of what is refused
+    assert (done.returncode, mentions(done.stdout + done.stderr, "replaced")) == (2, False)
+    (here / "predictions.csv").unlink()
+
+
+def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
+    """Who has mended the pictures asks for these alone; the new list would take the place of DATA, or leave none."""
+    listed = "path,reason\npictures/red/red_00.jpg,truncated\n"
+    (here / "predictions_skipped.csv").write_text(listed)
+    for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
+        data, out = (here / name for name in ("predictions_skipped.csv", "predictions.csv"))
+        said = refused("predict", model, data, "--out", out, cwd=cwd)
+        assert mentions(said, "DATA", "predictions_skipped.csv")
+    assert (here / "predictions_skipped.csv").read_text() == listed
+    ended_well("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--out", "again.csv", cwd=here)
+    assert (here / "predictions_skipped.csv").read_text() == listed
+
+
+def test_predictions_replace_nothing_else(here):
+    (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
+    (here / "next.html").write_text("mine")
+    said = refused("predict", *MODEL, "--out", "list.csv", cwd=here)
+    assert mentions(said, "--out", "list.csv", "model.safetensors", "NAME.csv")
+    said = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
+    assert mentions(said, "--rank", "list.csv")
+    said = refused("predict", *MODEL, "--rank", "next.csv", cwd=here)
+    assert mentions(said, "--rank", "next.csv", "next.html")
+    assert (here / "list.csv").read_text() == "path,label\nred/red_00.jpg,red\n"
+    assert not (here / "predictions.csv").exists()
+    (here / "predictions.csv").write_text("path,label\n")
+    said = refused("predict", *MODEL, cwd=here)
+    assert mentions(said, "--out", "predictions.csv")
+    assert (here / "predictions.csv").read_text() == "path,label\n"
+
+
+@pytest.mark.parametrize("classes", [2, 1_001])
+def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
+    names = ["path", *(str(number) for number in range(1, classes))]
+    answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
+    write_predictions(tmp_path / "some.csv", predictions_table(answers, list("abcd"), names))
+    assert is_predictions(tmp_path / "some.csv", names)
+    if classes == 2:  # as version 0.1 wrote it
+        before = pd.read_csv(tmp_path / "some.csv").drop(columns="probability")
+        before.to_csv(tmp_path / "before.csv", index=False)
+        assert is_predictions(tmp_path / "before.csv", names)
+    labeled = predictions_table(answers, list("abcd"), names, true_labels=names[:1] * 4)
+    write_predictions(tmp_path / "true.csv", labeled)
+    assert not is_predictions(tmp_path / "true.csv", names)
+    for content in (b"", b"\xff\xfe", b"path,label\n", b'"'):
+        (tmp_path / "other.csv").write_bytes(content)
+        assert not is_predictions(tmp_path / "other.csv", names)
+
+
+def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
+    broken = here / "pictures/red/red_03.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    ended_well("predict", *MODEL, cwd=here)
+    assert pd.read_csv(here / "predictions_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
+    broken.write_bytes(whole)
+    ended_well("predict", *MODEL, cwd=here)
+    assert not (here / "predictions_skipped.csv").exists(), "it was of the table that is no more"
+    (here / "predictions_skipped.csv").write_text("lesson,reason\nFriday,ill\n")
+    said = refused("predict", *MODEL, cwd=here)
+    assert mentions(said, "--out", "predictions.csv", "predictions_skipped.csv")
+
+
+def test_tables_in_one_folder_keep_their_own_lists(here):
+    """Beside those of a run or of shards, too."""
+    (here / "skipped.csv").write_text("path,reason\na.jpg,is empty (0 bytes)\n")
+    broken = here / "pictures/red/red_03.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    ended_well("predict", *MODEL, "--out", "a.csv", cwd=here)
+    broken.write_bytes(whole)
+    ended_well("predict", *MODEL, "--out", "b.csv", cwd=here)
+    assert pd.read_csv(here / "a_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
+    assert not (here / "b_skipped.csv").exists()
+    assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["a.jpg"]
+
+
+def test_a_report_replaces_a_report_and_says_so(here):
+    words = ("evaluate", *MODEL, "--out", "rated")
+    assert "already" not in ended_well(*words, cwd=here)
+    assert mentions(ended_well(*words, cwd=here), "rated/report.html", "replaced")
+    said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
+    assert mentions(said, "--out", "predictions.csv")
+    assert json.loads((here / "rated/report.json").read_text())["pictures"] == 48
+
+
+def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch):
+    def fails(path, *args, **words):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(InputError, match=mentioning("--out", "Read-only file system")):
+        evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "rated", strict=False, **MACHINE)
+
+
+def test_a_sheet_replaces_no_picture_but_a_sheet(here):
+    Image.new("RGB", (9, 9)).save(here / "photo.png")
+    before = (here / "photo.png").read_bytes()
+    said = refused("augment", "pictures", "--out", "photo.png", cwd=here)
+    assert mentions(said, "--out", "photo.png", "effnetv2 augment")
+    assert (here / "photo.png").read_bytes() == before
+
+
+def test_a_report_takes_no_table_of_the_users_place(here):
+    """Predictions whose labels somebody has corrected by hand are evaluated where they lie."""
+    ended_well("predict", *MODEL, "--out", "pictures/predictions.csv", cwd=here)
+    corrected = (here / "pictures/predictions.csv").read_text()
+    words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--out", "pictures")
+    said = refused(*words, cwd=here)
+    assert mentions(said, "--out", "DATA", "pictures/predictions.csv")
+    said = refused(
+        "evaluate", "../model.safetensors", "../pictures/predictions.csv", "--out", ".", cwd=here / "pictures"
+    )
+    assert mentions(said, "--out", "DATA", "pictures/predictions.csv")
+    for option in ("--out", "--rank"):
+        words = ("predict", "../model.safetensors", "../pictures/predictions.csv", option, "predictions.csv")
+        further = ("--out", "new.csv") if option == "--rank" else ()
+        assert mentions(refused(*words, *further, cwd=here / "pictures"), option, "predictions.csv", "DATA")
+    assert (here / "pictures/predictions.csv").read_text() == corrected
+    (here / "mine").mkdir()
+    (here / "mine/predictions.csv").write_text(corrected)
+    said = refused("evaluate", *MODEL, "--out", "mine", cwd=here)
+    assert mentions(said, "mine/predictions.csv")
+    assert (here / "mine/predictions.csv").read_text() == corrected
+    (here / "mine/predictions.csv").unlink()
+    for name, what in (
+        ("skipped.csv", "no list of what could not be read"),
+        ("report.json", "no report of effnetv2"),
+        ("report.html", "no report of effnetv2"),
+    ):
+        (here / "mine" / name).write_text("{}")
+        assert mentions(refused("evaluate", *MODEL, "--out", "mine", cwd=here), name, what)
+        (here / "mine" / name).unlink()
+
+
+def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
+    """Its page does not say whose it is."""
+    ended_well("evaluate", *MODEL, "--out", "rated", cwd=here)
+    page = here / "rated/report.html"
+    text = page.read_text()
+    assert text.count("generator") == 1
+    page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
+    assert mentions(ended_well("evaluate", *MODEL, "--out", "rated", cwd=here), "report.html", "replaced")
+    assert page.read_text().count("generator") == 1
+
+
+@pytest.mark.parametrize("name", ["inspection.json", "inspection.html"])
+def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
+    here = class_folders.parent
+    (here / "docs").mkdir()
+    (here / "docs" / name).write_text("<p>of the bridge</p>")
+    said = refused("inspect", "pictures", "--out", "docs", cwd=here)
+    assert mentions(said, name, "--out", "effnetv2 inspect")
+    assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [
+        (name, "<p>of the bridge</p>")
+    ]
+    ended_well("inspect", "pictures", "--out", "page", cwd=here)
+    assert mentions(ended_well("inspect", "pictures", "--out", "page", cwd=here), "replaced")
+
+
+def trained_row(step, image_px):
+    """What draws all that a comparison shows."""
+    times = {"train_s": 2.0, "waited_s": 0.1, "images_per_s": 9.0}
+    return {"kind": "train", "step": step, "epoch": step, "image_px": image_px, **times}
+
+
+def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_another(here):
+    for name in ("one", "other"):
+        ended_well("evaluate", *MODEL, "--out", name, cwd=here)
+    rows = [trained_row(1, 32), trained_row(2, 64), {"kind": "val", "step": 2, "epoch": 2, "top1": 0.5}]
+    (here / "one/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("compare", "one", "other", "--out", "both")
+    drawn = {"accuracy_over_time.png", "settings.png", "stage_costs.png"}
+    (here / "both").mkdir()
+    for name in (*sorted(drawn), "comparison.json"):
+        Image.new("RGB", (9, 9)).save(here / "both" / name, format="PNG")
+        before = (here / "both" / name).read_bytes()
+        said = refused(*words, cwd=here)
+        assert mentions(said, name, "--out", "effnetv2 compare")
+        assert (here / "both" / name).read_bytes() == before
+        (here / "both" / name).unlink()
+    (here / "file").write_text("mine")
+    assert mentions(refused("compare", "one", "other", "--out", "file", cwd=here), "file", "folder")
+    ended_well(*words, cwd=here)
+    assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
+    (here / "both/notes.png").write_bytes(b"mine")
+    (here / "one/metrics.jsonl").unlink()  # so that there is nothing to draw
+    assert mentions(ended_well(*words, cwd=here), "comparison.json", "replaced")
+    assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
+
+
+def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
+    (here / "alone").mkdir()
+    shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
+    (here / "alone/manifest.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
+    assert (
+        "optimistic"
+        not in ended_well("evaluate", "alone/m.safetensors", "alone/manifest.csv", cwd=here).lower()
+    )

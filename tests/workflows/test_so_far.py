@@ -1,0 +1,333 @@
+"""What a long ``predict`` has answered outlives it, and is gone on with by the same command alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.command_line import effnetv2
+from tests.conftest import paint
+from tests.file_server import serving
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import read
+from efficientnetv2.data.shards.reader import Damage
+from efficientnetv2.data.shards.storage import RemoteStore
+from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import batch_predict
+from efficientnetv2.workflows import predict as predict_job
+from efficientnetv2.workflows.batch_predict import Asked, SoFar, answered
+from efficientnetv2.workflows.data_config import Source
+
+MODEL = "model.safetensors"
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture
+def network(tmp_path):
+    torch.manual_seed(0)
+    made = create("efficientnetv2_b0", num_classes=3).eval()
+    made.preprocessing = replace(made.preprocessing, image_px=32, crop_fraction=1.0)
+    model_file.save(tmp_path / MODEL, made, class_names=CLASSES)
+    return model_file.load(tmp_path / MODEL)
+
+
+@pytest.fixture
+def so_far(network, class_folders, tmp_path):
+    """A new one at each call, as each start of the program makes it; words replace what it is made of."""
+    said: list[str] = []
+
+    def made(**words):
+        of = {
+            "network": network,
+            "preprocessing": network.preprocessing,
+            "manifest": read(class_folders, require_labels=False),
+            "say": said.append,
+        } | words
+        return SoFar(tmp_path / "labels.csv", **of)
+
+    made.said = said
+    return made
+
+
+def _answers(rows):
+    return np.array(rows), torch.tensor(rows, dtype=torch.float32)[:, None] + torch.arange(3)
+
+
+def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_folders):
+    one = so_far(every_s=0)
+    one.keep(*_answers([4, 1]))
+    one.keep(*_answers([1, 7]))  # by another process, at the same time
+    rows, logits = so_far().found()
+    assert rows.tolist() == [1, 4, 7]
+    assert logits.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    others = read(class_folders, require_labels=False).select(np.arange(20))
+    assert not len(so_far(manifest=others).found()[0])
+    assert not len(so_far(preprocessing=replace(network.preprocessing, views="symmetries")).found()[0])
+    network.calibration = Calibration(2.0, 100, "minival")
+    assert not len(so_far().found()[0])
+    network.calibration = None
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] += 1
+    assert not len(so_far().found()[0])
+
+
+@pytest.mark.parametrize("changed", [{"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}])
+def test_the_same_weights_in_another_network_are_asked_anew(changed, so_far, network):
+    so_far(every_s=0).keep(*_answers([4, 1]))
+    other = EfficientNet(replace(network.architecture, **changed), num_classes=3).eval()
+    other.load_state_dict(network.state_dict())
+    other.answer, other.preprocessing = network.answer, network.preprocessing
+    assert not len(so_far(network=other).found()[0])
+    same = EfficientNet(network.architecture, num_classes=3).eval()
+    same.load_state_dict(network.state_dict())
+    same.answer, same.preprocessing = network.answer, network.preprocessing
+    assert len(so_far(network=same).found()[0]) == 2
+
+
+def test_networks_of_others_are_told_apart_by_where_they_come_from(so_far):
+    one, other = (create("torchvision:resnet18", num_classes=3).eval() for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    so_far(network=one, every_s=0).keep(*_answers([4, 1]))
+    assert len(so_far(network=other).found()[0]) == 2
+    other.source = "timm:resnet18"
+    assert not len(so_far(network=other).found()[0])
+
+
+def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
+    one = so_far(every_s=0)
+    one.keep(*_answers([0, 1, 2, 3]))
+    paths = read(class_folders, require_labels=False).paths
+    paint(class_folders / paths[1], (1, 2, 3))
+    os.utime(class_folders / paths[2], ns=(1, 1))
+    (class_folders / paths[3]).unlink()
+    assert so_far(manifest=read(class_folders, require_labels=False)).found()[0].tolist() == []
+    paint(class_folders / paths[3], (1, 2, 3))
+    assert so_far().found()[0].tolist() == [0]
+
+
+def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
+    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    manifest = read(tmp_path / "packed", require_labels=False)
+    so_far(manifest=manifest, every_s=0).keep(*_answers(list(range(11))))
+    os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
+    others = [row for row in range(11) if not manifest.paths[row].startswith("pictures-000001.tar#")]
+    assert 0 < len(others) < 11
+    assert so_far(manifest=manifest).found()[0].tolist() == others
+
+
+def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and_as_old(so_far, tmp_path):
+    """Tiles without compression, their times those of the archive that they came in."""
+    for number, folder in enumerate(("one", "other")):
+        for name in "abc":
+            file = tmp_path / folder / f"{name}.bmp"
+            file.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (100 * number, 0, 0)).save(file)
+            os.utime(file, ns=(1, 1))
+    one, other = (read(tmp_path / folder, require_labels=False) for folder in ("one", "other"))
+    so_far(manifest=one, every_s=0).keep(*_answers([0, 1, 2]))
+    assert so_far(manifest=one).found()[0].tolist() == [0, 1, 2]
+    assert not len(so_far(manifest=other).found()[0])
+
+
+def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
+    so_far, class_folders, tmp_path, monkeypatch
+):
+    """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
+    days = ("monday", "tuesday")
+    for day in days:
+        pack(read(class_folders), tmp_path / day, Packing(shard_bytes=10**9, shard_pictures=10))
+    asked, stats, rows = [], RemoteStore.stats, list(range(11))
+    monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
+    with serving(tmp_path) as server:
+        monday, tuesday = (read(f"{server.url}/{day}", require_labels=False) for day in days)
+        asked.clear()
+        one = so_far(manifest=monday)
+        for row in rows:
+            one.keep(*_answers([row]))
+        assert len(asked) == len(set(asked)) > 1, "each shard is asked for once"
+        server.head_fails = 503
+        assert one.write(), "a store that has gone costs no answer"
+        server.head_fails = None
+        assert so_far(manifest=monday).found()[0].tolist() == rows
+        assert not len(so_far(manifest=tuesday).found()[0])
+        tar = tmp_path / "monday/pictures-000001.tar"
+        content = tar.read_bytes()
+        tar.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        others = [row for row in rows if not monday.paths[row].startswith("pictures-000001.tar#")]
+        assert 0 < len(others) < len(rows)
+        assert so_far(manifest=monday).found()[0].tolist() == others
+
+
+def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
+    one = so_far(every_s=3600)
+    one.keep(*_answers([1]))
+    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert one.write()
+    first = set((tmp_path / ".labels.csv.answers").iterdir())
+    one.keep(*_answers([2, 3]))
+    one.write()
+    (second,) = set((tmp_path / ".labels.csv.answers").iterdir()) - first
+    second.write_bytes(second.read_bytes()[:200])
+    assert so_far().found()[0].tolist() == [1]
+    one.remove()
+    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert not one.write(), "nothing has come since"
+
+
+def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, tmp_path):
+    (tmp_path / ".labels.csv.answers").write_text("in the way")
+    one = so_far(every_s=0)
+    one.keep(*_answers([1]))
+    one.keep(*_answers([2]))
+    assert len(so_far.said) == 1
+    assert "are not kept" in so_far.said[0]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])
+def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_folders):
+    def stopped(network, manifest, *, each, **words):
+        each(*_answers([0, 2]))
+        raise stop
+
+    monkeypatch.setattr(batch_predict, "shared_answers", stopped)
+    manifest = read(class_folders, require_labels=False)
+    before = signal.getsignal(signal.SIGTERM)
+    kept = so_far()
+    with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
+        answered(
+            Asked(network, manifest, Damage({}, ())),
+            "predicting",
+            preprocessing=network.preprocessing,
+            device=torch.device("cpu"),
+            workers=0,
+            strict=False,
+            screen=Screen(quiet=True),
+            world=World(),
+            so_far=kept,
+        )
+    assert ("the same command goes on" in str(ended.value)) == (stop is KeyboardInterrupt)
+    assert so_far().found()[0].tolist() == [0, 2]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_folders, monkeypatch):
+    """A million pictures' of a thousand classes are 4 GB."""
+    manifest = read(class_folders, require_labels=False)
+    given = Predictions(np.arange(48), manifest.targets, torch.randn(48, 3))
+    monkeypatch.setattr(batch_predict, "shared_answers", lambda *_, **__: given)
+    found, _ = answered(
+        Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+        device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True), world=World(), so_far=so_far(),
+    )  # fmt: skip
+    assert found.logits.data_ptr() == given.logits.data_ptr()
+
+
+def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class_folders, monkeypatch):
+    """Of a million pictures they are gigabytes, which the others would only throw away."""
+    so_far(every_s=0).keep(*_answers([0, 2]))
+    manifest = read(class_folders, require_labels=False)
+    said, asked = [], []
+
+    def by_first(world, make):
+        said.extend([make()] if world.first else [])
+        return said[0]
+
+    def shared(network, manifest, **words):
+        asked.append(len(manifest))
+        return Predictions(np.arange(len(manifest)), manifest.targets, torch.randn(len(manifest), 3))
+
+    monkeypatch.setattr(batch_predict, "by_first", by_first)
+    monkeypatch.setattr(batch_predict, "shared_answers", shared)
+    answers = []
+    for rank in (0, 1):
+        found, _ = answered(
+            Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+            device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True),
+            world=World(rank=rank, size=2), so_far=so_far(),
+        )  # fmt: skip
+        answers.append(found)
+    assert [one.tolist() for one in said] == [[0, 2]]
+    assert asked == [46, 46], "neither asks for what is there"
+    assert answers[0].logits[[0, 2]].tolist() == _answers([0, 2])[1].tolist()
+    assert len(answers[1].samples) == 46
+
+
+@pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])
+def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_folders, tmp_path, monkeypatch):
+    """Ranking looks at all pictures once more, hours after the first of them was answered."""
+
+    def stopped(*words, **more):
+        if stop == signal.SIGTERM:
+            signal.raise_signal(stop)
+        raise stop
+
+    monkeypatch.setattr(predict_job, "write_ranking", stopped)
+    with pytest.raises((InputError, KeyboardInterrupt)) as ended:
+        predict_job.predict_and_write(
+            str(tmp_path / MODEL), Source(str(class_folders)), out=tmp_path / "labels.csv",
+            rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False, as_json=False,
+        )  # fmt: skip
+    assert ("the same command goes on" in str(ended.value)) == (stop == signal.SIGTERM)
+    assert (tmp_path / "labels.csv").exists()
+    assert len(so_far().found()[0]) == 48
+
+
+def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
+    """Planted answers stand in the table, so they were not asked for again; the others are as without them."""
+    words = ("predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--out", "labels.csv")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / ".labels.csv.answers").exists()
+    alone = pd.read_csv(tmp_path / "labels.csv")
+    planted = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
+    kept = so_far()
+    kept.keep(np.array([30, 3]), planted)
+    kept.write()
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Going on with the answers to 2 pictures that an earlier start has kept." in done.stdout
+    table = pd.read_csv(tmp_path / "labels.csv")
+    assert table["path"].tolist() == alone["path"].tolist()
+    assert table["label"][[30, 3]].tolist() == ["blue", "green"]
+    np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[[30, 3]], planted.softmax(1), atol=1e-4)
+    others = [row for row in range(len(table)) if row not in (3, 30)]
+    np.testing.assert_allclose(
+        table[[*CLASSES]].to_numpy()[others], alone[[*CLASSES]].to_numpy()[others], atol=1e-4
+    )
+    assert not (tmp_path / ".labels.csv.answers").exists()
+
+
+def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
+    """Killed between the last answer and the table."""
+    kept = so_far()
+    rows = np.arange(len(read(class_folders, require_labels=False)))
+    kept.keep(rows, torch.eye(3)[torch.from_numpy(rows % 3)])
+    kept.write()
+    done = effnetv2(
+        "predict",
+        MODEL,
+        class_folders,
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--out",
+        "labels.csv",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "labels.csv")["label"].tolist() == [CLASSES[row % 3] for row in rows]

@@ -1,0 +1,67 @@
+"""What a study's folder says on this machine, and what of it outlives a study."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from tests.nas.test_study import PLAN
+
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.study_dir import StudyFolder
+
+PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split\n"))
+
+
+def begun(tmp_path, data: str = "pictures", plan=PLAN) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "study")
+    folder.make()
+    folder.begin(Source(data), folder.own_storage, PICTURES, plan)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        ("pictures", "HERE/pictures"),
+        ("shards/train-{000..010}.tar", "HERE/shards/train-{000..010}.tar"),
+        ("shards/*.tar", "HERE/shards/*.tar"),
+        ("train-{000..010}.tar", "HERE/train-{000..010}.tar"),
+        ("~/train-{000..010}.tar", "HOME/train-{000..010}.tar"),
+        ("https://example.org/train-{000..010}.tar", "https://example.org/train-{000..010}.tar"),
+        ("cifar10", "cifar10"),
+    ],
+)
+def test_a_study_finds_its_pictures_from_anywhere(data, kept, tmp_path, monkeypatch):
+    """``search resume`` may be typed in another folder than ``search run``."""
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = begun(tmp_path, data)
+    home = os.path.expanduser("~").rstrip("/")
+    assert folder.source().data == kept.replace("HERE", str(tmp_path)).replace("HOME", home)
+
+
+@pytest.mark.parametrize(("kept", "name"), [(True, "study"), (False, "renamed")])
+def test_a_study_keeps_its_name_wherever_its_folder_goes(kept, name, tmp_path):
+    """By which its database knows it; a study begun before names were kept has its folder's."""
+    folder = begun(tmp_path)
+    if not kept:
+        said = yaml.safe_load(folder.file.read_text())
+        del said["name"]
+        folder.file.write_text(yaml.safe_dump(said))
+    folder.path.rename(tmp_path / "renamed")
+    assert StudyFolder(tmp_path / "renamed").name == name
+
+
+@pytest.mark.parametrize(("seconds", "there"), [(0.01, True), (0.02, False)])
+def test_step_times_are_those_of_one_backbone(seconds, there, tmp_path):
+    """They are told at its pace: of a study begun anew on the server they are others."""
+    folder = begun(tmp_path)
+    folder.times_file.write_text("{}")
+    reference = Measurement(1000, 1000, step_seconds=seconds, failure="not trained")
+    begun(tmp_path, plan=PLAN.model_copy(update={"reference": reference}))
+    assert folder.times_file.exists() is there
+    assert yaml.safe_load(folder.file.read_text())["plan"]["reference"]["step_seconds"] == seconds

@@ -1,0 +1,380 @@
+"""``--weights auto`` with several starts at hand: a comparison inside the training split decides, and says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
+from tests.data.test_splits import manifest
+from tests.messages import mentions
+from tests.metrics.test_bootstrap import alike_places
+
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.dataset import read
+from efficientnetv2.inference import predict
+from efficientnetv2.models import model_file
+from efficientnetv2.models.factory import create
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import initial_weights
+from efficientnetv2.training.initial_weights import Found
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows import weights_selection
+from efficientnetv2.workflows.data_config import Source
+from efficientnetv2.workflows.datasets import prepare
+from efficientnetv2.workflows.overrides import Words, begin_recipe
+from efficientnetv2.workflows.run_options import Decided, Place
+from efficientnetv2.workflows.weights_selection import chosen
+
+CPU = torch.device("cpu")
+SMALL = ("progressive.stages=2", "progressive.image_px={start: 32, end: 32}")
+
+
+def silent(line):
+    """Said nowhere."""
+
+
+def painted(folder, names=("red", "green", "blue"), each=12):
+    """Classes of a colour each: any network that sees anything tells them apart."""
+    for name in names:
+        for number in range(each):
+            paint(folder / name / f"{number}.jpg", COLOURS[name], number, px=32)
+    return folder
+
+
+def decided(words, starts, tmp_path):
+    recipe, notes = begin_recipe(words, CPU, silent, found=starts[0])
+    return Decided(tmp_path / "run", recipe, tuple(notes), starts=starts)
+
+
+def compared(words, starts, source, tmp_path, place=None):
+    known = decided(words, starts, tmp_path)
+    recipe = known.recipe
+    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=False, say=silent)
+    return known, chosen(known, words, prepared, CPU, 0, place or Place(), Screen(quiet=True)), prepared
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weights of V2-B0: drawn at random, and the same with a trunk that tells nothing of a picture."""
+    place = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    network = create("efficientnetv2_b0", num_classes=0)
+    how = Preprocessing(image_px=32)
+    model_file.save(place / "drawn.safetensors", network, preprocessing=how, class_names=())
+    with torch.no_grad():
+        network.stem.conv.weight.zero_()
+    model_file.save(place / "blind.safetensors", network, preprocessing=how, class_names=())
+    return place
+
+
+def found(file, title):
+    return Found(str(file), f"Weights: {file}.", title)
+
+
+SCRATCH = Found("none", "Weights: none, training from scratch.")
+
+
+def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
+    """Before the first picture: where nobody sees a bar, as under nohup, it would look like hanging."""
+
+    def ended(*_):
+        raise InputError("as far as the first answer")
+
+    monkeypatch.setattr(weights_selection, "_answers", ended)
+    source = Source(str(painted(tmp_path / "pictures")))
+    starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    with pytest.raises(InputError, match="first answer"):
+        compared(Words(settings=SMALL), starts, source, tmp_path)
+    assert mentions(capsys.readouterr().err, "2", "30", "training")
+
+
+def test_the_better_features_win_wherever_they_stand(files, tmp_path):
+    source = Source(str(painted(tmp_path / "pictures")))
+    blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    for starts in ((blind, drawn), (drawn, blind)):
+        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        assert after.recipe.weights == drawn.word
+        assert after.compared is not None
+        figures = {one["weights"]: one["value"] for one in after.compared["starts"]}
+        assert figures[drawn.word] > figures[blind.word] + 0.2
+        assert "for drawn" in after.chosen[0]
+        assert "for blind" in after.chosen[0]
+
+
+def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = Source(str(painted(tmp_path / "pictures")))
+    starts = (found(files / "blind.safetensors", "blind"), SCRATCH)
+    before, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+    assert (before.recipe.name, after.recipe.name) == ("finetune", "quick")
+    assert after.recipe.weights == "none"
+    assert after.path.name.endswith("quick")
+    _, kept, _ = compared(Words(settings=SMALL), starts, source, tmp_path, Place(out=tmp_path / "mine"))
+    assert kept.path == tmp_path / "run"  # what --out says stays
+
+
+def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, tmp_path, monkeypatch):
+    """As good as random ones they give way to the recipe from scratch; others that promise more stay."""
+    monkeypatch.chdir(tmp_path)
+    source = Source(str(painted(tmp_path / "pictures")))
+    drawn = found(files / "drawn.safetensors", "drawn")
+    same = np.zeros(36, dtype=np.int64)
+    monkeypatch.setattr(
+        weights_selection, "_answers", lambda one, recipe, task, *rest: same[: len(task.pictures)]
+    )
+    for bundled, weights, recipe in ((True, "none", "quick"), (False, drawn.word, "finetune")):
+        starts = (replace(drawn, bundled=bundled), SCRATCH)
+        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        assert (after.recipe.weights, after.recipe.name) == (weights, recipe)
+        assert ("drawn is not better than that" in after.chosen[0]) == bundled
+
+
+def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_path, monkeypatch):
+    source = Source(str(painted(tmp_path / "pictures")))
+    drawn = replace(found(files / "drawn.safetensors", "drawn"), bundled=True)
+
+    def answers(one, recipe, task, *rest):
+        return task.pictures.labels if one is drawn else np.zeros_like(task.pictures.labels)
+
+    monkeypatch.setattr(weights_selection, "_answers", answers)
+    _, after, _ = compared(Words(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
+    assert after.recipe.weights == drawn.word
+
+
+def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tmp_path):
+    source = Source(str(painted(tmp_path / "pictures")))
+    blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    for starts in (
+        (replace(blind, lacking="no network."), drawn),
+        (replace(drawn, lacking="no network."), blind),
+    ):
+        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        assert after.recipe.weights == drawn.word
+        assert "Not compared, but promising more: no network." in after.chosen
+
+
+def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_comparison(files, tmp_path):
+    """Three shares fit finetune; from scratch it would be quick, which has four stages, and end the run."""
+    source = Source(str(painted(tmp_path / "pictures")))
+    shares = Words(settings=("progressive.shares=[1, 2, 3]", "progressive.image_px={start: 32, end: 32}"))
+    blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
+    assert alone.recipe.weights == blind.word
+    assert alone.compared is None
+    assert mentions(alone.chosen[-1], "--set", "weight")
+    _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
+    assert [one["weights"] for one in after.compared["starts"]] == [blind.word, drawn.word]
+    assert after.recipe.weights == drawn.word
+    assert "random weights left out" in after.chosen[-1]
+    # Of 56 px finetune begins with 32, quick with 28.
+    small = Words(image_px=56)
+    _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
+    assert after.chosen[-1].startswith(
+        "Weights: random weights left out of the comparison. Of its recipe: the smallest"
+    )
+
+
+def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
+    source = Source(str(painted(tmp_path / "pictures", each=8)))
+    one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")
+    _, after, _ = compared(Words(settings=SMALL), (one, same), source, tmp_path)
+    assert after.compared is not None
+    assert len({one["value"] for one in after.compared["starts"]}) == 1
+    assert "for one" in after.chosen[0]
+    before, alone, _ = compared(Words(settings=SMALL), (one,), source, tmp_path)
+    assert alone == before
+
+
+def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
+    """100 pictures; one start is right in 60 of them, another also in 5 or in 20 of the others."""
+    manifest = read(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
+    labels, alone = manifest.labels, np.arange(100)
+    task = weights_selection._Task(manifest, [], alone, "", "top1", Key.of(0))
+    wrong = np.random.default_rng(0).permutation(100)
+
+    def right_but(number):
+        answers = labels.copy()
+        answers[wrong[:number]] = 1 - answers[wrong[:number]]
+        return answers
+
+    assert not task.better(right_but(37), right_but(40))
+    assert task.better(right_but(20), right_but(40))
+    assert not task.better(right_but(40), right_but(20))
+    together = replace(task, clusters=(np.argsort(wrong) < 40).astype(np.int64))
+    assert not together.better(right_but(20), right_but(40)), "two places are too few to say it of a third"
+    nobody = np.full(100, -1)
+    assert not task.better(nobody, right_but(40))
+
+
+def test_of_a_start_that_is_chosen_with_the_lower_figure_it_is_said_why():
+    assert weights_selection._said(0, [0.509, 0.563]) == (
+        "; chosen although lower: the difference is within what chance explains"
+    )
+    assert weights_selection._said(1, [0.509, 0.563]) == weights_selection._said(0, [0.5, 0.5]) == ""
+
+
+def test_few_places_that_differ_alike_choose_nothing():
+    """Four of ten pictures, in each two mistakes against one: more than chance by places, not by their pictures."""
+    labels, one, other, place = alike_places()
+    task = weights_selection._Task(manifest(labels), [], place, "", "top1", Key.of(0))
+    assert not task.better(one, other)
+
+
+def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, monkeypatch):
+    painted(tmp_path / "pictures", ("red", "blue"), each=24)
+    rows = ["path,label,group"]
+    rows += [
+        f"pictures/{name}/{number}.jpg,{name},{name}{number // 3}"
+        for name in ("red", "blue")
+        for number in range(24)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    seen, real = [], predict.embed_manifest
+
+    def embed(network, manifest, **others):
+        seen.append(manifest)
+        return real(network, manifest, **others)
+
+    monkeypatch.setattr(weights_selection, "embed_manifest", embed)
+    source = Source(str(tmp_path / "table.csv"), group_column="group")
+    starts = (found(files / "drawn.safetensors", "drawn"), SCRATCH)
+    _, after, prepared = compared(Words(settings=SMALL), starts, source, tmp_path)
+    assert len(seen) == 2
+    assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
+    assert "groups kept whole" in after.chosen[0]
+    task = weights_selection._task(after.recipe.model_copy(update={"eval_px": 32}), prepared, None, CPU)
+    for learning, answering in task.folds:
+        group = task.pictures.table["group"].to_numpy()
+        assert not set(group[learning]) & set(group[answering])
+
+
+def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(files, tmp_path, monkeypatch):
+    """Stored at 32 px they are enlarged four times, as in training, not to the 224 px of the recipe."""
+    sizes = []
+
+    def embed(network, manifest, *, preprocessing, **others):
+        sizes.append(preprocessing.image_px)
+        vectors = np.eye(len(manifest.class_names), dtype=np.float32)[manifest.labels]
+        return predict.Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+
+    monkeypatch.setattr(weights_selection, "embed_manifest", embed)
+    starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
+    source = Source(str(painted(tmp_path / "pictures", ("red", "blue"))))
+    _, after, _ = compared(Words(), starts, source, tmp_path)
+    assert (sizes, after.recipe.progressive.last.image_px) == ([128, 128], 224)
+    compared(Words(settings=("eval_px=160",)), starts, source, tmp_path)
+    assert sizes[2:] == [160, 160]
+
+
+def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
+    labels = np.repeat(np.arange(5), [2000, 800, 300, 6, 3])
+    key = weights_selection.Key.of(0)
+    rows = weights_selection._drawn(labels, 150, key)
+    counts = np.bincount(labels[rows], minlength=5)
+    assert len(rows) == 150
+    assert list(counts[3:]) == [4, 3]
+    assert np.array_equal(rows, weights_selection._drawn(labels, 150, key))
+    many = np.arange(900) % 300  # more classes than are looked at
+    assert len(np.unique(many[weights_selection._drawn(many, 240, key)])) == 60
+
+
+class Ticking:
+    """A clock on which every image that is embedded takes its time."""
+
+    def __init__(self, monkeypatch, *each_s):
+        self.now, self.images, each = 0.0, [], iter(each_s)
+
+        def embed(network, manifest, *, progress=None, **others):
+            self.now += next(each) * len(manifest)
+            self.images.append(len(manifest))
+            if progress is not None:
+                progress(len(manifest))
+            vectors = np.eye(len(manifest.class_names), dtype=np.float32)[manifest.labels]
+            return predict.Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+
+        monkeypatch.setattr(weights_selection, "embed_manifest", embed)
+        monkeypatch.setattr(weights_selection, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+
+@pytest.mark.parametrize(
+    ("each_s", "left_s", "looked_at"),
+    [
+        ((0.01,) * 3, 100.0, [24, 288, 288]),  # all of train
+        ((0.1,) * 3, 100.0, [24, 187, 187]),  # 40 s, of which 2.4 are gone
+        ((1.0,), 100.0, [24]),  # not even 100 images of each
+        ((0.1, 0.5), 100.0, [24, 187]),  # a busy moment
+    ],
+)
+def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
+    clock = Ticking(monkeypatch, *each_s)
+    starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
+    words = Words(minutes=60, settings=SMALL)
+    source = Source(str(painted(tmp_path / "pictures", each=120)))
+    known = decided(words, starts, tmp_path)
+    prepared = prepare(source, holdout=known.recipe.holdout, seed=0, strict=False, say=silent)
+    assert len(prepared.train) == 288
+    budget = SimpleNamespace(left_s=left_s)
+    after = chosen(known, words, prepared, CPU, 0, Place(), Screen(quiet=True), budget)
+    assert clock.images == looked_at
+    assert clock.now <= 40 * 1.5 + 187 * 0.5
+    if len(looked_at) < 3:
+        assert after.recipe.weights == starts[0].word
+        assert after.compared is None
+        assert mentions(after.chosen[-1], "not compared", "time")
+    else:
+        assert after.compared["pictures"] == looked_at[-1]
+
+
+def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monkeypatch):
+    """What the repository ships, against from scratch: chosen once, in log, report and recipe, also after --resume."""
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
+    at_hand = initial_weights.starts("efficientnetv2_b0", shipped=shipped)
+    assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
+    monkeypatch.setattr("efficientnetv2.workflows.overrides.starts", lambda model: at_hand)
+    from efficientnetv2.workflows.train import train_and_report
+
+    words = Words(model="efficientnetv2_b0", epochs=1, batch_images=8, settings=SMALL)
+    out = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    train_and_report(words, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
+    report = json.loads((out / "report.json").read_text())
+    recipe = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert len(report["weights_compared"]["starts"]) == 2
+    line = next(line for line in report["chosen"] if line.startswith("Weights: "))
+    assert "inside the training split" in line
+    assert line in (out / "log.txt").read_text()
+    assert recipe["weights"] in line
+    assert recipe["weights"] == "none", "both are random: neither is better by more than chance"
+    better = next(line for line in report["chosen"] if line.startswith("Better weights: "))
+    assert mentions(better, "effnetv2 models --fetch efficientnetv2_b0.in1k")
+    assert "--weights FILE" in better
+    assert report["next_steps"][0]["topic"] == "weights" or report["next_steps"][1]["topic"] == "weights"
+    again = effnetv2("train", class_folders, "--out", out, "--resume", "--device", "cpu", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
+
+
+def test_weights_that_are_named_are_not_compared(files, class_folders, tmp_path):
+    done = effnetv2(
+        "train",
+        class_folders,
+        *TINY[2:],
+        "--weights",
+        files / "drawn.safetensors",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "weights_compared" not in json.loads((tmp_path / "run/report.json").read_text())
