@@ -35,8 +35,8 @@ from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.evaluation.predictions import over, read_answers, write_answers
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.initial_weights import start, starts
-from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.training.initial_weights import build_initial_model, weights_candidates
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.linear_probe import PROBE
@@ -126,10 +126,10 @@ def over_probe(run: Path) -> dict[str, Any]:
 def other_probe(pictures: str, run: Path) -> tuple[str, int]:
     """Write down the answers of a probe that the run has not made; what it is of, and from how many it learnt."""
     recipe = read_recipe(run / "recipe.yaml")
-    found = starts(recipe.model)[0]
+    found = weights_candidates(recipe.model)[0]
     manifest = Manifest.from_csv(run / "manifest.csv", root=read(pictures).root, source=pictures)
     train, val = manifest.subset("train"), manifest.subset("val")
-    begun = start(
+    begun = build_initial_model(
         recipe.model_copy(update={"weights": found.word}),
         class_names=train.class_names,
         device=torch.device("cpu"),

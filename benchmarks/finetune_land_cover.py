@@ -40,14 +40,14 @@ from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.confidence_intervals import bootstrap
-from efficientnetv2.training.auto_config import settle
-from efficientnetv2.training.estimate import epochs_within
+from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.estimate import epochs_for_budget
 from efficientnetv2.training.initial_weights import load_weights
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.timing import measure
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.rng import Key
@@ -138,7 +138,7 @@ def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: fl
 def answered(recipe, train: Manifest, val: Manifest, folder: Path, minutes: float | None) -> dict:
     """Train and answer."""
     began = time.perf_counter()
-    settled = settle(recipe, images=len(train), class_names=train.class_names, device=DEVICE)
+    settled = resolve_recipe(recipe, images=len(train), class_names=train.class_names, device=DEVICE)
     recipe = settled.recipe
     preprocessing = replace(
         settled.network.preprocessing,
@@ -147,12 +147,12 @@ def answered(recipe, train: Manifest, val: Manifest, folder: Path, minutes: floa
         crop_fraction=1.0,
         views=recipe.eval_views,
     )
-    runs = RunFolder(folder, lambda line: None)
-    job = Job(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
+    runs = RunDir(folder, lambda line: None)
+    job = RunConfig(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
     if minutes is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            rates = measure(job, Path(scratch))
-        epochs = epochs_within(minutes, recipe, rates, images=len(train), val_images=len(val))
+            rates = measure_timings(job, Path(scratch))
+        epochs = epochs_for_budget(minutes, recipe, rates, images=len(train), val_images=len(val))
         recipe = recipe.model_copy(update={"epochs": epochs})
         job = replace(job, recipe=recipe)
     runs.begin(recipe, train, {})
@@ -175,14 +175,14 @@ def score(answers: dict, class_names: tuple[str, ...]):
 def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
     """One fold: choose, train, answer; from scratch in what is planned as the same minutes; the linear probe."""
     out = options.out / f"fold{number}"
-    finetune = with_settings(named("finetune"), [*KNOWN, f"weights={options.weights}"])
+    finetune = with_overrides(get_recipe("finetune"), [*KNOWN, f"weights={options.weights}"])
     draw = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
     inner, choosing = next(draw.split(learning, manifest.labels[learning]))
     inner_parts = parts(manifest, learning[inner], learning[choosing])
     inner_f1 = {}
     for name, settings in CANDIDATES.items():
         answers = trained(
-            with_settings(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}"
+            with_overrides(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}"
         )
         inner_f1[name] = score(answers, manifest.class_names).macro_f1
         print(
@@ -190,9 +190,9 @@ def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.nd
         )
     best = max(inner_f1, key=lambda name: inner_f1[name])
     outer = parts(manifest, learning, answering)
-    tuned = trained(with_settings(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
+    tuned = trained(with_overrides(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
     print(f"fold {number}: {best} {score(tuned, manifest.class_names).macro_f1:.3f}", flush=True)
-    scratch = trained(named("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
+    scratch = trained(get_recipe("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
     print(f"fold {number}: from scratch {score(scratch, manifest.class_names).macro_f1:.3f}", flush=True)
     probe = kept_or(
         out / "probe.json", asked_of(*outer, options.weights), lambda: probed(options.weights, *outer)

@@ -23,10 +23,10 @@ from efficientnetv2.data.sampler import Sampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.loop import train
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.rng import Key
@@ -118,19 +118,25 @@ def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):
 def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
     """The toolkit's loop, on the same pictures."""
     steps = 10_000
-    plain = named("quick").to_json() | {"model": "efficientnetv2_b0", "epochs": steps, "batch_images": batch}
+    plain = get_recipe("quick").to_json() | {
+        "model": "efficientnetv2_b0",
+        "epochs": steps,
+        "batch_images": batch,
+    }
     fixed = Progressive(image_px=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
     plain |= {"precision": "fp32", "compile": False}
-    recipe = checked(plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark")
+    recipe = validate_recipe(
+        plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark"
+    )
     network = place(create("efficientnetv2_b0", num_classes=10), CPU)
     requests = Sampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))
     batches = (Batch(request, pictures, labels, ()) for request in requests)
-    return train(
-        begin(network, recipe),
+    return train_steps(
+        init_state(network, recipe),
         batches,
         recipe=recipe,
         preprocessing=Preprocessing(image_px=px),
-        length=Length(steps, steps_per_epoch=1.0),
+        length=RunLength(steps, steps_per_epoch=1.0),
         num_classes=10,
         key=Key.of(0),
         device=CPU,

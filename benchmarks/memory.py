@@ -31,10 +31,10 @@ from efficientnetv2.data.sampler import Request
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.loop import train
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import GIB
 from efficientnetv2.utils.rng import Key
@@ -134,13 +134,13 @@ def flat(*, write: bool) -> None:
         "model": "efficientnetv2_b0", "epochs": PASSES, "batch_images": BATCH, "group_images": BATCH,
         "precision": "fp32", "compile": False, "progressive": plan.to_json(),
     }  # fmt: skip
-    recipe = checked(named("quick").to_json() | changes, where="benchmark")
-    steps = train(
-        begin(place(create("efficientnetv2_b0", num_classes=10), CPU), recipe),
+    recipe = validate_recipe(get_recipe("quick").to_json() | changes, where="benchmark")
+    steps = train_steps(
+        init_state(place(create("efficientnetv2_b0", num_classes=10), CPU), recipe),
         map(noise, requests(plan)),
         recipe=recipe,
         preprocessing=Preprocessing(image_px=128),
-        length=Length(PASSES * plan.stages * STEPS, steps_per_epoch=plan.stages * STEPS),
+        length=RunLength(PASSES * plan.stages * STEPS, steps_per_epoch=plan.stages * STEPS),
         num_classes=10,
         key=Key.of(0),
         device=CPU,

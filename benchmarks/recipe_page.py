@@ -10,8 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.training.recipe_fields import RecipeField, about, fields_of, parts, typed, values_in
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_fields import (
+    RecipeField,
+    field_values,
+    fields_of,
+    format_value,
+    part_description,
+    recipe_parts,
+)
+from efficientnetv2.training.recipes import get_recipe
 
 PAGE = Path(__file__).parents[1] / "docs/recipe.md"
 # The two that pictures of one's own are trained with.
@@ -53,8 +60,8 @@ such as `models.adapt.freeze` are places in [src/efficientnetv2/](../src/efficie
 
 def text() -> str:
     """The page."""
-    said = {name: values_in(named(name)) for name in SHOWN}
-    return "\n".join([_INTRODUCTION, *(_section(part, said) for part in parts())])
+    said = {name: field_values(get_recipe(name)) for name in SHOWN}
+    return "\n".join([_INTRODUCTION, *(_section(part, said) for part in recipe_parts())])
 
 
 def write() -> None:
@@ -67,12 +74,14 @@ def _section(part: str, said: dict[str, dict[str, Any]]) -> str:
     heading = f"## `{part}`" if part else "## The recipe's own"
     columns = ["field", "values", "default", *(f"in `{name}`" for name in said), "meaning"]
     rows = [columns, ["---"] * len(columns), *(_row(field, said) for field in fields_of(part))]
-    return "\n".join([heading, "", about(part), "", *(f"| {' | '.join(row)} |" for row in rows), ""])
+    return "\n".join(
+        [heading, "", part_description(part), "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    )
 
 
 def _row(field: RecipeField, said: dict[str, dict[str, Any]]) -> list[str]:
-    default = "" if field.required else typed(field.default)
-    own = [typed(values[field.name]) for values in said.values()]
+    default = "" if field.required else format_value(field.default)
+    own = [format_value(values[field.name]) for values in said.values()]
     cells = [field.values, default, *("" if value == default else value for value in own), field.meaning]
     return [f"`{field.name}`", *(cell.replace("|", "\\|") for cell in cells)]
 

@@ -26,10 +26,10 @@ from efficientnetv2.nas.proxy_task import Proxy, refuse_leaks
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.trial import measurement, try_out
-from efficientnetv2.training.auto_config import settle
+from efficientnetv2.training.auto_config import resolve_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked, with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import validate_recipe, with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.utils.device import device_title
 from efficientnetv2.utils.errors import InputError
@@ -116,7 +116,7 @@ def pictures_file(whole: Manifest, used: Manifest, folder: Path) -> Path:
 
 def asked_recipe(settings: Sequence[str]) -> Recipe:
     """The proxy recipe as it is asked for."""
-    return with_settings(named("proxy_small"), [*settings, "minival=null"])
+    return with_overrides(get_recipe("proxy_small"), [*settings, "minival=null"])
 
 
 def settled_recipe(asked: Recipe, train: Manifest, space: Space, about: Path) -> Recipe:
@@ -130,9 +130,11 @@ def settled_recipe(asked: Recipe, train: Manifest, space: Space, about: Path) ->
             come out otherwise.
     """
     if about.exists():
-        return checked(json.loads(about.read_text(encoding="utf-8"))["recipe"], where=str(about))
+        return validate_recipe(json.loads(about.read_text(encoding="utf-8"))["recipe"], where=str(about))
     begun = asked.model_copy(update={"model": space.backbone})
-    settled = settle(begun, images=len(train), class_names=train.class_names, device=torch.device("cpu"))
+    settled = resolve_recipe(
+        begun, images=len(train), class_names=train.class_names, device=torch.device("cpu")
+    )
     return settled.recipe.model_copy(update={"model": "auto", "group_images": None})
 
 

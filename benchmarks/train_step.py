@@ -40,12 +40,12 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.loop import StepDone, train
-from efficientnetv2.training.precision import choose
+from efficientnetv2.training.loop import StepOutput, train_steps
+from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place
@@ -216,8 +216,8 @@ def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
         "augment": {"flip": "none"},
         **settled,
     }
-    recipe = checked(named("quick").to_json() | changes, where="train_step")
-    speed = choose(recipe, work.network(), steps=steps, device=work.device)
+    recipe = validate_recipe(get_recipe("quick").to_json() | changes, where="train_step")
+    speed = choose_precision(recipe, work.network(), steps=steps, device=work.device)
     return recipe.model_copy(update={"precision": speed.precision, "compile": speed.compile}), speed.note
 
 
@@ -234,16 +234,16 @@ def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
     return (step.loss for step in our_steps(work, recipe, read, labels.numpy()))
 
 
-def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepDone]:
+def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepOutput]:
     """Endless steps of our training loop; ``read`` makes batches of the requested images, whose labels are (N,)."""
     size, steps = work.batch_images, 1_000_000  # nobody reaches the end
     requests = Sampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
-    return train(
-        begin(place(work.network(), work.device), recipe),
+    return train_steps(
+        init_state(place(work.network(), work.device), recipe),
         read(requests),
         recipe=recipe,
         preprocessing=Preprocessing(image_px=work.image_px),
-        length=Length(steps, steps_per_epoch=1.0),
+        length=RunLength(steps, steps_per_epoch=1.0),
         num_classes=work.num_classes,
         key=Key.of(0),
         device=work.device,

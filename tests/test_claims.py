@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from benchmarks.time_to_accuracy import claims_of
 
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -245,7 +245,7 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
     speedup, gain = (SUMMARY[f"progressive_{what}_resnet50_imagenette"] for what in ("speedup", "top1_gain"))
     raw = json.loads((RESULTS / "progressive_resnet50.json").read_text())
     px, asked = raw["regime"]["image_px"], raw["arms"]["progressive"][0]["asked"]
-    assert (asked["recipe"], asked["model"]) == ("quick", named(recipe).model)
+    assert (asked["recipe"], asked["model"]) == ("quick", get_recipe(recipe).model)
     assert f"progressive.image_px={{start: {px // 2}, end: {px}}}" in asked["settings"]
     ratio, points = SHOWN["ratio"], SHOWN["points"]
     assert (
@@ -259,7 +259,7 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
 @pytest.mark.parametrize("where", ["label", "measured.md", "weights.md"])
 def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
     """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""
-    quick = named("quick")
+    quick = get_recipe("quick")
     px, views = quick.progressive.image_px, {"one": "one view"}[quick.eval_views]
     told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.pooling or 'mean'} pooling, {views}"
     text = _label("finetune") if where == "label" else (ROOT / "docs" / where).read_text(encoding="utf-8")

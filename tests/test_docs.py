@@ -13,10 +13,10 @@ from benchmarks.finetune_land_cover import KNOWN
 
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.train_state import RunLength
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/finetuning.md"
@@ -70,7 +70,7 @@ def test_every_command_of_the_docs_is_understood(page, words):
     recipe = given.get("recipe")
     if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
         recipe = "finetune"
-    with_settings(named(recipe), given.get("settings") or [])
+    with_overrides(get_recipe(recipe), given.get("settings") or [])
 
 
 WHERE_IT_IS_SAID_HOW_TO_INSTALL = [
@@ -104,8 +104,8 @@ def test_patience_that_is_shown_can_end_the_run(page, words):
     """By the recipes that are taken where none is named, on 3,000 training pictures."""
     given = verbs()["train"].make_context("train", words[1:]).params
     for name in ("finetune", "quick"):
-        recipe = with_settings(named(name), [*given["settings"], f"epochs={given['epochs'] or 10}"])
-        length = Length.of(recipe, 3000)
+        recipe = with_overrides(get_recipe(name), [*given["settings"], f"epochs={given['epochs'] or 10}"])
+        length = RunLength.of(recipe, 3000)
         begun = [0, *stage_ends(recipe, length)][-2]
         assert sum(step > begun for step in validation_steps(recipe, length)) > recipe.patience
 
@@ -137,7 +137,9 @@ def test_help_names_the_columns_that_are_taken_for_the_time(verb):
 def test_recipes_made_for_imagenet_are_not_shown_with_photos_of_ones_own(page):
     """They refuse other pictures, however many processes a launcher starts."""
     shown = [re.search(r"\btrain (\S*photos\S*) .*--recipe (\w+)", line) for line in shell_lines(page)]
-    assert not [found[0] for found in shown if found is not None and named(found[2]).made_for is not None]
+    assert not [
+        found[0] for found in shown if found is not None and get_recipe(found[2]).made_for is not None
+    ]
 
 
 def test_the_page_gives_the_settings_of_the_figure():
@@ -149,7 +151,7 @@ def test_the_page_gives_the_settings_of_the_figure():
         if "pooling=mean+centre" in words
     ]
     settings = [*given["settings"], f"epochs={given['epochs']:g}", "validate_epochs=8"]
-    assert with_settings(named("finetune"), settings) == with_settings(named("finetune"), KNOWN)
+    assert with_overrides(get_recipe("finetune"), settings) == with_overrides(get_recipe("finetune"), KNOWN)
     assert sorted(settings) == sorted(KNOWN)
 
 
@@ -201,7 +203,7 @@ def test_the_page_on_imagenet_names_the_recipes_of_table_12_and_the_extra_that_t
     recipes = [name for name in RECIPES if name.endswith("_progressive")]
     assert len(recipes) >= 5
     assert [name for name in recipes if f"`{name}`" not in page] == []
-    assert any(str(named(name).model).startswith("timm:") for name in recipes)
+    assert any(str(get_recipe(name).model).startswith("timm:") for name in recipes)
     assert "extra `timm`" in page
 
 

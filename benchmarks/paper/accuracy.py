@@ -14,8 +14,8 @@ from benchmarks.paper.table import Measurement, Row, Table
 
 from efficientnetv2.architectures.registry import published as published_network
 from efficientnetv2.progressive.presets import paper as preset
-from efficientnetv2.training.initial_weights import title as network_title
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.initial_weights import model_title as network_title
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import count_of
 
@@ -257,7 +257,7 @@ def _recipes_note(cells: Sequence[Cell]) -> str:
     """Which models were trained with which recipes, in a sentence."""
     models: dict[str, dict[str, None]] = {}
     for cell in cells:
-        model = network_title(cell.model or named(cell.recipe).model)
+        model = network_title(cell.model or get_recipe(cell.recipe).model)
         models.setdefault(f"recipe {cell.recipe}", {})[model] = None
     note = "; ".join(f"{' and '.join(of)} by {recipe}" for recipe, of in models.items()) + "."
     if any(set(_BELOW_PAPER) <= set(cell.settings) for cell in cells):

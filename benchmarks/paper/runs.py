@@ -18,7 +18,7 @@ from efficientnetv2.cli.console import Aside, Screen, duration
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.dataset import read
 from efficientnetv2.models.download import sha256_of
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object, write_text_atomically
@@ -76,7 +76,7 @@ class Runs:
             if not all((self.folder(cell, seed) / "report.json").exists() for seed in seeds)
         ]
         refuse_missing(
-            (cell.model or named(cell.recipe).model, self.data_of(cell), self.weights_of(cell))
+            (cell.model or get_recipe(cell.recipe).model, self.data_of(cell), self.weights_of(cell))
             for cell in pending
         )
         total = self.seeds * len(cells)
@@ -132,7 +132,7 @@ class Runs:
         return {
             "recipe": cell.recipe,
             # The recipe of this name may change. As JSON reads it back.
-            "says": json.loads(json.dumps(named(cell.recipe).to_json())),
+            "says": json.loads(json.dumps(get_recipe(cell.recipe).to_json())),
             "model": cell.model,
             # The folder of a file differs between machines.
             "weights": None if weights is None else Path(weights).name,

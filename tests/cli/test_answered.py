@@ -14,7 +14,7 @@ from tests.standard_sets import write_cifar, write_flowers
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.models import model_file
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared, prepare
@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepared(data: object, recipe: str) -> Prepared:
-    of = named(recipe)
+    of = get_recipe(recipe)
     return prepare(
         Source(str(data)),
         holdout=of.holdout,

@@ -13,8 +13,8 @@ from efficientnetv2.data.dataset import read
 from efficientnetv2.evaluation.thumbnails import Row
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.augmentation_preview import (
@@ -31,7 +31,7 @@ SEEN = Preprocessing(image_px=64)
 
 def rows(data, *settings: str):
     """The pictures as evaluated, and as trained on at the recipe's last stage."""
-    recipe = with_settings(named("quick"), ["progressive.image_px=64", "crop_area_min=1", *settings])
+    recipe = with_overrides(get_recipe("quick"), ["progressive.image_px=64", "crop_area_min=1", *settings])
     samples = in_turn(data, 6, Key.of(0))
     trained = _as_trained(data, samples, recipe, SEEN, recipe.progressive.last, 0)
     return _as_evaluated(data, samples, SEEN), trained

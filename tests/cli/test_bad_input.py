@@ -18,8 +18,8 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import prepare
@@ -338,10 +338,10 @@ def looked_at(data, **more):
 
 def begun(data, path, **more):
     """A run's folder as it is when its first step begins, and its pictures."""
-    prepared, folder = looked_at(data, **more), RunFolder(path, lambda line: None)
+    prepared, folder = looked_at(data, **more), RunDir(path, lambda line: None)
     beginning = {"preprocessing": Preprocessing(image_px=32).to_json()}
     beginning |= {"command": "effnetv2 train", "chosen": [], "groups_at_a_time": {}}
-    folder.begin(named("quick"), prepared.manifest, beginning)
+    folder.begin(get_recipe("quick"), prepared.manifest, beginning)
     for skipped, reason in prepared.skipped:
         folder.skip(skipped, reason)
     return prepared

@@ -27,11 +27,11 @@ from efficientnetv2.data.image_cache import Kept
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import image_cache, time_budget
@@ -112,7 +112,7 @@ def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
 
 
 def test_the_demo_passes_without_a_cache_and_recipes_have_none():
-    assert named("quick").cache_detail is None
+    assert get_recipe("quick").cache_detail is None
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def prepared(pictures, seed=0):
 
 
 def of_recipe(**changes):
-    return named("quick").model_copy(update={"cache_detail": 0.5, **changes})
+    return get_recipe("quick").model_copy(update={"cache_detail": 0.5, **changes})
 
 
 CPU = torch.device("cpu")
@@ -228,10 +228,10 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
     """``--minutes`` may lower sizes when the cache is filled already: what is filled later is kept as large."""
     ready = prepared(large)
     settings = ("precision=fp32", "compile=false", "epochs=1", "batch_images=4", "group_images=4")
-    begun = with_settings(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
+    begun = with_overrides(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
     filled = cached("ram", begun, ready, CPU, Screen(quiet=True))
     lower = begun.model_copy(update={"progressive": begun.progressive.with_image_px(64)})
-    run = RunFolder(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run", lambda line: None)
     facts = {"cache": "ram", "cache_px": filled.image_px}
     run.begin(lower, ready.manifest, {**BEGINNING, **facts})
     *_, again = go_on(run.path, lower, Words(), ready, CPU, None, Screen(quiet=True), World())
@@ -316,11 +316,11 @@ def test_minutes_count_the_filling(large, monkeypatch):
     asked = []
     monkeypatch.setattr(
         time_budget,
-        "epochs_within",
+        "epochs_for_budget",
         lambda minutes, *_, spent_s, **__: asked.append((minutes, spent_s)) or 12.0,
     )
     ready = prepared(large)
-    job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
+    job = RunConfig(get_recipe("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
     recipe, notes = time_budget.settled_by(None, job, 4, spent_s=90.0)
     assert asked == [(4, 90.0)]
     assert recipe.epochs == 12
@@ -329,11 +329,13 @@ def test_minutes_count_the_filling(large, monkeypatch):
 
 def test_minutes_that_filling_alone_takes_are_refused(large):
     ready = prepared(large)
-    recipe = with_settings(named("quick"), ["compile=false", "batch_images=8", "epochs=1"])
-    job = Job(recipe, None, ready.train, ready.val, None, None, CPU, workers=0)
-    second = Rate(0.0, 0.0)
+    recipe = with_overrides(get_recipe("quick"), ["compile=false", "batch_images=8", "epochs=1"])
+    job = RunConfig(recipe, None, ready.train, ready.val, None, None, CPU, workers=0)
+    second = LinearCost(0.0, 0.0)
     sizes = sorted({setting.image_px for setting in settings_by_size(recipe)})
-    rates = Rates(0.0, tuple(StepRate(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1)
+    rates = StepTimings(
+        0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1
+    )
     with pytest.raises(InputError, match=mentioning("--minutes", "1.5", "1.6")):
         time_budget.settled_by(rates, job, 1.5, spent_s=90.0)
     lost = time_budget.in_vain(1.5, job, spent_s=90.0)
@@ -346,11 +348,11 @@ def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypat
     """Four processes of one core each, of which one was measured: they do four times as much in the same minutes."""
     asked = []
     monkeypatch.setattr(
-        time_budget, "epochs_within", lambda minutes, *_, at_once, **__: asked.append(at_once) or 12.0
+        time_budget, "epochs_for_budget", lambda minutes, *_, at_once, **__: asked.append(at_once) or 12.0
     )
     monkeypatch.setattr("efficientnetv2.training.ddp.cores", lambda: 4 * torch.get_num_threads())
     ready = prepared(large)
-    job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
+    job = RunConfig(get_recipe("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
     time_budget.settled_by(None, job, 4, spent_s=0.0, world=World(size=4, local_size=4))
     assert asked == [4]
 

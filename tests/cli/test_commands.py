@@ -30,7 +30,7 @@ from efficientnetv2.cli.main import app
 from efficientnetv2.cli.recipes import recipes
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.auto_config import pictures_note
 
@@ -259,7 +259,7 @@ def test_the_stages_list_what_the_recipe_uses_and_what_is_open(name, shown, hidd
 
 def test_recipes_shows_the_recipe_of_a_run(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/recipe.yaml").write_text(named("quick").to_yaml())
+    (tmp_path / "run/recipe.yaml").write_text(get_recipe("quick").to_yaml())
     shown = effnetv2("recipes", "run", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("quick, as it stands in run.")
@@ -341,7 +341,7 @@ def test_no_help_speaks_of_types_of_python():
 @pytest.mark.parametrize("verb", ["train", "plan", "crossval"])
 def test_what_holds_without_an_option_is_said_and_is_so(verb):
     options = {one.name: one.help for one in typer.main.get_command(app).commands[verb].params}
-    finetune, quick = named("finetune"), named("quick")
+    finetune, quick = get_recipe("finetune"), get_recipe("quick")
     seen, least, most = quick.epochs_auto
     last = {one.name: one.progressive.last.image_px for one in (finetune, quick)}
     assert (finetune.framing, finetune.batch_images) == (quick.framing, quick.batch_images)

@@ -34,8 +34,8 @@ from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows import crossval, crossval_baseline, crossval_runs, evaluate
@@ -345,16 +345,16 @@ def test_a_network_given_as_a_table_is_remembered(tmp_path):
 def test_a_recipe_given_as_a_file_is_remembered_whole(tmp_path):
     """The file may be moved or edited meanwhile: the folds left repeat the recipe of those that are there."""
     file = tmp_path / "mine.yaml"
-    file.write_text(named("finetune").to_yaml())
+    file.write_text(get_recipe("finetune").to_yaml())
     words = Words(recipe=str(file))
     remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
-    file.write_text(named("finetune").model_copy(update={"crop_area_min": 0.6}).to_yaml())
+    file.write_text(get_recipe("finetune").model_copy(update={"crop_area_min": 0.6}).to_yaml())
     with pytest.raises(InputError, match=mentioning("crop_area_min", "0.6")):
         begun_with(tmp_path, Words(recipe=str(file)), Plan(), Source("a.csv"), CPU)
     file.unlink()
     before, *_ = begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)
     assert before == words
-    assert before.recipe == named("finetune")
+    assert before.recipe == get_recipe("finetune")
 
 
 def test_what_is_typed_again_is_compared_with_what_it_comes_to(tmp_path):
@@ -455,7 +455,7 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     data = manifest(np.arange(150) % 2)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     (tmp_path / "fold1").mkdir()
-    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
+    recipe = get_recipe("quick").model_copy(update={"weights": "some.safetensors"})
     (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
     looked_at = np.flatnonzero(data.labels == 0)
     vectors = np.zeros((len(looked_at), 8), np.float32)
@@ -488,7 +488,9 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
         return Embeddings(seen, pictures.labels[seen], vectors, ((lost, "broken"),))
 
     monkeypatch.setattr(crossval_baseline, "embed_manifest", looked_at)
-    monkeypatch.setattr(crossval_baseline, "start", lambda *_, **__: SimpleNamespace(network=None))
+    monkeypatch.setattr(
+        crossval_baseline, "build_initial_model", lambda *_, **__: SimpleNamespace(network=None)
+    )
     monkeypatch.setattr(crossval_baseline, "most_pictures", lambda *_: 1_000)
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
@@ -513,7 +515,7 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
 def begun_as(folder):
     """The first fold, as far as it says that there are weights to probe."""
     (folder / "fold1").mkdir()
-    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
+    recipe = get_recipe("quick").model_copy(update={"weights": "some.safetensors"})
     (folder / "fold1/recipe.yaml").write_text(recipe.to_yaml())
 
 
@@ -870,7 +872,7 @@ def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
         place.out.mkdir(parents=True)
         pictures = len(part.subset("train"))
         epochs = epochs_of(words, place, pictures)
-        recipe = named("quick").model_copy(update={"epochs": epochs})
+        recipe = get_recipe("quick").model_copy(update={"epochs": epochs})
         (place.out / "recipe.yaml").write_text(recipe.to_yaml())
         val = part.subset("val")
         logits = torch.eye(len(part.class_names))[torch.tensor(val.labels)] * 9

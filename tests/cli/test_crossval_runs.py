@@ -21,10 +21,10 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.auto_batch import Preflight
-from efficientnetv2.training.initial_weights import Found
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.initial_weights import WeightsCandidate
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval_runs, weights_selection
 from efficientnetv2.workflows import train as train_job
@@ -63,7 +63,7 @@ def starts(tmp_path, monkeypatch):
         network = create(io.read(Path(NETWORK)), num_classes=0)
         place = tmp_path / f"{name}.safetensors"
         model_file.save(place, network, preprocessing=Preprocessing(image_px=32), class_names=())
-        found.append(Found(str(place), f"Weights: {place}.", name))
+        found.append(WeightsCandidate(str(place), f"Weights: {place}.", name))
     monkeypatch.setattr("efficientnetv2.workflows.overrides.starts", lambda model: tuple(found))
     return found
 
@@ -277,7 +277,7 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
 
     monkeypatch.setattr(train_job, "_run", first)
     monkeypatch.setattr(
-        Preflight,
+        MemoryProbe,
         "largest_group",
         lambda self, setting, *, among: max(one for one in among if one <= room[0]),
     )
@@ -364,8 +364,8 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
 
 def test_each_fold_sets_its_own_pictures_aside(tmp_path):
     """The first had too few, so that its settled recipe has no minival; the next may have enough."""
-    settled = named("quick").model_copy(update={"minival": None, "epochs": 3.0})
+    settled = get_recipe("quick").model_copy(update={"minival": None, "epochs": 3.0})
     (tmp_path / "recipe.yaml").write_text(settled.to_yaml())
-    known = Decided(tmp_path / "next", named("quick"))
+    known = Decided(tmp_path / "next", get_recipe("quick"))
     found, _ = repeating(known, Words(), Place(settled=(tmp_path / "recipe.yaml",)))
     assert (found.recipe.epochs, found.recipe.minival, found.repeated) == (3.0, "auto", True)

@@ -18,8 +18,8 @@ from tests.test_docs import commands
 from efficientnetv2.cli import demo
 from efficientnetv2.cli.demo import SETTINGS, embedded, story
 from efficientnetv2.cli.main import app
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES
 from efficientnetv2.utils.errors import InputError
 
@@ -82,8 +82,8 @@ def test_each_step_is_a_command_that_one_can_type():
         context = verbs[verb.__name__].make_context(verb.__name__, shlex.split(shlex.join(words)))
         if verb.__name__ == "train":
             assert context.params["seed"] == 3
-            settled = with_settings(named("finetune"), context.params["settings"])
-    assert settled == with_settings(named("finetune"), SETTINGS)
+            settled = with_overrides(get_recipe("finetune"), context.params["settings"])
+    assert settled == with_overrides(get_recipe("finetune"), SETTINGS)
     assert settled.balance == "sqrt"
 
 

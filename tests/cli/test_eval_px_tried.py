@@ -16,8 +16,8 @@ from tests.messages import mentions
 from efficientnetv2.inference.predict import shared_answers
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import model_file
-from efficientnetv2.training.post_training import sizes_above
-from efficientnetv2.utils.distributed import ALONE
+from efficientnetv2.training.post_training import default_eval_sizes
+from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import prepare
 
@@ -50,7 +50,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
             preprocessing=replace(network.preprocessing, image_px=px),
             device=torch.device("cpu"),
             workers=0,
-            world=ALONE,
+            world=SINGLE_PROCESS,
         )
         return figures(answers.labels, answers.probabilities, network.class_names).top1
 
@@ -74,7 +74,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     ],
 )
 def test_the_sizes_above_training_go_half_as_far_again(trained, tried):
-    assert sizes_above(trained) == tried
+    assert default_eval_sizes(trained) == tried
 
 
 def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):

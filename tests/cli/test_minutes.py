@@ -12,10 +12,10 @@ from tests.command_line import NETWORK
 from tests.messages import mentioning
 
 from efficientnetv2.data.dataset import read
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, estimate
 from efficientnetv2.workflows.data_config import Source
@@ -26,23 +26,23 @@ from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.time_budget import lowered_by, settled_by
 
 # 32 images of 128, 192 and 224 px a step, in proportion to their pixels.
-RATES = Rates(
+RATES = StepTimings(
     compile_s=0.0,
-    steps=tuple(StepRate(px, 0.0, (px / 128) ** 2, px) for px in (128, 192, 224)),
-    curve=Rate(0.0, 0.01),
-    answers=Rate(0.0, 0.01),
-    checkpoints=Rate(0.0, 0.1),
+    steps=tuple(StepTiming(px, 0.0, (px / 128) ** 2, px) for px in (128, 192, 224)),
+    curve=LinearCost(0.0, 0.01),
+    answers=LinearCost(0.0, 0.01),
+    checkpoints=LinearCost(0.0, 0.1),
     checkpoint_bytes=1000,
     model_s=0.1,
     model_bytes=250,
 )
 
 
-def job_of(images: int, *settings: str) -> Job:
-    recipe = with_settings(
-        named("finetune"), ["compile=false", "epochs=10", "eval_px=224", "minival=null", *settings]
+def job_of(images: int, *settings: str) -> RunConfig:
+    recipe = with_overrides(
+        get_recipe("finetune"), ["compile=false", "epochs=10", "eval_px=224", "minival=null", *settings]
     )
-    return Job(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
+    return RunConfig(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, l
     assert (said == []) is (last_px == 224)
     sizes = {recipe.progressive.stage(index).image_px for index in range(3)}
     assert {rate.image_px for rate in rates.steps} == sizes
-    lower = Job(
+    lower = RunConfig(
         recipe, *[getattr(job, one) for one in ("network", "train", "val")], None, None, job.device, 0
     )
     found, _ = settled_by(rates, lower, minutes, spent_s=25.0)
@@ -90,7 +90,9 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
 
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
     monkeypatch.setattr(auto_config, "eval_picture", lambda *given: time.sleep(0.02))
-    alone, shared = (auto_config._read_s(read(class_folders), named("quick"), workers) for workers in (1, 8))
+    alone, shared = (
+        auto_config._read_s(read(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
+    )
     assert alone >= 0.02
     assert shared < alone / 4
 
@@ -147,6 +149,6 @@ def test_plan_gives_what_comes_before_the_first_step_its_part_of_the_minutes():
 def test_minutes_that_nothing_fits_into_are_refused_with_what_goes_elsewhere():
     recipe, rates, _ = lowered_by(RATES, job_of(640), 0.5, None, spent_s=29.0)
     job = job_of(640)
-    lower = Job(recipe, None, job.train, job.val, None, None, job.device, workers=0)
+    lower = RunConfig(recipe, None, job.train, job.val, None, None, job.device, workers=0)
     with pytest.raises(InputError, match=mentioning("--minutes", "0.5", "0.48")):
         settled_by(rates, lower, 0.5, spent_s=29.0)

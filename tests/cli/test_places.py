@@ -20,10 +20,10 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.main import app, with_home
 from efficientnetv2.nas.storage import file_of
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_dir import RUN_FILES, RunFolder
-from efficientnetv2.training.run_lock import refuse_occupied
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_dir import RUN_FILES, RunDir
+from efficientnetv2.training.run_lock import validate_new_run_dir
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_options, train
 from efficientnetv2.workflows.area import _of_table
@@ -74,7 +74,7 @@ def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_
     for out in (tmp_path / "file", tmp_path / "file/run"):
         place = Place(out=out)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
-            decided(Words(recipe="quick"), place, torch.device("cpu"), Screen(mute=True), ALONE)
+            decided(Words(recipe="quick"), place, torch.device("cpu"), Screen(mute=True), SINGLE_PROCESS)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
             _folder(place)
 
@@ -154,8 +154,8 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
 
     monkeypatch.setattr(train, "run", stop)
     # What they would say to each other.
-    monkeypatch.setattr(train, "with_tensors", lambda world, device: world)
-    monkeypatch.setattr(train, "by_first", lambda world, make: make())
+    monkeypatch.setattr(train, "with_tensor_group", lambda world, device: world)
+    monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
     monkeypatch.setattr(train, "refuse_missing", lambda pictures, world: None)
     words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
     place = Place(tmp_path / "run", device="cpu", workers=0)
@@ -313,28 +313,28 @@ def test_a_run_takes_no_folder_of_the_users_for_its_own(mine, tmp_path):
     for name, text in mine.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=f"holds something that is no run .*{min(mine)}"):
-        refuse_occupied(tmp_path)
+        validate_new_run_dir(tmp_path)
 
 
 def test_a_run_that_never_began_leaves_its_place_to_the_next(tmp_path):
     for name in ("probe", "against", "inspection"):
         (tmp_path / name).mkdir()
-    refuse_occupied(tmp_path)
+    validate_new_run_dir(tmp_path)
     for name in ("log.txt", "manifest.csv", "skipped.csv", ".recipe.yaml.0f.partial"):
         (tmp_path / name).write_text("")
     (tmp_path / "beginning.json").write_text(BEGUN)
-    refuse_occupied(tmp_path)
+    validate_new_run_dir(tmp_path)
 
 
 def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkeypatch):
     """So whatever stops it, the next one knows its folder."""
-    folder, wrote = RunFolder(tmp_path / "run", lambda line: None), []
+    folder, wrote = RunDir(tmp_path / "run", lambda line: None), []
     for name in ("write_text_atomically", "write_atomically"):
         monkeypatch.setattr(
             f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name)
         )
-    monkeypatch.setattr(RunFolder, "note", lambda self, line: wrote.append(line))
-    folder.begin(named("quick"), manifest([0, 1]), {}, ["Recipe: quick"])
+    monkeypatch.setattr(RunDir, "note", lambda self, line: wrote.append(line))
+    folder.begin(get_recipe("quick"), manifest([0, 1]), {}, ["Recipe: quick"])
     assert wrote == ["beginning.json", "Recipe: quick", "manifest.csv", "recipe.yaml"]
 
 

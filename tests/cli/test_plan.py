@@ -17,13 +17,13 @@ from efficientnetv2.cli.plan import plan
 from efficientnetv2.cli.train import train
 from efficientnetv2.data.dataset import read
 from efficientnetv2.evaluation.plots import learning_curve
-from efficientnetv2.training.estimate import Forecast, Stage
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.timing import Rate
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.estimate import RunEstimate, StageEstimate
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.timing import LinearCost
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.workflows import estimate
 from efficientnetv2.workflows.auto_config import unprobed
 from efficientnetv2.workflows.image_cache import Foreseen
@@ -71,7 +71,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     # At its fullest: the checkpoints go when the report is there.
     place = "efficientnetv2.workflows.run_report:drop"
     killed_at(place, "train", class_folders, *words, "--out", "run", cwd=tmp_path)
-    run = RunFolder(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run", lambda line: None)
     rows = run.history()
     assert told["steps"] == rows[-1]["step"]
     assert [stage["image_px"] for stage in told["stages"]] == [32, 64]
@@ -111,7 +111,7 @@ def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
 
 
 def test_that_weights_are_not_probed_is_foretold():
-    asked = named("finetune").model_copy(update={"weights": "some.safetensors"})
+    asked = get_recipe("finetune").model_copy(update={"weights": "some.safetensors"})
     one, several = (SimpleNamespace(manifest=SimpleNamespace(separator=mark)) for mark in (None, ";"))
     assert unprobed(asked, Place(), one) == unprobed(asked, Place(probe=False), several) == []
     (said,) = unprobed(asked, Place(), several)
@@ -167,7 +167,7 @@ def test_what_train_refuses_is_refused(class_folders, tmp_path):
 
 @pytest.mark.parametrize(("device", "counted"), [("cpu", 9_000), ("cuda", 2_000)])
 def test_a_cache_in_memory_is_in_the_processors(device, counted):
-    foretold = Forecast(Length(1, 1.0), (Stage(32, 1, 1.0, 1.0, 1, 2_000),), {})
+    foretold = RunEstimate(RunLength(1, 1.0), (StageEstimate(32, 1, 1.0, 1.0, 1, 2_000),), {})
     kept = Foreseen("ram", None, None, 7_000, 0.0)
     assert estimate._as_json(foretold, kept, torch.device(device), [])["memory_bytes"] == counted
 
@@ -178,16 +178,20 @@ def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folde
     monkeypatch.setattr(estimate, "_PROBED", 1)
     pictures = read(class_folders)
     network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_px=32)
-    job = Job(named("finetune"), network, pictures, pictures, small, None, torch.device("cpu"), workers=0)
-    assert estimate._probe_s(job, SimpleNamespace(curve=Rate(1.0, 0.1))) > 2 * (1 + 4.8)
+    job = RunConfig(
+        get_recipe("finetune"), network, pictures, pictures, small, None, torch.device("cpu"), workers=0
+    )
+    assert estimate._probe_s(job, SimpleNamespace(curve=LinearCost(1.0, 0.1))) > 2 * (1 + 4.8)
 
 
 def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
     """48 pictures in steps of 8, twice: 12 rows, half of them of 32 px, and a point of the curve after each half."""
     changes = ["progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "epochs=2"]
     pictures = read(class_folders)
-    recipe = with_settings(named("quick"), changes)
-    rows = estimate._rows(Job(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0))
+    recipe = with_overrides(get_recipe("quick"), changes)
+    rows = estimate._rows(
+        RunConfig(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0)
+    )
     trained, answered = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
     assert [(row["step"], row["image_px"]) for row in trained] == [
         (step, 32 if step <= 6 else 64) for step in range(1, 13)

@@ -10,9 +10,9 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.models import hub
 from efficientnetv2.training import timing
-from efficientnetv2.training.auto_batch import Preflight
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.data_config import Source
@@ -26,7 +26,7 @@ TRAIN, PX, STEPS_PER_STAGE = 24, 48, 2
 # Three seconds each: of all recipes that a plan treats alike, one.
 EACH = {
     (recipe.progressive.stages, recipe.several_labels, recipe.schedule.kind, recipe.made_for): recipe.name
-    for recipe in map(named, reversed(RECIPES))
+    for recipe in map(get_recipe, reversed(RECIPES))
 }.values()
 
 
@@ -48,7 +48,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(timing, "_ANSWERS_S", 0.0)
     # Of a batch of 4,096, say, two groups of 8 are measured: with memory for all, it would be all of them.
     monkeypatch.setattr(timing, "_MOST_IMAGES", 16)
-    monkeypatch.setattr(Preflight, "groups_at_a_time", lambda *_, **__: ONE_AT_A_TIME)
+    monkeypatch.setattr(MemoryProbe, "groups_at_a_time", lambda *_, **__: ONE_GROUP_PER_PASS)
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
         recipe=recipe,
         model="timm:tf_efficientnet_b0" if package == "timm" else None,
         image_px=128,
-        epochs=8 * named(recipe).batch_images / (TRAIN - 6),
+        epochs=8 * get_recipe(recipe).batch_images / (TRAIN - 6),
         settings=("minival=6", "eval_px=64", "group_images=2", "precision=fp32", "compile=false"),
     )
     place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
@@ -76,7 +76,7 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
 
 @pytest.mark.parametrize("name", EACH)
 def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, capsys):
-    recipe = named(name)
+    recipe = get_recipe(name)
     stages = recipe.progressive.stages
     words = Words(
         recipe=name,
@@ -106,7 +106,7 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "Hub", lambda: nowhere)
 
 
-ONWARDS = [name for name in EACH if named(name).weights not in ("none", "auto")]
+ONWARDS = [name for name in EACH if get_recipe(name).weights not in ("none", "auto")]
 NONE_WILL_DO = "weights none foretells the same steps"
 
 

@@ -18,7 +18,7 @@ from tests.command_line import NETWORK, effnetv2
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.models import model_file
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import get_recipe
 
 pytestmark = pytest.mark.slow  # half a minute in all
 
@@ -81,7 +81,7 @@ def report_of(run: Path) -> dict[str, Any]:
 
 def kept(run: Path, name: str, *, given: set[str], px: int | None = None) -> dict[str, Any]:
     """The recipe that a run keeps: the one so named but for ``GIVEN``, ``given``, and sizes scaled to ``px``."""
-    there, own = yaml.safe_load((run / "recipe.yaml").read_text()), named(name)
+    there, own = yaml.safe_load((run / "recipe.yaml").read_text()), get_recipe(name)
     plan = own.progressive if px is None else own.progressive.with_image_px(px)
     plain = own.to_json() | {"progressive": plan.to_json()}
     rate = own.optimizer.lr * BATCH / own.batch_images
@@ -92,7 +92,7 @@ def kept(run: Path, name: str, *, given: set[str], px: int | None = None) -> dic
 
 def sizes_of(run: Path, name: str, *, px: int | None = None) -> list[int]:
     """The sizes of the steps, one after the other; each step had the regularization of its stage."""
-    plan, steps = named(name).progressive, rows(run, "train")
+    plan, steps = get_recipe(name).progressive, rows(run, "train")
     plan = plan if px is None else plan.with_image_px(px)
     for row in steps:
         setting = plan.at(row["step"] - 1, steps=len(steps)).to_json()

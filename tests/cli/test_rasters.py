@@ -17,7 +17,7 @@ from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Bands
-from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.data_config import _told as told_of_rule

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.command_line import TINY, effnetv2
 
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.run_dir import RunDir
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_run_follows_its_plan(settings, sizes, class_folders, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    run = RunFolder(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run", lambda line: None)
     rows = [row for row in run.history() if row["kind"] == "train"]
     plan = read_recipe(run.recipe_file).progressive
     assert [row["step"] for row in rows] == list(range(1, 11))

@@ -32,8 +32,8 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import Storage, url_of
 from efficientnetv2.nas.study import opened, plan_of
 from efficientnetv2.nas.trial import Outcome, StepTold, Trained
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.timer import Spread
 from efficientnetv2.workflows import search_run
@@ -516,7 +516,7 @@ def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, t
 )
 def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
     """As ``--set`` is; and with the words that the message gives, it is let through."""
-    brought = with_settings(named("proxy_small"), ["minival=0.2", setting]).to_json()
+    brought = with_overrides(get_recipe("proxy_small"), ["minival=0.2", setting]).to_json()
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(brought))
 
     def asked(*settings):

@@ -15,14 +15,14 @@ from tests.training.test_loop import SMALL
 from efficientnetv2.data.dataset import read
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.estimate import forecast
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import NoFolder, RunFolder
-from efficientnetv2.training.run_lock import refuse_occupied
-from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.training.estimate import estimate_run
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_lock import validate_new_run_dir
+from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
 from efficientnetv2.workflows.time_budget import scratch, settled_by, to_be_measured
@@ -30,12 +30,12 @@ from efficientnetv2.workflows.time_budget import scratch, settled_by, to_be_meas
 FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
 TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 # Steps at 128 px take three times as long as at 64.
-RATES = Rates(
+RATES = StepTimings(
     compile_s=0.0,
-    steps=(StepRate(64, 0.0, 0.08, 100), StepRate(128, 0.0, 0.24, 300)),
-    curve=Rate(0.0, 0.0),
-    answers=Rate(0.0, 0.0),
-    checkpoints=Rate(0.0, 0.0),
+    steps=(StepTiming(64, 0.0, 0.08, 100), StepTiming(128, 0.0, 0.24, 300)),
+    curve=LinearCost(0.0, 0.0),
+    answers=LinearCost(0.0, 0.0),
+    checkpoints=LinearCost(0.0, 0.0),
     checkpoint_bytes=1,
     model_s=0.0,
     model_bytes=1,
@@ -43,8 +43,8 @@ RATES = Rates(
 
 
 def recipe(*settings):
-    return with_settings(
-        named("quick"), [TWO_SIZES, "batch_images=8", "epochs=20", "compile=false", *settings]
+    return with_overrides(
+        get_recipe("quick"), [TWO_SIZES, "batch_images=8", "epochs=20", "compile=false", *settings]
     )
 
 
@@ -54,13 +54,13 @@ def settled(class_folders, tmp_path):
     pictures = read(class_folders)
 
     def settle(one, minutes=None):
-        job = Job(
+        job = RunConfig(
             recipe=one,
             network=create(SMALL, num_classes=3),
             train=pictures,
             val=pictures,
             preprocessing=Preprocessing(image_px=64),
-            folder=NoFolder(tmp_path / "run"),
+            folder=NullRunDir(tmp_path / "run"),
             device=torch.device("cpu"),
             workers=0,
         )
@@ -70,7 +70,7 @@ def settled(class_folders, tmp_path):
 
 
 def stages(one):
-    return forecast(one, RATES, images=48, val_images=0).stages
+    return estimate_run(one, RATES, images=48, val_images=0).stages
 
 
 def test_equal_shares_of_the_time(settled):
@@ -130,7 +130,7 @@ def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeyp
     with scratch(run) as folder:
         assert folder.parent == run
         (folder / "model.safetensors").write_text("")
-        refuse_occupied(run)  # as if it had been left by a kill
+        validate_new_run_dir(run)  # as if it had been left by a kill
         remove_partial(run)
         assert not list(run.iterdir())
     monkeypatch.setattr("tempfile.mkdtemp", closed)
@@ -163,7 +163,7 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stage lengths: " in done.stdout
-    run = RunFolder(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run", lambda line: None)
     kept = read_recipe(run.recipe_file)
     small, large = kept.progressive.shares
     assert small > large, "steps at 32 px are shorter than those at 256"

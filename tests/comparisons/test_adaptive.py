@@ -14,13 +14,13 @@ from benchmarks.paper.table import Table
 from benchmarks.regimes import REGIMES
 from tests.messages import mentions
 
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.workflows.data_config import Source
 
 
 def recipe(order, kind, strength="strong"):
-    return with_settings(named("quick"), cell(order, kind, "run", strength, REGIME, 60, "cpu").settings)
+    return with_overrides(get_recipe("quick"), cell(order, kind, "run", strength, REGIME, 60, "cpu").settings)
 
 
 @pytest.mark.parametrize("order", [GROWING, RANDOM])
@@ -57,7 +57,7 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setattr(regimes, "write_pictures", lambda file, *parts: learns.append(parts[1:]) or file)
 
     def found(runs, cell, seed):
-        made = with_settings(named("quick"), cell.settings).progressive
+        made = with_overrides(get_recipe("quick"), cell.settings).progressive
         grows = made.stage(0).randaugment != made.last.randaugment
         asked.append((made.order, grows, made.last.randaugment, seed, runs.source.data))
         best = 10 if grows else 5

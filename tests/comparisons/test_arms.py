@@ -18,8 +18,8 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import read
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source
 
@@ -127,7 +127,7 @@ def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypat
     kept = json.loads(json.dumps(runs.config(cell)))
     del kept["says"]["optimizer"]["lr"]
     runs.refuse_another(cell, kept, tmp_path)
-    changed = with_settings(named("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
+    changed = with_overrides(get_recipe("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
     monkeypatch.setattr("benchmarks.paper.runs.named", lambda name: changed)
     with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
         runs.refuse_another(cell, kept, tmp_path)

@@ -61,7 +61,7 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
         assert done.returncode == 0, done.stderr
 
     monkeypatch.setattr(default_train, "train", train)
-    monkeypatch.setattr(default_train, "starts", lambda model: default_train_starts())
+    monkeypatch.setattr(default_train, "weights_candidates", lambda model: default_train_starts())
     line = ["default_train", f"tiny={class_folders}", "--out", str(results), "--record"]
     monkeypatch.setattr(sys, "argv", line)
     default_train.main()
@@ -155,6 +155,6 @@ def test_a_probe_of_few_pictures_is_called_so_where_the_record_knows_it():
 
 def default_train_starts():
     """No weights at hand, whatever this checkout ships."""
-    from efficientnetv2.training.initial_weights import Found
+    from efficientnetv2.training.initial_weights import WeightsCandidate
 
-    return (Found("none", "Weights: none."),)
+    return (WeightsCandidate("none", "Weights: none."),)

@@ -22,8 +22,8 @@ from tests.messages import mentioning
 from efficientnetv2 import create
 from efficientnetv2.architectures import io
 from efficientnetv2.models import model_file
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def results(tmp_path, monkeypatch):
 def test_every_way_of_balancing_is_a_recipe():
     for balance in (*BALANCED, *BALANCING):
         for size in (land_cover_runs.SMALL, land_cover_runs.FULL):
-            with_settings(named("finetune"), [*land_cover_runs.ALWAYS, *size, *balance.split()])
+            with_overrides(get_recipe("finetune"), [*land_cover_runs.ALWAYS, *size, *balance.split()])
     scratch = [*land_cover_runs.SMALL, *land_cover.FROM_SCRATCH, *land_cover.HARDLY_VALIDATED]
-    with_settings(named("quick"), [*land_cover_runs.ALWAYS, *scratch])
+    with_overrides(get_recipe("quick"), [*land_cover_runs.ALWAYS, *scratch])
 
 
 def test_of_a_report_the_majority_is_worked_out():

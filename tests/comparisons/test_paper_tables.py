@@ -21,8 +21,8 @@ from torch import nn
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.data.builtin_datasets import NotAtHandError
 from efficientnetv2.progressive import presets
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.overrides import begin_recipe
@@ -229,7 +229,7 @@ def test_the_page_gives_table_13s_cells_as_commands(begun, tmp_path):
         settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
         recipe, folder = (words[words.index(option) + 1] for option in ("--recipe", "--out"))
         if "_" in folder:
-            shown[folder] = with_settings(named(recipe), settings)
+            shown[folder] = with_overrides(get_recipe(recipe), settings)
     made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
     assert len(shown) == len(begun) == 4
     for recipe, _ in begun:

@@ -16,8 +16,8 @@ from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choi
 from benchmarks.regimes import regularized
 from tests.messages import mentions
 
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.workflows.data_config import Source
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ CHOICE = Choice("strong", 1e-3)
 
 
 def recipe(arm, choice=CHOICE, regime=REGIMES["paper"], epochs=60.0):
-    return with_settings(named("quick"), cell(arm, "run", choice, regime, epochs).settings)
+    return with_overrides(get_recipe("quick"), cell(arm, "run", choice, regime, epochs).settings)
 
 
 def test_progressive_goes_from_64_to_128_px_and_from_a_third_of_the_regularization_to_all():
@@ -63,7 +63,7 @@ def runs(tmp_path, monkeypatch):
     asked, lrs, written = [], {}, []
 
     def found(runs, cell, seed):
-        made = with_settings(named("quick"), cell.settings)
+        made = with_overrides(get_recipe("quick"), cell.settings)
         quicker = 0.5 if cell.row == PROGRESSIVE else 1.0
         asked.append((cell.row, seed, made.epochs, runs.source.data))
         lrs.setdefault(cell.row, set()).add(made.optimizer.lr)
@@ -102,7 +102,7 @@ def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monk
 
     def found(runs, cell, seed):
         row = anew(runs, cell, seed)
-        made = with_settings(named("quick"), cell.settings).progressive.shares
+        made = with_overrides(get_recipe("quick"), cell.settings).progressive.shares
         return row | {"top1": row["top1"] - lost.get(made, 0)}
 
     monkeypatch.setattr(progressive, "measured", found)
@@ -146,8 +146,8 @@ def test_longer_first_stages_and_the_batch_are_settings_of_the_run():
 def test_what_stands_still_is_tried_with_what_a_growing_one_comes_to_on_average():
     """Over four stages a ramp from a third stands at 1/3, 5/9, 7/9 and 1 of its end: two thirds on average."""
     growing = [*regularized("light", growing=True), "progressive.image_px=64", "progressive.stages=4"]
-    plan = with_settings(named("quick"), growing).progressive
-    slight = with_settings(named("quick"), regularized("slight", growing=False)).progressive.last
+    plan = with_overrides(get_recipe("quick"), growing).progressive
+    slight = with_overrides(get_recipe("quick"), regularized("slight", growing=False)).progressive.last
     means = [
         statistics.fmean(getattr(plan.stage(index), name) for index in range(4))
         for name in ("randaugment", "dropout")

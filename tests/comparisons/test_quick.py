@@ -14,16 +14,16 @@ from benchmarks.quick import FIXED, GROWING, arms, asked, claims
 from tests.command_line import TINY
 from tests.messages import mentions
 
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.workflows.data_config import Source
 
 
 def test_both_ways_are_the_recipe_as_it_comes_but_for_the_sizes():
-    made = {way: with_settings(named("quick"), cell.settings) for way, cell in arms(10).items()}
+    made = {way: with_overrides(get_recipe("quick"), cell.settings) for way, cell in arms(10).items()}
     assert [made[GROWING].progressive.stage(number).image_px for number in range(4)] == [64, 96, 96, 128]
     assert made[FIXED].progressive.stage(0) == made[FIXED].progressive.last == made[GROWING].progressive.last
-    own = named("quick")
+    own = get_recipe("quick")
     assert made[GROWING] == own.model_copy(update={"epochs": 10.0})
     one_stage = replace(own.progressive, stages=1)
     assert made[FIXED] == own.model_copy(update={"epochs": 10.0, "progressive": one_stage})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks import recipe_page
 from benchmarks.recipe_page import PAGE
 
-from efficientnetv2.training.recipe_fields import every_field
+from efficientnetv2.training.recipe_fields import all_fields
 
 
 def test_the_page_is_the_one_that_the_classes_give():
@@ -19,8 +19,8 @@ def test_every_field_has_a_row_with_its_meaning():
         for line in recipe_page.text().splitlines()
         if line.startswith("| `")
     }
-    assert list(rows) == [field.name for field in every_field()]
-    for field in every_field():
+    assert list(rows) == [field.name for field in all_fields()]
+    for field in all_fields():
         assert rows[field.name].endswith(f" | {field.meaning} |")
         assert rows[field.name].count(" | ") == 5
 

@@ -28,11 +28,12 @@ from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import Proxy
 from efficientnetv2.nas.trial import Failed, Outcome
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import get_recipe
 
 # Of no pictures: what tries a network is replaced where this is used.
 PROXY = Proxy(
-    named("proxy_small"), (search_trials.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0, Path(), Path()
+    get_recipe("proxy_small"), (search_trials.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0,
+    Path(), Path(),
 )  # fmt: skip
 
 

@@ -16,18 +16,18 @@ from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.predictions import write_answers
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.workflows.data_config import Source
 
 
 def recipe(arm, px=96, epochs=3):
-    return with_settings(named(arm), arms(px, epochs)[arm].settings)
+    return with_overrides(get_recipe(arm), arms(px, epochs)[arm].settings)
 
 
 def test_the_papers_recipe_keeps_all_but_size_length_and_batch():
     """Rate 0.001 for 512 pictures, so 0.000125 for 64; no weight decay, cosine, cutout as it is."""
-    cut, whole = recipe(PAPER), named(PAPER)
+    cut, whole = recipe(PAPER), get_recipe(PAPER)
     assert cut.optimizer.lr == pytest.approx(0.001 / 8)
     assert cut.optimizer.model_copy(update={"lr": whole.optimizer.lr}) == whole.optimizer
     assert cut.schedule == whole.schedule

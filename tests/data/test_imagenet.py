@@ -16,7 +16,7 @@ from tests.messages import each_mentions, mentioning, mentions
 from efficientnetv2.data.dataset import Manifest, read
 from efficientnetv2.data.imagenet import compare
 from efficientnetv2.data.validate import check
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import prepare
@@ -163,8 +163,8 @@ def test_other_sets_of_wordnets_are_no_imagenet21k():
 
 def test_the_recipes_for_imagenet_say_so():
     """Those for pictures of one's own, and for other sets, take any."""
-    named_so = {name for name in RECIPES if named(name).made_for == "imagenet1k"}
-    others = {name for name in RECIPES if named(name).made_for is None}
+    named_so = {name for name in RECIPES if get_recipe(name).made_for == "imagenet1k"}
+    others = {name for name in RECIPES if get_recipe(name).made_for is None}
     assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_s_paper"} <= named_so
     assert {"resnet50_224_progressive"} <= named_so
     assert {"quick", "finetune", "transfer_paper", "transfer_released"} <= others

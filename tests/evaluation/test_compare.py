@@ -15,7 +15,7 @@ from efficientnetv2.cli.compare import compare
 from efficientnetv2.evaluation.compare import FinishedRun, gain, unpaired
 from efficientnetv2.evaluation.predictions import over
 from efficientnetv2.metrics.confidence_intervals import wilson
-from efficientnetv2.training.run_lock import held
+from efficientnetv2.training.run_lock import lock_run_dir
 from efficientnetv2.utils.errors import InputError
 
 
@@ -242,7 +242,7 @@ def test_of_figures_that_are_optimistic_by_their_report_it_is_said_that_they_are
 
 def test_a_run_that_is_under_way_is_not_called_stopped(tmp_path):
     with (
-        held(tmp_path),
+        lock_run_dir(tmp_path),
         pytest.raises(InputError, match=mentioning("report.json")) as said,
     ):
         FinishedRun.read(tmp_path, "here")

@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.training import checkpoint
-from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval_runs import preprocessing_of_first, told_of
 from efficientnetv2.workflows.linear_probe import known_of_run
@@ -114,16 +114,16 @@ def test_a_checkpoint_of_something_else_is_passed_over_for_the_one_before_it(sto
 def test_whatever_a_checkpoint_holds_that_does_not_fit_is_set_aside(content, tmp_path):
     checkpoint.save(tmp_path, {"step": 1}, 1)
     torch.save(content, tmp_path / "step_00000002.pt")
-    kept, damaged = checkpoint.load_newest(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
+    kept, damaged = checkpoint.load_latest(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
     assert kept == {"step": 1}
     assert len(damaged) == 1
-    assert checkpoint.steps_saved(tmp_path) == [1]
+    assert checkpoint.saved_steps(tmp_path) == [1]
 
 
 def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):
     row = {"kind": "train", "step": 1, "epoch": 0.5}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"kind": "tr')
-    folder = RunFolder(tmp_path, lambda line: None)
+    folder = RunDir(tmp_path, lambda line: None)
     folder.set_aside_damaged()
     assert folder.history() == [row]
     assert not (tmp_path / "metrics.jsonl.damaged").exists()

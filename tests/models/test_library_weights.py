@@ -20,9 +20,9 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.models import download, hub
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.library_weights import timm_file, torchvision_file
-from efficientnetv2.training.initial_weights import load_weights, start
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.initial_weights import build_initial_model, load_weights
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 
 timm = pytest.importorskip("timm")
@@ -106,9 +106,10 @@ def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_g
         ("pit_ti_distilled_224.in1k", distilled, 224),
     ):
         server.files[f"timm/{word}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
-        recipe = with_settings(named("quick"), [f"weights=timm:{word}"])
+        recipe = with_overrides(get_recipe("quick"), [f"weights=timm:{word}"])
         begun = [
-            start(recipe, class_names=("a", "b", "c"), device=torch.device("cpu")).network for _ in range(2)
+            build_initial_model(recipe, class_names=("a", "b", "c"), device=torch.device("cpu")).network
+            for _ in range(2)
         ]
         pictures = torch.randn(2, 3, px, px)
         with torch.inference_mode():

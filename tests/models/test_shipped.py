@@ -14,7 +14,7 @@ from tests.messages import mentions
 
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.models import model_file, safetensors_io
-from efficientnetv2.training.initial_weights import better_weights, starts
+from efficientnetv2.training.initial_weights import better_weights, weights_candidates
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples/weights/efficientnetv2_b0.safetensors"
@@ -65,11 +65,11 @@ def test_no_wheel_holds_it():
 
 def test_without_a_network_it_is_what_auto_begins_with():
     """Beside starting from scratch, with which ``workflows.weights_selection`` compares it."""
-    first, *others = starts("efficientnetv2_b0")
+    first, *others = weights_candidates("efficientnetv2_b0")
     assert Path(first.word).samefile(FILE)
     assert mentions(first.note, "efficientnetv2_b0.in1k", "cache")
     assert [one.word for one in others] == ["none"]
-    assert [one.word for one in starts("efficientnetv2_b1")] == ["none"]
+    assert [one.word for one in weights_candidates("efficientnetv2_b1")] == ["none"]
 
 
 def test_imagenet_weights_promise_more_than_these_and_than_none(tmp_path):

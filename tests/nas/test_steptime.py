@@ -18,13 +18,13 @@ from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused
 from efficientnetv2.models.layers import BatchNorm2d
 from efficientnetv2.nas import latency
 from efficientnetv2.nas.latency import Bench, Pace, StepTimes, fewest_steps, measure, part_names
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 
 CPU = torch.device("cpu")
 UNCLIPPED = ["optimizer.clip_norm=null"]
-RECIPE = with_settings(named("quick"), SETTINGS)
+RECIPE = with_overrides(get_recipe("quick"), SETTINGS)
 
 
 def rates(optimizer: torch.optim.Optimizer) -> set[float]:
@@ -68,7 +68,7 @@ def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: clips.append(1) or clip(*given))
     hook = register_optimizer_step_post_hook(lambda optimizer, *given: updates.append(rates(optimizer)))
     try:
-        measure(TINY, RECIPE if clipped else with_settings(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
+        measure(TINY, RECIPE if clipped else with_overrides(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
     finally:
         hook.remove()
     assert len(clips) == len(updates) * clipped
@@ -179,7 +179,7 @@ def test_the_middle_one_of_several_times_counts(tmp_path):
 )
 def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
     times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
-    other = with_settings(RECIPE, [change])
+    other = with_overrides(RECIPE, [change])
     assert times(tmp_path, other).foretold(TINY) is None
 
 
@@ -207,15 +207,15 @@ def test_a_damaged_file_counts_as_empty(damage, tmp_path):
 
 
 def test_a_step_of_several_groups_takes_as_many_passes():
-    halves = with_settings(RECIPE, ["batch_images=64", "group_images=8"])
-    one = with_settings(RECIPE, ["batch_images=8"])
+    halves = with_overrides(RECIPE, ["batch_images=64", "group_images=8"])
+    one = with_overrides(RECIPE, ["batch_images=8"])
     eight, single = (measure(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
     assert 3 < eight.whole.median / single.whole.median < 24
 
 
 def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
     """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
-    seven = with_settings(RECIPE, ["batch_images=28", "group_images=4"])
+    seven = with_overrides(RECIPE, ["batch_images=28", "group_images=4"])
     bench = Bench.of(TINY, seven, 3, CPU, 3)
     stem = bench.state.network.stem
     seen: list[tuple[int, int]] = []

@@ -16,11 +16,11 @@ from efficientnetv2.nas.samplers import suggest
 from efficientnetv2.nas.space import other_version
 from efficientnetv2.nas.storage import Ledger, Storage, optuna
 from efficientnetv2.nas.study import Plan, Wanted, create, opened, plan_of, refuse_other
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 
-RECIPE = with_settings(named("proxy_small"), ["precision=fp32"])
+RECIPE = with_overrides(get_recipe("proxy_small"), ["precision=fp32"])
 PLAN = Plan(
     space=SPACE,
     reward=Reward(),

@@ -37,12 +37,12 @@ from efficientnetv2.nas.trial import (
     measurement,
     try_out,
 )
-from efficientnetv2.training.auto_batch import Preflight
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_dir import NoFolder
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.timer import Quiet, Spread
@@ -83,7 +83,7 @@ def split(folder: Path) -> Manifest:
 def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...] = (0,)) -> Proxy:
     manifest = split(folder)
     return Proxy(
-        recipe=with_settings(named("quick"), [*SETTINGS, *settings]),
+        recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings]),
         seeds=seeds,
         train=manifest.subset("train"),
         choosing=manifest.subset("minival"),
@@ -317,7 +317,7 @@ def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
     proxy = Proxy(
-        named("quick"),
+        get_recipe("quick"),
         (0,),
         SimpleNamespace(),
         SimpleNamespace(),
@@ -353,10 +353,10 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
 
     def settled(recipe, *, memory_gib, **more):
         limits.append(memory_gib)
-        two = GroupsAtATime({32: 2})
+        two = MicrobatchPlan({32: 2})
         return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // 2}), at_a_time=two)
 
-    monkeypatch.setattr(child, "settle", settled)
+    monkeypatch.setattr(child, "resolve_recipe", settled)
     halved = child.grouped(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
     timed: list[tuple[Recipe, int]] = []
 
@@ -387,11 +387,11 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
         fitting = 1 if recipe.model == other else 4
         own = recipe.group_images or batch // fitting
         return SimpleNamespace(
-            recipe=recipe.model_copy(update={"group_images": own}), at_a_time=ONE_AT_A_TIME
+            recipe=recipe.model_copy(update={"group_images": own}), at_a_time=ONE_GROUP_PER_PASS
         )
 
     timed = []
-    monkeypatch.setattr(child, "settle", settled)
+    monkeypatch.setattr(child, "resolve_recipe", settled)
     monkeypatch.setattr(child, "measure", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
     for name in ("die_with_parent", "_write_into", "_job"):
         monkeypatch.setattr(child, name, lambda *given: None)
@@ -407,7 +407,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
 def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
     """Of a larger network than the backbone: it has failed, and the search goes on."""
     proxy = proxy_of(class_folders, tmp_path, "group_images=8")
-    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     with pytest.raises(MemoryShortError, match=mentioning("group_images", "8", "4")):
         child.grouped(TINY, proxy, torch.device("cpu"))
 
@@ -416,7 +416,7 @@ def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folder
     """It did fit when the search began: the network that is tried is not to blame."""
     proxy = proxy_of(class_folders, tmp_path, "group_images=8")
     proxy = replace(proxy, threads=None, pace=Pace(TINY, proxy.recipe, 0.1))
-    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
         monkeypatch.setattr(child, name, lambda *given: None)
     told = []
@@ -432,10 +432,10 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     """Were it looked at before every run, one that has become less would make the network one that does not fit."""
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
     cpu = torch.device("cpu")
-    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     once = child.grouped(TINY, proxy, cpu)
-    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 1)
-    first, second = (child._job(TINY, once, seed, cpu, NoFolder(tmp_path)) for seed in proxy.seeds)
+    monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 1)
+    first, second = (child._job(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
     assert [one.recipe.group_images for one in (first, second)] == [4, 4]
     assert [one.recipe.seed for one in (first, second)] == [0, 1]
     assert first.at_a_time == once.at_a_time
@@ -472,7 +472,9 @@ def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monk
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
     nothing = SimpleNamespace()
-    proxy = Proxy(named("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet")
+    proxy = Proxy(
+        get_recipe("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet"
+    )
     told = []
     child.tried(
         SimpleNamespace(send=told.append),

@@ -13,10 +13,10 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.loop import train
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils.rng import Key
 
 LABELS = np.arange(16) % 2
@@ -41,18 +41,18 @@ def own():
 
 def run(network, group_images):
     """Four steps of two groups or one; the network that would be kept."""
-    plain = named("quick").to_json() | {
+    plain = get_recipe("quick").to_json() | {
         "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_images": 8, "group_images": group_images,
         "precision": "fp32", "compile": False,
     }  # fmt: skip
-    recipe = checked(plain, where="test")
-    state = begin(network, recipe)
-    steps = train(
+    recipe = validate_recipe(plain, where="test")
+    state = init_state(network, recipe)
+    steps = train_steps(
         state,
         map(noise, Sampler(LABELS, PLAN, 4, 8, group_images, None, Key.of(0))),
         recipe=recipe,
         preprocessing=network.preprocessing,
-        length=Length(4, steps_per_epoch=2),
+        length=RunLength(4, steps_per_epoch=2),
         num_classes=2,
         key=Key.of(0),
         device=torch.device("cpu"),

@@ -16,8 +16,8 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import Foreign
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.training import auto_batch as room
-from efficientnetv2.training.auto_batch import Preflight, largest
-from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.auto_batch import MemoryProbe, largest
+from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB, in_use_bytes
@@ -74,7 +74,7 @@ def network():
 
 def preflight(net=None, *, limit_gib=None, **changes):
     recipe = recipe_of(PLAN, **({"batch_images": 32, "group_images": 4} | changes))
-    return Preflight(recipe, net or network(), num_classes=3, device=CPU, limit_gib=limit_gib)
+    return MemoryProbe(recipe, net or network(), num_classes=3, device=CPU, limit_gib=limit_gib)
 
 
 def test_a_trial_leaves_no_trace():
@@ -118,18 +118,18 @@ def test_small_pictures_run_more_groups_at_a_time_than_large_ones(monkeypatch):
     tries.room = int(tries.counted(64) * 4 * 6)
     each = {px: tries.counted(px) for px in (32, 64)}
     monkeypatch.setattr(
-        Preflight,
+        MemoryProbe,
         "trial",
         lambda self, setting, *, group_images, groups: each[setting.image_px] * group_images * groups,
     )
     settings = [PLAN.stage(0), PLAN.stage(1)]
-    assert tries.groups_at_a_time(settings, group_images=4) == GroupsAtATime({32: 8, 64: 4})
+    assert tries.groups_at_a_time(settings, group_images=4) == MicrobatchPlan({32: 8, 64: 4})
 
 
 def test_groups_of_other_networks_run_one_after_another():
     inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     tries = preflight(Foreign(inner.append(torch.nn.Linear(8, 3))))
-    assert tries.groups_at_a_time([PLAN.last], group_images=4) == GroupsAtATime({64: 1})
+    assert tries.groups_at_a_time([PLAN.last], group_images=4) == MicrobatchPlan({64: 1})
 
 
 def test_a_stated_limit_counts_what_is_taken_already():
@@ -158,8 +158,8 @@ def test_whether_the_limit_or_the_machine_leaves_less_is_known():
 
 
 def test_what_was_tried_is_remembered(monkeypatch):
-    monkeypatch.setattr(Preflight, "trial", lambda self, setting, *, group_images: 100 * group_images)
-    monkeypatch.setattr(Preflight, "counted", lambda self, px: 50)
+    monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, group_images: 100 * group_images)
+    monkeypatch.setattr(MemoryProbe, "counted", lambda self, px: 50)
     tries = preflight()
     tries.room = 250
     assert tries.largest_group(PLAN.last, among=[1, 2, 4, 8]) == 2
@@ -179,8 +179,8 @@ def test_processes_on_one_machine_share_its_memory_and_the_groups(monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: 12 * GIB // sharing)
     recipe = recipe_of(PLAN, batch_images=32, group_images=4)
     world = World(rank=0, size=3, local_rank=0, local_size=3)
-    tries = Preflight(recipe, network(), num_classes=3, device=CPU, limit_gib=None, world=world)
+    tries = MemoryProbe(recipe, network(), num_classes=3, device=CPU, limit_gib=None, world=world)
     assert tries.room == pytest.approx(4 * GIB * 0.9, rel=0.01)
-    assert tries.groups_at_a_time([PLAN.last], group_images=4) == GroupsAtATime({64: 3}), (
+    assert tries.groups_at_a_time([PLAN.last], group_images=4) == MicrobatchPlan({64: 3}), (
         "8 groups: 3, 3 and 2"
     )

@@ -19,15 +19,15 @@ from efficientnetv2.progressive.schedule import Ramp, Setting
 from efficientnetv2.training import auto_batch as preflight
 from efficientnetv2.training import auto_config as settle_room
 from efficientnetv2.training import initial_weights
-from efficientnetv2.training.auto_batch import Preflight
-from efficientnetv2.training.auto_config import fit_into_memory, settle
-from efficientnetv2.training.image_sizes import least_group
-from efficientnetv2.training.initial_weights import build
-from efficientnetv2.training.microbatch import GroupsAtATime
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.auto_config import fit_into_memory, resolve_recipe
+from efficientnetv2.training.image_sizes import smallest_group
+from efficientnetv2.training.initial_weights import build_model
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.mixup import mix
-from efficientnetv2.utils.distributed import ALONE
+from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB
 from efficientnetv2.utils.rng import Key
@@ -39,8 +39,8 @@ CLASSES = ("cat", "dog")
 def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
     # Speed is chosen by measuring, in test_speed.
     settings = ["precision=fp32", "compile=off", *settings]
-    recipe = with_settings(named(recipe), settings)
-    return settle(
+    recipe = with_overrides(get_recipe(recipe), settings)
+    return resolve_recipe(
         recipe,
         images=images,
         class_names=CLASSES,
@@ -70,9 +70,9 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     assert any("efficientnetv2_b0" in note for note in result.notes)
     assert any("128 px" in note for note in result.notes)
     assert any("Precision: " in note for note in result.notes)
-    assert settle(result.recipe, images=32, class_names=CLASSES, device=CPU).recipe == result.recipe, (
-        "settling again changes nothing"
-    )
+    assert (
+        resolve_recipe(result.recipe, images=32, class_names=CLASSES, device=CPU).recipe == result.recipe
+    ), "settling again changes nothing"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def room_for(monkeypatch):
             tried.append(group_images * groups)
             return group_images * groups * GIB
 
-        monkeypatch.setattr(Preflight, "trial", trial)
+        monkeypatch.setattr(MemoryProbe, "trial", trial)
         return tried
 
     return give
@@ -149,13 +149,13 @@ def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
 def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
     """Looked at once more when the precision is known, 16 pictures do not fit any more; nobody has asked for 16."""
     room_for(17)
-    real = Preflight.settled
+    real = MemoryProbe.settled
 
     def later(self, recipe):
         room_for(13)
         return real(self, recipe)
 
-    monkeypatch.setattr(Preflight, "settled", later)
+    monkeypatch.setattr(MemoryProbe, "settled", later)
     result = settled("batch_images=32")
     assert result.recipe.group_images == 8
     assert mentions(result.notes, "8", "32", "batch-norm")
@@ -166,8 +166,8 @@ def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, mon
 
 def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
     recipe = settled("batch_images=32", "group_images=16").recipe
-    network = build(recipe, recipe.model, num_classes=2)
-    told = {"num_classes": 2, "device": CPU, "memory_gib": None, "world": ALONE}
+    network = build_model(recipe, recipe.model, num_classes=2)
+    told = {"num_classes": 2, "device": CPU, "memory_gib": None, "world": SINGLE_PROCESS}
     room_for(13)
     with pytest.raises(InputError, match=mentioning("8", "memory")):
         fit_into_memory(recipe, network, **told)
@@ -206,7 +206,7 @@ def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
 
 def test_memory_that_ran_out_in_the_trial_is_told_so(room_for, monkeypatch):
     room_for(0.4)
-    monkeypatch.setattr(Preflight, "trial", lambda self, setting, *, group_images, groups=1: None)
+    monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, group_images, groups=1: None)
     with pytest.raises(InputError, match=mentioning("1", "memory")):
         settled()
 
@@ -246,7 +246,7 @@ def test_one_picture_of_32_px_has_no_batch_norm():
 def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, least):
     small = ("progressive.image_px=32", "progressive.stages=1", f"frozen_statistics={kept}")
     looked_at = SimpleNamespace(network=create("efficientnetv2_b0", num_classes=2))
-    assert least_group(with_settings(named("finetune"), small), looked_at)[0] == least
+    assert smallest_group(with_overrides(get_recipe("finetune"), small), looked_at)[0] == least
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_size_below_the_stride_is_refused_though_it_would_be_rounded_to_one_ab
 
 def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
     """Half of 32 px would be refused, but nobody has asked for 16: all of the run is at 32 px."""
-    recipe = named("quick")
+    recipe = get_recipe("quick")
     plan = recipe.progressive.with_image_px(32)
     assert plan.px_multiple == 32
     assert plan.image_px == Ramp(32, 32)
@@ -438,7 +438,7 @@ def test_quick_with_weights_is_told_of_finetune(tmp_path):
     )
     notes = settled(f"weights={tmp_path / 'given.safetensors'}").notes
     assert any(mentions(note, "ten times", "finetune") for note in notes)
-    rates = [named(name).optimizer.lr for name in ("quick", "finetune")]
+    rates = [get_recipe(name).optimizer.lr for name in ("quick", "finetune")]
     assert rates[0] == pytest.approx(10 * rates[1])
 
 
@@ -446,10 +446,10 @@ def test_quick_with_weights_is_told_of_finetune(tmp_path):
     ("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)]
 )
 def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
-    recipe = with_settings(named("quick"), [f"batch_images={batch}", "group_images=8"])
+    recipe = with_overrides(get_recipe("quick"), [f"batch_images={batch}", "group_images=8"])
     preflight = SimpleNamespace(
         device=torch.device(device),
-        groups_at_a_time=lambda settings, group_images: GroupsAtATime(),
+        groups_at_a_time=lambda settings, group_images: MicrobatchPlan(),
     )
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(settle_room, "_settled_group", lambda *given, **how: 8)
@@ -471,9 +471,9 @@ def test_minutes_decide_whether_every_stage_gets_a_step():
 @pytest.mark.parametrize(("training_s", "last_px"), [(None, 128), (1000.0, 128), (300.0, 96), (1.0, 64)])
 def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last_px, monkeypatch):
     """An image of 128 px takes 1 s, and 300 s are enough for 3 epochs of 200 images at up to 96 px."""
-    monkeypatch.setattr(settle_room, "image_s", lambda *given: 1.0)
-    recipe = with_settings(named("quick"), ["precision=fp32", "compile=off"])
-    found = settle(
+    monkeypatch.setattr(settle_room, "seconds_per_image", lambda *given: 1.0)
+    recipe = with_overrides(get_recipe("quick"), ["precision=fp32", "compile=off"])
+    found = resolve_recipe(
         recipe,
         images=200,
         class_names=CLASSES,
@@ -493,7 +493,7 @@ def test_the_pooling_of_the_weights_is_settled(tmp_path):
     model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
     found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
     assert found.pooling == "mean+centre"
-    assert build(found, found.model, num_classes=2).embed_dim == 2 * 1280
+    assert build_model(found, found.model, num_classes=2).embed_dim == 2 * 1280
     assert (
         settled(f"weights={tmp_path / 'wide.safetensors'}", "pooling=mean", recipe="finetune").recipe.pooling
         == "mean"

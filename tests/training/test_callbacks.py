@@ -20,15 +20,15 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import callbacks, schedule_points
 from efficientnetv2.training import checkpoint as resume
-from efficientnetv2.training.callbacks import Books
-from efficientnetv2.training.loop import StepDone
-from efficientnetv2.training.metrics_log import input_wait_share
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.train_state import begin
+from efficientnetv2.training.callbacks import TrainingCallbacks
+from efficientnetv2.training.loop import StepOutput
+from efficientnetv2.training.metrics_log import data_wait_fraction
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 
@@ -40,8 +40,8 @@ def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
         {"kind": "val", "top1": 0.5},
         {"kind": "train", "train_s": 8.0, "waited_s": 1.0},
     ]
-    assert input_wait_share(rows) == pytest.approx(0.2)
-    assert input_wait_share([]) is None
+    assert data_wait_fraction(rows) == pytest.approx(0.2)
+    assert data_wait_fraction([]) is None
 
 
 SETTINGS = (
@@ -63,13 +63,15 @@ def job(class_folders, tmp_path):
 
     def of(name, *settings, minival=False, strict=False):
         torch.manual_seed(0)
-        return Job(
-            recipe=with_settings(named("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]),
+        return RunConfig(
+            recipe=with_overrides(
+                get_recipe("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]
+            ),
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
-            folder=RunFolder(tmp_path / name, lambda line: None),
+            folder=RunDir(tmp_path / name, lambda line: None),
             device=torch.device("cpu"),
             workers=0,
             strict=strict,
@@ -97,7 +99,7 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
     one = job("run", "validate_images=9")
     asked = []
 
-    class Watching(Job):
+    class Watching(RunConfig):
         def look(self, state, part, **words):
             asked.append((state.step, np.bincount(part.labels).tolist()))
             return super().look(state, part, **words)
@@ -145,7 +147,7 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
         InputError, match=rf"{asked} of the {asked} images .* Bring them back, then go on with --resume"
     ):
         run(one, resumed=False, watch=outage)
-    assert resume.steps_saved(one.folder.checkpoints) == [6]
+    assert resume.saved_steps(one.folder.checkpoints) == [6]
     again = job("run", minival=minival)
     with pytest.raises(InputError, match="Bring them back"):
         run(again, resumed=True, watch=Nobody())
@@ -172,7 +174,7 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
     outage = Gone()
     with pytest.raises(InputError, match=mentioning("--resume")):
         run(one, resumed=False, watch=outage)
-    (step,) = resume.steps_saved(one.folder.checkpoints)
+    (step,) = resume.saved_steps(one.folder.checkpoints)
     assert step >= 4
     outage.back()
     again = job("run", strict=strict)
@@ -202,7 +204,7 @@ def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job)
     """2 of 24 do not decode when the first validation reads them: damaged within, or gone."""
     said = []
     one = job("run")
-    one = replace(one, folder=RunFolder(one.folder.path, said.append))
+    one = replace(one, folder=RunDir(one.folder.path, said.append))
     gone(one, 1)
     whole = Path(one.val.file(1)).read_bytes()
     Path(one.val.file(1)).write_bytes(whole[:300])
@@ -240,7 +242,7 @@ def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
     with pytest.raises(KeyboardInterrupt):
         run(one, resumed=False, watch=Nobody())
     assert len(looked) == 1
-    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    assert resume.saved_steps(one.folder.checkpoints) == [3]
     assert all(row["kind"] == "train" for row in one.folder.history())
     again = job("run", minival=minival)
     found = run(again, resumed=True, watch=Nobody())
@@ -259,7 +261,7 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
     one.network.register_forward_pre_hook(no_memory)
     with pytest.raises(MemoryShortError, match=mentioning("48", "CUDA", "out of memory")):
         run(one, resumed=False, watch=Nobody())
-    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    assert resume.saved_steps(one.folder.checkpoints) == [3]
     again = run(job("run"), resumed=True, watch=Nobody())
     assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
 
@@ -299,7 +301,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_du
     with pytest.raises(DivergedError, match=mentioning("4", "step")):
         run(one, resumed=False, watch=Nobody())
     assert len(passes) == 5
-    assert resume.steps_saved(one.folder.checkpoints) == []
+    assert resume.saved_steps(one.folder.checkpoints) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -366,7 +368,7 @@ def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monke
     disk = FullDisk(one.folder.path / name, after=4)
     with pytest.raises(InputError, match=mentioning(name, "--resume")):
         run(one, resumed=False, watch=disk)
-    assert resume.steps_saved(one.folder.checkpoints) == [6]
+    assert resume.saved_steps(one.folder.checkpoints) == [6]
     disk.has_room()
     found = run(job("run", minival=minival), resumed=True, watch=Nobody())
     curves = [
@@ -399,11 +401,11 @@ def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job
             run(one, resumed=False, watch=Nobody())
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert resume.steps_saved(one.folder.checkpoints) == [1]
+    assert resume.saved_steps(one.folder.checkpoints) == [1]
 
 
 def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
-    folder = RunFolder(tmp_path, lambda line: None)
+    folder = RunDir(tmp_path, lambda line: None)
     for name, write in (
         ("metrics.jsonl", lambda: folder.record({"kind": "train", "step": 1, "loss": 0.5})),
         ("log.txt", lambda: folder.note("epoch 1")),
@@ -418,20 +420,20 @@ def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_pa
 @pytest.mark.parametrize("begun", ["", "path,reason\n"])
 def test_a_list_of_what_was_skipped_that_a_full_disk_left_empty_is_gone_on_with(begun, tmp_path):
     (tmp_path / "skipped.csv").write_text(begun)
-    folder = RunFolder(tmp_path, lambda line: None)
+    folder = RunDir(tmp_path, lambda line: None)
     for name in ("a.jpg", "b.jpg"):
         folder.skip(name, "is empty (0 bytes)")
-    assert RunFolder(tmp_path, lambda line: None).skipped == {"a.jpg", "b.jpg"}
+    assert RunDir(tmp_path, lambda line: None).skipped == {"a.jpg", "b.jpg"}
 
 
 def test_a_list_of_what_was_skipped_that_was_cut_off_in_its_first_line_is_no_reason_to_stop(tmp_path):
     (tmp_path / "skipped.csv").write_text("pa\na.jpg,is empty (0 bytes)\n")
-    assert RunFolder(tmp_path, lambda line: None).skipped_count == 0
+    assert RunDir(tmp_path, lambda line: None).skipped_count == 0
 
 
 def test_up_to_half_of_an_evaluations_images_are_skipped_but_with_strict_none(job):
     one = job("run")
-    state = begin(one.network, one.recipe)
+    state = init_state(one.network, one.recipe)
     gone(one, 1)
     assert len(one.predict(state, one.val).labels) == 23
     assert one.folder.skipped_count == 1
@@ -450,8 +452,8 @@ def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit
     one = job("run")
     for row in range(2):
         one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
-    resumed = replace(one, folder=RunFolder(one.folder.path, lambda line: None))
-    kept_by = Books(resumed, SimpleNamespace(step=0), Nobody(), {})
+    resumed = replace(one, folder=RunDir(one.folder.path, lambda line: None))
+    kept_by = TrainingCallbacks(resumed, SimpleNamespace(step=0), Nobody(), {})
     kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
     with pytest.raises(InputError, match=mentioning("2", "24", "--resume")):
         kept_by.note_unreadable([(1, "is empty (0 bytes)")])
@@ -480,14 +482,14 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(callbacks, "time", clock)
     monkeypatch.setattr(schedule_points, "_ROWS", 2)
-    monkeypatch.setattr(Books, "_validate", validate)
+    monkeypatch.setattr(TrainingCallbacks, "_validate", validate)
     return clock
 
 
 def books_of(job, clock, kept, selection=None):
     """Of a run that compiles for 100 s; a step of 8 pictures takes 1 s, a quarter of it for waiting."""
     state = SimpleNamespace(step=0, best=job.network, to_dict=lambda: {"step": state.step})
-    kept_by = Books(job, state, Nobody(), kept, selection)
+    kept_by = TrainingCallbacks(job, state, Nobody(), kept, selection)
     clock.now += 100
     kept_by.training_begins()
 
@@ -495,7 +497,9 @@ def books_of(job, clock, kept, selection=None):
         for state.step in range(first, last + 1):
             clock.now += 1
             setting = job.recipe.progressive.at(state.step - 1, steps=24)
-            done = StepDone(state.step - 1, setting, torch.tensor(1.0), 0.1, 8, (), 0.25, ONE_AT_A_TIME)
+            done = StepOutput(
+                state.step - 1, setting, torch.tensor(1.0), 0.1, 8, (), 0.25, ONE_GROUP_PER_PASS
+            )
             kept_by.after(done)
         return done
 
@@ -508,8 +512,8 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
     first, steps = books_of(one, clock, {})
     first.save(steps(1, 5))
     clock.now += 1000
-    checkpoint, _ = resume.load_newest(one.folder.checkpoints)
-    second, steps = books_of(one, clock, Books.taken(checkpoint))
+    checkpoint, _ = resume.load_latest(one.folder.checkpoints)
+    second, steps = books_of(one, clock, TrainingCallbacks.taken(checkpoint))
     assert checkpoint == {"step": 5}
     steps(6, 24)
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
@@ -523,7 +527,7 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
 
 
 def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
-    kept = Books.taken({"seconds": 7.0, "step": 12})
+    kept = TrainingCallbacks.taken({"seconds": 7.0, "step": 12})
     again, steps = books_of(job("run"), clock, kept)
     again.catch_up()
     assert again.seconds == 107
@@ -554,7 +558,7 @@ def test_the_bar_moves_between_rows_too(job, monkeypatch):
             shown.append((done, *facts))
 
     monkeypatch.setattr(callbacks, "_SHOWN_S", -1.0)
-    monkeypatch.setattr(callbacks, "row_steps", lambda recipe, length: frozenset({12, 24}))
+    monkeypatch.setattr(callbacks, "log_steps", lambda recipe, length: frozenset({12, 24}))
     one = job("run")
     run(one, resumed=False, watch=Looks())
     assert [done for done, *_ in shown] == list(range(1, 25))

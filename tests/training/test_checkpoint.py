@@ -11,7 +11,7 @@ from torch import nn
 
 from efficientnetv2.training import checkpoint, optim
 from efficientnetv2.training.recipe import Optimizer
-from efficientnetv2.training.train_state import State
+from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import InputError
 
 
@@ -40,8 +40,8 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(err
 
     monkeypatch.setattr(torch, "load", failing_once)
     with pytest.raises(InputError, match=mentioning("step_00000002.pt", "--resume")):
-        checkpoint.load_newest(tmp_path)
-    assert checkpoint.load_newest(tmp_path) == ({"step": 2}, [])
+        checkpoint.load_latest(tmp_path)
+    assert checkpoint.load_latest(tmp_path) == ({"step": 2}, [])
 
 
 def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(tmp_path):
@@ -49,7 +49,7 @@ def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(
     checkpoint.save(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")
     for _ in range(2):
         with pytest.raises(InputError, match=mentioning("step_00000001", "--out")):
-            checkpoint.load_newest(tmp_path)
+            checkpoint.load_latest(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
@@ -58,19 +58,19 @@ def test_a_checkpoint_that_is_cut_short_is_set_aside_wherever_it_ends(share, tmp
         path = checkpoint.save(tmp_path, {"weights": torch.full((5_000,), float(step))}, step)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    kept, damaged = checkpoint.load_newest(tmp_path)
+    kept, damaged = checkpoint.load_latest(tmp_path)
     assert kept["weights"][0] == 1
     assert len(damaged) == 1
-    assert checkpoint.steps_saved(tmp_path) == [1]
+    assert checkpoint.saved_steps(tmp_path) == [1]
 
 
 def state(kind):
     """Of a tiny network with batch norm, with all that a step changes."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    optimizer = optim.build(network, Optimizer(kind=kind, lr=0.1, momentum=0.9))
+    optimizer = optim.build_optimizer(network, Optimizer(kind=kind, lr=0.1, momentum=0.9))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
-    return State(network, optimizer, optim.EMA(network, 0.9), scaler=scaler)
+    return TrainState(network, optimizer, optim.EMA(network, 0.9), scaler=scaler)
 
 
 def steps(state, count):
@@ -100,7 +100,7 @@ def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
     steps(undisturbed, 3)
     checkpoint.save(tmp_path, undisturbed.to_dict(), undisturbed.step)
     steps(other, 1)  # whatever it had is replaced
-    kept, damaged = checkpoint.load_newest(tmp_path)
+    kept, damaged = checkpoint.load_latest(tmp_path)
     other.load_dict(kept)
     assert damaged == []
     for _ in range(2):

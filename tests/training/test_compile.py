@@ -19,12 +19,12 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import callbacks, metrics_log, timing
 from efficientnetv2.training import compile as compiling
-from efficientnetv2.training.microbatch import GroupsAtATime
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import NoFolder, RunFolder
-from efficientnetv2.training.timing import measure
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.distributed import World
 
@@ -55,16 +55,16 @@ def job(class_folders, tmp_path, monkeypatch):
         "precision=fp32", "compile=true", "epochs=0.7",
     ]  # fmt: skip
     manifest = read(class_folders)
-    return Job(
-        recipe=with_settings(named("quick"), settings),
+    return RunConfig(
+        recipe=with_overrides(get_recipe("quick"), settings),
         network=create(SMALL, num_classes=3),
         train=manifest.select(np.arange(0, 48, 2)),
         val=manifest.select(np.arange(1, 48, 6)),
         preprocessing=Preprocessing(image_px=64),
-        folder=NoFolder(tmp_path / "run"),
+        folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),
         workers=0,
-        at_a_time=GroupsAtATime({32: 3, 64: 4}),
+        at_a_time=MicrobatchPlan({32: 3, 64: 4}),
     )
 
 
@@ -74,7 +74,7 @@ def without_seconds(lines):
 
 def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
     said = []
-    job = replace(job, folder=RunFolder(tmp_path / "run", said.append))
+    job = replace(job, folder=RunDir(tmp_path / "run", said.append))
     job.folder.begin(job.recipe, job.train, {})
     run(job, resumed=False, watch=Nobody())
     assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
@@ -94,7 +94,7 @@ def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "time", clock)
     monkeypatch.setattr(compiling._Trial, "agrees", agrees)
     result = run(
-        replace(job, folder=RunFolder(tmp_path / "run", lambda line: None)), resumed=False, watch=Nobody()
+        replace(job, folder=RunDir(tmp_path / "run", lambda line: None)), resumed=False, watch=Nobody()
     )
     assert result.seconds == 300
     assert metrics_log.training_seconds(result.history) < 1
@@ -102,11 +102,11 @@ def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
 
 def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
     """As one that was killed before its report was written."""
-    job = replace(job, folder=RunFolder(tmp_path / "run", lambda line: None))
+    job = replace(job, folder=RunDir(tmp_path / "run", lambda line: None))
     job.folder.begin(job.recipe, job.train, {})
     first = run(job, resumed=False, watch=Nobody())
     said = []
-    again = run(replace(job, folder=RunFolder(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
+    again = run(replace(job, folder=RunDir(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
     assert each_mentions(said, ("2", "step"), ("8", "val"))
     assert np.array_equal(again.predictions.logits, first.predictions.logits)
 
@@ -118,7 +118,7 @@ def of_compiling(said):
 
 def test_whoever_measures_a_run_is_told_too(job, tmp_path):
     said = []
-    measure(job, tmp_path, say=said.append)
+    measure_timings(job, tmp_path, say=said.append)
     assert without_seconds(of_compiling(said)) == EXPECTED
 
 
@@ -126,14 +126,14 @@ def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypa
     monkeypatch.setattr(compiling._Trial, "agrees", lambda self, call, px: self.groups != 1)
     said = []
     with pytest.warns(UserWarning, match=mentioning("32", "gradients")):
-        measure(job, tmp_path, say=said.append)
+        measure_timings(job, tmp_path, say=said.append)
     assert without_seconds(of_compiling(said)) == EXPECTED[:3]
 
 
 def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
-    growing = with_settings(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
+    growing = with_overrides(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
     said = []
-    compiling.network_to_call(job.network.train(), growing, job.device, job.at_a_time, say=said.append)
+    compiling.compile_model(job.network.train(), growing, job.device, job.at_a_time, say=said.append)
     assert without_seconds(said) == EXPECTED
 
 
@@ -141,7 +141,7 @@ def test_of_several_processes_each_compiles_what_its_share_makes(job):
     """Four groups of two, at most three or four at a time: each of two processes has two, in one pass."""
     said = []
     world = World(rank=0, size=2, local_rank=0, local_size=2)
-    compiling.network_to_call(
+    compiling.compile_model(
         job.network.train(), job.recipe, job.device, job.at_a_time, world=world, say=said.append
     )
     assert [line for line in said if line.startswith("Compiling")] == [
@@ -161,8 +161,8 @@ def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, jo
     monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: compiled)
     job.network.register_forward_pre_hook(lambda module, given: plain.append(len(given[0])))
     sizes = "progressive={stages: 1, image_px: 32, dropout: 0.3, drop_path: 0.3}"
-    recipe = with_settings(job.recipe, [sizes, f"precision={precision}"])
-    call = compiling.network_to_call(job.network.train(), recipe, job.device, GroupsAtATime({32: 4}))
+    recipe = with_overrides(job.recipe, [sizes, f"precision={precision}"])
+    call = compiling.compile_model(job.network.train(), recipe, job.device, MicrobatchPlan({32: 4}))
     assert call is compiled, "all groups at once have the gradients of each alone"
     assert (plain, whole) == ([2] * 8, [8])
 
@@ -179,6 +179,6 @@ def test_every_stage_is_compiled_however_many_programs_pytorch_keeps_unasked(job
     )
     five = "progressive={stages: 5, px_multiple: 8, image_px: {start: 32, end: 64}}"
     before = torch._dynamo.config.recompile_limit
-    compiling.network_to_call(network, with_settings(job.recipe, [five]), job.device, GroupsAtATime({64: 3}))
+    compiling.compile_model(network, with_overrides(job.recipe, [five]), job.device, MicrobatchPlan({64: 3}))
     assert graphs.frame_count == 10
     assert torch._dynamo.config.recompile_limit == before

@@ -11,9 +11,9 @@ from torch import nn
 from efficientnetv2.models.factory import create
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training import ddp
-from efficientnetv2.training.ddp import best_shared, refuse_unshared
+from efficientnetv2.training.ddp import evenly_shared, validate_sharing
 from efficientnetv2.training.optim import EMA
-from efficientnetv2.utils.distributed import World, synchronise
+from efficientnetv2.utils.distributed import World, convert_sync_batch_norm
 from efficientnetv2.utils.errors import InputError
 
 GPU = torch.device("cuda")
@@ -30,7 +30,7 @@ GPU = torch.device("cuda")
     ],
 )
 def test_the_largest_groups_of_a_batch_of_64_that_fit_up_to_32(processes, expected):
-    assert best_shared([1, 2, 4, 8, 16, 32], batch_images=64, processes=processes)[-1] == expected
+    assert evenly_shared([1, 2, 4, 8, 16, 32], batch_images=64, processes=processes)[-1] == expected
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
     monkeypatch.setattr(ddp, "cores", lambda: 16)
     monkeypatch.setattr(ddp.torch, "get_num_threads", lambda: threads)
     world = World(size=4 * machines, local_size=4)
-    assert ddp.at_once(world, device) == expected
+    assert ddp.parallel_speed(world, device) == expected
 
 
 def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
     recipe = recipe_of(Progressive(image_px=32), batch_images=batch, group_images=group, **changes)
     with pytest.raises(InputError) as error:
-        refuse_unshared(recipe, device, World(size=processes), begun=begun)
+        validate_sharing(recipe, device, World(size=processes), begun=begun)
     return str(error.value)
 
 
@@ -76,22 +76,22 @@ def test_of_a_run_that_has_begun_only_the_processes_can_change():
 
 
 def test_uneven_shares_are_allowed():
-    refuse_unshared(recipe_of(Progressive(image_px=32), batch_images=24, group_images=6), CPU, World(size=3))
+    validate_sharing(recipe_of(Progressive(image_px=32), batch_images=24, group_images=6), CPU, World(size=3))
 
 
 def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
     assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
     assert "3 share 4" in refused(6, 3, device=GPU, sync_batch_norm=True)
     recipe = recipe_of(Progressive(image_px=32), batch_images=24, group_images=6, sync_batch_norm=True)
-    refuse_unshared(recipe, GPU, World(size=2))
-    refuse_unshared(recipe, CPU, World())
+    validate_sharing(recipe, GPU, World(size=2))
+    validate_sharing(recipe, CPU, World())
 
 
 def test_synchronising_keeps_weights_names_and_their_order():
     network = create(SMALL, num_classes=3)
     average = EMA(network, 0.5)
     before = {name: tensor.data_ptr() for name, tensor in network.state_dict().items()}
-    synchronise(network, World(size=2))
+    convert_sync_batch_norm(network, World(size=2))
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)

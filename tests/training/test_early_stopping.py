@@ -15,54 +15,61 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.early_stopping import Point, best_of, in_vain, patience_in_vain
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job, kept
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.early_stopping import (
+    Validation,
+    best_validation,
+    unused_patience,
+    validations_without_improvement,
+)
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
 
 
-def points(*figures: float) -> list[Point]:
+def points(*figures: float) -> list[Validation]:
     """Every ten steps one."""
-    return [Point(10 * number, figure) for number, figure in enumerate(figures, start=1)]
+    return [Validation(10 * number, figure) for number, figure in enumerate(figures, start=1)]
 
 
 def test_the_best_is_kept_and_of_equals_the_latest():
-    assert best_of(points(0.2, 0.5, 0.4)) == Point(20, 0.5)
-    assert best_of(points(0.2, 0.5, 0.4, 0.5, 0.3)) == Point(40, 0.5)
+    assert best_validation(points(0.2, 0.5, 0.4)) == Validation(20, 0.5)
+    assert best_validation(points(0.2, 0.5, 0.4, 0.5, 0.3)) == Validation(40, 0.5)
 
 
 def test_waiting_counts_from_the_first_of_the_best():
     """0.5 is reached at step 20; neither 0.4 nor 0.5 again is better."""
-    assert in_vain(points(), first_step=0) == 0
-    assert in_vain(points(0.2), first_step=0) == 0
-    assert in_vain(points(0.2, 0.5), first_step=0) == 0
-    assert in_vain(points(0.2, 0.5, 0.4, 0.5), first_step=0) == 2
-    assert in_vain(points(0.2, 0.5, 0.4, 0.5, 0.6), first_step=0) == 0
+    assert validations_without_improvement(points(), first_step=0) == 0
+    assert validations_without_improvement(points(0.2), first_step=0) == 0
+    assert validations_without_improvement(points(0.2, 0.5), first_step=0) == 0
+    assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.5), first_step=0) == 2
+    assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.5, 0.6), first_step=0) == 0
 
 
 def test_waiting_begins_with_the_last_stage():
     """The last stage begins after step 30: of the validations at 30, 40 and 50 only the last two are its own."""
-    assert in_vain(points(0.2, 0.5, 0.4, 0.4, 0.4), first_step=30) == 2
-    assert in_vain(points(0.2, 0.5, 0.4), first_step=30) == 0
+    assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.4, 0.4), first_step=30) == 2
+    assert validations_without_improvement(points(0.2, 0.5, 0.4), first_step=30) == 0
 
 
 @pytest.mark.parametrize(("epochs", "patience", "ends"), [(10, 3, True), (10, 4, False), (40, 5, True)])
 def test_patience_that_cannot_end_the_run_is_said(epochs, patience, ends):
     """Ten epochs of finetune have four validations in the last of three stages; at the fourth the run ends anyway."""
-    recipe = with_settings(named("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"])
-    told = patience_in_vain(recipe, Length.of(recipe, 3000))
+    recipe = with_overrides(
+        get_recipe("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"]
+    )
+    told = unused_patience(recipe, RunLength.of(recipe, 3000))
     assert told == [] if ends else "the last stage has 4 validations" in told[0]
     assert ends or told[0].endswith("Take more epochs, or a patience of 3 at most.")
 
 
 def test_without_patience_nothing_is_said_of_it():
-    recipe = with_settings(named("finetune"), ["epochs=1"])
-    assert patience_in_vain(recipe, Length.of(recipe, 3000)) == []
+    recipe = with_overrides(get_recipe("finetune"), ["epochs=1"])
+    assert unused_patience(recipe, RunLength.of(recipe, 3000)) == []
 
 
 class Unseen:
@@ -88,15 +95,15 @@ def job(class_folders, tmp_path):
         manifest.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8))
     )
 
-    def of(name: str, *settings: str) -> Job:
+    def of(name: str, *settings: str) -> RunConfig:
         torch.manual_seed(0)
-        return Job(
-            recipe=with_settings(named("quick"), [*SETTINGS, *settings]),
+        return RunConfig(
+            recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings]),
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
-            folder=RunFolder(tmp_path / name, lambda line: None),
+            folder=RunDir(tmp_path / name, lambda line: None),
             device=torch.device("cpu"),
             workers=0,
             minival=minival,
@@ -114,23 +121,25 @@ def scripted(monkeypatch):
         def predict(self, state, part, *, once=False, progress=None):
             right = np.ones(len(part), dtype=bool)
             if part is self.minival:
-                seen[state.step] = {name: one.clone() for name, one in kept(state).state_dict().items()}
+                seen[state.step] = {
+                    name: one.clone() for name, one in eval_network(state).state_dict().items()
+                }
                 right = np.arange(len(part)) < round(figures[state.step // 3 - 1] * len(part))
             answers = np.where(right, part.labels, (part.labels + 1) % 3)
             logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 3).float()
             return Predictions(np.arange(len(part)), part.labels, logits * 9)
 
-        monkeypatch.setattr(Job, "predict", predict)
+        monkeypatch.setattr(RunConfig, "predict", predict)
         return seen
 
     return script
 
 
-def weights_of(job: Job) -> dict[str, torch.Tensor]:
+def weights_of(job: RunConfig) -> dict[str, torch.Tensor]:
     return dict(modelfile.load(job.folder.model_file).state_dict())
 
 
-def said(job: Job) -> str:
+def said(job: RunConfig) -> str:
     return (job.folder.path / "log.txt").read_text()
 
 
@@ -302,7 +311,7 @@ def test_without_minival_the_last_weights_are_kept(job, scripted):
 )
 def test_what_cannot_be_chosen_by_is_refused(settings, told):
     with pytest.raises(InputError, match=mentioning(*told)):
-        with_settings(named("quick"), settings)
+        with_overrides(get_recipe("quick"), settings)
 
 
 @pytest.mark.parametrize(
@@ -310,4 +319,4 @@ def test_what_cannot_be_chosen_by_is_refused(settings, told):
 )
 def test_the_papers_recipes_hold_out_its_minival(name):
     """arXiv:2104.00298, section 5.1: 25,000 pictures of train, also for early stopping."""
-    assert named(name).minival == 25_000
+    assert get_recipe(name).minival == 25_000

@@ -11,9 +11,9 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.auto_config import lowered_in_time, no_larger, settle
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.auto_config import limit_upscaling, lower_sizes_for_budget, resolve_recipe
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.overrides import Words, begin_recipe, names_sizes, resumed_recipe
 
@@ -31,22 +31,22 @@ from efficientnetv2.workflows.overrides import Words, begin_recipe, names_sizes,
     ],
 )
 def test_pictures_are_enlarged_to_twice_their_size(stored_px, sizes):
-    recipe, said = no_larger(named("quick"), stored_px)
+    recipe, said = limit_upscaling(get_recipe("quick"), stored_px)
     assert [recipe.progressive.stage(index).image_px for index in range(4)] == sizes
     assert recipe.enlarge is None
     assert [mentions(line, stored_px, "128") for line in said] == ([True] if sizes[-1] < 128 else [])
 
 
 def test_given_weights_see_them_four_times_as_large():
-    recipe, said = no_larger(named("finetune"), 32)
+    recipe, said = limit_upscaling(get_recipe("finetune"), 32)
     assert [recipe.progressive.stage(index).image_px for index in range(3)] == [64, 96, 128]
     assert len(said) == 1
-    assert no_larger(named("finetune"), 56)[1] == []
+    assert limit_upscaling(get_recipe("finetune"), 56)[1] == []
 
 
 def test_regularization_and_all_else_stay():
-    quick = named("quick")
-    recipe, _ = no_larger(quick, 32)
+    quick = get_recipe("quick")
+    recipe, _ = limit_upscaling(quick, 32)
     plan = recipe.progressive.to_json() | {"image_px": quick.progressive.to_json()["image_px"]}
     assert plan == quick.progressive.to_json()
     assert recipe.to_json() | {"progressive": plan, "enlarge": 2.0} == quick.to_json()
@@ -60,16 +60,18 @@ def test_regularization_and_all_else_stay():
     ],
 )
 def test_the_sizes_are_said_as_they_are(setting, said):
-    assert no_larger(with_settings(named("quick"), [setting]), 32)[1][0].startswith(said)
+    assert limit_upscaling(with_overrides(get_recipe("quick"), [setting]), 32)[1][0].startswith(said)
 
 
 def test_one_size_stays_one():
-    fixed = with_settings(named("quick"), ["progressive.stages=1", "progressive.image_px=224", "enlarge=3"])
-    assert no_larger(fixed, 40)[0].progressive.last.image_px == 128
-    ramp = named("quick").model_copy(
+    fixed = with_overrides(
+        get_recipe("quick"), ["progressive.stages=1", "progressive.image_px=224", "enlarge=3"]
+    )
+    assert limit_upscaling(fixed, 40)[0].progressive.last.image_px == 128
+    ramp = get_recipe("quick").model_copy(
         update={"progressive": Progressive(stages=4, image_px=Ramp(100, 200, continuous=True))}
     )
-    smaller = no_larger(ramp, 50)[0].progressive
+    smaller = limit_upscaling(ramp, 50)[0].progressive
     assert (smaller.at(0, steps=100).image_px, smaller.last.image_px) == (50, 100)
 
 
@@ -87,7 +89,7 @@ def test_a_size_that_was_asked_for_is_taken(words):
     named_so = Words(recipe="quick", weights="none", image_px=words.image_px, settings=words.settings)
     recipe, _ = begin_recipe(named_so, "cpu", lambda line: None)
     assert recipe.enlarge is None
-    assert no_larger(recipe, 32) == (recipe, [])
+    assert limit_upscaling(recipe, 32) == (recipe, [])
     also = Words(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
     assert begin_recipe(also, "cpu", lambda line: None)[0].enlarge == 3
 
@@ -99,7 +101,7 @@ def settled_run(words, folder):
     """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
     cpu = torch.device("cpu")
     asked, _ = begin_recipe(words, cpu, lambda line: None)
-    recipe = settle(asked, images=300, class_names=("a", "b"), device=cpu, stored_px=32).recipe
+    recipe = resolve_recipe(asked, images=300, class_names=("a", "b"), device=cpu, stored_px=32).recipe
     assert recipe.progressive.last.image_px < asked.progressive.last.image_px, "or it would say nothing"
     (folder / "run").mkdir()
     (folder / "run/recipe.yaml").write_text(recipe.to_yaml())
@@ -114,7 +116,7 @@ def gone_on(words, file):
 @pytest.mark.parametrize("by_file", [True, False])
 def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp_path):
     """Its sizes were made smaller by ``enlarge``, which a recipe has or is given."""
-    (tmp_path / "mine.yaml").write_text(named("finetune").to_yaml())
+    (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
     recipe = str(tmp_path / "mine.yaml") if by_file else "finetune"
     words = Words(model=NETWORK, recipe=recipe, weights="none", settings=(*QUICKLY, *further))
     run, file = settled_run(words, tmp_path)
@@ -152,10 +154,10 @@ def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_pat
 
 
 def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_its_weights(tmp_path):
-    mine = named("finetune").model_copy(update={"model": "efficientnetv2_s", "weights": "theirs.pth"})
+    mine = get_recipe("finetune").model_copy(update={"model": "efficientnetv2_s", "weights": "theirs.pth"})
     (tmp_path / "mine.yaml").write_text(mine.to_yaml())
     padded = replace(architecture("efficientnetv2_s"), padding="symmetric", batch_norm_epsilon=1e-5)
-    run = no_larger(mine, 32)[0].model_copy(update={"model": padded})
+    run = limit_upscaling(mine, 32)[0].model_copy(update={"model": padded})
     (tmp_path / "recipe.yaml").write_text(run.to_yaml())
     words = Words(recipe=str(tmp_path / "mine.yaml"))
     assert gone_on(words, tmp_path / "recipe.yaml").model == padded
@@ -190,8 +192,8 @@ def sizes_of(recipe):
     ],
 )
 def test_sizes_are_lowered_until_three_epochs_fit(images, stored_px, sizes):
-    finetune, epochs_of = named("finetune"), in_time(images)
-    recipe, said = lowered_in_time(finetune, epochs_of, stored_px)
+    finetune, epochs_of = get_recipe("finetune"), in_time(images)
+    recipe, said = lower_sizes_for_budget(finetune, epochs_of, stored_px)
     assert sizes_of(recipe) == sizes
     assert epochs_of(recipe) >= 3 or sizes[-1] == 64
     if recipe is finetune:
@@ -203,16 +205,18 @@ def test_sizes_are_lowered_until_three_epochs_fit(images, stored_px, sizes):
 
 
 def test_sizes_at_evaluation_are_lowered_with_them():
-    recipe = with_settings(named("finetune"), ["eval_px=288", "minival=0.1", "eval_px_tried=[224, 256, 320]"])
-    lower, _ = lowered_in_time(recipe, in_time(1200), None)
+    recipe = with_overrides(
+        get_recipe("finetune"), ["eval_px=288", "minival=0.1", "eval_px_tried=[224, 256, 320]"]
+    )
+    lower, _ = lower_sizes_for_budget(recipe, in_time(1200), None)
     assert lower.progressive.last.image_px == 96
     assert (lower.eval_px, lower.eval_px_tried) == (128, (96, 128))
 
 
 def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path):
     """Its recipe is from a file, with sizes of its own."""
-    own = with_settings(named("finetune"), ["enlarge=null", "eval_px=224"])
-    lower, _ = lowered_in_time(own, in_time(1200), None)
+    own = with_overrides(get_recipe("finetune"), ["enlarge=null", "eval_px=224"])
+    lower, _ = lower_sizes_for_budget(own, in_time(1200), None)
     there = lower.model_copy(update={"epochs": 3.0, "weights": "none"})
     there = there.model_copy(
         update={"classifier": "fresh", "frozen_statistics": False, "model": "efficientnetv2_b0"}

@@ -7,24 +7,24 @@ from dataclasses import replace
 import pytest
 from tests.messages import mentioning
 
-from efficientnetv2.training.estimate import epochs_within, forecast, minutes_of, steps_by_size
+from efficientnetv2.training.estimate import epochs_for_budget, estimate_run, minutes_for_steps, steps_by_size
 from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.microbatch import GroupsAtATime
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 
 # 10 and 30 ms a picture, in steps of 8.
-RATES = Rates(
+RATES = StepTimings(
     compile_s=50.0,
     steps=(
-        StepRate(64, begin_s=1.0, each_s=0.08, memory_bytes=100),
-        StepRate(128, begin_s=2.0, each_s=0.24, memory_bytes=300),
+        StepTiming(64, begin_s=1.0, each_s=0.08, memory_bytes=100),
+        StepTiming(128, begin_s=2.0, each_s=0.24, memory_bytes=300),
     ),
-    curve=Rate(begin_s=0.5, each_s=0.01),
-    answers=Rate(begin_s=0.5, each_s=0.08),
-    checkpoints=Rate(begin_s=0.2, each_s=0.25),
+    curve=LinearCost(begin_s=0.5, each_s=0.01),
+    answers=LinearCost(begin_s=0.5, each_s=0.08),
+    checkpoints=LinearCost(begin_s=0.2, each_s=0.25),
     checkpoint_bytes=1000,
     model_s=0.1,
     model_bytes=250,
@@ -33,13 +33,13 @@ TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 
 
 def recipe(*settings: str):
-    return with_settings(
-        named("quick"), [TWO_SIZES, "batch_images=8", "epochs=10", "compile=false", *settings]
+    return with_overrides(
+        get_recipe("quick"), [TWO_SIZES, "batch_images=8", "epochs=10", "compile=false", *settings]
     )
 
 
 def whole(one, *, images: int = 48, val_images: int = 30, **more):
-    return forecast(one, RATES, images=images, val_images=val_images, **more)
+    return estimate_run(one, RATES, images=images, val_images=val_images, **more)
 
 
 def test_a_run_of_two_stages():
@@ -48,7 +48,7 @@ def test_a_run_of_two_stages():
     Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 pictures
     each, 0.8 s. A checkpoint at both ends, 0.7 s. All pictures of val at last, 2.9 s, and the model file.
     """
-    run = whole(recipe(), at_a_time=GroupsAtATime({64: 4, 128: 2}))
+    run = whole(recipe(), at_a_time=MicrobatchPlan({64: 4, 128: 2}))
     assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
     assert [stage.seconds for stage in run.stages] == pytest.approx([1 + 30 * 0.08, 2 + 30 * 0.24])
     assert [stage.images_per_s for stage in run.stages] == pytest.approx([100, 100 / 3])
@@ -79,7 +79,7 @@ def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
 
 
 def test_groups_at_a_time_are_no_more_than_a_step_has():
-    run = whole(recipe("group_images=4"), at_a_time=GroupsAtATime({64: 4, 128: 1}))
+    run = whole(recipe("group_images=4"), at_a_time=MicrobatchPlan({64: 4, 128: 1}))
     assert [stage.groups_at_a_time for stage in run.stages] == [2, 1]
 
 
@@ -116,7 +116,7 @@ def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
     growing = recipe(f"progressive={{stages: {stages}, image_px: {{start: 64, end: 128, continuous: true}}}}")
     sizes = {setting.image_px for setting in settings_by_size(growing)}
     measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_px in sizes))
-    run = forecast(growing, measured, images=8000, val_images=30)
+    run = estimate_run(growing, measured, images=8000, val_images=30)
     steps = sum(stage.steps for stage in run.stages)
     expected = 0.08 + 0.16 * ((64**2 + 64 * 128 + 128**2) / 3 - 64**2) / (128**2 - 64**2)
     training = sum(stage.seconds for stage in run.stages) - 3
@@ -146,7 +146,7 @@ def test_compiling_is_a_line_of_its_own():
 @pytest.mark.parametrize("minutes", [0.5, 2.0, 90.0])
 def test_epochs_are_what_fits_into_the_minutes(minutes):
     """With those epochs the run takes at most the time, and nearly all of it but the 3 % that stay free."""
-    epochs = epochs_within(minutes, recipe(), RATES, images=48, val_images=30)
+    epochs = epochs_for_budget(minutes, recipe(), RATES, images=48, val_images=30)
     taken = whole(recipe(f"epochs={epochs}")).seconds
     assert taken <= minutes * 60 * 0.971
     longer = whole(recipe(f"epochs={1.01 * epochs + 1}")).seconds
@@ -159,8 +159,8 @@ def test_too_few_minutes_are_refused():
     So 8.62 s; 3 % of the time stay free.
     """
     with pytest.raises(InputError, match=mentioning("--minutes", "0.1", "0.15")):
-        epochs_within(0.1, recipe(), RATES, images=48, val_images=30)
-    assert epochs_within(0.15, recipe(), RATES, images=48, val_images=30)
+        epochs_for_budget(0.1, recipe(), RATES, images=48, val_images=30)
+    assert epochs_for_budget(0.15, recipe(), RATES, images=48, val_images=30)
 
 
 def test_minutes_are_refused_as_they_were_given():
@@ -171,9 +171,9 @@ def test_minutes_are_refused_as_they_were_given():
     """
     beside = {"images": 48, "val_images": 30, "spent_s": 30.0, "at_once": 4}
     with pytest.raises(InputError, match=mentioning("--minutes", "0.6", "0.61", "0.5")):
-        epochs_within(0.6, recipe(), RATES, **beside)
-    assert epochs_within(0.61, recipe(), RATES, **beside)
-    epochs = epochs_within(2.5, recipe(), RATES, **beside)
+        epochs_for_budget(0.6, recipe(), RATES, **beside)
+    assert epochs_for_budget(0.61, recipe(), RATES, **beside)
+    epochs = epochs_for_budget(2.5, recipe(), RATES, **beside)
     assert whole(recipe(f"epochs={epochs}")).seconds > 120, "more than one alone could do"
 
 
@@ -187,8 +187,8 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
     assert shared.answers.each_s == pytest.approx(0.08 / processes)
     one = recipe("group_images=2")
     beside = {"images": 48, "val_images": 30}
-    asked = minutes_of(3000, one, RATES, **beside, at_once=processes)
-    alike = forecast(recipe("group_images=2", "epochs=500"), shared, **beside)
+    asked = minutes_for_steps(3000, one, RATES, **beside, at_once=processes)
+    alike = estimate_run(recipe("group_images=2", "epochs=500"), shared, **beside)
     assert 60 * asked * 0.97 == pytest.approx(alike.seconds)
 
 
@@ -200,10 +200,10 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
 def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
     """Each of four waits the whole 100 s; so much longer, 3 % of the time being free, they do the same steps."""
     beside = {"images": 48, "val_images": 30, "at_once": 4}
-    shorter = epochs_within(3.0, recipe(), RATES, **beside)
+    shorter = epochs_for_budget(3.0, recipe(), RATES, **beside)
     longer = 3.0 + 100 / 0.97 / 60
-    assert epochs_within(longer, recipe(setting), replace(RATES, **whole_s), **beside) == shorter
-    assert epochs_within(longer, recipe(), RATES, **beside) > shorter
+    assert epochs_for_budget(longer, recipe(setting), replace(RATES, **whole_s), **beside) == shorter
+    assert epochs_for_budget(longer, recipe(), RATES, **beside) > shorter
 
 
 def test_a_temperature_takes_another_look_at_minival():

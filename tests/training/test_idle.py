@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.training.auto_config import idle
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.auto_config import unused_settings
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 
 STAGES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 
 
 def said(*settings, scratch=False, processes=1):
-    return idle(with_settings(named("finetune"), settings), scratch=scratch, processes=processes)
+    return unused_settings(
+        with_overrides(get_recipe("finetune"), settings), scratch=scratch, processes=processes
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,4 +61,4 @@ def test_what_has_an_effect_is_not(settings):
 @pytest.mark.parametrize("name", list(RECIPES))
 @pytest.mark.parametrize("scratch", [False, True])
 def test_no_recipe_has_an_idle_setting_of_its_own(name, scratch):
-    assert idle(named(name), scratch=scratch, processes=1) == []
+    assert unused_settings(get_recipe(name), scratch=scratch, processes=1) == []

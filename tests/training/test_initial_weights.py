@@ -18,10 +18,16 @@ from efficientnetv2.models.blocks import ConvNorm, _Block
 from efficientnetv2.models.conversion import timm as timm_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import Foreign
-from efficientnetv2.training.initial_weights import best_weights, build, default_model, load_weights, start
+from efficientnetv2.training.initial_weights import (
+    best_weights,
+    build_initial_model,
+    build_model,
+    default_model,
+    load_weights,
+)
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -33,7 +39,9 @@ SMALL = Architecture(
 
 
 def begun(*settings, classes=("cat", "dog"), recipe="finetune"):
-    return start(with_settings(named(recipe), list(settings)), class_names=classes, device=CPU)
+    return build_initial_model(
+        with_overrides(get_recipe(recipe), list(settings)), class_names=classes, device=CPU
+    )
 
 
 @pytest.fixture
@@ -110,8 +118,8 @@ def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px,
         "efficientnetv2.training.initial_weights.load_weights",
         lambda word, **_: (asked.append(word) or weights, ()),
     )
-    recipe = named(f"imagenet_from_21k_{size}_{form}")
-    begin = start(recipe, class_names=("cat", "dog"), device=CPU)
+    recipe = get_recipe(f"imagenet_from_21k_{size}_{form}")
+    begin = build_initial_model(recipe, class_names=("cat", "dog"), device=CPU)
     assert asked == [f"efficientnetv2_{size}.in21k"]
     assert asked[0] in pretrained.names()
     assert (begin.model, begin.network.num_classes) == (f"efficientnetv2_{size}", 2)
@@ -128,8 +136,8 @@ def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_
     assert begin.model == replace(
         architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5
     )
-    recipe = Recipe.model_validate(named("finetune").to_json() | {"model": begin.model.to_json()})
-    again = build(recipe, recipe.model, num_classes=2)
+    recipe = Recipe.model_validate(get_recipe("finetune").to_json() | {"model": begin.model.to_json()})
+    again = build_model(recipe, recipe.model, num_classes=2)
     again.load_state_dict(begin.network.state_dict())
     pictures = torch.randn(2, 3, 64, 64)
     theirs.classifier = nn.Identity()
@@ -338,14 +346,17 @@ def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said
     network = create(SMALL, num_classes=2)
     network.class_names = ("a", "b")
     model_file.save(tmp_path / "rgb.safetensors", network)
-    recipe = with_settings(named("quick"), [f"weights={tmp_path / 'rgb.safetensors'}"])
-    begin = start(recipe, class_names=("a", "b"), device=CPU, in_channels=channels)
+    recipe = with_overrides(get_recipe("quick"), [f"weights={tmp_path / 'rgb.safetensors'}"])
+    begin = build_initial_model(recipe, class_names=("a", "b"), device=CPU, in_channels=channels)
     assert begin.network.preprocessing.channels == begin.network.in_channels == channels
     assert torch.allclose(begin.network.stem.conv.weight, network.stem.conv.weight[:, turns] * scale)
     assert mentions(" ".join(begin.notes), *said)
-    fresh = with_settings(named("quick"), ["weights=none"])
+    fresh = with_overrides(get_recipe("quick"), ["weights=none"])
     assert (
-        start(fresh, class_names=("a", "b"), device=CPU, in_channels=channels).network.in_channels == channels
+        build_initial_model(
+            fresh, class_names=("a", "b"), device=CPU, in_channels=channels
+        ).network.in_channels
+        == channels
     )
 
 

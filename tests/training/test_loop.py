@@ -17,11 +17,11 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training import loop
-from efficientnetv2.training.loop import train
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.rng import Key
 
@@ -40,12 +40,12 @@ LABELS = np.arange(24) % 3
 
 def recipe_of(progressive, **changes):
     plain = (
-        named("quick").to_json()
+        get_recipe("quick").to_json()
         | {"progressive": progressive.to_json(), "epochs": 1, "ema_decay": None}
         | {"precision": "fp32", "compile": False}
         | changes
     )
-    return checked(plain, where="test")
+    return validate_recipe(plain, where="test")
 
 
 def grey(request):
@@ -56,7 +56,7 @@ def grey(request):
     return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
 
 
-def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_AT_A_TIME, **changes):
+def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_GROUP_PER_PASS, **changes):
     """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
@@ -64,13 +64,13 @@ def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_AT
     requests = Sampler(
         LABELS, recipe.progressive, steps, recipe.batch_images, recipe.group_images, None, Key.of(0)
     )
-    state = begin(network, recipe)
-    done = train(
+    state = init_state(network, recipe)
+    done = train_steps(
         state,
         map(pictures, requests),
         recipe=recipe,
         preprocessing=Preprocessing(image_px=32),
-        length=Length(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
+        length=RunLength(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
         num_classes=3,
         key=Key.of(0),
         device=CPU,
@@ -223,12 +223,12 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     resumed.load_dict(kept)
     recipe = recipe_of(plan, batch_images=8, group_images=8, **changes)
     rest = Sampler(LABELS, plan, 6, 8, 8, None, Key.of(0), first_step=resumed.step)
-    for _ in train(
+    for _ in train_steps(
         resumed,
         map(grey, rest),
         recipe=recipe,
         preprocessing=Preprocessing(image_px=32),
-        length=Length(6, steps_per_epoch=3),
+        length=RunLength(6, steps_per_epoch=3),
         num_classes=3,
         key=Key.of(0),
         device=CPU,
@@ -249,11 +249,11 @@ def test_the_time_spent_waiting_for_pictures_is_counted_apart(monkeypatch):
         now[0] += 3
         return grey(request)
 
-    def trained(*given, real=loop.train_groups):
+    def trained(*given, real=loop.forward_backward):
         now[0] += 50
         return real(*given)
 
-    monkeypatch.setattr(loop, "train_groups", trained)
+    monkeypatch.setattr(loop, "forward_backward", trained)
     _, _, steps = running(Progressive(image_px=32), 3, pictures=slow, group_images=4)
     for done in steps:
         now[0] += 1000
@@ -267,7 +267,7 @@ def test_layers_begin_to_learn_from_the_head_down(kind):
     names = ["head.conv.weight", "blocks.4.", "blocks.2.", "blocks.0.", "stem.conv.weight"]
     before = {name: weight.clone() for name, weight in network.named_parameters() if weight.ndim > 1}
     begun = {}
-    optimizer = named("finetune").optimizer.model_dump() | {
+    optimizer = get_recipe("finetune").optimizer.model_dump() | {
         "kind": kind,
         "lr": 0.1,
         "unfreeze": 0.5,

@@ -12,9 +12,9 @@ from tests.command_line import TINY, effnetv2
 from tests.messages import mentioning
 
 from efficientnetv2.progressive.schedule import Setting
-from efficientnetv2.training.losses import ALIKE, ClassTerms, class_terms, cross_entropy
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, class_terms, cross_entropy
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, hot_labels
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -23,11 +23,11 @@ LABELS = np.repeat([0, 1, 2], [60, 30, 10])
 
 
 def recipe(*settings: str):
-    return with_settings(named("finetune"), ["balance=null", *settings])
+    return with_overrides(get_recipe("finetune"), ["balance=null", *settings])
 
 
 def test_without_a_word_all_classes_are_alike():
-    assert astuple(class_terms(LABELS, 3, recipe())) == astuple(ALIKE) == (None,) * 4
+    assert astuple(class_terms(LABELS, 3, recipe())) == astuple(NO_CLASS_TERMS) == (None,) * 4
 
 
 def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():

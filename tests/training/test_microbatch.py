@@ -14,7 +14,7 @@ from tests.training.test_loop import SMALL, grey, running
 from efficientnetv2.models.factory import create
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.training import loop
-from efficientnetv2.training.microbatch import GroupsAtATime, divisors
+from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.utils.errors import InputError, MemoryShortError
 
 PLAN = Progressive(
@@ -51,16 +51,16 @@ def run(at_a_time, *, steps=6, network=None):
 
 
 def test_a_size_takes_the_number_of_the_next_larger_one_that_is_known():
-    known = GroupsAtATime({64: 8, 128: 2})
+    known = MicrobatchPlan({64: 8, 128: 2})
     assert [known.at(px) for px in (32, 64, 65, 128, 129)] == [8, 8, 2, 2, 1]
 
 
 def test_half_as_many_holds_for_larger_pictures_too_and_for_smaller_ones_not():
-    known = GroupsAtATime({64: 8, 96: 5, 128: 2})
-    assert known.halved(64) == GroupsAtATime({64: 4, 96: 4, 128: 2})
-    assert known.halved(96) == GroupsAtATime({64: 8, 96: 2, 128: 2})
-    assert known.halved(80) == GroupsAtATime({64: 8, 80: 2, 96: 2, 128: 2})
-    assert known.halved(128).halved(128) == GroupsAtATime({64: 8, 96: 5, 128: 1})
+    known = MicrobatchPlan({64: 8, 96: 5, 128: 2})
+    assert known.halved(64) == MicrobatchPlan({64: 4, 96: 4, 128: 2})
+    assert known.halved(96) == MicrobatchPlan({64: 8, 96: 2, 128: 2})
+    assert known.halved(80) == MicrobatchPlan({64: 8, 80: 2, 96: 2, 128: 2})
+    assert known.halved(128).halved(128) == MicrobatchPlan({64: 8, 96: 5, 128: 1})
 
 
 def test_divisors_by_hand():
@@ -71,8 +71,8 @@ def test_divisors_by_hand():
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_losses_and_weights_do_not_depend_on_how_many_groups_run_at_a_time(count):
-    losses, one, _ = run(GroupsAtATime())
-    more_losses, more, _ = run(GroupsAtATime({32: count, 48: count}))
+    losses, one, _ = run(MicrobatchPlan())
+    more_losses, more, _ = run(MicrobatchPlan({32: count, 48: count}))
     assert more_losses == pytest.approx(losses, abs=1e-5)
     for state in ("network", "ema"):
         kept, wanted = more.to_dict()[state], one.to_dict()[state]
@@ -107,11 +107,11 @@ def refusing(most, *, when="forward", error=None):
 def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
     """From the second stage on: the same bits as a run that had half as many there from the beginning."""
     network, passes = refusing(4, when=when)
-    losses, state, at_a_time = run(GroupsAtATime({32: 4, 48: 4}), network=network)
+    losses, state, at_a_time = run(MicrobatchPlan({32: 4, 48: 4}), network=network)
     assert [each.at(48) for each in at_a_time] == [4, 4, 4, 2, 2, 2]
     assert [each.at(32) for each in at_a_time] == [4] * 6
     assert passes == [(32, 8)] * 3 + [(48, 8)] + [(48, 4)] * 6
-    wanted_losses, wanted, _ = run(GroupsAtATime({32: 4, 48: 2}))
+    wanted_losses, wanted, _ = run(MicrobatchPlan({32: 4, 48: 2}))
     assert losses == wanted_losses
     for name, tensor in state.network.state_dict().items():
         assert torch.equal(tensor, wanted.network.state_dict()[name]), name
@@ -120,13 +120,13 @@ def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
 def test_a_single_group_that_does_not_fit_names_the_next_smaller():
     network, _ = refusing(1)
     with pytest.raises(InputError, match=mentioning("2", "48", "--set", "group_images=1")):
-        run(GroupsAtATime({32: 4, 48: 4}), network=network)
+        run(MicrobatchPlan({32: 4, 48: 4}), network=network)
 
 
 def test_errors_of_another_kind_are_not_taken_for_short_memory():
     network, passes = refusing(4, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
-        run(GroupsAtATime({32: 4, 48: 4}), network=network)
+        run(MicrobatchPlan({32: 4, 48: 4}), network=network)
     assert passes[-1] == (48, 8), "it is not tried again"
 
 
@@ -140,9 +140,9 @@ def test_what_the_first_passes_of_the_step_had_is_forgotten():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     network.register_forward_pre_hook(look)
-    losses, state, _ = run(GroupsAtATime({32: 2, 48: 2}), steps=2, network=network)
+    losses, state, _ = run(MicrobatchPlan({32: 2, 48: 2}), steps=2, network=network)
     assert passes == [4, 4] + [2] * 8
-    wanted_losses, wanted, _ = run(GroupsAtATime({32: 1, 48: 1}), steps=2)
+    wanted_losses, wanted, _ = run(MicrobatchPlan({32: 1, 48: 1}), steps=2)
     assert losses == wanted_losses
     for name, tensor in state.network.state_dict().items():
         assert torch.equal(tensor, wanted.network.state_dict()[name]), name
@@ -162,7 +162,7 @@ def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch
     step = [SimpleNamespace(request=SimpleNamespace(setting=Setting(48)), labels=torch.zeros(2))] * 4
     constants = SimpleNamespace(device=torch.device("cpu"), groups=8)
     monkeypatch.setattr(
-        loop, "train_groups", lambda network, groups, constants, forward: forward(torch.zeros(2))
+        loop, "forward_backward", lambda network, groups, constants, forward: forward(torch.zeros(2))
     )
     with pytest.raises(MemoryShortError, match=mentioning("other processes", "step")):
-        loop._all_groups(network, step, constants, SimpleNamespace(), sent, GroupsAtATime({48: 4}))
+        loop._all_groups(network, step, constants, SimpleNamespace(), sent, MicrobatchPlan({48: 4}))

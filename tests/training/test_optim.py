@@ -8,8 +8,8 @@ from torch import nn
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.models.factory import create
-from efficientnetv2.training.batch_norm import GroupedStatistics
-from efficientnetv2.training.optim import EMA, TensorFlowRMSprop, build, lr_share
+from efficientnetv2.training.batch_norm import GhostBatchNormStats
+from efficientnetv2.training.optim import EMA, TensorFlowRMSprop, build_optimizer, lr_factor
 from efficientnetv2.training.recipe import Optimizer, Schedule
 
 
@@ -62,7 +62,7 @@ def test_weight_decay_is_l2_in_the_loss_for_rmsprop():
 @pytest.mark.parametrize("kind", ["rmsprop", "sgd", "adamw"])
 def test_biases_and_norms_are_not_decayed(kind):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    groups = build(network, Optimizer(kind=kind, lr=0.1, weight_decay=0.3)).param_groups
+    groups = build_optimizer(network, Optimizer(kind=kind, lr=0.1, weight_decay=0.3)).param_groups
     decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
     assert len(decay) == len(list(network.parameters()))
     for name, weight in network.named_parameters():
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
 
 def test_what_scales_shifts_or_stands_for_one_vector_is_not_decayed_in_foreign_networks_either():
     network = nn.Sequential(Transformer())
-    groups = build(network, Optimizer(kind="adamw", lr=0.1, weight_decay=0.3)).param_groups
+    groups = build_optimizer(network, Optimizer(kind="adamw", lr=0.1, weight_decay=0.3)).param_groups
     decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
     assert {name for name, one in network.named_parameters() if id(one) in decayed} == {
         "0.qkv",
@@ -100,7 +100,9 @@ def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
     """As in fp16, where gradients of the first step overflow: the next one is what the first would have been."""
     weights = [nn.Parameter(torch.tensor([[1.0, 2.0]])) for _ in range(2)]
     left_out, plain = (
-        build(nn.ParameterList([one]), Optimizer(kind="sgd", lr=0.1, momentum=0.9, weight_decay=0.0))
+        build_optimizer(
+            nn.ParameterList([one]), Optimizer(kind="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+        )
         for one in weights
     )
     scaler = torch.amp.GradScaler("cpu")
@@ -122,7 +124,7 @@ def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
 
 def test_the_classifier_alone_gets_the_heads_rate():
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    groups = build(network, Optimizer(kind="adamw", lr=0.1, head_lr=5)).param_groups
+    groups = build_optimizer(network, Optimizer(kind="adamw", lr=0.1, head_lr=5)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     assert [shares[id(weight)] for weight in network.parameters()] == [1, 1, 5, 5]
 
@@ -131,7 +133,7 @@ def test_every_classifier_of_a_network_gets_the_heads_rate():
     """timm's distilled transformers answer with the mean of two."""
     with torch.device("meta"):
         network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
-    groups = build(network, Optimizer(kind="sgd", lr=0.1, head_lr=5)).param_groups
+    groups = build_optimizer(network, Optimizer(kind="sgd", lr=0.1, head_lr=5)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     fast = {name for name, weight in network.named_parameters() if shares[id(weight)] == 5}
     assert fast == {f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
@@ -139,7 +141,7 @@ def test_every_classifier_of_a_network_gets_the_heads_rate():
 
 def shares_of(network, **given):
     """Each parameter's rate over the scheduled one, by its name."""
-    groups = build(network, Optimizer(kind="sgd", lr=0.1, **given)).param_groups
+    groups = build_optimizer(network, Optimizer(kind="sgd", lr=0.1, **given)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     return {name: shares[id(weight)] for name, weight in network.named_parameters()}
 
@@ -183,7 +185,7 @@ def test_staircase_falls_as_released():
     schedule = Schedule(kind="staircase", warmup_epochs=5, factor=0.97, every_epochs=2.4)
 
     def share(epoch):
-        return lr_share(schedule, round(epoch * 100), steps=35_000, steps_per_epoch=100)
+        return lr_factor(schedule, round(epoch * 100), steps=35_000, steps_per_epoch=100)
 
     assert share(2.5) == pytest.approx(0.5, abs=0.003)
     assert share(4.99) == pytest.approx(1.0)
@@ -195,7 +197,7 @@ def test_staircase_falls_as_released():
 
 def test_cosine_goes_from_the_peak_through_half_to_the_end():
     schedule = Schedule(kind="cosine", warmup_epochs=1, final=0.1)
-    shares = [lr_share(schedule, step, steps=110, steps_per_epoch=10) for step in (0, 9, 10, 60, 109)]
+    shares = [lr_factor(schedule, step, steps=110, steps_per_epoch=10) for step in (0, 9, 10, 60, 109)]
     assert shares[:3] == pytest.approx([0.1, 1.0, 1.0])
     assert shares[3] == pytest.approx(0.55)
     assert shares[4] == pytest.approx(0.1, abs=1e-3)
@@ -204,11 +206,11 @@ def test_cosine_goes_from_the_peak_through_half_to_the_end():
 def test_a_short_run_reaches_its_peak_too():
     """One epoch of 100 steps with a warm-up of an epoch, but a quarter of the run at most: 25 steps up."""
     short = Schedule(kind="cosine", warmup_epochs=1, warmup_share=0.25)
-    shares = [lr_share(short, step, steps=100, steps_per_epoch=100) for step in range(100)]
+    shares = [lr_factor(short, step, steps=100, steps_per_epoch=100) for step in range(100)]
     assert shares[:25] == pytest.approx([(step + 1) / 25 for step in range(25)])
     assert shares[62] == pytest.approx(0.5, abs=0.03)
     assert shares[99] < 0.01
-    long = [lr_share(short, step, steps=1000, steps_per_epoch=100) for step in (0, 99, 100)]
+    long = [lr_factor(short, step, steps=1000, steps_per_epoch=100) for step in (0, 99, 100)]
     assert long == pytest.approx([0.01, 1.0, 1.0])
 
 
@@ -251,7 +253,7 @@ def test_statistics_of_several_groups_move_as_one():
     network = nn.Sequential(nn.BatchNorm2d(3)).train()
     network[0].running_mean.fill_(0.5)
     network[0].running_var.fill_(2.0)
-    statistics = GroupedStatistics(network, groups=2, momentum=0.1)
+    statistics = GhostBatchNormStats(network, groups=2, momentum=0.1)
     statistics.begin_step()
     for images in groups:
         network(images)
@@ -266,7 +268,7 @@ def test_statistics_of_several_groups_move_as_one():
 def test_one_group_is_pytorchs_own_update():
     images = torch.randn(8, 3, 4, 4)
     ours, theirs = nn.BatchNorm2d(3).train(), nn.BatchNorm2d(3, momentum=0.01).train()
-    statistics = GroupedStatistics(ours, groups=1, momentum=0.01)
+    statistics = GhostBatchNormStats(ours, groups=1, momentum=0.01)
     statistics.begin_step()
     ours(images)
     statistics.after_groups(1)
@@ -278,7 +280,7 @@ def test_one_group_is_pytorchs_own_update():
 def test_statistics_that_overflow_in_fp16_stay_as_they_were():
     """Of two channels one gets an infinity; the next step moves both."""
     network = nn.Sequential(nn.BatchNorm2d(2)).train()
-    statistics = GroupedStatistics(network, groups=1, momentum=0.1, may_overflow=True)
+    statistics = GhostBatchNormStats(network, groups=1, momentum=0.1, may_overflow=True)
     fine = torch.randn(4, 2, 3, 3)
     broken = fine.clone()
     broken[0, 1, 0, 0] = math.inf
@@ -316,6 +318,8 @@ def test_ema_moves_a_shared_weight_once():
     ],
 )
 def test_the_recipes_numbers_are_the_optimizers(kind, passed_on):
-    made = build(nn.Linear(2, 2), Optimizer(kind=kind, lr=0.1, momentum=0.7, decay=0.8, epsilon=0.01))
+    made = build_optimizer(
+        nn.Linear(2, 2), Optimizer(kind=kind, lr=0.1, momentum=0.7, decay=0.8, epsilon=0.01)
+    )
     assert passed_on.items() <= made.defaults.items()
     assert made.defaults["lr"] == 0.1

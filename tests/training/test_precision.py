@@ -18,11 +18,11 @@ from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import precision as speed
-from efficientnetv2.training.compile import network_to_call
-from efficientnetv2.training.precision import choose
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.train_state import begin
+from efficientnetv2.training.compile import compile_model
+from efficientnetv2.training.precision import choose_precision
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils import device as accelerate
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def network():
 
 
 def recipe_of(*settings):
-    return with_settings(named("quick"), ["group_images=8", "progressive.image_px=32", *settings])
+    return with_overrides(get_recipe("quick"), ["group_images=8", "progressive.image_px=32", *settings])
 
 
 def measured(monkeypatch, **seconds):
@@ -62,7 +62,7 @@ def measured(monkeypatch, **seconds):
 @pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
 def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, chosen):
     measured(monkeypatch, fp32=1.0, bf16=bf16_s)
-    choice = choose(recipe_of(), network(), steps=200, device=CPU)
+    choice = choose_precision(recipe_of(), network(), steps=200, device=CPU)
     assert choice.precision == chosen
     assert mentions(choice.note, f"{1 / bf16_s:.2f}")
 
@@ -71,14 +71,14 @@ def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, cho
 def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
     monkeypatch.setattr(speed, "lower_precision", lambda device: hardware)
     monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
-    choice = choose(recipe_of("batch_images=8"), network(), steps=149, device=CPU)  # 1,192 pictures
+    choice = choose_precision(recipe_of("batch_images=8"), network(), steps=149, device=CPU)  # 1,192 pictures
     assert (choice.precision, choice.compile) == (chosen, False)
 
 
 def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
     """1,280 of them, of which measuring is a twentieth; a GPU, which takes all pictures of a step at once, does not."""
     measured(monkeypatch, fp32=1.0, bf16=1.25)
-    choice = choose(recipe_of("batch_images=32"), network(), steps=40, device=CPU)
+    choice = choose_precision(recipe_of("batch_images=32"), network(), steps=40, device=CPU)
     assert (choice.precision, choice.compile) == ("fp32", False)
     bench = speed._Bench(recipe_of("batch_images=32"), network(), torch.device("cuda"), 40)
     assert bench.too_short_to_measure
@@ -86,8 +86,8 @@ def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
 
 def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
     monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
-    choice = choose(recipe_of("precision=fp32", "compile=on"), network(), steps=10_000, device=CPU)
-    assert choice == speed.Speed("fp32", True, "")
+    choice = choose_precision(recipe_of("precision=fp32", "compile=on"), network(), steps=10_000, device=CPU)
+    assert choice == speed.PrecisionChoice("fp32", True, "")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
 def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
     measured(monkeypatch, fp32=step_s, compiled=compiled_s)
     said = []
-    choice = choose(
+    choice = choose_precision(
         recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU, say=said.append
     )
     assert choice.compile is chosen
@@ -114,8 +114,8 @@ def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
     """1,000 steps of 10 s are 167 minutes of one process, and of four together 42: too few to try compiling."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     recipe, steps = recipe_of("precision=fp32", "batch_images=8"), 1_000
-    assert choose(recipe, network(), steps=steps, device=CPU).compile
-    together = choose(recipe, network(), steps=steps, device=CPU, at_once=4)
+    assert choose_precision(recipe, network(), steps=steps, device=CPU).compile
+    together = choose_precision(recipe, network(), steps=steps, device=CPU, at_once=4)
     assert mentions(together.note, "42", "minutes")
 
 
@@ -124,7 +124,7 @@ def test_a_run_whose_pictures_grow_is_as_much_shorter(monkeypatch):
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     growing = ("progressive.image_px={start: 32, end: 64}", "progressive.stages=2")
     recipe = recipe_of("precision=fp32", "batch_images=8", *growing)
-    choice = choose(recipe, network(), steps=1_000, device=CPU, at_once=4)
+    choice = choose_precision(recipe, network(), steps=1_000, device=CPU, at_once=4)
     assert mentions(choice.note, "26", "minutes")
 
 
@@ -134,7 +134,7 @@ def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypa
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     steps, said = (1_000, []) if minutes == 15.0 else (200, [])
     recipe = recipe_of("precision=fp32", "batch_images=8")
-    choice = choose(recipe, network(), steps=steps, device=CPU, minutes=minutes, say=said.append)
+    choice = choose_precision(recipe, network(), steps=steps, device=CPU, minutes=minutes, say=said.append)
     assert choice.compile is chosen
     assert bool(said) is chosen
 
@@ -143,7 +143,7 @@ def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypa
 def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, monkeypatch):
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     said = []
-    choice = choose(
+    choice = choose_precision(
         recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU,
         compile_within_s=within_s, say=said.append,
     )  # fmt: skip
@@ -155,8 +155,8 @@ def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, m
 def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch):
     """Two steps are those of the recipe's epochs; how many the minutes hold is measured later."""
     measured(monkeypatch, fp32=1.0, bf16=0.95)
-    choice = choose(recipe_of(), network(), steps=2, device=CPU, minutes=10.0)
-    assert choice == speed.Speed(
+    choice = choose_precision(recipe_of(), network(), steps=2, device=CPU, minutes=10.0)
+    assert choice == speed.PrecisionChoice(
         "fp32",
         False,
         "Precision: fp32, for bf16 measured 1.05 times as fast as fp32. "
@@ -174,7 +174,7 @@ def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
         return 3.0
 
     monkeypatch.setattr(speed._Side, "step", step)
-    assert speed.image_s(recipe_of("batch_images=32", "precision=fp32"), network(), CPU) == 1.5
+    assert speed.seconds_per_image(recipe_of("batch_images=32", "precision=fp32"), network(), CPU) == 1.5
     assert tried == [8, 4, 2, 2]
 
 
@@ -184,7 +184,7 @@ def test_measuring_leaves_network_and_draws_alone():
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    choice = choose(recipe_of("compile=off"), given, steps=200, device=CPU)
+    choice = choose_precision(recipe_of("compile=off"), given, steps=200, device=CPU)
     assert torch.equal(torch.rand(3), wanted)
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
     assert all(weight.grad is None for weight in given.parameters())
@@ -231,10 +231,10 @@ def _symmetric():
 
 
 def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
-    state = begin(network(), recipe_of("precision=fp16", "compile=off"))
+    state = init_state(network(), recipe_of("precision=fp16", "compile=off"))
     assert state.scaler is not None
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 8.0})
-    other = begin(network(), recipe_of("precision=fp16", "compile=off"))
+    other = init_state(network(), recipe_of("precision=fp16", "compile=off"))
     other.load_dict(state.to_dict())
     assert other.scaler.state_dict()["scale"] == 8.0
 
@@ -292,7 +292,7 @@ def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch
     recipe = recipe_of(
         "precision=fp32", "compile=on", "progressive.image_px={start: 32, end: 64}", "progressive.stages=2"
     )
-    network_to_call(given.train(), recipe, CPU)
+    compile_model(given.train(), recipe, CPU)
     assert sizes == [(8, 3, 32, 32), (8, 3, 64, 64)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
     assert all(weight.grad is None for weight in given.parameters())
@@ -308,7 +308,7 @@ def test_a_network_that_does_not_compile_goes_on_with_a_warning(monkeypatch):
     monkeypatch.setattr(compiling.torch, "compile", compiler)
     given = network().train()
     with pytest.warns(UserWarning, match=mentioning("compile")):
-        call = network_to_call(given, recipe_of("precision=fp32", "compile=on"), CPU)
+        call = compile_model(given, recipe_of("precision=fp32", "compile=on"), CPU)
     assert call is given
 
 
@@ -319,7 +319,7 @@ def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
     monkeypatch.setattr(compiling.torch, "compile", compiler)
     given = network().train()
     with pytest.warns(UserWarning, match=mentioning("32", "gradients")):
-        call = network_to_call(given, recipe_of("precision=bf16", "compile=on", "progressive.stages=1"), CPU)
+        call = compile_model(given, recipe_of("precision=bf16", "compile=on", "progressive.stages=1"), CPU)
     assert call is given
 
 
@@ -336,7 +336,7 @@ def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, pre
     given = network().train()
     recipe = recipe_of(f"precision={precision}", "compile=on", "progressive.stages=1")
     with nullcontext() if same else pytest.warns(UserWarning, match=mentioning("32", "gradients")):
-        call = network_to_call(given, recipe, CPU)
+        call = compile_model(given, recipe, CPU)
     assert (call is not given) == same
 
 
@@ -353,7 +353,7 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     for compiles in (False, True):
         given = network().train()
         apply_setting(given, dropout=0, drop_path=0)  # as the recipe's only stage
-        call = network_to_call(given, recipe.model_copy(update={"compile": compiles}), CPU)
+        call = compile_model(given, recipe.model_copy(update={"compile": compiles}), CPU)
         with one_pass(given, images=8, seeds=[0]):
             logits = call(images)
         logits.square().mean().backward()
@@ -388,5 +388,5 @@ def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
 
     monkeypatch.setattr(compiling.torch, "compile", compiler)
     recipe = recipe_of("precision=fp32", "batch_images=8", "progressive.dropout=0.2")
-    choose(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
+    choose_precision(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
     assert drawn == [True] * (1 + 1 + speed._TIMED_STEPS)

@@ -10,7 +10,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 
@@ -28,7 +28,7 @@ def stage_sizes(recipe):
     ],
 )
 def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_px):
-    recipe = named(f"efficientnetv2_{size}_paper")
+    recipe = get_recipe(f"efficientnetv2_{size}_paper")
     first, last = recipe.progressive.stage(0), recipe.progressive.last
     assert stage_sizes(recipe) == px
     assert (first.randaugment, last.randaugment) == randaugment
@@ -53,7 +53,7 @@ def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_p
     ],
 )
 def test_released_recipes_are_the_authors_configurations(size, px, randaugment, mix, dropout, eval_px):
-    recipe = named(f"efficientnetv2_{size}_released")
+    recipe = get_recipe(f"efficientnetv2_{size}_released")
     last = recipe.progressive.last
     assert stage_sizes(recipe) == px
     assert last.randaugment == randaugment
@@ -69,7 +69,7 @@ def test_released_recipes_are_the_authors_configurations(size, px, randaugment, 
 )
 def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_px):
     """Where it is silent: the end of the released code's schedule."""
-    recipe = named(f"efficientnetv2_{size}_paper")
+    recipe = get_recipe(f"efficientnetv2_{size}_paper")
     assert stage_sizes(recipe) == [px]
     assert recipe.progressive.to_json()["image_px"] == px  # not a ramp, which a second stage would bring back
     assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=True)
@@ -79,7 +79,7 @@ def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_px)
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("efficientnetv2_")])
 def test_from_scratch_they_share_section_5_1(name):
-    recipe = named(name)
+    recipe = get_recipe(name)
     optimizer, schedule = recipe.optimizer, recipe.schedule
     assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
     assert (optimizer.kind, optimizer.momentum, optimizer.decay) == ("rmsprop", 0.9, 0.9)
@@ -100,7 +100,7 @@ def test_from_scratch_they_share_section_5_1(name):
 def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, least, form):
     """preprocessing.py: area_range from 0.05. B0 to B3 have preprocess_legacy.py's: from 0.08, but drawn anew where
     they cover less than 0.1 of a box that is the whole picture."""
-    assert named(f"efficientnetv2_{size}_{form}").crop_area_min == least
+    assert get_recipe(f"efficientnetv2_{size}_{form}").crop_area_min == least
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_label_says_what_the_released_code_does_and_where_ours_does_not(name, 
 
 def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
     """Released: size/(size + 32) of the shorter side below 320 px; from there on squeezed."""
-    b0, s = named("efficientnetv2_b0_released"), named("efficientnetv2_s_released")
+    b0, s = get_recipe("efficientnetv2_b0_released"), get_recipe("efficientnetv2_s_released")
     assert (b0.framing, b0.crop_fraction) == ("crop", pytest.approx(224 / 256))
     assert (s.framing, s.crop_fraction) == ("whole", 1.0)
     assert s.train_framing == b0.train_framing == "crop"
@@ -139,8 +139,8 @@ def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
 )
 def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eval_px):
     """Section 5.2; 100,000 pictures held out. XL, for which Table 6 has no row, as L."""
-    recipe = named(f"imagenet21k_{size}_paper")
-    like = named(f"efficientnetv2_{'l' if size == 'xl' else size}_paper")
+    recipe = get_recipe(f"imagenet21k_{size}_paper")
+    like = get_recipe(f"efficientnetv2_{'l' if size == 'xl' else size}_paper")
     assert (recipe.epochs, recipe.schedule.kind, recipe.holdout) == (60, "cosine", 100_000)
     assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
     assert (recipe.model, recipe.eval_px, stage_sizes(recipe)) == (f"efficientnetv2_{size}", eval_px, px)
@@ -159,7 +159,7 @@ def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eva
 
 def test_the_released_21k_has_one_size_and_hardly_any_regularization():
     """google/automl, datasets.py, ImageNet21k: lr_base 0.008 for each 256 pictures, one epoch of warm-up."""
-    recipe = named("imagenet21k_released")
+    recipe = get_recipe("imagenet21k_released")
     setting = recipe.progressive.last
     assert (recipe.progressive.stages, setting.image_px, recipe.eval_px) == (1, 224, 224)
     assert (setting.dropout, setting.drop_path, setting.label_smoothing) == (0, 0, 0)
@@ -168,7 +168,7 @@ def test_the_released_21k_has_one_size_and_hardly_any_regularization():
     assert recipe.crop_area_min == 0.05
     assert (recipe.epochs, recipe.batch_images, recipe.holdout) == (60, 4096, 100_000)
     assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
-    assert recipe.optimizer == named("efficientnetv2_s_released").optimizer.model_copy(
+    assert recipe.optimizer == get_recipe("efficientnetv2_s_released").optimizer.model_copy(
         update={"lr": 0.008 * 16}
     )
     assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
@@ -193,7 +193,7 @@ RATE = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 @pytest.mark.parametrize(("name", "model", "px", "blocks"), TABLE_12)
 def test_table_12s_networks_grow_from_128_px_to_their_own_size(name, model, px, blocks):
     """All else, of which the paper says nothing there: section 5.1, and S's row of Table 6."""
-    recipe, like = named(name), named("efficientnetv2_s_paper")
+    recipe, like = get_recipe(name), get_recipe("efficientnetv2_s_paper")
     first, last = recipe.progressive.stage(0), recipe.progressive.last
     assert (recipe.model, recipe.progressive.stages) == (model, 4)
     assert (first.image_px, last.image_px, recipe.eval_px) == (128, px, px)
@@ -216,7 +216,7 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
         pytest.importorskip("timm")
     with torch.device("meta"):
         network = create(model)
-    for setting in (named(name).progressive.stage(0), named(name).progressive.last):
+    for setting in (get_recipe(name).progressive.stage(0), get_recipe(name).progressive.last):
         reached = apply_setting(network, setting)
         counts = len(reached.dropout_modules), len(reached.drop_path_modules)
         assert counts == (1 if blocks else 0, blocks)
@@ -231,13 +231,13 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
 
 def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_first_stage():
     """All of it: label smoothing is one."""
-    recipe = named("proxy_paper")
+    recipe = get_recipe("proxy_paper")
     assert (recipe.epochs, recipe.minival, recipe.ema_decay) == (10, 25_000, 0.999)
     assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
-    assert recipe.optimizer == named("efficientnetv2_s_paper").optimizer
+    assert recipe.optimizer == get_recipe("efficientnetv2_s_paper").optimizer
     proxy = recipe.progressive
     assert (proxy.stages, proxy.image_px) == (1, 192)
-    assert replace(proxy.last, image_px=128) == named("efficientnetv2_s_paper").progressive.stage(0)
+    assert replace(proxy.last, image_px=128) == get_recipe("efficientnetv2_s_paper").progressive.stage(0)
     assert proxy.last.label_smoothing == 0.1
 
 
@@ -250,7 +250,7 @@ def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
     )
     for name in ("Sampler", "training_batches", "train", "class_terms", "reading_threads"):
         monkeypatch.setattr(trainer, name, lambda *given, **words: None)
-    recipe = named("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
+    recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
     job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
     trainer._steps(job, MagicMock(step=0), lambda: None, MagicMock(steps=1))
     assert crops == [framing]

@@ -13,16 +13,16 @@ from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.cli.main import app
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.recipe_io import checked, differences, with_settings
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.recipes import RECIPES, asked, named
+from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe, with_overrides
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipes import RECIPES, get_recipe, load_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.overrides import Words, begin_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_its_yaml(name, tmp_path):
-    recipe = named(name)
+    recipe = get_recipe(name)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert read_recipe(tmp_path / "recipe.yaml") == recipe
     assert recipe.name == name
@@ -49,13 +49,13 @@ def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
             typer.main.get_command(app).commands["plan"].make_context("plan", shlex.split(asked[1])).params
         )
         assert given_["recipe"] == name
-        assert (given_["label_separator"] is not None) == (named(name).made_for == "imagenet21k")
+        assert (given_["label_separator"] is not None) == (get_recipe(name).made_for == "imagenet21k")
 
 
 def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
-    own = {name for name in RECIPES if named(name).several_labels == "sigmoid"}
+    own = {name for name in RECIPES if get_recipe(name).several_labels == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}
-    recipe = named("finetune")
+    recipe = get_recipe("finetune")
     assert (recipe.answer(";"), recipe.answer(None)) == ("sigmoid", "softmax"), (
         "of one label each it is a softmax"
     )
@@ -73,7 +73,9 @@ def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
     """Batch-norm momentum 0.99 in the paper, 0.9 released; sizes, RandAugment, dropout, minival; nothing else."""
     names = {
         line.split(":")[0]
-        for line in differences(named("efficientnetv2_s_paper"), named("efficientnetv2_s_released"))
+        for line in diff_recipes(
+            get_recipe("efficientnetv2_s_paper"), get_recipe("efficientnetv2_s_released")
+        )
     }
     roots = {
         name.split(".")[0] if not name.startswith("progressive") else ".".join(name.split(".")[:2])
@@ -91,7 +93,7 @@ def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
 
 def test_imagenet_recipe_has_the_papers_numbers():
     """Section 5.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 each 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
-    recipe = named("efficientnetv2_s_paper")
+    recipe = get_recipe("efficientnetv2_s_paper")
     assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
     assert (recipe.optimizer.kind, recipe.optimizer.lr, recipe.optimizer.weight_decay) == (
         "rmsprop",
@@ -107,17 +109,17 @@ def test_rates_that_a_recipe_does_not_name_are_0():
     """In a loop of one's own they would stay as the network was built."""
     plan = Progressive(image_px=64, stages=2)
     assert (plan.last.dropout, plan.last.drop_path) == (None, None)
-    recipe = named("quick")
+    recipe = get_recipe("quick")
     assert recipe.progressive.drop_path == 0.0
     silent = recipe.to_json() | {"progressive": {"image_px": 64, "dropout": None}}
     for given_ in (silent, silent | {"progressive": plan}):
-        progressive = checked(given_, where="here").progressive
+        progressive = validate_recipe(given_, where="here").progressive
         assert (progressive.dropout, progressive.drop_path) == (0.0, 0.0)
 
 
 def test_settings_reach_nested_fields_and_ramps():
-    recipe = with_settings(
-        named("quick"),
+    recipe = with_overrides(
+        get_recipe("quick"),
         [
             "epochs=3",
             "optimizer.lr=1e-3",
@@ -203,7 +205,7 @@ def test_settings_reach_nested_fields_and_ramps():
 )
 def test_a_wrong_setting_is_refused_with_name_value_and_rule(setting, message):
     with pytest.raises(InputError) as refused:
-        with_settings(named("quick"), [setting])
+        with_overrides(get_recipe("quick"), [setting])
     assert message in str(refused.value)
 
 
@@ -215,7 +217,7 @@ def test_a_wrong_setting_is_refused_with_name_value_and_rule(setting, message):
 def test_a_number_of_many_digits_names_its_field(field, digits, tmp_path):
     number = "9" * digits
     with pytest.raises(InputError, match=field) as refused:
-        with_settings(named("quick"), [f"{field}={number}"])
+        with_overrides(get_recipe("quick"), [f"{field}={number}"])
     assert len(str(refused.value)) < 1_000
     whole, _, part = field.partition(".")
     text = f"{whole}: {{{part}: {number}}}" if part else f"{whole}: {number}"
@@ -231,19 +233,19 @@ def test_what_is_nested_too_deeply_is_refused_at_once(tmp_path):
     with pytest.raises(InputError, match=mentioning("deep.yaml")):
         read_recipe(tmp_path / "deep.yaml")
     with pytest.raises(InputError, match=mentioning("--set", "seed")):
-        with_settings(named("quick"), [f"seed={deep}"])
+        with_overrides(get_recipe("quick"), [f"seed={deep}"])
 
 
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(InputError, match=mentioning("did you mean", "quick")):
-        named("quik")
+        get_recipe("quik")
 
 
 @given(st.dictionaries(st.sampled_from(["epochs", "batch_images", "seed"]), st.integers(1, 1000)))
 def test_differences_name_just_what_differs(changes):
-    base = named("quick")
-    other = checked(base.to_json() | changes, where="test")
-    names = {line.split(":")[0] for line in differences(base, other)}
+    base = get_recipe("quick")
+    other = validate_recipe(base.to_json() | changes, where="test")
+    names = {line.split(":")[0] for line in diff_recipes(base, other)}
     assert names == {name for name, value in changes.items() if getattr(base, name) != value}
 
 
@@ -253,14 +255,14 @@ def test_differences_name_just_what_differs(changes):
 )
 def test_a_minimum_above_its_maximum_is_refused(field, start, end):
     """Table 6 gives minima and maxima; what grows starts at the former."""
-    plain = named("efficientnetv2_m_paper").to_json()
+    plain = get_recipe("efficientnetv2_m_paper").to_json()
     plain["progressive"] |= {field: {"start": start, "end": end}}
     with pytest.raises(
         InputError, match=f"{field} goes from {start} down to {end}.*start: {end}, end: {start}"
     ):
-        checked(plain, where="here")
+        validate_recipe(plain, where="here")
     plain["progressive"] |= {field: {"start": end, "end": end}}
-    assert checked(plain, where="here")
+    assert validate_recipe(plain, where="here")
 
 
 def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
@@ -276,31 +278,31 @@ def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
 
 
 def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path, monkeypatch):
-    mine = named("finetune").model_copy(update={"crop_area_min": 0.7})
+    mine = get_recipe("finetune").model_copy(update={"crop_area_min": 0.7})
     for folder in ("run", "quick"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "recipe.yaml").write_text(mine.to_yaml())
-    assert asked(str(tmp_path / "run")) == asked(str(tmp_path / "run/recipe.yaml")) == mine
+    assert load_recipe(str(tmp_path / "run")) == load_recipe(str(tmp_path / "run/recipe.yaml")) == mine
     monkeypatch.chdir(tmp_path)
-    assert asked("quick") == named("quick"), "a name is that, whatever a folder is called"
+    assert load_recipe("quick") == get_recipe("quick"), "a name is that, whatever a folder is called"
     with pytest.raises(InputError, match=mentioning("--recipe", "none.yaml", "recipe.yaml")):
-        asked("none.yaml")
+        load_recipe("none.yaml")
     with pytest.raises(InputError, match=mentioning("nothing")):
-        asked("nothing")
+        load_recipe("nothing")
 
 
 def test_words_mean_what_the_recipe_said_when_they_were_read(tmp_path):
     """Folds are begun, and gone on with, by them, whatever becomes of the file meanwhile."""
-    (tmp_path / "mine.yaml").write_text(named("finetune").to_yaml())
+    (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
     words = Words(recipe=str(tmp_path / "mine.yaml"), weights="none")
     (tmp_path / "mine.yaml").unlink()
     recipe, _ = begin_recipe(words, torch.device("cpu"), lambda line: None)
-    assert recipe == named("finetune").model_copy(update={"weights": "none"})
+    assert recipe == get_recipe("finetune").model_copy(update={"weights": "none"})
 
 
 def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_same(tmp_path):
     """A run's recipe names it, for settling has; others in training would be judged, and saved, at the old one."""
-    mine = named("finetune").model_copy(update={"eval_px": 224, "weights": "none"})
+    mine = get_recipe("finetune").model_copy(update={"eval_px": 224, "weights": "none"})
     (tmp_path / "recipe.yaml").write_text(mine.to_yaml())
     words, said, cpu = Words(recipe=str(tmp_path)), [], torch.device("cpu")
     for sizes in ({"image_px": 300}, {"settings": ("progressive.image_px={start: 128, end: 300}",)}):
@@ -318,7 +320,7 @@ def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_sa
 @pytest.mark.parametrize(("tried", "then"), [((224, 256, 288, 320), "auto"), ((192, 256), (192, 256))])
 def test_the_sizes_that_a_run_has_tried_by_itself_follow_too(tried, then, tmp_path):
     """Else none above the new one would be tried, where the best is; those that somebody has named stay."""
-    mine = named("finetune").model_copy(update={"eval_px": 224, "minival": 0.1, "weights": "none"})
+    mine = get_recipe("finetune").model_copy(update={"eval_px": 224, "minival": 0.1, "weights": "none"})
     (tmp_path / "recipe.yaml").write_text(mine.model_copy(update={"eval_px_tried": tried}).to_yaml())
     for words, found in (({}, tried), ({"image_px": 300}, then)):
         recipe, _ = begin_recipe(Words(recipe=str(tmp_path), **words), torch.device("cpu"), print)

@@ -6,19 +6,19 @@ import pytest
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.training.recipe_fields import (
-    about,
-    every_field,
+    all_fields,
+    field_values,
     fields_of,
-    matching,
-    parts,
-    typed,
-    values_in,
+    find_fields,
+    format_value,
+    part_description,
+    recipe_parts,
 )
-from efficientnetv2.training.recipe_io import checked, fields_at, with_settings
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.recipe_io import field_names_at, validate_recipe, with_overrides
+from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 
-FIELDS = {field.name: field for field in every_field()}
+FIELDS = {field.name: field for field in all_fields()}
 # What a recipe has to say, and no more.
 LEAST = {
     "name": "least",
@@ -29,10 +29,15 @@ LEAST = {
 
 
 def test_every_field_that_can_be_set_is_there_in_order():
-    own = [name for name in fields_at([]) if name not in parts()]
-    inside = [f"{part}.{name}" for part in fields_at([]) if part in parts() for name in fields_at([part])]
+    own = [name for name in field_names_at([]) if name not in recipe_parts()]
+    inside = [
+        f"{part}.{name}"
+        for part in field_names_at([])
+        if part in recipe_parts()
+        for name in field_names_at([part])
+    ]
     assert list(FIELDS) == own + inside
-    assert list(parts()) == ["", "progressive", "optimizer", "schedule", "augment"]
+    assert list(recipe_parts()) == ["", "progressive", "optimizer", "schedule", "augment"]
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -47,10 +52,10 @@ def test_every_field_has_a_meaning_that_stands_alone(name):
     assert "\n" not in meaning
 
 
-@pytest.mark.parametrize("part", parts())
+@pytest.mark.parametrize("part", recipe_parts())
 def test_every_part_says_what_it_is(part):
-    assert about(part)
-    assert "Args:" not in about(part)
+    assert part_description(part)
+    assert "Args:" not in part_description(part)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,7 @@ def test_an_entry_that_several_share_or_that_points_to_a_class_is_said_of_each()
 
 
 def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
-    has = values_in(checked(LEAST, where="test"))
+    has = field_values(validate_recipe(LEAST, where="test"))
     required = {field.name for field in FIELDS.values() if field.required}
     assert required == {"name", "progressive.image_px", "optimizer.kind", "optimizer.lr", "schedule.kind"}
     assert {name: field.default for name, field in FIELDS.items() if name not in required} == {
@@ -95,9 +100,9 @@ def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_values_are_shown_as_set_takes_them(name):
-    recipe = named(name)
-    settings = [f"{field}={typed(value)}" for field, value in values_in(recipe).items()]
-    assert with_settings(named("quick"), settings) == recipe
+    recipe = get_recipe(name)
+    settings = [f"{field}={format_value(value)}" for field, value in field_values(recipe).items()]
+    assert with_overrides(get_recipe("quick"), settings) == recipe
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_values_are_shown_as_set_takes_them(name):
     ],
 )
 def test_a_word_finds_the_field_or_all_that_begin_so(word, names):
-    assert [field.name for field in matching(word)] == names
+    assert [field.name for field in find_fields(word)] == names
 
 
 @pytest.mark.parametrize(
@@ -126,4 +131,4 @@ def test_a_word_finds_the_field_or_all_that_begin_so(word, names):
 )
 def test_an_unknown_field_names_the_nearest(word, near):
     with pytest.raises(InputError, match=mentioning(word, near, "did you mean")):
-        matching(word)
+        find_fields(word)

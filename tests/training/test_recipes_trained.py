@@ -19,9 +19,9 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import loop
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils.rng import Key
 
 # Of its four blocks the second and the fourth have a shortcut, and so stochastic depth: 1/4 and 3/4 of the rate.
@@ -55,7 +55,7 @@ TABLE_12 = [
 
 def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recipe:
     """The recipe so named, its pictures, batch and length made small; two groups of 4 a step."""
-    recipe = named(name)
+    recipe = get_recipe(name)
     plain = recipe.to_json()
     plain["progressive"] = recipe.progressive.with_image_px(px).to_json() | {"px_multiple": 1}
     plain["progressive"] |= {"stages": stages} if stages else {}
@@ -66,7 +66,7 @@ def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recip
         "group_images": 4,
         "eval_px": 32,
     }
-    return checked(plain | {"precision": "fp32", "compile": False}, where=name)
+    return validate_recipe(plain | {"precision": "fp32", "compile": False}, where=name)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Pass:
 
 def trained(
     recipe: Recipe, network: nn.Module, labels: npt.NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[loop.StepDone], list[tuple[Request, Pass]]]:
+) -> tuple[list[loop.StepOutput], list[tuple[Request, Pass]]]:
     """Run the whole recipe: its steps, and each group's request with what the network met."""
     passes: list[Pass] = []
     real = loop.cross_entropy
@@ -95,7 +95,7 @@ def trained(
 
     monkeypatch.setattr(loop, "cross_entropy", noted)
     network.register_forward_pre_hook(look)
-    key, length = Key.of(0), Length.of(recipe, PICTURES)
+    key, length = Key.of(0), RunLength.of(recipe, PICTURES)
     first = labels if labels.ndim == 1 else labels[:, 0]
     requests = list(Sampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.balance, key))
     noise = np.random.default_rng(0)
@@ -105,8 +105,8 @@ def trained(
         images = torch.from_numpy(noise.integers(0, 256, shape, np.uint8))
         return Batch(request, images, torch.from_numpy(labels[request.samples]), ())
 
-    steps = loop.train(
-        begin(network, recipe), map(answered, requests), recipe=recipe, length=length, num_classes=CLASSES,
+    steps = loop.train_steps(
+        init_state(network, recipe), map(answered, requests), recipe=recipe, length=length, num_classes=CLASSES,
         preprocessing=Preprocessing(image_px=32), key=key, device=torch.device("cpu"),
     )  # fmt: skip
     return list(steps), list(zip(requests, passes, strict=True))
@@ -135,7 +135,7 @@ def hot(samples: npt.NDArray[np.int64], setting: Setting, *, several: bool) -> T
 def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels_of_each(name, monkeypatch):
     """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8; of ImageNet-21k several labels
     of a picture."""
-    recipe, several = small(name, px=48, steps=8), named(name).made_for == "imagenet21k"
+    recipe, several = small(name, px=48, steps=8), get_recipe(name).made_for == "imagenet21k"
     torch.manual_seed(0)
     network = create(SMALL, num_classes=CLASSES)
     before = {one: weight.detach().clone() for one, weight in network.named_parameters()}
@@ -144,7 +144,7 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
     assert [done.setting for done in steps] == [
         recipe.progressive.stage(step * stages // 8) for step in range(8)
     ]
-    assert len({done.setting.image_px for done in steps}) == stages == named(name).progressive.stages
+    assert len({done.setting.image_px for done in steps}) == stages == get_recipe(name).progressive.stages
     assert np.isfinite([float(done.loss) for done in steps]).all()
     assert not [one for one, weight in network.named_parameters() if torch.equal(weight, before[one])]
     assert len(passes) == 2 * 8
@@ -160,7 +160,7 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
 
 def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_several_labels():
     """Else the test above would compare nothing with nothing."""
-    recipes = [named(name) for name in RECIPES]
+    recipes = [get_recipe(name) for name in RECIPES]
     assert {1, 3, 4} <= {recipe.progressive.stages for recipe in recipes}
     assert len({recipe.progressive.drop_path for recipe in recipes}) > 2
     growing = [r for r in recipes if r.progressive.stage(0).dropout < r.progressive.last.dropout]
@@ -172,7 +172,7 @@ def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_several_la
 @pytest.mark.parametrize("name", TABLE_12)
 def test_table_12s_own_networks_take_a_step_of_the_first_stage_and_one_of_the_last(name, monkeypatch):
     """At 64 px. A ramp of two stages has the ends of one of four."""
-    recipe, own = small(name, px=64, steps=2, stages=2), named(name).progressive
+    recipe, own = small(name, px=64, steps=2, stages=2), get_recipe(name).progressive
     if recipe.model.startswith("timm:"):
         pytest.importorskip("timm")
     torch.manual_seed(0)

@@ -10,9 +10,9 @@ from tests.training.test_microbatch import PLAN, SGD, noisy
 
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.memory_profile import activation_bytes
-from efficientnetv2.training.initial_weights import build
-from efficientnetv2.training.microbatch import GroupsAtATime
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.initial_weights import build_model
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 
 
@@ -33,7 +33,7 @@ def test_training_is_the_same_dropout_and_statistics_included(group_images):
             4,
             network=network(stages),
             pictures=noisy,
-            at_a_time=GroupsAtATime({32: 2, 48: 2}) if group_images == 2 else GroupsAtATime(),
+            at_a_time=MicrobatchPlan({32: 2, 48: 2}) if group_images == 2 else MicrobatchPlan(),
             **SGD | {"group_images": group_images},
         )
         return [float(one.loss) for one in done], state.to_dict()
@@ -66,14 +66,14 @@ def test_less_is_kept():
 
 
 def test_the_recipe_says_how_many_stages():
-    recipe = named("quick").model_copy(update={"recompute_stages": 2})
-    assert build(recipe, SMALL, num_classes=3).recomputed == {0, 1, 2, 3}
+    recipe = get_recipe("quick").model_copy(update={"recompute_stages": 2})
+    assert build_model(recipe, SMALL, num_classes=3).recomputed == {0, 1, 2, 3}
     with pytest.raises(InputError, match=mentioning("recompute_stages", "4", "3")):
-        build(recipe.model_copy(update={"recompute_stages": 4}), SMALL, num_classes=3)
+        build_model(recipe.model_copy(update={"recompute_stages": 4}), SMALL, num_classes=3)
 
 
 def test_other_networks_have_no_stages_to_recompute():
     pytest.importorskip("timm")
-    recipe = named("quick").model_copy(update={"recompute_stages": 1})
+    recipe = get_recipe("quick").model_copy(update={"recompute_stages": 1})
     with pytest.raises(InputError, match="only of this project's networks"):
-        build(recipe, "timm:resnet18", num_classes=3)
+        build_model(recipe, "timm:resnet18", num_classes=3)

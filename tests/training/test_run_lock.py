@@ -15,7 +15,7 @@ from efficientnetv2.evaluation.predictions import write_answers
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training import run_lock
 from efficientnetv2.training.run_dir import LOCK, RUNNING
-from efficientnetv2.training.run_lock import at_work, claimed, held, refuse_occupied
+from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, crossval
 from efficientnetv2.workflows import train as train_job
@@ -31,15 +31,15 @@ WORDS = Words(
 
 def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     out = tmp_path / "runs/mine"
-    with claimed(out) as path:
+    with create_run_dir(out) as path:
         assert path == out
-        with pytest.raises(InputError, match=mentioning("--out")), claimed(out):
+        with pytest.raises(InputError, match=mentioning("--out")), create_run_dir(out):
             pytest.fail("a second one has begun")
         (out / "recipe.yaml").write_text("")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
     with (
         pytest.raises(InputError, match=mentioning("--resume")),
-        claimed(out),
+        create_run_dir(out),
     ):
         pytest.fail("a second one has begun")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
@@ -50,18 +50,18 @@ def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
     (tmp_path / "my run").mkdir()
     (tmp_path / "my run/recipe.yaml").write_text("")
     with pytest.raises(InputError) as refused:
-        refuse_occupied(tmp_path / "my run")
+        validate_new_run_dir(tmp_path / "my run")
     assert mentions(str(refused.value), tmp_path / "my run", "effnetv2 train DATA --out", "--resume")
 
 
 def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
     """Both have chosen it within the same second; the second finds the first beginning, or begun."""
     path = tmp_path / "runs/same"
-    with claimed(path, name="quick") as first:
-        with claimed(path, name="quick") as second:
+    with create_run_dir(path, name="quick") as first:
+        with create_run_dir(path, name="quick") as second:
             (second / "recipe.yaml").write_text("")
         (first / "recipe.yaml").write_text("")
-    with claimed(path, name="quick") as third:
+    with create_run_dir(path, name="quick") as third:
         assert first == path
         assert len({first, second, third}) == 3
         assert all(other.parent == path.parent and "_quick" in other.name for other in (second, third))
@@ -69,11 +69,14 @@ def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
 
 def test_what_is_refused_while_it_begins_leaves_nothing(tmp_path):
     for _ in range(2):
-        with pytest.raises(InputError, match="memory"), claimed(tmp_path / "runs/mine"):
+        with pytest.raises(InputError, match="memory"), create_run_dir(tmp_path / "runs/mine"):
             raise InputError("memory is too short")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file is a file"), claimed(tmp_path / "file/mine", name="quick"):
+    with (
+        pytest.raises(InputError, match=r"file is a file"),
+        create_run_dir(tmp_path / "file/mine", name="quick"),
+    ):
         pytest.fail("it has begun in a file")
 
 
@@ -83,12 +86,12 @@ def test_a_killed_beginning_bars_nobody(tmp_path):
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "mine" / LOCK).exists()
-    with claimed(tmp_path / "mine") as path:
+    with create_run_dir(tmp_path / "mine") as path:
         assert path == tmp_path / "mine"
 
 
 def _killed_in(out):
-    with claimed(Path(out)):
+    with create_run_dir(Path(out)):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -96,10 +99,10 @@ def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle
     """The answers of --against are kept before the recipe, which makes a folder a run."""
     answers = pd.DataFrame({"path": ["a.jpg"], "label": ["x"], "true_label": ["x"]})
     write_answers(tmp_path / "mine/against", answers)
-    refuse_occupied(tmp_path / "mine")
+    validate_new_run_dir(tmp_path / "mine")
     (tmp_path / "mine/thesis.tex").write_text("")
     with pytest.raises(InputError, match=mentioning("thesis.tex")):
-        refuse_occupied(tmp_path / "mine")
+        validate_new_run_dir(tmp_path / "mine")
 
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, monkeypatch):
@@ -114,7 +117,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     monkeypatch.setattr(auto_config, "prepare", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
         train_job.train_and_report(WORDS, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
-    assert resume.steps_saved(out / "checkpoints") == [1]
+    assert resume.saved_steps(out / "checkpoints") == [1]
 
 
 def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path, monkeypatch):
@@ -133,17 +136,17 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
 
 def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "_PATIENCE_S", 0)
-    with held(tmp_path):
+    with lock_run_dir(tmp_path):
         with (
             pytest.raises(InputError, match=mentioning("running.lock")),
-            held(tmp_path),
+            lock_run_dir(tmp_path),
         ):
             pytest.fail("a second one is at work")
         assert (tmp_path / RUNNING).exists()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RuntimeError, match="broken"), held(tmp_path):
+    with pytest.raises(RuntimeError, match="broken"), lock_run_dir(tmp_path):
         raise RuntimeError("broken")
-    with held(tmp_path):
+    with lock_run_dir(tmp_path):
         pass
 
 
@@ -154,29 +157,29 @@ def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / RUNNING).exists()
-    with held(tmp_path):
+    with lock_run_dir(tmp_path):
         pass
 
 
 def test_whether_a_process_is_at_work_is_known_and_leaves_the_folder_as_it_is(tmp_path):
     """While it works, not before, not afterwards, nor of one that was killed; to ask hinders nobody."""
-    assert not at_work(tmp_path)
-    assert not at_work(tmp_path / "nowhere")
-    with held(tmp_path):
-        assert at_work(tmp_path)
-    assert not at_work(tmp_path)
+    assert not is_running(tmp_path)
+    assert not is_running(tmp_path / "nowhere")
+    with lock_run_dir(tmp_path):
+        assert is_running(tmp_path)
+    assert not is_running(tmp_path)
     assert list(tmp_path.iterdir()) == []
     process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
     process.start()
     process.join(60)
     assert (tmp_path / RUNNING).exists()
-    assert not at_work(tmp_path)
-    with held(tmp_path):
-        assert at_work(tmp_path)
+    assert not is_running(tmp_path)
+    with lock_run_dir(tmp_path):
+        assert is_running(tmp_path)
 
 
 def _killed_at_work(folder):
-    with held(Path(folder)):
+    with lock_run_dir(Path(folder)):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from tests.messages import each_mentions
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.training.signals import Interruption, held, signals_as_ctrl_c
+from efficientnetv2.training.signals import GracefulStop, defer_signals, signals_as_ctrl_c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_may_repeat_itself(number):
     said = []
-    with Interruption(said.append, launched=True) as interruption:
+    with GracefulStop(said.append, launched=True) as interruption:
         assert not interruption.requested
         for _ in range(3):
             os.kill(os.getpid(), number)
@@ -29,9 +29,9 @@ def test_a_launcher_may_repeat_itself(number):
 
 _CLOSED = """
 import signal, sys
-from efficientnetv2.training.signals import Interruption
+from efficientnetv2.training.signals import GracefulStop
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though the tests are run under nohup
-with Interruption(lambda line: print(line, flush=True)) as interruption:
+with GracefulStop(lambda line: print(line, flush=True)) as interruption:
     if sys.argv[2:]:
         signal.raise_signal(signal.Signals[sys.argv[2]])
     print("at work", flush=True)
@@ -65,7 +65,7 @@ def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(be
 def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruption(print) as interruption, held(), signals_as_ctrl_c():
+        with GracefulStop(print) as interruption, defer_signals(), signals_as_ctrl_c():
             os.kill(os.getpid(), signal.SIGHUP)
         assert not interruption.requested
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -100,7 +100,7 @@ def test_a_person_who_repeats_it_means_at_once():
     said = []
 
     def interrupted_twice():
-        with Interruption(said.append):
+        with GracefulStop(said.append):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -123,7 +123,7 @@ def test_a_line_that_is_being_written_is_not_written_again():
 
     screen = Screen()
     screen.notes = Console(file=Terminal(), width=200)
-    with Interruption(screen.say) as interruption:
+    with GracefulStop(screen.say) as interruption:
         screen.say("epoch 1.0: top-1 50.0 %")
     assert interruption.requested
     lines = screen.notes.file.getvalue().splitlines()
@@ -136,7 +136,7 @@ def test_a_line_that_is_being_written_is_not_written_again():
 def test_a_process_forked_off_within_says_nothing(number):
     """As those that read pictures are, which a terminal's Ctrl-C reaches too."""
     said = []
-    with Interruption(said.append) as interruption:
+    with GracefulStop(said.append) as interruption:
         child = os.fork()
         if child == 0:
             os.kill(os.getpid(), number)
@@ -152,7 +152,7 @@ def test_a_signal_waits_for_what_must_not_be_left_half_done(number):
     done = []
 
     def work() -> None:
-        with held():
+        with defer_signals():
             signal.raise_signal(number)
             done.append("all")
 

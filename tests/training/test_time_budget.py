@@ -19,21 +19,21 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import time_budget
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
-from efficientnetv2.training.timing import Rate, Rates, StepRate
+from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import run
 
-RATES = Rates(
+RATES = StepTimings(
     compile_s=0.0,
-    steps=(StepRate(64, 0.0, 0.5, 100), StepRate(96, 0.0, 1.1, 200), StepRate(128, 0.0, 2.0, 300)),
-    curve=Rate(0.0, 0.02),
-    answers=Rate(0.0, 0.02),
-    checkpoints=Rate(0.0, 0.2),
+    steps=(StepTiming(64, 0.0, 0.5, 100), StepTiming(96, 0.0, 1.1, 200), StepTiming(128, 0.0, 2.0, 300)),
+    curve=LinearCost(0.0, 0.02),
+    answers=LinearCost(0.0, 0.02),
+    checkpoints=LinearCost(0.0, 0.2),
     checkpoint_bytes=1000,
     model_s=0.1,
     model_bytes=250,
@@ -69,13 +69,13 @@ class Clock:
         return took
 
 
-def job_of(epochs: float, batch: int, *settings: str) -> Job:
+def job_of(epochs: float, batch: int, *settings: str) -> RunConfig:
     sizes = "progressive={stages: 3, px_multiple: 32, image_px: {start: 64, end: 128}}"
-    recipe = with_settings(
-        named("quick"), [sizes, f"batch_images={batch}", f"epochs={epochs}", "compile=false", *settings]
+    recipe = with_overrides(
+        get_recipe("quick"), [sizes, f"batch_images={batch}", f"epochs={epochs}", "compile=false", *settings]
     )
     folder = SimpleNamespace(amend_beginning=lambda **changed: None)
-    return Job(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
+    return RunConfig(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
 
 
 def simulated(
@@ -167,15 +167,15 @@ def timed(class_folders, tmp_path):
         "precision=fp32", "compile=false", "epochs=12", "validate_epochs=4", "ema_decay=0.5",
     )  # fmt: skip
 
-    def of(name: str) -> Job:
+    def of(name: str) -> RunConfig:
         torch.manual_seed(0)
-        return Job(
-            recipe=with_settings(named("quick"), settings),
+        return RunConfig(
+            recipe=with_overrides(get_recipe("quick"), settings),
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
-            folder=RunFolder(tmp_path / name, lambda line: None),
+            folder=RunDir(tmp_path / name, lambda line: None),
             device=torch.device("cpu"),
             workers=0,
         )
@@ -187,10 +187,10 @@ def limit_of(step_s: float, steps: int) -> TimeLimit:
     """Time for about so many steps on a machine that takes as long as measured, and none for all else."""
     rates = replace(
         RATES,
-        steps=(StepRate(32, 0.0, step_s, 1), StepRate(48, 0.0, step_s, 1)),
-        curve=Rate(0.0, 1e-9),
-        answers=Rate(0.0, 1e-9),
-        checkpoints=Rate(0.0, 0.0),
+        steps=(StepTiming(32, 0.0, step_s, 1), StepTiming(48, 0.0, step_s, 1)),
+        curve=LinearCost(0.0, 1e-9),
+        answers=LinearCost(0.0, 1e-9),
+        checkpoints=LinearCost(0.0, 0.0),
         model_s=0.0,
     )
     return TimeLimit(steps * step_s, 0.0, rates, began=0.0)
@@ -223,7 +223,7 @@ class Paces:
         monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
-def weights_of(job: Job) -> dict[str, bytes]:
+def weights_of(job: RunConfig) -> dict[str, bytes]:
     stored = modelfile.load(job.folder.model_file).state_dict()
     return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
 

@@ -18,12 +18,12 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import loop
 from efficientnetv2.training import timing as rates
-from efficientnetv2.training.microbatch import GroupsAtATime
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import NoFolder
-from efficientnetv2.training.timing import Rate, measure
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.timing import LinearCost, measure_timings
 
 SLEEP_S = 0.02
 
@@ -57,16 +57,16 @@ def job(class_folders, tmp_path, monkeypatch):
     ]  # fmt: skip
     manifest = read(class_folders)
     train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
-    return Job(
-        recipe=with_settings(named("quick"), settings),
+    return RunConfig(
+        recipe=with_overrides(get_recipe("quick"), settings),
         network=create("efficientnetv2_b0", num_classes=3),
         train=train,
         val=val,
         preprocessing=Preprocessing(image_px=64),
-        folder=NoFolder(tmp_path / "run"),
+        folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),
         workers=0,
-        at_a_time=GroupsAtATime({32: 2, 64: 1}),
+        at_a_time=MicrobatchPlan({32: 2, 64: 1}),
     )
 
 
@@ -74,13 +74,13 @@ def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeyp
     """Two groups of 32 px in one pass, two passes of one at 64 px; two steps to warm up and three that are timed."""
     passes = []
 
-    def counted(network, batches, *rest, real=loop.train_groups):
+    def counted(network, batches, *rest, real=loop.forward_backward):
         passes.append((batches[0].request.setting.image_px, len(batches)))
         return real(network, batches, *rest)
 
-    monkeypatch.setattr(loop, "train_groups", counted)
+    monkeypatch.setattr(loop, "forward_backward", counted)
     before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
-    found = measure(job, tmp_path)
+    found = measure_timings(job, tmp_path)
     assert passes == [(32, 2)] * 5 + [(64, 1)] * 10
     assert [rate.image_px for rate in found.steps] == [32, 64]
     assert all(rate.each_s > 0 and rate.begin_s >= 0 for rate in found.steps)
@@ -97,7 +97,7 @@ def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeyp
 
 
 def test_reading_is_a_part_of_a_step(job, tmp_path):
-    slow = measure(replace(job, reader=Slow(originals(job.train))), tmp_path)
+    slow = measure_timings(replace(job, reader=Slow(originals(job.train))), tmp_path)
     assert all(rate.each_s > 8 * SLEEP_S for rate in slow.steps), "8 pictures, one after the other"
 
 
@@ -105,8 +105,8 @@ def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
     large = job.recipe.model_copy(update={"batch_images": 40})
     reader = Slow(originals(job.train))
-    found = measure(
-        replace(job, recipe=large, reader=reader, at_a_time=GroupsAtATime({32: 1, 64: 1})), tmp_path
+    found = measure_timings(
+        replace(job, recipe=large, reader=reader, at_a_time=MicrobatchPlan({32: 1, 64: 1})), tmp_path
     )
     assert all(rate.each_s > 40 * SLEEP_S for rate in found.steps)
     assert reader.asked == 2 * 5 * 4, "at both sizes a tenth of each of five steps"
@@ -116,20 +116,20 @@ def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
     """Two to warm up and one that is timed, at both sizes, of 8 pictures."""
     monkeypatch.setattr(rates, "_LONG_S", 0.0)
     reader = Slow(originals(job.train))
-    measure(replace(job, reader=reader), tmp_path)
+    measure_timings(replace(job, reader=reader), tmp_path)
     assert reader.asked == 2 * 3 * 8
 
 
 def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
     """Of 4 steps at two sizes two of each, and two to warm up."""
     reader = Slow(originals(job.train))
-    measure(replace(job, reader=reader), tmp_path, run_steps=4)
+    measure_timings(replace(job, reader=reader), tmp_path, run_steps=4)
     assert reader.asked == 2 * 4 * 8
 
 
 def test_what_is_measured_is_said_before_with_the_time_left(job, tmp_path):
     said = []
-    measure(replace(job, reader=Slow(originals(job.train))), tmp_path, say=said.append)
+    measure_timings(replace(job, reader=Slow(originals(job.train))), tmp_path, say=said.append)
     answers, first, second, checkpoints = said
     assert mentions(first, "32", "1", "2")
     assert re.fullmatch(r"Measuring steps of 64 px \(2 of 2, about \d+ s left\)\.", second)
@@ -148,7 +148,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
         asked.append(rates)
         return True
 
-    found = measure(job, tmp_path, in_vain=in_vain, say=said.append)
+    found = measure_timings(job, tmp_path, in_vain=in_vain, say=said.append)
     assert not any("64 px" in line for line in said)
     (least,) = asked
     assert least.answers.each_s > 0
@@ -160,7 +160,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
 
 def test_what_may_do_is_measured_whole(job, tmp_path):
     asked = []
-    found = measure(job, tmp_path, in_vain=lambda rates: bool(asked.append(rates)))
+    found = measure_timings(job, tmp_path, in_vain=lambda rates: bool(asked.append(rates)))
     assert [rates.steps for rates in asked][-1] == found.steps, "asked after each size"
     assert len(asked) == 2
 
@@ -181,7 +181,7 @@ def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, mon
 
     monkeypatch.setattr(rates.resume, "save", save)
     monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=clock))
-    found = measure(job, tmp_path)
+    found = measure_timings(job, tmp_path)
     assert found.checkpoints.begin_s == pytest.approx(300, abs=0.01)
     assert found.checkpoints.each_s == pytest.approx(100, abs=0.01)
     assert found.checkpoint_bytes == 17
@@ -189,14 +189,14 @@ def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, mon
 
 def test_workers_are_those_of_the_run(job, tmp_path):
     """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
-    found = measure(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)
+    found = measure_timings(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)
     last = found.steps[-1]
     assert last.each_s > 3 * SLEEP_S
     assert last.begin_s == 0, "the workers have read ahead by then"
 
 
 def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_path):
-    found = measure(job, tmp_path)
+    found = measure_timings(job, tmp_path)
     small, large = (rate.each_s for rate in found.steps)
     middle = (0.5 * (32**2 + 64**2)) ** 0.5
     assert found.step_s(32) == pytest.approx(small)
@@ -204,15 +204,15 @@ def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_pat
 
 
 def test_answers_take_what_they_take_to_begin_and_each():
-    assert Rate(0.5, 0.01).seconds(30) == pytest.approx(0.8)
-    assert Rate(0.5, 0.01).seconds(0) == 0
+    assert LinearCost(0.5, 0.01).seconds(30) == pytest.approx(0.8)
+    assert LinearCost(0.5, 0.01).seconds(0) == 0
 
 
 @pytest.mark.parametrize(("within_s", "sizes"), [(1e6, [32, 64]), (0.0, [32])])
 def test_sizes_that_no_time_is_left_for_are_taken_to_grow_as_their_pixels_do(within_s, sizes, job, tmp_path):
     """With no time at all, one step of the smallest images is timed after one that is not."""
     said = []
-    found = measure(job, tmp_path, within_s=within_s, say=said.append)
+    found = measure_timings(job, tmp_path, within_s=within_s, say=said.append)
     assert [line.split()[3] for line in said if "steps of" in line] == [str(px) for px in sizes]
     assert [rate.image_px for rate in found.steps] == [32, 64]
     small, large = found.steps

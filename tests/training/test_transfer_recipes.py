@@ -4,10 +4,10 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.training.auto_config import settle
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.errors import InputError
 
 FORMS = ("paper", "released")
@@ -19,7 +19,7 @@ FROM_21K = [f"imagenet_from_21k_{size}_{form}" for size in SIZES for form in FOR
 @pytest.mark.parametrize("name", [*(f"transfer_{form}" for form in FORMS), *FROM_21K])
 def test_they_share_the_settings_of_the_authors_fine_tuning(name):
     """google/automl, its Ft configurations, where the paper is silent: batch 512 at 0.0005 for each 256 pictures."""
-    recipe, setting = named(name), named(name).progressive.last
+    recipe, setting = get_recipe(name), get_recipe(name).progressive.last
     optimizer = recipe.optimizer
     assert (recipe.batch_images, optimizer.lr) == (512, 0.0005 * 512 / 256)
     assert (optimizer.kind, optimizer.momentum, optimizer.decay, optimizer.epsilon) == (
@@ -41,7 +41,7 @@ def test_they_share_the_settings_of_the_authors_fine_tuning(name):
 
 @pytest.mark.parametrize(("form", "weight_decay"), [("paper", 0.0), ("released", 1e-5)])
 def test_transfer_is_section_5_3(form, weight_decay):
-    recipe = named(f"transfer_{form}")
+    recipe = get_recipe(f"transfer_{form}")
     assert (recipe.steps, recipe.epochs, recipe.optimizer.weight_decay) == (10_000, "auto", weight_decay)
     assert (recipe.model, recipe.weights) == ("efficientnetv2_s", "efficientnetv2_s.in1k")
     assert (recipe.progressive.last.image_px, recipe.eval_px) == (384, 384)
@@ -50,7 +50,7 @@ def test_transfer_is_section_5_3(form, weight_decay):
 
 @pytest.mark.parametrize("name", FROM_21K)
 def test_from_21k_each_network_has_fifteen_epochs_at_its_own_size(name):
-    recipe, size = named(name), name.split("_")[-2]
+    recipe, size = get_recipe(name), name.split("_")[-2]
     assert (recipe.epochs, recipe.steps, recipe.optimizer.weight_decay) == (15, None, 1e-5)
     assert (recipe.model, recipe.weights) == (f"efficientnetv2_{size}", f"efficientnetv2_{size}.in21k")
     assert (recipe.progressive.last.image_px, recipe.eval_px) == (SIZES[size], SIZES[size])
@@ -59,34 +59,34 @@ def test_from_21k_each_network_has_fifteen_epochs_at_its_own_size(name):
 
 def test_steps_become_the_epochs_that_they_make():
     """10,000 steps of 512 of CIFAR-10's 50,000 pictures: 102.4 epochs."""
-    recipe = named("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
-    recipe = checked(
+    recipe = get_recipe("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
+    recipe = validate_recipe(
         recipe.to_json()
         | {"group_images": 8, "progressive": {"image_px": 32}, "eval_px": 32}
         | {"precision": "fp32", "compile": False},
         where="here",
     )
-    settled = settle(recipe, images=50_000, class_names=("a", "b"), device=torch.device("cpu"))
+    settled = resolve_recipe(recipe, images=50_000, class_names=("a", "b"), device=torch.device("cpu"))
     assert settled.recipe.epochs == pytest.approx(102.4)
     assert settled.recipe.steps is None
-    assert Length.of(settled.recipe, 50_000).steps == 10_000
+    assert RunLength.of(settled.recipe, 50_000).steps == 10_000
     assert any("10,000 steps of 512" in note for note in settled.notes)
 
 
 @pytest.mark.parametrize("images", [1, 3, 2040, 8144, 49_999])
 def test_the_number_of_steps_survives_whatever_the_number_of_pictures(images):
     epochs = 10_000 * 512 / images
-    recipe = named("transfer_paper").model_copy(update={"epochs": epochs, "steps": None})
-    assert Length.of(recipe, images).steps == 10_000
+    recipe = get_recipe("transfer_paper").model_copy(update={"epochs": epochs, "steps": None})
+    assert RunLength.of(recipe, images).steps == 10_000
 
 
 def test_steps_and_epochs_at_once_are_refused():
     with pytest.raises(InputError, match=mentioning("3", "10000")):
-        checked(named("transfer_paper").to_json() | {"epochs": 3}, where="here")
+        validate_recipe(get_recipe("transfer_paper").to_json() | {"epochs": 3}, where="here")
 
 
 def test_only_what_has_a_published_test_split_answers_test():
-    assert {name for name in RECIPES if named(name).answered == "test"} == {
+    assert {name for name in RECIPES if get_recipe(name).answered == "test"} == {
         "transfer_paper",
         "transfer_released",
     }

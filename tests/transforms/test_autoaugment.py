@@ -6,8 +6,8 @@ import torch
 from tests.messages import mentioning
 
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms import color, geometric
 from efficientnetv2.transforms.autoaugment import POLICY, autoaugment, choices
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -90,8 +90,8 @@ def test_other_than_three_channels_are_refused_with_the_way_to_switch_it_off():
 
 
 def test_randaugment_beside_it_is_refused():
-    recipe = named("quick").model_copy(
+    recipe = get_recipe("quick").model_copy(
         update={"augment": AugmentPlan(autoaugment=True), "progressive": Progressive(64, randaugment=5)}
     )
     with pytest.raises(InputError, match=mentioning("augment.autoaugment", "progressive.randaugment")):
-        checked(recipe.to_json(), where="here")
+        validate_recipe(recipe.to_json(), where="here")

@@ -19,12 +19,12 @@ from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.ddp import Notes
-from efficientnetv2.training.loop import train
-from efficientnetv2.training.train_state import Length, begin
+from efficientnetv2.training.ddp import AsyncFlags
+from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils import distributed
 from efficientnetv2.utils.device import place
-from efficientnetv2.utils.distributed import ALONE, launched, together, with_tensors
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, process_group, with_tensor_group, world_from_env
 from efficientnetv2.utils.errors import InputError, OtherProcessError
 from efficientnetv2.utils.rng import Key
 
@@ -36,9 +36,9 @@ PLAN = Progressive(
 
 def trained(groups, steps, *, frozen=False):
     """Losses, samples by (step, group), and all that the network and its average hold in the end."""
-    world = launched()
-    with together(world, mend="Go on with --resume."):
-        world = with_tensors(world, CPU)
+    world = world_from_env()
+    with process_group(world, mend="Go on with --resume."):
+        world = with_tensor_group(world, CPU)
         torch.manual_seed(0)
         network = place(create(SMALL, num_classes=3), CPU)
         if frozen:
@@ -52,13 +52,13 @@ def trained(groups, steps, *, frozen=False):
             LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
         )
         seen = {(request.step, request.group): request.ids.tolist() for request in requests}
-        state = begin(network, recipe)
-        done = train(
+        state = init_state(network, recipe)
+        done = train_steps(
             state,
             map(grey, requests),
             recipe=recipe,
             preprocessing=Preprocessing(image_px=32),
-            length=Length(steps, steps_per_epoch=1),
+            length=RunLength(steps, steps_per_epoch=1),
             num_classes=3,
             key=Key.of(0),
             device=CPU,
@@ -106,12 +106,12 @@ def frozen_run():
 
 
 def talk():
-    world = launched()
-    with together(world, mend="Go on with --resume."):
-        made = distributed.by_first(world, lambda: {"of": world.rank})
-        everybody = distributed.gathered(world, world.rank * 10)
+    world = world_from_env()
+    with process_group(world, mend="Go on with --resume."):
+        made = distributed.broadcast_from_main(world, lambda: {"of": world.rank})
+        everybody = distributed.all_gather_object(world, world.rank * 10)
         sums = [torch.full((2, 3), float(world.rank)), torch.tensor(1.0)]
-        distributed.sum_(world, sums)
+        distributed.all_reduce_sum(world, sums)
         return made, everybody, [one.tolist() for one in sums]
 
 
@@ -124,9 +124,9 @@ def test_what_processes_say_to_each_other():
 
 def notes():
     """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
-    world = launched()
-    with together(world, mend="Go on with --resume."):
-        told = Notes[str](world)
+    world = world_from_env()
+    with process_group(world, mend="Go on with --resume."):
+        told = AsyncFlags[str](world)
         second = world.rank == 1
         return [
             told.after_step(
@@ -144,17 +144,17 @@ def test_a_note_reaches_all_after_the_same_step_and_none_is_lost_at_the_end():
 def test_a_launch_without_a_name_is_known_by_what_started_it(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert launched().launch is None
+    assert world_from_env().launch is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
-    assert launched().launch == "job 7"
+    assert world_from_env().launch == "job 7"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    first = launched().launch
-    assert first == launched().launch
+    first = world_from_env().launch
+    assert first == world_from_env().launch
     assert f":{os.getppid()}:" in first
 
 
 def late_talk(first_is_late_s):
-    if launched().first:
+    if world_from_env().is_main_process:
         time.sleep(first_is_late_s)
     return talk()
 
@@ -184,14 +184,14 @@ def test_what_a_cluster_sets_by_halves_is_named(name, value, monkeypatch):
         else:
             monkeypatch.setenv(one, its)
     with pytest.raises(InputError, match=mentioning(name, "RANK", "WORLD_SIZE")):
-        launched()
+        world_from_env()
 
 
 def test_a_local_rank_alone_is_enough(monkeypatch):
     for one, its in (A_CLUSTERS | {"LOCAL_RANK": "1"}).items():
         monkeypatch.setenv(one, its)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert launched().local_rank == 1
+    assert world_from_env().local_rank == 1
 
 
 def test_a_port_that_is_taken_is_named(monkeypatch):
@@ -201,7 +201,10 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
         port = str(taken.getsockname()[1])
         for one, its in (A_CLUSTERS | {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
             monkeypatch.setenv(one, its)
-        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"), together(launched(), mend=""):
+        with (
+            pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"),
+            process_group(world_from_env(), mend=""),
+        ):
             pass
 
 
@@ -211,7 +214,7 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, capfd):
         monkeypatch.setenv(one, its)
     monkeypatch.setattr(distributed, "_room_of_its_own", lambda *_: time.sleep(1.0) or 1 / 0)
     monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
-    with pytest.raises(ZeroDivisionError), together(launched(), mend=""):
+    with pytest.raises(ZeroDivisionError), process_group(world_from_env(), mend=""):
         pass
     said = capfd.readouterr().err
     assert mentions(said, "1 process")
@@ -228,25 +231,25 @@ def test_processes_started_again_do_not_wait_for_those_that_are_gone():
 
 
 def test_alone_nothing_is_said():
-    assert launched() == ALONE
-    assert distributed.by_first(ALONE, lambda: 5) == 5
-    assert distributed.gathered(ALONE, 5) == [5]
-    with together(ALONE, mend="Run it again."):
+    assert world_from_env() == SINGLE_PROCESS
+    assert distributed.broadcast_from_main(SINGLE_PROCESS, lambda: 5) == 5
+    assert distributed.all_gather_object(SINGLE_PROCESS, 5) == [5]
+    with process_group(SINGLE_PROCESS, mend="Run it again."):
         one = torch.ones(2)
-        distributed.sum_(ALONE, [one])
+        distributed.all_reduce_sum(SINGLE_PROCESS, [one])
     assert one.tolist() == [1, 1]
 
 
 def failing(how):
     """The second of three fails; the others wait for its word in vain."""
-    world = launched()
-    with together(world, mend="Go on with --resume."):
-        distributed.gathered(world, None)
+    world = world_from_env()
+    with process_group(world, mend="Go on with --resume."):
+        distributed.all_gather_object(world, None)
         if world.rank == 1:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise InputError("the second has a message")
-        distributed.gathered(world, None)
+        distributed.all_gather_object(world, None)
 
 
 def test_who_fails_first_says_why_and_ends_all():

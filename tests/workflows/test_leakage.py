@@ -31,11 +31,11 @@ from efficientnetv2.models.provenance import KEY, TrainedOn, parse
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer as run
-from efficientnetv2.training.recipe_io import with_settings
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.train_state import begin
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import resume
 from efficientnetv2.workflows.data_config import Source
@@ -114,10 +114,10 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     files = read(class_folders)
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainedOn(2, np.array([1, 2]))
-    told = RunFolder(tmp_path / "run", lambda line: None)
-    recipe = with_settings(named("quick"), ["epochs=1", "ema_decay=0.5"])
-    job = Job(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
-    state = begin(network, recipe)
+    told = RunDir(tmp_path / "run", lambda line: None)
+    recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
+    job = RunConfig(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
+    state = init_state(network, recipe)
     books = SimpleNamespace(finish=lambda predictions: None, seconds=1.0)
 
     def gone(manifest):
@@ -242,7 +242,7 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
 
 def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_path, monkeypatch):
     """Its network has the checkpoint's weights: those that it began with may be gone."""
-    recipe = with_settings(named("quick"), ["model=efficientnetv2_b0"])
+    recipe = with_overrides(get_recipe("quick"), ["model=efficientnetv2_b0"])
     before = TrainedOn(3, np.array([4, 5, 6]), earlier=TrainedOn(9, np.array([1, 2]), of_several=True))
     beginning = {
         "command": "train", "chosen": [], "preprocessing": Preprocessing(image_px=32).to_json(),
@@ -251,8 +251,8 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     (tmp_path / "beginning.json").write_text(json.dumps(beginning))
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
     prepared = SimpleNamespace(train=pictures, manifest=pictures)
-    monkeypatch.setattr(resume, "steps_saved", lambda _: [7])
-    folder, device = RunFolder(tmp_path, print), torch.device("cpu")
+    monkeypatch.setattr(resume, "saved_steps", lambda _: [7])
+    folder, device = RunDir(tmp_path, print), torch.device("cpu")
     network = resume._network_to_go_on_with(folder, recipe, prepared, device, Screen(mute=True))
     again = network.trained_on
     assert (again.pictures, again.marks.tolist()) == (3, [4, 5, 6])

@@ -18,9 +18,9 @@ from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import optuna
 from efficientnetv2.nas.study import create, opened
-from efficientnetv2.training.auto_config import settle
+from efficientnetv2.training.auto_config import resolve_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.overrides import Words, begin_recipe
 from efficientnetv2.workflows.search_export import compound, grow
@@ -30,7 +30,7 @@ SPACE = small()
 
 def study(folder: Path, image_px: int) -> None:
     """Of the space ``small``, with its backbone as the better one of two trials that have ended."""
-    recipe = named("proxy_small")
+    recipe = get_recipe("proxy_small")
     seen = {"progressive": recipe.progressive.with_image_px(image_px), "eval_px": image_px}
     plan = PLAN.model_copy(update={"space": SPACE, "recipe": recipe.model_copy(update=seen), "bands": ()})
     database = storage(folder)
@@ -72,7 +72,7 @@ def test_a_larger_network_is_trained_as_the_printed_command_says(image_px, phi, 
     assert done.returncode == 0, done.stderr
     recipe = trained_by(done.stdout.partition("that the search did not see: ")[2])
     quickly = {"epochs": 1.0, "batch_images": 8, "precision": "fp32", "compile": False}
-    settled = settle(
+    settled = resolve_recipe(
         recipe.model_copy(update=quickly), images=64, class_names=("a", "b"), device=torch.device("cpu")
     ).recipe
     grown = grow(SPACE.backbone, compound(float(phi)), eval_px=image_px)

@@ -243,14 +243,14 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     said, asked = [], []
 
     def by_first(world, make):
-        said.extend([make()] if world.first else [])
+        said.extend([make()] if world.is_main_process else [])
         return said[0]
 
     def shared(network, manifest, **words):
         asked.append(len(manifest))
         return Predictions(np.arange(len(manifest)), manifest.targets, torch.randn(len(manifest), 3))
 
-    monkeypatch.setattr(batch_predict, "by_first", by_first)
+    monkeypatch.setattr(batch_predict, "broadcast_from_main", by_first)
     monkeypatch.setattr(batch_predict, "shared_answers", shared)
     answers = []
     for rank in (0, 1):

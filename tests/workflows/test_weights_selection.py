@@ -24,7 +24,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import initial_weights
-from efficientnetv2.training.initial_weights import Found
+from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows import weights_selection
@@ -77,10 +77,10 @@ def files(tmp_path_factory):
 
 
 def found(file, title):
-    return Found(str(file), f"Weights: {file}.", title)
+    return WeightsCandidate(str(file), f"Weights: {file}.", title)
 
 
-SCRATCH = Found("none", "Weights: none, training from scratch.")
+SCRATCH = WeightsCandidate("none", "Weights: none, training from scratch.")
 
 
 def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
@@ -339,7 +339,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     shipped = tmp_path / "shipped"
     shipped.mkdir()
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
-    at_hand = initial_weights.starts("efficientnetv2_b0", shipped=shipped)
+    at_hand = initial_weights.weights_candidates("efficientnetv2_b0", shipped=shipped)
     assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
     monkeypatch.setattr("efficientnetv2.workflows.overrides.starts", lambda model: at_hand)
     from efficientnetv2.workflows.train import train_and_report

@@ -155,7 +155,7 @@ def make_room(out: Path) -> None:
     import shutil
 
     from efficientnetv2.training.run_dir import RUN_FILES
-    from efficientnetv2.training.run_lock import refuse_occupied
+    from efficientnetv2.training.run_lock import validate_new_run_dir
     from efficientnetv2.utils.errors import InputError, some
 
     if out == OUT and _begun_by_a_demo(out):
@@ -172,7 +172,7 @@ def make_room(out: Path) -> None:
             f"{out} holds a run that no demonstration has begun, so it is left alone. Move it elsewhere, or give the "
             f"demonstration another folder: effnetv2 demo --out {OUT}2"
         )
-    refuse_occupied(out)
+    validate_new_run_dir(out)
 
 
 def _begun_by_a_demo(out: Path) -> bool:

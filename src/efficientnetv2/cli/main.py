@@ -198,9 +198,9 @@ class Verb(_Untyped, TyperCommand):
         word = name.lstrip("-").replace("-", "_")
         if "--set" not in known or not name.startswith("--") or name in _INSTEAD or not word.isidentifier():
             return None
-        from efficientnetv2.training.recipe_fields import field_meant  # torch, which takes seconds
+        from efficientnetv2.training.recipe_fields import canonical_field  # torch, which takes seconds
 
-        field = field_meant(word)
+        field = canonical_field(word)
         return None if field is None else ("--set", f"{field}={value}")
 
     def _instead(self, ctx: Any, name: str, words: Sequence[str]) -> str | None:

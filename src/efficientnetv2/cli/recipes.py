@@ -70,9 +70,9 @@ def recipes(
 
 
 def _one(name: str, as_json: bool) -> None:
-    from efficientnetv2.training.recipes import RECIPES, asked
+    from efficientnetv2.training.recipes import RECIPES, load_recipe
 
-    recipe = asked(name, "NAME")
+    recipe = load_recipe(name, "NAME")
     stages = _stages(recipe)
     if as_json:
         answer(recipe.to_json() | {"stages": stages})
@@ -99,11 +99,11 @@ def _one(name: str, as_json: bool) -> None:
 
 def _fields(name: str | None, word: str, as_json: bool) -> None:
     """What the fields mean whose names begin with the word, and what the recipe says, if one is named."""
-    from efficientnetv2.training.recipe_fields import matching, typed, values_in
-    from efficientnetv2.training.recipes import asked
+    from efficientnetv2.training.recipe_fields import field_values, find_fields, format_value
+    from efficientnetv2.training.recipes import load_recipe
 
-    found = matching(word)
-    said = None if name is None else values_in(asked(name, "NAME"))
+    found = find_fields(word)
+    said = None if name is None else field_values(load_recipe(name, "NAME"))
     if as_json:
         answer([one.to_json() | ({} if said is None else {"value": said[one.name]}) for one in found])
         return
@@ -112,8 +112,8 @@ def _fields(name: str | None, word: str, as_json: bool) -> None:
         [
             one.name,
             one.values,
-            "" if one.required else typed(one.default),
-            *([] if said is None else [typed(said[one.name])]),
+            "" if one.required else format_value(one.default),
+            *([] if said is None else [format_value(said[one.name])]),
             one.meaning,
         ]
         for one in found

@@ -14,8 +14,8 @@ from efficientnetv2.evaluation.plots import Row
 from efficientnetv2.evaluation.predictions import Over, flattered, over, read_answers
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.paired_tests import independent
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.run_lock import at_work
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_lock import is_running
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.shell import typed
@@ -73,7 +73,7 @@ class FinishedRun:
                 labels.
         """
         missing = [file for file in ("report.json", "predictions.csv") if not (folder / file).is_file()]
-        if missing and at_work(folder):
+        if missing and is_running(folder):
             raise InputError(
                 f"{folder}: the run there is under way at this moment, so it has no {missing[0]} yet. Compare it when "
                 "it has come to its end."
@@ -89,7 +89,7 @@ class FinishedRun:
             raise InputError(
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
             )
-        history = RunFolder(folder, lambda line: None).history()
+        history = RunDir(folder, lambda line: None).history()
         answers = read_answers(folder)
         root = root_of(folder, list(answers.index))
         return cls(name, report, tuple(history), answers, root)

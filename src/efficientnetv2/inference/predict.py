@@ -22,7 +22,7 @@ from efficientnetv2.preprocessing import RGB, Preprocessing, Views
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.device import place, send
-from efficientnetv2.utils.distributed import World, gathered_by_first
+from efficientnetv2.utils.distributed import World, gather_to_main
 from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of, no_answers
 from efficientnetv2.utils.memory import is_out_of_memory, reason_of, release
 from efficientnetv2.utils.probability import Answer, logits_of, probabilities
@@ -514,7 +514,7 @@ def shared_answers(
     own = np.arange(world.rank, len(manifest), world.size)
     share = predict_manifest(
         network,
-        manifest.select(own) if world.many else manifest,
+        manifest.select(own) if world.is_distributed else manifest,
         preprocessing=preprocessing,
         device=device,
         workers=workers,
@@ -523,4 +523,4 @@ def shared_answers(
         each=None if each is None else lambda samples, logits: each(own[samples], logits),
         strict=strict,
     )
-    return interleaved(gathered_by_first(world, share), share.logits.shape[1])
+    return interleaved(gather_to_main(world, share), share.logits.shape[1])

@@ -177,7 +177,7 @@ class EfficientNet(Network):
         """Let training keep only the input of each block of the first stages, and compute the rest of it twice.
 
         The first stages have the largest maps. Dropped paths are the same both times; batch-norm's running statistics
-        move twice, unless whoever trains sets them right afterwards, as ``training.batch_norm.GroupedStatistics`` does.
+        move twice, unless whoever trains sets them right afterwards: ``training.batch_norm.GhostBatchNormStats``.
 
         Args:
             stages: how many; 0 keeps everything.

@@ -24,11 +24,11 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.ghost_batch import one_pass
 from efficientnetv2.models.regularization import apply_setting
-from efficientnetv2.training.loop import update
+from efficientnetv2.training.loop import optimizer_step
 from efficientnetv2.training.losses import cross_entropy
-from efficientnetv2.training.microbatch import batched
+from efficientnetv2.training.microbatch import chunks
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.train_state import State, begin
+from efficientnetv2.training.train_state import TrainState, init_state
 from efficientnetv2.utils.device import autocast, device_title, place
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically
@@ -50,7 +50,7 @@ class Bench:
         shares: of the parts in the update.
     """
 
-    state: State
+    state: TrainState
     recipe: Recipe
     device: torch.device
     images: list[Tensor]
@@ -80,7 +80,7 @@ class Bench:
         place(network, device)
         setting = recipe.progressive.last
         apply_setting(network.train(), setting)
-        state = begin(network, recipe)
+        state = init_state(network, recipe)
         for group in state.optimizer.param_groups:
             group["lr"] = 0.0  # the weights stay as they are: on noise they might come to infinity
         count = recipe.group_images or recipe.batch_images
@@ -89,7 +89,7 @@ class Bench:
         one = torch.rand(count, network.in_channels, px, px, generator=noise)
         # The same for every group: noise is noise, and of a large batch there is much.
         most = one.repeat(min(at_a_time, groups), 1, 1, 1).to(device, memory_format=torch.channels_last)
-        passes = [count * len(each) for each in batched(range(groups), at_a_time)]
+        passes = [count * len(each) for each in chunks(range(groups), at_a_time)]
         sizes = [sum(weight.numel() for weight in part.parameters()) for part in _parts(network)]
         sizes[-1] += sum(weight.numel() for weight in network.classifier.parameters())
         return cls(
@@ -107,7 +107,7 @@ class Bench:
         for images, labels in zip(self.images, self.labels, strict=True):
             with self._pass(images):
                 self._backward(self._loss(images, labels))
-        update(self.state, self.recipe)
+        optimizer_step(self.state, self.recipe)
         return self._between(begun, self._now(wait=True))
 
     def in_parts(self) -> list[float]:
@@ -130,7 +130,7 @@ class Bench:
             for hook in hooks:
                 hook.remove()
         begun = self._now(wait=True)
-        update(self.state, self.recipe)
+        optimizer_step(self.state, self.recipe)
         update_s = self._between(begun, self._now(wait=True))
         return [own + share * update_s for own, share in zip(seconds, self.shares, strict=True)]
 
@@ -157,7 +157,7 @@ class Bench:
         return one_pass(self.state.network, images=count, seeds=range(len(images) // count))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        assert self.recipe.precision != "auto", "settle() comes first"
+        assert self.recipe.precision != "auto", "resolve_recipe() comes first"
         with autocast(self.device, self.recipe.precision):
             logits = self.state.network(images)
         return cross_entropy(logits, labels)

@@ -16,7 +16,7 @@ import numpy as np
 from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.data.records import Ints
 from efficientnetv2.nas.latency import Pace
-from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of
 
@@ -67,7 +67,7 @@ class Proxy:
     step_time: StepTimeBy = "measured"
     latency: bool = False
     pace: Pace | None = None
-    at_a_time: GroupsAtATime | None = None
+    at_a_time: MicrobatchPlan | None = None
 
     @property
     def num_classes(self) -> int:

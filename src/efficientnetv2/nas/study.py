@@ -18,7 +18,7 @@ from efficientnetv2.nas.proxy_task import StepTimeBy
 from efficientnetv2.nas.space import Space, difference
 from efficientnetv2.nas.storage import Storage, hidden, optuna
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import differences
+from efficientnetv2.training.recipe_io import diff_recipes
 from efficientnetv2.utils.errors import InputError, complaint
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def refuse_other(plan: Plan, wanted: Wanted, where: str, *, resumed: bool = Fals
     if wanted.space is not None and (space := difference(wanted.space, plan.space)) is not None:
         differing.append(f"space: {space}")
     if wanted.recipe is not None:
-        differing += [f"recipe: {one}" for one in differences(plan.asked, wanted.recipe, leave_open=set())]
+        differing += [f"recipe: {one}" for one in diff_recipes(plan.asked, wanted.recipe, leave_open=set())]
     for name in ("reward", "seeds", "step_time", "sampler", "seed", "prune"):
         there, here = getattr(plan, name), getattr(wanted, name)
         if here is not None and here != there:

@@ -33,12 +33,12 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import timing as rates
-from efficientnetv2.training.auto_config import settle
-from efficientnetv2.training.initial_weights import start
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME
-from efficientnetv2.training.run_config import Job, preprocessing_of
-from efficientnetv2.training.run_dir import NoFolder
-from efficientnetv2.training.signals import held
+from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.initial_weights import build_initial_model
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.cpu import keep_freed_memory
@@ -170,7 +170,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
                 for number in range(len(proxy.seeds))
             )
             if not proxy.seeds:  # for the memory of training
-                rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
+                rates.measure_timings(_job(architecture, proxy, 0, device, NullRunDir(scratch)), scratch)
         told.send(Trained(top1, peak_bytes(device)))
     except (DivergedError, MemoryShortError, ReaderKilledError) as error:
         kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"
@@ -200,7 +200,7 @@ def grouped(architecture: Architecture, proxy: Proxy, device: torch.device) -> P
     Raises:
         MemoryShortError: not even one group fits, or one that is given does not.
     """
-    settled = settle(
+    settled = resolve_recipe(
         proxy.recipe.model_copy(update={"model": architecture, "seed": 0, **LEFT_OUT}),
         images=len(proxy.train),
         class_names=proxy.train.class_names,
@@ -241,7 +241,7 @@ def step_time(
         verify: measure even where all parts are known.
     """
     recipe, classes = proxy.recipe, proxy.num_classes
-    count = (proxy.at_a_time or ONE_AT_A_TIME).at(recipe.progressive.last.image_px)
+    count = (proxy.at_a_time or ONE_GROUP_PER_PASS).at(recipe.progressive.last.image_px)
     times = StepTimes(proxy.times, recipe, num_classes=classes, device=device, at_a_time=count)
     foretold = times.foretold(architecture)
     if foretold is not None and proxy.step_time == "cached" and not verify:
@@ -293,17 +293,19 @@ def _trained(
     return figures(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
 
 
-def _job(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device, folder: NoFolder) -> Job:
+def _job(
+    architecture: Architecture, proxy: Proxy, seed: int, device: torch.device, folder: NullRunDir
+) -> RunConfig:
     """A run of the recipe, to be done into that folder."""
     assert proxy.at_a_time is not None, "grouped() comes first"
     recipe = proxy.recipe.model_copy(update={"model": architecture, "seed": seed})
-    network = start(recipe, class_names=proxy.train.class_names, device=device).network
-    return Job(
+    network = build_initial_model(recipe, class_names=proxy.train.class_names, device=device).network
+    return RunConfig(
         recipe=recipe,
         network=network,
         train=proxy.train,
         val=proxy.choosing,
-        preprocessing=preprocessing_of(recipe, network, proxy.train.bands),
+        preprocessing=eval_preprocessing(recipe, network, proxy.train.bands),
         folder=folder,
         device=device,
         workers=proxy.workers,
@@ -312,7 +314,7 @@ def _job(architecture: Architecture, proxy: Proxy, seed: int, device: torch.devi
     )
 
 
-class _Telling(NoFolder):
+class _Telling(NullRunDir):
     """A run's folder that tells of its validation curve instead of writing it down.
 
     Args:
@@ -455,7 +457,7 @@ def try_out(
             target=tried, args=(there, architecture, proxy, verify, scratch), daemon=False
         )
         try:
-            with held():  # stopped in the middle of it, nobody could stop the process
+            with defer_signals():  # stopped in the middle of it, nobody could stop the process
                 process.start()
             there.close()
             return _followed(here, process, watch, scratch)

@@ -21,11 +21,11 @@ from efficientnetv2.models.ghost_batch import takes_several
 from efficientnetv2.models.memory_profile import activation_bytes, stride, trains_one
 from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.progressive.schedule import Setting
-from efficientnetv2.training.loop import Constants, train_groups
-from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.loop import StepContext, forward_backward
+from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import place
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
 from efficientnetv2.utils.memory import GIB, Peak, free_bytes, in_use_bytes, is_out_of_memory, release
 from efficientnetv2.utils.rng import Key
@@ -42,7 +42,7 @@ _WORTH_A_TRIAL = 1.05
 _BESIDE_WEIGHTS = 3
 
 
-class Preflight:
+class MemoryProbe:
     """Tries passes of a run that has not begun.
 
     Args:
@@ -70,7 +70,7 @@ class Preflight:
         num_classes: int,
         device: torch.device,
         limit_gib: float | None,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.recipe, self.network, self.num_classes = recipe, network, num_classes
         self.device, self.world, self._limit_gib = device, world, limit_gib
@@ -114,9 +114,9 @@ class Preflight:
             self._need_two[image_px] = not trains_one(self.network, image_px)
         return self._need_two[image_px]
 
-    def settled(self, recipe: Recipe) -> Preflight:
+    def settled(self, recipe: Recipe) -> MemoryProbe:
         """The same for a recipe that leaves less open: memory is looked at again, but not counted again."""
-        other = Preflight(
+        other = MemoryProbe(
             recipe,
             self.network,
             num_classes=self.num_classes,
@@ -146,7 +146,7 @@ class Preflight:
         batches = [
             _noise(setting, group, group_images, channels, self.num_classes) for group in range(groups)
         ]
-        constants = Constants(
+        constants = StepContext(
             self.recipe.augment,
             self.network.preprocessing,
             self.num_classes,
@@ -159,7 +159,7 @@ class Preflight:
         taken = None
         try:
             with Peak(self.device) as peak:
-                train_groups(network, batches, constants, network)
+                forward_backward(network, batches, constants, network)
             taken = peak.bytes - self._taken
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -178,7 +178,7 @@ class Preflight:
         self.took = {}
         return largest(among, each=self.counted(setting.image_px), room=self.room, taken=taken)
 
-    def groups_at_a_time(self, settings: Sequence[Setting], *, group_images: int) -> GroupsAtATime:
+    def groups_at_a_time(self, settings: Sequence[Setting], *, group_images: int) -> MicrobatchPlan:
         """How many groups run in one pass at each size: as many as fit, in passes of about the same number.
 
         More at a time keep a processor busier. Groups of 4 pictures of 64 px went through V2-B0 1.7 times as fast in
@@ -189,9 +189,9 @@ class Preflight:
             group_images: pictures of a group, of which a single one fits at each size.
         """
         groups = len(self.world.groups(self.recipe.batch_images // group_images))
-        synchronised = self.recipe.sync_batch_norm and self.world.many
+        synchronised = self.recipe.sync_batch_norm and self.world.is_distributed
         if groups == 1 or synchronised or not takes_several(self.network):
-            return GroupsAtATime({setting.image_px: 1 for setting in settings})
+            return MicrobatchPlan({setting.image_px: 1 for setting in settings})
         by_px = {}
         for setting in sorted(settings, key=lambda one: one.image_px):
 
@@ -202,7 +202,7 @@ class Preflight:
             most = largest(range(1, groups + 1), each=each, room=self.room, taken=taken)
             passes = math.ceil(groups / max(1, most))
             by_px[setting.image_px] = math.ceil(groups / passes)
-        return GroupsAtATime(by_px)
+        return MicrobatchPlan(by_px)
 
 
 def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int], int | None]) -> int:

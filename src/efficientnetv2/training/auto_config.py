@@ -15,25 +15,30 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.models.wrappers import Foreign
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.auto_batch import Preflight
-from efficientnetv2.training.ddp import at_once, best_shared, refuse_unshared
+from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.ddp import evenly_shared, parallel_speed, validate_sharing
 from efficientnetv2.training.image_sizes import (
-    least_group,
-    refuse_sizes,
-    rounded_sizes,
+    rounding_note,
     settings_by_size,
-    unmixed,
+    smallest_group,
+    unmixed_note,
+    validate_sizes,
 )
-from efficientnetv2.training.initial_weights import NOTHING_FROZEN, Start, start, title
-from efficientnetv2.training.microbatch import GroupsAtATime, divisors
-from efficientnetv2.training.post_training import sizes_above
-from efficientnetv2.training.precision import choose, image_s
+from efficientnetv2.training.initial_weights import (
+    NOTHING_FROZEN,
+    InitialModel,
+    build_initial_model,
+    model_title,
+)
+from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
+from efficientnetv2.training.post_training import default_eval_sizes
+from efficientnetv2.training.precision import choose_precision, seconds_per_image
 from efficientnetv2.training.recipe import Recipe, Schedule
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.transforms.autoaugment import refuse_channels
 from efficientnetv2.transforms.randaugment import names_for
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.utils.memory import GIB
 
@@ -45,7 +50,7 @@ _LEAST_EPOCHS = 3.0
 _STRIDE = 32
 
 
-def no_larger(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str]]:
+def limit_upscaling(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str]]:
     """The recipe with sizes that are not beyond its ``enlarge``, which is settled, and a sentence if they are others.
 
     Args:
@@ -70,7 +75,7 @@ def no_larger(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str
     ]
 
 
-def lowered_in_time(
+def lower_sizes_for_budget(
     recipe: Recipe, epochs_of: Callable[[Recipe], float], stored_px: float | None
 ) -> tuple[Recipe, list[str]]:
     """The recipe with image sizes at which three epochs fit into the time, and a sentence if they are lower.
@@ -119,10 +124,10 @@ def _ending_at(recipe: Recipe, px: int) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-VAIN = "Without effect here: "  # what the sentence begins with
+UNUSED_PREFIX = "Without effect here: "  # what the sentence begins with
 
 
-def idle(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
+def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
     """What was set and has no effect, in a sentence; none where all has.
 
     Args:
@@ -147,7 +152,7 @@ def idle(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
             "compile for most of the run (the setting changes at every step; PyTorch compiles a few of them, in the "
             "middle of training)"
         )
-    return [f"{VAIN}{'; '.join(found)}."] if found else []
+    return [f"{UNUSED_PREFIX}{'; '.join(found)}."] if found else []
 
 
 def _of_schedule(schedule: Schedule) -> list[str]:
@@ -168,7 +173,7 @@ _FEW_OF_A_STEP = 32
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedRecipe:
     """A recipe with nothing left to decide.
 
     Args:
@@ -180,18 +185,18 @@ class Settled:
 
     recipe: Recipe
     network: Network
-    at_a_time: GroupsAtATime
+    at_a_time: MicrobatchPlan
     notes: tuple[str, ...]
 
 
-def settle(
+def resolve_recipe(
     recipe: Recipe,
     *,
     images: int,
     class_names: tuple[str, ...],
     device: torch.device,
     memory_gib: float | None = None,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     in_channels: int = RGB,
     stored_px: float | None = None,
     minutes: float | None = None,
@@ -200,7 +205,7 @@ def settle(
     compile_within_s: float | None = None,
     repeated: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> Settled:
+) -> ResolvedRecipe:
     """Decide what the recipe leaves open, for so many training pictures on that device.
 
     Args:
@@ -226,10 +231,10 @@ def settle(
     """
     if recipe.augment.autoaugment:
         refuse_channels(in_channels)
-    recipe, smaller = no_larger(recipe, stored_px)
-    begun = start(recipe, class_names=class_names, device=device, in_channels=in_channels)
+    recipe, smaller = limit_upscaling(recipe, stored_px)
+    begun = build_initial_model(recipe, class_names=class_names, device=device, in_channels=in_channels)
     if training_s is not None:
-        preflight = Preflight(
+        preflight = MemoryProbe(
             recipe,
             begun.network,
             num_classes=len(class_names),
@@ -237,14 +242,14 @@ def settle(
             limit_gib=memory_gib,
             world=world,
         )
-        refuse_sizes(recipe.model_copy(update={"eval_px_tried": None}), preflight)  # before one is timed
+        validate_sizes(recipe.model_copy(update={"eval_px_tried": None}), preflight)  # before one is timed
         epochs_of = _epochs_within(training_s, recipe, begun.network, images, device, world, read_s)
-        recipe, lower = lowered_in_time(recipe, epochs_of, stored_px)
+        recipe, lower = lower_sizes_for_budget(recipe, epochs_of, stored_px)
         smaller = lower or smaller
     changes: dict[str, Any] = {"weights": begun.weights}
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
-    notes = [*begun.notes, *(smaller or rounded_sizes(recipe)), *_left_out(recipe, in_channels)]
-    notes += idle(recipe, scratch=begun.weights == "none", processes=world.size)
+    notes = [*begun.notes, *(smaller or rounding_note(recipe)), *_left_out(recipe, in_channels)]
+    notes += unused_settings(recipe, scratch=begun.weights == "none", processes=world.size)
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     if begun.weights != "none" and isinstance(begun.network, EfficientNet):
@@ -278,12 +283,12 @@ def settle(
         )
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
-    recipe = checked(recipe.to_json() | changes, where=recipe.name)
+    recipe = validate_recipe(recipe.to_json() | changes, where=recipe.name)
     notes += _regularization(recipe, begun.network)
-    steps = Length.of(recipe, images).steps
+    steps = RunLength.of(recipe, images).steps
     if minutes is None:
         recipe.progressive.at(0, steps=steps)
-    preflight = Preflight(
+    preflight = MemoryProbe(
         recipe,
         begun.network,
         num_classes=len(class_names),
@@ -291,22 +296,22 @@ def settle(
         limit_gib=memory_gib,
         world=world,
     )
-    refuse_sizes(recipe, preflight)
+    validate_sizes(recipe, preflight)
     asked_for = recipe.group_images is not None
     group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=repeated)
-    recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    refuse_unshared(recipe, device, world)
-    speed = choose(
+    recipe = validate_recipe(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    validate_sharing(recipe, device, world)
+    speed = choose_precision(
         recipe,
         begun.network,
         steps=steps,
         device=device,
         minutes=minutes,
-        at_once=at_once(world, device),
+        at_once=parallel_speed(world, device),
         compile_within_s=compile_within_s,
         say=say,
     )
-    recipe = checked(
+    recipe = validate_recipe(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )
     notes += [speed.note] if speed.note else []
@@ -314,9 +319,9 @@ def settle(
     group, at_a_time, further = _fitted(
         recipe, preflight.settled(recipe), world, asked_for=asked_for, begun=repeated
     )
-    recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    refuse_unshared(recipe, device, world)
-    return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+    recipe = validate_recipe(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    validate_sharing(recipe, device, world)
+    return ResolvedRecipe(recipe, begun.network, at_a_time, (*notes, *further))
 
 
 def _epochs_within(
@@ -329,12 +334,12 @@ def _epochs_within(
     read_s: float,
 ) -> Callable[[Recipe], float]:
     """Roughly how many epochs fit into so many seconds, as a function of the recipe with its sizes."""
-    last_s = image_s(recipe, network, device) / recipe.progressive.last.image_px**2
+    last_s = seconds_per_image(recipe, network, device) / recipe.progressive.last.image_px**2
 
     def epochs_of(one: Recipe) -> float:
         plan = one.progressive
         pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
-        return training_s * at_once(world, device) / (images * (read_s + last_s * pixels))
+        return training_s * parallel_speed(world, device) / (images * (read_s + last_s * pixels))
 
     return epochs_of
 
@@ -344,8 +349,8 @@ def _evaluated(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     last, changes = recipe.progressive.last.image_px, dict[str, Any]()
     among = ""
     if recipe.eval_px_tried == "auto":
-        changes["eval_px_tried"] = sizes_above(last)
-        among = f" among {', '.join(map(str, sizes_above(last)))}"
+        changes["eval_px_tried"] = default_eval_sizes(last)
+        among = f" among {', '.join(map(str, default_eval_sizes(last)))}"
     if recipe.eval_px is None:
         changes["eval_px"] = last
     if not changes:
@@ -355,13 +360,13 @@ def _evaluated(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     return changes, [f"Evaluation at {px} px{which}{chosen}."]
 
 
-def _classifier(recipe: Recipe, begun: Start) -> tuple[str, list[str]]:
+def _classifier(recipe: Recipe, begun: InitialModel) -> tuple[str, list[str]]:
     """How the classifier begins on given weights, and a sentence where that is not as the recipe has it."""
     several = len(classifiers_of(begun.network))
     if recipe.classifier == "probe" and several > 1 and not begun.network.class_names:
         return "fresh", [
-            f"Classifier: fresh, for {title(begun.model)} has {several} of them, whose answers it puts together, and a "
-            "linear probe would be the values of one."
+            f"Classifier: fresh, for {model_title(begun.model)} has {several} of them, whose answers it puts together, "
+            "and a linear probe would be the values of one."
         ]
     # Whoever fits a probe has said "probe" before.
     return "fresh" if recipe.classifier == "auto" else recipe.classifier, []
@@ -417,7 +422,7 @@ def fit_into_memory(
     device: torch.device,
     memory_gib: float | None,
     world: World,
-) -> tuple[GroupsAtATime, list[str]]:
+) -> tuple[MicrobatchPlan, list[str]]:
     """How many groups of a run that goes on there is memory for.
 
     Args:
@@ -434,7 +439,7 @@ def fit_into_memory(
     Raises:
         InputError: not even one group fits.
     """
-    preflight = Preflight(
+    preflight = MemoryProbe(
         recipe, network, num_classes=num_classes, device=device, limit_gib=memory_gib, world=world
     )
     _, at_a_time, notes = _fitted(recipe, preflight, world, asked_for=True, begun=True)
@@ -442,8 +447,8 @@ def fit_into_memory(
 
 
 def _fitted(
-    recipe: Recipe, preflight: Preflight, world: World, *, asked_for: bool, begun: bool = False
-) -> tuple[int, GroupsAtATime, list[str]]:
+    recipe: Recipe, preflight: MemoryProbe, world: World, *, asked_for: bool, begun: bool = False
+) -> tuple[int, MicrobatchPlan, list[str]]:
     """Pictures of a group, how many groups run at a time, and a sentence for each choice."""
     group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=begun)
     at_a_time = preflight.groups_at_a_time(settings_by_size(recipe), group_images=group)
@@ -452,8 +457,12 @@ def _fitted(
         notes.append(
             f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
         )
-    notes += filter(None, [unmixed(recipe, group)])
-    if world.many and preflight.device.type != "cpu" and recipe.batch_images // world.size < _FEW_OF_A_STEP:
+    notes += filter(None, [unmixed_note(recipe, group)])
+    if (
+        world.is_distributed
+        and preflight.device.type != "cpu"
+        and recipe.batch_images // world.size < _FEW_OF_A_STEP
+    ):
         notes.append(
             f"Each of the {world.size} GPUs gets {recipe.batch_images // world.size} pictures a step, which leaves it "
             f"idle between them. --batch-images {_FEW_OF_A_STEP * world.size} or more uses them better; the learning "
@@ -465,7 +474,7 @@ def _fitted(
 
 
 def _settled_group(
-    recipe: Recipe, preflight: Preflight, world: World, *, asked_for: bool, begun: bool = False
+    recipe: Recipe, preflight: MemoryProbe, world: World, *, asked_for: bool, begun: bool = False
 ) -> int:
     """``group_images``: as asked for, if it fits; else the largest divisor of the batch that does, and can be shared.
 
@@ -477,7 +486,7 @@ def _settled_group(
         begun: the run is there already, or others of its kind, and its groups are fixed.
     """
     batch, given = recipe.batch_images, recipe.group_images
-    least, why = least_group(recipe, preflight)
+    least, why = smallest_group(recipe, preflight)
     if (given or batch) < least:
         larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
         fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
@@ -485,7 +494,7 @@ def _settled_group(
             f"A group of {count_of(given or batch, 'picture')} {why}: take at least {least} ({fix})."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
-    among = possible if asked_for else best_shared(possible, batch_images=batch, processes=world.size)
+    among = possible if asked_for else evenly_shared(possible, batch_images=batch, processes=world.size)
     largest = max(settings_by_size(recipe), key=lambda setting: setting.image_px)
     group = preflight.largest_group(largest, among=among)
     px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
@@ -495,8 +504,8 @@ def _settled_group(
         tried = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
         less = "" if begun else ", or use a smaller network (--model) or smaller pictures (--image-px)"
         raise MemoryShortError(
-            f"Not even a group of {among[0]} of {px} px fits. When {title(recipe.model)} tried one, {tried} {room}. "
-            f"{more}{less}."
+            f"Not even a group of {among[0]} of {px} px fits. When {model_title(recipe.model)} tried one, {tried} "
+            f"{room}. {more}{less}."
         )
     if asked_for and given is not None and group < given:
         fix = (

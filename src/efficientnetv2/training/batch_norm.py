@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.models.regularization import set_batch_norm
-from efficientnetv2.utils.distributed import ALONE, World, sum_
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_reduce_sum
 
 
-class GroupedStatistics:
+class GhostBatchNormStats:
     """Batch-norm statistics of a step made of several groups: updated as one.
 
     Each group is normalised by its own statistics; the running ones move once per step, towards the
@@ -33,7 +33,7 @@ class GroupedStatistics:
         *,
         groups: int,
         momentum: float,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
         may_overflow: bool = False,
     ) -> None:
         self.groups, self.momentum, self.world, self.may_overflow = groups, momentum, world, may_overflow
@@ -73,7 +73,7 @@ class GroupedStatistics:
         Args:
             loss: of this process's groups, a scalar that becomes that of all groups: it goes in the same message.
         """
-        sum_(self.world, [loss, *(self._sums if self.apart else [])])
+        all_reduce_sum(self.world, [loss, *(self._sums if self.apart else [])])
         if self.apart and self._before:
             torch._foreach_div_(self._sums, self.groups)
             if self.may_overflow:

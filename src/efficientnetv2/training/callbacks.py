@@ -22,21 +22,21 @@ from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES, mean_over_clas
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint as resume
-from efficientnetv2.training.early_stopping import Selection
-from efficientnetv2.training.loop import KilledReaders, StepDone
+from efficientnetv2.training.early_stopping import ModelSelection
+from efficientnetv2.training.loop import DeferredWorkerDeath, StepOutput
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job, kept
-from efficientnetv2.training.schedule_points import row_steps, stage_ends, validation_steps
+from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.schedule_points import log_steps, stage_ends, validation_steps
 from efficientnetv2.training.time_budget import Pacer
-from efficientnetv2.training.train_state import Length, State
-from efficientnetv2.utils.distributed import by_first
+from efficientnetv2.training.train_state import RunLength, TrainState
+from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, InputError, count_of
 
 # Share of the learning rate to try next, and the largest rate that is advised. Ours.
 _LOWER, _LARGEST_LR = 0.1, 0.1
 
 
-def refuse_loss(steps: Sequence[tuple[int, float, Tensor]], recipe: Recipe, length: Length) -> None:
+def check_loss_finite(steps: Sequence[tuple[int, float, Tensor]], recipe: Recipe, length: RunLength) -> None:
     """Refuse to train on after a loss that is infinite or NaN. Reading the losses waits for the device.
 
     Args:
@@ -53,10 +53,10 @@ def refuse_loss(steps: Sequence[tuple[int, float, Tensor]], recipe: Recipe, leng
     broken = (~losses.isfinite()).nonzero().flatten().tolist()
     if broken:
         step, lr, _ = steps[broken[0]]
-        raise diverged(f"the loss is {float(losses[broken[0]])}", step, lr, recipe, length)
+        raise divergence_error(f"the loss is {float(losses[broken[0]])}", step, lr, recipe, length)
 
 
-def refuse_weights(network: nn.Module, step: int, lr: float, recipe: Recipe, length: Length) -> None:
+def check_weights_finite(network: nn.Module, step: int, lr: float, recipe: Recipe, length: RunLength) -> None:
     """Refuse to keep weights or batch-norm statistics that are infinite or NaN.
 
     Args:
@@ -78,10 +78,10 @@ def refuse_weights(network: nn.Module, step: int, lr: float, recipe: Recipe, len
     broken = (~largest.isfinite()).nonzero().flatten().tolist()
     if broken:
         name = list(tensors)[broken[0]]
-        raise diverged(f"the weights are not finite (first: {name})", step, lr, recipe, length)
+        raise divergence_error(f"the weights are not finite (first: {name})", step, lr, recipe, length)
 
 
-def diverged(what: str, step: int, lr: float, recipe: Recipe, length: Length) -> DivergedError:
+def divergence_error(what: str, step: int, lr: float, recipe: Recipe, length: RunLength) -> DivergedError:
     """The error of a run whose numbers are not finite any more.
 
     Args:
@@ -98,7 +98,7 @@ def diverged(what: str, step: int, lr: float, recipe: Recipe, length: Length) ->
     )
 
 
-def _longer_warmup(recipe: Recipe, length: Length) -> str:
+def _longer_warmup(recipe: Recipe, length: RunLength) -> str:
     """Another way out, in words that follow the first; '' where warm-up is as long as it may be."""
     longest = recipe.schedule.warmup_share * length.steps / length.steps_per_epoch
     longer = min(recipe.schedule.warmup_epochs + 2, longest)
@@ -111,7 +111,7 @@ def _longer_warmup(recipe: Recipe, length: Length) -> str:
 _SHOWN_S = 10.0
 
 
-class Watch(Protocol):
+class ProgressListener(Protocol):
     """Whoever looks on: a progress bar, say."""
 
     def progress(
@@ -120,11 +120,11 @@ class Watch(Protocol):
         """Called now and then while training."""
 
 
-class StopAskedError(Exception):
+class StopRequestedError(Exception):
     """A signal asks the run to stop."""
 
 
-class Books:
+class TrainingCallbacks:
     """Keeps the books of a run.
 
     ``stopping`` says whether a signal has asked the run to stop.
@@ -141,11 +141,11 @@ class Books:
 
     def __init__(
         self,
-        job: Job,
-        state: State,
-        watch: Watch,
+        job: RunConfig,
+        state: TrainState,
+        watch: ProgressListener,
         kept: Mapping[str, Any],
-        selection: Selection | None = None,
+        selection: ModelSelection | None = None,
         plan: StepPlan | None = None,
         pacer: Pacer | None = None,
     ) -> None:
@@ -164,9 +164,9 @@ class Books:
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
         self._at_a_time = job.at_a_time
-        self._killed = KilledReaders()
+        self._killed = DeferredWorkerDeath()
         self._stage_ends = stage_ends(job.recipe, job.length)
-        self._rows = sorted(row_steps(job.recipe, job.length))
+        self._rows = sorted(log_steps(job.recipe, job.length))
         self._validations = sorted(validation_steps(job.recipe, job.length))
 
     @staticmethod
@@ -220,7 +220,7 @@ class Books:
         self._stepped = time.perf_counter()
         self._row_begun = self._stepped - self._row_before_s
 
-    def after(self, done: StepDone) -> None:
+    def after(self, done: StepOutput) -> None:
         """After a step: rows, validation and checkpoints when they are due.
 
         Raises:
@@ -247,7 +247,7 @@ class Books:
                 self._keep_up(done)
         except DivergedError:
             raise
-        except (InputError, StopAskedError):  # what was trained since the last checkpoint would be lost
+        except (InputError, StopRequestedError):  # what was trained since the last checkpoint would be lost
             self.save(done)
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
@@ -256,7 +256,7 @@ class Books:
                 self._killed.tell()
         self._stepped = time.perf_counter()
 
-    def _keep_up(self, done: StepDone) -> None:
+    def _keep_up(self, done: StepOutput) -> None:
         """Rows and validation, when they are due after a step."""
         step = self.state.step
         if done.loss.device.type == "cpu":  # elsewhere reading it would wait for the device
@@ -275,25 +275,25 @@ class Books:
         if self._pacer is not None and not self.over:
             self._pacer.plan(step)
 
-    def save(self, done: StepDone) -> None:
+    def save(self, done: StepOutput) -> None:
         """Write a checkpoint of the state after this step: the first process does, for all have the same."""
-        if not self.job.world.first:
+        if not self.job.world.is_main_process:
             return
         self._refuse_divergence()
         self._write()
 
     def _refuse_loss(self) -> None:
-        refuse_loss(self._unchecked, self.job.recipe, self.job.length)
+        check_loss_finite(self._unchecked, self.job.recipe, self.job.length)
         self._unchecked = []
 
     def _refuse_divergence(self) -> None:
         """Before anything is kept of the weights: rarely, for it waits for the device."""
         self._refuse_loss()
         job = self.job
-        refuse_weights(self.state.best, self.state.step - 1, self._lr, job.recipe, job.length)
+        check_weights_finite(self.state.best, self.state.step - 1, self._lr, job.recipe, job.length)
 
     def _write(self) -> None:
-        if not self.job.world.first:
+        if not self.job.world.is_main_process:
             return
         row = {
             "images": self._row_images,
@@ -348,7 +348,7 @@ class Books:
                     f"{folder.skipped_file}. Bring them back, then go on with --resume."
                 )
 
-    def _note_short_memory(self, done: StepDone) -> None:
+    def _note_short_memory(self, done: StepOutput) -> None:
         """Fewer groups at a time than before: say so, and let a resumed run begin with them."""
         if done.at_a_time == self._at_a_time:
             return
@@ -361,7 +361,7 @@ class Books:
         self.job.folder.amend_beginning(groups_at_a_time=done.at_a_time.to_json())
         self._at_a_time = done.at_a_time
 
-    def _row(self, done: StepDone) -> None:
+    def _row(self, done: StepOutput) -> None:
         self._refuse_loss()
         now = time.perf_counter()
         train_s, waited_s = max(1e-9, now - self._row_begun), self._row_waited_s
@@ -386,7 +386,7 @@ class Books:
         self._row_begun, self._row_images, self._row_waited_s = now, 0, 0.0
         self._show(done, images_per_s)
 
-    def _show(self, done: StepDone, images_per_s: float) -> None:
+    def _show(self, done: StepOutput, images_per_s: float) -> None:
         left = self._seconds_left(done.setting, images_per_s)
         self.watch.progress(
             self.state.step, self._plan.steps, done.setting, images_per_s, left, float(done.loss)
@@ -426,19 +426,19 @@ class Books:
             raise self.diverged_outputs() from error
         if self._pacer is not None:
             self._pacer.validated(time.perf_counter() - begun)
-        score = by_first(job.world, lambda: self._scored(kind, predictions))
+        score = broadcast_from_main(job.world, lambda: self._scored(kind, predictions))
         best = False
         if self.selection is not None and self.state.step == 0:
-            self.selection.add_start(score, kept(self.state), what=job.start)
+            self.selection.add_start(score, eval_network(self.state), what=job.start)
         elif self.selection is not None:
-            best = self.selection.add(self.state.step, score, kept(self.state))
+            best = self.selection.add(self.state.step, score, eval_network(self.state))
         self._to_validate = False  # the figure stands, whether or not the log can be written
         self._log_point(score, on, best=best)
 
     def diverged_outputs(self) -> DivergedError:
         """What is raised where the weights are finite, but too large for the activations."""
         what = "the model's outputs are NaN or infinite"
-        return diverged(what, self.state.step - 1, self._lr, self.job.recipe, self.job.length)
+        return divergence_error(what, self.state.step - 1, self._lr, self.job.recipe, self.job.length)
 
     def finish(self, predictions: Predictions) -> None:
         """The last point of the curve: the metrics of the run, of the model kept on all pictures of ``val``.
@@ -446,7 +446,7 @@ class Books:
         Args:
             predictions: of these; on the first process.
         """
-        if not self.job.world.first:
+        if not self.job.world.is_main_process:
             return
         last = {"kind": "val", "step": self.state.step, "images": len(predictions.labels)}
         if any(last.items() <= row.items() for row in self.job.folder.history()):
@@ -466,8 +466,8 @@ class Books:
 
         Several processes stop together, after a step.
         """
-        if self.stopping() and not self.job.world.many:
-            raise StopAskedError
+        if self.stopping() and not self.job.world.is_distributed:
+            raise StopRequestedError
 
     def _part_of_val(self) -> Manifest:
         """A fixed part of ``val``, small enough to be looked at often, in which each class has its share."""

@@ -41,17 +41,17 @@ def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
         remove_partial(folder)
         write_atomically(path, lambda file: torch.save(kept, file))
     except (OSError, RuntimeError) as error:
-        before = steps_saved(folder)
+        before = saved_steps(folder)
         rest = f"The checkpoint of step {before[-1]} is whole" if before else "There is none before it"
         raise InputError(
             f"{path}: the checkpoint could not be written ({error}). {rest}. {remedy(error)}, then go on with --resume."
         ) from error
-    for old in steps_saved(folder)[:-_KEPT]:
+    for old in saved_steps(folder)[:-_KEPT]:
         (folder / f"step_{old:08d}.pt").unlink()
     return path
 
 
-def drop(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a run that has finished, damaged ones and halves too; the folder stays.
 
     Args:
@@ -65,14 +65,14 @@ def drop(folder: Path) -> None:
             path.unlink()
 
 
-def steps_saved(folder: Path) -> list[int]:
+def saved_steps(folder: Path) -> list[int]:
     """The steps of the whole checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
-def load_newest(
+def load_latest(
     folder: Path, fits: Callable[[dict[str, Any]], bool] = lambda kept: True
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest checkpoint that is whole.
@@ -89,7 +89,7 @@ def load_newest(
             read now, and may well be whole.
     """
     damaged: list[str] = []
-    for step in reversed(steps_saved(folder)):
+    for step in reversed(saved_steps(folder)):
         path = folder / f"step_{step:08d}.pt"
         try:
             kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

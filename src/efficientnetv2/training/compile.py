@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ghost_batch import one_pass
 from efficientnetv2.models.regularization import apply_setting
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime, batched
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan, chunks
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import count_of
 
 # How far each weight's gradient may lie from fp32's: so many times as far as the plain network's in the same precision,
@@ -35,13 +35,13 @@ _NOISE, _ROUNDINGS, _NOTHING = 3.0, 12.0, 1e-5
 _ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-11}
 
 
-def network_to_call(
+def compile_model(
     network: nn.Module,
     recipe: Recipe,
     device: torch.device,
-    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
+    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS,
     *,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
@@ -60,7 +60,7 @@ def network_to_call(
     """
     if recipe.compile is not True:
         return network
-    assert recipe.precision != "auto", "settle() comes before the loop"
+    assert recipe.precision != "auto", "resolve_recipe() comes first"
     assert isinstance(network, Network), "how many channels it reads is known of a Network"
     # Dropout and stochastic depth draw as they do uncompiled.
     compiled = torch.compile(network, dynamic=False, options={"fallback_random": True})
@@ -168,7 +168,7 @@ class _Trial:
             precision: of the multiplications.
             at_a_time: groups in a pass.
         """
-        for seeds in batched(range(self.groups), at_a_time):
+        for seeds in chunks(range(self.groups), at_a_time):
             part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
             with one_pass(self.network, images=self.group_images, seeds=seeds):
                 with autocast(self.device, precision):

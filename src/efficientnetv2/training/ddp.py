@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from efficientnetv2.training.microbatch import divisors
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import cores
-from efficientnetv2.utils.distributed import World, gathered, sum_
+from efficientnetv2.utils.distributed import World, all_gather_object, all_reduce_sum
 from efficientnetv2.utils.errors import InputError, count_of
 
 
-class Gradients:
+class GradientSync:
     """Passes whose gradients become, by the end of a step, the sum over all processes.
 
     They are sent while the last backward pass goes on, layer by layer. Only the first step of each picture size
@@ -38,7 +38,7 @@ class Gradients:
     def __init__(self, network: nn.Module, world: World) -> None:
         self.network, self.world, self.sending = network, world, False
         self._parallel: DistributedDataParallel | None = None
-        if world.many and any(weight.requires_grad for weight in network.parameters()):
+        if world.is_distributed and any(weight.requires_grad for weight in network.parameters()):
             self._parallel = _parallel(network, world)
         self._fits: set[int] = set()
         self._image_px = 0
@@ -60,7 +60,9 @@ class Gradients:
     def end_step(self) -> None:
         """After the last pass: what was kept back is summed now."""
         if self._parallel is not None and not self.sending:
-            sum_(self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None])
+            all_reduce_sum(
+                self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+            )
         self._fits.add(self._image_px)
 
 
@@ -71,7 +73,7 @@ def _parallel(network: nn.Module, world: World) -> DistributedDataParallel:
         parallel = DistributedDataParallel(
             network,
             process_group=world.tensors,
-            # Statistics of batch-norm are summed by ``statistics.GroupedStatistics``, once per step.
+            # Statistics of batch-norm are summed by ``batch_norm.GhostBatchNormStats``, once per step.
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
@@ -93,7 +95,7 @@ def _summed(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.future
 Note = TypeVar("Note")
 
 
-class Notes(Generic[Note]):
+class AsyncFlags(Generic[Note]):
     """What everybody has to say after a step: whether to stop, and anything else, which is rare.
 
     An answer comes a step later, so that nobody waits for it; but it comes to all after the same step.
@@ -118,7 +120,7 @@ class Notes(Generic[Note]):
         Returns:
             Whether all stop now, and what there was to tell, from all of them.
         """
-        if not self._world.many:
+        if not self._world.is_distributed:
             return stop, list(noted)
         self._noted += noted
         stops, tells = self._answer()
@@ -128,7 +130,7 @@ class Notes(Generic[Note]):
             stops, tells = stops or now[0], tells or now[1]
         if not tells:
             return stops, []
-        told = [note for notes in gathered(self._world, self._noted) for note in notes]
+        told = [note for notes in all_gather_object(self._world, self._noted) for note in notes]
         self._noted = []
         return stops, told
 
@@ -147,7 +149,7 @@ class Notes(Generic[Note]):
         return bool(flags[0]), bool(flags[1])
 
 
-def best_shared(possible: Sequence[int], *, batch_images: int, processes: int) -> Sequence[int]:
+def evenly_shared(possible: Sequence[int], *, batch_images: int, processes: int) -> Sequence[int]:
     """The sizes of groups that a number of processes can share best.
 
     Args:
@@ -163,7 +165,7 @@ def best_shared(possible: Sequence[int], *, batch_images: int, processes: int) -
     return evenly or enough or possible
 
 
-def at_once(world: World, device: torch.device) -> int:
+def parallel_speed(world: World, device: torch.device) -> int:
     """How many processes' worth of work is done in the time that one of them, alone, takes for its own.
 
     On GPUs that of all. On a CPU of as many of a machine's as its cores bear with the threads that each has: divided
@@ -179,7 +181,7 @@ def at_once(world: World, device: torch.device) -> int:
     return world.machines * min(world.local_size, max(1, cores() // torch.get_num_threads()))
 
 
-def refuse_unshared(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:
+def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:
     """Every process has a group of every step; and where they share batch-norm statistics, equally many on a GPU each.
 
     Args:
@@ -191,7 +193,7 @@ def refuse_unshared(recipe: Recipe, device: torch.device, world: World, *, begun
     Raises:
         InputError: that can't be.
     """
-    assert recipe.group_images is not None, "settle() decides it first"
+    assert recipe.group_images is not None, "resolve_recipe() comes first"
     batch, group, processes = recipe.batch_images, recipe.group_images, world.size
     groups = batch // group
     if groups < processes:
@@ -200,7 +202,7 @@ def refuse_unshared(recipe: Recipe, device: torch.device, world: World, *, begun
             f"{groups}: group_images is {group}, of {count_of(batch, 'picture')} a batch. "
             f"{_fewer_or(batch, group, processes, begun=begun)} at most {groups}."
         )
-    if recipe.sync_batch_norm and world.many and device.type != "cuda":
+    if recipe.sync_batch_norm and world.is_distributed and device.type != "cuda":
         raise InputError(
             "sync_batch_norm is for GPUs; it is not needed for equal results on any number of processes. Leave it out."
         )

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.errors import count_of
 
 _WORDS = {"top1": "top-1", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
-class Point:
+class Validation:
     """A validation on minival.
 
     Args:
@@ -35,12 +35,12 @@ class Point:
     figure: float
 
 
-def best_of(points: Sequence[Point]) -> Point:
+def best_validation(points: Sequence[Validation]) -> Validation:
     """The best validation; of equals the latest, whose weights have seen more pictures. Ours."""
     return max(points, key=lambda point: (point.figure, point.step))
 
 
-def in_vain(points: Sequence[Point], *, first_step: int) -> int:
+def validations_without_improvement(points: Sequence[Validation], *, first_step: int) -> int:
     """How many validations have passed without a better figure than all before them.
 
     Args:
@@ -52,7 +52,7 @@ def in_vain(points: Sequence[Point], *, first_step: int) -> int:
     return sum(point.step > first_step for point in points[since + 1 :])
 
 
-def patience_in_vain(recipe: Recipe, length: Length) -> list[str]:
+def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
     """That patience cannot end a run before its last step, in a sentence; none where it can, or is not asked for.
 
     Args:
@@ -70,7 +70,7 @@ def patience_in_vain(recipe: Recipe, length: Length) -> list[str]:
     ]
 
 
-class Selection:
+class ModelSelection:
     """Keeps the weights that were best on minival, and says when waiting for better ones is over.
 
     Args:
@@ -79,11 +79,11 @@ class Selection:
         plan: Steps of the run where their number may change. None takes those of ``length``.
     """
 
-    def __init__(self, recipe: Recipe, length: Length, plan: StepPlan | None = None) -> None:
+    def __init__(self, recipe: Recipe, length: RunLength, plan: StepPlan | None = None) -> None:
         self._by, self._patience, self._length = recipe.chosen_by, recipe.patience, length
         self._plan = plan or StepPlan(length.steps)
         self._last_stage = [0, *stage_ends(recipe, length)][-2]
-        self._points: list[Point] = []
+        self._points: list[Validation] = []
         self._weights: dict[str, Tensor] = {}
         self._start = ""
 
@@ -109,8 +109,8 @@ class Selection:
         Returns:
             Whether they are.
         """
-        self._points.append(Point(step, figures[self._by]))
-        if best_of(self._points).step != step:
+        self._points.append(Validation(step, figures[self._by]))
+        if best_validation(self._points).step != step:
             return False
         self._weights = {
             name: one.detach().to("cpu", copy=True) for name, one in network.state_dict().items()
@@ -123,7 +123,9 @@ class Selection:
         if self._patience is None:
             return False
         before = (one.step for one in self._points if self._plan.position(one.step) <= self._last_stage)
-        return in_vain(self._points, first_step=max(before, default=0)) >= self._patience
+        return (
+            validations_without_improvement(self._points, first_step=max(before, default=0)) >= self._patience
+        )
 
     def apply(self, network: nn.Module) -> None:
         """Give a network of the same shape the weights that were best."""
@@ -136,13 +138,13 @@ class Selection:
 
     def load_dict(self, kept: dict[str, Any]) -> None:
         """Take over what ``to_dict`` gave."""
-        self._points = [Point(*point) for point in kept["points"]]
+        self._points = [Validation(*point) for point in kept["points"]]
         self._weights = kept["weights"]
         self._start = kept.get("start", "")  # of an earlier version there is none
 
     def to_json(self) -> dict[str, Any]:
         """What was chosen, and how; for the report and the model file."""
-        best = best_of(self._points)
+        best = best_validation(self._points)
         start, trained = self._sides()
         return {
             "kept_model": "start" if best.step == 0 else "trained",
@@ -159,7 +161,7 @@ class Selection:
 
     def __str__(self) -> str:
         """What was chosen, in sentences."""
-        best = best_of(self._points)
+        best = best_validation(self._points)
         start, trained = self._sides()
         figure = f"{best.figure:.1%}"
         if best.step == 0:

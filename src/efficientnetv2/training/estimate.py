@@ -12,12 +12,12 @@ import numpy as np
 
 from efficientnetv2.metrics.calibration import LEAST_PICTURES
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime
-from efficientnetv2.training.post_training import sizes_to_try
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
+from efficientnetv2.training.post_training import eval_size_candidates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
-from efficientnetv2.training.timing import Rates
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.errors import InputError, count_of
 
 # Steps that are looked at, evenly spread, where the size may change with each of them. Ours.
@@ -29,7 +29,7 @@ _CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageEstimate:
     """A stage of a run to come; of a run whose size changes all the time, its steps of about one size.
 
     Args:
@@ -50,7 +50,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RunEstimate:
     """What a run will take.
 
     Args:
@@ -60,8 +60,8 @@ class Forecast:
         disk_bytes: what stays in the run folder, or lies there at its fullest: what it is → bytes.
     """
 
-    length: Length
-    stages: tuple[Stage, ...]
+    length: RunLength
+    stages: tuple[StageEstimate, ...]
     others_s: Mapping[str, float]
     disk_bytes: Mapping[str, int] = field(default_factory=dict)
 
@@ -88,15 +88,15 @@ class Forecast:
         }
 
 
-def forecast(
+def estimate_run(
     recipe: Recipe,
-    rates: Rates,
+    rates: StepTimings,
     *,
     images: int,
     val_images: int,
     minival_images: int = 0,
-    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
-) -> Forecast:
+    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS,
+) -> RunEstimate:
     """What the run takes from its first step to its last answer.
 
     Args:
@@ -110,11 +110,11 @@ def forecast(
     Raises:
         InputError: a stage would get no step.
     """
-    length = Length.of(recipe, images)
+    length = RunLength.of(recipe, images)
     recipe.progressive.at(0, steps=length.steps)
     stages = _stages(recipe, rates, length, at_a_time)
     # Which of the sizes minival chooses is not known: the largest.
-    areas = [(px / (recipe.eval_px or px)) ** 2 for px in sizes_to_try(recipe)]
+    areas = [(px / (recipe.eval_px or px)) ** 2 for px in eval_size_candidates(recipe)]
     largest = max(areas, default=1.0)
     on_curve = minival_images or min(val_images, recipe.validate_images)
     saved = _checkpoints(recipe, length, stages)
@@ -137,7 +137,7 @@ def forecast(
         "checkpoints": min(saved, _CHECKPOINTS) * (rates.checkpoint_bytes + chosen_bytes),
         "model file": rates.model_bytes,
     }
-    return Forecast(length, stages, others, disk)
+    return RunEstimate(length, stages, others, disk)
 
 
 def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tuple[int, list[float], int]]:
@@ -169,15 +169,17 @@ def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tu
     return [(px, some, count) for (px, some), count in zip(by_px.items(), counts, strict=True) if count]
 
 
-def _stages(recipe: Recipe, rates: Rates, length: Length, at_a_time: GroupsAtATime) -> tuple[Stage, ...]:
+def _stages(
+    recipe: Recipe, rates: StepTimings, length: RunLength, at_a_time: MicrobatchPlan
+) -> tuple[StageEstimate, ...]:
     by_px = {rate.image_px: rate for rate in rates.steps}
     groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
-    stages: list[Stage] = []
+    stages: list[StageEstimate] = []
     for px, sizes, steps in steps_by_size(recipe.progressive, length.steps, sorted(by_px)):
         each = float(np.mean([rates.step_s(size) for size in sizes]))
         begin = by_px[px].begin_s if px not in {stage.image_px for stage in stages} else 0.0
         stages.append(
-            Stage(
+            StageEstimate(
                 image_px=px,
                 steps=steps,
                 images_per_s=recipe.batch_images / each,
@@ -189,7 +191,7 @@ def _stages(recipe: Recipe, rates: Rates, length: Length, at_a_time: GroupsAtATi
     return tuple(stages)
 
 
-def _checkpoints(recipe: Recipe, length: Length, stages: tuple[Stage, ...]) -> int:
+def _checkpoints(recipe: Recipe, length: RunLength, stages: tuple[StageEstimate, ...]) -> int:
     """How many are written: at each stage's end, and after so many minutes without one."""
     every_s = recipe.checkpoint_minutes * 60
     if every_s == 0:
@@ -199,10 +201,10 @@ def _checkpoints(recipe: Recipe, length: Length, stages: tuple[Stage, ...]) -> i
     return ends + sum(math.floor(seconds / every_s) for seconds in lasting)
 
 
-def epochs_within(
+def epochs_for_budget(
     minutes: float,
     recipe: Recipe,
-    rates: Rates,
+    rates: StepTimings,
     *,
     images: int,
     val_images: int,
@@ -226,7 +228,7 @@ def epochs_within(
         InputError: not even one step per stage fits; it says how many minutes would do.
     """
     takes_of = partial(
-        minutes_of,
+        minutes_for_steps,
         recipe=recipe,
         rates=rates,
         images=images,
@@ -252,10 +254,10 @@ def epochs_within(
     return float(f"{fits * recipe.batch_images / images:.4g}")
 
 
-def minutes_of(
+def minutes_for_steps(
     steps: int,
     recipe: Recipe,
-    rates: Rates,
+    rates: StepTimings,
     *,
     images: int,
     val_images: int,
@@ -273,12 +275,12 @@ def minutes_of(
         val_images: to evaluate on.
         minival_images: to choose by.
         spent_s: before the first step.
-        at_once: processes that share steps and answers, as of ``epochs_within``.
+        at_once: processes that share steps and answers, as of ``epochs_for_budget``.
 
     Raises:
         InputError: a stage would get no step.
     """
-    run = forecast(
+    run = estimate_run(
         recipe.model_copy(update={"epochs": steps * recipe.batch_images / images}),
         rates.shared(at_once, recipe.batch_images // (recipe.group_images or 1)),
         images=images,

@@ -7,9 +7,9 @@ import math
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.progressive.schedule import Ramp, Setting
-from efficientnetv2.training.auto_batch import Preflight
-from efficientnetv2.training.initial_weights import title
-from efficientnetv2.training.post_training import sizes_to_try
+from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.initial_weights import model_title
+from efficientnetv2.training.post_training import eval_size_candidates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError
 
@@ -20,7 +20,7 @@ def settings_by_size(recipe: Recipe) -> list[Setting]:
     return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
 
 
-def asked_px(recipe: Recipe) -> tuple[float, float]:
+def requested_px(recipe: Recipe) -> tuple[float, float]:
     """The first and the last size of training as asked for, before they are rounded to ``px_multiple``."""
     plan = recipe.progressive
     if not isinstance(plan.image_px, Ramp):
@@ -29,10 +29,10 @@ def asked_px(recipe: Recipe) -> tuple[float, float]:
     return plan.image_px.start if grows else plan.image_px.end, plan.image_px.end
 
 
-def rounded_sizes(recipe: Recipe) -> list[str]:
+def rounding_note(recipe: Recipe) -> list[str]:
     """A sentence on the first or the last size where a multiple is trained at in its place."""
     plan = recipe.progressive
-    first, last = asked_px(recipe)
+    first, last = requested_px(recipe)
     trained = {first: plan.stage(0).image_px, last: plan.last.image_px}
     others = [f"{px} px in the place of {asked:g}" for asked, px in trained.items() if px != round(asked)]
     if plan.px_multiple == 1 or not others:
@@ -43,7 +43,7 @@ def rounded_sizes(recipe: Recipe) -> list[str]:
     ]
 
 
-def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
+def validate_sizes(recipe: Recipe, preflight: MemoryProbe) -> None:
     """The network takes every size: any from its stride on, others than ours if a pass of it can be counted, too.
 
     Args:
@@ -53,7 +53,7 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
     Raises:
         InputError: it does not, naming the size and what to take.
     """
-    refuse_below_stride(recipe, recipe.model, preflight.stride)
+    validate_stride(recipe, recipe.model, preflight.stride)
     if isinstance(preflight.network, EfficientNet):
         return
     trained = sorted(setting.image_px for setting in settings_by_size(recipe))
@@ -67,7 +67,7 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
             raise InputError(f"{what} is {px} px. {error}{fix}") from error
 
 
-def refuse_below_stride(recipe: Recipe, model: str | Architecture, stride: int | None) -> None:
+def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | None) -> None:
     """No size of the recipe is below the network's stride.
 
     Args:
@@ -79,7 +79,7 @@ def refuse_below_stride(recipe: Recipe, model: str | Architecture, stride: int |
         InputError: one is, naming the size and what to take.
     """
     # As asked, before a multiple is made of them: nobody who asks for 8 px means the 32 that it would be rounded to.
-    first, last = (round(px) for px in asked_px(recipe))
+    first, last = (round(px) for px in requested_px(recipe))
     larger = "Take larger pictures (--image-px, or --set progressive.image_px={...})."
     begin = f'--set "progressive.image_px={{start: {stride}, end: {last}}}"'
     trained_on = [
@@ -96,18 +96,18 @@ def refuse_below_stride(recipe: Recipe, model: str | Architecture, stride: int |
     for what, px, fix in [*trained_on, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(
-                f"{what} is {px} px, but {title(model)} makes one number of every {stride} x {stride} pixels: at "
+                f"{what} is {px} px, but {model_title(model)} makes one number of every {stride} x {stride} pixels: at "
                 f"least {stride} px. {fix}"
             )
 
 
 def _evaluated(recipe: Recipe) -> list[tuple[str, int | None]]:
     """The sizes at evaluation, by the fields that name them."""
-    tried = [("eval_px_tried", px) for px in sizes_to_try(recipe) if px != recipe.eval_px]
+    tried = [("eval_px_tried", px) for px in eval_size_candidates(recipe) if px != recipe.eval_px]
     return [("eval_px", recipe.eval_px), *tried]
 
 
-def _instead(recipe: Recipe, preflight: Preflight, field: str) -> str:
+def _instead(recipe: Recipe, preflight: MemoryProbe, field: str) -> str:
     """A size that the network takes, and the words for it; nothing where none is known."""
     for px in (recipe.progressive.last.image_px, preflight.network.preprocessing.image_px):
         try:
@@ -123,7 +123,7 @@ def _instead(recipe: Recipe, preflight: Preflight, field: str) -> str:
     return ""
 
 
-def least_group(recipe: Recipe, preflight: Preflight) -> tuple[int, str]:
+def smallest_group(recipe: Recipe, preflight: MemoryProbe) -> tuple[int, str]:
     """The fewest pictures that a group can have, and what is wrong with fewer.
 
     Args:
@@ -147,7 +147,7 @@ def least_group(recipe: Recipe, preflight: Preflight) -> tuple[int, str]:
     )
 
 
-def unmixed(recipe: Recipe, group: int) -> str:
+def unmixed_note(recipe: Recipe, group: int) -> str:
     """A sentence on pictures of a group that are their own partner in mixing; empty where there are none.
 
     Partners are the pictures in reverse, as in the released code, so the middle one of an odd number stays as it is.

@@ -41,7 +41,7 @@ BUNDLED = Path(__file__).parents[3] / "examples/weights"
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsCandidate:
     """A start for a network that can be had without the user's help.
 
     Args:
@@ -59,7 +59,7 @@ class Found:
     bundled: bool = False
 
 
-def refuse_weights_as_model(model: str | Architecture) -> None:
+def validate_model_name(model: str | Architecture) -> None:
     """A recipe's model is a network; what names weights is for its weights.
 
     Raises:
@@ -96,17 +96,19 @@ def stride_of(model: str | Architecture) -> int | None:
     return model.stride
 
 
-def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> Found:
+def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> WeightsCandidate:
     """The best weights for a network that can be had: by name, from the cache, from the repository.
 
     Args:
         model: as a recipe names it.
-        shipped: as for ``starts``.
+        shipped: as for ``weights_candidates``.
     """
-    return starts(model, shipped=shipped)[0]
+    return weights_candidates(model, shipped=shipped)[0]
 
 
-def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[Found, ...]:
+def weights_candidates(
+    model: str | Architecture, *, shipped: Path | None = None
+) -> tuple[WeightsCandidate, ...]:
     """Every start for a network that can be had, what promises most first, from scratch last.
 
     Of published weights only the best are looked at: it is those alone that may have to be fetched.
@@ -118,16 +120,20 @@ def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[F
     """
     if isinstance(model, str) and is_foreign(model):
         note = f"Weights of {model} have a tag: --weights {model.partition('@')[0]}.TAG."
-        return (Found("none", f"Weights: none, training from scratch. {note}"),)
+        return (WeightsCandidate("none", f"Weights: none, training from scratch. {note}"),)
     if not isinstance(model, str) or model not in NAMES:
-        return (Found("none", f"Weights: none are published for {title(model)}; training from scratch."),)
+        return (
+            WeightsCandidate(
+                "none", f"Weights: none are published for {model_title(model)}; training from scratch."
+            ),
+        )
     published, reason = _published(model)
     there = [] if published is None else [published]
     file = (BUNDLED if shipped is None else shipped) / f"{model}.safetensors"
     if file.is_file():
         others = f"; others: {reason}" if published is None else "."
         there.append(
-            Found(
+            WeightsCandidate(
                 str(file),
                 f"Weights: {file}, which come with the repository{others}",
                 f"the shipped {file.name}",
@@ -135,10 +141,10 @@ def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[F
                 bundled=True,
             )
         )
-    return (*there, Found("none", f"Weights: none, training from scratch. {reason}".rstrip()))
+    return (*there, WeightsCandidate("none", f"Weights: none, training from scratch. {reason}".rstrip()))
 
 
-def _published(model: str) -> tuple[Found | None, str]:
+def _published(model: str) -> tuple[WeightsCandidate | None, str]:
     """The best published weights that can be had, and what is wrong with better ones."""
     reason = ""
     for number, name in enumerate(pretrained.best(model)):
@@ -154,7 +160,7 @@ def _published(model: str) -> tuple[Found | None, str]:
             note = f"Weights: {name}, from the cache; better ones could not be had: {reason}"
         else:
             note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
-        return Found(name, note, name, reason), reason
+        return WeightsCandidate(name, note, name, reason), reason
     return None, reason
 
 
@@ -220,7 +226,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
     raise _no_weights(word)
 
 
-def refuse_unknown_weights(word: str) -> None:
+def validate_weights_name(word: str) -> None:
     """Refuse a word for weights that names none, before anything is read or fetched.
 
     Args:
@@ -256,7 +262,7 @@ def _no_weights(word: str) -> InputError:
     )
 
 
-def from_anywhere(word: str) -> str:
+def absolute_weights_path(word: str) -> str:
     """The word for weights that means the same from another folder.
 
     Args:
@@ -274,7 +280,7 @@ def _is_here(word: str) -> bool:
     return Path(word).exists() or Path(f"{word}.index").exists()
 
 
-def title(model: str | Architecture) -> str:
+def model_title(model: str | Architecture) -> str:
     """What a person calls the network that a recipe names."""
     if isinstance(model, str):
         return model
@@ -301,11 +307,11 @@ NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class InitialModel:
     """Where a run begins.
 
     Args:
-        model: as the recipe names it from now on: ``build`` makes a network of the same shape from it.
+        model: as the recipe names it from now on: ``build_model`` makes a network of the same shape from it.
         weights: as the recipe names them from now on: "none", or what ``load_weights`` takes.
         network: fitted to the classes, frozen as the recipe says.
         notes: what was chosen, a sentence each.
@@ -317,9 +323,9 @@ class Start:
     notes: tuple[str, ...]
 
 
-def start(
+def build_initial_model(
     recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device, in_channels: int = RGB
-) -> Start:
+) -> InitialModel:
     """The network to train, and where its weights are from.
 
     Args:
@@ -331,7 +337,7 @@ def start(
     Raises:
         InputError: weights that can't be had or are of another network, or a recipe that does not fit the network.
     """
-    refuse_weights_as_model(recipe.model)
+    validate_model_name(recipe.model)
     notes: list[str] = []
     word = recipe.weights
     if word == "auto":
@@ -347,11 +353,13 @@ def start(
     if model == "auto":
         model = default_model(device)
         notes.append(f"Network: {model} (with a GPU efficientnetv2_s, without one efficientnetv2_b0).")
-    network = build(recipe, model, num_classes=len(class_names), in_channels=in_channels)
-    return Start(model, "none", network, tuple(notes))
+    network = build_model(recipe, model, num_classes=len(class_names), in_channels=in_channels)
+    return InitialModel(model, "none", network, tuple(notes))
 
 
-def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB) -> Network:
+def build_model(
+    recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB
+) -> Network:
     """A network with fresh weights, as the recipe wants it. The same recipe gives the same weights.
 
     Args:
@@ -378,18 +386,18 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_cha
 
 def _from_weights(
     recipe: Recipe, word: str, class_names: tuple[str, ...], in_channels: int, notes: list[str]
-) -> Start:
+) -> InitialModel:
     _seed(recipe)  # where another library draws the classifier
     network, said = load_weights(word, num_classes=len(class_names))
     network.calibration = None  # of the answers that it gave before
     notes += [f"--weights {word}: {note}." for note in said]
     model = _name(network)
     if recipe.model == "auto":
-        notes.append(f"Network: {title(model)}, which the weights are of.")
+        notes.append(f"Network: {model_title(model)}, which the weights are of.")
     elif not same_shape(recipe.model, model):
         raise InputError(
-            f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Say --model auto to train "
-            "the network that the weights are of, or take weights of the other."
+            f"--weights {word}: its network is {model_title(model)}, not {model_title(recipe.model)}. Say --model "
+            "auto to train the network that the weights are of, or take weights of the other."
         )
     if network.in_channels != in_channels:
         notes.append(_adapted(network, word, in_channels))
@@ -411,7 +419,7 @@ def _from_weights(
     _recompute(network, recipe.recompute_stages)
     if network.frozen:
         notes.append(_frozen(recipe, network))
-    return Start(model, word, network, tuple(notes))
+    return InitialModel(model, word, network, tuple(notes))
 
 
 def _head(recipe: Recipe, network: Network, classes: int) -> str:

@@ -1,7 +1,7 @@
 """The loop: batches in, steps done, whatever the setting of the moment is.
 
 Image size, dropout, stochastic depth and augmentation change inside the one loop, because the setting
-travels with the batch. Nothing here prints, saves or evaluates: ``train`` yields after every step and
+travels with the batch. Nothing here prints, saves or evaluates: ``train_steps`` yields after every step and
 whoever drives it (``training.trainer``) does the rest.
 """
 
@@ -27,16 +27,22 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import optim
-from efficientnetv2.training.batch_norm import GroupedStatistics
-from efficientnetv2.training.compile import network_to_call
-from efficientnetv2.training.ddp import Gradients
-from efficientnetv2.training.losses import ALIKE, ClassTerms, binary_cross_entropy, cross_entropy
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
+from efficientnetv2.training.batch_norm import GhostBatchNormStats
+from efficientnetv2.training.compile import compile_model
+from efficientnetv2.training.ddp import GradientSync
+from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, cross_entropy
+from efficientnetv2.training.microbatch import (
+    ONE_GROUP_PER_PASS,
+    MicrobatchPlan,
+    chunks,
+    out_of_memory_message,
+    out_of_memory_mid_step_message,
+)
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.train_state import Length, State
+from efficientnetv2.training.train_state import RunLength, TrainState
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment, yes_or_no
 from efficientnetv2.utils.device import Precision, autocast, send
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
 from efficientnetv2.utils.memory import is_out_of_memory, release
 from efficientnetv2.utils.probability import Answer
@@ -44,7 +50,7 @@ from efficientnetv2.utils.rng import Key
 
 
 @dataclass
-class StepDone:
+class StepOutput:
     """What a step was.
 
     Args:
@@ -66,11 +72,11 @@ class StepDone:
     images: int
     unreadable: tuple[tuple[int, str], ...]
     waited_s: float
-    at_a_time: GroupsAtATime
+    at_a_time: MicrobatchPlan
 
 
 @dataclass(frozen=True)
-class Constants:
+class StepContext:
     """What is the same in every pass of a run.
 
     Args:
@@ -94,27 +100,27 @@ class Constants:
     groups: int
     precision: Precision
     scaler: torch.amp.GradScaler | None
-    terms: ClassTerms = ALIKE
+    terms: ClassTerms = NO_CLASS_TERMS
     answer: Answer = "softmax"
 
 
-def train(
-    state: State,
+def train_steps(
+    state: TrainState,
     batches: Iterable[Batch],
     *,
     recipe: Recipe,
     preprocessing: Preprocessing,
-    length: Length,
+    length: RunLength,
     num_classes: int,
     key: Key,
     device: torch.device,
-    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
-    world: World = ALONE,
-    terms: ClassTerms = ALIKE,
+    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS,
+    world: World = SINGLE_PROCESS,
+    terms: ClassTerms = NO_CLASS_TERMS,
     answer: Answer = "softmax",
     say: Callable[[str], None] = lambda line: None,
     plan: StepPlan | None = None,
-) -> Iterator[StepDone]:
+) -> Iterator[StepOutput]:
     """Train from ``state.step`` to the end, yielding after every step.
 
     Args:
@@ -136,18 +142,18 @@ def train(
     Raises:
         InputError: memory is too short for a single group, or ran out when half of a step was with other processes.
     """
-    assert recipe.group_images is not None, "settle() comes before the loop"
+    assert recipe.group_images is not None, "resolve_recipe() comes first"
     groups = recipe.batch_images // recipe.group_images
     momentum = 1 - recipe.batch_norm_momentum
-    assert recipe.precision != "auto", "settle() comes before the loop"
-    statistics = GroupedStatistics(
+    assert recipe.precision != "auto", "resolve_recipe() comes first"
+    statistics = GhostBatchNormStats(
         state.network, groups=groups, momentum=momentum, world=world, may_overflow=state.scaler is not None
     )
     state.network.train()
-    gradients = Gradients(
-        network_to_call(state.network, recipe, device, at_a_time, world=world, say=say), world
+    gradients = GradientSync(
+        compile_model(state.network, recipe, device, at_a_time, world=world, say=say), world
     )
-    constants = Constants(
+    constants = StepContext(
         recipe.augment,
         preprocessing,
         num_classes,
@@ -160,7 +166,7 @@ def train(
         answer,
     )
     setting: Setting | None = None
-    killed = KilledReaders()
+    killed = DeferredWorkerDeath()
     for step, waited_s in _by_step(batches, len(world.groups(groups))):
         request = step[0].request
         if request.setting != setting:
@@ -174,11 +180,11 @@ def train(
             lr = _update(state, recipe, length, state.step if plan is None else plan.position(state.step))
         unreadable = tuple(failure for batch in step for failure in batch.unreadable)
         images = recipe.batch_images
-        yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
+        yield StepOutput(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
         killed.tell()
 
 
-class KilledReaders:
+class DeferredWorkerDeath:
     """Lets PyTorch say between two steps that a process which reads was killed: it says so wherever the main one is."""
 
     def __init__(self) -> None:
@@ -225,11 +231,11 @@ def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch
 def _all_groups(
     network: nn.Module,
     step: Sequence[Batch],
-    constants: Constants,
-    statistics: GroupedStatistics,
-    gradients: Gradients,
-    at_a_time: GroupsAtATime,
-) -> tuple[Tensor, GroupsAtATime]:
+    constants: StepContext,
+    statistics: GhostBatchNormStats,
+    gradients: GradientSync,
+    at_a_time: MicrobatchPlan,
+) -> tuple[Tensor, MicrobatchPlan]:
     """The gradients of this process's groups; where memory runs out, again from the first, half as many at a time.
 
     Returns:
@@ -240,9 +246,9 @@ def _all_groups(
         loss = torch.zeros((), device=constants.device)
         gradients.begin_step(image_px)
         try:
-            for groups in batched(step, at_a_time.at(image_px)):
+            for groups in chunks(step, at_a_time.at(image_px)):
                 with gradients.of_pass(last=groups[-1] is step[-1]) as forward:
-                    loss += train_groups(network, groups, constants, forward)
+                    loss += forward_backward(network, groups, constants, forward)
                 statistics.after_groups(len(groups))
             return loss, at_a_time
         except (RuntimeError, MemoryError) as error:
@@ -250,10 +256,10 @@ def _all_groups(
                 raise
             if at_a_time.at(image_px) == 1:
                 raise MemoryShortError(
-                    too_short(len(step[0].labels), constants.groups, image_px, error)
+                    out_of_memory_message(len(step[0].labels), constants.groups, image_px, error)
                 ) from error
             if gradients.sending:
-                raise MemoryShortError(too_late(image_px, error)) from error
+                raise MemoryShortError(out_of_memory_mid_step_message(image_px, error)) from error
         # Only here, where the error and all that its traceback held on to are gone, is memory free again.
         at_a_time = at_a_time.halved(image_px)
         network.zero_grad(set_to_none=True)
@@ -261,10 +267,10 @@ def _all_groups(
         release(constants.device)
 
 
-def train_groups(
+def forward_backward(
     network: nn.Module,
     batches: Sequence[Batch],
-    constants: Constants,
+    constants: StepContext,
     forward: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Forward and backward of some groups in one pass: gradients are added to those of the step's other groups.
@@ -279,7 +285,7 @@ def train_groups(
         Their share of the step's loss, a scalar on the device.
     """
     key = constants.key
-    groups = [augmented(batch, constants) for batch in batches]
+    groups = [augment_batch(batch, constants) for batch in batches]
     images, labels = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True))
     requests = [batch.request for batch in batches]
     seeds = [key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
@@ -293,13 +299,13 @@ def train_groups(
     return loss.detach()
 
 
-def _loss(logits: Tensor, labels: Tensor, constants: Constants) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor, constants: StepContext) -> Tensor:
     if constants.answer == "sigmoid":
         return binary_cross_entropy(logits, labels)
     return cross_entropy(logits, labels, offsets=constants.terms.offsets)
 
 
-def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
+def augment_batch(batch: Batch, constants: StepContext) -> tuple[Tensor, Tensor]:
     """A group as the network gets it: (n, 3, S, S) normalised pictures, and (n, K) targets."""
     request, key, stronger = batch.request, constants.key, constants.terms.stronger
     first = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
@@ -318,19 +324,19 @@ def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
     )
 
 
-def _update(state: State, recipe: Recipe, length: Length, position: float) -> float:
+def _update(state: TrainState, recipe: Recipe, length: RunLength, position: float) -> float:
     """One step of the optimizer and of the moving average; the learning rate it used."""
-    share = optim.lr_share(
+    share = optim.lr_factor(
         recipe.schedule, position, steps=length.steps, steps_per_epoch=length.steps_per_epoch
     )
     lr = recipe.optimizer.lr * share
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_share"] if position >= group["begins"] * length.steps else 0.0
-    update(state, recipe)
+    optimizer_step(state, recipe)
     return lr
 
 
-def update(state: State, recipe: Recipe) -> None:
+def optimizer_step(state: TrainState, recipe: Recipe) -> None:
     """The end of a step: gradients clipped, the optimizer's step at the rates it has, the moving average.
 
     Args:

@@ -52,7 +52,7 @@ class ClassTerms:
         return soft_labels(counted, smoothing, weights=self.weights, towards=self.towards)
 
 
-ALIKE = ClassTerms()
+NO_CLASS_TERMS = ClassTerms()
 
 
 def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:

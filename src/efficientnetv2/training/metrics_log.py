@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 
-def input_wait_share(history: Sequence[Mapping[str, Any]]) -> float | None:
+def data_wait_fraction(history: Sequence[Mapping[str, Any]]) -> float | None:
     """The share of the training time in which the loop waited for pictures; None before the first row.
 
     Validation and saving count neither as training nor as waiting.

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class GroupsAtATime:
+class MicrobatchPlan:
     """Groups in one pass, by picture size.
 
     Args:
@@ -46,27 +46,27 @@ class GroupsAtATime:
         return {str(px): count for px, count in sorted(self.by_px.items())}
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, int]) -> GroupsAtATime:
+    def from_json(cls, plain: Mapping[str, int]) -> MicrobatchPlan:
         """What ``to_json`` gave."""
         return cls({int(px): count for px, count in plain.items()})
 
-    def halved(self, image_px: int) -> GroupsAtATime:
+    def halved(self, image_px: int) -> MicrobatchPlan:
         """Half as many at that size, and no more than that at larger ones."""
         half = max(1, self.at(image_px) // 2)
         by_px = {px: min(count, half) if px >= image_px else count for px, count in self.by_px.items()}
-        return GroupsAtATime(by_px | {image_px: half})
+        return MicrobatchPlan(by_px | {image_px: half})
 
 
-ONE_AT_A_TIME = GroupsAtATime()
+ONE_GROUP_PER_PASS = MicrobatchPlan()
 
 
-def batched(groups: Sequence[Item], count: int) -> Iterator[Sequence[Item]]:
+def chunks(groups: Sequence[Item], count: int) -> Iterator[Sequence[Item]]:
     """The groups of a step in passes of so many; the last may have fewer."""
     for first in range(0, len(groups), count):
         yield groups[first : first + count]
 
 
-def too_short(group_images: int, groups: int, image_px: int, error: BaseException) -> str:
+def out_of_memory_message(group_images: int, groups: int, image_px: int, error: BaseException) -> str:
     """The message for a single group that does not fit, although it did when the run began.
 
     Args:
@@ -84,7 +84,7 @@ def too_short(group_images: int, groups: int, image_px: int, error: BaseExceptio
     )
 
 
-def too_late(image_px: int, error: BaseException) -> str:
+def out_of_memory_mid_step_message(image_px: int, error: BaseException) -> str:
     """The message for memory that runs out when a part of the step's gradients is with the other processes.
 
     Args:

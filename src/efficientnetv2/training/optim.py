@@ -100,7 +100,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
         return loss
 
 
-def build(network: nn.Module, optimizer: recipe.Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.optim.Optimizer:
     """The optimizer of a recipe: decay for weights alone, the classifier and each depth at its own rate.
 
     Args:
@@ -108,7 +108,7 @@ def build(network: nn.Module, optimizer: recipe.Optimizer) -> torch.optim.Optimi
         optimizer: of the recipe; with a ``layer_decay`` below 1 the network is a ``Network``.
 
     Returns:
-        With parameter groups of equal decay, rate and beginning; each has ``lr_share``, its rate over the scheduled
+        With parameter groups of equal decay, rate and beginning; each has ``lr_factor``, its rate over the scheduled
         one, and ``begins``, the share of the run from which on it learns.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
@@ -211,7 +211,7 @@ def _of_classifiers(network: nn.Module) -> list[nn.Parameter]:
     return [weight for module in found for weight in module.parameters()]
 
 
-def lr_share(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
+def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
     """The learning rate at a step, as a share of its peak.
 
     Warm-up grows linearly and reaches the peak at its end. The staircase is counted from the run's start, as in the

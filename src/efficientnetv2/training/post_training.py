@@ -16,15 +16,15 @@ from efficientnetv2.inference.resolutions import SizePoint, best, size_points
 from efficientnetv2.metrics.calibration import LEAST_PICTURES, fit_temperature
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job, kept
-from efficientnetv2.training.train_state import State
-from efficientnetv2.utils.distributed import by_first
+from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.train_state import TrainState
+from efficientnetv2.utils.distributed import broadcast_from_main
 
 _STRIDE = 32
 
 
 @dataclass(frozen=True)
-class TriedSizes:
+class EvalSizeSelection:
     """What minival says of each size.
 
     Args:
@@ -40,7 +40,7 @@ class TriedSizes:
         """The best size; of equal ones the smallest, which is the fastest."""
         return best(self.points, self.by).image_px
 
-    def chosen(self, job: Job) -> Job:
+    def chosen(self, job: RunConfig) -> RunConfig:
         """The same job, its pictures seen at the best size from now on."""
         return replace(job, preprocessing=replace(job.preprocessing, image_px=self.image_px))
 
@@ -56,7 +56,7 @@ class TriedSizes:
         return f"Evaluation at {found.image_px} px, which was best on minival, {figure}, of {among}."
 
 
-def sizes_above(trained_px: int) -> tuple[int, ...]:
+def default_eval_sizes(trained_px: int) -> tuple[int, ...]:
     """The sizes that ``auto`` tries: from that of training on, up to half as large again.
 
     As far apart as an eighth of it, in whole steps of 32 px, the stride of most networks: 128, 160 and 192; 224, 256,
@@ -70,14 +70,14 @@ def sizes_above(trained_px: int) -> tuple[int, ...]:
     return tuple(range(trained_px, trained_px * 3 // 2 + 1, step))
 
 
-def sizes_to_try(recipe: Recipe) -> tuple[int, ...]:
+def eval_size_candidates(recipe: Recipe) -> tuple[int, ...]:
     """The sizes that a settled recipe names, that of evaluation among them, growing; none where it tries none."""
     if recipe.eval_px_tried is None or recipe.eval_px_tried == "auto" or recipe.eval_px is None:
         return ()
     return tuple(sorted({*recipe.eval_px_tried, recipe.eval_px}))
 
 
-def try_sizes(job: Job, state: State) -> TriedSizes:
+def select_eval_size(job: RunConfig, state: TrainState) -> EvalSizeSelection:
     """Look at minival's pictures at each size; under many processes each calls it and gets the same.
 
     Args:
@@ -86,17 +86,17 @@ def try_sizes(job: Job, state: State) -> TriedSizes:
     """
     assert job.minival is not None, "a recipe that tries sizes has minival"
     answers: dict[int, tuple[Predictions, float]] = {}
-    for px in sizes_to_try(job.recipe):
+    for px in eval_size_candidates(job.recipe):
         began = time.perf_counter()
         resized = replace(job, preprocessing=replace(job.preprocessing, image_px=px))
         answers[px] = resized.predict(state, job.minival), time.perf_counter() - began
-    points = by_first(
+    points = broadcast_from_main(
         job.world, lambda: size_points(answers.__getitem__, list(answers), job.train.class_names)
     )
-    return TriedSizes(points, job.recipe.chosen_by)
+    return EvalSizeSelection(points, job.recipe.chosen_by)
 
 
-def calibrate(job: Job, state: State) -> Calibration | None:
+def calibrate(job: RunConfig, state: TrainState) -> Calibration | None:
     """Give the network that is kept its temperature; under many processes each calls it and gets the same.
 
     Without minival there is nothing to fit it on: the pictures of val give the figures.
@@ -123,9 +123,9 @@ def calibrate(job: Job, state: State) -> Calibration | None:
         temperature = fit_temperature(answers.labels, answers.logits.numpy())
         return Calibration(temperature, len(answers.labels), "minival")
 
-    found = by_first(job.world, fitted)
+    found = broadcast_from_main(job.world, fitted)
     if found is not None:
-        kept(state).calibration = found
+        eval_network(state).calibration = found
         job.folder.log(
             f"Temperature {found.temperature:.3g}, fitted on {found.pictures} pictures of minival: probabilities are "
             "stated by it."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ghost_batch import one_pass
 from efficientnetv2.models.regularization import apply_setting
-from efficientnetv2.training.compile import network_to_call
+from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
@@ -51,7 +51,7 @@ _MOST_STAGES = 8
 
 
 @dataclass(frozen=True)
-class Speed:
+class PrecisionChoice:
     """How a run computes.
 
     Args:
@@ -65,7 +65,7 @@ class Speed:
     note: str
 
 
-def choose(
+def choose_precision(
     recipe: Recipe,
     network: Network,
     *,
@@ -75,7 +75,7 @@ def choose(
     at_once: int = 1,
     compile_within_s: float | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Speed:
+) -> PrecisionChoice:
     """Decide the recipe's open ``precision`` and ``compile``.
 
     The 16-bit format of the hardware is taken if it measures faster than fp32 by a tenth; a run of less than 150 steps
@@ -103,10 +103,10 @@ def choose(
     if compiles == "auto":
         compiles, note = _compile(bench, precision, minutes, at_once, compile_within_s, say)
         notes.append(note)
-    return Speed(precision, compiles, " ".join(notes))
+    return PrecisionChoice(precision, compiles, " ".join(notes))
 
 
-def image_s(recipe: Recipe, network: Network, device: torch.device) -> float:
+def seconds_per_image(recipe: Recipe, network: Network, device: torch.device) -> float:
     """Seconds of forward and backward for one image of the last training size; a rough measurement.
 
     A GPU that the recipe lets choose computes in the 16 bits that it multiplies in. Fewer images are measured together
@@ -235,7 +235,7 @@ class _Bench:
             "group_images": count,
             "progressive": replace(self.recipe.progressive, stages=1, shares=None),
         }
-        call = network_to_call(network.train(), self.recipe.model_copy(update=changes), self.device, say=say)
+        call = compile_model(network.train(), self.recipe.model_copy(update=changes), self.device, say=say)
         px, classes = setting.image_px, network.num_classes
         generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
         images = torch.rand(count, network.in_channels, px, px, generator=generator)

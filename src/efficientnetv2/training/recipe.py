@@ -25,13 +25,13 @@ from efficientnetv2.utils.device import Precision
 from efficientnetv2.utils.probability import Answer
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """A frozen value whose fields are checked; a name that is none of them is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Optimizer(Part):
+class Optimizer(StrictModel):
     """How gradients become steps.
 
     Args:
@@ -64,7 +64,7 @@ class Optimizer(Part):
     unfreeze: float | None = Field(default=None, gt=0, lt=1)
 
 
-class Schedule(Part):
+class Schedule(StrictModel):
     """The learning rate over the run, as a share of its peak: warm-up, then the shape.
 
     Args:
@@ -86,15 +86,15 @@ class Schedule(Part):
 
 
 # Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
-MOST = 1_000_000
+MAX_COUNT = 1_000_000
 # Side of a picture at evaluation: beyond, it is another such slip. Ours.
 _MOST_PX = 4096
 
 # Of a schedule that does not name them, in a recipe: off. Elsewhere they stay as the network was built.
-UNSAID_RATES = {"dropout": 0.0, "drop_path": 0.0}
+DEFAULT_RATES = {"dropout": 0.0, "drop_path": 0.0}
 
 
-class Recipe(Part):
+class Recipe(StrictModel):
     """Everything that decides a run, the data aside.
 
     Args:
@@ -195,10 +195,10 @@ class Recipe(Part):
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     frozen_statistics: bool = False
     recompute_stages: int = Field(default=0, ge=0)
-    epochs: Annotated[float, Field(gt=0, le=MOST)] | Literal["auto"] = "auto"
+    epochs: Annotated[float, Field(gt=0, le=MAX_COUNT)] | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
     steps: int | None = Field(default=None, ge=1)
-    batch_images: int = Field(default=32, ge=1, le=MOST)
+    batch_images: int = Field(default=32, ge=1, le=MAX_COUNT)
     group_images: int | None = Field(default=None, ge=1)
     progressive: Progressive
     enlarge: float | None = Field(default=None, ge=1)
@@ -257,7 +257,7 @@ class Recipe(Part):
     def _says_both_rates(cls, progressive: Progressive) -> Progressive:
         """What a network was built with may differ from library to library; a run is decided by its recipe."""
         said: dict[str, Any] = {
-            name: rate for name, rate in UNSAID_RATES.items() if getattr(progressive, name) is None
+            name: rate for name, rate in DEFAULT_RATES.items() if getattr(progressive, name) is None
         }
         return replace(progressive, **said)
 

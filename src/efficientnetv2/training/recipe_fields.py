@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from efficientnetv2.progressive.schedule import RANGES, Progressive
-from efficientnetv2.training.recipe import UNSAID_RATES, Recipe
+from efficientnetv2.training.recipe import DEFAULT_RATES, Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 # How a schema bounds a number, in words, both ends before one: "minimum" may be reached, "exclusiveMinimum" not.
@@ -83,7 +83,7 @@ class RecipeField:
         return asdict(self)
 
 
-def parts() -> dict[str, Any]:
+def recipe_parts() -> dict[str, Any]:
     """The classes that a recipe is made of, in its order: of its own fields "" first, then by the parts' names."""
     found: dict[str, Any] = {"": Recipe}
     for name, field in Recipe.model_fields.items():
@@ -92,13 +92,13 @@ def parts() -> dict[str, Any]:
     return found
 
 
-def about(part: str) -> str:
+def part_description(part: str) -> str:
     """What a part is, in Markdown: its class's docstring up to the fields.
 
     Args:
-        part: one of ``parts``.
+        part: one of ``recipe_parts``.
     """
-    text = inspect.getdoc(parts()[part]) or ""
+    text = inspect.getdoc(recipe_parts()[part]) or ""
     return _plain(text.partition("\nArgs:")[0])
 
 
@@ -106,9 +106,9 @@ def fields_of(part: str) -> list[RecipeField]:
     """The fields of a part, in its order.
 
     Args:
-        part: one of ``parts``.
+        part: one of ``recipe_parts``.
     """
-    known = parts()
+    known = recipe_parts()
     owner = known[part]
     schema = TypeAdapter(owner).json_schema()
     entries = _entries(owner)
@@ -122,8 +122,8 @@ def fields_of(part: str) -> list[RecipeField]:
                 name=f"{part}.{name}" if part else name,
                 values=_either(_values(schema["properties"][name], schema.get("$defs", {}), bounds)),
                 required=field.is_required(),
-                default=UNSAID_RATES[name]
-                if owner is Progressive and name in UNSAID_RATES
+                default=DEFAULT_RATES[name]
+                if owner is Progressive and name in DEFAULT_RATES
                 else _default(field),
                 meaning=_plain(_followed(entries.get(name, ""), name, owner)),
             )
@@ -131,24 +131,24 @@ def fields_of(part: str) -> list[RecipeField]:
     return found
 
 
-def every_field() -> list[RecipeField]:
+def all_fields() -> list[RecipeField]:
     """Of all parts, the recipe's own first."""
-    return [field for part in parts() for field in fields_of(part)]
+    return [field for part in recipe_parts() for field in fields_of(part)]
 
 
-def matching(word: str) -> list[RecipeField]:
+def find_fields(word: str) -> list[RecipeField]:
     """The field of that name, else all that begin so, with their part or without it: ``optimizer``, ``crop``, ``lr``.
 
     Raises:
         InputError: there is none; the message names the nearest.
     """
-    fields = every_field()
+    fields = all_fields()
     found = [field for field in fields if field.name == word] or [
         field for field in fields if any(one.startswith(word) for one in (field.name, _last(field.name)))
     ]
     if not found:
         known = [
-            *filter(None, parts()),
+            *filter(None, recipe_parts()),
             *(field.name for field in fields),
             *(_last(field.name) for field in fields),
         ]
@@ -159,7 +159,7 @@ def matching(word: str) -> list[RecipeField]:
     return found
 
 
-def field_meant(word: str) -> str | None:
+def canonical_field(word: str) -> str | None:
     """The field that a name means which is none: the field with that last part, or what other tools call so.
 
     Args:
@@ -171,21 +171,21 @@ def field_meant(word: str) -> str | None:
     last = _last(word)
     if last in _ELSEWHERE:
         return _ELSEWHERE[last]
-    named = [field.name for field in every_field() if _last(field.name) == last]
+    named = [field.name for field in all_fields() if _last(field.name) == last]
     return named[0] if len(named) == 1 else None
 
 
-def values_in(recipe: Recipe) -> dict[str, Any]:
+def field_values(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says: from the name of each field to its plain JSON value."""
     plain = recipe.to_json()
     return {
         field.name: (plain[part] if part else plain)[_last(field.name)]
-        for part in parts()
+        for part in recipe_parts()
         for field in fields_of(part)
     }
 
 
-def typed(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A plain value as ``--set`` takes it: ``null``, ``0.1``, ``[3, 2, 1]``, ``{start: 64, end: 128}``."""
     if value is None:
         return "null"
@@ -194,10 +194,10 @@ def typed(value: Any) -> str:
     if isinstance(value, float):
         return repr(int(value) if value.is_integer() else value)
     if isinstance(value, list):
-        return f"[{', '.join(map(typed, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     if isinstance(value, dict):  # of a ramp, what is to be said at least
         said = {key: one for key, one in value.items() if (key, one) != ("continuous", False)}
-        return f"{{{', '.join(f'{key}: {typed(one)}' for key, one in said.items())}}}"
+        return f"{{{', '.join(f'{key}: {format_value(one)}' for key, one in said.items())}}}"
     return str(value)
 
 
@@ -228,7 +228,7 @@ def _values(schema: dict[str, Any], known: dict[str, Any], bounds: tuple[float, 
         names = list(known[schema["$ref"].rpartition("/")[2]]["properties"])
         return [f"{{{', '.join(names[:_NAMED] + ['...'] * (len(names) > _NAMED))}}}"]
     if "enum" in schema or "const" in schema:
-        return [typed(word) for word in schema.get("enum", [schema.get("const")])]
+        return [format_value(word) for word in schema.get("enum", [schema.get("const")])]
     if schema["type"] == "array":
         kinds = schema.get("prefixItems") or [schema["items"]]
         inside = [_either(_values(kind, known, bounds)) for kind in kinds]

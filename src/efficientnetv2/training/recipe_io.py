@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
-from efficientnetv2.training.recipe_fields import every_field, field_meant
+from efficientnetv2.training.recipe_fields import all_fields, canonical_field
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, cut, did_you_mean, rule_of, short
@@ -26,16 +26,16 @@ _WORD = re.compile(_BEGIN + r"(?!null|text|true|false)\w+(?=, | or |$)")
 _LISTS = ("list_type", "tuple_type")  # pydantic's names for what is no list
 
 
-def read(file: Path) -> Recipe:
+def read_recipe(file: Path) -> Recipe:
     """Read what ``Recipe.to_yaml`` wrote.
 
     Raises:
         InputError: no such file, not YAML, or a field that is unknown or out of range.
     """
-    return checked(yaml_io.read(file), where=str(file))
+    return validate_recipe(yaml_io.read(file), where=str(file))
 
 
-def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:
+def validate_recipe(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:
     """A recipe from plain values.
 
     Args:
@@ -76,8 +76,8 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
         name = ".".join(parts)
         message = rule_of(problem)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            meant = field_meant(name)
-            near = did_you_mean(parts[-1], fields_at(parts[:-1]))
+            meant = canonical_field(name)
+            near = did_you_mean(parts[-1], field_names_at(parts[:-1]))
             message = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         value = problem["input"]
         shown = f" = {short(value)}" if isinstance(value, int | float | str | bool | None) and name else ""
@@ -88,7 +88,7 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
                 message = first if word in first else f"{first}, or {word}"
             message += did_you_mean(str(value), re.findall("'(.*?)'", message)).removesuffix(".")
         elif ((name in wrong and wrong[name][1] != message) or problem["type"] in _LISTS) and (
-            values := values_of(name)
+            values := accepted_values(name)
         ):
             # Each kind of value that the field takes has a rule that this one breaks; one alone would mislead. And of a
             # list it helps to see how it is written.
@@ -100,13 +100,13 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
     }
 
 
-def values_of(name: str) -> str | None:
+def accepted_values(name: str) -> str | None:
     """What a field takes, in words that follow ``has to be``; None of what is no field.
 
     Args:
         name: of the field, with those of the parts that it lies in: ``progressive.image_px``.
     """
-    values = next((field.values for field in every_field() if field.name == name), None)
+    values = next((field.values for field in all_fields() if field.name == name), None)
     if values is None:
         return None
     parts = _LIST_OR_TABLE.split(values)
@@ -124,7 +124,7 @@ def _place_of(location: tuple[int | str, ...], plain: Any) -> list[str]:
     return parts or [str(part) for part in location[:1]]
 
 
-def fields_at(parts: list[str]) -> list[str]:
+def field_names_at(parts: list[str]) -> list[str]:
     """Names of the fields at a place of a recipe: of ``[]`` its own, of ``["optimizer"]`` the optimizer's."""
     if not parts:
         return list(Recipe.model_fields)
@@ -150,17 +150,17 @@ _DECIMAL_COMMA = re.compile(r"0,\d+|\d+,0\d*")  # 0,3 or 1,024: one number in an
 _SIXTIES = re.compile(r"\d+(?::[\d.]+)+")
 
 
-def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with fields changed by ``a.b=c``; see ``set_fields``.
+def with_overrides(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """A recipe with fields changed by ``a.b=c``; see ``apply_overrides``.
 
     Raises:
         InputError: an unknown field (with the nearest name), a wrong value.
     """
     where = " ".join(f"--set {cut(setting, _SHOWN)}" for setting in settings)
-    return checked(set_fields(recipe.to_json(), settings), where=where or recipe.name)
+    return validate_recipe(apply_overrides(recipe.to_json(), settings), where=where or recipe.name)
 
 
-def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Change fields of a recipe's plain values; each value is read as YAML (numbers, null, {start: 64, end: 128}).
 
     Args:
@@ -180,7 +180,7 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
             raise InputError(f"--set {setting}: write it as name=value, for instance --set epochs=20")
         *parents, last = name.strip().split(".")
         place = _part_of(changed, parents, setting)
-        known = fields_at(parents)
+        known = field_names_at(parents)
         if last not in known:
             raise InputError(f"--set {setting}: there is no field '{name}'{_instead(name, text, known)}")
         try:
@@ -195,7 +195,7 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
 
 def _instead(name: str, text: str, known: Sequence[str]) -> str:
     """The end of a sentence on an unknown field: the right option, or where all fields are listed."""
-    meant = field_meant(name.strip())
+    meant = canonical_field(name.strip())
     if meant is not None:
         return f"; did you mean --set {meant}={text}?"
     near = did_you_mean(name.strip().rpartition(".")[2], known)
@@ -216,7 +216,7 @@ def _refuse_other_ramps(value: Any, name: str, text: str) -> None:
     """Refuse two numbers for what may grow (64-128, [64, 128], {start: 64 end: 128}) with the one way to write it."""
     named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
     two = _TWO_NUMBERS.fullmatch(text)
-    if two is None or named or isinstance(value, int | float) or _RAMP not in (values_of(name) or ""):
+    if two is None or named or isinstance(value, int | float) or _RAMP not in (accepted_values(name) or ""):
         return
     if _DECIMAL_COMMA.fullmatch(text.strip()):
         return
@@ -230,7 +230,7 @@ def _refuse_other_ramps(value: Any, name: str, text: str) -> None:
 def _part_of(plain: dict[str, Any], parents: list[str], setting: str) -> dict[str, Any]:
     place = plain
     for depth, part in enumerate(parents):
-        known = fields_at(parents[:depth])
+        known = field_names_at(parents[:depth])
         if part not in known:
             raise InputError(f"--set {setting}: there is no part '{part}'{did_you_mean(part, known)}")
         if not isinstance(place[part], dict):
@@ -251,7 +251,7 @@ def _value(text: str) -> Any:
         return text.strip() if _SIXTIES.fullmatch(text.strip()) else yaml_io.parse(text, short(text))
 
 
-def differences(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:
+def diff_recipes(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:
     """What differs between two recipes, a line each: ``epochs: 10 there, 20 here``.
 
     Args:

@@ -12,11 +12,11 @@ from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions, shared_answers
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
-from efficientnetv2.training.microbatch import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.train_state import Length, State
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.train_state import RunLength, TrainState
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.rng import Key
@@ -26,7 +26,7 @@ _MOST_UNREADABLE = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
+class RunConfig:
     """What to run, on what, where.
 
     Args:
@@ -51,12 +51,12 @@ class Job:
     train: Manifest
     val: Manifest
     preprocessing: Preprocessing
-    folder: RunFolder
+    folder: RunDir
     device: torch.device
     workers: int
-    at_a_time: GroupsAtATime = ONE_AT_A_TIME
+    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS
     strict: bool = False
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     reader: Reader | None = None
     minival: Manifest | None = None
 
@@ -66,9 +66,9 @@ class Job:
         return self.recipe.answer(self.train.separator)
 
     @property
-    def length(self) -> Length:
+    def length(self) -> RunLength:
         """Steps, and steps per epoch."""
-        return Length.of(self.recipe, len(self.train))
+        return RunLength.of(self.recipe, len(self.train))
 
     @property
     def answered(self) -> str:
@@ -96,7 +96,7 @@ class Job:
 
     def predict(
         self,
-        state: State,
+        state: TrainState,
         part: Manifest,
         *,
         once: bool = False,
@@ -130,7 +130,7 @@ class Job:
 
     def look(
         self,
-        state: State,
+        state: TrainState,
         part: Manifest,
         *,
         once: bool,
@@ -138,7 +138,7 @@ class Job:
     ) -> Predictions:
         """The same answers, whatever can't be read."""
         return shared_answers(
-            kept(state),
+            eval_network(state),
             part,
             preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
             device=self.device,
@@ -165,7 +165,7 @@ class Job:
             )
 
 
-def preprocessing_of(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:
+def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:
     """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
 
     Args:
@@ -173,7 +173,7 @@ def preprocessing_of(recipe: Recipe, network: Network, bands: Bands | None) -> P
         network: of the run.
         bands: the rule by which rasters are read, and those of other than three bands normalised too; None of pictures.
     """
-    assert recipe.eval_px is not None, "settle() comes first"
+    assert recipe.eval_px is not None, "resolve_recipe() comes first"
     return replace(
         network.preprocessing.seeing(bands),
         image_px=recipe.eval_px,
@@ -183,7 +183,7 @@ def preprocessing_of(recipe: Recipe, network: Network, bands: Bands | None) -> P
     )
 
 
-def kept(state: State) -> Network:
+def eval_network(state: TrainState) -> Network:
     """The network that is evaluated and goes into the model file."""
     assert isinstance(state.best, Network)
     return state.best

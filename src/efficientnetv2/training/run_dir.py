@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.checkpoint import steps_saved
-from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.checkpoint import saved_steps
+from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import (
@@ -48,7 +48,7 @@ _NEEDED = ("command", "chosen", "preprocessing", "groups_at_a_time")
 _DAMAGED = ".damaged"  # behind the name of a file that was set aside
 
 
-class RunFolder:
+class RunDir:
     """A folder under ``runs/`` and what lies in it, ``RUN_FILES``; the report is written beside them.
 
     Args:
@@ -114,7 +114,7 @@ class RunFolder:
 
         A run that was killed between the two still has its checkpoints, from which it goes on.
         """
-        return self.model_file.exists() and (self.reported or not steps_saved(self.checkpoints))
+        return self.model_file.exists() and (self.reported or not saved_steps(self.checkpoints))
 
     def begin(
         self, recipe: Recipe, manifest: Manifest, beginning: dict[str, Any], lines: Sequence[str] = ()
@@ -152,7 +152,7 @@ class RunFolder:
         plain = read_object(self.beginning_file, *_NEEDED, fix=fix)
         try:
             Preprocessing.from_json(plain["preprocessing"])
-            GroupsAtATime.from_json(plain["groups_at_a_time"])
+            MicrobatchPlan.from_json(plain["groups_at_a_time"])
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{self.beginning_file} is damaged ({reason_of(error)}). {fix}") from error
         return plain
@@ -225,10 +225,10 @@ class RunFolder:
             InputError: A file can't be renamed or written.
         """
         if read_skipped(self.skipped_file) is None:
-            self.log(set_aside(self.skipped_file, "The list of skipped images starts again."))
+            self.log(quarantine(self.skipped_file, "The list of skipped images starts again."))
         rows, damaged = self._rows()
         if damaged:
-            note = set_aside(self.metrics_file, f"The run keeps its {count_of(len(rows), 'whole row')}.")
+            note = quarantine(self.metrics_file, f"The run keeps its {count_of(len(rows), 'whole row')}.")
             with _writing(self.metrics_file):
                 write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
             self.log(note)
@@ -270,7 +270,7 @@ class RunFolder:
                 board.close()
 
 
-class NoFolder(RunFolder):
+class NullRunDir(RunDir):
     """The run folder as all processes but the first have it: what they would write is left to the first.
 
     Args:
@@ -326,7 +326,7 @@ def read_skipped(file: Path) -> list[tuple[str, str]] | None:
     return [(path, row.get("reason") or "") for row in rows if (path := row.get("path"))]
 
 
-def set_aside(file: Path, then: str) -> str:
+def quarantine(file: Path, then: str) -> str:
     """Rename a damaged file of a run, and say so in a line.
 
     Args:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from efficientnetv2.training.run_dir import LOCK, RUNNING, RunFolder
+from efficientnetv2.training.run_dir import LOCK, RUNNING, RunDir
 from efficientnetv2.utils.errors import InputError, some
 from efficientnetv2.utils.io import folder_for, locked
 from efficientnetv2.utils.shell import typed
 
 
-def refuse_occupied(path: Path) -> None:
+def validate_new_run_dir(path: Path) -> None:
     """A new run's folder is new, empty, or what is left of a run that never began; an inspection may lie in it.
 
     A table called ``manifest.csv`` may be anybody's: only beside the beginning of a run is it a run's.
@@ -26,7 +26,7 @@ def refuse_occupied(path: Path) -> None:
         InputError: it holds a run, or something else.
     """
     if (path / "recipe.yaml").exists():
-        if RunFolder(path, lambda line: None).finished:
+        if RunDir(path, lambda line: None).finished:
             raise InputError(f"--out {path} holds a run already, which has finished. Give another folder.")
         go_on = typed(["effnetv2", "train", "DATA", "--out", str(path), "--resume"])  # whatever verb asks
         raise InputError(
@@ -52,7 +52,7 @@ def _is_beginning(file: Path) -> bool:
     return isinstance(plain, dict) and {"command", "preprocessing"} <= plain.keys()
 
 
-def new_folder(runs: Path, name: str) -> Path:
+def new_run_path(runs: Path, name: str) -> Path:
     """A folder under ``runs`` that is not there yet: name, date and a number if need be."""
     stem = f"{datetime.now():%Y%m%d-%H%M%S}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
     for number in range(1000):
@@ -62,13 +62,13 @@ def new_folder(runs: Path, name: str) -> Path:
     raise InputError(f"{runs} holds a thousand runs of this second; give --out.")
 
 
-def newest(runs: Path) -> Path | None:
+def newest_run(runs: Path) -> Path | None:
     """The run that was begun or went on last; None if there is none."""
-    recipes = newest_first(runs)
+    recipes = runs_newest_first(runs)
     return recipes[0].parent if recipes else None
 
 
-def newest_first(runs: Path) -> list[Path]:
+def runs_newest_first(runs: Path) -> list[Path]:
     """The ``recipe.yaml`` of every run; first that of the run that was begun or went on last."""
 
     def touched(recipe: Path) -> float:
@@ -84,8 +84,8 @@ _PATIENCE_S = 10.0
 
 
 @contextmanager
-def claimed(
-    path: Path, *, name: str | None = None, refuse: Callable[[Path], None] = refuse_occupied
+def create_run_dir(
+    path: Path, *, name: str | None = None, refuse: Callable[[Path], None] = validate_new_run_dir
 ) -> Iterator[Path]:
     """A folder in which, within, no other run begins; ended by an error or Ctrl-C, it goes if it is empty.
 
@@ -113,12 +113,12 @@ def claimed(
             except InputError:
                 if name is None or not path.exists():  # it can't be made, nor could another
                     raise
-                path = new_folder(path.parent, name)
+                path = new_run_path(path.parent, name)
         yield path
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def lock_run_dir(path: Path) -> Iterator[None]:
     """Within, nobody else goes on with what was begun in a folder: two would write the same checkpoints.
 
     Like a claim it is a lock of the operating system: a run that was killed bars nobody. Of many processes of one run
@@ -140,8 +140,8 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def at_work(path: Path) -> bool:
-    """Whether a process is at work in a folder at this moment, ``held`` by it.
+def is_running(path: Path) -> bool:
+    """Whether a process is at work in a folder at this moment, ``lock_run_dir`` by it.
 
     A file that a killed run has left says nothing; its lock has ended with the process.
 

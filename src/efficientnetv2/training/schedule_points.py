@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.train_state import RunLength
 
 # Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
 _ROWS = 200
 
 
-def stage_ends(recipe: Recipe, length: Length) -> list[int]:
+def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
     """The numbers of steps done at which a stage ends, growing; the last is the run's.
 
     Args:
@@ -24,7 +24,7 @@ def stage_ends(recipe: Recipe, length: Length) -> list[int]:
     return ends
 
 
-def validation_steps(recipe: Recipe, length: Length) -> frozenset[int]:
+def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
     """The numbers of steps done at which the validation curve gets a point.
 
     At every stage's end, and every ``validate_epochs`` unless a stage ends soon, where there is one anyway.
@@ -39,7 +39,7 @@ def validation_steps(recipe: Recipe, length: Length) -> frozenset[int]:
     return frozenset(ends) | {step for step in between if ends[bisect_left(ends, step)] - step >= every / 2}
 
 
-def row_steps(recipe: Recipe, length: Length) -> frozenset[int]:
+def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
     """The numbers of steps done at which a row of training figures is written: evenly, and at every stage's end.
 
     Args:

@@ -22,7 +22,7 @@ def _stopping() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Within, a signal that stops this process waits until the end; for what must not be left half done."""
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield
@@ -65,7 +65,7 @@ def signals_as_ctrl_c() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-class Interruption:
+class GracefulStop:
     """Within it, the first signal asks the run to stop after this step; a second one stops it at once.
 
     A window that is closed never does: its shell hands the signal on, and as the shell ends the system sends it again.
@@ -83,7 +83,7 @@ class Interruption:
         self._said = threading.Event()
         self._terminals: list[int] = []
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():  # Python lets no other one set handlers
             self._before = {number: signal.signal(number, self._note) for number in _stopping()}
             self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]

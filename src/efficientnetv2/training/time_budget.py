@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from efficientnetv2.progressive.step_plan import Revision, StepPlan
-from efficientnetv2.training.estimate import forecast
-from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.estimate import estimate_run
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
-from efficientnetv2.training.timing import Rates
-from efficientnetv2.utils.distributed import by_first, gathered
+from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
 
 # The remaining steps are planned at each stage's start and this many times over the run. Ours: if the pace halves right
 # after a plan, the run is late by 1/32 of its steps.
@@ -35,7 +35,7 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
-class Budget:
+class StartupBudget:
     """The time that a command may take for what comes before the first step.
 
     Args:
@@ -71,7 +71,7 @@ class TimeLimit:
 
     seconds: float
     report_s: float
-    rates: Rates
+    rates: StepTimings
     used_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
@@ -94,7 +94,7 @@ class TimeLimit:
             began: ``time.monotonic()`` when this part of the run began.
             resumed: Whether another part came before.
         """
-        rates = TypeAdapter(Rates).validate_python(plain["rates"])
+        rates = TypeAdapter(StepTimings).validate_python(plain["rates"])
         return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"] if resumed else 0.0, began)
 
 
@@ -108,7 +108,7 @@ class Pacer:
         used_s: Seconds used by earlier parts of a resumed run, up to its checkpoint. None takes those of ``limit``.
     """
 
-    def __init__(self, job: Job, plan: StepPlan, limit: TimeLimit, used_s: float | None = None) -> None:
+    def __init__(self, job: RunConfig, plan: StepPlan, limit: TimeLimit, used_s: float | None = None) -> None:
         self._job, self._plan = job, plan
         self._limit = limit if used_s is None else replace(limit, used_s=used_s)
         recipe, length = job.recipe, job.length
@@ -116,7 +116,7 @@ class Pacer:
         self._validations = sorted(validation_steps(recipe, length))
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._moments = sorted({*self._ends[:-1], *evenly} - {0})
-        run = forecast(
+        run = estimate_run(
             recipe,
             limit.rates,
             images=len(job.train),
@@ -164,10 +164,10 @@ class Pacer:
         decided = self._plan.revisions[-1].decided if self._plan.revisions else -1
         if step <= decided or not (begins or self._plan.passes(step, self._moments)):
             return
-        first = max(gathered(self._job.world, max(step, self._plan.requested)))
+        first = max(all_gather_object(self._job.world, max(step, self._plan.requested)))
         if first >= self._plan.steps:
             return
-        self._plan.revise(by_first(self._job.world, lambda: self._revision(step, first)))
+        self._plan.revise(broadcast_from_main(self._job.world, lambda: self._revision(step, first)))
         self._job.folder.amend_beginning(revisions=self._plan.to_json())
 
     def _revision(self, step: int, first: int) -> Revision:

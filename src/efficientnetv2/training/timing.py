@@ -24,17 +24,17 @@ from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.loop import train
+from efficientnetv2.training.loop import train_steps
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.train_state import Length, State, begin
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.train_state import RunLength, TrainState, init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import Peak
 from efficientnetv2.utils.timer import waiting
 
 
 @dataclass(frozen=True)
-class StepRate:
+class StepTiming:
     """Steps of one picture size.
 
     Args:
@@ -51,7 +51,7 @@ class StepRate:
 
 
 @dataclass(frozen=True)
-class Rate:
+class LinearCost:
     """Answers to pictures, or files written.
 
     Args:
@@ -68,7 +68,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Rates:
+class StepTimings:
     """What the pieces of a run take.
 
     Args:
@@ -83,10 +83,10 @@ class Rates:
     """
 
     compile_s: float
-    steps: tuple[StepRate, ...]
-    curve: Rate
-    answers: Rate
-    checkpoints: Rate
+    steps: tuple[StepTiming, ...]
+    curve: LinearCost
+    answers: LinearCost
+    checkpoints: LinearCost
     checkpoint_bytes: int
     model_s: float
     model_bytes: int
@@ -96,7 +96,7 @@ class Rates:
         pixels = [rate.image_px**2 for rate in self.steps]
         return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
 
-    def of_sizes(self, sizes: Sequence[int]) -> Rates:
+    def of_sizes(self, sizes: Sequence[int]) -> StepTimings:
         """The same with a rate for each of some sizes; below the smallest measured size in proportion to the pixels.
 
         Args:
@@ -104,7 +104,7 @@ class Rates:
         """
         least = self.steps[0]
 
-        def rate(px: int) -> StepRate:
+        def rate(px: int) -> StepTiming:
             known = next((one for one in self.steps if one.image_px >= px), self.steps[-1])
             if px >= least.image_px:
                 return replace(known, image_px=px, each_s=self.step_s(px))
@@ -112,7 +112,7 @@ class Rates:
 
         return replace(self, steps=tuple(rate(px) for px in sorted(set(sizes))))
 
-    def shared(self, processes: int, groups: int) -> Rates:
+    def shared(self, processes: int, groups: int) -> StepTimings:
         """The same for processes that share steps and answers.
 
         What begins them, compiling included, each does for itself at the same time; files are written by one alone.
@@ -123,7 +123,7 @@ class Rates:
         """
         most = math.ceil(groups / processes)
 
-        def answered(rate: Rate) -> Rate:
+        def answered(rate: LinearCost) -> LinearCost:
             return replace(rate, each_s=rate.each_s / processes)
 
         steps = tuple(replace(rate, each_s=rate.each_s * most / groups) for rate in self.steps)
@@ -141,20 +141,20 @@ _HURRIED_IMAGES = 32
 # Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
 _FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
 # Seconds of compiling, and steps of every size: see ``_Timed``.
-_Lost = Callable[[float, tuple[StepRate, ...]], bool]
+_Lost = Callable[[float, tuple[StepTiming, ...]], bool]
 # Of the measured run: so long that its learning rate, where it warms up, stays near 0. Only a copy is trained.
 _STEPS = 1_000_000
 
 
-def measure(
-    job: Job,
+def measure_timings(
+    job: RunConfig,
     scratch: Path,
     *,
     run_steps: int | None = None,
-    in_vain: Callable[[Rates], bool] = lambda rates: False,
+    in_vain: Callable[[StepTimings], bool] = lambda rates: False,
     within_s: float | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Rates:
+) -> StepTimings:
     """Do a little of everything that the run will do.
 
     Answers come first and small pictures before large ones, so that what is in vain shows early.
@@ -173,13 +173,13 @@ def measure(
     Raises:
         InputError: what the run would raise: pictures that can't be read, memory or disk too short.
     """
-    state = begin(place(copy.deepcopy(job.network), job.device), job.recipe)
+    state = init_state(place(copy.deepcopy(job.network), job.device), job.recipe)
     say("Measuring answers.")
     curve = _answers(job, state, once=True)
     answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
 
-    def lost(compile_s: float, steps: tuple[StepRate, ...]) -> bool:
-        return in_vain(Rates(compile_s, steps, curve, answers, Rate(0.0, 0.0), 0, 0.0, 0))
+    def lost(compile_s: float, steps: tuple[StepTiming, ...]) -> bool:
+        return in_vain(StepTimings(compile_s, steps, curve, answers, LinearCost(0.0, 0.0), 0, 0.0, 0))
 
     compile_s, steps = _steps(job, state, run_steps, lost, within_s, say)
     say("Measuring checkpoints.")
@@ -193,7 +193,7 @@ def measure(
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
     )
-    return Rates(
+    return StepTimings(
         compile_s=compile_s,
         steps=steps,
         curve=curve,
@@ -206,26 +206,26 @@ def measure(
 
 
 def _steps(
-    job: Job,
-    state: State,
+    job: RunConfig,
+    state: TrainState,
     run_steps: int | None,
     lost: _Lost,
     within_s: float | None,
     say: Callable[[str], None],
-) -> tuple[float, tuple[StepRate, ...]]:
+) -> tuple[float, tuple[StepTiming, ...]]:
     """Seconds of compiling, and the steps of each size."""
     group = job.recipe.group_images
-    assert group is not None, "settle() comes first"
+    assert group is not None, "resolve_recipe() comes first"
     most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
     groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, most // group))
     recipe = job.recipe.model_copy(update={"batch_images": groups * group})
     timed = _Timed(job, recipe, run_steps, lost, within_s, say)
-    loop = train(
+    loop = train_steps(
         state,
         timed.batches(),
         recipe=timed.recipe,
         preprocessing=job.preprocessing,
-        length=Length(_STEPS, _STEPS),
+        length=RunLength(_STEPS, _STEPS),
         num_classes=len(job.train.class_names),
         key=job.key,
         device=job.device,
@@ -244,9 +244,9 @@ class _Timed:
     Args:
         job: to be run.
         recipe: its own, perhaps with a part of the batch.
-        run_steps: see ``measure``.
+        run_steps: see ``measure_timings``.
         lost: whether sizes like these, after so many seconds of compiling, make the rest of no use.
-        within_s: see ``measure``.
+        within_s: see ``measure_timings``.
         say: gets a line before each size.
 
     Attributes:
@@ -256,7 +256,7 @@ class _Timed:
 
     def __init__(
         self,
-        job: Job,
+        job: RunConfig,
         recipe: Recipe,
         run_steps: int | None,
         lost: _Lost,
@@ -267,7 +267,7 @@ class _Timed:
         self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
-        self.rates: list[StepRate] = []
+        self.rates: list[StepTiming] = []
         self._begun = time.perf_counter()
         self._marks: list[float] = []
         self._watching, self._peak = ExitStack(), Peak(job.device)
@@ -319,7 +319,7 @@ class _Timed:
         elif len(self._marks) == 1 + self._warm_up:
             self._watching.close()
 
-    def _all(self, *, growth: float) -> tuple[StepRate, ...]:
+    def _all(self, *, growth: float) -> tuple[StepTiming, ...]:
         """The sizes done, and those left as the last of these with its time grown by this power of the pixels."""
         last = self.rates[-1]
         left = (
@@ -358,7 +358,7 @@ class _Timed:
 
     def _sampler(self) -> Sampler:
         recipe = self.recipe
-        assert recipe.group_images is not None, "settle() comes first"
+        assert recipe.group_images is not None, "resolve_recipe() comes first"
         return Sampler(
             labels=self.job.train.labels,
             progressive=recipe.progressive,
@@ -389,7 +389,7 @@ class _Timed:
         took = self._marks[-1] - self._marks[self._warm_up]
         return timed >= self._most or took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
 
-    def _rate(self, setting: Setting, memory_bytes: int) -> StepRate:
+    def _rate(self, setting: Setting, memory_bytes: int) -> StepTiming:
         marks, counted = self._marks, self._marks[self._warm_up :]
         if self.job.workers or self.job.device.type != "cpu":
             # Pictures come in bursts, and a device is told ahead: only the time of all steps means something.
@@ -400,10 +400,10 @@ class _Timed:
         if self.job.workers and self.rates:
             begin = 0.0  # the workers have begun with the first size, and read on beyond it
         whole = self.job.recipe.batch_images / self.recipe.batch_images
-        return StepRate(setting.image_px, begin, each * whole, memory_bytes)
+        return StepTiming(setting.image_px, begin, each * whole, memory_bytes)
 
 
-def _answers(job: Job, state: State, *, once: bool) -> Rate:
+def _answers(job: RunConfig, state: TrainState, *, once: bool) -> LinearCost:
     """How long pictures of ``val`` take, from few to as many as fill a little time."""
 
     def seconds(count: int) -> float:
@@ -419,11 +419,11 @@ def _answers(job: Job, state: State, *, once: bool) -> Rate:
     count_s = seconds(count)
     if job.workers and count > few:  # starting them takes a time of its own
         each = max(0.0, count_s - few_s) / (count - few)
-        return Rate(max(0.0, few_s - each * few), each)
-    return Rate(0.0, count_s / count)
+        return LinearCost(max(0.0, few_s - each * few), each)
+    return LinearCost(0.0, count_s / count)
 
 
-def _checkpoints(state: State, folder: Path) -> tuple[Rate, Path]:
+def _checkpoints(state: TrainState, folder: Path) -> tuple[LinearCost, Path]:
     """How long checkpoints take, and one of them. Most of a run find memory and disk warm, as the second does."""
 
     def save(step: int) -> tuple[float, Path]:
@@ -432,4 +432,4 @@ def _checkpoints(state: State, folder: Path) -> tuple[Rate, Path]:
         return time.perf_counter() - began, path
 
     (first_s, _), (second_s, path) = save(state.step), save(state.step + 1)
-    return Rate(max(0.0, first_s - second_s), second_s), path
+    return LinearCost(max(0.0, first_s - second_s), second_s), path

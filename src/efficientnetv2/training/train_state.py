@@ -13,7 +13,7 @@ from efficientnetv2.training.recipe import Recipe
 
 
 @dataclass
-class State:
+class TrainState:
     """What training changes, and all that a checkpoint has to keep.
 
     Args:
@@ -71,7 +71,7 @@ def _shapes(tensors: Any) -> dict[str, torch.Size | None] | None:
 
 
 @dataclass(frozen=True)
-class Length:
+class RunLength:
     """How long a run is.
 
     Args:
@@ -83,16 +83,16 @@ class Length:
     steps_per_epoch: float
 
     @classmethod
-    def of(cls, recipe: Recipe, images: int) -> Length:
+    def of(cls, recipe: Recipe, images: int) -> RunLength:
         """Of a recipe with settled epochs, on so many training pictures."""
-        assert recipe.epochs != "auto", "settle() comes before the loop"
+        assert recipe.epochs != "auto", "resolve_recipe() comes first"
         steps = max(1, round(recipe.epochs * images / recipe.batch_images))
         return cls(steps, images / recipe.batch_images)
 
 
-def begin(network: nn.Module, recipe: Recipe) -> State:
+def init_state(network: nn.Module, recipe: Recipe) -> TrainState:
     """The state before the first step."""
     ema = optim.EMA(network, recipe.ema_decay) if recipe.ema_decay else None
     device = next(network.parameters()).device
     scaler = torch.amp.GradScaler(device.type) if recipe.precision == "fp16" else None
-    return State(network, optim.build(network, recipe.optimizer), ema, scaler=scaler)
+    return TrainState(network, optim.build_optimizer(network, recipe.optimizer), ema, scaler=scaler)

@@ -29,18 +29,18 @@ from efficientnetv2.models.provenance import TrainedOn
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint
-from efficientnetv2.training.callbacks import Books, StopAskedError, Watch
-from efficientnetv2.training.ddp import Notes
-from efficientnetv2.training.early_stopping import Selection
-from efficientnetv2.training.loop import StepDone, train
+from efficientnetv2.training.callbacks import ProgressListener, StopRequestedError, TrainingCallbacks
+from efficientnetv2.training.ddp import AsyncFlags
+from efficientnetv2.training.early_stopping import ModelSelection
+from efficientnetv2.training.loop import StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
-from efficientnetv2.training.post_training import TriedSizes, calibrate, try_sizes
-from efficientnetv2.training.run_config import Job, kept
-from efficientnetv2.training.signals import Interruption
+from efficientnetv2.training.post_training import EvalSizeSelection, calibrate, select_eval_size
+from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.signals import GracefulStop
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
-from efficientnetv2.training.train_state import State, begin
+from efficientnetv2.training.train_state import TrainState, init_state
 from efficientnetv2.utils.device import place
-from efficientnetv2.utils.distributed import by_first, synchronise
+from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, count_of
 
 
@@ -62,12 +62,12 @@ class Result:
     seconds: float
     images: int
     history: list[dict[str, Any]]
-    selection: Selection | None = None
-    sizes: TriedSizes | None = None
+    selection: ModelSelection | None = None
+    sizes: EvalSizeSelection | None = None
     calibration: Calibration | None = None
 
 
-def run(job: Job, *, resumed: bool, watch: Watch, limit: TimeLimit | None = None) -> Result:
+def run(job: RunConfig, *, resumed: bool, watch: ProgressListener, limit: TimeLimit | None = None) -> Result:
     """Train, or go on training, to the end; under many processes each calls it with its own job.
 
     Args:
@@ -89,40 +89,46 @@ def run(job: Job, *, resumed: bool, watch: Watch, limit: TimeLimit | None = None
         "prepare() sets aside what the recipe wants"
     )
     plan = _planned(job, resumed, limit)
-    selection = None if job.minival is None else Selection(job.recipe, job.length, plan)
+    selection = None if job.minival is None else ModelSelection(job.recipe, job.length, plan)
     state, before = _begin(job, resumed, selection, plan)
     pacer = None if limit is None else Pacer(job, plan, limit, before.get("used_s"))
-    books = Books(job, state, watch, before, selection, plan, pacer)
+    books = TrainingCallbacks(job, state, watch, before, selection, plan, pacer)
     try:
         _train(job, state, books, plan)
         if pacer is not None:
             epochs = epochs_trained(job, state.step)
             job.folder.log(f"Steps: {state.step:,} ({epochs:g} epochs), as many as the time was enough for.")
         return _ended(job, state, books, selection, plan)
-    except StopAskedError:
+    except StopRequestedError:
         raise KeyboardInterrupt from None
     finally:
         job.folder.close()
 
 
-def _ended(job: Job, state: State, books: Books, selection: Selection | None, plan: StepPlan) -> Result:
+def _ended(
+    job: RunConfig,
+    state: TrainState,
+    books: TrainingCallbacks,
+    selection: ModelSelection | None,
+    plan: StepPlan,
+) -> Result:
     """What the run gave, after its last step: chosen, calibrated, evaluated, saved."""
     if selection:
         _choose(job, state, selection, plan)
-    if job.world.first:  # whatever becomes of the evaluation, the model is there
-        kept(state).trained_on = _remembered(job)
+    if job.world.is_main_process:  # whatever becomes of the evaluation, the model is there
+        eval_network(state).trained_on = _remembered(job)
         _save(job, state, selection)
     sizes = None
     try:
         if job.recipe.eval_px_tried is not None and job.minival is not None:
-            sizes = try_sizes(job, state)
+            sizes = select_eval_size(job, state)
             job = sizes.chosen(job)
             job.folder.log(str(sizes))
         calibration = calibrate(job, state)
         job.folder.log(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
         predictions = job.predict(state, job.val)
     except DivergedError as error:
-        if job.world.first:
+        if job.world.is_main_process:
             job.folder.model_file.unlink(missing_ok=True)
         raise books.diverged_outputs() from error
     except InputError as error:
@@ -131,31 +137,31 @@ def _ended(job: Job, state: State, books: Books, selection: Selection | None, pl
     for note in unread(job, predictions):
         job.folder.log(note)
     seconds = books.seconds
-    if job.world.first:
+    if job.world.is_main_process:
         _save(job, state, selection, predictions)
     images = state.step * job.recipe.batch_images
     return Result(predictions, seconds, images, job.folder.history(), selection, sizes, calibration)
 
 
-def _planned(job: Job, resumed: bool, limit: TimeLimit | None) -> StepPlan:
+def _planned(job: RunConfig, resumed: bool, limit: TimeLimit | None) -> StepPlan:
     """The steps of the run, with the revisions of earlier parts."""
     if limit is None or not resumed:
         return StepPlan(job.length.steps)
-    plain = by_first(job.world, lambda: job.folder.beginning().get("revisions", []))
+    plain = broadcast_from_main(job.world, lambda: job.folder.beginning().get("revisions", []))
     return StepPlan.from_json(job.length.steps, plain)
 
 
-def _train(job: Job, state: State, books: Books, plan: StepPlan) -> None:
+def _train(job: RunConfig, state: TrainState, books: TrainingCallbacks, plan: StepPlan) -> None:
     """Step by step, to the end or until waiting for a better figure is over.
 
     Raises:
         StopAskedError: by a signal, in the middle of a validation; else as ``run``.
     """
-    notes = Notes[tuple[int, str]](job.world)
+    notes = AsyncFlags[tuple[int, str]](job.world)
     steps = _steps(job, state, books.training_begins, plan)
-    with Interruption(job.folder.log, launched=job.world.launch is not None) as interruption:
+    with GracefulStop(job.folder.log, launched=job.world.launch is not None) as interruption:
         books.stopping = lambda: interruption.requested
-        done: StepDone | None = None
+        done: StepOutput | None = None
         books.begin()
         books.catch_up()
         while not books.over:
@@ -182,14 +188,14 @@ def _train(job: Job, state: State, books: Books, plan: StepPlan) -> None:
                 raise KeyboardInterrupt
 
 
-def _choose(job: Job, state: State, selection: Selection, plan: StepPlan) -> None:
+def _choose(job: RunConfig, state: TrainState, selection: ModelSelection, plan: StepPlan) -> None:
     if state.step < plan.steps:
         job.folder.log(selection.why_over())
-    selection.apply(kept(state))
+    selection.apply(eval_network(state))
     job.folder.log(str(selection))
 
 
-def unread(job: Job, predictions: Predictions) -> list[str]:
+def unread(job: RunConfig, predictions: Predictions) -> list[str]:
     """How many images of the last evaluation could not be read, in a sentence; none where all could.
 
     Args:
@@ -206,7 +212,10 @@ def unread(job: Job, predictions: Predictions) -> list[str]:
 
 
 def _save(
-    job: Job, state: State, selection: Selection | None, predictions: Predictions | None = None
+    job: RunConfig,
+    state: TrainState,
+    selection: ModelSelection | None,
+    predictions: Predictions | None = None,
 ) -> None:
     """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
     names = job.train.class_names
@@ -219,7 +228,7 @@ def _save(
         metrics[f"{job.answered}_images"] = score.pictures
     modelfile.save(
         job.folder.model_file,
-        kept(state),
+        eval_network(state),
         preprocessing=job.preprocessing,
         class_names=names,
         recipe=job.recipe.to_json(),
@@ -227,20 +236,20 @@ def _save(
     )
 
 
-def epochs_trained(job: Job, steps: int) -> float:
+def epochs_trained(job: RunConfig, steps: int) -> float:
     """How many epochs a run's steps came to: those of the recipe, or others where the run had a time limit or stopped.
 
     Args:
         job: the run; its recipe is settled.
         steps: that were taken.
     """
-    assert job.recipe.epochs != "auto", "settle() comes before the loop"
+    assert job.recipe.epochs != "auto", "resolve_recipe() comes first"
     if steps != job.length.steps:
         return round(steps * job.recipe.batch_images / len(job.train), 4)
     return job.recipe.epochs
 
 
-def _remembered(job: Job) -> TrainedOn | None:
+def _remembered(job: RunConfig) -> TrainedOn | None:
     """The pictures that trained and chose by their contents, so that an evaluation on them is known for what it is.
 
     Beside them what the weights remember that the run began with: they trained this network too.
@@ -259,30 +268,32 @@ def _remembered(job: Job) -> TrainedOn | None:
 
 
 def _begin(
-    job: Job, resumed: bool, selection: Selection | None, plan: StepPlan
-) -> tuple[State, dict[str, Any]]:
+    job: RunConfig, resumed: bool, selection: ModelSelection | None, plan: StepPlan
+) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, and what the books of the parts before it keep."""
     job.network.answer = job.answer  # whatever the weights answered that it begins with
-    state = begin(place(job.network, job.device), job.recipe)
+    state = init_state(place(job.network, job.device), job.recipe)
 
     def fits(kept: dict[str, Any]) -> bool:
         return state.fits(kept) and (selection is None or "selection" in kept)
 
     newest, damaged = (
-        by_first(job.world, lambda: checkpoint.load_newest(job.folder.checkpoints, fits))
+        broadcast_from_main(job.world, lambda: checkpoint.load_latest(job.folder.checkpoints, fits))
         if resumed
         else (None, [])
     )
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
-    if job.recipe.sync_batch_norm and job.world.many:
-        synchronise(state.network, job.world)  # not the moving average, which is evaluated and kept
+    if job.recipe.sync_batch_norm and job.world.is_distributed:
+        convert_sync_batch_norm(
+            state.network, job.world
+        )  # not the moving average, which is evaluated and kept
     if newest is None:
         if resumed:
             job.folder.log("There is no checkpoint yet: starting at step 0.")
         job.folder.forget_after(-1)
         return state, {}
-    books = Books.taken(newest)
+    books = TrainingCallbacks.taken(newest)
     if selection:
         selection.load_dict(newest.pop("selection"))
     state.load_dict(newest)
@@ -294,10 +305,12 @@ def _begin(
     return state, books
 
 
-def _steps(job: Job, state: State, begins: Callable[[], None], plan: StepPlan) -> Iterator[StepDone]:
+def _steps(
+    job: RunConfig, state: TrainState, begins: Callable[[], None], plan: StepPlan
+) -> Iterator[StepOutput]:
     """The steps to come; ``begins`` is called when the network is compiled, before the first pictures are read."""
     recipe = job.recipe
-    assert recipe.group_images is not None, "settle() comes before run()"
+    assert recipe.group_images is not None, "resolve_recipe() comes first"
     if state.step >= plan.steps:
         return iter(())
     sampler = Sampler(
@@ -328,7 +341,7 @@ def _steps(job: Job, state: State, begins: Callable[[], None], plan: StepPlan) -
         begins()
         yield from training_batches(pictures, sampler, workers=job.workers, pin_memory=pinned)
 
-    return train(
+    return train_steps(
         state,
         batches(),
         recipe=recipe,

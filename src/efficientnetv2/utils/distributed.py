@@ -66,12 +66,12 @@ class World:
     tensors: dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes, prints and decides."""
         return self.rank == 0
 
     @property
-    def many(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there is anybody to talk to."""
         return self.size > 1
 
@@ -85,17 +85,17 @@ class World:
         return range(self.rank, groups, self.size)
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
-def launched() -> World:
+def world_from_env() -> World:
     """This process's place, as the launcher's environment says it: torchrun's, or whoever's sets the same names.
 
     Raises:
         InputError: A variable is missing or out of range, as where a cluster has set some of them.
     """
     if (here := placed()) is None:
-        return ALONE
+        return SINGLE_PROCESS
     if here[1] > 1:
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if not os.environ.get(name):
@@ -125,18 +125,18 @@ def _launch(run_id: str | None) -> str | None:
 
 
 @contextmanager
-def together(world: World, *, mend: str) -> Iterator[None]:
+def process_group(world: World, *, mend: str) -> Iterator[None]:
     """Within it the processes can talk; what ends one of them ends all, and the first to fail says why.
 
     Args:
-        world: of ``launched()``.
+        world: of ``world_from_env()``.
         mend: what to do where one was killed.
 
     Raises:
         OtherProcessError: another process has failed, and has said why.
         InputError: as raised within; or another process is gone without a word.
     """
-    if not world.many:
+    if not world.is_distributed:
         yield
         return
     with _telling_of_waiting(world):
@@ -155,7 +155,7 @@ def together(world: World, *, mend: str) -> Iterator[None]:
     except OtherProcessError:
         raise
     except KeyboardInterrupt as stop:  # reaches all of them
-        if not world.first:
+        if not world.is_main_process:
             raise OtherProcessError from stop
         raise
     except Exception as error:
@@ -186,7 +186,7 @@ def _telling_of_waiting(world: World) -> Iterator[None]:
 
     timer = threading.Timer(_WAITS_S, tell)
     timer.daemon = True
-    if world.first:
+    if world.is_main_process:
         timer.start()
     try:
         yield
@@ -216,50 +216,50 @@ def _room_of_its_own(store: Store, rank: int, size: int) -> Store:
         time.sleep(_ASK_AGAIN_S)
 
 
-def with_tensors(world: World, device: torch.device) -> World:
+def with_tensor_group(world: World, device: torch.device) -> World:
     """The same, its tensors sent by what is fastest on the device: NCCL between GPUs."""
-    if not world.many:
+    if not world.is_distributed:
         return world
     backend = "nccl" if device.type == "cuda" else "gloo"
     group = cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=_STEP_PATIENCE))
     return replace(world, tensors=group)
 
 
-def by_first(world: World, make: Callable[[], Made]) -> Made:
+def broadcast_from_main(world: World, make: Callable[[], Made]) -> Made:
     """What the first process makes, for all of them; the others wait for it.
 
     Args:
         world: of processes.
         make: called by the first process alone.
     """
-    if not world.many:
+    if not world.is_distributed:
         return make()
-    box = [make() if world.first else None]
+    box = [make() if world.is_main_process else None]
     dist.broadcast_object_list(box, src=0)
     return cast(Made, box[0])
 
 
-def gathered(world: World, value: Made) -> list[Made]:
+def all_gather_object(world: World, value: Made) -> list[Made]:
     """Everybody's value, in the order of their numbers."""
-    if not world.many:
+    if not world.is_distributed:
         return [value]
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
     return values
 
 
-def gathered_by_first(world: World, value: Made) -> list[Made]:
+def gather_to_main(world: World, value: Made) -> list[Made]:
     """Everybody's value, in the order of their numbers, for the first process; for the others an empty list."""
-    if not world.many:
+    if not world.is_distributed:
         return [value]
-    values: list[Any] | None = [None] * world.size if world.first else None
+    values: list[Any] | None = [None] * world.size if world.is_main_process else None
     dist.gather_object(value, values, dst=0)
     return values or []
 
 
-def sum_(world: World, tensors: Sequence[Tensor]) -> None:
+def all_reduce_sum(world: World, tensors: Sequence[Tensor]) -> None:
     """Replace tensors of one type and device by their sums over all processes, in one message."""
-    if not world.many or not tensors:
+    if not world.is_distributed or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat, group=world.tensors)
@@ -267,7 +267,7 @@ def sum_(world: World, tensors: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
 
-def synchronise(network: nn.Module, world: World) -> None:
+def convert_sync_batch_norm(network: nn.Module, world: World) -> None:
     """Let the batch-norms of a network share their statistics with all processes; on GPUs.
 
     Its weights, their names and their order stay what they were.

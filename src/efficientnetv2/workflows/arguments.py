@@ -18,8 +18,8 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.training import recipe_fields
-from efficientnetv2.training.recipe import MOST, Recipe
-from efficientnetv2.utils.distributed import launched
+from efficientnetv2.training.recipe import MAX_COUNT, Recipe
+from efficientnetv2.utils.distributed import world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.utils.shell import CALL
 from efficientnetv2.workflows.data_config import Source
@@ -130,12 +130,12 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
 
 def notes_screen() -> Screen:
     """A screen that writes notes to stderr and nothing to stdout; one process of several speaks."""
-    return Screen(quiet=True, mute=not launched().first, verbose=False)
+    return Screen(quiet=True, mute=not world_from_env().is_main_process, verbose=False)
 
 
 def refuse_launched(function: str) -> None:
     """Refuse several processes, of which only the first would have a result."""
-    if launched().many:
+    if world_from_env().is_distributed:
         raise InputError(
             f"{function}() runs in one process, but a launcher has started several. Start the script without "
             "torchrun; only train() shares its work among processes in Python."
@@ -180,7 +180,7 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Wo
         if "optimizer.lr" in given.get("settings", {}):
             raise InputError("lr and settings['optimizer.lr'] are the same. Pass one of them.")
         lr = float(number("lr", given["lr"], 0, whole=False))
-        settings = (*settings, f"optimizer.lr={recipe_fields.typed(lr)}")
+        settings = (*settings, f"optimizer.lr={recipe_fields.format_value(lr)}")
     model = given.get("model")
     return Words(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
@@ -189,7 +189,7 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Wo
         epochs=number("epochs", given.get("epochs"), 0, whole=False),
         minutes=number("minutes", given.get("minutes"), 0, whole=False),
         image_px=number("image_size", given.get("image_size"), *IMAGE_PX),
-        batch_images=number("batch_size", given.get("batch_size"), 1, MOST),
+        batch_images=number("batch_size", given.get("batch_size"), 1, MAX_COUNT),
         framing=choice("crop_mode", given.get("crop_mode"), _FRAMING),
         seed=number("seed", given.get("seed"), -math.inf),
         cache=given.get("cache"),
@@ -214,7 +214,7 @@ def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
         raise InputError(
             f"settings: a value is not a number, text, list or mapping ({error}). Give plain values."
         ) from None
-    return tuple(f"{name}={recipe_fields.typed(value)}" for name, value in plain.items())
+    return tuple(f"{name}={recipe_fields.format_value(value)}" for name, value in plain.items())
 
 
 def source_of(data: PathLike, table: Mapping[str, Any]) -> Source:
@@ -256,8 +256,8 @@ def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], k
 
 
 def _recipe_field(name: str) -> str | None:
-    known = [field.name for field in recipe_fields.every_field()]
-    return name if name in known else recipe_fields.field_meant(name)
+    known = [field.name for field in recipe_fields.all_fields()]
+    return name if name in known else recipe_fields.canonical_field(name)
 
 
 def number(name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> Any:

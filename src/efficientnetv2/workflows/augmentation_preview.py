@@ -22,12 +22,12 @@ from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import Row, draw_rows, hard_to_see, stretched_alike
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Setting
-from efficientnetv2.training.auto_config import no_larger
-from efficientnetv2.training.initial_weights import start
-from efficientnetv2.training.loop import Constants, augmented
-from efficientnetv2.training.losses import ALIKE, class_terms
+from efficientnetv2.training.auto_config import limit_upscaling
+from efficientnetv2.training.initial_weights import build_initial_model
+from efficientnetv2.training.loop import StepContext, augment_batch
+from efficientnetv2.training.losses import NO_CLASS_TERMS, class_terms
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import preprocessing_of
+from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_place, write_atomically
@@ -70,13 +70,15 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
         say=screen.say,
         counting=screen.counting,
     )
-    recipe, smaller = no_larger(recipe, prepared.stored_px(recipe))
+    recipe, smaller = limit_upscaling(recipe, prepared.stored_px(recipe))
     for line in [*chosen, *smaller]:
         screen.say(line)
     train = prepared.train
-    network = start(recipe, class_names=train.class_names, device=on, in_channels=train.channels).network
+    network = build_initial_model(
+        recipe, class_names=train.class_names, device=on, in_channels=train.channels
+    ).network
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
-    preprocessing = preprocessing_of(recipe, network, train.bands)
+    preprocessing = eval_preprocessing(recipe, network, train.bands)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
     reader = shown(recipe, train, samples, on, screen)
     rows = [
@@ -165,9 +167,11 @@ def _as_trained(
     seen = replace(preprocessing, framing=recipe.train_framing)
     batch = TrainingPictures(train, seen, recipe.crop_area_min, key, reader=reader).batch(request)
     terms = (
-        class_terms(train.targets, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
+        class_terms(train.targets, len(train.class_names), recipe)
+        if recipe.rare_randaugment != 1
+        else NO_CLASS_TERMS
     )
-    constants = Constants(
+    constants = StepContext(
         recipe.augment,
         preprocessing,
         len(train.class_names),
@@ -178,7 +182,7 @@ def _as_trained(
         None,
         terms,
     )
-    images, labels = augmented(batch, constants)
+    images, labels = augment_batch(batch, constants)
     seen_so = tuple(_for_the_eye(image, preprocessing) for image in images)
     own = train.targets[samples].reshape(len(samples), -1)
     said = tuple(

@@ -18,16 +18,16 @@ from efficientnetv2.data.loader import in_threads, reading_threads
 from efficientnetv2.data.readers import originals
 from efficientnetv2.models import pretrained
 from efficientnetv2.preprocessing import RGB, Preprocessing
-from efficientnetv2.training.auto_config import Settled, settle
-from efficientnetv2.training.early_stopping import patience_in_vain
+from efficientnetv2.training.auto_config import ResolvedRecipe, resolve_recipe
+from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.initial_weights import better_weights
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.run_config import preprocessing_of
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_dir import RUN_FILES
-from efficientnetv2.training.time_budget import Budget
-from efficientnetv2.training.train_state import Length
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.training.time_budget import StartupBudget
+from efficientnetv2.training.train_state import RunLength
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.data_config import Source
@@ -154,7 +154,7 @@ class Agreed:
         notes: what was chosen, and why, a sentence each.
     """
 
-    settled: Settled
+    settled: ResolvedRecipe
     prepared: Prepared
     preprocessing: Preprocessing
     seen: SeenBefore
@@ -168,9 +168,9 @@ def agreed(
     device: torch.device,
     place: Place,
     screen: Screen,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     *,
-    budget: Budget | None = None,
+    budget: StartupBudget | None = None,
     workers: int = 0,
     compiles: bool = True,
 ) -> Agreed:
@@ -194,14 +194,14 @@ def agreed(
     """
     recipe = with_classifier(known.recipe, prepared)
     if recipe.minival == "auto" and not prepared.chooses:
-        recipe = checked(recipe.to_json() | {"minival": None}, where=recipe.name)
+        recipe = validate_recipe(recipe.to_json() | {"minival": None}, where=recipe.name)
     lowers = budget is not None and words.minutes is not None and not names_sizes(words)
     stored_px = prepared.stored_px(recipe)
     compile_within_s = None if budget is None else budget.left_s
     if not compiles:
         compile_within_s = 0.0
     with screen.busy("choosing precision and memory"):
-        settled = settle(
+        settled = resolve_recipe(
             recipe,
             images=len(prepared.train),
             class_names=prepared.train.class_names,
@@ -226,7 +226,7 @@ def agreed(
     return Agreed(
         settled,
         prepared,
-        preprocessing_of(settled.recipe, settled.network, prepared.manifest.bands),
+        eval_preprocessing(settled.recipe, settled.network, prepared.manifest.bands),
         seen,
         (*known.chosen, *settled.notes, *_better_start(settled.recipe, known), *learnt, *seen.lines),
     )
@@ -274,7 +274,7 @@ def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -
         known: of the run.
         prepared: its pictures.
     """
-    notes = patience_in_vain(recipe, Length.of(recipe, len(prepared.train)))
+    notes = unused_patience(recipe, RunLength.of(recipe, len(prepared.train)))
     if recipe.weights == "none":
         return notes
     trained_px, eval_px = recipe.progressive.last.image_px, known.recipe.eval_px

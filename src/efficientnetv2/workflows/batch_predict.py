@@ -35,7 +35,7 @@ from efficientnetv2.models.wrappers import Foreign
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_note, pick_own_device
-from efficientnetv2.utils.distributed import World, by_first
+from efficientnetv2.utils.distributed import World, broadcast_from_main
 from efficientnetv2.utils.errors import InputError, count_of, escaped
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.shell import typed
@@ -311,8 +311,8 @@ def answered(
     manifest, lost = asked.manifest, asked.damage.reasons
     left = np.setdiff1d(np.arange(len(manifest)), list(lost))
     # The logits stay with the first process, which alone puts all together: of a million pictures they are gigabytes.
-    known = so_far.found() if so_far is not None and world.first else None
-    rows = None if so_far is None else by_first(world, lambda: None if known is None else known[0])
+    known = so_far.found() if so_far is not None and world.is_main_process else None
+    rows = None if so_far is None else broadcast_from_main(world, lambda: None if known is None else known[0])
     if rows is not None and len(rows):
         screen.say(told(len(rows)))
         left = np.setdiff1d(left, rows)
@@ -336,7 +336,7 @@ def answered(
     )
     if known is not None and len(known[0]):  # without any, three times the logits would be in memory
         whole = _with(whole, manifest, *known)
-    if world.first and not len(whole.samples):
+    if world.is_main_process and not len(whole.samples):
         raise none_readable(manifest, *whole.unreadable[0])
     return whole, seconds
 

@@ -22,10 +22,10 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.data.validate import check
-from efficientnetv2.training.initial_weights import from_anywhere, refuse_unknown_weights
+from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, read_skipped, set_aside
-from efficientnetv2.training.run_lock import claimed, held, new_folder
+from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
+from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, count_of, some
 from efficientnetv2.utils.io import check_folder, read_object, write_atomically
@@ -91,7 +91,7 @@ def crossvalidate(
     screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
     folder, resumed = _folder(place)
     if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
-        words = replace(words, weights=from_anywhere(words.weights))
+        words = replace(words, weights=absolute_weights_path(words.weights))
     if not resumed:
         refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
@@ -120,7 +120,7 @@ def crossvalidate(
     screen.say(dealt.note)
     if not resumed:
         name = _NAME if place.out is None else None
-        with claimed(folder, name=name, refuse=_refuse_occupied) as folder:
+        with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
             _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
         list_skipped(folder / SKIPPED, skipped)
@@ -129,7 +129,7 @@ def crossvalidate(
     at = replace(place, out=folder)
     runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands, source.nodata)
     try:
-        with held(folder):
+        with lock_run_dir(folder):
             answered = runs.answer(dealt, folder, "Fold")
             compared = others if plan.compare_splits else None
             again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
@@ -161,7 +161,7 @@ def _folder(place: Place) -> tuple[Path, bool]:
         return path, True
     check_folder(place.out or RUNS, "--out")
     if place.out is None:
-        return new_folder(RUNS, _NAME), False
+        return new_run_path(RUNS, _NAME), False
     _refuse_occupied(place.out)
     return place.out, False
 
@@ -236,7 +236,7 @@ def _readable_then(
     paths, listed = manifest.paths, set(there.paths)
     recorded = read_skipped(folder / SKIPPED)
     if recorded is None:
-        screen.say(set_aside(folder / SKIPPED, "The list of skipped images starts again."))
+        screen.say(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
     left_out = [(path, why) for path, why in recorded or () if path not in listed]
     unread = {path for path, _ in left_out}
     # By sets: numpy's isin compares every path with every other, hours of a million pictures.
@@ -268,7 +268,7 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
     def refuse(one: Recipe, asked: Words) -> None:
         refuse_unlike(one, asked, separator)
         if not place.resume:  # weights that the folds began with may be gone
-            refuse_unknown_weights(one.weights)
+            validate_weights_name(one.weights)
         refuse_too_small(one, device, starts)
 
     refuse(recipe, words)

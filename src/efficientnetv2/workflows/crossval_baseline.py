@@ -19,9 +19,9 @@ from efficientnetv2.inference.linear_probe import Together, fit_probe, most_pict
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.paired_tests import paired_together
-from efficientnetv2.training.initial_weights import start
+from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import read as read_recipe
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
@@ -161,7 +161,7 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
     preprocessing = preprocessing_of_first(folder)
     names, channels = runs.manifest.class_names, preprocessing.channels
     try:
-        network = start(recipe, class_names=names, device=device, in_channels=channels).network
+        network = build_initial_model(recipe, class_names=names, device=device, in_channels=channels).network
     except InputError as error:
         runs.screen.say(
             f"No linear probe stands beside the folds, for what they began with is not to be had: {error}"

@@ -20,7 +20,7 @@ from efficientnetv2.data.groups import BLOCKS, By, has_places
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked, differences
+from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, some
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.data_config import Source
@@ -349,7 +349,7 @@ def begun_with(
         if isinstance(there["model"], dict):
             there["model"] = Architecture.from_json(there["model"])
         if isinstance(there["recipe"], dict):
-            there["recipe"] = checked(there["recipe"], where=str(folder / FILE))
+            there["recipe"] = validate_recipe(there["recipe"], where=str(folder / FILE))
         before = Words(**there), Plan(**_tuples(plain["plan"]))
         read = Source(**plain["source"] | {"data": source.data})
         digest = str(plain["digest"])
@@ -403,7 +403,7 @@ def _differing(there: object, now: object, of: Sequence[Field[Any]], said: Colle
         if here == before or (here == one.default and one.name not in said):
             continue
         if isinstance(before, Recipe) and isinstance(here, Recipe):
-            told += differences(before, here)
+            told += diff_recipes(before, here)
         else:
             told.append(f"{one.name} is {_called(before)} there, {_called(here)} here")
     return told

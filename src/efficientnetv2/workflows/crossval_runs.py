@@ -24,8 +24,8 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES, mean_over_classes, measured
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.run_dir import read_skipped, set_aside
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.run_dir import quarantine, read_skipped
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.probability import Answer
@@ -383,7 +383,7 @@ class Runs:
         unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
         recorded = read_skipped(path / SKIPPED)
         if recorded is None:
-            self.screen.say(set_aside(path / SKIPPED, "Why images of this run were skipped is not known."))
+            self.screen.say(quarantine(path / SKIPPED, "Why images of this run were skipped is not known."))
         unread |= {place_of[one]: why for one, why in recorded or () if one in place_of}
         return report, probabilities, answered, unread
 

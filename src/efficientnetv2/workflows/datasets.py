@@ -292,7 +292,7 @@ def refuse_missing(train: Manifest, world: World) -> None:
     Raises:
         InputError: they are not, on this one.
     """
-    if world.local_rank or world.first:
+    if world.local_rank or world.is_main_process:
         return
     pictures = originals(train)
     try:

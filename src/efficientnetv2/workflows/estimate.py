@@ -21,15 +21,15 @@ from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taug
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import UnfetchedError
-from efficientnetv2.training.estimate import Forecast, forecast
+from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job, preprocessing_of
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.schedule_points import row_steps, validation_steps
-from efficientnetv2.training.time_budget import BEFORE_SHARE, Budget
-from efficientnetv2.training.timing import Rates, measure
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.schedule_points import log_steps, validation_steps
+from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
+from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import pick_own_device, workers_for
-from efficientnetv2.utils.distributed import ALONE
+from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.memory import limit
 from efficientnetv2.utils.rng import Key
@@ -94,12 +94,12 @@ def plan_and_tell(
         InputError: anything that ``train`` would refuse before its first step.
     """
     screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
-    budget = Budget(_WITHIN_S, time.monotonic() if began is None else began)
+    budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
     workers = workers_for(place.workers, device, say=screen.say)
-    known = decided(words, place, device, screen, ALONE)
+    known = decided(words, place, device, screen, SINGLE_PROCESS)
     refuse_words(known, words, source, place, "plan")
     prepared = looked_at(known.recipe, source, place, screen)
     before = time.perf_counter()
@@ -121,7 +121,7 @@ def plan_and_tell(
     with scratch(known.path) as folder:
         before = time.perf_counter()
         plain = replace(job, recipe=job.recipe.model_copy(update={"compile": False}))
-        rates = measure(
+        rates = measure_timings(
             plain if kept is None else replace(plain, train=kept.pictures, reader=kept.reader),
             folder,
             run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
@@ -141,7 +141,7 @@ def plan_and_tell(
                 stored_px = shorter_side(prepared.train)
                 recipe, rates, lower = lowered_by(rates, job, words.minutes, stored_px, spent_s=spent_s)
                 job, notes = replace(job, recipe=recipe), [*notes, *lower]
-                preprocessing = preprocessing_of(recipe, settled.network, prepared.manifest.bands)
+                preprocessing = eval_preprocessing(recipe, settled.network, prepared.manifest.bands)
                 job = replace(job, preprocessing=preprocessing)
                 settling = replace(settling, preprocessing=preprocessing)
         recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
@@ -167,7 +167,7 @@ def plan_and_tell(
         return as_json
     for note in notes:
         screen.say(note)
-    assert job.recipe.epochs != "auto", "settle() has done so"
+    assert job.recipe.epochs != "auto", "resolve_recipe() comes first"
     _tell(foretold, kept, device, screen, epochs=float(job.recipe.epochs))
     return as_json
 
@@ -196,8 +196,10 @@ def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, 
     return {what: seconds if what in after else share * seconds for what, seconds in others_s.items()}
 
 
-def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
-    run = forecast(
+def _whole(
+    job: RunConfig, rates: StepTimings, others_s: Mapping[str, float], disk: Mapping[str, int]
+) -> RunEstimate:
+    run = estimate_run(
         job.recipe,
         rates,
         images=len(job.train),
@@ -209,7 +211,7 @@ def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[
 
 
 def _around(
-    job: Job, prepared: Prepared, rates: Rates, scratch: Path, budget: Budget
+    job: RunConfig, prepared: Prepared, rates: StepTimings, scratch: Path, budget: StartupBudget
 ) -> tuple[dict[str, float], dict[str, int], list[str]]:
     """What the run does before its first step and after its last, and what it notes between: seconds, and bytes.
 
@@ -219,7 +221,7 @@ def _around(
     estimated = []
     folder = scratch / "run"
     began = time.perf_counter()
-    run = RunFolder(folder, lambda line: None)
+    run = RunDir(folder, lambda line: None)
     run.begin(job.recipe, prepared.manifest, {})
     history = _rows(job)
     for row in history:
@@ -253,14 +255,14 @@ def _around(
     return seconds, {"lists and report": lists + written}, estimated
 
 
-def _rows(job: Job) -> list[dict[str, Any]]:
+def _rows(job: RunConfig) -> list[dict[str, Any]]:
     """Rows of figures such as the run's will be, to be written and drawn; what nobody knows yet is noise."""
     recipe, length = job.recipe, job.length
     rows: list[dict[str, Any]] = []
     for kind, steps, unknown in (
         (
             "train",
-            row_steps(recipe, length),
+            log_steps(recipe, length),
             ("loss", "lr", "images_per_s", "train_s", "waited_s", "seconds"),
         ),
         ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
@@ -273,7 +275,7 @@ def _rows(job: Job) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["step"])
 
 
-def _probe_s(job: Job, rates: Rates) -> float:
+def _probe_s(job: RunConfig, rates: StepTimings) -> float:
     """Of the linear probe: pictures embedded, then a classifier fitted to noise of the same shape."""
     classes = len(job.train.class_names)
     most = most_pictures(job.network, job.preprocessing.image_px, classes, job.device)
@@ -291,13 +293,13 @@ def _probe_s(job: Job, rates: Rates) -> float:
     return rates.curve.seconds(learning) + rates.curve.seconds(min(len(job.val), most)) + fitting_s
 
 
-def _noise(job: Job, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _noise(job: RunConfig, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     key: Key = job.key.fold("rehearsal")
     return key.generator().standard_normal((rows, columns), dtype=np.float32)
 
 
 def _tell(
-    foretold: Forecast, kept: Foreseen | None, device: torch.device, screen: Screen, *, epochs: float
+    foretold: RunEstimate, kept: Foreseen | None, device: torch.device, screen: Screen, *, epochs: float
 ) -> None:
     rows = [
         [
@@ -330,14 +332,14 @@ def _tell(
     )
 
 
-def _memory(foretold: Forecast, kept: Foreseen | None, device: torch.device) -> int:
+def _memory(foretold: RunEstimate, kept: Foreseen | None, device: torch.device) -> int:
     """Of the device; a cache in memory is in the processor's."""
     cached = kept is not None and kept.where == "ram" and device.type == "cpu"
     return foretold.memory_bytes + (kept.bytes if kept is not None and cached else 0)
 
 
 def _as_json(
-    foretold: Forecast, kept: Foreseen | None, device: torch.device, notes: list[str]
+    foretold: RunEstimate, kept: Foreseen | None, device: torch.device, notes: list[str]
 ) -> dict[str, Any]:
     plain = foretold.to_json() | {"memory_bytes": _memory(foretold, kept, device), "chosen": notes}
     if kept is not None:

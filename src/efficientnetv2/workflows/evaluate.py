@@ -25,7 +25,7 @@ from efficientnetv2.models.ensemble import calibrations
 from efficientnetv2.models.memory_profile import dry_run
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
-from efficientnetv2.utils.distributed import by_first, launched, together
+from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
@@ -116,14 +116,14 @@ def evaluate_and_report(
     Raises:
         InputError: anything a user can mend.
     """
-    world, outcome = launched(), None
-    screen = screen or Screen(quiet=as_json, mute=not world.first)
-    with together(world, mend="Run it again."), ExitStack() as kept:
-        if out is not None and world.first:
+    world, outcome = world_from_env(), None
+    screen = screen or Screen(quiet=as_json, mute=not world.is_main_process)
+    with process_group(world, mend="Run it again."), ExitStack() as kept:
+        if out is not None and world.is_main_process:
             kept.enter_context(report_folder(out, source.data, screen))
         on = device_to_answer_on(device, world, screen)
         readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
-        asked, name, looking, compared, wanted = by_first(
+        asked, name, looking, compared, wanted = broadcast_from_main(
             world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, views, asking)
         )
         answers_at = partial(
@@ -138,7 +138,7 @@ def evaluate_and_report(
         beside = None
         if looking.views != own == "one" and asked.manifest.separator is None:
             beside, _ = answers_at("evaluating with its own view", preprocessing=replace(looking, views=own))
-        if world.first:
+        if world.is_main_process:
             predictions, seconds = answers[px]
             looked_at = asked.manifest.select(predictions.samples)
             known = _known(model, asked.network, looked_at, screen)

@@ -21,7 +21,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import cores
-from efficientnetv2.utils.distributed import ALONE, World, gathered
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_object
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
@@ -79,7 +79,7 @@ def cached(
     prepared: Prepared,
     device: torch.device,
     screen: Screen,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     image_px: int | None = None,
 ) -> Cached | None:
     """Keep the training pictures as the recipe says, if it says so.
@@ -136,7 +136,7 @@ def foreseen(
     """
     if recipe.cache_detail is None:
         return None
-    where = _said(where, recipe, ALONE)
+    where = _said(where, recipe, SINGLE_PROCESS)
     pictures, _ = _to_keep(where, prepared)
     whole = _order(pictures, recipe, screen)
     begun = time.perf_counter()
@@ -280,9 +280,9 @@ def reader_here(
     if filled is None:
         return None
     here: Cached | None = filled
-    if world.machines > 1 and not world.first:
+    if world.machines > 1 and not world.is_main_process:
         here = cached(filled.where, recipe, prepared, device, screen, world, filled.image_px)
-    gathered(world, None)  # nobody waits within a step for one that is still filling
+    all_gather_object(world, None)  # nobody waits within a step for one that is still filling
     assert here is not None, "the recipe is the same for all"
     return here.reader
 

@@ -14,23 +14,23 @@ from efficientnetv2.architectures import io
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import Manifest
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.image_sizes import refuse_below_stride
+from efficientnetv2.training.image_sizes import validate_stride
 from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
-    Found,
+    WeightsCandidate,
     best_weights,
     default_model,
-    refuse_weights_as_model,
     same_shape,
-    starts,
     stride_of,
+    validate_model_name,
+    weights_candidates,
 )
-from efficientnetv2.training.post_training import sizes_above
-from efficientnetv2.training.recipe import MOST, Recipe
-from efficientnetv2.training.recipe_io import checked, differences, set_fields
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.recipes import asked, file_of, named
-from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.post_training import default_eval_sizes
+from efficientnetv2.training.recipe import MAX_COUNT, Recipe
+from efficientnetv2.training.recipe_io import apply_overrides, diff_recipes, validate_recipe
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipes import get_recipe, load_recipe, recipe_file
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
 from efficientnetv2.utils.shell import typed
 
@@ -47,7 +47,7 @@ class Words:
     Args:
         model, recipe, weights, epochs, minutes, image_px, batch_images, framing, seed, cache, settings: the
             options of those names; a file with a network's table is read (``architectures.io``); so is a recipe's
-            (``training.recipes.asked``): whatever becomes of it later, the words mean what it said.
+            (``training.recipes.load_recipe``): whatever becomes of it later, the words mean what it said.
 
     Raises:
         InputError: such a file can't be read, two words contradict each other, or a value is out of range.
@@ -68,8 +68,8 @@ class Words:
     def __post_init__(self) -> None:
         if isinstance(self.model, str) and io.is_architecture_file(self.model):
             object.__setattr__(self, "model", io.read(Path(self.model)))
-        if isinstance(self.recipe, str) and file_of(self.recipe) is not None:
-            object.__setattr__(self, "recipe", asked(self.recipe))
+        if isinstance(self.recipe, str) and recipe_file(self.recipe) is not None:
+            object.__setattr__(self, "recipe", load_recipe(self.recipe))
         if self.epochs is not None and self.minutes is not None:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
         for setting in self.settings:
@@ -85,10 +85,10 @@ class Words:
                 f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
                 "recipe says."
             )
-        if self.epochs is not None and not 0 < self.epochs <= MOST:
+        if self.epochs is not None and not 0 < self.epochs <= MAX_COUNT:
             raise InputError(
-                f"--epochs is {self.epochs:g}, but has to be a number above 0 and at most {MOST:,}. Leave it out to "
-                "train as long as the recipe says."
+                f"--epochs is {self.epochs:g}, but has to be a number above 0 and at most {MAX_COUNT:,}. Leave it out "
+                "to train as long as the recipe says."
             )
         if self.cache not in (None, *CACHES):
             raise InputError(
@@ -120,7 +120,7 @@ def field_of(setting: str) -> str:
     return setting.partition("=")[0].strip()
 
 
-def starts_open(words: Words, device: torch.device) -> tuple[Found, ...]:
+def starts_open(words: Words, device: torch.device) -> tuple[WeightsCandidate, ...]:
     """The starts to choose among, where the words leave the weights open; none where they name them.
 
     A recipe that was named for given weights is not begun from scratch where there are any.
@@ -134,8 +134,8 @@ def starts_open(words: Words, device: torch.device) -> tuple[Found, ...]:
     return there[:-1] or there
 
 
-def _starts(model: str | Architecture | None, device: torch.device) -> tuple[Found, ...]:
-    return starts(_network(model, device))
+def _starts(model: str | Architecture | None, device: torch.device) -> tuple[WeightsCandidate, ...]:
+    return weights_candidates(_network(model, device))
 
 
 def _network(model: str | Architecture | None, device: torch.device) -> str | Architecture:
@@ -156,11 +156,11 @@ def refuse_too_small(recipe: Recipe, device: torch.device, begun_from: Collectio
     """
     if recipe.weights in {"none", *begun_from}:
         network = _network(recipe.model, device)
-        refuse_below_stride(recipe, network, stride_of(network))
+        validate_stride(recipe, network, stride_of(network))
 
 
 def begin_recipe(
-    words: Words, device: torch.device, say: Callable[[str], None], *, found: Found | None = None
+    words: Words, device: torch.device, say: Callable[[str], None], *, found: WeightsCandidate | None = None
 ) -> tuple[Recipe, list[str]]:
     """The recipe of a new run, its "auto" fields still open, and what was chosen so far, a sentence each.
 
@@ -173,7 +173,7 @@ def begin_recipe(
         found: the start, where the words leave it open; None takes the best that can be had.
     """
     if words.model is not None:
-        refuse_weights_as_model(words.model)
+        validate_model_name(words.model)
     if words.recipe is not None:
         recipe = _named(words, say)
         if found is None or recipe.weights != "auto":
@@ -187,12 +187,12 @@ def begin_recipe(
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
     notes.append(f"Recipe: {name} ({why}).")
-    return apply(words, named(name).model_copy(update={"weights": weights}), say), notes
+    return apply(words, get_recipe(name).model_copy(update={"weights": weights}), say), notes
 
 
 def _named(words: Words, say: Callable[[str], None]) -> Recipe:
     """The recipe that the words name, changed by the others."""
-    recipe = words.recipe if isinstance(words.recipe, Recipe) else named(str(words.recipe))
+    recipe = words.recipe if isinstance(words.recipe, Recipe) else get_recipe(str(words.recipe))
     return apply(words, recipe, say)
 
 
@@ -232,9 +232,9 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
         before = recipe.progressive.last.image_px
         if recipe.eval_px == before:  # which a run's own recipe names, for it has followed
             plain["eval_px"] = None
-        if recipe.eval_px_tried == sizes_above(before):  # likewise
+        if recipe.eval_px_tried == default_eval_sizes(before):  # likewise
             plain["eval_px_tried"] = "auto"
-    changed = checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
+    changed = validate_recipe(apply_overrides(plain, words.settings), where=recipe.name, said=_said(words))
     last = changed.progressive.last.image_px
     own = "eval_px" in {field_of(setting) for setting in words.settings}
     if sized and not own and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
@@ -313,11 +313,11 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     lowered = words.minutes is not None and not names_sizes(words)
     asked = _no_larger(asked, there, lowered=lowered)
     settled = {"progressive.shares"} if asked.time_shares is not None else set()
-    differing = differences(there, asked, leave_open=_OPEN | settled)
-    if isinstance(words.recipe, str) and named(words.recipe).name != there.name:
+    differing = diff_recipes(there, asked, leave_open=_OPEN | settled)
+    if isinstance(words.recipe, str) and get_recipe(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
-        run = RunFolder(recipe_file.parent, lambda line: None)
+        run = RunDir(recipe_file.parent, lambda line: None)
         raise InputError(
             f"--resume: the run in {run.path} was begun with another recipe. "
             + "; ".join(differing)
@@ -328,7 +328,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
             )
         )
     if words.minutes is not None:
-        run = RunFolder(recipe_file.parent, lambda line: None)
+        run = RunDir(recipe_file.parent, lambda line: None)
         limit = run.beginning().get("time_limit") if run.beginning_file.exists() else None
         fixed = (
             count_of(float(there.epochs), "epoch")

@@ -15,7 +15,7 @@ from efficientnetv2.inference.predict import Predictions, check_classes, check_r
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
-from efficientnetv2.utils.distributed import by_first, launched, together
+from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place
 from efficientnetv2.utils.probability import Answer
@@ -92,12 +92,12 @@ def predict_and_write(
     Raises:
         InputError: anything a user can mend.
     """
-    world, table = launched(), None
-    screen = screen or Screen(quiet=as_json, mute=not world.first)
-    with together(world, mend="Run it again."):
+    world, table = world_from_env(), None
+    screen = screen or Screen(quiet=as_json, mute=not world.is_main_process)
+    with process_group(world, mend="Run it again."):
         on = device_to_answer_on(device, world, screen)
         readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
-        asked, looking = by_first(
+        asked, looking = broadcast_from_main(
             world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
         )
         so_far = None
@@ -114,7 +114,7 @@ def predict_and_write(
             world=world,
             so_far=so_far,
         )
-        if world.first:
+        if world.is_main_process:
             with kept(so_far):  # ranking looks at all pictures once more
                 table = _write(asked, predictions, out, screen, as_json, abstain_below, separator)
                 if rank is not None:

@@ -22,11 +22,11 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import parse
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.auto_config import fit_into_memory
-from efficientnetv2.training.checkpoint import drop, steps_saved
-from efficientnetv2.training.ddp import refuse_unshared
-from efficientnetv2.training.initial_weights import build, start
+from efficientnetv2.training.checkpoint import remove_checkpoints, saved_steps
+from efficientnetv2.training.ddp import validate_sharing
+from efficientnetv2.training.initial_weights import build_initial_model, build_model
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_dir import RunFolder
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import read_object, write_atomically
@@ -48,14 +48,14 @@ def go_on(
     memory_gib: float | None,
     screen: Screen,
     world: World,
-) -> tuple[RunFolder, Recipe, Network, Cached | None]:
+) -> tuple[RunDir, Recipe, Network, Cached | None]:
     """The folder, recipe and network of a run begun before; its checkpoint brings the weights.
 
     As many groups run at a time as before, so that it goes on to the same bits; a stated limit has them tried anew.
     ``prepared`` is as ``as_begun`` gives it.
     """
-    refuse_unshared(recipe, device, world, begun=True)
-    folder = RunFolder(path, screen.say)
+    validate_sharing(recipe, device, world, begun=True)
+    folder = RunDir(path, screen.say)
     for line in (*model_lines(recipe, (), device), length_line(recipe, len(prepared.train), None, path)):
         folder.log(line)
     # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
@@ -78,16 +78,16 @@ def go_on(
 
 
 def _network_to_go_on_with(
-    folder: RunFolder, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
+    folder: RunDir, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
 ) -> Network:
     class_names, channels = prepared.train.class_names, prepared.manifest.channels
-    if steps_saved(folder.checkpoints) or recipe.weights == "none":
+    if saved_steps(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
-        network = build(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
+        network = build_model(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
         if remembered := folder.beginning().get("weights_trained_on"):
             network.trained_on = parse(folder.beginning_file, remembered)
         return network
-    begun = start(recipe, class_names=class_names, device=device, in_channels=channels)
+    begun = build_initial_model(recipe, class_names=class_names, device=device, in_channels=channels)
     for note in begun.notes:
         folder.log(note)
     if recipe.classifier == "probe":
@@ -120,7 +120,7 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
     Raises:
         InputError: they are others, or read in another way.
     """
-    folder = RunFolder(path, screen.say)
+    folder = RunDir(path, screen.say)
     separator, now = folder.beginning().get("label_separator"), prepared.manifest
     if separator != now.separator:
         given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
@@ -145,7 +145,7 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
     return prepared
 
 
-def _from_elsewhere(folder: RunFolder, there: Manifest, now: Manifest) -> Manifest:
+def _from_elsewhere(folder: RunDir, there: Manifest, now: Manifest) -> Manifest:
     """The run's list as seen from where its pictures lie now, if they lie elsewhere but are called the same.
 
     A job on a cluster finds its copy of them in a place of its own each time; a link is another way to the same ones.
@@ -188,7 +188,7 @@ def _refuse_other_bands(path: Path, bands: Bands | None, asked: Bands | None) ->
 
 
 def _differ_by_what_was_skipped(
-    there: Manifest, prepared: Prepared, gone: set[str], new: set[str], folder: RunFolder
+    there: Manifest, prepared: Prepared, gone: set[str], new: set[str], folder: RunDir
 ) -> bool:
     """Whether pictures are the same but for some that can't be read now, or could not be when the run began.
 
@@ -278,7 +278,7 @@ class Finished:
         Raises:
             InputError: its report is gone, or see ``Other.named``.
         """
-        folder = RunFolder(path, lambda line: None)
+        folder = RunDir(path, lambda line: None)
         if not folder.reported:
             again = typed(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
             raise InputError(
@@ -301,7 +301,7 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
         screen: to say it on.
         as_json: answer with the report again.
     """
-    folder = RunFolder(run.path, screen.say)
+    folder = RunDir(run.path, screen.say)
     report = folder.path / "report.json"
     fix = f"Remove it. For metrics: {typed(['effnetv2', 'evaluate', str(folder.path), 'DATA'])}"
     told = read_object(report, "epochs", fix=fix) if folder.reported else {}
@@ -318,8 +318,8 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
     else:
         again = typed(["effnetv2", "evaluate", str(folder.path), "DATA"])
         screen.say(f"Its report is not there any more. For figures: {again}")
-    if steps_saved(folder.checkpoints):
-        drop(folder.checkpoints)
+    if saved_steps(folder.checkpoints):
+        remove_checkpoints(folder.checkpoints)
         screen.say("Its checkpoints, which nothing needs any more, were removed.")
     screen.say(longer(folder.path))
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.training.initial_weights import Found, refuse_unknown_weights
+from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked
-from efficientnetv2.training.recipe_io import read as read_recipe
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.run_lock import new_folder, newest, newest_first, refuse_occupied
+from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_lock import new_run_path, newest_run, runs_newest_first, validate_new_run_dir
 from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
@@ -97,7 +97,7 @@ class Decided:
     recipe: Recipe
     chosen: tuple[str, ...] = ()
     resumed: bool = False
-    starts: tuple[Found, ...] = ()
+    starts: tuple[WeightsCandidate, ...] = ()
     compared: dict[str, Any] | None = None
     against: Other | None = None
     repeated: bool = False
@@ -120,7 +120,7 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
                 own = recipe.to_json() | {"seed": known.recipe.seed, "minival": known.recipe.minival}
                 if known.recipe.progressive.seed is None:
                     own["progressive"] = own["progressive"] | {"seed": None}  # settled by the seed
-                known = replace(known, recipe=checked(own, where=str(file)), repeated=True)
+                known = replace(known, recipe=validate_recipe(own, where=str(file)), repeated=True)
                 return known, replace(words, minutes=None)
     return known, words
 
@@ -139,36 +139,38 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
             screen.say(f"Started again by the same launch (restart {world.restarts}).")
             return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
     if place.resume:
-        path = place.out or newest(RUNS)
+        path = place.out or newest_run(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
             return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
         if world.launch is None and (path is None or not _never_began(path)):
             raise InputError(f"--resume: there is no run in {path or RUNS}. {_to_resume(path)}")
         screen.say(f"There is no run in {path or RUNS} yet: starting one.")
     if place.out is not None:
-        refuse_occupied(place.out)
+        validate_new_run_dir(place.out)
     check_folder(place.out or RUNS, "--out")
     if note := device_note(place.device, device):
         screen.say(note)
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.detail, found=starts[0] if starts else None)
-    refuse_unknown_weights(recipe.weights)
+    validate_weights_name(recipe.weights)
     refuse_too_small(recipe, device, [one.word for one in starts])
-    return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
+    return Decided(place.out or new_run_path(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
 
 
 def _never_began(path: Path) -> bool:
     """Whether a folder is there that a run was stopped in before it began, or that was made for one."""
-    return path.is_dir() and not newest_first(path)
+    return path.is_dir() and not runs_newest_first(path)
 
 
 def _to_resume(path: Path | None) -> str:
     """The command that resumes the run that was most likely meant: the newest one, those that have finished last."""
     places = [RUNS] if path is None else [path, path.parent, RUNS]
-    there = {recipe.parent.resolve(): recipe.parent for place in places for recipe in newest_first(place)}
+    there = {
+        recipe.parent.resolve(): recipe.parent for place in places for recipe in runs_newest_first(place)
+    }
     if not there:
         return "To start a run, leave out --resume."
-    run = next((one for one in there.values() if not RunFolder(one, lambda line: None).finished), None)
+    run = next((one for one in there.values() if not RunDir(one, lambda line: None).finished), None)
     run = run or next(iter(there.values()))
     command = typed(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
     return f"To resume the newest run: {command}. To start a new run, leave out --resume."
@@ -180,10 +182,10 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
     A machine that takes another's place does not know of restarts. So what is not finished is gone on with at any try;
     a finished run only at a restart: else it is of an earlier launch that was given the same name.
     """
-    for recipe_file in newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
+    for recipe_file in runs_newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
         if not recipe_file.exists():
             continue
-        folder = RunFolder(recipe_file.parent, lambda line: None)
+        folder = RunDir(recipe_file.parent, lambda line: None)
         if not folder.beginning_file.exists():  # a copy of a part of a run, or one of an early version
             continue
         to_go_on_with = world.restarts > 0 or not folder.finished

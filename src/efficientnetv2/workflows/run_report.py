@@ -15,10 +15,10 @@ from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
 from efficientnetv2.evaluation.predictions import f1_of_answers
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.training.checkpoint import drop
-from efficientnetv2.training.initial_weights import title
-from efficientnetv2.training.metrics_log import input_wait_share, training_seconds
-from efficientnetv2.training.run_config import Job
+from efficientnetv2.training.checkpoint import remove_checkpoints
+from efficientnetv2.training.initial_weights import model_title
+from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.trainer import Result, epochs_trained, unread
 from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
@@ -31,7 +31,7 @@ from efficientnetv2.workflows.report_sections import Wanted
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
+def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     """Write the report of a run that has come to its end; its checkpoints go.
 
     Args:
@@ -54,7 +54,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         kept_model=selected.pop("kept_model", None),
         kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),
         views=recipe.eval_views,
-        model=title(recipe.model),
+        model=model_title(recipe.model),
         command=beginning["command"],
         versions=versions(),
         chosen=beginning["chosen"],
@@ -78,7 +78,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         hashes=hashes(job.folder.model_file, job.folder.manifest_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
-        input_wait_share=input_wait_share(result.history),
+        input_wait_share=data_wait_fraction(result.history),
         skipped=job.folder.skipped_count,
         stored_px=shorter_side(job.train),
         check_notes=prepared.check_notes,
@@ -118,11 +118,13 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
             result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
         )
     outcome.write(job.folder.path, history=result.history, sizes=curve)
-    drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
+    remove_checkpoints(
+        job.folder.checkpoints
+    )  # only now: until the report is whole there may be something to go on with
     return outcome
 
 
-def _learnt_from(job: Job) -> Manifest:
+def _learnt_from(job: RunConfig) -> Manifest:
     """The training pictures that could be read all the while: of the others nobody knows how often they were seen."""
     skipped = job.folder.skipped
     return job.train.select(np.flatnonzero([path not in skipped for path in job.train.paths]))

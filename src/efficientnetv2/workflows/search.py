@@ -14,7 +14,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.search import PlaceOptions, ProxyOptions, SearchOptions
 from efficientnetv2.nas.results import best
 from efficientnetv2.progressive.schedule import IMAGE_PX
-from efficientnetv2.training.recipe import MOST
+from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.arguments import (
     PathLike,
@@ -198,7 +198,7 @@ def search(
     refuse_unknown(search, table, TableArguments)
     source, screen = source_of(data, table), notes_screen()
     folder = path_of("output", output) or Path("studies") / inspection_folder(source.data).name
-    number("trials", trials, 1, MOST)
+    number("trials", trials, 1, MAX_COUNT)
     number("minutes", minutes, 0, whole=False)
     place = PlaceOptions(
         str(device),
@@ -231,7 +231,7 @@ def search(
         recipe=None if recipe is None else path_text("recipe", recipe),
         epochs=epochs,
         image_px=number("image_size", image_size, *IMAGE_PX),
-        batch_images=number("batch_size", batch_size, 1, MOST),
+        batch_images=number("batch_size", batch_size, 1, MAX_COUNT),
         seeds=",".join(map(str, seeds)),
         seed=number("seed", seed, 0),
         settings=list(settings_of(settings or {})),

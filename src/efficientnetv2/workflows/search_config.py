@@ -19,7 +19,7 @@ from efficientnetv2.nas.proxy_task import StepTimeBy
 from efficientnetv2.nas.space import Space, require_room
 from efficientnetv2.nas.storage import file_of, optuna
 from efficientnetv2.nas.study import Wanted
-from efficientnetv2.training.image_sizes import asked_px
+from efficientnetv2.training.image_sizes import requested_px
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.utils import yaml_io
@@ -136,7 +136,7 @@ class Asked:
         from efficientnetv2.nas.samplers import sampler
 
         sampler(self.sampler, self.space, seed=self.seed)
-        first_px = round(asked_px(self.recipe)[0])
+        first_px = round(requested_px(self.recipe)[0])
         require_room(self.space, min(first_px, self.recipe.eval_px or first_px))
         _ = self.reward, self.seeds
 

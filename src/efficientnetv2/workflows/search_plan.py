@@ -13,12 +13,12 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.cache_writer import amount
 from efficientnetv2.nas.latency import fewest_steps
-from efficientnetv2.training.auto_config import settle
-from efficientnetv2.training.estimate import Forecast, forecast
+from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job, preprocessing_of
-from efficientnetv2.training.run_dir import NoFolder
-from efficientnetv2.training.timing import measure
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.datasets import Prepared
@@ -92,7 +92,7 @@ def dry_run(asked: Asked) -> None:
     )
 
 
-def _around_s(run: Forecast, backbone: Forecast) -> float:
+def _around_s(run: RunEstimate, backbone: RunEstimate) -> float:
     """Seconds until a trial trains: of long steps, those that are timed take most of them."""
     own, paced = (one.stages[-1].seconds / max(1, one.stages[-1].steps) for one in (run, backbone))
     own_steps, paced_steps = fewest_steps()
@@ -101,8 +101,8 @@ def _around_s(run: Forecast, backbone: Forecast) -> float:
 
 def _foretold(
     network: Architecture, recipe: Recipe, prepared: Prepared, machine: Machine, screen: Screen
-) -> Forecast:
-    found = settle(
+) -> RunEstimate:
+    found = resolve_recipe(
         recipe.model_copy(update={"model": network}),
         images=len(prepared.train),
         class_names=prepared.train.class_names,
@@ -112,19 +112,19 @@ def _foretold(
     choosing = prepared.minival
     assert choosing is not None, "a search sets pictures aside that choose"
     with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
-        job = Job(
+        job = RunConfig(
             recipe=found.recipe,
             network=found.network,
             train=prepared.train,
             val=choosing,
-            preprocessing=preprocessing_of(found.recipe, found.network, prepared.manifest.bands),
-            folder=NoFolder(Path(scratch)),
+            preprocessing=eval_preprocessing(found.recipe, found.network, prepared.manifest.bands),
+            folder=NullRunDir(Path(scratch)),
             device=machine.device,
             workers=machine.workers,
             at_a_time=found.at_a_time,
         )
-        rates = measure(job, Path(scratch), say=screen.say)
-        return forecast(
+        rates = measure_timings(job, Path(scratch), say=screen.say)
+        return estimate_run(
             found.recipe,
             rates,
             images=len(prepared.train),

@@ -20,9 +20,9 @@ from efficientnetv2.nas.study import Opened, Plan, Wanted, create, opened, plan_
 from efficientnetv2.nas.trial import measurement, try_out
 from efficientnetv2.nas.worker import Worker
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.auto_config import settle
+from efficientnetv2.training.auto_config import resolve_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import checked
+from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, count_of
@@ -315,8 +315,8 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) 
         "model": asked.space.backbone.to_json(),
         **LEFT_OUT,
     }
-    found = settle(
-        checked(plain, where=asked.recipe.name),
+    found = resolve_recipe(
+        validate_recipe(plain, where=asked.recipe.name),
         images=len(prepared.train),
         class_names=prepared.train.class_names,
         device=machine.device,

@@ -14,16 +14,16 @@ from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.image_metadata import shorter_side
 from efficientnetv2.inference.linear_probe import Probe, most_pictures
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.training.auto_config import VAIN
-from efficientnetv2.training.ddp import at_once
-from efficientnetv2.training.early_stopping import patience_in_vain
-from efficientnetv2.training.initial_weights import title
+from efficientnetv2.training.auto_config import UNUSED_PREFIX
+from efficientnetv2.training.ddp import parallel_speed
+from efficientnetv2.training.early_stopping import unused_patience
+from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import preprocessing_of
-from efficientnetv2.training.run_dir import RunFolder
-from efficientnetv2.training.time_budget import BEFORE_SHARE, Budget, TimeLimit
-from efficientnetv2.training.timing import measure
-from efficientnetv2.training.train_state import Length
+from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
+from efficientnetv2.training.timing import measure_timings
+from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.shell import command_line
@@ -60,8 +60,8 @@ def begin(
     place: Place,
     screen: Screen,
     world: World,
-    budget: Budget | None = None,
-) -> tuple[RunFolder, Recipe, Network, Cached | None]:
+    budget: StartupBudget | None = None,
+) -> tuple[RunDir, Recipe, Network, Cached | None]:
     """Settle the recipe, then write into the folder, which is claimed: what is refused leaves nothing behind."""
     path = decided.path
     settling = agreed(decided, words, prepared, device, place, screen, world, budget=budget, workers=workers)
@@ -82,10 +82,12 @@ def begin(
         recipe, notes, limit, probe_images = _by_measuring(
             settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
-        settling = replace(settling, preprocessing=preprocessing_of(recipe, network, prepared.manifest.bands))
+        settling = replace(
+            settling, preprocessing=eval_preprocessing(recipe, network, prepared.manifest.bands)
+        )
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
-    warnings |= set(patience_in_vain(recipe, Length.of(recipe, len(prepared.train))))
+    warnings |= set(unused_patience(recipe, RunLength.of(recipe, len(prepared.train))))
     _tell([*chosen, *unprobed(recipe, place, prepared)][told:], screen, warnings, shown=weights)
     screen.say(length_line(recipe, len(prepared.train), words.minutes, path))
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
@@ -104,7 +106,7 @@ def begin(
         beginning |= decided.against.keep(path)
     if limit is not None:
         beginning["time_limit"] = limit.to_json()
-    folder = RunFolder(path, screen.say)
+    folder = RunDir(path, screen.say)
     folder.begin(recipe, prepared.manifest, beginning, screen.taken())
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
@@ -124,7 +126,7 @@ def _by_measuring(
     place: Place,
     screen: Screen,
     world: World,
-    budget: Budget | None,
+    budget: StartupBudget | None,
 ) -> tuple[Recipe, list[str], TimeLimit | None, int | None]:
     """The recipe with what its steps' time decides, a sentence on each choice, and with a budget its further limits.
 
@@ -143,7 +145,7 @@ def _by_measuring(
     lost = in_vain(minutes, job, spent_s=spent_s, world=world)
     within_s = None if budget is None else _MEASURING * budget.left_s
     with scratch(decided.path) as beside, screen.busy("measuring steps"):
-        rates = measure(plain, beside, in_vain=lost, within_s=within_s, say=screen.detail)
+        rates = measure_timings(plain, beside, in_vain=lost, within_s=within_s, say=screen.detail)
     if budget is None or minutes is None:
         return *settled_by(rates, job, minutes, spent_s=spent_s, world=world), None, None
     notes, probe_images, probe_s = list[str](), None, 0.0
@@ -167,7 +169,7 @@ def _by_measuring(
     job = replace(job, recipe=recipe)
     recipe, further = settled_by(rates, job, minutes, spent_s=budget.used_s + probe_s + after_s, world=world)
     groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
-    shared = rates.shared(at_once(world, device), groups)
+    shared = rates.shared(parallel_speed(world, device), groups)
     limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
     return recipe, [*notes, *further], limit, probe_images
 
@@ -211,7 +213,7 @@ def _tell(notes: Sequence[str], screen: Screen, warnings: Collection[str], *, sh
     What was lowered or left out for want of time (``--minutes``) is shown as well.
     """
     for note in notes:
-        if note in warnings or note.startswith(VAIN) or "--minutes" in note:
+        if note in warnings or note.startswith(UNUSED_PREFIX) or "--minutes" in note:
             screen.say(note)
         elif note != shown:
             screen.detail(note)
@@ -244,7 +246,7 @@ def model_lines(recipe: Recipe, notes: Sequence[str], device: torch.device) -> l
     first, last = schedule.stage(0).image_px, schedule.last.image_px
     px = f"{last} px" if first == last else f"{first} to {last} px in {count_of(schedule.stages, 'stage')}"
     how = f"batch size {recipe.batch_images}, {recipe.precision} on {device.type}"
-    return [weights, f"Model: {title(recipe.model)}, {px} ({how})"]
+    return [weights, f"Model: {model_title(recipe.model)}, {px} ({how})"]
 
 
 def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) -> str:
@@ -256,7 +258,7 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
         minutes: that the run may take; None where the epochs decide.
         path: of its folder.
     """
-    steps = count_of(Length.of(recipe, images).steps, "step")
+    steps = count_of(RunLength.of(recipe, images).steps, "step")
     within = "" if minutes is None else f", within {count_of(minutes, 'minute')}"
     return f"Length: {count_of(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.data.readers import Reader
-from efficientnetv2.training.auto_config import Settled, lowered_in_time
-from efficientnetv2.training.ddp import at_once
-from efficientnetv2.training.estimate import epochs_within, minutes_of
+from efficientnetv2.training.auto_config import ResolvedRecipe, lower_sizes_for_budget
+from efficientnetv2.training.ddp import parallel_speed
+from efficientnetv2.training.estimate import epochs_for_budget, minutes_for_steps
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job, preprocessing_of
-from efficientnetv2.training.run_dir import NoFolder
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.timing import Rates
-from efficientnetv2.training.train_state import Length
-from efficientnetv2.utils.distributed import ALONE, World
+from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.training.train_state import RunLength
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.workflows.datasets import Prepared
 
@@ -32,13 +32,13 @@ _REPORT_S, _REPORT_ANSWERS, _REPORT_VAL_S = 5.0, 60, 0.004
 
 
 def job_of(
-    settled: Settled,
+    settled: ResolvedRecipe,
     prepared: Prepared,
     path: Path,
     device: torch.device,
     workers: int,
     reader: Reader | None = None,
-) -> Job:
+) -> RunConfig:
     """The run, as one process would run it, but that nothing is written into its folder.
 
     Args:
@@ -49,13 +49,13 @@ def job_of(
         workers: processes that read pictures.
         reader: of the training pictures; None reads the originals.
     """
-    return Job(
+    return RunConfig(
         recipe=settled.recipe,
         network=settled.network,
         train=prepared.train,
         val=prepared.val,
-        preprocessing=preprocessing_of(settled.recipe, settled.network, prepared.manifest.bands),
-        folder=NoFolder(path),
+        preprocessing=eval_preprocessing(settled.recipe, settled.network, prepared.manifest.bands),
+        folder=NullRunDir(path),
         device=device,
         workers=workers,
         at_a_time=settled.at_a_time,
@@ -88,7 +88,7 @@ def to_measure(recipe: Recipe, minutes: float | None, *, whole: bool = False) ->
     )
 
 
-def report_s(job: Job, rates: Rates) -> float:
+def report_s(job: RunConfig, rates: StepTimings) -> float:
     """Seconds of the report and of its start, estimated: galleries, intervals, drawings.
 
     Args:
@@ -99,9 +99,9 @@ def report_s(job: Job, rates: Rates) -> float:
 
 
 def in_vain(
-    minutes: float | None, job: Job, *, spent_s: float, world: World = ALONE
-) -> Callable[[Rates], bool]:
-    """Whether rates say that not even one step per stage fits into the minutes, for ``training.timing.measure``.
+    minutes: float | None, job: RunConfig, *, spent_s: float, world: World = SINGLE_PROCESS
+) -> Callable[[StepTimings], bool]:
+    """Whether timings say that not even one step per stage fits into the minutes, for ``timing.measure_timings``.
 
     Args:
         minutes: that the run may take, as of ``settled_by``; None leaves nothing in vain.
@@ -112,7 +112,7 @@ def in_vain(
     if minutes is None:
         return lambda rates: False
     stages = job.recipe.progressive.stages
-    return lambda rates: _given(minutes_of, job, rates, spent_s, world)(stages) > minutes
+    return lambda rates: _given(minutes_for_steps, job, rates, spent_s, world)(stages) > minutes
 
 
 def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
@@ -126,7 +126,12 @@ def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
 
 
 def settled_by(
-    rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
+    rates: StepTimings,
+    job: RunConfig,
+    minutes: float | None,
+    *,
+    spent_s: float,
+    world: World = SINGLE_PROCESS,
 ) -> tuple[Recipe, list[str]]:
     """The recipe with all that its steps' time decides, and a sentence on each such choice.
 
@@ -152,14 +157,14 @@ def settled_by(
 
 
 def lowered_by(
-    rates: Rates,
-    job: Job,
+    rates: StepTimings,
+    job: RunConfig,
     minutes: float,
     stored_px: float | None,
     *,
     spent_s: float,
-    world: World = ALONE,
-) -> tuple[Recipe, Rates, list[str]]:
+    world: World = SINGLE_PROCESS,
+) -> tuple[Recipe, StepTimings, list[str]]:
     """The recipe with image sizes at which three epochs fit by a measurement, its rates, and a sentence if lower.
 
     Args:
@@ -171,16 +176,16 @@ def lowered_by(
         world: the processes that will run it.
     """
 
-    def of(recipe: Recipe) -> Rates:
+    def of(recipe: Recipe) -> StepTimings:
         return rates.of_sizes([setting.image_px for setting in settings_by_size(recipe)])
 
     def epochs_of(recipe: Recipe) -> float:
-        given = _given(epochs_within, replace(job, recipe=recipe), of(recipe), spent_s, world)
+        given = _given(epochs_for_budget, replace(job, recipe=recipe), of(recipe), spent_s, world)
         with suppress(InputError):
             return given(minutes)
         return 0.0
 
-    recipe, notes = lowered_in_time(job.recipe, epochs_of, stored_px)
+    recipe, notes = lower_sizes_for_budget(job.recipe, epochs_of, stored_px)
     return recipe, of(recipe), notes
 
 
@@ -190,7 +195,7 @@ def _lengths_open(recipe: Recipe) -> bool:
     )
 
 
-def _in_time(recipe: Recipe, rates: Rates) -> tuple[Recipe, str]:
+def _in_time(recipe: Recipe, rates: StepTimings) -> tuple[Recipe, str]:
     """The recipe with the lengths of its stages that give them their shares of the time."""
     plan = recipe.progressive
     wanted = None if recipe.time_shares == "equal" else recipe.time_shares
@@ -206,16 +211,18 @@ def _in_time(recipe: Recipe, rates: Rates) -> tuple[Recipe, str]:
     )
 
 
-def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: World) -> tuple[Recipe, str]:
+def _as_long_as(
+    minutes: float, job: RunConfig, rates: StepTimings, spent_s: float, world: World
+) -> tuple[Recipe, str]:
     """The recipe with the epochs that fit into so many minutes."""
-    epochs = _given(epochs_within, job, rates, spent_s, world)(minutes)
+    epochs = _given(epochs_for_budget, job, rates, spent_s, world)(minutes)
     recipe = job.recipe.model_copy(update={"epochs": epochs})
-    recipe.progressive.at(0, steps=Length.of(recipe, len(job.train)).steps)
+    recipe.progressive.at(0, steps=RunLength.of(recipe, len(job.train)).steps)
     return recipe, f"Epochs: {epochs:g}, what fits into {count_of(minutes, 'minute')} by a short measurement."
 
 
 def _given(
-    asked: Callable[..., float], job: Job, rates: Rates, spent_s: float, world: World
+    asked: Callable[..., float], job: RunConfig, rates: StepTimings, spent_s: float, world: World
 ) -> Callable[[float], float]:
     """A function of ``training.estimate``, given all but its first argument."""
     return partial(
@@ -226,7 +233,7 @@ def _given(
         val_images=len(job.val),
         minival_images=job.minival_images,
         spent_s=spent_s,
-        at_once=at_once(world, job.device),
+        at_once=parallel_speed(world, job.device),
     )
 
 

@@ -15,17 +15,24 @@ from efficientnetv2.cli.console import Screen, TrainingBar
 from efficientnetv2.evaluation.predictions import read_answers
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.initial_weights import title
-from efficientnetv2.training.microbatch import GroupsAtATime
+from efficientnetv2.training.initial_weights import model_title
+from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import Job
-from efficientnetv2.training.run_dir import NoFolder, RunFolder
-from efficientnetv2.training.run_lock import claimed, held
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.time_budget import BEFORE_SHARE, Budget, TimeLimit
+from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.device import pick_device, pick_own_device, workers_for
-from efficientnetv2.utils.distributed import ALONE, World, by_first, launched, together, with_tensors
+from efficientnetv2.utils.distributed import (
+    SINGLE_PROCESS,
+    World,
+    broadcast_from_main,
+    process_group,
+    with_tensor_group,
+    world_from_env,
+)
 from efficientnetv2.utils.errors import ReaderKilledError, count_of
 from efficientnetv2.utils.memory import limit
 from efficientnetv2.utils.shell import typed
@@ -70,15 +77,15 @@ def train_and_report(
     Raises:
         InputError: anything a user can mend.
     """
-    world, own = launched(), screen is None
-    screen = screen or Screen(quiet=place.as_json, mute=not world.first, verbose=place.verbose)
-    with together(world, mend="The last checkpoint is whole: go on with --resume."):
-        if own and not world.many and (note := _others_idle(pick_device(place.device))):
+    world, own = world_from_env(), screen is None
+    screen = screen or Screen(quiet=place.as_json, mute=not world.is_main_process, verbose=place.verbose)
+    with process_group(world, mend="The last checkpoint is whole: go on with --resume."):
+        if own and not world.is_distributed and (note := _others_idle(pick_device(place.device))):
             screen.say(note)
         done = trained(words, source, place, screen, world, began=began)
         if isinstance(done, Trained):
             done.tell(screen, as_json=place.as_json)
-        elif world.first:
+        elif world.is_main_process:
             tell_finished(done, screen, as_json=place.as_json)
         return done.path
 
@@ -117,7 +124,7 @@ class Trained:
         """
         if self.outcome is None:
             return
-        folder = RunFolder(self.path, screen.say)
+        folder = RunDir(self.path, screen.say)
         self.outcome.show(screen, as_json=as_json)
         folder.log(f"Model: {folder.model_file}")
         folder.log(f"Report: {folder.path / 'report.html'}")
@@ -131,7 +138,7 @@ def trained(
     source: Source,
     place: Place,
     screen: Screen,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     *,
     began: float | None = None,
 ) -> Trained | Finished:
@@ -153,13 +160,13 @@ def trained(
     device = pick_own_device(place.device, world.local_rank, world.local_size)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
-    world = with_tensors(world, device)
+    world = with_tensor_group(world, device)
     workers = workers_for(place.workers, device, sharing=world.local_size, say=screen.say)
     with ExitStack() as kept:
         try:
             # Of several processes the launcher stops the others.
-            with nullcontext() if world.many else signals_as_ctrl_c():
-                ready = by_first(
+            with nullcontext() if world.is_distributed else signals_as_ctrl_c():
+                ready = broadcast_from_main(
                     world, lambda: _readied(words, source, place, device, workers, screen, world, kept, began)
                 )
         except KeyboardInterrupt as stop:
@@ -191,7 +198,7 @@ class _Ready:
     network: Network
     prepared: Prepared
     preprocessing: Preprocessing
-    at_a_time: GroupsAtATime
+    at_a_time: MicrobatchPlan
     resumed: bool
     pictures: Cached | None
     limit: TimeLimit | None
@@ -208,21 +215,21 @@ def _readied(
     kept: ExitStack,
     began: float | None,
 ) -> _Ready | Finished:
-    """What is decided before the first step; the run's folder is ``held`` from then on, until ``kept`` is closed."""
+    """What is decided before the first step; the run's folder is locked from then on, until ``kept`` is closed."""
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
     refuse_words(known, words, source, place, "train")
     if resumed:
         if (done := _finished(known, place)) is not None:
             return done
-        kept.enter_context(held(known.path))
+        kept.enter_context(lock_run_dir(known.path))
         if (done := _finished(known, place)) is not None:  # while this one waited
             return done
     # Before it looks at every picture.
     theirs = None if place.against is None else read_answers(place.against)
     prepared = looked_at(recipe, source, place, screen)
     if resumed:
-        RunFolder(known.path, screen.say).set_aside_damaged()
+        RunDir(known.path, screen.say).set_aside_damaged()
         prepared = replace(
             as_begun(known.path, prepared, screen), chooses=recipe.minival is not None
         )  # what can't be read now may leave too few to set aside
@@ -233,7 +240,7 @@ def _readied(
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     budget = None
     if began is not None and words.minutes is not None:
-        budget = Budget(60 * words.minutes * BEFORE_SHARE, began)
+        budget = StartupBudget(60 * words.minutes * BEFORE_SHARE, began)
     known = chosen(known, words, prepared, device, workers, place, screen, budget)
     known, words = repeating(known, words, place)
     if resumed:
@@ -243,17 +250,17 @@ def _readied(
         if known.against is not None:
             folder.amend_beginning(**known.against.keep(folder.path))
     else:
-        with claimed(known.path, name=known.recipe.name if place.out is None else None) as path:
+        with create_run_dir(known.path, name=known.recipe.name if place.out is None else None) as path:
             known = replace(known, path=path)
             folder, recipe, network, pictures = begin(
                 known, words, prepared, device, workers, place, screen, world, budget
             )
-            kept.enter_context(held(folder.path))
+            kept.enter_context(lock_run_dir(folder.path))
     beginning = folder.beginning()
     if beginning.get("minival_unused"):
         prepared = replace(prepared, chooses=False)
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
-    at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
+    at_a_time = MicrobatchPlan.from_json(beginning["groups_at_a_time"])
     limit = None
     if "time_limit" in beginning:
         now = time.monotonic() if began is None else began
@@ -263,7 +270,7 @@ def _readied(
 
 def _finished(known: Decided, place: Place) -> Finished | None:
     """The run, if nothing is left to do; None if something is."""
-    if not RunFolder(known.path, lambda line: None).finished:
+    if not RunDir(known.path, lambda line: None).finished:
         return None
     if place.against is None:
         return Finished(known.path, known.recipe)
@@ -280,13 +287,13 @@ def _run(
     world: World,
 ) -> Outcome | None:
     recipe, path = ready.recipe, ready.path
-    job = Job(
+    job = RunConfig(
         recipe=recipe,
         network=ready.network,
         train=ready.prepared.train,
         val=ready.prepared.val,
         preprocessing=ready.preprocessing,
-        folder=RunFolder(path, screen.say) if world.first else NoFolder(path),
+        folder=RunDir(path, screen.say) if world.is_main_process else NullRunDir(path),
         device=device,
         workers=workers,
         at_a_time=ready.at_a_time,
@@ -295,11 +302,11 @@ def _run(
         reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),
         minival=ready.prepared.minival,
     )
-    by = f" by {world.size} processes" if world.many else ""
+    by = f" by {world.size} processes" if world.is_distributed else ""
     planned = "" if ready.limit is None else ", planned again as the pace of the machine changes"
     refuse_missing(job.train, world)
     summary = (
-        f"Training {title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
+        f"Training {model_title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
         f"{count_of(len(job.train.class_names), 'class')} for "
         f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
         f"{recipe.batch_images}{planned}) on {device.type}{by}."
@@ -309,20 +316,20 @@ def _run(
     try:
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar, limit=ready.limit)
-        return report_of(job, ready.prepared, result) if world.first else None
+        return report_of(job, ready.prepared, result) if world.is_main_process else None
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_again(source, place, path, world)) from stop
     except ReaderKilledError as error:
         raise ReaderKilledError(f"{error} {_again(source, place, path, world)}") from error
 
 
-def _again(source: Source, place: Place, path: Path, world: World = ALONE) -> str:
+def _again(source: Source, place: Place, path: Path, world: World = SINGLE_PROCESS) -> str:
     """How a run is gone on with, in the same way, as a sentence; its recipe and cache the run knows itself."""
     words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
     if world.machines > 1:  # what each of them was started with is its own
         return f"Go on by starting it on every machine as before, with: {typed(words)}"
     launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2"]
-    return f"Go on with: {typed([*(launcher if world.many else ['effnetv2']), *words])}"
+    return f"Go on with: {typed([*(launcher if world.is_distributed else ['effnetv2']), *words])}"
 
 
 @api

@@ -18,12 +18,12 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds, strictest
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.metrics.paired_tests import paired_together
-from efficientnetv2.training.auto_config import no_larger
-from efficientnetv2.training.initial_weights import Found, start
+from efficientnetv2.training.auto_config import limit_upscaling
+from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import preprocessing_of
-from efficientnetv2.training.run_lock import new_folder
-from efficientnetv2.training.time_budget import Budget
+from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.run_lock import new_run_path
+from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.datasets import Prepared
@@ -98,7 +98,7 @@ def chosen(
     workers: int,
     place: Place,
     screen: Screen,
-    budget: Budget | None = None,
+    budget: StartupBudget | None = None,
 ) -> Decided:
     """Choose among the starts at hand, if there is more than one; else nothing changes.
 
@@ -134,7 +134,7 @@ def chosen(
         return known
     began, within_s = time.perf_counter(), None if budget is None else _SHARE * budget.left_s
     # Starts are compared at the size that the run will have, which is less where pictures are stored small.
-    recipe, _ = no_larger(known.recipe, prepared.stored_px(known.recipe))
+    recipe, _ = limit_upscaling(known.recipe, prepared.stored_px(known.recipe))
     eval_px = recipe.eval_px or recipe.progressive.last.image_px
     recipe = recipe.model_copy(update={"eval_px": eval_px, "eval_views": "one"})
     most = None
@@ -181,7 +181,7 @@ def chosen(
     moved = place.out is None and settled.name != recipe.name
     return replace(
         known,
-        path=new_folder(RUNS, settled.name) if moved else known.path,
+        path=new_run_path(RUNS, settled.name) if moved else known.path,
         recipe=settled,
         chosen=(*notes, *lacking, *unfit),
         compared=_plain(known.starts, figures, task),
@@ -201,25 +201,27 @@ def _uncompared(known: Decided) -> Decided:
     return replace(known, chosen=(*known.chosen, note))
 
 
-def _image_s(found: Found, recipe: Recipe, prepared: Prepared, device: torch.device, workers: int) -> float:
+def _image_s(
+    found: WeightsCandidate, recipe: Recipe, prepared: Prepared, device: torch.device, workers: int
+) -> float:
     """Seconds to embed one training image, from a few of them."""
     train = prepared.train
     few = train.select(np.unique(np.linspace(0, len(train) - 1, _FEW).astype(np.int64)))
-    network = start(
+    network = build_initial_model(
         recipe.model_copy(update={"weights": found.word}),
         class_names=train.class_names,
         device=device,
         in_channels=train.channels,
     ).network
-    preprocessing = preprocessing_of(recipe, network, train.bands)
+    preprocessing = eval_preprocessing(recipe, network, train.bands)
     began = time.perf_counter()
     embed_manifest(network, few, preprocessing=preprocessing, device=device, workers=workers)
     return (time.perf_counter() - began) / len(few)
 
 
 def _fitting(
-    starts: Sequence[Found], words: Words, device: torch.device
-) -> tuple[tuple[Found, ...], list[str]]:
+    starts: Sequence[WeightsCandidate], words: Words, device: torch.device
+) -> tuple[tuple[WeightsCandidate, ...], list[str]]:
     """The starts whose recipes the words fit, and a sentence on each other one: it could win, but not be begun."""
     fitting, unfit = [], []
     for found in starts:
@@ -244,7 +246,7 @@ def _task(
         most = min(most, _PICTURES_A_MINUTE * minutes)
     if device.type == "cpu":
         scratch = recipe.model_copy(update={"weights": "none"})
-        network = start(
+        network = build_initial_model(
             scratch, class_names=train.class_names, device=device, in_channels=train.channels
         ).network
         assert recipe.eval_px is not None
@@ -281,7 +283,7 @@ def _dealt(pictures: Manifest, contents: Ints, figure: str, key: Key) -> _Task:
 
 
 def _answers(
-    found: Found,
+    found: WeightsCandidate,
     recipe: Recipe,
     task: _Task,
     device: torch.device,
@@ -290,7 +292,7 @@ def _answers(
 ) -> Ints:
     """(n,) classes that linear probes on the features of a start answer; -1 where there is no answer."""
     pictures, balanced = task.pictures, recipe.balance is not None
-    begun = start(
+    begun = build_initial_model(
         recipe.model_copy(update={"weights": found.word}),
         class_names=pictures.class_names,
         device=device,
@@ -299,7 +301,7 @@ def _answers(
     embedded = embed_manifest(
         begun.network,
         pictures,
-        preprocessing=preprocessing_of(recipe, begun.network, pictures.bands),
+        preprocessing=eval_preprocessing(recipe, begun.network, pictures.bands),
         device=device,
         workers=workers,
         progress=progress,
@@ -314,7 +316,7 @@ def _answers(
 
 
 def _from_scratch(
-    starts: Sequence[Found], answers: Sequence[Ints], task: _Task, best: int
+    starts: Sequence[WeightsCandidate], answers: Sequence[Ints], task: _Task, best: int
 ) -> tuple[int, str]:
     """Random weights in the place of bundled ones that are not clearly better, and why; else the same start."""
     scratch = next((number for number, found in enumerate(starts) if found.word == "none"), None)
@@ -330,11 +332,11 @@ def _said(best: int, figures: Sequence[float]) -> str:
     return "; chosen although lower: the difference is within what chance explains"
 
 
-def _listed(starts: Sequence[Found], figures: Sequence[float]) -> str:
+def _listed(starts: Sequence[WeightsCandidate], figures: Sequence[float]) -> str:
     return ", ".join(f"{figure:.1%} for {found.title}" for found, figure in zip(starts, figures, strict=True))
 
 
-def _plain(starts: Sequence[Found], figures: Sequence[float], task: _Task) -> dict[str, Any]:
+def _plain(starts: Sequence[WeightsCandidate], figures: Sequence[float], task: _Task) -> dict[str, Any]:
     return {
         "figure": task.figure,
         "pictures": len(task.pictures),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import read
+from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.recipes import custom_data, imagenet, nas_proxy, other_models, transfer
 from efficientnetv2.training.recipes import imagenet as imagenet21k
 from efficientnetv2.utils.errors import InputError, did_you_mean
@@ -42,7 +42,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def asked(word: str, called: str = "--recipe") -> Recipe:
+def load_recipe(word: str, called: str = "--recipe") -> Recipe:
     """The recipe that a word means: a named one, or one in a file.
 
     Args:
@@ -52,18 +52,18 @@ def asked(word: str, called: str = "--recipe") -> Recipe:
     Raises:
         InputError: there is no such recipe, or the file is none.
     """
-    file = file_of(word)
+    file = recipe_file(word)
     if file is None:
-        return named(word)
+        return get_recipe(word)
     if not file.is_file():
         raise InputError(
             f"{called} {word}: there is no such file. Give a recipe.yaml, the folder of a run, which holds one, or a "
             "name that effnetv2 recipes lists."
         )
-    return read(file)
+    return read_recipe(file)
 
 
-def file_of(word: str) -> Path | None:
+def recipe_file(word: str) -> Path | None:
     """The file that a word for a recipe means, there or not; None of a name."""
     if word in RECIPES:
         return None
@@ -73,7 +73,7 @@ def file_of(word: str) -> Path | None:
     return path / "recipe.yaml" if (path / "recipe.yaml").is_file() else None
 
 
-def named(name: str) -> Recipe:
+def get_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
