@@ -56,7 +56,7 @@ from benchmarks.regimes import (
     try_strengths,
 )
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.data_config import Source
@@ -93,13 +93,13 @@ def cell(
     return Cell(f"{order} {kind}", column, "quick", regime.model, settings)
 
 
-def tuned(manifest: Manifest, regime: Regime, runs: Runs, orders: Sequence[str]) -> dict[str, Any]:
+def tuned(dataset: ImageDataset, regime: Regime, runs: Runs, orders: Sequence[str]) -> dict[str, Any]:
     """Try the strengths of each arm: what was found, and the choices.
 
     Returns:
         ``regime``; ``arms``: order -> kind -> ``chosen`` and ``tried``, strength -> top-1.
     """
-    within = to_tune(manifest, regime, runs)
+    within = to_tune(dataset, regime, runs)
     return {
         "regime": asdict(regime),
         "arms": {
@@ -122,7 +122,7 @@ def _tuned_arm(order: str, kind: str, regime: Regime, runs: Runs) -> dict[str, A
 
 
 def compared(
-    manifest: Manifest,
+    dataset: ImageDataset,
     regime: Regime,
     choices: Mapping[str, Mapping[str, str]],
     runs: Runs,
@@ -132,7 +132,7 @@ def compared(
     found: dict[str, dict[str, list[dict[str, Any]]]] = {
         order: {kind: [] for kind in KINDS} for order in orders
     }
-    for seed, here in each_seed(manifest, regime, runs):
+    for seed, here in each_seed(dataset, regime, runs):
         for order in orders:
             for kind in KINDS:
                 arm = cell(order, kind, "run", choices[order][kind], regime, regime.epochs, runs.device)
@@ -156,12 +156,12 @@ def main() -> None:
     options = _parsed()
     regime = smaller(REGIME, options)
     orders = tuple(ORDERS) if options.only is None else (options.only,)
-    manifest = read(options.pictures)
+    dataset = load_dataset(options.pictures)
     options.out.mkdir(parents=True, exist_ok=True)
     runs = Runs(Source(options.pictures), options.seeds, "none", options.device, options.out, print)
     kept = options.out / "tuned.json"
     if options.tune:
-        made = tuned(manifest, regime, runs, orders)
+        made = tuned(dataset, regime, runs, orders)
         if options.only is None:
             write_text_atomically(kept, json.dumps(made, indent=1) + "\n")
         return
@@ -172,7 +172,7 @@ def main() -> None:
     choices = {
         order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in told["arms"].items()
     }
-    found = compared(manifest, regime, choices, runs, orders)
+    found = compared(dataset, regime, choices, runs, orders)
     for name, figure in claims(found).items():
         print(f"{name}: {figure} points")
     if options.record:

@@ -22,7 +22,7 @@ from benchmarks.paper.runs import CONFIG, Cell, Runs
 from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.device import lower_precision, pick_device
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.evaluation_result import versions
@@ -57,21 +57,21 @@ def refuse_to_record_elsewhere(parser: argparse.ArgumentParser, options: argpars
         parser.error(f"--record is for figures of a CPU, and this would be of {device}: add --device cpu.")
 
 
-def rows_of(manifest: Manifest, split: str, count: int | None, seed: int) -> np.ndarray:
+def rows_of(dataset: ImageDataset, split: str, count: int | None, seed: int) -> np.ndarray:
     """So many pictures of a split, stratified by class; all of them with None or where there are fewer."""
-    rows = np.flatnonzero(manifest.split == split)
+    rows = np.flatnonzero(dataset.split == split)
     if count is None or count >= len(rows):
         return rows
-    chosen, _ = train_test_split(rows, train_size=count, stratify=manifest.labels[rows], random_state=seed)
+    chosen, _ = train_test_split(rows, train_size=count, stratify=dataset.labels[rows], random_state=seed)
     return np.sort(chosen)
 
 
-def write_pictures(file: Path, manifest: Manifest, learning: np.ndarray, answering: np.ndarray) -> Path:
+def write_pictures(file: Path, dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray) -> Path:
     """A table of pictures to train on and pictures to answer, for ``effnetv2 train``."""
-    split = np.full(len(manifest), "", dtype=object)
+    split = np.full(len(dataset), "", dtype=object)
     split[learning], split[answering] = "train", "val"
     file.parent.mkdir(parents=True, exist_ok=True)
-    manifest.with_split(split).select(np.concatenate([learning, answering])).to_csv(file)
+    dataset.with_split(split).select(np.concatenate([learning, answering])).to_csv(file)
     return file
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.record import interval, record
 from PIL import Image
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, read_picture, shrunk_picture
 from efficientnetv2.data.image_cache import Kept
 from efficientnetv2.data.readers import originals
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
-    manifest = read(options.data)
-    reader = originals(manifest)
-    chosen = Key.of(0).generator().permutation(len(manifest))[:PICTURES].tolist()
+    dataset = load_dataset(options.data)
+    reader = originals(dataset)
+    chosen = Key.of(0).generator().permutation(len(dataset))[:PICTURES].tolist()
     kept = {
         detail: Kept.enough(image_px=IMAGE_PX, framing="whole", area_min=AREA_MIN, detail=detail)
         for detail in (1.0, 0.5)

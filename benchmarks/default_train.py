@@ -31,7 +31,7 @@ import torch
 from benchmarks.arms import machines
 from benchmarks.record import RESULTS, begun, hardware, record, refuse_others, versions_of
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.predictions import over, read_answers, write_answers
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.preprocessing import Preprocessing
@@ -73,7 +73,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         SystemExit: what lies there is of other pictures or of another length.
     """
     kept, run = out / "measured.json", out / "run"
-    asked = {"minutes": minutes, "pictures_digest": read(pictures).digest()}
+    asked = {"minutes": minutes, "pictures_digest": load_dataset(pictures).digest()}
     advice = f"move {out} away, or give another --out"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
@@ -127,8 +127,8 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
     """Write down the answers of a probe that the run has not made; what it is of, and from how many it learnt."""
     recipe = read_recipe(run / "recipe.yaml")
     found = weights_candidates(recipe.model)[0]
-    manifest = Manifest.from_csv(run / "manifest.csv", root=read(pictures).root, source=pictures)
-    train, val = manifest.subset("train"), manifest.subset("val")
+    dataset = ImageDataset.from_csv(run / "manifest.csv", root=load_dataset(pictures).root, source=pictures)
+    train, val = dataset.subset("train"), dataset.subset("val")
     begun = build_initial_model(
         recipe.model_copy(update={"weights": found.word}),
         class_names=train.class_names,

@@ -36,7 +36,7 @@ from benchmarks.arms import machines
 from benchmarks.record import RESULTS, hardware, record, refuse_others
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.confidence_intervals import bootstrap
@@ -78,15 +78,17 @@ class _Quiet:
         """Said nowhere."""
 
 
-def parts(manifest: Manifest, learning: np.ndarray, answering: np.ndarray) -> tuple[Manifest, Manifest]:
-    """Two parts of a manifest, marked as train and val."""
-    split = np.full(len(manifest), "", dtype=object)
+def parts(
+    dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray
+) -> tuple[ImageDataset, ImageDataset]:
+    """Two parts of a dataset, marked as train and val."""
+    split = np.full(len(dataset), "", dtype=object)
     split[learning], split[answering] = "train", "val"
-    marked = manifest.with_split(split)
+    marked = dataset.with_split(split)
     return marked.subset("train"), marked.subset("val")
 
 
-def asked_of(train: Manifest, val: Manifest, weights: str | None) -> dict[str, Any]:
+def asked_of(train: ImageDataset, val: ImageDataset, weights: str | None) -> dict[str, Any]:
     """What decides an answer beside the recipe, the same wherever the files lie: digests of pictures and weights."""
     there = weights is not None and Path(weights).is_file()
     digest = hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest() if there else weights
@@ -128,14 +130,16 @@ def refuse_unchecked(out: Path) -> None:
         )
 
 
-def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: float | None = None) -> dict:
+def trained(
+    recipe, train: ImageDataset, val: ImageDataset, folder: Path, *, minutes: float | None = None
+) -> dict:
     """Train, answer, keep; or what was kept of that."""
     decided = {name: value for name, value in recipe.to_json().items() if name != "weights"}
     asked = asked_of(train, val, recipe.weights) | {"recipe": decided, "minutes": minutes}
     return kept_or(folder / "answers.json", asked, lambda: answered(recipe, train, val, folder, minutes))
 
 
-def answered(recipe, train: Manifest, val: Manifest, folder: Path, minutes: float | None) -> dict:
+def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minutes: float | None) -> dict:
     """Train and answer."""
     began = time.perf_counter()
     settled = resolve_recipe(recipe, images=len(train), class_names=train.class_names, device=DEVICE)
@@ -172,28 +176,28 @@ def score(answers: dict, class_names: tuple[str, ...]):
     return figures(np.array(answers["labels"]), np.array(answers["probabilities"]), class_names)
 
 
-def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
+def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
     """One fold: choose, train, answer; from scratch in what is planned as the same minutes; the linear probe."""
     out = options.out / f"fold{number}"
     finetune = with_overrides(get_recipe("finetune"), [*KNOWN, f"weights={options.weights}"])
     draw = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
-    inner, choosing = next(draw.split(learning, manifest.labels[learning]))
-    inner_parts = parts(manifest, learning[inner], learning[choosing])
+    inner, choosing = next(draw.split(learning, dataset.labels[learning]))
+    inner_parts = parts(dataset, learning[inner], learning[choosing])
     inner_f1 = {}
     for name, settings in CANDIDATES.items():
         answers = trained(
             with_overrides(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}"
         )
-        inner_f1[name] = score(answers, manifest.class_names).macro_f1
+        inner_f1[name] = score(answers, dataset.class_names).macro_f1
         print(
             f"fold {number}, choosing: {name} {inner_f1[name]:.3f} ({answers['seconds']:.0f} s)", flush=True
         )
     best = max(inner_f1, key=lambda name: inner_f1[name])
-    outer = parts(manifest, learning, answering)
+    outer = parts(dataset, learning, answering)
     tuned = trained(with_overrides(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
-    print(f"fold {number}: {best} {score(tuned, manifest.class_names).macro_f1:.3f}", flush=True)
+    print(f"fold {number}: {best} {score(tuned, dataset.class_names).macro_f1:.3f}", flush=True)
     scratch = trained(get_recipe("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
-    print(f"fold {number}: from scratch {score(scratch, manifest.class_names).macro_f1:.3f}", flush=True)
+    print(f"fold {number}: from scratch {score(scratch, dataset.class_names).macro_f1:.3f}", flush=True)
     probe = kept_or(
         out / "probe.json", asked_of(*outer, options.weights), lambda: probed(options.weights, *outer)
     )
@@ -207,7 +211,7 @@ def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.nd
     }
 
 
-def probed(weights: str, train: Manifest, val: Manifest) -> dict:
+def probed(weights: str, train: ImageDataset, val: ImageDataset) -> dict:
     """The linear probe of the weights on a fold."""
     network, _ = load_weights(weights)
     preprocessing = replace(network.preprocessing, image_px=256, framing="whole", crop_fraction=1.0)
@@ -253,14 +257,14 @@ def main() -> None:
         parser.error("--record is for all folds: leave out --only.")
     if options.record:
         refuse_unchecked(options.out)
-    manifest = read(options.pictures)
-    dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels))
+    dataset = load_dataset(options.pictures)
+    dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels))
     if options.only is not None:
         for number in options.only:
-            fold(manifest, number, *dealt[number], options)
+            fold(dataset, number, *dealt[number], options)
         return
-    folds = [fold(manifest, number, *two, options) for number, two in enumerate(dealt)]
-    result = {arm: pooled(folds, arm, manifest.class_names) for arm in ("finetune", "scratch")}
+    folds = [fold(dataset, number, *two, options) for number, two in enumerate(dealt)]
+    result = {arm: pooled(folds, arm, dataset.class_names) for arm in ("finetune", "scratch")}
     inner = {name: [one["inner_macro_f1"][name] for one in folds] for name in CANDIDATES}
     result |= {
         "settings": KNOWN,

@@ -32,7 +32,7 @@ from benchmarks.train_step import OURS, Reader, Workload, our_losses, our_recipe
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.data import dataset as manifests
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.loader import AHEAD, Batch, TrainingPictures, training_batches
 from efficientnetv2.data.sampler import Request
 from efficientnetv2.preprocessing import Preprocessing
@@ -101,9 +101,9 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, Spread]:
     """What RandAugment adds to a step, and how busy files keep the device."""
     recipe, _ = our_recipe(work)
     strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
-    manifest = manifests.read(str(folder))
+    dataset = load_dataset(str(folder))
     pictures = TrainingPictures(
-        manifest, Preprocessing(image_px=work.image_px), recipe.crop_area_min, Key.of(0), threads=1
+        dataset, Preprocessing(image_px=work.image_px), recipe.crop_area_min, Key.of(0), threads=1
     )
     workers = len(os.sched_getaffinity(0))
     ahead = AHEAD * workers
@@ -116,7 +116,7 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, Spread]:
     loops = {
         "memory": our_losses(work, recipe),
         "memory, RandAugment": our_losses(work, strong),
-        "files, RandAugment": (done.loss for done in our_steps(work, strong, reading, manifest.labels)),
+        "files, RandAugment": (done.loss for done in our_steps(work, strong, reading, dataset.labels)),
     }
     seconds = timed(loops, steps=steps, rounds=rounds, wait=waiting(work.device))
     plain, augmented, read = seconds.values()

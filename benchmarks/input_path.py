@@ -43,13 +43,13 @@ from torch import Tensor
 
 from efficientnetv2.cli.demo import embedded
 from efficientnetv2.data.cache_writer import Order, in_memory
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.image_cache import Kept
 from efficientnetv2.data.image_io import stored
 from efficientnetv2.data.loader import TrainingPictures
 from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.data.records import packed
+from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import Request
 from efficientnetv2.data.validate import check
 from efficientnetv2.preprocessing import Preprocessing
@@ -78,16 +78,16 @@ Round = Callable[[], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """What every side reads in a round: each image of the manifest once, as squares of ``image_px``."""
+    """What every side reads in a round: each image of the dataset once, as squares of ``image_px``."""
 
-    manifest: Manifest
+    dataset: ImageDataset
     image_px: int
     batch_images: int = 64
 
     def batches(self) -> Iterator[range]:
         """The images of each batch; the last one may be smaller."""
-        for first in range(0, len(self.manifest), self.batch_images):
-            yield range(first, min(first + self.batch_images, len(self.manifest)))
+        for first in range(0, len(self.dataset), self.batch_images):
+            yield range(first, min(first + self.batch_images, len(self.dataset)))
 
     def sides(self, *, cached: bool = True) -> dict[str, Round]:
         """Side -> a round of it, for the libraries that are installed; decodes the images of the cached one.
@@ -151,7 +151,7 @@ def torchvision_round(reading: Reading) -> Round:
 
 
 def _stacked(reading: Reading, load: Callable[[bytes | Path], Tensor]) -> Round:
-    reader = originals(reading.manifest)
+    reader = originals(reading.dataset)
 
     def source(number: int) -> bytes | Path:
         encoded = reader.source(number)
@@ -176,7 +176,7 @@ class Ours:
     def of(cls, reading: Reading, reader: Reader | None = None) -> Ours:
         """Read from the files, or by another reader."""
         preprocessing = Preprocessing(reading.image_px, framing="crop", interpolation="bilinear")
-        return cls(TrainingPictures(reading.manifest, preprocessing, AREA_MIN, KEY, reader=reader), reading)
+        return cls(TrainingPictures(reading.dataset, preprocessing, AREA_MIN, KEY, reader=reader), reading)
 
     def requests(self) -> list[Request]:
         """A request per batch of the next round."""
@@ -196,7 +196,7 @@ class Ours:
             mix_key=KEY,
             plan=AugmentPlan(randaugment_layers=LAYERS),
             preprocessing=self.pictures.preprocessing,
-            num_classes=len(self.reading.manifest.class_names),
+            num_classes=len(self.reading.dataset.class_names),
         )
         return batch
 
@@ -213,17 +213,17 @@ def kept_in_memory(reading: Reading) -> Reader:
     Raises:
         InputError: there is no memory for them.
     """
-    manifest = reading.manifest
+    dataset = reading.dataset
     order = Order(
-        reader=originals(manifest),
-        count=len(manifest),
+        reader=originals(dataset),
+        count=len(dataset),
         kept=Kept.enough(image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL),
         threads=1,
         say=lambda _line: None,
         counting=uncounted,
     )
     filled = in_memory(order, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
-    return filled.reader(np.arange(len(manifest)), originals(manifest))
+    return filled.reader(np.arange(len(dataset)), originals(dataset))
 
 
 def able(sides: dict[str, Round], say: Callable[[str], object]) -> dict[str, Round]:
@@ -257,24 +257,24 @@ def one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def sample(data: str | None, most: int) -> Manifest:
+def sample(data: str | None, most: int) -> ImageDataset:
     """Readable training images, spread evenly over DATA; None takes those of the repository.
 
     Raises:
         InputError: DATA can't be read, or has no encoded images.
     """
-    manifest = read(data or str(embedded()))
-    rows = np.flatnonzero(manifest.in_train)
+    dataset = load_dataset(data or str(embedded()))
+    rows = np.flatnonzero(dataset.in_train)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
-    chosen = manifest.select(rows)
-    if manifest.shards is None and any(packed(chosen.file(row)) for row in range(len(chosen))):
+    chosen = dataset.select(rows)
+    if dataset.shards is None and any(packed_record(chosen.file(row)) for row in range(len(chosen))):
         raise InputError(
-            f"{manifest.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
+            f"{dataset.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
             "table or shards of JPEG or PNG files as DATA."
         )
     chosen = chosen.select(check(chosen).readable)
     if not len(chosen):
-        raise InputError(f"{manifest.source} has no readable training images. Give others as DATA.")
+        raise InputError(f"{dataset.source} has no readable training images. Give others as DATA.")
     return chosen
 
 
@@ -328,11 +328,11 @@ def decode(ours: Ours, request: Request) -> None:
 def measured(folder: Path) -> dict[str, Spread]:
     """A run: claim -> ratio at both sizes, printed with the parts of ours."""
     found: dict[str, Spread] = {}
-    manifest = read(folder)
+    dataset = load_dataset(folder)
     for px in (128, 300):
-        reading = Reading(manifest, px)
+        reading = Reading(dataset, px)
         sides = reading.sides(cached=px == 128)
-        speeds = Speeds(alternate(sides, rounds=ROUNDS), len(manifest))
+        speeds = Speeds(alternate(sides, rounds=ROUNDS), len(dataset))
         print(f"{px} px:", *speeds.lines(), sep="\n")
         claims = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
         ratios = {name: speeds.ahead_of("timm", ours=side) for name, side in claims.items() if side in sides}
@@ -353,19 +353,19 @@ def as_is(options: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    manifest = sample(options.data, options.images)
-    say(f"Measured on {len(manifest)} images of {manifest.source}.")
+    dataset = sample(options.data, options.images)
+    say(f"Measured on {len(dataset)} images of {dataset.source}.")
     sizes = []
     for px in options.image_px or (128, 300):
-        sides = able(Reading(manifest, px).sides(), say)
-        speeds = Speeds(alternate(sides, rounds=options.rounds), len(manifest))
+        sides = able(Reading(dataset, px).sides(), say)
+        speeds = Speeds(alternate(sides, rounds=options.rounds), len(dataset))
         plain = speeds.to_json()
         for side, values in plain["sides"].items():
             values["cached_ahead"] = asdict(speeds.ahead_of(side, ours=CACHED))
         sizes.append({"image_px": px, **plain})
         if not options.json:
             print(f"{px} px:", *speeds.lines(), sep="\n", flush=True)
-    facts = {"data": manifest.source, "images": len(manifest), "rounds": options.rounds}
+    facts = {"data": dataset.source, "images": len(dataset), "rounds": options.rounds}
     if options.json:
         print(json.dumps(facts | {"versions": versions(), "sizes": sizes}))
 

@@ -42,7 +42,7 @@ from benchmarks.land_cover_runs import (
 )
 from benchmarks.record import RESULTS, begun, interval, record
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 
@@ -183,9 +183,9 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
     """So many of the steps; what they come to is kept after each."""
     work.kept.mkdir(parents=True, exist_ok=True)
     common = {
-        "pictures": read(work.pictures).digest(),
+        "pictures": load_dataset(work.pictures).digest(),
         "weights": hashlib.blake2b(Path(work.weights).read_bytes(), digest_size=16).hexdigest(),
-        "aerial": read(work.aerial).digest(),
+        "aerial": load_dataset(work.aerial).digest(),
         "settings": [*work.always, *work.small, *work.full, *FROM_SCRATCH, *HARDLY_VALIDATED],
         "members": work.members,
         "pretraining": {name: list(settings) for name, settings in PRETRAINING.items()},

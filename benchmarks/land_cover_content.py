@@ -31,7 +31,7 @@ from PIL import Image
 from sklearn.metrics.pairwise import haversine_distances
 from sklearn.model_selection import StratifiedKFold
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.split_leakage import EARTH_KM, NEAR_KM
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.training.initial_weights import load_weights
@@ -44,19 +44,19 @@ QUARTERS = 4
 WHITE = 0.7
 
 
-def answered(manifest: Manifest, folder: Path = RESULTS / "finetune_land_cover") -> np.ndarray:
+def answered(dataset: ImageDataset, folder: Path = RESULTS / "finetune_land_cover") -> np.ndarray:
     """(n,) whether each picture was answered rightly, by the network of the fold that had not seen it.
 
     Raises:
         AssertionError: the answers are of other pictures.
     """
-    right = np.zeros(len(manifest), dtype=bool)
-    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels)
+    right = np.zeros(len(dataset), dtype=bool)
+    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels)
     for number, (_, answering) in enumerate(dealt):
         (file,) = (folder / f"fold{number}").glob("finetune_*/answers.json")
         kept = json.loads(file.read_text(encoding="utf-8"))
-        assert kept["labels"] == manifest.labels[answering].tolist(), "the answers are of other pictures"
-        right[answering] = np.array(kept["probabilities"]).argmax(axis=1) == manifest.labels[answering]
+        assert kept["labels"] == dataset.labels[answering].tolist(), "the answers are of other pictures"
+        right[answering] = np.array(kept["probabilities"]).argmax(axis=1) == dataset.labels[answering]
     return right
 
 
@@ -85,9 +85,9 @@ def by_quarter(values: np.ndarray, right: np.ndarray) -> list[Share]:
     return [Share.counted(right[quarter == number]) for number in range(QUARTERS)]
 
 
-def nearest(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def nearest(dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
     """(n,) each picture's nearest neighbour, and (n,) the kilometres to it."""
-    degrees = manifest.table[["latitude", "longitude"]].to_numpy(dtype=np.float64)
+    degrees = dataset.table[["latitude", "longitude"]].to_numpy(dtype=np.float64)
     km = haversine_distances(np.radians(degrees)) * EARTH_KM
     np.fill_diagonal(km, np.inf)
     return km.argmin(axis=1), km.min(axis=1)
@@ -118,7 +118,7 @@ def likeness(distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray) -
     }
 
 
-def draw(manifest: Manifest, paths: list[Path], pairs: list[tuple[int, int, float]]) -> Figure:
+def draw(dataset: ImageDataset, paths: list[Path], pairs: list[tuple[int, int, float]]) -> Figure:
     """Pairs of neighbours, one above the other, each with its label."""
     figure = Figure(figsize=(2.1 * len(pairs), 4.9), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False)
@@ -128,7 +128,7 @@ def draw(manifest: Manifest, paths: list[Path], pairs: list[tuple[int, int, floa
             with Image.open(paths[picture]) as opened:
                 pixels = np.asarray(opened.convert("RGB"), dtype=np.float64) / 255
             axis.imshow(np.clip(pixels / np.quantile(pixels, 0.99), 0, 1))
-            axis.set_title(str(manifest.class_names[manifest.labels[picture]]).replace("_", " "), fontsize=9)
+            axis.set_title(str(dataset.class_names[dataset.labels[picture]]).replace("_", " "), fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
         axes[1, column].set_xlabel(f"{km:.1f} km apart", fontsize=9)
@@ -136,7 +136,7 @@ def draw(manifest: Manifest, paths: list[Path], pairs: list[tuple[int, int, floa
 
 
 def most_alike(
-    manifest: Manifest, distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray, km: np.ndarray
+    dataset: ImageDataset, distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray, km: np.ndarray
 ) -> list[tuple[int, int, float]]:
     """Pairs of neighbours of different labels, those that look most alike first, no picture twice."""
     pairs: list[tuple[int, int, float]] = []
@@ -154,14 +154,14 @@ def main() -> None:
     parser.add_argument("pictures")
     parser.add_argument("weights")
     given = parser.parse_args()
-    manifest = read(given.pictures)
-    paths = [Path(manifest.root) / one for one in manifest.paths]
-    right = answered(manifest)
+    dataset = load_dataset(given.pictures)
+    paths = [Path(dataset.root) / one for one in dataset.paths]
+    right = answered(dataset)
     measures = [looks(path) for path in paths]
     network, _ = load_weights(given.weights)
-    distances = apart(embed_manifest(network, manifest, preprocessing=network.preprocessing).vectors)
-    neighbour, km = nearest(manifest)
-    alike = manifest.labels[neighbour] == manifest.labels
+    distances = apart(embed_manifest(network, dataset, preprocessing=network.preprocessing).vectors)
+    neighbour, km = nearest(dataset)
+    alike = dataset.labels[neighbour] == dataset.labels
     near = km <= NEAR_KM
     groups = {"same label": np.flatnonzero(near & alike), "another label": np.flatnonzero(near & ~alike)}
     found = {
@@ -174,8 +174,8 @@ def main() -> None:
     }
     text = json.dumps(found, indent=1)
     write_text_atomically(RESULTS / "land_cover_content.json", text + "\n")
-    pairs = most_alike(manifest, distances, groups["another label"], neighbour, km)
-    draw(manifest, paths, pairs).savefig(FILE, dpi=85, pil_kwargs={"quality": 80, "optimize": True})
+    pairs = most_alike(dataset, distances, groups["another label"], neighbour, km)
+    draw(dataset, paths, pairs).savefig(FILE, dpi=85, pil_kwargs={"quality": 80, "optimize": True})
     print(text)
 
 

@@ -31,7 +31,7 @@ import pandas as pd
 from benchmarks.record import RESULTS
 from cleanlab.filter import find_label_issues
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.split_leakage import NEAR_KM, Places
 from efficientnetv2.metrics.confidence_intervals import wilson
 from efficientnetv2.utils.io import write_text_atomically
@@ -71,25 +71,25 @@ class Answers:
     """What the folds of one kind answered.
 
     Args:
-        manifest: of the pictures; its ``fold`` says who answered.
+        dataset: of the pictures; its ``fold`` says who answered.
         labels: (n,) true.
         probabilities: (n, K).
     """
 
-    manifest: Manifest
+    dataset: ImageDataset
     labels: np.ndarray
     probabilities: np.ndarray
 
     @classmethod
     def read(cls, folder: Path) -> Answers:
         """Of a cross-validation that is done."""
-        manifest = Manifest.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
+        dataset = ImageDataset.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
         table = pd.read_csv(folder / "predictions.csv")
         # Both list the pictures in the order of the table that they were dealt from.
-        pairs = zip(manifest.paths, table["path"], strict=True)
+        pairs = zip(dataset.paths, table["path"], strict=True)
         assert all(known.endswith(answered) for known, answered in pairs), "answers are of other pictures"
-        probabilities = table[list(manifest.class_names)].to_numpy(dtype=np.float64)
-        return cls(manifest, manifest.labels, probabilities)
+        probabilities = table[list(dataset.class_names)].to_numpy(dtype=np.float64)
+        return cls(dataset, dataset.labels, probabilities)
 
     @property
     def right(self) -> np.ndarray:
@@ -112,7 +112,7 @@ def both_wrong(one: Answers, other: Answers) -> dict[str, Any]:
 
 def neighbours(given: Answers) -> dict[str, Any]:
     """Labels of the nearest picture, and what that means for the answers."""
-    places = Places.of(given.manifest)
+    places = Places.of(given.dataset)
     assert places is not None, "the pictures have places"
     everyone = np.ones(len(given.labels), dtype=bool)
     near = places.nearest_km(everyone, everyone) <= NEAR_KM
@@ -122,7 +122,7 @@ def neighbours(given: Answers) -> dict[str, Any]:
         # The nearest of all is of the own class where none of another class is nearer.
         alike |= own & (places.nearest_km(own, own) <= places.nearest_km(own, ~own))
     learnt = np.zeros(len(near), dtype=bool)
-    folds = given.manifest.table["fold"].to_numpy()
+    folds = given.dataset.table["fold"].to_numpy()
     for fold in np.unique(folds):
         learnt |= places.nearest_km(folds == fold, folds != fold) <= NEAR_KM
     return {
@@ -138,7 +138,7 @@ def neighbours(given: Answers) -> dict[str, Any]:
 def doubted(given: Answers) -> dict[str, Any]:
     """Labels off the diagonal of the confident joint (arXiv:1911.00068), by the folds' own probabilities."""
     issues = find_label_issues(given.labels, given.probabilities, filter_by="confident_learning", n_jobs=1)
-    names = given.manifest.class_names
+    names = given.dataset.class_names
     return {
         "of_all": Share.counted(issues),
         "of_the_mistakes": Share.counted(issues[~given.right]),
@@ -148,12 +148,12 @@ def doubted(given: Answers) -> dict[str, Any]:
 
 def years(given: Answers) -> dict[str, Any]:
     """Top-1 of earlier and later years."""
-    recent = given.manifest.table["year"].astype(int).to_numpy() >= RECENT
+    recent = given.dataset.table["year"].astype(int).to_numpy() >= RECENT
     told: dict[str, Any] = {
         f"before_{RECENT}": Share.counted(given.right[~recent]),
         f"from_{RECENT}": Share.counted(given.right[recent]),
     }
-    for at, name in enumerate(given.manifest.class_names):
+    for at, name in enumerate(given.dataset.class_names):
         own = given.labels == at
         told[name] = {
             f"before_{RECENT}": Share.counted(given.right[own & ~recent]),
@@ -164,7 +164,7 @@ def years(given: Answers) -> dict[str, Any]:
 
 def classes(given: Answers) -> dict[str, Any]:
     """Recall, precision and confusions of each class."""
-    names, answers = given.manifest.class_names, given.probabilities.argmax(axis=1)
+    names, answers = given.dataset.class_names, given.probabilities.argmax(axis=1)
     return {
         name: {
             "recall": Share.counted(given.right[given.labels == at]),

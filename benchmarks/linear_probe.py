@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from benchmarks.record import RESULTS, interval, record
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import fit_probe
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -29,11 +29,11 @@ from efficientnetv2.utils.rng import Key
 LEARN, ANSWER, DRAWS = 100, 50, 3
 
 
-def drawn(manifest: Manifest, each: int, key: Key) -> Manifest:
+def drawn(dataset: ImageDataset, each: int, key: Key) -> ImageDataset:
     """So many pictures of every class."""
-    order = key.generator().permutation(len(manifest))
-    chosen = [order[manifest.labels[order] == label][:each] for label in range(len(manifest.class_names))]
-    return manifest.select(np.sort(np.concatenate(chosen)))
+    order = key.generator().permutation(len(dataset))
+    chosen = [order[dataset.labels[order] == label][:each] for label in range(len(dataset.class_names))]
+    return dataset.select(np.sort(np.concatenate(chosen)))
 
 
 def variants(network: EfficientNet) -> dict[str, tuple[EfficientNet, dict]]:
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("pictures", help="a folder with train/ and val/")
     parser.add_argument("weights")
     options = parser.parse_args()
-    manifest = read(options.pictures)
+    dataset = load_dataset(options.pictures)
     network, notes = load_weights(options.weights)
     assert isinstance(network, EfficientNet), "padding is ours to change"
     print(*notes, sep="\n")
@@ -73,7 +73,7 @@ def main() -> None:
     for draw in range(DRAWS):
         key = Key.of(draw)
         learn, answer = (
-            drawn(manifest.subset(split), each, key.fold(split))
+            drawn(dataset.subset(split), each, key.fold(split))
             for split, each in (("train", LEARN), ("val", ANSWER))
         )
         measure(network, learn, answer, 224, key, rows)

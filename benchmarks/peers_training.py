@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.io import write_text_atomically
 
 # The line of an epoch's last update, and the mean seconds of its updates.
@@ -143,12 +143,12 @@ def _words(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def link_folders(manifest: Manifest, learning: np.ndarray, answering: np.ndarray, out: Path) -> Path:
+def link_folders(dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray, out: Path) -> Path:
     """train/ and val/ with a folder per class, of links to the pictures: what others' scripts read."""
     for split, rows in (("train", learning), ("val", answering)):
         for row in rows:
-            path = Path(manifest.root) / manifest.paths[row]
-            link = out / split / manifest.class_names[manifest.labels[row]] / f"{row}{path.suffix}"
+            path = Path(dataset.root) / dataset.paths[row]
+            link = out / split / dataset.class_names[dataset.labels[row]] / f"{row}{path.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(path.absolute())

@@ -17,7 +17,7 @@ from benchmarks.arms import rows_of
 from benchmarks.peers_training import Reference, Timm, link_folders, once
 from benchmarks.record import hardware
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 
 CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
 Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning
@@ -122,12 +122,12 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     Args:
         options: its.
     """
-    manifest = read(str(options.pictures))
-    fit = min(options.tune_pictures, int((manifest.split == "train").sum()) * 3 // 4)
+    dataset = load_dataset(str(options.pictures))
+    fit = min(options.tune_pictures, int((dataset.split == "train").sum()) * 3 // 4)
     order = np.random.default_rng(_TUNING).permutation(
-        rows_of(manifest, "train", fit + options.tune_answers, _TUNING)
+        rows_of(dataset, "train", fit + options.tune_answers, _TUNING)
     )
-    pictures = link_folders(manifest, order[:fit], order[fit:], options.out / "tuning")
+    pictures = link_folders(dataset, order[:fit], order[fit:], options.out / "tuning")
     timm, speeds, on = _quickest(options)  # with all cores to itself
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}

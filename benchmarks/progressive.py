@@ -72,7 +72,7 @@ from benchmarks.regimes import (
     try_strengths,
 )
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.data_config import Source
@@ -119,9 +119,9 @@ def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, d
     return Cell(row, column, "quick", regime.model, tuple(settings))
 
 
-def tuned(manifest: Manifest, regime: Regime, runs: Runs, arms: Sequence[str] = BOTH) -> dict[str, Any]:
+def tuned(dataset: ImageDataset, regime: Regime, runs: Runs, arms: Sequence[str] = BOTH) -> dict[str, Any]:
     """Try the candidates of these ways; what was found, and the choices."""
-    runs = to_tune(manifest, regime, runs)
+    runs = to_tune(dataset, regime, runs)
     return {"regime": asdict(regime), "arms": {arm: _tuned_arm(arm, regime, runs) for arm in arms}}
 
 
@@ -159,11 +159,11 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
 
 
 def compared(
-    manifest: Manifest, regime: Regime, choices: Mapping[str, Choice], runs: Runs
+    dataset: ImageDataset, regime: Regime, choices: Mapping[str, Choice], runs: Runs
 ) -> dict[str, list[dict[str, Any]]]:
     """All arms with all seeds; arm -> what ``measured`` says, one per seed."""
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)}
-    for seed, here in each_seed(manifest, regime, runs):
+    for seed, here in each_seed(dataset, regime, runs):
         for arm in BOTH:
             found[arm].append(
                 measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
@@ -248,22 +248,22 @@ def main() -> None:
     refuse_to_record_elsewhere(parser, options)
     out = options.out or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
-    manifest = read(options.pictures)
+    dataset = load_dataset(options.pictures)
     runs = Runs(Source(options.pictures), seeds, "none", options.device, out, print)
     chosen_file = out / "tuned.json"
     if options.tune == "both":
-        both = tuned(manifest, regime, runs)
+        both = tuned(dataset, regime, runs)
         write_text_atomically(chosen_file, json.dumps(both, indent=1) + "\n")
         return
     if options.tune:
-        tuned(manifest, regime, runs, (options.tune,))
+        tuned(dataset, regime, runs, (options.tune,))
         return
     if not chosen_file.exists():
         parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
     refuse_other_regime(chosen_file, chosen, asdict(regime))
     choices = {arm: _chosen(**kept["chosen"]) for arm, kept in chosen["arms"].items()}
-    found = compared(manifest, regime, choices, runs)
+    found = compared(dataset, regime, choices, runs)
     paired = claims(found, regime.claimed)
     for name, (figure, unit) in paired.items():
         print(f"{name}: {figure} {unit}")

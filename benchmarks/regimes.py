@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.arms import rows_of, write_pictures
 from benchmarks.paper.runs import Runs
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.workflows.data_config import Source
 
 
@@ -133,33 +133,33 @@ def try_strengths(strengths: Iterable[str], top1: Callable[[str], float]) -> dic
     return tried
 
 
-def to_tune(manifest: Manifest, regime: Regime, runs: Runs) -> Runs:
+def to_tune(dataset: ImageDataset, regime: Regime, runs: Runs) -> Runs:
     """The runs of tuning, on pictures of train alone: some to fit, others to choose by.
 
     Args:
-        manifest: of all pictures.
+        dataset: of all pictures.
         regime: how many.
         runs: of the comparison; those of tuning lie in ``tuning/`` of its folder.
     """
-    within = rows_of(manifest, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
+    within = rows_of(dataset, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
     order = np.random.default_rng(_TUNING).permutation(within)
     fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
-    file = write_pictures(runs.out / "tuning.csv", manifest, fitting, choosing)
+    file = write_pictures(runs.out / "tuning.csv", dataset, fitting, choosing)
     return replace(runs, source=Source(str(file)), out=runs.out / "tuning")
 
 
-def each_seed(manifest: Manifest, regime: Regime, runs: Runs) -> Iterator[tuple[int, Runs]]:
+def each_seed(dataset: ImageDataset, regime: Regime, runs: Runs) -> Iterator[tuple[int, Runs]]:
     """The seeds of a comparison, each with pictures of its own to learn from, and all with the same to answer.
 
     Args:
-        manifest: of all pictures.
+        dataset: of all pictures.
         regime: how many.
         runs: of the comparison; those of its arms lie in ``arms/`` of its folder.
     """
-    answering = rows_of(manifest, "val", regime.answers, 0)
+    answering = rows_of(dataset, "val", regime.answers, 0)
     for seed in range(runs.seeds):
-        learning = rows_of(manifest, "train", regime.pictures, seed)
-        file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
+        learning = rows_of(dataset, "train", regime.pictures, seed)
+        file = write_pictures(runs.out / f"pictures_{seed}.csv", dataset, learning, answering)
         yield seed, replace(runs, source=Source(str(file)), out=runs.out / "arms")
 
 

@@ -20,7 +20,7 @@ import torch
 from benchmarks.record import record
 from PIL import Image
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, eval_picture, read_picture, train_picture
 from efficientnetv2.data.image_io import Pixels, Source
 from efficientnetv2.models import model_file
@@ -51,7 +51,7 @@ def answered(network: Network, pictures: list[Pixels]) -> np.ndarray:
 
 
 def measured(
-    network: Network, manifest: Manifest, rows: np.ndarray, framed: Callable[[Source, int], Pixels]
+    network: Network, dataset: ImageDataset, rows: np.ndarray, framed: Callable[[Source, int], Pixels]
 ) -> tuple[np.ndarray, float]:
     """Per picture whether it is answered rightly (scaled, whole), and the mean difference of the pixels."""
     right, differences = [], []
@@ -59,10 +59,10 @@ def measured(
         some = rows[first : first + BATCH].tolist()
         scaled, whole = [], []
         for row in some:
-            content = enlarged(manifest.file(row))
+            content = enlarged(dataset.file(row))
             scaled.append(framed(content, row))
             whole.append(framed(read_picture(content), row))  # a picture that is decoded already
-        labels = manifest.labels[some]
+        labels = dataset.labels[some]
         right.append(np.stack([answered(network, way) == labels for way in (scaled, whole)], axis=1))
         differences.append(np.abs(np.stack(scaled).astype(int) - np.stack(whole)).mean())
     return np.concatenate(right), float(np.mean(differences))
@@ -78,12 +78,12 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     network = model_file.load(options.model).eval()
-    manifest = read(options.data)
-    if (manifest.split == "val").any():
-        manifest = manifest.subset("val")
-    rows = np.unique(np.linspace(0, len(manifest) - 1, min(options.pictures, len(manifest))).astype(int))
+    dataset = load_dataset(options.data)
+    if (dataset.split == "val").any():
+        dataset = dataset.subset("val")
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).astype(int))
     preprocessing = network.preprocessing
-    uniforms = Key.of(0).uniform_rows(range(len(manifest)), CROP_UNIFORMS).tolist()
+    uniforms = Key.of(0).uniform_rows(range(len(dataset)), CROP_UNIFORMS).tolist()
 
     def as_training(source: Source, row: int) -> Pixels:
         return train_picture(
@@ -98,7 +98,7 @@ def main() -> None:
 
     ways = {"eval": lambda source, _row: eval_picture(source, preprocessing), "train": as_training}
     for name, framed in ways.items():
-        right, difference = measured(network, manifest, rows, framed)
+        right, difference = measured(network, dataset, rows, framed)
         gain = 100 * (right[:, 0].astype(float) - right[:, 1])
         half = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
         print(

@@ -50,7 +50,7 @@ from benchmarks.search_trials import (
 )
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import Proxy
@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()  # as the program does
     options.out.mkdir(parents=True, exist_ok=True)
-    space, whole = small(), read(options.data)
+    space, whole = small(), load_dataset(options.data)
     used = some_pictures(options.data, options.pictures)
     asked, file = asked_recipe(options.settings), options.out / "asked.json"
     about = file if options.recorded is None else options.recorded.with_suffix(".json")
@@ -197,12 +197,12 @@ def main() -> None:
     pictures = pictures_file(whole, used, options.out)
     networks = searched_both(options, pictures, proxy, common, trials)
     networks |= {"V2-B0": space.backbone, "smallest": smallest(space)}
-    manifest = read(pictures)
+    dataset = load_dataset(pictures)
     proxy = replace(
         sharing(proxy, options.workers),
         recipe=proxy.recipe.model_copy(update={"epochs": options.full_epochs}),
-        train=manifest.select(np.flatnonzero(np.isin(manifest.split, ("train", "minival")))),
-        choosing=manifest.subset("val"),
+        train=dataset.select(np.flatnonzero(np.isin(dataset.split, ("train", "minival")))),
+        choosing=dataset.subset("val"),
     )
     rows = compared(judged(networks, proxy, options.out / "trained.json", options.workers))
     for name, row in rows.items():

@@ -56,7 +56,7 @@ from benchmarks.search_trials import (
 )
 from benchmarks.surrogate import rank_agreement
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.metrics.confidence_intervals import wilson
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.proxy_task import Proxy
@@ -231,12 +231,12 @@ def main() -> None:
     options.scratch.mkdir(parents=True, exist_ok=True)
     space = small()
     kept, points = Record(options.table, space), drawn(space, options.networks)
-    manifest = some_pictures(options.data, options.pictures)
-    refuse_copies(read(options.data), manifest)
+    dataset = some_pictures(options.data, options.pictures)
+    refuse_copies(load_dataset(options.data), dataset)
     asked = asked_recipe(options.settings)
-    recipe = settled_recipe(asked, manifest.subset("train"), space, kept.about)
-    proxy = proxy_of(manifest, recipe, options.scratch)
-    common = in_common(space, asked, manifest, proxy)
+    recipe = settled_recipe(asked, dataset.subset("train"), space, kept.about)
+    proxy = proxy_of(dataset, recipe, options.scratch)
+    common = in_common(space, asked, dataset, proxy)
     kept.begin(
         {name: common[name] for name in GONE_ON_WITH}
         | {

@@ -17,7 +17,7 @@ from benchmarks.record import hardware
 import efficientnetv2
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.validate import check
 from efficientnetv2.nas.latency import Pace
@@ -48,15 +48,15 @@ SAME = (*GONE_ON_WITH, "hardware")
 _TIMED = 3
 
 
-def some_pictures(data: str, count: int) -> Manifest:
+def some_pictures(data: str, count: int) -> ImageDataset:
     """So many pictures of train, each class its share, split into train and minival.
 
     Args:
         data: as ``effnetv2 train`` takes it.
         count: how many; all if there are fewer.
     """
-    manifest = read(data)
-    train = manifest.select(np.flatnonzero(manifest.in_train))
+    dataset = load_dataset(data)
+    train = dataset.select(np.flatnonzero(dataset.in_train))
     order = DRAWN_BY.fold("pictures").generator().permutation(len(train))
     # Of each class in turn the next one, so that every share is right to the picture.
     place = np.zeros(len(train), dtype=np.int64)
@@ -68,7 +68,7 @@ def some_pictures(data: str, count: int) -> Manifest:
     return with_minival(part, size=CHOOSING)[0]
 
 
-def refuse_copies(whole: Manifest, used: Manifest) -> None:
+def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
     """None of the pictures that a search uses is among those that the data gives as val or test, if it gives any.
 
     Args:
@@ -92,7 +92,7 @@ def refuse_copies(whole: Manifest, used: Manifest) -> None:
         raise SystemExit(str(error)) from error
 
 
-def pictures_file(whole: Manifest, used: Manifest, folder: Path) -> Path:
+def pictures_file(whole: ImageDataset, used: ImageDataset, folder: Path) -> Path:
     """A table of the pictures of both studies: some of train, and as val those that judge.
 
     Args:
@@ -119,7 +119,7 @@ def asked_recipe(settings: Sequence[str]) -> Recipe:
     return with_overrides(get_recipe("proxy_small"), [*settings, "minival=null"])
 
 
-def settled_recipe(asked: Recipe, train: Manifest, space: Space, about: Path) -> Recipe:
+def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path) -> Recipe:
     """The proxy recipe, settled for the backbone.
 
     Args:
@@ -138,13 +138,13 @@ def settled_recipe(asked: Recipe, train: Manifest, space: Space, about: Path) ->
     return settled.recipe.model_copy(update={"model": "auto", "group_images": None})
 
 
-def proxy_of(manifest: Manifest, recipe: Recipe, folder: Path) -> Proxy:
+def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> Proxy:
     """How networks are tried: by a settled recipe, on the pictures' train and minival."""
     return Proxy(
         recipe=recipe,
         seeds=(SEED,),
-        train=manifest.subset("train"),
-        choosing=manifest.subset("minival"),
+        train=dataset.subset("train"),
+        choosing=dataset.subset("minival"),
         device="cpu",
         workers=0,
         threads=torch.get_num_threads(),
@@ -209,12 +209,12 @@ def tell_other_code(about: Path) -> None:
         print(f"{about} was begun with another version of the code.")
 
 
-def in_common(space: Space, asked: Recipe, manifest: Manifest, proxy: Proxy) -> dict[str, Any]:
+def in_common(space: Space, asked: Recipe, dataset: ImageDataset, proxy: Proxy) -> dict[str, Any]:
     """What has to be the same in whoever goes on with a table, times its steps, or is compared with it."""
     return {
         "space": space.to_json(),
         "asked": asked.to_json(),
-        "pictures": manifest.digest(),
+        "pictures": dataset.digest(),
         "seeds": list(proxy.seeds),
         "hardware": machine(),
         "code": code(),

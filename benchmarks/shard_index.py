@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from benchmarks.record import RESULTS, record
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Index, Shard, save
@@ -114,13 +114,13 @@ def measured(folder: str) -> dict[str, float]:
     def mark(name: str) -> None:
         marks[name] = time.perf_counter() - began
 
-    manifest = read(folder)
+    dataset = load_dataset(folder)
     mark("load_s")
-    found = check(manifest, workers=8)
+    found = check(dataset, workers=8)
     assert not len(found.unreadable)
     mark("checked_s")
     del found
-    train = manifest.subset("train")
+    train = dataset.subset("train")
     reader = originals(train)
     mark("subset_s")
     order = epoch_order(train.labels, None, Key.of(0), 0)
@@ -128,7 +128,7 @@ def measured(folder: str) -> dict[str, float]:
     peak, now = status_kb("VmHWM"), status_kb("VmRSS")
     del reader, order
     return {
-        "pictures": len(manifest),
+        "pictures": len(dataset),
         **marks,
         "peak_mb": (peak - before) / 1e3,
         "memory_mb": (now - before) / 1e3,

@@ -24,7 +24,7 @@ import torch
 from benchmarks.record import RESULTS, record
 from PIL import Image
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.loader import TrainingPictures
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampler import Request, Sampler
@@ -62,13 +62,13 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder) / "files", options.pictures)
-        pack(read(Path(folder) / "files"), Path(folder) / "shards", Packing(SHARD_BYTES))
-        manifests = {name: read(Path(folder) / name) for name in ("shards", "files")}
-        order = requests(manifests["files"], options.round_pictures)
+        pack(load_dataset(Path(folder) / "files"), Path(folder) / "shards", Packing(SHARD_BYTES))
+        datasets = {name: load_dataset(Path(folder) / name) for name in ("shards", "files")}
+        order = requests(datasets["files"], options.round_pictures)
         turns = {"training": trained_on, "bytes": read_bytes}
         seconds = {}
         for what, work in turns.items():
-            sides = {name: work(manifest, order) for name, manifest in manifests.items()}
+            sides = {name: work(dataset, order) for name, dataset in datasets.items()}
             if options.cold:
                 seconds[what] = alternate_cold(sides, options.rounds, Path(folder))
             else:
@@ -117,15 +117,15 @@ def make(folder: Path, pictures: int) -> None:
         file.write_bytes(contents[number % len(contents)])
 
 
-def requests(manifest: Manifest, pictures: int) -> list[Request]:
+def requests(dataset: ImageDataset, pictures: int) -> list[Request]:
     """The first requests of a run."""
     steps = pictures // BATCH
-    return list(Sampler(manifest.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
+    return list(Sampler(dataset.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
 
 
-def trained_on(manifest: Manifest, order: list[Request]):
+def trained_on(dataset: ImageDataset, order: list[Request]):
     """Answers the requests as in training."""
-    pictures = TrainingPictures(manifest, Preprocessing(image_px=PX), 0.3, Key.of(0))
+    pictures = TrainingPictures(dataset, Preprocessing(image_px=PX), 0.3, Key.of(0))
 
     def work() -> None:
         for request in order:
@@ -134,9 +134,9 @@ def trained_on(manifest: Manifest, order: list[Request]):
     return work
 
 
-def read_bytes(manifest: Manifest, order: list[Request]):
+def read_bytes(dataset: ImageDataset, order: list[Request]):
     """Reads the same pictures, and does nothing with them."""
-    reader = originals(manifest)
+    reader = originals(dataset)
 
     def work() -> None:
         for request in order:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from benchmarks.record import RESULTS, interval, keep, record
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import folds
 from efficientnetv2.inference.linear_probe import probe_folds
 from efficientnetv2.inference.predict import Embeddings, embed_manifest, predict_manifest
@@ -39,7 +39,7 @@ def ship(run: Path, pictures: str) -> None:
     """Make the shipped file of a run, in half precision; keep its record and claim its figure."""
     model_file.save(SHIPPED, model_file.load(run), half=True)
     report = keep(run, RESULTS / "starter", renamed={pictures.rstrip("/"): "ucmerced"})
-    val = read(str(run / "manifest.csv")).subset("val")
+    val = load_dataset(str(run / "manifest.csv")).subset("val")
     network = model_file.load(SHIPPED)
     found = predict_manifest(network, val, preprocessing=network.preprocessing)
     top1 = float((found.probabilities.argmax(axis=1) == found.labels).mean())
@@ -51,29 +51,29 @@ def ship(run: Path, pictures: str) -> None:
     print(f"{SHIPPED.stat().st_size:,} bytes, SHA-256 {hashlib.sha256(SHIPPED.read_bytes()).hexdigest()}")
 
 
-def probed(manifest: Manifest, embedded: Embeddings, seed: int) -> float:
+def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
     """Macro-F1 of linear probes, of all pictures' answers together."""
-    dealt = folds(manifest, k=FOLDS, seed=seed, contents=np.arange(len(manifest)), by="place")
+    dealt = folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
     parts = [(part.learning, part.answering) for part in dealt.parts]
     answers = probe_folds(embedded, parts, key=Key.of(seed), balanced=True)
-    return figures(embedded.labels, np.eye(len(manifest.class_names))[answers], manifest.class_names).macro_f1
+    return figures(embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names).macro_f1
 
 
-def embedded(network: Network, manifest: Manifest, preprocessing: Preprocessing) -> Embeddings:
+def embedded(network: Network, dataset: ImageDataset, preprocessing: Preprocessing) -> Embeddings:
     """The features of every picture."""
-    return embed_manifest(network, manifest, preprocessing=preprocessing)
+    return embed_manifest(network, dataset, preprocessing=preprocessing)
 
 
 def gain() -> dict[str, list[float]]:
     """Macro-F1 by seed, of the probe on the shipped weights and on fresh ones."""
-    manifest, shipped = read(str(EXAMPLES / "land_cover/pictures.csv")), model_file.load(SHIPPED)
-    seen = embedded(shipped, manifest, shipped.preprocessing)
+    dataset, shipped = load_dataset(str(EXAMPLES / "land_cover/pictures.csv")), model_file.load(SHIPPED)
+    seen = embedded(shipped, dataset, shipped.preprocessing)
     found: dict[str, list[float]] = {"starter": [], "untrained": []}
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        fresh = embedded(create("efficientnetv2_b0").eval(), manifest, shipped.preprocessing)
-        found["starter"].append(probed(manifest, seen, seed))
-        found["untrained"].append(probed(manifest, fresh, seed))
+        fresh = embedded(create("efficientnetv2_b0").eval(), dataset, shipped.preprocessing)
+        found["starter"].append(probed(dataset, seen, seed))
+        found["untrained"].append(probed(dataset, fresh, seed))
         print(
             f"seed {seed}: macro-F1 {found['starter'][-1]:.3f}, untrained {found['untrained'][-1]:.3f}",
             flush=True,

@@ -44,7 +44,7 @@ from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.data_config import Source
@@ -119,11 +119,11 @@ def main() -> None:
             f"--record is for all pictures, {_IMAGE_PX} px, {_EPOCHS} epochs and 2 seeds or more: so the page says."
         )
     refuse_to_record_elsewhere(parser, options)
-    manifest = read(options.pictures)
-    learning = rows_of(manifest, "train", options.train_pictures, 0)
-    answers = "test" if (manifest.split == "test").any() else "val"
-    answering = rows_of(manifest, answers, options.train_pictures, 0)
-    file = write_pictures(options.out / "pictures.csv", manifest, learning, answering)
+    dataset = load_dataset(options.pictures)
+    learning = rows_of(dataset, "train", options.train_pictures, 0)
+    answers = "test" if (dataset.split == "test").any() else "val"
+    answering = rows_of(dataset, answers, options.train_pictures, 0)
+    file = write_pictures(options.out / "pictures.csv", dataset, learning, answering)
     runs = Runs(
         Source(str(file)), options.seeds, options.weights, options.device, options.out / "arms", print
     )

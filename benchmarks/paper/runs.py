@@ -16,7 +16,7 @@ from benchmarks.paper.table import Measurement
 
 from efficientnetv2.cli.console import Aside, Screen, duration
 from efficientnetv2.data import builtin_datasets
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.download import sha256_of
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
@@ -201,7 +201,7 @@ def _fingerprint(data: str) -> str | None:
 @cache
 def _folder_digest(folder: str) -> str:
     """Cached, because listing ImageNet takes a while."""
-    return read(folder).digest()
+    return load_dataset(folder).digest()
 
 
 def _slug(text: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from efficientnetv2.architectures.spec import Stage as Stage
     from efficientnetv2.architectures.spec import fused as fused
     from efficientnetv2.architectures.spec import mbconv as mbconv
-    from efficientnetv2.data.dataset import read as read
+    from efficientnetv2.data.dataset import load_dataset as load_dataset
     from efficientnetv2.data.progressive_sampler import ProgressiveBatches as ProgressiveBatches
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.adapt import fit as fit
@@ -81,7 +81,7 @@ _HOME = {
     "paper": "progressive.presets",
     "released": "progressive.presets",
     "Preprocessing": "preprocessing",
-    "read": "data.dataset",
+    "load_dataset": "data.dataset",
     "InputError": "utils.errors",
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 
 EACH = 52  # pictures of either class
 
@@ -53,7 +53,7 @@ class Planted:
 
     Args:
         folder: of pictures.
-        table: of them; ``read`` writes it.
+        table: of them; ``load_dataset`` writes it.
     """
 
     folder: Path
@@ -76,9 +76,9 @@ class Planted:
         }
         self.table.loc[further] = row | changes  # type: ignore[index]
 
-    def read(self, label_separator: str | None = None) -> Manifest:
+    def read(self, label_separator: str | None = None) -> ImageDataset:
         self.table.to_csv(self.folder / "pictures.csv", index=False)
-        return read(
+        return load_dataset(
             self.folder / "pictures.csv",
             label_separator=label_separator,
             require_labels=False,

@@ -12,7 +12,7 @@ import pytest
 
 from efficientnetv2.checks.duplicates import MOST_BITS, candidates, copies, near
 from efficientnetv2.checks.thumbnail_index import HASH_BITS, Portraits, portraits
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.data_issues import joined
 from efficientnetv2.utils.rng import Key
 
@@ -95,11 +95,9 @@ def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
 @pytest.mark.slow
 @pytest.mark.skipif(not AID.is_dir(), reason=f"there is no {AID}: near duplicates of AID are not looked for")
 def test_the_known_near_duplicates_of_aid_are_found():
-    manifest = read(AID)
-    manifest = manifest.select(
-        np.flatnonzero(np.isin(manifest.table["label"], ["Port", "Stadium", "Desert"]))
-    )
-    section, _ = copies(manifest, portraits(manifest, workers=2), key=Key.of(0))
+    dataset = load_dataset(AID)
+    dataset = dataset.select(np.flatnonzero(np.isin(dataset.table["label"], ["Port", "Stadium", "Desert"])))
+    section, _ = copies(dataset, portraits(dataset, workers=2), key=Key.of(0))
     assert section.facts["same_files"] == []
     found = [one["paths"] for one in section.facts["near_duplicates"]]
     assert found[0] == ["Port/port_183.jpg", "Port/port_248.jpg"]
@@ -109,7 +107,7 @@ def test_the_known_near_duplicates_of_aid_are_found():
 @pytest.mark.slow
 @pytest.mark.skipif(not UCMERCED.is_dir(), reason=f"there is no {UCMERCED}: its copies are not looked for")
 def test_the_known_copy_of_uc_merced_is_found():
-    manifest = read(UCMERCED)
-    manifest = manifest.select(np.flatnonzero(manifest.table["label"] == "airplane"))
-    section, _ = copies(manifest, portraits(manifest, workers=2), key=Key.of(0))
+    dataset = load_dataset(UCMERCED)
+    dataset = dataset.select(np.flatnonzero(dataset.table["label"] == "airplane"))
+    section, _ = copies(dataset, portraits(dataset, workers=2), key=Key.of(0))
     assert section.facts["same_files"] == [["airplane/airplane01.jpg", "airplane/airplane02.jpg"]]

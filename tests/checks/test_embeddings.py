@@ -71,12 +71,12 @@ def test_many_scenes_on_both_sides_of_a_split_are_quickly_told(monkeypatch):
     rows = np.arange(40_000)
     found = [((first, first + 1), 0.5) for first in range(0, 40_000, 2)]
     monkeypatch.setattr(embedded, "standing_out", lambda vectors, **words: found)
-    manifest = Manifest(
+    dataset = Manifest(
         paths=[f"{row}.jpg" for row in rows], split=np.array(["train", "val"] * 20_000), targets=0 * rows
     )
     embeddings = Embeddings(rows, 0 * rows, np.zeros((40_000, 1), dtype=np.float32))
     begun = time.process_time()
-    section, groups = lookalikes(manifest, embeddings, [])
+    section, groups = lookalikes(dataset, embeddings, [])
     assert time.process_time() - begun < 3
     assert [one.kind for one in section.findings] == ["lookalike_across_splits"]
     assert groups == [group for group, _ in found]

@@ -36,9 +36,9 @@ def doubted(labels, vectors, together=()):
 
     names = tuple(f"c{k}" for k in range(labels.max() + 1))
     paths = [f"{row}.jpg" for row in range(len(labels))]
-    manifest = Manifest(class_names=names, paths=paths, targets=labels, separator=None)
+    dataset = Manifest(class_names=names, paths=paths, targets=labels, separator=None)
     return doubted_labels(
-        manifest, Embeddings(np.arange(len(labels)), labels, vectors), together, key=Key.of(0)
+        dataset, Embeddings(np.arange(len(labels)), labels, vectors), together, key=Key.of(0)
     )
 
 

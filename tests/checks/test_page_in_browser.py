@@ -25,8 +25,8 @@ def written(tmp_path_factory):
         planted.add(name, like=10, split="val" if number else "train")
     names = [*AWKWARD, *(f"class_{number}_of_a_rather_long_name" for number in range(24))]
     planted.table["label"] = [names[row % 30] for row in range(len(planted.table))]
-    manifest = planted.read()
-    inspection = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0))
+    dataset = planted.read()
+    inspection = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0))
     report.write(
         folder,
         inspection,

@@ -26,7 +26,7 @@ from efficientnetv2.checks.image_stats import cramers_v
 from efficientnetv2.checks.plots import legend
 from efficientnetv2.checks.report import inspected
 from efficientnetv2.checks.thumbnail_index import portraits
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.split_leakage import EARTH_KM, Places, by_place
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import InputError
@@ -46,9 +46,9 @@ def planted(without_flaw, tmp_path):
     return Planted.of(*without_flaw, tmp_path / "planted")
 
 
-def found_in(manifest, **options):
+def found_in(dataset, **options):
     """Kind of finding -> the groups of paths that it names."""
-    inspection = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0), **options)
+    inspection = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0), **options)
     json.dumps(inspection.to_json(), allow_nan=False)
     return {one["kind"]: one["pictures"] for one in inspection.to_json()["findings"]}
 
@@ -107,13 +107,13 @@ def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, a
     planted.add("again.jpg", like=80, **again)
     recompressed(planted.folder, "080.jpg", "other.jpg")
     planted.add("other.jpg", like=80, **saved_again)
-    manifest = planted.read()
-    found = found_in(manifest)
+    dataset = planted.read()
+    found = found_in(dataset)
     assert set(found) == kinds
     (near,) = [kind for kind in kinds if kind.startswith("near")]
     one = "080.jpg" if near == "near_picture" else "again.jpg"
     assert found[near] == [[one, "other.jpg"]]
-    facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["copies"].facts
+    facts = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).sections["copies"].facts
     (pair,) = facts["near_duplicates"]
     harms = (pair["across_splits"], pair["labels_differ"])
     assert harms == (near == "near_across_splits", near == "near_other_label")
@@ -125,8 +125,8 @@ def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
         name = f"other{quality}.jpg"
         Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
         planted.add(name, like=20)
-    manifest = planted.read()
-    (found,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    dataset = planted.read()
+    (found,) = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).findings
     assert found.kind == "near_picture"
     assert len(found.groups) == 10
     assert mentions(found.sentence, "4", "108")
@@ -144,8 +144,8 @@ def test_files_that_cannot_be_read(planted):
     (planted.folder / "030.jpg").write_bytes(whole[: len(whole) // 2])
     (planted.folder / "031.jpg").write_text("path,label")
     assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
-    manifest = planted.read()
-    (told,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    dataset = planted.read()
+    (told,) = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).findings
     assert mentions(told.sentence, "030.jpg")
 
 
@@ -171,10 +171,10 @@ def test_rows_without_a_label(planted, cell):
 def test_pictures_of_one_place(planted):
     """0.03 degrees of latitude are 3.3 km; the two have different labels."""
     planted.table.loc[11, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]] + 0.03
-    manifest = planted.read()
-    assert found_in(manifest) == {"place": []}
-    assert found_in(manifest, near_km=2) == {}
-    section = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["place"]
+    dataset = planted.read()
+    assert found_in(dataset) == {"place": []}
+    assert found_in(dataset, near_km=2) == {}
+    section = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).sections["place"]
     assert section.facts["near_another"] == 2
     assert section.facts["nearest_of_its_label"] == 0
 
@@ -196,7 +196,7 @@ def test_places_across_the_date_line_are_near():
 )
 def test_neighbours_of_the_deforestation_pictures_are_counted():
     """Near is within 5 km; of so many of these the nearest has the same label."""
-    facts = by_place(read(DEFORESTATION)).facts
+    facts = by_place(load_dataset(DEFORESTATION)).facts
     assert (facts["near_another"], facts["nearest_of_its_label"]) == (446, 330)
 
 
@@ -224,9 +224,9 @@ def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(plan
     assert set(found_in(planted.read())) == found
     if found:
         with pytest.raises(InputError, match=mentioning("latitude", "longitude")):
-            read(planted.folder / "pictures.csv")
+            load_dataset(planted.folder / "pictures.csv")
     else:
-        read(planted.folder / "pictures.csv")
+        load_dataset(planted.folder / "pictures.csv")
 
 
 def test_where_no_picture_has_both_coordinates_all_lack_a_place(planted):
@@ -252,9 +252,9 @@ def test_pictures_of_one_hour(planted, row, kinds):
     times = pd.to_datetime(planted.table["date"]) + pd.Timedelta(hours=9)
     times[row] = times[10] + pd.Timedelta(minutes=20)
     planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
-    manifest = planted.read()
-    assert found_in(manifest) == {kind: [] for kind in kinds}
-    facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["time"].facts
+    dataset = planted.read()
+    assert found_in(dataset) == {kind: [] for kind in kinds}
+    facts = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).sections["time"].facts
     assert facts["shared_with_training"] == {"val": int(row == 90)}
 
 
@@ -272,11 +272,11 @@ def test_times_that_splits_share_and_times_that_are_missing(planted):
 
 
 def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
-    manifest = planted.read()
+    dataset = planted.read()
     with pytest.raises(InputError, match=mentioning("dates", "did you mean")):
-        found_in(manifest, time_column="dates")
+        found_in(dataset, time_column="dates")
     with pytest.raises(InputError, match=mentioning("--time-column", "group")):
-        found_in(manifest, time_column="group")
+        found_in(dataset, time_column="group")
 
 
 def test_all_of_one_class_is_wrong(planted):
@@ -311,13 +311,13 @@ def test_a_class_in_another_format(planted):
     assert set(found_in(planted.read())) == {"giveaway"}
 
 
-def embedded(manifest, seed=0):
+def embedded(dataset, seed=0):
     """Vectors that tell the classes apart, as a good network would."""
     rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(len(manifest), 24)).astype(np.float32)
-    true = np.array([int(path[:3]) % 2 if path[:3].isdigit() else 0 for path in manifest.paths])
+    vectors = rng.normal(size=(len(dataset), 24)).astype(np.float32)
+    true = np.array([int(path[:3]) % 2 if path[:3].isdigit() else 0 for path in dataset.paths])
     vectors[:, :12] += 4 * true[:, None] - 2
-    return Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+    return Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
 
 def test_wrong_labels_are_suspected_and_no_others(planted):
@@ -325,8 +325,8 @@ def test_wrong_labels_are_suspected_and_no_others(planted):
     swapped = [12, 33, 58, 71]
     for row in swapped:
         planted.table.loc[row, "label"] = "ab"[1 - row % 2]
-    manifest = planted.read()
-    found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
+    dataset = planted.read()
+    found = found_in(dataset, embeddings=embedded(dataset), weights="made up")
     assert {path for (path,) in found.pop("label")} == {f"{row:03d}.jpg" for row in swapped}
     assert found == {}
 
@@ -336,11 +336,11 @@ def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
     site = list(range(0, 20, 2))
     planted.table.loc[site, "group"] = "site"
     planted.table.loc[site, "label"] = "b"
-    manifest = planted.read()
-    given = embedded(manifest)
+    dataset = planted.read()
+    given = embedded(dataset)
     vectors = given.vectors.copy()
     vectors[site, 20] += 4
-    found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
+    found = found_in(dataset, embeddings=replace(given, vectors=vectors), weights="made up")
     assert {path for (path,) in found["label"]} == {f"{row:03d}.jpg" for row in site}
 
 
@@ -355,13 +355,13 @@ def test_copies_with_the_same_wrong_label_do_not_bear_it_out(planted, change):
             scene(1000 + len(planted.table)).save(planted.folder / name)
             planted.add(name, like=row, augmented_from=f"{row:03d}.jpg")
     planted.table = planted.table.drop(columns=["group", "latitude", "longitude"])
-    manifest = planted.read()
+    dataset = planted.read()
     rng = np.random.default_rng(0)
     own = rng.normal(size=(2 * EACH, 512))
     own[:, :24] += np.where(np.arange(2 * EACH) % 2, 0.7, -0.7)[:, None]
-    vectors = own[[int(path[:3]) for path in manifest.paths]] + change * rng.normal(size=(len(manifest), 512))
-    given = Embeddings(np.arange(len(manifest)), manifest.labels, vectors.astype(np.float32))
-    found = found_in(manifest, embeddings=given, weights="made up")
+    vectors = own[[int(path[:3]) for path in dataset.paths]] + change * rng.normal(size=(len(dataset), 512))
+    given = Embeddings(np.arange(len(dataset)), dataset.labels, vectors.astype(np.float32))
+    found = found_in(dataset, embeddings=given, weights="made up")
     named = {path[:3] for (path,) in found["label"]}
     assert len(named & {f"{row:03d}" for row in swapped}) >= len(swapped) / 2
     assert not {"lookalike", "lookalike_across_splits"} & set(found), "a copy is no scene taken again"
@@ -371,8 +371,8 @@ def test_of_several_labels_each_is_right(planted):
     """To the network even ones are cats: 13 looks like any animal, which it is; 12 is a cat, which is not said."""
     planted.table["label"] = np.where(planted.table.index % 2, "animal", "cat;animal")
     planted.table.loc[[12, 13], "label"] = ["animal", "cat;animal"]
-    manifest = planted.read(label_separator=";")
-    found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
+    dataset = planted.read(label_separator=";")
+    found = found_in(dataset, embeddings=embedded(dataset), weights="made up")
     assert found["label"] == [["012.jpg"]]
 
 
@@ -389,8 +389,8 @@ def test_copies_of_several_labels_agree_if_all_do(planted):
 
 
 def test_right_labels_are_not_suspected(planted):
-    manifest = planted.read()
-    assert found_in(manifest, embeddings=embedded(manifest), weights="made up") == {}
+    dataset = planted.read()
+    assert found_in(dataset, embeddings=embedded(dataset), weights="made up") == {}
 
 
 @pytest.mark.parametrize(
@@ -402,18 +402,18 @@ def test_scenes_that_only_a_network_recognises(planted, row, kind, further):
     for name in further:
         scene(int(name[:3])).save(planted.folder / name)
         planted.add(name, like=10)
-    manifest = planted.read()
-    given = embedded(manifest)
+    dataset = planted.read()
+    given = embedded(dataset)
     vectors = given.vectors.copy()
     vectors[row] = vectors[10] + 0.1
     for name, shift in further.items():
-        vectors[manifest.paths.index(name)] = vectors[10] + shift
+        vectors[dataset.paths.index(name)] = vectors[10] + shift
     if kind == "lookalike_across_splits":  # of one label, so that this is its only flaw
         labels = planted.table["label"].to_numpy()
         planted.table.loc[row, "label"] = labels[10]
-        manifest = planted.read()
-        given = replace(given, labels=manifest.labels)
-    found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
+        dataset = planted.read()
+        given = replace(given, labels=dataset.labels)
+    found = found_in(dataset, embeddings=replace(given, vectors=vectors), weights="made up")
     found.pop("label", None)  # a vector moved among those of the other class may be doubted as well
     assert found == {kind: [["010.jpg", f"{row:03d}.jpg", *further]]}
 
@@ -421,11 +421,11 @@ def test_scenes_that_only_a_network_recognises(planted, row, kind, further):
 def test_a_copy_saved_again_does_not_hide_a_scene_taken_again(planted):
     recompressed(planted.folder, "020.jpg", "other.jpg")
     planted.add("other.jpg", like=20)
-    manifest = planted.read()
-    given = embedded(manifest)
+    dataset = planted.read()
+    given = embedded(dataset)
     vectors = given.vectors.copy()
     vectors[44], vectors[-1] = vectors[20] + 0.1, vectors[20] + 0.01
-    assert found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up") == {
+    assert found_in(dataset, embeddings=replace(given, vectors=vectors), weights="made up") == {
         "near_picture": [["020.jpg", "other.jpg"]],
         "lookalike": [["020.jpg", "044.jpg", "other.jpg"]],
     }
@@ -443,8 +443,8 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
         {"path": ["a.png"], "label": ["oak"], "latitude": [1.0], "longitude": [2.0], "year": [2014]}
     )
     table.to_csv(tmp_path / "one.csv", index=False)
-    manifest = read(str(tmp_path / "one.csv"), for_training=False)
-    found = inspected(manifest, portraits(manifest, workers=1), key=Key.of(0))
+    dataset = load_dataset(str(tmp_path / "one.csv"), for_training=False)
+    found = inspected(dataset, portraits(dataset, workers=1), key=Key.of(0))
     report.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect one.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
     for words in (
@@ -463,8 +463,8 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
         scene(number).save(tmp_path / f"{number}.png")
     table = pd.DataFrame({"path": [f"{number}.png" for number in range(len(labels))], "label": labels})
     table.to_csv(tmp_path / "five.csv", index=False)
-    manifest = read(str(tmp_path / "five.csv"), for_training=False)
-    found = inspected(manifest, portraits(manifest, workers=1), key=Key.of(0))
+    dataset = load_dataset(str(tmp_path / "five.csv"), for_training=False)
+    found = inspected(dataset, portraits(dataset, workers=1), key=Key.of(0))
     report.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect five.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
@@ -477,8 +477,8 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
 
 def test_the_classes_without_a_colour_of_their_own_are_counted():
     for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
-        manifest = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
-        assert [name for name, _ in legend(manifest)][4:] == said
+        dataset = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
+        assert [name for name, _ in legend(dataset)][4:] == said
 
 
 def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():

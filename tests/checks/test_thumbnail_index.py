@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.checks.thumbnail_index import SMALL_PX, portraits
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import read_picture
 
 
@@ -19,7 +19,7 @@ def test_format_size_channels_and_colours_are_those_of_the_file(tmp_path):
         "clear.png": Image.new("RGBA", (20, 20), (0, 0, 0, 0)),  # is laid over white
     }.items():
         picture.save(tmp_path / name)
-    looked = portraits(read(tmp_path, require_labels=False), workers=2).table
+    looked = portraits(load_dataset(tmp_path, require_labels=False), workers=2).table
     assert looked["format"].tolist() == ["PNG", "JPEG", "PNG"]
     assert looked["mode"].tolist() == ["RGBA", "L", "RGB"]
     assert list(zip(looked["width"], looked["height"], strict=True)) == [(20, 20), (64, 64), (40, 30)]
@@ -36,8 +36,8 @@ def test_contents_are_equal_for_equal_files_alone(class_folders):
     files[1].write_bytes(files[0].read_bytes())
     files[2].write_bytes(b"")
     files[3].write_bytes(b"")
-    looked = portraits(read(class_folders), workers=3)
-    content = dict(zip(read(class_folders).paths, looked.table["content"], strict=True))
+    looked = portraits(load_dataset(class_folders), workers=3)
+    content = dict(zip(load_dataset(class_folders).paths, looked.table["content"], strict=True))
     first, second, third, fourth = (content[f"red/{file.name}"] for file in files[:4])
     assert first == second
     assert third != fourth  # two files that can't be used are not the same picture
@@ -51,21 +51,21 @@ def test_small_squares_and_hashes_are_near_those_of_the_whole_picture(class_fold
         patches = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
         picture = Image.fromarray(patches).resize((500, 380), Image.Resampling.BICUBIC)
         picture.save(class_folders / "red" / f"large_{number}.jpg", quality=95)
-    manifest = read(class_folders)
-    looked = portraits(manifest, workers=2)
-    for row in [row for row, path in enumerate(manifest.paths) if "large" in path]:
-        whole = read_picture(manifest.file(row))
+    dataset = load_dataset(class_folders)
+    looked = portraits(dataset, workers=2)
+    for row in [row for row, path in enumerate(dataset.paths) if "large" in path]:
+        whole = read_picture(dataset.file(row))
         small = np.asarray(whole.resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX), dtype=float)
         assert np.abs(small - looked.small[row]).mean() < 4
         assert (imagehash.phash(whole).hash.ravel() != looked.hashes[row]).sum() <= 4
 
 
 def test_it_tells_how_far_it_is_and_does_not_depend_on_threads(class_folders):
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     said = []
-    one = portraits(manifest, workers=1, progress=said.append)
-    several = portraits(manifest, workers=4)
-    assert said[-1] == len(manifest)
+    one = portraits(dataset, workers=1, progress=said.append)
+    several = portraits(dataset, workers=4)
+    assert said[-1] == len(dataset)
     assert one.table.equals(several.table)
     assert (one.hashes == several.hashes).all()
 
@@ -88,6 +88,6 @@ def test_images_that_were_enlarged_are_known(tmp_path, times, way):
         image = natural(number)
         image.reduce(times).resize(image.size, way).save(tmp_path / f"{number:02}.jpg", quality=90)
     Image.new("RGB", (128, 128)).save(tmp_path / "99.jpg")  # shows too little to say
-    found = portraits(read(tmp_path, require_labels=False), workers=1).table["enlarged"]
+    found = portraits(load_dataset(tmp_path, require_labels=False), workers=1).table["enlarged"]
     assert found.median() == times
     assert np.isnan(found.iloc[-1])

@@ -9,7 +9,7 @@ from tests.command_line import effnetv2
 from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.thumbnails import Row
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
@@ -44,7 +44,7 @@ def apart(one, other) -> float:
 
 def test_with_nothing_done_to_them_pictures_are_as_evaluation_sees_them(class_folders):
     """Normalised, and back again: far nearer to itself than to any other."""
-    plain, trained = rows(read(class_folders), "augment.flip=none")
+    plain, trained = rows(load_dataset(class_folders), "augment.flip=none")
     for number, one in enumerate(trained.images):
         distances = [apart(one, other) for other in plain.images]
         assert distances[number] < 0.5 * min(np.delete(distances, number))
@@ -53,7 +53,7 @@ def test_with_nothing_done_to_them_pictures_are_as_evaluation_sees_them(class_fo
 
 
 def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
-    plain, trained = rows(read(class_folders), "augment.flip=symmetries")
+    plain, trained = rows(load_dataset(class_folders), "augment.flip=symmetries")
     found = set()
     for one, other in zip(plain.images, trained.images, strict=True):
         image = torch.from_numpy(one).permute(2, 0, 1)[None]
@@ -67,7 +67,7 @@ def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
 def test_what_is_mixed_says_so(class_folders):
     """Beside the label's own share that of the partner's; smoothing, alike for all, is no mixing."""
     plain, trained = rows(
-        read(class_folders),
+        load_dataset(class_folders),
         "augment.flip=none",
         "progressive.mixup_alpha=5",
         "progressive.label_smoothing=0.1",

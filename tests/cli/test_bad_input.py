@@ -187,7 +187,7 @@ def test_an_unreadable_picture_is_found_before_the_first_step(name, class_folder
     ((skipped, reason),) = prepared.skipped
     assert skipped == f"red/{name}"
     assert len(reason) > 5
-    assert skipped not in prepared.manifest.paths
+    assert skipped not in prepared.dataset.paths
 
 
 def test_an_unreadable_picture_is_skipped_counted_and_listed(class_folders, tmp_path):
@@ -341,7 +341,7 @@ def begun(data, path, **more):
     prepared, folder = looked_at(data, **more), RunDir(path, lambda line: None)
     beginning = {"preprocessing": Preprocessing(image_px=32).to_json()}
     beginning |= {"command": "effnetv2 train", "chosen": [], "groups_at_a_time": {}}
-    folder.begin(get_recipe("quick"), prepared.manifest, beginning)
+    folder.begin(get_recipe("quick"), prepared.dataset, beginning)
     for skipped, reason in prepared.skipped:
         folder.skip(skipped, reason)
     return prepared
@@ -359,14 +359,14 @@ def test_a_run_goes_on_where_a_picture_of_it_cannot_be_read_any_more(tmp_path):
     before = begun(data, tmp_path / "run", minival=6)
     whole = cut_short(data / before.train.paths[0])
     now = looked_at(data, minival=6)
-    assert now.manifest.digest() != before.manifest.digest()
+    assert now.dataset.digest() != before.dataset.digest()
     again = as_begun(tmp_path / "run", now, Screen(mute=True))
-    assert again.manifest.digest() == before.manifest.digest()
-    assert again.manifest.class_names == before.manifest.class_names
-    assert len(np.unique(again.contents)) == len(before.manifest)
+    assert again.dataset.digest() == before.dataset.digest()
+    assert again.dataset.class_names == before.dataset.class_names
+    assert len(np.unique(again.contents)) == len(before.dataset)
     (data / before.train.paths[0]).write_bytes(whole)
     again = as_begun(tmp_path / "run", looked_at(data, minival=6, say=said.append), Screen(mute=True))
-    assert again.manifest.digest() == before.manifest.digest()
+    assert again.dataset.digest() == before.dataset.digest()
     log = (tmp_path / "run/log.txt").read_text()
     assert sum(mentions(line, "1", "can't be read") for line in log.splitlines()) == 1
 
@@ -377,7 +377,7 @@ def test_a_run_goes_on_without_a_picture_that_was_repaired_since_it_began(tmp_pa
     before = begun(data, tmp_path / "run")
     (data / "red/07.png").write_bytes(whole)
     again = as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
-    assert again.manifest.digest() == before.manifest.digest()
+    assert again.dataset.digest() == before.dataset.digest()
     assert mentions((tmp_path / "run/log.txt").read_text(), "red/07.png")
 
 
@@ -406,7 +406,7 @@ def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_rea
     before = begun(tmp_path / "given.csv", tmp_path / "run")
     cut_short(paths[0])
     again = as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
-    assert again.manifest.digest() == before.manifest.digest()
+    assert again.dataset.digest() == before.dataset.digest()
     frame.loc[1, "split"] = "val"
     frame.to_csv(tmp_path / "given.csv", index=False)
     with pytest.raises(InputError, match="1 gone"):

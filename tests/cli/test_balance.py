@@ -11,7 +11,7 @@ import pytest
 from tests.command_line import TINY, effnetv2
 from tests.messages import mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import Packing, pack
 
 ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_px=32")
@@ -84,7 +84,11 @@ def test_wrong_words_are_refused(imbalanced, words, said):
 
 
 def test_several_labels_are_refused_with_a_command_that_takes_them(imbalanced, tmp_path):
-    table = read(imbalanced).table.assign(path=lambda rows: "pictures/" + rows["path"]).drop(columns="split")
+    table = (
+        load_dataset(imbalanced)
+        .table.assign(path=lambda rows: "pictures/" + rows["path"])
+        .drop(columns="split")
+    )
     table.assign(label=table["label"] + ";all").to_csv(tmp_path / "several.csv", index=False)
     done = effnetv2("balance", "several.csv", "x", "--label-separator", ";", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
@@ -117,7 +121,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
 
 def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
     """A table of both could not be trained on; pictures can be left out of it all the same."""
-    pack(read(imbalanced), tmp_path / "packed", Packing(shard_bytes=10**9))
+    pack(load_dataset(imbalanced), tmp_path / "packed", Packing(shard_bytes=10**9))
     done = effnetv2("balance", "packed", "even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "the pictures of packed stand in shards" in done.stderr
@@ -125,7 +129,7 @@ def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanc
     assert not (tmp_path / "even").exists()
     done = effnetv2("balance", "packed", "fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(read(tmp_path / "fewer.csv")) < 38
+    assert len(load_dataset(tmp_path / "fewer.csv")) < 38
 
 
 def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp_path):
@@ -139,7 +143,9 @@ def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp
 
 def test_pictures_that_no_other_was_made_from_are_no_copies(imbalanced, tmp_path):
     """A column of origins may be there with nothing in it."""
-    table = read(imbalanced).table.assign(augmented_from="", path=lambda rows: "pictures/" + rows["path"])
+    table = load_dataset(imbalanced).table.assign(
+        augmented_from="", path=lambda rows: "pictures/" + rows["path"]
+    )
     table.drop(columns="split").to_csv(tmp_path / "all.csv", index=False)
     done = effnetv2("balance", "all.csv", "fewer.csv", "--fewer", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -233,7 +233,7 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
     lower = begun.model_copy(update={"progressive": begun.progressive.with_image_px(64)})
     run = RunDir(tmp_path / "run", lambda line: None)
     facts = {"cache": "ram", "cache_px": filled.image_px}
-    run.begin(lower, ready.manifest, {**BEGINNING, **facts})
+    run.begin(lower, ready.dataset, {**BEGINNING, **facts})
     *_, again = go_on(run.path, lower, Words(), ready, CPU, None, Screen(quiet=True), World())
     pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, again)]
     np.testing.assert_array_equal(*pixels)
@@ -254,7 +254,7 @@ def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
 def test_a_list_in_another_order_has_the_same_cache(large, caches):
     first = prepared(large)
     cached("disk", of_recipe(), first, CPU, Screen(quiet=True))
-    backwards = replace(first, manifest=first.manifest.select(range(len(first.manifest))[::-1]))
+    backwards = replace(first, dataset=first.dataset.select(range(len(first.dataset))[::-1]))
     kept = cached("disk", of_recipe(), backwards, CPU, Screen(quiet=True))
     assert "there already" in kept.note
     strongest = kept.reader.source(0).reshape(-1, 3).mean(0).argmax()
@@ -266,7 +266,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
     given, done = prepared(large), []
     for low in (0.0, 9.0, 0.0):
         rule = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
-        ready = replace(given, manifest=replace(given.manifest, bands=rule))
+        ready = replace(given, dataset=replace(given.dataset, bands=rule))
         done.append(cached("disk", of_recipe(), ready, CPU, Screen(quiet=True)))
     assert done[0].reader.path == done[2].reader.path != done[1].reader.path
     assert "there already" in done[2].note

@@ -372,9 +372,9 @@ def test_a_run_leaves_what_the_design_says(trained):
     assert report["evaluated_on"] == "val"
     assert 0 < report["input_wait_share"] < 1
     assert report["top1"] == 1.0, "three plain colours can be told apart"
-    manifest = pd.read_csv(trained / "run/manifest.csv")
-    assert len(manifest) == 48
-    assert set(manifest["split"]) == {"train", "val"}
+    dataset = pd.read_csv(trained / "run/manifest.csv")
+    assert len(dataset) == 48
+    assert set(dataset["split"]) == {"train", "val"}
     assert any((trained / "run/tensorboard").iterdir())
     log = (trained / "run/log.txt").read_text(encoding="utf-8")
     assert mentions(log.splitlines()[-1], trained / "run", "effnetv2 predict", "PICTURES")
@@ -390,7 +390,7 @@ def test_a_colleague_may_read_all_that_a_run_leaves(trained):
 
 
 def test_evaluate_gives_the_runs_own_figures_back(trained, tmp_path):
-    """The manifest of the run is a data set itself; its val part is what the report was of."""
+    """The dataset of the run is a data set itself; its val part is what the report was of."""
     words = (
         "evaluate",
         trained / "run",

@@ -19,12 +19,12 @@ from sklearn.metrics import f1_score
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.data.test_folds import places
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
 from tests.metrics.test_bootstrap import alike_places
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, folds, time_folds
 from efficientnetv2.evaluation.label_efficiency import verdict
 from efficientnetv2.inference.linear_probe import probe_folds
@@ -69,7 +69,7 @@ def whole(tmp_path_factory):
 def test_every_picture_is_answered_once_by_a_network_that_had_not_seen_it(whole):
     folder, _ = whole
     pooled = pd.read_csv(folder / "folds/predictions.csv").set_index("path")
-    assert sorted(pooled.index) == sorted(read(folder / "pictures").paths)
+    assert sorted(pooled.index) == sorted(load_dataset(folder / "pictures").paths)
     for number in (1, 2):
         run = folder / "folds" / f"fold{number}"
         listed = pd.read_csv(run / "manifest.csv")
@@ -127,7 +127,7 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     labels = np.arange(150) % 2
     vectors = np.random.default_rng(0).normal(size=(150, 8)).astype(np.float32)
     vectors[:, 0] += labels
-    data = manifest(labels)
+    data = dataset(labels)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     shuffled = np.random.default_rng(1).permutation(150)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
@@ -199,7 +199,8 @@ def test_figures_of_the_ensemble_on_its_own_pictures_are_called_optimistic(whole
 def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_path):
     folder, _ = whole
     rows = [
-        (str(folder / "pictures" / path), Path(path).parent.name) for path in read(folder / "pictures").paths
+        (str(folder / "pictures" / path), Path(path).parent.name)
+        for path in load_dataset(folder / "pictures").paths
     ]
     for number in range(36):
         name = list(COLOURS)[number % 3]
@@ -387,7 +388,7 @@ def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, s
 
 def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, capsys):
     """What is trained is not lost by it."""
-    data = manifest(np.arange(150) % 2)
+    data = dataset(np.arange(150) % 2)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
@@ -452,7 +453,7 @@ def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_c
 
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
-    data = manifest(np.arange(150) % 2)
+    data = dataset(np.arange(150) % 2)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     (tmp_path / "fold1").mkdir()
     recipe = get_recipe("quick").model_copy(update={"weights": "some.safetensors"})
@@ -467,7 +468,7 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
 
 def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeypatch):
     """90 of 150 are looked at: of the 100 that each of three folds teaches 60 on average."""
-    data = manifest(np.arange(150) % 2)
+    data = dataset(np.arange(150) % 2)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
     found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
@@ -478,7 +479,7 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
 
 def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monkeypatch):
     """One of the 100 that teach fold 1, met while the probe looks: 99 are all there are, and nothing is carried on."""
-    data = manifest(np.arange(156) % 2, split=["test"] * 6 + [""] * 150)
+    data = dataset(np.arange(156) % 2, split=["test"] * 6 + [""] * 150)
     dealt = folds(data, k=3, seed=0, contents=np.arange(156), by="class")
     lost = int(dealt.parts[0].learning[5]) - 6  # where it stands among those that are looked at
 
@@ -504,7 +505,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
 
 def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
     """The first learns from a sixth: it would foretell of fewer labels than there are."""
-    data = manifest(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
+    data = dataset(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
     dealt = time_folds(data, k=5, column="year")
     found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
     assert (found.labels.points[-1].pictures, found.labels.forecast.pictures) == (150, 300)
@@ -611,7 +612,7 @@ def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(who
 
 def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     """In a moment; were each compared with each, a million would take hours."""
-    data = manifest(np.arange(60_000) % 2)
+    data = dataset(np.arange(60_000) % 2)
     data.to_csv(tmp_path / "manifest.csv")
     began = time.perf_counter()
     rows, left_out = crossval._readable_then(tmp_path, data, np.arange(1, 60_000), Screen(mute=True))
@@ -628,8 +629,8 @@ def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp
     (tmp_path / "near").symlink_to(tmp_path / "far/away")
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
     folder = tmp_path / "near/folds"
-    read(tmp_path / "pictures").to_csv(folder / "manifest.csv")
-    found = crossval._where_it_lay(folder, read(tmp_path / "link"))
+    load_dataset(tmp_path / "pictures").to_csv(folder / "manifest.csv")
+    found = crossval._where_it_lay(folder, load_dataset(tmp_path / "link"))
     assert all(Path(found.file(row)).is_file() for row in range(len(found)))
     there = pd.read_csv(folder / "manifest.csv")["path"].tolist()
     assert found.seen_from(folder / "manifest.csv")["path"].tolist() == there
@@ -769,10 +770,10 @@ def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
 def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, split):
     """All of it val, or a class that stands in val alone: the folds are dealt of both."""
     file = table_of(tmp_path, split=split)
-    manifest, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
-    assert set(manifest.split) == {""}
-    dealt = folds(manifest, k=2, seed=0, contents=contents)
-    assert all({0, 1} == set(manifest.labels[part.learning]) for part in dealt.parts)
+    dataset, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
+    assert set(dataset.split) == {""}
+    dealt = folds(dataset, k=2, seed=0, contents=contents)
+    assert all({0, 1} == set(dataset.labels[part.learning]) for part in dealt.parts)
 
 
 def test_a_class_of_test_alone_is_refused(tmp_path):
@@ -867,7 +868,7 @@ def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     def run(words, source, place, screen):
         if (place.out / "report.json").exists():
             return
-        part = read(source.data)
+        part = load_dataset(source.data)
         asked.append((words, part, place))
         place.out.mkdir(parents=True)
         pictures = len(part.subset("train"))
@@ -913,7 +914,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
         return 0.9 if out.name.endswith(better) else 0.5
 
     monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, asked))
-    data = read(painted(tmp_path, 48))
+    data = load_dataset(painted(tmp_path, 48))
     plan = Plan(
         folds=3,
         by="place",
@@ -965,7 +966,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
 
 
 def test_a_try_that_cannot_be_chosen_by_is_refused():
-    data = manifest([0] * 20 + [1] * 4, group=["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 2)
+    data = dataset([0] * 20 + [1] * 4, group=["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 2)
     plan = Plan(folds=2, by="group", tries=("", "balance=null"))
     dealt = plan.dealt(data, np.arange(24), 0)
     with pytest.raises(InputError, match=mentioning("--try", "1")):
@@ -974,7 +975,7 @@ def test_a_try_that_cannot_be_chosen_by_is_refused():
 
 def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
     """Of a class with two pictures in two folds, each fold has one to learn: it cannot choose between tries as well."""
-    data, plan = manifest([0] * 10 + [1] * 2), Plan(folds=2, by="class", tries=("", "balance=null"))
+    data, plan = dataset([0] * 10 + [1] * 2), Plan(folds=2, by="class", tries=("", "balance=null"))
     dealt = plan.dealt(data, np.arange(12), 0)
     with pytest.raises(InputError, match=mentioning("'c1'", "--try")):
         plan.parted(data, np.arange(12), dealt, 0, 0)
@@ -983,7 +984,7 @@ def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
 def test_few_years_are_enough_to_choose_by():
     """Two years teach: the earlier one the tries, the later one chooses. One year cannot do both."""
     years = np.repeat([2001, 2002, 2003, 2004], 10)
-    data, contents = manifest([0, 1] * 20, year=years), np.arange(40)
+    data, contents = dataset([0, 1] * 20, year=years), np.arange(40)
     plan = Plan(folds=1, by="time", tries=("", "balance=null"))
     dealt = plan.dealt(data, contents, 0)
     assert set(years[dealt.parts[0].learning]) == {2001, 2002}
@@ -1001,18 +1002,18 @@ def test_few_years_are_enough_to_choose_by():
 def test_folds_by_place_stand_beside_folds_at_random_whatever_the_groups(group):
     """A column of groups, let alone an empty one, takes no places away."""
     columns = places(80) | ({} if group is None else {"group": group})
-    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **columns), np.arange(80)
+    data, contents = dataset(np.tile([0, 1, 0, 1], 20), **columns), np.arange(80)
     plan = Plan(folds=4, by="class", compare_splits=True)
     beside_them = plan.otherwise(data, contents, 0, plan.dealt(data, contents, 0))
     assert beside_them.rule == "place"
 
 
 def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
-    data, contents = manifest([0, 1] * 10, group=list("abcd") * 5), np.arange(20)
+    data, contents = dataset([0, 1] * 10, group=list("abcd") * 5), np.arange(20)
     plan = Plan(folds=2, compare_splits=True)
     with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv")):
         plan.otherwise(data, contents, 0, plan.dealt(data, contents, 0))
-    one_place = manifest([0, 1] * 10, latitude=[1.0] * 20, longitude=[2.0] * 20)
+    one_place = dataset([0, 1] * 10, latitude=[1.0] * 20, longitude=[2.0] * 20)
     with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv", "1", "2")):
         plan.otherwise(one_place, contents, 0, plan.dealt(one_place, contents, 0))
     with pytest.raises(InputError, match=mentioning("--block-degrees", "0.25", "all.csv")):
@@ -1021,7 +1022,7 @@ def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
 
 def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
     """It would take as long again; figures of pictures with several labels are not compared."""
-    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
+    data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     data = replace(data, table=data.table.assign(label=data.table["label"] + ";"), separator=";")
     for by in ("class", "place"):
         plan = Plan(folds=4, by=by, compare_splits=True)
@@ -1035,7 +1036,7 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     """Its pictures are new to all networks of the folder, so figures on them are not called optimistic."""
     table = pd.read_csv(painted(tmp_path, 12)).assign(year=2000 + np.arange(12) // 4, label=list("ab") * 6)
     table.to_csv(tmp_path / "all.csv", index=False)
-    data, source = read(tmp_path / "all.csv"), Source(str(tmp_path / "all.csv"))
+    data, source = load_dataset(tmp_path / "all.csv"), Source(str(tmp_path / "all.csv"))
     plan, folder = Plan(folds=2, by="time"), tmp_path / "folds"
     folder.mkdir()
     dealt = plan.dealt(data, np.arange(12), 0)
@@ -1054,7 +1055,7 @@ def test_a_random_split_that_flatters_is_found():
     place = np.arange(240) // 4
     labels = drawn.integers(0, 2, 60)[place]
     vectors = drawn.normal(size=(60, 300))[place] + 0.1 * drawn.normal(size=(240, 300))
-    data = manifest(labels, latitude=place % 80 + 0.5, longitude=place * 2 + 0.5)
+    data = dataset(labels, latitude=place % 80 + 0.5, longitude=place * 2 + 0.5)
     embedded = Embeddings(np.arange(240), labels, vectors.astype(np.float32))
     both = [folds(data, k=4, seed=0, by=by) for by in ("class", "place")]
     answers = []

@@ -16,7 +16,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures import io
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -70,7 +70,7 @@ def starts(tmp_path, monkeypatch):
 
 def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(starts, tmp_path, monkeypatch):
     """Who may learn from one picture prefers the first weights, who answers it the second."""
-    data, contents, plan = read(painted(tmp_path, 25)), np.arange(25), Plan(folds=3, by="class")
+    data, contents, plan = load_dataset(painted(tmp_path, 25)), np.arange(25), Plan(folds=3, by="class")
     dealt = plan.dealt(data, contents, 0)
     sizes = [len(part.learning) for part in dealt.parts]
     odd = next(number for number in (1, 2) if sizes[3 - number] != sizes[0])
@@ -139,7 +139,7 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
         return 100.0
 
     monkeypatch.setattr(crossval_runs, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
-    data, contents = read(painted(tmp_path, 48)), np.arange(48)
+    data, contents = load_dataset(painted(tmp_path, 48)), np.arange(48)
     plan = Plan(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
     runs = Runs(Words(minutes=1), plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
     with pytest.raises(InputError, match=mentioning("--minutes", "1", "epochs=100")):
@@ -186,7 +186,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
         return order[int(out.name[-1]) - 1] if "_try" in out.name else 0.0
 
     monkeypatch.setattr(crossval_runs, "trained", unlike(asked, reached))
-    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=3, by="class", tries=THREE, members=2)
     dealt = plan.dealt(data, np.arange(48), 0)
     runs = Runs(
@@ -214,7 +214,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
 def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
-    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=2, by="class", members=3)
     dealt = plan.dealt(data, np.arange(48), 7)
     words = Words(settings=("seed=7",))
@@ -241,7 +241,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
 
     monkeypatch.setattr(weights_selection, "_answers", answers)
     monkeypatch.setattr(train_job, "_run", answered)
-    data, plan = read(painted(tmp_path, 24)), Plan(folds=2, by="class", members=3)
+    data, plan = load_dataset(painted(tmp_path, 24)), Plan(folds=2, by="class", members=3)
     random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
     words = Words(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
     place = Place(out=tmp_path / "out", device="cpu", workers=0)
@@ -260,11 +260,11 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
         assert all(one | {"progressive": plain[0]["progressive"]} == plain[0] for one in plain)
 
 
-def of_years(folder: Path, count: int) -> Manifest:
+def of_years(folder: Path, count: int) -> ImageDataset:
     """So many pictures, two of each year."""
     table = pd.read_csv(painted(folder, count))
     table.assign(year=np.arange(count) // 2).to_csv(folder / "all.csv", index=False)
-    return read(folder / "all.csv")
+    return load_dataset(folder / "all.csv")
 
 
 def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
         "largest_group",
         lambda self, setting, *, among: max(one for one in among if one <= room[0]),
     )
-    data, contents, plan = read(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
+    data, contents, plan = load_dataset(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
     words = Words(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
     place = Place(out=tmp_path / "out", device="cpu", workers=0)
     runs = Runs(words, plan, place, data, contents, 0, Screen(mute=True))
@@ -301,7 +301,7 @@ def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):
 def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
-    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=2, by="class", tries=TRIES, members=2)
     dealt = plan.dealt(data, np.arange(48), 0)
     runs = Runs(Words(), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True))
@@ -343,7 +343,11 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
     pd.read_csv(painted(tmp_path, 48)).assign(year=np.arange(48) // 2).to_csv(
         tmp_path / "all.csv", index=False
     )
-    data, contents, plan = read(tmp_path / "all.csv"), np.arange(48), Plan(folds=2, by="time", tries=TRIES)
+    data, contents, plan = (
+        load_dataset(tmp_path / "all.csv"),
+        np.arange(48),
+        Plan(folds=2, by="time", tries=TRIES),
+    )
     dealt = plan.dealt(data, contents, 0)
     words = Words(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
     for out in (tmp_path / "out", tmp_path / "elsewhere/out"):

@@ -11,7 +11,7 @@ import torch
 from tests.command_line import NETWORK
 from tests.messages import mentioning
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
@@ -91,7 +91,7 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
     monkeypatch.setattr(auto_config, "eval_picture", lambda *given: time.sleep(0.02))
     alone, shared = (
-        auto_config._read_s(read(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
+        auto_config._read_s(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )
     assert alone >= 0.02
     assert shared < alone / 4

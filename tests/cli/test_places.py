@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.command_line import NETWORK, TINY, effnetv2
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -94,11 +94,11 @@ def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
 
 
 def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):
-    few, network = manifest([0, 1] * 14 + [0]), torch.nn.Identity()
+    few, network = dataset([0, 1] * 14 + [0]), torch.nn.Identity()
     network.preprocessing = Preprocessing(image_px=32)
     with pytest.raises(InputError, match=mentioning("30", "29", "val")):
         check_calibrates(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
-    check_calibrates(tmp_path / "m.safetensors", network, manifest([0, 1] * 15), "val", network.preprocessing)
+    check_calibrates(tmp_path / "m.safetensors", network, dataset([0, 1] * 15), "val", network.preprocessing)
 
 
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
@@ -334,7 +334,7 @@ def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkey
             f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name)
         )
     monkeypatch.setattr(RunDir, "note", lambda self, line: wrote.append(line))
-    folder.begin(get_recipe("quick"), manifest([0, 1]), {}, ["Recipe: quick"])
+    folder.begin(get_recipe("quick"), dataset([0, 1]), {}, ["Recipe: quick"])
     assert wrote == ["beginning.json", "Recipe: quick", "manifest.csv", "recipe.yaml"]
 
 

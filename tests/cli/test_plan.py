@@ -15,7 +15,7 @@ from tests.messages import mentions
 
 from efficientnetv2.cli.plan import plan
 from efficientnetv2.cli.train import train
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.plots import learning_curve
 from efficientnetv2.training.estimate import RunEstimate, StageEstimate
 from efficientnetv2.training.recipe_io import with_overrides
@@ -112,7 +112,7 @@ def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
 
 def test_that_weights_are_not_probed_is_foretold():
     asked = get_recipe("finetune").model_copy(update={"weights": "some.safetensors"})
-    one, several = (SimpleNamespace(manifest=SimpleNamespace(separator=mark)) for mark in (None, ";"))
+    one, several = (SimpleNamespace(dataset=SimpleNamespace(separator=mark)) for mark in (None, ";"))
     assert unprobed(asked, Place(), one) == unprobed(asked, Place(probe=False), several) == []
     (said,) = unprobed(asked, Place(), several)
     assert mentions(said, "weight", "label")
@@ -176,7 +176,7 @@ def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folde
     """Of a rare class none may be among them."""
     monkeypatch.setattr(estimate, "most_pictures", lambda *given: 100)
     monkeypatch.setattr(estimate, "_PROBED", 1)
-    pictures = read(class_folders)
+    pictures = load_dataset(class_folders)
     network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_px=32)
     job = RunConfig(
         get_recipe("finetune"), network, pictures, pictures, small, None, torch.device("cpu"), workers=0
@@ -187,7 +187,7 @@ def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folde
 def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
     """48 pictures in steps of 8, twice: 12 rows, half of them of 32 px, and a point of the curve after each half."""
     changes = ["progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "epochs=2"]
-    pictures = read(class_folders)
+    pictures = load_dataset(class_folders)
     recipe = with_overrides(get_recipe("quick"), changes)
     rows = estimate._rows(
         RunConfig(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0)

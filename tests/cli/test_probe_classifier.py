@@ -23,7 +23,7 @@ from tests.messages import mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import as_linear, linear_probe
@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
     for name, colour in COLOURS.items():
         for number in range(21):
             paint(tmp_path / ("train" if number < 20 else "asked") / name / f"{number}.jpg", colour, number)
-    train, val = read(tmp_path / "train"), read(tmp_path / "asked")
+    train, val = load_dataset(tmp_path / "train"), load_dataset(tmp_path / "asked")
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
     Path(train.file(7)).write_bytes(b"no picture")
@@ -252,28 +252,28 @@ def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are
 
 def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
     """Three steps are in the report, two on the screen; the use of the model has a line of its own."""
-    manifest = read(class_folders)
-    right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])
+    dataset = load_dataset(class_folders)
+    right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
     recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
     limited = Facts("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
-    found = Outcome(right, manifest, manifest.class_names, limited)
+    found = Outcome(right, dataset, dataset.class_names, limited)
     assert len(found.next_steps) == 3
     assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
         True
     ] * 2
-    assert Outcome(right, manifest, manifest.class_names, Facts("x", "test")).next_lines == []
+    assert Outcome(right, dataset, dataset.class_names, Facts("x", "test")).next_lines == []
 
 
 def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
-    manifest = read(class_folders)
-    right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])
+    dataset = load_dataset(class_folders)
+    right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
     facts = Facts("pictures", "val", linear_probe=0.5, linear_probe_macro_f1=0.5)
     for answered in (12, 48):
-        probe = pd.DataFrame({"label": "red", "true_label": manifest.table["label"]}).set_index(
-            pd.Index(manifest.paths)
+        probe = pd.DataFrame({"label": "red", "true_label": dataset.table["label"]}).set_index(
+            pd.Index(dataset.paths)
         )
         known = Known(probe=probe.iloc[:answered])
-        Outcome(right, manifest, manifest.class_names, facts, known=known).show(Screen(), as_json=False)
+        Outcome(right, dataset, dataset.class_names, facts, known=known).show(Screen(), as_json=False)
         said = " ".join(capsys.readouterr().out.split())
         assert ("had, on 12 of these pictures, top-1 50.0%" in said) is (answered == 12)
         assert ("it began with had top-1 50.0%" in said) is (answered == 48)

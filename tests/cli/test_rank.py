@@ -15,7 +15,7 @@ from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -45,7 +45,7 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
     assert sorted(table["path"]) == sorted(predicted.index)
     assert table["predicted"].tolist() == predicted.loc[table["path"], "label"].tolist()
     with pytest.raises(InputError, match=mentioning("next.csv", "label")):
-        read(str(folder / "next.csv"))  # what it is taken for is not what it is
+        load_dataset(str(folder / "next.csv"))  # what it is taken for is not what it is
     page = (folder / "next.html").read_text().replace("<wbr>", "")  # where a long name may break
     assert page.count("data:image/jpeg") == 47
     first, last = page.index(table["path"].iloc[0]), page.index(table["path"].iloc[-1])
@@ -73,8 +73,10 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (3000, 1500), "red").save(folder / name)
-    asked = SimpleNamespace(network=model_file.load(model), manifest=read(str(folder), require_labels=False))
-    answers = Predictions(np.arange(2), asked.manifest.labels, torch.eye(3)[:2])
+    asked = SimpleNamespace(
+        network=model_file.load(model), dataset=load_dataset(str(folder), require_labels=False)
+    )
+    answers = Predictions(np.arange(2), asked.dataset.labels, torch.eye(3)[:2])
     kept = []
     monkeypatch.setattr(active_learning, "sheet", lambda shown, **_: kept.extend(shown) or "")
     file = tmp_path / "next.csv"
@@ -86,16 +88,16 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
 
 def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, model, capsys):
     """The picture that is labelled in the first row is no longer asked for; nor are all, once all are labelled."""
-    rows = [(path, Path(path).parent.name) for path in read(str(class_folders)).paths[:8]]
+    rows = [(path, Path(path).parent.name) for path in load_dataset(str(class_folders)).paths[:8]]
     device, said = torch.device("cpu"), {}
     for name, labelled in (("some", 3), ("all", 8), ("none", 0)):
         file = class_folders / f"{name}.csv"
         table = pd.DataFrame(rows, columns=["path", "label"])
         table["label"] = table["label"].where(table.index < labelled)
         table.to_csv(file, index=False)
-        manifest = read(str(file), require_labels=False)
-        asked = SimpleNamespace(network=model_file.load(model), manifest=manifest)
-        answers = Predictions(np.arange(1, 8), manifest.labels[1:], torch.randn(7, 3))
+        dataset = load_dataset(str(file), require_labels=False)
+        asked = SimpleNamespace(network=model_file.load(model), dataset=dataset)
+        answers = Predictions(np.arange(1, 8), dataset.labels[1:], torch.randn(7, 3))
         place = model.parent / f"{name}_ranked.csv"
         active_learning.write_ranking(place, asked, answers, device=device, workers=0, screen=Screen())
         said[name] = " ".join(capsys.readouterr().out.split())
@@ -107,7 +109,7 @@ def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, m
 
 def test_labels_of_a_column_called_otherwise_are_known_too(class_folders, model):
     """Else a table that has trained as --label-column species has the labelled ranked among the others."""
-    paths = read(str(class_folders)).paths[:6]
+    paths = load_dataset(str(class_folders)).paths[:6]
     species = ["wren", "", "robin", "", "", "wren;robin"]
     pd.DataFrame({"path": paths, "species": species}).to_csv(class_folders / "birds.csv", index=False)
     asked = ("predict", model, class_folders / "birds.csv", "--rank", "next.csv", "--device", "cpu")

@@ -13,7 +13,7 @@ from tests.messages import each_mentions, mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Bands
@@ -149,7 +149,9 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     place, _, _ = trained
     for name in ("pictures", "run"):
         shutil.copytree(place / name, tmp_path / name)
-    begun = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="pictures")
+    begun = ImageDataset.from_csv(
+        tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="pictures"
+    )
     file = tmp_path / "pictures" / begun.subset("train").paths[0]
     file.write_bytes(b"")
     recipe = read_recipe(tmp_path / "run/recipe.yaml")
@@ -157,8 +159,8 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     now = prepare(Source(str(tmp_path / "pictures"), bands="4,3,2"), **words)
     again = as_begun(tmp_path / "run", now, Screen(mute=True))
     bands = model_file.load(tmp_path / "run").preprocessing.bands
-    assert now.manifest.bands != bands == again.manifest.bands
-    assert again.manifest.digest() == begun.digest()
+    assert now.dataset.bands != bands == again.dataset.bands
+    assert again.dataset.digest() == begun.digest()
     other = prepare(Source(str(tmp_path / "pictures"), bands="2,3,4"), **words)
     with pytest.raises(InputError, match=mentioning("4,3,2", "raster")):
         as_begun(tmp_path / "run", other, Screen(mute=True))

@@ -425,7 +425,7 @@ def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_raster
     train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
     source = Source(train[1], bands=train[train.index("--bands") + 1])
     prepared = prepare(source, holdout=0.2, minival=0.1, seed=0, strict=False, say=print)
-    assert prepared.manifest.bands.numbers == (4, 3, 2)
+    assert prepared.dataset.bands.numbers == (4, 3, 2)
 
 
 def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):

@@ -12,7 +12,7 @@ from tests.command_line import TINY, effnetv2
 from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.estimate import estimate_run
@@ -51,7 +51,7 @@ def recipe(*settings):
 @pytest.fixture
 def settled(class_folders, tmp_path):
     """Settles a recipe by RATES; on 48 pictures."""
-    pictures = read(class_folders)
+    pictures = load_dataset(class_folders)
 
     def settle(one, minutes=None):
         job = RunConfig(

@@ -10,7 +10,7 @@ from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.convert import names, told
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion.timm import tensor_names
 from efficientnetv2.models.factory import create
@@ -270,14 +270,14 @@ def test_the_command_that_names_classes_can_be_pasted(class_folders):
     with pytest.raises(
         InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")
     ):
-        in_classes_of(read(class_folders), ("0", "1", "2"), "my runs/a", merge=False)
+        in_classes_of(load_dataset(class_folders), ("0", "1", "2"), "my runs/a", merge=False)
     with pytest.raises(
         InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")
     ):
-        in_classes_of(read(class_folders), NAMES, "my runs/a", merge=False)
+        in_classes_of(load_dataset(class_folders), NAMES, "my runs/a", merge=False)
 
 
 def test_of_networks_that_answer_together_convert_is_not_named_for_it_takes_none(class_folders, tmp_path):
     (tmp_path / "ensemble.json").write_text(json.dumps({"members": ["fold1/model.safetensors"]}))
     with pytest.raises(InputError, match=r"No label is; .* Call the labels of the table as it does\.$"):
-        in_classes_of(read(class_folders), NAMES, str(tmp_path), merge=False)
+        in_classes_of(load_dataset(class_folders), NAMES, str(tmp_path), merge=False)

@@ -50,7 +50,7 @@ def test_sizes_are_drawn_as_often_as_in_table_13():
 def runs(tmp_path, monkeypatch):
     """Runs that are best with strength "light" where regularization stands still, and with "middle" where it grows."""
     learns, asked = [], []
-    drawn = lambda manifest, split, count, seed: [  # noqa: E731
+    drawn = lambda dataset, split, count, seed: [  # noqa: E731
         {"train": 0, "val": 100_000}[split] + seed + row for row in range(count or 9)
     ]
     monkeypatch.setattr(regimes, "rows_of", drawn)

@@ -17,7 +17,7 @@ from scipy import stats
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
@@ -33,7 +33,7 @@ def pictures(tmp_path):
         folder = tmp_path / "set" / ("train" if number < 40 else "val") / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-    return read(str(tmp_path / "set"))
+    return load_dataset(str(tmp_path / "set"))
 
 
 def test_a_gain_is_that_of_a_paired_t_test():
@@ -71,10 +71,10 @@ def test_a_part_keeps_the_classes_shares_and_is_another_for_another_seed(picture
 def test_a_written_part_reads_back_as_what_learns_and_what_answers(pictures, tmp_path):
     learning, answering = rows_of(pictures, "train", 8, 0), rows_of(pictures, "train", None, 0)[-4:]
     learning = np.setdiff1d(learning, answering)
-    manifest = read(str(write_pictures(tmp_path / "out" / "part.csv", pictures, learning, answering)))
-    assert (manifest.split == "train").sum() == len(learning)
-    assert (manifest.split == "val").sum() == 4
-    assert manifest.class_names == pictures.class_names
+    dataset = load_dataset(str(write_pictures(tmp_path / "out" / "part.csv", pictures, learning, answering)))
+    assert (dataset.split == "train").sum() == len(learning)
+    assert (dataset.split == "val").sum() == 4
+    assert dataset.class_names == pictures.class_names
     there = pd.read_csv(tmp_path / "out" / "part.csv")
     assert all((tmp_path / "out" / path).exists() for path in there["path"])
 

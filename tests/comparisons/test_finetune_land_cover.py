@@ -12,7 +12,7 @@ from benchmarks.finetune_land_cover import FOLDS
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_what_does_not_say_of_what_it_is_is_shown_and_not_recorded(
 
 def test_where_pictures_and_weights_lie_is_not_kept(class_folders, tmp_path):
     (tmp_path / "weights").write_text("weights")
-    train = read(str(class_folders))
+    train = load_dataset(str(class_folders))
     told = finetune_land_cover.asked_of(train, train, str(tmp_path / "weights"))
     assert str(tmp_path) not in json.dumps(told)
     assert finetune_land_cover.asked_of(train, train, "none")["weights"] == "none"

@@ -17,7 +17,7 @@ from benchmarks import input_path
 from benchmarks.input_path import CACHED, Ours, Reading, able, kept_in_memory, one_core, sample
 from benchmarks.train_step import OURS
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.utils.errors import InputError
 
 
@@ -75,13 +75,13 @@ def test_bare_pixels_are_refused(tmp_path):
 
 
 def reading_of(folder: Path) -> Reading:
-    manifest = read(str(folder))
-    return Reading(manifest.select(np.arange(0, len(manifest), 8)), image_px=16, batch_images=4)
+    dataset = load_dataset(str(folder))
+    return Reading(dataset.select(np.arange(0, len(dataset), 8)), image_px=16, batch_images=4)
 
 
 def test_every_side_gives_each_picture_once_in_float_batches(class_folders, monkeypatch):
     reading = reading_of(class_folders)
-    assert len(reading.manifest) == 6
+    assert len(reading.dataset) == 6
     batches: list[torch.Tensor] = []
     stack, augmented = torch.stack, Ours.augmented
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.land_cover_content import apart, by_quarter, likeness, looks, most_alike, nearest
 from PIL import Image
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 
 ROOT = Path(__file__).parents[2]
 # Of unit vectors at 0, 10, 90 and 180 degrees.
@@ -32,7 +32,7 @@ def four(tmp_path):
         }
     )
     table.to_csv(tmp_path / "pictures.csv", index=False)
-    return Manifest.from_csv(tmp_path / "pictures.csv", root=tmp_path, source="four")
+    return ImageDataset.from_csv(tmp_path / "pictures.csv", root=tmp_path, source="four")
 
 
 def test_quarters_have_the_least_first():

@@ -57,7 +57,7 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setattr(
         regimes,
         "rows_of",
-        lambda manifest, split, count, seed: [first[split] + seed + row for row in range(count or 9)],
+        lambda dataset, split, count, seed: [first[split] + seed + row for row in range(count or 9)],
     )
     monkeypatch.setattr(regimes, "write_pictures", lambda file, *parts: written.append(parts) or file)
     asked, lrs, written = [], {}, []
@@ -313,7 +313,7 @@ def test_what_was_tuned_serves_any_number_of_seeds(tmp_path, monkeypatch):
     }
     (tmp_path / "tuned.json").write_text(json.dumps(kept))
     row = {"top1": 0.5, "train_s": 60.0}
-    monkeypatch.setattr(progressive, "compared", lambda manifest, regime, choices, runs: {
+    monkeypatch.setattr(progressive, "compared", lambda dataset, regime, choices, runs: {
         arm: [row] * runs.seeds for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)
     })  # fmt: skip
     monkeypatch.setattr(progressive, "claims", lambda found, of: asked.append(len(found[FIXED])) or {})

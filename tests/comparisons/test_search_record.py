@@ -276,11 +276,11 @@ def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(
     for name, colour in COLOURS.items():
         shutil.copytree(class_folders / name, tmp_path / "data/train" / name)
         paint(tmp_path / "data/val" / name / "judge.jpg", colour, 99)
-    manifests = [
+    datasets = [
         search_record.read(tmp_path / "data"),
         search_record.some_pictures(str(tmp_path / "data"), 48),
     ]
-    search_trials.refuse_copies(*manifests)
+    search_trials.refuse_copies(*datasets)
     shutil.copy(tmp_path / "data/train/red/red_00.jpg", tmp_path / "data/val/red/judge.jpg")
     monkeypatch.setattr(search_record, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(search_trials, "try_out", lambda *given: pytest.fail("a network is tried"))

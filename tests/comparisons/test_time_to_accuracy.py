@@ -25,7 +25,7 @@ from tests.messages import mentioning
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.workflows.data_config import Source
 
 # Two epochs of 37 updates as timm 1.0.31 logs them.
@@ -129,9 +129,9 @@ def test_linked_folders_are_the_same_pictures(tmp_path):
         path = tmp_path / "set" / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, ord(name), 0)).save(path)
-    manifest = read(str(tmp_path / "set"))
+    dataset = load_dataset(str(tmp_path / "set"))
     for _ in range(2):  # what is there is left
-        out = link_folders(manifest, np.array([0, 3]), np.array([1, 4, 5]), tmp_path / "out")
+        out = link_folders(dataset, np.array([0, 3]), np.array([1, 4, 5]), tmp_path / "out")
     found = {
         split: sorted(
             (path.parent.name, Image.open(path).getpixel((0, 0))[0]) for path in (out / split).rglob("*.png")

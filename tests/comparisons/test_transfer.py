@@ -94,7 +94,7 @@ def test_the_probe_of_each_seed_has_its_part_in_the_interval():
     "words", [("--image-px", "64"), ("--epochs", "1"), ("--train-pictures", "9"), ("--seeds", "1")]
 )
 def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
-    monkeypatch.setattr(transfer, "read", lambda pictures: pytest.fail("was measured"))
+    monkeypatch.setattr(transfer, "load_dataset", lambda pictures: pytest.fail("was measured"))
     monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", *words])
     with pytest.raises(SystemExit):
         transfer.main()
@@ -121,11 +121,11 @@ def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
 
 
 def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
-    manifest = SimpleNamespace(split=np.array(["train", "test"]))
+    dataset = SimpleNamespace(split=np.array(["train", "test"]))
     written = []
     monkeypatch.setattr(transfer, "RESULTS", tmp_path)
     monkeypatch.setattr(transfer.paper_page, "RECORDS", tmp_path)
-    monkeypatch.setattr(transfer, "read", lambda pictures: manifest)
+    monkeypatch.setattr(transfer, "load_dataset", lambda pictures: dataset)
     monkeypatch.setattr(transfer, "rows_of", lambda *given: np.arange(1))
     monkeypatch.setattr(transfer, "write_pictures", lambda file, *given: file)
     row = {

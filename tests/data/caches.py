@@ -18,13 +18,13 @@ def uncounted(what, total):
     yield lambda done: None
 
 
-def order(manifest, kept=Kept(30, "shorter"), *, said=None, threads=2, counting=uncounted):  # noqa: B008 - frozen
-    """To keep all pictures of a manifest; sentences are added to ``said``."""
+def order(dataset, kept=Kept(30, "shorter"), *, said=None, threads=2, counting=uncounted):  # noqa: B008 - frozen
+    """To keep all pictures of a dataset; sentences are added to ``said``."""
     say = (lambda line: None) if said is None else said.append
-    return Order(originals(manifest), len(manifest), kept, threads, say, counting)
+    return Order(originals(dataset), len(dataset), kept, threads, say, counting)
 
 
-def in_a_cache(manifest, kept=Kept(30, "shorter")) -> CachedPictures:  # noqa: B008 - frozen
-    """The reader of a cache of all pictures of a manifest, in memory."""
-    filled = in_memory(order(manifest, kept), room_bytes=PLENTY)
-    return filled.reader(np.arange(len(manifest)), originals(manifest))
+def in_a_cache(dataset, kept=Kept(30, "shorter")) -> CachedPictures:  # noqa: B008 - frozen
+    """The reader of a cache of all pictures of a dataset, in memory."""
+    filled = in_memory(order(dataset, kept), room_bytes=PLENTY)
+    return filled.reader(np.arange(len(dataset)), originals(dataset))

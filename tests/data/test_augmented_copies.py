@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 
 from efficientnetv2.data.augmented_copies import COLUMN, families, is_copy
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.shards.writer import Packing, pack
 
 ORIGINS = 12
 
 
-def of_path(data: Manifest) -> list[int]:
+def of_path(data: ImageDataset) -> list[int]:
     """Which of the pictures taken each row shows, by its file's name."""
     return [int(path.rpartition("/")[2][:2]) for path in data.paths]
 
@@ -39,31 +39,31 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_a_copy_is_known_by_its_origin_however_that_is_spelled(table):
-    data = read(table)
+    data = load_dataset(table)
     assert families(data).tolist() == of_path(data)
 
 
 def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tmp_path):
-    """As evaluate and crossval are given the manifest of a run."""
-    data = read(table)
+    """As evaluate and crossval are given the dataset of a run."""
+    data = load_dataset(table)
     written = tmp_path / "runs/one/manifest.csv"
     written.parent.mkdir(parents=True)
     data.to_csv(written)
-    again = read(written)
+    again = load_dataset(written)
     assert is_copy(again).tolist() == is_copy(data).tolist()
     assert families(again).tolist() == of_path(again)
-    back = Manifest.from_csv(written, root=data.root, source=data.source)
+    back = ImageDataset.from_csv(written, root=data.root, source=data.source)
     pd.testing.assert_frame_equal(back.table, data.table)
 
 
 def test_a_copy_is_known_by_its_origin_in_shards(table, tmp_path):
-    pack(read(table), tmp_path / "shards", Packing(shard_bytes=50_000, shard_pictures=5))
-    data = read(str(tmp_path / "shards"))
+    pack(load_dataset(table), tmp_path / "shards", Packing(shard_bytes=50_000, shard_pictures=5))
+    data = load_dataset(str(tmp_path / "shards"))
     assert families(data).tolist() == of_path(data)
     written = tmp_path / "runs/one/manifest.csv"
     written.parent.mkdir(parents=True)
     data.to_csv(written)
-    again = read(written)
+    again = load_dataset(written)
     assert families(again).tolist() == of_path(again)
     for part in folds(again, k=3, seed=0).parts:
         shown = np.array(of_path(again))
@@ -72,5 +72,5 @@ def test_a_copy_is_known_by_its_origin_in_shards(table, tmp_path):
 
 def test_copies_of_copies_belong_to_the_first_of_all():
     origin = [np.nan, "0.jpg", "1.jpg", "2.jpg", "3.jpg", np.nan, "gone.jpg", "gone.jpg", "5.jpg"]
-    data = manifest([0, 0, 0, 0, 0, 1, 1, 1, 1], **{COLUMN: origin})
+    data = dataset([0, 0, 0, 0, 0, 1, 1, 1, 1], **{COLUMN: origin})
     assert families(data).tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 1]

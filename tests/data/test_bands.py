@@ -19,8 +19,8 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.data import dataset as manifest
 from efficientnetv2.data.bands import picture, rule_of
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import eval_picture, read_picture
 from efficientnetv2.data.file_probe import look
 from efficientnetv2.data.geotiff import all_bands, bands_seen, levels, opened, read, unplaced_quietly
@@ -177,13 +177,13 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
 
 
 def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
-    """Two rasters of different size and a JPEG, through the manifest's reader and a network's framing."""
+    """Two rasters of different size and a JPEG, through the dataset's reader and a network's framing."""
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
     write_raster(tmp_path / "set/a/one.tif", deep(px=24))
     write_raster(tmp_path / "set/b/two.tif", deep(px=40))
     paint(tmp_path / "set/b/three.jpg", (10, 200, 10))
-    listed = manifest.read(tmp_path / "set")
+    listed = load_dataset(tmp_path / "set")
     rule = rule_of([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
     pictures = originals(replace(listed, bands=rule))
     seen = [eval_picture(pictures.source(row), Preprocessing(image_px=16)) for row in range(3)]
@@ -286,7 +286,7 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
     for files, others in (([raster, jpeg, str(png)], []), ([raster, jpeg], [str(png)])):
         with pytest.raises(InputError, match=fault):
             rule_of(files, None, seed=0, others=others)
-    listed = manifest.read(tmp_path / "set", require_labels=False)
+    listed = load_dataset(tmp_path / "set", require_labels=False)
     answered = to_answer(replace(listed, bands=rule))
     rows = {path.rpartition("/")[2]: row for row, path in enumerate(listed.paths)}
     with pytest.raises(UnreadablePicture, match=fault):
@@ -298,7 +298,7 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(png, "two.png")
         tar.add(jpeg, "three.jpg")
-    packed = manifest.read(str(tmp_path / "x.tar"), require_labels=False)
+    packed = load_dataset(str(tmp_path / "x.tar"), require_labels=False)
     answered = to_answer(replace(packed, bands=rule)).ahead([0, 1])
     with pytest.raises(UnreadablePicture, match=fault):
         answered.source(packed.paths.index("x.tar#two.png"))
@@ -530,7 +530,7 @@ def test_what_is_declared_or_a_measurement_is_not_taken_for_missing(tmp_path):
 
 def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
     with_fill(tmp_path, -9999)
-    listed = manifest.read(tmp_path, require_labels=False)
+    listed = load_dataset(tmp_path, require_labels=False)
     said = []
     found = with_rule(listed, Source(str(tmp_path), bands="all"), seed=0, say=said.append)
     assert found.bands.nodata == (-9999,)
@@ -592,7 +592,7 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
         write_raster(tmp_path / name / "deep.tif", deep(3))
     write_raster(tmp_path / "a/third.tif", deep(3))
     said = []
-    with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
     assert re.fullmatch(
         r"Rasters of different types train together, 3 of uint16 and 2 of uint8, and are seen by this one rule, which "
         r"makes 1[67] of 255 of the largest value of 8 bits: those will look all but black\. Scale all of them alike, "
@@ -602,12 +602,12 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
     for name in ("a/deep", "b/deep", "a/third"):
         write_raster(tmp_path / f"{name}.tif", deep(3, least=0, most=300))
     said.clear()
-    with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
     assert "of the largest value of 8 bits. Scale all of them alike" in said[1]
     for name in ("a", "b"):
         (tmp_path / name / "bright.tif").unlink()
     said.clear()
-    with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
     assert len(said) == 1, "of one kind there is nothing to tell"
 
 
@@ -697,7 +697,7 @@ def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
     path = str(write_raster(tmp_path / "set/a/one.tif", values, **profile))
     paint(tmp_path / "set/a/two.jpg", (9, 200, 9))
     expected = np.broadcast_to(values, (3, 24, 24)).transpose(1, 2, 0)
-    listed = manifest.read(tmp_path / "set", require_labels=False)
+    listed = load_dataset(tmp_path / "set", require_labels=False)
     assert look(path).reason == ""
     rule = rule_of([listed.file(row) for row in range(2)], None, seed=0)
     for reader in (originals(replace(listed, bands=rule)), to_answer(listed), to_show(listed)):

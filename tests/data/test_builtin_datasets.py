@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.builtin_datasets import NAMES
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.validate import check
 from efficientnetv2.utils.errors import InputError
 
@@ -58,20 +58,20 @@ def test_cifar10_is_made_binary_once_and_is_what_torchvision_reads(place, monkey
     known = datasets.CIFAR10
     batches = [f"data_batch_{i}" for i in range(1, 6)]
     python_version(monkeypatch, place / "cifar-10-batches-py", known, "labels", "label_names", batches)
-    manifest = read("cifar10")
+    dataset = load_dataset("cifar10")
     train, test = known("data", train=True), known("data", train=False)
-    assert manifest.standard == "cifar10"
-    assert manifest.split.tolist() == ["train"] * 30 + ["test"] * 4
-    assert manifest.labels.tolist() == train.targets + test.targets
+    assert dataset.standard == "cifar10"
+    assert dataset.split.tolist() == ["train"] * 30 + ["test"] * 4
+    assert dataset.labels.tolist() == train.targets + test.targets
     for index, pixels in enumerate(np.concatenate([train.data, test.data])):
-        file, number = manifest.file(index).split("#")
+        file, number = dataset.file(index).split("#")
         record = np.fromfile(file, dtype=np.uint8, count=3073, offset=3073 * int(number))
-        assert record[0] == manifest.labels[index]
+        assert record[0] == dataset.labels[index]
         np.testing.assert_array_equal(record[1:].reshape(3, 32, 32).transpose(1, 2, 0), pixels)
     assert sorted(p.name for p in place.iterdir()) == ["cifar-10-batches-bin", "cifar-10-batches-py"]
     monkeypatch.setattr(known, "__init__", None)  # a second reading does not need torchvision
-    assert read("cifar10").digest() == manifest.digest()
-    assert read(place / "cifar-10-batches-bin").digest() == manifest.digest()
+    assert load_dataset("cifar10").digest() == dataset.digest()
+    assert load_dataset(place / "cifar-10-batches-bin").digest() == dataset.digest()
 
 
 def test_cifar100_has_its_class_in_the_second_byte(place, monkeypatch):
@@ -79,10 +79,10 @@ def test_cifar100_has_its_class_in_the_second_byte(place, monkeypatch):
     python_version(
         monkeypatch, place / "cifar-100-python", known, "fine_labels", "fine_label_names", ["train"]
     )
-    manifest = read("cifar100")
-    assert manifest.labels.tolist() == known("data", train=True).targets + known("data", train=False).targets
+    dataset = load_dataset("cifar100")
+    assert dataset.labels.tolist() == known("data", train=True).targets + known("data", train=False).targets
     assert (place / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
-    assert manifest.paths[6] == "test.bin#0"
+    assert dataset.paths[6] == "test.bin#0"
 
 
 def test_damaged_cifar_is_refused_before_it_is_unpickled(place, monkeypatch):
@@ -91,7 +91,7 @@ def test_damaged_cifar_is_refused_before_it_is_unpickled(place, monkeypatch):
     python_version(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", batches)
     (folder / "data_batch_2").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     with pytest.raises(InputError, match="not found or corrupted"):
-        read("cifar10")
+        load_dataset("cifar10")
     assert not (place.parent / "owned").exists()
 
 
@@ -113,15 +113,15 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
             "test_batch.bin": b"\1" + pixels[1],  # the same picture, another label
         },
     )
-    manifest = read(folder)
-    assert manifest.paths == [
+    dataset = load_dataset(folder)
+    assert dataset.paths == [
         "data_batch_1.bin#0",
         "data_batch_1.bin#1",
         "data_batch_3.bin#0",
         "test_batch.bin#0",
     ]
-    assert manifest.labels.tolist() == [1, 0, 0, 1]
-    report = check(manifest, workers=1)
+    assert dataset.labels.tolist() == [1, 0, 0, 1]
+    report = check(dataset, workers=1)
     assert report.contents.tolist() == [0, 1, 2, 1]
     assert mentions(report.notes[0], "cifar10", "split")
 
@@ -129,15 +129,15 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
 def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
     pixels = [np.random.default_rng(i).bytes(3072) for i in range(2)]
     folder = binary(tmp_path, {"data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1]})
-    manifest = read(folder)
-    manifest.to_csv(tmp_path / "all.csv")
-    assert read(tmp_path / "all.csv").digest() == manifest.digest()
+    dataset = load_dataset(folder)
+    dataset.to_csv(tmp_path / "all.csv")
+    assert load_dataset(tmp_path / "all.csv").digest() == dataset.digest()
     (tmp_path / "all.csv").write_text("path,label\ndata_batch_9.bin#0,a\ndata_batch_1.bin#1,b\n")
     with pytest.raises(InputError, match=mentioning("2", "data_batch_9.bin#0")):
-        read(tmp_path / "all.csv")
+        load_dataset(tmp_path / "all.csv")
     (tmp_path / "all.csv").write_text("path,label\ndata_batch_1.bin#2,a\ndata_batch_1.bin#1,b\n")
     with pytest.raises(InputError, match=mentioning("2 records")):
-        check(read(tmp_path / "all.csv"), workers=1)
+        check(load_dataset(tmp_path / "all.csv"), workers=1)
 
 
 @pytest.mark.parametrize(
@@ -154,22 +154,22 @@ def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
 )
 def test_broken_binary_files_are_refused(tmp_path, records, names, message):
     with pytest.raises(InputError, match=mentioning(*message)):
-        read(binary(tmp_path, records, names))
+        load_dataset(binary(tmp_path, records, names))
 
 
 def test_a_file_called_train_bin_beside_class_folders_is_somebody_elses(tmp_path):
     """CIFAR-100's is called so too; without class folders its names are asked for."""
     (tmp_path / "train.bin").write_bytes(b"weights of something")
     with pytest.raises(InputError, match=r"fine_label_names\.txt"):
-        read(tmp_path)
+        load_dataset(tmp_path)
     draw(*(tmp_path / name / "1.jpg" for name in ("cat", "dog")))
-    assert read(tmp_path).class_names == ("cat", "dog")
+    assert load_dataset(tmp_path).class_names == ("cat", "dog")
 
 
 def test_binary_files_need_their_class_names(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
     with pytest.raises(InputError, match=mentioning("batches.meta.txt")):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 def draw(*files: Path) -> None:
@@ -180,7 +180,10 @@ def draw(*files: Path) -> None:
 
 def test_eurosat_and_imagenette_come_from_their_folders(place):
     draw(*(place / f"eurosat/2750/{name}/{name}_1.jpg" for name in ("Forest", "River")))
-    assert read("eurosat").paths == ["eurosat/2750/Forest/Forest_1.jpg", "eurosat/2750/River/River_1.jpg"]
+    assert load_dataset("eurosat").paths == [
+        "eurosat/2750/Forest/Forest_1.jpg",
+        "eurosat/2750/River/River_1.jpg",
+    ]
     ids = ("n01440764", "n02102040")
     draw(
         *(
@@ -189,16 +192,16 @@ def test_eurosat_and_imagenette_come_from_their_folders(place):
             for name in ids
         )
     )
-    manifest = read("imagenette")
-    assert manifest.class_names == ("English springer", "tench")
-    assert manifest.split.tolist() == ["train", "train", "val", "val"]
+    dataset = load_dataset("imagenette")
+    assert dataset.class_names == ("English springer", "tench")
+    assert dataset.split.tolist() == ["train", "train", "val", "val"]
 
 
 def test_flowers_come_from_their_matlab_files(place, monkeypatch):
     write_flowers(place, monkeypatch, [77, 1, 77, 1, 1, 77], trnid=[1, 2], valid=[3, 4], tstid=[5, 6])
-    manifest = read("flowers102")
-    assert manifest.class_names == ("passion flower", "pink primrose")
-    assert list(zip(manifest.paths, manifest.labels.tolist(), manifest.split, strict=True)) == [
+    dataset = load_dataset("flowers102")
+    assert dataset.class_names == ("passion flower", "pink primrose")
+    assert list(zip(dataset.paths, dataset.labels.tolist(), dataset.split, strict=True)) == [
         (f"flowers-102/jpg/image_0000{i}.jpg", label, split)
         for i, label, split in zip(
             range(1, 7), [0, 1, 0, 1, 1, 0], ["train"] * 2 + ["val"] * 2 + ["test"] * 2, strict=True
@@ -219,9 +222,9 @@ def test_cars_come_from_their_matlab_files(place):
     ):
         rows = [(f"0000{i}.jpg", np.uint8(label)) for i, label in enumerate(labels, start=1)]
         scipy.io.savemat(folder / file, {"annotations": np.array([rows], dtype=fields)})
-    manifest = read("stanford_cars")
-    assert manifest.class_names == tuple(names)
-    assert list(zip(manifest.paths, manifest.labels.tolist(), manifest.split, strict=True)) == [
+    dataset = load_dataset("stanford_cars")
+    assert dataset.class_names == tuple(names)
+    assert list(zip(dataset.paths, dataset.labels.tolist(), dataset.split, strict=True)) == [
         ("stanford_cars/cars_train/00001.jpg", 1, "train"),
         ("stanford_cars/cars_train/00002.jpg", 0, "train"),
         ("stanford_cars/cars_test/00001.jpg", 1, "test"),
@@ -235,23 +238,23 @@ def test_pets_are_what_torchvision_lists(place):
     (folder / "annotations").mkdir()
     (folder / "annotations/trainval.txt").write_text("Abyssinian_1 1 1 1\ngreat_pyrenees_2 2 2 1\n")
     (folder / "annotations/test.txt").write_text("Abyssinian_3 1 1 1\n")
-    manifest, theirs = read("oxford_iiit_pet"), datasets.OxfordIIITPet("data")
-    assert manifest.class_names == ("Abyssinian", "great_pyrenees")
-    assert manifest.labels.tolist() == [theirs[0][1], theirs[1][1], 0]
-    assert manifest.split.tolist() == ["train", "train", "test"]
+    dataset, theirs = load_dataset("oxford_iiit_pet"), datasets.OxfordIIITPet("data")
+    assert dataset.class_names == ("Abyssinian", "great_pyrenees")
+    assert dataset.labels.tolist() == [theirs[0][1], theirs[1][1], 0]
+    assert dataset.split.tolist() == ["train", "train", "test"]
 
 
 def test_the_variable_names_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFNETV2_DATA", str(tmp_path / "sets"))
     draw(*(tmp_path / f"sets/eurosat/2750/{name}/1.jpg" for name in ("Forest", "River")))
-    assert read("eurosat").root == tmp_path / "sets"
+    assert load_dataset("eurosat").root == tmp_path / "sets"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_set_that_is_not_there_says_where_it_was_sought_and_how_to_get_it(place, name):
     with pytest.raises(InputError) as error:
-        read(name)
+        load_dataset(name)
     message = str(error.value)
     assert str(place) in message
     assert mentions(message, "EFFNETV2_DATA")

@@ -24,7 +24,7 @@ from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data import cache_writer
 from efficientnetv2.data.cache_writer import amount, in_memory, on_disk, remove_unused
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_cache import PIXELS_AT, Kept
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.readers import originals
@@ -34,8 +34,8 @@ from efficientnetv2.utils.errors import InputError
 class Counted:
     """The reader of the originals, which counts how often it is asked for one."""
 
-    def __init__(self, manifest):
-        self.files, self.asked = originals(manifest), 0
+    def __init__(self, dataset):
+        self.files, self.asked = originals(dataset), 0
 
     def source(self, sample):
         self.asked += 1
@@ -51,70 +51,70 @@ class Counted:
         return self
 
 
-def counted_order(manifest, **changes):
-    reader = Counted(manifest)
-    return reader, replace(order(manifest), reader=reader, **changes)
+def counted_order(dataset, **changes):
+    reader = Counted(dataset)
+    return reader, replace(order(dataset), reader=reader, **changes)
 
 
-def pixels_of(filled, manifest):
-    reader = filled.reader(np.arange(len(manifest)), originals(manifest))
-    return [reader.source(sample).tobytes() for sample in range(len(manifest))]
+def pixels_of(filled, dataset):
+    reader = filled.reader(np.arange(len(dataset)), originals(dataset))
+    return [reader.source(sample).tobytes() for sample in range(len(dataset))]
 
 
 def test_a_later_run_reuses_what_is_on_disk(class_folders, tmp_path):
-    manifest = read(class_folders)
-    first, filling_it = counted_order(manifest)
+    dataset = load_dataset(class_folders)
+    first, filling_it = counted_order(dataset)
     filled = on_disk(tmp_path / "cache", filling_it)
     assert (first.asked, filled.reused) == (2 * 48, False), "once for its header, once for its pixels"
-    second, again = counted_order(read(class_folders))
+    second, again = counted_order(load_dataset(class_folders))
     reused = on_disk(tmp_path / "cache", again)
     assert (second.asked, reused.reused) == (0, True)
-    assert pixels_of(reused, manifest) == pixels_of(filled, manifest)
+    assert pixels_of(reused, dataset) == pixels_of(filled, dataset)
 
 
 def test_memory_and_disk_hold_the_same_pixels(class_folders, tmp_path):
-    manifest = read(class_folders)
-    filled = on_disk(tmp_path / "cache", order(manifest, threads=1))
-    in_ram = in_memory(order(manifest, threads=3), room_bytes=PLENTY)
-    assert pixels_of(filled, manifest) == pixels_of(in_ram, manifest)
+    dataset = load_dataset(class_folders)
+    filled = on_disk(tmp_path / "cache", order(dataset, threads=1))
+    in_ram = in_memory(order(dataset, threads=3), room_bytes=PLENTY)
+    assert pixels_of(filled, dataset) == pixels_of(in_ram, dataset)
     assert in_ram.bytes == filled.bytes
 
 
 def test_memory_is_given_back_with_the_last_reader(class_folders):
-    reader = in_a_cache(read(class_folders))
+    reader = in_a_cache(load_dataset(class_folders))
     path = reader.path
     assert path.exists()
     del reader
     assert not path.exists()
 
 
-def change_a_byte(manifest):
-    paint(Path(manifest.file(3)), (1, 2, 3))
+def change_a_byte(dataset):
+    paint(Path(dataset.file(3)), (1, 2, 3))
 
 
-def touch(manifest):
-    os.utime(manifest.file(3), ns=(0, 10**18))
+def touch(dataset):
+    os.utime(dataset.file(3), ns=(0, 10**18))
 
 
 @pytest.mark.parametrize("change", [change_a_byte, touch])
 def test_a_changed_picture_makes_the_cache_stale(change, class_folders, tmp_path):
-    manifest, said = read(class_folders), []
-    before = on_disk(tmp_path / "cache", order(manifest))
-    change(manifest)
-    after = on_disk(tmp_path / "cache", order(manifest, said=said))
+    dataset, said = load_dataset(class_folders), []
+    before = on_disk(tmp_path / "cache", order(dataset))
+    change(dataset)
+    after = on_disk(tmp_path / "cache", order(dataset, said=said))
     assert not after.reused
     assert mentions(said[0], "cache")
     assert after.content != before.content
-    reader = after.reader(np.arange(48), originals(manifest))
-    assert np.array_equal(reader.source(3), in_a_cache(manifest).source(3))
+    reader = after.reader(np.arange(48), originals(dataset))
+    assert np.array_equal(reader.source(3), in_a_cache(dataset).source(3))
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix] == ["pictures.bin"]
 
 
 def test_a_cache_that_is_cut_off_is_filled_anew(class_folders, tmp_path):
-    manifest, said = read(class_folders), []
-    file = on_disk(tmp_path / "cache", order(manifest)).path
+    dataset, said = load_dataset(class_folders), []
+    file = on_disk(tmp_path / "cache", order(dataset)).path
     os.truncate(file, file.stat().st_size // 2)
-    assert not on_disk(tmp_path / "cache", order(manifest, said=said)).reused
+    assert not on_disk(tmp_path / "cache", order(dataset, said=said)).reused
     assert each_mentions(said, (file, "cache"))
 
 
@@ -128,28 +128,28 @@ class Failing(Counted):
 
 
 def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folders, tmp_path):
-    manifest, said = read(class_folders), []
-    failing = replace(order(manifest), reader=Failing(manifest))
+    dataset, said = load_dataset(class_folders), []
+    failing = replace(order(dataset), reader=Failing(dataset))
     poor = on_disk(tmp_path / "cache", failing)
     with pytest.raises(UnreadablePicture, match="input/output error"):
-        poor.reader(np.arange(48), originals(manifest)).source(3)
+        poor.reader(np.arange(48), originals(dataset)).source(3)
     assert on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
     assert cache_writer.is_there(tmp_path / "cache", failing)
-    assert not cache_writer.is_there(tmp_path / "cache", order(manifest))
-    filled = on_disk(tmp_path / "cache", order(manifest, said=said))
+    assert not cache_writer.is_there(tmp_path / "cache", order(dataset))
+    filled = on_disk(tmp_path / "cache", order(dataset, said=said))
     assert each_mentions(said, (filled.path, "cache"))
-    whole = in_memory(order(manifest), room_bytes=PLENTY)
-    assert pixels_of(filled, manifest) == pixels_of(whole, manifest)
-    assert on_disk(tmp_path / "cache", order(manifest)).reused
+    whole = in_memory(order(dataset), room_bytes=PLENTY)
+    assert pixels_of(filled, dataset) == pixels_of(whole, dataset)
+    assert on_disk(tmp_path / "cache", order(dataset)).reused
 
 
 def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders, monkeypatch):
     """Pictures of many sizes, of which a sample would say little: 30 px of the shorter side are kept of each."""
     for number, height in enumerate((31, 60, 200)):
         Image.new("RGB", (300, height)).save(class_folders / f"red/odd_{number}.png")
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     expected = 48 * 30 * 30 * 3 + (291 + 150 + 45) * 30 * 3  # 300 x 31, 60, 200 with 30 px of height
-    filled = in_memory(order(manifest), room_bytes=PLENTY)
+    filled = in_memory(order(dataset), room_bytes=PLENTY)
     index_bytes = filled.bytes - PIXELS_AT - expected
     assert 51 * 16 <= index_bytes <= 51 * 16 + 4096
 
@@ -159,21 +159,21 @@ def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders,
     monkeypatch.setattr(cache_writer, "shrunk_picture", never)
     words = "51 pictures, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Use --cache disk, or keep"
     with pytest.raises(InputError, match=words):
-        in_memory(order(manifest), room_bytes=expected)
+        in_memory(order(dataset), room_bytes=expected)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(class_folders, tmp_path, monkeypatch):
     usage = cache_writer.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cache_writer.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
     with pytest.raises(InputError, match=mentioning("1", "MiB", "EFFNETV2_CACHE=FOLDER")):
-        on_disk(tmp_path / "cache", order(read(class_folders)))
+        on_disk(tmp_path / "cache", order(load_dataset(class_folders)))
     assert not (tmp_path / "cache/pictures.bin").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(class_folders, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=mentioning("EFFNETV2_CACHE=FOLDER")):
-        on_disk(tmp_path / "file/cache", order(read(class_folders)))
+        on_disk(tmp_path / "file/cache", order(load_dataset(class_folders)))
 
 
 @pytest.fixture
@@ -239,13 +239,13 @@ def test_a_killed_fill_leaves_nothing_that_is_taken_for_a_cache(large, tmp_path)
     left = [path.name for path in (tmp_path / "cache").iterdir()]
     assert "pictures.bin" not in left
     assert any(name.endswith(".partial") for name in left), "it was killed too early to mean anything"
-    manifest = read(large)
-    assert not on_disk(tmp_path / "cache", order(manifest, Kept(160, "shorter"))).reused
+    dataset = load_dataset(large)
+    assert not on_disk(tmp_path / "cache", order(dataset, Kept(160, "shorter"))).reused
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (
         ["lock", "pictures.bin"],
         ["pictures.bin"],
     )
-    assert on_disk(tmp_path / "cache", order(manifest, Kept(160, "shorter"))).reused
+    assert on_disk(tmp_path / "cache", order(dataset, Kept(160, "shorter"))).reused
 
 
 def test_ctrl_c_stops_a_fill_and_leaves_nothing(large, tmp_path):
@@ -274,7 +274,7 @@ def test_stopping_gives_up_what_threads_have_not_begun(class_folders, monkeypatc
             super().shutdown(wait=how.get("wait", True))
 
     monkeypatch.setattr(cache_writer, "ThreadPoolExecutor", Pool)
-    with cache_writer._working(work, order(read(class_folders), threads=2), 1) as results:
+    with cache_writer._working(work, order(load_dataset(class_folders), threads=2), 1) as results:
         assert next(results) == [0]
     assert set(begun) <= {0, 1, 2}, "the first, and one more in each of two threads"
     assert threading.active_count() <= threads, "none is left"
@@ -310,28 +310,28 @@ def test_a_disk_that_gets_full_meanwhile_is_said_without_a_traceback(large, tmp_
 
 def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_folders, monkeypatch):
     """As when a file changes between the measuring and the filling."""
-    manifest = read(class_folders)
-    whole = in_a_cache(manifest)
+    dataset = load_dataset(class_folders)
+    whole = in_a_cache(dataset)
     monkeypatch.setattr(cache_writer, "size_of", lambda source: (20, 20))
-    short = in_a_cache(manifest)
+    short = in_a_cache(dataset)
     assert all(np.array_equal(short.source(row), whole.source(row)) for row in range(48))
 
 
 def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_path):
-    manifest, said = read(class_folders), []
+    dataset, said = load_dataset(class_folders), []
     old, young = (
-        on_disk(tmp_path / name, order(manifest, Kept(20, "shorter"))).path for name in ("old", "young")
+        on_disk(tmp_path / name, order(dataset, Kept(20, "shorter"))).path for name in ("old", "young")
     )
     for file, days in ((old, 31), (young, 29)):
         os.utime(file, (time.time() - days * 86400,) * 2)
     (tmp_path / "something else").mkdir()
-    on_disk(tmp_path / "new", order(manifest, said=said))
+    on_disk(tmp_path / "new", order(dataset, said=said))
     assert not old.parent.exists()
     assert young.exists()
     assert (tmp_path / "something else").exists()
     assert each_mentions(said, (old.parent, "30"))
     os.utime(young, (time.time() - 29 * 86400,) * 2)
-    assert on_disk(young.parent, order(manifest, Kept(20, "shorter"))).reused
+    assert on_disk(young.parent, order(dataset, Kept(20, "shorter"))).reused
     assert time.time() - young.stat().st_mtime < 60, "using it makes it young"
 
 
@@ -339,10 +339,8 @@ def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
     class_folders, tmp_path, monkeypatch
 ):
     """Between the listing and the look at it."""
-    manifest, said = read(class_folders), []
-    files = [
-        on_disk(tmp_path / name, order(manifest, Kept(20, "shorter"))).path for name in ("taken", "gone")
-    ]
+    dataset, said = load_dataset(class_folders), []
+    files = [on_disk(tmp_path / name, order(dataset, Kept(20, "shorter"))).path for name in ("taken", "gone")]
     for file in files:
         os.utime(file, (time.time() - 31 * 86400,) * 2)
     glob = Path.glob
@@ -367,7 +365,7 @@ def test_progress_ends_at_the_number_of_pictures(class_folders):
     def counting(what, total):
         yield lambda done: seen.setdefault((what, total), []).append(done)
 
-    in_memory(order(read(class_folders), counting=counting), room_bytes=PLENTY)
+    in_memory(order(load_dataset(class_folders), counting=counting), room_bytes=PLENTY)
     assert set(seen) == {("measuring pictures", 48), ("filling the cache", 48)}
     assert all(done == sorted(done) and done[-1] == 48 for done in seen.values())
 
@@ -393,10 +391,10 @@ def _private_bytes():
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells what memory is shared")
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_processes_share_the_memory_of_a_cache(where, large, tmp_path):
-    manifest = read(large)
-    big = order(manifest, Kept(160, "shorter"))
+    dataset = load_dataset(large)
+    big = order(dataset, Kept(160, "shorter"))
     filled = in_memory(big, room_bytes=PLENTY) if where == "ram" else on_disk(tmp_path / "cache", big)
-    reader = filled.reader(np.arange(24), originals(manifest))
+    reader = filled.reader(np.arange(24), originals(dataset))
     expected = sum(int(reader.source(sample).sum()) for sample in range(24))
     start, answers = SERVER.Event(), SERVER.Queue()
     processes = [SERVER.Process(target=_read_all, args=(reader, start, answers)) for _ in range(2)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.folds import folds, time_folds, time_holdout
@@ -24,7 +24,7 @@ def places(count: int) -> dict[str, np.ndarray]:
 
 def test_by_class_the_folds_are_as_even_as_scikit_learns():
     labels = np.repeat([0, 1, 2], [53, 31, 12])
-    ours = folds(manifest(labels), k=5, seed=0, by="class").of_picture(len(labels))
+    ours = folds(dataset(labels), k=5, seed=0, by="class").of_picture(len(labels))
     theirs = np.zeros(len(labels), dtype=int)
     for number, (_, answering) in enumerate(StratifiedKFold(5).split(labels, labels)):
         theirs[answering] = number
@@ -35,14 +35,14 @@ def test_by_class_the_folds_are_as_even_as_scikit_learns():
 
 def test_by_class_neighbours_part_and_by_place_they_do_not():
     labels = np.tile([0, 1, 0, 1], 20)
-    data = manifest(labels, **places(80))
+    data = dataset(labels, **places(80))
     by_class, by_place = (folds(data, k=4, seed=0, by=by).of_picture(80) for by in ("class", "place"))
     assert (by_place[::2] == by_place[1::2]).all()
     assert not (by_class[::2] == by_class[1::2]).all()
 
 
 def test_by_place_and_by_group_need_to_know_them():
-    data = manifest([0, 1] * 10)
+    data = dataset([0, 1] * 10)
     with pytest.raises(InputError, match=mentioning("--by", "all.csv")):
         folds(data, k=2, seed=0, by="place")
     with pytest.raises(InputError, match=mentioning("--by", "all.csv", "--group-column")):
@@ -51,7 +51,7 @@ def test_by_place_and_by_group_need_to_know_them():
 
 def test_a_class_in_one_group_only_is_named():
     """By the ordinary rule groups give way, and the note says so; asked for by name they do not."""
-    data = manifest([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
+    data = dataset([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
     assert mentions(folds(data, k=2, seed=0).note, "groups not kept", "class")
     with pytest.raises(InputError, match=mentioning("'c1'", "--by")):
         folds(data, k=2, seed=0, by="group")
@@ -62,7 +62,7 @@ def test_a_class_in_one_group_only_is_named():
 def test_groups_of_two_classes_each_are_dealt_whole():
     labels = np.tile([0, 1, 1, 2, 2, 0], 6)
     group = [f"g{number}" for number in np.arange(36) // 2]
-    dealt = folds(manifest(labels, group=group), k=3, seed=0, by="group")
+    dealt = folds(dataset(labels, group=group), k=3, seed=0, by="group")
     fold = dealt.of_picture(36)
     assert pd.Series(fold).groupby(group).nunique().max() == 1
     assert all(set(labels[part.learning]) == {0, 1, 2} for part in dealt.parts)
@@ -70,15 +70,15 @@ def test_groups_of_two_classes_each_are_dealt_whole():
 
 def test_fewer_pictures_than_folds():
     with pytest.raises(InputError, match=mentioning("4", "9", "2", "--folds")):
-        folds(manifest([0, 0, 1, 1]), k=9, seed=0)
+        folds(dataset([0, 0, 1, 1]), k=9, seed=0)
 
 
 def test_a_class_with_fewer_pictures_than_folds_is_named():
-    dealt = folds(manifest([0] * 20 + [1] * 3), k=5, seed=0)
+    dealt = folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
     assert mentions(dealt.note, "'c1'", "fold")
     assert sum((dealt.of_picture(23)[20:] == number).any() for number in range(5)) == 3
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
-        folds(manifest([0] * 20 + [1]), k=5, seed=0)
+        folds(dataset([0] * 20 + [1]), k=5, seed=0)
 
 
 @given(
@@ -88,7 +88,7 @@ def test_a_class_with_fewer_pictures_than_folds_is_named():
 def test_by_time_the_past_teaches_the_future(rows, k):
     years, labels = (np.array(column) for column in zip(*rows, strict=True))
     assume(len(set(labels)) == 2)
-    data = manifest(labels, year=years)
+    data = dataset(labels, year=years)
     try:
         dealt = time_folds(data, k=k, column="year")
     except InputError:  # too few moments, or a class that is new; see below
@@ -109,7 +109,7 @@ def test_by_time_the_past_teaches_the_future(rows, k):
 
 def test_periods_hold_about_as_many_pictures():
     years = np.repeat(np.arange(2000, 2016), 5)
-    dealt = time_folds(manifest(np.tile([0, 1], 40), year=years), k=3, column="year")
+    dealt = time_folds(dataset(np.tile([0, 1], 40), year=years), k=3, column="year")
     assert [len(part.answering) for part in dealt.parts] == [20, 20, 20]
     assert each_mentions(
         [part.note for part in dealt.parts],
@@ -121,7 +121,7 @@ def test_periods_hold_about_as_many_pictures():
 
 def test_dates_are_put_in_order():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
-    dealt = time_folds(manifest([0, 1] * 6, taken=dates), k=2, column="taken")
+    dealt = time_folds(dataset([0, 1] * 6, taken=dates), k=2, column="taken")
     assert mentions(dealt.parts[0].note, "2015-01-01", "2015-09-01", "2016-01-01", "2016-09-01")
     assert sorted(dealt.parts[1].answering) == [8, 9, 10, 11]
 
@@ -131,7 +131,7 @@ def test_times_of_summer_and_of_winter_are_of_one_clock():
     times = ["2016-07-02T00:30+02:00", "2016-07-01T23:00+00:00"] + [
         f"2016-12-0{day}T00:00+01:00" for day in "1234"
     ]
-    dealt = time_folds(manifest([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
+    dealt = time_folds(dataset([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
     assert dealt.parts[0].note.startswith("taken 2016-07-01T22:30:00+00:00 to ")
     assert list(dealt.parts[0].answering) == [3, 4, 5]
 
@@ -139,7 +139,7 @@ def test_times_of_summer_and_of_winter_are_of_one_clock():
 def test_a_copy_of_what_is_answered_is_not_learnt_from():
     contents = np.arange(12)
     contents[11] = 0  # the newest picture is a copy of the oldest
-    data = manifest([0, 1] * 6, year=np.arange(12))
+    data = dataset([0, 1] * 6, year=np.arange(12))
     dealt = time_folds(data, k=2, column="year", contents=contents)
     assert 0 in dealt.parts[0].learning
     assert 0 not in dealt.parts[1].learning
@@ -147,40 +147,40 @@ def test_a_copy_of_what_is_answered_is_not_learnt_from():
 
 def test_times_that_are_none_are_refused_by_row():
     with pytest.raises(InputError, match=mentioning("yaer", "did you mean", "year")):
-        time_folds(manifest([0, 1] * 3, year=range(6)), k=2, column="yaer")
+        time_folds(dataset([0, 1] * 3, year=range(6)), k=2, column="yaer")
     with pytest.raises(InputError, match=mentioning("all.csv", "4", "1", "6")):
-        time_folds(manifest([0, 1] * 3, year=[1, 2, None, 4, 5, 6]), k=2, column="year")
+        time_folds(dataset([0, 1] * 3, year=[1, 2, None, 4, 5, 6]), k=2, column="year")
     with pytest.raises(InputError, match=mentioning("3", "spring")):
-        time_folds(manifest([0, 1] * 3, year=["1999", "spring", "3", "4", "5", "6"]), k=2, column="year")
+        time_folds(dataset([0, 1] * 3, year=["1999", "spring", "3", "4", "5", "6"]), k=2, column="year")
     with pytest.raises(InputError, match=mentioning("4", "5", "3", "1", "2")):
-        time_folds(manifest([0, 1] * 3, year=[1, 2, 3] * 2), k=4, column="year")
+        time_folds(dataset([0, 1] * 3, year=[1, 2, 3] * 2), k=4, column="year")
     with pytest.raises(InputError, match=mentioning("2", "1", "--folds")):
-        time_folds(manifest([0, 1] * 3, year=[1, 2] * 3), k=4, column="year")
+        time_folds(dataset([0, 1] * 3, year=[1, 2] * 3), k=4, column="year")
     with pytest.raises(InputError, match=mentioning("1", "--by")):
-        time_folds(manifest([0, 1] * 3, year=[1] * 6), k=1, column="year")
+        time_folds(dataset([0, 1] * 3, year=[1] * 6), k=1, column="year")
     with pytest.raises(InputError, match=mentioning("'c1'", "1")):
-        time_folds(manifest([0, 0, 0, 1, 1, 1, 0, 0], year=range(8)), k=2, column="year")
+        time_folds(dataset([0, 0, 0, 1, 1, 1, 0, 0], year=range(8)), k=2, column="year")
 
 
 def test_the_rule_says_whether_places_were_kept_whole():
     labels = np.tile([0, 1, 0, 1], 20)
-    placed = manifest(labels, **places(80))
+    placed = dataset(labels, **places(80))
     assert [folds(placed, k=4, seed=0, by=by).rule for by in ("auto", "place", "class")] == [
         "place",
         "place",
         "class",
     ]
-    assert folds(manifest(labels), k=4, seed=0).rule == "auto"
+    assert folds(dataset(labels), k=4, seed=0).rule == "auto"
 
 
 @pytest.mark.parametrize("by", ["auto", "group"])
 def test_fewer_groups_than_folds_are_refused_and_not_taken_apart(by):
-    data = manifest([0, 1] * 10, group=list("abcd") * 5)
+    data = dataset([0, 1] * 10, group=list("abcd") * 5)
     with pytest.raises(InputError) as refused:
         folds(data, k=5, seed=0, by=by)
     assert mentions(str(refused.value), "all.csv", "4", "5", "2", "--folds", "--by")
     assert len(folds(data, k=5, seed=0, by="class").parts) == 5
-    one = manifest([0, 1] * 10, group=["a"] * 20)
+    one = dataset([0, 1] * 10, group=["a"] * 20)
     with pytest.raises(InputError, match=mentioning("1", "2", "group")):
         folds(one, k=2, seed=0, by=by)
 
@@ -189,19 +189,19 @@ def test_as_many_groups_as_folds_are_left_out_one_by_one():
     """Ten patients of one label each: a healthy one may not lie in the fold of a sick one while another is empty."""
     patient = np.repeat(np.arange(10), 3)
     for seed in range(5):
-        dealt = folds(manifest(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
+        dealt = folds(dataset(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
         assert [len(set(patient[part.answering])) for part in dealt.parts] == [1] * 10
 
 
 def test_too_few_places_give_way_for_the_reason_that_holds():
     place = np.arange(30) % 3
-    data = manifest([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
+    data = dataset([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
     assert mentions(folds(data, k=5, seed=0).note, "places not kept", "empty")
     with pytest.raises(InputError, match=mentioning("all.csv", "3", "5", "2")):
         folds(data, k=5, seed=0, by="place")
     with pytest.raises(InputError, match="or take smaller blocks"):
         folds(data, k=5, seed=0, by="place", blocks=(1.0,))
-    grouped = manifest([0, 1] * 15, group=list("abc") * 10, **data.table[["latitude", "longitude"]])
+    grouped = dataset([0, 1] * 15, group=list("abc") * 10, **data.table[["latitude", "longitude"]])
     with pytest.raises(InputError, match=mentioning("3", "place", "group")):
         folds(grouped, k=5, seed=0, by="place")
 
@@ -210,13 +210,13 @@ def test_identical_files_count_once_among_the_folds():
     contents = np.arange(20)
     contents[2] = 0
     with pytest.raises(InputError, match=mentioning("19", "20", "2")):
-        folds(manifest([0, 1] * 10), k=20, seed=0, contents=contents)
+        folds(dataset([0, 1] * 10), k=20, seed=0, contents=contents)
 
 
 def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
     """Class c1 lies in two places, but one group lies in both."""
     labels, group = [0, 0, 0, 0, 1, 1], ["a", "b", "c", "d", "e", "e"]
-    data = manifest(labels, group=group, latitude=[1, 11, 21, 31, 41, 51], longitude=[0] * 6)
+    data = dataset(labels, group=group, latitude=[1, 11, 21, 31, 41, 51], longitude=[0] * 6)
     with pytest.raises(InputError) as refused:
         folds(data, k=2, seed=0, by="place")
     assert "with places and groups kept whole, a class would vanish" in str(refused.value)
@@ -225,7 +225,7 @@ def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
 
 
 def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
-    data = manifest(np.tile([0, 1, 0, 1], 20), **places(80))
+    data = dataset(np.tile([0, 1, 0, 1], 20), **places(80))
     note = folds(data, k=4, seed=0, by="place", blocks=(0.25,)).note
     assert mentions(note, "0.25", "40")
 
@@ -233,7 +233,7 @@ def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
 def test_the_latest_quarter_by_time_is_cut_off_once():
     """Of 10, 10, 60 and 20 pictures, the cut behind the third year leaves 20 %, nearer to 25 % than 80 %."""
     years = np.repeat([2001, 2002, 2003, 2004], [10, 10, 60, 20])
-    data = manifest(np.tile([0, 1], 50), year=years)
+    data = dataset(np.tile([0, 1], 50), year=years)
     held = time_holdout(data, share=0.25, column="year")
     assert set(years[held.answering]) == {2004}
     assert len(held.learning) == 80
@@ -241,14 +241,14 @@ def test_the_latest_quarter_by_time_is_cut_off_once():
     assert (len(two.learning), len(two.answering)) == (10, 10)
     with pytest.raises(InputError, match=mentioning("year", "column")):
         time_holdout(data.select(range(10)), share=0.25, column="year")
-    late = manifest([0, 1] * 4 + [2, 2], year=[1] * 8 + [2] * 2)
+    late = dataset([0, 1] * 4 + [2, 2], year=[1] * 8 + [2] * 2)
     with pytest.raises(InputError, match=mentioning("'c2'", "2")):
         time_holdout(late, share=0.25, column="year")
 
 
 def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
     """Three classes, three files, each file in two of the classes; a cross-validation takes no splits as given."""
-    data, contents = manifest([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
+    data, contents = dataset([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
     with pytest.raises(InputError, match=mentioning("class", "fold")) as error:
         folds(data, k=2, seed=0, contents=contents)
     assert mentions(str(error.value), "label", "class")

@@ -17,7 +17,7 @@ from scipy import ndimage
 from tests.data.caches import in_a_cache, order
 
 from efficientnetv2.data.cache_writer import on_disk
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.image_cache import Index, Kept, NotWhole, content_of
 from efficientnetv2.data.image_io import UnreadablePicture
@@ -113,9 +113,9 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
     for number in range(8):
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         smooth(number, 300, 400).save(tmp_path / "ab"[number % 2] / f"{number}.jpg", quality=95)
-    manifest = read(tmp_path)
+    dataset = load_dataset(tmp_path)
     kept = Kept.enough(image_px=64, framing=framing, area_min=0.35, detail=detail)
-    reader = in_a_cache(manifest, kept)
+    reader = in_a_cache(dataset, kept)
     differences = []
     for number, box in enumerate(crops(400, 300, framing, 0.35, count=8)):
         size = (
@@ -123,7 +123,7 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
             if framing != "pad"
             else [round(64 * side / max(box.width, box.height)) for side in (box.width, box.height)]
         )
-        original, small = Image.open(manifest.file(number)), Image.fromarray(reader.source(number))
+        original, small = Image.open(dataset.file(number)), Image.fromarray(reader.source(number))
         assert small.height < 200, "the pictures are kept smaller"
         across, down = small.width / 400, small.height / 300
         scaled = [place * scale for place, scale in zip(box, (across, down, across, down), strict=True)]
@@ -136,10 +136,10 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
 
 
 def test_a_small_picture_is_kept_as_it_is(class_folders):
-    manifest = read(class_folders)
-    reader = in_a_cache(manifest, Kept(48, "shorter"))
+    dataset = load_dataset(class_folders)
+    reader = in_a_cache(dataset, Kept(48, "shorter"))
     for sample in (0, 20, 47):
-        assert np.array_equal(reader.source(sample), np.asarray(Image.open(manifest.file(sample))))
+        assert np.array_equal(reader.source(sample), np.asarray(Image.open(dataset.file(sample))))
 
 
 def test_pictures_are_kept_upright_whatever_their_kind(tmp_path):
@@ -152,48 +152,46 @@ def test_pictures_are_kept_upright_whatever_their_kind(tmp_path):
     wide.convert("L").save(tmp_path / "a/grey.png")
     wide.save(tmp_path / "b/turned.jpg", exif=turned, quality=95)
     wide.save(tmp_path / "b/wide.jpg", quality=95)
-    manifest = read(tmp_path)
-    reader = in_a_cache(manifest, Kept(10, "shorter"))
-    shapes = {manifest.paths[row]: reader.source(row).shape for row in range(4)}
+    dataset = load_dataset(tmp_path)
+    reader = in_a_cache(dataset, Kept(10, "shorter"))
+    shapes = {dataset.paths[row]: reader.source(row).shape for row in range(4)}
     assert shapes == {
         "a/turned.png": (30, 10, 3), "a/grey.png": (10, 30, 3), "b/turned.jpg": (30, 10, 3), "b/wide.jpg": (10, 30, 3),
     }  # fmt: skip
 
 
-def training(manifest, reader, threads=1):
-    return TrainingPictures(manifest, Preprocessing(image_px=40), 0.3, Key.of(0), threads, reader)
+def training(dataset, reader, threads=1):
+    return TrainingPictures(dataset, Preprocessing(image_px=40), 0.3, Key.of(0), threads, reader)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
 def test_batches_from_the_cache_do_not_depend_on_who_reads_them(workers, threads, class_folders):
-    manifest = read(class_folders)
-    reader = in_a_cache(manifest)
+    dataset = load_dataset(class_folders)
+    reader = in_a_cache(dataset)
     sampler = Sampler(
-        manifest.labels, Progressive(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
+        dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
     )
-    alone = list(training_batches(training(manifest, reader), sampler, workers=0))
-    shared = list(training_batches(training(manifest, reader, threads), sampler, workers=workers))
+    alone = list(training_batches(training(dataset, reader), sampler, workers=0))
+    shared = list(training_batches(training(dataset, reader, threads), sampler, workers=workers))
     assert all(torch.equal(one.images, other.images) for one, other in zip(alone, shared, strict=True))
     assert len(alone) == len(shared) == 12
 
 
 def test_reading_opens_no_original(class_folders, monkeypatch):
-    manifest = read(class_folders)
-    reader = in_a_cache(manifest)
+    dataset = load_dataset(class_folders)
+    reader = in_a_cache(dataset)
     monkeypatch.setattr("efficientnetv2.data.image_io.Path.read_bytes", None)
     for path in class_folders.rglob("*.jpg"):
         path.unlink()
-    sampler = Sampler(
-        manifest.labels, Progressive(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
-    )
-    batches = list(training_batches(training(manifest, reader), sampler, workers=0))
+    sampler = Sampler(dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3))
+    batches = list(training_batches(training(dataset, reader), sampler, workers=0))
     assert sum(len(batch.labels) for batch in batches) == 3 * 48
     assert not any(batch.unreadable for batch in batches)
 
 
 def test_a_reader_travels_without_the_pictures(class_folders):
-    manifest = read(class_folders)
-    reader = in_a_cache(manifest)
+    dataset = load_dataset(class_folders)
+    reader = in_a_cache(dataset)
     before = reader.source(7).copy()
     luggage = pickle.dumps(reader)
     assert len(luggage) < 20_000, "48 pictures of 30 px are 130 kB"
@@ -201,20 +199,20 @@ def test_a_reader_travels_without_the_pictures(class_folders):
 
 
 def test_an_unreadable_picture_has_its_stand_in_and_its_reason_as_without_a_cache(class_folders):
-    manifest = read(class_folders)
-    (class_folders / manifest.paths[20]).write_bytes(b"no longer a picture")
-    (class_folders / manifest.paths[47]).write_bytes((class_folders / manifest.paths[47]).read_bytes()[:700])
+    dataset = load_dataset(class_folders)
+    (class_folders / dataset.paths[20]).write_bytes(b"no longer a picture")
+    (class_folders / dataset.paths[47]).write_bytes((class_folders / dataset.paths[47]).read_bytes()[:700])
     request = Request(0, 0, Setting(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
-    direct = training(manifest, None).batch(request)
-    cached = training(manifest, in_a_cache(manifest)).batch(request)
+    direct = training(dataset, None).batch(request)
+    cached = training(dataset, in_a_cache(dataset)).batch(request)
     assert [sample for sample, _ in direct.unreadable] == [20, 47]
     assert cached.unreadable == direct.unreadable
     assert torch.equal(cached.labels, direct.labels)
 
 
-def file_of(manifest, folder):
-    filled = on_disk(folder, order(manifest))
-    return filled, filled.reader(np.arange(len(manifest)), originals(manifest))
+def file_of(dataset, folder):
+    filled = on_disk(folder, order(dataset))
+    return filled, filled.reader(np.arange(len(dataset)), originals(dataset))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +228,7 @@ def file_of(manifest, folder):
     ],
 )
 def test_a_damaged_file_is_told_from_a_whole_one(damage, what, class_folders, tmp_path):
-    filled, reader = file_of(read(class_folders), tmp_path / "cache")
+    filled, reader = file_of(load_dataset(class_folders), tmp_path / "cache")
     filled.path.write_bytes(damage(filled.path.read_bytes()))
     with filled.path.open("rb") as file, pytest.raises(NotWhole, match=what):
         Index.read(file)
@@ -239,53 +237,53 @@ def test_a_damaged_file_is_told_from_a_whole_one(damage, what, class_folders, tm
 
 
 def test_a_run_never_meets_the_pictures_of_another_cache_in_its_place(class_folders, tmp_path):
-    manifest = read(class_folders)
-    _, reader = file_of(manifest, tmp_path / "cache")
-    file_of(manifest.select(range(20)), tmp_path / "cache")
+    dataset = load_dataset(class_folders)
+    _, reader = file_of(dataset, tmp_path / "cache")
+    file_of(dataset.select(range(20)), tmp_path / "cache")
     (failure,) = {
         batch.message
         for batch in [
-            training(manifest, reader)[Request(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
+            training(dataset, reader)[Request(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
         ]
     }
     assert "holds other pictures by now" in failure
 
 
 def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folders):
-    manifest, kept = read(class_folders), Kept(30, "shorter")
-    content = content_of(originals(manifest), 48, kept)
-    assert content == content_of(originals(read(class_folders)), 48, kept)
-    file = Path(manifest.file(5))
+    dataset, kept = load_dataset(class_folders), Kept(30, "shorter")
+    content = content_of(originals(dataset), 48, kept)
+    assert content == content_of(originals(load_dataset(class_folders)), 48, kept)
+    file = Path(dataset.file(5))
     time = file.stat()
-    seen = {content, content_of(originals(manifest), 47, kept)}
-    seen |= {content_of(originals(manifest), 48, other) for other in (Kept(31, "shorter"), Kept(30, "mean"))}
+    seen = {content, content_of(originals(dataset), 47, kept)}
+    seen |= {content_of(originals(dataset), 48, other) for other in (Kept(31, "shorter"), Kept(30, "mean"))}
     os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns + 1))
-    seen.add(content_of(originals(manifest), 48, kept))
+    seen.add(content_of(originals(dataset), 48, kept))
     file.write_bytes(file.read_bytes() + b"more")
     os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
-    seen.add(content_of(originals(manifest), 48, kept))
+    seen.add(content_of(originals(dataset), 48, kept))
     file.unlink()
-    seen.add(content_of(originals(manifest), 48, kept))
+    seen.add(content_of(originals(dataset), 48, kept))
     assert len(seen) == 7
 
 
 def test_files_that_exchanged_their_places_are_another_content(class_folders):
     """A name goes with its stamp, even where the stamps are alike."""
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     for row in (0, 1):
-        os.utime(manifest.file(row), ns=(0, 0))
-        Path(manifest.file(row)).write_bytes(b"of one length")
-        os.utime(manifest.file(row), ns=(0, 0))
+        os.utime(dataset.file(row), ns=(0, 0))
+        Path(dataset.file(row)).write_bytes(b"of one length")
+        os.utime(dataset.file(row), ns=(0, 0))
     kept = Kept(30, "shorter")
-    one, other = (content_of(originals(manifest.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
+    one, other = (content_of(originals(dataset.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
     assert one != other
 
 
 def test_a_cache_of_nothing_but_damage_says_so_of_each(class_folders):
-    manifest = read(class_folders).select([0, 1])
+    dataset = load_dataset(class_folders).select([0, 1])
     for row in (0, 1):
-        Path(manifest.file(row)).write_bytes(b"no picture")
-    reader = in_a_cache(manifest)
+        Path(dataset.file(row)).write_bytes(b"no picture")
+    reader = in_a_cache(dataset)
     for row in (0, 1):
         with pytest.raises(UnreadablePicture, match="is not an image"):
             reader.source(row)

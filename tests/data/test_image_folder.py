@@ -12,7 +12,7 @@ from tests.messages import each_mentions, mentioning, mentions
 from torchvision.datasets import ImageFolder
 
 from efficientnetv2.data import image_folder as folders
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.validate import check
 from efficientnetv2.utils.errors import InputError
 
@@ -31,7 +31,7 @@ def test_class_folders_read_as_torchvision_reads_them(tmp_path):
             for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")
         )
     )
-    ours, theirs = read(tmp_path), ImageFolder(tmp_path)
+    ours, theirs = load_dataset(tmp_path), ImageFolder(tmp_path)
     assert list(ours.class_names) == theirs.classes
     mine = {(ours.file(i), int(ours.labels[i])) for i in range(len(ours))}
     assert mine == {(os.path.abspath(path), label) for path, label in theirs.samples}
@@ -49,7 +49,7 @@ def test_hidden_files_and_files_that_are_no_pictures_are_passed_over(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert read(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
+    assert load_dataset(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
 
 
 def lay(*files: Path) -> None:
@@ -63,7 +63,11 @@ def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
     draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
     lay(*(tmp_path / name for name in ("a/3.HEIC", "b/deep/4.heic", "b/5.mov", "b/6.json", "b/Thumbs.db")))
     words = {"require_labels": False, "for_training": False}
-    for found in (read(tmp_path), read(tmp_path, **words), read(tmp_path, **words, strict_labels=True)):
+    for found in (
+        load_dataset(tmp_path),
+        load_dataset(tmp_path, **words),
+        load_dataset(tmp_path, **words, strict_labels=True),
+    ):
         assert found.paths == ["a/1.jpg", "b/2.jpg"]
         assert each_mentions(found.notes, (tmp_path, "2", ".heic", "1", ".mov", "JPEG"))
         assert found.passed_over == {".heic": {"a": 1, "b": 1}, ".mov": {"b": 1}}
@@ -73,7 +77,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
 def test_what_pillow_knows_but_does_not_decode_is_passed_over_like_other_files(name, tmp_path):
     draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
     lay(tmp_path / "a" / name)
-    found = read(tmp_path)
+    found = load_dataset(tmp_path)
     assert found.paths == ["a/1.jpg", "b/2.jpg"]
     assert f"1 file {Path(name).suffix}" in found.notes[0]
 
@@ -82,9 +86,9 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_
     draw(*(tmp_path / name for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")))
     draw(tmp_path / "test/5.jpg")
     lay(tmp_path / "train/a/6.heic", tmp_path / "val/b/7.heic", tmp_path / "test/8.heic")
-    asked = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    asked = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert "3 files .heic" in asked.notes[-1]
-    flat = read(tmp_path / "test", require_labels=False)
+    flat = load_dataset(tmp_path / "test", require_labels=False)
     assert "1 file .heic" in flat.notes[0]
 
 
@@ -117,42 +121,42 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_
 def test_where_no_picture_is_found_the_other_files_are_named(tmp_path, files, labels, message):
     lay(*(tmp_path / name for name in files))
     with pytest.raises(InputError, match=mentioning(*message)):
-        read(tmp_path, require_labels=labels)
+        load_dataset(tmp_path, require_labels=labels)
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_train_and_val_folders_are_splits(tmp_path, val):
     draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", val, "test") for name in ("x", "y")))
-    manifest = read(tmp_path)
-    assert sorted(zip(manifest.split, manifest.table["label"], strict=True)) == [
+    dataset = load_dataset(tmp_path)
+    assert sorted(zip(dataset.split, dataset.table["label"], strict=True)) == [
         (split, label) for split in ("test", "train", "val") for label in ("x", "y")
     ]
-    assert manifest.subset("val").paths == [f"{val}/x/1.jpg", f"{val}/y/1.jpg"]
+    assert dataset.subset("val").paths == [f"{val}/x/1.jpg", f"{val}/y/1.jpg"]
 
 
 def test_a_class_of_railway_trains_is_no_split(tmp_path):
     draw(*(tmp_path / f"{name}/1.jpg" for name in ("bus", "car", "train")))
-    manifest = read(tmp_path)
-    assert manifest.class_names == ("bus", "car", "train")
-    assert set(manifest.split) == {""}
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("bus", "car", "train")
+    assert set(dataset.split) == {""}
 
 
 def test_folders_beside_train_and_val_are_no_classes(tmp_path):
     draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg", "unlabelled/3.jpg")))
-    assert read(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
+    assert load_dataset(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
 
 
 def test_every_picture_beside_a_folder_called_as_a_split_is_answered(tmp_path):
     """Where labels are taken, what is passed over is said."""
     draw(tmp_path / "test/s1/1.png", tmp_path / "siteB/2.png", tmp_path / "3.png")
-    asked = read(tmp_path, require_labels=False, for_training=False)
+    asked = load_dataset(tmp_path, require_labels=False, for_training=False)
     assert asked.paths == ["3.png", "siteB/2.png", "test/s1/1.png"]
     words = {"require_labels": False, "for_training": False, "strict_labels": True}
-    inspected = read(tmp_path, **words, layout="splits")
+    inspected = load_dataset(tmp_path, **words, layout="splits")
     assert inspected.paths == ["test/s1/1.png"]
     assert mentions(inspected.notes[0], tmp_path, "siteB", "3.png")
     draw(*(tmp_path / f"train/{name}/4.png" for name in ("s1", "s2")))
-    assert "'3.png'" in read(tmp_path).notes[0]
+    assert "'3.png'" in load_dataset(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -171,17 +175,19 @@ def test_folders_whose_names_contain_a_split_are_splits_if_they_hold_the_same_cl
 ):
     draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in (train, other) for name in ("x", "y")))
     draw(tmp_path / "single_prediction/2.jpg")
-    manifest = read(tmp_path, require_labels=labels, for_training=labels, strict_labels=True)
-    assert manifest.class_names == ("x", "y")
-    assert manifest.subset(split).paths == [f"{other}/x/1.jpg", f"{other}/y/1.jpg"]
-    told = " ".join(manifest.notes)
+    dataset = load_dataset(tmp_path, require_labels=labels, for_training=labels, strict_labels=True)
+    assert dataset.class_names == ("x", "y")
+    assert dataset.subset(split).paths == [f"{other}/x/1.jpg", f"{other}/y/1.jpg"]
+    told = " ".join(dataset.notes)
     assert all(f"'{name}'" in told for name in (train, "single_prediction"))
-    assert read(tmp_path, layout="classes").class_names == tuple(sorted((train, other, "single_prediction")))
+    assert load_dataset(tmp_path, layout="classes").class_names == tuple(
+        sorted((train, other, "single_prediction"))
+    )
 
 
 def test_names_that_contain_a_split_are_classes_if_they_hold_other_folders(tmp_path):
     draw(*(tmp_path / name for name in ("train_station/1.jpg", "test_track/2.jpg", "test_track/old/3.jpg")))
-    assert read(tmp_path).class_names == ("test_track", "train_station")
+    assert load_dataset(tmp_path).class_names == ("test_track", "train_station")
 
 
 @pytest.mark.parametrize(
@@ -192,43 +198,43 @@ def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_th
 ):
     draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in outer for name in ("x", "y")))
     with pytest.raises(InputError, match=mentioning("'x'", "'y'", "--layout")):
-        read(tmp_path)
-    assert read(tmp_path, layout="classes").class_names == tuple(sorted(outer))
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, layout="classes").class_names == tuple(sorted(outer))
 
 
 def test_a_class_called_train_is_not_taken_for_a_split_in_silence(tmp_path):
     draw(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
     for words in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):
         with pytest.raises(InputError, match=mentioning("train", "bus", "truck", "--layout")):
-            read(tmp_path, **words)
-    assert read(tmp_path, layout="classes").class_names == ("bus", "train", "truck")
-    split = read(tmp_path, layout="splits")
+            load_dataset(tmp_path, **words)
+    assert load_dataset(tmp_path, layout="classes").class_names == ("bus", "train", "truck")
+    split = load_dataset(tmp_path, layout="splits")
     assert (split.class_names, set(split.split)) == (("new", "old"), {"train"})
 
 
 def test_splits_within_class_folders_are_kept(tmp_path):
     draw(*(tmp_path / f"{name}/{split}/1.jpg" for name in ("cat", "dog") for split in ("train", "test")))
-    manifest = read(tmp_path)
-    assert manifest.class_names == ("cat", "dog")
-    assert manifest.subset("test").paths == ["cat/test/1.jpg", "dog/test/1.jpg"]
-    assert "'test', 'train'" in manifest.notes[0]
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.subset("test").paths == ["cat/test/1.jpg", "dog/test/1.jpg"]
+    assert "'test', 'train'" in dataset.notes[0]
     draw(tmp_path / "cat/2.jpg")
-    assert set(read(tmp_path).split) == {""}
+    assert set(load_dataset(tmp_path).split) == {""}
 
 
 @pytest.mark.parametrize("test", ["test/1.jpg", "test/unknown/1.jpg", "test_images/1.jpg"])
 def test_a_test_folder_without_classes_is_skipped_and_named(test, tmp_path):
     draw(*(tmp_path / f"train/{name}/1.jpg" for name in ("x", "y")), tmp_path / test)
-    manifest = read(tmp_path)
-    assert manifest.paths == ["train/x/1.jpg", "train/y/1.jpg"]
+    dataset = load_dataset(tmp_path)
+    assert dataset.paths == ["train/x/1.jpg", "train/y/1.jpg"]
     place = tmp_path / test.split("/")[0]
-    assert f"1 image of {place}" in " ".join(manifest.notes)
-    inspected = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert f"1 image of {place}" in " ".join(dataset.notes)
+    inspected = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert inspected.paths == [test, "train/x/1.jpg", "train/y/1.jpg"]
     assert inspected.labels.tolist() == [-1, 0, 1]
     draw(tmp_path / "val/2.jpg")
     with pytest.raises(InputError, match=mentioning("val", "1")):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -236,10 +242,10 @@ def test_folders_that_systems_make_are_skipped_and_named(tmp_path, labels):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     places = ("a/@eaDir/1.jpg", "b/@eaDir/2.jpg", "#recycle", "$RECYCLE.BIN", "lost+found", "b/deep/@Recycle")
     draw(*(tmp_path / place / "thumb.jpg" for place in places))
-    manifest = read(tmp_path, require_labels=labels, for_training=labels)
-    assert manifest.paths == ["a/1.jpg", "b/2.jpg"]
-    assert manifest.class_names == ("a", "b")
-    (note,) = manifest.notes
+    dataset = load_dataset(tmp_path, require_labels=labels, for_training=labels)
+    assert dataset.paths == ["a/1.jpg", "b/2.jpg"]
+    assert dataset.class_names == ("a", "b")
+    (note,) = dataset.notes
     assert "2 folders '@eaDir'" in note
     assert all(name in note for name in ("'#recycle'", "'$RECYCLE.BIN'", "'lost+found'", "'@Recycle'"))
 
@@ -249,67 +255,67 @@ def test_all_class_folders_without_an_image_are_named_at_once(tmp_path):
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=mentioning("'c'", "'d'")):
-        read(tmp_path)
-    assert read(tmp_path, min_images_per_class=1).class_names == ("a", "b")
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, min_images_per_class=1).class_names == ("a", "b")
 
 
 def test_classes_of_few_images_are_left_out_on_request_and_named(tmp_path):
     draw(*(tmp_path / f"{name}/{number}.jpg" for name in "ab" for number in range(3)), tmp_path / "c/1.jpg")
-    manifest = read(tmp_path, min_images_per_class=2)
-    assert manifest.class_names == ("a", "b")
-    assert len(manifest) == 6
-    assert mentions(manifest.notes[-1], "1", "2", "'c'")
+    dataset = load_dataset(tmp_path, min_images_per_class=2)
+    assert dataset.class_names == ("a", "b")
+    assert len(dataset) == 6
+    assert mentions(dataset.notes[-1], "1", "2", "'c'")
     (tmp_path / "b/1.jpg").unlink()
     with pytest.raises(InputError, match="one class"):
-        read(tmp_path, min_images_per_class=3)
+        load_dataset(tmp_path, min_images_per_class=3)
 
 
 def test_a_layout_is_of_folders(tmp_path):
     draw(tmp_path / "a/1.jpg")
     (tmp_path / "t.csv").write_text("path,label\na/1.jpg,a\n")
     with pytest.raises(InputError, match="--layout classes"):
-        read(tmp_path / "t.csv", layout="classes")
+        load_dataset(tmp_path / "t.csv", layout="classes")
     with pytest.raises(InputError, match="--layout splits"):
-        read(tmp_path, layout="splits")
+        load_dataset(tmp_path, layout="splits")
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "a/linked").symlink_to(tmp_path / "b", target_is_directory=True)
-    assert read(tmp_path).paths == ["a/1.jpg", "a/linked/2.jpg", "b/2.jpg"]
+    assert load_dataset(tmp_path).paths == ["a/1.jpg", "a/linked/2.jpg", "b/2.jpg"]
 
 
 def test_folders_that_link_to_each_other_end(tmp_path):
     draw(tmp_path / "a/in/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/in/tob").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "b/toa").symlink_to(tmp_path / "a", target_is_directory=True)
-    assert read(tmp_path).paths == ["a/in/1.jpg", "a/in/tob/2.jpg", "b/2.jpg", "b/toa/in/1.jpg"]
+    assert load_dataset(tmp_path).paths == ["a/in/1.jpg", "a/in/tob/2.jpg", "b/2.jpg", "b/toa/in/1.jpg"]
 
 
 def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "b/loop").symlink_to("loop")
-    manifest = read(tmp_path)
-    assert manifest.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
+    dataset = load_dataset(tmp_path)
+    assert dataset.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
-        check(manifest, workers=1)
+        check(dataset, workers=1)
 
 
 def test_pictures_beside_class_folders_are_left_out_and_said(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
-    manifest = read(tmp_path)
-    assert len(manifest) == 2
-    assert "'preview.jpg'" in manifest.notes[0]
+    dataset = load_dataset(tmp_path)
+    assert len(dataset) == 2
+    assert "'preview.jpg'" in dataset.notes[0]
 
 
 def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
     draw(tmp_path / "1.jpg", tmp_path / "2/3.jpg")
-    folder = read(tmp_path, require_labels=False)
+    folder = load_dataset(tmp_path, require_labels=False)
     assert folder.paths == ["1.jpg", "2/3.jpg"]
     assert folder.labels.tolist() == [-1, -1]
-    one = read(tmp_path / "1.jpg", require_labels=False)
+    one = load_dataset(tmp_path / "1.jpg", require_labels=False)
     assert (one.file(0), one.labels.tolist()) == (str(tmp_path / "1.jpg"), [-1])
 
 
@@ -341,7 +347,7 @@ def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
 def test_folders_that_cannot_be_meant_are_refused(tmp_path, files, message):
     draw(*(tmp_path / name for name in files))
     with pytest.raises(InputError, match=message):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("folders", ["training_set test_set", "seg_train seg_test", "train val"])
@@ -349,7 +355,7 @@ def test_splits_that_were_unpacked_into_folders_of_their_own_name_are_splits(tmp
     names = folders.split()
     draw(*(tmp_path / name / name / kind / f"{name}.png" for name in names for kind in ("cat", "dog")))
     draw(tmp_path / "seg_pred/seg_pred/1.png")
-    found = read(tmp_path)
+    found = load_dataset(tmp_path)
     assert found.class_names == ("cat", "dog")
     assert f"{names[0]}/{names[0]}/cat/{names[0]}.png" in found.paths
     assert set(found.split) == {"train", "val" if "val" in names else "test"}
@@ -358,19 +364,19 @@ def test_splits_that_were_unpacked_into_folders_of_their_own_name_are_splits(tmp
 def test_classes_called_as_test_and_training_can_be_read(tmp_path):
     draw(*(tmp_path / name / f"{number}.png" for name in ("test-tube", "train-engine") for number in "12"))
     with pytest.raises(InputError, match="--layout classes"):
-        read(tmp_path)
-    assert read(tmp_path, layout="classes").class_names == ("test-tube", "train-engine")
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, layout="classes").class_names == ("test-tube", "train-engine")
 
 
 def test_a_least_number_that_no_class_reaches_is_refused(tmp_path):
     draw(*(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")))
     with pytest.raises(InputError, match=mentioning("--min-images-per-class", "3", "2")):
-        read(tmp_path, min_images_per_class=3)
+        load_dataset(tmp_path, min_images_per_class=3)
 
 
 def test_a_file_of_several_views_is_an_image(tmp_path):
     draw(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
-    found = read(tmp_path)
+    found = load_dataset(tmp_path)
     assert found.paths == ["a/1.mpo", "b/1.mpo"]
     assert not len(check(found).unreadable)
 
@@ -379,14 +385,14 @@ def test_an_empty_class_folder_is_refused_by_name(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     (tmp_path / "c").mkdir()
     with pytest.raises(InputError, match=mentioning("'c'", "class")):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_an_empty_class_folder_is_skipped_where_nothing_is_trained(tmp_path):
     """Evaluation and shards have no option that leaves a class out."""
     draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     (tmp_path / "c").mkdir()
-    found = read(tmp_path, for_training=False)
+    found = load_dataset(tmp_path, for_training=False)
     assert found.class_names == ("a", "b")
     assert any("'c'" in note for note in found.notes)
 
@@ -405,15 +411,15 @@ def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
     draw(tmp_path / "train/1.jpg", tmp_path / "unlabelled/2.jpg")
     (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")
     with pytest.raises(InputError, match=mentioning("train.csv")):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_a_class_called_train_beside_a_table_can_be_read(tmp_path):
     draw(tmp_path / "bus/1.jpg", tmp_path / "car/1.jpg", tmp_path / "train/1.jpg")
     (tmp_path / "sources.csv").write_text("path,source\ntrain/1.jpg,web\n")
     with pytest.raises(InputError, match="--layout classes"):
-        read(tmp_path)
-    assert read(tmp_path, layout="classes").class_names == ("bus", "car", "train")
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, layout="classes").class_names == ("bus", "car", "train")
 
 
 @pytest.mark.parametrize("folder", ["images", "train_images"])
@@ -422,42 +428,42 @@ def test_folders_with_their_table_point_to_the_table_of_train_first(folder, tmp_
     for name in ("sample_submission.csv", "train.csv"):
         (tmp_path / name).write_text(f"path,label\n{folder}/1.jpg,a\n")
     with pytest.raises(InputError, match=mentioning("train.csv", "sample_submission.csv")):
-        read(tmp_path)
+        load_dataset(tmp_path)
     draw(tmp_path / "test_images/2.jpg")
     if folder != "images":
         with pytest.raises(InputError, match=r"Give the table itself"):
-            read(tmp_path)
-        assert read(tmp_path, layout="classes").class_names == ("test_images", "train_images")
+            load_dataset(tmp_path)
+        assert load_dataset(tmp_path, layout="classes").class_names == ("test_images", "train_images")
 
 
 def test_flat_folders_called_as_splits_are_no_classes(tmp_path):
     draw(tmp_path / "train_images/1.jpg", tmp_path / "test_images/2.jpg")
     with pytest.raises(InputError, match=mentioning("test_images", "1")):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_a_path_that_does_not_exist_names_the_nearest(tmp_path):
     draw(tmp_path / "pictures/a/1.jpg")
     with pytest.raises(InputError, match=mentioning("did you mean", "pictures")):
-        read(tmp_path / "picturs")
+        load_dataset(tmp_path / "picturs")
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     os.rename(tmp_path / "a/1.jpg", os.fsencode(tmp_path / "a") + b"/caf\xe9.jpg")
     with pytest.raises(InputError, match=mentioning("UTF-8")):
-        read(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_class_folders_win_over_a_picture_beside_them_where_labels_are_taken(tmp_path):
     """As an inspection reads them; a prediction asks for every picture."""
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
     words = {"require_labels": False, "for_training": False}
-    inspected = read(tmp_path, **words, strict_labels=True)
+    inspected = load_dataset(tmp_path, **words, strict_labels=True)
     assert inspected.table["label"].tolist() == ["a", "b"]
-    assert inspected.notes == read(tmp_path).notes
+    assert inspected.notes == load_dataset(tmp_path).notes
     assert "'preview.jpg'" in inspected.notes[0]
-    asked = read(tmp_path, **words)
+    asked = load_dataset(tmp_path, **words)
     assert asked.paths == ["a/1.jpg", "b/2.jpg", "preview.jpg"]
     assert asked.labels.tolist() == [-1] * 3
 
@@ -465,13 +471,13 @@ def test_class_folders_win_over_a_picture_beside_them_where_labels_are_taken(tmp
 def test_pictures_beside_one_folder_are_inspected_all_the_same(tmp_path):
     draw(tmp_path / "1.jpg", tmp_path / "2.jpg", tmp_path / "old/3.jpg")
     (tmp_path / "inspection").mkdir()
-    found = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    found = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert found.paths == ["1.jpg", "2.jpg", "old/3.jpg"]
 
 
 def test_class_folders_win_within_a_split_too(tmp_path):
     draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "train/all.jpg", "test/3.jpg")))
-    found = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    found = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert found.paths == ["test/3.jpg", "train/x/1.jpg", "train/y/2.jpg"]
     assert "'all.jpg'" in found.notes[0]
 
@@ -481,20 +487,20 @@ def test_class_folders_win_within_a_split_too(tmp_path):
 )
 def test_training_and_testing_are_splits(tmp_path, train, test):
     draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in (train, test) for name in ("x", "y")))
-    manifest = read(tmp_path)
-    assert manifest.class_names == ("x", "y")
-    assert manifest.subset("train").paths == [f"{train}/x/1.jpg", f"{train}/y/1.jpg"]
-    assert manifest.subset("test").paths == [f"{test}/x/1.jpg", f"{test}/y/1.jpg"]
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("x", "y")
+    assert dataset.subset("train").paths == [f"{train}/x/1.jpg", f"{train}/y/1.jpg"]
+    assert dataset.subset("test").paths == [f"{test}/x/1.jpg", f"{test}/y/1.jpg"]
 
 
 def test_a_set_without_training_pictures_is_refused_with_what_was_passed_over(tmp_path):
     draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("learn", "test") for name in ("x", "y")))
     (tmp_path / "notes").mkdir()
     with pytest.raises(InputError) as refused:
-        read(tmp_path, layout="splits")
+        load_dataset(tmp_path, layout="splits")
     assert mentions(str(refused.value), "test", "train")
     assert mentions(str(refused.value), tmp_path, "learn")
-    assert len(read(tmp_path, for_training=False, layout="splits")) == 2  # to be evaluated
+    assert len(load_dataset(tmp_path, for_training=False, layout="splits")) == 2  # to be evaluated
 
 
 def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, monkeypatch):
@@ -507,7 +513,7 @@ def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, 
         return entries(folder, passed)
 
     monkeypatch.setattr(folders, "_entries", refusing)
-    assert read(tmp_path).notes == ()
+    assert load_dataset(tmp_path).notes == ()
 
 
 def test_what_a_folder_takes_in(tmp_path):
@@ -532,14 +538,14 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     draw(Path(folder) / "a/1.jpg", Path(folder) / "b/2.jpg")
     with pytest.raises(InputError, match=mentioning("udce9", "UTF-8")):
-        read(folder)
-    found = read(folder, require_labels=False, for_training=False)
+        load_dataset(folder)
+    found = load_dataset(folder, require_labels=False, for_training=False)
     assert found.paths == ["a/1.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("udce9", "UTF-8")):
         found.to_csv(tmp_path / "list.csv")
     found.to_csv(Path(folder) / "list.csv")
     with pytest.raises(InputError, match=mentioning("udce9/list.csv", "UTF-8")):
-        read(Path(folder) / "list.csv", for_training=False)
+        load_dataset(Path(folder) / "list.csv", for_training=False)
 
 
 @pytest.mark.parametrize(
@@ -552,27 +558,29 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
 def test_columns_are_of_tables(words, named, class_folders):
     """A folder's groups could not be kept whole, whatever is said: nobody is to believe that they were."""
     with pytest.raises(InputError, match=mentioning(named, "column")):
-        read(class_folders, **words)
+        load_dataset(class_folders, **words)
     picture = next(class_folders.rglob("*.jpg"))
     with pytest.raises(InputError, match="jpg is a picture, which has no columns"):
-        read(picture, require_labels=False, **words)
+        load_dataset(picture, require_labels=False, **words)
     with pytest.raises(InputError, match=mentioning("cifar10", "column")):
-        read("cifar10", **words)
+        load_dataset("cifar10", **words)
 
 
 @pytest.mark.parametrize("name", ["nan", "NaN", "NA", "None", "true", "01"])
 def test_a_class_may_be_called_as_a_missing_value_is(name, tmp_path):
-    """Folds, and the manifest of a run, list the images in a table."""
+    """Folds, and the dataset of a run, list the images in a table."""
     draw(tmp_path / name / "1.jpg", tmp_path / "b/2.jpg")
-    manifest = read(tmp_path)
-    assert manifest.class_names == tuple(sorted((name, "b")))
-    assert manifest.notes == ()
-    manifest.to_csv(tmp_path / "list.csv")
-    assert read(tmp_path / "list.csv").table["label"].tolist() == manifest.table["label"].tolist()
-    assert Manifest.from_csv(tmp_path / "list.csv", root=tmp_path, source="x").digest() == manifest.digest()
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == tuple(sorted((name, "b")))
+    assert dataset.notes == ()
+    dataset.to_csv(tmp_path / "list.csv")
+    assert load_dataset(tmp_path / "list.csv").table["label"].tolist() == dataset.table["label"].tolist()
+    assert (
+        ImageDataset.from_csv(tmp_path / "list.csv", root=tmp_path, source="x").digest() == dataset.digest()
+    )
 
 
 def test_a_class_whose_name_is_blank_is_refused(tmp_path):
     draw(tmp_path / " /1.jpg", tmp_path / "b/2.jpg")
     with pytest.raises(InputError, match=mentioning("1.jpg", "class")):
-        read(tmp_path)
+        load_dataset(tmp_path)

@@ -12,12 +12,12 @@ from PIL import Image, PngImagePlugin
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import image_formats
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.file_probe import look
 from efficientnetv2.data.image_io import UnreadablePicture, is_deep, size_of
 from efficientnetv2.data.image_metadata import longer_sides
-from efficientnetv2.data.records import is_picture
+from efficientnetv2.data.records import is_image
 
 
 def encoded(image, kind="PNG", **options):
@@ -50,15 +50,15 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
         with pytest.raises(UnreadablePicture, match=mentioning("format")):
             size_of(source)
         assert not is_deep(source)
-    assert np.isnan(longer_sides(read(tmp_path / "a", require_labels=False))).all()
+    assert np.isnan(longer_sides(load_dataset(tmp_path / "a", require_labels=False))).all()
     assert not called.exists()
 
 
 def test_the_formats_of_the_list_are_found_in_folders():
     assert all(
-        map(is_picture, ("a.jpg", "a.PNG", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif", "a.ico"))
+        map(is_image, ("a.jpg", "a.PNG", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif", "a.ico"))
     )
-    assert not any(map(is_picture, ("a.eps", "a.ps", "a.wmf", "a.fits", "a.txt")))
+    assert not any(map(is_image, ("a.eps", "a.ps", "a.wmf", "a.fits", "a.txt")))
 
 
 @pytest.fixture(params=["pipe", "device"])

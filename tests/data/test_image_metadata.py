@@ -9,37 +9,37 @@ import pandas as pd
 import pytest
 
 from efficientnetv2.data import image_metadata
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_marks
 from efficientnetv2.data.shards.writer import Packing, pack
 
 
-def by_name(manifest):
-    rows, marks = content_marks(manifest)
-    names = [manifest.paths[row].rpartition("#")[2].rpartition("/")[2] for row in rows]
+def by_name(dataset):
+    rows, marks = content_marks(dataset)
+    names = [dataset.paths[row].rpartition("#")[2].rpartition("/")[2] for row in rows]
     return dict(zip(names, marks.tolist(), strict=True))
 
 
 def test_files_copies_and_shards_of_both_kinds_have_the_same_marks(class_folders, tmp_path):
-    files = by_name(read(class_folders))
+    files = by_name(load_dataset(class_folders))
     assert len(set(files.values())) == 48
     assert all(0 <= mark < 2**63 for mark in files.values())
     shutil.copytree(class_folders, tmp_path / "elsewhere")
-    assert by_name(read(tmp_path / "elsewhere")) == files
-    pack(read(class_folders), tmp_path / "shards", Packing(10**9))
-    assert by_name(read(tmp_path / "shards")) == files
+    assert by_name(load_dataset(tmp_path / "elsewhere")) == files
+    pack(load_dataset(class_folders), tmp_path / "shards", Packing(10**9))
+    assert by_name(load_dataset(tmp_path / "shards")) == files
     (tmp_path / "shards/index.parquet").unlink()
-    assert by_name(read(tmp_path / "shards")) == files
+    assert by_name(load_dataset(tmp_path / "shards")) == files
 
 
 def test_of_shards_with_an_index_no_picture_is_read_and_shrunk_ones_count_as_the_originals(
     class_folders, tmp_path, monkeypatch
 ):
-    pack(read(class_folders), tmp_path / "small", Packing(10**9, image_px=16))
+    pack(load_dataset(class_folders), tmp_path / "small", Packing(10**9, image_px=16))
     monkeypatch.setattr(image_metadata, "originals", None)
-    small = by_name(read(tmp_path / "small"))
+    small = by_name(load_dataset(tmp_path / "small"))
     monkeypatch.undo()
-    assert small == by_name(read(class_folders))
+    assert small == by_name(load_dataset(class_folders))
 
 
 def test_a_packed_record_has_the_mark_of_what_a_shard_of_it_holds(tmp_path):
@@ -48,9 +48,9 @@ def test_a_packed_record_has_the_mark_of_what_a_shard_of_it_holds(tmp_path):
     (tmp_path / "set/batches.meta.txt").write_text("cat\ndog\n")
     records = [bytes([row % 2]) + pixels[row].tobytes() for row in range(4)]
     (tmp_path / "set/data_batch_1.bin").write_bytes(b"".join(records))
-    packed = read(tmp_path / "set")
+    packed = load_dataset(tmp_path / "set")
     pack(packed, tmp_path / "shards", Packing(10**9))
-    assert content_marks(packed)[1].tolist() == content_marks(read(tmp_path / "shards"))[1].tolist()
+    assert content_marks(packed)[1].tolist() == content_marks(load_dataset(tmp_path / "shards"))[1].tolist()
 
 
 def many(folder, count):
@@ -59,33 +59,33 @@ def many(folder, count):
         (folder / f"{number:05d}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number:05d}.jpg", "label": "ab"[number % 2]} for number in range(count)]
     pd.DataFrame(rows).to_csv(folder / "list.csv", index=False)
-    return read(folder / "list.csv")
+    return load_dataset(folder / "list.csv")
 
 
 def test_of_many_a_part_is_read_always_the_same_and_from_all_over(tmp_path):
-    manifest = many(tmp_path, 400)
-    rows, marks = content_marks(manifest, most=100)
+    dataset = many(tmp_path, 400)
+    rows, marks = content_marks(dataset, most=100)
     assert len(rows) == len(marks) == 100
     assert (np.diff(rows) > 0).all()
     assert 100 < rows.mean() < 300, "not the first ones alone"
-    again = content_marks(manifest, most=100)
+    again = content_marks(dataset, most=100)
     assert (again[0] == rows).all()
     assert (again[1] == marks).all()
-    every, all_marks = content_marks(manifest, most=400)
+    every, all_marks = content_marks(dataset, most=400)
     assert every.tolist() == list(range(400))
     assert (all_marks[rows] == marks).all()
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path):
-    manifest = many(tmp_path, 10)
+    dataset = many(tmp_path, 10)
     (tmp_path / "00003.jpg").unlink()
-    assert content_marks(manifest)[0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert content_marks(dataset)[0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("most", [1, 9])
 def test_no_more_are_read_than_asked_for(most, tmp_path, monkeypatch):
-    manifest, read_ones = many(tmp_path, 10), []
+    dataset, read_ones = many(tmp_path, 10), []
     mark_of = image_metadata.mark_of
     monkeypatch.setattr(image_metadata, "mark_of", lambda data: read_ones.append(data) or mark_of(data))
-    content_marks(manifest, most=most)
+    content_marks(dataset, most=most)
     assert len(read_ones) == most

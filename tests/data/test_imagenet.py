@@ -13,7 +13,7 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import paint
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.imagenet import compare
 from efficientnetv2.data.validate import check
 from efficientnetv2.training.recipes import RECIPES, get_recipe
@@ -28,13 +28,13 @@ def ids() -> list[str]:
     return sorted(timm_data.ImageNetInfo("imagenet-1k").label_names())
 
 
-def imagenet(train: dict[str, int], val: dict[str, int] | None = None) -> Manifest:
+def imagenet(train: dict[str, int], val: dict[str, int] | None = None) -> ImageDataset:
     counts = [("train", train), ("val", val or {})]
     rows = [(name, split) for split, of in counts for name, count in of.items() for _ in range(count)]
     labels, splits = zip(*rows, strict=True)
     paths = [f"{split}/{name}/{number}.JPEG" for number, (name, split) in enumerate(rows)]
     table = pd.DataFrame({"path": paths, "label": labels, "split": splits})
-    return Manifest(root=Path("/in"), source="/in", table=table, class_names=tuple(sorted(set(labels))))
+    return ImageDataset(root=Path("/in"), source="/in", table=table, class_names=tuple(sorted(set(labels))))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_other_pictures_are_told_what_the_recipe_is_for():
     assert "another set, of 2" in note
 
 
-def imagenet21k(classes: int, *others: str) -> Manifest:
+def imagenet21k(classes: int, *others: str) -> ImageDataset:
     """So many classes by their WordNet ids, and others, a picture each."""
     return imagenet(dict.fromkeys([*(f"n{number:08d}" for number in range(classes)), *others], 1))
 
@@ -145,7 +145,7 @@ def test_a_picture_in_train_and_val_is_left_there_in_the_published_sets(tmp_path
     """Of ImageNet-21k over 100,000 are known; its figures are of the set as it is, whatever recipe it trains."""
     for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg"):
         paint(tmp_path / name, (90, 40, 160), int(name[-5]) % 3)  # the first and the last are the same
-    small = read(tmp_path)
+    small = load_dataset(tmp_path)
     with pytest.raises(InputError, match=mentioning("val/b/4.jpg")):
         check(small)
     for classes, title in ((tuple(ids()), "ImageNet-1k"), (imagenet21k(20_000).class_names, "ImageNet-21k")):

@@ -13,9 +13,9 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.data import dataset as manifest
 from efficientnetv2.data.bands import picture, rule_of
 from efficientnetv2.data.cache_writer import Order, in_memory
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import eval_picture, read_picture, train_picture
 from efficientnetv2.data.geotiff import levels, opened, read
 from efficientnetv2.data.image_cache import Kept
@@ -148,7 +148,7 @@ def test_framing_treats_every_channel_alike(framing, channels, seed):
 def test_people_are_shown_the_first_three(tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     path = str(write_raster(tmp_path / "set/a/one.tif", deep()))
-    listed = manifest.read(tmp_path / "set", require_labels=False)
+    listed = load_dataset(tmp_path / "set", require_labels=False)
     rule = rule_of([path], (4, 3, 2, 5, 1), seed=0)
     shown = np.asarray(read_picture(to_show(replace(listed, bands=rule)).source(0)))
     np.testing.assert_array_equal(shown, picture(path, rule)[..., :3])
@@ -161,7 +161,7 @@ def test_the_cache_keeps_every_channel(tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     for number in range(3):
         write_raster(tmp_path / f"set/a/{number}.tif", deep(px=20 + number))
-    listed = manifest.read(tmp_path / "set", require_labels=False)
+    listed = load_dataset(tmp_path / "set", require_labels=False)
     rule = rule_of([listed.file(row) for row in range(3)], "all", seed=0)
     reader = originals(replace(listed, bands=rule))
     order = Order(reader, 3, Kept(64, "shorter"), 1, print, _nothing_counted)
@@ -271,7 +271,7 @@ def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_pat
     (tmp_path / "set/a").mkdir(parents=True)
     path = write_raster(tmp_path / "set/a/one.tif", deep())
     paint(tmp_path / "set/a/two.jpg", (9, 9, 9))
-    listed = manifest.read(tmp_path / "set", require_labels=False)
+    listed = load_dataset(tmp_path / "set", require_labels=False)
     reader = originals(replace(listed, bands=rule_of([str(path)], "all", seed=0)))
     assert reader.source(0).shape == (24, 24, 5)
     with pytest.raises(UnreadablePicture, match=mentioning("two.jpg")):
@@ -294,12 +294,12 @@ def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, 
     grey = write_raster(tmp_path / "set/a/grey.tif", np.full((1, 24, 24), 9, np.uint8))
     path = write_raster(tmp_path / "set/a/raster.tif", values)
     with pytest.raises(InputError) as refused:
-        pack(manifest.read(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
+        pack(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
     assert mentions(str(refused.value), path, held)
     assert str(refused.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
     path.unlink()  # the grey one is an ordinary picture, whatever it is called
-    packed = pack(manifest.read(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
+    packed = pack(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
     assert (grey.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
 
 
@@ -307,7 +307,11 @@ def test_the_command_for_rasters_can_be_pasted(tmp_path):
     (tmp_path / "my set/a").mkdir(parents=True)
     write_raster(tmp_path / "my set/a/raster.tif", deep())
     with pytest.raises(InputError) as refused:
-        pack(manifest.read(tmp_path / "my set", require_labels=False), tmp_path / "packed", Packing(10**9))
+        pack(
+            load_dataset(tmp_path / "my set", require_labels=False),
+            tmp_path / "packed",
+            Packing(10**9),
+        )
     assert shlex.split(str(refused.value))[-3:] == ["effnetv2", "train", str(tmp_path / "my set")]
 
 

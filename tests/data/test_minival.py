@@ -12,49 +12,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.minival import with_auto_minival, with_minival
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.utils.errors import InputError
 
 
-def manifest(labels, paths=None, split="train", **columns) -> Manifest:
+def dataset(labels, paths=None, split="train", **columns) -> ImageDataset:
     names = [f"c{label:03d}" for label in labels]
     paths = [f"{name}/{number}.jpg" for number, name in enumerate(names)] if paths is None else paths
     table = pd.DataFrame({"path": paths, "label": names, "split": split}).assign(**columns)
     rows = np.arange(2, len(names) + 2)
-    return Manifest(
+    return ImageDataset(
         root=Path("/data"), source="all.csv", table=table, class_names=tuple(sorted(set(names))), rows=rows
     )
 
 
-def chosen(manifest: Manifest) -> set[str]:
-    return {path for path, split in zip(manifest.paths, manifest.split, strict=True) if split == "minival"}
+def chosen(dataset: ImageDataset) -> set[str]:
+    return {path for path, split in zip(dataset.paths, dataset.split, strict=True) if split == "minival"}
 
 
-def of_class(manifest: Manifest) -> list[int]:
-    return np.bincount(manifest.labels[manifest.split == "minival"]).tolist()
+def of_class(dataset: ImageDataset) -> list[int]:
+    return np.bincount(dataset.labels[dataset.split == "minival"]).tolist()
 
 
 def test_each_class_gives_its_share_to_the_picture():
     """100 pictures of 50, 30, 20: of 10 they give 5, 3, 2. Of 7 it would be 3.5, 2.1, 1.4: the half is rounded up."""
     labels = [0] * 50 + [1] * 30 + [2] * 20
-    assert of_class(with_minival(manifest(labels), size=10)[0]) == [5, 3, 2]
-    assert of_class(with_minival(manifest(labels), size=7)[0]) == [4, 2, 1]
-    assert of_class(with_minival(manifest(labels), size=0.1)[0]) == [5, 3, 2]
+    assert of_class(with_minival(dataset(labels), size=10)[0]) == [5, 3, 2]
+    assert of_class(with_minival(dataset(labels), size=7)[0]) == [4, 2, 1]
+    assert of_class(with_minival(dataset(labels), size=0.1)[0]) == [5, 3, 2]
 
 
 def test_a_rare_class_gives_one_and_keeps_one():
     """Of 20 in 100, a class of 2 would give 0.4 and gives 1; of 90, it would give 1.8 and keeps 1."""
     labels = [0] * 98 + [1] * 2
-    assert of_class(with_minival(manifest(labels), size=20)[0]) == [19, 1]
-    assert of_class(with_minival(manifest(labels), size=90)[0]) == [89, 1]
+    assert of_class(with_minival(dataset(labels), size=20)[0]) == [19, 1]
+    assert of_class(with_minival(dataset(labels), size=90)[0]) == [89, 1]
 
 
 def test_imagenets_twenty_five_thousand():
     """1,000 classes of 732 to 1,300 pictures, as many as ImageNet's train: 25,000 in all, each class within one."""
     sizes = np.array([732 + 568 * number // 999 for number in range(1000)])
-    held, note = with_minival(manifest(np.repeat(np.arange(1000), sizes).tolist()), size=25_000)
+    held, note = with_minival(dataset(np.repeat(np.arange(1000), sizes).tolist()), size=25_000)
     counts = np.array(of_class(held))
     assert counts.sum() == 25_000
     assert np.abs(counts - 25_000 * sizes / sizes.sum()).max() < 1
@@ -64,7 +64,7 @@ def test_imagenets_twenty_five_thousand():
 def test_val_and_test_are_left_alone():
     """Pictures without a split are training pictures, as everywhere."""
     split = ["train", "", "val", "test"] * 20
-    held, _ = with_minival(manifest([0, 1] * 40, split=split), size=10)
+    held, _ = with_minival(dataset([0, 1] * 40, split=split), size=10)
     now = pd.crosstab(pd.Series(split), pd.Series(held.split))
     assert now.loc["val", "val"] == now.loc["test", "test"] == 20
     assert now["minival"].sum() == 10
@@ -73,17 +73,17 @@ def test_val_and_test_are_left_alone():
 def test_the_same_pictures_in_any_order_and_in_shards():
     labels = np.random.default_rng(0).integers(0, 3, 90)
     paths = [f"c{label}/{number}.jpg" for number, label in enumerate(labels)]
-    there = chosen(with_minival(manifest(labels, paths), size=12)[0])
+    there = chosen(with_minival(dataset(labels, paths), size=12)[0])
     order = np.random.default_rng(1).permutation(90)
-    assert chosen(with_minival(manifest(labels[order], [paths[i] for i in order]), size=12)[0]) == there
+    assert chosen(with_minival(dataset(labels[order], [paths[i] for i in order]), size=12)[0]) == there
     packed = [f"train-{number % 4:06d}.tar#{path}" for number, path in enumerate(paths)]
-    in_shards = chosen(with_minival(manifest(labels, packed), size=12)[0])
+    in_shards = chosen(with_minival(dataset(labels, packed), size=12)[0])
     assert {path.partition("#")[2] for path in in_shards} == there
 
 
 def test_given_ones_are_taken():
     split = ["minival"] * 3 + ["train"] * 20 + ["val"] * 5
-    data = manifest([0, 1] * 14, split=split)
+    data = dataset([0, 1] * 14, split=split)
     held, note = with_minival(data, size=7)
     assert held.digest() == data.digest()
     assert mentions(note, "3", "minival")
@@ -99,7 +99,7 @@ def data_sets(draw):
         labels = [labels[list(contents).index(content)] for content in contents]
     columns = {} if groups is None else {"group": [f"g{group}" for group in groups]}
     labels = pd.factorize(np.array(labels), sort=True)[0]
-    return manifest(labels.tolist(), split="", **columns), contents
+    return dataset(labels.tolist(), split="", **columns), contents
 
 
 @given(data_sets(), st.integers(0, 3), st.floats(0.05, 0.5))
@@ -130,29 +130,29 @@ def test_fewer_than_classes_or_more_than_train_can_spare_is_refused(size):
     count = round(size * 30) if isinstance(size, float) else size
     told = rf"all.csv: minival would be {count} of 30 training pictures.*from 3 to 27 .*--set minival=0.1"
     with pytest.raises(InputError, match=told):
-        with_minival(manifest([0, 1, 2] * 10), size=size)
+        with_minival(dataset([0, 1, 2] * 10), size=size)
 
 
 def test_a_class_that_would_stand_in_minival_alone_is_refused():
     """A class of one picture, and one of two that are the same file."""
     with pytest.raises(InputError, match=mentioning("12", "c001", "--set", "minival=null")):
-        with_minival(manifest([0] * 10 + [1]), size=3)
+        with_minival(dataset([0] * 10 + [1]), size=3)
     contents = np.array([*range(10), 10, 10])
     with pytest.raises(InputError, match=mentioning("c001", "2")):
-        with_minival(manifest([0] * 10 + [1] * 2), size=3, contents=contents)
+        with_minival(dataset([0] * 10 + [1] * 2), size=3, contents=contents)
 
 
 def test_identical_files_with_other_labels_leave_no_minival():
     """Three classes, three files, each file in two of the classes."""
     with pytest.raises(InputError, match=mentioning("minival", "class")) as error:
-        with_minival(manifest([0, 1, 1, 2, 2, 0]), size=3, contents=np.array([0, 0, 1, 1, 2, 2]))
+        with_minival(dataset([0, 1, 1, 2, 2, 0]), size=3, contents=np.array([0, 0, 1, 1, 2, 2]))
     assert mentions(str(error.value), "--set", "minival=null")
 
 
 def test_auto_sets_a_tenth_aside_but_at_least_a_hundred_and_at_most_a_thousand():
     for images, held in ((799, 0), (800, 100), (1_200, 120), (40_000, 1_000)):
         labels = np.arange(images) % 3
-        parted, note, chooses = with_auto_minival(manifest(labels.tolist()))
+        parted, note, chooses = with_auto_minival(dataset(labels.tolist()))
         assert (sum(of_class(parted)), chooses) == (held, held > 0), images
         assert ("choose the weights to keep" in note) == chooses
 
@@ -162,7 +162,7 @@ def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():
     labels = [0] * 500 + [1] * 500 + [2] * 9
     group = [f"g{number}" for number in range(1_009)]
     group[498] = group[499] = group[1_000] = "shared"
-    parted, note, chooses = with_auto_minival(manifest(labels, group=group))
+    parted, note, chooses = with_auto_minival(dataset(labels, group=group))
     held = np.array(parted.split) == "minival"
     assert chooses
     assert "'c002'" in note
@@ -174,10 +174,10 @@ def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():
 def test_auto_takes_what_is_given_and_sets_nothing_aside_of_several_labels():
     """Given images choose however few they are; of several labels a share of each class can't be counted out."""
     split = ["train"] * 90 + ["minival"] * 10
-    parted, note, chooses = with_auto_minival(manifest([0, 1] * 50, split=split))
+    parted, note, chooses = with_auto_minival(dataset([0, 1] * 50, split=split))
     assert (chooses, list(parted.split)) == (True, split)
     assert mentions(note, "10", "minival")
-    several = replace(manifest([0, 1] * 500), separator=";")
+    several = replace(dataset([0, 1] * 500), separator=";")
     parted, note, chooses = with_auto_minival(several)
     assert not chooses
     assert "several labels" in note
@@ -187,7 +187,7 @@ def test_auto_takes_what_is_given_and_sets_nothing_aside_of_several_labels():
 def test_auto_gives_up_where_the_groups_are_too_large():
     """Two groups with all three classes each: a third of the images is more than training can spare."""
     group = ["a"] * 300 + ["b"] * 600
-    parted, note, chooses = with_auto_minival(manifest([0, 1, 2] * 300, group=group))
+    parted, note, chooses = with_auto_minival(dataset([0, 1, 2] * 300, group=group))
     assert not chooses
     assert "groups" in note
     assert (np.array(parted.split) == "train").all()

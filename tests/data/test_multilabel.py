@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.multilabel import stacked, unsaid
 from efficientnetv2.data.shards.writer import Packing, pack
@@ -39,23 +39,23 @@ def table(folder, rows=ROWS):
     return folder / "pictures.csv"
 
 
-def names(manifest):
-    return [{manifest.class_names[one] for one in row if one >= 0} for row in manifest.targets]
+def names(dataset):
+    return [{dataset.class_names[one] for one in row if one >= 0} for row in dataset.targets]
 
 
 def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
-    manifest = read(table(tmp_path), label_separator=";")
-    assert manifest.class_names == ("animal", "cat", "dog", "tree")
-    assert manifest.table["label"].tolist() == [
+    dataset = load_dataset(table(tmp_path), label_separator=";")
+    assert dataset.class_names == ("animal", "cat", "dog", "tree")
+    assert dataset.table["label"].tolist() == [
         "cat;animal",
         "dog;animal",
         "tree",
         "cat;tree;animal",
         "dog;animal",
     ]
-    assert manifest.targets.tolist() == [[1, 0, -1], [2, 0, -1], [3, -1, -1], [1, 3, 0], [2, 0, -1]]
-    assert manifest.labels.tolist() == [1, 2, 3, 1, 2]
-    unasked = read(table(tmp_path))
+    assert dataset.targets.tolist() == [[1, 0, -1], [2, 0, -1], [3, -1, -1], [1, 3, 0], [2, 0, -1]]
+    assert dataset.labels.tolist() == [1, 2, 3, 1, 2]
+    unasked = load_dataset(table(tmp_path))
     assert unasked.class_names == tuple(sorted(set(ROWS.values()))), "unasked, a cell is one label"
     assert mentions(unasked.notes[-1], "animal; cat", "--label-separator", "';'")
 
@@ -63,7 +63,7 @@ def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
 @pytest.mark.parametrize(("strict_labels", "told"), [(None, False), (True, True)])
 def test_labels_that_are_not_taken_are_not_told_of(strict_labels, told, tmp_path):
     """Prediction does not read them: its --label-separator stands between those that it gives."""
-    found = read(table(tmp_path), require_labels=False, strict_labels=strict_labels)
+    found = load_dataset(table(tmp_path), require_labels=False, strict_labels=strict_labels)
     assert any("looks like several labels" in note for note in found.notes) == told
 
 
@@ -84,18 +84,21 @@ def test_labels_that_look_like_several_are_told_where_each_part_stands_elsewhere
 
 
 def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):
-    manifest = read(table(tmp_path), label_separator=";")
-    assert manifest.select([2, 0]).targets.tolist() == [[3, -1], [1, 0]]
-    manifest.to_csv(tmp_path / "manifest.csv")
-    back = Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x", separator=";")
-    assert back.class_names == manifest.class_names
-    assert np.array_equal(back.targets, manifest.targets)
-    assert back.digest() == manifest.digest()
+    dataset = load_dataset(table(tmp_path), label_separator=";")
+    assert dataset.select([2, 0]).targets.tolist() == [[3, -1], [1, 0]]
+    dataset.to_csv(tmp_path / "manifest.csv")
+    back = ImageDataset.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x", separator=";")
+    assert back.class_names == dataset.class_names
+    assert np.array_equal(back.targets, dataset.targets)
+    assert back.digest() == dataset.digest()
 
 
 def test_with_one_label_each_nothing_changes(tmp_path):
     rows = {f"{number}.png": "ab"[number % 2] for number in range(6)}
-    one, several = read(table(tmp_path, rows)), read(table(tmp_path, rows), label_separator=";")
+    one, several = (
+        load_dataset(table(tmp_path, rows)),
+        load_dataset(table(tmp_path, rows), label_separator=";"),
+    )
     assert one.targets is one.labels
     assert several.targets.tolist() == [[label] for label in one.labels]
     assert several.class_names == one.class_names
@@ -106,15 +109,15 @@ def test_spelling_is_looked_at_label_by_label(tmp_path):
         tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"}
     )
     with pytest.raises(InputError, match=mentioning("pictures.csv", "2", "Animal", "animal")):
-        read(file, label_separator=";")
-    merged = read(file, label_separator=";", labels="casefold")
+        load_dataset(file, label_separator=";")
+    merged = load_dataset(file, label_separator=";", labels="casefold")
     assert merged.class_names == ("animal", "cat", "dog")
     assert names(merged) == [{"cat", "animal"}, {"animal"}, {"animal", "dog"}, {"dog", "cat"}]
 
 
 def test_labels_that_become_one_count_once(tmp_path):
     rows = {"0.png": "cat;cat", "1.png": "Dog;dog", "2.png": "dog"}
-    assert names(read(table(tmp_path, rows), label_separator=";", labels="casefold")) == [
+    assert names(load_dataset(table(tmp_path, rows), label_separator=";", labels="casefold")) == [
         {"cat"},
         {"dog"},
         {"dog"},
@@ -126,7 +129,7 @@ def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
     file = table(tmp_path, rows)
     file.write_text(file.read_text().replace("path,label", "path,label,split"))
     with pytest.raises(InputError, match=mentioning("'c'", "val", "pictures.csv", "5")):
-        read(file, label_separator=";")
+        load_dataset(file, label_separator=";")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
 )
 def test_cells_that_cannot_be_meant_are_refused(labels, separator, message, tmp_path):
     with pytest.raises(InputError, match=mentioning(*message)):
-        read(table(tmp_path, {"0.png": labels, "1.png": "a"}), label_separator=separator)
+        load_dataset(table(tmp_path, {"0.png": labels, "1.png": "a"}), label_separator=separator)
 
 
 def test_class_folders_give_one_label(tmp_path):
@@ -149,16 +152,16 @@ def test_class_folders_give_one_label(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
     with pytest.raises(InputError, match=mentioning("one label")):
-        read(tmp_path, label_separator=";")
+        load_dataset(tmp_path, label_separator=";")
 
 
 def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
     """``animal`` is never the rarest of a picture, and is in both parts all the same."""
     rows = {f"{n}.png": ("cat;animal", "dog;animal", "tree", "dog;tree;animal")[n % 4] for n in range(40)}
-    manifest = read(table(tmp_path, rows), label_separator=";")
-    assert "animal" not in {manifest.class_names[label] for label in manifest.labels}
+    dataset = load_dataset(table(tmp_path, rows), label_separator=";")
+    assert "animal" not in {dataset.class_names[label] for label in dataset.labels}
     for seed in range(5):
-        held, note = with_holdout(manifest, seed=seed)
+        held, note = with_holdout(dataset, seed=seed)
         for part in ("train", "val"):
             assert set.union(*names(held.subset(part))) == {"cat", "dog", "animal", "tree"}
         assert len(held.subset("val")) == 8, note
@@ -167,7 +170,7 @@ def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
 def test_a_class_of_one_picture_cannot_be_held_out_wherever_its_label_stands(tmp_path):
     rows = {f"{n}.png": "a" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b"}
     with pytest.raises(InputError, match=mentioning("14", "once")):
-        with_holdout(read(table(tmp_path, rows), label_separator=";"), seed=0)
+        with_holdout(load_dataset(table(tmp_path, rows), label_separator=";"), seed=0)
 
 
 def test_labels_of_few_images_are_left_out_of_their_cells(tmp_path):
@@ -175,33 +178,33 @@ def test_labels_of_few_images_are_left_out_of_their_cells(tmp_path):
         "12.png": "a;once;b",
         "13.png": "once2",
     }
-    manifest = read(table(tmp_path, rows), label_separator=";", min_images_per_class=2)
-    assert manifest.class_names == ("a", "b")
-    assert manifest.paths[-1] == "12.png"
-    assert names(manifest)[-1] == {"a", "b"}
-    assert mentions(manifest.notes[-1], "2", "1", "once2")
-    assert with_holdout(manifest, seed=0)[0].class_names == ("a", "b")
+    dataset = load_dataset(table(tmp_path, rows), label_separator=";", min_images_per_class=2)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.paths[-1] == "12.png"
+    assert names(dataset)[-1] == {"a", "b"}
+    assert mentions(dataset.notes[-1], "2", "1", "once2")
+    assert with_holdout(dataset, seed=0)[0].class_names == ("a", "b")
 
 
 def test_several_labels_are_not_counted_out_as_minival(tmp_path):
     with pytest.raises(InputError, match=mentioning("minival", "2")):
-        with_minival(read(table(tmp_path), label_separator=";"), size=2)
+        with_minival(load_dataset(table(tmp_path), label_separator=";"), size=2)
 
 
 def test_copies_with_other_labels_are_told(tmp_path):
     file = table(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
-    notes = " ".join(check(read(file, label_separator=";"), workers=1).notes)
+    notes = " ".join(check(load_dataset(file, label_separator=";"), workers=1).notes)
     assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 
 def test_shards_keep_several_labels(tmp_path):
-    manifest = read(table(tmp_path), label_separator=";")
-    pack(manifest, tmp_path / "shards", Packing(1_000_000))
-    back = read(tmp_path / "shards", label_separator=";")
-    assert names(back) == names(manifest)
-    unasked = read(tmp_path / "shards").notes
+    dataset = load_dataset(table(tmp_path), label_separator=";")
+    pack(dataset, tmp_path / "shards", Packing(1_000_000))
+    back = load_dataset(tmp_path / "shards", label_separator=";")
+    assert names(back) == names(dataset)
+    unasked = load_dataset(tmp_path / "shards").notes
     assert [note for note in unasked if mentions(note, "--label-separator", "';'")], (
         "combinations are classes there"
     )
@@ -227,34 +230,36 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
                     tar.addfile(member, io.BytesIO(data))
         return str(tmp_path / "theirs*.tar")
 
-    manifest = read(written(samples), label_separator=";")
-    assert names(manifest) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
-    assert names(read(written(samples), label_separator="|")) == names(manifest), (
+    dataset = load_dataset(written(samples), label_separator=";")
+    assert names(dataset) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
+    assert names(load_dataset(written(samples), label_separator="|")) == names(dataset), (
         "from what the scan has kept"
     )
-    assert len(read(written(samples), require_labels=False)) == len(samples), "asked for no labels"
+    assert len(load_dataset(written(samples), require_labels=False)) == len(samples), "asked for no labels"
     refused = (
         r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*--label-separator ';' takes several"
     )
     with pytest.raises(InputError, match=refused):
-        read(written(samples))
+        load_dataset(written(samples))
     with pytest.raises(InputError, match=mentioning("theirs.tar#a.png", "label")):
-        read(written({"a": ["cat"], "b": ["dog"]}))
+        load_dataset(written({"a": ["cat"], "b": ["dog"]}))
     with pytest.raises(InputError, match=mentioning("cat;dog", "';'")):
-        read(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
+        load_dataset(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
 
 
 def test_lists_in_a_column_of_parquet(tmp_path):
-    csv = read(table(tmp_path), label_separator=";")
+    csv = load_dataset(table(tmp_path), label_separator=";")
     lists = pd.DataFrame(
         {"path": list(ROWS), "label": [[one.strip() for one in cell.split(";")] for cell in ROWS.values()]}
     )
     lists.to_parquet(tmp_path / "lists.parquet")
-    assert read(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()
-    assert names(read(tmp_path / "lists.parquet", label_separator="|")) == names(csv)
-    assert len(read(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), "asked for no labels"
+    assert load_dataset(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()
+    assert names(load_dataset(tmp_path / "lists.parquet", label_separator="|")) == names(csv)
+    assert len(load_dataset(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), (
+        "asked for no labels"
+    )
     with pytest.raises(InputError, match=mentioning("2", "--label-separator", "';'")):
-        read(tmp_path / "lists.parquet")
+        load_dataset(tmp_path / "lists.parquet")
     for wrong, said in (
         ("do;g", "row 3: 'do;g' is one label of a list, and none may hold"),
         ([], "row 3: the label"),
@@ -262,7 +267,7 @@ def test_lists_in_a_column_of_parquet(tmp_path):
         labels = [["cat"], [wrong] if wrong else [], ["cat"], ["tree"], ["tree"]]
         lists.assign(label=labels).to_parquet(tmp_path / "wrong.parquet")
         with pytest.raises(InputError, match=said):
-            read(tmp_path / "wrong.parquet", label_separator=";")
+            load_dataset(tmp_path / "wrong.parquet", label_separator=";")
 
 
 @given(

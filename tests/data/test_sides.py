@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.data import image_metadata
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import longer_sides, shorter_side
 from efficientnetv2.data.shards.writer import Packing, pack
 
@@ -16,17 +16,17 @@ def test_the_longer_side_is_read_off_the_header(class_folders):
     Image.new("RGB", (70, 20)).save(class_folders / "red/red_00.jpg")
     Image.new("L", (20, 90)).save(class_folders / "red/red_01.png")
     (class_folders / "red/red_02.jpg").write_bytes(b"no picture")
-    manifest = read(class_folders)
-    found = dict(zip(manifest.paths, longer_sides(manifest), strict=True))
+    dataset = load_dataset(class_folders)
+    found = dict(zip(dataset.paths, longer_sides(dataset), strict=True))
     assert (found["red/red_00.jpg"], found["red/red_01.png"], found["blue/blue_00.jpg"]) == (70, 90, 48)
     assert np.isnan(found["red/red_02.jpg"])
 
 
 def test_where_a_header_is_not_enough_it_is_not_known(class_folders, tmp_path, monkeypatch):
-    pack(read(class_folders), tmp_path / "packed", Packing(10**9))
-    assert longer_sides(read(tmp_path / "packed")) is None
+    pack(load_dataset(class_folders), tmp_path / "packed", Packing(10**9))
+    assert longer_sides(load_dataset(tmp_path / "packed")) is None
     monkeypatch.setattr(image_metadata, "MOST", 47)
-    assert longer_sides(read(class_folders)) is None
+    assert longer_sides(load_dataset(class_folders)) is None
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -35,15 +35,15 @@ def test_the_side_of_most_pictures_is_known_wherever_they_lie(class_folders, tmp
     for place in range(3):
         Image.new("RGB", (400, 300)).save(class_folders / f"red/red_0{place}.jpg")
     (class_folders / "blue/blue_02.jpg").write_bytes(b"no picture")
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     if packed:
-        pack(manifest, tmp_path / "packed", Packing(10**9))
-        manifest = read(tmp_path / "packed")
-    assert shorter_side(manifest) == 48
+        pack(dataset, tmp_path / "packed", Packing(10**9))
+        dataset = load_dataset(tmp_path / "packed")
+    assert shorter_side(dataset) == 48
 
 
 def test_the_side_of_no_picture_is_unknown(tmp_path):
     for name in ("red/a.jpg", "blue/b.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"no picture")
-    assert shorter_side(read(tmp_path)) is None
+    assert shorter_side(load_dataset(tmp_path)) is None

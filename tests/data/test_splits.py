@@ -14,16 +14,16 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import groups
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.splits import groups_apart, with_holdout
 from efficientnetv2.utils.errors import InputError
 
 
-def manifest(labels, **columns) -> Manifest:
+def dataset(labels, **columns) -> ImageDataset:
     names = [f"c{label}" for label in labels]
     table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(names))], "label": names, "split": ""})
-    return Manifest(
+    return ImageDataset(
         root=Path("/data"),
         source="all.csv",
         table=table.assign(**columns),
@@ -53,7 +53,7 @@ def data_sets(draw):
     if contents is not None:  # a file has one label
         labels = [labels[list(contents).index(content)] for content in contents]
     labels = pd.factorize(np.array(labels), sort=True)[0]
-    return manifest(labels, **columns), contents
+    return dataset(labels, **columns), contents
 
 
 @settings(max_examples=100, deadline=None)
@@ -106,7 +106,7 @@ def test_folds_keep_together_what_belongs_together(data, k):
 
 
 def test_no_fold_is_empty_though_each_class_has_fewer_pictures_than_folds():
-    data = manifest([0, 0, 0, 1, 1, 1])
+    data = dataset([0, 0, 0, 1, 1, 1])
     for seed in range(10):
         fold = folds(data, k=5, seed=seed).of_picture(6)
         assert sorted(np.bincount(fold, minlength=5)) == [1, 1, 1, 1, 2]
@@ -115,20 +115,20 @@ def test_no_fold_is_empty_though_each_class_has_fewer_pictures_than_folds():
 def test_lone_pictures_are_stratified_to_the_picture():
     """20 % of 50, 30 and 10; of the last two, one, since each class is validated on."""
     labels = np.repeat([0, 1, 2, 3], [50, 30, 10, 2])
-    held, note = with_holdout(manifest(labels), seed=0)
+    held, note = with_holdout(dataset(labels), seed=0)
     assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 6, 2, 1]
     assert mentions(note, "19", "92", "21", "val", "0")
 
 
 def test_another_seed_holds_out_other_pictures_of_the_same_number():
-    data = manifest(np.repeat([0, 1], 100))
+    data = dataset(np.repeat([0, 1], 100))
     chosen = [np.flatnonzero(with_holdout(data, seed=seed)[0].split == "val") for seed in range(2)]
     assert len(chosen[0]) == len(chosen[1]) == 40
     assert len(np.intersect1d(*chosen)) < 20  # 8 of 40 expected
 
 
 def test_every_picture_is_held_out_as_often_as_another():
-    data = manifest(np.repeat([0, 1], [20, 10]))
+    data = dataset(np.repeat([0, 1], [20, 10]))
     held = sum((with_holdout(data, seed=seed)[0].split == "val").astype(int) for seed in range(300))
     assert held.sum() == 300 * 6
     assert 30 < held.min() <= held.max() < 95  # 60 expected, deviation 7
@@ -139,7 +139,7 @@ def test_dealing_is_as_even_as_scikit_learns_on_groups_of_mixed_classes():
     draws = np.random.default_rng(3)
     group = np.repeat(np.arange(80), draws.integers(1, 30, 80))
     labels = np.where(draws.random(len(group)) < 0.6, group % 4, draws.integers(0, 4, len(group)))
-    data = manifest(labels, group=group.astype(str))
+    data = dataset(labels, group=group.astype(str))
     of = np.bincount(labels)
 
     def distance(val):
@@ -156,7 +156,7 @@ def test_dealing_is_as_even_as_scikit_learns_on_groups_of_mixed_classes():
 def test_places_are_held_out_by_blocks_of_a_degree():
     draws = np.random.default_rng(0)
     count = 600
-    data = manifest(
+    data = dataset(
         draws.integers(0, 3, count),
         latitude=draws.uniform(-5, 5, count),
         longitude=draws.uniform(100, 110, count),
@@ -186,7 +186,7 @@ def test_blocks_shrink_until_every_class_is_in_both_parts():
     draws = np.random.default_rng(0)
     labels = np.repeat([0, 1], 100)
     place = np.where(labels == 0, 10.0, 20.0)
-    data = manifest(labels, latitude=place + draws.random(200), longitude=place + draws.random(200))
+    data = dataset(labels, latitude=place + draws.random(200), longitude=place + draws.random(200))
     note = with_holdout(data, seed=0)[1]
     degrees = float(note.split("blocks of ")[1].split("°")[0])
     assert degrees in (0.5, 0.25)
@@ -194,7 +194,7 @@ def test_blocks_shrink_until_every_class_is_in_both_parts():
 
 
 def test_one_place_falls_back_to_a_stratified_split_and_says_so():
-    data = manifest(np.repeat([0, 1], 50), latitude=[1.0] * 100, longitude=[2.0] * 100)
+    data = dataset(np.repeat([0, 1], 50), latitude=[1.0] * 100, longitude=[2.0] * 100)
     held, note = with_holdout(data, seed=0)
     assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 10]
     assert mentions(note, "places not kept", "class")
@@ -203,20 +203,20 @@ def test_one_place_falls_back_to_a_stratified_split_and_says_so():
 def test_the_date_line_parts_no_place():
     labels = np.tile([0, 1], 40)
     longitude = np.where(np.arange(80) < 40, 180.0, -180.0)
-    data = manifest(labels, latitude=np.repeat(np.arange(40.0), 2)[np.r_[0:40, 0:40]], longitude=longitude)
+    data = dataset(labels, latitude=np.repeat(np.arange(40.0), 2)[np.r_[0:40, 0:40]], longitude=longitude)
     held, _ = with_holdout(data, seed=0)
     assert (held.split[:40] == held.split[40:]).all()
 
 
 def test_a_class_with_one_group_parts_groups_and_says_so():
-    data = manifest(np.repeat([0, 1], 20), group=["a"] * 20 + list("bcdefbcdefbcdefbcdef"))
+    data = dataset(np.repeat([0, 1], 20), group=["a"] * 20 + list("bcdefbcdefbcdefbcdef"))
     held, note = with_holdout(data, seed=0)
     assert "groups not kept whole" in note
     assert set(held.labels[held.split == "val"]) == {0, 1}
 
 
 def test_pictures_without_a_group_stand_alone():
-    data = manifest(np.repeat([0, 1], 20), group=[None] * 38 + ["x", "x"])
+    data = dataset(np.repeat([0, 1], 20), group=[None] * 38 + ["x", "x"])
     held, note = with_holdout(data, seed=0)
     assert (held.split == "val").sum() == 8
     assert "groups whole" in note
@@ -224,7 +224,7 @@ def test_pictures_without_a_group_stand_alone():
 
 def test_pairs_of_copies_still_reach_both_parts():
     """Two pictures of a class, each there twice: one pair is trained on, the other validated on."""
-    data = manifest([0, 0, 0, 0] + [1] * 40)
+    data = dataset([0, 0, 0, 0] + [1] * 40)
     for seed in range(5):
         held, _ = with_holdout(data, seed=seed, contents=np.r_[0, 0, 1, 1, 2:42])
         assert sorted(held.split[:4]) == ["train", "train", "val", "val"]
@@ -233,11 +233,11 @@ def test_pairs_of_copies_still_reach_both_parts():
 
 def test_a_given_val_is_left_alone_and_test_is_never_touched():
     split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2 + [""] * 2
-    data = manifest([0, 1] * 6, split=split)
+    data = dataset([0, 1] * 6, split=split)
     held, note = with_holdout(data, seed=0)
     assert held.split.tolist() == split[:10] + ["train"] * 2
     assert mentions(note, "2", "val")
-    data = manifest([0, 1] * 6, split=["train"] * 8 + ["test"] * 4)
+    data = dataset([0, 1] * 6, split=["train"] * 8 + ["test"] * 4)
     held, note = with_holdout(data, seed=0)
     assert held.split.tolist()[8:] == ["test"] * 4
     assert set(held.split[:8]) == {"train", "val"}
@@ -248,51 +248,51 @@ def test_a_given_val_is_left_alone_and_test_is_never_touched():
 
 def test_a_class_with_one_picture_is_refused_by_name():
     with pytest.raises(InputError, match=mentioning("all.csv", "8", "'c2'", "6.jpg")):
-        with_holdout(manifest([0, 0, 0, 1, 1, 1, 2]), seed=0)
+        with_holdout(dataset([0, 0, 0, 1, 1, 1, 2]), seed=0)
     with pytest.raises(InputError, match=mentioning("'c1'", "3")):
-        with_holdout(manifest([0, 0, 0, 1, 1, 1]), seed=0, contents=np.array([0, 1, 2, 3, 3, 3]))
+        with_holdout(dataset([0, 0, 0, 1, 1, 1]), seed=0, contents=np.array([0, 1, 2, 3, 3, 3]))
     made_from = ["", "", "", "6.jpg", "6.jpg", "6.jpg", ""]
     for copies, words in (
         (4, "one picture only, and 3 copies made from it"),
         (3, "3 copies of one picture only"),
     ):
-        part = manifest([0, 0, 0, 1, 1, 1, 1], augmented_from=made_from).select(np.arange(3 + copies))
+        part = dataset([0, 0, 0, 1, 1, 1, 1], augmented_from=made_from).select(np.arange(3 + copies))
         file = "6.jpg" if copies == 4 else "3.jpg"
         with pytest.raises(InputError, match=rf"class 'c1' has {words} \('{file}'\)"):
             with_holdout(part, seed=0)
     with pytest.raises(InputError, match=mentioning("2", "1")):
         with_holdout(
-            manifest([0, 0, 1, 1, 1], augmented_from=["", "", "", "", "2.jpg"]),
+            dataset([0, 0, 1, 1, 1], augmented_from=["", "", "", "", "2.jpg"]),
             seed=0,
             contents=np.array([0, 1, 2, 2, 3]),
         )
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
-        with_holdout(manifest([0, 0, 0, 1]).select([0, 1, 2]), seed=0)
+        with_holdout(dataset([0, 0, 0, 1]).select([0, 1, 2]), seed=0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_a_fraction_lies_between_0_and_1(fraction):
     with pytest.raises(InputError, match=mentioning("0", "1")):
-        with_holdout(manifest([0, 0, 1, 1]), fraction=fraction, seed=0)
+        with_holdout(dataset([0, 0, 1, 1]), fraction=fraction, seed=0)
     with pytest.raises(InputError, match=mentioning("1", "fold")):
-        folds(manifest([0, 0, 1, 1]), k=1, seed=0)
+        folds(dataset([0, 0, 1, 1]), k=1, seed=0)
 
 
 def test_a_number_of_pictures_can_be_held_out():
     """Forty of 400, two classes of 200: 20 of each."""
-    held, note = with_holdout(manifest([0] * 200 + [1] * 200), fraction=40, seed=0)
+    held, note = with_holdout(dataset([0] * 200 + [1] * 200), fraction=40, seed=0)
     assert [(held.split[part] == "val").sum() for part in (slice(200), slice(200, 400))] == [20, 20]
     assert mentions(note, "40", "400", "10")
 
 
 def test_more_pictures_than_there_are_cannot_be_held_out():
     with pytest.raises(InputError, match=mentioning("100,000", "4")):
-        with_holdout(manifest([0, 0, 1, 1]), fraction=100_000, seed=0)
+        with_holdout(dataset([0, 0, 1, 1]), fraction=100_000, seed=0)
 
 
 def test_identical_files_with_labels_that_leave_no_way_are_refused():
     """Three classes, three files, each file in two of the classes: no two parts have all classes."""
-    data = manifest([0, 1, 1, 2, 2, 0])
+    data = dataset([0, 1, 1, 2, 2, 0])
     with pytest.raises(InputError, match=mentioning("identical", "label")):
         with_holdout(data, seed=0, contents=np.array([0, 0, 1, 1, 2, 2]))
 
@@ -300,13 +300,13 @@ def test_identical_files_with_labels_that_leave_no_way_are_refused():
 def test_groups_that_splits_part_are_counted_and_the_first_named():
     split = ["train", "", "val", "val", "test", "train", "minival"]
     group = ["p", "q", "q", "r", "r", "s", "s"]
-    said = groups_apart(manifest([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
+    said = groups_apart(dataset([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
     assert mentions(said, "3", "4", "'q'", "val")
 
 
 def test_groups_that_no_split_parts_are_no_matter():
     """Two words for train part nothing, and pictures without a group belong to none."""
-    data = manifest([0, 1] * 3, split=["train", "", "val"] * 2, group=["p", "p", "q", "p", None, None])
+    data = dataset([0, 1] * 3, split=["train", "", "val"] * 2, group=["p", "p", "q", "p", None, None])
     assert groups_apart(data) == ""
-    assert groups_apart(manifest([0, 1], split=["train", "val"], group=[None, None])) == ""
-    assert groups_apart(manifest([0, 1], split=["train", "val"])) == ""
+    assert groups_apart(dataset([0, 1], split=["train", "val"], group=[None, None])) == ""
+    assert groups_apart(dataset([0, 1], split=["train", "val"])) == ""

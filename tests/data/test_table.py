@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.validate import check
 from efficientnetv2.utils.errors import InputError
 
@@ -37,14 +37,14 @@ def write(folder: Path, text: str, name: str = "train.csv", encoding: str = "utf
 
 def test_rows_keep_their_order_columns_and_numbers(folder):
     file = write(folder, "path,label,latitude,longitude,year\n3.png,b,1.5,100,2001\n\n0.png,a,-2,101,2013\n")
-    manifest = read(file)
-    assert manifest.paths == ["3.png", "0.png"]
-    assert manifest.class_names == ("a", "b")
-    assert manifest.labels.tolist() == [1, 0]
-    assert manifest.rows.tolist() == [2, 4]  # a blank line lies between
-    assert manifest.table["latitude"].tolist() == [1.5, -2.0]
-    assert manifest.table["year"].tolist() == [2001, 2013]
-    assert manifest.file(0) == str(folder / "3.png")
+    dataset = load_dataset(file)
+    assert dataset.paths == ["3.png", "0.png"]
+    assert dataset.class_names == ("a", "b")
+    assert dataset.labels.tolist() == [1, 0]
+    assert dataset.rows.tolist() == [2, 4]  # a blank line lies between
+    assert dataset.table["latitude"].tolist() == [1.5, -2.0]
+    assert dataset.table["year"].tolist() == [2001, 2013]
+    assert dataset.file(0) == str(folder / "3.png")
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_rows_keep_their_order_columns_and_numbers(folder):
     ],
 )
 def test_tables_as_spreadsheets_write_them(folder, text, name, encoding):
-    manifest = read(write(folder, text, name, encoding))
-    assert manifest.table[["path", "label"]].to_numpy().tolist() == [["0.png", "a"], ["1.png", "b"]]
+    dataset = load_dataset(write(folder, text, name, encoding))
+    assert dataset.table[["path", "label"]].to_numpy().tolist() == [["0.png", "a"], ["1.png", "b"]]
 
 
 def test_parquet_reads_as_the_csv_of_the_same_table(folder):
@@ -66,7 +66,7 @@ def test_parquet_reads_as_the_csv_of_the_same_table(folder):
     )
     table.to_csv(folder / "t.csv", index=False)
     table.to_parquet(folder / "t.parquet")
-    csv, parquet = read(folder / "t.csv"), read(folder / "t.parquet")
+    csv, parquet = load_dataset(folder / "t.csv"), load_dataset(folder / "t.parquet")
     assert csv.digest() == parquet.digest()
     assert csv.class_names == parquet.class_names == ("10", "2")
     assert parquet.split.tolist() == ["train", ""]
@@ -74,21 +74,21 @@ def test_parquet_reads_as_the_csv_of_the_same_table(folder):
 
 def test_what_pandas_goes_by_is_a_column_like_the_others(folder):
     table = pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "year": [1, 2]})
-    expected = read(write(folder, table.to_csv(index=False)))
+    expected = load_dataset(write(folder, table.to_csv(index=False)))
     for index in (["path"], ["path", "year"], ["label"]):
         table.set_index(index).to_parquet(folder / "t.parquet")
-        assert read(folder / "t.parquet").digest() == expected.digest()
+        assert load_dataset(folder / "t.parquet").digest() == expected.digest()
 
 
 def test_words_that_pandas_takes_for_missing_can_be_classes(folder):
-    assert read(write(folder, "path,label\n0.png,None\n1.png,NA\n")).class_names == ("NA", "None")
+    assert load_dataset(write(folder, "path,label\n0.png,None\n1.png,NA\n")).class_names == ("NA", "None")
 
 
 def test_paths_may_be_absolute_or_untidy_or_from_windows(folder):
     (folder / "sub").mkdir()
     (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
     file = write(folder, f"path,label\n{folder}/1.png,a\n./2.png,b\nsub\\x.png,a\nsub/../3.png,b\n")
-    assert read(file).paths == ["1.png", "2.png", "sub/x.png", "3.png"]
+    assert load_dataset(file).paths == ["1.png", "2.png", "sub/x.png", "3.png"]
 
 
 @pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
@@ -97,7 +97,7 @@ def test_a_backslash_that_belongs_to_a_name_stays_there(folder):
     (folder / "sub").mkdir()
     (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
     file = write(folder, "path,label\na\\b.png,a\nsub\\x.png,b\n")
-    assert read(file).paths == ["a\\b.png", "sub/x.png"]
+    assert load_dataset(file).paths == ["a\\b.png", "sub/x.png"]
 
 
 @pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
@@ -113,41 +113,41 @@ def test_files_with_a_backslash_are_asked_for_by_threads_as_all_are(folder, monk
     monkeypatch.setattr(Path, "is_file", is_file)
     file = write(folder, "path,label\n" + "".join(f"sub\\{number}.png,a\n" for number in range(300)))
     with pytest.raises(InputError, match="does not exist"):
-        read(file)
+        load_dataset(file)
     assert asking
     assert threading.get_ident() not in asking
 
 
 def test_columns_by_other_names(folder):
     file = write(folder, "file,class,patient,path\n0.png,a,7,zzz\n1.png,b,007,zzz\n")
-    manifest = read(file, path_column="file", label_column="class", group_column="patient")
-    assert manifest.paths == ["0.png", "1.png"]
-    assert manifest.table["group"].tolist() == ["7", "007"]
-    assert manifest.table["path_given"].tolist() == ["zzz", "zzz"]
+    dataset = load_dataset(file, path_column="file", label_column="class", group_column="patient")
+    assert dataset.paths == ["0.png", "1.png"]
+    assert dataset.table["group"].tolist() == ["7", "007"]
+    assert dataset.table["path_given"].tolist() == ["zzz", "zzz"]
 
 
 def test_splits_in_their_usual_spellings(folder):
     rows = ["train", "Validation", "valid", "test", "", "VAL"]
     text = "path,label,Split\n" + "".join(f"{i}.png,{'ab'[i % 2]},{split}\n" for i, split in enumerate(rows))
     text = text.replace("0.png,a", "0.png,a").replace("4.png,a", "4.png,b")  # both classes to train on
-    assert read(write(folder, text)).split.tolist() == ["train", "val", "val", "test", "", "val"]
+    assert load_dataset(write(folder, text)).split.tolist() == ["train", "val", "val", "test", "", "val"]
 
 
 def test_labels_that_differ_by_case_or_space_can_be_merged(folder):
     file = write(folder, "path,label\n0.png,oak\n1.png,Oak\n2.png,oak \n3.png,elm\n4.png,Elm\n")
-    manifest = read(file, labels="casefold")
-    assert manifest.class_names == ("Elm", "oak")  # the commonest; of equals the first by alphabet
-    assert manifest.labels.tolist() == [1, 1, 1, 0, 0]
-    assert mentions(manifest.notes[0], "Oak", "oak")
+    dataset = load_dataset(file, labels="casefold")
+    assert dataset.class_names == ("Elm", "oak")  # the commonest; of equals the first by alphabet
+    assert dataset.labels.tolist() == [1, 1, 1, 0, 0]
+    assert mentions(dataset.notes[0], "Oak", "oak")
 
 
 def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
     file = write(
         folder, f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,elm\n3.png,{NFC.upper()}\n4.png,{NFC}\n"
     )
-    manifest = read(file, labels="casefold")
-    assert manifest.class_names == (NFC, "elm")
-    assert manifest.labels.tolist() == [0, 0, 1, 0, 0]
+    dataset = load_dataset(file, labels="casefold")
+    assert dataset.class_names == (NFC, "elm")
+    assert dataset.labels.tolist() == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(("written", "named"), [(NFC, NFD), (NFD, NFC)])
@@ -157,13 +157,13 @@ def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder)
     for old, new in (("0.png", f"{named}/{named}.png"), ("1.png", f"{named}/copy.png")):
         (folder / old).rename(folder / new)
     text = f"path,label,augmented_from\n{written}/{written}.png,a,\n2.png,b,\n"
-    manifest = read(write(folder, f"{text}{written}/copy.png,a,{written}/{written}.png\n"))
-    assert manifest.paths == [f"{named}/{named}.png", "2.png", f"{named}/copy.png"]
-    assert all(Path(manifest.file(row)).is_file() for row in range(3))
-    assert manifest.table["augmented_from"].fillna("").tolist() == ["", "", f"{named}/{named}.png"]
-    assert each_mentions(manifest.notes, ("2", "train.csv", "NFC", "NFD"))
+    dataset = load_dataset(write(folder, f"{text}{written}/copy.png,a,{written}/{written}.png\n"))
+    assert dataset.paths == [f"{named}/{named}.png", "2.png", f"{named}/copy.png"]
+    assert all(Path(dataset.file(row)).is_file() for row in range(3))
+    assert dataset.table["augmented_from"].fillna("").tolist() == ["", "", f"{named}/{named}.png"]
+    assert each_mentions(dataset.notes, ("2", "train.csv", "NFC", "NFD"))
     with pytest.raises(InputError, match=mentioning("2", "3")):
-        read(write(folder, f"path,label\n{written}/copy.png,a\n{named}/copy.png,b\n"))
+        load_dataset(write(folder, f"path,label\n{written}/copy.png,a\n{named}/copy.png,b\n"))
 
 
 @pytest.mark.parametrize(
@@ -175,37 +175,37 @@ def test_the_usual_names_of_columns_are_taken_and_named(folder, header, suffix):
     if suffix == "parquet":
         pd.read_csv(file, dtype=str).to_parquet(folder / "train.parquet")
     for words in ({}, {"require_labels": False, "for_training": False}):
-        manifest = read(folder / f"train.{suffix}", **words)
-        assert manifest.paths == ["0.png", "1.png"]
-        assert manifest.class_names == ("01", "2")
-        assert all(f"'{name}'" in manifest.notes[0] for name in header.split(",") if name != "label")
+        dataset = load_dataset(folder / f"train.{suffix}", **words)
+        assert dataset.paths == ["0.png", "1.png"]
+        assert dataset.class_names == ("01", "2")
+        assert all(f"'{name}'" in dataset.notes[0] for name in header.split(",") if name != "label")
 
 
 def test_the_column_that_is_called_so_is_taken_before_the_usual_names(folder):
-    manifest = read(write(folder, "image,path,label,class\nx,0.png,a,1\ny,1.png,b,2\n"))
-    assert (manifest.paths, manifest.class_names, manifest.notes) == (["0.png", "1.png"], ("a", "b"), ())
-    assert manifest.table["class"].tolist() == [1, 2]
+    dataset = load_dataset(write(folder, "image,path,label,class\nx,0.png,a,1\ny,1.png,b,2\n"))
+    assert (dataset.paths, dataset.class_names, dataset.notes) == (["0.png", "1.png"], ("a", "b"), ())
+    assert dataset.table["class"].tolist() == [1, 2]
 
 
 def test_labels_that_read_like_missing_values_or_numbers_stay_as_they_are(folder):
     words = ["nan", "NaN", "NA", "None", "true", "01"]
     file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
     with pytest.raises(InputError, match=mentioning("nan", "NaN")):
-        read(file)
+        load_dataset(file)
     words[1] = "null"
     file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
-    manifest = read(file)
-    assert manifest.table["label"].tolist() == words
-    assert all(f"'{word}' (1 row)" in manifest.notes[0] for word in ("nan", "null", "NA", "None"))
-    assert "'true'" not in manifest.notes[0]
-    manifest.to_csv(folder / "again.csv")
-    again = Manifest.from_csv(folder / "again.csv", root=folder, source="again")
-    assert (again.digest(), again.class_names) == (manifest.digest(), manifest.class_names)
-    assert read(folder / "again.csv").digest() == manifest.digest()
+    dataset = load_dataset(file)
+    assert dataset.table["label"].tolist() == words
+    assert all(f"'{word}' (1 row)" in dataset.notes[0] for word in ("nan", "null", "NA", "None"))
+    assert "'true'" not in dataset.notes[0]
+    dataset.to_csv(folder / "again.csv")
+    again = ImageDataset.from_csv(folder / "again.csv", root=folder, source="again")
+    assert (again.digest(), again.class_names) == (dataset.digest(), dataset.class_names)
+    assert load_dataset(folder / "again.csv").digest() == dataset.digest()
     pd.DataFrame({"path": ["0.png", "1.png", "2.png"], "label": ["nan", "b", np.nan]}).to_parquet(
         folder / "t.parquet"
     )
-    found = read(folder / "t.parquet", require_labels=False, for_training=False)
+    found = load_dataset(folder / "t.parquet", require_labels=False, for_training=False)
     assert found.table["label"].fillna("missing").tolist() == ["nan", "b", "missing"]
 
 
@@ -214,13 +214,13 @@ def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
     for number in range(6, 40):
         Image.new("RGB", (8, 8), (number, 9, 0)).save(folder / f"{number}.png")
         rows += f"{number}.png,{'ab'[number % 2]}\n"
-    found = check(read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")), workers=1)
+    found = check(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")), workers=1)
     assert found.unreadable.tolist() == [40, 41]
     assert found.reasons == ("does not exist", "does not exist")
     with pytest.raises(InputError, match=mentioning("gone.png", "42")):
-        check(read(write(folder, f"path,label\n{rows}gone.png,a\n")), workers=1, strict=True)
+        check(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\n")), workers=1, strict=True)
     with pytest.raises(InputError, match=mentioning("42", "gone.png", "3", "43", "lost.png", "'x'")):
-        read(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\nx,b\n"))
+        load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\nx,b\n"))
 
 
 @pytest.mark.parametrize("path", ["0", "sub/0", "0.png"])
@@ -231,7 +231,7 @@ def test_a_path_without_its_folder_or_suffix_is_told_the_file(path, folder):
     (folder / "0.png").unlink()
     near = "train/sub/0.png" if path == "sub/0" else "train/0.png"
     with pytest.raises(InputError, match=mentioning(path, near)):
-        read(write(folder, f"path,label\n{path},a\n1,b\n"))
+        load_dataset(write(folder, f"path,label\n{path},a\n1,b\n"))
 
 
 @pytest.mark.parametrize("held", ["struct", "bytes", "numbers"])
@@ -242,13 +242,15 @@ def test_a_parquet_file_that_holds_the_images_themselves_is_refused_as_that(fold
     what = "values of the type" if held == "numbers" else "the images themselves"
     for words in ({}, {"path_column": "image"}, {"require_labels": False}):
         with pytest.raises(InputError, match=f"t.parquet: the column 'image' holds {what}.*, not paths"):
-            read(folder / "t.parquet", **words)
+            load_dataset(folder / "t.parquet", **words)
 
 
 def test_for_prediction_labels_are_not_needed(folder):
-    manifest = read(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
-    assert manifest.labels.tolist() == [-1, -1]
-    assert np.isnan(manifest.table["latitude"][0])
+    dataset = load_dataset(
+        write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False
+    )
+    assert dataset.labels.tolist() == [-1, -1]
+    assert np.isnan(dataset.table["latitude"][0])
 
 
 REFUSED = {
@@ -366,17 +368,17 @@ REFUSED = {
 def test_tables_that_cannot_be_meant_are_refused(folder, case):
     text, message = REFUSED[case]
     with pytest.raises(InputError, match=f"(?s){message}"):
-        read(write(folder, text))
+        load_dataset(write(folder, text))
 
 
 def test_files_that_are_no_tables_are_refused(folder):
     with pytest.raises(InputError, match=mentioning("UTF-8")):
-        read(write(folder, "path,label\n0.png,é\n", encoding="latin-1"))
+        load_dataset(write(folder, "path,label\n0.png,é\n", encoding="latin-1"))
     (folder / "t.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InputError, match=mentioning("t.parquet")):
-        read(folder / "t.parquet")
+        load_dataset(folder / "t.parquet")
     with pytest.raises(InputError, match=mentioning("CSV")):
-        read(write(folder, "x", "notes.txt"))
+        load_dataset(write(folder, "x", "notes.txt"))
 
 
 @pytest.mark.parametrize(
@@ -389,26 +391,30 @@ def test_files_that_are_no_tables_are_refused(folder):
 )
 def test_what_pictures_and_tables_come_in_is_refused_with_what_to_do_first(folder, name, fix):
     with pytest.raises(InputError, match=mentioning(*fix)):
-        read(write(folder, "x", name))
+        load_dataset(write(folder, "x", name))
 
 
 def test_a_group_may_be_called_nan_and_is_no_missing_one(folder):
     """A province of Thailand; what a missing number is as text, is missing still."""
-    manifest = read(write(folder, "path,label,group\n0.png,a,Nan\n1.png,b,NAN\n2.png,a,nan\n3.png,b,NaN\n"))
-    assert manifest.table["group"].fillna("missing").tolist() == ["Nan", "NAN", "missing", "missing"]
-    manifest = read(write(folder, "path,label\n0.png,Nan\n1.png,b\n2.png,Nan\n3.png,b\n"))
-    assert manifest.class_names == ("Nan", "b")
+    dataset = load_dataset(
+        write(folder, "path,label,group\n0.png,a,Nan\n1.png,b,NAN\n2.png,a,nan\n3.png,b,NaN\n")
+    )
+    assert dataset.table["group"].fillna("missing").tolist() == ["Nan", "NAN", "missing", "missing"]
+    dataset = load_dataset(write(folder, "path,label\n0.png,Nan\n1.png,b\n2.png,Nan\n3.png,b\n"))
+    assert dataset.class_names == ("Nan", "b")
 
 
 def test_groups_lose_the_space_around_them(folder):
     """Else P17 would stand on both sides of a split."""
-    manifest = read(write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n"))
-    assert manifest.table["group"].iloc[:3].tolist() == ["P17"] * 3
-    assert manifest.table["group"].isna().tolist() == [False] * 3 + [True]
+    dataset = load_dataset(
+        write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n")
+    )
+    assert dataset.table["group"].iloc[:3].tolist() == ["P17"] * 3
+    assert dataset.table["group"].isna().tolist() == [False] * 3 + [True]
     pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "site": ["x ", "x"]}).to_parquet(
         folder / "t.parquet"
     )
-    assert read(folder / "t.parquet", group_column="site").table["group"].tolist() == ["x", "x"]
+    assert load_dataset(folder / "t.parquet", group_column="site").table["group"].tolist() == ["x", "x"]
 
 
 def test_of_columns_called_alike_the_one_that_is_called_exactly_so_is_meant(folder):
@@ -417,7 +423,7 @@ def test_of_columns_called_alike_the_one_that_is_called_exactly_so_is_meant(fold
         "path,label,Latitude,Longitude,latitude,longitude,Split,split,SPLIT\n"
         "0.png,a,north,east,1.5,2.5,first,train,x\n1.png,b,south,west,3.5,4.5,second,,y\n",
     )
-    table = read(file).table
+    table = load_dataset(file).table
     assert table["latitude"].tolist() == [1.5, 3.5]
     assert table["Latitude"].tolist() == ["north", "south"]
     assert table["split"].tolist() == ["train", ""]
@@ -427,7 +433,7 @@ def test_of_columns_called_alike_the_one_that_is_called_exactly_so_is_meant(fold
 
 def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
     file = write(folder, "file,label,path,path_given\n0.png,a,1,2\n1.png,b,3,4\n")
-    table = read(file, path_column="file").table
+    table = load_dataset(file, path_column="file").table
     assert table["path_given"].tolist() == [1, 3]
     assert table["path_given_given"].tolist() == [2, 4]
 
@@ -446,7 +452,7 @@ def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
 )
 def test_one_column_does_not_hold_two_things(folder, columns, said):
     with pytest.raises(InputError, match=mentioning(*said)):
-        read(write(folder, "path,label,x\n0.png,a,1\n1.png,b,2\n"), **columns)
+        load_dataset(write(folder, "path,label,x\n0.png,a,1\n1.png,b,2\n"), **columns)
 
 
 def test_a_way_through_a_link_is_not_cut_short(folder):
@@ -454,4 +460,6 @@ def test_a_way_through_a_link_is_not_cut_short(folder):
     (folder / "far/deep").mkdir(parents=True)
     (folder / "sub").symlink_to(folder / "far/deep", target_is_directory=True)
     (folder / "far/x.png").write_bytes((folder / "0.png").read_bytes())
-    assert read(write(folder, "path,label\nsub/../x.png,a\n1.png,b\n")).file(0).endswith("sub/../x.png")
+    assert (
+        load_dataset(write(folder, "path,label\nsub/../x.png,a\n1.png,b\n")).file(0).endswith("sub/../x.png")
+    )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tests.messages import mentioning
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import said, time_column, time_folds, time_holdout, times_of
 from efficientnetv2.utils.errors import InputError
 
@@ -65,7 +65,7 @@ def test_timestamps_of_a_parquet_file_are_dates(last, zone, tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     table = pd.DataFrame({"path": [f"{n}.png" for n in range(3)], "label": list("aba"), "date": taken})
     table.to_parquet(tmp_path / "t.parquet")
-    data = read(tmp_path / "t.parquet")
+    data = load_dataset(tmp_path / "t.parquet")
     found = times_of(data, "date")
     hour = 10 if zone else 12
     assert list(found[:2]) == [pd.Timestamp(f"{year}-07-01T{hour}:00", tz="UTC") for year in (2016, 2015)]

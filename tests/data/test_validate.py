@@ -15,7 +15,7 @@ from PIL import Image
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import file_probe as look_room
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.file_probe import look
 from efficientnetv2.data.image_io import UnreadablePicture
@@ -33,15 +33,15 @@ def encoded(seed: int, kind: str = "JPEG", px: int = 40) -> bytes:
     return file.getvalue()
 
 
-def folder_of(root: Path, files: dict[str, bytes]) -> Manifest:
+def folder_of(root: Path, files: dict[str, bytes]) -> ImageDataset:
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    return read(root)
+    return load_dataset(root)
 
 
 @pytest.fixture
-def good(tmp_path: Path) -> Manifest:
+def good(tmp_path: Path) -> ImageDataset:
     return folder_of(tmp_path, {f"{'ab'[i % 2]}/{i:02}.jpg": encoded(i) for i in range(40)})
 
 
@@ -118,11 +118,11 @@ def test_missing_files_and_folders_are_no_pictures(tmp_path):
 def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)  # 100 × 100 is an error, 80 × 80 a warning
     files = {f"{c}/{i}.png": encoded(i, "PNG", 80) for c in "ab" for i in range(20)}
-    manifest = folder_of(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
+    dataset = folder_of(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = check(manifest, workers=2)
-    assert [manifest.paths[i] for i in report.unreadable] == ["a/bomb.png"]
+        report = check(dataset, workers=2)
+    assert [dataset.paths[i] for i in report.unreadable] == ["a/bomb.png"]
     assert "decompression bomb" in report.reasons[0]
 
 
@@ -174,8 +174,8 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
 
 def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
     files = {f"{'ab'[i % 2]}/{i:04}.png": encoded(i % 300, "PNG", 4) for i in range(900)}
-    manifest = folder_of(tmp_path, files)
-    one, many = check(manifest, workers=1), check(manifest, workers=5)
+    dataset = folder_of(tmp_path, files)
+    one, many = check(dataset, workers=1), check(dataset, workers=5)
     assert one.contents.tolist() == many.contents.tolist()
     assert len(set(one.contents)) == 300
     assert mentions(one.notes[0], "600", "900")
@@ -189,10 +189,10 @@ def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
         for i in range(3)
     }
     files["val/b/copy.jpg"] = files["train/a/1.jpg"]
-    manifest = folder_of(tmp_path, files)
+    dataset = folder_of(tmp_path, files)
     with pytest.raises(InputError, match=mentioning("train/a/1.jpg", "val/b/copy.jpg")):
-        check(manifest, workers=2)
-    published = check(replace(manifest, standard="imagenette"), workers=2)
+        check(dataset, workers=2)
+    published = check(replace(dataset, standard="imagenette"), workers=2)
     assert "the published splits of imagenette are kept" in published.notes[0]
 
 
@@ -202,14 +202,12 @@ def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
     (tmp_path / "3.jpg").write_bytes(encoded(1))
     (tmp_path / "t.csv").write_text("path,label,split\n1.jpg,a,\n2.jpg,a,test\n3.jpg,b,train\n")
     with pytest.raises(InputError, match=mentioning("1.jpg", "2", "2.jpg", "3", "test")):
-        check(read(tmp_path / "t.csv"), workers=1)
+        check(load_dataset(tmp_path / "t.csv"), workers=1)
 
 
 def test_copies_with_different_labels_are_told_not_refused(tmp_path):
-    manifest = folder_of(
-        tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)}
-    )
-    notes = check(manifest, workers=1).notes
+    dataset = folder_of(tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)})
+    notes = check(dataset, workers=1).notes
     assert mentions(notes[1], "cat/1.jpg", "dog/2.jpg")
 
 
@@ -233,7 +231,7 @@ def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
     for number in range(5):
         noise(number).save(tmp_path / f"colour{number}.png")
         noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
-    (note,) = check(read(tmp_path, require_labels=False), workers=1).notes
+    (note,) = check(load_dataset(tmp_path, require_labels=False), workers=1).notes
     assert note == (
         "Read as RGB, but not stored so: 10 grey (three equal channels), 4 with an alpha channel (laid over white), "
         "2 CMYK, 1 gray of 16 bits (the upper 8 bits are read; the extra 'geo' measures the range of TIFFs)."
@@ -250,7 +248,7 @@ def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(deep_png(values))
-    notes = " ".join(check(read(tmp_path), workers=1).notes)
+    notes = " ".join(check(load_dataset(tmp_path), workers=1).notes)
     assert f"6 {'gray' if channels == 1 else 'colors'} of 16 bits" in notes
     assert ("16 of 256 levels" in notes) == (bits == 12)
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import folds
 from efficientnetv2.evaluation.clusters import evaluated_whole, kept_whole, way_to
 
 
 @pytest.fixture
 def written(tmp_path):
-    """A run's manifest of 12 pictures in 6 places of a degree, two each, that lie elsewhere than the run."""
+    """A run's dataset of 12 pictures in 6 places of a degree, two each, that lie elsewhere than the run."""
 
     def write(**columns):
         data, run = tmp_path / "data", tmp_path / "runs" / "one"
@@ -29,9 +29,9 @@ def written(tmp_path):
         place = np.arange(12) // 2
         table = table.assign(latitude=place + 0.5 + 0.1 * (np.arange(12) % 2), longitude=100.5)
         table.assign(**columns).dropna(axis=1).to_csv(data / "pictures.csv", index=False)
-        manifest = read(data / "pictures.csv")
-        manifest.to_csv(run / "manifest.csv")
-        return run, manifest
+        dataset = load_dataset(data / "pictures.csv")
+        dataset.to_csv(run / "manifest.csv")
+        return run, dataset
 
     return write
 
@@ -42,8 +42,8 @@ def parts(run, paths):
 
 
 def test_places_that_the_split_kept_whole_hang_together(written):
-    run, manifest = written(split=["train"] * 8 + ["val"] * 4)
-    val = manifest.subset("val").paths
+    run, dataset = written(split=["train"] * 8 + ["val"] * 4)
+    val = dataset.subset("val").paths
     found = kept_whole(run, val).clusters
     assert found[0] == found[1] != found[2] == found[3]
     assert list(kept_whole(run, val[::-1]).clusters) == list(found[::-1]), "by path, in whichever order"
@@ -59,18 +59,18 @@ def test_pictures_called_by_numbers_are_not_taken_for_others(root):
 
 
 def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
-    run, manifest = written(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
-    assert parts(run, manifest.paths[:10]) == 5
+    run, dataset = written(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
+    assert parts(run, dataset.paths[:10]) == 5
 
 
 def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
     """Blocks of 0.3°, side by side: larger ones of other sides lie across their borders, smaller ones part them."""
     row = np.arange(12)
-    run, manifest = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
-    dealt = folds(manifest, k=3, seed=0, by="place", blocks=(0.3,))
-    dealt.told(manifest).to_csv(run / "manifest.csv")
-    assert parts(run, manifest.paths) == len(np.unique(dealt.clusters)) == 6
-    again = read(run / "manifest.csv")
+    run, dataset = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
+    dealt = folds(dataset, k=3, seed=0, by="place", blocks=(0.3,))
+    dealt.told(dataset).to_csv(run / "manifest.csv")
+    assert parts(run, dataset.paths) == len(np.unique(dealt.clusters)) == 6
+    again = load_dataset(run / "manifest.csv")
     assert "kept_whole" not in folds(again, k=3, seed=0, by="class").told(again).table
 
 
@@ -78,60 +78,58 @@ def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):
     """Blocks of 0.3°, as above; and of 2°, within which those of a degree are whole as well, and are more."""
     row, split = np.arange(12), ["val"] * 8 + ["train"] * 4
     latitude = 0.01 + 0.3 * (row // 2) + 0.2 * (row % 2)
-    run, manifest = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
-    assert list(kept_whole(run, manifest.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
-    table = manifest.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
-    replace(manifest, table=table).to_csv(run / "manifest.csv")
-    assert list(kept_whole(run, manifest.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
+    run, dataset = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
+    assert list(kept_whole(run, dataset.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
+    table = dataset.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
+    replace(dataset, table=table).to_csv(run / "manifest.csv")
+    assert list(kept_whole(run, dataset.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(written):
     """A run whose DATA is the table of a cross-validation by small blocks: it held out larger ones."""
     split = ["train"] * 6 + ["val"] * 6
-    run, manifest = written(
-        split=split, latitude=[*np.arange(6) + 0.5, *[20.1, 20.9, 21.1, 21.9, 22.1, 22.9]]
-    )
-    table = manifest.table.assign(kept_whole=np.arange(12), fold=1)
-    replace(manifest, table=table).to_csv(run / "manifest.csv")
-    assert parts(run, manifest.subset("val").paths) == 3
+    run, dataset = written(split=split, latitude=[*np.arange(6) + 0.5, *[20.1, 20.9, 21.1, 21.9, 22.1, 22.9]])
+    table = dataset.table.assign(kept_whole=np.arange(12), fold=1)
+    replace(dataset, table=table).to_csv(run / "manifest.csv")
+    assert parts(run, dataset.subset("val").paths) == 3
 
 
 def test_pictures_of_a_fold_that_taught_nobody_hang_together_too(written):
     """As by time those of the last period."""
-    run, manifest = written(split=["train"] * 8 + [""] * 4, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3])
-    assert parts(run, manifest.paths) == 6
+    run, dataset = written(split=["train"] * 8 + [""] * 4, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3])
+    assert parts(run, dataset.paths) == 6
 
 
 def test_minival_is_a_part_of_training(written):
-    run, manifest = written(split=["train", "minival"] * 4 + ["val"] * 4)
-    assert parts(run, manifest.subset("val").paths) == 2
+    run, dataset = written(split=["train", "minival"] * 4 + ["val"] * 4)
+    assert parts(run, dataset.subset("val").paths) == 2
 
 
 def test_what_the_split_parted_does_not_count(written):
-    run, manifest = written(split=["train", "val"] * 6, latitude=0.5)
-    assert kept_whole(run, manifest.subset("val").paths) is None
+    run, dataset = written(split=["train", "val"] * 6, latitude=0.5)
+    assert kept_whole(run, dataset.subset("val").paths) is None
 
 
 def test_pictures_all_of_one_place_hang_together_by_smaller_ones(written):
     """The two of val lie in one place of a degree, but in two of an eighth."""
-    run, manifest = written(split=["train"] * 10 + ["val"] * 2, latitude=[*np.arange(10) + 0.5, 20.05, 20.95])
-    assert parts(run, manifest.subset("val").paths) == 2
+    run, dataset = written(split=["train"] * 10 + ["val"] * 2, latitude=[*np.arange(10) + 0.5, 20.05, 20.95])
+    assert parts(run, dataset.subset("val").paths) == 2
 
 
 def test_a_column_called_fold_is_none_where_there_is_val(written):
-    run, manifest = written(split=["train"] * 8 + ["val"] * 4, fold=[1, 2] * 6)
-    assert parts(run, manifest.subset("val").paths) == 2
+    run, dataset = written(split=["train"] * 8 + ["val"] * 4, fold=[1, 2] * 6)
+    assert parts(run, dataset.subset("val").paths) == 2
 
 
 def test_pictures_of_test_count_where_the_run_answered_those(written):
-    run, manifest = written(split=["train"] * 8 + ["test"] * 4, fold=[1, 2] * 6)
-    assert parts(run, manifest.subset("test").paths) == 2
+    run, dataset = written(split=["train"] * 8 + ["test"] * 4, fold=[1, 2] * 6)
+    assert parts(run, dataset.subset("test").paths) == 2
 
 
 def test_groups_without_places(written):
     group = list("ppqqrrssttuu")
-    run, manifest = written(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)
-    assert parts(run, manifest.subset("val").paths) == 3
+    run, dataset = written(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)
+    assert parts(run, dataset.subset("val").paths) == 3
 
 
 def test_other_pictures_and_no_manifest_give_nothing(written, tmp_path):
@@ -160,8 +158,8 @@ HELD_OUT = ["train"] * 6 + ["val"] * 6
     ],
 )
 def test_what_was_kept_whole_has_a_name(columns, what, written):
-    run, manifest = written(split=HELD_OUT, **columns)
-    assert kept_whole(run, manifest.subset("val").paths).what == what
+    run, dataset = written(split=HELD_OUT, **columns)
+    assert kept_whole(run, dataset.subset("val").paths).what == what
 
 
 def clusters_of(found) -> int:
@@ -170,28 +168,28 @@ def clusters_of(found) -> int:
 
 def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(written):
     """Wherever the table lies that names the files: here it is the user's own, and that of the run."""
-    run, manifest = written(split=HELD_OUT)
-    own = kept_whole(run, manifest.subset("val").paths)
-    for table in (manifest, read(run / "manifest.csv")):
+    run, dataset = written(split=HELD_OUT)
+    own = kept_whole(run, dataset.subset("val").paths)
+    for table in (dataset, load_dataset(run / "manifest.csv")):
         found = evaluated_whole(run, table.subset("val"))
         assert list(found.clusters) == list(own.clusters)
         assert found.what == own.what == "places"
     # Blocks of a degree; of other pictures nothing says that so much hangs together.
     assert clusters_of(own) == 3
-    assert clusters_of(evaluated_whole(None, manifest.subset("val"))) == 6
+    assert clusters_of(evaluated_whole(None, dataset.subset("val"))) == 6
 
 
 def test_what_the_runs_split_has_parted_does_not_hang_together_in_an_evaluation_of_it_either(written):
     """But pictures that gave no figure of the run go by what is known of them."""
-    run, manifest = written(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
-    assert evaluated_whole(run, manifest.subset("val")) is None
-    assert clusters_of(evaluated_whole(run, manifest.subset("test"))) == 4
-    assert clusters_of(evaluated_whole(run, manifest)) == 6
+    run, dataset = written(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
+    assert evaluated_whole(run, dataset.subset("val")) is None
+    assert clusters_of(evaluated_whole(run, dataset.subset("test"))) == 4
+    assert clusters_of(evaluated_whole(run, dataset)) == 6
 
 
 def test_groups_that_the_run_did_not_know_of_count(written):
-    run, manifest = written(split=HELD_OUT, **NOWHERE)
-    val = manifest.subset("val")
+    run, dataset = written(split=HELD_OUT, **NOWHERE)
+    val = dataset.subset("val")
     assert evaluated_whole(run, val) is None
     found = evaluated_whole(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
     assert list(found.clusters) == [0, 0, 0, 1, 1, 1]
@@ -199,14 +197,14 @@ def test_groups_that_the_run_did_not_know_of_count(written):
 
 
 def test_pictures_of_another_folder_with_the_same_names_are_others(written, tmp_path):
-    run, manifest = written(split=HELD_OUT)
-    elsewhere = replace(manifest, root=tmp_path / "elsewhere")
+    run, dataset = written(split=HELD_OUT)
+    elsewhere = replace(dataset, root=tmp_path / "elsewhere")
     assert clusters_of(evaluated_whole(run, elsewhere.subset("val"))) == 6
 
 
 def test_a_cross_validations_own_pictures_hang_together_as_its_folds_were_dealt(written):
-    run, manifest = written(fold=np.arange(12) // 4, kept_whole=np.arange(12) // 4)
-    assert clusters_of(evaluated_whole(run, manifest)) == 3
+    run, dataset = written(fold=np.arange(12) // 4, kept_whole=np.arange(12) // 4)
+    assert clusters_of(evaluated_whole(run, dataset)) == 3
 
 
 @pytest.mark.parametrize(
@@ -228,22 +226,22 @@ def test_a_cross_validations_own_pictures_hang_together_as_its_folds_were_dealt(
     ],
 )
 def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns, clusters, what, written):
-    _, manifest = written(**columns)
-    found = evaluated_whole(None, manifest)
+    _, dataset = written(**columns)
+    found = evaluated_whole(None, dataset)
     assert list(found.clusters) == clusters
     assert found.what == what
 
 
 @pytest.mark.parametrize("columns", [NOWHERE, {"latitude": 0.01}, NOWHERE | {"group": "one"}])
 def test_of_pictures_of_one_place_or_of_none_nothing_is_known(columns, written):
-    _, manifest = written(**columns)
-    assert evaluated_whole(None, manifest) is None
+    _, dataset = written(**columns)
+    assert evaluated_whole(None, dataset) is None
 
 
 def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(written):
     """Ten copies of a rare picture say no more than it does."""
     made_from = ["", "pictures/00.jpg", "pictures/01.jpg", *[""] * 8, "pictures/10.jpg"]
-    _, manifest = written(**NOWHERE, augmented_from=made_from)
-    found = evaluated_whole(None, manifest)
+    _, dataset = written(**NOWHERE, augmented_from=made_from)
+    found = evaluated_whole(None, dataset)
     assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]
     assert found.what == "pictures with their copies"

@@ -200,10 +200,10 @@ def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(t
         (tmp_path / name).mkdir()
         answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
         answers.to_csv(tmp_path / name / "predictions.csv", index=False)
-        manifest = pd.DataFrame(
+        dataset = pd.DataFrame(
             {"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"}
         )
-        manifest.to_csv(tmp_path / name / "manifest.csv", index=False)
+        dataset.to_csv(tmp_path / name / "manifest.csv", index=False)
         told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
         (tmp_path / name / "report.json").write_text(json.dumps(told))
     compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.data.test_folds import places
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import mentions
 
 from efficientnetv2.data.folds import folds
@@ -47,7 +47,7 @@ def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(l
 def test_neighbours_across_the_border_of_a_block_are_counted():
     """Two pictures 1 km apart, on two sides of the meridian where blocks of a degree meet; the others lie alone."""
     latitude, longitude = [0.5, 0.5, 10.5, 10.5, 20.5, 20.5], [0.9955, 1.0045, 0.5, 5.5, 0.5, 5.5]
-    data = manifest([0, 1] * 3, latitude=latitude, longitude=longitude)
+    data = dataset([0, 1] * 3, latitude=latitude, longitude=longitude)
     parts = [
         (np.flatnonzero(np.arange(6) % 2 != side), np.flatnonzero(np.arange(6) % 2 == side))
         for side in (0, 1)
@@ -69,7 +69,7 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
 
 def test_each_fold_is_asked_what_its_own_network_learnt():
     """At random each has a neighbour that taught; by place none, for the places lie 300 km from each other."""
-    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
+    data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     dealt = {by: folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
     found = {
         by: apart_by_folds(data, [(part.learning, part.answering) for part in one.parts])
@@ -77,7 +77,7 @@ def test_each_fold_is_asked_what_its_own_network_learnt():
     }
     assert found["place"].near == 0 < found["class"].near
     assert found["place"].known == found["class"].known == 80
-    assert apart_by_folds(manifest([0, 1]), [(np.array([0]), np.array([1]))]) is None
+    assert apart_by_folds(dataset([0, 1]), [(np.array([0]), np.array([1]))]) is None
 
 
 def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.breakdown import worst_slice
 from efficientnetv2.evaluation.generalization import Apart, apart
 from efficientnetv2.evaluation.headline import (
@@ -141,33 +141,33 @@ def test_classes_without_a_picture_are_not_counted_as_the_others():
     )
 
 
-def manifest(tmp_path, **columns):
+def dataset(tmp_path, **columns):
     table = pd.DataFrame({"path": [f"{row}.jpg" for row in range(4)], "label": list("abab"), **columns})
     table["split"] = ["train", "train", "val", "val"]
     for path in table["path"]:
         (tmp_path / path).touch()
     table.to_csv(tmp_path / "pictures.csv", index=False)
-    return read(str(tmp_path / "pictures.csv"))
+    return load_dataset(str(tmp_path / "pictures.csv"))
 
 
 def test_distances_are_those_of_the_sphere(tmp_path):
     """A degree of latitude is 111.2 km; a hundredth of it is near."""
-    found = apart(manifest(tmp_path, latitude=[0, 9, 0.01, 1.0], longitude=[0, 9, 0, 0]), "val")
+    found = apart(dataset(tmp_path, latitude=[0, 9, 0.01, 1.0], longitude=[0, 9, 0, 0]), "val")
     assert (found.by, found.known, found.near) == ("place", 2, 1)
     assert found.median_km == pytest.approx((1.112 + 111.195) / 2, rel=1e-3)
 
 
 def test_groups_that_were_learnt_from_are_counted(tmp_path):
-    assert apart(manifest(tmp_path, group=["p", "q", "q", "r"]), "val") == Apart("group", 2, 1)
+    assert apart(dataset(tmp_path, group=["p", "q", "q", "r"]), "val") == Apart("group", 2, 1)
     # One without a group counts as a group of its own: a half was learnt from, not all.
-    assert apart(manifest(tmp_path, group=["p", "q", "q", None]), "val") == Apart("group", 2, 1)
-    assert apart(manifest(tmp_path, group=["p", "q", None, None]), "val") is None
-    assert apart(manifest(tmp_path), "val") is None
+    assert apart(dataset(tmp_path, group=["p", "q", "q", None]), "val") == Apart("group", 2, 1)
+    assert apart(dataset(tmp_path, group=["p", "q", None, None]), "val") is None
+    assert apart(dataset(tmp_path), "val") is None
 
 
 def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
     """64,000 pictures, nearly each a group of its own: text by text this would be 10^9 comparisons."""
-    few = manifest(tmp_path)
+    few = dataset(tmp_path)
     table = pd.concat([few.table] * 16_000, ignore_index=True)
     table["group"] = [f"g{row}" for row in range(len(table) - 2)] + ["g0", "g1"]
     begun = time.process_time()
@@ -178,10 +178,10 @@ def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
 def test_of_places_and_groups_both_are_said(tmp_path):
     """Far from all that was learnt from, but of a group with some of it."""
     columns = {"latitude": [0, 9, 40, 50.0], "longitude": [0, 9, 0, 0.0], "group": ["p", "q", "q", "r"]}
-    found = apart(manifest(tmp_path, **columns), "val")
+    found = apart(dataset(tmp_path, **columns), "val")
     assert (found.by, found.near, found.groups) == ("place", 0, Apart("group", 2, 1))
     assert not found.new
-    blank = apart(manifest(tmp_path, **columns | {"group": [None] * 4}), "val")
+    blank = apart(dataset(tmp_path, **columns | {"group": [None] * 4}), "val")
     assert blank.groups is None
     assert blank.new
 

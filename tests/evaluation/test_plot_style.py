@@ -15,7 +15,7 @@ from tests.evaluation.test_plots import HISTORY
 from tests.evaluation.test_sizes import _curve
 
 from efficientnetv2.checks.plots import draw_places, draw_times
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.label_efficiency import draw_label_curve
 from efficientnetv2.evaluation.plot_style import COLOURS, GRID, INK, ON_DARK, png, svg
 from efficientnetv2.evaluation.plots import (
@@ -37,7 +37,7 @@ OTHERS = "#888888"  # of classes without a colour of their own: as far from ligh
 LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the pages' style sheet
 
 
-def places() -> Manifest:
+def places() -> ImageDataset:
     """Six classes, so that some have no colour of their own, and pictures without a label."""
     count = 70
     labels = np.arange(count) % 7
@@ -52,7 +52,7 @@ def places() -> Manifest:
             "year": 2010 + labels,
         }
     )
-    return Manifest(root=None, source="a", table=table, class_names=tuple("abcdef"))
+    return ImageDataset(root=None, source="a", table=table, class_names=tuple("abcdef"))
 
 
 def of_a_sample(pictures: int, of: int) -> LabelCurve:

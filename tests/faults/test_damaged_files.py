@@ -15,7 +15,7 @@ from tests.faults.test_finished import SAVING, WORDS
 from tests.faults.test_kill_and_resume import bits
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.training import checkpoint
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
@@ -67,7 +67,7 @@ def test_the_command_that_is_named_trains_on_the_same_split(stopped):
     done = effnetv2(*words, cwd=stopped)
     assert done.returncode == 0, done.stderr
     lists = [
-        Manifest.from_csv(stopped / run / "manifest.csv", root=stopped / "pictures", source="")
+        ImageDataset.from_csv(stopped / run / "manifest.csv", root=stopped / "pictures", source="")
         for run in ("run", "again")
     ]
     first, again = (

@@ -15,7 +15,7 @@ from tests.faults.test_kill_and_resume import bits
 from tests.messages import mentions
 from tests.processes import effnetv2_together, environment, free_port
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.predictions import write_answers
 
 # A checkpoint after every step: at the end two are there.
@@ -142,8 +142,8 @@ def test_pictures_that_lie_elsewhere_now_are_gone_on_with(finished, tmp_path):
     said = " ".join(done.stdout.split())
     assert mentions(said, tmp_path, "job456/pictures", "job123/pictures")
     assert bits(tmp_path / "run") == bits(finished / "run")
-    manifest = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="")
-    assert all(Path(manifest.file(row)).is_file() for row in range(len(manifest))), "the list leads there"
+    dataset = ImageDataset.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="")
+    assert all(Path(dataset.file(row)).is_file() for row in range(len(dataset))), "the list leads there"
 
 
 def test_a_validation_image_that_went_bad_and_was_removed_does_not_bar_the_report(finished, tmp_path):
@@ -151,8 +151,8 @@ def test_a_validation_image_that_went_bad_and_was_removed_does_not_bar_the_repor
     shutil.copytree(finished / "pictures", tmp_path / "pictures")
     words = ("train", tmp_path / "pictures", *WORDS, "--out", tmp_path / "run")
     killed_at(SAVING, *words, cwd=tmp_path)
-    manifest = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="")
-    val = manifest.subset("val")
+    dataset = ImageDataset.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="")
+    val = dataset.subset("val")
     bad = Path(val.file(0))
     bad.write_bytes(bad.read_bytes()[:400])
     killed_at(REPORTING, *words, "--resume", cwd=tmp_path)

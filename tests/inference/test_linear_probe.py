@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
-from tests.data.test_splits import manifest as pictures
+from tests.data.test_splits import dataset as pictures
 from tests.messages import mentioning
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import Together, distinct, fit_probe, linear_probe
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
@@ -38,7 +38,7 @@ def network():
 
 @pytest.fixture
 def parts(class_folders):
-    pictures = read(class_folders)
+    pictures = load_dataset(class_folders)
     return pictures.select(np.arange(0, 48, 2)), pictures.select(np.arange(1, 48, 2))
 
 

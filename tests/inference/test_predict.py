@@ -10,7 +10,7 @@ from tests.messages import mentioning
 from torch import nn
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
-from efficientnetv2.data import dataset
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import (
     Predictions,
     check_classes,
@@ -162,7 +162,7 @@ def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "ab"[number % 2] / f"{number:02d}.png")
-    pictures, preprocessing = dataset.read(tmp_path), replace(PREPROCESSING, views=views)
+    pictures, preprocessing = load_dataset(tmp_path), replace(PREPROCESSING, views=views)
     expected = predict_manifest(_network(), pictures, preprocessing=preprocessing, batch_images=20)
     network, passes = _bears(_network(), 8)
     found = predict_manifest(network, pictures, preprocessing=preprocessing, batch_images=20)
@@ -195,7 +195,7 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
         pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (tmp_path / "odd" / "1.png").write_bytes(b"no picture")
-    pictures = dataset.read(tmp_path)
+    pictures = load_dataset(tmp_path)
     broken = next(i for i in range(6) if str(pictures.file(i)).endswith("1.png"))
     found = predict_manifest(
         _network(), pictures, preprocessing=PREPROCESSING, workers=workers, batch_images=2
@@ -212,7 +212,7 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
 
 def test_answers_to_a_manifest_are_never_in_memory_twice(class_folders, monkeypatch):
     """Each batch is put to its place: joined at the end, a million vectors of 5 GB took 10 after hours of work."""
-    pictures, joined, join = dataset.read(class_folders), [], torch.cat
+    pictures, joined, join = load_dataset(class_folders), [], torch.cat
 
     def spy(parts, *words, **named):
         whole = join(parts, *words, **named)

@@ -21,7 +21,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.validate import check
 from efficientnetv2.nas import trial as child
 from efficientnetv2.nas.latency import Pace, StepTime, part_names
@@ -71,22 +71,20 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def split(folder: Path) -> Manifest:
+def split(folder: Path) -> ImageDataset:
     """48 pictures: 30 to train on, 9 that choose, 9 that judge."""
-    manifest = read(folder)
-    parts = [
-        "val" if row % 16 < 3 else "minival" if row % 16 < 6 else "train" for row in range(len(manifest))
-    ]
-    return manifest.with_split(np.array(parts, dtype=object))
+    dataset = load_dataset(folder)
+    parts = ["val" if row % 16 < 3 else "minival" if row % 16 < 6 else "train" for row in range(len(dataset))]
+    return dataset.with_split(np.array(parts, dtype=object))
 
 
 def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...] = (0,)) -> Proxy:
-    manifest = split(folder)
+    dataset = split(folder)
     return Proxy(
         recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings]),
         seeds=seeds,
-        train=manifest.subset("train"),
-        choosing=manifest.subset("minival"),
+        train=dataset.subset("train"),
+        choosing=dataset.subset("minival"),
         device="cpu",
         workers=0,
         threads=1,
@@ -546,20 +544,20 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 
 
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
-    manifest = split(class_folders)
-    contents = check(manifest, workers=1).contents
-    refuse_leaks(manifest, contents)
-    judging, trained = (manifest.paths[list(manifest.split).index(name)] for name in ("val", "train"))
-    contents[manifest.paths.index(judging)] = contents[manifest.paths.index(trained)]
+    dataset = split(class_folders)
+    contents = check(dataset, workers=1).contents
+    refuse_leaks(dataset, contents)
+    judging, trained = (dataset.paths[list(dataset.split).index(name)] for name in ("val", "train"))
+    contents[dataset.paths.index(judging)] = contents[dataset.paths.index(trained)]
     with pytest.raises(InputError, match=mentioning("1", "search")) as error:
-        refuse_leaks(manifest, contents)
+        refuse_leaks(dataset, contents)
     assert judging in str(error.value)
     assert trained in str(error.value)
 
 
 def test_a_search_leaves_something_to_judge_by(class_folders):
-    manifest = split(class_folders)
-    kept = manifest.select([row for row, name in enumerate(manifest.split) if name != "val"])
+    dataset = split(class_folders)
+    kept = dataset.select([row for row, name in enumerate(dataset.split) if name != "val"])
     with pytest.raises(InputError, match="no pictures"):
         refuse_leaks(kept, np.arange(len(kept)))
 

@@ -14,7 +14,7 @@ import torch
 from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -58,8 +58,8 @@ class Nobody:
 @pytest.fixture
 def job(class_folders, tmp_path):
     """24 pictures to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
-    manifest = read(class_folders)
-    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    dataset = load_dataset(class_folders)
+    train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
 
     def of(name, *settings, minival=False, strict=False):
         torch.manual_seed(0)

@@ -14,7 +14,7 @@ from tests.training.test_precision import SMALL
 from torch._dynamo.testing import CompileCounter
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import callbacks, metrics_log, timing
@@ -54,12 +54,12 @@ def job(class_folders, tmp_path, monkeypatch):
         "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=2",
         "precision=fp32", "compile=true", "epochs=0.7",
     ]  # fmt: skip
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     return RunConfig(
         recipe=with_overrides(get_recipe("quick"), settings),
         network=create(SMALL, num_classes=3),
-        train=manifest.select(np.arange(0, 48, 2)),
-        val=manifest.select(np.arange(1, 48, 6)),
+        train=dataset.select(np.arange(0, 48, 2)),
+        val=dataset.select(np.arange(1, 48, 6)),
         preprocessing=Preprocessing(image_px=64),
         folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),

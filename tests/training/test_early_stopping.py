@@ -10,7 +10,7 @@ import torch
 from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
@@ -90,9 +90,9 @@ SETTINGS = (
 @pytest.fixture
 def job(class_folders, tmp_path):
     """Three colours, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     train, val, minival = (
-        manifest.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8))
+        dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8))
     )
 
     def of(name: str, *settings: str) -> RunConfig:

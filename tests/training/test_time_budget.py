@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -160,8 +160,8 @@ def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(
 @pytest.fixture
 def timed(class_folders, tmp_path):
     """A run of two stages with a limit of its own, and its folder."""
-    manifest = read(class_folders)
-    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    dataset = load_dataset(class_folders)
+    train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
     settings = (
         "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
         "precision=fp32", "compile=false", "epochs=12", "validate_epochs=4", "ema_decay=0.5",

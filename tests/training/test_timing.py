@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.messages import mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import originals
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -55,8 +55,8 @@ def job(class_folders, tmp_path, monkeypatch):
         "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=4",
         "precision=fp32", "compile=false", "epochs=1",
     ]  # fmt: skip
-    manifest = read(class_folders)
-    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    dataset = load_dataset(class_folders)
+    train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
     return RunConfig(
         recipe=with_overrides(get_recipe("quick"), settings),
         network=create("efficientnetv2_b0", num_classes=3),

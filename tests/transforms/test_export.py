@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tests.conftest import COLOURS, paint
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import mentioning
 
 from efficientnetv2.data.augmented_copies import COLUMN, families, is_copy, refuse_copies_apart
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import folds, time_folds
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.sampler import target_counts
@@ -94,7 +94,7 @@ def test_the_files_and_their_rows(tmp_path):
     for number in range(3):
         paint(tmp_path / f"red/{number}.jpg", COLOURS["red"], number)
         paint(tmp_path / f"blue/{number}.jpg", COLOURS["blue"], number)
-    data = read(tmp_path)
+    data = load_dataset(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
     copies = np.array([0, 2, 0, 0, 0, 1])
@@ -128,7 +128,7 @@ def sets_with_copies(draw):
         degrees = st.lists(st.integers(-50, 50), min_size=count, max_size=count)
         columns["latitude"], columns["longitude"] = draw(degrees), draw(degrees)
     columns["year"] = draw(st.lists(st.integers(2000, 2010), min_size=count, max_size=count))
-    return manifest(labels, **columns)
+    return dataset(labels, **columns)
 
 
 @given(sets_with_copies(), st.integers(0, 3), st.sampled_from(["auto", "class"]))
@@ -161,6 +161,6 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
 
 def test_given_splits_that_part_a_copy_from_its_origin_are_refused():
     split = ["train"] * 4 + ["val"] * 2
-    data = manifest([0, 1, 0, 1, 0, 1], split=split, **{COLUMN: [np.nan] * 5 + ["1.jpg"]})
+    data = dataset([0, 1, 0, 1, 0, 1], split=split, **{COLUMN: [np.nan] * 5 + ["1.jpg"]})
     with pytest.raises(InputError, match=mentioning("all.csv", "7", "5.jpg", "val", "1.jpg")):
         refuse_copies_apart(data)

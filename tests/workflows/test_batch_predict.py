@@ -16,7 +16,7 @@ from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -44,7 +44,7 @@ def model(tmp_path):
 @pytest.fixture
 def shards(class_folders, tmp_path):
     """48 pictures in 5 shards, the second of which is missing with its 10."""
-    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
     (tmp_path / "packed/pictures-000001.tar").unlink()
     return "packed"
 
@@ -139,11 +139,11 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
 
 
 def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
-    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=2))
+    pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=2))
     for number in range(23):
         (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
     lines: list[str] = []
-    damage = tell(read(tmp_path / "packed"), strict=False, say=lines.append)
+    damage = tell(load_dataset(tmp_path / "packed"), strict=False, say=lines.append)
     assert len(damage.reasons) == 46
     assert len(lines) == 21
     assert mentions(lines[19], "pictures-000019.tar", "missing")
@@ -280,7 +280,7 @@ def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_pa
 def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tmp_path):
     """A model of a Linux machine's folders, pictures of a Mac's."""
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
-    pictures, names = read(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
+    pictures, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
     with pytest.raises(InputError, match=mentioning("--labels")):
         in_classes_of(pictures, names, MODEL, merge=False)
     assert in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]
@@ -291,11 +291,11 @@ def test_of_classes_that_differ_by_case_a_label_is_the_one_it_is_called(names, t
     """As of a model of letters: its own names go before what is spelled like them."""
     paint(tmp_path / "one/A/1.jpg", (60, 190, 60))
     paint(tmp_path / "one/OAK/2.jpg", (60, 190, 60))
-    pictures = read(tmp_path / "one", for_training=False)
+    pictures = load_dataset(tmp_path / "one", for_training=False)
     found = in_classes_of(pictures, names, MODEL, merge=True)
     assert [names[label] for label in found.labels] == ["A", "oak"]
     more = ("\u00c4", "\u00e4", "oak")
     paint(tmp_path / "two/A\u0308/1.jpg", (60, 190, 60))
-    pictures = read(tmp_path / "two", for_training=False)
+    pictures = load_dataset(tmp_path / "two", for_training=False)
     with pytest.raises(InputError, match=mentioning("'Ä'", "'ä'")):
         in_classes_of(pictures, more, MODEL, merge=True)

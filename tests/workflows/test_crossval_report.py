@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import mentions
 
 from efficientnetv2.data.folds import folds, time_folds
@@ -19,7 +19,7 @@ from efficientnetv2.workflows.crossval_config import Plan
 
 def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
     """As the runs report it: without what chose, and without what could not be read."""
-    data = manifest(np.repeat([0, 1], [30, 12]))
+    data = dataset(np.repeat([0, 1], [30, 12]))
     reports = [
         {"train_support": {"c0": 20, "c1": 8}},
         {"train_support": {"c0": 18, "c1": 7}},
@@ -54,7 +54,7 @@ GROUPS = {"group": [f"field {row // 2}" for row in range(48)]}
 )
 def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, count, tmp_path):
     """By class, and by time, it is identical files that are drawn as one, here each twice; of that nothing is said."""
-    data = manifest(np.arange(48) % 2, **columns)
+    data = dataset(np.arange(48) % 2, **columns)
     contents = (np.arange(48) // 4 * 2 + np.arange(48) % 2) if drawn is None else np.arange(48)
     if by == "time":
         dealt = time_folds(data, k=3, column="year", contents=contents)
@@ -71,7 +71,7 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
 
 def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_path):
     """Each field was seen in one year: though the folds were not dealt by them, they did not part them."""
-    data = manifest(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
+    data = dataset(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
     dealt = time_folds(data, k=3, column="year")
     dealt.told(data).to_csv(tmp_path / "manifest.csv")
     rows = np.concatenate([part.answering for part in dealt.parts])

@@ -69,8 +69,8 @@ def test_of_very_many_a_part_is_decoded(photos, monkeypatch):
 def test_every_fold_is_evaluated_so_all_images_are_decoded(photos, capsys):
     for path in ("val/red/03.jpg", "train/red/05.jpg"):
         damage(photos / path)
-    manifest, contents, skipped = _pictures(Source(str(photos)), SimpleNamespace(strict=False), Screen(), 0)
+    dataset, contents, skipped = _pictures(Source(str(photos)), SimpleNamespace(strict=False), Screen(), 0)
     assert {path for path, _ in skipped} == {"val/red/03.jpg", "train/red/05.jpg"}
-    assert len(manifest) == len(contents) == 58
-    assert np.isin([path for path, _ in skipped], manifest.paths).sum() == 0
+    assert len(dataset) == len(contents) == 58
+    assert np.isin([path for path, _ in skipped], dataset.paths).sum() == 0
     assert mentions(" ".join(capsys.readouterr().out.split()), "60", "decoded")

@@ -16,7 +16,7 @@ from tests.command_line import effnetv2
 from tests.messages import mentions
 from tests.rasters import write_raster
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation import report
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
@@ -56,21 +56,21 @@ def wrong(tmp_path):
     pd.DataFrame({"path": ["a.png", "b.png"], "label": ["oak", "elm"]}).to_csv(
         tmp_path / "two.csv", index=False
     )
-    manifest = read(str(tmp_path / "two.csv"))
-    return manifest, Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
+    dataset = load_dataset(str(tmp_path / "two.csv"))
+    return dataset, Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
 
 
 def test_mistakes_are_kept_no_larger_than_the_page_needs(wrong, tmp_path, monkeypatch):
-    manifest, answers = wrong
+    dataset, answers = wrong
     kept = []
     monkeypatch.setattr(report, "write", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path)
+    Outcome(answers, dataset, dataset.class_names, report.Facts("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(320, 160)] * 2
 
 
 def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path, monkeypatch):
     """It is asked once by each part of the report, for every request waits for all its tries."""
-    manifest, answers = wrong
+    dataset, answers = wrong
     asked = []
 
     def gone(sample):
@@ -78,13 +78,13 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
         raise InputError("https://far.example does not answer")
 
     for part, reader in ((evaluation_result, "to_show"), (explain, "to_answer")):
-        monkeypatch.setattr(part, reader, lambda manifest: SimpleNamespace(source=gone))
+        monkeypatch.setattr(part, reader, lambda dataset: SimpleNamespace(source=gone))
     (tmp_path / "out").mkdir()
-    Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path / "out")
+    Outcome(answers, dataset, dataset.class_names, report.Facts("two", "val")).write(tmp_path / "out")
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
     assert len(asked) == 1
-    seen = explained(None, answers, manifest, manifest.class_names, Preprocessing(image_px=16))
+    seen = explained(None, answers, dataset, dataset.class_names, Preprocessing(image_px=16))
     assert [len(one["paths"]) for one in seen[0].told["galleries"]] == [1, 1, 2, 2]
     assert len(asked) == 2
 
@@ -95,16 +95,16 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
         (tmp_path / "set" / name).mkdir(parents=True)
         pixels = np.full((3, 24, 24), 90, np.uint8)
         write_raster(tmp_path / "set" / name / "one.tif", pixels, photometric="MINISBLACK")
-    manifest = read(tmp_path / "set")
-    answers = Predictions(np.arange(2), manifest.labels, torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
+    dataset = load_dataset(tmp_path / "set")
+    answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
     network = create("efficientnetv2_b0", num_classes=2)
-    (part,) = explained(network, answers, manifest, manifest.class_names, Preprocessing(image_px=32))
+    (part,) = explained(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None for each in shown)
     kept = []
     monkeypatch.setattr(report, "write", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path)
+    Outcome(answers, dataset, dataset.class_names, report.Facts("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(24, 24)] * 2
 
 
@@ -115,15 +115,13 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
         write_raster(tmp_path / "set" / name / "one.tif", np.full((3, 12, 12), 100, np.uint16))
     rules = [Bands((1, 2, 3), (0,) * 3, (high,) * 3, kinds=("uint16",)) for high in (250, 500)]
     folds = [SimpleNamespace(preprocessing=Preprocessing(image_px=8, bands=rule)) for rule in rules]
-    manifest = replace(read(tmp_path / "set"), bands=rules[0])
+    dataset = replace(load_dataset(tmp_path / "set"), bands=rules[0])
     monkeypatch.setattr(explain, "explainable", lambda network: False)
     monkeypatch.setattr(
         explain, "shown", lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)]
     )
-    answers = Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
-    (found,) = explained_by_folds(
-        folds.__getitem__, np.array([0, 1]), answers, manifest, manifest.class_names
-    )
+    answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
+    (found,) = explained_by_folds(folds.__getitem__, np.array([0, 1]), answers, dataset, dataset.class_names)
     assert found == [[102] * 3, [51] * 3]
 
 
@@ -142,23 +140,23 @@ def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeyp
         return network
 
     monkeypatch.setattr(explain, "explainable", lambda network: False)
-    manifest = read(class_folders)
+    dataset = load_dataset(class_folders)
     rows = np.array([0, 20, 40])
-    answers = Predictions(rows, manifest.labels[rows], torch.eye(3) * 9)
-    explained_by_folds(network_of, np.array([0, 3, 1]), answers, manifest, manifest.class_names)
+    answers = Predictions(rows, dataset.labels[rows], torch.eye(3) * 9)
+    explained_by_folds(network_of, np.array([0, 3, 1]), answers, dataset, dataset.class_names)
     assert loaded == [0, 1, 3]
 
 
 def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wrong):
     """All figures are there by then: a run would never come to its report."""
-    manifest, answers = wrong
+    dataset, answers = wrong
     network = create("efficientnetv2_b0", num_classes=2)
 
     def short(module, inputs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     network.register_forward_pre_hook(short)
-    (part,) = explained(network, answers, manifest, manifest.class_names, Preprocessing(image_px=32))
+    (part,) = explained(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None and each["map"] is None for each in shown)
@@ -166,8 +164,8 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
 
 def test_only_what_is_shown_is_turned_into_probabilities(wrong, monkeypatch):
     """Some thirty pictures of maybe a million."""
-    manifest, answers = wrong
+    dataset, answers = wrong
     network = create("efficientnetv2_b0", num_classes=2)
     monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("those of all")))
-    seen = explain._seen(network, answers, manifest, Preprocessing(image_px=32), [1])
+    seen = explain._seen(network, answers, dataset, Preprocessing(image_px=32), [1])
     assert seen[1].heat.shape == (32, 32)

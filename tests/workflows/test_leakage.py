@@ -18,7 +18,7 @@ from tests.messages import each_mentions, mentioning, mentions
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_marks
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.evaluation.clusters import Whole
@@ -43,8 +43,8 @@ from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.leakage import Seen, SeenBefore, on_unseen, seen, seen_before
 
 
-def remembered(manifest, most=10**6):
-    return TrainedOn(len(manifest), np.sort(content_marks(manifest, most=most)[1]))
+def remembered(dataset, most=10**6):
+    return TrainedOn(len(dataset), np.sort(content_marks(dataset, most=most)[1]))
 
 
 def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
@@ -68,7 +68,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
         copy = tmp_path / "copies" / file.parent.name / f"{97 * number}.jpg"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
-    pack(read(class_folders), tmp_path / "served/small", Packing(10**9, image_px=16))
+    pack(load_dataset(class_folders), tmp_path / "served/small", Packing(10**9, image_px=16))
     said = "Optimistic: 39 of these 48 pictures trained the model."
     with serving(tmp_path / "served") as server:
         for data in ("copies", "served/small", f"{server.url}/small"):
@@ -93,12 +93,12 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
 
 
 def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_folders, monkeypatch):
-    def gone(manifest):
+    def gone(dataset):
         raise InputError("https://example.org/shards does not answer")
 
     lines: list[str] = []
     folder, network = SimpleNamespace(log=lines.append), SimpleNamespace(trained_on=None)
-    job = SimpleNamespace(train=read(class_folders), minival=None, folder=folder, network=network)
+    job = SimpleNamespace(train=load_dataset(class_folders), minival=None, folder=folder, network=network)
     assert run._remembered(job).pictures == 48
     assert run._remembered(job).chose is None
     job.minival = job.train.select(np.arange(8))
@@ -111,7 +111,7 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
 
 def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders, tmp_path, monkeypatch):
     """Where its own pictures can't be remembered it knows of none."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainedOn(2, np.array([1, 2]))
     told = RunDir(tmp_path / "run", lambda line: None)
@@ -120,7 +120,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     state = init_state(network, recipe)
     books = SimpleNamespace(finish=lambda predictions: None, seconds=1.0)
 
-    def gone(manifest):
+    def gone(dataset):
         raise InputError("https://example.org/shards does not answer")
 
     run._ended(job, state, books, None, None)
@@ -178,7 +178,7 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
 
 def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_folders, tmp_path):
     """Six pictures choose the first run's weights; the second, which trains on the others, is measured by them."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     for name, parts in (("first", ["minival", "train", "val"]), ("second", ["val", "train", "train"])):
         of = np.array(parts, dtype=object)[np.searchsorted([6, 40], np.arange(48)[::-1], side="right")]
         files.with_split(of).to_csv(tmp_path / f"{name}.csv")
@@ -250,7 +250,7 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     }  # fmt: skip
     (tmp_path / "beginning.json").write_text(json.dumps(beginning))
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
-    prepared = SimpleNamespace(train=pictures, manifest=pictures)
+    prepared = SimpleNamespace(train=pictures, dataset=pictures)
     monkeypatch.setattr(resume, "saved_steps", lambda _: [7])
     folder, device = RunDir(tmp_path, print), torch.device("cpu")
     network = resume._network_to_go_on_with(folder, recipe, prepared, device, Screen(mute=True))
@@ -262,7 +262,7 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
 
 def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_folders, tmp_path):
     """8 pictures trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
     kept = replace(second, chose=chose).begun_from(first, most=100)
     kept = parse(tmp_path / "m.safetensors", kept.text())
@@ -273,7 +273,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
 
 def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     """The third began from the second, that from the first, which had a third of the pictures each."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
     chain = third.begun_from(second.begun_from(first, most=100), most=100)
     known = seen(tmp_path / "m", chain, files)
@@ -310,15 +310,15 @@ def splits(run):
 
 def test_shards_remember_their_originals(class_folders, tmp_path):
     """Trained on shards, also on smaller pictures in them; evaluated on the files that they were packed from."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     for name, image_px in (("whole", None), ("small", 16)):
         pack(files, tmp_path / name, Packing(10**9, image_px=image_px))
-        known = seen(tmp_path / "m", remembered(read(tmp_path / name)), files)
+        known = seen(tmp_path / "m", remembered(load_dataset(tmp_path / name)), files)
         assert mentions(known.note, "48")
 
 
 def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
-    files = read(class_folders).with_split(np.array(["train"] * 48, dtype=object))
+    files = load_dataset(class_folders).with_split(np.array(["train"] * 48, dtype=object))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "run/manifest.csv")
@@ -327,17 +327,19 @@ def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path
     for folder in (class_folders, tmp_path / "elsewhere"):
         for file in sorted((folder / "red").iterdir()):
             Image.open(file).rotate(90).save(file)
-    assert seen(tmp_path / "run", trained_on, read(class_folders)).note.startswith("48 of these 48")
-    assert seen(tmp_path / "run", trained_on, read(tmp_path / "elsewhere")).note.startswith("32 of these 48")
-    assert seen(tmp_path / "m", trained_on, read(class_folders)).note.startswith("32 of these 48")
-    assert seen(tmp_path / "run", None, read(class_folders)).note.startswith("48 of these 48"), (
+    assert seen(tmp_path / "run", trained_on, load_dataset(class_folders)).note.startswith("48 of these 48")
+    assert seen(tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")).note.startswith(
+        "32 of these 48"
+    )
+    assert seen(tmp_path / "m", trained_on, load_dataset(class_folders)).note.startswith("32 of these 48")
+    assert seen(tmp_path / "run", None, load_dataset(class_folders)).note.startswith("48 of these 48"), (
         "an older file"
     )
 
 
 def test_links_lead_to_the_same_paths(class_folders, tmp_path):
     """A folder by another way, and a folder of nothing but links to files."""
-    files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
+    files = load_dataset(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "run/manifest.csv")
@@ -347,17 +349,17 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
     for data in ("way", "links"):
-        assert seen(tmp_path / "run", None, read(tmp_path / data)).pictures == 24
+        assert seen(tmp_path / "run", None, load_dataset(tmp_path / data)).pictures == 24
 
 
 def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
-    files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
+    files = load_dataset(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "scratch/mine/runs/one").mkdir(parents=True)
     (tmp_path / "runs").symlink_to(tmp_path / "scratch/mine/runs", target_is_directory=True)
     (tmp_path / "runs/one/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "runs/one/manifest.csv")
     for way in ("runs/one", "scratch/mine/runs/one"):
-        assert seen(tmp_path / way, None, read(class_folders)).pictures == 24
+        assert seen(tmp_path / way, None, load_dataset(class_folders)).pictures == 24
 
 
 def a_model(path, trained_on, calibration=None):
@@ -379,7 +381,7 @@ def called(files, split, path):
 def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, tmp_path):
     """A table with splits of its own: compared one by one with what the model remembers, and none of them is that."""
     model = a_model(tmp_path / "m.safetensors", TrainedOn(2, np.array([1, 2])))
-    table = called(read(class_folders), "train", tmp_path / "elsewhere.csv")
+    table = called(load_dataset(class_folders), "train", tmp_path / "elsewhere.csv")
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
     done = effnetv2(*words, "--out", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -397,7 +399,7 @@ def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, t
 )
 def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_on, class_folders, tmp_path):
     model = a_model(tmp_path / "m.safetensors", trained_on)
-    table = called(read(class_folders), "train", tmp_path / "pictures.csv")
+    table = called(load_dataset(class_folders), "train", tmp_path / "pictures.csv")
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -411,7 +413,7 @@ def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_o
 
 def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders, tmp_path):
     """Of 48 ten have trained it, eight have chosen its weights and its temperature, thirty did neither."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     parts = [files.select(np.arange(*ends)) for ends in ((0, 10), (10, 18))]
     trained_on = replace(remembered(parts[0]), chose=remembered(parts[1]))
     model = a_model(tmp_path / "m.safetensors", trained_on, Calibration(1.5, 8, "minival"))
@@ -438,7 +440,7 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
 
 def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_path):
     """It says that minival did, and not which these were: what it has not seen has no figures then."""
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     network = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
     assert seen(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
     network.metrics = {"selected_on": "minival"}
@@ -450,7 +452,7 @@ def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_p
 
 def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, tmp_path):
     parts = ["train"] * 24 + ["minival"] * 12 + ["val"] * 12
-    files = read(class_folders).with_split(np.array(parts, dtype=object))
+    files = load_dataset(class_folders).with_split(np.array(parts, dtype=object))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "run/manifest.csv")
@@ -469,13 +471,13 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
         (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_500)]
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
-    manifest = read(tmp_path / "list.csv")
-    trained_on = remembered(manifest.select(np.arange(2_000)), most=400)
-    known = seen(tmp_path / "m", trained_on, manifest.select(np.arange(1_500, 2_500)))
+    dataset = load_dataset(tmp_path / "list.csv")
+    trained_on = remembered(dataset.select(np.arange(2_000)), most=400)
+    known = seen(tmp_path / "m", trained_on, dataset.select(np.arange(1_500, 2_500)))
     assert not known.exact
     assert 500 - 4 * 45 < known.pictures < 500 + 4 * 45
     assert mentions(known.note, known.pictures, "1000")
-    assert seen(tmp_path / "m", trained_on, manifest.select(np.arange(2_000, 2_500))).note is None
+    assert seen(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).note is None
 
 
 def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
@@ -484,12 +486,12 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
         (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_400)]
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
-    manifest = read(tmp_path / "list.csv")
+    dataset = load_dataset(tmp_path / "list.csv")
     folds = [EfficientNet(SMALL, num_classes=2) for _ in range(5)]
     for number, network in enumerate(folds):
         trained = np.flatnonzero(np.arange(2_000) % 5 != number)
-        network.trained_on = remembered(manifest.select(trained), most=len(trained) // 3)
-    known = seen(tmp_path / "m", Ensemble(folds).trained_on, manifest.select(np.arange(1_900, 2_400)))
+        network.trained_on = remembered(dataset.select(trained), most=len(trained) // 3)
+    known = seen(tmp_path / "m", Ensemble(folds).trained_on, dataset.select(np.arange(1_900, 2_400)))
     assert (known.exact, known.least, known.unseen) == (False, True, None)
     assert 40 < known.pictures <= 100
     assert mentions(known.note, known.pictures, "500")

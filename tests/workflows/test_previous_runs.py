@@ -12,7 +12,7 @@ import pytest
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.predictions import over, read_answers, write_answers
 from efficientnetv2.evaluation.summary import Beside, lines
 from efficientnetv2.utils.errors import InputError
@@ -33,8 +33,8 @@ def run(
     """The folder of a run on pictures of a folder beside it."""
     write_answers(folder, pd.DataFrame({"path": pictures, "label": answers or labels, "true_label": labels}))
     (folder / kind).write_text("{}")
-    manifest = {"path": [f"../{data}/{name}" for name in pictures], "label": labels, "split": "val"}
-    pd.DataFrame(manifest).to_csv(folder / "manifest.csv", index=False)
+    dataset = {"path": [f"../{data}/{name}" for name in pictures], "label": labels, "split": "val"}
+    pd.DataFrame(dataset).to_csv(folder / "manifest.csv", index=False)
     (folder / "report.json").write_text(json.dumps({"pictures": len(pictures), **report}))
     os.utime(folder / "report.json", (1e9 - age_s, 1e9 - age_s))
     return folder
@@ -130,9 +130,9 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
 
 
 def listed(folder, header, *rows):
-    """A table of pictures, as a manifest that none of them is there for."""
+    """A table of pictures, as a dataset that none of them is there for."""
     (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
-    return Manifest.from_csv(folder / "list.csv", root=folder, source="list.csv")
+    return ImageDataset.from_csv(folder / "list.csv", root=folder, source="list.csv")
 
 
 def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):

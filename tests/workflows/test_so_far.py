@@ -16,7 +16,7 @@ from tests.conftest import paint
 from tests.file_server import serving
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.reader import Damage
 from efficientnetv2.data.shards.storage import RemoteStore
 from efficientnetv2.data.shards.writer import Packing, pack
@@ -54,7 +54,7 @@ def so_far(network, class_folders, tmp_path):
         of = {
             "network": network,
             "preprocessing": network.preprocessing,
-            "manifest": read(class_folders, require_labels=False),
+            "manifest": load_dataset(class_folders, require_labels=False),
             "say": said.append,
         } | words
         return SoFar(tmp_path / "labels.csv", **of)
@@ -74,8 +74,8 @@ def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_f
     rows, logits = so_far().found()
     assert rows.tolist() == [1, 4, 7]
     assert logits.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    others = read(class_folders, require_labels=False).select(np.arange(20))
-    assert not len(so_far(manifest=others).found()[0])
+    others = load_dataset(class_folders, require_labels=False).select(np.arange(20))
+    assert not len(so_far(dataset=others).found()[0])
     assert not len(so_far(preprocessing=replace(network.preprocessing, views="symmetries")).found()[0])
     network.calibration = Calibration(2.0, 100, "minival")
     assert not len(so_far().found()[0])
@@ -110,23 +110,23 @@ def test_networks_of_others_are_told_apart_by_where_they_come_from(so_far):
 def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
     one = so_far(every_s=0)
     one.keep(*_answers([0, 1, 2, 3]))
-    paths = read(class_folders, require_labels=False).paths
+    paths = load_dataset(class_folders, require_labels=False).paths
     paint(class_folders / paths[1], (1, 2, 3))
     os.utime(class_folders / paths[2], ns=(1, 1))
     (class_folders / paths[3]).unlink()
-    assert so_far(manifest=read(class_folders, require_labels=False)).found()[0].tolist() == []
+    assert so_far(dataset=load_dataset(class_folders, require_labels=False)).found()[0].tolist() == []
     paint(class_folders / paths[3], (1, 2, 3))
     assert so_far().found()[0].tolist() == [0]
 
 
 def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
-    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
-    manifest = read(tmp_path / "packed", require_labels=False)
-    so_far(manifest=manifest, every_s=0).keep(*_answers(list(range(11))))
+    pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    dataset = load_dataset(tmp_path / "packed", require_labels=False)
+    so_far(dataset=dataset, every_s=0).keep(*_answers(list(range(11))))
     os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
-    others = [row for row in range(11) if not manifest.paths[row].startswith("pictures-000001.tar#")]
+    others = [row for row in range(11) if not dataset.paths[row].startswith("pictures-000001.tar#")]
     assert 0 < len(others) < 11
-    assert so_far(manifest=manifest).found()[0].tolist() == others
+    assert so_far(dataset=dataset).found()[0].tolist() == others
 
 
 def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and_as_old(so_far, tmp_path):
@@ -137,10 +137,10 @@ def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and
             file.parent.mkdir(exist_ok=True)
             Image.new("RGB", (8, 8), (100 * number, 0, 0)).save(file)
             os.utime(file, ns=(1, 1))
-    one, other = (read(tmp_path / folder, require_labels=False) for folder in ("one", "other"))
-    so_far(manifest=one, every_s=0).keep(*_answers([0, 1, 2]))
-    assert so_far(manifest=one).found()[0].tolist() == [0, 1, 2]
-    assert not len(so_far(manifest=other).found()[0])
+    one, other = (load_dataset(tmp_path / folder, require_labels=False) for folder in ("one", "other"))
+    so_far(dataset=one, every_s=0).keep(*_answers([0, 1, 2]))
+    assert so_far(dataset=one).found()[0].tolist() == [0, 1, 2]
+    assert not len(so_far(dataset=other).found()[0])
 
 
 def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
@@ -149,27 +149,27 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
     """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
     days = ("monday", "tuesday")
     for day in days:
-        pack(read(class_folders), tmp_path / day, Packing(shard_bytes=10**9, shard_pictures=10))
+        pack(load_dataset(class_folders), tmp_path / day, Packing(shard_bytes=10**9, shard_pictures=10))
     asked, stats, rows = [], RemoteStore.stats, list(range(11))
     monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
     with serving(tmp_path) as server:
-        monday, tuesday = (read(f"{server.url}/{day}", require_labels=False) for day in days)
+        monday, tuesday = (load_dataset(f"{server.url}/{day}", require_labels=False) for day in days)
         asked.clear()
-        one = so_far(manifest=monday)
+        one = so_far(dataset=monday)
         for row in rows:
             one.keep(*_answers([row]))
         assert len(asked) == len(set(asked)) > 1, "each shard is asked for once"
         server.head_fails = 503
         assert one.write(), "a store that has gone costs no answer"
         server.head_fails = None
-        assert so_far(manifest=monday).found()[0].tolist() == rows
-        assert not len(so_far(manifest=tuesday).found()[0])
+        assert so_far(dataset=monday).found()[0].tolist() == rows
+        assert not len(so_far(dataset=tuesday).found()[0])
         tar = tmp_path / "monday/pictures-000001.tar"
         content = tar.read_bytes()
         tar.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         others = [row for row in rows if not monday.paths[row].startswith("pictures-000001.tar#")]
         assert 0 < len(others) < len(rows)
-        assert so_far(manifest=monday).found()[0].tolist() == others
+        assert so_far(dataset=monday).found()[0].tolist() == others
 
 
 def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
@@ -199,17 +199,17 @@ def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, t
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])
 def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_folders):
-    def stopped(network, manifest, *, each, **words):
+    def stopped(network, dataset, *, each, **words):
         each(*_answers([0, 2]))
         raise stop
 
     monkeypatch.setattr(batch_predict, "shared_answers", stopped)
-    manifest = read(class_folders, require_labels=False)
+    dataset = load_dataset(class_folders, require_labels=False)
     before = signal.getsignal(signal.SIGTERM)
     kept = so_far()
     with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
         answered(
-            Asked(network, manifest, Damage({}, ())),
+            Asked(network, dataset, Damage({}, ())),
             "predicting",
             preprocessing=network.preprocessing,
             device=torch.device("cpu"),
@@ -226,11 +226,11 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
 
 def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_folders, monkeypatch):
     """A million pictures' of a thousand classes are 4 GB."""
-    manifest = read(class_folders, require_labels=False)
-    given = Predictions(np.arange(48), manifest.targets, torch.randn(48, 3))
+    dataset = load_dataset(class_folders, require_labels=False)
+    given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
     monkeypatch.setattr(batch_predict, "shared_answers", lambda *_, **__: given)
     found, _ = answered(
-        Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+        Asked(network, dataset, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
         device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True), world=World(), so_far=so_far(),
     )  # fmt: skip
     assert found.logits.data_ptr() == given.logits.data_ptr()
@@ -239,23 +239,23 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
 def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class_folders, monkeypatch):
     """Of a million pictures they are gigabytes, which the others would only throw away."""
     so_far(every_s=0).keep(*_answers([0, 2]))
-    manifest = read(class_folders, require_labels=False)
+    dataset = load_dataset(class_folders, require_labels=False)
     said, asked = [], []
 
     def by_first(world, make):
         said.extend([make()] if world.is_main_process else [])
         return said[0]
 
-    def shared(network, manifest, **words):
-        asked.append(len(manifest))
-        return Predictions(np.arange(len(manifest)), manifest.targets, torch.randn(len(manifest), 3))
+    def shared(network, dataset, **words):
+        asked.append(len(dataset))
+        return Predictions(np.arange(len(dataset)), dataset.targets, torch.randn(len(dataset), 3))
 
     monkeypatch.setattr(batch_predict, "broadcast_from_main", by_first)
     monkeypatch.setattr(batch_predict, "shared_answers", shared)
     answers = []
     for rank in (0, 1):
         found, _ = answered(
-            Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+            Asked(network, dataset, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
             device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True),
             world=World(rank=rank, size=2), so_far=so_far(),
         )  # fmt: skip
@@ -314,7 +314,7 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
 def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
     """Killed between the last answer and the table."""
     kept = so_far()
-    rows = np.arange(len(read(class_folders, require_labels=False)))
+    rows = np.arange(len(load_dataset(class_folders, require_labels=False)))
     kept.keep(rows, torch.eye(3)[torch.from_numpy(rows % 3)])
     kept.write()
     done = effnetv2(

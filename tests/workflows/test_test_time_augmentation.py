@@ -26,8 +26,8 @@ def trained(tmp_path_factory):
     words = ("train", place / "pictures", *TINY, "--epochs", "3", "--weights", "none", "--out", place / "run")
     done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
-    manifest = pd.read_csv(place / "run" / "manifest.csv")
-    for split, rows in manifest.groupby("split"):
+    dataset = pd.read_csv(place / "run" / "manifest.csv")
+    for split, rows in dataset.groupby("split"):
         rows.assign(path=[str(place / "pictures" / path) for path in rows["path"]])[["path", "label"]].to_csv(
             place / f"{split}.csv", index=False
         )

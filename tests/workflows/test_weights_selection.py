@@ -13,12 +13,12 @@ import torch
 import yaml
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
-from tests.data.test_splits import manifest
+from tests.data.test_splits import dataset
 from tests.messages import mentions
 from tests.metrics.test_bootstrap import alike_places
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -196,9 +196,9 @@ def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_p
 
 def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
     """100 pictures; one start is right in 60 of them, another also in 5 or in 20 of the others."""
-    manifest = read(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
-    labels, alone = manifest.labels, np.arange(100)
-    task = weights_selection._Task(manifest, [], alone, "", "top1", Key.of(0))
+    dataset = load_dataset(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
+    labels, alone = dataset.labels, np.arange(100)
+    task = weights_selection._Task(dataset, [], alone, "", "top1", Key.of(0))
     wrong = np.random.default_rng(0).permutation(100)
 
     def right_but(number):
@@ -225,7 +225,7 @@ def test_of_a_start_that_is_chosen_with_the_lower_figure_it_is_said_why():
 def test_few_places_that_differ_alike_choose_nothing():
     """Four of ten pictures, in each two mistakes against one: more than chance by places, not by their pictures."""
     labels, one, other, place = alike_places()
-    task = weights_selection._Task(manifest(labels), [], place, "", "top1", Key.of(0))
+    task = weights_selection._Task(dataset(labels), [], place, "", "top1", Key.of(0))
     assert not task.better(one, other)
 
 
@@ -240,9 +240,9 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
     (tmp_path / "table.csv").write_text("\n".join(rows))
     seen, real = [], predict.embed_manifest
 
-    def embed(network, manifest, **others):
-        seen.append(manifest)
-        return real(network, manifest, **others)
+    def embed(network, dataset, **others):
+        seen.append(dataset)
+        return real(network, dataset, **others)
 
     monkeypatch.setattr(weights_selection, "embed_manifest", embed)
     source = Source(str(tmp_path / "table.csv"), group_column="group")
@@ -261,10 +261,10 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
     """Stored at 32 px they are enlarged four times, as in training, not to the 224 px of the recipe."""
     sizes = []
 
-    def embed(network, manifest, *, preprocessing, **others):
+    def embed(network, dataset, *, preprocessing, **others):
         sizes.append(preprocessing.image_px)
-        vectors = np.eye(len(manifest.class_names), dtype=np.float32)[manifest.labels]
-        return predict.Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+        vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
+        return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
     monkeypatch.setattr(weights_selection, "embed_manifest", embed)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
@@ -293,13 +293,13 @@ class Ticking:
     def __init__(self, monkeypatch, *each_s):
         self.now, self.images, each = 0.0, [], iter(each_s)
 
-        def embed(network, manifest, *, progress=None, **others):
-            self.now += next(each) * len(manifest)
-            self.images.append(len(manifest))
+        def embed(network, dataset, *, progress=None, **others):
+            self.now += next(each) * len(dataset)
+            self.images.append(len(dataset))
             if progress is not None:
-                progress(len(manifest))
-            vectors = np.eye(len(manifest.class_names), dtype=np.float32)[manifest.labels]
-            return predict.Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+                progress(len(dataset))
+            vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
+            return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
         monkeypatch.setattr(weights_selection, "embed_manifest", embed)
         monkeypatch.setattr(weights_selection, "time", SimpleNamespace(perf_counter=lambda: self.now))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.data_issues import Finding, Section, share
 from efficientnetv2.utils.errors import count_of, some
 
@@ -24,20 +24,20 @@ _Z95 = 1.96  # of the normal distribution
 _NO_SPLIT = "no split"
 
 
-def counts(manifest: Manifest) -> Section:
+def counts(dataset: ImageDataset) -> Section:
     """Pictures by class and split, imbalance and what follows from it.
 
     A picture of several labels counts once for each by class, and once by split; always answering the commonest label
     is right for as many pictures as have it.
 
     Args:
-        manifest: labelled or not.
+        dataset: labelled or not.
     """
-    table = by_class(manifest)
-    labelled = manifest.labels >= 0
+    table = by_class(dataset)
+    labelled = dataset.labels >= 0
     findings = [
-        *_passed_over(manifest),
-        *_unlabelled(manifest),
+        *_passed_over(dataset),
+        *_unlabelled(dataset),
         *_one_class(table),
         *_small(table),
         *_imbalance(table, int(labelled.sum())),
@@ -47,25 +47,25 @@ def counts(manifest: Manifest) -> Section:
         "classes": len(table),
         "by_class": {str(name): {str(k): int(v) for k, v in row.items()} for name, row in table.iterrows()},
         "by_split": {
-            name: int((labelled & (manifest.split == ("" if name == _NO_SPLIT else name))).sum())
+            name: int((labelled & (dataset.split == ("" if name == _NO_SPLIT else name))).sum())
             for name in map(str, table)
         },
         "unlabelled": int((~labelled).sum()),
-        "passed_over": manifest.passed_over,
+        "passed_over": dataset.passed_over,
         "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / labelled.sum()) if len(totals) else None,
     }
     return Section(facts, findings)
 
 
-def by_class(manifest: Manifest) -> pd.DataFrame:
+def by_class(dataset: ImageDataset) -> pd.DataFrame:
     """(K classes × splits there are) numbers of pictures; no split is called ``no split``."""
-    rows, columns = np.nonzero(manifest.targets.reshape(len(manifest), -1) >= 0)
-    ids = manifest.targets.reshape(len(manifest), -1)[rows, columns]
-    names = [name for name in ("train", "minival", "val", "test", "") if (manifest.split == name).any()]
-    counted = pd.crosstab(ids, manifest.split[rows]) if len(ids) else pd.DataFrame()
-    table = counted.reindex(index=range(len(manifest.class_names)), columns=names, fill_value=0)
-    return table.set_axis(list(manifest.class_names)).rename(columns={"": _NO_SPLIT})
+    rows, columns = np.nonzero(dataset.targets.reshape(len(dataset), -1) >= 0)
+    ids = dataset.targets.reshape(len(dataset), -1)[rows, columns]
+    names = [name for name in ("train", "minival", "val", "test", "") if (dataset.split == name).any()]
+    counted = pd.crosstab(ids, dataset.split[rows]) if len(ids) else pd.DataFrame()
+    table = counted.reindex(index=range(len(dataset.class_names)), columns=names, fill_value=0)
+    return table.set_axis(list(dataset.class_names)).rename(columns={"": _NO_SPLIT})
 
 
 def headings(table: pd.DataFrame) -> list[str]:
@@ -79,11 +79,11 @@ def half_width(pictures: int) -> float:
     return _Z95 * math.sqrt(_MIDDLING * (1 - _MIDDLING) / max(1, pictures))
 
 
-def _passed_over(manifest: Manifest) -> Iterator[Finding]:
+def _passed_over(dataset: ImageDataset) -> Iterator[Finding]:
     """Of each kind of file that is not opened: how many there are, and where."""
-    for suffix, folders in manifest.passed_over.items():
+    for suffix, folders in dataset.passed_over.items():
         told = count_of(sum(folders.values()), "file")
-        where = ", ".join(f"{count:,} in '{name or manifest.source}'" for name, count in folders.items())
+        where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
         yield Finding(
             "passed_over",
             "doubtful",
@@ -93,18 +93,18 @@ def _passed_over(manifest: Manifest) -> Iterator[Finding]:
         )
 
 
-def _unlabelled(manifest: Manifest) -> list[Finding]:
-    lost = np.flatnonzero(manifest.labels < 0)
+def _unlabelled(dataset: ImageDataset) -> list[Finding]:
+    lost = np.flatnonzero(dataset.labels < 0)
     if not len(lost):
         return []
-    if len(lost) == len(manifest):
+    if len(lost) == len(dataset):
         return [
             Finding(
                 "no_labels",
                 "note",
                 "No picture has a label, so nothing is said of classes.",
                 "Name the column of their labels with --label-column."
-                if manifest.rows is not None
+                if dataset.rows is not None
                 else "Put the images of each class into a sub-folder of its own.",
             )
         ]
@@ -112,7 +112,7 @@ def _unlabelled(manifest: Manifest) -> list[Finding]:
         Finding(
             "unlabelled",
             "wrong",
-            f"{share(len(lost), len(manifest))} have no label.",
+            f"{share(len(lost), len(dataset))} have no label.",
             "Training refuses them: fill the labels in, or move these rows into a table of their own, which "
             "effnetv2 predict MODEL DATA --rank OUT puts in the order in which they are worth labelling.",
             tuple((int(row),) for row in lost),

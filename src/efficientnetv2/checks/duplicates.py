@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from efficientnetv2.checks.thumbnail_index import HASH_BITS, Portraits
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import (
     Finding,
@@ -199,32 +199,32 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
 _KIND = {"same": "the same file", "near": "nearly the same picture"}
 
 
-def copies(manifest: Manifest, looked: Portraits, *, key: Key) -> tuple[Section, list[Pair]]:
+def copies(dataset: ImageDataset, looked: Portraits, *, key: Key) -> tuple[Section, list[Pair]]:
     """Exact and near duplicates, told apart by the harm they do; and the pairs of near ones.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         looked: at them.
         key: of the search for near ones.
     """
     same = [tuple(group) for group in same_files(looked)]
     pairs = near(looked, key=key)
-    alike = _between(manifest, same, pairs)
+    alike = _between(dataset, same, pairs)
     likeness = {
         way: f"correlation {one.alike:.2f}" for one, ways in zip(pairs, alike, strict=True) for way in ways
     }
     findings = [
-        *_harms(manifest, [[group] for group in same], "same", {}),
-        *_harms(manifest, alike, "near", likeness),
+        *_harms(dataset, [[group] for group in same], "same", {}),
+        *_harms(dataset, alike, "near", likeness),
     ]
     facts = {
-        "same_files": [[manifest.paths[row] for row in group] for group in same],
+        "same_files": [[dataset.paths[row] for row in group] for group in same],
         "near_duplicates": [
             {
-                "paths": [manifest.paths[one.first], manifest.paths[one.second]],
+                "paths": [dataset.paths[one.first], dataset.paths[one.second]],
                 "correlation": one.alike,
-                "across_splits": any(crossing(manifest, way) for way in ways),
-                "labels_differ": any(disagreeing(manifest, way) for way in ways),
+                "across_splits": any(crossing(dataset, way) for way in ways),
+                "labels_differ": any(disagreeing(dataset, way) for way in ways),
             }
             for one, ways in zip(pairs, alike, strict=True)
         ],
@@ -233,7 +233,7 @@ def copies(manifest: Manifest, looked: Portraits, *, key: Key) -> tuple[Section,
 
 
 def _between(
-    manifest: Manifest, same: Sequence[tuple[int, ...]], pairs: Sequence[Pair]
+    dataset: ImageDataset, same: Sequence[tuple[int, ...]], pairs: Sequence[Pair]
 ) -> list[list[tuple[int, ...]]]:
     """Of each pair of near copies, the pairs that it stands for where its pictures are there several times as files.
 
@@ -243,7 +243,7 @@ def _between(
 
     def each_kind(row: int) -> list[int]:
         kinds = {
-            (manifest.split[one], str(manifest.targets[one])): one for one in reversed(files.get(row, (row,)))
+            (dataset.split[one], str(dataset.targets[one])): one for one in reversed(files.get(row, (row,)))
         }
         return [row, *sorted(set(kinds.values()) - {row})]
 
@@ -258,7 +258,7 @@ def _between(
 
 
 def _harms(
-    manifest: Manifest,
+    dataset: ImageDataset,
     found: Sequence[Sequence[tuple[int, ...]]],
     how: str,
     likeness: Mapping[tuple[int, ...], str],
@@ -268,19 +268,19 @@ def _harms(
     A group that does both stands in both.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         found: each in all groups that it stands for, of which the first that does harm is told.
         how: the copies are: a key of ``_KIND``.
         likeness: how alike a group is, in words.
     """
-    each_across = [next((group for group in ways if crossing(manifest, group)), None) for ways in found]
-    each_unlike = [next((group for group in ways if disagreeing(manifest, group)), None) for ways in found]
+    each_across = [next((group for group in ways if crossing(dataset, group)), None) for ways in found]
+    each_unlike = [next((group for group in ways if disagreeing(dataset, group)), None) for ways in found]
     across = [group for group in each_across if group is not None]
     unlike = [group for group in each_unlike if group is not None]
     told = zip(found, each_across, each_unlike, strict=True)
     rest = [ways[0] for ways, crosses, differs in told if crosses is None and differs is None]
     # Pairs of one picture have it in common: five that are alike are ten pairs, of which four add nothing.
-    repeated = len(manifest) - len(np.unique(joined(len(manifest), rest)))
+    repeated = len(dataset) - len(np.unique(joined(len(dataset), rest)))
     what = _KIND[how]
     grave: Severity = "wrong" if how == "same" else "doubtful"
     kinds: tuple[tuple[str, Severity, list[tuple[int, ...]], str, str], ...] = (
@@ -303,7 +303,7 @@ def _harms(
             "note",
             rest,
             f"{how_many(rest)} of {what}, labels and splits agreeing: "
-            + share(repeated, len(manifest)) + " add nothing",
+            + share(repeated, len(dataset)) + " add nothing",
             "Automatic splits keep equal files together."
             if how == "same"
             else "Give them one value in a column group and name it with --group-column, so that no split parts them.",

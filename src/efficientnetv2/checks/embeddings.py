@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import (
     Finding,
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def lookalikes(
-    manifest: Manifest,
+    dataset: ImageDataset,
     embeddings: Embeddings,
     copies: Sequence[Sequence[int]],
     *,
@@ -48,7 +48,7 @@ def lookalikes(
     n² steps, but short ones: embedding a picture takes longer up to a million of them.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         embeddings: of those that can be read.
         copies: rows that are duplicates by their pixels, two or more each.
         counting: shows how many pictures have been compared with all others.
@@ -56,7 +56,7 @@ def lookalikes(
     Returns:
         The section, and the groups, with all their copies.
     """
-    same = joined(len(manifest), copies)[embeddings.samples]
+    same = joined(len(dataset), copies)[embeddings.samples]
     alone = np.unique(same, return_index=True)[1]
     alone.sort()
     family: dict[int, list[int]] = {}
@@ -66,8 +66,8 @@ def lookalikes(
         (tuple(sorted(row for place in places for row in family[int(same[alone[place]])])), ratio)
         for places, ratio in standing_out(embeddings.vectors[alone].astype(np.float32), counting=counting)
     ]
-    across = [scene for scene in scenes if crossing(manifest, scene[0])]
-    unlike = [scene for scene in scenes if disagreeing(manifest, scene[0])]
+    across = [scene for scene in scenes if crossing(dataset, scene[0])]
+    unlike = [scene for scene in scenes if disagreeing(dataset, scene[0])]
     harmful = {*across, *unlike}
     kinds = (
         (
@@ -102,7 +102,7 @@ def lookalikes(
         if found
     ]
     facts = {
-        "lookalikes": [{"paths": [manifest.paths[row] for row in group], "ratio": r} for group, r in scenes]
+        "lookalikes": [{"paths": [dataset.paths[row] for row in group], "ratio": r} for group, r in scenes]
     }
     return Section(facts, findings), [group for group, _ in scenes]
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from efficientnetv2.checks.duplicates import flat
 from efficientnetv2.checks.thumbnail_index import Portraits
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.data_issues import Finding, Section, share
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
 
@@ -23,22 +23,22 @@ _TELLS = 0.5
 _ENOUGH = 20
 
 
-def looks(manifest: Manifest, looked: Portraits) -> Section:
+def looks(dataset: ImageDataset, looked: Portraits) -> Section:
     """What can be read, in which forms, how large, how bright.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         looked: at them.
     """
     table = looked.table
     seen = table.loc[looked.readable]
     findings = [
-        *_unreadable(manifest, looked),
-        *_flat(manifest, looked),
+        *_unreadable(dataset, looked),
+        *_flat(dataset, looked),
         *_shapes(seen),
         *_enlarged(seen),
         *_brightness(seen),
-        *_giveaways(manifest, seen),
+        *_giveaways(dataset, seen),
     ]
     facts = {
         "readable": len(seen),
@@ -50,7 +50,7 @@ def looks(manifest: Manifest, looked: Portraits) -> Section:
         "kilobytes": _spread(seen["bytes"] / 1000),
         "brightness": _spread(seen["brightness"]),
         "contrast": _spread(seen["contrast"]),
-        "by_class": _by_class(manifest, seen),
+        "by_class": _by_class(dataset, seen),
     }
     return Section(facts, findings)
 
@@ -67,27 +67,27 @@ def _spread(values: pd.Series[float]) -> dict[str, float]:
     return {"least": round(low, 1), "median": round(middle, 1), "greatest": round(high, 1)}
 
 
-def _by_class(manifest: Manifest, seen: pd.DataFrame) -> dict[str, dict[str, float]]:
+def _by_class(dataset: ImageDataset, seen: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean brightness, contrast and colour of each class that has a readable picture."""
     columns = ["brightness", "contrast", "red", "green", "blue"]
-    labels = manifest.labels[seen.index]
+    labels = dataset.labels[seen.index]
     means = seen.loc[labels >= 0, columns].groupby(labels[labels >= 0]).mean().round(1)
     return {
-        manifest.class_names[label]: dict(zip(columns, row, strict=True))
+        dataset.class_names[label]: dict(zip(columns, row, strict=True))
         for label, row in zip(means.index.tolist(), means.to_numpy().tolist(), strict=True)
     }
 
 
-def _unreadable(manifest: Manifest, looked: Portraits) -> list[Finding]:
-    lost = np.setdiff1d(np.arange(len(manifest)), looked.readable)
+def _unreadable(dataset: ImageDataset, looked: Portraits) -> list[Finding]:
+    lost = np.setdiff1d(np.arange(len(dataset)), looked.readable)
     if not len(lost):
         return []
-    first = f"{manifest.paths[lost[0]]} {looked.table['reason'].iloc[lost[0]]}"
+    first = f"{dataset.paths[lost[0]]} {looked.table['reason'].iloc[lost[0]]}"
     return [
         Finding(
             "unreadable",
             "wrong",
-            f"{share(len(lost), len(manifest))} cannot be used{', the first' if len(lost) > 1 else ''}: {first}.",
+            f"{share(len(lost), len(dataset))} cannot be used{', the first' if len(lost) > 1 else ''}: {first}.",
             "Repair or remove them. Training passes over a few, up to 5 %.",
             tuple((int(row),) for row in lost),
             tuple(str(looked.table["reason"].iloc[row]) for row in lost),
@@ -95,7 +95,7 @@ def _unreadable(manifest: Manifest, looked: Portraits) -> list[Finding]:
     ]
 
 
-def _flat(manifest: Manifest, looked: Portraits) -> list[Finding]:
+def _flat(dataset: ImageDataset, looked: Portraits) -> list[Finding]:
     empty = np.flatnonzero(flat(looked))
     if not len(empty):
         return []
@@ -103,7 +103,7 @@ def _flat(manifest: Manifest, looked: Portraits) -> list[Finding]:
         Finding(
             "flat",
             "doubtful",
-            f"{share(len(empty), len(manifest))} show nothing: one colour all over.",
+            f"{share(len(empty), len(dataset))} show nothing: one colour all over.",
             "A missing tile, a lens cap, a failed download? Remove them, unless that is what the class is.",
             tuple((int(row),) for row in empty),
         )
@@ -176,9 +176,9 @@ def _brightness(seen: pd.DataFrame) -> list[Finding]:
     ]
 
 
-def _giveaways(manifest: Manifest, seen: pd.DataFrame) -> list[Finding]:
+def _giveaways(dataset: ImageDataset, seen: pd.DataFrame) -> list[Finding]:
     """What a network could know the class by without looking at what is shown."""
-    labels = manifest.labels[seen.index]
+    labels = dataset.labels[seen.index]
     known = seen[labels >= 0]
     labels = labels[labels >= 0]
     ways = {

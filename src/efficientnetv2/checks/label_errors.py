@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import Finding, Section, joined, share
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, Together, choosing
@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def doubted_labels(
-    manifest: Manifest,
+    dataset: ImageDataset,
     embeddings: Embeddings,
     together: Sequence[Sequence[int]],
     *,
@@ -55,18 +55,18 @@ def doubted_labels(
     for its rarest, as in a hold-out, and is not contradicted by another of its own.
 
     Args:
-        manifest: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
+        dataset: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
             different things than there are folds, so that a fold might teach nothing of them: these are named.
         embeddings: of those that can be read.
         together: rows that show one thing or are of one group; no fold parts them.
         key: of the folds.
         counting: see ``out_of_fold``.
     """
-    groups = joined(len(manifest), together)[embeddings.samples]
-    counted, shown = _seen(manifest, embeddings, groups)
+    groups = joined(len(dataset), together)[embeddings.samples]
+    counted, shown = _seen(dataset, embeddings, groups)
     classes = np.flatnonzero((counted >= _LEAST_OF_A_CLASS) & (shown >= FOLDS))
     most = _affordable(_MOST_ANSWERING, FOLDS, len(classes), embeddings.vectors.shape[1])
-    notes = _unchecked(manifest.class_names, counted, shown, classes, most)
+    notes = _unchecked(dataset.class_names, counted, shown, classes, most)
     if len(classes) < 2 or most < _LEAST_OF_A_CLASS * len(classes):
         return Section({}, notes)
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
@@ -74,12 +74,12 @@ def doubted_labels(
     probabilities = out_of_fold(
         embeddings.vectors[usable], labels, groups[usable], key=key, counting=counting
     )
-    facts, finding = _contradicted(manifest, embeddings.samples[usable], labels, classes, probabilities, most)
+    facts, finding = _contradicted(dataset, embeddings.samples[usable], labels, classes, probabilities, most)
     return Section(facts, notes if finding is None else [finding, *notes])
 
 
 def _contradicted(
-    manifest: Manifest,
+    dataset: ImageDataset,
     rows: Ints,
     labels: Ints,
     classes: Ints,
@@ -89,7 +89,7 @@ def _contradicted(
     """What is told to programs, and the finding, if any label is contradicted.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         rows: (n,) that were asked about.
         labels: (n,) places of theirs among the classes.
         classes: (K,) that there were to choose from.
@@ -105,15 +105,15 @@ def _contradicted(
         return_indices_ranked_by="normalized_margin",
         n_jobs=1,
     )
-    own = manifest.targets[rows].reshape(len(rows), -1)
+    own = dataset.targets[rows].reshape(len(rows), -1)
     answers = classes[probabilities.argmax(axis=1)]
     agreeing = (own == answers[:, None]).any(axis=1)
     order = order[~agreeing[order]]
-    names = manifest.class_names
+    names = dataset.class_names
     suspected = [
         {
-            "path": manifest.paths[rows[at]],
-            "label": (manifest.separator or "").join(names[label] for label in own[at] if label >= 0),
+            "path": dataset.paths[rows[at]],
+            "label": (dataset.separator or "").join(names[label] for label in own[at] if label >= 0),
             "suggested": names[answers[at]],
             "probability": round(float(probabilities[at].max()), 3),
             "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
@@ -144,9 +144,9 @@ def _contradicted(
     )
 
 
-def _seen(manifest: Manifest, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
+def _seen(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
     """(K,) pictures of each class, and (K,) different things among them."""
-    labelled, many = embeddings.labels >= 0, len(manifest.class_names)
+    labelled, many = embeddings.labels >= 0, len(dataset.class_names)
     different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
     counted, shown = (
         np.bincount(each, minlength=many).astype(np.int64)

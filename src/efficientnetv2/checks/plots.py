@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
 from efficientnetv2.evaluation.plot_style import COLOURS, INK, WIDTH_IN, called, plain
 from efficientnetv2.evaluation.split_leakage import Places
@@ -21,15 +21,15 @@ _MOST_BARS = 40
 _DOTS = 5_000  # drawn at most: more are a file of megabytes, and one black patch
 
 
-def draw_places(manifest: Manifest) -> Figure | None:
+def draw_places(dataset: ImageDataset) -> Figure | None:
     """Longitude and latitude of every picture, coloured by class; None where fewer than two have a place."""
-    places = Places.of(manifest)
+    places = Places.of(dataset)
     if places is None or len(places.rows) < 2:
         return None
     every = -(-len(places.rows) // _DOTS)
     degrees, rows = np.degrees(places.radians[::every]), places.rows[::every]
     figure, ax = _panel(3.6)
-    for _, chosen, colour in _by_class(manifest, rows):
+    for _, chosen, colour in _by_class(dataset, rows):
         ax.scatter(degrees[chosen, 1], degrees[chosen, 0], s=9, color=colour, alpha=0.7, linewidths=0)
     middle = float(np.radians(degrees[:, 0].mean()))
     if abs(middle) < np.radians(80):
@@ -38,11 +38,11 @@ def draw_places(manifest: Manifest) -> Figure | None:
     return figure
 
 
-def draw_times(manifest: Manifest, column: str | None) -> Figure | None:
+def draw_times(dataset: ImageDataset, column: str | None) -> Figure | None:
     """Pictures by year, in bars whose parts are classes; None where no time is known, or one year only."""
     if column is None:
         return None
-    times = times_of(manifest, column)
+    times = times_of(dataset, column)
     known = np.flatnonzero(times.notna())
     dated = pd.api.types.is_datetime64_any_dtype(times)
     years = (times.dt.year if dated else times).to_numpy(dtype=np.float64)[known]
@@ -51,7 +51,7 @@ def draw_times(manifest: Manifest, column: str | None) -> Figure | None:
         return None
     figure, ax = _panel(2.4)
     below = np.zeros(len(kinds))
-    for _, chosen, colour in _by_class(manifest, known.astype(np.int64)):
+    for _, chosen, colour in _by_class(dataset, known.astype(np.int64)):
         heights = np.array([(years[chosen] == kind).sum() for kind in kinds])
         ax.bar(kinds, heights, bottom=below, color=colour, width=0.8 * np.diff(kinds).min())
         below += heights
@@ -66,36 +66,36 @@ def _panel(height_in: float) -> tuple[Figure, Axes]:
 
 
 def _by_class(
-    manifest: Manifest, rows: np.typing.NDArray[np.int64]
+    dataset: ImageDataset, rows: np.typing.NDArray[np.int64]
 ) -> list[tuple[str, np.typing.NDArray[np.bool_], str]]:
     """Name, which of the rows, and colour, as ``legend`` names them; those without a picture among the rows too."""
-    labels = manifest.labels[rows]
-    shown = _largest(manifest)
+    labels = dataset.labels[rows]
+    shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
     masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "grey": labels < 0}
     colours = {**{f"c{place}": colour for place, colour in enumerate(COLOURS)}, **_REST}
-    return [(name, masks[colour], colours[colour]) for name, colour in legend(manifest)]
+    return [(name, masks[colour], colours[colour]) for name, colour in legend(dataset)]
 
 
-def legend(manifest: Manifest) -> list[tuple[str, str]]:
+def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
     """What the colours mean, for the page to say, which has letters for every script.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
 
     Returns:
         Names, the largest classes first, with what the page calls their colours: ``c0`` to ``c3``, ``ink`` for all
         other classes, ``grey`` for no label.
     """
-    shown, classes = _largest(manifest), len(set(manifest.labels[manifest.labels >= 0].tolist()))
-    names = [(manifest.class_names[label], f"c{place}") for place, label in enumerate(shown)]
+    shown, classes = _largest(dataset), len(set(dataset.labels[dataset.labels >= 0].tolist()))
+    names = [(dataset.class_names[label], f"c{place}") for place, label in enumerate(shown)]
     if classes > len(shown):
         names.append((count_of(classes - len(shown), "other class"), "ink"))
-    if (manifest.labels < 0).any():
+    if (dataset.labels < 0).any():
         names.append(("no label", "grey"))
     return names
 
 
-def _largest(manifest: Manifest) -> list[int]:
-    labels = manifest.labels[manifest.labels >= 0]
+def _largest(dataset: ImageDataset) -> list[int]:
+    labels = dataset.labels[dataset.labels >= 0]
     return [int(label) for label in pd.Series(labels).value_counts().index[:_COLOURED]]

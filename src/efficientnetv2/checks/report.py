@@ -18,7 +18,7 @@ from efficientnetv2.checks.image_stats import looks
 from efficientnetv2.checks.label_errors import doubted_labels
 from efficientnetv2.checks.plots import draw_places, draw_times, legend
 from efficientnetv2.checks.thumbnail_index import Portraits
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.reader import Damage
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.data_issues import Finding, Section, in_order
@@ -42,14 +42,14 @@ class Inspection:
     """What was found in a set of pictures.
 
     Args:
-        manifest: of them.
+        dataset: of them.
         looked: at them.
         sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``, and
             ``shards`` where some are damaged.
         weights: what embedded them; None if nothing did.
     """
 
-    manifest: Manifest
+    dataset: ImageDataset
     looked: Portraits
     sections: Mapping[str, Section]
     weights: str | None = None
@@ -61,7 +61,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: what was said on reading, what was found, then what was counted."""
-        paths = self.manifest.paths
+        paths = self.dataset.paths
         found = [
             {
                 "kind": one.kind,
@@ -75,10 +75,10 @@ class Inspection:
         ]
         values: dict[str, Any] = plain(
             {
-                "data": self.manifest.source,
-                "pictures": len(self.manifest),
+                "data": self.dataset.source,
+                "pictures": len(self.dataset),
                 "weights": self.weights,
-                "notes": self.manifest.notes,
+                "notes": self.dataset.notes,
                 "findings": found,
                 **{name: section.facts for name, section in self.sections.items()},
             }
@@ -87,7 +87,7 @@ class Inspection:
 
 
 def inspected(
-    manifest: Manifest,
+    dataset: ImageDataset,
     looked: Portraits,
     *,
     key: Key,
@@ -101,7 +101,7 @@ def inspected(
     """Everything that can be said of pictures that have been looked at.
 
     Args:
-        manifest: of the pictures, labelled or not.
+        dataset: of the pictures, labelled or not.
         looked: at all of them.
         key: of the draws: of the search for duplicates, and of folds.
         near_km: within which two places are one.
@@ -114,14 +114,14 @@ def inspected(
     Raises:
         InputError: the time column is none.
     """
-    duplicated, near = copies(manifest, looked, key=key.fold("near"))
+    duplicated, near = copies(dataset, looked, key=key.fold("near"))
     sections = {
-        "counts": counts(manifest),
-        "looks": looks(manifest, looked),
+        "counts": counts(dataset),
+        "looks": looks(dataset, looked),
         "copies": duplicated,
-        "place": by_place(manifest, near_km=near_km),
-        "time": by_time(manifest, column=time_column),
-        "group": by_group(manifest),
+        "place": by_place(dataset, near_km=near_km),
+        "time": by_time(dataset, column=time_column),
+        "group": by_group(dataset),
     }
     if damage is not None and damage.notes:
         sections["shards"] = Section({}, _damaged(damage))
@@ -130,13 +130,13 @@ def inspected(
         known = [
             *same_files(looked),
             *([pair.first, pair.second] for pair in near),
-            *made_from_one(manifest),
+            *made_from_one(dataset),
         ]
-        alike, scenes = lookalikes(manifest, embeddings, known, counting=counting)
-        together: list[Sequence[int]] = [*known, *scenes, *members(manifest)]
-        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"), counting=counting)
+        alike, scenes = lookalikes(dataset, embeddings, known, counting=counting)
+        together: list[Sequence[int]] = [*known, *scenes, *members(dataset)]
+        doubted = doubted_labels(dataset, embeddings, together, key=key.fold("labels"), counting=counting)
         sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
-    return Inspection(manifest, looked, sections, weights)
+    return Inspection(dataset, looked, sections, weights)
 
 
 def _damaged(damage: Damage) -> list[Finding]:
@@ -176,7 +176,7 @@ def write(
     Args:
         folder: there is one.
         inspection: what was found.
-        picture: of a row of the manifest, of any size; None if it can't be read.
+        picture: of a row of the dataset, of any size; None if it can't be read.
         command: that gives this again.
         versions: of what computed it.
     """
@@ -206,8 +206,8 @@ def _page(
     command: str,
     versions: Mapping[str, str],
 ) -> str:
-    manifest = inspection.manifest
-    table = by_class(manifest)
+    dataset = inspection.dataset
+    table = by_class(dataset)
     largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
     brightened = any(one.kind in ("dark", "bright") for one in inspection.findings)
     addresses: dict[int, str | None] = {}
@@ -215,19 +215,19 @@ def _page(
     def shown(row: int) -> _Shown:
         if row not in addresses:
             addresses[row] = thumbnails.shown(picture(row), dim=brightened, px=_PX, quality=_QUALITY)
-        label = manifest.table["label"].iloc[row]
-        text = "no label" if manifest.labels[row] < 0 else str(label)
-        return _Shown(addresses[row], manifest.paths[row], text, manifest.split[row])
+        label = dataset.table["label"].iloc[row]
+        text = "no label" if dataset.labels[row] < 0 else str(label)
+        return _Shown(addresses[row], dataset.paths[row], text, dataset.split[row])
 
     looks = inspection.sections["looks"].facts
     rows = set(largest)
     colours = {name: one for name, one in looks["by_class"].items() if name in rows}
     return rendered(
         "inspection.html.j2",
-        source=manifest.source,
-        pictures=len(manifest),
-        classes=manifest.class_names,
-        notes=manifest.notes,
+        source=dataset.source,
+        pictures=len(dataset),
+        classes=dataset.class_names,
+        notes=dataset.notes,
         findings=[(one, _groups(one, shown)) for one in inspection.findings],
         wrong=sum(one.severity == "wrong" for one in inspection.findings),
         doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
@@ -243,9 +243,9 @@ def _page(
         place=inspection.sections["place"].facts,
         time=inspection.sections["time"].facts,
         group=inspection.sections["group"].facts,
-        legend=legend(manifest),
-        map=draw_places(manifest),
-        times=draw_times(manifest, inspection.sections["time"].facts.get("column")),
+        legend=legend(dataset),
+        map=draw_places(dataset),
+        times=draw_times(dataset, inspection.sections["time"].facts.get("column")),
         command=command,
         versions=versions,
     )
@@ -262,13 +262,13 @@ def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str,
 
 def _examples(inspection: Inspection) -> dict[str, list[int]]:
     """A few readable pictures of each of the largest classes, drawn at random, always the same."""
-    manifest: Manifest = inspection.manifest
-    labels = np.full(len(manifest), -1)
-    labels[inspection.looked.readable] = manifest.labels[inspection.looked.readable]
-    numbers = np.bincount(labels[labels >= 0], minlength=len(manifest.class_names))
+    dataset: ImageDataset = inspection.dataset
+    labels = np.full(len(dataset), -1)
+    labels[inspection.looked.readable] = dataset.labels[inspection.looked.readable]
+    numbers = np.bincount(labels[labels >= 0], minlength=len(dataset.class_names))
     chosen: dict[str, list[int]] = {}
     for label in np.argsort(-numbers, kind="stable")[:_CLASSES]:
         rows = np.flatnonzero(labels == label)
         drawn = Key.of(0).fold("examples", int(label)).generator().permutation(len(rows))[:_OF_A_CLASS]
-        chosen[manifest.class_names[int(label)]] = sorted(rows[drawn].tolist())
+        chosen[dataset.class_names[int(label)]] = sorted(rows[drawn].tolist())
     return chosen

@@ -19,14 +19,14 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import shrunk_picture
 from efficientnetv2.data.file_probe import look_at
 from efficientnetv2.data.image_formats import NotRegularFileError, opened_image
 from efficientnetv2.data.image_io import Pixels, UnreadablePicture, stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.data.records import packed, picture_extensions
+from efficientnetv2.data.records import image_extensions, packed_record
 from efficientnetv2.data.shards.reader import mark_of
 
 # Side of the square that a perceptual hash is taken of: four times its eight frequencies each way, as imagehash has it.
@@ -50,7 +50,7 @@ _MEASURED = ("brightness", "contrast", "red", "green", "blue")
 
 @dataclass(frozen=True, eq=False)
 class Portraits:
-    """What the pictures of a manifest look like, in its order.
+    """What the pictures of a dataset look like, in its order.
 
     Args:
         table: (N rows) ``reason`` why a picture can't be used ('' if it can), ``format`` and ``mode`` as Pillow names
@@ -91,28 +91,28 @@ class _Portrait:
 
 
 def portraits(
-    manifest: Manifest, *, workers: int, progress: Callable[[int], object] | None = None
+    dataset: ImageDataset, *, workers: int, progress: Callable[[int], object] | None = None
 ) -> Portraits:
-    """Look at every picture of a manifest, once.
+    """Look at every picture of a dataset, once.
 
     Args:
-        manifest: of any kind of pictures.
+        dataset: of any kind of pictures.
         workers: threads; decoding leaves the interpreter to the others.
         progress: called with the number of pictures looked at so far.
 
     Raises:
         InputError: a store of another machine does not answer.
     """
-    picture_extensions()  # loads Pillow's plugins once, before the threads would
-    reader = originals(manifest)
-    detailed = set(np.linspace(0, len(manifest) - 1, min(len(manifest), _DETAILED)).astype(np.int64).tolist())
+    image_extensions()  # loads Pillow's plugins once, before the threads would
+    reader = originals(dataset)
+    detailed = set(np.linspace(0, len(dataset) - 1, min(len(dataset), _DETAILED)).astype(np.int64).tolist())
     found: list[_Portrait] = []
 
     def of_chunk(rows: Sequence[int]) -> list[_Portrait]:
         ahead = reader.ahead(rows)
         return [_portrait(ahead, row, detailed=row in detailed) for row in rows]
 
-    chunks = [range(first, min(first + _CHUNK, len(manifest))) for first in range(0, len(manifest), _CHUNK)]
+    chunks = [range(first, min(first + _CHUNK, len(dataset))) for first in range(0, len(dataset), _CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
         for part in pool.map(of_chunk, chunks):
@@ -131,7 +131,7 @@ def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
             return _Portrait(glance.reason)
         with opened_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
-        if isinstance(source, str) and packed(source) is not None:
+        if isinstance(source, str) and packed_record(source) is not None:
             kind = "binary record"
         square = Image.fromarray(shrunk_picture(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX)))
         enlarged = _enlarged(content) if detailed else math.nan

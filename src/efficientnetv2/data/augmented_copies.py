@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.records import Ints, Listing
+from efficientnetv2.data.records import ImageRecords, Ints
 from efficientnetv2.data.shards.index import shard_of
 from efficientnetv2.utils.errors import InputError, count_of
 
 COLUMN = "augmented_from"
 
 
-def is_copy(listing: Listing) -> npt.NDArray[np.bool_]:
+def is_copy(listing: ImageRecords) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture was made from another."""
     if COLUMN not in listing.table:
         return np.zeros(len(listing), dtype=bool)
@@ -29,7 +29,7 @@ def is_copy(listing: Listing) -> npt.NDArray[np.bool_]:
     return made
 
 
-def families(listing: Listing) -> Ints | None:
+def families(listing: ImageRecords) -> Ints | None:
     """(N,) numbers, equal for a picture, its copies and theirs; None where there are no copies."""
     made = is_copy(listing)
     if not made.any():
@@ -52,7 +52,7 @@ def _unpacked(path: str) -> str:
     return path if place is None else place[1]
 
 
-def refuse_copies_apart(listing: Listing) -> None:
+def refuse_copies_apart(listing: ImageRecords) -> None:
     """Where splits are given, a copy stands in that of its origin.
 
     Raises:
@@ -74,7 +74,7 @@ def refuse_copies_apart(listing: Listing) -> None:
         )
 
 
-def left_out(listing: Listing, rows: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], str]:
+def left_out(listing: ImageRecords, rows: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], str]:
     """Which of some pictures, that figures will be of, are copies; and a sentence on that, empty for none.
 
     Args:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.data import builtin_datasets
-from efficientnetv2.data.records import Listing, frame
+from efficientnetv2.data.records import ImageRecords, records_table
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import of_torchvision
 
@@ -63,7 +63,7 @@ _SETS = MappingProxyType({
 NAMES = tuple(_SETS)
 
 
-def read_standard(name: str) -> Listing:
+def read_standard(name: str) -> ImageRecords:
     """List a standard set that lies in the folder of ``EFFNETV2_DATA`` or in ``data/``.
 
     Args:
@@ -92,7 +92,7 @@ def _places() -> list[Path]:
     return [Path(os.path.expanduser(place)).absolute() for place in ([given] if given else []) + ["data"]]
 
 
-def _listed(place: Path, name: str, known: _Set) -> Listing:
+def _listed(place: Path, name: str, known: _Set) -> ImageRecords:
     if name == "oxford_iiit_pet":
         found = [row for theirs, ours in known.splits.items() for row in _pets(place, theirs, ours)]
     else:
@@ -101,7 +101,7 @@ def _listed(place: Path, name: str, known: _Set) -> Listing:
             for path, label, split in _torchvision_rows(place, known)
         ]
     paths, labels, splits = zip(*found, strict=True)
-    return Listing(root=place, source=name, table=frame(paths, labels, splits), standard=name)
+    return ImageRecords(root=place, source=name, table=records_table(paths, labels, splits), standard=name)
 
 
 def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
@@ -134,7 +134,7 @@ def _pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
     return [((folder / "images" / f"{file}.jpg").as_posix(), file.rpartition("_")[0], ours) for file in files]
 
 
-def _cifar(place: Path, name: str) -> Listing:
+def _cifar(place: Path, name: str) -> ImageRecords:
     """The binary version; made once from the Python version, whose sums torchvision checks first."""
     layout = builtin_datasets.CIFAR10 if name == "cifar10" else builtin_datasets.CIFAR100
     folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
@@ -210,7 +210,7 @@ def is_packed(folder: Path) -> bool:
     return (folder / CIFAR100.names).is_file() or not any(one.is_dir() for one in folder.iterdir())
 
 
-def read_packed(folder: Path, source: str) -> Listing:
+def read_packed(folder: Path, source: str) -> ImageRecords:
     """List the records of a folder of binary files, ``data_batch_1.bin#0`` and so on.
 
     Raises:
@@ -237,7 +237,9 @@ def read_packed(folder: Path, source: str) -> Listing:
         splits += [split] * len(ids)
     if not paths:
         raise InputError(f"{source} holds CIFAR binary files without a record. Get them again.")
-    return Listing(root=folder, source=source, table=frame(paths, labels, splits), standard=layout.standard)
+    return ImageRecords(
+        root=folder, source=source, table=records_table(paths, labels, splits), standard=layout.standard
+    )
 
 
 def records(file: Path) -> Bytes:

@@ -1,10 +1,10 @@
-"""The manifest: which pictures there are, with which labels, in which split.
+"""The dataset: which pictures there are, with which labels, in which split.
 
 ::
 
-    manifest = read("train.csv")            # or a folder, a Parquet file, "cifar10"
-    manifest.class_names                    # ('grassland', 'plantation', ...)
-    manifest.subset("train").labels         # int64 class ids
+    dataset = read("train.csv")            # or a folder, a Parquet file, "cifar10"
+    dataset.class_names                    # ('grassland', 'plantation', ...)
+    dataset.subset("train").labels         # int64 class ids
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from efficientnetv2.data import builtin_datasets, image_folder, label_rules, mul
 from efficientnetv2.data import table as tables
 from efficientnetv2.data.augmented_copies import COLUMN, is_copy
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.records import SPLITS, Ints, Listing, is_picture, refuse_unlistable
+from efficientnetv2.data.records import SPLITS, ImageRecords, Ints, is_image, validate_path_text
 from efficientnetv2.data.shards import open
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.preprocessing import RGB, Bands
@@ -39,7 +39,7 @@ _FIRST = {
 }
 
 
-def listing_of(
+def read_records(
     data: str,
     *,
     path_column: str,
@@ -50,11 +50,11 @@ def listing_of(
     strict: bool,
     layout: image_folder.Layout = "auto",
     empty_classes: bool = False,
-) -> Listing:
+) -> ImageRecords:
     """What DATA lists, as it stands there; no rule but those of its kind is applied yet.
 
     Args:
-        data: as ``manifest.read`` has it, and likewise:
+        data: as ``load_dataset`` has it, and likewise:
         path_column: of a table.
         label_column: of a table or shards.
         group_column: of a table.
@@ -116,7 +116,7 @@ def listing_of(
             place, data, path_column=path_column, label_column=label_column, group_column=group_column,
             require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
         )  # fmt: skip
-    if not is_picture(place.name):
+    if not is_image(place.name):
         fix = _FIRST.get(place.suffix.lower(), "If it is a picture, convert it to JPEG first.")
         raise InputError(
             f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture of a kind that is opened here. "
@@ -151,14 +151,14 @@ _CLASSES_NAMED = 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Manifest(Listing):
+class ImageDataset(ImageRecords):
     """A listing that passed the rules, and the classes its labels are.
 
     Args:
         class_names: sorted; a label's class id is its place here.
         separator: of the labels in a cell, where an image may have several (``data.multilabel``); None if one.
         bands: how the rasters among the pictures are read (``data.bands``); None takes all for ordinary pictures.
-        root, source, table, rows, notes, standard, shards, passed_over: see ``Listing``.
+        root, source, table, rows, notes, standard, shards, passed_over: see ``ImageRecords``.
     """
 
     class_names: tuple[str, ...]
@@ -236,7 +236,7 @@ class Manifest(Listing):
     def to_csv(self, path: str | Path) -> None:
         """Write all columns, relative paths as seen from the file's folder.
 
-        ``read`` takes it as a table, and ``from_csv`` as it is. Another process that reads it meanwhile finds it whole.
+        Other processes see the whole file or none. Read it with ``load_dataset``, or ``from_csv`` to skip the checks.
         """
         table = self.seen_from(Path(path))
         write_table(Path(path), table)
@@ -248,7 +248,7 @@ class Manifest(Listing):
             InputError: the way from there has a name that is not valid text.
         """
         prefix = _prefix(file, self.root)
-        refuse_unlistable(prefix)
+        validate_path_text(prefix)
 
         def seen(name: str) -> str:
             return name if os.path.isabs(name) or is_url(name) else prefix + name
@@ -263,17 +263,17 @@ class Manifest(Listing):
     @classmethod
     def from_csv(
         cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None
-    ) -> Manifest:
+    ) -> ImageDataset:
         """What ``to_csv`` wrote, without checking it again: equal digest, equal class ids.
 
         Args:
             path: of the run's ``manifest.csv``.
-            root: folder or URL that the manifest's paths started from.
+            root: folder or URL that the dataset's paths started from.
             source: what the user had given.
-            separator: of the manifest that was written.
+            separator: of the dataset that was written.
 
         Raises:
-            InputError: there is no such file, or it is no manifest.
+            InputError: there is no such file, or it is no dataset.
         """
         text = dict.fromkeys(("path", "label", "split", "group", COLUMN), str)
         try:
@@ -290,7 +290,7 @@ class Manifest(Listing):
         return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 
 
-def read(
+def load_dataset(
     data: str | Path,
     *,
     path_column: str = "path",
@@ -304,8 +304,8 @@ def read(
     heeded: Sequence[str] = SPLITS,
     layout: image_folder.Layout = "auto",
     min_images_per_class: int = 0,
-) -> Manifest:
-    """The manifest of a folder, a table, a packed set, a picture, or a standard set.
+) -> ImageDataset:
+    """The dataset of a folder, a table, a packed set, a picture, or a standard set.
 
     Args:
         data: a folder with a sub-folder per class; a folder with train/ (training/), val/ (valid/, validation/) and
@@ -341,9 +341,9 @@ def read(
     """
     tables.refuse_shared(path_column, label_column, group_column)
     if for_training:  # a run lists its pictures, by their way from its folder
-        refuse_unlistable(str(data))
+        validate_path_text(str(data))
     strict = require_labels if strict_labels is None else strict_labels
-    listing = listing_of(
+    listing = read_records(
         str(data),
         path_column=path_column,
         label_column=label_column,
@@ -380,14 +380,14 @@ def read(
         label_rules.refuse_half_placed(listing)
         label_rules.refuse_split_without_train(by_label)
         label_rules.refuse_one_class(by_label)
-    fields = {name: getattr(listing, name) for name in Listing.__dataclass_fields__}
+    fields = {name: getattr(listing, name) for name in ImageRecords.__dataclass_fields__}
     names = _class_names(by_label.table["label"], None)
-    return Manifest(**fields, class_names=names, separator=label_separator)
+    return ImageDataset(**fields, class_names=names, separator=label_separator)
 
 
 def _without_scarce(
-    listing: Listing, by_label: Listing, least: int, separator: str | None
-) -> tuple[Listing, Listing]:
+    listing: ImageRecords, by_label: ImageRecords, least: int, separator: str | None
+) -> tuple[ImageRecords, ImageRecords]:
     """Both without the classes that have fewer training images, and with a note on what is left out."""
     labels = by_label.table["label"]
     counts = labels[by_label.in_train].value_counts().reindex(labels.dropna().unique(), fill_value=0)

@@ -34,7 +34,7 @@ from efficientnetv2.data.image_io import (
     most_pixels,
     not_rgb,
 )
-from efficientnetv2.data.records import picture_extensions
+from efficientnetv2.data.records import image_extensions
 from efficientnetv2.data.tiff_tags import cut_short, glance, is_raster, lacks_reader
 
 # All ours: how far from a file's end JPEG's end marker may lie (some cameras pad), and how much of the end is hashed.
@@ -171,7 +171,7 @@ def chunks_in_threads(
         workers: threads.
         progress: called with the number of items done so far.
     """
-    picture_extensions()  # loads Pillow's plugins once, before the threads would
+    image_extensions()  # loads Pillow's plugins once, before the threads would
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
         chunks = pool.map(lambda first: work(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))

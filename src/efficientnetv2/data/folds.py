@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.augmented_copies import families, is_copy
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, By, Level, kept, kept_by, levels_of
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
@@ -81,22 +81,22 @@ class Folds:
             numbers[part.answering] = number
         return numbers
 
-    def told(self, manifest: Manifest) -> Manifest:
+    def told(self, dataset: ImageDataset) -> ImageDataset:
         """The same pictures with the columns ``fold``, from 1, and those of ``marked``."""
         return self.marked(
-            replace(manifest, table=manifest.table.assign(fold=self.of_picture(len(manifest)) + 1))
+            replace(dataset, table=dataset.table.assign(fold=self.of_picture(len(dataset)) + 1))
         )
 
-    def marked(self, manifest: Manifest) -> Manifest:
+    def marked(self, dataset: ImageDataset) -> ImageDataset:
         """The same pictures with the column ``KEPT_WHOLE``, if places or groups were; never with that of others."""
-        table = manifest.table.drop(columns=KEPT_WHOLE, errors="ignore")
+        table = dataset.table.drop(columns=KEPT_WHOLE, errors="ignore")
         if self.kept:
             table = table.assign(**{KEPT_WHOLE: self.clusters})
-        return replace(manifest, table=table)
+        return replace(dataset, table=table)
 
 
 def folds(
-    manifest: Manifest,
+    dataset: ImageDataset,
     *,
     k: int,
     seed: int,
@@ -110,7 +110,7 @@ def folds(
     the others make up together; the sentence names it.
 
     Args:
-        manifest: labelled.
+        dataset: labelled.
         k: 2 or more.
         seed: the same seed gives the same folds.
         contents: as for ``with_holdout``.
@@ -121,13 +121,13 @@ def folds(
         InputError: a class has no or one (distinct) picture, k is out of range, or what ``by`` names is not known or
             can't be kept whole.
     """
-    chosen = np.flatnonzero(manifest.split != "test")
+    chosen = np.flatnonzero(dataset.split != "test")
     if not 2 <= k <= len(chosen):
         mend = _so_many(len(chosen)) if len(chosen) > 1 else "Give more pictures"
         raise InputError(
-            f"{manifest.source}: {count_of(len(chosen), 'picture')} cannot be dealt into {count_of(k, 'fold')}. {mend}."
+            f"{dataset.source}: {count_of(len(chosen), 'picture')} cannot be dealt into {count_of(k, 'fold')}. {mend}."
         )
-    part = manifest.select(chosen)
+    part = dataset.select(chosen)
     levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen], blocks)
     refuse_single(part, levels[-1].clusters, instead="merge it with another")
     levels = kept_by(part, levels, by)
@@ -135,18 +135,18 @@ def folds(
     target, key = shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
     both, instead = "in two folds or more", "leave a class of theirs out"
     level, dealt = deal_by_level(part, levels, target, key, both=both, instead=instead)
-    clusters = np.full(len(manifest), -1, dtype=np.int64)
+    clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
     own = ~is_copy(part)
     parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
     how = how_dealt(levels, level, None, folds=k)
     note = f"Dealt {len(chosen)} pictures into {k} folds, {how}, seed {seed}."
     return Folds(
-        parts, f"{note}{_scarce(part, dealt, k)}{aside(manifest)}", clusters, by, level.block, level.groups
+        parts, f"{note}{_scarce(part, dealt, k)}{aside(dataset)}", clusters, by, level.block, level.groups
     )
 
 
-def _refuse_too_few(part: Manifest, levels: list[Level], k: int) -> None:
+def _refuse_too_few(part: ImageDataset, levels: list[Level], k: int) -> None:
     """Each fold gets something, with all kept whole that the rule does not give up.
 
     Raises:
@@ -181,7 +181,7 @@ def _so_many(most: int) -> str:
     return f"Take 2{f' to {most}' if most > 2 else ''} folds (--folds)"
 
 
-def _scarce(part: Manifest, dealt: Ints, k: int) -> str:
+def _scarce(part: ImageDataset, dealt: Ints, k: int) -> str:
     """A sentence on classes that some fold has none of."""
     there = pd.crosstab(part.labels, dealt) > 0
     absent = [part.class_names[int(label)] for label in there.index[there.sum(axis=1) < k]]
@@ -190,9 +190,9 @@ def _scarce(part: Manifest, dealt: Ints, k: int) -> str:
     return f" Not every fold has a picture of class {some(absent)}: there are too few, or they lie too close."
 
 
-def aside(manifest: Manifest) -> str:
+def aside(dataset: ImageDataset) -> str:
     """A sentence on the pictures given as test, if there are any; to follow another."""
-    tests = int((manifest.split == "test").sum())
+    tests = int((dataset.split == "test").sum())
     return f" The {count_of(tests, 'picture')} given as test are left aside." if tests else ""
 
 
@@ -200,17 +200,17 @@ def aside(manifest: Manifest) -> str:
 TIMES = ("year", "date", "datetime", "timestamp", "time")
 
 
-def time_column(manifest: Manifest, column: str | None) -> str | None:
+def time_column(dataset: ImageDataset, column: str | None) -> str | None:
     """The column of the time: as asked for, else the first that is called so; None if there is none.
 
     Raises:
         InputError: it was asked for and is not there.
     """
-    columns = [str(name) for name in manifest.table.columns]
+    columns = [str(name) for name in dataset.table.columns]
     if column is not None:
         if column not in columns:
             raise InputError(
-                f"{manifest.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
+                f"{dataset.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
                 f"{some(columns, 20)}. Name the one that holds the time with --time-column."
             )
         return column
@@ -218,15 +218,15 @@ def time_column(manifest: Manifest, column: str | None) -> str | None:
     return next((spelled[name] for name in TIMES if name in spelled), None)
 
 
-def times_of(manifest: Manifest, column: str) -> pd.Series[Any]:
+def times_of(dataset: ImageDataset, column: str) -> pd.Series[Any]:
     """(N,) numbers, such as years, or dates; missing where a cell is neither.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         column: of its table: timestamps, or dates as ISO 8601 has them. Those with an offset from UTC become UTC, those
             without one count as such; where as many cells are numbers as are dates, they are numbers.
     """
-    given = manifest.table[column]
+    given = dataset.table[column]
     if pd.api.types.is_datetime64_any_dtype(
         given
     ):  # as Parquet keeps them; as numbers they would be nanoseconds
@@ -249,14 +249,14 @@ def said(moment: object) -> str:
     return f"{moment:.15g}" if isinstance(moment, float) else str(moment)
 
 
-def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None = None) -> Folds:
+def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | None = None) -> Folds:
     """The past answers for the future: k folds of k + 1 periods with about as many pictures each.
 
     Fold i learns from all periods before period i + 1, and answers that. Pictures of one moment never part; a picture
     that is answered is not learnt from under another name.
 
     Args:
-        manifest: labelled; its splits, ``test`` aside, do not count.
+        dataset: labelled; its splits, ``test`` aside, do not count.
         k: 1 or more.
         column: of numbers (a year), or of dates.
         contents: as for ``splits.with_holdout``.
@@ -265,36 +265,36 @@ def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None
         InputError: there is no such column, a row has no time, there are fewer moments than periods, or a class appears
             only after the first period.
     """
-    chosen = np.flatnonzero(manifest.split != "test")
-    times = _times(manifest, column)[chosen]
+    chosen = np.flatnonzero(dataset.split != "test")
+    times = _times(dataset, column)[chosen]
     period = _periods(times, k, column)
     parts = []
     for number in range(1, k + 1):
         span = f"{column} {_span(times[period < number])}, then {_span(times[period == number])}"
-        part = _of_period(manifest, chosen, period, number, contents, span)
-        if unlearnt := _unlearnt(manifest, part):
+        part = _of_period(dataset, chosen, period, number, contents, span)
+        if unlearnt := _unlearnt(dataset, part):
             raise InputError(
-                f"{manifest.source}: by {column}, {unlearnt} the pictures that fold {number} answers, so that nothing "
+                f"{dataset.source}: by {column}, {unlearnt} the pictures that fold {number} answers, so that nothing "
                 "can be learnt of it. Take fewer folds (--folds), or leave the class out."
             )
         parts.append(part)
-    same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
-    clusters = np.full(len(manifest), -1, dtype=np.int64)
+    same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
+    clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = pd.factorize(same[chosen])[0]
     note = (
         f"By time, column '{column}': {count_of(k, 'fold')} of {len(chosen)} pictures, each learns from the past and "
         f"answers what comes next; the first {int((period == 0).sum())} only teach."
     )
-    return Folds(tuple(parts), f"{note}{aside(manifest)}", clusters, "time")
+    return Folds(tuple(parts), f"{note}{aside(dataset)}", clusters, "time")
 
 
-def time_holdout(manifest: Manifest, *, share: float, column: str, contents: Ints | None = None) -> Fold:
+def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: Ints | None = None) -> Fold:
     """The latest pictures answer, all before them teach: one cut, where this share is met most closely.
 
     As by ``time_folds`` pictures of one moment never part, and what is answered is not learnt from under another name.
 
     Args:
-        manifest: labelled; its splits, ``test`` aside, do not count.
+        dataset: labelled; its splits, ``test`` aside, do not count.
         share: of the pictures that are to answer, between 0 and 1.
         column: as for ``time_folds``.
         contents: as for ``splits.with_holdout``.
@@ -303,30 +303,30 @@ def time_holdout(manifest: Manifest, *, share: float, column: str, contents: Int
         InputError: there is no such column, a row has no time, all have one, or a class appears only after the cut.
             What to do about it depends on what the pictures are, so whoever asks says it.
     """
-    chosen = np.flatnonzero(manifest.split != "test")
-    times = _times(manifest, column)[chosen]
+    chosen = np.flatnonzero(dataset.split != "test")
+    times = _times(dataset, column)[chosen]
     moments, counts = np.unique(times, return_counts=True)
     if len(moments) < 2:
         raise InputError(
-            f"{manifest.source}: column '{column}' says the same of all of them, so none is later."
+            f"{dataset.source}: column '{column}' says the same of all of them, so none is later."
         )
     cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(chosen))))
     period = (np.searchsorted(moments, times) > cut).astype(np.int64)
-    part = _of_period(manifest, chosen, period, 1, contents, f"{column} from {said(moments[cut + 1])}")
-    if unlearnt := _unlearnt(manifest, part):
+    part = _of_period(dataset, chosen, period, 1, contents, f"{column} from {said(moments[cut + 1])}")
+    if unlearnt := _unlearnt(dataset, part):
         raise InputError(
-            f"{manifest.source}: by {column}, {unlearnt} the latest {count_of(len(part.answering), 'picture')}, so "
+            f"{dataset.source}: by {column}, {unlearnt} the latest {count_of(len(part.answering), 'picture')}, so "
             "that nothing can be learnt of it."
         )
     return part
 
 
 def _of_period(
-    manifest: Manifest, chosen: Ints, period: Ints, number: int, contents: Ints | None, note: str
+    dataset: ImageDataset, chosen: Ints, period: Ints, number: int, contents: Ints | None, note: str
 ) -> Fold:
     """A period answers, those before it teach, but not what is answered under another name."""
-    same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
-    family, made = families(manifest), is_copy(manifest)[chosen]
+    same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
+    family, made = families(dataset), is_copy(dataset)[chosen]
     answering = chosen[(period == number) & ~made]
     past = chosen[period < number]
     learning = past[~np.isin(same[past], same[answering])]
@@ -335,17 +335,17 @@ def _of_period(
     return Fold(learning, answering, note)
 
 
-def _times(manifest: Manifest, column: str) -> npt.NDArray[np.object_]:
+def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
     """(N,) numbers or dates, which can be put in order."""
-    time_column(manifest, column)
-    given = manifest.table[column]
-    times = times_of(manifest, column)
+    time_column(dataset, column)
+    given = dataset.table[column]
+    times = times_of(dataset, column)
     wrong = np.flatnonzero(times.isna())
     if len(wrong):
         row = int(wrong[0])
         what = "is empty" if pd.isna(given.iloc[row]) else f"is '{given.iloc[row]}'"
         raise InputError(
-            f"{manifest.where(row)}: {column} {what} ({len(wrong)} of {len(manifest)} rows are so), but to split "
+            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows are so), but to split "
             "by time every row needs a number, such as a year, or a date such as 2016-05-31. Fill it in, or leave the "
             "rows out."
         )
@@ -377,14 +377,12 @@ def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     return period
 
 
-def _unlearnt(manifest: Manifest, part: Fold) -> str:
+def _unlearnt(dataset: ImageDataset, part: Fold) -> str:
     """What keeps a period from being answered, to go on with its name; empty if two classes at least are learnt."""
-    unlearnt = np.setdiff1d(
-        manifest.targets[part.answering], [*np.unique(manifest.targets[part.learning]), -1]
-    )
+    unlearnt = np.setdiff1d(dataset.targets[part.answering], [*np.unique(dataset.targets[part.learning]), -1])
     if len(unlearnt):
-        return f"class '{manifest.class_names[int(unlearnt[0])]}' does not appear before"
-    learnt = np.setdiff1d(manifest.targets[part.learning], [-1])
+        return f"class '{dataset.class_names[int(unlearnt[0])]}' does not appear before"
+    learnt = np.setdiff1d(dataset.targets[part.learning], [-1])
     return "there is one class only before" if len(learnt) < 2 else ""
 
 

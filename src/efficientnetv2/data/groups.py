@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from efficientnetv2.data.augmented_copies import families
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.errors import InputError
 
@@ -64,18 +64,18 @@ def kept(*, block: float | None, groups: bool) -> tuple[str, ...]:
     return (*(("places",) if block is not None else ()), *(("groups",) if groups else ()))
 
 
-def has_groups(part: Manifest) -> bool:
+def has_groups(part: ImageDataset) -> bool:
     """Whether the group of some picture is known: a column that is empty throughout says nothing."""
     return "group" in part.table and bool(part.table["group"].notna().any())
 
 
-def has_places(part: Manifest) -> bool:
+def has_places(part: ImageDataset) -> bool:
     """Whether the place of every picture is known, so that spatial blocks can be made."""
     columns = ["latitude", "longitude"]
     return set(columns) <= set(part.table.columns) and not part.table[columns].isna().to_numpy().any()
 
 
-def levels_of(part: Manifest, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Level]:
+def levels_of(part: ImageDataset, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Level]:
     """Ways to keep things together, the strictest first; the last keeps identical files only.
 
     Args:
@@ -98,7 +98,7 @@ def levels_of(part: Manifest, contents: Ints | None, blocks: Sequence[float] = B
     return [*levels, Level(_joined(len(part), same), groups=False)]
 
 
-def kept_by(part: Manifest, levels: list[Level], by: By) -> list[Level]:
+def kept_by(part: ImageDataset, levels: list[Level], by: By) -> list[Level]:
     """Those of the ways to keep things together that are asked for.
 
     Args:
@@ -124,7 +124,7 @@ def kept_by(part: Manifest, levels: list[Level], by: By) -> list[Level]:
     return kept
 
 
-def _blocks(part: Manifest, degrees: float) -> Ints:
+def _blocks(part: ImageDataset, degrees: float) -> Ints:
     latitude, longitude = (part.table[name].to_numpy(dtype=np.float64) for name in ("latitude", "longitude"))
     row = np.floor((latitude + 90) / degrees).astype(np.int64)
     column = np.floor(np.mod(longitude + 180, 360) / degrees).astype(np.int64)  # 180° is -180°

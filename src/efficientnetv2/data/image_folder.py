@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 
 from efficientnetv2.data.records import (
-    Listing,
-    frame,
-    is_picture,
+    ImageRecords,
+    is_image,
     is_system_folder,
-    split_in,
-    split_named,
+    parse_split,
+    records_table,
+    split_in_name,
 )
 from efficientnetv2.utils.errors import InputError, count_of, some
 
@@ -49,7 +49,7 @@ def read_folder(
     classes_first: bool = False,
     layout: Layout = "auto",
     empty_classes: bool = False,
-) -> Listing:
+) -> ImageRecords:
     """List a folder of class folders, of splits of class folders, or (labels not required) of images.
 
     Images are found at any depth below a class folder. Hidden files and folders are skipped. A note names skipped
@@ -122,7 +122,7 @@ def takes_in(folder: Path, place: Path) -> bool:
     return parts[0] in splits if splits and parts else bool(folders)
 
 
-def read_picture(file: Path, source: str) -> Listing:
+def read_picture(file: Path, source: str) -> ImageRecords:
     """A single picture, unlabelled."""
     return _listing(file.parent, source, [(file.name, np.nan, "")], Counter())
 
@@ -143,7 +143,7 @@ def _splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
     named = {} if layout == "classes" else _named_as_splits(folders)
     if not named or layout == "splits":
         return named
-    exact = [name for name in named if split_named(name)]
+    exact = [name for name in named if parse_split(name)]
     classes, loose = {}, {}
     for name in named:
         classes[name], loose[name] = _contents(folder / _inner(folder, name))
@@ -168,8 +168,8 @@ def _splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
 
 def _named_as_splits(folders: list[str]) -> dict[str, str]:
     """Sub-folder -> split that it is called; of those that only contain the word none that another claims too."""
-    exact = {name: split for name in folders if (split := split_named(name))}
-    like = {name: split for name in folders if name not in exact and (split := split_in(name))}
+    exact = {name: split for name in folders if (split := parse_split(name))}
+    like = {name: split for name in folders if name not in exact and (split := split_in_name(name))}
     claimed = Counter([*set(exact.values()), *like.values()])
     named = exact | {name: split for name, split in like.items() if claimed[split] == 1}
     return {name: named[name] for name in folders if name in named}
@@ -182,7 +182,7 @@ def _inner(folder: Path, name: str) -> str:
 
 def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
     """Refuse sub-folders that may be classes as well as splits, or parts of a dataset: a guess may lose classes."""
-    called_so = [name for name in folders if split_named(name) and _contents(folder / name)[0]]
+    called_so = [name for name in folders if parse_split(name) and _contents(folder / name)[0]]
     others = [name for name in folders if name not in called_so]
     if called_so and (beside := _filled(folder, others)):
         raise InputError(
@@ -199,7 +199,7 @@ def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
             alike.append(name)
         if loose or (alike and len(shared) < _SHARED_NAMES):
             return
-    if len(alike) < _SHARED_NAMES or all(map(split_named, shared)) or not _filled(folder, alike):
+    if len(alike) < _SHARED_NAMES or all(map(parse_split, shared)) or not _filled(folder, alike):
         return
     raise InputError(
         f"{source}: the sub-folders {some(alike)} hold folders of the same names ({some(sorted(shared))}), as the "
@@ -211,14 +211,14 @@ def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
 def _splits_within(found: Found) -> tuple[Found, tuple[str, ...]]:
     """Class folders that hold nothing but splits, ``cat/train/1.jpg``: their images in these splits, and a note."""
     inner = [path.split("/")[1] if path.count("/") > 1 else "" for path, _, _ in found]
-    names = {name: split_named(name) for name in inner}
+    names = {name: parse_split(name) for name in inner}
     if not all(names.values()) or len(set(names.values())) < 2:
         return found, ()
     placed = [(path, label, names[name] or "") for (path, label, _), name in zip(found, inner, strict=True)]
     return placed, (f"Each class folder holds the splits {some(sorted(names))}: they are taken as given.",)
 
 
-def _everything(folder: Path, source: str) -> Listing:
+def _everything(folder: Path, source: str) -> ImageRecords:
     """Every picture, at any depth, unlabelled."""
     passed: Counter[str] = Counter()
     every: Found = [(path, np.nan, "") for path in _walk(str(folder), "", passed)]
@@ -233,11 +233,11 @@ def _split_folders(
     require_labels: bool,
     classes_first: bool,
     empty_classes: bool,
-) -> Listing:
+) -> ImageRecords:
     found: Found = []
     notes: tuple[str, ...] = ()
     passed: Passed = Counter()
-    unusual = [f"'{name}' as {split}" for name, split in splits.items() if not split_named(name)]
+    unusual = [f"'{name}' as {split}" for name, split in splits.items() if not parse_split(name)]
     if unusual:
         notes = (
             f"Read the sub-folders of {source} as splits: {', '.join(unusual)}. If they are classes, pass --layout "
@@ -340,7 +340,7 @@ def _listing(
     notes: tuple[str, ...] = (),
     *,
     require_labels: bool = False,
-) -> Listing:
+) -> ImageRecords:
     if not found:
         there = _not_opened(passed | _in("", _beside(folder)))
         raise InputError(
@@ -354,10 +354,10 @@ def _listing(
             + "".join(f" {note}" for note in _passed_over(there, source))
         )
     paths, labels, splits = zip(*found, strict=True)
-    return Listing(
+    return ImageRecords(
         root=folder,
         source=source,
-        table=frame(paths, labels, splits),
+        table=records_table(paths, labels, splits),
         notes=(*notes, *_passed_over(_not_opened(passed), source), *_systems(passed, source)),
         passed_over=_not_opened(passed),
     )
@@ -367,7 +367,7 @@ def _contents(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the sub-folders and of the pictures right in a folder, sorted, hidden ones left out."""
     entries = _entries(str(folder))
     folders = [entry.name for entry in entries if _is_folder(entry)]
-    return folders, [entry.name for entry in entries if is_picture(entry.name) and not _is_folder(entry)]
+    return folders, [entry.name for entry in entries if is_image(entry.name) and not _is_folder(entry)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -391,7 +391,7 @@ def _walk(folder: str, prefix: str, passed: Counter[str], way: tuple[str, ...] =
                 if _encloses(os.path.realpath(entry.path), onward):
                     continue  # a link to a folder on the way here would lead round for ever
             yield from _walk(entry.path, f"{prefix}{entry.name}/", passed, onward)
-        elif is_picture(entry.name):
+        elif is_image(entry.name):
             yield prefix + entry.name
         else:
             passed[_suffix(entry.name)] += 1
@@ -402,9 +402,7 @@ def _beside(folder: Path, *, systems_only: bool = False) -> Counter[str]:
     passed: Counter[str] = Counter()
     entries = _entries(str(folder), passed)
     if not systems_only:
-        passed.update(
-            _suffix(one.name) for one in entries if not _is_folder(one) and not is_picture(one.name)
-        )
+        passed.update(_suffix(one.name) for one in entries if not _is_folder(one) and not is_image(one.name))
     return passed
 
 
@@ -485,10 +483,12 @@ def _refuse_table_beside(folder: Path, source: str, folders: list[str]) -> None:
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     if not tables:
         return
-    exact = [name for name in folders if split_named(name)]
-    called_so = folders if len(folders) == 1 or all(map(split_in, folders)) else exact
+    exact = [name for name in folders if parse_split(name)]
+    called_so = folders if len(folders) == 1 or all(map(split_in_name, folders)) else exact
     if called_so and not any(_contents(folder / name)[0] for name in called_so):
-        tables.sort(key=lambda name: split_in(name) != "train")  # before a sample of what is to be handed in
+        tables.sort(
+            key=lambda name: split_in_name(name) != "train"
+        )  # before a sample of what is to be handed in
         more = f" (or {some(tables[1:])})" if len(tables) > 1 else ""
         raise InputError(
             f"{source}: no class folders lie in {some(called_so)}, and a table lies beside. "

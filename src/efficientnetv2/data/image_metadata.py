@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.file_probe import chunks_in_threads
 from efficientnetv2.data.image_formats import opened_image, read_file
 from efficientnetv2.data.image_io import Source, UnreadablePicture, size_of
 from efficientnetv2.data.readers import Dispensable, Reader, originals
-from efficientnetv2.data.records import Ints, packed
+from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import mark_of
 from efficientnetv2.utils.rng import Floats, Key
@@ -28,36 +28,36 @@ MOST = 16_384
 _THREADS = 8
 
 
-def content_marks(manifest: Manifest, *, most: int = MOST) -> tuple[Ints, Ints]:
-    """Marks of the contents of a manifest's pictures: of all, or of a part drawn evenly, always the same one.
+def content_marks(dataset: ImageDataset, *, most: int = MOST) -> tuple[Ints, Ints]:
+    """Marks of the contents of a dataset's pictures: of all, or of a part drawn evenly, always the same one.
 
     The mark of a picture is a hash of its file's bytes; a shard with our index has that of the file that was packed,
     and then no picture is read. Otherwise the files are read once, whole.
 
     Args:
-        manifest: of any kind of pictures.
+        dataset: of any kind of pictures.
         most: that are read.
 
     Returns:
-        (n,) rows of the manifest, ascending; and the (n,) marks of their pictures, 0 to 2^63 - 1. What can't be read
+        (n,) rows of the dataset, ascending; and the (n,) marks of their pictures, 0 to 2^63 - 1. What can't be read
         is left out.
 
     Raises:
         InputError: a store of another machine does not answer.
     """
-    rows = np.arange(len(manifest), dtype=np.int64)
+    rows = np.arange(len(dataset), dtype=np.int64)
     if len(rows) > most:
         drawn = Key.of(0).fold("contents").generator().choice(len(rows), most, replace=False)
         rows = np.sort(drawn).astype(np.int64)
-    if CONTENT in manifest.table:
-        return rows, manifest.table[CONTENT].to_numpy(dtype=np.int64)[rows]
-    marks = np.array(_read(manifest, rows.tolist()), dtype=np.int64)
+    if CONTENT in dataset.table:
+        return rows, dataset.table[CONTENT].to_numpy(dtype=np.int64)[rows]
+    marks = np.array(_read(dataset, rows.tolist()), dtype=np.int64)
     return rows[marks >= 0], marks[marks >= 0]
 
 
-def _read(manifest: Manifest, rows: Sequence[int]) -> list[int]:
+def _read(dataset: ImageDataset, rows: Sequence[int]) -> list[int]:
     """The mark of each picture, -1 where it can't be read."""
-    reader = originals(replace(manifest, bands=None))  # the files, however they are read
+    reader = originals(replace(dataset, bands=None))  # the files, however they are read
 
     def marks(chunk: Sequence[int]) -> list[int]:
         ahead = reader.ahead(chunk)
@@ -82,7 +82,7 @@ def file_bytes(source: Source) -> bytes:
     """
     if isinstance(source, bytes):
         return source
-    if isinstance(source, str | Path) and packed(str(source)) is None:
+    if isinstance(source, str | Path) and packed_record(str(source)) is None:
         return read_file(source)
     lossless = io.BytesIO()
     read_picture(source).save(lossless, "PNG")
@@ -97,32 +97,32 @@ _SOME = 100
 _THREADS_sides = 8
 
 
-def longer_sides(manifest: Manifest) -> Floats | None:
+def longer_sides(dataset: ImageDataset) -> Floats | None:
     """The longer side of each picture, in pixels; turning it upright does not change that.
 
     Args:
-        manifest: of any kind of pictures.
+        dataset: of any kind of pictures.
 
     Returns:
         (N,), NaN where a header can't be read; None where it takes more than headers of files: of shards, records in
         binary files and rasters, and of more than ``MOST`` pictures.
     """
-    if manifest.shards is not None or manifest.bands is not None or len(manifest) > MOST_sides:
+    if dataset.shards is not None or dataset.bands is not None or len(dataset) > MOST_sides:
         return None
-    files = [manifest.file(row) for row in range(len(manifest))]
-    if any(packed(file) is not None for file in files):
+    files = [dataset.file(row) for row in range(len(dataset))]
+    if any(packed_record(file) is not None for file in files):
         return None
     return np.array(chunks_in_threads(_of_chunk, files, _THREADS_sides), dtype=np.float64)
 
 
-def shorter_side(manifest: Manifest) -> float | None:
+def shorter_side(dataset: ImageDataset) -> float | None:
     """The median of the shorter sides of some pictures, in pixels; None where none of them can be had.
 
     Args:
-        manifest: of any kind of pictures.
+        dataset: of any kind of pictures.
     """
-    rows = np.unique(np.linspace(0, len(manifest) - 1, min(_SOME, len(manifest))).astype(np.int64)).tolist()
-    reader = Dispensable(originals(manifest).ahead(rows))
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(_SOME, len(dataset))).astype(np.int64)).tolist()
+    reader = Dispensable(originals(dataset).ahead(rows))
     sizes = [size for row in rows if (size := reader.made(row, size_of)) is not None]
     return float(np.median([min(size) for size in sizes])) if sizes else None
 

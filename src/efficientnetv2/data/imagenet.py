@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.errors import InputError, count_of, some
 
 Published = Literal["imagenet1k", "imagenet21k"]
@@ -48,11 +48,11 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 _PART = 0.9
 
 
-def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[str, ...]:
+def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tuple[str, ...]:
     """Name what is missing of a published set, or too much.
 
     Args:
-        manifest: labelled; pictures without a split, and those of minival, count as train.
+        dataset: labelled; pictures without a split, and those of minival, count as train.
         published: the set that the recipe is made for.
         strict: wrong counts are an error too.
 
@@ -65,11 +65,11 @@ def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[
             classes too where it is not known which they are.
     """
     facts = _FACTS[published]
-    known, here = _ids(published), set(manifest.class_names)
+    known, here = _ids(published), set(dataset.class_names)
     ids = _wordnet(here)
     counts: list[str] = []
     if known & here:
-        _refuse_other_classes(manifest, facts, missing=known - here, strange=here - known)
+        _refuse_other_classes(dataset, facts, missing=known - here, strange=here - known)
     elif not known and _is_most(ids, facts):
         counts = _wrong_classes(facts, len(ids), strange=here - ids)
     elif len(here) not in facts.classes:
@@ -77,18 +77,18 @@ def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[
             f"The recipe is made for {facts.title}, of {facts.classes[0]:,} classes. These pictures are another "
             f"set, of {len(here):,}: what it says of cost and result does not hold for them.",
         )
-    notes = (*counts, *_wrong_counts(manifest, facts))
+    notes = (*counts, *_wrong_counts(dataset, facts))
     if notes and strict:
-        raise InputError(f"{manifest.source}: {' '.join(notes)} {_fix(facts)}")
+        raise InputError(f"{dataset.source}: {' '.join(notes)} {_fix(facts)}")
     return notes
 
 
-def recognised(manifest: Manifest) -> str | None:
+def recognised(dataset: ImageDataset) -> str | None:
     """The title of the published set whose classes these are, whatever recipe they are for; None if of none.
 
     Of ImageNet-1k all its classes and no other, of ImageNet-21k most of them.
     """
-    here = set(manifest.class_names)
+    here = set(dataset.class_names)
     if here == _ids("imagenet1k"):
         return _FACTS["imagenet1k"].title
     facts = _FACTS["imagenet21k"]
@@ -110,7 +110,9 @@ def _ids(published: Published) -> set[str]:
     return set(files("efficientnetv2.data").joinpath("imagenet1k.txt").read_text(encoding="ascii").split())
 
 
-def _refuse_other_classes(manifest: Manifest, facts: _Facts, *, missing: set[str], strange: set[str]) -> None:
+def _refuse_other_classes(
+    dataset: ImageDataset, facts: _Facts, *, missing: set[str], strange: set[str]
+) -> None:
     wrong = [
         f"{len(names):,} {what} ({some(sorted(names), 3)})"
         for names, what in (
@@ -120,7 +122,7 @@ def _refuse_other_classes(manifest: Manifest, facts: _Facts, *, missing: set[str
         if names
     ]
     if wrong:
-        raise InputError(f"{manifest.source}: {', and '.join(wrong)}. {_fix(facts)}")
+        raise InputError(f"{dataset.source}: {', and '.join(wrong)}. {_fix(facts)}")
 
 
 def _wrong_classes(facts: _Facts, there: int, *, strange: set[str]) -> list[str]:
@@ -146,13 +148,13 @@ def _wrong_classes(facts: _Facts, there: int, *, strange: set[str]) -> list[str]
     return notes
 
 
-def _wrong_counts(manifest: Manifest, facts: _Facts) -> list[str]:
+def _wrong_counts(dataset: ImageDataset, facts: _Facts) -> list[str]:
     notes = []
-    trained = manifest.in_train | (manifest.split == "minival")
-    names = np.array(manifest.class_names, dtype=object)
+    trained = dataset.in_train | (dataset.split == "minival")
+    names = np.array(dataset.class_names, dtype=object)
     train, val = (
-        np.bincount(manifest.labels[rows & (manifest.labels >= 0)], minlength=len(names))
-        for rows in (trained, manifest.split == "val")
+        np.bincount(dataset.labels[rows & (dataset.labels >= 0)], minlength=len(names))
+        for rows in (trained, dataset.split == "val")
     )
     if facts.train is not None and train.sum() != facts.train:
         notes.append(f"Train has {train.sum():,} pictures, but {facts.title} has {facts.train:,}.")

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.records import SPLITS, Listing
+from efficientnetv2.data.records import SPLITS, ImageRecords
 from efficientnetv2.utils.errors import InputError, count_of, some
 
 Spelling = Literal["exact", "casefold"]
 
 
-def refuse_unlabelled(listing: Listing) -> None:
+def refuse_unlabelled(listing: ImageRecords) -> None:
     """Every picture has a label."""
     empty = np.flatnonzero(listing.table["label"].isna())
     if len(empty):
@@ -37,7 +37,9 @@ def folded(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip()).casefold()
 
 
-def spelled_alike(listing: Listing, spelling: Spelling, *, strict: bool) -> tuple[pd.Series[str], str | None]:
+def spelled_alike(
+    listing: ImageRecords, spelling: Spelling, *, strict: bool
+) -> tuple[pd.Series[str], str | None]:
     """Labels without surrounding space, those that are ``folded`` alike merged where that was asked for.
 
     Args:
@@ -73,7 +75,7 @@ def spelled_alike(listing: Listing, spelling: Spelling, *, strict: bool) -> tupl
     return labels.map({label: merged.get(label, label).strip() for label in commonest}), note
 
 
-def _differs(listing: Listing, merged: dict[str, str], counts: pd.Series[int]) -> str:
+def _differs(listing: ImageRecords, merged: dict[str, str], counts: pd.Series[int]) -> str:
     at = int(np.flatnonzero(listing.table["label"].isin(list(merged)))[0])
     odd = listing.table["label"].iloc[at]
     kept = merged[odd]
@@ -96,7 +98,7 @@ def _differs(listing: Listing, merged: dict[str, str], counts: pd.Series[int]) -
     )
 
 
-def refuse_repeated(listing: Listing) -> None:
+def refuse_repeated(listing: ImageRecords) -> None:
     """A path stands in the list once."""
     paths = listing.table["path"]
     repeated = np.flatnonzero(paths.duplicated())
@@ -115,7 +117,7 @@ def refuse_repeated(listing: Listing) -> None:
     )
 
 
-def refuse_half_placed(listing: Listing) -> None:
+def refuse_half_placed(listing: ImageRecords) -> None:
     """Latitude and longitude are known for all pictures or for none."""
     table = listing.table
     have = [name for name in ("latitude", "longitude") if name in table and table[name].notna().any()]
@@ -138,7 +140,7 @@ def refuse_half_placed(listing: Listing) -> None:
             )
 
 
-def refuse_split_without_train(listing: Listing) -> None:
+def refuse_split_without_train(listing: ImageRecords) -> None:
     """What a network is validated or tested on needs something to train on; its labels must occur there."""
     train = listing.in_train
     if not train.any():
@@ -163,7 +165,7 @@ def refuse_split_without_train(listing: Listing) -> None:
         )
 
 
-def refuse_blank(listing: Listing) -> None:
+def refuse_blank(listing: ImageRecords) -> None:
     """A class has a name: runs and folds list their images in tables, where a blank cell is no label."""
     blank = np.flatnonzero(listing.table["label"].str.strip() == "")
     if len(blank):
@@ -173,7 +175,7 @@ def refuse_blank(listing: Listing) -> None:
         )
 
 
-def refuse_one_class(listing: Listing) -> None:
+def refuse_one_class(listing: ImageRecords) -> None:
     """A classifier tells at least two classes apart."""
     names = listing.table["label"].dropna().unique()
     if len(names) < 2:
@@ -189,10 +191,10 @@ def refuse_one_class(listing: Listing) -> None:
         )
 
 
-def _row(listing: Listing, index: int) -> str:
+def _row(listing: ImageRecords, index: int) -> str:
     return listing.paths[index] if listing.rows is None else f"row {listing.rows[index]}"
 
 
-def _places(listing: Listing, indices: npt.NDArray[np.intp]) -> str:
+def _places(listing: ImageRecords, indices: npt.NDArray[np.intp]) -> str:
     shown = ", ".join(listing.where(int(index)) for index in indices[:3])
     return shown if len(indices) <= 3 else f"{shown} and {len(indices) - 3} more"

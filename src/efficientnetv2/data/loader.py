@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, eval_picture, train_picture
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.readers import Reader, originals, to_answer
@@ -70,7 +70,7 @@ def in_threads(work: Callable[[int], Read], count: int, threads: int) -> list[Re
         return list(pool.map(work, range(count)))
 
 
-def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+def _begun(images: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     parent = None
     if workers:
         if parent_process() is None:  # else its parent's folder holds what multiprocessing puts aside
@@ -82,7 +82,7 @@ def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool)
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         # batch_size=None: a request is a whole group already, so nothing is left to collate.
         loader: DataLoader[Any] = DataLoader(
-            dataset,
+            images,
             batch_size=None,
             sampler=requests,
             num_workers=workers,
@@ -95,14 +95,14 @@ def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool)
         return iter(loader)
 
 
-def answers_of(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+def answers_of(images: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     """What a dataset answers to requests, in their order, read ahead by ``workers`` processes (0: none).
 
     Raises:
         InputError: while iterating: the reason of a ``Failure``, or a worker was killed.
     """
     with telling_killed_readers():
-        for batch in _begun(dataset, requests, workers, pin_memory):
+        for batch in _begun(images, requests, workers, pin_memory):
             if isinstance(batch, Failure):
                 raise InputError(batch.message)
             yield batch
@@ -170,27 +170,27 @@ class TrainingPictures(Dataset["Batch | Failure"]):
     """Answers requests: draws each picture's crop, decodes just that, resizes.
 
     Args:
-        manifest: of the training pictures.
+        dataset: of the training pictures.
         preprocessing: of the network; framing, interpolation, mean and channels are used here.
         area_min: smallest share of the picture's area that a random crop keeps; 1 is no crop.
         key: of the run.
         threads: that read a group together, for where no worker process reads ahead.
-        reader: of the manifest's pictures; None reads the originals.
+        reader: of the dataset's pictures; None reads the originals.
     """
 
     def __init__(
         self,
-        manifest: Manifest,
+        dataset: ImageDataset,
         preprocessing: Preprocessing,
         area_min: float,
         key: Key,
         threads: int = 1,
         reader: Reader | None = None,
     ) -> None:
-        self.manifest, self.preprocessing = manifest, preprocessing
-        self.reader = originals(manifest) if reader is None else reader
+        self.dataset, self.preprocessing = dataset, preprocessing
+        self.reader = originals(dataset) if reader is None else reader
         self.area_min, self.key, self.threads = area_min, key, threads
-        self.labels, self.targets = manifest.labels, manifest.targets
+        self.labels, self.targets = dataset.labels, dataset.targets
 
     def __getitem__(self, request: Request) -> Batch | Failure:
         try:
@@ -247,7 +247,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
                 return picture, candidate, failures
             except UnreadablePicture as error:
                 failures.append((candidate, error.reason))
-        name = self.manifest.class_names[self.labels[sample]]
+        name = self.dataset.class_names[self.labels[sample]]
         raise InputError(
             f"Every picture of class '{name}' has become unreadable during the run "
             f"(last: {self.reader.name(failures[-1][0])}: {failures[-1][1]}). "
@@ -287,7 +287,7 @@ class EvaluationBatch:
     """Pictures as evaluation sees them.
 
     Args:
-        samples: (n,) positions in the manifest of the pictures that could be read.
+        samples: (n,) positions in the dataset of the pictures that could be read.
         images: (n, C, image_px, image_px) uint8.
         unreadable: position and reason of those that could not.
     """
@@ -302,9 +302,9 @@ class EvaluationBatch:
 
 
 class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
-    def __init__(self, manifest: Manifest, preprocessing: Preprocessing, threads: int) -> None:
+    def __init__(self, dataset: ImageDataset, preprocessing: Preprocessing, threads: int) -> None:
         # As those that trained the network; by a network that knows no rasters as they themselves say.
-        self.reader = to_answer(replace(manifest, bands=preprocessing.bands or manifest.bands))
+        self.reader = to_answer(replace(dataset, bands=preprocessing.bands or dataset.bands))
         self.preprocessing, self.threads = preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | Failure:
@@ -342,15 +342,15 @@ class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
 
 
 def evaluation_batches(
-    manifest: Manifest,
+    dataset: ImageDataset,
     preprocessing: Preprocessing,
     *,
     batch_images: int,
     workers: int,
     pin_memory: bool = False,
 ) -> Iterator[EvaluationBatch]:
-    """Every picture of the manifest once, in order, prepared as the model file says."""
-    places = range(len(manifest))
+    """Every picture of the dataset once, in order, prepared as the model file says."""
+    places = range(len(dataset))
     chunks = [list(places[first : first + batch_images]) for first in places[::batch_images]]
-    pictures = _EvaluationPictures(manifest, preprocessing, threads=reading_threads(workers))
+    pictures = _EvaluationPictures(dataset, preprocessing, threads=reading_threads(workers))
     yield from answers_of(pictures, chunks, workers, pin_memory)

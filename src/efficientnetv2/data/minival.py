@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import levels_of
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single
@@ -22,8 +22,8 @@ _LARGEST_SHARE, _RARE = 1 / 8, 10
 
 
 def with_minival(
-    manifest: Manifest, *, size: int | float, contents: Ints | None = None
-) -> tuple[Manifest, str]:
+    dataset: ImageDataset, *, size: int | float, contents: Ints | None = None
+) -> tuple[ImageDataset, str]:
     """Set train pictures aside as minival, by which a run chooses the weights that it keeps; val chooses nothing.
 
     The rule: each class gives its share of them, to the picture (largest remainders first, at least one), under the
@@ -31,61 +31,63 @@ def with_minival(
     neither on a seed nor on an order: runs of other seeds choose by the same ones, and so does the same data in shards.
 
     Args:
-        manifest: after ``splits.with_holdout``.
+        dataset: after ``splits.with_holdout``.
         size: a number of pictures (int), or a share of those in train (float, between 0 and 1).
         contents: as for ``splits.with_holdout``.
 
     Returns:
-        The manifest with these pictures in minival, and a sentence. Pictures given as minival are taken instead.
+        The dataset with these pictures in minival, and a sentence. Pictures given as minival are taken instead.
 
     Raises:
         InputError: there are fewer than a class needs, more than train can spare, or a class has one picture; or
             pictures have several labels, so that those of a class cannot be counted out.
     """
-    if manifest.separator is not None:
+    if dataset.separator is not None:
         raise InputError(
             f"minival is {size}, which counts out pictures of each class, but these have several labels each. Train "
             "without it (--set minival=null)."
         )
-    if given := int((manifest.split == "minival").sum()):
-        return manifest, f"The {given} pictures given as minival choose the weights to keep."
-    rows = _train_by_path(manifest)
-    return _set_aside(manifest, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
+    if given := int((dataset.split == "minival").sum()):
+        return dataset, f"The {given} pictures given as minival choose the weights to keep."
+    rows = _train_by_path(dataset)
+    return _set_aside(dataset, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
 
 
-def with_auto_minival(manifest: Manifest, *, contents: Ints | None = None) -> tuple[Manifest, str, bool]:
+def with_auto_minival(
+    dataset: ImageDataset, *, contents: Ints | None = None
+) -> tuple[ImageDataset, str, bool]:
     """Set a tenth of the train images aside as minival where there are enough of them.
 
     A class of fewer than 10 train images keeps them all in train, and so do the images that stay together with them.
     Of the other classes each gives at least one image. Of fewer than 800 images none is set aside.
 
     Args:
-        manifest: after ``splits.with_holdout``.
+        dataset: after ``splits.with_holdout``.
         contents: as for ``splits.with_holdout``.
 
     Returns:
-        The manifest, a sentence, and whether it has images to choose by. Images given as minival are taken instead.
+        The dataset, a sentence, and whether it has images to choose by. Images given as minival are taken instead.
 
     Example::
 
-        manifest, note, chooses = with_auto_minival(manifest)
+        dataset, note, chooses = with_auto_minival(dataset)
     """
-    if manifest.separator is not None:
-        return manifest, _none_chooses("the images have several labels each", fix=""), False
-    if (manifest.split == "minival").any():
-        return *with_minival(manifest, size=1), True
-    rows = _train_by_path(manifest)
-    part = manifest.select(rows)
+    if dataset.separator is not None:
+        return dataset, _none_chooses("the images have several labels each", fix=""), False
+    if (dataset.split == "minival").any():
+        return *with_minival(dataset, size=1), True
+    rows = _train_by_path(dataset)
+    part = dataset.select(rows)
     counts = np.bincount(part.labels, minlength=len(part.class_names))
     rare = counts[part.labels] < _RARE
     for level in levels_of(part, None if contents is None else np.asarray(contents)[rows]):
         free = rows[~np.isin(level.clusters, level.clusters[rare])]
-        classes = len(np.unique(manifest.labels[free]))
+        classes = len(np.unique(dataset.labels[free]))
         size = max(min(max(round(_SHARE * len(free)), _FEWEST), _MOST), classes)
         if classes < 2 or size > _LARGEST_SHARE * len(free):
             continue
         try:
-            parted, note = _set_aside(manifest, free, size, contents)
+            parted, note = _set_aside(dataset, free, size, contents)
         except InputError:
             continue
         # Groups are dealt whole, so that they may come to far more, or far fewer, than asked for.
@@ -97,28 +99,30 @@ def with_auto_minival(manifest: Manifest, *, contents: Ints | None = None) -> tu
             note += f" Classes with fewer than {_RARE} training images give none of them: {named}."
         return parted, note, True
     few_images = f"the {count_of(len(rows), 'training image')} are too few, or their groups too large"
-    return manifest, _none_chooses(few_images, fix=" Set some aside with --set minival=0.1."), False
+    return dataset, _none_chooses(few_images, fix=" Set some aside with --set minival=0.1."), False
 
 
 def _none_chooses(why: str, *, fix: str) -> str:
     return f"No images are set aside to choose the model or to fit a temperature: {why}.{fix}"
 
 
-def _train_by_path(manifest: Manifest) -> Ints:
+def _train_by_path(dataset: ImageDataset) -> Ints:
     """Rows of train in the order of the pictures' own paths."""
-    train = np.flatnonzero(manifest.in_train)
-    names = [manifest.paths[row].rpartition(".tar#")[2] for row in train]
+    train = np.flatnonzero(dataset.in_train)
+    names = [dataset.paths[row].rpartition(".tar#")[2] for row in train]
     ordered: Ints = train[np.argsort(names, kind="stable")]
     return ordered
 
 
-def _set_aside(manifest: Manifest, rows: Ints, size: int, contents: Ints | None) -> tuple[Manifest, str]:
+def _set_aside(
+    dataset: ImageDataset, rows: Ints, size: int, contents: Ints | None
+) -> tuple[ImageDataset, str]:
     """Give so many of these rows of train to minival, by class; and a sentence.
 
     Raises:
         InputError: see ``with_minival``.
     """
-    part = manifest.select(rows)
+    part = dataset.select(rows)
     there = np.unique(part.labels)
     if len(there) < len(part.class_names):
         part = replace(part, class_names=tuple(part.class_names[label] for label in there))
@@ -129,16 +133,16 @@ def _set_aside(manifest: Manifest, rows: Ints, size: int, contents: Ints | None)
     target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
     both = "both in train and in minival"
     level, parts = deal_by_level(part, levels, target, Key.of(0).fold("minival"), both=both, instead=without)
-    split = manifest.split.copy()
+    split = dataset.split.copy()
     split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), how_dealt(levels, level, parts == 1)
-    return manifest.with_split(split), (
-        f"Minival: {held} of {int(manifest.in_train.sum())} training pictures, {how}, are not trained on but choose "
+    return dataset.with_split(split), (
+        f"Minival: {held} of {int(dataset.in_train.sum())} training pictures, {how}, are not trained on but choose "
         "the weights to keep."
     )
 
 
-def _quotas(part: Manifest, count: int) -> Ints:
+def _quotas(part: ImageDataset, count: int) -> Ints:
     """(K,) how many of so many pictures each class gives: its share, but at least one and not all.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.records import Listing
+from efficientnetv2.data.records import ImageRecords
 from efficientnetv2.utils.errors import InputError
 
 Ints = npt.NDArray[np.int64]
@@ -37,13 +37,13 @@ class Apart:
         counts: (C,) how many labels each cell has.
     """
 
-    listing: Listing
+    listing: ImageRecords
     cells: Ints
     first: Ints
     counts: Ints
 
 
-def apart(listing: Listing, separator: str) -> Apart:
+def apart(listing: ImageRecords, separator: str) -> Apart:
     """Each picture once for each of its labels.
 
     Args:

@@ -12,11 +12,11 @@ from typing import Protocol, TypeVar
 
 from efficientnetv2.data import tiff_tags
 from efficientnetv2.data.bands import ordinary, picture
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.geotiff import bands_seen, opened
 from efficientnetv2.data.image_io import Source, UnreadablePicture, is_deep
 from efficientnetv2.data.raster_checks import deep, elsewhere_deep, in_codes, not_ordinary
-from efficientnetv2.data.records import packed
+from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import ShardReader
 from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
@@ -26,7 +26,7 @@ Made = TypeVar("Made")
 
 
 class Reader(Protocol):
-    """Gives the pictures of one manifest, by their place in it.
+    """Gives the pictures of one dataset, by their place in it.
 
     It is asked from several threads at once, and travels to worker processes as a pickle: what can't travel
     (an open file, a mapping, a connection) is opened by each process on first use.
@@ -36,7 +36,7 @@ class Reader(Protocol):
         """What ``decode.train_picture`` and ``decode.eval_picture`` take.
 
         Args:
-            sample: position in the manifest.
+            sample: position in the dataset.
 
         Raises:
             UnreadablePicture: its content can't be had; another of its class will stand in.
@@ -66,18 +66,18 @@ class Files:
     """The originals: a file for each picture, or a record of a packed one.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
     """
 
-    manifest: Manifest
+    dataset: ImageDataset
 
     def source(self, sample: int) -> Source:
         """The path; decoding opens it."""
-        return self.manifest.file(sample)
+        return self.dataset.file(sample)
 
     def name(self, sample: int) -> str:
         """The path."""
-        return self.manifest.file(sample)
+        return self.dataset.file(sample)
 
     def ahead(self, samples: Sequence[int]) -> Files:
         """Itself: each file is opened when its turn comes."""
@@ -85,29 +85,29 @@ class Files:
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Each file's size and when it was last written."""
-        return [_stamp(self.manifest.file(sample)) for sample in samples]
+        return [_stamp(self.dataset.file(sample)) for sample in samples]
 
 
-def originals(manifest: Manifest) -> Reader:
-    """The reader of what a manifest lists, as it is stored; rasters by the manifest's rule, if it has one."""
-    if manifest.shards is not None:
-        shards = ShardReader(manifest.table, manifest.shards)
-        return shards if manifest.bands is None else Rasters(shards, manifest.bands, packed=True)
-    return Files(manifest) if manifest.bands is None else Rasters(Files(manifest), manifest.bands)
+def originals(dataset: ImageDataset) -> Reader:
+    """The reader of what a dataset lists, as it is stored; rasters by the dataset's rule, if it has one."""
+    if dataset.shards is not None:
+        shards = ShardReader(dataset.table, dataset.shards)
+        return shards if dataset.bands is None else Rasters(shards, dataset.bands, packed=True)
+    return Files(dataset) if dataset.bands is None else Rasters(Files(dataset), dataset.bands)
 
 
-def to_answer(manifest: Manifest) -> Reader:
+def to_answer(dataset: ImageDataset) -> Reader:
     """The reader of what a network answers: the same, but rasters that need a rule are refused where there is none.
 
     Not so those that train: of these the rule is made, or none of them needs one.
     """
-    reader = originals(manifest)
+    reader = originals(dataset)
     return Ordinary(reader) if isinstance(reader, Files) else reader
 
 
-def to_show(manifest: Manifest) -> Reader:
+def to_show(dataset: ImageDataset) -> Reader:
     """The reader of what people are shown: what was answered, but of rasters three channels (``Bands.shown``)."""
-    return to_answer(manifest if manifest.bands is None else replace(manifest, bands=manifest.bands.shown))
+    return to_answer(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
 
 
 class Dispensable:
@@ -124,7 +124,7 @@ class Dispensable:
         """What is made of a picture; None where it can't be had any more.
 
         Args:
-            sample: position in the manifest.
+            sample: position in the dataset.
             make: of what the reader gives; it may raise ``UnreadablePicture``.
         """
         try:
@@ -144,7 +144,7 @@ class Dispensable:
 
 
 def _stamp(file: str) -> str:
-    record = packed(file)
+    record = packed_record(file)
     try:
         status = os.stat(record[0] if record else file)
     except OSError as error:
@@ -172,14 +172,14 @@ def ordinary_rule(path: str) -> Bands | None:
             raise UnreadablePicture(path, tiff_tags.glance(path)[0])
         return None
     try:
-        with opened(path) as dataset:
-            if tiff_tags.is_beside(dataset, path):
-                raise UnreadablePicture(path, not_ordinary(dataset))
+        with opened(path) as raster:
+            if tiff_tags.is_beside(raster, path):
+                raise UnreadablePicture(path, not_ordinary(raster))
             if not tiff_tags.beyond_pillow(path):
                 return None
-            if fault := in_codes(dataset):
+            if fault := in_codes(raster):
                 raise UnreadablePicture(path, fault)
-            return Bands(bands_seen(dataset))
+            return Bands(bands_seen(raster))
     except InputError:  # no raster: whoever reads it will say what is wrong
         return None
 

@@ -43,15 +43,15 @@ _SYSTEM_FOLDERS = frozenset(
 _PACKED = re.compile(r"(.*\.bin)#(\d+)", re.DOTALL)
 
 
-def split_named(word: str) -> str | None:
+def parse_split(word: str) -> str | None:
     """The split that a folder's or a cell's word means (``Valid`` is val, ``Training`` train), or None."""
     return _SPLIT_WORDS.get(word.strip().casefold())
 
 
-def split_in(name: str) -> str | None:
+def split_in_name(name: str) -> str | None:
     """The one split that the words of a file's or folder's name tell (``seg_train``, ``test-set``), or None."""
     words = re.split(r"[^a-z]+", name.casefold())
-    splits = {split_named(word) or split_named(_SPLIT_ENDINGS.sub("", word)) for word in words} - {None}
+    splits = {parse_split(word) or parse_split(_SPLIT_ENDINGS.sub("", word)) for word in words} - {None}
     return splits.pop() if len(splits) == 1 else None
 
 
@@ -60,26 +60,26 @@ def is_system_folder(name: str) -> bool:
     return name.casefold() in _SYSTEM_FOLDERS
 
 
-def packed(path: str) -> tuple[str, int] | None:
+def packed_record(path: str) -> tuple[str, int] | None:
     """File and record number of a picture packed into a binary file (``test.bin#12``), or None."""
     match = _PACKED.fullmatch(path)
     return (match[1], int(match[2])) if match else None
 
 
 @lru_cache(maxsize=1)
-def picture_extensions() -> frozenset[str]:
+def image_extensions() -> frozenset[str]:
     """Lower-case suffixes, with their dot, of the formats that are opened; loads Pillow's plugins."""
     known = (*FORMATS, "MPO")  # JPEGs of several views, of which the first is read
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """Whether a file is called as a picture is; what it holds is another question (``data.validate``)."""
-    return os.path.splitext(name)[1].lower() in picture_extensions()
+    return os.path.splitext(name)[1].lower() in image_extensions()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Listing:
+class ImageRecords:
     """Pictures with their labels and splits.
 
     Args:
@@ -139,7 +139,7 @@ class Listing:
         return np.isin(self.split, ("train", ""))
 
     def select(self, indices: npt.ArrayLike) -> Self:
-        """The pictures at these indices, in their order; of a manifest, with all its classes."""
+        """The pictures at these indices, in their order; of a dataset, with all its classes."""
         chosen = np.asarray(indices, dtype=np.int64)
         rows = None if self.rows is None else self.rows[chosen]
         return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
@@ -164,7 +164,7 @@ class Listing:
         return "pictures" if self.rows is None else "rows"
 
 
-def frame(paths: Sequence[str], labels: Sequence[str | float], splits: Sequence[str]) -> pd.DataFrame:
+def records_table(paths: Sequence[str], labels: Sequence[str | float], splits: Sequence[str]) -> pd.DataFrame:
     """The three columns every listing has.
 
     Raises:
@@ -182,7 +182,7 @@ def frame(paths: Sequence[str], labels: Sequence[str | float], splits: Sequence[
         raise _unlistable(error.object) from None
 
 
-def refuse_unlistable(place: str) -> None:
+def validate_path_text(place: str) -> None:
     """Refuse a folder whose name no table can hold, before the work whose table it is to stand in.
 
     Args:

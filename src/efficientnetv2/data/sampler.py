@@ -109,7 +109,7 @@ class Request:
         step: of the run.
         group: of the step, from 0.
         setting: that holds at this step.
-        samples: (n,) positions in the training manifest.
+        samples: (n,) positions in the training dataset.
         turns: (n,) how often each had been drawn before in the run; unbalanced, that is the epoch.
     """
 

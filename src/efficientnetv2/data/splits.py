@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.augmented_copies import is_copy
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, By, Level, has_groups, kept_by, levels_of
 from efficientnetv2.data.records import SPLITS, Ints
 from efficientnetv2.data.stratified_split import deal, no_class_vanishes, tally
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def with_holdout(
-    manifest: Manifest,
+    dataset: ImageDataset,
     *,
     fraction: float = 0.2,
     seed: int,
@@ -43,15 +43,15 @@ def with_holdout(
     by: By = "auto",
     blocks: Sequence[float] = BLOCKS,
     instead: str = _OWN_VAL,
-) -> tuple[Manifest, str]:
-    """Give a manifest a val split, where it has none, from its train pictures; test is never touched.
+) -> tuple[ImageDataset, str]:
+    """Give a dataset a val split, where it has none, from its train pictures; test is never touched.
 
     A row without a split counts as train. Groups (column ``group``) and places (``latitude``,
     ``longitude``) stay whole. If a class would vanish from train or val, spatial blocks shrink from 1° to
     1/32°, then places, and last groups, are split up; the sentence says so. Identical files never part.
 
     Args:
-        manifest: labelled.
+        dataset: labelled.
         fraction: of the train pictures to hold out, 0 < fraction < 1; or, from 2, about how many of them.
         seed: the same seed holds out the same pictures.
         contents: (N,) ids, equal for identical files (``check``); None if not known.
@@ -60,23 +60,23 @@ def with_holdout(
         instead: what else the user may do where there is no way.
 
     Returns:
-        The manifest with every picture in train, val or test, and a sentence that says what was done.
+        The dataset with every picture in train, val or test, and a sentence that says what was done.
 
     Raises:
         InputError: a class has no or one (distinct) picture in train; fraction is out of range or all there are; or
             what ``by`` names is not known, or can't be kept whole.
     """
-    train = np.flatnonzero(manifest.in_train)
-    split = manifest.split.copy()
+    train = np.flatnonzero(dataset.in_train)
+    split = dataset.split.copy()
     split[train] = "train"
-    unmarked = int((manifest.split == "").sum())
+    unmarked = int((dataset.split == "").sum())
     given = "val" in split
-    aside = f" {unmarked} without a split count as train." if unmarked and unmarked < len(manifest) else ""
+    aside = f" {unmarked} without a split count as train." if unmarked and unmarked < len(dataset) else ""
     if given:
         validating = count_of(int((split == "val").sum()), "picture")
-        return manifest.with_split(split), f"Validating on the {validating} given as val.{aside}"
+        return dataset.with_split(split), f"Validating on the {validating} given as val.{aside}"
     fraction = _share(fraction, len(train))
-    part = manifest.select(train)
+    part = dataset.select(train)
     levels = levels_of(part, None if contents is None else np.asarray(contents)[train], blocks)
     refuse_single(part, levels[-1].clusters, instead=instead)
     levels = kept_by(part, levels, by)
@@ -86,24 +86,24 @@ def with_holdout(
     how = how_dealt(levels, level, parts == 1)
     held, of = int((parts == 1).sum()), len(train)
     note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
-    return manifest.with_split(split), note
+    return dataset.with_split(split), note
 
 
-def answering_test(manifest: Manifest) -> tuple[Manifest, str]:
+def answering_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
     """Train on all that is set aside neither as test nor as minival, what was given as val too.
 
     Args:
-        manifest: labelled, with pictures in test.
+        dataset: labelled, with pictures in test.
 
     Returns:
-        The manifest with those pictures in train, and a sentence that says what was done.
+        The dataset with those pictures in train, and a sentence that says what was done.
     """
-    split = manifest.split.copy()
+    split = dataset.split.copy()
     given = split == "val"
-    split[manifest.in_train | given] = "train"
+    split[dataset.in_train | given] = "train"
     asked, learnt = (int((split == name).sum()) for name in ("test", "train"))
     too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
-    return manifest.with_split(split), (
+    return dataset.with_split(split), (
         f"Answering the {count_of(asked, 'picture')} given as test, by which nothing is chosen; training on "
         f"{count_of(learnt, 'picture')}{too}."
     )
@@ -125,7 +125,7 @@ def _share(fraction: float, pictures: int) -> float:
     return fraction / pictures if whole else fraction
 
 
-def shared(part: Manifest, shares: Floats) -> Floats:
+def shared(part: ImageDataset, shares: Floats) -> Floats:
     """(P, K) pictures of each class that parts of these shares should get.
 
     Args:
@@ -137,7 +137,7 @@ def shared(part: Manifest, shares: Floats) -> Floats:
 
 
 def deal_by_level(
-    part: Manifest,
+    part: ImageDataset,
     levels: list[Level],
     target: Floats,
     key: Key,
@@ -177,7 +177,7 @@ def deal_by_level(
     return spare
 
 
-def _no_way(part: Manifest, level: Level, both: str, instead: str) -> str:
+def _no_way(part: ImageDataset, level: Level, both: str, instead: str) -> str:
     """Why even the loosest way makes a class vanish."""
     kept = level.kept
     if not kept:
@@ -195,7 +195,7 @@ def _no_way(part: Manifest, level: Level, both: str, instead: str) -> str:
     )
 
 
-def _each_label(part: Manifest) -> tuple[Ints, Ints]:
+def _each_label(part: ImageDataset) -> tuple[Ints, Ints]:
     """Of every label of every picture: the picture's row, and the class id."""
     targets = part.targets.reshape(len(part), -1)
     pictures, places = np.nonzero(targets >= 0)
@@ -203,7 +203,7 @@ def _each_label(part: Manifest) -> tuple[Ints, Ints]:
 
 
 def refuse_single(
-    part: Manifest,
+    part: ImageDataset,
     clusters: Ints,
     purpose: str = _VALIDATE,
     instead: str = _OWN_VAL,
@@ -300,16 +300,16 @@ def _given_up(levels: list[Level], level: Level, folds: int | None) -> list[str]
     return [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
 
 
-def groups_apart(manifest: Manifest) -> str:
+def groups_apart(dataset: ImageDataset) -> str:
     """A sentence on groups that the splits part, to follow another; empty for none.
 
     Args:
-        manifest: its pictures without a split count as train.
+        dataset: its pictures without a split count as train.
     """
-    if not has_groups(manifest):
+    if not has_groups(dataset):
         return ""
-    sides = np.where(manifest.in_train, "train", manifest.split)
-    known = pd.DataFrame({"group": manifest.table["group"], "side": sides}).dropna(subset="group")
+    sides = np.where(dataset.in_train, "train", dataset.split)
+    known = pd.DataFrame({"group": dataset.table["group"], "side": sides}).dropna(subset="group")
     counts = known.groupby("group", sort=False)["side"].nunique()
     apart = counts.index[counts > 1]
     if not len(apart):

@@ -23,12 +23,12 @@ from efficientnetv2.data.file_probe import MOST_UNREADABLE, chunks_in_threads
 from efficientnetv2.data.multilabel import from_lists
 from efficientnetv2.data.records import (
     BLANK,
+    ImageRecords,
     Ints,
-    Listing,
-    is_picture,
-    packed,
-    refuse_unlistable,
-    split_named,
+    is_image,
+    packed_record,
+    parse_split,
+    validate_path_text,
 )
 from efficientnetv2.data.shards.index import SUFFIX
 from efficientnetv2.data.shards.open import lists_shards, read_listed
@@ -64,10 +64,10 @@ def read_table(
     require_labels: bool,
     label_separator: str | None = None,
     strict_labels: bool = True,
-) -> Listing:
+) -> ImageRecords:
     """List the rows of a table. Paths are relative to the table's folder; other columns are kept.
 
-    A path may point into a shard (``train-000000.tar#its/own/path.jpg``), as in the manifest of a run on shards.
+    A path may point into a shard (``train-000000.tar#its/own/path.jpg``), as in the dataset of a run on shards.
     Without columns ``path`` and ``label`` those of the usual names are taken, as ``filename`` and ``class``, with a
     note. A few rows may lack their file: whoever opens the file finds out.
     The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE). Groups lose the space
@@ -79,7 +79,7 @@ def read_table(
             rows have no file; a cell of path, split, latitude or longitude makes no sense; it lies where no table can
             name; or what ``shards.listed.read_listed`` refuses.
     """
-    refuse_unlistable(str(file))
+    validate_path_text(str(file))
     name, asked = Path(source).name, {"path": path_column, "label": label_column}
     parquet = file.suffix.lower() == ".parquet"
     separator, names = (",", _parquet_names(file)) if parquet else _csv_names(file)
@@ -103,7 +103,7 @@ def read_table(
         )
     table = _tidy(table, file.parent, name, rows)
     notes += _like_missing(table["label"]) if strict_labels else ()
-    listing = Listing(root=file.parent, source=source, table=table, rows=rows, notes=notes)
+    listing = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=notes)
     if lists_shards(listing.table):
         return read_listed(listing)
     return _with_files(listing)
@@ -136,7 +136,7 @@ def _filled(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Ints]:
 
 
 def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFrame:
-    """Every column as a ``Listing`` has it, path, label and split first."""
+    """Every column as a ``ImageRecords`` has it, path, label and split first."""
     if "group" in table:  # 'P17 ' is P17: a group that a space parts would stand on both sides
         table["group"] = table["group"].astype("string").str.strip()
     for column in ("path", "label", "split", "group"):
@@ -283,7 +283,7 @@ def _plain(name: str) -> str:
 
 def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
     """Refuse a first row of cells in the place of names: one of the cells is an image."""
-    places = [number for number, cell in enumerate(names) if is_picture(cell) or os.path.isfile(root / cell)]
+    places = [number for number, cell in enumerate(names) if is_image(cell) or os.path.isfile(root / cell)]
     if not places:
         return
     header = ["path" if number == places[0] else f"column{number + 1}" for number in range(len(names))]
@@ -354,7 +354,7 @@ def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float
 
 
 def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
-    words = {word: split_named(word) for word in column.dropna().unique()}
+    words = {word: parse_split(word) for word in column.dropna().unique()}
     unknown = [word for word, split in words.items() if split is None]
     if unknown:
         wrong = np.flatnonzero(column.isin(unknown))
@@ -417,7 +417,7 @@ def _tidy_folder(folder: str, root: Path) -> str:
     return short.replace(os.sep, "/")
 
 
-def _with_files(listing: Listing) -> Listing:
+def _with_files(listing: ImageRecords) -> ImageRecords:
     """The same rows, their paths as the files' names encode them.
 
     Raises:
@@ -426,7 +426,7 @@ def _with_files(listing: Listing) -> Listing:
     containers: dict[str, bool] = {}  # a packed file is looked up once, not once for each of its pictures
 
     def missing(index: int, path: str) -> bool:
-        record = packed(path) if "#" in path else None
+        record = packed_record(path) if "#" in path else None
         if record is None:
             return not os.path.isfile(listing.file(index))
         if record[0] not in containers:
@@ -442,7 +442,7 @@ def _with_files(listing: Listing) -> Listing:
         path: _encoded_otherwise(path, listing.root) for path in {listing.paths[index] for index in gone}
     }
     gone = [index for index in gone if named[listing.paths[index]] is None]
-    records = any(packed(listing.paths[index]) for index in gone)  # a file of many images is missing
+    records = any(packed_record(listing.paths[index]) for index in gone)  # a file of many images is missing
     if gone and (records or len(gone) > MOST_UNREADABLE * len(listing)):
         others = [listing.paths[index] for index in gone[1:_ROWS_NAMED]]
         further = f", also {some(others)}" if others else ""

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data import builtin_datasets
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MOST_UNREADABLE, Look, brightest_of, chunks_in_threads, look
 from efficientnetv2.data.image_formats import regular_file
 from efficientnetv2.data.image_io import UnreadablePicture, brightest
 from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.data.records import Ints, packed
+from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.reader import Damage, damage_of, look_within
 from efficientnetv2.utils.errors import InputError, count_of, escaped
 
@@ -35,7 +35,7 @@ class CheckReport:
     """What the look found.
 
     Args:
-        unreadable: indices into the manifest of files that cannot be used, ascending.
+        unreadable: indices into the dataset of files that cannot be used, ascending.
         reasons: why not, one each.
         contents: (N,) ids, equal where files hold the same bytes.
         notes: sentences the user should read.
@@ -50,21 +50,21 @@ class CheckReport:
 
     @property
     def readable(self) -> Ints:
-        """Indices of the files that can be used, ascending: for ``manifest.select`` and ``contents``."""
+        """Indices of the files that can be used, ascending: for ``dataset.select`` and ``contents``."""
         return np.setdiff1d(np.arange(len(self.contents)), self.unreadable, assume_unique=True)
 
 
 def check(
-    manifest: Manifest,
+    dataset: ImageDataset,
     *,
     workers: int = _THREADS,
     strict: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> CheckReport:
-    """Look at every file of a manifest; of shards, at those and at what their packing left unlooked at.
+    """Look at every file of a dataset; of shards, at those and at what their packing left unlooked at.
 
     Args:
-        manifest: what to look at.
+        dataset: what to look at.
         workers: threads.
         strict: refuse the first unreadable file or damaged shard instead of passing over a few.
         progress: called with the number of files looked at so far; not of shards.
@@ -75,27 +75,27 @@ def check(
             given splits. In a published set such pairs are left as they are, with a note, so that figures
             compare.
     """
-    contents = np.arange(len(manifest), dtype=np.int64)
-    if manifest.shards is None:
-        reasons, colours, brightest = _look_at_files(manifest, contents, workers, progress)
+    contents = np.arange(len(dataset), dtype=np.int64)
+    if dataset.shards is None:
+        reasons, colours, brightest = _look_at_files(dataset, contents, workers, progress)
         damage = Damage({}, ())
     else:
-        damage = damage_of(manifest.table, manifest.shards)
-        refuse_damage(manifest, damage, strict)
+        damage = damage_of(dataset.table, dataset.shards)
+        refuse_damage(dataset, damage, strict)
         marks, reasons, colours, brightest = look_within(
-            manifest.table, manifest.shards, damage.reasons, workers
+            dataset.table, dataset.shards, damage.reasons, workers
         )
         known = np.flatnonzero(marks >= 0)
         _share_ids(contents, known, marks[known])
     if reasons:
-        _refuse_unreadable(manifest, reasons, strict)
+        _refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
-    conflicts = _conflicts(manifest, contents)
+    conflicts = _conflicts(dataset, contents)
     notes = (
         *damage.notes,
-        *_across_splits(manifest, contents),
-        *_copies(manifest, contents, conflicts),
+        *_across_splits(dataset, contents),
+        *_copies(dataset, contents, conflicts),
         *_turned_into_rgb(colours),
         *_little_of_the_range(brightest),
     )
@@ -105,7 +105,7 @@ def check(
 
 
 def undecodable(
-    manifest: Manifest,
+    dataset: ImageDataset,
     rows: Sequence[int],
     *,
     workers: int = _THREADS,
@@ -115,7 +115,7 @@ def undecodable(
     """Decode images, each once and at its smallest scale; ``check`` believes most JPEGs without that.
 
     Args:
-        manifest: of the images.
+        dataset: of the images.
         rows: which of them.
         workers: threads.
         strict: refuse the first that fails.
@@ -127,7 +127,7 @@ def undecodable(
     Raises:
         InputError: as many fail as ``check`` refuses, or a store of another machine does not answer.
     """
-    reader = originals(manifest)
+    reader = originals(dataset)
 
     def of_chunk(chunk: Sequence[int]) -> list[str]:
         ahead = reader.ahead(chunk)
@@ -136,7 +136,7 @@ def undecodable(
     found = zip(rows, chunks_in_threads(of_chunk, rows, workers, progress), strict=True)
     reasons = {row: reason for row, reason in found if reason}
     if reasons:
-        _refuse_unreadable(manifest, reasons, strict)
+        _refuse_unreadable(dataset, reasons, strict)
     return reasons
 
 
@@ -148,7 +148,7 @@ def _why_undecodable(reader: Reader, row: int) -> str:
     return ""
 
 
-def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
+def refuse_damage(dataset: ImageDataset, damage: Damage, strict: bool) -> None:
     """Refuse the first damaged shard, with ``strict``.
 
     Raises:
@@ -156,33 +156,33 @@ def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
     """
     if strict and damage.notes:
         raise InputError(
-            f"{manifest.source}: {damage.notes[0]} Bring it back whole, or go on without --strict."
+            f"{dataset.source}: {damage.notes[0]} Bring it back whole, or go on without --strict."
         )
 
 
 def _look_at_files(
-    manifest: Manifest, contents: Ints, workers: int, progress: Callable[[int], object] | None
+    dataset: ImageDataset, contents: Ints, workers: int, progress: Callable[[int], object] | None
 ) -> tuple[dict[int, str], Counter[str], list[int]]:
     """Why a file can't be used, by row; how many of which colours become RGB; the highest level of each deep image.
 
     Those with the same bytes get one id in ``contents``.
     """
-    lone = np.array(["#" not in path or packed(path) is None for path in manifest.paths], dtype=bool)
+    lone = np.array(["#" not in path or packed_record(path) is None for path in dataset.paths], dtype=bool)
     files = np.flatnonzero(lone)
     looks = chunks_in_threads(
         lambda chunk: [look(file) for file in chunk],
-        [manifest.file(int(index)) for index in files],
+        [dataset.file(int(index)) for index in files],
         workers,
         progress,
     )
     reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
-    _mark_same_files(contents, files, looks, manifest, workers)
-    _mark_same_records(contents, np.flatnonzero(~lone), reasons, manifest)
+    _mark_same_files(contents, files, looks, dataset, workers)
+    _mark_same_records(contents, np.flatnonzero(~lone), reasons, dataset)
     return reasons, Counter(seen.colours for seen in looks if seen.colours), brightest_of(looks)
 
 
 def _mark_same_files(
-    contents: Ints, files: npt.NDArray[np.intp], looks: list[Look], manifest: Manifest, workers: int
+    contents: Ints, files: npt.NDArray[np.intp], looks: list[Look], dataset: ImageDataset, workers: int
 ) -> None:
     """Give files with the same bytes one id, in place; only equal sizes and ends are read whole."""
     marks = pd.DataFrame(
@@ -192,20 +192,20 @@ def _mark_same_files(
     alike = marks.loc[marks.duplicated(["size", "tail"], keep=False), "index"].to_numpy()
     digests = chunks_in_threads(
         lambda chunk: [_digest(file) for file in chunk],
-        [manifest.file(int(index)) for index in alike],
+        [dataset.file(int(index)) for index in alike],
         workers,
     )
     _share_ids(contents, alike, np.array(digests, dtype=object))
 
 
 def _mark_same_records(
-    contents: Ints, places: npt.NDArray[np.intp], reasons: dict[int, str], manifest: Manifest
+    contents: Ints, places: npt.NDArray[np.intp], reasons: dict[int, str], dataset: ImageDataset
 ) -> None:
     """The same for packed pictures, whose labels do not count; note in ``reasons`` those that are missing."""
     mapped: dict[str, builtin_datasets.Bytes] = {}
     found, digests = [], []
     for index in places:
-        file, number = packed(manifest.file(int(index))) or ("", 0)
+        file, number = packed_record(dataset.file(int(index))) or ("", 0)
         if file not in mapped:
             mapped[file] = builtin_datasets.records(Path(file))
         if number >= len(mapped[file]):
@@ -223,7 +223,7 @@ def _mark_same_records(
 def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArray[Any]) -> None:
     codes, _ = pd.factorize(digests)
     first = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
-    first[codes[::-1]] = indices[::-1]  # of several, the first in the manifest is written last
+    first[codes[::-1]] = indices[::-1]  # of several, the first in the dataset is written last
     contents[indices] = first[codes]
 
 
@@ -235,47 +235,47 @@ def _digest(file: str) -> bytes:
         return file.encode(errors="surrogateescape")
 
 
-def _refuse_unreadable(manifest: Manifest, reasons: dict[int, str], strict: bool) -> None:
-    shown = [f"{_name(manifest, row)} {reasons[row]}" for row in sorted(reasons)[:5]]
+def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
+    shown = [f"{_name(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5]]
     if strict:
-        raise InputError(f"{manifest.source}: {shown[0]}. Repair or remove it, or train without --strict.")
-    count, of = len(reasons), len(manifest)
+        raise InputError(f"{dataset.source}: {shown[0]}. Repair or remove it, or train without --strict.")
+    count, of = len(reasons), len(dataset)
     if count > MOST_UNREADABLE * of:
         more = f"; and {count - len(shown)} more" if count > len(shown) else ""
         raise InputError(
-            f"{manifest.source}: {count} of {of} pictures ({100 * count / of:.0f} %) cannot be used, "
+            f"{dataset.source}: {count} of {of} pictures ({100 * count / of:.0f} %) cannot be used, "
             f"more than the {100 * MOST_UNREADABLE:.0f} % that are passed over: {'; '.join(shown)}{more}. "
             "Repair or remove them."
         )
 
 
-def _across_splits(manifest: Manifest, contents: Ints) -> tuple[str, ...]:
+def _across_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
     """Refuse identical files in two given splits, or say that a published set has them."""
-    table = pd.DataFrame({"content": contents, "split": np.where(manifest.in_train, "train", manifest.split)})
+    table = pd.DataFrame({"content": contents, "split": np.where(dataset.in_train, "train", dataset.split)})
     pairs = _unlike(table, "split")
     if not pairs:
         return ()
     first, second = pairs[0]
     what = (
-        f"{_name(manifest, first)} in {table['split'].iloc[first]} and {_name(manifest, second)} in "
+        f"{_name(dataset, first)} in {table['split'].iloc[first]} and {_name(dataset, second)} in "
         f"{table['split'].iloc[second]} are the same picture"
     )
     more = f" ({len(pairs)} such pairs in all)" if len(pairs) > 1 else ""
-    if standard := manifest.standard or recognised(manifest):
+    if standard := dataset.standard or recognised(dataset):
         return (f"{what}{more}; the published splits of {standard} are kept as they are.",)
     raise InputError(
-        f"{manifest.source}: {what}{more}. A picture that was trained on says nothing in another split: "
+        f"{dataset.source}: {what}{more}. A picture that was trained on says nothing in another split: "
         "remove one of each pair, or put both into one split."
     )
 
 
-def _conflicts(manifest: Manifest, contents: Ints) -> list[tuple[int, int]]:
+def _conflicts(dataset: ImageDataset, contents: Ints) -> list[tuple[int, int]]:
     """Rows of identical files whose labels differ, as ``_unlike`` pairs them."""
-    table = pd.DataFrame({"content": contents, "label": pd.factorize(manifest.table["label"])[0]})
+    table = pd.DataFrame({"content": contents, "label": pd.factorize(dataset.table["label"])[0]})
     return _unlike(table[table["label"] >= 0], "label")
 
 
-def _copies(manifest: Manifest, contents: Ints, pairs: Sequence[tuple[int, int]]) -> Iterator[str]:
+def _copies(dataset: ImageDataset, contents: Ints, pairs: Sequence[tuple[int, int]]) -> Iterator[str]:
     """Notes on identical files: that there are any, and those whose labels disagree, in pairs."""
     copies = int(pd.Series(contents).duplicated().sum())
     if copies:
@@ -283,7 +283,7 @@ def _copies(manifest: Manifest, contents: Ints, pairs: Sequence[tuple[int, int]]
         yield f"{copies} of {len(contents)} pictures {are}; automatic splits keep them together."
     if pairs:
         shown = "; ".join(
-            " and ".join(f"{_name(manifest, i)} as '{manifest.table['label'].iloc[i]}'" for i in pair)
+            " and ".join(f"{_name(dataset, i)} as '{dataset.table['label'].iloc[i]}'" for i in pair)
             for pair in pairs[:3]
         )
         more = f"; and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
@@ -317,6 +317,6 @@ def _unlike(table: pd.DataFrame, column: str) -> list[tuple[int, int]]:
     return [(int(firsts[content]), row) for row, content in zip(rows, others["content"], strict=True)]
 
 
-def _name(manifest: Manifest, index: int) -> str:
-    row = "" if manifest.rows is None else f" (row {manifest.rows[index]})"
-    return f"'{escaped(manifest.paths[index])}'{row}"
+def _name(dataset: ImageDataset, index: int) -> str:
+    row = "" if dataset.rows is None else f" (row {dataset.rows[index]})"
+    return f"'{escaped(dataset.paths[index])}'{row}"

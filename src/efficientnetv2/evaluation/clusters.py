@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.augmented_copies import families
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.groups import BLOCKS, Level, has_groups, has_places, levels_of
 from efficientnetv2.data.records import Ints
@@ -32,36 +32,36 @@ def root_of(folder: Path, paths: Sequence[str]) -> str | None:
         the folder of an evaluation.
     """
     try:
-        manifest = Manifest.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
+        dataset = ImageDataset.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
     except InputError:
         return None
     relative = [path for path in paths if not (os.path.isabs(path) or is_url(path))]
     if not relative:
         return ""
-    way = way_to(manifest.paths, relative)
+    way = way_to(dataset.paths, relative)
     if way is None:
         return None
     return way.rstrip("/") if is_url(way) else os.path.realpath(folder / way)
 
 
-def way_to(manifest: Sequence[str], paths: Sequence[str]) -> str | None:
-    """What stands before pictures' paths where a manifest calls them as seen from its folder.
+def way_to(dataset: Sequence[str], paths: Sequence[str]) -> str | None:
+    """What stands before pictures' paths where a dataset calls them as seen from its folder.
 
     Args:
-        manifest: all its paths.
+        dataset: all its paths.
         paths: of some of its pictures, one at least, without that way.
 
     Returns:
         None if they are other pictures.
     """
-    there, ways = set(manifest), (one.removesuffix(paths[0]) for one in manifest if one.endswith(paths[0]))
+    there, ways = set(dataset), (one.removesuffix(paths[0]) for one in dataset if one.endswith(paths[0]))
     # To 5.jpg and 7.jpg neither x/2 leads, by x/25.jpg and x/27.jpg, nor x/more/ where x/ does: all begin with theirs.
     folders = sorted(dict.fromkeys(way for way in ways if not way or way.endswith("/")), key=len)
     return next((way for way in folders if all(way + path in there for path in paths)), None)
 
 
-def files_of(manifest: Manifest) -> list[str]:
-    """(N) files of the pictures without links, so that one of two manifests is known in the other."""
+def files_of(dataset: ImageDataset) -> list[str]:
+    """(N) files of the pictures without links, so that one of two datasets is known in the other."""
     # A folder's links are followed once, not for each of its pictures: a million would take tens of seconds.
     folder_of = lru_cache(maxsize=None)(os.path.realpath)
 
@@ -70,7 +70,7 @@ def files_of(manifest: Manifest) -> list[str]:
         place = os.path.join(folder_of(folder), name)
         return os.path.realpath(place) if os.path.islink(place) else place
 
-    return [resolved(manifest.file(row)) for row in range(len(manifest))]
+    return [resolved(dataset.file(row)) for row in range(len(dataset))]
 
 
 def by_name_alone(one: str | None, other: str | None) -> str:
@@ -117,15 +117,15 @@ def kept_whole(folder: Path, paths: Sequence[str]) -> Whole | None:
     Returns:
         None where nothing is known of places or groups, the split did not heed them, or all pictures are of one.
     """
-    manifest = _listed(folder)
-    called = None if manifest is None else _as_answered(manifest.paths, paths)
-    if manifest is None or called is None:
+    dataset = _listed(folder)
+    called = None if dataset is None else _as_answered(dataset.paths, paths)
+    if dataset is None or called is None:
         return None
     row_of = {path: row for row, path in enumerate(called)}
-    return _kept(manifest, np.array([row_of[path] for path in paths], dtype=np.int64))
+    return _kept(dataset, np.array([row_of[path] for path in paths], dtype=np.int64))
 
 
-def evaluated_whole(run: Path | None, pictures: Manifest) -> Whole | None:
+def evaluated_whole(run: Path | None, pictures: ImageDataset) -> Whole | None:
     """What hangs together of the pictures that a model is evaluated on.
 
     Those that its own run held out hang together as in the report of that, unless more is known of them here: groups,
@@ -141,13 +141,13 @@ def evaluated_whole(run: Path | None, pictures: Manifest) -> Whole | None:
         None where nothing is known of places, groups or copies, the run's split did not heed them, or all pictures are
         of one.
     """
-    manifest = None if run is None else _listed(run)
-    if manifest is not None:
-        row_of = {file: row for row, file in enumerate(files_of(manifest))}
+    dataset = None if run is None else _listed(run)
+    if dataset is not None:
+        row_of = {file: row for row, file in enumerate(files_of(dataset))}
         rows = np.array([row_of.get(file, -1) for file in files_of(pictures)], dtype=np.int64)
-        if (rows >= 0).all() and not _more_is_known(pictures, manifest.select(rows)):
-            found = _kept(manifest, rows)
-            if found is not None or _by_fold(manifest, rows) or (manifest.split[rows] == "val").all():
+        if (rows >= 0).all() and not _more_is_known(pictures, dataset.select(rows)):
+            found = _kept(dataset, rows)
+            if found is not None or _by_fold(dataset, rows) or (dataset.split[rows] == "val").all():
                 return found
     *levels, copies = levels_of(pictures, None, BLOCKS[-1:])
     ways = [_whole(level) for level in levels]
@@ -156,47 +156,47 @@ def evaluated_whole(run: Path | None, pictures: Manifest) -> Whole | None:
     return next((way for way in ways if len(np.unique(way.clusters)) > 1), None)
 
 
-def _listed(folder: Path) -> Manifest | None:
+def _listed(folder: Path) -> ImageDataset | None:
     try:
-        return Manifest.from_csv(folder / "manifest.csv", root=folder.absolute(), source=str(folder))
+        return ImageDataset.from_csv(folder / "manifest.csv", root=folder.absolute(), source=str(folder))
     except InputError:
         return None
 
 
-def _more_is_known(pictures: Manifest, there: Manifest) -> bool:
+def _more_is_known(pictures: ImageDataset, there: ImageDataset) -> bool:
     """Whether groups, or all places, of pictures are known that were not known of the same ones elsewhere."""
     return any(known(pictures) and not known(there) for known in (has_groups, has_places))
 
 
-def _kept(manifest: Manifest, rows: Ints) -> Whole | None:
+def _kept(dataset: ImageDataset, rows: Ints) -> Whole | None:
     """``kept_whole`` of the pictures of these rows."""
-    by_fold = _by_fold(manifest, rows)
-    sides = manifest.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
-    dealt = np.union1d(rows, np.flatnonzero(~np.isin(manifest.split, ("", "test"))))
+    by_fold = _by_fold(dataset, rows)
+    sides = dataset.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
+    dealt = np.union1d(rows, np.flatnonzero(~np.isin(dataset.split, ("", "test"))))
     sides = sides.iloc[dealt].reset_index(drop=True)
     asked = np.searchsorted(dealt, rows)
-    for way in _ways(manifest.select(dealt), by_fold=by_fold):
+    for way in _ways(dataset.select(dealt), by_fold=by_fold):
         found = way.clusters[asked]
         if len(np.unique(found)) > 1 and (sides.groupby(way.clusters).nunique() == 1).all():
             return Whole(found, way.what)
     return None
 
 
-def _by_fold(manifest: Manifest, rows: Ints) -> bool:
+def _by_fold(dataset: ImageDataset, rows: Ints) -> bool:
     """Whether folds answered the pictures of these rows.
 
     A cross-validation answers neither val nor test: all others are answered by a fold, those too that taught none.
     """
-    return "fold" in manifest.table and not np.isin(manifest.split[rows], ("val", "test")).any()
+    return "fold" in dataset.table and not np.isin(dataset.split[rows], ("val", "test")).any()
 
 
-def _ways(manifest: Manifest, *, by_fold: bool) -> list[Whole]:
+def _ways(dataset: ImageDataset, *, by_fold: bool) -> list[Whole]:
     """How pictures may hang together: the strictest way first, but as folds were dealt before all."""
-    levels = levels_of(manifest, None)[:-1]
+    levels = levels_of(dataset, None)[:-1]
     ways = [_whole(level) for level in levels]
-    if KEPT_WHOLE not in manifest.table:
+    if KEPT_WHOLE not in dataset.table:
         return ways
-    clusters = pd.factorize(manifest.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
+    clusters = pd.factorize(dataset.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
     dealt = Whole(clusters, _dealt_in(clusters, levels))
     if by_fold:
         return [dealt, *ways]
@@ -216,7 +216,7 @@ def _dealt_in(clusters: Ints, levels: Sequence[Level]) -> str:
     return " and ".join(levels[0].kept) if levels else "places or groups"
 
 
-def _as_answered(manifest: Sequence[str], paths: Sequence[str]) -> list[str] | None:
-    """The manifest's paths without the way from the run's folder to the data's; None if they are other pictures."""
-    way = way_to(manifest, paths) if len(paths) else None
-    return None if way is None else [path.removeprefix(way) for path in manifest]
+def _as_answered(dataset: Sequence[str], paths: Sequence[str]) -> list[str] | None:
+    """The dataset's paths without the way from the run's folder to the data's; None if they are other pictures."""
+    way = way_to(dataset, paths) if len(paths) else None
+    return None if way is None else [path.removeprefix(way) for path in dataset]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.errors import count_of
 
@@ -29,7 +29,7 @@ class Finding:
             know.
         sentence: what was found.
         advice: what to do about it; '' where there is nothing to do.
-        groups: rows of the manifest that it is about: each alone, pairs, or more that belong together.
+        groups: rows of the dataset that it is about: each alone, pairs, or more that belong together.
         captions: what to say of each group beside paths and labels; empty, or as many.
     """
 
@@ -59,14 +59,14 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
-def crossing(manifest: Manifest, rows: Sequence[int]) -> bool:
+def crossing(dataset: ImageDataset, rows: Sequence[int]) -> bool:
     """Whether some of these pictures are to be learnt from and some to be judged by, or these in two splits."""
-    return len({manifest.split[row] or "train" for row in rows}) > 1
+    return len({dataset.split[row] or "train" for row in rows}) > 1
 
 
-def disagreeing(manifest: Manifest, rows: Sequence[int]) -> bool:
+def disagreeing(dataset: ImageDataset, rows: Sequence[int]) -> bool:
     """Whether these pictures have different labels, all that they have; those without one agree with all."""
-    known = {frozenset(np.atleast_1d(manifest.targets[row]).tolist()) - {-1} for row in rows}
+    known = {frozenset(np.atleast_1d(dataset.targets[row]).tolist()) - {-1} for row in rows}
     return len(known - {frozenset()}) > 1
 
 
@@ -83,9 +83,9 @@ def how_many(groups: Sequence[Sequence[int]]) -> str:
     return count_of(len(groups), "pair" if pairs else "group")
 
 
-def splits_of(manifest: Manifest) -> npt.NDArray[np.object_]:
+def splits_of(dataset: ImageDataset) -> npt.NDArray[np.object_]:
     """(N,) splits, where none was given ``train``, since nothing set the picture aside."""
-    return np.where(manifest.in_train, "train", manifest.split)
+    return np.where(dataset.in_train, "train", dataset.split)
 
 
 def joined(count: int, together: Sequence[Sequence[int]]) -> Ints:

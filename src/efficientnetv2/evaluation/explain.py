@@ -219,7 +219,7 @@ def shown(
         labels: (N,) class ids.
         probabilities: (N, K).
         class_names: K names.
-        paths: (N,) as in the manifest.
+        paths: (N,) as in the dataset.
         seen: of a place in the predictions.
         whose: a sentence on which network looked, where that is not plain.
     """

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import has_groups
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import number, percent
@@ -42,35 +42,35 @@ class Apart:
         return not self.near and (self.groups is None or self.groups.new)
 
 
-def apart(manifest: Manifest, split: str) -> Apart | None:
+def apart(dataset: ImageDataset, split: str) -> Apart | None:
     """Of a split from the training pictures; None where nothing is known of places or groups.
 
     Args:
-        manifest: of all pictures, with columns ``latitude`` and ``longitude``, or ``group``, or all of them.
+        dataset: of all pictures, with columns ``latitude`` and ``longitude``, or ``group``, or all of them.
         split: whose pictures are evaluated on.
     """
-    return _apart(manifest, [(manifest.in_train, manifest.split == split)])
+    return _apart(dataset, [(dataset.in_train, dataset.split == split)])
 
 
-def apart_by_folds(manifest: Manifest, parts: Sequence[tuple[Ints, Ints]]) -> Apart | None:
+def apart_by_folds(dataset: ImageDataset, parts: Sequence[tuple[Ints, Ints]]) -> Apart | None:
     """Likewise of a cross-validation: each picture from those that the network learnt from which answers it.
 
     Args:
-        manifest: of all pictures.
+        dataset: of all pictures.
         parts: of each fold the rows that teach, and those that are answered.
     """
-    everyone = np.arange(len(manifest))
-    return _apart(manifest, [(np.isin(everyone, one), np.isin(everyone, other)) for one, other in parts])
+    everyone = np.arange(len(dataset))
+    return _apart(dataset, [(np.isin(everyone, one), np.isin(everyone, other)) for one, other in parts])
 
 
-def _apart(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+def _apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
     """Over pairs of (N,) pictures learnt from and asked about."""
-    by_place, by_group = _by_place_apart(manifest, pairs), _by_group(manifest, pairs)
+    by_place, by_group = _by_place_apart(dataset, pairs), _by_group(dataset, pairs)
     return by_group if by_place is None else replace(by_place, groups=by_group)
 
 
-def _by_place_apart(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
-    places = Places.of(manifest)
+def _by_place_apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+    places = Places.of(dataset)
     if places is None:
         return None
     placed = [(learnt[places.rows], asked[places.rows]) for learnt, asked in pairs]
@@ -83,10 +83,10 @@ def _by_place_apart(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) ->
     return Apart("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
 
 
-def _by_group(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
-    if not has_groups(manifest):
+def _by_group(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+    if not has_groups(dataset):
         return None
-    named = manifest.table["group"].astype(object).fillna("").astype(str)
+    named = dataset.table["group"].astype(object).fillna("").astype(str)
     known = (named != "").to_numpy(dtype=bool)
     # As numbers: text numpy would compare all with all, which takes an hour of a million pictures.
     groups = pd.factorize(named)[0]

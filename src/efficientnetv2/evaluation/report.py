@@ -163,7 +163,7 @@ class Mistake:
     """A picture that was taken for something else.
 
     Args:
-        path: as in the manifest.
+        path: as in the dataset.
         true: its class.
         predicted: the class it was given.
         probability: of the class it was given.
@@ -204,7 +204,7 @@ def write(
         sections: further parts, in this order.
         beside: what the opening answers are made from beside the figures.
         links: Other files of the report: title → address, relative to the folder. None for none.
-        images: Files of shown images: path as in the manifest → address, relative to the folder. None for none.
+        images: Files of shown images: path as in the dataset → address, relative to the folder. None for none.
     """
     told = as_json(figures, intervals, facts, misjudged, sections, beside)
     write_text_atomically(Path(folder) / "report.json", json_text(told))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.augmented_copies import families
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import said, time_column, times_of
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import Finding, Section, share, splits_of
@@ -39,11 +39,11 @@ class Places:
     rows: Ints
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Places | None:
+    def of(cls, dataset: ImageDataset) -> Places | None:
         """Those that the columns latitude and longitude give; None without both columns."""
-        if not set(_DEGREES) <= set(manifest.table.columns):
+        if not set(_DEGREES) <= set(dataset.table.columns):
             return None
-        degrees = manifest.table[list(_DEGREES)].to_numpy(dtype=np.float64)
+        degrees = dataset.table[list(_DEGREES)].to_numpy(dtype=np.float64)
         known = ~np.isnan(degrees).any(axis=1)
         return cls(np.radians(degrees[known]), np.flatnonzero(known).astype(np.int64))
 
@@ -80,17 +80,17 @@ class Places:
         return distances * EARTH_KM
 
 
-def by_place(manifest: Manifest, *, near_km: float = NEAR_KM) -> Section:
+def by_place(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Section:
     """Pictures with another close by, with the same label, and across splits.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         near_km: what counts as close, on the sphere.
     """
-    places = Places.of(manifest)
+    places = Places.of(dataset)
     if places is None or not len(places.rows):
-        return _without_places(manifest)
-    labels, split = manifest.labels[places.rows], splits_of(manifest)[places.rows]
+        return _without_places(dataset)
+    labels, split = dataset.labels[places.rows], splits_of(dataset)[places.rows]
     everyone = np.ones(len(places.rows), dtype=bool)
     nearest = places.nearest_km(everyone, everyone)
     like = np.full(len(nearest), np.inf)
@@ -116,7 +116,7 @@ def by_place(manifest: Manifest, *, near_km: float = NEAR_KM) -> Section:
         *_crossing_places(across, near_km),
         *_close(near, alike, len(places.rows), near_km, given=bool(across)),
     ]
-    return Section(facts, [*findings, *_unplaced(manifest, places)])
+    return Section(facts, [*findings, *_unplaced(dataset, places)])
 
 
 def _crossing_places(across: dict[str, tuple[int, int]], near_km: float) -> list[Finding]:
@@ -147,9 +147,9 @@ def _close(near: int, alike: int, placed: int, near_km: float, *, given: bool) -
     ]
 
 
-def _without_places(manifest: Manifest) -> Section:
+def _without_places(dataset: ImageDataset) -> Section:
     """What is wrong where no picture has a place: nothing, unless training would refuse it."""
-    table = manifest.table
+    table = dataset.table
     have = [name for name in _DEGREES if name in table and table[name].notna().any()]
     if not have:
         return Section({})
@@ -173,15 +173,15 @@ def _without_places(manifest: Manifest) -> Section:
     return Section({}, [found])
 
 
-def _unplaced(manifest: Manifest, places: Places) -> list[Finding]:
-    lost = np.setdiff1d(np.arange(len(manifest)), places.rows)
+def _unplaced(dataset: ImageDataset, places: Places) -> list[Finding]:
+    lost = np.setdiff1d(np.arange(len(dataset)), places.rows)
     if not len(lost):
         return []
     return [
         Finding(
             "no_place",
             "wrong",
-            f"{share(len(lost), len(manifest))} have no latitude or longitude; the others do.",
+            f"{share(len(lost), len(dataset))} have no latitude or longitude; the others do.",
             "Fill them in, or remove both columns: training refuses a set that is half placed.",
             tuple((int(row),) for row in lost),
         )
@@ -191,32 +191,32 @@ def _unplaced(manifest: Manifest, places: Places) -> list[Finding]:
 _SHOWN = 100  # groups listed picture by picture
 
 
-def members(manifest: Manifest) -> list[list[int]]:
+def members(dataset: ImageDataset) -> list[list[int]]:
     """Rows of each group in the column ``group``, if there is one."""
-    if "group" not in manifest.table:
+    if "group" not in dataset.table:
         return []
-    return [np.asarray(rows).tolist() for rows in manifest.table.groupby("group").indices.values()]
+    return [np.asarray(rows).tolist() for rows in dataset.table.groupby("group").indices.values()]
 
 
-def made_from_one(manifest: Manifest) -> list[list[int]]:
+def made_from_one(dataset: ImageDataset) -> list[list[int]]:
     """Rows of each picture with what was made from it (``data.augmented_copies``), two or more each."""
-    family = families(manifest)
+    family = families(dataset)
     if family is None:
         return []
-    rows = pd.Series(np.arange(len(manifest))).groupby(family).agg(list)
+    rows = pd.Series(np.arange(len(dataset))).groupby(family).agg(list)
     return [together for together in rows if len(together) > 1]
 
 
-def by_group(manifest: Manifest) -> Section:
+def by_group(dataset: ImageDataset) -> Section:
     """Groups that splits part, and groups that tell the label.
 
     Args:
-        manifest: its column ``group`` counts, if it has one.
+        dataset: its column ``group`` counts, if it has one.
     """
-    if "group" not in manifest.table or not manifest.table["group"].notna().any():
+    if "group" not in dataset.table or not dataset.table["group"].notna().any():
         return Section({})
     table = pd.DataFrame(
-        {"group": manifest.table["group"], "label": manifest.labels, "split": splits_of(manifest)}
+        {"group": dataset.table["group"], "label": dataset.labels, "split": splits_of(dataset)}
     )
     known = table.dropna(subset="group")
     groups = known.groupby("group")
@@ -273,43 +273,43 @@ _NEAR = pd.Timedelta(hours=1)
 Bools_times = npt.NDArray[np.bool_]
 
 
-def check_column(manifest: Manifest, column: str | None) -> None:
+def check_column(dataset: ImageDataset, column: str | None) -> None:
     """Refuse a column in which there is no time, before hours of looking at pictures.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         column: as for ``by_time``.
 
     Raises:
         InputError: it was asked for and is not there, or nothing in it is a time.
     """
-    name = time_column(manifest, column)
-    if column is not None and name is not None and not times_of(manifest, name).notna().any():
+    name = time_column(dataset, column)
+    if column is not None and name is not None and not times_of(dataset, name).notna().any():
         raise InputError(
             f"--time-column {column}: nothing in it is a number, such as a year, or a date such as 2016-05-31. Name "
             "another column."
         )
 
 
-def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
+def by_time(dataset: ImageDataset, *, column: str | None = None) -> Section:
     """Pictures of one moment, and splits that share their times.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         column: that holds the time: numbers such as years, or dates. None takes a likely one, if there is any.
 
     Raises:
         InputError: as of ``check_column``.
     """
-    check_column(manifest, column)
-    name = time_column(manifest, column)
+    check_column(dataset, column)
+    name = time_column(dataset, column)
     if name is None:
         return Section({})
-    times = times_of(manifest, name)
+    times = times_of(dataset, name)
     known = times.notna().to_numpy()
     if not known.any():
         return Section({})
-    split = splits_of(manifest)
+    split = splits_of(dataset)
     timed = known & _of_day(times)
     of_day = bool(timed.any())
     heeded = timed if of_day else known
@@ -326,12 +326,12 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
             Finding(
                 "time",
                 "doubtful",
-                f"{share(burst, len(manifest))} were taken within an hour of another, by column {name}.",
+                f"{share(burst, len(dataset))} were taken within an hour of another, by column {name}.",
                 "Those of one scene belong to one side of a split: name what they share with --group-column.",
             )
         )
     if not known.all():
-        findings.append(_timeless(manifest, name, known))
+        findings.append(_timeless(dataset, name, known))
     facts = {
         "column": name,
         "first": said(times[known].min()),
@@ -383,12 +383,12 @@ def _across(part: str, name: str, pictures: str, *, of_day: bool) -> Finding:
     )
 
 
-def _timeless(manifest: Manifest, name: str, known: Bools_times) -> Finding:
+def _timeless(dataset: ImageDataset, name: str, known: Bools_times) -> Finding:
     lost = np.flatnonzero(~known)
     return Finding(
         "no_time",
         "note",
-        f"{share(len(lost), len(manifest))} have no {name}.",
+        f"{share(len(lost), len(dataset))} have no {name}.",
         "To split by time, fill it in.",
         tuple((int(row),) for row in lost),
     )

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientnetv2.data.augmented_copies import families, is_copy
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import Level, levels_of
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.stratified_split import deal
@@ -65,7 +65,7 @@ class Together:
         return cls(np.arange(count), np.arange(count), np.zeros(count, dtype=bool))
 
     @classmethod
-    def by(cls, clusters: Ints, pictures: Manifest) -> Self:
+    def by(cls, clusters: Ints, pictures: ImageDataset) -> Self:
         """By clusters that are known.
 
         Args:
@@ -76,7 +76,7 @@ class Together:
         return cls(clusters, np.arange(len(pictures)) if family is None else family, is_copy(pictures))
 
     @classmethod
-    def of(cls, pictures: Manifest, contents: Ints | None, *, key: Key) -> Self:
+    def of(cls, pictures: ImageDataset, contents: Ints | None, *, key: Key) -> Self:
         """By the strictest level that leaves enough clusters to choose by.
 
         Args:
@@ -152,7 +152,7 @@ class Together:
         ]
 
 
-def distinct(pictures: Manifest, contents: Ints | None) -> npt.NDArray[np.bool_]:
+def distinct(pictures: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture is the one that stands for its copies, and for files with the same bytes.
 
     Args:
@@ -276,7 +276,7 @@ class FittedProbe:
     learnt: Pipeline
     train: Embeddings
     val: Embeddings
-    asked: Manifest
+    asked: ImageDataset
     answers: npt.NDArray[np.int64]
     together: Together
     lost: int
@@ -284,8 +284,8 @@ class FittedProbe:
 
 def linear_probe(
     network: Network,
-    train: Manifest,
-    val: Manifest,
+    train: ImageDataset,
+    val: ImageDataset,
     *,
     preprocessing: Preprocessing,
     key: Key,
@@ -354,7 +354,7 @@ def linear_probe(
     return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers, together, lost)
 
 
-def _refuse_too_few(parts: Sequence[Manifest], embedded: Sequence[Embeddings]) -> None:
+def _refuse_too_few(parts: Sequence[ImageDataset], embedded: Sequence[Embeddings]) -> None:
     """Refuse what can't be fitted or measured: a picture damaged within a shard shows only when it is read."""
     for part, read, what in zip(parts, embedded, ("learn from", "measure on"), strict=True):
         if len(read.samples) == 0 < len(part):
@@ -406,7 +406,7 @@ def probe_folds(
 
     Args:
         embeddings: of the pictures, labelled.
-        folds: positions in the manifest to learn from and to answer.
+        folds: positions in the dataset to learn from and to answer.
         key: of the draws.
         balanced: weigh classes by the inverse of their number.
         together: what hangs together in ``embeddings``; None where nothing does.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.multilabel import stacked
 from efficientnetv2.models.efficientnet import Network
@@ -71,10 +71,10 @@ def as_many_as_fit(
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Answers to the pictures of a manifest, in its order.
+    """Answers to the pictures of a dataset, in its order.
 
     Args:
-        samples: (n,) positions in the manifest of the pictures that could be read.
+        samples: (n,) positions in the dataset of the pictures that could be read.
         labels: (n,) their true classes, -1 where unlabelled; of several labels each (n, M), -1 behind the last.
         logits: (n, K) float32.
         unreadable: position and reason of the others.
@@ -293,7 +293,7 @@ def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
 
 def predict_manifest(
     network: Network,
-    manifest: Manifest,
+    dataset: ImageDataset,
     *,
     preprocessing: Preprocessing,
     device: str | torch.device = "cpu",
@@ -303,24 +303,24 @@ def predict_manifest(
     each: Callable[[npt.NDArray[np.int64], Tensor], object] | None = None,
     strict: bool = False,
 ) -> Predictions:
-    """Answers to every readable picture of a manifest.
+    """Answers to every readable picture of a dataset.
 
     Args:
         network: in any mode.
-        manifest: labelled or not.
+        dataset: labelled or not.
         preprocessing: of the network.
         device: to compute on.
         workers: processes that read pictures; 0 reads in this one.
         batch_images: how many at a time; fewer from the batch on in which memory runs out.
         progress: called after every batch with the number of pictures done so far.
-        each: called with the (n,) positions in the manifest and the (n, K) logits of every batch, as soon as they are
+        each: called with the (n,) positions in the dataset and the (n, K) logits of every batch, as soon as they are
             there.
         strict: refuse the first unreadable picture instead of passing it over.
 
     Raises:
         InputError: a picture can't be read, with ``strict``; or see ``predict``.
     """
-    read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
+    read = _Reading(dataset, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(
         network,
         read.images(),
@@ -328,17 +328,17 @@ def predict_manifest(
         device=device,
         progress=progress,
         each=None if each is None else lambda answers: each(read.latest, answers),
-        pictures=len(manifest),
+        pictures=len(dataset),
     )
-    targets, unreadable = manifest.targets[read.samples], tuple(read.unreadable)
+    targets, unreadable = dataset.targets[read.samples], tuple(read.unreadable)
     return Predictions(read.samples, targets, logits, unreadable, network.answer)
 
 
 def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
-    """Answers to all pictures of a manifest, from those to its parts.
+    """Answers to all pictures of a dataset, from those to its parts.
 
     Args:
-        parts: number i of n answers the pictures i, i + n, i + 2n, ... of the manifest, all by the same network.
+        parts: number i of n answers the pictures i, i + n, i + 2n, ... of the dataset, all by the same network.
         num_classes: K.
     """
     count = len(parts)
@@ -368,10 +368,10 @@ def _split(rows: npt.NDArray[np.int64], parts: Sequence[Predictions]) -> list[np
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What a network's classifier reads of the pictures of a manifest, in its order.
+    """What a network's classifier reads of the pictures of a dataset, in its order.
 
     Args:
-        samples: (n,) positions in the manifest of the pictures that could be read.
+        samples: (n,) positions in the dataset of the pictures that could be read.
         labels: (n,) their true classes; -1 where unlabelled.
         vectors: (n, embed_dim) float32.
         unreadable: position and reason of those that could not be read.
@@ -385,7 +385,7 @@ class Embeddings:
 
 def embed_manifest(
     network: Network,
-    manifest: Manifest,
+    dataset: ImageDataset,
     *,
     preprocessing: Preprocessing,
     device: str | torch.device = "cpu",
@@ -393,24 +393,24 @@ def embed_manifest(
     batch_images: int = 64,
     progress: Callable[[int], object] | None = None,
 ) -> Embeddings:
-    """Embeddings of every readable picture of a manifest, each looked at once; see ``predict_manifest``."""
-    read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict=False)
+    """Embeddings of every readable picture of a dataset, each looked at once; see ``predict_manifest``."""
+    read = _Reading(dataset, preprocessing, batch_images, workers, torch.device(device), strict=False)
     vectors = embed(
         network,
         read.images(),
         preprocessing=preprocessing,
         device=device,
         progress=progress,
-        pictures=len(manifest),
+        pictures=len(dataset),
     )
-    return Embeddings(read.samples, manifest.labels[read.samples], vectors.numpy(), tuple(read.unreadable))
+    return Embeddings(read.samples, dataset.labels[read.samples], vectors.numpy(), tuple(read.unreadable))
 
 
 @dataclass
 class _Reading:
-    """Pictures of a manifest in batches, and which of them could be read."""
+    """Pictures of a dataset in batches, and which of them could be read."""
 
-    manifest: Manifest
+    dataset: ImageDataset
     preprocessing: Preprocessing
     batch_images: int
     workers: int
@@ -426,7 +426,7 @@ class _Reading:
             InputError: a picture can't be read, with ``strict``.
         """
         for batch in evaluation_batches(
-            self.manifest,
+            self.dataset,
             self.preprocessing,
             batch_images=self.batch_images,
             workers=self.workers,
@@ -435,7 +435,7 @@ class _Reading:
             for row, reason in batch.unreadable:
                 if self.strict:
                     raise InputError(
-                        f"{self.manifest.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
+                        f"{self.dataset.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
                     )
                 self.unreadable.append((row, reason))
             if len(batch.samples):
@@ -475,7 +475,7 @@ _BATCH = 64
 
 def shared_answers(
     network: Network,
-    manifest: Manifest,
+    dataset: ImageDataset,
     *,
     preprocessing: Preprocessing,
     device: torch.device,
@@ -489,14 +489,14 @@ def shared_answers(
 
     Args:
         network: the same for all, in any mode.
-        manifest: the same for all.
+        dataset: the same for all.
         preprocessing: of the network.
         device: of this process.
         workers: of this process, that read pictures.
         world: the processes.
         progress: called after every batch with the number of pictures that all have done so far, as far as this
             process's own tell.
-        each: called with the (n,) positions in the manifest and the (n, K) logits of every batch of this process, as
+        each: called with the (n,) positions in the dataset and the (n, K) logits of every batch of this process, as
             soon as they are there.
         strict: refuse the first unreadable picture instead of passing it over.
 
@@ -509,12 +509,12 @@ def shared_answers(
 
     def together(done: int) -> None:
         if progress is not None:
-            progress(min(len(manifest), done * world.size))
+            progress(min(len(dataset), done * world.size))
 
-    own = np.arange(world.rank, len(manifest), world.size)
+    own = np.arange(world.rank, len(dataset), world.size)
     share = predict_manifest(
         network,
-        manifest.select(own) if world.is_distributed else manifest,
+        dataset.select(own) if world.is_distributed else dataset,
         preprocessing=preprocessing,
         device=device,
         workers=workers,

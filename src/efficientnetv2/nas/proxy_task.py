@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.nas.latency import Pace
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -54,8 +54,8 @@ class Proxy:
 
     recipe: Recipe
     seeds: tuple[int, ...]
-    train: Manifest
-    choosing: Manifest
+    train: ImageDataset
+    choosing: ImageDataset
     device: str
     workers: int
     times: Path
@@ -75,21 +75,21 @@ class Proxy:
         return len(self.train.class_names)
 
 
-def refuse_leaks(manifest: Manifest, contents: Ints) -> None:
+def refuse_leaks(dataset: ImageDataset, contents: Ints) -> None:
     """A picture that a search uses is none of those that judge what it found: neither the same file nor a copy.
 
     Args:
-        manifest: split into train and minival, which the search uses, and val and perhaps test, which it must not.
+        dataset: split into train and minival, which the search uses, and val and perhaps test, which it must not.
         contents: (N,) ids of its pictures, equal for identical files.
 
     Raises:
         InputError: nothing is left to judge by, or a picture stands on both sides; it is named with its copy.
     """
-    used = np.flatnonzero(np.isin(manifest.split, ("train", "minival")))
-    judging = np.flatnonzero(np.isin(manifest.split, ("val", "test")))
+    used = np.flatnonzero(np.isin(dataset.split, ("train", "minival")))
+    judging = np.flatnonzero(np.isin(dataset.split, ("val", "test")))
     if not len(judging):
         raise InputError(
-            f"{manifest.source} leaves no pictures (val or test) to judge by what a search finds. Give a val split, or "
+            f"{dataset.source} leaves no pictures (val or test) to judge by what a search finds. Give a val split, or "
             "let one be held out (--set holdout=0.2)."
         )
     _, mine, other = np.intersect1d(contents[used], contents[judging], return_indices=True)
@@ -97,7 +97,7 @@ def refuse_leaks(manifest: Manifest, contents: Ints) -> None:
         return
     row, copy = used[mine[0]], judging[other[0]]
     raise InputError(
-        f"{manifest.source}: {count_of(len(mine), 'picture')} that the search would use also stand in val or test, "
-        f"which judge what it finds: '{manifest.paths[row]}' ({manifest.split[row]}) is the same picture as "
-        f"'{manifest.paths[copy]}' ({manifest.split[copy]}). Take them out of one of the two."
+        f"{dataset.source}: {count_of(len(mine), 'picture')} that the search would use also stand in val or test, "
+        f"which judge what it finds: '{dataset.paths[row]}' ({dataset.split[row]}) is the same picture as "
+        f"'{dataset.paths[copy]}' ({dataset.split[copy]}). Take them out of one of the two."
     )

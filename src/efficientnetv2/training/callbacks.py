@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MOST_UNREADABLE
 from efficientnetv2.data.loader import telling_killed_readers
 from efficientnetv2.data.records import Ints
@@ -469,7 +469,7 @@ class TrainingCallbacks:
         if self.stopping() and not self.job.world.is_distributed:
             raise StopRequestedError
 
-    def _part_of_val(self) -> Manifest:
+    def _part_of_val(self) -> ImageDataset:
         """A fixed part of ``val``, small enough to be looked at often, in which each class has its share."""
         part, most = self.job.val, self.job.recipe.validate_images
         if len(part) <= most:

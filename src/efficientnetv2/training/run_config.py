@@ -1,4 +1,4 @@
-"""What a run is given: a settled recipe, two parts of a manifest, a folder, a device."""
+"""What a run is given: a settled recipe, two parts of a dataset, a folder, a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions, shared_answers
 from efficientnetv2.models.efficientnet import Network
@@ -48,8 +48,8 @@ class RunConfig:
 
     recipe: Recipe
     network: Network
-    train: Manifest
-    val: Manifest
+    train: ImageDataset
+    val: ImageDataset
     preprocessing: Preprocessing
     folder: RunDir
     device: torch.device
@@ -58,7 +58,7 @@ class RunConfig:
     strict: bool = False
     world: World = SINGLE_PROCESS
     reader: Reader | None = None
-    minival: Manifest | None = None
+    minival: ImageDataset | None = None
 
     @property
     def answer(self) -> Answer:
@@ -97,7 +97,7 @@ class RunConfig:
     def predict(
         self,
         state: TrainState,
-        part: Manifest,
+        part: ImageDataset,
         *,
         once: bool = False,
         progress: Callable[[int], object] | None = None,
@@ -131,7 +131,7 @@ class RunConfig:
     def look(
         self,
         state: TrainState,
-        part: Manifest,
+        part: ImageDataset,
         *,
         once: bool,
         progress: Callable[[int], object] | None = None,
@@ -147,7 +147,7 @@ class RunConfig:
             progress=progress,
         )
 
-    def _refuse_outage(self, part: Manifest, unreadable: Sequence[tuple[int, str]]) -> None:
+    def _refuse_outage(self, part: ImageDataset, unreadable: Sequence[tuple[int, str]]) -> None:
         """Refuse what can't be read, if it is too much; what could not be when the run began has been left out then."""
         if not unreadable:
             return

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.checkpoint import saved_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -117,7 +117,7 @@ class RunDir:
         return self.model_file.exists() and (self.reported or not saved_steps(self.checkpoints))
 
     def begin(
-        self, recipe: Recipe, manifest: Manifest, beginning: dict[str, Any], lines: Sequence[str] = ()
+        self, recipe: Recipe, dataset: ImageDataset, beginning: dict[str, Any], lines: Sequence[str] = ()
     ) -> None:
         """Write down what was decided, before the first step.
 
@@ -125,7 +125,7 @@ class RunDir:
 
         Args:
             recipe: settled.
-            manifest: of the pictures.
+            dataset: of the pictures.
             beginning: how the run was begun, as plain values.
             lines: for ``log.txt``, that have been on the screen already.
         """
@@ -136,7 +136,7 @@ class RunDir:
         write_text_atomically(self.beginning_file, json.dumps(beginning, indent=2))
         for line in lines:
             self.note(line)
-        write_atomically(self.manifest_file, manifest.to_csv)
+        write_atomically(self.manifest_file, dataset.to_csv)
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
     def beginning(self) -> dict[str, Any]:

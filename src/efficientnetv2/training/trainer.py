@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import MOST, content_marks
 from efficientnetv2.data.loader import (
     Batch,
@@ -255,7 +255,7 @@ def _remembered(job: RunConfig) -> TrainedOn | None:
     Beside them what the weights remember that the run began with: they trained this network too.
     """
 
-    def those(part: Manifest) -> TrainedOn:
+    def those(part: ImageDataset) -> TrainedOn:
         return TrainedOn(len(part), np.sort(content_marks(part)[1]))
 
     try:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from efficientnetv2.data.augmented_copies import COLUMN
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.records import Ints
@@ -78,7 +78,7 @@ def copies_of(
 
 
 def materialise(
-    manifest: Manifest,
+    dataset: ImageDataset,
     copies: Ints,
     folder: Path,
     *,
@@ -90,7 +90,7 @@ def materialise(
     """Write copies of pictures into ``folder/augmented``.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         copies: (N,) how many of each.
         folder: there is one.
         setting: how strong; its sizes, mixing and dropout do not count here.
@@ -99,14 +99,14 @@ def materialise(
         progress: called with the number of copies written so far.
 
     Returns:
-        A row for each copy as the manifest has it, but with the copy's path, seen from ``folder``, and the path of its
-        origin, as the manifest has that, in ``augmented_from``.
+        A row for each copy as the dataset has it, but with the copy's path, seen from ``folder``, and the path of its
+        origin, as the dataset has that, in ``augmented_from``.
 
     Raises:
         UnreadablePicture: a picture can't be read.
         InputError: see ``copies_of``.
     """
-    reader = originals(manifest)
+    reader = originals(dataset)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     rows: list[int] = []
     paths: list[str] = []
@@ -119,7 +119,7 @@ def materialise(
             rows.append(int(row))
             if progress is not None:
                 progress(len(rows))
-    table = manifest.table.iloc[rows].reset_index(drop=True)
+    table = dataset.table.iloc[rows].reset_index(drop=True)
     table[COLUMN] = table["path"].astype(object)
     return table.assign(path=paths)
 

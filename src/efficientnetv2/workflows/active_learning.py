@@ -13,7 +13,7 @@ from PIL import Image
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import thumbnails
@@ -36,7 +36,7 @@ class Ranked:
     """A picture on the sheet.
 
     Args:
-        path: as in the manifest.
+        path: as in the dataset.
         label: what it is taken for.
         probability: of that.
         second: what it is taken for next.
@@ -141,8 +141,8 @@ def write_ranking(
     Raises:
         InputError: it can't be written.
     """
-    predictions, labelled = _without_labels(asked.manifest, predictions)
-    answered = asked.manifest.select(predictions.samples)
+    predictions, labelled = _without_labels(asked.dataset, predictions)
+    answered = asked.dataset.select(predictions.samples)
     with screen.counting("comparing", len(answered)) as counted:
         embedded = embed_manifest(
             asked.network, answered, preprocessing=asked.network.preprocessing, device=device, workers=workers,
@@ -198,9 +198,9 @@ def write_ranking(
     screen.say(f"What to label next: {file}, its first {len(shown)} as pictures in {page}.{left}")
 
 
-def _without_labels(manifest: Manifest, predictions: Predictions) -> tuple[Predictions, int]:
+def _without_labels(dataset: ImageDataset, predictions: Predictions) -> tuple[Predictions, int]:
     """The answers to pictures that have no label yet, and how many others there are; all where all have one."""
-    known = manifest.labels[predictions.samples] >= 0
+    known = dataset.labels[predictions.samples] >= 0
     if known.all():
         return predictions, 0
     rest = np.flatnonzero(~known)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efficientnetv2.cli.augment import OUT
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.image_io import UnreadablePicture, first_three
 from efficientnetv2.data.loader import TrainingPictures
@@ -100,20 +100,20 @@ def _is_sheet(file: Path) -> bool:
     return is_titled(file, _TITLE)
 
 
-def in_turn(manifest: Manifest, count: int, key: Key) -> npt.NDArray[np.int64]:
+def in_turn(dataset: ImageDataset, count: int, key: Key) -> npt.NDArray[np.int64]:
     """So many rows at random, one of each class in turn; fewer if there are fewer.
 
     Args:
-        manifest: labelled.
+        dataset: labelled.
         count: of rows.
         key: of the draw.
     """
-    order = key.generator().permutation(len(manifest))
+    order = key.generator().permutation(len(dataset))
     turn = np.zeros(len(order), dtype=np.int64)
-    for label in np.unique(manifest.labels):
-        of_class = np.flatnonzero(manifest.labels[order] == label)
+    for label in np.unique(dataset.labels):
+        of_class = np.flatnonzero(dataset.labels[order] == label)
         turn[of_class] = np.arange(len(of_class))
-    chosen: npt.NDArray[np.int64] = order[np.lexsort((manifest.labels[order], turn))][:count].astype(np.int64)
+    chosen: npt.NDArray[np.int64] = order[np.lexsort((dataset.labels[order], turn))][:count].astype(np.int64)
     return chosen
 
 
@@ -125,7 +125,7 @@ def settings_of(plan: Progressive) -> list[Setting]:
     return [plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), steps=steps) for moment in range(_MOMENTS)]
 
 
-def _as_evaluated(train: Manifest, samples: npt.NDArray[np.int64], preprocessing: Preprocessing) -> Row:
+def _as_evaluated(train: ImageDataset, samples: npt.NDArray[np.int64], preprocessing: Preprocessing) -> Row:
     reader, images = originals(train), []
     for sample in samples:
         try:
@@ -148,12 +148,12 @@ def _to_be_seen(rows: list[Row]) -> list[Row]:
     return [replace(seen[0], words=f"{seen[0].words} ({_STRETCHED})"), *seen[1:]]
 
 
-def _names(train: Manifest, sample: int) -> list[str]:
+def _names(train: ImageDataset, sample: int) -> list[str]:
     return [train.class_names[label] for label in np.atleast_1d(train.targets[sample]) if label >= 0]
 
 
 def _as_trained(
-    train: Manifest,
+    train: ImageDataset,
     samples: npt.NDArray[np.int64],
     recipe: Recipe,
     preprocessing: Preprocessing,

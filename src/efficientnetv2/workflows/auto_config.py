@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.image_metadata import shorter_side
@@ -208,7 +208,7 @@ def agreed(
             device=device,
             memory_gib=place.memory_gib,
             world=world,
-            in_channels=prepared.manifest.channels,
+            in_channels=prepared.dataset.channels,
             stored_px=shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
             minutes=words.minutes,
             training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
@@ -222,11 +222,11 @@ def agreed(
     )
     if seen.chooser:
         prepared = replace(prepared, chooses=False)
-    learnt = learnt_so(settled.recipe, prepared.manifest.separator)
+    learnt = learnt_so(settled.recipe, prepared.dataset.separator)
     return Agreed(
         settled,
         prepared,
-        eval_preprocessing(settled.recipe, settled.network, prepared.manifest.bands),
+        eval_preprocessing(settled.recipe, settled.network, prepared.dataset.bands),
         seen,
         (*known.chosen, *settled.notes, *_better_start(settled.recipe, known), *learnt, *seen.lines),
     )
@@ -251,7 +251,7 @@ def _better_start(recipe: Recipe, known: Decided) -> list[str]:
     ]
 
 
-def _read_s(train: Manifest, recipe: Recipe, workers: int) -> float:
+def _read_s(train: ImageDataset, recipe: Recipe, workers: int) -> float:
     """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
     reader, seen = originals(train), Preprocessing(image_px=recipe.progressive.last.image_px)
     rows = np.unique(np.linspace(0, len(train) - 1, _READ).astype(np.int64)).tolist()
@@ -295,7 +295,7 @@ def probes(recipe: Recipe, place: Place, images: int | None = None) -> bool:
 
 def unprobed(recipe: Recipe, place: Place, prepared: Prepared) -> list[str]:
     """That there is no linear probe where a run asks for one, in a sentence; none where there is."""
-    if not probes(recipe, place) or prepared.manifest.separator is None:
+    if not probes(recipe, place) or prepared.dataset.separator is None:
         return []
     return ["No linear probe of the given weights: it answers one label, and these pictures have several."]
 

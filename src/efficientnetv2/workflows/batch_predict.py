@@ -21,8 +21,8 @@ from torch import Tensor
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.dataset import Manifest
-from efficientnetv2.data.records import packed
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import Damage
 from efficientnetv2.data.shards.storage import Stat, store_at
@@ -48,7 +48,7 @@ _EVERY_S = 300.0
 
 
 class SoFar:
-    """Answers of one network to the pictures of one manifest; whoever asks for the same again goes on with them.
+    """Answers of one network to the pictures of one dataset; whoever asks for the same again goes on with them.
 
     A picture whose file or shard has changed since, by its size and time, of a URL by what the store says of its state,
     is asked for again.
@@ -57,7 +57,7 @@ class SoFar:
         table: that is written at the end; they lie beside it.
         network: that answers, on the CPU still.
         preprocessing: as the pictures are seen.
-        manifest: of all pictures.
+        dataset: of all pictures.
         say: gets a line where they can't be kept.
         every_s: seconds between two writes.
     """
@@ -67,14 +67,14 @@ class SoFar:
         table: Path,
         network: Network,
         preprocessing: Preprocessing,
-        manifest: Manifest,
+        dataset: ImageDataset,
         *,
         say: Callable[[str], None],
         every_s: float = _EVERY_S,
     ) -> None:
         self._folder = table.with_name(f".{table.name}.answers")
-        self._manifest, self._classes = manifest, network.num_classes
-        self._asked = _digest(network, preprocessing, manifest)
+        self._manifest, self._classes = dataset, network.num_classes
+        self._asked = _digest(network, preprocessing, dataset)
         self._say, self._every_s, self._written_at = say, every_s, time.monotonic()
         self._unwritten: list[tuple[Ints, Tensor, Ints]] = []  # rows, logits, marks
         self._states: dict[str, Stat | None] = {}  # of shards, so that each is asked for once
@@ -84,7 +84,7 @@ class SoFar:
         """What an earlier start has kept.
 
         Returns:
-            (n,) rows of the manifest, ascending, and their (n, K) logits.
+            (n,) rows of the dataset, ascending, and their (n, K) logits.
 
         Raises:
             InputError: the store of their shards does not answer.
@@ -101,7 +101,7 @@ class SoFar:
         """Take in answers, and write what has come together if the last write is long ago.
 
         Args:
-            rows: (n,) of the manifest.
+            rows: (n,) of the dataset.
             logits: (n, K) float32.
 
         Raises:
@@ -154,12 +154,12 @@ class SoFar:
 
     def _marks(self, rows: Ints) -> Ints:
         """(n, 2) size in bytes and state of the file that each picture stands in; -1 where nobody can say."""
-        manifest = self._manifest
-        files = [_file(manifest.paths[row], in_shards=manifest.shards is not None) for row in rows.tolist()]
-        states: dict[str, Stat | None] = {} if manifest.shards is None else self._states
+        dataset = self._manifest
+        files = [_file(dataset.paths[row], in_shards=dataset.shards is not None) for row in rows.tolist()]
+        states: dict[str, Stat | None] = {} if dataset.shards is None else self._states
         new = [name for name in dict.fromkeys(files) if name not in states]
         if new:
-            states |= zip(new, store_at(str(manifest.root)).stats(new), strict=True)
+            states |= zip(new, store_at(str(dataset.root)).stats(new), strict=True)
         return np.array([_mark(states[name]) for name in files], np.int64).reshape(-1, 2)
 
 
@@ -173,21 +173,21 @@ def _save(partial: Path, part: dict[str, npt.NDArray[np.generic]]) -> None:
         np.savez(file, allow_pickle=False, **part)
 
 
-def _digest(network: Network, preprocessing: Preprocessing, manifest: Manifest) -> str:
+def _digest(network: Network, preprocessing: Preprocessing, dataset: ImageDataset) -> str:
     """32 hexadecimal digits of all that decides an answer, but for the files."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     parts = [one for one in network.modules() if isinstance(one, Network)]
     # Of a file its size and time are known, and of some stores not even the time, so that those of another folder or
     # URL could be taken for these.
-    root = str(manifest.root)
+    root = str(dataset.root)
     root = root if is_url(root) else os.path.realpath(root)
     words = [
         sha256_by_name(weights),
         repr(preprocessing),
         *(repr((_made_as(one), one.preprocessing, one.answer, one.calibration)) for one in parts),
-        manifest.digest(),
+        dataset.digest(),
         root,
-        repr(manifest.bands),
+        repr(dataset.bands),
     ]
     return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
 
@@ -202,8 +202,8 @@ def _made_as(network: Network) -> str:
 
 
 def _file(path: str, *, in_shards: bool) -> str:
-    """What holds a picture of a manifest: itself, its shard, or the file that it is packed into."""
-    within = shard_of(path) if in_shards else packed(path)
+    """What holds a picture of a dataset: itself, its shard, or the file that it is packed into."""
+    within = shard_of(path) if in_shards else packed_record(path)
     return path if within is None else within[0]
 
 
@@ -267,12 +267,12 @@ class Asked:
 
     Args:
         network: that answers.
-        manifest: of the pictures.
+        dataset: of the pictures.
         damage: of their shards; what is lost by it is not asked for again.
     """
 
     network: Network
-    manifest: Manifest
+    dataset: ImageDataset
     damage: Damage
 
 
@@ -308,8 +308,8 @@ def answered(
         InputError: none of the pictures can be read; or one, with ``strict``.
         KeyboardInterrupt: Ctrl-C; says so where answers are kept.
     """
-    manifest, lost = asked.manifest, asked.damage.reasons
-    left = np.setdiff1d(np.arange(len(manifest)), list(lost))
+    dataset, lost = asked.dataset, asked.damage.reasons
+    left = np.setdiff1d(np.arange(len(dataset)), list(lost))
     # The logits stay with the first process, which alone puts all together: of a million pictures they are gigabytes.
     known = so_far.found() if so_far is not None and world.is_main_process else None
     rows = None if so_far is None else broadcast_from_main(world, lambda: None if known is None else known[0])
@@ -320,7 +320,7 @@ def answered(
     with screen.counting(what, len(left)) as counted, kept(so_far):
         predictions = shared_answers(
             asked.network,
-            manifest.select(left) if len(left) < len(manifest) else manifest,
+            dataset.select(left) if len(left) < len(dataset) else dataset,
             preprocessing=preprocessing,
             device=device,
             workers=workers,
@@ -335,9 +335,9 @@ def answered(
         predictions, samples=left[predictions.samples], unreadable=tuple(sorted(unreadable.items()))
     )
     if known is not None and len(known[0]):  # without any, three times the logits would be in memory
-        whole = _with(whole, manifest, *known)
+        whole = _with(whole, dataset, *known)
     if world.is_main_process and not len(whole.samples):
-        raise none_readable(manifest, *whole.unreadable[0])
+        raise none_readable(dataset, *whole.unreadable[0])
     return whole, seconds
 
 
@@ -368,27 +368,27 @@ def kept(so_far: SoFar | None) -> Iterator[None]:
             raise
 
 
-def _with(predictions: Predictions, manifest: Manifest, rows: Ints, logits: torch.Tensor) -> Predictions:
-    """The same, and the answers to further pictures, all in the order of the manifest."""
+def _with(predictions: Predictions, dataset: ImageDataset, rows: Ints, logits: torch.Tensor) -> Predictions:
+    """The same, and the answers to further pictures, all in the order of the dataset."""
     samples = np.concatenate([predictions.samples, rows])
     order = np.argsort(samples)
     return replace(
         predictions,
         samples=samples[order],
-        labels=manifest.targets[samples[order]],
+        labels=dataset.targets[samples[order]],
         logits=torch.cat([predictions.logits, logits])[torch.from_numpy(order)],
     )
 
 
 def tell_unreadable(
-    manifest: Manifest, unreadable: Sequence[tuple[int, str]], damage: Damage, screen: Screen
+    dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: Damage, screen: Screen
 ) -> None:
     """Name the first few pictures that could not be read, and count the rest; shards have had a line each.
 
     A reason is said once: that a raster does not fit the model's rule takes several sentences.
 
     Args:
-        manifest: of all pictures.
+        dataset: of all pictures.
         unreadable: row and reason of each.
         damage: of the shards.
         screen: to write on.
@@ -397,7 +397,7 @@ def tell_unreadable(
     said: set[str] = set()
     for row, reason in others[:_NAMED]:
         why = "likewise" if reason in said else reason.removesuffix(".")
-        screen.say(f"Skipped {escaped(manifest.paths[row])}: {why}.")
+        screen.say(f"Skipped {escaped(dataset.paths[row])}: {why}.")
         said.add(reason)
     if len(others) > _NAMED:
         screen.say(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
@@ -440,33 +440,33 @@ def is_list_of_skipped(file: Path) -> bool:
     return header_of(file) == _SKIPPED_COLUMNS
 
 
-def skipped_in_all(manifest: Manifest, unreadable: Sequence[tuple[int, str]], file: Path | None) -> str:
+def skipped_in_all(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], file: Path | None) -> str:
     """The last line on what was skipped: how many of how many, and where they are listed.
 
     Args:
-        manifest: of all pictures.
+        dataset: of all pictures.
         unreadable: row and reason of each; not empty.
         file: where they are listed, None for nowhere.
     """
     where = f"all are listed in {file}" if file else "--out FOLDER lists them all"
-    return f"Skipped {len(unreadable):,} of {len(manifest):,} pictures; {where}."
+    return f"Skipped {len(unreadable):,} of {len(dataset):,} pictures; {where}."
 
 
-def none_readable(manifest: Manifest, row: int, reason: str) -> InputError:
+def none_readable(dataset: ImageDataset, row: int, reason: str) -> InputError:
     """The error for pictures none of which can be read.
 
     Args:
-        manifest: of them.
+        dataset: of them.
         row: of the first.
         reason: why that can't be.
     """
     why = reason.removesuffix(".")  # those of rasters are sentences
-    if len(manifest) == 1:
+    if len(dataset) == 1:
         return InputError(
-            f"{manifest.where(row)}: {why}. There is no other picture in {manifest.source}. Bring it back or repair "
+            f"{dataset.where(row)}: {why}. There is no other picture in {dataset.source}. Bring it back or repair "
             "it, or give others."
         )
     return InputError(
-        f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(row)}: "
+        f"None of the {len(dataset):,} pictures of {dataset.source} can be read. The first, {dataset.where(row)}: "
         f"{why}. Bring them back or repair them, or give other pictures."
     )

@@ -17,7 +17,7 @@ from efficientnetv2.checks.class_counts import by_class, headings
 from efficientnetv2.checks.report import Inspection, inspected
 from efficientnetv2.checks.thumbnail_index import Portraits, portraits
 from efficientnetv2.cli.console import Screen, answer
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.readers import Dispensable, originals
 from efficientnetv2.evaluation.data_issues import Finding
@@ -90,8 +90,8 @@ def inspect_and_tell(
     """
     screen = screen or Screen(quiet=as_json)
     on = pick_device(device)
-    manifest = source.read_any()
-    check_column(manifest, time_column)
+    dataset = source.read_any()
+    check_column(dataset, time_column)
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in (
             (report.JSON_NAME, report.is_inspection),
@@ -100,15 +100,15 @@ def inspect_and_tell(
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
         tell_replaced(folder / report.PAGE_NAME, screen)
         network, name = _network(weights, screen)
-        damage = tell(manifest, strict=False, say=screen.say)
-        manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
+        damage = tell(dataset, strict=False, say=screen.say)
+        dataset = with_rule(dataset, source, seed=_SEED, say=screen.say)
         # A person looks at three bands, and so do the networks that find look-alikes.
-        if manifest.bands is not None:
-            manifest = replace(manifest, bands=manifest.bands.shown)
-        looked = _looked(manifest, screen)
-        embeddings = None if network is None else _embedded(network, manifest, looked, on, workers, screen)
+        if dataset.bands is not None:
+            dataset = replace(dataset, bands=dataset.bands.shown)
+        looked = _looked(dataset, screen)
+        embeddings = None if network is None else _embedded(network, dataset, looked, on, workers, screen)
         found = inspected(
-            manifest,
+            dataset,
             looked,
             key=Key.of(_SEED).fold("inspect"),
             near_km=near_km,
@@ -126,11 +126,11 @@ def inspect_and_tell(
     return found
 
 
-def _looked(manifest: Manifest, screen: Screen) -> Portraits:
-    with screen.counting("looking", len(manifest)) as counted:
-        looked = portraits(manifest, workers=_THREADS_PER_CORE * cores(), progress=counted)
+def _looked(dataset: ImageDataset, screen: Screen) -> Portraits:
+    with screen.counting("looking", len(dataset)) as counted:
+        looked = portraits(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
-        raise none_readable(manifest, 0, looked.table["reason"].iloc[0])
+        raise none_readable(dataset, 0, looked.table["reason"].iloc[0])
     return looked
 
 
@@ -160,13 +160,13 @@ def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
 
 def _embedded(
     network: Network,
-    manifest: Manifest,
+    dataset: ImageDataset,
     looked: Portraits,
     on: torch.device,
     workers: int | None,
     screen: Screen,
 ) -> Embeddings:
-    readable = manifest.select(looked.readable)
+    readable = dataset.select(looked.readable)
     with screen.counting("embedding", len(readable)) as counted:
         found = embed_manifest(
             network,
@@ -180,7 +180,7 @@ def _embedded(
 
 
 def _write(folder: Path, found: Inspection) -> None:
-    pictures = Dispensable(originals(found.manifest))
+    pictures = Dispensable(originals(found.dataset))
 
     def picture(row: int) -> Image.Image | None:
         return pictures.made(row, read_picture)
@@ -194,24 +194,24 @@ def _write(folder: Path, found: Inspection) -> None:
 
 
 def _tell(found: Inspection, screen: Screen) -> None:
-    manifest, table = found.manifest, by_class(found.manifest)
+    dataset, table = found.dataset, by_class(found.dataset)
     if len(table):
         more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
         rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
         screen.table(f"Pictures by class{more}", ["class", *headings(table)], rows[:_CLASSES_SHOWN])
     findings = found.findings
-    screen.say(f"{count_of(len(manifest), 'picture')}, {count_of(len(findings), 'finding')}.")
+    screen.say(f"{count_of(len(dataset), 'picture')}, {count_of(len(findings), 'finding')}.")
     for one in findings:
         screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
         if one.kind.startswith(_NAMED):
-            _name_groups(one, manifest, screen)
+            _name_groups(one, dataset, screen)
 
 
-def _name_groups(finding: Finding, manifest: Manifest, screen: Screen) -> None:
+def _name_groups(finding: Finding, dataset: ImageDataset, screen: Screen) -> None:
     """The first groups of a finding by their paths."""
     captions = finding.captions or ("",) * len(finding.groups)
     for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
-        names = [escaped(manifest.paths[row]) for row in group[:_GROUPS_NAMED]]
+        names = [escaped(dataset.paths[row]) for row in group[:_GROUPS_NAMED]]
         more = len(group) - len(names)
         paths = " = ".join([*names, *([f"{more:,} more"] if more > 0 else [])])
         screen.say(f"  {paths}: {caption}" if caption else f"  {paths}")

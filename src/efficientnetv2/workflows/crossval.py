@@ -16,7 +16,7 @@ import torch
 
 from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.augmented_copies import refuse_copies_apart
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
@@ -103,31 +103,31 @@ def crossvalidate(
     # Before every picture is looked at: what is refused takes no time.
     recipe = _recipe(words, plan, place, source.label_separator)
     begun = folder if resumed else None
-    manifest, contents, skipped = _pictures(source, place, screen, recipe.seed, begun)
+    dataset, contents, skipped = _pictures(source, place, screen, recipe.seed, begun)
     if resumed:
-        plan = _without_vain_comparison(plan, manifest, screen)
-    dealt = plan.dealt(manifest, contents, recipe.seed)
-    others = plan.otherwise(manifest, contents, recipe.seed, dealt)
-    now = _digest(manifest, dealt)
+        plan = _without_vain_comparison(plan, dataset, screen)
+    dealt = plan.dealt(dataset, contents, recipe.seed)
+    others = plan.otherwise(dataset, contents, recipe.seed, dealt)
+    now = _digest(dataset, dealt)
     if resumed and now != digest:
         raise InputError(
             f"--resume: the pictures, or what is known of their places, are not those that the folds in {folder} were "
             "begun with. Bring them back, or begin anew with another --out."
         )
     if resumed:
-        manifest = _where_it_lay(folder, manifest)
-        _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest, said)
+        dataset = _where_it_lay(folder, dataset)
+        _refuse_other_rule(folder, asked, plan, dataset, contents, recipe.seed, digest, said)
     screen.say(dealt.note)
     if not resumed:
         name = _NAME if place.out is None else None
         with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
-            _begin(folder, words, plan, source, now, manifest, dealt)
+            _begin(folder, words, plan, source, now, dataset, dealt)
         screen.say(f"Folder: {folder}")
         list_skipped(folder / SKIPPED, skipped)
         if skipped:
             screen.say(f"What could not be read is listed in {folder / SKIPPED}.")
     at = replace(place, out=folder)
-    runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands, source.nodata)
+    runs = Runs(words, plan, at, dataset, contents, recipe.seed, screen, source.bands, source.nodata)
     try:
         with lock_run_dir(folder):
             answered = runs.answer(dealt, folder, "Fold")
@@ -178,7 +178,7 @@ def _refuse_occupied(path: Path) -> None:
 
 def _pictures(
     source: Source, place: Place, screen: Screen, seed: int, begun: Path | None = None
-) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
+) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read.
 
     Of folds that are gone on with, those that were readable when they were begun: a fold passes over what it can no
@@ -192,48 +192,48 @@ def _pictures(
         begun: the folder of folds that are gone on with; None of new ones.
     """
     # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
-    manifest = source.read(heeded=("test",))
-    if len(manifest.class_names) > MOST_CLASSES:
+    dataset = source.read(heeded=("test",))
+    if len(dataset.class_names) > MOST_CLASSES:
         raise InputError(
-            f"{manifest.source} has {len(manifest.class_names):,} classes, but answers are put together for at most "
+            f"{dataset.source} has {len(dataset.class_names):,} classes, but answers are put together for at most "
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
-    refuse_copies_apart(manifest)
-    with screen.counting("looking", len(manifest)) as counted:
-        found = check(manifest, strict=place.strict, progress=counted)
-    for note in (*manifest.notes, *found.notes):
+    refuse_copies_apart(dataset)
+    with screen.counting("looking", len(dataset)) as counted:
+        found = check(dataset, strict=place.strict, progress=counted)
+    for note in (*dataset.notes, *found.notes):
         screen.say(note)
-    skipped = [(manifest.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
+    skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
     rows = found.readable
     if begun is not None:
-        rows, skipped = _readable_then(begun, manifest, rows, screen)
+        rows, skipped = _readable_then(begun, dataset, rows, screen)
     else:
         if skipped:
             screen.say(
                 f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
             )
-        answered = rows[manifest.split[rows] != "test"]
+        answered = rows[dataset.split[rows] != "test"]
         # By a rule, as each fold reads rasters; the folds measure and tell their own.
-        part = with_rule(manifest.select(answered), source, seed=seed, say=lambda line: None)
+        part = with_rule(dataset.select(answered), source, seed=seed, say=lambda line: None)
         bad = decode_evaluated(
             part, np.arange(len(part)), strict=place.strict, say=screen.say, counting=screen.counting
         )
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
         rows = np.setdiff1d(rows, answered[list(bad)])
-    manifest = manifest.select(rows)
-    if apart := groups_apart(manifest):
+    dataset = dataset.select(rows)
+    if apart := groups_apart(dataset):
         screen.say(apart.strip())
-    return manifest, found.contents[rows], skipped
+    return dataset, found.contents[rows], skipped
 
 
 def _readable_then(
-    folder: Path, manifest: Manifest, readable: Ints, screen: Screen
+    folder: Path, dataset: ImageDataset, readable: Ints, screen: Screen
 ) -> tuple[Ints, list[tuple[str, str]]]:
     """The rows that were readable when the folds were begun, with those that are new, and what was left out then."""
-    there = Manifest.from_csv(
-        folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
+    there = ImageDataset.from_csv(
+        folder / "manifest.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
     )
-    paths, listed = manifest.paths, set(there.paths)
+    paths, listed = dataset.paths, set(there.paths)
     recorded = read_skipped(folder / SKIPPED)
     if recorded is None:
         screen.say(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
@@ -290,12 +290,12 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
     return recipe
 
 
-def _without_vain_comparison(plan: Plan, manifest: Manifest, screen: Screen) -> Plan:
+def _without_vain_comparison(plan: Plan, dataset: ImageDataset, screen: Screen) -> Plan:
     """Without folds that were asked for beside these, where nothing could be told of them: none are begun so any more.
 
     Those that earlier versions have begun would else be refused for a word that can't be taken back.
     """
-    if not plan.compare_splits or manifest.separator is None:
+    if not plan.compare_splits or dataset.separator is None:
         return plan
     screen.say(
         "--compare-splits, with which these folds were begun, is left out from here on: the pictures have several "
@@ -304,17 +304,17 @@ def _without_vain_comparison(plan: Plan, manifest: Manifest, screen: Screen) -> 
     return replace(plan, compare_splits=False)
 
 
-def _digest(manifest: Manifest, dealt: Folds) -> str:
+def _digest(dataset: ImageDataset, dealt: Folds) -> str:
     """Of the pictures and who answers them."""
-    folds = dealt.of_picture(len(manifest))
-    return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
+    folds = dealt.of_picture(len(dataset))
+    return dataset.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
 
 
 def _refuse_other_rule(
     folder: Path,
     asked: Plan,
     plan: Plan,
-    manifest: Manifest,
+    dataset: ImageDataset,
     contents: Ints,
     seed: int,
     digest: str,
@@ -328,12 +328,12 @@ def _refuse_other_rule(
     if asked.by == plan.by or (asked.by == Plan.by and "by" not in said):
         return
     with suppress(InputError):
-        if _digest(manifest, replace(plan, by=asked.by).dealt(manifest, contents, seed)) == digest:
+        if _digest(dataset, replace(plan, by=asked.by).dealt(dataset, contents, seed)) == digest:
             return
     raise begun_otherwise(folder, [f"by is {plan.by} there, {asked.by} here"])
 
 
-def _where_it_lay(folder: Path, manifest: Manifest) -> Manifest:
+def _where_it_lay(folder: Path, dataset: ImageDataset) -> ImageDataset:
     """The pictures by the way on which the folds found them when they were begun.
 
     Its runs know them by the way from there: a fold that is done calls what it answered so, and one that is not goes on
@@ -342,41 +342,39 @@ def _where_it_lay(folder: Path, manifest: Manifest) -> Manifest:
     Raises:
         InputError: they, or the folder, have been moved.
     """
-    there = Manifest.from_csv(
-        folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
+    there = ImageDataset.from_csv(
+        folder / "manifest.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
     )
-    pairs = zip(there.paths, manifest.paths, strict=False)
+    pairs = zip(there.paths, dataset.paths, strict=False)
     before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
     if before == now:
-        return manifest
+        return dataset
     way = before.removesuffix(now).rstrip("/")
     was = way if is_url(way) else os.path.realpath(folder / way)
-    if isinstance(manifest.root, Path) and was == os.path.realpath(manifest.root):
-        # From the folder as it is called, as ``Manifest.seen_from`` does, unless a link in that leads elsewhere.
+    if isinstance(dataset.root, Path) and was == os.path.realpath(dataset.root):
+        # From the folder as it is called, as ``ImageDataset.seen_from`` does, unless a link in that leads elsewhere.
         places = [Path(os.path.normpath(one / way)) for one in (folder.absolute(), folder.resolve())]
-        return replace(manifest, root=next(one for one in places if os.path.realpath(one) == was))
+        return replace(dataset, root=next(one for one in places if os.path.realpath(one) == was))
     raise InputError(
         f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
-        f"{manifest.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "
+        f"{dataset.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "
         "the folder, or begin anew with another --out."
     )
 
 
 def _begin(
-    folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
+    folder: Path, words: Words, plan: Plan, source: Source, digest: str, dataset: ImageDataset, dealt: Folds
 ) -> None:
-    write_atomically(
-        folder / "manifest.csv", dealt.told(manifest.with_split(_taught(manifest, dealt))).to_csv
-    )
+    write_atomically(folder / "manifest.csv", dealt.told(dataset.with_split(_taught(dataset, dealt))).to_csv)
     remember(folder, words, plan, source, digest, command_line())
 
 
-def _taught(manifest: Manifest, dealt: Folds) -> npt.NDArray[np.object_]:
+def _taught(dataset: ImageDataset, dealt: Folds) -> npt.NDArray[np.object_]:
     """(N,) splits as they are to whoever asks the folds' networks together: train for what has trained one of them.
 
     By time the last period has trained none; neither is it a split of its own, for it is answered like the others.
     """
-    split = np.where(manifest.split == "test", "test", "").astype(object)
+    split = np.where(dataset.split == "test", "test", "").astype(object)
     for part in dealt.parts:
         split[part.learning] = "train"
     return split

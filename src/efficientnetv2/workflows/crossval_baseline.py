@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.augmented_copies import is_copy
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.generalization import Beside
@@ -52,14 +52,14 @@ class Baseline:
     train_pictures: int
     of_pictures: int
 
-    def told(self, manifest: Manifest) -> pd.DataFrame:
+    def told(self, dataset: ImageDataset) -> pd.DataFrame:
         """The answers by picture, as ``evaluation.predictions.read_answers`` gives them."""
-        names = manifest.class_names
+        names = dataset.class_names
         given = {
             "label": [names[one] for one in answers_of(self.answers)],
             "true_label": [names[one] for one in self.answers.labels],
         }
-        return pd.DataFrame(given, index=pd.Index(manifest.select(self.answers.samples).paths, name="path"))
+        return pd.DataFrame(given, index=pd.Index(dataset.select(self.answers.samples).paths, name="path"))
 
 
 def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Baseline | None:
@@ -75,17 +75,17 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         others: dealt otherwise, if there are any.
     """
     recipe = read_recipe(folder / "fold1" / "recipe.yaml")
-    if recipe.weights == "none" or runs.manifest.separator is not None:
+    if recipe.weights == "none" or runs.dataset.separator is not None:
         return None
     embedded = _embedded(folder, runs, recipe)
     if embedded is None:
         return None
-    count = len(runs.manifest.class_names)
+    count = len(runs.dataset.class_names)
     key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
 
     def answers(of: Folds) -> Predictions:
         pairs = [(part.learning, part.answering) for part in of.parts]
-        whole = _together(embedded, of, runs.manifest)
+        whole = _together(embedded, of, runs.dataset)
         given = probe_folds(embedded, pairs, key=key, balanced=balanced, together=whole)
         known = given >= 0
         hot = torch.nn.functional.one_hot(torch.from_numpy(given[known]), count).float()
@@ -98,15 +98,15 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     if otherwise is not None and not len(np.intersect1d(own.samples, otherwise.samples)):
         otherwise = None
     asked = _fold_of_labels(dealt)
-    reached = figures(own.labels, own.probabilities, runs.manifest.class_names)
+    reached = figures(own.labels, own.probabilities, runs.dataset.class_names)
     return Baseline(
         own,
         otherwise,
         reached.top1,
         reached.macro_f1,
-        _labels(embedded, dealt, asked, key, runs.manifest, balanced=balanced),
+        _labels(embedded, dealt, asked, key, runs.dataset, balanced=balanced),
         f"That is of fold {asked + 1} alone, which learns from {len(dealt.parts[asked].learning):,} of "
-        f"{count_of(int((runs.manifest.split != 'test').sum()), 'picture')}.",
+        f"{count_of(int((runs.dataset.split != 'test').sum()), 'picture')}.",
         round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
         round(float(np.mean([len(part.learning) for part in dealt.parts]))),
     )
@@ -118,7 +118,7 @@ def _fold_of_labels(dealt: Folds) -> int:
 
 
 def _labels(
-    embedded: Embeddings, dealt: Folds, number: int, key: Key, manifest: Manifest, *, balanced: bool
+    embedded: Embeddings, dealt: Folds, number: int, key: Key, dataset: ImageDataset, *, balanced: bool
 ) -> LabelCurve | None:
     """Whether more labels would help, by the fold of a number."""
     asked = dealt.parts[number]
@@ -129,7 +129,7 @@ def _labels(
     )
     if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
         return None  # of few pictures drawn from many
-    whole = _together(learning, dealt, manifest)
+    whole = _together(learning, dealt, dataset)
     learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, together=whole)
     answers = learnt.predict(answering.vectors)
     # What could not be read is no label; only what was not looked at makes a sample.
@@ -138,7 +138,7 @@ def _labels(
         learning,
         answering,
         answers,
-        labelled=int((~is_copy(manifest)[there]).sum()),
+        labelled=int((~is_copy(dataset)[there]).sum()),
         strength=strength,
         balanced=balanced,
         key=key.fold("label curve"),
@@ -146,10 +146,10 @@ def _labels(
     )
 
 
-def _together(embedded: Embeddings, dealt: Folds, manifest: Manifest) -> Together:
+def _together(embedded: Embeddings, dealt: Folds, dataset: ImageDataset) -> Together:
     """What hangs together among embedded pictures: what folds have kept whole, and copies."""
     rows = embedded.samples
-    return Together.by(dealt.clusters[rows], manifest.select(rows))
+    return Together.by(dealt.clusters[rows], dataset.select(rows))
 
 
 def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
@@ -159,7 +159,7 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
     """
     device = pick_device(runs.place.device)
     preprocessing = preprocessing_of_first(folder)
-    names, channels = runs.manifest.class_names, preprocessing.channels
+    names, channels = runs.dataset.class_names, preprocessing.channels
     try:
         network = build_initial_model(recipe, class_names=names, device=device, in_channels=channels).network
     except InputError as error:
@@ -167,15 +167,15 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
             f"No linear probe stands beside the folds, for what they began with is not to be had: {error}"
         )
         return None
-    rows = np.flatnonzero(runs.manifest.split != "test")
+    rows = np.flatnonzero(runs.dataset.split != "test")
     # Twice what one probe looks at in train: here it learns from all folds but one, and answers that.
-    most = 2 * most_pictures(network, preprocessing.image_px, len(runs.manifest.class_names), device)
+    most = 2 * most_pictures(network, preprocessing.image_px, len(runs.dataset.class_names), device)
     if len(rows) > most:
         rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
     with runs.screen.counting("linear probe", len(rows)) as counted:
         found = embed_manifest(
             network,
-            runs.manifest.select(rows),
+            runs.dataset.select(rows),
             preprocessing=preprocessing,
             device=device,
             workers=workers_for(runs.place.workers, device, say=runs.screen.say),

@@ -14,7 +14,7 @@ import torch
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.augmented_copies import is_copy
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, By, has_places
 from efficientnetv2.data.records import Ints
@@ -139,11 +139,11 @@ class Plan:
     def _blocks(self) -> Sequence[float]:
         return BLOCKS if self.block_degrees is None else (self.block_degrees,)
 
-    def dealt(self, manifest: Manifest, contents: Ints, seed: int) -> Folds:
+    def dealt(self, dataset: ImageDataset, contents: Ints, seed: int) -> Folds:
         """The folds.
 
         Args:
-            manifest: labelled, readable.
+            dataset: labelled, readable.
             contents: (N,) equal for identical files.
             seed: of the dealing.
 
@@ -152,21 +152,21 @@ class Plan:
                 known.
         """
         if self.by == "time":
-            return time_folds(manifest, k=self.folds, column=self._time(manifest), contents=contents)
-        if self.block_degrees is not None and self.by == "auto" and not has_places(manifest):
+            return time_folds(dataset, k=self.folds, column=self._time(dataset), contents=contents)
+        if self.block_degrees is not None and self.by == "auto" and not has_places(dataset):
             raise InputError(
-                f"--block-degrees {self.block_degrees:g} is of folds by place, but {manifest.source} has no places. "
+                f"--block-degrees {self.block_degrees:g} is of folds by place, but {dataset.source} has no places. "
                 "Add columns latitude and longitude, in degrees, with a value in every row; or leave it out."
             )
         return folds(
-            manifest, k=self.folds, seed=seed, contents=contents, by=cast(By, self.by), blocks=self._blocks
+            dataset, k=self.folds, seed=seed, contents=contents, by=cast(By, self.by), blocks=self._blocks
         )
 
-    def otherwise(self, manifest: Manifest, contents: Ints, seed: int, dealt: Folds) -> Folds | None:
+    def otherwise(self, dataset: ImageDataset, contents: Ints, seed: int, dealt: Folds) -> Folds | None:
         """At random where the folds are by place, and the other way round; None where there is no such other way.
 
         Args:
-            manifest: of the pictures.
+            dataset: of the pictures.
             contents: (N,) equal for identical files.
             seed: of the dealing.
             dealt: the folds.
@@ -175,27 +175,27 @@ class Plan:
             InputError: it is asked for (``compare_splits``), but can't be had.
         """
         by: By = "class" if dealt.block is not None else "place"
-        if self.compare_splits and manifest.separator is not None:
+        if self.compare_splits and dataset.separator is not None:
             raise InputError(
-                f"--compare-splits: {manifest.source} has several labels a picture, but what neighbours flatter is "
+                f"--compare-splits: {dataset.source} has several labels a picture, but what neighbours flatter is "
                 "measured of one. Leave it out."
             )
         if dealt.by not in ("auto", "class", "place"):
             return None
-        if self.compare_splits and not has_places(manifest):
+        if self.compare_splits and not has_places(dataset):
             raise InputError(
-                f"--compare-splits: {manifest.source} has no columns latitude and longitude with a value in every row. "
+                f"--compare-splits: {dataset.source} has no columns latitude and longitude with a value in every row. "
                 "Add them, or leave it out."
             )
         try:
-            return folds(manifest, k=self.folds, seed=seed, contents=contents, by=by, blocks=self._blocks)
+            return folds(dataset, k=self.folds, seed=seed, contents=contents, by=by, blocks=self._blocks)
         except InputError as error:
             if self.compare_splits:
                 raise InputError(f"--compare-splits: {error}") from error
             return None
 
     def parted(
-        self, manifest: Manifest, contents: Ints, dealt: Folds, number: int, seed: int
+        self, dataset: ImageDataset, contents: Ints, dealt: Folds, number: int, seed: int
     ) -> tuple[Ints, Ints]:
         """What of a fold's training pictures tries learn from, and what chooses between them: rows.
 
@@ -203,7 +203,7 @@ class Plan:
         latest quarter, as nearly as whole moments allow.
 
         Args:
-            manifest: of the pictures.
+            dataset: of the pictures.
             contents: (N,) equal for identical files.
             dealt: the folds.
             number: of the fold.
@@ -213,7 +213,7 @@ class Plan:
             InputError: there are too few pictures of a class to choose by, or of moments.
         """
         rows = dealt.parts[number].learning
-        part = manifest.select(rows).with_split(np.full(len(rows), "train", dtype=object))
+        part = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
         fix = ""
         try:
             if dealt.by == "time":
@@ -224,7 +224,7 @@ class Plan:
                     else " Leave --try out."
                 )
                 last = time_holdout(
-                    part, share=_CHOOSING, column=self._time(manifest), contents=contents[rows]
+                    part, share=_CHOOSING, column=self._time(dataset), contents=contents[rows]
                 )
                 return rows[last.learning], rows[last.answering]
             held, _ = with_holdout(
@@ -243,12 +243,12 @@ class Plan:
             ) from error
         return rows[held.split == "train"], rows[(held.split == "val") & ~is_copy(held)]
 
-    def _time(self, manifest: Manifest) -> str:
-        name = time_column(manifest, self.time_column)
+    def _time(self, dataset: ImageDataset) -> str:
+        name = time_column(dataset, self.time_column)
         if name is None:
-            others = [str(name) for name in manifest.table.columns if name not in ("path", "label", "split")]
+            others = [str(name) for name in dataset.table.columns if name not in ("path", "label", "split")]
             raise InputError(
-                f"--by time: {manifest.source} has none of the columns {', '.join(TIMES)}. Name the one that holds "
+                f"--by time: {dataset.source} has none of the columns {', '.join(TIMES)}. Name the one that holds "
                 f"the time with --time-column; its other columns are {some(others, 20) or 'none'}."
             )
         return name

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.clusters import Whole, kept_whole
@@ -64,7 +64,7 @@ class Networks:
         return [f"{run}/{model_file.NAME}" for run in self.runs]
 
     def hashes(self) -> dict[str, str]:
-        """Of the manifest and of the model files, by where they lie in the folder."""
+        """Of the dataset and of the model files, by where they lie in the folder."""
         names = ["manifest.csv", *self.files]
         return {name: digest for name in names for digest in hashes(self.folder / name).values()}
 
@@ -128,13 +128,13 @@ def conclude(
         again: what those answered, if they were trained.
         skipped: path and reason of the pictures that could not be read before they were dealt.
     """
-    manifest, screen, plan = runs.manifest, runs.screen, runs.plan
-    pooled = _pooled(manifest, answered)
-    lost = _lost(manifest, answered, pooled)
+    dataset, screen, plan = runs.dataset, runs.screen, runs.plan
+    pooled = _pooled(dataset, answered)
+    lost = _lost(dataset, answered, pooled)
     _tell_lost(folder, skipped, lost, screen)
     key = Key.of(runs.seed).fold("crossval")
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
-    comparisons = [] if others is None else _compared(manifest, pooled, again, baseline, dealt, others, key)
+    comparisons = [] if others is None else _compared(dataset, pooled, again, baseline, dealt, others, key)
     whole = _whole(runs, dealt, answered, comparisons)
     networks = Networks(folder, len(answered), plan.members)
     together = networks.together()
@@ -149,18 +149,18 @@ def conclude(
     # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
     # several that answered together it is shown of the first.
     bands = preprocessing_of_first(folder).bands
-    asked = replace(manifest, bands=bands)
+    asked = replace(dataset, bands=bands)
     looked = explained_by_folds(
-        networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names, members=plan.members
+        networks.first_of, _fold_of(answered), pooled, asked, dataset.class_names, members=plan.members
     )
     known = replace(
-        _known(whole, baseline, manifest, looked),
+        _known(whole, baseline, dataset, looked),
         folder=folder,
         members=networks.calibrations(),
         split_by=dealt.rule,
-        whole=_hanging(folder, manifest, dealt, pooled),
+        whole=_hanging(folder, dataset, dealt, pooled),
     )
-    outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
+    outcome = Outcome(pooled, asked, dataset.class_names, facts, known=known)
     outcome.show(screen, as_json=runs.place.as_json)  # before it is written: a full disk loses no figure
     outcome.write(folder, sections=whole.sections())
     for line in (*whole.lines(), together):
@@ -171,7 +171,7 @@ def conclude(
 
 
 def _compared(
-    manifest: Manifest,
+    dataset: ImageDataset,
     pooled: Predictions,
     again: list[Answered] | None,
     baseline: Baseline | None,
@@ -180,9 +180,9 @@ def _compared(
     key: Key,
 ) -> list[Beside]:
     """Answers by folds dealt otherwise beside these: of the networks, if they were trained, and of the probe."""
-    found, count = [], len(manifest.class_names)
-    if again is not None and manifest.separator is None:
-        theirs = _pooled(manifest, again)
+    found, count = [], len(dataset.class_names)
+    if again is not None and dataset.separator is None:
+        theirs = _pooled(dataset, again)
         found.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
     if baseline is not None and baseline.otherwise is not None:
         found.append(beside(PROBE, baseline.answers, baseline.otherwise, dealt, others, count, key))
@@ -191,11 +191,11 @@ def _compared(
 
 def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[Beside]) -> CrossValidation:
     """What the folds came to."""
-    manifest, plan = runs.manifest, runs.plan
+    dataset, plan = runs.dataset, runs.plan
     return CrossValidation(
         by=dealt.rule,
         note=dealt.note,
-        over_classes="macro_f1" if manifest.separator is None else "mean_average_precision",
+        over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
         folds=[one.score for one in answered],
         tries=[
             Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
@@ -204,7 +204,7 @@ def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list
         beside=comparisons,
         members=plan.members,
         timed=runs.words.minutes is not None,
-        apart=apart_by_folds(manifest, [(part.learning, part.answering) for part in dealt.parts]),
+        apart=apart_by_folds(dataset, [(part.learning, part.answering) for part in dealt.parts]),
     )
 
 
@@ -217,7 +217,7 @@ def _facts(
     baseline: Baseline | None,
 ) -> Facts:
     """What the report says beside the figures; of one run that of the first."""
-    manifest, members = runs.manifest, runs.plan.members
+    dataset, members = runs.dataset, runs.plan.members
     first = _report_of(folder / run_name(0))
     before, chose = (
         sum(_seen_by(folder, number, members, what) for number in range(len(dealt.parts)))
@@ -228,9 +228,9 @@ def _facts(
         for number in range(len(dealt.parts))
         for place in range(members)
     ]
-    learnt = _learnt(manifest, reports)
+    learnt = _learnt(dataset, reports)
     facts = Facts(
-        data=manifest.source,
+        data=dataset.source,
         evaluated_on="out-of-fold",
         trained_on=before,
         chose=chose,
@@ -261,7 +261,7 @@ def _facts(
         facts,
         linear_probe=baseline.top1,
         linear_probe_macro_f1=baseline.macro_f1,
-        linear_probe_f1=f1_of_answers(baseline.told(manifest)),
+        linear_probe_f1=f1_of_answers(baseline.told(dataset)),
         linear_probe_pictures=baseline.train_pictures,
         linear_probe_of_pictures=baseline.of_pictures,
     )
@@ -300,24 +300,24 @@ def _seen_before(trained: int, chose: int, of: int) -> str:
     )
 
 
-def _pooled(manifest: Manifest, answered: Sequence[Answered]) -> Predictions:
-    """The answers of all folds, in the order of the manifest."""
+def _pooled(dataset: ImageDataset, answered: Sequence[Answered]) -> Predictions:
+    """The answers of all folds, in the order of the dataset."""
     rows = np.concatenate([one.rows for one in answered])
     shares = np.concatenate([one.probabilities for one in answered])
     order = np.argsort(rows, kind="stable")
     answer = answered[0].answer
     logits = logits_of(torch.from_numpy(shares[order]), answer).float()
-    return Predictions(rows[order], manifest.targets[rows[order]], logits, answer=answer)
+    return Predictions(rows[order], dataset.targets[rows[order]], logits, answer=answer)
 
 
-def _lost(manifest: Manifest, answered: Sequence[Answered], pooled: Predictions) -> list[tuple[str, str]]:
-    """Path and reason of the dealt pictures that the folds' runs could not read, in the order of the manifest.
+def _lost(dataset: ImageDataset, answered: Sequence[Answered], pooled: Predictions) -> list[tuple[str, str]]:
+    """Path and reason of the dealt pictures that the folds' runs could not read, in the order of the dataset.
 
     What has an answer is not lost, though a run that was to learn from it may have missed it for a while.
     """
     there = set(pooled.samples.tolist())
     unread = {row: why for one in answered for row, why in one.unread.items() if row not in there}
-    return [(manifest.paths[row], unread[row]) for row in sorted(unread)]
+    return [(dataset.paths[row], unread[row]) for row in sorted(unread)]
 
 
 def _tell_lost(
@@ -333,7 +333,7 @@ def _tell_lost(
 
 
 def _fold_of(answered: Sequence[Answered]) -> Ints:
-    """Which fold gave each answer, in the order of the manifest."""
+    """Which fold gave each answer, in the order of the dataset."""
     rows = np.concatenate([one.rows for one in answered])
     numbers = np.repeat(np.arange(len(answered)), [len(one.rows) for one in answered])
     return numbers[np.argsort(rows, kind="stable")]
@@ -350,37 +350,37 @@ def _kept(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _learnt(manifest: Manifest, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _learnt(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Of each class, how many pictures the network of a fold has learnt from: the mean over the folds.
 
     Empty where pictures have several labels. What chose, or could not be read at some time, is not counted.
     """
-    if manifest.separator is not None:
+    if dataset.separator is not None:
         return {}
     return {
         name: round(sum(one["train_support"].get(name, 0) for one in reports) / len(reports))
-        for name in manifest.class_names
+        for name in dataset.class_names
     }
 
 
 def _known(
-    whole: CrossValidation, baseline: Baseline | None, manifest: Manifest, looked: tuple[Part, ...]
+    whole: CrossValidation, baseline: Baseline | None, dataset: ImageDataset, looked: tuple[Part, ...]
 ) -> Known:
     """What there is beside the answers: the probe's, whether more labels would help, where the networks looked."""
     if baseline is None:
         return Known(elsewhere=whole.elsewhere(), sections=looked)
     curve = baseline.labels
     return Known(
-        probe=baseline.told(manifest),
+        probe=baseline.told(dataset),
         labels=None if curve is None else verdict(curve, note=baseline.labels_of),
         elsewhere=whole.elsewhere(),
         sections=looked if curve is None else (more_labels(curve, note=baseline.labels_of), *looked),
     )
 
 
-def _hanging(folder: Path, manifest: Manifest, dealt: Folds, pooled: Predictions) -> Whole:
+def _hanging(folder: Path, dataset: ImageDataset, dealt: Folds, pooled: Predictions) -> Whole:
     """What chance draws as a whole: what the folds kept so, or, where they heeded neither, what they did not part."""
     own = Whole(dealt.clusters[pooled.samples], " and ".join(dealt.kept) or None)
     if own.what is not None:
         return own
-    return kept_whole(folder, manifest.select(pooled.samples).paths) or own  # which joins identical files
+    return kept_whole(folder, dataset.select(pooled.samples).paths) or own  # which joins identical files

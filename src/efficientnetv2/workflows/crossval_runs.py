@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.cli.console import Aside, Screen, duration
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.crossval import FoldScore
@@ -162,7 +162,7 @@ def minutes_of(
     return minutes / kinds * pictures[number] / sum(pictures)
 
 
-# Of one run: report, answers (n, K), their rows (n,) in the whole manifest; row and reason of what it could not read.
+# Of one run: report, answers (n, K), their rows (n,) in the whole dataset; row and reason of what it could not read.
 _Ran = tuple[dict[str, Any], npt.NDArray[np.float64], Ints, dict[int, str]]
 
 
@@ -172,11 +172,11 @@ class Answered:
 
     Args:
         score: figures of the answers.
-        rows: (n,) of the pictures in the whole manifest.
+        rows: (n,) of the pictures in the whole dataset.
         probabilities: (n, K); of several networks the mean.
         answer: what they are.
         scores: of each try, on what chose; empty without a choice.
-        unread: row in the whole manifest and reason of what its runs could not read; so of each picture that they
+        unread: row in the whole dataset and reason of what its runs could not read; so of each picture that they
             were to answer and have not.
     """
 
@@ -196,7 +196,7 @@ class Runs:
         words: about the recipe; ``minutes`` is for all runs together.
         plan: of the folds.
         place: where and how to run.
-        manifest: of all pictures, readable.
+        dataset: of all pictures, readable.
         contents: (N,) equal for identical files.
         seed: of the recipe.
         screen: gets lines and bars.
@@ -207,7 +207,7 @@ class Runs:
     words: Words
     plan: Plan
     place: Place
-    manifest: Manifest
+    dataset: ImageDataset
     contents: Ints
     seed: int
     screen: Screen
@@ -239,8 +239,8 @@ class Runs:
         names = [run_name(number, place) for place in range(len(tries))]
         rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
         recipes = [read_recipe(folder / name / "recipe.yaml") for name in names]
-        answer = recipes[0].answer(self.manifest.separator)
-        figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names, answer)
+        answer = recipes[0].answer(self.dataset.separator)
+        figures = measured(self.dataset.targets[rows], probabilities, self.dataset.class_names, answer)
         figure, mean = mean_over_classes(figures)
         score = FoldScore(
             number=number,
@@ -291,7 +291,7 @@ class Runs:
     def _choose(self, dealt: Folds, number: int, folder: Path, called: str) -> None:
         """Train each try on a part of the fold's training pictures; write down what it reached, and in what time."""
         choosing = folder / "choosing"
-        learning, asked = self.plan.parted(self.manifest, self.contents, dealt, number, self.seed)
+        learning, asked = self.plan.parted(self.dataset, self.contents, dealt, number, self.seed)
         scores: dict[str, float] = {}
         seconds = 0.0
         for place, name in enumerate(self.plan.tries):
@@ -349,12 +349,12 @@ class Runs:
             words, settled = Words(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
         place = replace(self.place, out=path, resume=begun, as_json=False, probe=False, settled=settled)
         source = Source(
-            str(file), label_separator=self.manifest.separator, bands=self.bands, nodata=self.nodata
+            str(file), label_separator=self.dataset.separator, bands=self.bands, nodata=self.nodata
         )
         try:
-            own = read(file, label_separator=self.manifest.separator)
+            own = load_dataset(file, label_separator=self.dataset.separator)
             place = replace(
-                place, common=Common.of(self.manifest, [one.learning for one in dealt.parts], own, rows)
+                place, common=Common.of(self.dataset, [one.learning for one in dealt.parts], own, rows)
             )
             trained(words, source, place, Aside(self.screen, speaking=not begun and not settled))
         except InputError as error:
@@ -366,8 +366,8 @@ class Runs:
 
         Args:
             path: its folder.
-            place_of: where a picture of its table stands in the manifest.
-            answering: (n,) rows of the manifest that it was to answer.
+            place_of: where a picture of its table stands in the dataset.
+            answering: (n,) rows of the dataset that it was to answer.
         """
         if not (path / "predictions.csv").exists():
             raise InputError(
@@ -377,8 +377,8 @@ class Runs:
         report = read_object(
             path / "report.json", "top1", fix=f"Remove {path}, and --resume trains it again."
         )
-        answer = read_recipe(path / "recipe.yaml").answer(self.manifest.separator)
-        paths, probabilities = read_predictions(path / "predictions.csv", self.manifest.class_names, answer)
+        answer = read_recipe(path / "recipe.yaml").answer(self.dataset.separator)
+        paths, probabilities = read_predictions(path / "predictions.csv", self.dataset.class_names, answer)
         answered = np.array([place_of[one] for one in paths], dtype=np.int64)
         unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
         recorded = read_skipped(path / SKIPPED)
@@ -400,7 +400,7 @@ class Runs:
         split = np.array(["train"] * learning + ["val"] * (len(rows) - learning), dtype=object)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Beside it paths are relative to its folder, so the temporary file has to lie there too: it does.
-        write_atomically(file, dealt.marked(self.manifest).select(rows).with_split(split).to_csv)
+        write_atomically(file, dealt.marked(self.dataset).select(rows).with_split(split).to_csv)
         return file
 
 

@@ -13,7 +13,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from efficientnetv2.data.bands import rule_of
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_folder import Layout
 from efficientnetv2.data.raster_checks import depth, kinds_counted
 from efficientnetv2.data.records import SPLITS
@@ -65,8 +65,8 @@ class Source:
         given = [(name, value) for name, value in said.items() if value != options[name].default]
         return [self.data, *(str(word) for pair in given for word in pair)]
 
-    def read_any(self) -> Manifest:
-        """The manifest of pictures with labels or without: what keeps it from training alone is not refused.
+    def read_any(self) -> ImageDataset:
+        """The dataset of pictures with labels or without: what keeps it from training alone is not refused.
 
         Raises:
             InputError: what is wrong with the data.
@@ -82,8 +82,8 @@ class Source:
         for_training: bool = True,
         strict_labels: bool | None = None,
         heeded: Sequence[str] = SPLITS,
-    ) -> Manifest:
-        """The manifest; see ``data.dataset.read``.
+    ) -> ImageDataset:
+        """The dataset; see ``data.dataset.read``.
 
         Raises:
             InputError: what is wrong with the data.
@@ -117,7 +117,7 @@ class Source:
             raise InputError(
                 f"DATA {self.data} holds predictions: its column label is what a model predicted. Give {instead}"
             )
-        return read(
+        return load_dataset(
             self.data,
             path_column=self.path_column,
             label_column=self.label_column,
@@ -133,11 +133,13 @@ class Source:
         )
 
 
-def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[str], None]) -> Manifest:
+def with_rule(
+    dataset: ImageDataset, source: Source, *, seed: int, say: Callable[[str], None]
+) -> ImageDataset:
     """The same pictures, their rasters to be read by a rule that the training ones have given.
 
     Args:
-        manifest: its pictures are read as ordinary ones.
+        dataset: its pictures are read as ordinary ones.
         source: which bands were asked for.
         seed: of which rasters are measured.
         say: gets sentences, if there are any.
@@ -146,15 +148,15 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
         InputError: see ``data.bands.rule_of``.
     """
     asked = None if source.bands is None else bands_asked(source.bands)
-    if manifest.shards is not None:
+    if dataset.shards is not None:
         if asked is not None:
             raise InputError(
-                f"--bands {source.bands}: {manifest.source} holds shards, whose pictures are read as ordinary ones of "
+                f"--bands {source.bands}: {dataset.source} holds shards, whose pictures are read as ordinary ones of "
                 "three channels. Give the rasters as files: a folder, or a table of them."
             )
-        return manifest
+        return dataset
     files = {
-        learning: [manifest.file(int(row)) for row in np.flatnonzero(manifest.in_train == learning)]
+        learning: [dataset.file(int(row)) for row in np.flatnonzero(dataset.in_train == learning)]
         for learning in (True, False)
     }
     missing = None if source.nodata is None else nodata_asked(source.nodata)
@@ -165,7 +167,7 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
                 f"--nodata {source.nodata}: the training images are ordinary 8-bit images, which lack no data. "
                 "Leave it out."
             )
-        return manifest
+        return dataset
     for line in _told(bands, given=asked is not None):
         say(line)
     if missing is None and bands.nodata:
@@ -176,7 +178,7 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
         )
     if len(set(map(depth, bands.kinds))) > 1:
         say(_told_kinds(bands, kinds_counted(filter(is_raster, files[True]), bands)))
-    return replace(manifest, bands=bands)
+    return replace(dataset, bands=bands)
 
 
 def _told(bands: Bands, *, given: bool) -> list[str]:
@@ -251,8 +253,8 @@ def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:
     return numbers
 
 
-def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:
-    """Say what was noted on the way to a manifest, and which of its shards are damaged; no picture is read.
+def tell(dataset: ImageDataset, *, strict: bool, say: Callable[[str], None]) -> Damage:
+    """Say what was noted on the way to a dataset, and which of its shards are damaged; no picture is read.
 
     Returns:
         What is wrong with the shards: nothing where the pictures are files.
@@ -260,12 +262,12 @@ def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Dam
     Raises:
         InputError: a shard is damaged, with ``strict``; or is not the one its index was written for.
     """
-    for note in manifest.notes:
+    for note in dataset.notes:
         say(note)
-    if manifest.shards is None:
+    if dataset.shards is None:
         return Damage({}, ())
-    damage = damage_of(manifest.table, manifest.shards)
-    refuse_damage(manifest, damage, strict)
+    damage = damage_of(dataset.table, dataset.shards)
+    refuse_damage(dataset, damage, strict)
     for note in damage.notes[:_SHARDS_NAMED]:
         say(note)
     if len(damage.notes) > _SHARDS_NAMED:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from efficientnetv2.data.augmented_copies import left_out, refuse_copies_apart
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.image_metadata import shorter_side
@@ -43,12 +43,12 @@ class Common:
         rows: (n,) where each of these stands among ``pictures``; -1 for one that no run trains on.
     """
 
-    pictures: Manifest
-    own: Manifest
+    pictures: ImageDataset
+    own: ImageDataset
     rows: Ints
 
     @classmethod
-    def of(cls, everything: Manifest, learning: Sequence[Ints], own: Manifest, rows: Ints) -> Common:
+    def of(cls, everything: ImageDataset, learning: Sequence[Ints], own: ImageDataset, rows: Ints) -> Common:
         """What runs train on, as one of them names it.
 
         Args:
@@ -70,7 +70,7 @@ class Prepared:
     """Pictures ready for a run.
 
     Args:
-        manifest: every readable picture, with its split.
+        dataset: every readable picture, with its split.
         split_note: how it was made, in a sentence.
         skipped: path and reason of each unreadable picture.
         holdout_drawn: val was drawn here, and is another for another seed; else it was given, or there is none.
@@ -82,7 +82,7 @@ class Prepared:
         label_conflicts: Number of pairs of identical images with different labels.
     """
 
-    manifest: Manifest
+    dataset: ImageDataset
     split_note: str
     skipped: tuple[tuple[str, str], ...]
     holdout_drawn: bool
@@ -98,29 +98,29 @@ class Prepared:
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
-    def train(self) -> Manifest:
+    def train(self) -> ImageDataset:
         """The training pictures."""
-        return self.manifest.subset("train")
+        return self.dataset.subset("train")
 
     @cached_property
-    def val(self) -> Manifest:
+    def val(self) -> ImageDataset:
         """The pictures that figures are of: those of val, or of test (``answered``)."""
-        return self.manifest.subset(self.answered)
+        return self.dataset.subset(self.answered)
 
     def stored_px(self, recipe: Recipe) -> float | None:
         """The side at which the training pictures are stored, if a recipe asks for it and it can be had."""
         return None if recipe.enlarge is None else shorter_side(self.train)
 
     @cached_property
-    def minival(self) -> Manifest | None:
+    def minival(self) -> ImageDataset | None:
         """The pictures that choose the weights to keep; None if nothing is chosen."""
-        return self.manifest.subset("minival") if self.chooses else None
+        return self.dataset.subset("minival") if self.chooses else None
 
     @property
-    def trainable(self) -> Manifest:
+    def trainable(self) -> ImageDataset:
         """Every picture that some run trains on, of another seed or without minival."""
         parts = ("train", "minival", "val") if self.holdout_drawn else ("train", "minival")
-        return self.manifest.select(np.flatnonzero(np.isin(self.manifest.split, parts)))
+        return self.dataset.select(np.flatnonzero(np.isin(self.dataset.split, parts)))
 
 
 def prepare(
@@ -154,46 +154,46 @@ def prepare(
         InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
             published set are missing.
     """
-    manifest = source.read()
-    refuse_copies_apart(manifest)
-    others = () if made_for is None else compare(manifest, made_for, strict=strict)
-    for note in (*manifest.notes, *others):
+    dataset = source.read()
+    refuse_copies_apart(dataset)
+    others = () if made_for is None else compare(dataset, made_for, strict=strict)
+    for note in (*dataset.notes, *others):
         say(note)
     if detail is not None:
-        detail(f"Check: {count_of(len(manifest), 'image')} (unreadable files, duplicates)")
-    with counting("looking", len(manifest)) as counted:
-        found = check(manifest, strict=strict, progress=counted)
+        detail(f"Check: {count_of(len(dataset), 'image')} (unreadable files, duplicates)")
+    with counting("looking", len(dataset)) as counted:
+        found = check(dataset, strict=strict, progress=counted)
     for note in found.notes:
         say(note)
-    asked: Answered = "test" if answered == "test" and (manifest.split == "test").any() else "val"
+    asked: Answered = "test" if answered == "test" and (dataset.split == "test").any() else "val"
     skipped = tuple(
-        (manifest.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
+        (dataset.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
     )
     if skipped:
-        manifest = _readable(manifest, found.readable, asked)
+        dataset = _readable(dataset, found.readable, asked)
         say(
             f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {escaped(' '.join(skipped[0]))}."
         )
-    holdout_drawn = asked == "val" and not (manifest.split == "val").any()
+    holdout_drawn = asked == "val" and not (dataset.split == "val").any()
     contents = found.contents[found.readable]
-    manifest, note, chooses = _parted(
-        manifest, asked, holdout=holdout, minival=minival, seed=seed, contents=contents
+    dataset, note, chooses = _parted(
+        dataset, asked, holdout=holdout, minival=minival, seed=seed, contents=contents
     )
     if asked != answered:
         note = f"No pictures are given as test, which the recipe would answer. {note}"
-    copies, further = left_out(manifest, ~manifest.in_train)
+    copies, further = left_out(dataset, ~dataset.in_train)
     if copies.any():
-        manifest, contents = manifest.select(np.flatnonzero(~copies)), contents[~copies]
-    manifest = with_rule(manifest, source, seed=seed, say=say)
+        dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
+    dataset = with_rule(dataset, source, seed=seed, say=say)
     parts = ("minival", asked) if chooses else (asked,)
-    evaluated = np.flatnonzero(np.isin(manifest.split, parts))
-    if bad := decode_evaluated(manifest, evaluated, strict=strict, say=say, detail=detail, counting=counting):
-        skipped += tuple((manifest.paths[row], reason) for row, reason in bad.items())
-        kept = np.setdiff1d(np.arange(len(manifest)), list(bad))
-        manifest, contents = _readable(manifest, kept, asked), contents[kept]
+    evaluated = np.flatnonzero(np.isin(dataset.split, parts))
+    if bad := decode_evaluated(dataset, evaluated, strict=strict, say=say, detail=detail, counting=counting):
+        skipped += tuple((dataset.paths[row], reason) for row, reason in bad.items())
+        kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
+        dataset, contents = _readable(dataset, kept, asked), contents[kept]
     note = f"{note}{further}"
     return Prepared(
-        manifest,
+        dataset,
         note,
         skipped,
         holdout_drawn,
@@ -206,7 +206,7 @@ def prepare(
 
 
 def decode_evaluated(
-    manifest: Manifest,
+    dataset: ImageDataset,
     rows: Ints,
     *,
     strict: bool,
@@ -220,7 +220,7 @@ def decode_evaluated(
     each epoch, and another image stands in for a damaged one.
 
     Args:
-        manifest: of the images.
+        dataset: of the images.
         rows: that are evaluated.
         strict: an image that cannot be decoded is an error.
         say: gets sentences on skipped images.
@@ -233,56 +233,56 @@ def decode_evaluated(
     Raises:
         InputError: more than 5 % of all images, or with ``strict`` any, cannot be decoded.
     """
-    if manifest.shards is not None and is_url(manifest.shards.base):
+    if dataset.shards is not None and is_url(dataset.shards.base):
         rows = rows[:0]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with counting("decoding", len(rows)) as counted:
-        bad = undecodable(manifest, rows.tolist(), strict=strict, progress=counted)
+        bad = undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
     (detail or say)(
-        f"Checked {count_of(len(manifest), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
-        f"{len(manifest) - len(rows):,} the header and the end were read."
+        f"Checked {count_of(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
+        f"{len(dataset) - len(rows):,} the header and the end were read."
     )
     if bad:
         row, reason = next(iter(bad.items()))
         say(
             f"Skipped {count_of(len(bad), 'image')} that cannot be decoded, the first: "
-            f"{escaped(manifest.paths[row])} {reason}."
+            f"{escaped(dataset.paths[row])} {reason}."
         )
     return bad
 
 
 def _parted(
-    manifest: Manifest,
+    dataset: ImageDataset,
     answered: Answered,
     *,
     holdout: float,
     minival: int | float | Literal["auto"] | None,
     seed: int,
     contents: Ints,
-) -> tuple[Manifest, str, bool]:
+) -> tuple[ImageDataset, str, bool]:
     """The pictures in the parts of a run, in sentences how they came there, and whether minival chooses."""
     if answered == "test":
-        manifest, note = answering_test(manifest)
-        apart = groups_apart(manifest)
+        dataset, note = answering_test(dataset)
+        apart = groups_apart(dataset)
     else:
         apart = groups_apart(
-            manifest
+            dataset
         )  # by the splits as given: what is held out here says itself what it parts
-        manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
+        dataset, note = with_holdout(dataset, fraction=holdout, seed=seed, contents=contents)
     note += apart
     chooses = minival is not None
     if minival == "auto":
-        manifest, further, chooses = with_auto_minival(manifest, contents=contents)
+        dataset, further, chooses = with_auto_minival(dataset, contents=contents)
         note = f"{note} {further}"
     elif minival is not None:
-        manifest, further = with_minival(manifest, size=minival, contents=contents)
+        dataset, further = with_minival(dataset, size=minival, contents=contents)
         note = f"{note} {further}"
-    elif unused := int((manifest.split == "minival").sum()):
+    elif unused := int((dataset.split == "minival").sum()):
         note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
-    return manifest, note, chooses
+    return dataset, note, chooses
 
 
-def refuse_missing(train: Manifest, world: World) -> None:
+def refuse_missing(train: ImageDataset, world: World) -> None:
     """The pictures, which the first process has looked at, are there on the others' machines too.
 
     Args:
@@ -304,24 +304,22 @@ def refuse_missing(train: Manifest, world: World) -> None:
         ) from error
 
 
-def _readable(manifest: Manifest, rows: Ints, answered: Answered) -> Manifest:
+def _readable(dataset: ImageDataset, rows: Ints, answered: Answered) -> ImageDataset:
     """The readable pictures, if they still are what was asked for.
 
     Raises:
         InputError: those given to be answered, or a class of train, have none left.
     """
-    readable = manifest.select(rows)
-    if (manifest.split == answered).any() and not (readable.split == answered).any():
+    readable = dataset.select(rows)
+    if (dataset.split == answered).any() and not (readable.split == answered).any():
         raise InputError(
-            f"{manifest.source}: none of the pictures given as {answered} can be read. Repair them."
+            f"{dataset.source}: none of the pictures given as {answered} can be read. Repair them."
         )
-    gone = np.setdiff1d(
-        manifest.targets[manifest.in_train], np.append(readable.targets[readable.in_train], -1)
-    )
+    gone = np.setdiff1d(dataset.targets[dataset.in_train], np.append(readable.targets[readable.in_train], -1))
     if len(gone):
-        names = some(manifest.class_names[int(one)] for one in np.unique(gone))
+        names = some(dataset.class_names[int(one)] for one in np.unique(gone))
         raise InputError(
-            f"{manifest.source}: none of the training images of class {names} can be read. Repair them, or leave the "
+            f"{dataset.source}: none of the training images of class {names} can be read. Repair them, or leave the "
             "class out."
         )
     return readable

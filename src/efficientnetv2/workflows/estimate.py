@@ -141,7 +141,7 @@ def plan_and_tell(
                 stored_px = shorter_side(prepared.train)
                 recipe, rates, lower = lowered_by(rates, job, words.minutes, stored_px, spent_s=spent_s)
                 job, notes = replace(job, recipe=recipe), [*notes, *lower]
-                preprocessing = eval_preprocessing(recipe, settled.network, prepared.manifest.bands)
+                preprocessing = eval_preprocessing(recipe, settled.network, prepared.dataset.bands)
                 job = replace(job, preprocessing=preprocessing)
                 settling = replace(settling, preprocessing=preprocessing)
         recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
@@ -222,7 +222,7 @@ def _around(
     folder = scratch / "run"
     began = time.perf_counter()
     run = RunDir(folder, lambda line: None)
-    run.begin(job.recipe, prepared.manifest, {})
+    run.begin(job.recipe, prepared.dataset, {})
     history = _rows(job)
     for row in history:
         run.record(row)  # TensorBoard is imported for the first

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluated_whole
 from efficientnetv2.evaluation.plots import SizeCurve
@@ -136,18 +136,18 @@ def evaluate_and_report(
         }
         # One look more beside eight; eight beside one would be most of the work.
         beside = None
-        if looking.views != own == "one" and asked.manifest.separator is None:
+        if looking.views != own == "one" and asked.dataset.separator is None:
             beside, _ = answers_at("evaluating with its own view", preprocessing=replace(looking, views=own))
         if world.is_main_process:
             predictions, seconds = answers[px]
-            looked_at = asked.manifest.select(predictions.samples)
+            looked_at = asked.dataset.select(predictions.samples)
             known = _known(model, asked.network, looked_at, screen)
             whole = evaluated_whole(run_of(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
             may_choose = facts.of_training or name == "minival" or chosen_by
             curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
-            gained = over_own(predictions, beside, asked.manifest, asked.network.class_names, whole)
+            gained = over_own(predictions, beside, asked.dataset, asked.network.class_names, whole)
             fresh = (
                 on_unseen(predictions, known, asked.network.class_names, whole)
                 if _chose(asked, name) is None
@@ -212,7 +212,7 @@ def _asked(
     return asked, name, looking, compared, wanted
 
 
-def _known(model: str, network: Network, looked_at: Manifest, screen: Screen) -> Seen:
+def _known(model: str, network: Network, looked_at: ImageDataset, screen: Screen) -> Seen:
     """Whether the pictures trained the model: to find out is no reason to lose their answers."""
     try:
         return seen(Path(model), network.trained_on, looked_at)
@@ -300,7 +300,7 @@ def _report(
     screen: Screen,
     as_json: bool,
 ) -> Outcome:
-    part, unreadable = asked.manifest, predictions.unreadable
+    part, unreadable = asked.dataset, predictions.unreadable
     tell_unreadable(part, unreadable, asked.damage, screen)
     if out is not None:
         names, as_seen = asked.network.class_names, asked.network.preprocessing
@@ -324,15 +324,15 @@ def _report(
     return outcome
 
 
-def _part(manifest: Manifest, split: str | None) -> tuple[Manifest, str]:
+def _part(dataset: ImageDataset, split: str | None) -> tuple[ImageDataset, str]:
     """The pictures to evaluate on, and what to call them."""
     if split is None:
-        split = next((name for name in ("test", "val") if (manifest.split == name).any()), "all")
+        split = next((name for name in ("test", "val") if (dataset.split == name).any()), "all")
     if split not in _SPLITS:
         raise InputError(
             f"--split is '{split}', but is one of {', '.join(_SPLITS)}{did_you_mean(split, _SPLITS)}"
         )
-    return (manifest, "all pictures") if split == "all" else (manifest.subset(split), split)
+    return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
 
 
 @api

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.predictions import read_answers
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.calibration import LEAST_PICTURES, fit_temperature
@@ -34,11 +34,11 @@ class Asking:
     against: Path | None = None
     calibrate: Path | None = None
 
-    def wanted(self, manifest: Manifest, class_names: Sequence[str]) -> Wanted:
+    def wanted(self, dataset: ImageDataset, class_names: Sequence[str]) -> Wanted:
         """The same, checked as far as can be before any picture is answered.
 
         Args:
-            manifest: of the pictures.
+            dataset: of the pictures.
             class_names: of the network.
 
         Raises:
@@ -46,29 +46,29 @@ class Asking:
         """
         for_one = {"--costs": self.costs, "--against": self.against, "--calibrate": self.calibrate}
         option = next((name for name, value in for_one.items() if value is not None), None)
-        if manifest.separator is not None and option is not None:
+        if dataset.separator is not None and option is not None:
             raise InputError(f"{option} is for pictures of one label, but these have several. Leave it out.")
         names: tuple[str, ...] | None = None
         if self.slices is not None:
             names = () if self.slices == "none" else tuple(one.strip() for one in self.slices.split(","))
         if names:
-            check_slices(manifest, names)
+            check_slices(dataset, names)
         against = (
-            None if self.against is None else Other.named(self.against, read_answers(self.against), manifest)
+            None if self.against is None else Other.named(self.against, read_answers(self.against), dataset)
         )
         costs = None if self.costs is None else read_costs(self.costs, class_names)
         return Wanted(names, costs, self.abstain_below, against)
 
 
 def check_calibrates(
-    out: Path, network: Network, manifest: Manifest, name: str, looking: Preprocessing
+    out: Path, network: Network, dataset: ImageDataset, name: str, looking: Preprocessing
 ) -> None:
     """Refuse a model, pictures and a file that can't be calibrated, before any picture is answered.
 
     Args:
         out: file to write.
         network: to calibrate.
-        manifest: of the pictures.
+        dataset: of the pictures.
         name: what they are called, for the message.
         looking: how they are looked at.
 
@@ -94,10 +94,10 @@ def check_calibrates(
             f"--calibrate {out}: at {px} px the answers are others than the model's own, which are at {own.image_px} "
             f"px. Leave --image-px out; or keep that size first: effnetv2 convert MODEL OUT --image-px {px}"
         )
-    if len(manifest) < LEAST_PICTURES:
+    if len(dataset) < LEAST_PICTURES:
         raise InputError(
             f"--calibrate {out}: a temperature is fitted on {LEAST_PICTURES} pictures or more, but there "
-            f"{'is' if len(manifest) == 1 else 'are'} {count_of(len(manifest), 'picture')} of {name}. Give more."
+            f"{'is' if len(dataset) == 1 else 'are'} {count_of(len(dataset), 'picture')} of {name}. Give more."
         )
 
 

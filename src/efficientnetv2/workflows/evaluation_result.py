@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from efficientnetv2.cli.console import Screen, answer, duration
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.image_io import Source
 from efficientnetv2.data.readers import Dispensable, to_show
@@ -54,8 +54,8 @@ class Outcome:
     """The figures of predictions, and what to say of them.
 
     Args:
-        predictions: on the manifest's pictures.
-        manifest: labelled.
+        predictions: on the dataset's pictures.
+        dataset: labelled.
         class_names: of the network.
         facts: all else the report says.
         wanted: what is asked of it beyond the figures.
@@ -68,14 +68,14 @@ class Outcome:
     def __init__(
         self,
         predictions: Predictions,
-        manifest: Manifest,
+        dataset: ImageDataset,
         class_names: Sequence[str],
         facts: Facts,
         *,
         wanted: Wanted | None = None,
         known: Known | None = None,
     ) -> None:
-        self.predictions, self.manifest, self.facts = predictions, manifest, facts
+        self.predictions, self.dataset, self.facts = predictions, dataset, facts
         self.wanted, self.known = wanted or Wanted(), known or Known()
         self.class_names = tuple(class_names)
 
@@ -103,7 +103,7 @@ class Outcome:
         key = Key.of(self.facts.seed or 0).fold("findings")
         return gathered(
             self.predictions,
-            self.manifest,
+            self.dataset,
             self.class_names,
             self.wanted,
             self.known,
@@ -162,7 +162,7 @@ class Outcome:
 
     def table(self) -> pd.DataFrame:
         """The predictions as a table: what ``predictions.csv`` holds."""
-        shown, whole = self.manifest.select(self.predictions.samples), self.known.whole
+        shown, whole = self.dataset.select(self.predictions.samples), self.known.whole
         return predictions_table(
             self.predictions,
             list(shown.paths),
@@ -239,13 +239,13 @@ class Outcome:
         """Where the images lie that the page shows, as seen from its folder; of those that are files alone."""
         galleries = (one for part in self.findings.sections for one in part.told.get("galleries", ()))
         shown = {*(one.path for one in mistakes), *(path for one in galleries for path in one["paths"])}
-        rows = {path: row for row, path in enumerate(self.manifest.paths) if path in shown}
-        files = {path: Path(self.manifest.file(row)) for path, row in rows.items()}
+        rows = {path: row for row, path in enumerate(self.dataset.paths) if path in shown}
+        files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}
         return {path: _address(file, folder) for path, file in files.items() if file.is_file()}
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities
-        pictures = Dispensable(to_show(self.manifest))
+        pictures = Dispensable(to_show(self.dataset))
         mistakes = []
         targets = self.predictions.labels.reshape(len(probabilities), -1)
         for place in report.most_confident(self.predictions.labels, probabilities):
@@ -253,7 +253,7 @@ class Outcome:
             best = int(probabilities[place].argmax())
             mistakes.append(
                 Mistake(
-                    path=self.manifest.paths[row],
+                    path=self.dataset.paths[row],
                     true=", ".join(self.class_names[label] for label in targets[place] if label >= 0),
                     predicted=self.class_names[best],
                     probability=float(probabilities[place, best]),

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.image_io import Pixels, first_three
 from efficientnetv2.data.readers import Dispensable, to_answer
@@ -25,7 +25,7 @@ from efficientnetv2.utils.probability import probabilities
 def explained(
     network: Network,
     predictions: Predictions,
-    manifest: Manifest,
+    dataset: ImageDataset,
     class_names: Sequence[str],
     preprocessing: Preprocessing,
 ) -> tuple[Part, ...]:
@@ -34,22 +34,22 @@ def explained(
     Args:
         network: that answered; of another library its pictures are shown without maps.
         predictions: its answers, of labelled pictures.
-        manifest: that they answer.
+        dataset: that they answer.
         class_names: of the network.
         preprocessing: as the pictures were seen.
     """
 
     def looked(places: Sequence[int]) -> dict[int, Seen]:
-        return _seen(network, predictions, manifest, preprocessing, places)
+        return _seen(network, predictions, dataset, preprocessing, places)
 
-    return _section(predictions, manifest, class_names, looked)
+    return _section(predictions, dataset, class_names, looked)
 
 
 def explained_by_folds(
     network_of: Callable[[int], Network],
     fold: npt.NDArray[np.int64],
     predictions: Predictions,
-    manifest: Manifest,
+    dataset: ImageDataset,
     class_names: Sequence[str],
     *,
     members: int = 1,
@@ -60,13 +60,13 @@ def explained_by_folds(
         network_of: loads that of a fold, with its own preprocessing; one is alive at a time.
         fold: (N,) whose answer it is, from 0.
         predictions: (N,) answers, of labelled pictures.
-        manifest: that they answer.
+        dataset: that they answer.
         class_names: of the networks.
         members: networks that have answered each picture together; that which is loaded is the first of them.
     """
 
     def of_one(network: Network, places: Sequence[int]) -> dict[int, Seen]:
-        return _seen(network, predictions, manifest, network.preprocessing, places)
+        return _seen(network, predictions, dataset, network.preprocessing, places)
 
     def looked(places: Sequence[int]) -> dict[int, Seen]:
         seen: dict[int, Seen] = {}
@@ -78,12 +78,12 @@ def explained_by_folds(
     whose = (
         "" if members == 1 else f"Of the {members} networks that answered a picture together it is the first."
     )
-    return _section(predictions, manifest, class_names, looked, whose)
+    return _section(predictions, dataset, class_names, looked, whose)
 
 
 def _section(
     predictions: Predictions,
-    manifest: Manifest,
+    dataset: ImageDataset,
     class_names: Sequence[str],
     looked: Callable[[Sequence[int]], dict[int, Seen]],
     whose: str = "",
@@ -93,7 +93,7 @@ def _section(
         return ()
     galleries = chosen(labels, shares, class_names)
     seen = looked(sorted({int(place) for one in galleries for place in one.places}))
-    paths = [manifest.paths[int(row)] for row in predictions.samples]
+    paths = [dataset.paths[int(row)] for row in predictions.samples]
     return (
         shown(
             galleries,
@@ -110,13 +110,13 @@ def _section(
 def _seen(
     network: Network,
     predictions: Predictions,
-    manifest: Manifest,
+    dataset: ImageDataset,
     preprocessing: Preprocessing,
     places: Sequence[int],
 ) -> dict[int, Seen]:
     """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
     # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
-    reader = to_answer(replace(manifest, bands=preprocessing.bands or manifest.bands))
+    reader = to_answer(replace(dataset, bands=preprocessing.bands or dataset.bands))
     pictures, see = Dispensable(reader), partial(eval_picture, preprocessing=preprocessing)
     images: dict[int, Pixels] = {}
     for place in places:

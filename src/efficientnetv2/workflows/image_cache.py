@@ -14,7 +14,7 @@ import torch
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.cache_writer import Filled, Order, amount, in_memory, is_there, on_disk
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_cache import Kept
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.records import Ints
@@ -67,7 +67,7 @@ class Foreseen:
     """
 
     where: str
-    pictures: Manifest
+    pictures: ImageDataset
     reader: Reader
     bytes: int
     seconds: float
@@ -156,8 +156,8 @@ def foreseen(
 
 
 def _as_many_as_fit(
-    train: Manifest, drawn: Ints, recipe: Recipe, device: torch.device, screen: Screen
-) -> tuple[Manifest, Filled, float]:
+    train: ImageDataset, drawn: Ints, recipe: Recipe, device: torch.device, screen: Screen
+) -> tuple[ImageDataset, Filled, float]:
     """Some of the drawn pictures, kept in memory, which has to hold no more of what is to lie on disk; since when.
 
     Raises:
@@ -174,7 +174,7 @@ def _as_many_as_fit(
 
 
 def shown(
-    recipe: Recipe, train: Manifest, samples: Ints, device: torch.device, screen: Screen
+    recipe: Recipe, train: ImageDataset, samples: Ints, device: torch.device, screen: Screen
 ) -> Reader | None:
     """What training reads of a few pictures where all are kept as the recipe says; None if it reads the originals.
 
@@ -195,7 +195,7 @@ def shown(
     return _in_ram(_order(train.select(samples), recipe, screen), device).reader(rows, originals(train))
 
 
-def rows_of(pictures: Manifest, train: Manifest) -> Ints:
+def rows_of(pictures: ImageDataset, train: ImageDataset) -> Ints:
     """(N,) where the training pictures stand among those that are kept.
 
     Args:
@@ -231,7 +231,7 @@ def _said(where: str | None, recipe: Recipe, world: World) -> str:
     return where
 
 
-def _to_keep(where: str, prepared: Prepared) -> tuple[Manifest, Ints]:
+def _to_keep(where: str, prepared: Prepared) -> tuple[ImageDataset, Ints]:
     """The pictures to keep, and (N,) where those that train stand among them.
 
     On disk other runs use them too: those of another seed, whose hold-out is another, or those of the other folds.
@@ -245,7 +245,7 @@ def _to_keep(where: str, prepared: Prepared) -> tuple[Manifest, Ints]:
     return replace(common.pictures, bands=train.bands), common.rows[rows_of(common.own, train)]
 
 
-def _order(pictures: Manifest, recipe: Recipe, screen: Screen, image_px: int | None = None) -> Order:
+def _order(pictures: ImageDataset, recipe: Recipe, screen: Screen, image_px: int | None = None) -> Order:
     return Order(
         reader=originals(pictures),
         count=len(pictures),
@@ -307,12 +307,12 @@ def _room(device: torch.device) -> int:
     return int(share * free_bytes(torch.device("cpu")))
 
 
-def _in_order(manifest: Manifest) -> Manifest:
+def _in_order(dataset: ImageDataset) -> ImageDataset:
     """By path, so that a list in another order has the same cache."""
-    return manifest.select(np.argsort(np.array(manifest.paths, dtype=object), kind="stable"))
+    return dataset.select(np.argsort(np.array(dataset.paths, dtype=object), kind="stable"))
 
 
-def _folder(pictures: Manifest, kept: Kept, prepared: Prepared) -> Path:
+def _folder(pictures: ImageDataset, kept: Kept, prepared: Prepared) -> Path:
     """Of this data at this size and by this rule, whichever pictures it holds now: when they change, it is replaced.
 
     The rule of rasters is measured on those that train, so it differs between seeds and folds: each has its own. That

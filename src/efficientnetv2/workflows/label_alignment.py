@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.label_rules import folded
 from efficientnetv2.models.ensemble import members_of
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.utils.shell import typed
 
 
-def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:
+def in_classes_of(
+    dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool
+) -> ImageDataset:
     """The same pictures, their labels counted as the model counts its classes.
 
     Args:
-        manifest: labelled.
+        dataset: labelled.
         class_names: of the model.
         model: for the message.
         merge: take labels that are ``folded`` alike for the model's; one that is a class as it stands stays that.
@@ -27,23 +29,23 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
         InputError: a label that is no class of the model, or maybe two of it, or a model whose classes have no names.
     """
     if merge:
-        _refuse_two(manifest, class_names, model)
+        _refuse_two(dataset, class_names, model)
         spelled = {folded(name): name for name in class_names} | {name: name for name in class_names}
-        manifest = manifest.renamed(lambda label: spelled.get(label, spelled.get(folded(label), label)))
+        dataset = dataset.renamed(lambda label: spelled.get(label, spelled.get(folded(label), label)))
     call = typed(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
     known = set(class_names)
-    present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
+    present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
     strange = sorted(present - known)
     if strange:
-        place = manifest.class_names.index(strange[0])
-        row = int(np.argwhere(manifest.targets == place)[0, 0])
+        place = dataset.class_names.index(strange[0])
+        row = int(np.argwhere(dataset.targets == place)[0, 0])
         if class_names == tuple(str(number) for number in range(len(class_names))):
             raise InputError(
-                f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
+                f"{dataset.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
                 f"('0' to '{len(class_names) - 1}'). Name them, in their order: {call} (a name on each line)"
             )
-        named = np.isin(manifest.targets, [manifest.class_names.index(name) for name in strange])
-        asked = int(named.reshape(len(manifest), -1).any(axis=1).sum())
+        named = np.isin(dataset.targets, [dataset.class_names.index(name) for name in strange])
+        asked = int(named.reshape(len(dataset), -1).any(axis=1).sum())
         fix = (
             f"Correct the labels of the {count_of(asked, 'picture')} so called, or leave them out: in a table their "
             "rows, else their folders."
@@ -58,23 +60,23 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
                 else f"To call them otherwise: {call} (a name on each line)"
             )
         raise InputError(
-            f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "
+            f"{dataset.where(row)}: label {some(strange)} is no class of {model}, which knows "
             f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
         )
-    return replace(manifest, class_names=class_names)
+    return replace(dataset, class_names=class_names)
 
 
-def _refuse_two(manifest: Manifest, class_names: tuple[str, ...], model: str) -> None:
+def _refuse_two(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
     """Refuse a label that is none of the model's classes as it stands, but is folded like two of them."""
     spellings: dict[str, list[str]] = {}
     for name in class_names:
         spellings.setdefault(folded(name), []).append(name)
-    for place, label in enumerate(manifest.class_names):
+    for place, label in enumerate(dataset.class_names):
         alike = spellings.get(folded(label), [])
-        if label in alike or len(alike) < 2 or not (manifest.targets == place).any():
+        if label in alike or len(alike) < 2 or not (dataset.targets == place).any():
             continue
-        row = int(np.argwhere(manifest.targets == place)[0, 0])
+        row = int(np.argwhere(dataset.targets == place)[0, 0])
         raise InputError(
-            f"{manifest.where(row)}: label '{label}' may be {some(alike)}, which {model} tells apart, so --labels "
+            f"{dataset.where(row)}: label '{label}' may be {some(alike)}, which {model} tells apart, so --labels "
             "casefold does not say which. Correct the label to one of them."
         )

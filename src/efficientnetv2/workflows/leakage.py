@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import content_marks
 from efficientnetv2.evaluation.clusters import Whole, files_of
 from efficientnetv2.inference.predict import Predictions
@@ -179,13 +179,13 @@ def _chose_them(known: Seen, name: str) -> str:
     return f"{least}{known.chose:,} {of} {have} chosen them, as the minival of an earlier run"
 
 
-def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
+def seen(model: Path, trained_on: TrainedOn | None, part: ImageDataset) -> Seen:
     """How many pictures trained a model: by their contents, as its file remembers them, and by their paths.
 
     Those that trained the weights that its training began with count as well, where the file remembers them.
 
     A picture that was changed since, were it only saved anew, is another one by its content; it is known by its path
-    where the manifest of the run lies beside the model. Those of minival, which chose the model, are found likewise.
+    where the dataset of the run lies beside the model. Those of minival, which chose the model, are found likewise.
 
     Args:
         model: its file, or the run folder.
@@ -234,7 +234,7 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
 
 
 def run_of(model: Path) -> Path | None:
-    """The folder of the run, or of the cross-validation, that a model lies in, with its manifest; None without.
+    """The folder of the run, or of the cross-validation, that a model lies in, with its dataset; None without.
 
     Args:
         model: its file, or the folder.
@@ -257,9 +257,9 @@ def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float
     return round(int(same.sum()) / share) if share and not training.of_several else 0
 
 
-def _by_path(run: Path, part: Manifest) -> npt.NDArray[np.bool_]:
+def _by_path(run: Path, part: ImageDataset) -> npt.NDArray[np.bool_]:
     """(2, N) whether a picture lies where one lay that the run trained on; and where one that chose, of minival."""
-    there = Manifest.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
+    there = ImageDataset.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
     asked, places = files_of(part), np.array(files_of(there), dtype=object)
     found = []
     for split in ("train", "minival"):

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.label_efficiency import more_labels, verdict
 from efficientnetv2.evaluation.predictions import NAME as ANSWERS
 from efficientnetv2.evaluation.predictions import read_answers, write_answers
@@ -46,7 +46,7 @@ def with_classifier(recipe: Recipe, prepared: Prepared) -> Recipe:
     Raises:
         InputError: the probe's is asked for, but these pictures have several labels.
     """
-    several = prepared.manifest.separator is not None
+    several = prepared.dataset.separator is not None
     if several and recipe.classifier == "probe":
         raise InputError(
             "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
@@ -92,7 +92,7 @@ def probed(
             preprocessing=preprocessing,
             key=Key.of(recipe.seed).fold("probe"),
             balanced=recipe.balance is not None,
-            contents=prepared.contents[prepared.manifest.split == "train"],
+            contents=prepared.contents[prepared.dataset.split == "train"],
             device=device,
             workers=workers,
             most=most,
@@ -123,7 +123,7 @@ def images_within(
     return None if takes(most) <= seconds else bisect_right(range(most), seconds, key=takes) - 1
 
 
-def probe_s(most: int, train: Manifest, val: Manifest, network: Network, image_s: float) -> float:
+def probe_s(most: int, train: ImageDataset, val: ImageDataset, network: Network, image_s: float) -> float:
     """Estimated seconds of a linear probe: embedding, fitting, and the label curve.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 
 from efficientnetv2.architectures import io
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.image_sizes import validate_stride
 from efficientnetv2.training.initial_weights import (
@@ -386,5 +386,5 @@ def longer(path: Path) -> str:
 def _epochs(recipe: Recipe, run: Path) -> float:
     """What a recipe's steps come to with the pictures of a run; the run has them so."""
     assert recipe.steps is not None
-    pictures = Manifest.from_csv(run / "manifest.csv", root=run, source=str(run)).subset("train")
+    pictures = ImageDataset.from_csv(run / "manifest.csv", root=run, source=str(run)).subset("train")
     return recipe.steps * recipe.batch_images / len(pictures)

@@ -13,7 +13,7 @@ import pandas as pd
 from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.augmented_copies import COLUMN, is_copy
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import Balance, target_counts
@@ -80,27 +80,27 @@ def balance_and_write(
         say=screen.say,
         counting=screen.counting,
     )
-    manifest = prepared.manifest
-    _refuse_unfit(manifest, fewer)
+    dataset = prepared.dataset
+    _refuse_unfit(dataset, fewer)
     screen.say(prepared.split_note)
-    teach = np.flatnonzero(manifest.split == "train")
-    before = np.bincount(manifest.labels[teach], minlength=len(manifest.class_names))
+    teach = np.flatnonzero(dataset.split == "train")
+    before = np.bincount(dataset.labels[teach], minlength=len(dataset.class_names))
     wanted = target_counts(before, cast(Balance, to), fewer=fewer, beta=decided.effective_beta)
     file = out if fewer else out / TABLE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    called = manifest.seen_from(file)
+    called = dataset.seen_from(file)
     if fewer:
-        table = called[_kept(manifest, teach, wanted, seed)].reset_index(drop=True)
+        table = called[_kept(dataset, teach, wanted, seed)].reset_index(drop=True)
     else:
-        table = _more(manifest, called, teach, wanted, out, decided, seed, screen)
+        table = _more(dataset, called, teach, wanted, out, decided, seed, screen)
     try:
         write_table(file, table)
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    told = (manifest.class_names, before, wanted, file, table, screen)
+    told = (dataset.class_names, before, wanted, file, table, screen)
     _tell(*told, fewer=fewer, bands=source.bands, as_json=as_json)
 
 
@@ -121,35 +121,35 @@ def _check_out(out: Path, fewer: bool) -> None:
         raise InputError(f"OUT {out} is not an empty folder ({some(there, 3)}). Give another one.")
 
 
-def _refuse_unfit(manifest: Manifest, fewer: bool) -> None:
-    if is_copy(manifest).any():
+def _refuse_unfit(dataset: ImageDataset, fewer: bool) -> None:
+    if is_copy(dataset).any():
         raise InputError(
-            f"{manifest.source} holds augmented copies already (column {COLUMN}). Balance the set that it was made "
+            f"{dataset.source} holds augmented copies already (column {COLUMN}). Balance the set that it was made "
             "from."
         )
-    if not fewer and manifest.channels != RGB:
+    if not fewer and dataset.channels != RGB:
         raise InputError(
             f"Copies are written as JPEG, which holds {RGB} channels, but these rasters have "
-            f"{count_of(manifest.channels, 'band')}. {_INSTEAD}"
+            f"{count_of(dataset.channels, 'band')}. {_INSTEAD}"
         )
-    if not fewer and manifest.shards is not None:
+    if not fewer and dataset.shards is not None:
         raise InputError(
-            f"Copies are written as files, but the pictures of {manifest.source} stand in shards, and a table lists "
+            f"Copies are written as files, but the pictures of {dataset.source} stand in shards, and a table lists "
             f"either. {_INSTEAD}"
         )
 
 
-def _kept(manifest: Manifest, teach: Ints, wanted: Ints, seed: int) -> npt.NDArray[np.bool_]:
+def _kept(dataset: ImageDataset, teach: Ints, wanted: Ints, seed: int) -> npt.NDArray[np.bool_]:
     """(N,) all but some training pictures of frequent classes."""
-    kept = np.ones(len(manifest), dtype=bool)
+    kept = np.ones(len(dataset), dtype=bool)
     for label, number in enumerate(wanted):
-        rows = teach[manifest.labels[teach] == label]
+        rows = teach[dataset.labels[teach] == label]
         kept[Key.of(seed).fold("fewer", label).generator().permutation(rows)[number:]] = False
     return kept
 
 
 def _more(
-    manifest: Manifest,
+    dataset: ImageDataset,
     called: pd.DataFrame,
     teach: Ints,
     wanted: Ints,
@@ -160,12 +160,12 @@ def _more(
 ) -> pd.DataFrame:
     """The table, as it is ``called``, and behind it copies of rare classes' pictures, which are written."""
     key = Key.of(seed)
-    copies = np.zeros(len(manifest), dtype=np.int64)
-    copies[teach] = spread_copies(manifest.labels[teach], wanted, key=key)
+    copies = np.zeros(len(dataset), dtype=np.int64)
+    copies[teach] = spread_copies(dataset.labels[teach], wanted, key=key)
     with screen.counting("augmenting", int(copies.sum())) as counted:
         try:
             made = materialise(
-                manifest,
+                dataset,
                 copies,
                 out,
                 setting=recipe.progressive.last,
@@ -175,7 +175,7 @@ def _more(
             )
         except UnreadablePicture as error:
             raise InputError(f"{error}. Repair it, or leave it out.") from error
-    made[COLUMN] = made[COLUMN].map(dict(zip(manifest.paths, called["path"], strict=True)))
+    made[COLUMN] = made[COLUMN].map(dict(zip(dataset.paths, called["path"], strict=True)))
     return pd.concat([called.assign(**{COLUMN: ""}), made], ignore_index=True)
 
 

@@ -102,7 +102,7 @@ def predict_and_write(
         )
         so_far = None
         if out is not None:
-            so_far = SoFar(out, asked.network, looking, asked.manifest, say=screen.say)
+            so_far = SoFar(out, asked.network, looking, asked.dataset, say=screen.say)
         predictions, _ = answered(
             asked,
             "predicting",
@@ -156,11 +156,11 @@ def _asked(
         check_ranks(network, model)
     check_reads_files(network, model)
     for_own_views(network, looking, screen.say)
-    manifest = replace(source.read(require_labels=False), bands=own.bands)
-    damage = tell(manifest, strict=strict, say=screen.say)
+    dataset = replace(source.read(require_labels=False), bands=own.bands)
+    damage = tell(dataset, strict=strict, say=screen.say)
     for place in filter(None, (rank, out)):  # not of a run that is refused
         tell_replaced(place, screen)
-    return Asked(network, manifest, damage), looking
+    return Asked(network, dataset, damage), looking
 
 
 def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
@@ -208,9 +208,9 @@ def _write(
     abstain_below: float | None,
     separator: str | None,
 ) -> pd.DataFrame:
-    manifest, unreadable = asked.manifest, predictions.unreadable
-    tell_unreadable(manifest, unreadable, asked.damage, screen)
-    paths = [manifest.paths[row] for row in predictions.samples]
+    dataset, unreadable = asked.dataset, predictions.unreadable
+    tell_unreadable(dataset, unreadable, asked.damage, screen)
+    paths = [dataset.paths[row] for row in predictions.samples]
     table = predictions_table(
         predictions,
         paths,
@@ -222,10 +222,10 @@ def _write(
     if out is not None:
         write_predictions(out, table)
         listed = list_beside(out)
-        list_skipped(listed, [(manifest.paths[row], why) for row, why in unreadable])
+        list_skipped(listed, [(dataset.paths[row], why) for row, why in unreadable])
     screen.say(_counted(table, separator, asked.network.answer))
     if unreadable:
-        screen.say(skipped_in_all(manifest, unreadable, listed))
+        screen.say(skipped_in_all(dataset, unreadable, listed))
     if out is not None:
         screen.say(f"Written to {out}.")
     if as_json:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.clusters import by_name_alone, root_of
 from efficientnetv2.evaluation.predictions import Over, flattered, in_common, read_answers, write_answers
 from efficientnetv2.utils.errors import InputError
@@ -42,7 +42,7 @@ class Other:
     optimistic: str = ""
 
     @classmethod
-    def named(cls, folder: Path, answers: pd.DataFrame, pictures: Manifest) -> Other:
+    def named(cls, folder: Path, answers: pd.DataFrame, pictures: ImageDataset) -> Other:
         """One that answered some of the pictures that are to be answered.
 
         Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MOST, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
@@ -30,7 +30,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, some
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.previous_runs import Other, last_before
 
-# Columns of a manifest that say no property of a picture.
+# Columns of a dataset that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
 #: By which pictures are cut beside the columns of their table: see ``data.image_metadata``.
 SIZE = "longer_side_px"
@@ -101,7 +101,7 @@ class Findings:
 
 def gathered(
     predictions: Predictions,
-    manifest: Manifest,
+    dataset: ImageDataset,
     class_names: Sequence[str],
     wanted: Wanted,
     known: Known,
@@ -114,8 +114,8 @@ def gathered(
     """Everything that there is to say of these answers.
 
     Args:
-        predictions: on the manifest's pictures.
-        manifest: labelled.
+        predictions: on the dataset's pictures.
+        dataset: labelled.
         class_names: of the network.
         wanted: what the user asked for.
         known: what is known beside.
@@ -128,7 +128,7 @@ def gathered(
         InputError: the other run answered other pictures.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
-    shown = manifest.select(predictions.samples)
+    shown = dataset.select(predictions.samples)
     trusted = trust(
         labels,
         probabilities,
@@ -150,7 +150,7 @@ def gathered(
         sections.append(priced(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
     probe = last = None
     if labels.ndim == 1:
-        answers = by_picture(predictions, manifest, class_names)
+        answers = by_picture(predictions, dataset, class_names)
         whole = None if known.whole is None else known.whole.by_path(shown.paths)
         if known.probe is not None:
             probe = over(answers, known.probe, clusters=whole)
@@ -179,15 +179,15 @@ def _of_slices(parts: Sequence[Slice], uncut: Sequence[str]) -> tuple[str, str] 
     return verdict_of_slices(parts), " ".join([worst_slice(parts), *uncut])
 
 
-def by_picture(predictions: Predictions, manifest: Manifest, class_names: Sequence[str]) -> pd.DataFrame:
+def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]) -> pd.DataFrame:
     """Answers as ``evaluation.predictions.read_answers`` gives those that were written down.
 
     Args:
         predictions: of labelled pictures of one label each.
-        manifest: of them.
+        dataset: of them.
         class_names: of the network.
     """
-    shown = manifest.select(predictions.samples)
+    shown = dataset.select(predictions.samples)
     called = predictions.probabilities.argmax(axis=1)
     return pd.DataFrame(
         {"label": [class_names[one] for one in called], "true_label": list(shown.table["label"])},
@@ -195,32 +195,32 @@ def by_picture(predictions: Predictions, manifest: Manifest, class_names: Sequen
     )
 
 
-def sized(manifest: Manifest, wanted: tuple[str, ...] | None) -> Manifest:
+def sized(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset:
     """The same pictures with a column of their size, where they may be cut by it and it is known.
 
     A column of DATA of the same name stays.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         wanted: as ``Wanted.slices``.
     """
-    if SIZE in manifest.table or not (wanted is None or SIZE in wanted):
-        return manifest
-    sides = longer_sides(manifest)
-    return manifest if sides is None else replace(manifest, table=manifest.table.assign(**{SIZE: sides}))
+    if SIZE in dataset.table or not (wanted is None or SIZE in wanted):
+        return dataset
+    sides = longer_sides(dataset)
+    return dataset if sides is None else replace(dataset, table=dataset.table.assign(**{SIZE: sides}))
 
 
-def check_slices(manifest: Manifest, wanted: tuple[str, ...]) -> None:
+def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
     """Refuse columns that pictures cannot be cut by, before any of them is answered.
 
     Args:
-        manifest: of the pictures.
+        dataset: of the pictures.
         wanted: names of columns.
 
     Raises:
         InputError: a column is not there, or cuts the pictures into nothing of use.
     """
-    table = sized(manifest, wanted).table
+    table = sized(dataset, wanted).table
     there = [str(name) for name in table.columns if name not in _OTHERWISE]
     for name in wanted:
         if name == SIZE and name not in there:
@@ -232,7 +232,7 @@ def check_slices(manifest: Manifest, wanted: tuple[str, ...]) -> None:
         if name not in there:
             having = f"It has {some(there, 20)}." if there else "It has no other than path, label and split."
             raise InputError(
-                f"--slices {name}: {manifest.source} has no such column{did_you_mean(name, there)} {having}"
+                f"--slices {name}: {dataset.source} has no such column{did_you_mean(name, there)} {having}"
             )
         if values_of(table[name]) is None:
             raise InputError(
@@ -242,17 +242,17 @@ def check_slices(manifest: Manifest, wanted: tuple[str, ...]) -> None:
             )
 
 
-def _cut(manifest: Manifest, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
+def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
     """The columns by which the pictures that were answered are cut, and words on those that do not cut them any more.
 
     Before the answers all did that were asked for (``check_slices``). Without the pictures that could not be read
     all others may be alike in one, which is no reason to lose their answers.
 
     Args:
-        manifest: of the pictures that were answered.
+        dataset: of the pictures that were answered.
         wanted: as ``Wanted.slices``.
     """
-    table = sized(manifest, wanted).table
+    table = sized(dataset, wanted).table
     if wanted is None:
         return table[usable(table, without=_OTHERWISE)], []
     lost = [name for name in wanted if values_of(table[name]) is None]

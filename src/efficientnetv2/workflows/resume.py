@@ -12,7 +12,7 @@ import torch
 
 from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.augmented_copies import COLUMN
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MOST_UNREADABLE
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import root_of, way_to
@@ -80,7 +80,7 @@ def go_on(
 def _network_to_go_on_with(
     folder: RunDir, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
 ) -> Network:
-    class_names, channels = prepared.train.class_names, prepared.manifest.channels
+    class_names, channels = prepared.train.class_names, prepared.dataset.channels
     if saved_steps(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
         network = build_model(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
@@ -121,13 +121,13 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
         InputError: they are others, or read in another way.
     """
     folder = RunDir(path, screen.say)
-    separator, now = folder.beginning().get("label_separator"), prepared.manifest
+    separator, now = folder.beginning().get("label_separator"), prepared.dataset
     if separator != now.separator:
         given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
         raise InputError(
             f"--resume: the run in {path} was begun {given}, so its classes are others. Say the same again."
         )
-    there = Manifest.from_csv(folder.manifest_file, root=now.root, source=now.source, separator=separator)
+    there = ImageDataset.from_csv(folder.manifest_file, root=now.root, source=now.source, separator=separator)
     bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
     if there.digest() != now.digest():
         there = _from_elsewhere(folder, there, now)
@@ -136,16 +136,16 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
         if not _differ_by_what_was_skipped(there, prepared, gone, new, folder):
             raise _other_pictures(path, gone, new)
         prepared = _listed_by(there, prepared, gone)
-        now = prepared.manifest
+        now = prepared.dataset
         if bands is not None and now.bands is not None and bands.numbers == now.bands.numbers:
             # What becomes 0 and 255 was measured on those that could be read now.
-            prepared = replace(prepared, manifest=replace(now, bands=bands))
+            prepared = replace(prepared, dataset=replace(now, bands=bands))
         folder.log(_passed_over(gone, new))
-    _refuse_other_bands(path, bands, prepared.manifest.bands)
+    _refuse_other_bands(path, bands, prepared.dataset.bands)
     return prepared
 
 
-def _from_elsewhere(folder: RunDir, there: Manifest, now: Manifest) -> Manifest:
+def _from_elsewhere(folder: RunDir, there: ImageDataset, now: ImageDataset) -> ImageDataset:
     """The run's list as seen from where its pictures lie now, if they lie elsewhere but are called the same.
 
     A job on a cluster finds its copy of them in a place of its own each time; a link is another way to the same ones.
@@ -188,13 +188,13 @@ def _refuse_other_bands(path: Path, bands: Bands | None, asked: Bands | None) ->
 
 
 def _differ_by_what_was_skipped(
-    there: Manifest, prepared: Prepared, gone: set[str], new: set[str], folder: RunDir
+    there: ImageDataset, prepared: Prepared, gone: set[str], new: set[str], folder: RunDir
 ) -> bool:
     """Whether pictures are the same but for some that can't be read now, or could not be when the run began.
 
     Of splits only those that were given are compared. More training pictures than a run passes over are no such few.
     """
-    now = prepared.manifest
+    now = prepared.dataset
     # What the run could not read may have been removed since.
     lost = {path for path, _ in prepared.skipped} | folder.skipped
     if not (gone or new) or not gone <= lost or not new <= folder.skipped:
@@ -206,8 +206,8 @@ def _differ_by_what_was_skipped(
         return False
     drawn = dict.fromkeys(("minival", "val") if prepared.holdout_drawn else ("minival",), "train")
     both = [
-        manifest.table.loc[~manifest.table["path"].isin(gone | new), ["path", "label", "split"]].fillna("")
-        for manifest in (there, now)
+        dataset.table.loc[~dataset.table["path"].isin(gone | new), ["path", "label", "split"]].fillna("")
+        for dataset in (there, now)
     ]
     before, after = (
         part.assign(split=part["split"].replace({"": "train"} | drawn)).to_numpy() for part in both
@@ -215,9 +215,9 @@ def _differ_by_what_was_skipped(
     return np.array_equal(before, after)
 
 
-def _listed_by(there: Manifest, prepared: Prepared, gone: set[str]) -> Prepared:
+def _listed_by(there: ImageDataset, prepared: Prepared, gone: set[str]) -> Prepared:
     """The pictures of a run's list, in its order and splits; of those that can't be read the rows are its own."""
-    now = prepared.manifest
+    now = prepared.dataset
     lost = there.table.loc[there.table["path"].isin(gone), now.table.columns]
     # To the types of the others, for a CSV tells none.
     table = pd.concat([now.table, lost.astype(now.table.dtypes.to_dict())], ignore_index=True)
@@ -226,7 +226,7 @@ def _listed_by(there: Manifest, prepared: Prepared, gone: set[str]) -> Prepared:
     further = np.arange(len(lost), dtype=np.int64) + prepared.contents.max(initial=-1) + 1
     contents = np.concatenate([prepared.contents, further])[rows]
     # Without the numbers of rows in the user's file, which the run's list does not have.
-    return replace(prepared, manifest=replace(now, table=table, rows=None), contents=contents)
+    return replace(prepared, dataset=replace(now, table=table, rows=None), contents=contents)
 
 
 def _passed_over(gone: set[str], new: set[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import shorter_side
 from efficientnetv2.evaluation.clusters import kept_whole
 from efficientnetv2.evaluation.generalization import apart
@@ -46,7 +46,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     known = known_of_run(job.folder.path, beginning, result.calibration, job.folder.log)
     learnt = _learnt_from(job)
     facts = Facts(
-        data=prepared.manifest.source,
+        data=prepared.dataset.source,
         evaluated_on=job.answered,
         trained_on=before["pictures"],
         chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
@@ -74,7 +74,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
         linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
         linear_probe_pictures=probe["train_pictures"] if probe else None,
         linear_probe_of_pictures=len(job.train) if probe else None,
-        train_support={} if prepared.manifest.separator else dict(learnt.table["label"].value_counts()),
+        train_support={} if prepared.dataset.separator else dict(learnt.table["label"].value_counts()),
         hashes=hashes(job.folder.model_file, job.folder.manifest_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
@@ -100,7 +100,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     known = replace(
         known,
         sections=(*known.sections, *explanation),
-        apart=apart(prepared.manifest, job.answered),
+        apart=apart(prepared.dataset, job.answered),
         folder=job.folder.path,
         whole=kept_whole(job.folder.path, job.val.select(result.predictions.samples).paths),
     )
@@ -124,7 +124,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     return outcome
 
 
-def _learnt_from(job: RunConfig) -> Manifest:
+def _learnt_from(job: RunConfig) -> ImageDataset:
     """The training pictures that could be read all the while: of the others nobody knows how often they were seen."""
     skipped = job.folder.skipped
     return job.train.select(np.flatnonzero([path not in skipped for path in job.train.paths]))

@@ -117,7 +117,7 @@ def _foretold(
             network=found.network,
             train=prepared.train,
             val=choosing,
-            preprocessing=eval_preprocessing(found.recipe, found.network, prepared.manifest.bands),
+            preprocessing=eval_preprocessing(found.recipe, found.network, prepared.dataset.bands),
             folder=NullRunDir(Path(scratch)),
             device=machine.device,
             workers=machine.workers,

@@ -117,14 +117,14 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
         say=screen.say,
         counting=screen.counting,
     )
-    if prepared.manifest.channels != RGB:
+    if prepared.dataset.channels != RGB:
         raise InputError(
             f"A search compares networks on pictures of {RGB} channels, but these rasters have "
-            f"{count_of(prepared.manifest.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
+            f"{count_of(prepared.dataset.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
             "-b), then train the network that is found on all of them."
         )
     screen.say(prepared.split_note.replace("the weights to keep", "among networks"))
-    refuse_leaks(prepared.manifest, prepared.contents)
+    refuse_leaks(prepared.dataset, prepared.contents)
     return prepared
 
 
@@ -167,7 +167,7 @@ def run_study(asked: Asked, screen: Screen | None = None) -> None:
     refuse_other(plan, wanted, where)
     study = opened(storage, folder.name)
     _refuse_trials(asked, study, where)
-    folder.begin(asked.source, url, prepared.manifest, plan)
+    folder.begin(asked.source, url, prepared.dataset, plan)
     _work(study, machine, prepared, folder, until, screen, asked.place)
 
 
@@ -259,9 +259,9 @@ def _end_of(minutes: float | None) -> float | None:
 
 def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
     """What a plan has of the pictures and the machine, by which whoever goes on with it is compared."""
-    bands = prepared.manifest.bands
+    bands = prepared.dataset.bands
     return {
-        "pictures": prepared.manifest.digest(),
+        "pictures": prepared.dataset.digest(),
         "bands": () if bands is None else bands.numbers,
         "hardware": device_title(machine.device),
     }

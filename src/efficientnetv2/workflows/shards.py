@@ -1,4 +1,4 @@
-"""What ``shards`` does: read the manifest, pack it, say what came of it."""
+"""What ``shards`` does: read the dataset, pack it, say what came of it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
     """
     screen = Screen(quiet=as_json)
     place = _place(source.data, out)
-    manifest = source.read(for_training=False)
-    tell(manifest, strict=packing.strict, say=screen.say)
-    with screen.counting("packing", len(manifest)) as counted:
-        packed = pack(manifest, place, packing, progress=counted, called=source.words)
+    dataset = source.read(for_training=False)
+    tell(dataset, strict=packing.strict, say=screen.say)
+    with screen.counting("packing", len(dataset)) as counted:
+        packed = pack(dataset, place, packing, progress=counted, called=source.words)
     for path, reason in packed.skipped:
         screen.say(f"Left out {path}: {reason}.")
     index = packed.index
@@ -37,7 +37,7 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
                 "pictures": len(index.table),
                 "shards": [shard.name for shard in index.shards],
                 "bytes": total,
-                "classes": list(manifest.class_names),
+                "classes": list(dataset.class_names),
                 "splits": {str(split): int(count) for split, count in splits.items()},
                 "left_out": [{"path": path, "reason": reason} for path, reason in packed.skipped],
             }
@@ -45,10 +45,10 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
         return
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
     screen.say(
-        f"{count_of(len(index.table), 'picture')} of {count_of(len(manifest.class_names), 'class')} ({parts}) in "
+        f"{count_of(len(index.table), 'picture')} of {count_of(len(dataset.class_names), 'class')} ({parts}) in "
         f"{count_of(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
     )
-    train = ["effnetv2", "train", str(out), *options(label_separator=manifest.separator)]
+    train = ["effnetv2", "train", str(out), *options(label_separator=dataset.separator)]
     screen.say(f"Train on them with: {typed(train)}")
 
 

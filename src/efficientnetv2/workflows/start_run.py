@@ -83,7 +83,7 @@ def begin(
             settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
         )
         settling = replace(
-            settling, preprocessing=eval_preprocessing(recipe, network, prepared.manifest.bands)
+            settling, preprocessing=eval_preprocessing(recipe, network, prepared.dataset.bands)
         )
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
@@ -93,7 +93,7 @@ def begin(
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
     if probe_images is not None:
         beginning["probe_images"] = probe_images
-    if probes(recipe, place, probe_images) and prepared.manifest.separator is None:
+    if probes(recipe, place, probe_images) and prepared.dataset.separator is None:
         fit = probed(network, prepared, settling.preprocessing, recipe, device, workers, screen, probe_images)
         network.to("cpu")  # other processes get it from here, each for its own device
         # Else it begins with the classifier of the weights.
@@ -107,7 +107,7 @@ def begin(
     if limit is not None:
         beginning["time_limit"] = limit.to_json()
     folder = RunDir(path, screen.say)
-    folder.begin(recipe, prepared.manifest, beginning, screen.taken())
+    folder.begin(recipe, prepared.dataset, beginning, screen.taken())
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
     if prepared.skipped:
@@ -155,7 +155,7 @@ def _by_measuring(
             rates, job, minutes, shorter_side(prepared.train), spent_s=besides_s, world=world
         )
         job = replace(job, recipe=recipe)
-    if probes(recipe, place) and prepared.manifest.separator is None:
+    if probes(recipe, place) and prepared.dataset.separator is None:
         probe_s = budget.left_s
         network, px = settling.settled.network, recipe.eval_px or settling.preprocessing.image_px
         most = most_pictures(network, px, len(prepared.train.class_names), device)
@@ -202,8 +202,8 @@ def _beginning(
         beginning["weights_compared"] = decided.compared
     if pictures is not None:
         beginning["cache"], beginning["cache_px"] = words.cache, pictures.image_px
-    if prepared.manifest.separator is not None:
-        beginning["label_separator"] = prepared.manifest.separator
+    if prepared.dataset.separator is not None:
+        beginning["label_separator"] = prepared.dataset.separator
     return beginning
 
 
@@ -226,8 +226,8 @@ def data_lines(source: Source, prepared: Prepared) -> list[str]:
         source: of the images.
         prepared: the images.
     """
-    manifest, note = prepared.manifest, prepared.split_note
-    images, classes = count_of(len(manifest), "image"), count_of(len(manifest.class_names), "class")
+    dataset, note = prepared.dataset, prepared.split_note
+    images, classes = count_of(len(dataset), "image"), count_of(len(dataset.class_names), "class")
     return [f"Data: {source.data}, {images} of {classes}", f"Split: {note[:1].lower()}{note[1:]}"]
 
 

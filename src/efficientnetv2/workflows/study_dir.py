@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_pattern, is_url, parted
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, url_of
@@ -105,7 +105,7 @@ class StudyFolder:
                 f"{self.path}: {error.strerror or error}. Give another folder for the study."
             ) from error
 
-    def begin(self, source: Source, storage: str, manifest: Manifest, plan: Plan) -> None:
+    def begin(self, source: Source, storage: str, dataset: ImageDataset, plan: Plan) -> None:
         """Write down what it takes to go on here; the plan for people to read, the database has it too.
 
         The plan first, for beside it the list of pictures is known for the study's.
@@ -118,7 +118,7 @@ class StudyFolder:
             self.forget_times()
         write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
         if not self.pictures_file.exists():  # who joins with the same pictures leaves what was changed there
-            write_atomically(self.pictures_file, manifest.to_csv)
+            write_atomically(self.pictures_file, dataset.to_csv)
 
     def forget_times(self) -> None:
         """Those of another study were told at the pace of its own backbone."""

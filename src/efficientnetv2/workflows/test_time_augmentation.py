@@ -8,7 +8,7 @@ from typing import get_args
 from pydantic import TypeAdapter, ValidationError
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.clusters import Whole
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import Over, over
@@ -147,7 +147,7 @@ def for_own_views(network: Network, looking: Preprocessing, say: Callable[[str],
 def over_own(
     predictions: Predictions,
     own: Predictions | None,
-    manifest: Manifest,
+    dataset: ImageDataset,
     class_names: Sequence[str],
     whole: Whole | None = None,
 ) -> Over | None:
@@ -156,12 +156,12 @@ def over_own(
     Args:
         predictions: with other views, of labelled pictures of one label each.
         own: of the same network with its own; None where they were not looked at so.
-        manifest: of both.
+        dataset: of both.
         class_names: of the network.
         whole: what hangs together among the pictures with other views; None where nothing does.
     """
     if own is None:
         return None
-    mine, theirs = (by_picture(one, manifest, class_names) for one in (predictions, own))
+    mine, theirs = (by_picture(one, dataset, class_names) for one in (predictions, own))
     clusters = None if whole is None else whole.by_path(list(mine.index))
     return over(mine, theirs, clusters=clusters)

@@ -54,7 +54,7 @@ def job_of(
         network=settled.network,
         train=prepared.train,
         val=prepared.val,
-        preprocessing=eval_preprocessing(settled.recipe, settled.network, prepared.manifest.bands),
+        preprocessing=eval_preprocessing(settled.recipe, settled.network, prepared.dataset.bands),
         folder=NullRunDir(path),
         device=device,
         workers=workers,

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import levels_of
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds, strictest
@@ -60,7 +60,7 @@ class _Task:
         key: of the draws.
     """
 
-    pictures: Manifest
+    pictures: ImageDataset
     folds: list[tuple[Ints, Ints]]
     clusters: Ints
     kept: str
@@ -124,7 +124,7 @@ def chosen(
         The run with the start chosen: with another recipe and another folder, where it is begun from scratch after
         all.
     """
-    if len(known.starts) < 2 or prepared.manifest.separator is not None:
+    if len(known.starts) < 2 or prepared.dataset.separator is not None:
         return known
     if known.recipe.weights != known.starts[0].word:
         return known  # --set weights has named others
@@ -257,7 +257,7 @@ def _task(
     counts = np.bincount(pictures.labels)
     if counts.max() < _FOLDS or (counts > 0).sum() < 2:
         return None
-    contents = prepared.contents[prepared.manifest.split == "train"][rows]
+    contents = prepared.contents[prepared.dataset.split == "train"][rows]
     return _dealt(pictures, contents, recipe.chosen_by, key)
 
 
@@ -273,7 +273,7 @@ def _drawn(labels: Ints, most: int, key: Key) -> Ints:
     return rows
 
 
-def _dealt(pictures: Manifest, contents: Ints, figure: str, key: Key) -> _Task:
+def _dealt(pictures: ImageDataset, contents: Ints, figure: str, key: Key) -> _Task:
     """Folds that take nothing apart that belongs together, as far as each then learns every class."""
     level, folds = strictest(levels_of(pictures, contents), pictures.labels, parts=_FOLDS, key=key)
     whole = [f"places of {level.block:g}°"] if level.block is not None else []

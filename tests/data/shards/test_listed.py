@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.data.validate import check
@@ -20,14 +20,14 @@ from efficientnetv2.utils.errors import InputError
 
 @pytest.fixture
 def packed(class_folders, tmp_path):
-    """48 pictures in 12 shards of 4; their manifest, as a run writes it beside itself."""
-    pack(read(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9, shard_pictures=4))
-    manifest = read(tmp_path / "shards")
+    """48 pictures in 12 shards of 4; their dataset, as a run writes it beside itself."""
+    pack(load_dataset(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9, shard_pictures=4))
+    dataset = load_dataset(tmp_path / "shards")
     split = np.where(np.arange(48) % 4 == 0, "val", "train").astype(object)
-    manifest = manifest.with_split(split)
+    dataset = dataset.with_split(split)
     (tmp_path / "runs/one").mkdir(parents=True)
-    manifest.to_csv(tmp_path / "runs/one/manifest.csv")
-    return manifest
+    dataset.to_csv(tmp_path / "runs/one/manifest.csv")
+    return dataset
 
 
 def rewritten(file, change):
@@ -37,11 +37,11 @@ def rewritten(file, change):
 
 
 def test_what_a_run_on_shards_wrote_is_data_again(packed, class_folders, tmp_path):
-    again = read(tmp_path / "runs/one/manifest.csv")
+    again = load_dataset(tmp_path / "runs/one/manifest.csv")
     assert again.digest() == packed.digest()
     assert again.class_names == packed.class_names
     assert again.where(3) == "manifest.csv, row 5"
-    reader, files = originals(again), read(class_folders)
+    reader, files = originals(again), load_dataset(class_folders)
     for row in (0, 17, 47):
         with open(files.file(row), "rb") as file:
             assert reader.source(row) == file.read()
@@ -52,7 +52,7 @@ def test_what_a_run_on_shards_wrote_is_data_again(packed, class_folders, tmp_pat
 
 def test_without_an_index_the_headers_tell_the_places(packed, tmp_path):
     (tmp_path / "shards/index.parquet").unlink()
-    again = read(tmp_path / "runs/one/manifest.csv")
+    again = load_dataset(tmp_path / "runs/one/manifest.csv")
     assert again.digest() == packed.digest()
     assert originals(again).source(5) == originals(packed).source(5)
 
@@ -64,7 +64,7 @@ def test_the_tables_own_words_hold_and_its_rows_alone(packed, tmp_path):
         table.loc[7, "label"] = "red"
         return table.loc[[40, 7, 30, 2], ["path", "label"]]
 
-    again = read(rewritten(tmp_path / "runs/one/manifest.csv", change))
+    again = load_dataset(rewritten(tmp_path / "runs/one/manifest.csv", change))
     assert again.paths == [packed.paths[row] for row in (40, 7, 30, 2)]
     assert again.table["label"].tolist()[1] == "red"
     assert originals(again).source(0) == originals(packed).source(40)
@@ -77,7 +77,7 @@ def test_a_manifest_from_elsewhere_names_its_shards_absolutely(packed, tmp_path)
     file = rewritten(tmp_path / "runs/one/manifest.csv", change)
     (tmp_path / "other").mkdir()
     moved = file.rename(tmp_path / "other/list.csv")
-    assert read(moved).digest() == packed.digest()
+    assert load_dataset(moved).digest() == packed.digest()
 
 
 def path_of(row, path):
@@ -103,18 +103,18 @@ def path_of(row, path):
 )
 def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path):
     with pytest.raises(InputError) as refused:
-        read(rewritten(tmp_path / "runs/one/manifest.csv", change))
+        load_dataset(rewritten(tmp_path / "runs/one/manifest.csv", change))
     assert all(word in str(refused.value) for word in words), refused.value
 
 
 def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tmp_path):
     (tmp_path / "shards/pictures-000005.tar").unlink()
-    report = check(read(tmp_path / "runs/one/manifest.csv"), workers=1)
+    report = check(load_dataset(tmp_path / "runs/one/manifest.csv"), workers=1)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
     (tmp_path / "shards/index.parquet").unlink()
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "4", "48")):
-        read(tmp_path / "runs/one/manifest.csv")
+        load_dataset(tmp_path / "runs/one/manifest.csv")
 
 
 def test_pictures_of_one_name_cannot_be_told_apart_by_a_table(class_folders, tmp_path):
@@ -127,9 +127,9 @@ def test_pictures_of_one_name_cannot_be_told_apart_by_a_table(class_folders, tmp
                 member = tarfile.TarInfo(f"{number}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    read(tmp_path / "theirs.tar").select([0]).to_csv(tmp_path / "one.csv")
+    load_dataset(tmp_path / "theirs.tar").select([0]).to_csv(tmp_path / "one.csv")
     with pytest.raises(InputError, match=mentioning("one.csv", "theirs.tar#one.jpg")):
-        read(tmp_path / "one.csv", for_training=False)
+        load_dataset(tmp_path / "one.csv", for_training=False)
 
 
 def test_a_table_written_through_a_link_leads_to_its_shards(packed, tmp_path):
@@ -137,6 +137,6 @@ def test_a_table_written_through_a_link_leads_to_its_shards(packed, tmp_path):
     (tmp_path / "far/away").mkdir(parents=True)
     (tmp_path / "linked").symlink_to(tmp_path / "far/away", target_is_directory=True)
     packed.to_csv(tmp_path / "linked/manifest.csv")
-    again = read(tmp_path / "linked/manifest.csv")
+    again = load_dataset(tmp_path / "linked/manifest.csv")
     assert again.digest() == packed.digest()
     assert originals(again).source(17) == originals(packed).source(17)

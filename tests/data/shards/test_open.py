@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import paint
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.index import expanded, load, save
 from efficientnetv2.data.shards.storage import LocalStore, Range
@@ -28,7 +28,7 @@ from efficientnetv2.utils.errors import InputError
 @pytest.fixture
 def shards(class_folders: Path, tmp_path: Path) -> Path:
     """48 pictures in 12 shards of 4."""
-    pack(read(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9, shard_pictures=4))
+    pack(load_dataset(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9, shard_pictures=4))
     return tmp_path / "shards"
 
 
@@ -42,40 +42,40 @@ def test_braces_stand_for_what_bash_makes_of_them():
 
 @pytest.mark.parametrize("data", ["", "/", "/index.parquet", "/pictures-{000000..000011}.tar", "/*.tar"])
 def test_a_folder_an_index_and_a_pattern_of_all_are_the_same(data, shards, class_folders):
-    manifest = read(f"{shards}{data}")
-    assert manifest.labels.tolist() == read(class_folders).labels.tolist()
-    assert manifest.digest() == read(shards).digest()
+    dataset = load_dataset(f"{shards}{data}")
+    assert dataset.labels.tolist() == load_dataset(class_folders).labels.tolist()
+    assert dataset.digest() == load_dataset(shards).digest()
 
 
 def test_a_pattern_takes_its_shards_alone(shards):
-    manifest = read(f"{shards}/pictures-{{000002..000003}}.tar", for_training=False)
-    assert len(manifest) == 8
-    whole = read(shards)
-    assert sorted(manifest.paths) == sorted(
+    dataset = load_dataset(f"{shards}/pictures-{{000002..000003}}.tar", for_training=False)
+    assert len(dataset) == 8
+    whole = load_dataset(shards)
+    assert sorted(dataset.paths) == sorted(
         path for path in whole.paths if path[:15] in ("pictures-000002", "pictures-000003")
     )
-    row = whole.paths.index(manifest.paths[3])
-    assert originals(manifest).source(3) == originals(whole).source(row)
+    row = whole.paths.index(dataset.paths[3])
+    assert originals(dataset).source(3) == originals(whole).source(row)
 
 
 def test_a_manifest_written_beside_a_run_is_read_back_equal(shards, tmp_path):
-    manifest = read(shards)
+    dataset = load_dataset(shards)
     (tmp_path / "runs/one").mkdir(parents=True)
     file = tmp_path / "runs/one/manifest.csv"
-    manifest.to_csv(file)
-    again = Manifest.from_csv(file, root=manifest.root, source=manifest.source)
-    assert again.digest() == manifest.digest()
-    from_the_run = Manifest.from_csv(file, root=file.parent, source="run")
+    dataset.to_csv(file)
+    again = ImageDataset.from_csv(file, root=dataset.root, source=dataset.source)
+    assert again.digest() == dataset.digest()
+    from_the_run = ImageDataset.from_csv(file, root=file.parent, source="run")
     assert [Path(from_the_run.file(row)).resolve() for row in range(48)] == [
-        Path(manifest.file(row)).resolve() for row in range(48)
+        Path(dataset.file(row)).resolve() for row in range(48)
     ]
 
 
 def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_folders, tmp_path):
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "red/red_99.jpg")
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     pack(files, tmp_path / "shards", Packing(10**9))
-    report, of_files = check(read(tmp_path / "shards"), workers=1), check(files, workers=1)
+    report, of_files = check(load_dataset(tmp_path / "shards"), workers=1), check(files, workers=1)
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
     assert report.notes == of_files.notes
@@ -84,25 +84,25 @@ def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_fo
 
 def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     file = shards / "pictures-000005.tar"
-    manifest = read(shards)
-    rows = manifest.table[manifest.table["shard"] == 5].sort_values("shard_offset")
+    dataset = load_dataset(shards)
+    rows = dataset.table[dataset.table["shard"] == 5].sort_values("shard_offset")
     whole = rows.index[:2]
     file.write_bytes(file.read_bytes()[: rows["shard_offset"].iloc[2] + 10])
-    report = check(manifest, workers=1)
+    report = check(dataset, workers=1)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
     assert mentions(report.notes[0], "pictures-000005.tar")
     assert mentions(report.notes[0], "2", "4")
-    assert all(originals(manifest).source(int(row)) for row in whole)
+    assert all(originals(dataset).source(int(row)) for row in whole)
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
-        check(manifest, workers=1, strict=True)
+        check(dataset, workers=1, strict=True)
 
 
 def test_a_missing_shard_is_named_and_the_others_used(shards):
     """4 of 48 are more than the 5 % that may be unreadable one by one; a damaged shard does not count there."""
     (shards / "pictures-000005.tar").unlink()
-    manifest = read(shards)
-    report = check(manifest, workers=1)
+    dataset = load_dataset(shards)
+    report = check(dataset, workers=1)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
 
@@ -110,15 +110,15 @@ def test_a_missing_shard_is_named_and_the_others_used(shards):
 def test_reading_what_is_lost_says_which_shard_and_why(shards):
     from efficientnetv2.data.image_io import UnreadablePicture
 
-    manifest = read(shards)
-    row = int(manifest.table.index[manifest.table["shard"] == 5][0])
+    dataset = load_dataset(shards)
+    row = int(dataset.table.index[dataset.table["shard"] == 5][0])
     file = shards / "pictures-000005.tar"
     file.write_bytes(file.read_bytes()[:600])
     with pytest.raises(UnreadablePicture, match=mentioning("pictures-000005.tar")):
-        originals(manifest).source(row)
+        originals(dataset).source(row)
     file.unlink()
     with pytest.raises(UnreadablePicture, match=mentioning("pictures-000005.tar", "shard")):
-        originals(manifest).ahead([row]).source(row)
+        originals(dataset).ahead([row]).source(row)
 
 
 def test_a_handle_that_broke_is_opened_anew(shards):
@@ -139,7 +139,7 @@ def test_another_shard_than_the_indexs_is_refused(shards):
     with (shards / "pictures-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
     with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
-        check(read(shards), workers=1)
+        check(load_dataset(shards), workers=1)
 
 
 def test_another_column_can_be_the_label(tmp_path):
@@ -152,10 +152,10 @@ def test_another_column_can_be_the_label(tmp_path):
         for n in range(12)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
-    pack(read(tmp_path / "t.csv"), tmp_path / "shards", Packing(10**9))
-    assert read(tmp_path / "shards", label_column="species").class_names == ("x", "y", "z")
+    pack(load_dataset(tmp_path / "t.csv"), tmp_path / "shards", Packing(10**9))
+    assert load_dataset(tmp_path / "shards", label_column="species").class_names == ("x", "y", "z")
     with pytest.raises(InputError, match=mentioning("did you mean", "species")):
-        read(tmp_path / "shards", label_column="specie")
+        load_dataset(tmp_path / "shards", label_column="specie")
 
 
 def altered(file: Path, **changes: object) -> None:
@@ -168,27 +168,27 @@ def altered(file: Path, **changes: object) -> None:
 def test_an_index_of_another_version_is_refused(shards):
     altered(shards / "index.parquet", version=9)
     with pytest.raises(InputError, match=mentioning("9", "1", "index")):
-        read(shards)
+        load_dataset(shards)
 
 
 def test_a_damaged_index_is_refused_with_a_way_out(shards):
     file = shards / "index.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=mentioning("index.parquet")):
-        read(shards)
+        load_dataset(shards)
 
 
 def test_an_index_that_names_too_few_shards_is_refused(shards):
     altered(shards / "index.parquet", shards=[])
     with pytest.raises(InputError, match=mentioning("0", "shard")):
-        read(shards)
+        load_dataset(shards)
 
 
 def test_an_index_that_lists_a_picture_twice_is_refused(shards):
     table = pq.read_table(shards / "index.parquet")
     pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), shards / "index.parquet")
     with pytest.raises(InputError, match="lists a picture twice"):
-        read(shards)
+        load_dataset(shards)
 
 
 def place(**columns: object):
@@ -227,7 +227,7 @@ def test_an_index_whose_rows_are_damaged_is_refused_before_anything_is_read(chan
     table = pa.Table.from_pandas(change(arrow.to_pandas()), preserve_index=False)
     pq.write_table(table.replace_schema_metadata(arrow.schema.metadata), file)
     with pytest.raises(InputError, match=f"index.parquet is damaged: .*{message}"):
-        read(shards, require_labels=False, for_training=False)
+        load_dataset(shards, require_labels=False, for_training=False)
 
 
 @pytest.mark.parametrize(
@@ -238,13 +238,13 @@ def test_an_index_whose_rows_are_damaged_is_refused_before_anything_is_read(chan
 def test_an_index_whose_list_of_shards_is_none_is_refused(listed, shards):
     altered(shards / "index.parquet", shards=listed)
     with pytest.raises(InputError, match=mentioning("index.parquet", "damaged")):
-        read(shards)
+        load_dataset(shards)
 
 
 def test_tars_beside_folders_of_a_system_are_shards(shards):
     (shards / "index.parquet").unlink()
     (shards / "@eaDir").mkdir()
-    assert len(read(shards)) == 48
+    assert len(load_dataset(shards)) == 48
 
 
 def test_a_table_of_pictures_called_index_is_a_table(class_folders, tmp_path):
@@ -252,12 +252,12 @@ def test_a_table_of_pictures_called_index_is_a_table(class_folders, tmp_path):
     pq.write_table(
         pa.Table.from_pandas(pd.DataFrame(rows, columns=["path", "label"])), tmp_path / "index.parquet"
     )
-    assert read(tmp_path / "index.parquet").shards is None
+    assert load_dataset(tmp_path / "index.parquet").shards is None
 
 
 def test_class_folders_beside_a_tar_stay_class_folders(class_folders):
     (class_folders / "all.tar").write_bytes(b"what they came from")
-    assert read(class_folders).shards is None
+    assert load_dataset(class_folders).shards is None
 
 
 def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
@@ -266,7 +266,7 @@ def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
         (tmp_path / f"shards/train-{number}.tar.gz").write_bytes(b"x")
     (tmp_path / "shards/README.md").write_text("three shards")
     with pytest.raises(InputError, match=mentioning("train-0.tar.gz")):
-        read(tmp_path / "shards")
+        load_dataset(tmp_path / "shards")
 
 
 @pytest.mark.parametrize(
@@ -281,31 +281,31 @@ def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
 )
 def test_shards_that_are_not_there_are_missed(data, message, shards):
     with pytest.raises(InputError, match=mentioning(*message)):
-        read(f"{shards}/{data}")
+        load_dataset(f"{shards}/{data}")
 
 
 def test_a_folder_above_may_be_called_with_braces_and_brackets(shards, tmp_path):
     folder = tmp_path / "my {set} [1]*"
     shutil.copytree(shards, folder / "sh")
-    whole = read(shards)
+    whole = load_dataset(shards)
     for data in ("sh", "sh/index.parquet", "sh/pictures-*.tar"):
-        again = read(f"{folder}/{data}")
+        again = load_dataset(f"{folder}/{data}")
         assert (again.paths, again.digest()) == (whole.paths, whole.digest())
-    whole = read(folder / "sh")
+    whole = load_dataset(folder / "sh")
     whole.to_csv(folder / "list.csv")
-    assert read(folder / "list.csv").labels.tolist() == whole.labels.tolist()
+    assert load_dataset(folder / "list.csv").labels.tolist() == whole.labels.tolist()
 
 
 def test_shards_know_their_pictures(shards):
     with pytest.raises(InputError, match=mentioning("--path-column", "shard")):
-        read(shards, path_column="file")
+        load_dataset(shards, path_column="file")
 
 
 def test_threads_and_processes_read_the_same(shards):
     import pickle
     from concurrent.futures import ThreadPoolExecutor
 
-    reader = originals(read(shards))
+    reader = originals(load_dataset(shards))
     alone = [reader.source(row) for row in range(48)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(reader.source, range(48))) == alone
@@ -317,12 +317,12 @@ def test_threads_and_processes_read_the_same(shards):
 
 def test_groups_lose_the_space_around_them_as_in_a_table(class_folders, tmp_path):
     """In an index that says 'P1 ', under its own name and under another."""
-    pack(read(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9))
+    pack(load_dataset(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9))
     file = tmp_path / "shards/index.parquet"
     index = load(file, "index")
     groups = ["P1", "P1 ", " P2", "  "] * 12
     save(replace(index, table=index.table.assign(group=groups, patient=groups)), file)
     for asked in (None, "patient"):
-        found = read(tmp_path / "shards", group_column=asked).table["group"]
+        found = load_dataset(tmp_path / "shards", group_column=asked).table["group"]
         assert found.iloc[:3].tolist() == ["P1", "P1", "P2"]
         assert found.iloc[3::4].isna().all()

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards import scan
 from efficientnetv2.data.shards.storage import LocalStore
@@ -60,14 +60,14 @@ def headers(file: Path) -> list[tarfile.TarInfo]:
 def test_class_ids_become_labels_and_shard_names_splits(jpegs, tmp_path):
     for number, split in enumerate(("train", "train", "validation")):
         write(tmp_path / f"set/my-{split}-{number:03d}.tar", plain(jpegs[4 * number : 4 * number + 4]))
-    manifest = read(tmp_path / "set")
-    assert manifest.class_names == ("0", "1")
-    assert manifest.labels.tolist() == [0, 1] * 6
-    assert manifest.split.tolist() == ["train"] * 8 + ["val"] * 4
-    assert manifest.paths[5] == "my-train-001.tar#0001.jpg", "keys may repeat from shard to shard"
-    reader = originals(manifest)
+    dataset = load_dataset(tmp_path / "set")
+    assert dataset.class_names == ("0", "1")
+    assert dataset.labels.tolist() == [0, 1] * 6
+    assert dataset.split.tolist() == ["train"] * 8 + ["val"] * 4
+    assert dataset.paths[5] == "my-train-001.tar#0001.jpg", "keys may repeat from shard to shard"
+    reader = originals(dataset)
     assert [reader.source(row) for row in range(12)] == jpegs
-    assert mentions(manifest.notes[0], "3", "12", "shard")
+    assert mentions(dataset.notes[0], "3", "12", "shard")
 
 
 def test_json_tells_label_split_group_and_place(jpegs, tmp_path):
@@ -77,13 +77,13 @@ def test_json_tells_label_split_group_and_place(jpegs, tmp_path):
         facts |= {"site": number // 4, "latitude": number / 2, "longitude": 3, "junk": [1, 2]}
         members |= {f"deep/er/{number}.jpg": jpeg, f"deep/er/{number}.json": json.dumps(facts).encode()}
     file = write(tmp_path / "x.tar", members)
-    manifest = read(str(file), label_column="species", group_column="site")
-    assert manifest.class_names == ("s0", "s1", "s2")
-    assert manifest.split.tolist() == ["train"] * 9 + ["val"] * 3
-    assert manifest.table["group"].tolist() == [str(number // 4) for number in range(12)]
-    assert manifest.table["latitude"].tolist() == [number / 2 for number in range(12)]
-    assert "junk" not in manifest.table
-    assert read(str(file), for_training=False).class_names == ("7",)
+    dataset = load_dataset(str(file), label_column="species", group_column="site")
+    assert dataset.class_names == ("s0", "s1", "s2")
+    assert dataset.split.tolist() == ["train"] * 9 + ["val"] * 3
+    assert dataset.table["group"].tolist() == [str(number // 4) for number in range(12)]
+    assert dataset.table["latitude"].tolist() == [number / 2 for number in range(12)]
+    assert "junk" not in dataset.table
+    assert load_dataset(str(file), for_training=False).class_names == ("7",)
 
 
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -92,23 +92,23 @@ def test_every_layout_of_tar_is_read(layout, jpegs, tmp_path):
     global_header = {"pax_headers": {"comment": "of the whole tar"}} if layout == tarfile.PAX_FORMAT else {}
     named = {f"{folder}{name}": content for name, content in plain(jpegs).items()}
     file = write(tmp_path / "x.tar", named, format=layout, **global_header)
-    manifest = read(str(file))
-    assert check(manifest, workers=1, strict=True).notes == ()
-    assert [originals(manifest).source(row) for row in range(12)] == jpegs
+    dataset = load_dataset(str(file))
+    assert check(dataset, workers=1, strict=True).notes == ()
+    assert [originals(dataset).source(row) for row in range(12)] == jpegs
 
 
 def test_what_was_found_is_kept_until_a_shard_changes(jpegs, tmp_path, monkeypatch):
     file = write(tmp_path / "x.tar", plain(jpegs))
-    first = read(str(file))
+    first = load_dataset(str(file))
     assert "kept for the next time" in first.notes[0]
     with monkeypatch.context() as patch:
         patch.setattr(scan, "scan", None)  # calling it would fail
-        again = read(str(file))
+        again = load_dataset(str(file))
     assert again.digest() == first.digest()
     assert again.table["shard_offset"].tolist() == first.table["shard_offset"].tolist()
     assert "read once" in again.notes[0]
     write(file, plain(jpegs[:6]))
-    assert len(read(str(file))) == 6
+    assert len(load_dataset(str(file))) == 6
 
 
 def test_what_was_kept_and_not_used_for_a_month_is_removed(jpegs, tmp_path):
@@ -116,12 +116,12 @@ def test_what_was_kept_and_not_used_for_a_month_is_removed(jpegs, tmp_path):
     kept = tmp_path / "cache" / "shards"
     found = []
     for file in files[:2]:
-        read(str(file))
+        load_dataset(str(file))
         found += [one for one in kept.iterdir() if one not in found]
     for one in found:
         os.utime(one, (time.time() - 31 * 86400,) * 2)
-    read(str(files[1]))  # used again
-    read(str(files[2]))
+    load_dataset(str(files[1]))  # used again
+    load_dataset(str(files[2]))
     assert not found[0].exists()
     assert found[1].exists()
     assert len(list(kept.iterdir())) == 2
@@ -139,10 +139,10 @@ def test_what_could_not_be_read_once_is_read_the_next_time(jpegs, tmp_path, monk
     opened = LocalStore.open
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "open", refusing)
-        first = read(tmp_path / "set")
+        first = load_dataset(tmp_path / "set")
     assert len(first) == 6
     assert mentions(first.notes[0], "1.tar")
-    again = read(tmp_path / "set")
+    again = load_dataset(tmp_path / "set")
     assert len(again) == 12
     assert check(again, workers=1).notes == ()
 
@@ -150,8 +150,8 @@ def test_what_could_not_be_read_once_is_read_the_next_time(jpegs, tmp_path, monk
 def test_where_nothing_can_be_kept_it_is_said(jpegs, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "file"))
-    manifest = read(str(write(tmp_path / "x.tar", plain(jpegs))))
-    assert "not kept for the next time" in manifest.notes[0]
+    dataset = load_dataset(str(write(tmp_path / "x.tar", plain(jpegs))))
+    assert "not kept for the next time" in dataset.notes[0]
 
 
 @pytest.mark.parametrize("at", ["in a picture", "in a header", "at a header", "at the end mark"])
@@ -165,14 +165,14 @@ def test_a_tar_cut_short_gives_what_stands_before(at, jpegs, tmp_path):
         "at a header": (seventh.offset, 6), "at the end mark": (end, 12),
     }[at]  # fmt: skip
     file.write_bytes(file.read_bytes()[:cut])
-    manifest = read(tmp_path / "set")
-    assert len(manifest) == left + 12
-    assert manifest.paths[:left] == [f"x.tar#{number:04d}.jpg" for number in range(left)]
-    (note,) = [note for note in check(manifest, workers=1).notes if "Damaged" in note]
+    dataset = load_dataset(tmp_path / "set")
+    assert len(dataset) == left + 12
+    assert dataset.paths[:left] == [f"x.tar#{number:04d}.jpg" for number in range(left)]
+    (note,) = [note for note in check(dataset, workers=1).notes if "Damaged" in note]
     assert mentions(note, "x.tar")
     assert f"{left} " in note
     with pytest.raises(InputError, match=mentioning("x.tar")):
-        check(manifest, workers=1, strict=True)
+        check(dataset, workers=1, strict=True)
 
 
 def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
@@ -181,10 +181,10 @@ def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
     broken = headers(file)[6]  # the fourth picture
     content[broken.offset : broken.offset + 512] = b"\xff" * 512
     file.write_bytes(content)
-    manifest = read(str(file))
-    assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n != 3]
-    assert mentions(check(manifest, workers=1).notes[0], broken.offset, "damaged")
-    assert originals(manifest).source(3) == jpegs[4]
+    dataset = load_dataset(str(file))
+    assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n != 3]
+    assert mentions(check(dataset, workers=1).notes[0], broken.offset, "damaged")
+    assert originals(dataset).source(3) == jpegs[4]
 
 
 def test_a_damaged_json_costs_its_sample_alone(jpegs, tmp_path):
@@ -192,29 +192,29 @@ def test_a_damaged_json_costs_its_sample_alone(jpegs, tmp_path):
     for number, jpeg in enumerate(jpegs):
         members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": number % 2}).encode()}
     members["4.json"] = b'{"label": '
-    manifest = read(str(write(tmp_path / "x.tar", members)))
-    assert len(manifest) == 11
-    assert mentions(check(manifest, workers=1).notes[0], "4.json", "damaged")
+    dataset = load_dataset(str(write(tmp_path / "x.tar", members)))
+    assert len(dataset) == 11
+    assert mentions(check(dataset, workers=1).notes[0], "4.json", "damaged")
 
 
 def test_a_missing_shard_of_a_range_is_named(jpegs, tmp_path):
     for number in (0, 2):
         write(tmp_path / f"x-{number}.tar", plain(jpegs[6 * (number // 2) :][:6]))
-    manifest = read(f"{tmp_path}/x-{{0..2}}.tar")
-    assert len(manifest) == 12
-    assert mentions(" ".join(check(manifest, workers=1).notes), "x-1.tar", "missing")
+    dataset = load_dataset(f"{tmp_path}/x-{{0..2}}.tar")
+    assert len(dataset) == 12
+    assert mentions(" ".join(check(dataset, workers=1).notes), "x-1.tar", "missing")
 
 
 def test_what_is_no_tar_at_all_is_named(jpegs, tmp_path):
     write(tmp_path / "set/x.tar", plain(jpegs))
     (tmp_path / "set/y.tar").write_bytes(b"<html>not found</html>" * 100)
     (tmp_path / "set/z.tar").write_bytes(b"")
-    notes = " ".join(check(read(tmp_path / "set"), workers=1).notes)
+    notes = " ".join(check(load_dataset(tmp_path / "set"), workers=1).notes)
     assert "y.tar " in notes
     assert mentions(notes, "z.tar")
     (tmp_path / "set/x.tar").unlink()
     with pytest.raises(InputError, match=mentioning("y.tar", "z.tar")):
-        read(tmp_path / "set")
+        load_dataset(tmp_path / "set")
 
 
 def test_pictures_without_a_label_are_refused_for_training_and_taken_for_prediction(jpegs, tmp_path):
@@ -222,9 +222,9 @@ def test_pictures_without_a_label_are_refused_for_training_and_taken_for_predict
     del members["0003.cls"]
     file = str(write(tmp_path / "x.tar", members))
     with pytest.raises(InputError, match=mentioning("x.tar", "0003.cls")):
-        read(file)
-    manifest = read(file, require_labels=False)
-    assert manifest.labels.tolist() == [0, 1, 0, -1, 0, 1, 0, 1, 0, 1, 0, 1]
+        load_dataset(file)
+    dataset = load_dataset(file, require_labels=False)
+    assert dataset.labels.tolist() == [0, 1, 0, -1, 0, 1, 0, 1, 0, 1, 0, 1]
 
 
 def named(jpegs: list[bytes]) -> dict[str, bytes]:
@@ -245,12 +245,12 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
     content = bytearray(file.read_bytes())
     content[broken.offset : broken.offset + 512] = bytes(512)
     file.write_bytes(content)
-    manifest = read(str(file))
+    dataset = load_dataset(str(file))
     left = [n for n in range(12) if member == "4.cls" or n != 4]
-    assert manifest.paths == [f"x.tar#{n}.jpg" for n in left]
-    assert [manifest.class_names[label] for label in manifest.labels] == [("oak", "elm")[n % 2] for n in left]
-    assert manifest.table["group"].tolist() == [str(n // 2) for n in left]
-    (note,) = check(manifest, workers=1).notes
+    assert dataset.paths == [f"x.tar#{n}.jpg" for n in left]
+    assert [dataset.class_names[label] for label in dataset.labels] == [("oak", "elm")[n % 2] for n in left]
+    assert dataset.table["group"].tolist() == [str(n // 2) for n in left]
+    (note,) = check(dataset, workers=1).notes
     assert mentions(
         note.replace("has lost the labels of '4' (there is no 4.json, where the others have theirs); ", ""),
         broken.offset,
@@ -259,9 +259,9 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
     )
     assert ("lost the labels of '4'" in note) == (member == "4.json")
     assert f"; the {len(left)} pictures found in it are used." in note
-    assert len(read(str(file), require_labels=False)) == len(left)
+    assert len(load_dataset(str(file), require_labels=False)) == len(left)
     with pytest.raises(InputError, match=mentioning("x.tar", "damaged")):
-        check(manifest, workers=1, strict=True)
+        check(dataset, workers=1, strict=True)
 
 
 def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
@@ -271,9 +271,9 @@ def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
         start = headers(file)[lost].offset
         content[start : start + 512] = b"\xff" * 512
     file.write_bytes(content)
-    manifest = read(str(file))
-    assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n not in (1, 3)]
-    (note,) = check(manifest, workers=1).notes
+    dataset = load_dataset(str(file))
+    assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n not in (1, 3)]
+    (note,) = check(dataset, workers=1).notes
     assert mentions(note, "x.tar", "0001", "0003", "0001.cls")
 
 
@@ -283,18 +283,18 @@ def test_pictures_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs
     broken = headers(file)[5].offset
     content[broken : broken + 512] = b"\xff" * 512
     file.write_bytes(content)
-    manifest = read(str(file), require_labels=False)
-    assert manifest.paths == [f"x.tar#{n:02d}.jpg" for n in range(12) if n != 5]
+    dataset = load_dataset(str(file), require_labels=False)
+    assert dataset.paths == [f"x.tar#{n:02d}.jpg" for n in range(12) if n != 5]
     with pytest.raises(InputError, match=mentioning("x.tar", "00.json", "11")):
-        read(str(file))
+        load_dataset(str(file))
 
 
 def test_a_tar_cut_between_a_picture_and_its_label_loses_the_picture(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
     file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
-    manifest = read(str(file))
-    assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(6)]
-    assert mentions(check(manifest, workers=1).notes[0], "0006", "0006.cls")
+    dataset = load_dataset(str(file))
+    assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(6)]
+    assert mentions(check(dataset, workers=1).notes[0], "0006", "0006.cls")
 
 
 @pytest.mark.parametrize(
@@ -312,9 +312,9 @@ def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, 
     file = str(write(tmp_path / "x.tar", members))
     for _ in range(2):  # read anew, and as it was kept
         with pytest.raises(InputError) as error:
-            read(file)
+            load_dataset(file)
         assert mentions(str(error.value), tmp_path, words, "x.tar")
-    assert len(read(file, require_labels=False)) == 12
+    assert len(load_dataset(file, require_labels=False)) == 12
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "photos/"])
@@ -322,11 +322,11 @@ def test_a_tar_of_class_folders_is_refused_as_that(prefix, jpegs, tmp_path):
     members = {f"{prefix}{'ab'[n % 2]}/{n:04d}.jpg": jpeg for n, jpeg in enumerate(jpegs)}
     file = str(write(tmp_path / "photos.tar", dict(sorted(members.items()))))
     with pytest.raises(InputError, match=mentioning("photos.tar", "effnetv2 shards")) as refused:
-        read(file)
+        load_dataset(file)
     assert ".json" not in str(refused.value)
-    found = read(file, require_labels=False, for_training=False, strict_labels=True)
+    found = load_dataset(file, require_labels=False, for_training=False, strict_labels=True)
     assert "holds images in folders" in found.notes[-1]
-    assert len(read(file, require_labels=False).notes) == 1
+    assert len(load_dataset(file, require_labels=False).notes) == 1
 
 
 def test_the_number_of_further_shards_without_labels_is_told(jpegs, tmp_path):
@@ -336,7 +336,7 @@ def test_the_number_of_further_shards_without_labels_is_told(jpegs, tmp_path):
             del members["2.json"]
         write(tmp_path / f"set/{number}.tar", members)
     with pytest.raises(InputError, match=mentioning("set/1.tar", "2.json", "1")):
-        read(tmp_path / "set")
+        load_dataset(tmp_path / "set")
 
 
 def test_labels_of_numbers_and_texts_stay_what_they_are(jpegs, tmp_path):
@@ -345,8 +345,8 @@ def test_labels_of_numbers_and_texts_stay_what_they_are(jpegs, tmp_path):
         label = [7, "7.0", True][number % 3]
         members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": label}).encode()}
     members |= {"12.jpg": jpegs[0]}  # one without, so that no column of whole numbers is left
-    manifest = read(str(write(tmp_path / "x.tar", members)), require_labels=False)
-    assert manifest.class_names == ("7", "7.0", "True")
+    dataset = load_dataset(str(write(tmp_path / "x.tar", members)), require_labels=False)
+    assert dataset.class_names == ("7", "7.0", "True")
 
 
 @pytest.mark.parametrize(
@@ -359,10 +359,10 @@ def test_a_member_of_text_that_is_none_costs_its_sample_alone(name, content, jpe
     }
     members |= {"4.json": b"{}"} | {name: content}
     members = dict(sorted(members.items(), key=lambda one: (int(one[0].partition(".")[0]), one[0])))
-    manifest = read(str(write(tmp_path / "x.tar", members)))
-    assert manifest.class_names == ("0", "1")
-    assert len(manifest) == 11
-    assert mentions(check(manifest, workers=1).notes[0], name, "x.tar")
+    dataset = load_dataset(str(write(tmp_path / "x.tar", members)))
+    assert dataset.class_names == ("0", "1")
+    assert len(dataset) == 11
+    assert mentions(check(dataset, workers=1).notes[0], name, "x.tar")
 
 
 def test_many_faults_are_counted(jpegs, tmp_path):
@@ -370,7 +370,7 @@ def test_many_faults_are_counted(jpegs, tmp_path):
     for number, jpeg in enumerate(jpegs):
         members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": number % 2}).encode()}
     members |= {f"{number}.json": b"{" for number in range(2, 8)}
-    (note,) = check(read(str(write(tmp_path / "x.tar", members))), workers=1).notes
+    (note,) = check(load_dataset(str(write(tmp_path / "x.tar", members))), workers=1).notes
     assert mentions(note, "x.tar", "2.json", "3.json", "4.json", "3")
 
 
@@ -379,7 +379,7 @@ def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
     twice = [jpegs[0], *jpegs[:11] * 3]
     members = plain(twice)
     members["0007.jpg"] = jpegs[7][:200]
-    report = check(read(str(write(tmp_path / "x.tar", members))), workers=2)
+    report = check(load_dataset(str(write(tmp_path / "x.tar", members))), workers=2)
     assert report.unreadable.tolist() == [7]
     assert report.contents[0] == report.contents[1] == report.contents[12]
     assert mentions(report.notes[0], "22", "34")
@@ -400,28 +400,30 @@ def test_samples_that_cannot_be_told_apart_are_refused(names, message, jpegs, tm
             info.size = 1
             tar.addfile(info, io.BytesIO(b"0"))
     with pytest.raises(InputError, match=mentioning(*message)):
-        read(str(tmp_path / "x.tar"))
+        load_dataset(str(tmp_path / "x.tar"))
 
 
 def test_of_several_pictures_the_plain_one_is_the_sample_s(jpegs, tmp_path):
     members = {}
     for number, jpeg in enumerate(jpegs):
         members |= {f"{number}.mask.png": b"0", f"{number}.jpg": jpeg, f"{number}.cls": b"%d" % (number % 2)}
-    manifest = read(str(write(tmp_path / "x.tar", members | {".hidden.jpg": b"", "README.txt": b"read"})))
-    assert [originals(manifest).source(row) for row in range(12)] == jpegs
+    dataset = load_dataset(
+        str(write(tmp_path / "x.tar", members | {".hidden.jpg": b"", "README.txt": b"read"}))
+    )
+    assert [originals(dataset).source(row) for row in range(12)] == jpegs
 
 
 def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
     from efficientnetv2.data.shards.writer import Packing, pack
 
-    files = read(class_folders)
+    files = load_dataset(class_folders)
     pack(files, tmp_path / "shards", Packing(10**9, shard_pictures=20))
     (tmp_path / "shards/index.parquet").unlink()
-    manifest = read(tmp_path / "shards")
+    dataset = load_dataset(tmp_path / "shards")
     label_of = dict(zip(files.paths, files.table["label"], strict=True))
     assert {
         path.partition("#")[2]: label
-        for path, label in zip(manifest.paths, manifest.table["label"], strict=True)
+        for path, label in zip(dataset.paths, dataset.table["label"], strict=True)
     } == label_of
 
 
@@ -439,7 +441,7 @@ def described(jpegs, facts):
 def test_a_split_by_its_usual_names_is_that_split(jpegs, tmp_path):
     facts = [{"split": word} for word in ("Train", "train", "validation", "valid", "test")]
     file = write(tmp_path / "x-train-000.tar", described(jpegs, facts))
-    assert read(str(file)).split.tolist() == ["train", "train", "val", "val", "test"]
+    assert load_dataset(str(file)).split.tolist() == ["train", "train", "val", "val", "test"]
 
 
 @pytest.mark.parametrize(
@@ -453,10 +455,10 @@ def test_a_split_by_its_usual_names_is_that_split(jpegs, tmp_path):
 def test_facts_that_mean_nothing_are_refused(facts, message, jpegs, tmp_path):
     file = write(tmp_path / "x.tar", described(jpegs, [{"path": "0.jpg"}, facts]))
     with pytest.raises(InputError, match=mentioning(*message)):
-        read(str(file))
+        load_dataset(str(file))
 
 
 def test_copies_are_known_by_their_origin_without_an_index_too(jpegs, tmp_path):
     facts = [{"path": "a.jpg"}, {}, {"path": "copy.jpg", "augmented_from": "a.jpg"}]
-    manifest = read(str(write(tmp_path / "x.tar", described(jpegs, facts))))
-    assert manifest.table["augmented_from"].fillna("").tolist()[2].endswith("a.jpg")
+    dataset = load_dataset(str(write(tmp_path / "x.tar", described(jpegs, facts))))
+    assert dataset.table["augmented_from"].fillna("").tolist()[2].endswith("a.jpg")

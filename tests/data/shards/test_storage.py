@@ -17,7 +17,7 @@ from tests.command_line import TINY, effnetv2
 from tests.file_server import FileServer, serving
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import Manifest, read
+from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
 from efficientnetv2.data.readers import originals
@@ -36,7 +36,7 @@ from efficientnetv2.utils.rng import Key
 @pytest.fixture
 def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """48 pictures in 5 shards."""
-    pack(read(class_folders), tmp_path / "served/shards", Packing(10**9, shard_pictures=10))
+    pack(load_dataset(class_folders), tmp_path / "served/shards", Packing(10**9, shard_pictures=10))
     monkeypatch.setattr(storage, "_PAUSE_S", 0.01)
     with serving(tmp_path / "served") as files:
         yield files
@@ -46,7 +46,7 @@ def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     "data", ["/shards", "/shards/", "/shards/index.parquet", "/shards/pictures-{000000..000004}.tar"]
 )
 def test_a_url_is_the_folder(data, server, class_folders):
-    far, near = read(server.url + data), read(class_folders)
+    far, near = load_dataset(server.url + data), load_dataset(class_folders)
     assert far.labels.tolist() == near.labels.tolist()
     assert len(check(far, workers=2).unreadable) == 0
     reader = originals(far).ahead(range(48))
@@ -60,9 +60,9 @@ def test_a_url_is_the_folder(data, server, class_folders):
 def test_batches_are_those_of_the_files(workers, server, class_folders):
     whole = Preprocessing(image_px=32)
     batches = []
-    for manifest in (read(f"{server.url}/shards"), read(class_folders)):
-        pictures = TrainingPictures(manifest, whole, 0.3, Key.of(0))
-        sampler = Sampler(manifest.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
+    for dataset in (load_dataset(f"{server.url}/shards"), load_dataset(class_folders)):
+        pictures = TrainingPictures(dataset, whole, 0.3, Key.of(0))
+        sampler = Sampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
         batches.append(list(training_batches(pictures, sampler, workers=workers)))
     for far, near in zip(*batches, strict=True):
         assert torch.equal(far.images, near.images)
@@ -70,10 +70,10 @@ def test_batches_are_those_of_the_files(workers, server, class_folders):
 
 
 def test_neighbours_are_fetched_in_one_request(server):
-    manifest = read(f"{server.url}/shards")
-    rows = manifest.table[manifest.table["shard"] == 2].sort_values("shard_offset").index.tolist()
+    dataset = load_dataset(f"{server.url}/shards")
+    rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset").index.tolist()
     server.asked.clear()
-    originals(manifest).ahead(rows)
+    originals(dataset).ahead(rows)
     assert len(rows) == 10
     assert [name for name, _, _ in server.asked] == ["pictures-000002.tar"]
 
@@ -114,44 +114,44 @@ def test_no_range_needs_no_request(tmp_path):
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_busy_server_is_asked_again(status, server):
-    manifest = read(f"{server.url}/shards")
-    first = originals(manifest).source(0)
+    dataset = load_dataset(f"{server.url}/shards")
+    first = originals(dataset).source(0)
     server.fail = [status, status]
-    assert originals(manifest).source(0) == first
+    assert originals(dataset).source(0) == first
     assert server.fail == []
 
 
 def test_a_server_that_stays_broken_stops_the_run_naming_shard_and_bytes(server):
     """Not taken for a damaged picture: another would stand in, and the run be another one after all."""
-    manifest = read(f"{server.url}/shards")
-    row = manifest.table.iloc[0]
+    dataset = load_dataset(f"{server.url}/shards")
+    row = dataset.table.iloc[0]
     where = f"bytes {row['shard_offset']} to {row['shard_offset'] + row['shard_bytes']}"
     server.fail = [500] * 100
     with pytest.raises(InputError, match=mentioning(where, "5", "500")):
-        originals(manifest).source(0)
+        originals(dataset).source(0)
     assert len(server.fail) == 95
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
-    manifest = read(f"{server.url}/shards")
+    dataset = load_dataset(f"{server.url}/shards")
     whole = Preprocessing(image_px=32)
     server.fail = [500] * 1000
-    pictures = TrainingPictures(manifest, whole, 0.3, Key.of(0))
-    sampler = Sampler(manifest.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
+    pictures = TrainingPictures(dataset, whole, 0.3, Key.of(0))
+    sampler = Sampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
     with pytest.raises(InputError, match="after 5 tries") as stopped:
         list(training_batches(pictures, sampler, workers=workers))
     assert "Traceback" not in str(stopped.value)
     with pytest.raises(InputError, match="after 5 tries") as stopped:
-        list(evaluation_batches(manifest, whole, batch_images=8, workers=workers))
+        list(evaluation_batches(dataset, whole, batch_images=8, workers=workers))
     assert "Traceback" not in str(stopped.value)
 
 
 def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_shards(server):
-    manifest = read(f"{server.url}/shards")
+    dataset = load_dataset(f"{server.url}/shards")
     server.head_fails = 503
     with pytest.raises(InputError, match=mentioning("pictures-00000", "5")):
-        check(manifest, workers=1)
+        check(dataset, workers=1)
 
 
 @pytest.mark.parametrize("drips", [False, True])
@@ -194,26 +194,26 @@ def test_a_server_that_accepts_and_does_not_answer_is_given_up_after_the_limit(d
 
 
 def test_a_refusal_is_not_asked_again(server):
-    manifest = read(f"{server.url}/shards")
+    dataset = load_dataset(f"{server.url}/shards")
     server.fail = [403] * 3
     with pytest.raises(UnreadablePicture, match=mentioning("403")):
-        originals(manifest).source(0)
+        originals(dataset).source(0)
     assert len(server.fail) == 2
 
 
 def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
-    manifest = read(f"{server.url}/shards")
+    dataset = load_dataset(f"{server.url}/shards")
     folder = server.folder / "shards"
     (folder / "pictures-000001.tar").unlink()
     cut = folder / "pictures-000002.tar"
-    rows = manifest.table[manifest.table["shard"] == 2].sort_values("shard_offset")
+    rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset")
     cut.write_bytes(cut.read_bytes()[: rows["shard_offset"].iloc[4] + 7])
-    report = check(manifest, workers=2)
+    report = check(dataset, workers=2)
     assert len(report.unreadable) == 10 + 6
     assert mentions(report.notes[0], "pictures-000001.tar", "0", "10")
     assert mentions(report.notes[1], "pictures-000002.tar")
     assert "4 of its 10" in report.notes[1]
-    reader = originals(manifest).ahead(range(48))
+    reader = originals(dataset).ahead(range(48))
     lost = report.unreadable.tolist()
     for row in range(48):
         if row in lost:
@@ -222,20 +222,20 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
         else:
             assert reader.source(row)
     with pytest.raises(UnreadablePicture, match=mentioning("pictures-000002.tar")):
-        originals(manifest).source(int(rows.index[-1]))
+        originals(dataset).source(int(rows.index[-1]))
 
 
 def test_a_server_without_ranges_is_recognised_and_told(server):
-    manifest = read(f"{server.url}/shards")
+    dataset = load_dataset(f"{server.url}/shards")
     server.no_ranges = True
     with pytest.raises(InputError, match=r"sends the whole file.*nginx"):
-        originals(manifest).source(0)
+        originals(dataset).source(0)
 
 
 def test_it_is_told_before_anything_is_begun(server):
     server.no_ranges = True
     with pytest.raises(InputError, match=mentioning("index.parquet")):
-        read(f"{server.url}/shards")
+        load_dataset(f"{server.url}/shards")
 
 
 def test_a_file_is_read_from_its_beginning_and_sought_in_with_few_requests(tmp_path, monkeypatch):
@@ -262,9 +262,9 @@ def test_a_file_is_read_from_its_beginning_and_sought_in_with_few_requests(tmp_p
 
 def test_a_url_without_shards_is_refused(server):
     with pytest.raises(InputError, match=mentioning("shards")):
-        read(f"{server.url}/nothing")
+        load_dataset(f"{server.url}/nothing")
     with pytest.raises(InputError, match=mentioning("127.0.0.1:9", "shards/index.parquet", "5")):
-        read("http://127.0.0.1:9/shards")
+        load_dataset("http://127.0.0.1:9/shards")
 
 
 @pytest.mark.parametrize("name", ["*.tar", "pictures-00000[0-4].tar"])
@@ -272,8 +272,8 @@ def test_stars_are_spelled_out_by_the_folder_that_the_server_shows(name, server)
     server.lists = True
     (server.folder / "shards/index.parquet").unlink()
     (server.folder / "shards/.hidden.tar").write_bytes(b"")
-    assert len(read(f"{server.url}/shards/{name}")) == 48
-    assert len(read(f"{server.url}/shards")) == 48
+    assert len(load_dataset(f"{server.url}/shards/{name}")) == 48
+    assert len(load_dataset(f"{server.url}/shards")) == 48
     assert RemoteStore(f"{server.url}/shards").matching("*-000003.tar") == ["pictures-000003.tar"]
 
 
@@ -314,7 +314,7 @@ def test_a_store_whose_package_is_missing_names_the_extra_and_what_pip_can_insta
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(optional_deps, "requires", lambda _: [f"{package}<3,>=2; extra == '{extra}'"])
     with pytest.raises(InputError) as error:
-        read(f"{scheme}://bucket/shards")
+        load_dataset(f"{scheme}://bucket/shards")
     assert str(error.value) == (
         f"reading {scheme}:// needs the package '{package}' of the extra '{extra}', which is not installed. "
         f'Install it with: pip install "{package}<3,>=2"'
@@ -331,7 +331,7 @@ def test_a_store_whose_package_is_missing_names_the_extra_and_what_pip_can_insta
 )
 def test_a_kind_of_url_that_is_of_no_use_is_told_with_those_that_are(url, words):
     with pytest.raises(InputError) as error:
-        read(url)
+        load_dataset(url)
     assert mentions(str(error.value), *words)
     assert str(error.value).startswith(url)
     assert mentions(str(error.value), "s3")
@@ -349,14 +349,14 @@ def test_a_store_that_cannot_begin_is_told(monkeypatch):
 def test_a_package_of_fsspec_s_that_no_extra_brings_is_told_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "paramiko", None)
     with pytest.raises(InputError, match=mentioning("efficientnetv2")):
-        read("sftp://host/shards")
+        load_dataset("sftp://host/shards")
 
 
 def test_tars_without_an_index_are_scanned_over_the_net(server, class_folders):
     (server.folder / "shards/index.parquet").unlink()
-    far = read(f"{server.url}/shards/pictures-{{000000..000004}}.tar")
+    far = load_dataset(f"{server.url}/shards/pictures-{{000000..000004}}.tar")
     assert len(far) == 48
-    near = read(class_folders)
+    near = load_dataset(class_folders)
     content = {path: Path(near.file(row)).read_bytes() for row, path in enumerate(near.paths)}
     reader = originals(far)
     for row, path in enumerate(far.paths):
@@ -366,16 +366,16 @@ def test_tars_without_an_index_are_scanned_over_the_net(server, class_folders):
 
 
 def test_a_manifest_of_a_url_is_read_back_equal(server, tmp_path):
-    manifest = read(f"{server.url}/shards")
+    dataset = load_dataset(f"{server.url}/shards")
     (tmp_path / "run").mkdir()
-    manifest.to_csv(tmp_path / "run/manifest.csv")
-    again = Manifest.from_csv(tmp_path / "run/manifest.csv", root=manifest.root, source="x")
-    assert again.digest() == manifest.digest()
-    of_the_run = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="x")
-    assert of_the_run.file(3) == manifest.file(3)
-    as_data = read(tmp_path / "run/manifest.csv")
-    assert as_data.digest() == manifest.digest()
-    assert originals(as_data).source(3) == originals(manifest).source(3)
+    dataset.to_csv(tmp_path / "run/manifest.csv")
+    again = ImageDataset.from_csv(tmp_path / "run/manifest.csv", root=dataset.root, source="x")
+    assert again.digest() == dataset.digest()
+    of_the_run = ImageDataset.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="x")
+    assert of_the_run.file(3) == dataset.file(3)
+    as_data = load_dataset(tmp_path / "run/manifest.csv")
+    assert as_data.digest() == dataset.digest()
+    assert originals(as_data).source(3) == originals(dataset).source(3)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from PIL import Image
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.dataset import read
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_io import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.index import save
@@ -56,9 +56,9 @@ def members(shard: Path) -> dict[str, bytes]:
 
 
 def test_labels_splits_bytes_and_all_columns_come_back_in_the_same_order(table, tmp_path):
-    files = read(table)
+    files = load_dataset(table)
     pack(files, tmp_path / "shards", SMALL)
-    shards = read(tmp_path / "shards")
+    shards = load_dataset(tmp_path / "shards")
     assert shards.class_names == files.class_names
     assert shards.labels.tolist() == files.labels.tolist()
     assert [path.partition("#")[2] for path in shards.paths] == files.paths
@@ -71,7 +71,7 @@ def test_labels_splits_bytes_and_all_columns_come_back_in_the_same_order(table, 
 
 def test_python_alone_reads_the_tars_and_finds_what_the_files_are(table, tmp_path):
     """No index, no code of ours: WebDataset's rules say that members of one key follow each other."""
-    files = read(table)
+    files = load_dataset(table)
     pack(files, tmp_path / "shards", SMALL)
     originals_of = {path: Path(files.file(row)).read_bytes() for row, path in enumerate(files.paths)}
     found = {}
@@ -92,7 +92,7 @@ def test_python_alone_reads_the_tars_and_finds_what_the_files_are(table, tmp_pat
 
 
 def test_offsets_in_the_index_are_where_tarfile_finds_the_pictures(table, tmp_path):
-    packed = pack(read(table), tmp_path / "shards", SMALL)
+    packed = pack(load_dataset(table), tmp_path / "shards", SMALL)
     there = {}
     for number, shard in enumerate(packed.index.shards):
         file = tmp_path / "shards" / shard.name
@@ -106,7 +106,7 @@ def test_offsets_in_the_index_are_where_tarfile_finds_the_pictures(table, tmp_pa
 
 
 def test_shards_have_as_many_pictures_as_asked_for_and_the_order_is_drawn(table, tmp_path):
-    files = read(table)
+    files = load_dataset(table)
     packed = pack(files, tmp_path / "a", Packing(shard_bytes=10**9, shard_pictures=6, seed=1))
     counts = {split: [s.pictures for s in packed.index.shards if s.name.startswith(split)] for split in
               ("train", "val", "test")}  # fmt: skip
@@ -135,7 +135,7 @@ def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alo
     wide.save(tmp_path / "pictures/a/wide.png")
     wide.resize((30, 20)).save(tmp_path / "pictures/b/small.png")
     wide.crop((0, 0, 50, 50)).save(tmp_path / "pictures/b/exact.webp")
-    files = read(tmp_path / "pictures")
+    files = load_dataset(tmp_path / "pictures")
     pack(files, tmp_path / "shards", Packing(shard_bytes=10**9, image_px=50))
     (content,) = (members(path) for path in (tmp_path / "shards").glob("*.tar"))
     (shard,) = (tmp_path / "shards").glob("*.tar")
@@ -192,11 +192,11 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path):
     for number in range(40):
         paint(tmp_path / f"pictures/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
     (tmp_path / "pictures/a/00.jpg").write_bytes(b"no picture")
-    files = read(tmp_path / "pictures")
+    files = load_dataset(tmp_path / "pictures")
     packed = pack(files, tmp_path / "shards", SMALL)
     assert [path for path, _ in packed.skipped] == ["a/00.jpg"]
     assert "a/00.jpg" in (tmp_path / "shards/skipped.csv").read_text()
-    shards = read(tmp_path / "shards")
+    shards = load_dataset(tmp_path / "shards")
     assert len(shards) == 39
     assert originals(shards).source(0) == (tmp_path / "pictures/a/02.jpg").read_bytes()
 
@@ -213,7 +213,7 @@ def damaged(folder: Path, row: pd.Series) -> None:
 @pytest.mark.parametrize("image_px", [None, 40])
 def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_path):
     """A JPEG with a hole still decodes, to another picture; its checksum tells."""
-    packed = pack(read(table), tmp_path / "shards", Packing(10**9, image_px=image_px))
+    packed = pack(load_dataset(table), tmp_path / "shards", Packing(10**9, image_px=image_px))
     rows = packed.index.table
     assert rows["shard_crc32"].tolist() == [
         zlib.crc32((tmp_path / "shards" / packed.index.shards[row.shard].name).read_bytes()
@@ -222,7 +222,7 @@ def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_
     ]  # fmt: skip
     hit = int(np.flatnonzero(rows["split"] == "train")[3])
     damaged(tmp_path / "shards", rows.iloc[hit])
-    shards = read(tmp_path / "shards")
+    shards = load_dataset(tmp_path / "shards")
     reader = originals(shards)
     near = reader.ahead([hit, hit + 1])
     for one in (reader, near, pickle.loads(pickle.dumps(reader))):
@@ -247,13 +247,13 @@ def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_
 
 
 def test_an_index_without_checksums_is_read_as_it_was(table, tmp_path):
-    packed = pack(read(table), tmp_path / "shards", Packing(10**9))
+    packed = pack(load_dataset(table), tmp_path / "shards", Packing(10**9))
     save(
         replace(packed.index, table=packed.index.table.drop(columns="shard_crc32")),
         tmp_path / "shards/index.parquet",
     )
     damaged(tmp_path / "shards", packed.index.table.iloc[1])
-    shards = read(tmp_path / "shards")
+    shards = load_dataset(tmp_path / "shards")
     assert len(originals(shards).source(1)) == packed.index.table["shard_bytes"].iloc[1]
 
 
@@ -267,9 +267,9 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
-    both = read(f"{tmp_path}/{{a,b}}.tar")
+    both = load_dataset(f"{tmp_path}/{{a,b}}.tar")
     pack(both, tmp_path / "again", Packing(10**9))
-    again = read(tmp_path / "again")
+    again = load_dataset(tmp_path / "again")
     labels = dict(zip(again.paths, again.table["label"], strict=True))
     inner = {path.partition("#")[2]: label for path, label in labels.items()}
     assert inner == {
@@ -279,9 +279,12 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
         "b.tar#only b.jpg": "both",
     }
     pack(both.select([0, 1]), tmp_path / "one", Packing(10**9))
-    assert [path.partition("#")[2] for path in read(tmp_path / "one").paths] == ["0.jpg", "only a.jpg"]
+    assert [path.partition("#")[2] for path in load_dataset(tmp_path / "one").paths] == [
+        "0.jpg",
+        "only a.jpg",
+    ]
     pack(again, tmp_path / "third", Packing(10**9, seed=3))
-    assert {path.partition("#")[2] for path in read(tmp_path / "third").paths} == set(inner)
+    assert {path.partition("#")[2] for path in load_dataset(tmp_path / "third").paths} == set(inner)
 
 
 @pytest.mark.parametrize(
@@ -294,15 +297,15 @@ def test_too_many_unreadable_pictures_leave_nothing_behind(bad, strict, said, tm
         if number < bad:
             path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=mentioning(*said)):
-        pack(read(tmp_path / "pictures"), tmp_path / "shards", Packing(50_000, strict=strict))
+        pack(load_dataset(tmp_path / "pictures"), tmp_path / "shards", Packing(50_000, strict=strict))
     assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
 
 
 def test_a_set_packed_again_is_the_same_set(table, tmp_path):
-    files = read(table)
+    files = load_dataset(table)
     pack(files, tmp_path / "once", SMALL)
-    pack(read(tmp_path / "once"), tmp_path / "twice", Packing(shard_bytes=10**9, seed=5))
-    twice = read(tmp_path / "twice")
+    pack(load_dataset(tmp_path / "once"), tmp_path / "twice", Packing(shard_bytes=10**9, seed=5))
+    twice = load_dataset(tmp_path / "twice")
     assert [path.partition("#")[2] for path in twice.paths] == files.paths
     reader = originals(twice)
     assert all(reader.source(row) == Path(files.file(row)).read_bytes() for row in range(len(files)))
@@ -319,8 +322,8 @@ def test_records_of_a_binary_file_become_pngs_of_the_same_pixels(tmp_path):
     write_packed(
         tmp_path / "cifar", CIFAR10, names, train=(pictures[:20], ids[:20]), test=(pictures[20:], ids[20:])
     )
-    pack(read(tmp_path / "cifar"), tmp_path / "shards", Packing(shard_bytes=10**9))
-    shards = read(tmp_path / "shards")
+    pack(load_dataset(tmp_path / "cifar"), tmp_path / "shards", Packing(shard_bytes=10**9))
+    shards = load_dataset(tmp_path / "shards")
     assert shards.standard == "cifar10"
     assert shards.labels.tolist() == ids.tolist()
     reader = originals(shards)
@@ -329,26 +332,26 @@ def test_records_of_a_binary_file_become_pngs_of_the_same_pixels(tmp_path):
 
 
 def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path, monkeypatch):
-    manifest = read(table)
-    needed = sum(Path(manifest.file(row)).stat().st_size for row in range(len(manifest)))
+    dataset = load_dataset(table)
+    needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - 1))
     with pytest.raises(InputError, match=mentioning("--image-px")):
-        pack(manifest, tmp_path / "new/out", Packing(10**9))
+        pack(dataset, tmp_path / "new/out", Packing(10**9))
     assert not (tmp_path / "new").exists()
-    pack(manifest, tmp_path / "smaller", Packing(10**9, image_px=16))
+    pack(dataset, tmp_path / "smaller", Packing(10**9, image_px=16))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed))
-    pack(manifest, tmp_path / "out", Packing(10**9))
+    pack(dataset, tmp_path / "out", Packing(10**9))
 
 
 def test_what_a_kill_has_left_takes_no_room_from_those_that_come(table, tmp_path, monkeypatch):
-    manifest, left, usage = read(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
-    needed = sum(Path(manifest.file(row)).stat().st_size for row in range(len(manifest)))
+    dataset, left, usage = load_dataset(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
+    needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
     left.mkdir()
     (left / "pictures-000000.tar").write_bytes(b"half of it")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - left.exists()))
-    pack(manifest, tmp_path / "out", Packing(10**9))
-    assert len(read(tmp_path / "out")) == len(manifest)
+    pack(dataset, tmp_path / "out", Packing(10**9))
+    assert len(load_dataset(tmp_path / "out")) == len(dataset)
 
 
 def test_a_disk_that_becomes_full_is_named(table, tmp_path, monkeypatch):
@@ -357,14 +360,14 @@ def test_a_disk_that_becomes_full_is_named(table, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(InputError, match=mentioning("No space left on device")):
-        pack(read(table), tmp_path / "out", Packing(10**9))
+        pack(load_dataset(table), tmp_path / "out", Packing(10**9))
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".", "out"))] == []
 
 
 def test_a_folder_that_is_called_like_a_part_of_ours_is_left_alone(table, tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial/notes.txt").write_text("precious")
-    pack(read(table), tmp_path / "out", Packing(10**9))
+    pack(load_dataset(table), tmp_path / "out", Packing(10**9))
     assert (tmp_path / "out.partial/notes.txt").read_text() == "precious"
 
 
@@ -372,6 +375,6 @@ def test_of_two_that_pack_into_one_folder_the_second_is_refused(table, tmp_path)
     """It would take away what the first has written so far."""
     taken = pytest.raises(InputError, match=mentioning("out", "another process"))
     with FileLock(tmp_path / f"{PARTIAL}.lock"), taken:
-        pack(read(table), tmp_path / "out", Packing(10**9))
-    pack(read(table), tmp_path / "out", Packing(10**9))
-    assert len(read(tmp_path / "out")) == len(read(table))
+        pack(load_dataset(table), tmp_path / "out", Packing(10**9))
+    pack(load_dataset(table), tmp_path / "out", Packing(10**9))
+    assert len(load_dataset(tmp_path / "out")) == len(load_dataset(table))

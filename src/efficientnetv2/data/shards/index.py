@@ -1,6 +1,6 @@
 """The index of a set of shards: a Parquet file with a row per picture.
 
-Its columns are those of the manifest that was packed (``path``, ``label``, ``split``, ``group``, ...) and
+Its columns are those of the dataset that was packed (``path``, ``label``, ``split``, ``group``, ...) and
 
     shard           number of the tar in the list of shards
     shard_offset    byte that the picture begins at
@@ -13,7 +13,7 @@ index from headers has besides, where samples have several labels,
 
     shard_labels    a JSON list of them, where there is no label
 
-Rows stand in the order of that manifest, whatever the order in the tars: so a run on the shards draws the same
+Rows stand in the order of that dataset, whatever the order in the tars: so a run on the shards draws the same
 pictures as one on the files. The list of shards and the format's version stand in the file's metadata.
 """
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.multilabel import from_lists
-from efficientnetv2.data.records import Listing, is_picture, is_system_folder
+from efficientnetv2.data.records import ImageRecords, is_image, is_system_folder
 from efficientnetv2.data.shards.index import (
     CHECKSUM,
     COMPRESSED,
@@ -72,7 +72,7 @@ def read_shards(
     require_labels: bool,
     label_separator: str | None = None,
     strict_labels: bool = True,
-) -> Listing:
+) -> ImageRecords:
     """List the pictures of a set of shards.
 
     Args:
@@ -101,7 +101,7 @@ def read_shards(
     return listing
 
 
-def _folders_within(listing: Listing) -> str:
+def _folders_within(listing: ImageRecords) -> str:
     """The end of a sentence on tars of class folders, as ``tar cf photos.tar photos/`` makes them; '' for others."""
     if not listing.table["label"].isna().all():
         return ""
@@ -116,7 +116,7 @@ def _folders_within(listing: Listing) -> str:
 
 def read_named(
     base: str, names: list[str], data: str, label_column: str, group_column: str | None
-) -> Listing:
+) -> ImageRecords:
     """The pictures of the shards of one folder or URL, labelled or not; lists of labels are left in a column.
 
     Args:
@@ -140,7 +140,7 @@ def read_named(
         index = _with_columns(index, data, label_column, group_column)
     if not len(index.table):
         raise InputError(f"{data}: there is no picture in {some(shard.name for shard in index.shards)}.")
-    return Listing(
+    return ImageRecords(
         root=base if is_url(base) else Path(base),
         source=data,
         table=_called(index),
@@ -209,7 +209,7 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _joined(listing: Listing, separator: str | None, strict: bool) -> Listing:
+def _joined(listing: ImageRecords, separator: str | None, strict: bool) -> ImageRecords:
     """The listing with lists of labels as text, as in a table.
 
     Raises:
@@ -277,7 +277,7 @@ def _only_tars(folder: Path) -> bool:
     """
     with os.scandir(folder) as entries:
         shown = [one for one in entries if not (one.name.startswith(".") or is_system_folder(one.name))]
-    if any(entry.is_dir() or is_picture(entry.name) for entry in shown):
+    if any(entry.is_dir() or is_image(entry.name) for entry in shown):
         return False
     if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
         return True
@@ -287,7 +287,7 @@ def _only_tars(folder: Path) -> bool:
     return False
 
 
-# What an index adds to the columns of a manifest.
+# What an index adds to the columns of a dataset.
 _WRITTEN = (*PLACE, CONTENT, CHECKSUM)
 
 
@@ -296,7 +296,7 @@ def lists_shards(table: pd.DataFrame) -> bool:
     return len(table) > 0 and shard_of(table["path"].iloc[0]) is not None
 
 
-def read_listed(listing: Listing) -> Listing:
+def read_listed(listing: ImageRecords) -> ImageRecords:
     """The pictures of a table whose paths point into shards, with their places there.
 
     Where they stand is what the shards' own index says, or their headers; labels, splits and all else are the
@@ -332,7 +332,7 @@ def read_listed(listing: Listing) -> Listing:
     )
 
 
-def _parts(listing: Listing) -> list[tuple[str, str]]:
+def _parts(listing: ImageRecords) -> list[tuple[str, str]]:
     """Shard and name within it of every row.
 
     Raises:
@@ -359,7 +359,7 @@ def _absolute(tar: str, root: Path | str) -> str:
     return os.path.join(short if os.path.realpath(short) == real else real, name)
 
 
-def _places(listing: Listing, there: Listing, wanted: list[str]) -> npt.NDArray[np.intp]:
+def _places(listing: ImageRecords, there: ImageRecords, wanted: list[str]) -> npt.NDArray[np.intp]:
     """The row of each wanted picture among those that are there.
 
     Raises:

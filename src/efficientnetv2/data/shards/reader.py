@@ -24,7 +24,7 @@ class ShardReader:
     """A reader (``data.readers``) of pictures by shard, offset and length.
 
     Args:
-        table: of a manifest, with the columns that an index adds.
+        table: of a dataset, with the columns that an index adds.
         shards: that they point into.
     """
 
@@ -116,7 +116,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with the shards of a manifest.
+    """What is wrong with the shards of a dataset.
 
     Args:
         reasons: why a picture is lost, by its row.
@@ -131,7 +131,7 @@ def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
     """Compare the shards with their index; no picture is read.
 
     Args:
-        table: of a manifest, with the columns that an index adds.
+        table: of a dataset, with the columns that an index adds.
         shards: that they point into.
 
     Raises:
@@ -164,7 +164,7 @@ def look_within(
     """Look at the pictures of shards, where whoever packed them did not.
 
     Args:
-        table: of a manifest, with the columns that an index adds.
+        table: of a dataset, with the columns that an index adds.
         shards: that they point into.
         lost: rows that need no look.
         workers: threads.

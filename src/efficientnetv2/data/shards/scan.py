@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 
 import pandas as pd
 
-from efficientnetv2.data.records import is_picture, split_in, split_named
+from efficientnetv2.data.records import is_image, parse_split, split_in_name
 from efficientnetv2.data.shards.index import LIST, VERSION, Index, Shard, load, save
 from efficientnetv2.data.shards.storage import Store
 from efficientnetv2.utils.errors import InputError, count_of, some
@@ -338,7 +338,7 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
         InputError: it has several.
         _Damaged: its facts or its label are none.
     """
-    pictures = [extension for extension in members if is_picture(f"x.{extension}")]
+    pictures = [extension for extension in members if is_image(f"x.{extension}")]
     plain = [extension for extension in pictures if "." not in extension]  # left.png stands beside jpg
     if len(pictures) > 1 and len(plain) != 1:
         raise InputError(
@@ -361,7 +361,7 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     place = members[extension]
     columns = {
         "path": f"{key}.{extension}",
-        "split": split_in(name) or "",
+        "split": split_in_name(name) or "",
         "shard_offset": place.offset,
         "shard_bytes": place.size,
     }
@@ -375,7 +375,7 @@ def _check(known: dict[str, Any], name: str, key: str) -> None:
         InputError: they are none.
     """
     if "split" in known:
-        split = split_named(str(known["split"]))
+        split = parse_split(str(known["split"]))
         if split is None:
             raise InputError(
                 f"{name}: the sample '{key}' has the split '{known['split']}', which is not one of train, val and "

@@ -1,8 +1,8 @@
-"""Pack the pictures of a manifest into tars as WebDataset lays them out.
+"""Pack the pictures of a dataset into tars as WebDataset lays them out.
 
 A picture is three members of one key: ``000000123.jpg``, the file as it is; ``000000123.cls``, its class id (of
-several labels their ids, separated as the labels are); and ``000000123.json``, everything the manifest knows about
-it. The key is its row in the manifest.
+several labels their ids, separated as the labels are); and ``000000123.json``, everything the dataset knows about
+it. The key is its row in the dataset.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import pandas as pd
 from PIL import Image
 
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.dataset import Manifest
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import shrunk_picture
 from efficientnetv2.data.file_probe import MOST_UNREADABLE, look_at
 from efficientnetv2.data.image_formats import opened_image
 from efficientnetv2.data.image_io import UnreadablePicture, stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.data.records import SPLITS, is_picture, picture_extensions
+from efficientnetv2.data.records import SPLITS, image_extensions, is_image
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, INDEX, PLACE, SUFFIX, Index, Shard, save
 from efficientnetv2.data.shards.reader import mark_of
 from efficientnetv2.data.tiff_tags import beside_ordinary, is_raster
@@ -69,7 +69,7 @@ def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> 
     """The content of a picture, or in words why it can't be used.
 
     Args:
-        reader: of the manifest.
+        reader: of the dataset.
         sample: position in it.
         path: of the picture, which tells its extension.
         image_px: shorter side that it is shrunk to if it is larger, None for never.
@@ -79,7 +79,7 @@ def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> 
         seen = look_at(data)
         if seen.reason:
             return seen.reason
-        extension = os.path.splitext(path)[1][1:].lower() if is_picture(path) else _format(data)
+        extension = os.path.splitext(path)[1][1:].lower() if is_image(path) else _format(data)
         small = None if image_px is None else shrunk(data, image_px)
     except UnreadablePicture as error:
         return error.reason
@@ -157,48 +157,48 @@ class Packed:
 
 
 def pack(
-    manifest: Manifest,
+    dataset: ImageDataset,
     out: Path,
     packing: Packing,
     *,
     progress: Callable[[int], object] | None = None,
     called: Sequence[str] = (),
 ) -> Packed:
-    """Write the shards of a manifest and their index into a new folder.
+    """Write the shards of a dataset and their index into a new folder.
 
     Shards are called by their split (``train-000000.tar``; ``pictures-…`` where there is none) and filled in an
     order drawn from the seed. Everything is written into a hidden folder beside, and renamed when it is whole;
     the same pictures and packing give the same bytes.
 
     Args:
-        manifest: of any kind of pictures.
+        dataset: of any kind of pictures.
         out: of the shards; not there yet, or empty.
         packing: how.
         progress: called now and then with the number of pictures done so far.
-        called: DATA and how it is read, as one types it, for messages; nothing is the manifest's source.
+        called: DATA and how it is read, as one types it, for messages; nothing is the dataset's source.
 
     Raises:
         InputError: a picture is a raster that Pillow can't open, too much is unreadable (``strict``: anything), or
             ``out`` can't be written to, or is at this moment by another process.
     """
-    _refuse_rasters(manifest, called or [manifest.source, *options(label_separator=manifest.separator)])
+    _refuse_rasters(dataset, called or [dataset.source, *options(label_separator=dataset.separator)])
     partial = out.with_name(f".{out.name}.effnetv2-partial")  # which nobody else calls a folder
     fix = "Give another folder."
     taken = "another process packs into it at this moment. Wait for its end, or give another folder."
     lock = Path(f"{partial}.lock")
     with folder_for(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
-        return _packed(manifest, out, partial, packing, progress or (lambda done: None))
+        return _packed(dataset, out, partial, packing, progress or (lambda done: None))
 
 
 def _packed(
-    manifest: Manifest, out: Path, partial: Path, packing: Packing, progress: Callable[[int], object]
+    dataset: ImageDataset, out: Path, partial: Path, packing: Packing, progress: Callable[[int], object]
 ) -> Packed:
     """The shards, whole or not at all."""
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill, it would take the room that is needed
-    _refuse_without_room(manifest, out, packing)
+    _refuse_without_room(dataset, out, packing)
     _make(partial, out)
     try:
-        packed = _Packer(manifest, partial, packing, progress).run()
+        packed = _Packer(dataset, partial, packing, progress).run()
         save(packed.index, partial / INDEX)
         if packed.skipped:
             write_table(partial / "skipped.csv", pd.DataFrame(packed.skipped, columns=["path", "reason"]))
@@ -214,31 +214,31 @@ def _packed(
     return packed
 
 
-def _refuse_rasters(manifest: Manifest, called: Sequence[str]) -> None:
+def _refuse_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
     """Shards hold ordinary pictures; to leave out all rasters of a set would be no packing of it."""
-    if manifest.shards is not None:
+    if dataset.shards is not None:
         return
-    for row in (row for row, path in enumerate(manifest.paths) if is_raster(path)):
-        if held := beside_ordinary(manifest.file(row)):
+    for row in (row for row, path in enumerate(dataset.paths) if is_raster(path)):
+        if held := beside_ordinary(dataset.file(row)):
             raise InputError(
-                f"{manifest.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
+                f"{dataset.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
                 "Train on the files themselves, as a folder or a table (--bands says which bands are seen): "
                 f"{typed(['effnetv2', 'train', *called])}"
             )
 
 
-def _refuse_without_room(manifest: Manifest, out: Path, packing: Packing) -> None:
+def _refuse_without_room(dataset: ImageDataset, out: Path, packing: Packing) -> None:
     """Packing takes hours, and what a full disk has taken of it is of no use."""
     if packing.image_px is not None:  # nobody knows how many bytes a smaller picture has
         return
-    if manifest.shards is None:
-        needed = sum(_size(manifest.file(row)) for row in range(len(manifest)))
+    if dataset.shards is None:
+        needed = sum(_size(dataset.file(row)) for row in range(len(dataset)))
     else:
-        needed = int(manifest.table["shard_bytes"].sum())
+        needed = int(dataset.table["shard_bytes"].sum())
     free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
     if needed > free:
         raise InputError(
-            f"{out}: the pictures of {manifest.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
+            f"{out}: the pictures of {dataset.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
             "there. Make room, give another folder, or have them smaller with --image-px."
         )
 
@@ -262,19 +262,19 @@ class _Packer:
     """Walks through the pictures split by split, a chunk at a time, in threads."""
 
     def __init__(
-        self, manifest: Manifest, folder: Path, packing: Packing, progress: Callable[[int], object]
+        self, dataset: ImageDataset, folder: Path, packing: Packing, progress: Callable[[int], object]
     ) -> None:
-        self.manifest, self.folder, self.packing, self.progress = manifest, folder, packing, progress
-        self.reader = originals(manifest)
-        self.paths = _within(manifest)
+        self.dataset, self.folder, self.packing, self.progress = dataset, folder, packing, progress
+        self.reader = originals(dataset)
+        self.paths = _within(dataset)
         self.shards: list[Shard] = []
         self.skipped: dict[int, str] = {}
-        count = len(manifest)
+        count = len(dataset)
         self.places = {name: np.full(count, -1, dtype=np.int64) for name in (*PLACE, CONTENT)}
         self.checksums = np.zeros(count, dtype=np.uint32)
 
     def run(self) -> Packed:
-        picture_extensions()  # loads Pillow's plugins once, before the threads would
+        image_extensions()  # loads Pillow's plugins once, before the threads would
         done = 0
         with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
             warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
@@ -289,7 +289,7 @@ class _Packer:
 
     def _orders(self) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
         for split in (*SPLITS, ""):
-            rows = np.flatnonzero(self.manifest.split == split)
+            rows = np.flatnonzero(self.dataset.split == split)
             if len(rows):
                 order = Key.of(self.packing.seed).fold("shards", split).generator().permutation(len(rows))
                 yield split, rows[order]
@@ -298,7 +298,7 @@ class _Packer:
         reader = self.reader.ahead(rows.tolist())
         image_px = self.packing.image_px
         contents = pool.map(lambda row: content_of(reader, row, self.paths[row], image_px), rows.tolist())
-        known = self.manifest.table.drop(columns=[*PLACE, CONTENT, CHECKSUM], errors="ignore").iloc[rows]
+        known = self.dataset.table.drop(columns=[*PLACE, CONTENT, CHECKSUM], errors="ignore").iloc[rows]
         for row, content, facts in zip(rows.tolist(), contents, known.to_dict("records"), strict=True):
             if isinstance(content, str):
                 self._skip(row, content)
@@ -308,23 +308,23 @@ class _Packer:
 
     def _skip(self, row: int, reason: str) -> None:
         self.skipped[row] = reason
-        path = self.manifest.paths[row]
+        path = self.dataset.paths[row]
         if self.packing.strict:
             raise InputError(
-                f"{self.manifest.source}: '{path}' {reason}. Repair or remove it, or pack without --strict."
+                f"{self.dataset.source}: '{path}' {reason}. Repair or remove it, or pack without --strict."
             )
-        if len(self.skipped) > MOST_UNREADABLE * len(self.manifest):
+        if len(self.skipped) > MOST_UNREADABLE * len(self.dataset):
             raise InputError(
-                f"{self.manifest.source}: more than {100 * MOST_UNREADABLE:.0f} % of the pictures cannot be used; "
+                f"{self.dataset.source}: more than {100 * MOST_UNREADABLE:.0f} % of the pictures cannot be used; "
                 f"the last: '{path}' {reason}. Repair or remove them."
             )
 
     def _packed(self) -> Packed:
-        kept = np.setdiff1d(np.arange(len(self.manifest)), list(self.skipped))
+        kept = np.setdiff1d(np.arange(len(self.dataset)), list(self.skipped))
         written = self.places | {CHECKSUM: self.checksums}
-        table = self.manifest.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
-        skipped = tuple((self.manifest.paths[row], reason) for row, reason in sorted(self.skipped.items()))
-        return Packed(Index(table, tuple(self.shards), self.manifest.standard), skipped)
+        table = self.dataset.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
+        skipped = tuple((self.dataset.paths[row], reason) for row, reason in sorted(self.skipped.items()))
+        return Packed(Index(table, tuple(self.shards), self.dataset.standard), skipped)
 
 
 class _Shards:
@@ -349,11 +349,11 @@ class _Shards:
         self._close()
 
     def add(self, row: int, content: Content, facts: dict[Hashable, Any]) -> None:
-        """Append a picture; ``facts`` are what the manifest knows about it."""
-        key, manifest = f"{row:09d}", self._packer.manifest
-        label = str(manifest.labels[row])
-        if manifest.separator is not None:
-            label = manifest.separator.join(str(one) for one in manifest.targets[row] if one >= 0)
+        """Append a picture; ``facts`` are what the dataset knows about it."""
+        key, dataset = f"{row:09d}", self._packer.dataset
+        label = str(dataset.labels[row])
+        if dataset.separator is not None:
+            label = dataset.separator.join(str(one) for one in dataset.targets[row] if one >= 0)
         members = {
             content.extension: content.data,
             "cls": label.encode(),
@@ -412,9 +412,9 @@ def _said(value: Any) -> bool:
     return np.ndim(value) > 0 or not (pd.isna(value) or value == "")
 
 
-def _within(manifest: Manifest) -> list[str]:
-    """Paths as they were before they were packed, if they tell the pictures of this manifest apart."""
-    if manifest.shards is None:
-        return manifest.paths
-    inner = [path.partition("#")[2] for path in manifest.paths]
-    return inner if len(set(inner)) == len(inner) else manifest.paths
+def _within(dataset: ImageDataset) -> list[str]:
+    """Paths as they were before they were packed, if they tell the pictures of this dataset apart."""
+    if dataset.shards is None:
+        return dataset.paths
+    inner = [path.partition("#")[2] for path in dataset.paths]
+    return inner if len(set(inner)) == len(inner) else dataset.paths
