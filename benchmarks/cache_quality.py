@@ -17,9 +17,9 @@ from benchmarks.record import interval, record
 from PIL import Image
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, read_picture, shrunk_picture
-from efficientnetv2.data.image_cache import Kept
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, load_image, load_resized_image
+from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.rng import Key
 
 PICTURES, IMAGE_PX, AREA_MIN = 500, 128, 0.35
@@ -42,19 +42,19 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     dataset = load_dataset(options.data)
-    reader = originals(dataset)
+    reader = source_reader(dataset)
     chosen = Key.of(0).generator().permutation(len(dataset))[:PICTURES].tolist()
     kept = {
-        detail: Kept.enough(image_px=IMAGE_PX, framing="whole", area_min=AREA_MIN, detail=detail)
+        detail: CacheSpec.enough(image_px=IMAGE_PX, framing="whole", area_min=AREA_MIN, detail=detail)
         for detail in (1.0, 0.5)
     }
     found: dict[object, list[float]] = {1.0: [], 0.5: [], "beside": []}
     for sample, uniforms in zip(chosen, Key.of(1).uniform_rows(chosen, CROP_UNIFORMS), strict=True):
         part = draw_crop(1, 1, AREA_MIN, ASPECT, uniforms)
-        whole = read_picture(reader.source(sample))
+        whole = load_image(reader.source(sample))
         original = crop(whole, part)
         for detail, size in kept.items():
-            small = Image.fromarray(shrunk_picture(reader.source(sample), size.size))
+            small = Image.fromarray(load_resized_image(reader.source(sample), size.size))
             found[detail].append(float(np.abs(crop(small, part) - original).mean()))
         found["beside"].append(float(np.abs(crop(whole, part, beside=0.5) - original).mean()))
     for detail, size in kept.items():

@@ -33,8 +33,8 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.loader import AHEAD, Batch, TrainingPictures, training_batches
-from efficientnetv2.data.sampler import Request
+from efficientnetv2.data.loader import PREFETCH, Batch, TrainingImages, training_batches
+from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import Spread, waiting
@@ -64,7 +64,7 @@ def in_turns(read: Reader, *, ahead: int, steps: int) -> Reader:
         steps: of a turn.
     """
 
-    def read_in_turns(requests: Iterable[Request]) -> Iterator[Batch]:
+    def read_in_turns(requests: Iterable[BatchRequest]) -> Iterator[Batch]:
         coming = iter(requests)
         while True:
             yield from islice(read(islice(coming, ahead + steps)), ahead, None)
@@ -102,14 +102,14 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, Spread]:
     recipe, _ = our_recipe(work)
     strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
     dataset = load_dataset(str(folder))
-    pictures = TrainingPictures(
+    pictures = TrainingImages(
         dataset, Preprocessing(image_px=work.image_px), recipe.crop_area_min, Key.of(0), threads=1
     )
     workers = len(os.sched_getaffinity(0))
-    ahead = AHEAD * workers
+    ahead = PREFETCH * workers
     steps = max(STEPS_A_ROUND, ahead)  # workers end their batches together: of few, chance would decide
 
-    def files(requests: Iterable[Request]) -> Iterable[Batch]:
+    def files(requests: Iterable[BatchRequest]) -> Iterable[Batch]:
         return training_batches(pictures, requests, workers=workers, pin_memory=work.device.type == "cuda")
 
     reading = in_turns(files, ahead=ahead, steps=1 + steps)

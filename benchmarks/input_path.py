@@ -42,16 +42,16 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.cli.demo import embedded
-from efficientnetv2.data.cache_writer import Order, in_memory
+from efficientnetv2.data.cache_writer import CacheJob, cache_in_memory
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.image_cache import Kept
-from efficientnetv2.data.image_io import stored
-from efficientnetv2.data.loader import TrainingPictures
-from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.image_io import open_stored
+from efficientnetv2.data.loader import TrainingImages
+from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import packed_record
-from efficientnetv2.data.sampler import Request
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.sampler import BatchRequest
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
@@ -151,7 +151,7 @@ def torchvision_round(reading: Reading) -> Round:
 
 
 def _stacked(reading: Reading, load: Callable[[bytes | Path], Tensor]) -> Round:
-    reader = originals(reading.dataset)
+    reader = source_reader(reading.dataset)
 
     def source(number: int) -> bytes | Path:
         encoded = reader.source(number)
@@ -168,7 +168,7 @@ def _stacked(reading: Reading, load: Callable[[bytes | Path], Tensor]) -> Round:
 class Ours:
     """Our pipeline, as ``train`` reads and augments; every round has other random draws."""
 
-    pictures: TrainingPictures
+    pictures: TrainingImages
     reading: Reading
     rounds: Iterator[int] = field(default_factory=itertools.count)
 
@@ -176,16 +176,16 @@ class Ours:
     def of(cls, reading: Reading, reader: Reader | None = None) -> Ours:
         """Read from the files, or by another reader."""
         preprocessing = Preprocessing(reading.image_px, framing="crop", interpolation="bilinear")
-        return cls(TrainingPictures(reading.dataset, preprocessing, AREA_MIN, KEY, reader=reader), reading)
+        return cls(TrainingImages(reading.dataset, preprocessing, AREA_MIN, KEY, reader=reader), reading)
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[BatchRequest]:
         """A request per batch of the next round."""
         number = next(self.rounds)
         setting = Setting(image_px=self.reading.image_px, randaugment=MAGNITUDE)
         batches = [np.array(samples, np.int64) for samples in self.reading.batches()]
-        return [Request(0, 0, setting, samples, np.full_like(samples, number)) for samples in batches]
+        return [BatchRequest(0, 0, setting, samples, np.full_like(samples, number)) for samples in batches]
 
-    def augmented(self, request: Request, images: Tensor, labels: Tensor) -> Tensor:
+    def augmented(self, request: BatchRequest, images: Tensor, labels: Tensor) -> Tensor:
         """Flip, RandAugment, normalize: a float batch."""
         batch, _ = augment(
             images,
@@ -214,16 +214,18 @@ def kept_in_memory(reading: Reading) -> Reader:
         InputError: there is no memory for them.
     """
     dataset = reading.dataset
-    order = Order(
-        reader=originals(dataset),
+    order = CacheJob(
+        reader=source_reader(dataset),
         count=len(dataset),
-        kept=Kept.enough(image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL),
+        kept=CacheSpec.enough(
+            image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL
+        ),
         threads=1,
         say=lambda _line: None,
         counting=uncounted,
     )
-    filled = in_memory(order, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
-    return filled.reader(np.arange(len(dataset)), originals(dataset))
+    filled = cache_in_memory(order, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
+    return filled.reader(np.arange(len(dataset)), source_reader(dataset))
 
 
 def able(sides: dict[str, Round], say: Callable[[str], object]) -> dict[str, Round]:
@@ -272,7 +274,7 @@ def sample(data: str | None, most: int) -> ImageDataset:
             f"{dataset.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
             "table or shards of JPEG or PNG files as DATA."
         )
-    chosen = chosen.select(check(chosen).readable)
+    chosen = chosen.select(validate_images(chosen).readable)
     if not len(chosen):
         raise InputError(f"{dataset.source} has no readable training images. Give others as DATA.")
     return chosen
@@ -314,11 +316,11 @@ def parts_of(ours: Ours) -> dict[str, float]:
     return {name: value / len(ours.pictures.labels) * 1e3 for name, value in seconds.items()}
 
 
-def decode(ours: Ours, request: Request) -> None:
+def decode(ours: Ours, request: BatchRequest) -> None:
     """The same decoding without resizing: each image at the scale that its crop needs."""
     uniforms = KEY.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
     for number, row in zip(request.samples, uniforms, strict=True):
-        with stored(ours.pictures.reader.source(int(number))) as picture:
+        with open_stored(ours.pictures.reader.source(int(number))) as picture:
             box = draw_crop(picture.width, picture.height, AREA_MIN, ASPECT, row)
             spare = min(box.width, box.height) / request.setting.image_px
             scale = max(one for one in picture.scales if one <= max(1, spare))

@@ -27,7 +27,7 @@ from benchmarks.record import record
 from PIL import Image
 
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import Request
+from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
@@ -110,10 +110,10 @@ def requests(plan: Progressive):
     samples = np.arange(BATCH, dtype=np.int64)
     for step in range(PASSES * plan.stages * STEPS):
         setting = plan.stage(step // STEPS % plan.stages)
-        yield Request(step, 0, setting, samples, np.full(BATCH, step, dtype=np.int64))
+        yield BatchRequest(step, 0, setting, samples, np.full(BATCH, step, dtype=np.int64))
 
 
-def noise(request: Request) -> Batch:
+def noise(request: BatchRequest) -> Batch:
     """Noise of the size asked for."""
     px = request.setting.image_px
     array = np.random.default_rng(request.step).integers(0, 256, (BATCH, px, px, 3), dtype=np.uint8)

@@ -32,7 +32,7 @@ from benchmarks.search_trials import code
 from torch import Tensor, nn
 
 from efficientnetv2.architectures.registry import NAMES, architecture, published
-from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -65,7 +65,7 @@ Row = dict[str, Any]
 
 def photographs(preprocessing: Preprocessing, px: int, number: int = 2) -> Tensor:
     """(number, 3, px, px) uint8, from JPEG files, as the network's own preprocessing frames them."""
-    framed = [eval_picture(path, replace(preprocessing, image_px=px)) for path in PICTURES[:number]]
+    framed = [load_eval_image(path, replace(preprocessing, image_px=px)) for path in PICTURES[:number]]
     return torch.from_numpy(np.stack(framed)).permute(0, 3, 1, 2)
 
 

@@ -21,7 +21,7 @@ from benchmarks.record import record
 from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.decode import CROP_UNIFORMS, eval_picture, read_picture, train_picture
+from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_image, load_train_image
 from efficientnetv2.data.image_io import Pixels, Source
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -34,7 +34,7 @@ _PICTURES = 1000
 
 def enlarged(path: str) -> bytes:
     """The picture as a JPEG file of four times its sides."""
-    picture = read_picture(path)
+    picture = load_image(path)
     large = picture.resize((picture.width * ENLARGED, picture.height * ENLARGED), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     large.save(content, "JPEG", quality=QUALITY)
@@ -61,7 +61,7 @@ def measured(
         for row in some:
             content = enlarged(dataset.file(row))
             scaled.append(framed(content, row))
-            whole.append(framed(read_picture(content), row))  # a picture that is decoded already
+            whole.append(framed(load_image(content), row))  # a picture that is decoded already
         labels = dataset.labels[some]
         right.append(np.stack([answered(network, way) == labels for way in (scaled, whole)], axis=1))
         differences.append(np.abs(np.stack(scaled).astype(int) - np.stack(whole)).mean())
@@ -86,7 +86,7 @@ def main() -> None:
     uniforms = Key.of(0).uniform_rows(range(len(dataset)), CROP_UNIFORMS).tolist()
 
     def as_training(source: Source, row: int) -> Pixels:
-        return train_picture(
+        return load_train_image(
             source,
             image_px=preprocessing.image_px,
             framing=preprocessing.framing,
@@ -96,7 +96,7 @@ def main() -> None:
             mean=preprocessing.mean,
         )
 
-    ways = {"eval": lambda source, _row: eval_picture(source, preprocessing), "train": as_training}
+    ways = {"eval": lambda source, _row: load_eval_image(source, preprocessing), "train": as_training}
     for name, framed in ways.items():
         right, difference = measured(network, dataset, rows, framed)
         gain = 100 * (right[:, 0].astype(float) - right[:, 1])

@@ -19,7 +19,7 @@ from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.nas.latency import Pace
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import Proxy, refuse_leaks
@@ -87,7 +87,9 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
         for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
     ]
     try:
-        refuse_leaks(whole.with_split(np.array(splits, dtype=object)), check(whole, workers=8).contents)
+        refuse_leaks(
+            whole.with_split(np.array(splits, dtype=object)), validate_images(whole, workers=8).contents
+        )
     except InputError as error:
         raise SystemExit(str(error)) from error
 

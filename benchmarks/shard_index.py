@@ -23,10 +23,10 @@ import pandas as pd
 from benchmarks.record import RESULTS, record
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Index, Shard, save
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.rng import Key
 
 PICTURES = 13_000_000
@@ -116,12 +116,12 @@ def measured(folder: str) -> dict[str, float]:
 
     dataset = load_dataset(folder)
     mark("load_s")
-    found = check(dataset, workers=8)
+    found = validate_images(dataset, workers=8)
     assert not len(found.unreadable)
     mark("checked_s")
     del found
     train = dataset.subset("train")
-    reader = originals(train)
+    reader = source_reader(train)
     mark("subset_s")
     order = epoch_order(train.labels, None, Key.of(0), 0)
     mark("first_step_s")

@@ -25,9 +25,9 @@ from benchmarks.record import RESULTS, record
 from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.loader import TrainingPictures
-from efficientnetv2.data.readers import originals
-from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.loader import TrainingImages
+from efficientnetv2.data.readers import source_reader
+from efficientnetv2.data.sampler import BatchRequest, Sampler
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
@@ -117,15 +117,15 @@ def make(folder: Path, pictures: int) -> None:
         file.write_bytes(contents[number % len(contents)])
 
 
-def requests(dataset: ImageDataset, pictures: int) -> list[Request]:
+def requests(dataset: ImageDataset, pictures: int) -> list[BatchRequest]:
     """The first requests of a run."""
     steps = pictures // BATCH
     return list(Sampler(dataset.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
 
 
-def trained_on(dataset: ImageDataset, order: list[Request]):
+def trained_on(dataset: ImageDataset, order: list[BatchRequest]):
     """Answers the requests as in training."""
-    pictures = TrainingPictures(dataset, Preprocessing(image_px=PX), 0.3, Key.of(0))
+    pictures = TrainingImages(dataset, Preprocessing(image_px=PX), 0.3, Key.of(0))
 
     def work() -> None:
         for request in order:
@@ -134,9 +134,9 @@ def trained_on(dataset: ImageDataset, order: list[Request]):
     return work
 
 
-def read_bytes(dataset: ImageDataset, order: list[Request]):
+def read_bytes(dataset: ImageDataset, order: list[BatchRequest]):
     """Reads the same pictures, and does nothing with them."""
-    reader = originals(dataset)
+    reader = source_reader(dataset)
 
     def work() -> None:
         for request in order:

@@ -20,7 +20,7 @@ import torch
 from benchmarks.record import RESULTS, interval, keep, record
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.folds import folds
+from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.inference.linear_probe import probe_folds
 from efficientnetv2.inference.predict import Embeddings, embed_manifest, predict_manifest
 from efficientnetv2.metrics.classification import figures
@@ -53,7 +53,7 @@ def ship(run: Path, pictures: str) -> None:
 
 def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
     """Macro-F1 of linear probes, of all pictures' answers together."""
-    dealt = folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
+    dealt = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
     parts = [(part.learning, part.answering) for part in dealt.parts]
     answers = probe_folds(embedded, parts, key=Key.of(seed), balanced=True)
     return figures(embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names).macro_f1

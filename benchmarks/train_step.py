@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.sampler import BatchRequest, Sampler
 from efficientnetv2.models.conversion import timm as timm_names
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -221,14 +221,14 @@ def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
     return recipe.model_copy(update={"precision": speed.precision, "compile": speed.compile}), speed.note
 
 
-Reader = Callable[[Iterable[Request]], Iterable[Batch]]
+Reader = Callable[[Iterable[BatchRequest]], Iterable[Batch]]
 
 
 def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
     """A step of our training loop for each loss, always on the images of ``work``."""
     images, labels = work.images()
 
-    def read(requests: Iterable[Request]) -> Iterable[Batch]:
+    def read(requests: Iterable[BatchRequest]) -> Iterable[Batch]:
         return (Batch(request, images, labels, ()) for request in requests)
 
     return (step.loss for step in our_steps(work, recipe, read, labels.numpy()))

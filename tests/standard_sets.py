@@ -28,7 +28,7 @@ def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, te
         return draws.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.uint8) % 3
 
     names = ["airplane", "automobile", "bird"]
-    builtin_datasets.write_packed(folder, layout, names, train=part(train), test=part(test))
+    builtin_datasets.write_cifar_folder(folder, layout, names, train=part(train), test=part(test))
 
 
 def write_flowers(

@@ -23,8 +23,8 @@ def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
     for model, data, weights in runs:
         if isinstance(model, str) and is_foreign(model):
             needs[_library, model] = None
-        if data in builtin_datasets.NAMES and not Path(data).exists():
-            needs[builtin_datasets.read_standard, data] = None
+        if data in builtin_datasets.BUILTIN_NAMES and not Path(data).exists():
+            needs[builtin_datasets.read_builtin, data] = None
         if weights is not None and weights not in ("none", "auto"):
             needs[_weights, weights] = None
     missing: dict[str, None] = {}

@@ -191,7 +191,7 @@ def _fingerprint(data: str) -> str | None:
     """A digest of the images, or a standard set's name; None for images of elsewhere, which take long to list."""
     place = Path(data).expanduser()
     if not place.exists():
-        return data if data in builtin_datasets.NAMES else None
+        return data if data in builtin_datasets.BUILTIN_NAMES else None
     if place.suffix.lower() in (".csv", ".tsv"):
         without_folders = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", place.read_bytes())
         return hashlib.sha256(without_folders).hexdigest()[:16]

@@ -11,7 +11,7 @@ from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 
 from efficientnetv2.architectures.registry import published as published_network
-from efficientnetv2.data.builtin_datasets import VARIABLE, NotAtHandError, read_standard
+from efficientnetv2.data.builtin_datasets import VARIABLE, DatasetNotFoundError, read_builtin
 from efficientnetv2.utils.errors import InputError
 
 # The paper's columns -> the standard sets (data.standard).
@@ -115,10 +115,10 @@ def table_9(scale: Scale, device: torch.device, say: Say) -> Table:
 def _available(name: str, say: Say) -> dict[str, Measurement]:
     """Images and classes of a standard set."""
     try:
-        found = read_standard(name).table
+        found = read_builtin(name).table
     except InputError as error:
         say(str(error))
-        absent = isinstance(error, NotAtHandError)
+        absent = isinstance(error, DatasetNotFoundError)
         why = "the set is not at hand" if absent else "the set is not at hand whole; log.txt says why"
         return dict.fromkeys(("train", "eval", "classes"), Measurement(why=why))
     evaluated = int((found["split"] == "test").sum())

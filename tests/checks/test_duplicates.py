@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from efficientnetv2.checks.duplicates import MOST_BITS, candidates, copies, near
-from efficientnetv2.checks.thumbnail_index import HASH_BITS, Portraits, portraits
+from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats, portraits
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.data_issues import joined
 from efficientnetv2.utils.rng import Key
@@ -83,7 +83,7 @@ def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
     small = rng.integers(0, 200, (16, 16, 3)) + rng.integers(0, 50, (1000, 16, 16, 3))
     table = pd.DataFrame({"reason": [""] * 1000, "content": np.arange(1000)})
     tracemalloc.start()
-    found = near(Portraits(table, small.astype(np.uint8), series), key=Key.of(0))
+    found = near(ImageStats(table, small.astype(np.uint8), series), key=Key.of(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 80e6

@@ -9,7 +9,7 @@ from PIL import Image
 
 from efficientnetv2.checks.thumbnail_index import SMALL_PX, portraits
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.decode import load_image
 
 
 def test_format_size_channels_and_colours_are_those_of_the_file(tmp_path):
@@ -54,7 +54,7 @@ def test_small_squares_and_hashes_are_near_those_of_the_whole_picture(class_fold
     dataset = load_dataset(class_folders)
     looked = portraits(dataset, workers=2)
     for row in [row for row, path in enumerate(dataset.paths) if "large" in path]:
-        whole = read_picture(dataset.file(row))
+        whole = load_image(dataset.file(row))
         small = np.asarray(whole.resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX), dtype=float)
         assert np.abs(small - looked.small[row]).mean() < 4
         assert (imagehash.phash(whole).hash.ravel() != looked.hashes[row]).sum() <= 4

@@ -23,7 +23,7 @@ from tests.processes import effnetv2_together
 from tests.training.test_time_budget import BEGINNING
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.image_cache import Kept
+from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training.image_sizes import settings_by_size
@@ -245,10 +245,10 @@ def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
     growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(64, 128))})
     drawn = replace(growing.progressive, order="random", turns=8, seed=0)
     at_random = quick.model_copy(update={"progressive": drawn})
-    assert image_cache._kept(at_random) == image_cache._kept(growing) == Kept(177, "shorter")
+    assert image_cache._kept(at_random) == image_cache._kept(growing) == CacheSpec(177, "shorter")
     for stages in (1, 4):  # the last of four begins at 112 px
         always = Progressive(image_px=Ramp(64, 128, continuous=True), stages=stages)
-        assert image_cache._kept(of_recipe(progressive=always)) == Kept(177, "shorter")
+        assert image_cache._kept(of_recipe(progressive=always)) == CacheSpec(177, "shorter")
 
 
 def test_a_list_in_another_order_has_the_same_cache(large, caches):

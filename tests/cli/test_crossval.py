@@ -25,7 +25,7 @@ from tests.metrics.test_bootstrap import alike_places
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.folds import Folds, folds, time_folds
+from efficientnetv2.data.folds import Folds, assign_folds, time_folds
 from efficientnetv2.evaluation.label_efficiency import verdict
 from efficientnetv2.inference.linear_probe import probe_folds
 from efficientnetv2.inference.predict import Embeddings, Predictions
@@ -128,7 +128,7 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     vectors = np.random.default_rng(0).normal(size=(150, 8)).astype(np.float32)
     vectors[:, 0] += labels
     data = dataset(labels)
-    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     shuffled = np.random.default_rng(1).permutation(150)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
     curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), data, balanced=False)
@@ -380,7 +380,9 @@ def test_what_is_typed_again_is_compared_with_what_it_comes_to(tmp_path):
     ],
 )
 def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(crossval, "check", lambda *_, **__: pytest.fail("it looks at pictures first"))
+    monkeypatch.setattr(
+        crossval, "validate_images", lambda *_, **__: pytest.fail("it looks at pictures first")
+    )
     source, place = Source(str(table_of(tmp_path))), Place(tmp_path / "folds", device="cpu")
     with pytest.raises(InputError, match=mentioning(*said)):
         crossval.crossvalidate(replace(words, weights="none"), source, place, Plan(folds=2, tries=tries))
@@ -389,7 +391,7 @@ def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, s
 def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, capsys):
     """What is trained is not lost by it."""
     data = dataset(np.arange(150) % 2)
-    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
@@ -454,7 +456,7 @@ def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_c
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
     data = dataset(np.arange(150) % 2)
-    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     (tmp_path / "fold1").mkdir()
     recipe = get_recipe("quick").model_copy(update={"weights": "some.safetensors"})
     (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
@@ -469,7 +471,7 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
 def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeypatch):
     """90 of 150 are looked at: of the 100 that each of three folds teaches 60 on average."""
     data = dataset(np.arange(150) % 2)
-    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
     found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
     assert (found.train_pictures, found.of_pictures) == (60, 100)
@@ -480,7 +482,7 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
 def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monkeypatch):
     """One of the 100 that teach fold 1, met while the probe looks: 99 are all there are, and nothing is carried on."""
     data = dataset(np.arange(156) % 2, split=["test"] * 6 + [""] * 150)
-    dealt = folds(data, k=3, seed=0, contents=np.arange(156), by="class")
+    dealt = assign_folds(data, k=3, seed=0, contents=np.arange(156), by="class")
     lost = int(dealt.parts[0].learning[5]) - 6  # where it stands among those that are looked at
 
     def looked_at(network, pictures, **_):
@@ -772,7 +774,7 @@ def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, spl
     file = table_of(tmp_path, split=split)
     dataset, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
     assert set(dataset.split) == {""}
-    dealt = folds(dataset, k=2, seed=0, contents=contents)
+    dealt = assign_folds(dataset, k=2, seed=0, contents=contents)
     assert all({0, 1} == set(dataset.labels[part.learning]) for part in dealt.parts)
 
 
@@ -916,7 +918,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, asked))
     data = load_dataset(painted(tmp_path, 48))
     plan = Plan(
-        folds=3,
+        assign_folds=3,
         by="place",
         tries=("balance=null", "balance=equal optimizer.lr=0.001"),
         try_settings=("epochs=2",),
@@ -1057,7 +1059,7 @@ def test_a_random_split_that_flatters_is_found():
     vectors = drawn.normal(size=(60, 300))[place] + 0.1 * drawn.normal(size=(240, 300))
     data = dataset(labels, latitude=place % 80 + 0.5, longitude=place * 2 + 0.5)
     embedded = Embeddings(np.arange(240), labels, vectors.astype(np.float32))
-    both = [folds(data, k=4, seed=0, by=by) for by in ("class", "place")]
+    both = [assign_folds(data, k=4, seed=0, by=by) for by in ("class", "place")]
     answers = []
     for dealt in both:
         pairs = [(part.learning, part.answering) for part in dealt.parts]

@@ -89,7 +89,7 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
 
 
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
-    monkeypatch.setattr(auto_config, "eval_picture", lambda *given: time.sleep(0.02))
+    monkeypatch.setattr(auto_config, "load_eval_image", lambda *given: time.sleep(0.02))
     alone, shared = (
         auto_config._read_s(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )

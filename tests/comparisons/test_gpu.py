@@ -11,7 +11,7 @@ from benchmarks import gpu, record
 from benchmarks.train_step import Workload
 from torch.utils.data import Dataset
 
-from efficientnetv2.data.loader import AHEAD, answers_of
+from efficientnetv2.data.loader import PREFETCH, iter_batches
 from efficientnetv2.utils.timer import Spread
 
 
@@ -58,7 +58,7 @@ def test_the_share_is_that_of_reading_and_not_of_what_was_read_ahead(class_folde
 
     def read(pictures, requests, *, workers, pin_memory):
         reads.append(requests)
-        return answers_of(_Slow(), requests, workers, pin_memory)
+        return iter_batches(_Slow(), requests, workers, pin_memory)
 
     monkeypatch.setattr(gpu.os, "sched_getaffinity", lambda process: set(range(WORKERS)))
     monkeypatch.setattr(gpu, "our_losses", lambda work, recipe: (one.loss for one in steps(iter(int, 1))))
@@ -97,4 +97,4 @@ def test_turns_count_as_long_as_all_that_is_read_ahead(class_folders, monkeypatc
 
     monkeypatch.setattr(gpu, "timed", timed)
     gpu.shares(Workload("efficientnetv2_b0", 32, 4, 0.1, torch.device("cpu"), 3), class_folders, rounds=1)
-    assert given == [16 * AHEAD]
+    assert given == [16 * PREFETCH]

@@ -19,7 +19,7 @@ from tests.comparisons.test_paper import made
 from torch import nn
 
 from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.data.builtin_datasets import NotAtHandError
+from efficientnetv2.data.builtin_datasets import DatasetNotFoundError
 from efficientnetv2.progressive import presets
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -130,11 +130,11 @@ def test_table_9_counts_the_sets_at_hand_as_the_paper_does(begun, tmp_path, monk
         if name == "cifar100":
             raise InputError(f"The standard set '{name}' is damaged.")
         if name != "flowers102":
-            raise NotAtHandError(f"The standard set '{name}' is neither here nor there.")
+            raise DatasetNotFoundError(f"The standard set '{name}' is neither here nor there.")
         split, label = ["train", "val", "test", "test", "test"], ["a", "b", "a", "b", "c"]
         return SimpleNamespace(table=pd.DataFrame({"split": split, "label": label}))
 
-    monkeypatch.setattr(transfer, "read_standard", read)
+    monkeypatch.setattr(transfer, "read_builtin", read)
     rows = {row.name: row for row in made("9", tmp_path / "out").rows}
     assert [rows["flowers102"].ours[name].mean for name in ("train", "eval", "classes")] == [2, 3, 3]
     assert str(rows["cifar10"].paper["train"]) == "50,000"

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tests.data.test_splits import dataset
 
-from efficientnetv2.data.augmented_copies import COLUMN, families, is_copy
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.folds import folds
+from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.data.shards.writer import Packing, pack
 
 ORIGINS = 12
@@ -33,14 +33,14 @@ def table(tmp_path: Path) -> Path:
             path = f"pictures/{number:02d}_{copy}.png"
             Image.new("RGB", (8, 8), (20 * number, 80 * copy, number)).save(tmp_path / "data" / path)
             origin = "" if copy == 0 else ("./" * (copy == 2)) + f"pictures/{number:02d}_0.png"
-            rows.append({"path": path, "label": "ab"[number % 2], COLUMN: origin})
+            rows.append({"path": path, "label": "ab"[number % 2], AUGMENTED_FROM: origin})
     pd.DataFrame(rows).to_csv(tmp_path / "data/all.csv", index=False)
     return tmp_path / "data/all.csv"
 
 
 def test_a_copy_is_known_by_its_origin_however_that_is_spelled(table):
     data = load_dataset(table)
-    assert families(data).tolist() == of_path(data)
+    assert copy_groups(data).tolist() == of_path(data)
 
 
 def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tmp_path):
@@ -51,7 +51,7 @@ def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tm
     data.to_csv(written)
     again = load_dataset(written)
     assert is_copy(again).tolist() == is_copy(data).tolist()
-    assert families(again).tolist() == of_path(again)
+    assert copy_groups(again).tolist() == of_path(again)
     back = ImageDataset.from_csv(written, root=data.root, source=data.source)
     pd.testing.assert_frame_equal(back.table, data.table)
 
@@ -59,18 +59,18 @@ def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tm
 def test_a_copy_is_known_by_its_origin_in_shards(table, tmp_path):
     pack(load_dataset(table), tmp_path / "shards", Packing(shard_bytes=50_000, shard_pictures=5))
     data = load_dataset(str(tmp_path / "shards"))
-    assert families(data).tolist() == of_path(data)
+    assert copy_groups(data).tolist() == of_path(data)
     written = tmp_path / "runs/one/manifest.csv"
     written.parent.mkdir(parents=True)
     data.to_csv(written)
     again = load_dataset(written)
-    assert families(again).tolist() == of_path(again)
-    for part in folds(again, k=3, seed=0).parts:
+    assert copy_groups(again).tolist() == of_path(again)
+    for part in assign_folds(again, k=3, seed=0).parts:
         shown = np.array(of_path(again))
         assert not set(shown[part.learning]) & set(shown[part.answering])
 
 
 def test_copies_of_copies_belong_to_the_first_of_all():
     origin = [np.nan, "0.jpg", "1.jpg", "2.jpg", "3.jpg", np.nan, "gone.jpg", "gone.jpg", "5.jpg"]
-    data = dataset([0, 0, 0, 0, 0, 1, 1, 1, 1], **{COLUMN: origin})
-    assert families(data).tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 1]
+    data = dataset([0, 0, 0, 0, 0, 1, 1, 1, 1], **{AUGMENTED_FROM: origin})
+    assert copy_groups(data).tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 1]

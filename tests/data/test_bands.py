@@ -21,13 +21,13 @@ from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.bands import picture, rule_of
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import eval_picture, read_picture
-from efficientnetv2.data.file_probe import look
+from efficientnetv2.data.decode import load_eval_image, load_image
+from efficientnetv2.data.file_probe import probe
 from efficientnetv2.data.geotiff import all_bands, bands_seen, levels, opened, read, unplaced_quietly
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.image_metadata import content_marks
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.raster_checks import amiss, unlike
-from efficientnetv2.data.readers import ordinary_rule, originals, to_answer, to_show
+from efficientnetv2.data.readers import default_bands, display_reader, eval_reader, source_reader
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source, with_rule
@@ -142,7 +142,7 @@ def test_a_raster_that_says_how_it_is_turned_is_read_as_it_is_to_be_seen(turned,
     file = tmp_path / "scan.tif"
     Image.fromarray(colours).save(file, tiffinfo={274: turned}, big_tiff=big)
     seen = picture(str(file), Bands((1, 2, 3)))
-    assert np.array_equal(seen, np.asarray(read_picture(str(file))))
+    assert np.array_equal(seen, np.asarray(load_image(str(file))))
     assert seen.shape == ((30, 20, 3) if turned >= 5 else (20, 30, 3))
 
 
@@ -185,27 +185,27 @@ def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
     paint(tmp_path / "set/b/three.jpg", (10, 200, 10))
     listed = load_dataset(tmp_path / "set")
     rule = rule_of([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
-    pictures = originals(replace(listed, bands=rule))
-    seen = [eval_picture(pictures.source(row), Preprocessing(image_px=16)) for row in range(3)]
+    pictures = source_reader(replace(listed, bands=rule))
+    seen = [load_eval_image(pictures.source(row), Preprocessing(image_px=16)) for row in range(3)]
     assert [one.shape for one in seen] == [(16, 16, 3)] * 3
     green = seen[[path.endswith("jpg") for path in listed.paths].index(True)]
     assert green.mean(axis=(0, 1)).argmax() == 1
-    other = originals(replace(listed, bands=replace(rule, high=(9_999.0,) * 3)))
+    other = source_reader(replace(listed, bands=replace(rule, high=(9_999.0,) * 3)))
     # A cache of decoded pictures knows by these that they are others.
     assert pictures.stamps(range(3)) != other.stamps(range(3))
-    np.testing.assert_array_equal(content_marks(listed)[1], content_marks(replace(listed, bands=rule))[1])
+    np.testing.assert_array_equal(content_hashes(listed)[1], content_hashes(replace(listed, bands=rule))[1])
 
 
 def test_damaged_rasters_are_told_from_good_ones(tmp_path):
     good = write_raster(tmp_path / "good.tif", deep())
-    assert look(str(good)).reason == ""
-    assert mentions(look(str(good)).colours, "5", "uint16")
+    assert probe(str(good)).reason == ""
+    assert mentions(probe(str(good)).colours, "5", "uint16")
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"II*\0 no more than a beginning" * 9)
-    assert mentions(look(str(bad)).reason, "GDAL", "raster")
-    with pytest.raises(UnreadablePicture, match=mentioning("good.tif", "5", "6")):
+    assert mentions(probe(str(bad)).reason, "GDAL", "raster")
+    with pytest.raises(UnreadableImageError, match=mentioning("good.tif", "5", "6")):
         picture(str(good), Bands((6, 6, 6)))
-    with pytest.raises(UnreadablePicture, match=r"bad\.tif"):
+    with pytest.raises(UnreadableImageError, match=r"bad\.tif"):
         picture(str(bad), Bands((1, 2, 3)))
 
 
@@ -218,10 +218,10 @@ def test_a_raster_that_is_cut_short_is_found_by_the_look(tmp_path, interleave, l
     values = RNG.integers(0, 255, (bands, 60, 90)).astype(kind)  # no side a multiple of a block's
     path = write_raster(tmp_path / "whole.tif", values, interleave=interleave, compress=compress, **layout)
     whole = path.read_bytes()
-    assert look(str(path)).reason == ""
+    assert probe(str(path)).reason == ""
     for share in (0.5, 0.95):
         path.write_bytes(whole[: int(share * len(whole))])
-        assert mentions(look(str(path)).reason, "raster", "damaged")
+        assert mentions(probe(str(path)).reason, "raster", "damaged")
 
 
 def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monkeypatch):
@@ -231,10 +231,10 @@ def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monk
     (tmp_path / "text.tif").write_text("<html>Not found</html>")
     Image.new("RGB", (1, 1)).save(tmp_path / "small.tif")
     monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
-    assert "a web page" in look(str(tmp_path / "text.tif")).reason
-    assert "too small" in look(str(tmp_path / "small.tif")).reason
-    assert "geo" not in look(str(tmp_path / "half.tif")).reason
-    assert look(str(tmp_path / "half.tif")).reason
+    assert "a web page" in probe(str(tmp_path / "text.tif")).reason
+    assert "too small" in probe(str(tmp_path / "small.tif")).reason
+    assert "geo" not in probe(str(tmp_path / "half.tif")).reason
+    assert probe(str(tmp_path / "half.tif")).reason
 
 
 def test_a_picture_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch):
@@ -243,10 +243,10 @@ def test_a_picture_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypat
     five = str(write_raster(tmp_path / "five.tif", deep(px=40)))
     rule = rule_of([five], None, seed=0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
-    assert "a decompression bomb" in look(plain).reason
-    assert "0 million pixels" in look(five).reason
-    assert "effnetv2 map" in look(five).reason
-    with pytest.raises(UnreadablePicture, match="Cut it into pieces"):
+    assert "a decompression bomb" in probe(plain).reason
+    assert "0 million pixels" in probe(five).reason
+    assert "effnetv2 map" in probe(five).reason
+    with pytest.raises(UnreadableImageError, match="Cut it into pieces"):
         picture(five, rule)
 
 
@@ -255,10 +255,10 @@ def test_ordinary_pictures_stored_as_pillow_cannot_read_them_are_left_to_gdal(tm
     values = RNG.integers(0, 255, (3, 32, 32)).astype(np.uint8)
     path = str(write_raster(tmp_path / "webp.tif", values, compress="WEBP", webp_lossless=True))
     monkeypatch.setattr("efficientnetv2.data.tiff_tags._loads", lambda image: False)
-    assert look(path).reason == ""
+    assert probe(path).reason == ""
     rule = rule_of([path], None, seed=0)
     np.testing.assert_array_equal(picture(path, rule), values.transpose(1, 2, 0))
-    np.testing.assert_array_equal(picture(path, ordinary_rule(path)), values.transpose(1, 2, 0))
+    np.testing.assert_array_equal(picture(path, default_bands(path)), values.transpose(1, 2, 0))
     monkeypatch.setattr("efficientnetv2.data.tiff_tags._loads", lambda image: True)
     assert rule_of([path], None, seed=0) is None
 
@@ -287,31 +287,31 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
         with pytest.raises(InputError, match=fault):
             rule_of(files, None, seed=0, others=others)
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    answered = to_answer(replace(listed, bands=rule))
+    answered = eval_reader(replace(listed, bands=rule))
     rows = {path.rpartition("/")[2]: row for row, path in enumerate(listed.paths)}
-    with pytest.raises(UnreadablePicture, match=fault):
+    with pytest.raises(UnreadableImageError, match=fault):
         answered.source(rows["two.png"])
     assert answered.source(rows["three.jpg"]) == jpeg
     plain = rule_of([raster], (1, 1, 1), seed=0)
     eight = replace(plain, low=(0.0,) * 3, high=(255.0,) * 3, kinds=("uint8",))
-    assert to_answer(replace(listed, bands=eight)).source(rows["two.png"]) == str(png)
+    assert eval_reader(replace(listed, bands=eight)).source(rows["two.png"]) == str(png)
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(png, "two.png")
         tar.add(jpeg, "three.jpg")
     packed = load_dataset(str(tmp_path / "x.tar"), require_labels=False)
-    answered = to_answer(replace(packed, bands=rule)).ahead([0, 1])
-    with pytest.raises(UnreadablePicture, match=fault):
+    answered = eval_reader(replace(packed, bands=rule)).ahead([0, 1])
+    with pytest.raises(UnreadableImageError, match=fault):
         answered.source(packed.paths.index("x.tar#two.png"))
     assert answered.source(packed.paths.index("x.tar#three.jpg")) == Path(jpeg).read_bytes()
     four = Bands((1, 2, 3, 4), (0.0,) * 4, (9.0,) * 4)
-    with pytest.raises(UnreadablePicture, match="4 bands"):
-        to_answer(replace(packed, bands=four)).source(0)
+    with pytest.raises(UnreadableImageError, match="4 bands"):
+        eval_reader(replace(packed, bands=four)).source(0)
 
 
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", deep()))
     monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
-    assert mentions(look(path).reason, "geo")
+    assert mentions(probe(path).reason, "geo")
     assert rule_of([path], None, seed=0) is None
 
 
@@ -323,7 +323,7 @@ def test_a_container_of_rasters_has_no_bands_itself(tmp_path):
             file.createDimension(side, 8)
         for name in ("one", "other"):
             file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((8, 8))
-    assert look(str(path)).reason == "has no bands"
+    assert probe(str(path)).reason == "has no bands"
 
 
 SIXTEEN = Bands((1, 2, 3), (100.0,) * 3, (4000.0,) * 3, kinds=("uint16",))
@@ -350,7 +350,7 @@ def test_a_rule_is_for_the_kind_of_values_it_was_measured_on(tmp_path, rule, kin
         assert picture(path, rule).shape == (8, 8, 3)
     else:
         with pytest.raises(
-            UnreadablePicture, match=rf"one\.tif: holds {kind}, but the rule by which .* gdal_translate"
+            UnreadableImageError, match=rf"one\.tif: holds {kind}, but the rule by which .* gdal_translate"
         ):
             picture(path, rule)
 
@@ -575,7 +575,7 @@ def test_a_printed_picture_is_an_ordinary_one(tmp_path):
 def test_a_printed_picture_of_16_bits_is_ordinary_alone_and_refused_by_its_name_among_rasters(tmp_path):
     """Pillow makes colours of its inks, GDAL does not; no other picture is to blame."""
     path, jpeg = printed(tmp_path / "printed.tif", np.uint16), str(paint(tmp_path / "a.jpg", (200, 10, 10)))
-    assert look(path).reason == ""
+    assert probe(path).reason == ""
     assert rule_of([jpeg, path], None, seed=0) is None
     five = str(write_raster(tmp_path / "five.tif", deep()))
     for files in ([jpeg, path, five], [five, path]):
@@ -619,8 +619,8 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
         target.colorinterp = [kinds.blue, kinds.green, kinds.red]
     rule = rule_of([str(path)], None, seed=0)
     assert (rule.numbers, rule.low, rule.high) == ((3, 2, 1), (0,) * 3, (255,) * 3)
-    with pytest.raises(UnreadablePicture, match=mentioning("3", "2", "1", "gdal_translate")):
-        ordinary_rule(str(path))
+    with pytest.raises(UnreadableImageError, match=mentioning("3", "2", "1", "gdal_translate")):
+        default_bands(str(path))
 
 
 @pytest.mark.parametrize(
@@ -638,7 +638,7 @@ def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters
         write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile)
     )
     assert rule_of([path], None, seed=0) is None
-    assert ordinary_rule(path) is None
+    assert default_bands(path) is None
     beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
     with pytest.raises(InputError, match=rf"coded\.tif holds .*{fault}"):
         rule_of([path, beside], None, seed=0)
@@ -663,7 +663,7 @@ def test_bands_that_were_found_by_colour_are_looked_for_by_colour_in_all(tmp_pat
         rule_of([bgr], None, seed=0, others=[rgb])
     rule = rule_of([bgr, unnamed], None, seed=0)
     assert (rule.numbers, rule.names) == ((3, 2, 1), ("red", "green", "blue"))
-    with pytest.raises(UnreadablePicture, match=mentioning("rgb.tif", "3")):
+    with pytest.raises(UnreadableImageError, match=mentioning("rgb.tif", "3")):
         picture(rgb, rule)
     with opened(rgb) as dataset:
         asked = Preprocessing(image_px=16).seeing(rule)
@@ -698,12 +698,12 @@ def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
     paint(tmp_path / "set/a/two.jpg", (9, 200, 9))
     expected = np.broadcast_to(values, (3, 24, 24)).transpose(1, 2, 0)
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    assert look(path).reason == ""
+    assert probe(path).reason == ""
     rule = rule_of([listed.file(row) for row in range(2)], None, seed=0)
-    for reader in (originals(replace(listed, bands=rule)), to_answer(listed), to_show(listed)):
+    for reader in (source_reader(replace(listed, bands=rule)), eval_reader(listed), display_reader(listed)):
         np.testing.assert_array_equal(reader.source(0), expected)
-        assert eval_picture(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
+        assert load_eval_image(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
     monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
-    assert mentions(look(path).reason, "geo", "raster")
-    with pytest.raises(UnreadablePicture, match=mentioning("one.tif", "geo")):
-        to_answer(listed).source(0)
+    assert mentions(probe(path).reason, "geo", "raster")
+    with pytest.raises(UnreadableImageError, match=mentioning("one.tif", "geo")):
+        eval_reader(listed).source(0)

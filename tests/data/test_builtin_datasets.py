@@ -16,9 +16,9 @@ from tests.standard_sets import write_flowers
 from torchvision import datasets
 
 from efficientnetv2.data import builtin_datasets
-from efficientnetv2.data.builtin_datasets import NAMES
+from efficientnetv2.data.builtin_datasets import BUILTIN_NAMES
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 CLASSES = ["airplane", "automobile", "bird"]
@@ -121,7 +121,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
         "test_batch.bin#0",
     ]
     assert dataset.labels.tolist() == [1, 0, 0, 1]
-    report = check(dataset, workers=1)
+    report = validate_images(dataset, workers=1)
     assert report.contents.tolist() == [0, 1, 2, 1]
     assert mentions(report.notes[0], "cifar10", "split")
 
@@ -137,7 +137,7 @@ def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
         load_dataset(tmp_path / "all.csv")
     (tmp_path / "all.csv").write_text("path,label\ndata_batch_1.bin#2,a\ndata_batch_1.bin#1,b\n")
     with pytest.raises(InputError, match=mentioning("2 records")):
-        check(load_dataset(tmp_path / "all.csv"), workers=1)
+        validate_images(load_dataset(tmp_path / "all.csv"), workers=1)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_the_variable_names_another_folder(tmp_path, monkeypatch):
     assert load_dataset("eurosat").root == tmp_path / "sets"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
 def test_a_set_that_is_not_there_says_where_it_was_sought_and_how_to_get_it(place, name):
     with pytest.raises(InputError) as error:
         load_dataset(name)
@@ -268,7 +268,7 @@ def test_two_processes_that_make_the_same_set_get_one(tmp_path, monkeypatch):
     small = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8))
 
     def make() -> None:
-        builtin_datasets.write_packed(
+        builtin_datasets.write_cifar_folder(
             tmp_path / "packed", builtin_datasets.CIFAR10, CLASSES, train=small, test=small
         )
 
@@ -282,4 +282,4 @@ def test_two_processes_that_make_the_same_set_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr(builtin_datasets.os, "replace", too_late)
     make()
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
-    assert len(builtin_datasets.read_packed(tmp_path / "packed", "x")) == 4
+    assert len(builtin_datasets.read_cifar_folder(tmp_path / "packed", "x")) == 4

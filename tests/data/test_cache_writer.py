@@ -23,11 +23,16 @@ from tests.data.caches import PLENTY, in_a_cache, order
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data import cache_writer
-from efficientnetv2.data.cache_writer import amount, in_memory, on_disk, remove_unused
+from efficientnetv2.data.cache_writer import (
+    cache_in_memory,
+    cache_on_disk,
+    format_bytes,
+    remove_unused_caches,
+)
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_cache import PIXELS_AT, Kept
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.image_cache import PIXELS_AT, CacheSpec
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.errors import InputError
 
 
@@ -35,7 +40,7 @@ class Counted:
     """The reader of the originals, which counts how often it is asked for one."""
 
     def __init__(self, dataset):
-        self.files, self.asked = originals(dataset), 0
+        self.files, self.asked = source_reader(dataset), 0
 
     def source(self, sample):
         self.asked += 1
@@ -57,25 +62,25 @@ def counted_order(dataset, **changes):
 
 
 def pixels_of(filled, dataset):
-    reader = filled.reader(np.arange(len(dataset)), originals(dataset))
+    reader = filled.reader(np.arange(len(dataset)), source_reader(dataset))
     return [reader.source(sample).tobytes() for sample in range(len(dataset))]
 
 
 def test_a_later_run_reuses_what_is_on_disk(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
     first, filling_it = counted_order(dataset)
-    filled = on_disk(tmp_path / "cache", filling_it)
+    filled = cache_on_disk(tmp_path / "cache", filling_it)
     assert (first.asked, filled.reused) == (2 * 48, False), "once for its header, once for its pixels"
     second, again = counted_order(load_dataset(class_folders))
-    reused = on_disk(tmp_path / "cache", again)
+    reused = cache_on_disk(tmp_path / "cache", again)
     assert (second.asked, reused.reused) == (0, True)
     assert pixels_of(reused, dataset) == pixels_of(filled, dataset)
 
 
 def test_memory_and_disk_hold_the_same_pixels(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
-    filled = on_disk(tmp_path / "cache", order(dataset, threads=1))
-    in_ram = in_memory(order(dataset, threads=3), room_bytes=PLENTY)
+    filled = cache_on_disk(tmp_path / "cache", order(dataset, threads=1))
+    in_ram = cache_in_memory(order(dataset, threads=3), room_bytes=PLENTY)
     assert pixels_of(filled, dataset) == pixels_of(in_ram, dataset)
     assert in_ram.bytes == filled.bytes
 
@@ -99,22 +104,22 @@ def touch(dataset):
 @pytest.mark.parametrize("change", [change_a_byte, touch])
 def test_a_changed_picture_makes_the_cache_stale(change, class_folders, tmp_path):
     dataset, said = load_dataset(class_folders), []
-    before = on_disk(tmp_path / "cache", order(dataset))
+    before = cache_on_disk(tmp_path / "cache", order(dataset))
     change(dataset)
-    after = on_disk(tmp_path / "cache", order(dataset, said=said))
+    after = cache_on_disk(tmp_path / "cache", order(dataset, said=said))
     assert not after.reused
     assert mentions(said[0], "cache")
     assert after.content != before.content
-    reader = after.reader(np.arange(48), originals(dataset))
+    reader = after.reader(np.arange(48), source_reader(dataset))
     assert np.array_equal(reader.source(3), in_a_cache(dataset).source(3))
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix] == ["pictures.bin"]
 
 
 def test_a_cache_that_is_cut_off_is_filled_anew(class_folders, tmp_path):
     dataset, said = load_dataset(class_folders), []
-    file = on_disk(tmp_path / "cache", order(dataset)).path
+    file = cache_on_disk(tmp_path / "cache", order(dataset)).path
     os.truncate(file, file.stat().st_size // 2)
-    assert not on_disk(tmp_path / "cache", order(dataset, said=said)).reused
+    assert not cache_on_disk(tmp_path / "cache", order(dataset, said=said)).reused
     assert each_mentions(said, (file, "cache"))
 
 
@@ -123,24 +128,24 @@ class Failing(Counted):
 
     def source(self, sample):
         if sample in (3, 40):
-            raise UnreadablePicture(self.name(sample), "input/output error")
+            raise UnreadableImageError(self.name(sample), "input/output error")
         return super().source(sample)
 
 
 def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folders, tmp_path):
     dataset, said = load_dataset(class_folders), []
     failing = replace(order(dataset), reader=Failing(dataset))
-    poor = on_disk(tmp_path / "cache", failing)
-    with pytest.raises(UnreadablePicture, match="input/output error"):
-        poor.reader(np.arange(48), originals(dataset)).source(3)
-    assert on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
-    assert cache_writer.is_there(tmp_path / "cache", failing)
-    assert not cache_writer.is_there(tmp_path / "cache", order(dataset))
-    filled = on_disk(tmp_path / "cache", order(dataset, said=said))
+    poor = cache_on_disk(tmp_path / "cache", failing)
+    with pytest.raises(UnreadableImageError, match="input/output error"):
+        poor.reader(np.arange(48), source_reader(dataset)).source(3)
+    assert cache_on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
+    assert cache_writer.is_cached(tmp_path / "cache", failing)
+    assert not cache_writer.is_cached(tmp_path / "cache", order(dataset))
+    filled = cache_on_disk(tmp_path / "cache", order(dataset, said=said))
     assert each_mentions(said, (filled.path, "cache"))
-    whole = in_memory(order(dataset), room_bytes=PLENTY)
+    whole = cache_in_memory(order(dataset), room_bytes=PLENTY)
     assert pixels_of(filled, dataset) == pixels_of(whole, dataset)
-    assert on_disk(tmp_path / "cache", order(dataset)).reused
+    assert cache_on_disk(tmp_path / "cache", order(dataset)).reused
 
 
 def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders, monkeypatch):
@@ -149,31 +154,31 @@ def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders,
         Image.new("RGB", (300, height)).save(class_folders / f"red/odd_{number}.png")
     dataset = load_dataset(class_folders)
     expected = 48 * 30 * 30 * 3 + (291 + 150 + 45) * 30 * 3  # 300 x 31, 60, 200 with 30 px of height
-    filled = in_memory(order(dataset), room_bytes=PLENTY)
+    filled = cache_in_memory(order(dataset), room_bytes=PLENTY)
     index_bytes = filled.bytes - PIXELS_AT - expected
     assert 51 * 16 <= index_bytes <= 51 * 16 + 4096
 
     def never(*_):
         raise AssertionError("decoded although there is no room")
 
-    monkeypatch.setattr(cache_writer, "shrunk_picture", never)
+    monkeypatch.setattr(cache_writer, "load_resized_image", never)
     words = "51 pictures, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Use --cache disk, or keep"
     with pytest.raises(InputError, match=words):
-        in_memory(order(dataset), room_bytes=expected)
+        cache_in_memory(order(dataset), room_bytes=expected)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(class_folders, tmp_path, monkeypatch):
     usage = cache_writer.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cache_writer.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
     with pytest.raises(InputError, match=mentioning("1", "MiB", "EFFNETV2_CACHE=FOLDER")):
-        on_disk(tmp_path / "cache", order(load_dataset(class_folders)))
+        cache_on_disk(tmp_path / "cache", order(load_dataset(class_folders)))
     assert not (tmp_path / "cache/pictures.bin").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(class_folders, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=mentioning("EFFNETV2_CACHE=FOLDER")):
-        on_disk(tmp_path / "file/cache", order(load_dataset(class_folders)))
+        cache_on_disk(tmp_path / "file/cache", order(load_dataset(class_folders)))
 
 
 @pytest.fixture
@@ -240,12 +245,12 @@ def test_a_killed_fill_leaves_nothing_that_is_taken_for_a_cache(large, tmp_path)
     assert "pictures.bin" not in left
     assert any(name.endswith(".partial") for name in left), "it was killed too early to mean anything"
     dataset = load_dataset(large)
-    assert not on_disk(tmp_path / "cache", order(dataset, Kept(160, "shorter"))).reused
+    assert not cache_on_disk(tmp_path / "cache", order(dataset, CacheSpec(160, "shorter"))).reused
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (
         ["lock", "pictures.bin"],
         ["pictures.bin"],
     )
-    assert on_disk(tmp_path / "cache", order(dataset, Kept(160, "shorter"))).reused
+    assert cache_on_disk(tmp_path / "cache", order(dataset, CacheSpec(160, "shorter"))).reused
 
 
 def test_ctrl_c_stops_a_fill_and_leaves_nothing(large, tmp_path):
@@ -312,7 +317,7 @@ def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_
     """As when a file changes between the measuring and the filling."""
     dataset = load_dataset(class_folders)
     whole = in_a_cache(dataset)
-    monkeypatch.setattr(cache_writer, "size_of", lambda source: (20, 20))
+    monkeypatch.setattr(cache_writer, "image_size", lambda source: (20, 20))
     short = in_a_cache(dataset)
     assert all(np.array_equal(short.source(row), whole.source(row)) for row in range(48))
 
@@ -320,18 +325,19 @@ def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_
 def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_path):
     dataset, said = load_dataset(class_folders), []
     old, young = (
-        on_disk(tmp_path / name, order(dataset, Kept(20, "shorter"))).path for name in ("old", "young")
+        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path
+        for name in ("old", "young")
     )
     for file, days in ((old, 31), (young, 29)):
         os.utime(file, (time.time() - days * 86400,) * 2)
     (tmp_path / "something else").mkdir()
-    on_disk(tmp_path / "new", order(dataset, said=said))
+    cache_on_disk(tmp_path / "new", order(dataset, said=said))
     assert not old.parent.exists()
     assert young.exists()
     assert (tmp_path / "something else").exists()
     assert each_mentions(said, (old.parent, "30"))
     os.utime(young, (time.time() - 29 * 86400,) * 2)
-    assert on_disk(young.parent, order(dataset, Kept(20, "shorter"))).reused
+    assert cache_on_disk(young.parent, order(dataset, CacheSpec(20, "shorter"))).reused
     assert time.time() - young.stat().st_mtime < 60, "using it makes it young"
 
 
@@ -340,7 +346,10 @@ def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
 ):
     """Between the listing and the look at it."""
     dataset, said = load_dataset(class_folders), []
-    files = [on_disk(tmp_path / name, order(dataset, Kept(20, "shorter"))).path for name in ("taken", "gone")]
+    files = [
+        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path
+        for name in ("taken", "gone")
+    ]
     for file in files:
         os.utime(file, (time.time() - 31 * 86400,) * 2)
     glob = Path.glob
@@ -353,7 +362,7 @@ def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
 
     with FileLock(files[0].parent / "lock"), monkeypatch.context() as patch:
         patch.setattr(Path, "glob", listed)
-        remove_unused(tmp_path, said.append)
+        remove_unused_caches(tmp_path, said.append)
     assert files[0].exists()
     assert said == []
 
@@ -365,13 +374,13 @@ def test_progress_ends_at_the_number_of_pictures(class_folders):
     def counting(what, total):
         yield lambda done: seen.setdefault((what, total), []).append(done)
 
-    in_memory(order(load_dataset(class_folders), counting=counting), room_bytes=PLENTY)
+    cache_in_memory(order(load_dataset(class_folders), counting=counting), room_bytes=PLENTY)
     assert set(seen) == {("measuring pictures", 48), ("filling the cache", 48)}
     assert all(done == sorted(done) and done[-1] == 48 for done in seen.values())
 
 
 def test_amounts_are_said_in_gib_from_one_on():
-    assert [amount(count) for count in (10, 340 * 2**20, 2**30, 12_345_678_901)] == [
+    assert [format_bytes(count) for count in (10, 340 * 2**20, 2**30, 12_345_678_901)] == [
         "1 MiB", "340 MiB", "1.0 GiB", "11.5 GiB",
     ]  # fmt: skip
 
@@ -392,9 +401,11 @@ def _private_bytes():
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_processes_share_the_memory_of_a_cache(where, large, tmp_path):
     dataset = load_dataset(large)
-    big = order(dataset, Kept(160, "shorter"))
-    filled = in_memory(big, room_bytes=PLENTY) if where == "ram" else on_disk(tmp_path / "cache", big)
-    reader = filled.reader(np.arange(24), originals(dataset))
+    big = order(dataset, CacheSpec(160, "shorter"))
+    filled = (
+        cache_in_memory(big, room_bytes=PLENTY) if where == "ram" else cache_on_disk(tmp_path / "cache", big)
+    )
+    reader = filled.reader(np.arange(24), source_reader(dataset))
     expected = sum(int(reader.source(sample).sum()) for sample in range(24))
     start, answers = SERVER.Event(), SERVER.Queue()
     processes = [SERVER.Process(target=_read_all, args=(reader, start, answers)) for _ in range(2)]

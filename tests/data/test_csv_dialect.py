@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning
 
-from efficientnetv2.data.csv_dialect import header_of, read_cells, write_table
+from efficientnetv2.data.csv_dialect import read_cells, read_header, write_table
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from efficientnetv2.data.csv_dialect import header_of, read_cells, write_table
 )
 def test_cells_are_parted_by_what_stands_between_the_names(header, separator, names, tmp_path):
     (tmp_path / "a.csv").write_text(f"{header}\n1\n", encoding="utf-8-sig")
-    assert header_of(tmp_path / "a.csv") == (separator, names)
+    assert read_header(tmp_path / "a.csv") == (separator, names)
 
 
 def test_rows_keep_their_numbers_and_blank_ones_go(tmp_path):

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 from tests.data.test_splits import dataset
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.data.folds import folds, time_folds, time_holdout
+from efficientnetv2.data.folds import assign_folds, time_folds, time_holdout
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.utils.errors import InputError
 
@@ -24,7 +24,7 @@ def places(count: int) -> dict[str, np.ndarray]:
 
 def test_by_class_the_folds_are_as_even_as_scikit_learns():
     labels = np.repeat([0, 1, 2], [53, 31, 12])
-    ours = folds(dataset(labels), k=5, seed=0, by="class").of_picture(len(labels))
+    ours = assign_folds(dataset(labels), k=5, seed=0, by="class").of_picture(len(labels))
     theirs = np.zeros(len(labels), dtype=int)
     for number, (_, answering) in enumerate(StratifiedKFold(5).split(labels, labels)):
         theirs[answering] = number
@@ -36,7 +36,7 @@ def test_by_class_the_folds_are_as_even_as_scikit_learns():
 def test_by_class_neighbours_part_and_by_place_they_do_not():
     labels = np.tile([0, 1, 0, 1], 20)
     data = dataset(labels, **places(80))
-    by_class, by_place = (folds(data, k=4, seed=0, by=by).of_picture(80) for by in ("class", "place"))
+    by_class, by_place = (assign_folds(data, k=4, seed=0, by=by).of_picture(80) for by in ("class", "place"))
     assert (by_place[::2] == by_place[1::2]).all()
     assert not (by_class[::2] == by_class[1::2]).all()
 
@@ -44,17 +44,17 @@ def test_by_class_neighbours_part_and_by_place_they_do_not():
 def test_by_place_and_by_group_need_to_know_them():
     data = dataset([0, 1] * 10)
     with pytest.raises(InputError, match=mentioning("--by", "all.csv")):
-        folds(data, k=2, seed=0, by="place")
+        assign_folds(data, k=2, seed=0, by="place")
     with pytest.raises(InputError, match=mentioning("--by", "all.csv", "--group-column")):
-        folds(data, k=2, seed=0, by="group")
+        assign_folds(data, k=2, seed=0, by="group")
 
 
 def test_a_class_in_one_group_only_is_named():
     """By the ordinary rule groups give way, and the note says so; asked for by name they do not."""
     data = dataset([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
-    assert mentions(folds(data, k=2, seed=0).note, "groups not kept", "class")
+    assert mentions(assign_folds(data, k=2, seed=0).note, "groups not kept", "class")
     with pytest.raises(InputError, match=mentioning("'c1'", "--by")):
-        folds(data, k=2, seed=0, by="group")
+        assign_folds(data, k=2, seed=0, by="group")
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
         with_holdout(data, seed=0, by="group")
 
@@ -62,7 +62,7 @@ def test_a_class_in_one_group_only_is_named():
 def test_groups_of_two_classes_each_are_dealt_whole():
     labels = np.tile([0, 1, 1, 2, 2, 0], 6)
     group = [f"g{number}" for number in np.arange(36) // 2]
-    dealt = folds(dataset(labels, group=group), k=3, seed=0, by="group")
+    dealt = assign_folds(dataset(labels, group=group), k=3, seed=0, by="group")
     fold = dealt.of_picture(36)
     assert pd.Series(fold).groupby(group).nunique().max() == 1
     assert all(set(labels[part.learning]) == {0, 1, 2} for part in dealt.parts)
@@ -70,15 +70,15 @@ def test_groups_of_two_classes_each_are_dealt_whole():
 
 def test_fewer_pictures_than_folds():
     with pytest.raises(InputError, match=mentioning("4", "9", "2", "--folds")):
-        folds(dataset([0, 0, 1, 1]), k=9, seed=0)
+        assign_folds(dataset([0, 0, 1, 1]), k=9, seed=0)
 
 
 def test_a_class_with_fewer_pictures_than_folds_is_named():
-    dealt = folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
+    dealt = assign_folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
     assert mentions(dealt.note, "'c1'", "fold")
     assert sum((dealt.of_picture(23)[20:] == number).any() for number in range(5)) == 3
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
-        folds(dataset([0] * 20 + [1]), k=5, seed=0)
+        assign_folds(dataset([0] * 20 + [1]), k=5, seed=0)
 
 
 @given(
@@ -165,52 +165,52 @@ def test_times_that_are_none_are_refused_by_row():
 def test_the_rule_says_whether_places_were_kept_whole():
     labels = np.tile([0, 1, 0, 1], 20)
     placed = dataset(labels, **places(80))
-    assert [folds(placed, k=4, seed=0, by=by).rule for by in ("auto", "place", "class")] == [
+    assert [assign_folds(placed, k=4, seed=0, by=by).rule for by in ("auto", "place", "class")] == [
         "place",
         "place",
         "class",
     ]
-    assert folds(dataset(labels), k=4, seed=0).rule == "auto"
+    assert assign_folds(dataset(labels), k=4, seed=0).rule == "auto"
 
 
 @pytest.mark.parametrize("by", ["auto", "group"])
 def test_fewer_groups_than_folds_are_refused_and_not_taken_apart(by):
     data = dataset([0, 1] * 10, group=list("abcd") * 5)
     with pytest.raises(InputError) as refused:
-        folds(data, k=5, seed=0, by=by)
+        assign_folds(data, k=5, seed=0, by=by)
     assert mentions(str(refused.value), "all.csv", "4", "5", "2", "--folds", "--by")
-    assert len(folds(data, k=5, seed=0, by="class").parts) == 5
+    assert len(assign_folds(data, k=5, seed=0, by="class").parts) == 5
     one = dataset([0, 1] * 10, group=["a"] * 20)
     with pytest.raises(InputError, match=mentioning("1", "2", "group")):
-        folds(one, k=2, seed=0, by=by)
+        assign_folds(one, k=2, seed=0, by=by)
 
 
 def test_as_many_groups_as_folds_are_left_out_one_by_one():
     """Ten patients of one label each: a healthy one may not lie in the fold of a sick one while another is empty."""
     patient = np.repeat(np.arange(10), 3)
     for seed in range(5):
-        dealt = folds(dataset(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
+        dealt = assign_folds(dataset(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
         assert [len(set(patient[part.answering])) for part in dealt.parts] == [1] * 10
 
 
 def test_too_few_places_give_way_for_the_reason_that_holds():
     place = np.arange(30) % 3
     data = dataset([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
-    assert mentions(folds(data, k=5, seed=0).note, "places not kept", "empty")
+    assert mentions(assign_folds(data, k=5, seed=0).note, "places not kept", "empty")
     with pytest.raises(InputError, match=mentioning("all.csv", "3", "5", "2")):
-        folds(data, k=5, seed=0, by="place")
+        assign_folds(data, k=5, seed=0, by="place")
     with pytest.raises(InputError, match="or take smaller blocks"):
-        folds(data, k=5, seed=0, by="place", blocks=(1.0,))
+        assign_folds(data, k=5, seed=0, by="place", blocks=(1.0,))
     grouped = dataset([0, 1] * 15, group=list("abc") * 10, **data.table[["latitude", "longitude"]])
     with pytest.raises(InputError, match=mentioning("3", "place", "group")):
-        folds(grouped, k=5, seed=0, by="place")
+        assign_folds(grouped, k=5, seed=0, by="place")
 
 
 def test_identical_files_count_once_among_the_folds():
     contents = np.arange(20)
     contents[2] = 0
     with pytest.raises(InputError, match=mentioning("19", "20", "2")):
-        folds(dataset([0, 1] * 10), k=20, seed=0, contents=contents)
+        assign_folds(dataset([0, 1] * 10), k=20, seed=0, contents=contents)
 
 
 def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
@@ -218,7 +218,7 @@ def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
     labels, group = [0, 0, 0, 0, 1, 1], ["a", "b", "c", "d", "e", "e"]
     data = dataset(labels, group=group, latitude=[1, 11, 21, 31, 41, 51], longitude=[0] * 6)
     with pytest.raises(InputError) as refused:
-        folds(data, k=2, seed=0, by="place")
+        assign_folds(data, k=2, seed=0, by="place")
     assert "with places and groups kept whole, a class would vanish" in str(refused.value)
     assert mentions(str(refused.value), "'c1'", "class", "place")
     assert "lie in one place" not in str(refused.value)
@@ -226,7 +226,7 @@ def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
 
 def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
     data = dataset(np.tile([0, 1, 0, 1], 20), **places(80))
-    note = folds(data, k=4, seed=0, by="place", blocks=(0.25,)).note
+    note = assign_folds(data, k=4, seed=0, by="place", blocks=(0.25,)).note
     assert mentions(note, "0.25", "40")
 
 
@@ -250,5 +250,5 @@ def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
     """Three classes, three files, each file in two of the classes; a cross-validation takes no splits as given."""
     data, contents = dataset([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
     with pytest.raises(InputError, match=mentioning("class", "fold")) as error:
-        folds(data, k=2, seed=0, contents=contents)
+        assign_folds(data, k=2, seed=0, contents=contents)
     assert mentions(str(error.value), "label", "class")

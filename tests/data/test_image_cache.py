@@ -16,14 +16,14 @@ from PIL import Image
 from scipy import ndimage
 from tests.data.caches import in_a_cache, order
 
-from efficientnetv2.data.cache_writer import on_disk
+from efficientnetv2.data.cache_writer import cache_on_disk
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.image_cache import Index, Kept, NotWhole, content_of
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.loader import TrainingPictures, training_batches
-from efficientnetv2.data.readers import originals
-from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.image_cache import CacheIndex, CacheSpec, InvalidCacheError, cache_digest
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.loader import TrainingImages, training_batches
+from efficientnetv2.data.readers import source_reader
+from efficientnetv2.data.sampler import BatchRequest, Sampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.utils.errors import InputError
@@ -58,7 +58,7 @@ def share_with_enough(width, height, framing, area_min, kept, image_px):
 @pytest.mark.parametrize("area_min", [0.05, 0.35, 0.8])
 @pytest.mark.parametrize("detail", [0.25, 0.5, 0.9, 1.0])
 def test_the_stated_share_of_crops_has_all_the_pixels_it_needs(area_min, detail):
-    kept = Kept.enough(image_px=128, framing="whole", area_min=area_min, detail=detail)
+    kept = CacheSpec.enough(image_px=128, framing="whole", area_min=area_min, detail=detail)
     # At 0.8 many shapes do not fit, and then the whole picture is taken.
     above = 0.02 if area_min < 0.8 else 0.06
     assert -0.02 <= share_with_enough(3000, 3000, "whole", area_min, kept, 128) - detail <= above
@@ -67,15 +67,17 @@ def test_the_stated_share_of_crops_has_all_the_pixels_it_needs(area_min, detail)
 
 @pytest.mark.parametrize("framing", ["crop", "pad"])
 def test_other_framings_keep_enough_for_as_many_crops(framing):
-    kept = Kept.enough(image_px=128, framing=framing, area_min=0.35, detail=0.5)
+    kept = CacheSpec.enough(image_px=128, framing=framing, area_min=0.35, detail=0.5)
     assert share_with_enough(4000, 3000, framing, 0.35, kept, 128) > 0.4
 
 
 def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
     """35 % of the area in the shape 3:4 is 0.512 of the shorter side: 128 px are that of 250."""
-    kept = Kept.enough(image_px=128, framing="whole", area_min=0.35, detail=1.0)
-    assert kept == Kept(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == Kept(250, "shorter")
-    assert Kept.enough(image_px=96, framing="whole", area_min=1.0, detail=1.0) == Kept(96, "shorter")
+    kept = CacheSpec.enough(image_px=128, framing="whole", area_min=0.35, detail=1.0)
+    assert kept == CacheSpec(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == CacheSpec(250, "shorter")
+    assert CacheSpec.enough(image_px=96, framing="whole", area_min=1.0, detail=1.0) == CacheSpec(
+        96, "shorter"
+    )
 
 
 @given(
@@ -85,7 +87,7 @@ def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
     st.sampled_from(["shorter", "mean", "longer"]),
 )
 def test_a_picture_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
-    kept = Kept(px, side)
+    kept = CacheSpec(px, side)
     across, down = kept.size(width, height)
     assert min(2, width) <= across <= width, "a strip stays a picture that is read"
     assert min(2, height) <= down <= height
@@ -114,7 +116,7 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         smooth(number, 300, 400).save(tmp_path / "ab"[number % 2] / f"{number}.jpg", quality=95)
     dataset = load_dataset(tmp_path)
-    kept = Kept.enough(image_px=64, framing=framing, area_min=0.35, detail=detail)
+    kept = CacheSpec.enough(image_px=64, framing=framing, area_min=0.35, detail=detail)
     reader = in_a_cache(dataset, kept)
     differences = []
     for number, box in enumerate(crops(400, 300, framing, 0.35, count=8)):
@@ -137,7 +139,7 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
 
 def test_a_small_picture_is_kept_as_it_is(class_folders):
     dataset = load_dataset(class_folders)
-    reader = in_a_cache(dataset, Kept(48, "shorter"))
+    reader = in_a_cache(dataset, CacheSpec(48, "shorter"))
     for sample in (0, 20, 47):
         assert np.array_equal(reader.source(sample), np.asarray(Image.open(dataset.file(sample))))
 
@@ -153,7 +155,7 @@ def test_pictures_are_kept_upright_whatever_their_kind(tmp_path):
     wide.save(tmp_path / "b/turned.jpg", exif=turned, quality=95)
     wide.save(tmp_path / "b/wide.jpg", quality=95)
     dataset = load_dataset(tmp_path)
-    reader = in_a_cache(dataset, Kept(10, "shorter"))
+    reader = in_a_cache(dataset, CacheSpec(10, "shorter"))
     shapes = {dataset.paths[row]: reader.source(row).shape for row in range(4)}
     assert shapes == {
         "a/turned.png": (30, 10, 3), "a/grey.png": (10, 30, 3), "b/turned.jpg": (30, 10, 3), "b/wide.jpg": (10, 30, 3),
@@ -161,7 +163,7 @@ def test_pictures_are_kept_upright_whatever_their_kind(tmp_path):
 
 
 def training(dataset, reader, threads=1):
-    return TrainingPictures(dataset, Preprocessing(image_px=40), 0.3, Key.of(0), threads, reader)
+    return TrainingImages(dataset, Preprocessing(image_px=40), 0.3, Key.of(0), threads, reader)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
@@ -202,7 +204,7 @@ def test_an_unreadable_picture_has_its_stand_in_and_its_reason_as_without_a_cach
     dataset = load_dataset(class_folders)
     (class_folders / dataset.paths[20]).write_bytes(b"no longer a picture")
     (class_folders / dataset.paths[47]).write_bytes((class_folders / dataset.paths[47]).read_bytes()[:700])
-    request = Request(0, 0, Setting(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
+    request = BatchRequest(0, 0, Setting(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
     direct = training(dataset, None).batch(request)
     cached = training(dataset, in_a_cache(dataset)).batch(request)
     assert [sample for sample, _ in direct.unreadable] == [20, 47]
@@ -211,8 +213,8 @@ def test_an_unreadable_picture_has_its_stand_in_and_its_reason_as_without_a_cach
 
 
 def file_of(dataset, folder):
-    filled = on_disk(folder, order(dataset))
-    return filled, filled.reader(np.arange(len(dataset)), originals(dataset))
+    filled = cache_on_disk(folder, order(dataset))
+    return filled, filled.reader(np.arange(len(dataset)), source_reader(dataset))
 
 
 @pytest.mark.parametrize(
@@ -230,8 +232,8 @@ def file_of(dataset, folder):
 def test_a_damaged_file_is_told_from_a_whole_one(damage, what, class_folders, tmp_path):
     filled, reader = file_of(load_dataset(class_folders), tmp_path / "cache")
     filled.path.write_bytes(damage(filled.path.read_bytes()))
-    with filled.path.open("rb") as file, pytest.raises(NotWhole, match=what):
-        Index.read(file)
+    with filled.path.open("rb") as file, pytest.raises(InvalidCacheError, match=what):
+        CacheIndex.read(file)
     with pytest.raises(InputError, match=rf"has changed during the run: it {what}.* --resume"):
         reader.source(0)
 
@@ -243,27 +245,30 @@ def test_a_run_never_meets_the_pictures_of_another_cache_in_its_place(class_fold
     (failure,) = {
         batch.message
         for batch in [
-            training(dataset, reader)[Request(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
+            training(dataset, reader)[BatchRequest(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
         ]
     }
     assert "holds other pictures by now" in failure
 
 
 def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folders):
-    dataset, kept = load_dataset(class_folders), Kept(30, "shorter")
-    content = content_of(originals(dataset), 48, kept)
-    assert content == content_of(originals(load_dataset(class_folders)), 48, kept)
+    dataset, kept = load_dataset(class_folders), CacheSpec(30, "shorter")
+    content = cache_digest(source_reader(dataset), 48, kept)
+    assert content == cache_digest(source_reader(load_dataset(class_folders)), 48, kept)
     file = Path(dataset.file(5))
     time = file.stat()
-    seen = {content, content_of(originals(dataset), 47, kept)}
-    seen |= {content_of(originals(dataset), 48, other) for other in (Kept(31, "shorter"), Kept(30, "mean"))}
+    seen = {content, cache_digest(source_reader(dataset), 47, kept)}
+    seen |= {
+        cache_digest(source_reader(dataset), 48, other)
+        for other in (CacheSpec(31, "shorter"), CacheSpec(30, "mean"))
+    }
     os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns + 1))
-    seen.add(content_of(originals(dataset), 48, kept))
+    seen.add(cache_digest(source_reader(dataset), 48, kept))
     file.write_bytes(file.read_bytes() + b"more")
     os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
-    seen.add(content_of(originals(dataset), 48, kept))
+    seen.add(cache_digest(source_reader(dataset), 48, kept))
     file.unlink()
-    seen.add(content_of(originals(dataset), 48, kept))
+    seen.add(cache_digest(source_reader(dataset), 48, kept))
     assert len(seen) == 7
 
 
@@ -274,8 +279,8 @@ def test_files_that_exchanged_their_places_are_another_content(class_folders):
         os.utime(dataset.file(row), ns=(0, 0))
         Path(dataset.file(row)).write_bytes(b"of one length")
         os.utime(dataset.file(row), ns=(0, 0))
-    kept = Kept(30, "shorter")
-    one, other = (content_of(originals(dataset.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
+    kept = CacheSpec(30, "shorter")
+    one, other = (cache_digest(source_reader(dataset.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
     assert one != other
 
 
@@ -285,5 +290,5 @@ def test_a_cache_of_nothing_but_damage_says_so_of_each(class_folders):
         Path(dataset.file(row)).write_bytes(b"no picture")
     reader = in_a_cache(dataset)
     for row in (0, 1):
-        with pytest.raises(UnreadablePicture, match="is not an image"):
+        with pytest.raises(UnreadableImageError, match="is not an image"):
             reader.source(row)

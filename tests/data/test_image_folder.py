@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -300,7 +300,7 @@ def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path):
     dataset = load_dataset(tmp_path)
     assert dataset.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
-        check(dataset, workers=1)
+        validate_images(dataset, workers=1)
 
 
 def test_pictures_beside_class_folders_are_left_out_and_said(tmp_path):
@@ -378,7 +378,7 @@ def test_a_file_of_several_views_is_an_image(tmp_path):
     draw(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
     found = load_dataset(tmp_path)
     assert found.paths == ["a/1.mpo", "b/1.mpo"]
-    assert not len(check(found).unreadable)
+    assert not len(validate_images(found).unreadable)
 
 
 def test_an_empty_class_folder_is_refused_by_name(tmp_path):
@@ -528,7 +528,7 @@ def test_what_a_folder_takes_in(tmp_path):
     left = ["runs", "classes2", "classes/.runs", "splits/runs", "flat/runs", "classes/../runs"]
     for place in (*taken, *left):
         root = "classes" if place == "link/runs" else place.split("/")[0]
-        within = (tmp_path / root).is_dir() and folders.takes_in(tmp_path / root, tmp_path / place)
+        within = (tmp_path / root).is_dir() and folders.lists_images(tmp_path / root, tmp_path / place)
         assert within == (place in taken), place
 
 

@@ -13,9 +13,9 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import image_formats
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.file_probe import look
-from efficientnetv2.data.image_io import UnreadablePicture, is_deep, size_of
+from efficientnetv2.data.decode import load_image
+from efficientnetv2.data.file_probe import probe
+from efficientnetv2.data.image_io import UnreadableImageError, image_size, is_high_bit_depth
 from efficientnetv2.data.image_metadata import longer_sides
 from efficientnetv2.data.records import is_image
 
@@ -43,13 +43,13 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     file.parent.mkdir()
     file.write_bytes(EPS)
-    assert mentions(look(str(file)).reason, "PostScript", "image")
+    assert mentions(probe(str(file)).reason, "PostScript", "image")
     for source in (file, EPS):
-        with pytest.raises(UnreadablePicture, match=mentioning("format")):
-            read_picture(source)
-        with pytest.raises(UnreadablePicture, match=mentioning("format")):
-            size_of(source)
-        assert not is_deep(source)
+        with pytest.raises(UnreadableImageError, match=mentioning("format")):
+            load_image(source)
+        with pytest.raises(UnreadableImageError, match=mentioning("format")):
+            image_size(source)
+        assert not is_high_bit_depth(source)
     assert np.isnan(longer_sides(load_dataset(tmp_path / "a", require_labels=False))).all()
     assert not called.exists()
 
@@ -74,20 +74,20 @@ def endless(request, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
 @pytest.mark.timeout(60)
 def test_pipes_and_devices_are_refused_at_once(endless):
-    assert mentions(look(str(endless)).reason, "regular file")
-    for open_it in (read_picture, size_of):
-        with pytest.raises(UnreadablePicture, match=mentioning("regular file")):
+    assert mentions(probe(str(endless)).reason, "regular file")
+    for open_it in (load_image, image_size):
+        with pytest.raises(UnreadableImageError, match=mentioning("regular file")):
             open_it(endless)
-    assert not is_deep(endless)
+    assert not is_high_bit_depth(endless)
     with pytest.raises(OSError, match="regular"):
         image_formats.read_file(endless)
 
 
 def test_a_file_is_read_to_a_limit(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(noise()))
-    monkeypatch.setattr(image_formats, "MOST_BYTES", 100)
-    with pytest.raises(UnreadablePicture, match="more than"):
-        read_picture(tmp_path / "x.png")
+    monkeypatch.setattr(image_formats, "MAX_BYTES", 100)
+    with pytest.raises(UnreadableImageError, match="more than"):
+        load_image(tmp_path / "x.png")
 
 
 def chunk(name, data):
@@ -106,16 +106,16 @@ def test_much_text_in_a_png_does_not_count_as_damage(tmp_path, kind, behind):
     }[kind]
     place = content.index(b"IEND") - 4 if behind else content.index(b"IDAT") - 4
     (tmp_path / "x.png").write_bytes(content[:place] + chunk(kind, body) + content[place:])
-    assert look(str(tmp_path / "x.png")).reason == ""
-    assert np.array_equal(np.asarray(read_picture(tmp_path / "x.png")), np.asarray(noise()))
-    assert size_of(tmp_path / "x.png") == (64, 64)
+    assert probe(str(tmp_path / "x.png")).reason == ""
+    assert np.array_equal(np.asarray(load_image(tmp_path / "x.png")), np.asarray(noise()))
+    assert image_size(tmp_path / "x.png") == (64, 64)
 
 
 def test_text_within_the_limits_is_kept():
     """Such as an orientation: only where there is too much of it all of it goes."""
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * 1000, zip=True)
-    with image_formats.opened_image(encoded(noise(), pnginfo=info)) as image:
+    with image_formats.open_image(encoded(noise(), pnginfo=info)) as image:
         assert image.info["workflow"] == "x" * 1000
 
 
@@ -131,11 +131,11 @@ def header_alone(width, height):
 def test_extreme_sides_are_refused_by_their_numbers_before_decoding(tmp_path, size, monkeypatch):
     (tmp_path / "x.png").write_bytes(header_alone(*size))
     monkeypatch.setattr(Image.Image, "load", None)  # what decodes
-    for reason in (look(str(tmp_path / "x.png")).reason, refused(tmp_path / "x.png")):
+    for reason in (probe(str(tmp_path / "x.png")).reason, refused(tmp_path / "x.png")):
         assert f"{size[0]} x {size[1]}" in reason
 
 
 def refused(path):
-    with pytest.raises(UnreadablePicture) as caught:
-        read_picture(path)
+    with pytest.raises(UnreadableImageError) as caught:
+        load_image(path)
     return caught.value.reason

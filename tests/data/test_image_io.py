@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data.decode import eval_picture, read_picture
-from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.decode import load_eval_image, load_image
+from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.preprocessing import Preprocessing
 
 SIDE = 8
@@ -27,7 +27,7 @@ def one_colour(mode, value, **options):
 
 
 def colour_of(source):
-    picture = read_picture(source)
+    picture = load_image(source)
     assert picture.mode == "RGB"
     colours = {colour for _, colour in picture.getcolors()}
     assert len(colours) == 1
@@ -68,7 +68,7 @@ def test_deep_values_do_not_depend_on_an_images_own_largest():
     values = np.linspace(0.1, 0.9, 64 * 64, dtype=np.float32).reshape(64, 64)
     other = values.copy()
     other[0, 0] = 1.05
-    first, second = (np.asarray(read_picture(tiff(one))) for one in (values, other))
+    first, second = (np.asarray(load_image(tiff(one))) for one in (values, other))
     assert np.array_equal(first[1:], second[1:])
     assert abs(int(first.max()) - 0.9 * 255) <= 1
 
@@ -83,8 +83,8 @@ def test_deep_values_do_not_depend_on_an_images_own_largest():
     ],
 )
 def test_deep_values_of_an_unknown_range_are_refused(values):
-    with pytest.raises(UnreadablePicture, match=mentioning(f"{values.min():g}", "geo")):
-        read_picture(tiff(values))
+    with pytest.raises(UnreadableImageError, match=mentioning(f"{values.min():g}", "geo")):
+        load_image(tiff(values))
 
 
 def test_a_cmyk_jpeg_is_not_inverted():
@@ -129,24 +129,24 @@ def test_exif_orientation_is_applied_once(kind, orientation):
     exif[0x0112] = orientation
     content = encoded(slope(), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    ours = read_picture(content)
+    ours = load_image(content)
     assert ours.size == ((24, 40) if orientation >= 5 else (40, 24))
     assert np.array_equal(np.asarray(ours), np.asarray(expected))
 
 
 def test_damaged_metadata_does_not_spoil_a_picture():
     content = encoded(slope(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert read_picture(content).size == (40, 24)
+    assert load_image(content).size == (40, 24)
     strange = Image.Exif()
     strange[0x0112] = 77
-    assert read_picture(encoded(slope(), "PNG", exif=strange)).size == (40, 24)
+    assert load_image(encoded(slope(), "PNG", exif=strange)).size == (40, 24)
 
 
 def test_a_pillow_image_may_be_given_and_stays_as_it_is():
     image = Image.open(io.BytesIO(encoded(slope(), "JPEG")))
-    assert eval_picture(image, Preprocessing(3)).shape == (3, 3, 3)  # a file would be decoded at 1/4
+    assert load_eval_image(image, Preprocessing(3)).shape == (3, 3, 3)  # a file would be decoded at 1/4
     assert image.size == (40, 24)
-    assert np.array_equal(np.asarray(read_picture(image)), np.asarray(image))
+    assert np.array_equal(np.asarray(load_image(image)), np.asarray(image))
 
 
 def test_records_of_both_cifar_layouts(tmp_path):
@@ -156,13 +156,13 @@ def test_records_of_both_cifar_layouts(tmp_path):
         rows = np.concatenate([np.full((3, labels), 9, np.uint8), planes.reshape(3, -1)], axis=1)
         (tmp_path / name).write_bytes(rows.tobytes())
         for index in range(3):
-            picture = np.asarray(read_picture(f"{tmp_path / name}#{index}"))
+            picture = np.asarray(load_image(f"{tmp_path / name}#{index}"))
             assert np.array_equal(picture, planes[index].transpose(1, 2, 0))
-        with pytest.raises(UnreadablePicture, match=mentioning("#3", "3 records")):
-            read_picture(f"{tmp_path / name}#3")
+        with pytest.raises(UnreadableImageError, match=mentioning("#3", "3 records")):
+            load_image(f"{tmp_path / name}#3")
     (tmp_path / "test.bin").write_bytes(b"x" * 100)
-    with pytest.raises(UnreadablePicture, match=mentioning("test.bin", "100")):
-        read_picture(f"{tmp_path / 'test.bin'}#0")
+    with pytest.raises(UnreadableImageError, match=mentioning("test.bin", "100")):
+        load_image(f"{tmp_path / 'test.bin'}#0")
 
 
 def png_cut_in_two():
@@ -196,17 +196,17 @@ def jpeg_cut_in_two():
 def test_what_is_wrong_is_said_with_the_files_name(tmp_path, content, reason):
     file = tmp_path / "bad.jpg"
     file.write_bytes(content)
-    with pytest.raises(UnreadablePicture, match=f"bad.jpg: {reason}"):
-        read_picture(file)
-    with pytest.raises(UnreadablePicture, match=f"the picture: {reason}"):
-        read_picture(content)
+    with pytest.raises(UnreadableImageError, match=f"bad.jpg: {reason}"):
+        load_image(file)
+    with pytest.raises(UnreadableImageError, match=f"the picture: {reason}"):
+        load_image(content)
 
 
 def test_missing_files_and_folders_are_said(tmp_path):
-    with pytest.raises(UnreadablePicture, match=mentioning("gone.png")):
-        read_picture(tmp_path / "gone.png")
-    with pytest.raises(UnreadablePicture, match="is a folder"):
-        read_picture(tmp_path)
+    with pytest.raises(UnreadableImageError, match=mentioning("gone.png")):
+        load_image(tmp_path / "gone.png")
+    with pytest.raises(UnreadableImageError, match="is a folder"):
+        load_image(tmp_path)
 
 
 def test_decompression_bombs_are_refused_and_large_pictures_do_not_warn(monkeypatch):
@@ -215,13 +215,13 @@ def test_decompression_bombs_are_refused_and_large_pictures_do_not_warn(monkeypa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert read_picture(content).size == (10, 3)
+        assert load_image(content).size == (10, 3)
     assert caught == []
-    with pytest.raises(UnreadablePicture, match=mentioning("too large")):
-        read_picture(encoded(Image.new("L", (10, 5))))
+    with pytest.raises(UnreadableImageError, match=mentioning("too large")):
+        load_image(encoded(Image.new("L", (10, 5))))
 
 
 def test_the_reason_survives_the_way_from_a_worker():
-    error = pickle.loads(pickle.dumps(UnreadablePicture("a.jpg", "the file is empty")))
+    error = pickle.loads(pickle.dumps(UnreadableImageError("a.jpg", "the file is empty")))
     assert mentions(str(error), "a.jpg", "empty")
     assert (error.name, error.reason) == ("a.jpg", "the file is empty")

@@ -10,12 +10,12 @@ import pytest
 
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_metadata import content_marks
+from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.shards.writer import Packing, pack
 
 
 def by_name(dataset):
-    rows, marks = content_marks(dataset)
+    rows, marks = content_hashes(dataset)
     names = [dataset.paths[row].rpartition("#")[2].rpartition("/")[2] for row in rows]
     return dict(zip(names, marks.tolist(), strict=True))
 
@@ -36,7 +36,7 @@ def test_of_shards_with_an_index_no_picture_is_read_and_shrunk_ones_count_as_the
     class_folders, tmp_path, monkeypatch
 ):
     pack(load_dataset(class_folders), tmp_path / "small", Packing(10**9, image_px=16))
-    monkeypatch.setattr(image_metadata, "originals", None)
+    monkeypatch.setattr(image_metadata, "source_reader", None)
     small = by_name(load_dataset(tmp_path / "small"))
     monkeypatch.undo()
     assert small == by_name(load_dataset(class_folders))
@@ -50,7 +50,7 @@ def test_a_packed_record_has_the_mark_of_what_a_shard_of_it_holds(tmp_path):
     (tmp_path / "set/data_batch_1.bin").write_bytes(b"".join(records))
     packed = load_dataset(tmp_path / "set")
     pack(packed, tmp_path / "shards", Packing(10**9))
-    assert content_marks(packed)[1].tolist() == content_marks(load_dataset(tmp_path / "shards"))[1].tolist()
+    assert content_hashes(packed)[1].tolist() == content_hashes(load_dataset(tmp_path / "shards"))[1].tolist()
 
 
 def many(folder, count):
@@ -64,14 +64,14 @@ def many(folder, count):
 
 def test_of_many_a_part_is_read_always_the_same_and_from_all_over(tmp_path):
     dataset = many(tmp_path, 400)
-    rows, marks = content_marks(dataset, most=100)
+    rows, marks = content_hashes(dataset, most=100)
     assert len(rows) == len(marks) == 100
     assert (np.diff(rows) > 0).all()
     assert 100 < rows.mean() < 300, "not the first ones alone"
-    again = content_marks(dataset, most=100)
+    again = content_hashes(dataset, most=100)
     assert (again[0] == rows).all()
     assert (again[1] == marks).all()
-    every, all_marks = content_marks(dataset, most=400)
+    every, all_marks = content_hashes(dataset, most=400)
     assert every.tolist() == list(range(400))
     assert (all_marks[rows] == marks).all()
 
@@ -79,7 +79,7 @@ def test_of_many_a_part_is_read_always_the_same_and_from_all_over(tmp_path):
 def test_what_cannot_be_read_is_left_out(tmp_path):
     dataset = many(tmp_path, 10)
     (tmp_path / "00003.jpg").unlink()
-    assert content_marks(dataset)[0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert content_hashes(dataset)[0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("most", [1, 9])
@@ -87,5 +87,5 @@ def test_no_more_are_read_than_asked_for(most, tmp_path, monkeypatch):
     dataset, read_ones = many(tmp_path, 10), []
     mark_of = image_metadata.mark_of
     monkeypatch.setattr(image_metadata, "mark_of", lambda data: read_ones.append(data) or mark_of(data))
-    content_marks(dataset, most=most)
+    content_hashes(dataset, most=most)
     assert len(read_ones) == most

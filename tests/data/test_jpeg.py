@@ -13,7 +13,7 @@ from PIL import Image
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import image_io, jpeg
-from efficientnetv2.data.image_io import UnreadablePicture, stored
+from efficientnetv2.data.image_io import UnreadableImageError, open_stored
 
 
 def scene(width=203, height=149, mode="RGB"):
@@ -176,7 +176,7 @@ def test_damaged_metadata_leaves_a_picture_upright():
 def test_orientation_in_xmp_counts_as_in_pillow():
     """Where EXIF says nothing, Pillow reads XMP; so the picture is left to it. EXIF goes first."""
     assert jpeg.header(with_segment(PLAIN, 0xE1, XMP)) is None
-    with stored(with_segment(PLAIN, 0xE1, XMP)) as picture:
+    with open_stored(with_segment(PLAIN, 0xE1, XMP)) as picture:
         assert picture.orientation == 6
     both = with_segment(encoded(scene(), exif=oriented(3)), 0xE1, XMP)
     assert jpeg.header(both).orientation == 3
@@ -215,20 +215,20 @@ def test_everything_unusual_is_left_to_pillow(content):
 def test_pictures_that_pillow_warns_of_are_left_to_it(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 149 - 1)
     assert jpeg.header(PLAIN) is None
-    with stored(PLAIN) as picture, warnings.catch_warnings():
+    with open_stored(PLAIN) as picture, warnings.catch_warnings():
         warnings.simplefilter("error")
         assert picture.pixels(1, True, 149).shape == (149, 203, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadablePicture, match=mentioning("too large")), stored(PLAIN):
+    with pytest.raises(UnreadableImageError, match=mentioning("too large")), open_stored(PLAIN):
         pass
 
 
 def answer(content, scale):
     """The pixels, or why there are none."""
     try:
-        with stored(content) as picture:
+        with open_stored(content) as picture:
             return picture.pixels(scale if scale in picture.scales else 1, True, picture.height)
-    except UnreadablePicture as error:
+    except UnreadableImageError as error:
         return error.reason
 
 

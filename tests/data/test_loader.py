@@ -11,14 +11,14 @@ import torch
 from tests.messages import mentioning
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.loader import (
-    TrainingPictures,
+    TrainingImages,
     evaluation_batches,
-    telling_killed_readers,
     training_batches,
+    worker_errors,
 )
-from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.sampler import BatchRequest, Sampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
@@ -29,13 +29,13 @@ WHOLE = Preprocessing(image_px=40)
 
 
 def pictures(dataset, threads=1, area_min=0.3, preprocessing=WHOLE):
-    return TrainingPictures(dataset, preprocessing, area_min, Key.of(0), threads)
+    return TrainingImages(dataset, preprocessing, area_min, Key.of(0), threads)
 
 
 def request(samples, turns=None, px=32):
     samples = np.array(samples, dtype=np.int64)
     turns = np.zeros_like(samples) if turns is None else np.array(turns, dtype=np.int64)
-    return Request(0, 0, Setting(image_px=px), samples, turns)
+    return BatchRequest(0, 0, Setting(image_px=px), samples, turns)
 
 
 def sampler(dataset):
@@ -124,7 +124,7 @@ class FromMemory:
 
     def source(self, sample):
         if sample in self.lacking:
-            raise UnreadablePicture(self.name(sample), "is lost")
+            raise UnreadableImageError(self.name(sample), "is lost")
         return self.content[sample]
 
     def name(self, sample):
@@ -136,7 +136,7 @@ class FromMemory:
 
 def test_pictures_are_the_same_wherever_their_bytes_come_from(class_folders):
     dataset = load_dataset(class_folders)
-    reader = TrainingPictures(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset))
+    reader = TrainingImages(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset))
     assert torch.equal(
         reader.batch(request([4, 30])).images, pictures(dataset).batch(request([4, 30])).images
     )
@@ -144,11 +144,11 @@ def test_pictures_are_the_same_wherever_their_bytes_come_from(class_folders):
 
 def test_what_a_reader_lacks_is_replaced_and_named_by_it(class_folders):
     dataset = load_dataset(class_folders)
-    lost = TrainingPictures(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset, lacking={4}))
+    lost = TrainingImages(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset, lacking={4}))
     batch = lost.batch(request([4]))
     assert batch.unreadable == ((4, "is lost"),)
     assert batch.labels.tolist() == [dataset.labels[4]]
-    all_lost = TrainingPictures(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset, range(16)))
+    all_lost = TrainingImages(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset, range(16)))
     with pytest.raises(InputError, match=mentioning("blue", "memory#3")):
         all_lost.batch(request([4]))
 
@@ -178,7 +178,7 @@ def test_readers_read_on_when_a_window_is_closed(class_folders):
 
 def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
     """Pictures alone lie there, and as many of them whatever is trained."""
-    with pytest.raises(InputError, match=mentioning("--workers")) as error, telling_killed_readers():
+    with pytest.raises(InputError, match=mentioning("--workers")) as error, worker_errors():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that")
     assert not isinstance(error.value, ReaderKilledError)
 
@@ -193,10 +193,10 @@ def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
 def test_a_killed_reader_is_told_of_wherever_the_main_process_is(said):
     with (
         pytest.raises(InputError, match=mentioning("--workers")),
-        telling_killed_readers(),
+        worker_errors(),
     ):
         raise RuntimeError(said)
-    with pytest.raises(ReaderKilledError), telling_killed_readers():
+    with pytest.raises(ReaderKilledError), worker_errors():
         raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match="other"), telling_killed_readers():
+    with pytest.raises(RuntimeError, match="other"), worker_errors():
         raise RuntimeError("other")

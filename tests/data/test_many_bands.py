@@ -14,13 +14,13 @@ from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.bands import picture, rule_of
-from efficientnetv2.data.cache_writer import Order, in_memory
+from efficientnetv2.data.cache_writer import CacheJob, cache_in_memory
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import eval_picture, read_picture, train_picture
+from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
 from efficientnetv2.data.geotiff import levels, opened, read
-from efficientnetv2.data.image_cache import Kept
-from efficientnetv2.data.image_io import UnreadablePicture, first_three
-from efficientnetv2.data.readers import originals, to_show
+from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.image_io import UnreadableImageError, display_channels
+from efficientnetv2.data.readers import display_reader, source_reader
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.preprocessing import IMAGENET_MEAN, Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -135,13 +135,13 @@ def test_framing_treats_every_channel_alike(framing, channels, seed):
     whole = Preprocessing(image_px=16, framing=framing, mean=mean, std=(0.2,) * channels)
     uniforms = rng.uniform(size=64).tolist()
     words = {"image_px": 16, "framing": framing, "area_min": 0.4, "uniforms": uniforms}
-    seen, trained = eval_picture(pixels, whole), train_picture(pixels, mean=mean, **words)
+    seen, trained = load_eval_image(pixels, whole), load_train_image(pixels, mean=mean, **words)
     assert seen.shape == trained.shape == (16, 16, channels)
     for channel in range(channels):
         alone = pixels[..., [channel] * 3]
         one = replace(whole, mean=(mean[channel],) * 3, std=(0.2,) * 3)
-        np.testing.assert_array_equal(seen[..., channel], eval_picture(alone, one)[..., 0])
-        other = train_picture(alone, mean=one.mean, **words)[..., 0]
+        np.testing.assert_array_equal(seen[..., channel], load_eval_image(alone, one)[..., 0])
+        other = load_train_image(alone, mean=one.mean, **words)[..., 0]
         np.testing.assert_allclose(trained[..., channel], other, atol=1)
 
 
@@ -150,11 +150,11 @@ def test_people_are_shown_the_first_three(tmp_path):
     path = str(write_raster(tmp_path / "set/a/one.tif", deep()))
     listed = load_dataset(tmp_path / "set", require_labels=False)
     rule = rule_of([path], (4, 3, 2, 5, 1), seed=0)
-    shown = np.asarray(read_picture(to_show(replace(listed, bands=rule)).source(0)))
+    shown = np.asarray(load_image(display_reader(replace(listed, bands=rule)).source(0)))
     np.testing.assert_array_equal(shown, picture(path, rule)[..., :3])
     pair = rule_of([path], (5, 2), seed=0)
     assert pair.shown.numbers == (5, 5, 5)
-    np.testing.assert_array_equal(first_three(picture(path, pair)), picture(path, pair.shown))
+    np.testing.assert_array_equal(display_channels(picture(path, pair)), picture(path, pair.shown))
 
 
 def test_the_cache_keeps_every_channel(tmp_path):
@@ -163,9 +163,9 @@ def test_the_cache_keeps_every_channel(tmp_path):
         write_raster(tmp_path / f"set/a/{number}.tif", deep(px=20 + number))
     listed = load_dataset(tmp_path / "set", require_labels=False)
     rule = rule_of([listed.file(row) for row in range(3)], "all", seed=0)
-    reader = originals(replace(listed, bands=rule))
-    order = Order(reader, 3, Kept(64, "shorter"), 1, print, _nothing_counted)
-    kept = in_memory(order, room_bytes=1 << 30).reader(np.arange(3), reader)
+    reader = source_reader(replace(listed, bands=rule))
+    order = CacheJob(reader, 3, CacheSpec(64, "shorter"), 1, print, _nothing_counted)
+    kept = cache_in_memory(order, room_bytes=1 << 30).reader(np.arange(3), reader)
     for row in range(3):
         np.testing.assert_array_equal(kept.source(row), reader.source(row))
 
@@ -272,9 +272,9 @@ def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_pat
     path = write_raster(tmp_path / "set/a/one.tif", deep())
     paint(tmp_path / "set/a/two.jpg", (9, 9, 9))
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    reader = originals(replace(listed, bands=rule_of([str(path)], "all", seed=0)))
+    reader = source_reader(replace(listed, bands=rule_of([str(path)], "all", seed=0)))
     assert reader.source(0).shape == (24, 24, 5)
-    with pytest.raises(UnreadablePicture, match=mentioning("two.jpg")):
+    with pytest.raises(UnreadableImageError, match=mentioning("two.jpg")):
         reader.source(1)
 
 

@@ -16,10 +16,10 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
-from efficientnetv2.data.multilabel import stacked, unsaid
+from efficientnetv2.data.multilabel import pad_labels, unseparated_hint
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 ROWS = {  # cat 2, dog 2, animal 4, tree 2
@@ -79,7 +79,7 @@ def test_labels_that_are_not_taken_are_not_told_of(strict_labels, told, tmp_path
     ],
 )
 def test_labels_that_look_like_several_are_told_where_each_part_stands_elsewhere(labels, separator):
-    said = unsaid(labels)
+    said = unseparated_hint(labels)
     assert said is None if separator is None else f"--label-separator '{separator}'" in said
 
 
@@ -195,7 +195,7 @@ def test_copies_with_other_labels_are_told(tmp_path):
     file = table(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
-    notes = " ".join(check(load_dataset(file, label_separator=";"), workers=1).notes)
+    notes = " ".join(validate_images(load_dataset(file, label_separator=";"), workers=1).notes)
     assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 
@@ -280,7 +280,7 @@ def test_parts_of_any_width_are_stacked(parts):
         most = max(map(len, rows))
         return np.array([row + [-1] * (most - len(row)) for row in rows], dtype=np.int64)
 
-    whole = stacked([padded(rows) for rows in parts])
+    whole = pad_labels([padded(rows) for rows in parts])
     assert [[one for one in row if one >= 0] for row in whole.tolist()] == [
         row for rows in parts for row in rows
     ]

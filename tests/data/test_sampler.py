@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.data.sampler import Sampler, epoch_order, members_of
+from efficientnetv2.data.sampler import Sampler, class_members, epoch_order
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.utils.rng import Key
 
@@ -101,7 +101,7 @@ def test_no_two_draws_of_a_run_have_the_same_id(balance):
 
 @given(labels=st.lists(st.integers(0, 6), max_size=40))
 def test_members_of_each_class_are_found_at_once(labels):
-    found = members_of(np.array(labels, dtype=np.int64), 7)
+    found = class_members(np.array(labels, dtype=np.int64), 7)
     assert [one.tolist() for one in found] == [
         [place for place, label in enumerate(labels) if label == cls] for cls in range(7)
     ]

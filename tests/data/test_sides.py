@@ -8,7 +8,7 @@ from PIL import Image
 
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_metadata import longer_sides, shorter_side
+from efficientnetv2.data.image_metadata import longer_sides, median_shorter_side
 from efficientnetv2.data.shards.writer import Packing, pack
 
 
@@ -25,7 +25,7 @@ def test_the_longer_side_is_read_off_the_header(class_folders):
 def test_where_a_header_is_not_enough_it_is_not_known(class_folders, tmp_path, monkeypatch):
     pack(load_dataset(class_folders), tmp_path / "packed", Packing(10**9))
     assert longer_sides(load_dataset(tmp_path / "packed")) is None
-    monkeypatch.setattr(image_metadata, "MOST", 47)
+    monkeypatch.setattr(image_metadata, "MAX_HASHED", 47)
     assert longer_sides(load_dataset(class_folders)) is None
 
 
@@ -39,11 +39,11 @@ def test_the_side_of_most_pictures_is_known_wherever_they_lie(class_folders, tmp
     if packed:
         pack(dataset, tmp_path / "packed", Packing(10**9))
         dataset = load_dataset(tmp_path / "packed")
-    assert shorter_side(dataset) == 48
+    assert median_shorter_side(dataset) == 48
 
 
 def test_the_side_of_no_picture_is_unknown(tmp_path):
     for name in ("red/a.jpg", "blue/b.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"no picture")
-    assert shorter_side(load_dataset(tmp_path)) is None
+    assert median_shorter_side(load_dataset(tmp_path)) is None

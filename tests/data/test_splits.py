@@ -15,8 +15,8 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import groups
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.folds import folds
-from efficientnetv2.data.splits import groups_apart, with_holdout
+from efficientnetv2.data.folds import assign_folds
+from efficientnetv2.data.splits import split_groups_warning, with_holdout
 from efficientnetv2.utils.errors import InputError
 
 
@@ -92,7 +92,7 @@ def test_what_belongs_together_stays_together(data, seed, fraction):
 def test_folds_keep_together_what_belongs_together(data, k):
     given_, contents = data
     try:
-        dealt = folds(given_, k=k, seed=0, contents=contents)
+        dealt = assign_folds(given_, k=k, seed=0, contents=contents)
     except InputError:
         return
     fold, note = dealt.of_picture(len(given_)), dealt.note
@@ -108,7 +108,7 @@ def test_folds_keep_together_what_belongs_together(data, k):
 def test_no_fold_is_empty_though_each_class_has_fewer_pictures_than_folds():
     data = dataset([0, 0, 0, 1, 1, 1])
     for seed in range(10):
-        fold = folds(data, k=5, seed=seed).of_picture(6)
+        fold = assign_folds(data, k=5, seed=seed).of_picture(6)
         assert sorted(np.bincount(fold, minlength=5)) == [1, 1, 1, 1, 2]
 
 
@@ -241,7 +241,7 @@ def test_a_given_val_is_left_alone_and_test_is_never_touched():
     held, note = with_holdout(data, seed=0)
     assert held.split.tolist()[8:] == ["test"] * 4
     assert set(held.split[:8]) == {"train", "val"}
-    fold = folds(data, k=2, seed=0).of_picture(12)
+    fold = assign_folds(data, k=2, seed=0).of_picture(12)
     assert (fold[8:] == -1).all()
     assert sorted(fold[:8]) == [0] * 4 + [1] * 4
 
@@ -275,7 +275,7 @@ def test_a_fraction_lies_between_0_and_1(fraction):
     with pytest.raises(InputError, match=mentioning("0", "1")):
         with_holdout(dataset([0, 0, 1, 1]), fraction=fraction, seed=0)
     with pytest.raises(InputError, match=mentioning("1", "fold")):
-        folds(dataset([0, 0, 1, 1]), k=1, seed=0)
+        assign_folds(dataset([0, 0, 1, 1]), k=1, seed=0)
 
 
 def test_a_number_of_pictures_can_be_held_out():
@@ -300,13 +300,13 @@ def test_identical_files_with_labels_that_leave_no_way_are_refused():
 def test_groups_that_splits_part_are_counted_and_the_first_named():
     split = ["train", "", "val", "val", "test", "train", "minival"]
     group = ["p", "q", "q", "r", "r", "s", "s"]
-    said = groups_apart(dataset([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
+    said = split_groups_warning(dataset([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
     assert mentions(said, "3", "4", "'q'", "val")
 
 
 def test_groups_that_no_split_parts_are_no_matter():
     """Two words for train part nothing, and pictures without a group belong to none."""
     data = dataset([0, 1] * 3, split=["train", "", "val"] * 2, group=["p", "p", "q", "p", None, None])
-    assert groups_apart(data) == ""
-    assert groups_apart(dataset([0, 1], split=["train", "val"], group=[None, None])) == ""
-    assert groups_apart(dataset([0, 1], split=["train", "val"])) == ""
+    assert split_groups_warning(data) == ""
+    assert split_groups_warning(dataset([0, 1], split=["train", "val"], group=[None, None])) == ""
+    assert split_groups_warning(dataset([0, 1], split=["train", "val"])) == ""

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.messages import mentioning
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.folds import said, time_column, time_folds, time_holdout, times_of
+from efficientnetv2.data.folds import format_time, time_column, time_folds, time_holdout, times_of
 from efficientnetv2.utils.errors import InputError
 
 
@@ -53,7 +53,7 @@ def test_a_likely_column_is_taken_however_it_is_spelled(columns, found):
     ],
 )
 def test_a_moment_is_said_whole(moment, words):
-    assert said(moment) == words
+    assert format_time(moment) == words
 
 
 @pytest.mark.parametrize("last", ["2017-03-01T06:00", None])
@@ -83,5 +83,5 @@ def test_days_of_a_parquet_file_are_dates(tmp_path):
     pd.DataFrame({"taken": days}).to_parquet(tmp_path / "t.parquet")
     table = pd.read_parquet(tmp_path / "t.parquet", dtype_backend="numpy_nullable")
     found = times_of(SimpleNamespace(table=table), "taken")
-    assert [said(moment) for moment in found[:2]] == ["2016-05-31", "2015-05-31"]
+    assert [format_time(moment) for moment in found[:2]] == ["2016-05-31", "2015-05-31"]
     assert pd.isna(found.iloc[2])

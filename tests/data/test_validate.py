@@ -16,10 +16,10 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import file_probe as look_room
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.file_probe import look
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.decode import load_image
+from efficientnetv2.data.file_probe import probe
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -49,12 +49,12 @@ def good(tmp_path: Path) -> ImageDataset:
 @pytest.mark.parametrize("px", [2, 40, 300])
 def test_whole_pictures_are_usable(tmp_path, kind, px):
     (tmp_path / "x").write_bytes(encoded(0, kind, px))
-    assert look(str(tmp_path / "x")).reason == ""
+    assert probe(str(tmp_path / "x")).reason == ""
 
 
 def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
     (tmp_path / "x.jpg").write_bytes(encoded(0) + bytes(4000))
-    assert look(str(tmp_path / "x.jpg")).reason == ""
+    assert probe(str(tmp_path / "x.jpg")).reason == ""
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
 )
 def test_what_cannot_be_used_says_why(tmp_path, data, reason):
     (tmp_path / "x.jpg").write_bytes(data)
-    assert look(str(tmp_path / "x.jpg")).reason.startswith(reason)
+    assert probe(str(tmp_path / "x.jpg")).reason.startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,21 @@ def test_what_cannot_be_used_says_why(tmp_path, data, reason):
 )
 def test_a_file_of_another_format_is_named_whatever_it_is_called(tmp_path, beginning, what):
     (tmp_path / "IMG_0001.jpg").write_bytes(beginning + bytes(500))
-    assert what in look(str(tmp_path / "IMG_0001.jpg")).reason
-    with pytest.raises(UnreadablePicture, match=what):
-        read_picture(str(tmp_path / "IMG_0001.jpg"))
+    assert what in probe(str(tmp_path / "IMG_0001.jpg")).reason
+    with pytest.raises(UnreadableImageError, match=what):
+        load_image(str(tmp_path / "IMG_0001.jpg"))
 
 
 def test_a_flipped_byte_in_a_png_is_found(tmp_path):
     data = bytearray(encoded(0, "PNG"))
     data[len(data) // 2] ^= 1
     (tmp_path / "x.png").write_bytes(data)
-    assert mentions(look(str(tmp_path / "x.png")).reason, "decoded")
+    assert mentions(probe(str(tmp_path / "x.png")).reason, "decoded")
 
 
 def test_missing_files_and_folders_are_no_pictures(tmp_path):
-    assert look(str(tmp_path / "none.jpg")).reason == "does not exist"
-    assert mentions(look(str(tmp_path)).reason, "directory")
+    assert probe(str(tmp_path / "none.jpg")).reason == "does not exist"
+    assert mentions(probe(str(tmp_path)).reason, "directory")
 
 
 def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monke
     dataset = folder_of(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = check(dataset, workers=2)
+        report = validate_images(dataset, workers=2)
     assert [dataset.paths[i] for i in report.unreadable] == ["a/bomb.png"]
     assert "decompression bomb" in report.reasons[0]
 
@@ -129,7 +129,7 @@ def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monke
 def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
     (tmp_path / "a/00.jpg").write_bytes(b"")
     (tmp_path / "b/13.jpg").unlink()
-    report = check(good, workers=2)
+    report = validate_images(good, workers=2)
     assert {good.paths[i]: r for i, r in zip(report.unreadable, report.reasons, strict=True)} == {
         "a/00.jpg": "is empty (0 bytes)",
         "b/13.jpg": "does not exist",
@@ -137,7 +137,7 @@ def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
     assert len(report.readable) == 38
     assert not set(report.readable) & set(report.unreadable)
     with pytest.raises(InputError, match=mentioning("a/00.jpg", "0")):
-        check(good, workers=2, strict=True)
+        validate_images(good, workers=2, strict=True)
 
 
 def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
@@ -145,7 +145,7 @@ def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
     for name in ("a/00.jpg", "a/02.jpg", "a/04.jpg"):
         (tmp_path / name).write_bytes(b"\0")
     with pytest.raises(InputError, match=mentioning("3", "40", "8", "5", "a/02.jpg")):
-        check(good, workers=2)
+        validate_images(good, workers=2)
 
 
 def test_equal_bytes_get_one_id_and_no_others(tmp_path):
@@ -165,7 +165,7 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
         files[name] = file.getvalue()
     assert len(set(map(len, files.values()))) == 1
     assert files["a/1.bmp"][-2000:] != files["b/4.bmp"][-2000:]
-    report = check(folder_of(tmp_path, files), workers=2)
+    report = validate_images(folder_of(tmp_path, files), workers=2)
     first, second, third, fourth = report.contents
     assert first == third
     assert len({first, second, fourth}) == 3
@@ -175,7 +175,7 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
 def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
     files = {f"{'ab'[i % 2]}/{i:04}.png": encoded(i % 300, "PNG", 4) for i in range(900)}
     dataset = folder_of(tmp_path, files)
-    one, many = check(dataset, workers=1), check(dataset, workers=5)
+    one, many = validate_images(dataset, workers=1), validate_images(dataset, workers=5)
     assert one.contents.tolist() == many.contents.tolist()
     assert len(set(one.contents)) == 300
     assert mentions(one.notes[0], "600", "900")
@@ -191,8 +191,8 @@ def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
     files["val/b/copy.jpg"] = files["train/a/1.jpg"]
     dataset = folder_of(tmp_path, files)
     with pytest.raises(InputError, match=mentioning("train/a/1.jpg", "val/b/copy.jpg")):
-        check(dataset, workers=2)
-    published = check(replace(dataset, standard="imagenette"), workers=2)
+        validate_images(dataset, workers=2)
+    published = validate_images(replace(dataset, standard="imagenette"), workers=2)
     assert "the published splits of imagenette are kept" in published.notes[0]
 
 
@@ -202,19 +202,19 @@ def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
     (tmp_path / "3.jpg").write_bytes(encoded(1))
     (tmp_path / "t.csv").write_text("path,label,split\n1.jpg,a,\n2.jpg,a,test\n3.jpg,b,train\n")
     with pytest.raises(InputError, match=mentioning("1.jpg", "2", "2.jpg", "3", "test")):
-        check(load_dataset(tmp_path / "t.csv"), workers=1)
+        validate_images(load_dataset(tmp_path / "t.csv"), workers=1)
 
 
 def test_copies_with_different_labels_are_told_not_refused(tmp_path):
     dataset = folder_of(tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)})
-    notes = check(dataset, workers=1).notes
+    notes = validate_images(dataset, workers=1).notes
     assert mentions(notes[1], "cat/1.jpg", "dog/2.jpg")
 
 
 def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
     for name in ("a/00.jpg", "b/01.jpg"):
         (tmp_path / name).write_bytes(b"")
-    report = check(good, workers=2)
+    report = validate_images(good, workers=2)
     assert len(set(report.contents)) == 40
     assert report.notes == ()
 
@@ -231,7 +231,7 @@ def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
     for number in range(5):
         noise(number).save(tmp_path / f"colour{number}.png")
         noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
-    (note,) = check(load_dataset(tmp_path, require_labels=False), workers=1).notes
+    (note,) = validate_images(load_dataset(tmp_path, require_labels=False), workers=1).notes
     assert note == (
         "Read as RGB, but not stored so: 10 grey (three equal channels), 4 with an alpha channel (laid over white), "
         "2 CMYK, 1 gray of 16 bits (the upper 8 bits are read; the extra 'geo' measures the range of TIFFs)."
@@ -248,7 +248,7 @@ def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(deep_png(values))
-    notes = " ".join(check(load_dataset(tmp_path), workers=1).notes)
+    notes = " ".join(validate_images(load_dataset(tmp_path), workers=1).notes)
     assert f"6 {'gray' if channels == 1 else 'colors'} of 16 bits" in notes
     assert ("16 of 256 levels" in notes) == (bits == 12)
 
@@ -267,11 +267,11 @@ def deep_png(values):
 
 
 def test_colour_pictures_need_no_note(good):
-    assert check(good, workers=1).notes == ()
+    assert validate_images(good, workers=1).notes == ()
 
 
 def test_how_many_have_been_looked_at_is_told(good, monkeypatch):
     monkeypatch.setattr(look_room, "_CHUNK", 16)
     told = []
-    check(good, workers=2, progress=told.append)
+    validate_images(good, workers=2, progress=told.append)
     assert told == [16, 32, 40]

@@ -10,7 +10,7 @@ from tests.data.test_folds import places
 from tests.data.test_splits import dataset
 from tests.messages import mentions
 
-from efficientnetv2.data.folds import folds
+from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.evaluation.generalization import (
     PROBE,
     Apart,
@@ -70,7 +70,7 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
 def test_each_fold_is_asked_what_its_own_network_learnt():
     """At random each has a neighbour that taught; by place none, for the places lie 300 km from each other."""
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
-    dealt = {by: folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
+    dealt = {by: assign_folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
     found = {
         by: apart_by_folds(data, [(part.learning, part.answering) for part in one.parts])
         for by, one in dealt.items()

@@ -22,7 +22,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.nas import trial as child
 from efficientnetv2.nas.latency import Pace, StepTime, part_names
 from efficientnetv2.nas.objective import Measurement
@@ -545,7 +545,7 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     dataset = split(class_folders)
-    contents = check(dataset, workers=1).contents
+    contents = validate_images(dataset, workers=1).contents
     refuse_leaks(dataset, contents)
     judging, trained = (dataset.paths[list(dataset.split).index(name)] for name in ("val", "train"))
     contents[dataset.paths.index(judging)] = contents[dataset.paths.index(trained)]

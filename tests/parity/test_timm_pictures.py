@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion.timm import stated_preprocessing
 from efficientnetv2.models.pretrained import about, names
 
@@ -55,7 +55,7 @@ def test_pixels_are_timms(name, photographs):
     preprocessing = about(name).preprocessing
     for path in photographs:
         assert (
-            difference(eval_picture(path, preprocessing), pixels_of_timm(config_of(name), path)).max()
+            difference(load_eval_image(path, preprocessing), pixels_of_timm(config_of(name), path)).max()
             <= LEVELS
         )
 
@@ -81,7 +81,7 @@ def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_centre_and_all
         return np.array(image.resize((300, 300), Image.Resampling.BICUBIC, box=box))
 
     for path in PHOTOGRAPHS:
-        theirs, ours = pixels_of_timm(config, path), eval_picture(path, preprocessing)
+        theirs, ours = pixels_of_timm(config, path), load_eval_image(path, preprocessing)
         with Image.open(path) as image:
             assert difference(cut_at(image, 16), theirs).max() <= LEVELS
             assert difference(ours, cut_at(image, (resized_px - 300) / 2).astype(int)).max() <= LEVELS

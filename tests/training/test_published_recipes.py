@@ -246,7 +246,7 @@ def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
     """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
     crops: list[str] = []
     monkeypatch.setattr(
-        trainer, "TrainingPictures", lambda train, seen, *more, **words: crops.append(seen.framing)
+        trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.framing)
     )
     for name in ("Sampler", "training_batches", "train", "class_terms", "reading_threads"):
         monkeypatch.setattr(trainer, name, lambda *given, **words: None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.sampler import BatchRequest, Sampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
@@ -81,7 +81,7 @@ class Pass:
 
 def trained(
     recipe: Recipe, network: nn.Module, labels: npt.NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[loop.StepOutput], list[tuple[Request, Pass]]]:
+) -> tuple[list[loop.StepOutput], list[tuple[BatchRequest, Pass]]]:
     """Run the whole recipe: its steps, and each group's request with what the network met."""
     passes: list[Pass] = []
     real = loop.cross_entropy
@@ -100,7 +100,7 @@ def trained(
     requests = list(Sampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.balance, key))
     noise = np.random.default_rng(0)
 
-    def answered(request: Request) -> Batch:
+    def answered(request: BatchRequest) -> Batch:
         shape = (4, 3, request.setting.image_px, request.setting.image_px)
         images = torch.from_numpy(noise.integers(0, 256, shape, np.uint8))
         return Batch(request, images, torch.from_numpy(labels[request.samples]), ())

@@ -13,7 +13,7 @@ import torch
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import loop
@@ -97,14 +97,14 @@ def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeyp
 
 
 def test_reading_is_a_part_of_a_step(job, tmp_path):
-    slow = measure_timings(replace(job, reader=Slow(originals(job.train))), tmp_path)
+    slow = measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path)
     assert all(rate.each_s > 8 * SLEEP_S for rate in slow.steps), "8 pictures, one after the other"
 
 
 def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
     large = job.recipe.model_copy(update={"batch_images": 40})
-    reader = Slow(originals(job.train))
+    reader = Slow(source_reader(job.train))
     found = measure_timings(
         replace(job, recipe=large, reader=reader, at_a_time=MicrobatchPlan({32: 1, 64: 1})), tmp_path
     )
@@ -115,21 +115,21 @@ def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
 def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
     """Two to warm up and one that is timed, at both sizes, of 8 pictures."""
     monkeypatch.setattr(rates, "_LONG_S", 0.0)
-    reader = Slow(originals(job.train))
+    reader = Slow(source_reader(job.train))
     measure_timings(replace(job, reader=reader), tmp_path)
     assert reader.asked == 2 * 3 * 8
 
 
 def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
     """Of 4 steps at two sizes two of each, and two to warm up."""
-    reader = Slow(originals(job.train))
+    reader = Slow(source_reader(job.train))
     measure_timings(replace(job, reader=reader), tmp_path, run_steps=4)
     assert reader.asked == 2 * 4 * 8
 
 
 def test_what_is_measured_is_said_before_with_the_time_left(job, tmp_path):
     said = []
-    measure_timings(replace(job, reader=Slow(originals(job.train))), tmp_path, say=said.append)
+    measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path, say=said.append)
     answers, first, second, checkpoints = said
     assert mentions(first, "32", "1", "2")
     assert re.fullmatch(r"Measuring steps of 64 px \(2 of 2, about \d+ s left\)\.", second)
@@ -189,7 +189,7 @@ def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, mon
 
 def test_workers_are_those_of_the_run(job, tmp_path):
     """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
-    found = measure_timings(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)
+    found = measure_timings(replace(job, workers=2, reader=Slow(source_reader(job.train))), tmp_path)
     last = found.steps[-1]
     assert last.each_s > 3 * SLEEP_S
     assert last.begin_s == 0, "the workers have read ahead by then"

@@ -13,9 +13,9 @@ from tests.conftest import COLOURS, paint
 from tests.data.test_splits import dataset
 from tests.messages import mentioning
 
-from efficientnetv2.data.augmented_copies import COLUMN, families, is_copy, refuse_copies_apart
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, copy_groups, is_copy, validate_copy_splits
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.folds import folds, time_folds
+from efficientnetv2.data.folds import assign_folds, time_folds
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout
@@ -100,11 +100,11 @@ def test_the_files_and_their_rows(tmp_path):
     copies = np.array([0, 2, 0, 0, 0, 1])
     plan = AugmentPlan(flip="none")
     made = materialise(data, copies, out, setting=Setting(48), plan=plan, key=KEY)
-    assert made[COLUMN].tolist() == [data.paths[1], data.paths[1], data.paths[5]]
+    assert made[AUGMENTED_FROM].tolist() == [data.paths[1], data.paths[1], data.paths[5]]
     assert made["label"].tolist() == ["blue", "blue", "red"]
     assert sorted(made["path"]) == sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))
     # Nothing is done to them but to be saved again, all colours kept: they look like their origin.
-    for path, origin in zip(made["path"], made[COLUMN], strict=True):
+    for path, origin in zip(made["path"], made[AUGMENTED_FROM], strict=True):
         levels = [np.asarray(Image.open(file), dtype=float) for file in (out / path, tmp_path / origin)]
         assert np.abs(levels[0] - levels[1]).mean() < 3
 
@@ -119,7 +119,7 @@ def sets_with_copies(draw):
     chosen = [one if one is None or one in own else None for one in origin]
     labels = [label if one is None else labels[one] for label, one in zip(labels, chosen, strict=True)]
     labels = pd.factorize(np.array(labels), sort=True)[0]
-    columns = {COLUMN: [np.nan if one is None else f"{one}.jpg" for one in chosen]}
+    columns = {AUGMENTED_FROM: [np.nan if one is None else f"{one}.jpg" for one in chosen]}
     if draw(st.booleans()):
         columns["group"] = [
             f"g{g}" for g in draw(st.lists(st.integers(0, 20), min_size=count, max_size=count))
@@ -134,7 +134,7 @@ def sets_with_copies(draw):
 @given(sets_with_copies(), st.integers(0, 3), st.sampled_from(["auto", "class"]))
 def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
     """Not when pictures are held out, nor into minival, nor between folds, nor from the past into the future."""
-    family = families(data) if is_copy(data).any() else np.arange(len(data))
+    family = copy_groups(data) if is_copy(data).any() else np.arange(len(data))
 
     def whole(split) -> bool:
         return bool(pd.Series(split).groupby(family).nunique().max() == 1)
@@ -142,12 +142,12 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
     try:
         held, _ = with_holdout(data, seed=seed, by=by)
         assert whole(held.split)
-        refuse_copies_apart(held)
+        validate_copy_splits(held)
         assert whole(with_minival(held, size=0.3)[0].split)
     except InputError:
         pass  # a class of one picture and its copies
     for dealing in (
-        lambda: folds(data, k=3, seed=seed, by=by),
+        lambda: assign_folds(data, k=3, seed=seed, by=by),
         lambda: time_folds(data, k=2, column="year"),
     ):
         try:
@@ -161,6 +161,6 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
 
 def test_given_splits_that_part_a_copy_from_its_origin_are_refused():
     split = ["train"] * 4 + ["val"] * 2
-    data = dataset([0, 1, 0, 1, 0, 1], split=split, **{COLUMN: [np.nan] * 5 + ["1.jpg"]})
+    data = dataset([0, 1, 0, 1, 0, 1], split=split, **{AUGMENTED_FROM: [np.nan] * 5 + ["1.jpg"]})
     with pytest.raises(InputError, match=mentioning("all.csv", "7", "5.jpg", "val", "1.jpg")):
-        refuse_copies_apart(data)
+        validate_copy_splits(data)

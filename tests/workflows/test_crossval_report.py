@@ -11,7 +11,7 @@ import torch
 from tests.data.test_splits import dataset
 from tests.messages import mentions
 
-from efficientnetv2.data.folds import folds, time_folds
+from efficientnetv2.data.folds import assign_folds, time_folds
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.workflows import crossval_report
 from efficientnetv2.workflows.crossval_config import Plan
@@ -59,7 +59,7 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
     if by == "time":
         dealt = time_folds(data, k=3, column="year", contents=contents)
     else:
-        dealt = folds(data, k=3, seed=0, contents=contents, by=by)
+        dealt = assign_folds(data, k=3, seed=0, contents=contents, by=by)
     dealt.told(data).to_csv(tmp_path / "manifest.csv")
     rows = np.concatenate([part.answering for part in dealt.parts])
     pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))

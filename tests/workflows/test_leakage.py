@@ -19,7 +19,7 @@ from tests.training.test_loop import SMALL
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_metadata import content_marks
+from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.evaluation.clusters import Whole
 from efficientnetv2.inference.predict import Predictions
@@ -44,7 +44,7 @@ from efficientnetv2.workflows.leakage import Seen, SeenBefore, on_unseen, seen, 
 
 
 def remembered(dataset, most=10**6):
-    return TrainedOn(len(dataset), np.sort(content_marks(dataset, most=most)[1]))
+    return TrainedOn(len(dataset), np.sort(content_hashes(dataset, most=most)[1]))
 
 
 def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
@@ -104,7 +104,7 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     job.minival = job.train.select(np.arange(8))
     assert run._remembered(job).chose.marks.tolist() == remembered(job.minival).marks.tolist()
     assert lines == []
-    monkeypatch.setattr(run, "content_marks", gone)
+    monkeypatch.setattr(run, "content_hashes", gone)
     assert run._remembered(job) is None
     assert "does not answer" in lines[0]
 
@@ -127,7 +127,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     kept = modelfile.load(told.model_file).trained_on
     assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
     state.best.trained_on = network.trained_on
-    monkeypatch.setattr(run, "content_marks", gone)
+    monkeypatch.setattr(run, "content_hashes", gone)
     run._ended(job, state, books, None, None)
     assert modelfile.load(told.model_file).trained_on is None
 

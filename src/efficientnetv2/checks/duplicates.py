@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from efficientnetv2.checks.thumbnail_index import HASH_BITS, Portraits
+from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import (
@@ -70,7 +70,7 @@ class Pair:
     alike: float
 
 
-def same_files(looked: Portraits) -> list[list[int]]:
+def same_files(looked: ImageStats) -> list[list[int]]:
     """Rows of the files that hold the same bytes, group by group, in their order."""
     rows = pd.Series(looked.readable)
     contents = looked.table["content"].to_numpy()[looked.readable]
@@ -78,14 +78,14 @@ def same_files(looked: Portraits) -> list[list[int]]:
     return sorted(groups)
 
 
-def flat(looked: Portraits) -> npt.NDArray[np.bool_]:
+def flat(looked: ImageStats) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture can be read but shows nothing: one colour all over."""
     spread = looked.small.max(axis=(1, 2)) - looked.small.min(axis=(1, 2))  # (N, 3), never below 0
     empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
     return empty & (looked.table["reason"] == "").to_numpy()
 
 
-def near(looked: Portraits, *, key: Key) -> list[Pair]:
+def near(looked: ImageStats, *, key: Key) -> list[Pair]:
     """Pairs of pictures that look the same but are other files, the most alike first.
 
     Of equal files one stands for all. Of series in which all are alike not all pairs are named: those of each picture
@@ -199,7 +199,7 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
 _KIND = {"same": "the same file", "near": "nearly the same picture"}
 
 
-def copies(dataset: ImageDataset, looked: Portraits, *, key: Key) -> tuple[Section, list[Pair]]:
+def copies(dataset: ImageDataset, looked: ImageStats, *, key: Key) -> tuple[Section, list[Pair]]:
     """Exact and near duplicates, told apart by the harm they do; and the pairs of near ones.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.checks.duplicates import flat
-from efficientnetv2.checks.thumbnail_index import Portraits
+from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.data_issues import Finding, Section, share
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
@@ -23,7 +23,7 @@ _TELLS = 0.5
 _ENOUGH = 20
 
 
-def looks(dataset: ImageDataset, looked: Portraits) -> Section:
+def looks(dataset: ImageDataset, looked: ImageStats) -> Section:
     """What can be read, in which forms, how large, how bright.
 
     Args:
@@ -78,7 +78,7 @@ def _by_class(dataset: ImageDataset, seen: pd.DataFrame) -> dict[str, dict[str, 
     }
 
 
-def _unreadable(dataset: ImageDataset, looked: Portraits) -> list[Finding]:
+def _unreadable(dataset: ImageDataset, looked: ImageStats) -> list[Finding]:
     lost = np.setdiff1d(np.arange(len(dataset)), looked.readable)
     if not len(lost):
         return []
@@ -95,7 +95,7 @@ def _unreadable(dataset: ImageDataset, looked: Portraits) -> list[Finding]:
     ]
 
 
-def _flat(dataset: ImageDataset, looked: Portraits) -> list[Finding]:
+def _flat(dataset: ImageDataset, looked: ImageStats) -> list[Finding]:
     empty = np.flatnonzero(flat(looked))
     if not len(empty):
         return []

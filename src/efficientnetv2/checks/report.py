@@ -17,7 +17,7 @@ from efficientnetv2.checks.embeddings import lookalikes
 from efficientnetv2.checks.image_stats import looks
 from efficientnetv2.checks.label_errors import doubted_labels
 from efficientnetv2.checks.plots import draw_places, draw_times, legend
-from efficientnetv2.checks.thumbnail_index import Portraits
+from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.reader import Damage
 from efficientnetv2.evaluation import thumbnails
@@ -50,7 +50,7 @@ class Inspection:
     """
 
     dataset: ImageDataset
-    looked: Portraits
+    looked: ImageStats
     sections: Mapping[str, Section]
     weights: str | None = None
 
@@ -88,7 +88,7 @@ class Inspection:
 
 def inspected(
     dataset: ImageDataset,
-    looked: Portraits,
+    looked: ImageStats,
     *,
     key: Key,
     near_km: float = NEAR_KM,

@@ -20,12 +20,12 @@ import pandas as pd
 from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import shrunk_picture
-from efficientnetv2.data.file_probe import look_at
-from efficientnetv2.data.image_formats import NotRegularFileError, opened_image
-from efficientnetv2.data.image_io import Pixels, UnreadablePicture, stored
+from efficientnetv2.data.decode import load_resized_image
+from efficientnetv2.data.file_probe import probe_bytes
+from efficientnetv2.data.image_formats import NotRegularFileError, open_image
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
-from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import image_extensions, packed_record
 from efficientnetv2.data.shards.reader import mark_of
 
@@ -49,7 +49,7 @@ _MEASURED = ("brightness", "contrast", "red", "green", "blue")
 
 
 @dataclass(frozen=True, eq=False)
-class Portraits:
+class ImageStats:
     """What the pictures of a dataset look like, in its order.
 
     Args:
@@ -92,7 +92,7 @@ class _Portrait:
 
 def portraits(
     dataset: ImageDataset, *, workers: int, progress: Callable[[int], object] | None = None
-) -> Portraits:
+) -> ImageStats:
     """Look at every picture of a dataset, once.
 
     Args:
@@ -104,7 +104,7 @@ def portraits(
         InputError: a store of another machine does not answer.
     """
     image_extensions()  # loads Pillow's plugins once, before the threads would
-    reader = originals(dataset)
+    reader = source_reader(dataset)
     detailed = set(np.linspace(0, len(dataset) - 1, min(len(dataset), _DETAILED)).astype(np.int64).tolist())
     found: list[_Portrait] = []
 
@@ -126,14 +126,16 @@ def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
     try:
         source = reader.source(row)
         content = file_bytes(source)
-        glance = look_at(content)
+        glance = probe_bytes(content)
         if glance.reason:
             return _Portrait(glance.reason)
-        with opened_image(content) as image:
+        with open_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
         if isinstance(source, str) and packed_record(source) is not None:
             kind = "binary record"
-        square = Image.fromarray(shrunk_picture(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX)))
+        square = Image.fromarray(
+            load_resized_image(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX))
+        )
         enlarged = _enlarged(content) if detailed else math.nan
     except FileNotFoundError:
         return _Portrait("does not exist")
@@ -141,7 +143,7 @@ def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
         return _Portrait("is not a regular file, but a pipe or a device")
     except OSError as error:
         return _Portrait(f"may not be read ({(error.strerror or str(error)).lower()})")
-    except UnreadablePicture as error:
+    except UnreadableImageError as error:
         return _Portrait(error.reason)
     return _Portrait(
         reason="",
@@ -166,7 +168,7 @@ def _enlarged(content: bytes) -> float:
     Raises:
         UnreadablePicture: the pixels are damaged.
     """
-    with stored(content) as picture:
+    with open_stored(content) as picture:
         whole = picture.pixels(1, True, picture.height)
     top, left = (max(0, (side - _DETAIL_PX) // 2) for side in whole.shape[:2])
     gray = whole[top : top + _DETAIL_PX, left : left + _DETAIL_PX] @ np.array(_LUMA, np.float32)
@@ -191,7 +193,7 @@ def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]
     return dict(zip(_MEASURED, values, strict=True))
 
 
-def _together(found: Sequence[_Portrait]) -> Portraits:
+def _together(found: Sequence[_Portrait]) -> ImageStats:
     small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
     columns = ("reason", "format", "mode", "width", "height", "bytes", "enlarged")
     table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
@@ -202,4 +204,4 @@ def _together(found: Sequence[_Portrait]) -> Portraits:
     for name in _MEASURED:
         values = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
         table[name] = np.where(unknown, np.nan, values)
-    return Portraits(table, small, np.array([one.hash for one in found], dtype=bool).reshape(-1, HASH_BITS))
+    return ImageStats(table, small, np.array([one.hash for one in found], dtype=bool).reshape(-1, HASH_BITS))

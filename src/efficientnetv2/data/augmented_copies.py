@@ -15,27 +15,27 @@ from efficientnetv2.data.records import ImageRecords, Ints
 from efficientnetv2.data.shards.index import shard_of
 from efficientnetv2.utils.errors import InputError, count_of
 
-COLUMN = "augmented_from"
+AUGMENTED_FROM = "augmented_from"
 
 
 def is_copy(listing: ImageRecords) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture was made from another."""
-    if COLUMN not in listing.table:
+    if AUGMENTED_FROM not in listing.table:
         return np.zeros(len(listing), dtype=bool)
-    origin = listing.table[COLUMN]
+    origin = listing.table[AUGMENTED_FROM]
     made: npt.NDArray[np.bool_] = (origin.notna() & (origin.astype("string").fillna("") != "")).to_numpy(
         dtype=bool
     )
     return made
 
 
-def families(listing: ImageRecords) -> Ints | None:
+def copy_groups(listing: ImageRecords) -> Ints | None:
     """(N,) numbers, equal for a picture, its copies and theirs; None where there are no copies."""
     made = is_copy(listing)
     if not made.any():
         return None
     paths = listing.table["path"].astype(object)
-    made_from = np.where(made, listing.table[COLUMN].astype(object), paths)
+    made_from = np.where(made, listing.table[AUGMENTED_FROM].astype(object), paths)
     names, _ = pd.factorize(np.array([_unpacked(path) for path in (*paths, *made_from)], dtype=object))
     own, theirs = names[: len(paths)], names[len(paths) :]
     origin = np.arange(len(names), dtype=np.int64)
@@ -52,13 +52,13 @@ def _unpacked(path: str) -> str:
     return path if place is None else place[1]
 
 
-def refuse_copies_apart(listing: ImageRecords) -> None:
+def validate_copy_splits(listing: ImageRecords) -> None:
     """Where splits are given, a copy stands in that of its origin.
 
     Raises:
         InputError: naming the first that does not.
     """
-    family = families(listing)
+    family = copy_groups(listing)
     if family is None:
         return
     split = np.where(listing.in_train, "train", listing.split)
@@ -69,12 +69,12 @@ def refuse_copies_apart(listing: ImageRecords) -> None:
         row = int(next((one for one in apart if made[one]), apart[0]))
         raise InputError(
             f"{listing.where(row)}: '{listing.paths[row]}' is in {split[row]}, but it was made from "
-            f"'{listing.table[COLUMN].iloc[row]}', which, or another copy of which, is in another split. A copy says "
-            "nothing new: put all of them into one split, or leave the copies out."
+            f"'{listing.table[AUGMENTED_FROM].iloc[row]}', which, or another copy of which, is in another split. "
+            "A copy says nothing new: put all of them into one split, or leave the copies out."
         )
 
 
-def left_out(listing: ImageRecords, rows: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], str]:
+def excluded_copies(listing: ImageRecords, rows: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], str]:
     """Which of some pictures, that figures will be of, are copies; and a sentence on that, empty for none.
 
     Args:

@@ -24,7 +24,7 @@ from efficientnetv2.data.geotiff import (
     side_m,
     values_of,
 )
-from efficientnetv2.data.image_io import Pixels, UnreadablePicture, is_deep
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import (
     First,
     amiss,
@@ -71,13 +71,13 @@ def picture(path: str, bands: Bands) -> Pixels:
     try:
         with opened(path) as dataset:
             if fault := unlike(dataset, bands) or too_large(dataset):
-                raise UnreadablePicture(path, fault)
+                raise UnreadableImageError(path, fault)
             # Upright, as an ordinary picture beside it is read.
             return upright(read(dataset, bands)[0], orientation(path))
     except MemoryError as error:
-        raise UnreadablePicture(path, "needs more memory than there is") from error
+        raise UnreadableImageError(path, "needs more memory than there is") from error
     except InputError as error:
-        raise UnreadablePicture(path, str(error)) from error
+        raise UnreadableImageError(path, str(error)) from error
 
 
 def rule_of(
@@ -163,7 +163,7 @@ def _refuse_beside(others: Sequence[str]) -> None:
 def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
     """Of 16 bits Pillow would keep the upper 8, where the rule spreads them."""
     for file in ordinary_ones:
-        if is_deep(file):
+        if is_high_bit_depth(file):
             raise InputError(f"{file} {elsewhere_deep(rule)}")
 
 

@@ -25,7 +25,7 @@ from efficientnetv2.utils.optional_deps import of_torchvision
 VARIABLE = "EFFNETV2_DATA"
 
 
-class NotAtHandError(InputError):
+class DatasetNotFoundError(InputError):
     """There is no folder in which a standard set could lie."""
 
 
@@ -60,14 +60,14 @@ _SETS = MappingProxyType({
     "stanford_cars": _Set("StanfordCars", _TRAIN_TEST, available=False),
 })  # fmt: skip
 
-NAMES = tuple(_SETS)
+BUILTIN_NAMES = tuple(_SETS)
 
 
-def read_standard(name: str) -> ImageRecords:
+def read_builtin(name: str) -> ImageRecords:
     """List a standard set that lies in the folder of ``EFFNETV2_DATA`` or in ``data/``.
 
     Args:
-        name: one of ``NAMES``.
+        name: one of ``BUILTIN_NAMES``.
 
     Raises:
         NotAtHandError: there is neither folder.
@@ -84,7 +84,7 @@ def read_standard(name: str) -> ImageRecords:
             return _listed(place, name, _SETS[name])
         except (RuntimeError, FileNotFoundError) as error:
             told.append(f"{place}: {error}")
-    raise (InputError if told else NotAtHandError)(_not_found(name, told))
+    raise (InputError if told else DatasetNotFoundError)(_not_found(name, told))
 
 
 def _places() -> list[Path]:
@@ -138,19 +138,19 @@ def _cifar(place: Path, name: str) -> ImageRecords:
     """The binary version; made once from the Python version, whose sums torchvision checks first."""
     layout = builtin_datasets.CIFAR10 if name == "cifar10" else builtin_datasets.CIFAR100
     folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
-    if not builtin_datasets.is_packed(folder):
+    if not builtin_datasets.is_cifar_folder(folder):
         datasets = of_torchvision("datasets")
         make: Callable[..., Any] = getattr(datasets, _SETS[name].name)
         parts = [make(place, train=train) for train in (True, False)]
         train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
         try:
-            builtin_datasets.write_packed(folder, layout, parts[0].classes, train=train, test=test)
+            builtin_datasets.write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
         except PermissionError:
             raise InputError(
                 f"{place} may not be written to, but {name}'s binary version has to be made there once. "
                 f"Change its permissions, or put the binary version into {folder}."
             ) from None
-    return builtin_datasets.read_packed(folder, name)
+    return builtin_datasets.read_cifar_folder(folder, name)
 
 
 def _not_found(name: str, told: list[str]) -> str:
@@ -201,7 +201,7 @@ def layout_of(file: str) -> Layout:
     return CIFAR100 if Path(file).name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
 
 
-def is_packed(folder: Path) -> bool:
+def is_cifar_folder(folder: Path) -> bool:
     """Whether a folder holds CIFAR's binary training files; ``train.bin`` beside class folders is somebody else's."""
     if any(folder.glob("data_batch_*.bin")):
         return True
@@ -210,7 +210,7 @@ def is_packed(folder: Path) -> bool:
     return (folder / CIFAR100.names).is_file() or not any(one.is_dir() for one in folder.iterdir())
 
 
-def read_packed(folder: Path, source: str) -> ImageRecords:
+def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
     """List the records of a folder of binary files, ``data_batch_1.bin#0`` and so on.
 
     Raises:
@@ -226,7 +226,7 @@ def read_packed(folder: Path, source: str) -> ImageRecords:
     labels: list[str] = []
     splits: list[str] = []
     for name, split in parts:
-        ids = records(folder / name)[:, layout.label_bytes - 1]
+        ids = cifar_records(folder / name)[:, layout.label_bytes - 1]
         if len(ids) and ids.max() >= len(names):
             at = int(ids.argmax())
             raise InputError(
@@ -242,7 +242,7 @@ def read_packed(folder: Path, source: str) -> ImageRecords:
     )
 
 
-def records(file: Path) -> Bytes:
+def cifar_records(file: Path) -> Bytes:
     """(N, label bytes + 3072) of a packed file, mapped, not read.
 
     Raises:
@@ -258,7 +258,7 @@ def records(file: Path) -> Bytes:
     return np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, record)
 
 
-def write_packed(
+def write_cifar_folder(
     folder: Path,
     layout: Layout,
     names: Sequence[str],

@@ -23,9 +23,16 @@ from typing import TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from efficientnetv2.data.decode import shrunk_picture
-from efficientnetv2.data.image_cache import PIXELS_AT, CachedPictures, Index, Kept, NotWhole, content_of
-from efficientnetv2.data.image_io import Pixels, UnreadablePicture, size_of
+from efficientnetv2.data.decode import load_resized_image
+from efficientnetv2.data.image_cache import (
+    PIXELS_AT,
+    CachedImageReader,
+    CacheIndex,
+    CacheSpec,
+    InvalidCacheError,
+    cache_digest,
+)
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError, image_size
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.preprocessing import RGB
@@ -44,7 +51,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Order:
+class CacheJob:
     """What is to be kept, and who looks on.
 
     Args:
@@ -58,13 +65,13 @@ class Order:
 
     reader: Reader
     count: int
-    kept: Kept
+    kept: CacheSpec
     threads: int
     say: Callable[[str], None]
     counting: Counting
 
 
-def measured(order: Order) -> Ints:
+def image_offsets(order: CacheJob) -> Ints:
     """Where the pixels of each picture will stand, from their headers alone.
 
     Args:
@@ -84,28 +91,28 @@ def measured(order: Order) -> Ints:
     return PIXELS_AT + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _bytes_kept(reader: Reader, row: int, kept: Kept) -> int:
+def _bytes_kept(reader: Reader, row: int, kept: CacheSpec) -> int:
     """How many a picture will take; none, if it can't be read."""
     try:
         source = reader.source(row)
-        width, height = kept.size(*size_of(source))
-    except UnreadablePicture:
+        width, height = kept.size(*image_size(source))
+    except UnreadableImageError:
         return 0
     return width * height * (source.shape[2] if isinstance(source, np.ndarray) else RGB)
 
 
-def needed(places: Ints) -> int:
-    """Bytes of the whole file, from what ``measured`` gave."""
+def total_bytes(places: Ints) -> int:
+    """Bytes of the whole file, from what ``image_offsets`` gave."""
     return int(places[-1]) + _INDEX_BYTES_EACH * (len(places) - 1) + _INDEX_BYTES
 
 
-def write(path: Path, order: Order, places: Ints, content: str) -> None:
+def write_cache(path: Path, order: CacheJob, places: Ints, content: str) -> None:
     """Decode every picture and write the file; those that can't be read are told in its index.
 
     Args:
         path: of the file.
         order: what to keep.
-        places: as ``measured`` gave them.
+        places: as ``image_offsets`` gave them.
         content: see ``cache.content_of``.
 
     Raises:
@@ -133,11 +140,11 @@ def write(path: Path, order: Order, places: Ints, content: str) -> None:
             if (row + 1) % _PICTURES == 0 or row + 1 == order.count:
                 counted(row + 1)
         file.truncate(end)  # the last pictures may be such as could not be read
-        Index(content, offsets, sizes, reasons, channels).write(file)
+        CacheIndex(content, offsets, sizes, reasons, channels).write(file)
 
 
-def any_readable(order: Order, rows: Sequence[int]) -> bool:
-    """Whether any of these can be decoded now, as ``write`` would; it looks no further than the first.
+def any_readable(order: CacheJob, rows: Sequence[int]) -> bool:
+    """Whether any of these can be decoded now, as ``write_cache`` would; it looks no further than the first.
 
     Args:
         order: what to keep.
@@ -149,17 +156,17 @@ def any_readable(order: Order, rows: Sequence[int]) -> bool:
     return any(not isinstance(_decoded(order.reader, row, order.kept), str) for row in rows)
 
 
-def _decoded(reader: Reader, row: int, kept: Kept) -> Pixels | str:
+def _decoded(reader: Reader, row: int, kept: CacheSpec) -> Pixels | str:
     """A picture as it is kept, or why it can't be."""
     try:
-        return shrunk_picture(reader.source(row), kept.size)
-    except UnreadablePicture as error:
+        return load_resized_image(reader.source(row), kept.size)
+    except UnreadableImageError as error:
         return error.reason
 
 
 @contextmanager
 def _working(
-    work: Callable[[Reader, int, Kept], Result], order: Order, pictures: int
+    work: Callable[[Reader, int, CacheSpec], Result], order: CacheJob, pictures: int
 ) -> Iterator[Iterator[list[Result]]]:
     """``work`` of each picture, in order, in pieces done by threads a little ahead; leaving the block stops them."""
 
@@ -193,7 +200,7 @@ _SPARE_BYTES = 2**30  # what the run itself needs of the disk; ours
 
 
 @dataclass(frozen=True)
-class Filled:
+class CacheFile:
     """A cache that can be read.
 
     Args:
@@ -210,12 +217,12 @@ class Filled:
     reused: bool
     holder: object = None
 
-    def reader(self, rows: Ints, originals: Reader) -> CachedPictures:
+    def reader(self, rows: Ints, originals: Reader) -> CachedImageReader:
         """Of samples that are these rows of the order; ``originals`` knows the samples by their number."""
-        return CachedPictures(self.path, self.content, rows, originals, self.holder)
+        return CachedImageReader(self.path, self.content, rows, originals, self.holder)
 
 
-def in_memory(order: Order, *, room_bytes: int) -> Filled:
+def cache_in_memory(order: CacheJob, *, room_bytes: int) -> CacheFile:
     """Keep pictures in memory that worker processes share, and that is gone with this process.
 
     Args:
@@ -225,19 +232,19 @@ def in_memory(order: Order, *, room_bytes: int) -> Filled:
     Raises:
         InputError: it would take more.
     """
-    places = measured(order)
-    if needed(places) > room_bytes:
+    places = image_offsets(order)
+    if total_bytes(places) > room_bytes:
         raise InputError(
-            f"--cache ram: {_what(order)} need {amount(needed(places))}, but of the free memory only "
-            f"{amount(room_bytes)} can be spared for it. Use --cache disk, or {_LESS}."
+            f"--cache ram: {_what(order)} need {format_bytes(total_bytes(places))}, but of the free memory only "
+            f"{format_bytes(room_bytes)} can be spared for it. Use --cache disk, or {_LESS}."
         )
     path, holder = _memory_file()
-    content = content_of(order.reader, order.count, order.kept)
-    write(path, order, places, content)
-    return Filled(path, content, path.stat().st_size, reused=False, holder=holder)
+    content = cache_digest(order.reader, order.count, order.kept)
+    write_cache(path, order, places, content)
+    return CacheFile(path, content, path.stat().st_size, reused=False, holder=holder)
 
 
-def on_disk(folder: Path, order: Order) -> Filled:
+def cache_on_disk(folder: Path, order: CacheJob) -> CacheFile:
     """The cache in a folder: as it is there if it is whole and of these pictures, with all that can be read; else anew.
 
     Args:
@@ -251,17 +258,17 @@ def on_disk(folder: Path, order: Order) -> Filled:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / "lock", order.say):
-            content = content_of(order.reader, order.count, order.kept)
+            content = cache_digest(order.reader, order.count, order.kept)
             if reused := _there(file, content, order, order.say):
                 os.utime(file)  # used today: see remove_unused
             else:
                 file.unlink(missing_ok=True)
                 remove_partial(folder)
-                remove_unused(folder.parent, order.say)
-                places = measured(order)
-                _refuse_without_room(folder, order, needed(places))
-                write_atomically(file, lambda partial: write(partial, order, places, content))
-            return Filled(file, content, file.stat().st_size, reused)
+                remove_unused_caches(folder.parent, order.say)
+                places = image_offsets(order)
+                _refuse_without_room(folder, order, total_bytes(places))
+                write_atomically(file, lambda partial: write_cache(partial, order, places, content))
+            return CacheFile(file, content, file.stat().st_size, reused)
     except OSError as error:
         raise InputError(
             f"--cache disk: {folder} can't be written ({(error.strerror or str(error)).lower()}). Name another place "
@@ -269,13 +276,13 @@ def on_disk(folder: Path, order: Order) -> Filled:
         ) from error
 
 
-def is_there(folder: Path, order: Order) -> bool:
-    """Whether ``on_disk`` would find the cache in its folder, whole and of these pictures."""
-    content = content_of(order.reader, order.count, order.kept)
+def is_cached(folder: Path, order: CacheJob) -> bool:
+    """Whether ``cache_on_disk`` would find the cache in its folder, whole and of these pictures."""
+    content = cache_digest(order.reader, order.count, order.kept)
     return _there(folder / "pictures.bin", content, order, lambda line: None)
 
 
-def remove_unused(caches: Path, say: Callable[[str], None]) -> None:
+def remove_unused_caches(caches: Path, say: Callable[[str], None]) -> None:
     """Remove the caches of a folder that no run has used for 30 days, but those that one is at now."""
     for file in caches.glob("*/pictures.bin"):
         if not is_unused(file):
@@ -286,12 +293,12 @@ def remove_unused(caches: Path, say: Callable[[str], None]) -> None:
                 say(f"Removed the cache {file.parent}, which no run has used for {UNUSED_DAYS} days.")
 
 
-def amount(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes as people say them: ``1.2 GiB``, ``340 MiB``."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
 
 
-def _there(file: Path, content: str, order: Order, say: Callable[[str], None]) -> bool:
+def _there(file: Path, content: str, order: CacheJob, say: Callable[[str], None]) -> bool:
     """Whether this cache is in its place; if there is another, why it will not do is said.
 
     What could not be read when it was filled is asked for again: a mount that failed for a moment leaves the files as
@@ -299,10 +306,10 @@ def _there(file: Path, content: str, order: Order, say: Callable[[str], None]) -
     """
     try:
         with file.open("rb") as opened:
-            index = Index.read(opened)
+            index = CacheIndex.read(opened)
     except FileNotFoundError:
         return False
-    except NotWhole as error:
+    except InvalidCacheError as error:
         say(f"The cache {file} {error}: filling it anew.")
         return False
     if index.content != content:
@@ -329,20 +336,20 @@ def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
         alone.release()
 
 
-def _refuse_without_room(folder: Path, order: Order, needed: int) -> None:
+def _refuse_without_room(folder: Path, order: CacheJob, needed: int) -> None:
     free = shutil.disk_usage(folder).free - _SPARE_BYTES
     if needed > free:
         raise InputError(
-            f"--cache disk: {_what(order)} need {amount(needed)}, but {folder} has {amount(max(0, free))} free "
-            f"({amount(_SPARE_BYTES)} left aside for the run). Make room, name another disk with "
-            f"EFFNETV2_CACHE=FOLDER, or {_LESS}."
+            f"--cache disk: {_what(order)} need {format_bytes(needed)}, but {folder} has "
+            f"{format_bytes(max(0, free))} free ({format_bytes(_SPARE_BYTES)} left aside for the run). Make room, "
+            f"name another disk with EFFNETV2_CACHE=FOLDER, or {_LESS}."
         )
 
 
 _LESS = "keep less detail (--set cache_detail=0.25), or leave --cache out"
 
 
-def _what(order: Order) -> str:
+def _what(order: CacheJob) -> str:
     side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.kept.side]
     return f"{order.count:,} pictures, kept decoded with their {side} up to {order.kept.px} px,"
 

@@ -20,7 +20,7 @@ _SEPARATORS = ",;\t"
 _QUOTED = re.compile(r'"[^"]*"')
 
 
-def header_of(file: Path) -> tuple[str, list[str]]:
+def read_header(file: Path) -> tuple[str, list[str]]:
     """What parts the cells of a table, and the names of its columns.
 
     It is what stands most often between the names in the first row.
@@ -41,7 +41,7 @@ def read_cells(file: Path) -> pd.DataFrame:
     """A table whose cells are all text, '' where one is empty.
 
     Args:
-        file: as for ``header_of``.
+        file: as for ``read_header``.
 
     Returns:
         Its rows but the blank ones, indexed by their numbers in the file, whose header is row 1.
@@ -49,7 +49,7 @@ def read_cells(file: Path) -> pd.DataFrame:
     Raises:
         ValueError: it is no such text, it is empty, or a row has more cells than there are names.
     """
-    separator, _ = header_of(file)
+    separator, _ = read_header(file)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
@@ -83,7 +83,7 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
     )
 
 
-def as_named(cells: Iterable[str], names: Sequence[str]) -> list[str]:
+def find_column(cells: Iterable[str], names: Sequence[str]) -> list[str]:
     """Cells in the spelling of the names that they read like.
 
     An "ä" may be one letter or two (NFC, NFD), according to the system that a table was written on, and look the same.

@@ -24,7 +24,7 @@ import pandas as pd
 
 from efficientnetv2.data import builtin_datasets, image_folder, label_rules, multilabel, table
 from efficientnetv2.data import table as tables
-from efficientnetv2.data.augmented_copies import COLUMN, is_copy
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.records import SPLITS, ImageRecords, Ints, is_image, validate_path_text
 from efficientnetv2.data.shards import open
@@ -85,8 +85,8 @@ def read_records(
     named["--group-column"] = group_column is not None
     if place.is_dir():
         _refuse_columns(f"{data} is a folder", named)
-        if builtin_datasets.is_packed(place):
-            return builtin_datasets.read_packed(place, data)
+        if builtin_datasets.is_cifar_folder(place):
+            return builtin_datasets.read_cifar_folder(place, data)
         return image_folder.read_folder(
             place,
             data,
@@ -96,20 +96,20 @@ def read_records(
             empty_classes=empty_classes,
         )
     if not place.is_file():
-        if data in builtin_datasets.NAMES:
+        if data in builtin_datasets.BUILTIN_NAMES:
             _refuse_columns(f"{data} is a standard set", named)
-            return builtin_datasets.read_standard(data)
+            return builtin_datasets.read_builtin(data)
         if set("*?[") & set(data):
             raise InputError(
                 f"data path '{data}' does not exist, and patterns of images are not expanded. Give their folder "
                 f"({place.parent}), or a CSV file with a column path."
             )
         beside = os.listdir(place.parent) if place.parent.is_dir() else []
-        near = did_you_mean(place.name, [*beside, *builtin_datasets.NAMES])
+        near = did_you_mean(place.name, [*beside, *builtin_datasets.BUILTIN_NAMES])
         what = "a folder" if require_labels else "a picture, a folder of pictures"
         raise InputError(
             f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
-            f"or one of the standard sets {', '.join(builtin_datasets.NAMES)}."
+            f"or one of the standard sets {', '.join(builtin_datasets.BUILTIN_NAMES)}."
         )
     if place.suffix.lower() in image_folder.TABLE_SUFFIXES:
         return table.read_table(
@@ -127,12 +127,12 @@ def read_records(
             f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."
         )
     _refuse_columns(f"{data} is a picture", named)
-    return image_folder.read_picture(place, data)
+    return image_folder.read_single_image(place, data)
 
 
 def _is_plain_folder(data: str) -> bool:
     place = Path(os.path.expanduser(data))
-    return place.is_dir() and not open.is_shards(data) and not builtin_datasets.is_packed(place)
+    return place.is_dir() and not open.is_shards(data) and not builtin_datasets.is_cifar_folder(place)
 
 
 def _refuse_columns(what: str, named: Mapping[str, bool]) -> None:
@@ -214,7 +214,7 @@ class ImageDataset(ImageRecords):
 
     def renamed(self, change: Callable[[str], str]) -> Self:
         """The same pictures, their classes called otherwise: two that come to one name become one."""
-        table = self.table.assign(label=multilabel.changed(self.table["label"], change, self.separator))
+        table = self.table.assign(label=multilabel.map_labels(self.table["label"], change, self.separator))
         return replace(
             self, table=table, class_names=tuple(sorted({change(name) for name in self.class_names}))
         )
@@ -254,10 +254,10 @@ class ImageDataset(ImageRecords):
             return name if os.path.isabs(name) or is_url(name) else prefix + name
 
         table = self.table.assign(path=[seen(name) for name in self.paths])
-        if COLUMN in table and self.shards is None:  # in shards these are the names within
+        if AUGMENTED_FROM in table and self.shards is None:  # in shards these are the names within
             made = is_copy(self)
-            table[COLUMN] = table[COLUMN].astype(object)
-            table.loc[made, COLUMN] = [seen(name) for name in table.loc[made, COLUMN]]
+            table[AUGMENTED_FROM] = table[AUGMENTED_FROM].astype(object)
+            table.loc[made, AUGMENTED_FROM] = [seen(name) for name in table.loc[made, AUGMENTED_FROM]]
         return table
 
     @classmethod
@@ -275,12 +275,12 @@ class ImageDataset(ImageRecords):
         Raises:
             InputError: there is no such file, or it is no dataset.
         """
-        text = dict.fromkeys(("path", "label", "split", "group", COLUMN), str)
+        text = dict.fromkeys(("path", "label", "split", "group", AUGMENTED_FROM), str)
         try:
             table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
             table["split"] = table["split"].fillna("")
             prefix = _prefix(Path(path), root)
-            for column in {"path", COLUMN} & set(table.columns):
+            for column in {"path", AUGMENTED_FROM} & set(table.columns):
                 table[column] = table[column].str.removeprefix(prefix)
             names = _class_names(table["label"], separator)
         except FileNotFoundError:
@@ -339,7 +339,7 @@ def load_dataset(
         InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse; or, for training, a name in ``data``
             that is not valid text.
     """
-    tables.refuse_shared(path_column, label_column, group_column)
+    tables.validate_columns(path_column, label_column, group_column)
     if for_training:  # a run lists its pictures, by their way from its folder
         validate_path_text(str(data))
     strict = require_labels if strict_labels is None else strict_labels
@@ -359,27 +359,27 @@ def load_dataset(
         split = np.where(unheeded, "", listing.split).tolist()
         listing = replace(listing, table=listing.table.assign(split=split))
     if require_labels:
-        label_rules.refuse_unlabelled(listing)
+        label_rules.validate_labeled(listing)
     # The rules about labels look at each picture once for each of its labels.
-    taken = None if label_separator is None else multilabel.apart(listing, label_separator)
+    taken = None if label_separator is None else multilabel.split_labels(listing, label_separator)
     by_label = listing if taken is None else taken.listing
-    spelled, note = label_rules.spelled_alike(by_label, labels, strict=strict)
+    spelled, note = label_rules.merge_spellings(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
     listed = listing.rows is not None or listing.shards is not None  # folders hold one label each
     asked = strict and taken is None and listed
-    unsaid = multilabel.unsaid(spelled.dropna().unique()) if asked else None
+    unsaid = multilabel.unseparated_hint(spelled.dropna().unique()) if asked else None
     notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
-    cells = spelled if taken is None else multilabel.together(spelled, taken, str(label_separator))
+    cells = spelled if taken is None else multilabel.join_labels(spelled, taken, str(label_separator))
     listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
     if min_images_per_class > 0:
         listing, by_label = _without_scarce(listing, by_label, min_images_per_class, label_separator)
     if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
-        label_rules.refuse_repeated(listing)
+        label_rules.validate_unique_paths(listing)
     if require_labels and for_training:
-        label_rules.refuse_blank(listing)
-        label_rules.refuse_half_placed(listing)
-        label_rules.refuse_split_without_train(by_label)
-        label_rules.refuse_one_class(by_label)
+        label_rules.validate_labels_not_blank(listing)
+        label_rules.validate_places(listing)
+        label_rules.validate_train_split(by_label)
+        label_rules.validate_two_classes(by_label)
     fields = {name: getattr(listing, name) for name in ImageRecords.__dataclass_fields__}
     names = _class_names(by_label.table["label"], None)
     return ImageDataset(**fields, class_names=names, separator=label_separator)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from efficientnetv2.data.image_io import Pixels, Source, Stored, stored
+from efficientnetv2.data.image_io import Pixels, Source, StoredImage, open_stored
 from efficientnetv2.preprocessing import IMAGENET_MEAN, RGB, Framing, Preprocessing
 
 # Tries of a random crop before the centre one (Inception's, and everyone's since).
@@ -103,7 +103,7 @@ _TURNS = {
 }  # fmt: skip
 
 
-def read_picture(source: Source) -> Image.Image:
+def load_image(source: Source) -> Image.Image:
     """The whole picture, upright (EXIF applied), in RGB.
 
     Args:
@@ -116,12 +116,12 @@ def read_picture(source: Source) -> Image.Image:
     Raises:
         UnreadablePicture: with the reason in words.
     """
-    with stored(source) as picture:
+    with open_stored(source) as picture:
         whole = picture.pixels(1, True, picture.height)
         return Image.fromarray(upright(whole, picture.orientation))
 
 
-def train_picture(
+def load_train_image(
     source: Source,
     *,
     image_px: int,
@@ -134,7 +134,7 @@ def train_picture(
     """A random crop of a picture, as a square.
 
     Args:
-        source: see ``read_picture``.
+        source: see ``load_image``.
         image_px: side of the square.
         framing: ``crop`` draws a crop whose width over height, in pixels, is within ``ASPECT``, and squeezes it into
             the square. ``whole`` draws it relative to the picture's own shape, so that with ``area_min`` 1 it is the
@@ -150,7 +150,7 @@ def train_picture(
     Raises:
         UnreadablePicture: with the reason in words.
     """
-    with stored(source) as picture:
+    with open_stored(source) as picture:
         width, height = _upright_size(picture)
         if framing == "crop":
             box = draw_crop(width, height, area_min, ASPECT, uniforms)
@@ -160,11 +160,11 @@ def train_picture(
         return _square(picture, box, image_px, framing, interpolation, mean, exact=False)
 
 
-def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
+def load_eval_image(source: Source, preprocessing: Preprocessing) -> Pixels:
     """A picture framed as its network expects, without any randomness.
 
     Args:
-        source: see ``read_picture``.
+        source: see ``load_image``.
         preprocessing: of the network.
 
     Returns:
@@ -173,7 +173,7 @@ def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
     Raises:
         UnreadablePicture: with the reason in words.
     """
-    with stored(source) as picture:
+    with open_stored(source) as picture:
         width, height = _upright_size(picture)
         box = Box(0, 0, width, height)
         if preprocessing.framing != "pad":
@@ -196,11 +196,11 @@ def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
         )
 
 
-def shrunk_picture(source: Source, size: Callable[[int, int], tuple[int, int]]) -> Pixels:
+def load_resized_image(source: Source, size: Callable[[int, int], tuple[int, int]]) -> Pixels:
     """The whole picture, made smaller once.
 
     Args:
-        source: see ``read_picture``.
+        source: see ``load_image``.
         size: from the picture's width and height to those wanted.
 
     Returns:
@@ -209,14 +209,14 @@ def shrunk_picture(source: Source, size: Callable[[int, int], tuple[int, int]]) 
     Raises:
         UnreadablePicture: with the reason in words.
     """
-    with stored(source) as picture:
+    with open_stored(source) as picture:
         width, height = _upright_size(picture)
         whole = Box(0, 0, width, height)
         return _resized(picture, whole, size(width, height), "bicubic", exact=True)
 
 
 def _square(
-    picture: Stored,
+    picture: StoredImage,
     box: Box,
     px: int,
     framing: Framing,
@@ -239,7 +239,7 @@ def _square(
 
 
 def _resized(
-    picture: Stored, box: Box, size: tuple[int, int], interpolation: Interpolation, exact: bool
+    picture: StoredImage, box: Box, size: tuple[int, int], interpolation: Interpolation, exact: bool
 ) -> Pixels:
     """Decode, crop and resize at once.
 
@@ -307,7 +307,7 @@ def _resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())
 
 
-def _stored_box(box: Box, picture: Stored) -> Box:
+def _stored_box(box: Box, picture: StoredImage) -> Box:
     """The same part in the picture as it is stored, before it is turned upright."""
     exchange, mirror_x, mirror_y = _TURNS[picture.orientation]
     left, top, right, bottom = (box.top, box.left, box.bottom, box.right) if exchange else box
@@ -330,6 +330,6 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(turned.transpose(1, 0, 2) if exchange else turned)
 
 
-def _upright_size(picture: Stored) -> tuple[int, int]:
+def _upright_size(picture: StoredImage) -> tuple[int, int]:
     size = picture.width, picture.height
     return size if picture.orientation < 5 else (size[1], size[0])

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.data import tiff_tags
 from efficientnetv2.data.image_formats import (
-    MOST_BYTES,
+    MAX_BYTES,
     ForeignFormatError,
     NotRegularFileError,
     TooLongSideError,
@@ -27,12 +27,12 @@ from efficientnetv2.data.image_formats import (
     regular_file,
 )
 from efficientnetv2.data.image_io import (
-    LEAST_PX,
-    UnreadablePicture,
-    brightest,
-    is_deep_image,
-    most_pixels,
-    not_rgb,
+    MIN_SIDE,
+    UnreadableImageError,
+    is_high_bit_depth_image,
+    max_level,
+    max_pixels,
+    rgb_conversion,
 )
 from efficientnetv2.data.records import image_extensions
 from efficientnetv2.data.tiff_tags import cut_short, glance, is_raster, lacks_reader
@@ -42,7 +42,7 @@ _END_MARKER, _END_BYTES = b"\xff\xd9", 64
 _TAIL_BYTES = 1024
 _SMALL_BYTES = 65536  # up to here a file is read in one go
 # The share of files, missing or unreadable, that may be skipped. Ours.
-MOST_UNREADABLE = 0.05
+MAX_UNREADABLE = 0.05
 _CHUNK = 256  # files a thread takes at a time
 
 Item = TypeVar("Item")
@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FileProbe:
     """A file at a glance.
 
     Args:
@@ -73,7 +73,7 @@ class Look:
         return self.reason == _too_large()
 
 
-def look(file: str) -> Look:
+def probe(file: str) -> FileProbe:
     """Whether a file is a picture that decodes, as far as a glance shows; Pillow may warn as it looks."""
     try:
         with regular_file(file) as raw:
@@ -89,26 +89,26 @@ def look(file: str) -> Look:
         reason, colours = glance(file)
         return replace(seen, reason=reason, colours=colours, brightest=None)
     except FileNotFoundError:
-        return Look("does not exist")
+        return FileProbe("does not exist")
     except NotRegularFileError:
-        return Look("is not a regular file, but a pipe or a device")
+        return FileProbe("is not a regular file, but a pipe or a device")
     except OSError as error:
-        return Look(f"may not be read ({(error.strerror or str(error)).lower()})")
+        return FileProbe(f"may not be read ({(error.strerror or str(error)).lower()})")
 
 
-def look_at(content: bytes) -> Look:
+def probe_bytes(content: bytes) -> FileProbe:
     """The same of a file's content."""
     return _seen(io.BytesIO(content), len(content))
 
 
-def brightest_of(looks: Sequence[Look]) -> list[int]:
+def max_levels(looks: Sequence[FileProbe]) -> list[int]:
     """The highest levels of those that have one: of usable images of more than 8 bits."""
     return [seen.brightest for seen in looks if seen.brightest is not None and not seen.reason]
 
 
-def _seen(stream: IO[bytes], size: int) -> Look:
+def _seen(stream: IO[bytes], size: int) -> FileProbe:
     if size == 0:
-        return Look("is empty (0 bytes)")
+        return FileProbe("is empty (0 bytes)")
     stream.seek(max(0, size - _TAIL_BYTES))
     tail = stream.read()
     stream.seek(0)
@@ -116,48 +116,50 @@ def _seen(stream: IO[bytes], size: int) -> Look:
     return replace(_glance(stream, tail), size=size, tail=mark)
 
 
-def _glance(stream: IO[bytes], tail: bytes) -> Look:
+def _glance(stream: IO[bytes], tail: bytes) -> FileProbe:
     """Why a file cannot be used, and which colours it has; without its size and end."""
     level = None
     try:
         picture = image_in(stream)
         width, height = picture.size
-        if min(width, height) < LEAST_PX:
-            return Look(f"is too small: {width}×{height} px")
-        colours, deep = not_rgb(picture), is_deep_image(picture)
+        if min(width, height) < MIN_SIDE:
+            return FileProbe(f"is too small: {width}×{height} px")
+        colours, deep = rgb_conversion(picture), is_high_bit_depth_image(picture)
         if picture.format == "PNG" and not deep:
             picture.verify()  # the sums of its chunks, up to its last one
         elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
-            if stream.seek(0, os.SEEK_END) > MOST_BYTES:
-                return Look(f"has more than {MOST_BYTES // 2**30} GiB")
+            if stream.seek(0, os.SEEK_END) > MAX_BYTES:
+                return FileProbe(f"has more than {MAX_BYTES // 2**30} GiB")
             stream.seek(0)
-            level = brightest(stream.read())
+            level = max_level(stream.read())
     except TooLongSideError as error:
-        return Look(f"is too large to be safe ({error})")
+        return FileProbe(f"is too large to be safe ({error})")
     except Image.DecompressionBombError:
-        return Look(_too_large())
+        return FileProbe(_too_large())
     except ForeignFormatError as error:
-        return Look(str(error))
+        return FileProbe(str(error))
     except UnidentifiedImageError:
-        return Look("holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read")
-    except UnreadablePicture as error:
-        return Look("is cut short (truncated)" if error.is_cut else error.reason)
+        return FileProbe(
+            "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read"
+        )
+    except UnreadableImageError as error:
+        return FileProbe("is cut short (truncated)" if error.is_cut else error.reason)
     except Exception as error:  # a decoder meeting broken data raises all kinds
         cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
         words = str(error) or type(error).__name__
-        return Look("is cut short (truncated)" if cut else f"cannot be decoded ({words})")
-    return Look("", colours, brightest=level if deep else None)
+        return FileProbe("is cut short (truncated)" if cut else f"cannot be decoded ({words})")
+    return FileProbe("", colours, brightest=level if deep else None)
 
 
 def _too_large() -> str:
-    return f"has more than {most_pixels() // 1_000_000} million pixels (a decompression bomb?)"
+    return f"has more than {max_pixels() // 1_000_000} million pixels (a decompression bomb?)"
 
 
 def _is_text(data: bytes) -> bool:
     return not data.translate(None, delete=bytes([9, 10, 13, *range(32, 127), *range(128, 256)]))
 
 
-def chunks_in_threads(
+def map_chunks(
     work: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
     workers: int,

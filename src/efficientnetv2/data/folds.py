@@ -16,11 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import families, is_copy
+from efficientnetv2.data.augmented_copies import copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import BLOCKS, By, Level, kept, kept_by, levels_of
+from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, kept_whole, select_groupings
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
+from efficientnetv2.data.splits import (
+    class_targets,
+    describe_split,
+    split_by_groupings,
+    validate_two_per_class,
+)
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.utils.rng import Key
 
@@ -60,7 +65,7 @@ class Folds:
     parts: tuple[Fold, ...]
     note: str
     clusters: Ints
-    by: By | Literal["time"]
+    by: SplitBy | Literal["time"]
     block: float | None = None
     groups: bool = False
 
@@ -72,7 +77,7 @@ class Folds:
     @property
     def kept(self) -> tuple[str, ...]:
         """What ``clusters`` keep whole beside identical files, in words: ``places``, ``groups``, both or neither."""
-        return kept(block=self.block, groups=self.groups)
+        return kept_whole(block=self.block, groups=self.groups)
 
     def of_picture(self, count: int) -> Ints:
         """(N,) the fold that answers each of ``count`` pictures; -1 for those that none does."""
@@ -95,13 +100,13 @@ class Folds:
         return replace(dataset, table=table)
 
 
-def folds(
+def assign_folds(
     dataset: ImageDataset,
     *,
     k: int,
     seed: int,
     contents: Ints | None = None,
-    by: By = "auto",
+    by: SplitBy = "auto",
     blocks: Sequence[float] = BLOCKS,
 ) -> Folds:
     """Deal the pictures that are not in test into k folds, under the rules of ``splits.with_holdout``.
@@ -128,25 +133,30 @@ def folds(
             f"{dataset.source}: {count_of(len(chosen), 'picture')} cannot be dealt into {count_of(k, 'fold')}. {mend}."
         )
     part = dataset.select(chosen)
-    levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen], blocks)
-    refuse_single(part, levels[-1].clusters, instead="merge it with another")
-    levels = kept_by(part, levels, by)
+    levels = groupings(part, None if contents is None else np.asarray(contents)[chosen], blocks)
+    validate_two_per_class(part, levels[-1].clusters, instead="merge it with another")
+    levels = select_groupings(part, levels, by)
     _refuse_too_few(part, levels, k)
-    target, key = shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
+    target, key = class_targets(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
     both, instead = "in two folds or more", "leave a class of theirs out"
-    level, dealt = deal_by_level(part, levels, target, key, both=both, instead=instead)
+    level, dealt = split_by_groupings(part, levels, target, key, both=both, instead=instead)
     clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
     own = ~is_copy(part)
     parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
-    how = how_dealt(levels, level, None, folds=k)
+    how = describe_split(levels, level, None, folds=k)
     note = f"Dealt {len(chosen)} pictures into {k} folds, {how}, seed {seed}."
     return Folds(
-        parts, f"{note}{_scarce(part, dealt, k)}{aside(dataset)}", clusters, by, level.block, level.groups
+        parts,
+        f"{note}{_scarce(part, dealt, k)}{outside_folds(dataset)}",
+        clusters,
+        by,
+        level.block,
+        level.groups,
     )
 
 
-def _refuse_too_few(part: ImageDataset, levels: list[Level], k: int) -> None:
+def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
     """Each fold gets something, with all kept whole that the rule does not give up.
 
     Raises:
@@ -190,7 +200,7 @@ def _scarce(part: ImageDataset, dealt: Ints, k: int) -> str:
     return f" Not every fold has a picture of class {some(absent)}: there are too few, or they lie too close."
 
 
-def aside(dataset: ImageDataset) -> str:
+def outside_folds(dataset: ImageDataset) -> str:
     """A sentence on the pictures given as test, if there are any; to follow another."""
     tests = int((dataset.split == "test").sum())
     return f" The {count_of(tests, 'picture')} given as test are left aside." if tests else ""
@@ -238,7 +248,7 @@ def times_of(dataset: ImageDataset, column: str) -> pd.Series[Any]:
     return dates if dates.notna().sum() > numbers.notna().sum() else numbers
 
 
-def said(moment: object) -> str:
+def format_time(moment: object) -> str:
     """A number or date of ``times_of`` as people write it: 2016, 20160531, 2016-05-31, 2016-05-31T12:00:00.
 
     Args:
@@ -285,7 +295,7 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
         f"By time, column '{column}': {count_of(k, 'fold')} of {len(chosen)} pictures, each learns from the past and "
         f"answers what comes next; the first {int((period == 0).sum())} only teach."
     )
-    return Folds(tuple(parts), f"{note}{aside(dataset)}", clusters, "time")
+    return Folds(tuple(parts), f"{note}{outside_folds(dataset)}", clusters, "time")
 
 
 def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: Ints | None = None) -> Fold:
@@ -312,7 +322,7 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
         )
     cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(chosen))))
     period = (np.searchsorted(moments, times) > cut).astype(np.int64)
-    part = _of_period(dataset, chosen, period, 1, contents, f"{column} from {said(moments[cut + 1])}")
+    part = _of_period(dataset, chosen, period, 1, contents, f"{column} from {format_time(moments[cut + 1])}")
     if unlearnt := _unlearnt(dataset, part):
         raise InputError(
             f"{dataset.source}: by {column}, {unlearnt} the latest {count_of(len(part.answering), 'picture')}, so "
@@ -326,7 +336,7 @@ def _of_period(
 ) -> Fold:
     """A period answers, those before it teach, but not what is answered under another name."""
     same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
-    family, made = families(dataset), is_copy(dataset)[chosen]
+    family, made = copy_groups(dataset), is_copy(dataset)[chosen]
     answering = chosen[(period == number) & ~made]
     past = chosen[period < number]
     learning = past[~np.isin(same[past], same[answering])]
@@ -387,5 +397,5 @@ def _unlearnt(dataset: ImageDataset, part: Fold) -> str:
 
 
 def _span(times: npt.NDArray[np.object_]) -> str:
-    first, last = (said(end) for end in (min(times), max(times)))
+    first, last = (format_time(end) for end in (min(times), max(times)))
     return first if first == last else f"{first} to {last}"

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from efficientnetv2.data.augmented_copies import families
+from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.errors import InputError
@@ -24,11 +24,11 @@ BLOCKS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 #: What is kept whole when pictures are dealt out: ``auto`` places and groups as far as no class vanishes by it,
 #: ``place`` both in any case (groups where they are known), ``group`` groups alone, ``class`` neither. Identical files
 #: never part.
-By = Literal["auto", "class", "group", "place"]
+SplitBy = Literal["auto", "class", "group", "place"]
 
 
 @dataclass(frozen=True)
-class Level:
+class Grouping:
     """One way to keep things together.
 
     Args:
@@ -51,10 +51,10 @@ class Level:
     @property
     def kept(self) -> tuple[str, ...]:
         """What is kept whole, in words."""
-        return kept(block=self.block, groups=self.groups)
+        return kept_whole(block=self.block, groups=self.groups)
 
 
-def kept(*, block: float | None, groups: bool) -> tuple[str, ...]:
+def kept_whole(*, block: float | None, groups: bool) -> tuple[str, ...]:
     """What is kept whole, in words: ``places``, ``groups``, both or neither.
 
     Args:
@@ -75,7 +75,7 @@ def has_places(part: ImageDataset) -> bool:
     return set(columns) <= set(part.table.columns) and not part.table[columns].isna().to_numpy().any()
 
 
-def levels_of(part: ImageDataset, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Level]:
+def groupings(part: ImageDataset, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Grouping]:
     """Ways to keep things together, the strictest first; the last keeps identical files only.
 
     Args:
@@ -84,7 +84,7 @@ def levels_of(part: ImageDataset, contents: Ints | None, blocks: Sequence[float]
         blocks: sides of spatial blocks in degrees, the first to be tried first.
     """
     same = [] if contents is None else [_numbered(contents)]
-    family = families(part)
+    family = copy_groups(part)
     if family is not None:
         same.append(family)
     group = _numbered(part.table["group"]) if has_groups(part) else None
@@ -92,18 +92,18 @@ def levels_of(part: ImageDataset, contents: Ints | None, blocks: Sequence[float]
     levels = []
     for degrees in blocks if has_places(part) else ():
         places = _blocks(part, degrees)
-        levels.append(Level(_joined(len(part), [*by_group, places]), group is not None, degrees, places))
+        levels.append(Grouping(_joined(len(part), [*by_group, places]), group is not None, degrees, places))
     if group is not None:
-        levels.append(Level(_joined(len(part), by_group), groups=True))
-    return [*levels, Level(_joined(len(part), same), groups=False)]
+        levels.append(Grouping(_joined(len(part), by_group), groups=True))
+    return [*levels, Grouping(_joined(len(part), same), groups=False)]
 
 
-def kept_by(part: ImageDataset, levels: list[Level], by: By) -> list[Level]:
+def select_groupings(part: ImageDataset, levels: list[Grouping], by: SplitBy) -> list[Grouping]:
     """Those of the ways to keep things together that are asked for.
 
     Args:
         part: the pictures to deal out.
-        levels: as ``levels_of`` gives them.
+        levels: as ``groupings`` gives them.
         by: what the user wants kept whole.
 
     Raises:

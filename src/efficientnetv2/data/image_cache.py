@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.data.decode import ASPECT
-from efficientnetv2.data.image_io import LEAST_PX, Pixels, UnreadablePicture
+from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.preprocessing import Framing
@@ -42,7 +42,7 @@ _GRID = 401
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheSpec:
     """The size at which a picture is kept: its shape unchanged, never enlarged.
 
     Args:
@@ -54,7 +54,7 @@ class Kept:
     side: Literal["shorter", "mean", "longer"]
 
     @classmethod
-    def enough(cls, *, image_px: int, framing: Framing, area_min: float, detail: float) -> Kept:
+    def enough(cls, *, image_px: int, framing: Framing, area_min: float, detail: float) -> CacheSpec:
         """The size from which a share of the random crops has all the pixels that it needs.
 
         Args:
@@ -81,11 +81,11 @@ class Kept:
         """Width and height kept of a picture of this width and height."""
         lengths = {"shorter": min(width, height), "longer": max(width, height)}
         scale = min(1.0, self.px / lengths.get(self.side, math.sqrt(width * height)))
-        kept = (max(min(LEAST_PX, side), math.ceil(side * scale - 1e-9)) for side in (width, height))
+        kept = (max(min(MIN_SIDE, side), math.ceil(side * scale - 1e-9)) for side in (width, height))
         return next(kept), next(kept)
 
 
-def content_of(reader: Reader, count: int, kept: Kept) -> str:
+def cache_digest(reader: Reader, count: int, kept: CacheSpec) -> str:
     """32 hexadecimal digits of which pictures are kept, and how: other files, other digits.
 
     Args:
@@ -99,16 +99,16 @@ def content_of(reader: Reader, count: int, kept: Kept) -> str:
     return digest.hexdigest()
 
 
-class NotWhole(Exception):  # noqa: N818 - a finding, not a mistake
+class InvalidCacheError(Exception):
     """A file that is no cache of pictures, or not all of one; the message says what is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class CacheIndex:
     """What stands behind the pixels.
 
     Args:
-        content: see ``content_of``.
+        content: see ``cache_digest``.
         offsets: (N,) int64, where each picture begins in the file.
         sizes: (N, 2) int32: height and width; 0 where it could not be read.
         reasons: why not, by the picture's number.
@@ -136,7 +136,7 @@ class Index:
         file.write(_PREAMBLE.pack(_MAGIC, _VERSION, at, len(content), _hash(content)))
 
     @classmethod
-    def read(cls, file: BinaryIO) -> Index:
+    def read(cls, file: BinaryIO) -> CacheIndex:
         """The index of a file.
 
         Raises:
@@ -144,23 +144,23 @@ class Index:
         """
         preamble = file.read(_PREAMBLE.size)
         if len(preamble) < _PREAMBLE.size or not preamble.startswith(_MAGIC):
-            raise NotWhole("is no cache of pictures")
+            raise InvalidCacheError("is no cache of pictures")
         _, version, at, length, digest = _PREAMBLE.unpack(preamble)
         if version != _VERSION:
-            raise NotWhole(f"was written by another version ({version}, not {_VERSION})")
+            raise InvalidCacheError(f"was written by another version ({version}, not {_VERSION})")
         if file.seek(0, io.SEEK_END) != at + length:
-            raise NotWhole("is cut off")
+            raise InvalidCacheError("is cut off")
         file.seek(at)
         content = file.read(length)
         if _hash(content) != digest:
-            raise NotWhole("is damaged")
+            raise InvalidCacheError("is damaged")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             reasons = dict(zip(arrays["rows"].tolist(), arrays["reasons"].tolist(), strict=True))
             channels = int(arrays["channels"])
             return cls(str(arrays["content"]), arrays["offsets"], arrays["sizes"], reasons, channels)
 
 
-class CachedPictures:
+class CachedImageReader:
     """The reader of a cache: nothing is opened or decoded any more.
 
     Args:
@@ -191,7 +191,7 @@ class CachedPictures:
         row = int(self.rows[sample])
         height, width = index.sizes[row].tolist()
         if height == 0:
-            raise UnreadablePicture(self.name(sample), index.reasons[row])
+            raise UnreadableImageError(self.name(sample), index.reasons[row])
         first = int(index.offsets[row])
         end = first + height * width * index.channels
         return mapped[first:end].reshape(height, width, index.channels)
@@ -204,21 +204,21 @@ class CachedPictures:
         """The originals'."""
         return self.originals.stamps(samples)
 
-    def ahead(self, samples: Sequence[int]) -> CachedPictures:
+    def ahead(self, samples: Sequence[int]) -> CachedImageReader:
         """Itself: the system reads pages when they are touched."""
         return self
 
     @cached_property
-    def _file(self) -> tuple[Index, Pixels]:
+    def _file(self) -> tuple[CacheIndex, Pixels]:
         """Opened by each process for itself, on first use."""
         try:
             with self.path.open("rb") as file:
-                index = Index.read(file)
+                index = CacheIndex.read(file)
                 if index.content != self.content:
-                    raise NotWhole("holds other pictures by now")
+                    raise InvalidCacheError("holds other pictures by now")
                 # Not "c", of which the system may want to have memory for the whole: a cache may be larger than that.
                 return index, np.asarray(np.memmap(file, np.uint8, "r"))
-        except NotWhole as error:
+        except InvalidCacheError as error:
             raise InputError(
                 f"The cache {self.path} has changed during the run: it {error}. Go on with --resume, which fills "
                 "it again."

@@ -104,7 +104,7 @@ def read_folder(
     return _listing(folder, source, found, passed, notes, require_labels=require_labels)
 
 
-def takes_in(folder: Path, place: Path) -> bool:
+def lists_images(folder: Path, place: Path) -> bool:
     """Whether what is written to a place would be read with the pictures of a folder, or become a class of them.
 
     Args:
@@ -122,7 +122,7 @@ def takes_in(folder: Path, place: Path) -> bool:
     return parts[0] in splits if splits and parts else bool(folders)
 
 
-def read_picture(file: Path, source: str) -> ImageRecords:
+def read_single_image(file: Path, source: str) -> ImageRecords:
     """A single picture, unlabelled."""
     return _listing(file.parent, source, [(file.name, np.nan, "")], Counter())
 

@@ -22,9 +22,9 @@ FORMATS = (
     "QOI", "SGI", "SUN", "TGA",
 )  # fmt: skip
 #: Longest side of an image, in pixels. Source: the JPEG format's largest, ITU-T T.81, table B.2.
-LONGEST_SIDE_PX = 65_535
+MAX_SIDE = 65_535
 #: Largest image file. Ours: more than any image of ``pictures.most_pixels`` takes, uncompressed, in 8 bits.
-MOST_BYTES = 2**31
+MAX_BYTES = 2**31
 # Without O_NONBLOCK, which Windows lacks, the opening of a pipe waits for its writer; of a file it changes nothing.
 _READING = (
     os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -100,7 +100,7 @@ def read_file(path: str | Path) -> bytes:
     """
     descriptor, size = _opened(path)
     try:
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"File of {size / 2**30:.1f} GiB, more than 2", str(path))
         content = os.read(descriptor, size)
         while len(content) < size and (more := os.read(descriptor, size - len(content))):
@@ -145,13 +145,13 @@ def image_in(file: IO[bytes]) -> Image.Image:
             raise
         file.seek(start)
         image = Image.open(io.BytesIO(without_text(file.read())), formats=_known())
-    if max(image.size) > LONGEST_SIDE_PX:
-        raise TooLongSideError(f"{image.width} x {image.height} px; a side may have {LONGEST_SIDE_PX}")
+    if max(image.size) > MAX_SIDE:
+        raise TooLongSideError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")
     return image
 
 
 @contextmanager
-def opened_image(source: str | Path | bytes) -> Iterator[Image.Image]:
+def open_image(source: str | Path | bytes) -> Iterator[Image.Image]:
     """An image in a file or in a file's content, its header read.
 
     Raises:

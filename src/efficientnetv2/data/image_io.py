@@ -20,7 +20,7 @@ from efficientnetv2.data.image_formats import (
     ForeignFormatError,
     NotRegularFileError,
     loaded,
-    opened_image,
+    open_image,
     read_file,
 )
 from efficientnetv2.preprocessing import RGB
@@ -34,7 +34,7 @@ Pixels = npt.NDArray[np.uint8]
 Source = str | Path | bytes | Image.Image | Pixels
 
 #: The shorter side that a picture needs, in pixels. Ours.
-LEAST_PX = 2
+MIN_SIDE = 2
 _CIFAR_PX = 32
 _DEEP = ("I", "F")  # how the modes of 16 and 32 bits begin
 # Formats that can be decoded at a smaller scale, and so must not be loaded before that is chosen.
@@ -51,7 +51,7 @@ _CUT = "is cut off before its end"
 _RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
 
 
-class UnreadablePicture(Exception):  # noqa: N818 - it names what it is about, and is caught per picture
+class UnreadableImageError(Exception):
     """A picture that cannot be used, and why.
 
     Args:
@@ -74,7 +74,7 @@ class UnreadablePicture(Exception):  # noqa: N818 - it names what it is about, a
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredImage:
     """A picture as it is stored: its header read, its pixels perhaps not yet.
 
     Args:
@@ -95,10 +95,10 @@ class Stored:
 
 
 @contextmanager
-def stored(source: Source) -> Iterator[Stored]:
+def open_stored(source: Source) -> Iterator[StoredImage]:
     """The picture with its header read, its pixels not yet.
 
-    Everything that fails within the block, decoding included, comes out as ``UnreadablePicture``.
+    Everything that fails within the block, decoding included, comes out as ``UnreadableImageError``.
 
     Args:
         source: see ``Source``.
@@ -111,7 +111,9 @@ def stored(source: Source) -> Iterator[Stored]:
         content = _content(source)
         if isinstance(content, np.ndarray):
             yield _checked(
-                Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _bottom: content)
+                StoredImage(
+                    content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _bottom: content
+                )
             )
         elif isinstance(content, Image.Image):
             with _quietly():
@@ -119,7 +121,7 @@ def stored(source: Source) -> Iterator[Stored]:
         elif (found := jpeg.header(content)) is not None:
             pixels = partial(_jpeg_pixels, content, found)
             picture = _checked(
-                Stored(found.width, found.height, found.orientation, jpeg.scales(found), pixels)
+                StoredImage(found.width, found.height, found.orientation, jpeg.scales(found), pixels)
             )
             each = _JPEG_BYTES
             if found.rows_in_order is None:
@@ -128,18 +130,18 @@ def stored(source: Source) -> Iterator[Stored]:
             with _DECODING.take(each * found.width * found.height):
                 yield picture
         else:
-            with _quietly(), opened_image(content) as image:
-                refuse_small(*image.size)
+            with _quietly(), open_image(content) as image:
+                validate_size(*image.size)
                 jpeg.refuse_many_scans(content, image.width * image.height)
                 with _DECODING.take(_PILLOW_BYTES * image.width * image.height):
                     yield _by_pillow(image, content)
-    except UnreadablePicture as error:
-        raise UnreadablePicture(_name(source), error.reason) from error
+    except UnreadableImageError as error:
+        raise UnreadableImageError(_name(source), error.reason) from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise UnreadablePicture(_name(source), _reason(error)) from error
+        raise UnreadableImageError(_name(source), _reason(error)) from error
 
 
-def size_of(source: Source) -> tuple[int, int]:
+def image_size(source: Source) -> tuple[int, int]:
     """Width and height before any turning upright; of a file no more than the header is read.
 
     Raises:
@@ -147,20 +149,20 @@ def size_of(source: Source) -> tuple[int, int]:
     """
     if isinstance(source, str | Path) and not _RECORD.fullmatch(str(source)):
         try:
-            with _quietly(), opened_image(source) as image:
+            with _quietly(), open_image(source) as image:
                 return image.size
-        except Exception as error:  # as in ``stored``
-            raise UnreadablePicture(_name(source), _reason(error)) from error
-    with stored(source) as picture:
+        except Exception as error:  # as in ``open_stored``
+            raise UnreadableImageError(_name(source), _reason(error)) from error
+    with open_stored(source) as picture:
         return picture.width, picture.height
 
 
-def most_pixels() -> int:
+def max_pixels() -> int:
     """Of how many pixels a picture is taken for an attack: Pillow's limit."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
-def is_deep(source: Source) -> bool:
+def is_high_bit_depth(source: Source) -> bool:
     """Whether a picture stores values of more than 8 bits, as far as its header says; not what can't be read.
 
     Pillow knows such ones of one channel alone; of colours it hands on 8 bits.
@@ -171,28 +173,28 @@ def is_deep(source: Source) -> bool:
         with _quietly():
             if isinstance(source, Image.Image):
                 return source.mode.startswith(_DEEP)
-            with opened_image(source) as image:
+            with open_image(source) as image:
                 return image.mode.startswith(_DEEP)
-    except Exception:  # as in ``stored``: whoever reads it will say
+    except Exception:  # as in ``open_stored``: whoever reads it will say
         return False
 
 
-def brightest(source: Source) -> int:
+def max_level(source: Source) -> int:
     """Decode an image once, at its smallest scale, and find its highest level, 0 to 255.
 
     Raises:
         UnreadablePicture: with the reason in words.
     """
-    with stored(source) as picture:
+    with open_stored(source) as picture:
         return int(picture.pixels(max(picture.scales), True, picture.height).max())
 
 
-def is_deep_image(image: Image.Image) -> bool:
-    """Whether an image that is opened, not loaded, stores more than 8 bits; of colors too, unlike ``is_deep``."""
+def is_high_bit_depth_image(image: Image.Image) -> bool:
+    """Whether an image that is opened, not loaded, stores more than 8 bits; of colors too."""
     return image.mode.startswith(_DEEP) or ";16" in str(getattr(image, "tile", ""))
 
 
-def first_three(pixels: Pixels) -> Pixels:
+def display_channels(pixels: Pixels) -> Pixels:
     """What people are shown of pixels: three channels as they are, of more the first three, of fewer the first as grey.
 
     Args:
@@ -212,42 +214,44 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _checked(picture: Stored) -> Stored:
-    refuse_small(picture.width, picture.height)
+def _checked(picture: StoredImage) -> StoredImage:
+    validate_size(picture.width, picture.height)
     return picture
 
 
-def refuse_small(width: int, height: int) -> None:
+def validate_size(width: int, height: int) -> None:
     """Refuse an image in which there is nothing to see.
 
     Raises:
-        UnreadablePicture: a side is shorter than ``LEAST_PX``.
+        UnreadablePicture: a side is shorter than ``MIN_SIDE``.
     """
-    if min(width, height) < LEAST_PX:
-        raise UnreadablePicture("", f"is {width} x {height} px; at least 2 x 2 are needed")
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableImageError("", f"is {width} x {height} px; at least 2 x 2 are needed")
 
 
-def _by_pillow(image: Image.Image, content: bytes = b"") -> Stored:
+def _by_pillow(image: Image.Image, content: bytes = b"") -> StoredImage:
     """As Pillow reads it; without content the image is the user's own.
 
     Raises:
         Exception: the pixels are damaged.
     """
     if image.format in _SCALABLE:
-        return Stored(
+        return StoredImage(
             *image.size, _orientation_of(image), jpeg.SCALES, partial(_pillow_pixels, image, content)
         )
     # Images that cannot be decoded at a smaller scale are loaded for the orientation. TIFF images turn themselves in
     # that and are upright afterwards; of a PNG the metadata may stand behind the pixels.
     image = loaded(image, content)
-    return _checked(Stored(*image.size, _orientation_of(image), (1,), partial(_pillow_pixels, image, b"")))
+    return _checked(
+        StoredImage(*image.size, _orientation_of(image), (1,), partial(_pillow_pixels, image, b""))
+    )
 
 
 def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int, exact: bool, bottom: int) -> Pixels:
     pixels = jpeg.decode(content, found, scale, exact=exact, bottom=bottom)
     if pixels is not None:
         return pixels
-    with _quietly(), opened_image(content) as image:
+    with _quietly(), open_image(content) as image:
         return _pillow_pixels(image, b"", scale, exact, bottom)
 
 
@@ -299,7 +303,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def not_rgb(image: Image.Image) -> str:
+def rgb_conversion(image: Image.Image) -> str:
     """What becomes RGB when an image is read, in words; '' for RGB itself and for what only stores it otherwise.
 
     Args:
@@ -311,7 +315,7 @@ def not_rgb(image: Image.Image) -> str:
         return f"gray of 16 or 32 bits (0 to 65,535 become 0 to 255; {_ALL_BITS})"
     if image.mode == "F":
         return f"gray of floating-point values (0 to 1 become 0 to 255; {_ALL_BITS})"
-    if is_deep_image(image):
+    if is_high_bit_depth_image(image):
         kind = "gray" if image.mode.startswith(_DEEP) else "colors"
         return f"{kind} of 16 bits (the upper 8 bits are read; {_ALL_BITS})"
     if image.mode in ("1", "L"):
@@ -334,7 +338,7 @@ def _within(values: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
         UnreadablePicture: they do not.
     """
     if ((values < 0) | (values > most)).mean() > _MOST_OUTSIDE:
-        raise UnreadablePicture(
+        raise UnreadableImageError(
             "",
             f"holds values from {values.min():g} to {values.max():g}, but only 0 to {most:,} are read without a range. "
             "Install the extra 'geo', which measures the range of a dataset's TIFFs, or scale all images alike",
@@ -353,14 +357,14 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
     else:
         content = read_file(source)
     if not content:
-        raise UnreadablePicture("", "the file is empty")
+        raise UnreadableImageError("", "the file is empty")
     return content
 
 
 def _cifar_record(path: str, index: int) -> Pixels:
-    rows = builtin_datasets.records(Path(path))
+    rows = builtin_datasets.cifar_records(Path(path))
     if index >= len(rows):
-        raise UnreadablePicture("", f"is not there: the file has {len(rows)} records")
+        raise UnreadableImageError("", f"is not there: the file has {len(rows)} records")
     planes = rows[index, -builtin_datasets.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 

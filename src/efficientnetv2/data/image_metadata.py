@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.file_probe import chunks_in_threads
-from efficientnetv2.data.image_formats import opened_image, read_file
-from efficientnetv2.data.image_io import Source, UnreadablePicture, size_of
-from efficientnetv2.data.readers import Dispensable, Reader, originals
+from efficientnetv2.data.decode import load_image
+from efficientnetv2.data.file_probe import map_chunks
+from efficientnetv2.data.image_formats import open_image, read_file
+from efficientnetv2.data.image_io import Source, UnreadableImageError, image_size
+from efficientnetv2.data.readers import BestEffortReader, Reader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import mark_of
@@ -23,12 +23,12 @@ from efficientnetv2.utils.rng import Floats, Key
 
 # Pictures that are looked into: whole sets of most people, and of a million enough to find a part of it again. Their
 # marks take 8 bytes each: 131 kB, 0.5 % of the smallest network of the family. Ours.
-MOST = 16_384
+MAX_HASHED = 16_384
 # Reading waits for the disk or the net more than for the processor. Ours.
 _THREADS = 8
 
 
-def content_marks(dataset: ImageDataset, *, most: int = MOST) -> tuple[Ints, Ints]:
+def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[Ints, Ints]:
     """Marks of the contents of a dataset's pictures: of all, or of a part drawn evenly, always the same one.
 
     The mark of a picture is a hash of its file's bytes; a shard with our index has that of the file that was packed,
@@ -57,19 +57,19 @@ def content_marks(dataset: ImageDataset, *, most: int = MOST) -> tuple[Ints, Int
 
 def _read(dataset: ImageDataset, rows: Sequence[int]) -> list[int]:
     """The mark of each picture, -1 where it can't be read."""
-    reader = originals(replace(dataset, bands=None))  # the files, however they are read
+    reader = source_reader(replace(dataset, bands=None))  # the files, however they are read
 
     def marks(chunk: Sequence[int]) -> list[int]:
         ahead = reader.ahead(chunk)
         return [_mark(ahead, row) for row in chunk]
 
-    return chunks_in_threads(marks, rows, _THREADS)
+    return map_chunks(marks, rows, _THREADS)
 
 
 def _mark(reader: Reader, row: int) -> int:
     try:
         return mark_of(file_bytes(reader.source(row)))
-    except (UnreadablePicture, OSError):
+    except (UnreadableImageError, OSError):
         return -1
 
 
@@ -85,12 +85,12 @@ def file_bytes(source: Source) -> bytes:
     if isinstance(source, str | Path) and packed_record(str(source)) is None:
         return read_file(source)
     lossless = io.BytesIO()
-    read_picture(source).save(lossless, "PNG")
+    load_image(source).save(lossless, "PNG")
     return lossless.getvalue()
 
 
 # Headers that are read: a few seconds' worth. Of more pictures none is. Ours.
-MOST_sides = 50_000
+MAX_MEASURED = 50_000
 # Pictures whose sides stand for those of all: a tenth of a second's worth. Ours.
 _SOME = 100
 # Reading waits for the disk more than for the processor. Ours.
@@ -105,25 +105,25 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
 
     Returns:
         (N,), NaN where a header can't be read; None where it takes more than headers of files: of shards, records in
-        binary files and rasters, and of more than ``MOST`` pictures.
+        binary files and rasters, and of more than ``MAX_HASHED`` pictures.
     """
-    if dataset.shards is not None or dataset.bands is not None or len(dataset) > MOST_sides:
+    if dataset.shards is not None or dataset.bands is not None or len(dataset) > MAX_MEASURED:
         return None
     files = [dataset.file(row) for row in range(len(dataset))]
     if any(packed_record(file) is not None for file in files):
         return None
-    return np.array(chunks_in_threads(_of_chunk, files, _THREADS_sides), dtype=np.float64)
+    return np.array(map_chunks(_of_chunk, files, _THREADS_sides), dtype=np.float64)
 
 
-def shorter_side(dataset: ImageDataset) -> float | None:
+def median_shorter_side(dataset: ImageDataset) -> float | None:
     """The median of the shorter sides of some pictures, in pixels; None where none of them can be had.
 
     Args:
         dataset: of any kind of pictures.
     """
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(_SOME, len(dataset))).astype(np.int64)).tolist()
-    reader = Dispensable(originals(dataset).ahead(rows))
-    sizes = [size for row in rows if (size := reader.made(row, size_of)) is not None]
+    reader = BestEffortReader(source_reader(dataset).ahead(rows))
+    sizes = [size for row in rows if (size := reader.made(row, image_size)) is not None]
     return float(np.median([min(size) for size in sizes])) if sizes else None
 
 
@@ -133,7 +133,7 @@ def _of_chunk(files: Sequence[str]) -> list[float]:
 
 def _longer_side(file: str) -> float:
     try:
-        with opened_image(file) as image:
+        with open_image(file) as image:
             return float(max(image.size))
     except Exception:  # a decoder meeting broken data raises all kinds
         return math.nan

@@ -19,7 +19,7 @@ from efficientnetv2.utils.errors import InputError, count_of, some
 Spelling = Literal["exact", "casefold"]
 
 
-def refuse_unlabelled(listing: ImageRecords) -> None:
+def validate_labeled(listing: ImageRecords) -> None:
     """Every picture has a label."""
     empty = np.flatnonzero(listing.table["label"].isna())
     if len(empty):
@@ -29,7 +29,7 @@ def refuse_unlabelled(listing: ImageRecords) -> None:
         )
 
 
-def folded(label: str) -> str:
+def normalize_label(label: str) -> str:
     """What labels share that differ by case, by space around them, or by how Unicode encodes their letters.
 
     An accent may be a part of its letter (NFC, as most write it) or follow it (NFD, as macOS names files).
@@ -37,15 +37,15 @@ def folded(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip()).casefold()
 
 
-def spelled_alike(
+def merge_spellings(
     listing: ImageRecords, spelling: Spelling, *, strict: bool
 ) -> tuple[pd.Series[str], str | None]:
-    """Labels without surrounding space, those that are ``folded`` alike merged where that was asked for.
+    """Labels without surrounding space, those that are ``normalize_label`` alike merged where that was asked for.
 
     Args:
         listing: its labels may be NaN.
         spelling: ``casefold`` merges into the commonest spelling.
-        strict: with ``exact``, refuse labels that are ``folded`` alike.
+        strict: with ``exact``, refuse labels that are ``normalize_label`` alike.
 
     Returns:
         The labels, and a sentence about what was merged, or None.
@@ -60,7 +60,7 @@ def spelled_alike(
     first: dict[str, str] = {}
     merged: dict[str, str] = {}
     for label in commonest:
-        chosen = first.setdefault(folded(label), label)
+        chosen = first.setdefault(normalize_label(label), label)
         if chosen != label:
             merged[label] = chosen
     if merged and spelling == "exact":
@@ -98,7 +98,7 @@ def _differs(listing: ImageRecords, merged: dict[str, str], counts: pd.Series[in
     )
 
 
-def refuse_repeated(listing: ImageRecords) -> None:
+def validate_unique_paths(listing: ImageRecords) -> None:
     """A path stands in the list once."""
     paths = listing.table["path"]
     repeated = np.flatnonzero(paths.duplicated())
@@ -117,7 +117,7 @@ def refuse_repeated(listing: ImageRecords) -> None:
     )
 
 
-def refuse_half_placed(listing: ImageRecords) -> None:
+def validate_places(listing: ImageRecords) -> None:
     """Latitude and longitude are known for all pictures or for none."""
     table = listing.table
     have = [name for name in ("latitude", "longitude") if name in table and table[name].notna().any()]
@@ -140,7 +140,7 @@ def refuse_half_placed(listing: ImageRecords) -> None:
             )
 
 
-def refuse_split_without_train(listing: ImageRecords) -> None:
+def validate_train_split(listing: ImageRecords) -> None:
     """What a network is validated or tested on needs something to train on; its labels must occur there."""
     train = listing.in_train
     if not train.any():
@@ -165,7 +165,7 @@ def refuse_split_without_train(listing: ImageRecords) -> None:
         )
 
 
-def refuse_blank(listing: ImageRecords) -> None:
+def validate_labels_not_blank(listing: ImageRecords) -> None:
     """A class has a name: runs and folds list their images in tables, where a blank cell is no label."""
     blank = np.flatnonzero(listing.table["label"].str.strip() == "")
     if len(blank):
@@ -175,7 +175,7 @@ def refuse_blank(listing: ImageRecords) -> None:
         )
 
 
-def refuse_one_class(listing: ImageRecords) -> None:
+def validate_two_classes(listing: ImageRecords) -> None:
     """A classifier tells at least two classes apart."""
     names = listing.table["label"].dropna().unique()
     if len(names) < 2:

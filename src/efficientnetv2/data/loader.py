@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import CROP_UNIFORMS, eval_picture, train_picture
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.readers import Reader, originals, to_answer
-from efficientnetv2.data.sampler import Request
+from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_train_image
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.readers import Reader, eval_reader, source_reader
+from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.child_processes import end_with_parent, own_folder
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
@@ -36,21 +36,21 @@ from efficientnetv2.utils.rng import Key
 
 Read = TypeVar("Read")
 #: Batches that each worker has read ahead where nobody takes them. Ours.
-AHEAD = 4
+PREFETCH = 4
 
 
 @dataclass(frozen=True)
-class Failure:
+class BatchFailure:
     """Why a request could not be answered; it travels from a worker as a value."""
 
     message: str
 
-    def pin_memory(self) -> Failure:
+    def pin_memory(self) -> BatchFailure:
         """For the DataLoader, which pins what goes to a GPU."""
         return self
 
 
-def reading_threads(workers: int) -> int:
+def decode_threads(workers: int) -> int:
     """How many threads read in one process: one in a worker; without workers, one per core.
 
     On a CPU the training step keeps all cores busy, and a worker beside it makes its threads wait for each
@@ -60,7 +60,7 @@ def reading_threads(workers: int) -> int:
     return 1 if workers else torch.get_num_threads()
 
 
-def in_threads(work: Callable[[int], Read], count: int, threads: int) -> list[Read]:
+def thread_map(work: Callable[[int], Read], count: int, threads: int) -> list[Read]:
     """``work`` of 0 to count - 1, in order."""
     if threads == 1:
         return [work(place) for place in range(count)]
@@ -88,28 +88,28 @@ def _begun(images: Dataset[Any], requests: Any, workers: int, pin_memory: bool) 
             num_workers=workers,
             pin_memory=pin_memory,
             worker_init_fn=partial(_begin_worker, parent=parent) if workers else None,
-            prefetch_factor=AHEAD if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
             # On Linux forked, whatever Python's default: they share the list of pictures, and begin at once.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
         return iter(loader)
 
 
-def answers_of(images: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+def iter_batches(images: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     """What a dataset answers to requests, in their order, read ahead by ``workers`` processes (0: none).
 
     Raises:
-        InputError: while iterating: the reason of a ``Failure``, or a worker was killed.
+        InputError: while iterating: the reason of a ``BatchFailure``, or a worker was killed.
     """
-    with telling_killed_readers():
+    with worker_errors():
         for batch in _begun(images, requests, workers, pin_memory):
-            if isinstance(batch, Failure):
+            if isinstance(batch, BatchFailure):
                 raise InputError(batch.message)
             yield batch
 
 
 @contextmanager
-def telling_killed_readers() -> Iterator[None]:
+def worker_errors() -> Iterator[None]:
     """Around reading, and around what is done with what was read: PyTorch says so wherever the main process is.
 
     Raises:
@@ -156,7 +156,7 @@ class Batch:
         unreadable: sample and reason of each picture that another of its class stands in for.
     """
 
-    request: Request
+    request: BatchRequest
     images: Tensor
     labels: Tensor
     unreadable: tuple[tuple[int, str], ...]
@@ -166,7 +166,7 @@ class Batch:
         return Batch(self.request, self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 
-class TrainingPictures(Dataset["Batch | Failure"]):
+class TrainingImages(Dataset["Batch | BatchFailure"]):
     """Answers requests: draws each picture's crop, decodes just that, resizes.
 
     Args:
@@ -188,18 +188,18 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         reader: Reader | None = None,
     ) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing
-        self.reader = originals(dataset) if reader is None else reader
+        self.reader = source_reader(dataset) if reader is None else reader
         self.area_min, self.key, self.threads = area_min, key, threads
         self.labels, self.targets = dataset.labels, dataset.targets
 
-    def __getitem__(self, request: Request) -> Batch | Failure:
+    def __getitem__(self, request: BatchRequest) -> Batch | BatchFailure:
         try:
             return self.batch(request)
         except InputError as error:
             # Raised in a worker it would arrive as a text with a traceback in it.
-            return Failure(str(error))
+            return BatchFailure(str(error))
 
-    def batch(self, request: Request) -> Batch:
+    def batch(self, request: BatchRequest) -> Batch:
         """The pictures of a request.
 
         Raises:
@@ -218,7 +218,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
             return read, failures
 
         samples, unreadable = request.samples.copy(), []
-        for place, (read, failures) in enumerate(in_threads(read_one, len(wanted), self.threads)):
+        for place, (read, failures) in enumerate(thread_map(read_one, len(wanted), self.threads)):
             samples[place] = read
             unreadable += failures
         return Batch(
@@ -235,7 +235,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         failures: list[tuple[int, str]] = []
         for candidate in self._from(sample):
             try:
-                picture = train_picture(
+                picture = load_train_image(
                     reader.source(candidate),
                     image_px=image_px,
                     framing=self.preprocessing.framing,
@@ -245,7 +245,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
                     mean=self.preprocessing.mean,
                 )
                 return picture, candidate, failures
-            except UnreadablePicture as error:
+            except UnreadableImageError as error:
                 failures.append((candidate, error.reason))
         name = self.dataset.class_names[self.labels[sample]]
         raise InputError(
@@ -261,25 +261,25 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         yield from (int(mate) for mate in np.roll(mates, -int(np.searchsorted(mates, sample)))[1:])
 
 
-class _Requests(Sampler[Request]):
+class _Requests(Sampler[BatchRequest]):
     """The DataLoader's view of our sampler."""
 
-    def __init__(self, requests: Iterable[Request]) -> None:
+    def __init__(self, requests: Iterable[BatchRequest]) -> None:
         self.requests = requests
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return iter(self.requests)
 
 
 def training_batches(
-    pictures: TrainingPictures, requests: Iterable[Request], *, workers: int, pin_memory: bool = False
+    pictures: TrainingImages, requests: Iterable[BatchRequest], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """The batches of the requests, in their order, read ahead by ``workers`` processes (0: none).
 
     Raises:
         InputError: while iterating: a whole class has become unreadable, or a worker was killed.
     """
-    yield from answers_of(pictures, _Requests(requests), workers, pin_memory)
+    yield from iter_batches(pictures, _Requests(requests), workers, pin_memory)
 
 
 @dataclass
@@ -301,17 +301,17 @@ class EvaluationBatch:
         return EvaluationBatch(self.samples, self.images.pin_memory(), self.unreadable)
 
 
-class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
+class _EvaluationPictures(Dataset["EvaluationBatch | BatchFailure"]):
     def __init__(self, dataset: ImageDataset, preprocessing: Preprocessing, threads: int) -> None:
         # As those that trained the network; by a network that knows no rasters as they themselves say.
-        self.reader = to_answer(replace(dataset, bands=preprocessing.bands or dataset.bands))
+        self.reader = eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands))
         self.preprocessing, self.threads = preprocessing, threads
 
-    def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | Failure:
+    def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | BatchFailure:
         try:
             return self.batch(samples)
         except InputError as error:
-            return Failure(str(error))  # as in training
+            return BatchFailure(str(error))  # as in training
 
     def batch(self, samples: Sequence[int]) -> EvaluationBatch:
         """The pictures of these samples that can be read.
@@ -323,12 +323,12 @@ class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
 
         def read_one(place: int) -> npt.NDArray[np.uint8] | str:
             try:
-                return eval_picture(reader.source(samples[place]), self.preprocessing)
-            except UnreadablePicture as error:
+                return load_eval_image(reader.source(samples[place]), self.preprocessing)
+            except UnreadableImageError as error:
                 return error.reason
 
         read, pictures, unreadable = [], [], []
-        for sample, found in zip(samples, in_threads(read_one, len(samples), self.threads), strict=True):
+        for sample, found in zip(samples, thread_map(read_one, len(samples), self.threads), strict=True):
             if isinstance(found, str):
                 unreadable.append((sample, found))
             else:
@@ -352,5 +352,5 @@ def evaluation_batches(
     """Every picture of the dataset once, in order, prepared as the model file says."""
     places = range(len(dataset))
     chunks = [list(places[first : first + batch_images]) for first in places[::batch_images]]
-    pictures = _EvaluationPictures(dataset, preprocessing, threads=reading_threads(workers))
-    yield from answers_of(pictures, chunks, workers, pin_memory)
+    pictures = _EvaluationPictures(dataset, preprocessing, threads=decode_threads(workers))
+    yield from iter_batches(pictures, chunks, workers, pin_memory)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import levels_of
+from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single
+from efficientnetv2.data.splits import describe_split, split_by_groupings, validate_two_per_class
 from efficientnetv2.utils.errors import InputError, count_of, some
 from efficientnetv2.utils.rng import Key
 
@@ -80,7 +80,7 @@ def with_auto_minival(
     part = dataset.select(rows)
     counts = np.bincount(part.labels, minlength=len(part.class_names))
     rare = counts[part.labels] < _RARE
-    for level in levels_of(part, None if contents is None else np.asarray(contents)[rows]):
+    for level in groupings(part, None if contents is None else np.asarray(contents)[rows]):
         free = rows[~np.isin(level.clusters, level.clusters[rare])]
         classes = len(np.unique(dataset.labels[free]))
         size = max(min(max(round(_SHARE * len(free)), _FEWEST), _MOST), classes)
@@ -126,16 +126,18 @@ def _set_aside(
     there = np.unique(part.labels)
     if len(there) < len(part.class_names):
         part = replace(part, class_names=tuple(part.class_names[label] for label in there))
-    levels = levels_of(part, None if contents is None else np.asarray(contents)[rows])
+    levels = groupings(part, None if contents is None else np.asarray(contents)[rows])
     without = "train without minival (--set minival=null)"
-    refuse_single(part, levels[-1].clusters, "choose by", without)
+    validate_two_per_class(part, levels[-1].clusters, "choose by", without)
     quotas = _quotas(part, size)
     target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
     both = "both in train and in minival"
-    level, parts = deal_by_level(part, levels, target, Key.of(0).fold("minival"), both=both, instead=without)
+    level, parts = split_by_groupings(
+        part, levels, target, Key.of(0).fold("minival"), both=both, instead=without
+    )
     split = dataset.split.copy()
     split[rows[parts == 1]] = "minival"
-    held, how = int((parts == 1).sum()), how_dealt(levels, level, parts == 1)
+    held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
     return dataset.with_split(split), (
         f"Minival: {held} of {int(dataset.in_train.sum())} training pictures, {how}, are not trained on but choose "
         "the weights to keep."

@@ -27,7 +27,7 @@ _USUAL = (";", "|", ",")  # separators that are looked for where none was named:
 
 
 @dataclass(frozen=True, eq=False)
-class Apart:
+class SplitLabels:
     """Each picture once for each of its labels.
 
     Args:
@@ -43,7 +43,7 @@ class Apart:
     counts: Ints
 
 
-def apart(listing: ImageRecords, separator: str) -> Apart:
+def split_labels(listing: ImageRecords, separator: str) -> SplitLabels:
     """Each picture once for each of its labels.
 
     Args:
@@ -81,10 +81,10 @@ def apart(listing: ImageRecords, separator: str) -> Apart:
     table = listing.table[["path", "label", "split"]].iloc[owners].reset_index(drop=True).assign(label=labels)
     rows = None if listing.rows is None else listing.rows[owners]
     _, seen_first = np.unique(codes, return_index=True)
-    return Apart(replace(listing, table=table, rows=rows), codes, begins[seen_first], counts)
+    return SplitLabels(replace(listing, table=table, rows=rows), codes, begins[seen_first], counts)
 
 
-def unsaid(labels: Iterable[str]) -> str | None:
+def unseparated_hint(labels: Iterable[str]) -> str | None:
     """A sentence where labels look like several that nobody has said a separator of; None where they do not.
 
     A cell is taken for several labels if each of its parts stands in another cell too, by itself or beside others.
@@ -106,12 +106,12 @@ def unsaid(labels: Iterable[str]) -> str | None:
     return None
 
 
-def together(labels: pd.Series[str], taken: Apart, separator: str) -> pd.Series[str]:
+def join_labels(labels: pd.Series[str], taken: SplitLabels, separator: str) -> pd.Series[str]:
     """Cells of several labels, those of the fewest pictures first; a label said twice counts once.
 
     Args:
         labels: (L,) those of ``taken``, equal ones maybe spelled otherwise by now, but alike.
-        taken: as ``apart`` gives it.
+        taken: as ``split_labels`` gives it.
         separator: between two.
 
     Returns:
@@ -132,7 +132,7 @@ def together(labels: pd.Series[str], taken: Apart, separator: str) -> pd.Series[
     return pd.Series(cells, dtype=labels.dtype).iloc[taken.cells].reset_index(drop=True)
 
 
-def from_lists(
+def join_lists(
     cells: pd.Series[Any], separator: str | None, *, where: Callable[[int], str], checked: bool
 ) -> pd.Series[Any]:
     """Cells that hold lists of labels as text with the separator between; all others as they are.
@@ -169,7 +169,7 @@ def from_lists(
     return pd.Series(texts, index=cells.index, dtype=object)
 
 
-def changed(cells: pd.Series[str], change: Callable[[str], str], separator: str | None) -> pd.Series[str]:
+def map_labels(cells: pd.Series[str], change: Callable[[str], str], separator: str | None) -> pd.Series[str]:
     """Cells whose labels are called otherwise; None separates nothing."""
     if separator is None:
         return cells.map(change)
@@ -187,7 +187,7 @@ def class_ids(cells: pd.Series[str], class_names: Sequence[str], separator: str)
     return ids[codes]  # -1, of a cell without labels, is the last row
 
 
-def stacked(parts: Sequence[Ints]) -> Ints:
+def pad_labels(parts: Sequence[Ints]) -> Ints:
     """Class ids of several sets of pictures as those of one: (n,) each, or (n, m) each of its own m."""
     if all(part.ndim == 1 for part in parts):
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])

@@ -14,7 +14,7 @@ from efficientnetv2.data import tiff_tags
 from efficientnetv2.data.bands import ordinary, picture
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.geotiff import bands_seen, opened
-from efficientnetv2.data.image_io import Source, UnreadablePicture, is_deep
+from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import deep, elsewhere_deep, in_codes, not_ordinary
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import ShardReader
@@ -22,7 +22,7 @@ from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class Reader(Protocol):
@@ -62,7 +62,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
+class FileReader:
     """The originals: a file for each picture, or a record of a packed one.
 
     Args:
@@ -79,7 +79,7 @@ class Files:
         """The path."""
         return self.dataset.file(sample)
 
-    def ahead(self, samples: Sequence[int]) -> Files:
+    def ahead(self, samples: Sequence[int]) -> FileReader:
         """Itself: each file is opened when its turn comes."""
         return self
 
@@ -88,29 +88,29 @@ class Files:
         return [_stamp(self.dataset.file(sample)) for sample in samples]
 
 
-def originals(dataset: ImageDataset) -> Reader:
+def source_reader(dataset: ImageDataset) -> Reader:
     """The reader of what a dataset lists, as it is stored; rasters by the dataset's rule, if it has one."""
     if dataset.shards is not None:
         shards = ShardReader(dataset.table, dataset.shards)
-        return shards if dataset.bands is None else Rasters(shards, dataset.bands, packed=True)
-    return Files(dataset) if dataset.bands is None else Rasters(Files(dataset), dataset.bands)
+        return shards if dataset.bands is None else RasterReader(shards, dataset.bands, packed=True)
+    return FileReader(dataset) if dataset.bands is None else RasterReader(FileReader(dataset), dataset.bands)
 
 
-def to_answer(dataset: ImageDataset) -> Reader:
+def eval_reader(dataset: ImageDataset) -> Reader:
     """The reader of what a network answers: the same, but rasters that need a rule are refused where there is none.
 
     Not so those that train: of these the rule is made, or none of them needs one.
     """
-    reader = originals(dataset)
-    return Ordinary(reader) if isinstance(reader, Files) else reader
+    reader = source_reader(dataset)
+    return PillowReader(reader) if isinstance(reader, FileReader) else reader
 
 
-def to_show(dataset: ImageDataset) -> Reader:
+def display_reader(dataset: ImageDataset) -> Reader:
     """The reader of what people are shown: what was answered, but of rasters three channels (``Bands.shown``)."""
-    return to_answer(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
+    return eval_reader(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
 
 
-class Dispensable:
+class BestEffortReader:
     """Pictures that can be done without, such as those on a page: they could be read a moment ago.
 
     Args:
@@ -120,17 +120,17 @@ class Dispensable:
     def __init__(self, reader: Reader) -> None:
         self._reader: Reader | None = reader
 
-    def made(self, sample: int, make: Callable[[Source], Made]) -> Made | None:
+    def made(self, sample: int, make: Callable[[Source], Result]) -> Result | None:
         """What is made of a picture; None where it can't be had any more.
 
         Args:
             sample: position in the dataset.
-            make: of what the reader gives; it may raise ``UnreadablePicture``.
+            make: of what the reader gives; it may raise ``UnreadableImageError``.
         """
         try:
             source = self._source(sample)
             return None if source is None else make(source)
-        except UnreadablePicture:
+        except UnreadableImageError:
             return None
 
     def _source(self, sample: int) -> Source | None:
@@ -152,7 +152,7 @@ def _stamp(file: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def ordinary_rule(path: str) -> Bands | None:
+def default_bands(path: str) -> Bands | None:
     """How a network that learnt ordinary pictures reads a raster: by a rule, or None where Pillow opens it.
 
     Ordinary pictures that Pillow can't open, such as three bands that are not called red, green and blue, keep their
@@ -169,23 +169,23 @@ def ordinary_rule(path: str) -> Bands | None:
         return None
     if not tiff_tags.readable():
         if tiff_tags.lacks_reader(path):
-            raise UnreadablePicture(path, tiff_tags.glance(path)[0])
+            raise UnreadableImageError(path, tiff_tags.glance(path)[0])
         return None
     try:
         with opened(path) as raster:
             if tiff_tags.is_beside(raster, path):
-                raise UnreadablePicture(path, not_ordinary(raster))
+                raise UnreadableImageError(path, not_ordinary(raster))
             if not tiff_tags.beyond_pillow(path):
                 return None
             if fault := in_codes(raster):
-                raise UnreadablePicture(path, fault)
+                raise UnreadableImageError(path, fault)
             return Bands(bands_seen(raster))
     except InputError:  # no raster: whoever reads it will say what is wrong
         return None
 
 
 @dataclass(frozen=True)
-class Rasters:
+class RasterReader:
     """A reader of files that reads the rasters among them by a rule.
 
     Args:
@@ -209,10 +209,10 @@ class Rasters:
         if is_raster(path) and not self.packed:
             return picture(path, self.bands)
         if self.bands.channels != RGB:
-            raise UnreadablePicture(path, ordinary(self.bands))
+            raise UnreadableImageError(path, ordinary(self.bands))
         source = self.files.source(sample)
-        if deep(self.bands) and is_deep(source):
-            raise UnreadablePicture(path, elsewhere_deep(self.bands))
+        if deep(self.bands) and is_high_bit_depth(source):
+            raise UnreadableImageError(path, elsewhere_deep(self.bands))
         return source
 
     def name(self, sample: int) -> str:
@@ -221,7 +221,7 @@ class Rasters:
 
     def ahead(self, samples: Sequence[int]) -> Reader:
         """A reader of the same pictures."""
-        return Rasters(self.files.ahead(samples), self.bands, self.packed)
+        return RasterReader(self.files.ahead(samples), self.bands, self.packed)
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Each file's, and by which rule it is read."""
@@ -229,7 +229,7 @@ class Rasters:
 
 
 @dataclass(frozen=True)
-class Ordinary:
+class PillowReader:
     """A reader of files for a network that learnt ordinary pictures: what is none of them is refused.
 
     Args:
@@ -242,10 +242,10 @@ class Ordinary:
         """What the files' reader gives, or the pixels of a raster that Pillow can't open.
 
         Raises:
-            UnreadablePicture: it is a raster that needs a rule, see ``ordinary_rule``.
+            UnreadablePicture: it is a raster that needs a rule, see ``default_bands``.
         """
         path = self.files.name(sample)
-        bands = ordinary_rule(path)
+        bands = default_bands(path)
         return self.files.source(sample) if bands is None else picture(path, bands)
 
     def name(self, sample: int) -> str:
@@ -254,7 +254,7 @@ class Ordinary:
 
     def ahead(self, samples: Sequence[int]) -> Reader:
         """A reader of the same pictures."""
-        return Ordinary(self.files.ahead(samples))
+        return PillowReader(self.files.ahead(samples))
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Each file's."""

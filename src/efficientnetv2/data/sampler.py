@@ -46,7 +46,7 @@ def effective_number(counts: npt.ArrayLike, beta: float = BETA) -> Floats:
     return number
 
 
-def weight_of_pictures(counts: npt.ArrayLike, balance: Balance, beta: float = BETA) -> Floats:
+def image_weights(counts: npt.ArrayLike, balance: Balance, beta: float = BETA) -> Floats:
     """How much one picture of each class counts, before any scale: (K,), 0 for a class without pictures.
 
     Args:
@@ -63,7 +63,7 @@ def weight_of_pictures(counts: npt.ArrayLike, balance: Balance, beta: float = BE
     return each
 
 
-def class_shares(counts: npt.ArrayLike, balance: Balance | None, beta: float = BETA) -> Floats:
+def class_fractions(counts: npt.ArrayLike, balance: Balance | None, beta: float = BETA) -> Floats:
     """How often each class is drawn, as shares that sum to 1.
 
     Args:
@@ -73,7 +73,7 @@ def class_shares(counts: npt.ArrayLike, balance: Balance | None, beta: float = B
     """
     drawn = np.asarray(counts, dtype=np.float64)
     if balance is not None:
-        drawn = drawn * weight_of_pictures(counts, balance, beta)
+        drawn = drawn * image_weights(counts, balance, beta)
     shares: Floats = drawn / drawn.sum()
     return shares
 
@@ -91,7 +91,7 @@ def target_counts(
     """
     number = np.asarray(counts, dtype=np.int64)
     there = number > 0
-    drawn = class_shares(number, balance, beta)
+    drawn = class_fractions(number, balance, beta)
     # As shares of the class that keeps its number: the rarest if none is added, else the commonest.
     keeps = int(np.where(there, number, number.max() + 1).argmin() if fewer else number.argmax())
     wanted = np.round(drawn / drawn[keeps] * number[keeps]).astype(np.int64)
@@ -102,7 +102,7 @@ Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Request:
+class BatchRequest:
     """What a worker is asked for: the pictures of one group of one step, and the setting they meet.
 
     Args:
@@ -158,7 +158,7 @@ class Sampler:
     beta: float = BETA
     plan: StepPlan | None = None
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         """Requests in the order of the run: step by step, this rank's groups of each."""
         count = len(self.labels)
         order = lru_cache(maxsize=2)(
@@ -173,7 +173,7 @@ class Sampler:
                 epochs, places = np.divmod(np.arange(first, first + self.group_images), count)
                 drawn = [order(int(epoch))[:, places[epochs == epoch]] for epoch in np.unique(epochs)]
                 samples, turns = np.concatenate(drawn, axis=1)
-                yield Request(step, group, setting, samples, turns)
+                yield BatchRequest(step, group, setting, samples, turns)
             step += 1
 
     def __len__(self) -> int:
@@ -208,7 +208,7 @@ def epoch_order(
     parts, places = [], []
     counts = np.bincount(labels)
     for cls, (quota, members) in enumerate(
-        zip(_quotas(counts, balance, beta), members_of(labels, len(counts)), strict=True)
+        zip(_quotas(counts, balance, beta), class_members(labels, len(counts)), strict=True)
     ):
         if quota == 0:
             continue
@@ -223,7 +223,7 @@ def epoch_order(
     return order
 
 
-def members_of(labels: npt.NDArray[np.int64], classes: int) -> list[npt.NDArray[np.int64]]:
+def class_members(labels: npt.NDArray[np.int64], classes: int) -> list[npt.NDArray[np.int64]]:
     """The positions of each class, ascending, in one look at all: of many classes one for each would take minutes.
 
     Args:
@@ -244,7 +244,7 @@ def _runs(
 
 def _quotas(counts: npt.NDArray[np.int64], balance: Balance, beta: float) -> npt.NDArray[np.int64]:
     """How many of each class an epoch of the same length draws; largest remainders get the rest."""
-    shares = class_shares(counts, balance, beta) * counts.sum()
+    shares = class_fractions(counts, balance, beta) * counts.sum()
     quotas: npt.NDArray[np.int64] = np.floor(shares).astype(np.int64)
     rest = np.argsort(quotas - shares, kind="stable")[: counts.sum() - quotas.sum()]
     quotas[rest] += 1

@@ -16,9 +16,9 @@ import pandas as pd
 
 from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import BLOCKS, By, Level, has_groups, kept_by, levels_of
+from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, has_groups, select_groupings
 from efficientnetv2.data.records import SPLITS, Ints
-from efficientnetv2.data.stratified_split import deal, no_class_vanishes, tally
+from efficientnetv2.data.stratified_split import class_counts, keeps_every_class, stratified_group_split
 from efficientnetv2.utils.errors import InputError, count_of, some
 from efficientnetv2.utils.rng import Key
 
@@ -30,7 +30,7 @@ _OWN_VAL = "give a val split of your own"
 _VALIDATE = "validate on"
 
 #: Which pictures a run is judged by: held out of train, or those given as test.
-Answered = Literal["val", "test"]
+EvalSplit = Literal["val", "test"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,7 +40,7 @@ def with_holdout(
     fraction: float = 0.2,
     seed: int,
     contents: Ints | None = None,
-    by: By = "auto",
+    by: SplitBy = "auto",
     blocks: Sequence[float] = BLOCKS,
     instead: str = _OWN_VAL,
 ) -> tuple[ImageDataset, str]:
@@ -55,7 +55,7 @@ def with_holdout(
         fraction: of the train pictures to hold out, 0 < fraction < 1; or, from 2, about how many of them.
         seed: the same seed holds out the same pictures.
         contents: (N,) ids, equal for identical files (``check``); None if not known.
-        by: what is kept whole; see ``By``.
+        by: what is kept whole; see ``SplitBy``.
         blocks: sides of spatial blocks in degrees, tried in this order.
         instead: what else the user may do where there is no way.
 
@@ -77,19 +77,19 @@ def with_holdout(
         return dataset.with_split(split), f"Validating on the {validating} given as val.{aside}"
     fraction = _share(fraction, len(train))
     part = dataset.select(train)
-    levels = levels_of(part, None if contents is None else np.asarray(contents)[train], blocks)
-    refuse_single(part, levels[-1].clusters, instead=instead)
-    levels = kept_by(part, levels, by)
-    target = shared(part, np.array([1 - fraction, fraction]))
-    level, parts = deal_by_level(part, levels, target, Key.of(seed).fold("holdout"), instead=instead)
+    levels = groupings(part, None if contents is None else np.asarray(contents)[train], blocks)
+    validate_two_per_class(part, levels[-1].clusters, instead=instead)
+    levels = select_groupings(part, levels, by)
+    target = class_targets(part, np.array([1 - fraction, fraction]))
+    level, parts = split_by_groupings(part, levels, target, Key.of(seed).fold("holdout"), instead=instead)
     split[train[parts == 1]] = "val"
-    how = how_dealt(levels, level, parts == 1)
+    how = describe_split(levels, level, parts == 1)
     held, of = int((parts == 1).sum()), len(train)
     note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
     return dataset.with_split(split), note
 
 
-def answering_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
+def evaluate_on_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
     """Train on all that is set aside neither as test nor as minival, what was given as val too.
 
     Args:
@@ -125,7 +125,7 @@ def _share(fraction: float, pictures: int) -> float:
     return fraction / pictures if whole else fraction
 
 
-def shared(part: ImageDataset, shares: Floats) -> Floats:
+def class_targets(part: ImageDataset, shares: Floats) -> Floats:
     """(P, K) pictures of each class that parts of these shares should get.
 
     Args:
@@ -136,15 +136,15 @@ def shared(part: ImageDataset, shares: Floats) -> Floats:
     return target
 
 
-def deal_by_level(
+def split_by_groupings(
     part: ImageDataset,
-    levels: list[Level],
+    levels: list[Grouping],
     target: Floats,
     key: Key,
     *,
     both: str = "both in train and in val",
     instead: str = _OWN_VAL,
-) -> tuple[Level, Ints]:
+) -> tuple[Grouping, Ints]:
     """Deal by the first level with every class and about the sizes asked for; else the first with every class.
 
     Args:
@@ -161,12 +161,12 @@ def deal_by_level(
     Raises:
         InputError: a class vanishes by all of them.
     """
-    spare: tuple[Level, Ints] | None = None
+    spare: tuple[Grouping, Ints] | None = None
     pictures, classes = _each_label(part)
     for level in levels:
-        parts = deal(level.clusters, part.labels, target=target, key=key)
-        counts = tally(parts[pictures], classes, *target.shape)
-        if no_class_vanishes(counts):
+        parts = stratified_group_split(level.clusters, part.labels, target=target, key=key)
+        counts = class_counts(parts[pictures], classes, *target.shape)
+        if keeps_every_class(counts):
             spare = spare or (level, parts)
             size = np.bincount(parts, minlength=len(target)) / target.sum(axis=1)
             if level.block is None or (size.min() >= _SHARE[0] and size.max() <= _SHARE[1]):
@@ -177,7 +177,7 @@ def deal_by_level(
     return spare
 
 
-def _no_way(part: ImageDataset, level: Level, both: str, instead: str) -> str:
+def _no_way(part: ImageDataset, level: Grouping, both: str, instead: str) -> str:
     """Why even the loosest way makes a class vanish."""
     kept = level.kept
     if not kept:
@@ -202,7 +202,7 @@ def _each_label(part: ImageDataset) -> tuple[Ints, Ints]:
     return pictures, targets[pictures, places]
 
 
-def refuse_single(
+def validate_two_per_class(
     part: ImageDataset,
     clusters: Ints,
     purpose: str = _VALIDATE,
@@ -261,8 +261,8 @@ def _as_one(taken: int, made: int) -> str:
     return f"one picture only, and {copies} made from it" if taken else f"{copies} of one picture only"
 
 
-def how_dealt(
-    levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | None, *, folds: int | None = None
+def describe_split(
+    levels: list[Grouping], level: Grouping, held: npt.NDArray[np.bool_] | None, *, folds: int | None = None
 ) -> str:
     """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way.
 
@@ -287,7 +287,7 @@ def how_dealt(
     return ", ".join([*words, "stratified by class", *_given_up(levels, level, folds)])
 
 
-def _given_up(levels: list[Level], level: Level, folds: int | None) -> list[str]:
+def _given_up(levels: list[Grouping], level: Grouping, folds: int | None) -> list[str]:
     """What is not kept whole though it is known, and why."""
     places = [one for one in levels if one.block is not None][-1:] if level.block is None else []
     groups = [one for one in levels if one.groups and one.block is None] if not level.groups else []
@@ -300,7 +300,7 @@ def _given_up(levels: list[Level], level: Level, folds: int | None) -> list[str]
     return [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
 
 
-def groups_apart(dataset: ImageDataset) -> str:
+def split_groups_warning(dataset: ImageDataset) -> str:
     """A sentence on groups that the splits part, to follow another; empty for none.
 
     Args:

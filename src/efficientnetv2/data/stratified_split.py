@@ -22,7 +22,9 @@ Floats = npt.NDArray[np.float64]
 _DEALS, _FEW_CLUSTERS = 16, 10_000
 
 
-def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _DEALS) -> Ints:
+def stratified_group_split(
+    clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _DEALS
+) -> Ints:
     """Deal pictures out to parts, clusters whole.
 
     Args:
@@ -43,21 +45,21 @@ def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: in
     for attempt in range(attempts if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
         generator = key.fold("attempt", attempt).generator()
         parts = _deal_lone(_deal_bundles(bundles, target, generator), bundles, labels, target, generator)
-        counts = tally(parts, labels, num_parts, num_classes)
+        counts = class_counts(parts, labels, num_parts, num_classes)
         distance = float((((counts - target) / np.maximum(target, 1)) ** 2).sum())
-        score = (not no_class_vanishes(counts), distance)
+        score = (not keeps_every_class(counts), distance)
         if best is None or score < best:
             best, chosen = score, parts
     return chosen
 
 
-def tally(parts: Ints, labels: Ints, num_parts: int, num_classes: int) -> Ints:
+def class_counts(parts: Ints, labels: Ints, num_parts: int, num_classes: int) -> Ints:
     """(P, K) pictures of each class in each part."""
     flat = np.bincount(parts * num_classes + labels, minlength=num_parts * num_classes)
     return flat.reshape(num_parts, num_classes).astype(np.int64)
 
 
-def no_class_vanishes(counts: Ints) -> bool:
+def keeps_every_class(counts: Ints) -> bool:
     """With two parts: every class is in both. With more: in what remains when any one is set aside."""
     return bool((counts.sum(axis=1) > 0).all() and ((counts > 0).sum(axis=0) >= 2).all())
 
@@ -176,7 +178,7 @@ def _deal_lone(
     num_parts, num_classes = target.shape
     parts = np.append(dealt, -1)[bundles.of_picture]
     bundled = parts >= 0
-    filled = tally(parts[bundled], labels[bundled], num_parts, num_classes)
+    filled = class_counts(parts[bundled], labels[bundled], num_parts, num_classes)
     lone = np.flatnonzero(~bundled)
     lone = lone[np.argsort(labels[lone], kind="stable")]
     bounds = np.searchsorted(labels[lone], np.arange(num_classes + 1))

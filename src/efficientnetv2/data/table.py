@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from efficientnetv2.data.augmented_copies import COLUMN
-from efficientnetv2.data.csv_dialect import header_of
-from efficientnetv2.data.file_probe import MOST_UNREADABLE, chunks_in_threads
-from efficientnetv2.data.multilabel import from_lists
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
+from efficientnetv2.data.csv_dialect import read_header
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
+from efficientnetv2.data.multilabel import join_lists
 from efficientnetv2.data.records import (
     BLANK,
     ImageRecords,
@@ -95,7 +95,7 @@ def read_table(
     raw = _parquet(file, roles) if parquet else _csv(file, separator, names, roles)
     table, rows = _filled(_renamed(raw, roles), source)
     if "label" in table:
-        table["label"] = from_lists(
+        table["label"] = join_lists(
             table["label"],
             label_separator,
             where=lambda row: f"{name}, row {rows[row]}",
@@ -109,7 +109,7 @@ def read_table(
     return _with_files(listing)
 
 
-def refuse_shared(path_column: str, label_column: str, group_column: str | None) -> None:
+def validate_columns(path_column: str, label_column: str, group_column: str | None) -> None:
     """One column does not hold two things.
 
     Raises:
@@ -149,8 +149,8 @@ def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFram
             table[column] = _degrees(table[column], name, rows)
     table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
     table["path"] = _paths(table["path"], root, name, rows)
-    if COLUMN in table:
-        table[COLUMN] = _tidy_paths(_text(table[COLUMN]), root)
+    if AUGMENTED_FROM in table:
+        table[AUGMENTED_FROM] = _tidy_paths(_text(table[AUGMENTED_FROM]), root)
     first = ["path", "label", "split"]
     return table[first + [column for column in table.columns if column not in first]]
 
@@ -158,7 +158,7 @@ def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFram
 def _csv_names(file: Path) -> tuple[str, list[str]]:
     """What parts the cells, and the names of the columns."""
     try:
-        separator, names = header_of(file)
+        separator, names = read_header(file)
     except UnicodeDecodeError:
         raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
     if not any(names):
@@ -402,7 +402,7 @@ def _called_so(column: pd.Series[str], root: Path) -> pd.Series[bool]:
     """Whether a backslash belongs to a file's name, as it may but on Windows; else it is how Windows writes a path."""
     slashed = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool)
     slashed &= os.sep == "/"
-    slashed[slashed] = chunks_in_threads(
+    slashed[slashed] = map_chunks(
         lambda paths: [(root / path).is_file() for path in paths], column[slashed].tolist(), _THREADS
     )
     return pd.Series(slashed, index=column.index)
@@ -434,7 +434,7 @@ def _with_files(listing: ImageRecords) -> ImageRecords:
         return containers[record[0]] and not os.path.isfile(listing.file(index))
 
     # Over a network each answer takes a while.
-    absent = chunks_in_threads(
+    absent = map_chunks(
         lambda rows: [missing(index, path) for index, path in rows], list(enumerate(listing.paths)), _THREADS
     )
     gone = [index for index, one in enumerate(absent) if one]
@@ -443,7 +443,7 @@ def _with_files(listing: ImageRecords) -> ImageRecords:
     }
     gone = [index for index in gone if named[listing.paths[index]] is None]
     records = any(packed_record(listing.paths[index]) for index in gone)  # a file of many images is missing
-    if gone and (records or len(gone) > MOST_UNREADABLE * len(listing)):
+    if gone and (records or len(gone) > MAX_UNREADABLE * len(listing)):
         others = [listing.paths[index] for index in gone[1:_ROWS_NAMED]]
         further = f", also {some(others)}" if others else ""
         near = _near(listing.paths[gone[0]], Path(listing.root))
@@ -455,7 +455,7 @@ def _with_files(listing: ImageRecords) -> ImageRecords:
     named = {path: other for path, other in named.items() if other is not None}
     if not named:
         return listing
-    columns = [column for column in ("path", COLUMN) if column in listing.table]
+    columns = [column for column in ("path", AUGMENTED_FROM) if column in listing.table]
     table = listing.table.assign(**{name: listing.table[name].replace(named) for name in columns})
     note = (
         f"{count_of(len(named), 'path')} of {Path(listing.source).name} encode letters otherwise than the files' names "

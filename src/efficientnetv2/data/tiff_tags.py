@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from efficientnetv2.data.geotiff import Dataset, bands_seen, opened, reading
-from efficientnetv2.data.image_formats import LONGEST_SIDE_PX, opened_image
-from efficientnetv2.data.image_io import LEAST_PX, most_pixels
+from efficientnetv2.data.image_formats import MAX_SIDE, open_image
+from efficientnetv2.data.image_io import MIN_SIDE, max_pixels
 from efficientnetv2.data.raster_checks import in_inks, in_pages
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, count_of
@@ -59,7 +59,7 @@ def glance(path: str) -> tuple[str, str]:
         return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
     try:
         with opened(path) as dataset:
-            if min(dataset.width, dataset.height) < LEAST_PX:
+            if min(dataset.width, dataset.height) < MIN_SIDE:
                 return f"is too small: {dataset.width}×{dataset.height} px", ""
             if not dataset.count:
                 return "has no bands", ""
@@ -101,7 +101,7 @@ def unknown_to_pillow(path: str) -> bool:
     What else is wrong with one, whoever reads it will say.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), opened_image(path) as image:
+        with warnings.catch_warnings(action="ignore"), open_image(path) as image:
             return image.info.get("compression") in _SELDOM_READ and not _loads(image)
     except UnidentifiedImageError:
         return True
@@ -137,10 +137,10 @@ def too_large(dataset: Dataset) -> str:
     """Why a raster can't be a picture, to follow its name; '' where it can."""
     pixels = dataset.width * dataset.height
     fix = "Cut it into pieces, with GDAL by gdal_retile.py; a model answers it as it is by effnetv2 map"
-    if pixels > most_pixels():
-        return f"has {pixels / 1e6:,.0f} million pixels, more than the {most_pixels() // 1_000_000} of a picture. {fix}"
-    if max(dataset.shape) > LONGEST_SIDE_PX:
-        return f"is {dataset.width:,} x {dataset.height:,} px; a side may have {LONGEST_SIDE_PX:,}. {fix}"
+    if pixels > max_pixels():
+        return f"has {pixels / 1e6:,.0f} million pixels, more than the {max_pixels() // 1_000_000} of a picture. {fix}"
+    if max(dataset.shape) > MAX_SIDE:
+        return f"is {dataset.width:,} x {dataset.height:,} px; a side may have {MAX_SIDE:,}. {fix}"
     return ""
 
 

@@ -15,11 +15,11 @@ import pandas as pd
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.file_probe import MOST_UNREADABLE, Look, brightest_of, chunks_in_threads, look
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, FileProbe, map_chunks, max_levels, probe
 from efficientnetv2.data.image_formats import regular_file
-from efficientnetv2.data.image_io import UnreadablePicture, brightest
+from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.imagenet import recognised
-from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.reader import Damage, damage_of, look_within
 from efficientnetv2.utils.errors import InputError, count_of, escaped
@@ -31,7 +31,7 @@ _DARK_LEVEL = 63
 
 
 @dataclass(frozen=True, eq=False)
-class CheckReport:
+class ImageValidation:
     """What the look found.
 
     Args:
@@ -54,13 +54,13 @@ class CheckReport:
         return np.setdiff1d(np.arange(len(self.contents)), self.unreadable, assume_unique=True)
 
 
-def check(
+def validate_images(
     dataset: ImageDataset,
     *,
     workers: int = _THREADS,
     strict: bool = False,
     progress: Callable[[int], object] | None = None,
-) -> CheckReport:
+) -> ImageValidation:
     """Look at every file of a dataset; of shards, at those and at what their packing left unlooked at.
 
     Args:
@@ -99,7 +99,7 @@ def check(
         *_turned_into_rgb(colours),
         *_little_of_the_range(brightest),
     )
-    return CheckReport(
+    return ImageValidation(
         unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes, len(conflicts)
     )
 
@@ -112,7 +112,7 @@ def undecodable(
     strict: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> dict[int, str]:
-    """Decode images, each once and at its smallest scale; ``check`` believes most JPEGs without that.
+    """Decode images, each once and at its smallest scale; ``validate_images`` believes most JPEGs without that.
 
     Args:
         dataset: of the images.
@@ -125,15 +125,15 @@ def undecodable(
         Why an image cannot be decoded, by its row.
 
     Raises:
-        InputError: as many fail as ``check`` refuses, or a store of another machine does not answer.
+        InputError: as many fail as ``validate_images`` refuses, or a store of another machine does not answer.
     """
-    reader = originals(dataset)
+    reader = source_reader(dataset)
 
     def of_chunk(chunk: Sequence[int]) -> list[str]:
         ahead = reader.ahead(chunk)
         return [_why_undecodable(ahead, row) for row in chunk]
 
-    found = zip(rows, chunks_in_threads(of_chunk, rows, workers, progress), strict=True)
+    found = zip(rows, map_chunks(of_chunk, rows, workers, progress), strict=True)
     reasons = {row: reason for row, reason in found if reason}
     if reasons:
         _refuse_unreadable(dataset, reasons, strict)
@@ -142,8 +142,8 @@ def undecodable(
 
 def _why_undecodable(reader: Reader, row: int) -> str:
     try:
-        brightest(reader.source(row))
-    except UnreadablePicture as error:
+        max_level(reader.source(row))
+    except UnreadableImageError as error:
         return error.reason
     return ""
 
@@ -169,8 +169,8 @@ def _look_at_files(
     """
     lone = np.array(["#" not in path or packed_record(path) is None for path in dataset.paths], dtype=bool)
     files = np.flatnonzero(lone)
-    looks = chunks_in_threads(
-        lambda chunk: [look(file) for file in chunk],
+    looks = map_chunks(
+        lambda chunk: [probe(file) for file in chunk],
         [dataset.file(int(index)) for index in files],
         workers,
         progress,
@@ -178,11 +178,11 @@ def _look_at_files(
     reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
     _mark_same_files(contents, files, looks, dataset, workers)
     _mark_same_records(contents, np.flatnonzero(~lone), reasons, dataset)
-    return reasons, Counter(seen.colours for seen in looks if seen.colours), brightest_of(looks)
+    return reasons, Counter(seen.colours for seen in looks if seen.colours), max_levels(looks)
 
 
 def _mark_same_files(
-    contents: Ints, files: npt.NDArray[np.intp], looks: list[Look], dataset: ImageDataset, workers: int
+    contents: Ints, files: npt.NDArray[np.intp], looks: list[FileProbe], dataset: ImageDataset, workers: int
 ) -> None:
     """Give files with the same bytes one id, in place; only equal sizes and ends are read whole."""
     marks = pd.DataFrame(
@@ -190,7 +190,7 @@ def _mark_same_files(
     )
     marks = marks[np.array([not seen.reason for seen in looks], dtype=bool)]
     alike = marks.loc[marks.duplicated(["size", "tail"], keep=False), "index"].to_numpy()
-    digests = chunks_in_threads(
+    digests = map_chunks(
         lambda chunk: [_digest(file) for file in chunk],
         [dataset.file(int(index)) for index in alike],
         workers,
@@ -207,7 +207,7 @@ def _mark_same_records(
     for index in places:
         file, number = packed_record(dataset.file(int(index))) or ("", 0)
         if file not in mapped:
-            mapped[file] = builtin_datasets.records(Path(file))
+            mapped[file] = builtin_datasets.cifar_records(Path(file))
         if number >= len(mapped[file]):
             reasons[int(index)] = f"is not there: the file has {len(mapped[file])} records"
             continue
@@ -240,11 +240,11 @@ def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: b
     if strict:
         raise InputError(f"{dataset.source}: {shown[0]}. Repair or remove it, or train without --strict.")
     count, of = len(reasons), len(dataset)
-    if count > MOST_UNREADABLE * of:
+    if count > MAX_UNREADABLE * of:
         more = f"; and {count - len(shown)} more" if count > len(shown) else ""
         raise InputError(
             f"{dataset.source}: {count} of {of} pictures ({100 * count / of:.0f} %) cannot be used, "
-            f"more than the {100 * MOST_UNREADABLE:.0f} % that are passed over: {'; '.join(shown)}{more}. "
+            f"more than the {100 * MAX_UNREADABLE:.0f} % that are passed over: {'; '.join(shown)}{more}. "
             "Repair or remove them."
         )
 

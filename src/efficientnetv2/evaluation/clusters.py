@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import families
+from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
-from efficientnetv2.data.groups import BLOCKS, Level, has_groups, has_places, levels_of
+from efficientnetv2.data.groups import BLOCKS, Grouping, groupings, has_groups, has_places
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
@@ -149,9 +149,9 @@ def evaluated_whole(run: Path | None, pictures: ImageDataset) -> Whole | None:
             found = _kept(dataset, rows)
             if found is not None or _by_fold(dataset, rows) or (dataset.split[rows] == "val").all():
                 return found
-    *levels, copies = levels_of(pictures, None, BLOCKS[-1:])
+    *levels, copies = groupings(pictures, None, BLOCKS[-1:])
     ways = [_whole(level) for level in levels]
-    if families(pictures) is not None:
+    if copy_groups(pictures) is not None:
         ways.append(Whole(copies.clusters, "pictures with their copies"))
     return next((way for way in ways if len(np.unique(way.clusters)) > 1), None)
 
@@ -192,7 +192,7 @@ def _by_fold(dataset: ImageDataset, rows: Ints) -> bool:
 
 def _ways(dataset: ImageDataset, *, by_fold: bool) -> list[Whole]:
     """How pictures may hang together: the strictest way first, but as folds were dealt before all."""
-    levels = levels_of(dataset, None)[:-1]
+    levels = groupings(dataset, None)[:-1]
     ways = [_whole(level) for level in levels]
     if KEPT_WHOLE not in dataset.table:
         return ways
@@ -204,11 +204,11 @@ def _ways(dataset: ImageDataset, *, by_fold: bool) -> list[Whole]:
     return sorted([dealt, *ways], key=lambda way: len(np.unique(way.clusters)))
 
 
-def _whole(level: Level) -> Whole:
+def _whole(level: Grouping) -> Whole:
     return Whole(level.clusters, " and ".join(level.kept))
 
 
-def _dealt_in(clusters: Ints, levels: Sequence[Level]) -> str:
+def _dealt_in(clusters: Ints, levels: Sequence[Grouping]) -> str:
     """What folds were dealt in, which their numbers alone do not say: what is known, but groups if it is just these."""
     by_group = [level for level in levels if level.block is None]
     if any(np.array_equal(clusters, level.clusters) for level in by_group):

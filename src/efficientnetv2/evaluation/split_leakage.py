@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import families
+from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.folds import said, time_column, times_of
+from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import Finding, Section, share, splits_of
 from efficientnetv2.utils.errors import InputError, count_of, some
@@ -200,7 +200,7 @@ def members(dataset: ImageDataset) -> list[list[int]]:
 
 def made_from_one(dataset: ImageDataset) -> list[list[int]]:
     """Rows of each picture with what was made from it (``data.augmented_copies``), two or more each."""
-    family = families(dataset)
+    family = copy_groups(dataset)
     if family is None:
         return []
     rows = pd.Series(np.arange(len(dataset))).groupby(family).agg(list)
@@ -334,8 +334,8 @@ def by_time(dataset: ImageDataset, *, column: str | None = None) -> Section:
         findings.append(_timeless(dataset, name, known))
     facts = {
         "column": name,
-        "first": said(times[known].min()),
-        "last": said(times[known].max()),
+        "first": format_time(times[known].min()),
+        "last": format_time(times[known].max()),
         "known": int(known.sum()),
         "shared_with_training": shared,
         "within_an_hour": burst,

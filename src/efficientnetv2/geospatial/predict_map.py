@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import Dataset, Valid, read, values_of
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Put, Window
@@ -317,7 +317,7 @@ class _Answering:
                 counts.append(float(valid[:, inside].mean()))
                 self.done += 1
                 if counts[-1]:
-                    yield eval_picture(np.ascontiguousarray(pixels[:, inside]), preprocessing)
+                    yield load_eval_image(np.ascontiguousarray(pixels[:, inside]), preprocessing)
             if self.progress is not None:
                 self.progress(self.done)
 

@@ -24,11 +24,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientnetv2.data.augmented_copies import families, is_copy
+from efficientnetv2.data.augmented_copies import copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import Level, levels_of
+from efficientnetv2.data.groups import Grouping, groupings
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.stratified_split import deal
+from efficientnetv2.data.stratified_split import stratified_group_split
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import dry_run
@@ -72,7 +72,7 @@ class Together:
             clusters: (n,) as above.
             pictures: n of them.
         """
-        family = families(pictures)
+        family = copy_groups(pictures)
         return cls(clusters, np.arange(len(pictures)) if family is None else family, is_copy(pictures))
 
     @classmethod
@@ -84,7 +84,7 @@ class Together:
             contents: (n,) ids, equal for identical files; None if not known.
             key: of the draw that shows whether there are enough.
         """
-        levels = levels_of(pictures, contents)
+        levels = groupings(pictures, contents)
         level = levels[-1]
         # Where no class has a picture for each part nothing is chosen by parts.
         if len(levels) > 1 and np.bincount(pictures.labels).max() >= _PARTS:
@@ -135,7 +135,9 @@ class Together:
             # Of many draws each may be as it comes: to deal thousands of clusters well takes a second.
             attempts = {} if draws == 1 else {"attempts": 1}
             sides = [
-                deal(clusters, classes, target=target, key=key.fold("draw", one), **attempts)
+                stratified_group_split(
+                    clusters, classes, target=target, key=key.fold("draw", one), **attempts
+                )
                 for one in range(draws)
             ]
             parts = [(np.flatnonzero(side == 0), np.flatnonzero(side == 1)) for side in sides]
@@ -191,8 +193,8 @@ def choosing(together: Together, labels: Ints, *, key: Key) -> list[tuple[Ints, 
 
 
 def strictest(
-    levels: Sequence[Level], labels: Ints, *, parts: int, key: Key
-) -> tuple[Level, list[tuple[Ints, Ints]]]:
+    levels: Sequence[Grouping], labels: Ints, *, parts: int, key: Key
+) -> tuple[Grouping, list[tuple[Ints, Ints]]]:
     """The strictest level by whose folds every class can be learnt; the last where there is none.
 
     Args:

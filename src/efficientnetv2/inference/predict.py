@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import evaluation_batches
-from efficientnetv2.data.multilabel import stacked
+from efficientnetv2.data.multilabel import pad_labels
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, Preprocessing, Views
@@ -347,7 +347,7 @@ def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
     samples = np.concatenate(
         [np.empty(0, np.int64), *(part.samples * count + i for i, part in enumerate(parts))]
     )
-    labels = stacked([part.labels for part in parts])
+    labels = pad_labels([part.labels for part in parts])
     unreadable = ((row * count + i, why) for i, part in enumerate(parts) for row, why in part.unreadable)
     order = np.argsort(samples)
     place = np.empty_like(order)

@@ -23,11 +23,11 @@ from torch import Tensor
 from efficientnetv2.data import tiff_tags
 from efficientnetv2.data.bands import ordinary
 from efficientnetv2.data.bands import picture as raster_picture
-from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import having, levels
-from efficientnetv2.data.image_io import UnreadablePicture, is_deep
+from efficientnetv2.data.image_io import UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
-from efficientnetv2.data.readers import ordinary_rule
+from efficientnetv2.data.readers import default_bands
 from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.inference.predict import check_classes, check_reads_files, embed, predict
 from efficientnetv2.metrics.multilabel import applied
@@ -181,7 +181,7 @@ class Predictor:
     def _prepared(self, picture: Picture, place: int) -> npt.NDArray[np.uint8]:
         try:
             return _framed(picture, self.preprocessing)
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
 
 
@@ -200,7 +200,7 @@ def network_input(picture: Picture, preprocessing: Preprocessing) -> Tensor:
     """
     try:
         framed = torch.from_numpy(np.stack([_framed(picture, preprocessing)])).permute(0, 3, 1, 2)
-    except UnreadablePicture as error:
+    except UnreadableImageError as error:
         raise InputError(f"{error}. Give another image.") from error
     return normalise(framed, mean=preprocessing.mean, std=preprocessing.std)[0].contiguous()
 
@@ -235,17 +235,17 @@ def _framed(picture: Picture, preprocessing: Preprocessing) -> npt.NDArray[np.ui
     if isinstance(picture, bytes) and tiff_tags.is_tiff(picture):
         return _framed_tiff(picture, preprocessing)
     if bands is None and isinstance(picture, str | Path):
-        bands = ordinary_rule(str(picture))
+        bands = default_bands(str(picture))
     if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
-        return eval_picture(raster_picture(str(picture), bands), preprocessing)
+        return load_eval_image(raster_picture(str(picture), bands), preprocessing)
     if isinstance(picture, Image.Image) and _is_deep(picture, bands):
-        return eval_picture(_levels_of_image(picture, bands), preprocessing)
+        return load_eval_image(_levels_of_image(picture, bands), preprocessing)
     if bands is not None and (bands.channels != RGB or _holds_values(picture, bands)):
-        return eval_picture(_levels_of(picture, bands), preprocessing)
+        return load_eval_image(_levels_of(picture, bands), preprocessing)
     readable = _readable(picture)
-    if bands is not None and deep(bands) and is_deep(readable):
-        raise UnreadablePicture(_named(picture), elsewhere_deep(bands))
-    return eval_picture(readable, preprocessing)
+    if bands is not None and deep(bands) and is_high_bit_depth(readable):
+        raise UnreadableImageError(_named(picture), elsewhere_deep(bands))
+    return load_eval_image(readable, preprocessing)
 
 
 def _content(stream: object) -> bytes:
@@ -266,8 +266,8 @@ def _framed_tiff(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np
         path.write_bytes(content)
         try:
             return _framed(path, preprocessing)
-        except UnreadablePicture as error:
-            raise UnreadablePicture(_named(content), error.reason) from error
+        except UnreadableImageError as error:
+            raise UnreadableImageError(_named(content), error.reason) from error
 
 
 def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
@@ -308,14 +308,14 @@ def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.
     else:
         fault = otherwise_stored(values.dtype.name, bands)
     if bands is None or fault:
-        raise UnreadablePicture(_named(image), fault)
+        raise UnreadableImageError(_named(image), fault)
     return _levels_of(np.stack([values] * bands.channels, axis=2), bands)
 
 
 def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
     """An array of bands by their rule; all else is refused."""
     if not isinstance(picture, np.ndarray):
-        raise UnreadablePicture(_named(picture), ordinary(bands))
+        raise UnreadableImageError(_named(picture), ordinary(bands))
     if picture.ndim != 3 or picture.shape[2] != bands.channels or not picture.size:
         raise InputError(
             f"an array {picture.dtype} {picture.shape} is no picture of this model. Give one (H, W, {bands.channels}): "
@@ -323,7 +323,7 @@ def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
         )
     # Of three bands, values of 0 to 1 for those of 0 to 255 are a usual mistake; other arrays are taken at their word.
     if bands.channels == RGB and (fault := otherwise_stored(picture.dtype.name, bands)):
-        raise UnreadablePicture("the picture", fault)
+        raise UnreadableImageError("the picture", fault)
     values = picture.transpose(2, 0, 1)
     return levels(values, having(values, np.isfinite(values), bands.nodata), bands)
 

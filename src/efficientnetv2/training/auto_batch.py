@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import Request
+from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ghost_batch import takes_several
 from efficientnetv2.models.memory_profile import activation_bytes, stride, trains_one
@@ -241,5 +241,5 @@ def _noise(setting: Setting, group: int, images: int, channels: int, num_classes
     px = setting.image_px
     samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)
     noise = np.random.default_rng(group).integers(0, 256, (images, px, px, channels), dtype=np.uint8)
-    request = Request(0, group, setting, samples, np.zeros_like(samples))
+    request = BatchRequest(0, group, setting, samples, np.zeros_like(samples))
     return Batch(request, torch.from_numpy(noise).permute(0, 3, 1, 2), torch.arange(images) % num_classes, ())

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.file_probe import MOST_UNREADABLE
-from efficientnetv2.data.loader import telling_killed_readers
+from efficientnetv2.data.file_probe import MAX_UNREADABLE
+from efficientnetv2.data.loader import worker_errors
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES, mean_over_classes, measured
@@ -243,7 +243,7 @@ class TrainingCallbacks:
         if self.selection is None and step >= self._plan.steps:
             self._to_validate = False  # the last point is of all of val, see ``finish``
         try:
-            with telling_killed_readers():
+            with worker_errors():
                 self._keep_up(done)
         except DivergedError:
             raise
@@ -252,7 +252,7 @@ class TrainingCallbacks:
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
-            with telling_killed_readers():
+            with worker_errors():
                 self._killed.tell()
         self._stepped = time.perf_counter()
 
@@ -341,10 +341,10 @@ class TrainingCallbacks:
             self._lost.add(sample)
             if folder.skip(train.paths[sample], reason):
                 folder.log(f"Skipped from now on: {what}.")
-            if len(self._lost) > MOST_UNREADABLE * len(train):
+            if len(self._lost) > MAX_UNREADABLE * len(train):
                 raise InputError(
                     f"{len(self._lost)} of {len(train)} training pictures have become unreadable during the run, more "
-                    f"than the {MOST_UNREADABLE:.0%} that are passed over; the last is {what}. All are listed in "
+                    f"than the {MAX_UNREADABLE:.0%} that are passed over; the last is {what}. All are listed in "
                     f"{folder.skipped_file}. Bring them back, then go on with --resume."
                 )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.sampler import Floats, class_shares, weight_of_pictures
+from efficientnetv2.data.sampler import Floats, class_fractions, image_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.pipeline import soft_labels
 
@@ -76,7 +76,7 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
     counts, drawn = _shares(targets, num_classes, recipe)
     weights = offsets = towards = stronger = None
     if recipe.class_weights is not None:
-        each = weight_of_pictures(counts, recipe.class_weights, recipe.effective_beta)
+        each = image_weights(counts, recipe.class_weights, recipe.effective_beta)
         weights = _tensor(each / (each * drawn).sum())
     if recipe.logit_adjustment is not None:
         # A class that is never seen gets no offset: nothing can be learnt of it either way.
@@ -87,7 +87,7 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
     if recipe.rare_randaugment != 1:
         # By what they are drawn by, their first label: a class that most pictures have as a second is not rare.
         firsts = _firsts(targets, num_classes)
-        often = class_shares(firsts, recipe.balance, recipe.effective_beta)
+        often = class_fractions(firsts, recipe.balance, recipe.effective_beta)
         repeated = often > firsts / firsts.sum() * (1 + _ROUNDING)
         stronger = _tensor(np.where(repeated, recipe.rare_randaugment, 1.0))
     return ClassTerms(weights, offsets, towards, stronger)
@@ -97,12 +97,12 @@ def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Fl
     """(K,) how many pictures each class has, and (K,) which share it has of all that is drawn."""
     several, firsts = _labelled(targets), _firsts(targets, num_classes)
     if several.shape[1] == 1:
-        return firsts.astype(np.float64), class_shares(firsts, recipe.balance, recipe.effective_beta)
+        return firsts.astype(np.float64), class_fractions(firsts, recipe.balance, recipe.effective_beta)
     there = several >= 0
     share = there / there.sum(axis=1, keepdims=True)
     often = np.ones(len(several))
     if recipe.balance is not None:
-        often = weight_of_pictures(firsts, recipe.balance, recipe.effective_beta)[several[:, 0]]
+        often = image_weights(firsts, recipe.balance, recipe.effective_beta)[several[:, 0]]
     counts = np.bincount(several[there], weights=share[there], minlength=num_classes)
     drawn = np.bincount(several[there], weights=(share * often[:, None])[there], minlength=num_classes)
     return counts.astype(np.float64), np.asarray(drawn / drawn.sum(), dtype=np.float64)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from efficientnetv2.architectures.spec import Architecture, Pooling
 from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.sampler import BETA, Balance
-from efficientnetv2.data.splits import Answered
+from efficientnetv2.data.splits import EvalSplit
 from efficientnetv2.preprocessing import Framing, Views
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -148,8 +148,8 @@ class Recipe(StrictModel):
         eval_views: how a picture is looked at in evaluation; see ``preprocessing.Preprocessing.views``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
         cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
-            from which this share of the random crops has all pixels, (0, 1]; see ``data.cache_writer.Kept``; where it
-            is kept is ``--cache``'s affair.
+            from which this share of the random crops has all pixels, (0, 1]; see ``data.image_cache.CacheSpec``;
+            where it is kept is ``--cache``'s affair.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
         several_labels: how pictures of several labels each are learnt: ``sigmoid`` answers each class by itself, yes
             from a probability of 0.5 on (binary cross-entropy; ``class_weights`` and ``logit_adjustment`` are then
@@ -226,7 +226,7 @@ class Recipe(StrictModel):
     effective_beta: float = Field(default=BETA, ge=0, lt=1)
     logit_adjustment: float | None = Field(default=None, gt=0)
     rare_randaugment: float = Field(default=1.0, ge=1)
-    answered: Answered = "val"
+    answered: EvalSplit = "val"
     holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
     minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None
     chosen_by: Literal["top1", "macro_f1"] = "top1"

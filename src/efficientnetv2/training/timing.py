@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
-from efficientnetv2.data.sampler import Request, Sampler
+from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches
+from efficientnetv2.data.sampler import BatchRequest, Sampler
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import checkpoint as resume
@@ -275,9 +275,9 @@ class _Timed:
     def batches(self) -> Iterator[Batch]:
         """The groups of steps of every size, small ones first; asked for by the loop."""
         job, recipe = self.job, self.recipe
-        threads = reading_threads(job.workers)
+        threads = decode_threads(job.workers)
         seen = replace(job.preprocessing, framing=recipe.train_framing)
-        pictures = TrainingPictures(
+        pictures = TrainingImages(
             job.train, seen, recipe.crop_area_min, job.key, threads=threads, reader=job.reader
         )
         drawn = iter(self._sampler())
@@ -369,7 +369,7 @@ class _Timed:
             key=self.job.key,
         )
 
-    def _requests(self, drawn: Iterator[Request], setting: Setting) -> Iterator[Request]:
+    def _requests(self, drawn: Iterator[BatchRequest], setting: Setting) -> Iterator[BatchRequest]:
         """Whole steps at a setting, until those done have taken long enough."""
         groups = self.recipe.batch_images // (self.recipe.group_images or self.recipe.batch_images)
         while not self._enough:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_metadata import MOST, content_marks
+from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
 from efficientnetv2.data.loader import (
     Batch,
-    TrainingPictures,
-    reading_threads,
-    telling_killed_readers,
+    TrainingImages,
+    decode_threads,
     training_batches,
+    worker_errors,
 )
 from efficientnetv2.data.sampler import Sampler
 from efficientnetv2.inference.predict import Predictions
@@ -166,7 +166,7 @@ def _train(job: RunConfig, state: TrainState, books: TrainingCallbacks, plan: St
         books.catch_up()
         while not books.over:
             try:
-                with telling_killed_readers():
+                with worker_errors():
                     done = next(steps)
             except (MemoryShortError, DivergedError):  # in the middle of a step
                 raise
@@ -256,7 +256,7 @@ def _remembered(job: RunConfig) -> TrainedOn | None:
     """
 
     def those(part: ImageDataset) -> TrainedOn:
-        return TrainedOn(len(part), np.sort(content_marks(part)[1]))
+        return TrainedOn(len(part), np.sort(content_hashes(part)[1]))
 
     try:
         chose = None if job.minival is None else those(job.minival)
@@ -264,7 +264,7 @@ def _remembered(job: RunConfig) -> TrainedOn | None:
     except InputError as error:  # a store is gone by now, which is no reason to lose the model
         job.folder.log(f"The model file does not know the pictures that trained it: {error}")
         return None
-    return own.begun_from(job.network.trained_on, most=MOST)
+    return own.begun_from(job.network.trained_on, most=MAX_HASHED)
 
 
 def _begin(
@@ -327,12 +327,12 @@ def _steps(
         beta=recipe.effective_beta,
         plan=plan,
     )
-    pictures = TrainingPictures(
+    pictures = TrainingImages(
         job.train,
         replace(job.preprocessing, framing=recipe.train_framing),
         recipe.crop_area_min,
         job.key,
-        threads=reading_threads(job.workers),
+        threads=decode_threads(job.workers),
         reader=job.reader,
     )
     pinned = job.device.type == "cuda"

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from efficientnetv2.data.augmented_copies import COLUMN
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.decode import load_image
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.sampler import members_of
+from efficientnetv2.data.sampler import class_members
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, portions
 from efficientnetv2.utils.io import write_atomically
@@ -41,7 +41,7 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
         (N,) numbers from 0.
     """
     copies = np.zeros(len(labels), dtype=np.int64)
-    for label, (number, rows) in enumerate(zip(wanted, members_of(labels, len(wanted)), strict=True)):
+    for label, (number, rows) in enumerate(zip(wanted, class_members(labels, len(wanted)), strict=True)):
         if len(rows):
             each, more = divmod(int(number) - len(rows), len(rows))
             copies[rows] = each
@@ -106,12 +106,12 @@ def materialise(
         UnreadablePicture: a picture can't be read.
         InputError: see ``copies_of``.
     """
-    reader = originals(dataset)
+    reader = source_reader(dataset)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     rows: list[int] = []
     paths: list[str] = []
     for row in np.flatnonzero(copies):
-        picture = np.asarray(read_picture(reader.source(int(row))))
+        picture = np.asarray(load_image(reader.source(int(row))))
         made = copies_of(picture, row=int(row), count=int(copies[row]), setting=setting, plan=plan, key=key)
         for number, copy in enumerate(made, start=1):
             paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
@@ -120,7 +120,7 @@ def materialise(
             if progress is not None:
                 progress(len(rows))
     table = dataset.table.iloc[rows].reset_index(drop=True)
-    table[COLUMN] = table["path"].astype(object)
+    table[AUGMENTED_FROM] = table["path"].astype(object)
     return table.assign(path=paths)
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.readers import Dispensable, to_show
+from efficientnetv2.data.decode import load_image
+from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import rendered
 from efficientnetv2.inference.active_learning import MOST, rank
@@ -168,10 +168,10 @@ def write_ranking(
         }
     ).iloc[found.order]
     table = table.assign(rank=np.arange(1, len(table) + 1))[_COLUMNS]
-    pictures = Dispensable(to_show(answered))
+    pictures = BestEffortReader(display_reader(answered))
 
     def picture(row: int) -> Image.Image | None:
-        return pictures.made(row, lambda source: thumbnails.small(read_picture(source)))
+        return pictures.made(row, lambda source: thumbnails.small(load_image(source)))
 
     shown = [
         Ranked(

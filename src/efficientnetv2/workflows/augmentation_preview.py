@@ -13,11 +13,11 @@ from torch import Tensor
 from efficientnetv2.cli.augment import OUT
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.image_io import UnreadablePicture, first_three
-from efficientnetv2.data.loader import TrainingPictures
-from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.data.sampler import Request
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_io import UnreadableImageError, display_channels
+from efficientnetv2.data.loader import TrainingImages
+from efficientnetv2.data.readers import Reader, source_reader
+from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import Row, draw_rows, hard_to_see, stretched_alike
 from efficientnetv2.preprocessing import Preprocessing
@@ -126,14 +126,14 @@ def settings_of(plan: Progressive) -> list[Setting]:
 
 
 def _as_evaluated(train: ImageDataset, samples: npt.NDArray[np.int64], preprocessing: Preprocessing) -> Row:
-    reader, images = originals(train), []
+    reader, images = source_reader(train), []
     for sample in samples:
         try:
-            images.append(eval_picture(reader.source(int(sample)), preprocessing))
-        except UnreadablePicture as error:
+            images.append(load_eval_image(reader.source(int(sample)), preprocessing))
+        except UnreadableImageError as error:
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     names = [", ".join(_names(train, int(sample))) for sample in samples]
-    seen = tuple(first_three(image) for image in images)
+    seen = tuple(display_channels(image) for image in images)
     return Row(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
 
 
@@ -163,9 +163,9 @@ def _as_trained(
 ) -> Row:
     """The pictures as the network gets them at a setting: those of another epoch for each; as the reader keeps them."""
     key = Key.of(recipe.seed)
-    request = Request(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
+    request = BatchRequest(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
     seen = replace(preprocessing, framing=recipe.train_framing)
-    batch = TrainingPictures(train, seen, recipe.crop_area_min, key, reader=reader).batch(request)
+    batch = TrainingImages(train, seen, recipe.crop_area_min, key, reader=reader).batch(request)
     terms = (
         class_terms(train.targets, len(train.class_names), recipe)
         if recipe.rare_randaugment != 1
@@ -196,7 +196,7 @@ def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.
     """(S, S, 3) uint8 from (C, S, S) normalised."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    return first_three(levels.permute(1, 2, 0).numpy())
+    return display_channels(levels.permute(1, 2, 0).numpy())
 
 
 def _mixed(shares: Tensor, own: set[int], setting: Setting, class_names: tuple[str, ...]) -> str:

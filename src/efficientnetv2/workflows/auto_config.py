@@ -11,11 +11,11 @@ import torch
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.image_metadata import shorter_side
-from efficientnetv2.data.loader import in_threads, reading_threads
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.image_metadata import median_shorter_side
+from efficientnetv2.data.loader import decode_threads, thread_map
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.models import pretrained
 from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.training.auto_config import ResolvedRecipe, resolve_recipe
@@ -209,7 +209,7 @@ def agreed(
             memory_gib=place.memory_gib,
             world=world,
             in_channels=prepared.dataset.channels,
-            stored_px=shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
+            stored_px=median_shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
             minutes=words.minutes,
             training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
             read_s=_read_s(prepared.train, recipe, workers) if lowers else 0.0,
@@ -253,15 +253,15 @@ def _better_start(recipe: Recipe, known: Decided) -> list[str]:
 
 def _read_s(train: ImageDataset, recipe: Recipe, workers: int) -> float:
     """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
-    reader, seen = originals(train), Preprocessing(image_px=recipe.progressive.last.image_px)
+    reader, seen = source_reader(train), Preprocessing(image_px=recipe.progressive.last.image_px)
     rows = np.unique(np.linspace(0, len(train) - 1, _READ).astype(np.int64)).tolist()
 
     def read_one(place: int) -> None:
-        with suppress(UnreadablePicture):  # counted and named elsewhere
-            eval_picture(reader.source(rows[place]), seen)
+        with suppress(UnreadableImageError):  # counted and named elsewhere
+            load_eval_image(reader.source(rows[place]), seen)
 
     began = time.perf_counter()
-    in_threads(read_one, len(rows), reading_threads(workers))
+    thread_map(read_one, len(rows), decode_threads(workers))
     return (time.perf_counter() - began) / (len(rows) * max(1, workers))
 
 

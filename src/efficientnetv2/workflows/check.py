@@ -15,11 +15,11 @@ from efficientnetv2.checks import report
 from efficientnetv2.checks import report as page
 from efficientnetv2.checks.class_counts import by_class, headings
 from efficientnetv2.checks.report import Inspection, inspected
-from efficientnetv2.checks.thumbnail_index import Portraits, portraits
+from efficientnetv2.checks.thumbnail_index import ImageStats, portraits
 from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.readers import Dispensable, originals
+from efficientnetv2.data.decode import load_image
+from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.evaluation.data_issues import Finding
 from efficientnetv2.evaluation.split_leakage import check_column
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
@@ -126,7 +126,7 @@ def inspect_and_tell(
     return found
 
 
-def _looked(dataset: ImageDataset, screen: Screen) -> Portraits:
+def _looked(dataset: ImageDataset, screen: Screen) -> ImageStats:
     with screen.counting("looking", len(dataset)) as counted:
         looked = portraits(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
@@ -161,7 +161,7 @@ def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
 def _embedded(
     network: Network,
     dataset: ImageDataset,
-    looked: Portraits,
+    looked: ImageStats,
     on: torch.device,
     workers: int | None,
     screen: Screen,
@@ -180,10 +180,10 @@ def _embedded(
 
 
 def _write(folder: Path, found: Inspection) -> None:
-    pictures = Dispensable(originals(found.dataset))
+    pictures = BestEffortReader(source_reader(found.dataset))
 
     def picture(row: int) -> Image.Image | None:
-        return pictures.made(row, read_picture)
+        return pictures.made(row, load_image)
 
     try:
         report.write(folder, found, picture=picture, command=command_line(), versions=versions())

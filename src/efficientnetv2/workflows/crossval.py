@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 
 from efficientnetv2.cli.console import Screen, answer
-from efficientnetv2.data.augmented_copies import refuse_copies_apart
+from efficientnetv2.data.augmented_copies import validate_copy_splits
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.splits import groups_apart
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.splits import split_groups_warning
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
@@ -198,9 +198,9 @@ def _pictures(
             f"{dataset.source} has {len(dataset.class_names):,} classes, but answers are put together for at most "
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
-    refuse_copies_apart(dataset)
+    validate_copy_splits(dataset)
     with screen.counting("looking", len(dataset)) as counted:
-        found = check(dataset, strict=place.strict, progress=counted)
+        found = validate_images(dataset, strict=place.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):
         screen.say(note)
     skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
@@ -221,7 +221,7 @@ def _pictures(
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
         rows = np.setdiff1d(rows, answered[list(bad)])
     dataset = dataset.select(rows)
-    if apart := groups_apart(dataset):
+    if apart := split_groups_warning(dataset):
         screen.say(apart.strip())
     return dataset, found.contents[rows], skipped
 

@@ -15,8 +15,8 @@ import torch
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.folds import TIMES, Folds, folds, time_column, time_folds, time_holdout
-from efficientnetv2.data.groups import BLOCKS, By, has_places
+from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
+from efficientnetv2.data.groups import BLOCKS, SplitBy, has_places
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.training.recipe import Recipe
@@ -158,8 +158,13 @@ class Plan:
                 f"--block-degrees {self.block_degrees:g} is of folds by place, but {dataset.source} has no places. "
                 "Add columns latitude and longitude, in degrees, with a value in every row; or leave it out."
             )
-        return folds(
-            dataset, k=self.folds, seed=seed, contents=contents, by=cast(By, self.by), blocks=self._blocks
+        return assign_folds(
+            dataset,
+            k=self.folds,
+            seed=seed,
+            contents=contents,
+            by=cast(SplitBy, self.by),
+            blocks=self._blocks,
         )
 
     def otherwise(self, dataset: ImageDataset, contents: Ints, seed: int, dealt: Folds) -> Folds | None:
@@ -174,7 +179,7 @@ class Plan:
         Raises:
             InputError: it is asked for (``compare_splits``), but can't be had.
         """
-        by: By = "class" if dealt.block is not None else "place"
+        by: SplitBy = "class" if dealt.block is not None else "place"
         if self.compare_splits and dataset.separator is not None:
             raise InputError(
                 f"--compare-splits: {dataset.source} has several labels a picture, but what neighbours flatter is "
@@ -188,7 +193,9 @@ class Plan:
                 "Add them, or leave it out."
             )
         try:
-            return folds(dataset, k=self.folds, seed=seed, contents=contents, by=by, blocks=self._blocks)
+            return assign_folds(
+                dataset, k=self.folds, seed=seed, contents=contents, by=by, blocks=self._blocks
+            )
         except InputError as error:
             if self.compare_splits:
                 raise InputError(f"--compare-splits: {error}") from error

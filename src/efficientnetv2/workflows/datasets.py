@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from efficientnetv2.data.augmented_copies import left_out, refuse_copies_apart
+from efficientnetv2.data.augmented_copies import excluded_copies, validate_copy_splits
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.minival import with_auto_minival, with_minival
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.splits import Answered, answering_test, groups_apart, with_holdout
-from efficientnetv2.data.validate import check, undecodable
+from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
+from efficientnetv2.data.validate import undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.distributed import World
@@ -88,7 +88,7 @@ class Prepared:
     holdout_drawn: bool
     chooses: bool
     contents: Ints
-    answered: Answered = "val"
+    answered: EvalSplit = "val"
     common: Common | None = None
     check_notes: tuple[str, ...] = ()
     label_conflicts: int = 0
@@ -109,7 +109,7 @@ class Prepared:
 
     def stored_px(self, recipe: Recipe) -> float | None:
         """The side at which the training pictures are stored, if a recipe asks for it and it can be had."""
-        return None if recipe.enlarge is None else shorter_side(self.train)
+        return None if recipe.enlarge is None else median_shorter_side(self.train)
 
     @cached_property
     def minival(self) -> ImageDataset | None:
@@ -133,7 +133,7 @@ def prepare(
     detail: Callable[[str], None] | None = None,
     minival: int | float | Literal["auto"] | None = None,
     made_for: Published | None = None,
-    answered: Answered = "val",
+    answered: EvalSplit = "val",
     counting: Counting = uncounted,
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
@@ -155,17 +155,17 @@ def prepare(
             published set are missing.
     """
     dataset = source.read()
-    refuse_copies_apart(dataset)
+    validate_copy_splits(dataset)
     others = () if made_for is None else compare(dataset, made_for, strict=strict)
     for note in (*dataset.notes, *others):
         say(note)
     if detail is not None:
         detail(f"Check: {count_of(len(dataset), 'image')} (unreadable files, duplicates)")
     with counting("looking", len(dataset)) as counted:
-        found = check(dataset, strict=strict, progress=counted)
+        found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
         say(note)
-    asked: Answered = "test" if answered == "test" and (dataset.split == "test").any() else "val"
+    asked: EvalSplit = "test" if answered == "test" and (dataset.split == "test").any() else "val"
     skipped = tuple(
         (dataset.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
     )
@@ -181,7 +181,7 @@ def prepare(
     )
     if asked != answered:
         note = f"No pictures are given as test, which the recipe would answer. {note}"
-    copies, further = left_out(dataset, ~dataset.in_train)
+    copies, further = excluded_copies(dataset, ~dataset.in_train)
     if copies.any():
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
     dataset = with_rule(dataset, source, seed=seed, say=say)
@@ -253,7 +253,7 @@ def decode_evaluated(
 
 def _parted(
     dataset: ImageDataset,
-    answered: Answered,
+    answered: EvalSplit,
     *,
     holdout: float,
     minival: int | float | Literal["auto"] | None,
@@ -262,10 +262,10 @@ def _parted(
 ) -> tuple[ImageDataset, str, bool]:
     """The pictures in the parts of a run, in sentences how they came there, and whether minival chooses."""
     if answered == "test":
-        dataset, note = answering_test(dataset)
-        apart = groups_apart(dataset)
+        dataset, note = evaluate_on_test(dataset)
+        apart = split_groups_warning(dataset)
     else:
-        apart = groups_apart(
+        apart = split_groups_warning(
             dataset
         )  # by the splits as given: what is held out here says itself what it parts
         dataset, note = with_holdout(dataset, fraction=holdout, seed=seed, contents=contents)
@@ -294,17 +294,17 @@ def refuse_missing(train: ImageDataset, world: World) -> None:
     """
     if world.local_rank or world.is_main_process:
         return
-    pictures = originals(train)
+    pictures = source_reader(train)
     try:
-        eval_picture(pictures.source(0), Preprocessing(image_px=8).seeing(train.bands))
-    except UnreadablePicture as error:
+        load_eval_image(pictures.source(0), Preprocessing(image_px=8).seeing(train.bands))
+    except UnreadableImageError as error:
         raise InputError(
             f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
             "Put the pictures under the same path on every machine, or where all of them can read."
         ) from error
 
 
-def _readable(dataset: ImageDataset, rows: Ints, answered: Answered) -> ImageDataset:
+def _readable(dataset: ImageDataset, rows: Ints, answered: EvalSplit) -> ImageDataset:
     """The readable pictures, if they still are what was asked for.
 
     Raises:

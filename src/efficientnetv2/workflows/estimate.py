@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from efficientnetv2.cli.console import Screen, answer, duration
-from efficientnetv2.data.cache_writer import amount
-from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.data.cache_writer import format_bytes
+from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import kept_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taught
@@ -138,7 +138,7 @@ def plan_and_tell(
         if words.minutes is not None:  # as ``train`` divides them
             spent_s = min(60 * words.minutes * BEFORE_SHARE, budget.used_s + spent_s) + report_s(job, rates)
             if not names_sizes(words):
-                stored_px = shorter_side(prepared.train)
+                stored_px = median_shorter_side(prepared.train)
                 recipe, rates, lower = lowered_by(rates, job, words.minutes, stored_px, spent_s=spent_s)
                 job, notes = replace(job, recipe=recipe), [*notes, *lower]
                 preprocessing = eval_preprocessing(recipe, settled.network, prepared.dataset.bands)
@@ -308,7 +308,7 @@ def _tell(
             f"{stage.steps:,}",
             f"{stage.images_per_s:.0f}",
             str(stage.groups_at_a_time),
-            amount(stage.memory_bytes),
+            format_bytes(stage.memory_bytes),
             duration(stage.seconds),
         ]
         for number, stage in enumerate(foretold.stages, start=1)
@@ -321,11 +321,14 @@ def _tell(
         [[what, duration(seconds)] for what, seconds in foretold.others_s.items()],
     )
     until_then = {"checkpoints": "checkpoints, until it has finished"}
-    disk = [[until_then.get(what, what), amount(count)] for what, count in foretold.disk_bytes.items()]
+    disk = [[until_then.get(what, what), format_bytes(count)] for what, count in foretold.disk_bytes.items()]
     if kept is not None:
-        disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
+        disk.append(["cache (in memory)" if kept.where == "ram" else "cache", format_bytes(kept.bytes)])
     screen.table("Kept", ["what", "size"], disk)
-    memory, on_disk = amount(_memory(foretold, kept, device)), amount(sum(foretold.disk_bytes.values()))
+    memory, on_disk = (
+        format_bytes(_memory(foretold, kept, device)),
+        format_bytes(sum(foretold.disk_bytes.values())),
+    )
     screen.say(
         f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, {memory} of memory, {on_disk} of "
         "disk in the run folder."

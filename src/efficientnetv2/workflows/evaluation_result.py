@@ -17,9 +17,9 @@ from PIL import Image
 
 from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.image_io import Source
-from efficientnetv2.data.readers import Dispensable, to_show
+from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation import thumbnails as seeing
 from efficientnetv2.evaluation.headline import lost_to_probe, probe_learnt_from, probe_measured_on
@@ -245,7 +245,7 @@ class Outcome:
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities
-        pictures = Dispensable(to_show(self.dataset))
+        pictures = BestEffortReader(display_reader(self.dataset))
         mistakes = []
         targets = self.predictions.labels.reshape(len(probabilities), -1)
         for place in report.most_confident(self.predictions.labels, probabilities):
@@ -286,7 +286,7 @@ def _links(folder: Path, data: str) -> dict[str, str]:
 
 
 def _small(source: Source) -> Image.Image:
-    return seeing.small(read_picture(source))
+    return seeing.small(load_image(source))
 
 
 def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str]]]:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.image_io import Pixels, first_three
-from efficientnetv2.data.readers import Dispensable, to_answer
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_io import Pixels, display_channels
+from efficientnetv2.data.readers import BestEffortReader, eval_reader
 from efficientnetv2.evaluation.explain import Seen, chosen, explainable, grad_cam, shown
 from efficientnetv2.evaluation.report_facts import Part
 from efficientnetv2.inference.predict import Predictions
@@ -116,18 +116,20 @@ def _seen(
 ) -> dict[int, Seen]:
     """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
     # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
-    reader = to_answer(replace(dataset, bands=preprocessing.bands or dataset.bands))
-    pictures, see = Dispensable(reader), partial(eval_picture, preprocessing=preprocessing)
+    reader = eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands))
+    pictures, see = BestEffortReader(reader), partial(load_eval_image, preprocessing=preprocessing)
     images: dict[int, Pixels] = {}
     for place in places:
         image = pictures.made(int(predictions.samples[place]), see)
         if image is not None:
             images[place] = image
     if not images or not explainable(network):
-        return {place: Seen(first_three(image)) for place, image in images.items()}
+        return {place: Seen(display_channels(image)) for place, image in images.items()}
     called = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
     try:
         maps = grad_cam(network, np.stack(list(images.values())), called)
     except MemoryShortError:  # the pictures are shown without: no figure hangs on them
-        return {place: Seen(first_three(image)) for place, image in images.items()}
-    return {place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)}
+        return {place: Seen(display_channels(image)) for place, image in images.items()}
+    return {
+        place: Seen(display_channels(images[place]), heat) for place, heat in zip(images, maps, strict=True)
+    }

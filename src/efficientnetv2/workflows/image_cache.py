@@ -13,10 +13,17 @@ import pandas as pd
 import torch
 
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.data.cache_writer import Filled, Order, amount, in_memory, is_there, on_disk
+from efficientnetv2.data.cache_writer import (
+    CacheFile,
+    CacheJob,
+    cache_in_memory,
+    cache_on_disk,
+    format_bytes,
+    is_cached,
+)
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_cache import Kept
-from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
@@ -109,10 +116,12 @@ def cached(
     px = image_px or max(setting.image_px for setting in settings_by_size(recipe))
     order = _order(pictures, recipe, screen, px)
     filled = (
-        _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept, prepared), order)
+        _in_ram(order, device)
+        if where == "ram"
+        else cache_on_disk(_folder(pictures, order.kept, prepared), order)
     )
     seconds = time.perf_counter() - begun
-    reader = filled.reader(rows, originals(prepared.train))
+    reader = filled.reader(rows, source_reader(prepared.train))
     return Cached(where, reader, _note(where, filled, order, seconds), seconds, px)
 
 
@@ -140,7 +149,7 @@ def foreseen(
     pictures, _ = _to_keep(where, prepared)
     whole = _order(pictures, recipe, screen)
     begun = time.perf_counter()
-    there = where == "disk" and is_there(_folder(pictures, whole.kept, prepared), whole)
+    there = where == "disk" and is_cached(_folder(pictures, whole.kept, prepared), whole)
     looking_s = time.perf_counter() - begun
     drawn = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(prepared.train))
     some, filled, begun = _as_many_as_fit(prepared.train, drawn[:_FORESEEN], recipe, device, screen)
@@ -148,16 +157,16 @@ def foreseen(
     count, seconds = round(filled.bytes / share), (time.perf_counter() - begun) / share
     if where == "ram" and count > _room(device):
         raise InputError(
-            f"--cache ram: {count_of(len(pictures), 'picture')} need about {amount(count)}, but of the free "
-            f"memory only {amount(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
+            f"--cache ram: {count_of(len(pictures), 'picture')} need about {format_bytes(count)}, but of the free "
+            f"memory only {format_bytes(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
         )
-    reader = filled.reader(np.arange(len(some)), originals(some))
+    reader = filled.reader(np.arange(len(some)), source_reader(some))
     return Foreseen(where, some, reader, count, looking_s if there else seconds)
 
 
 def _as_many_as_fit(
     train: ImageDataset, drawn: Ints, recipe: Recipe, device: torch.device, screen: Screen
-) -> tuple[ImageDataset, Filled, float]:
+) -> tuple[ImageDataset, CacheFile, float]:
     """Some of the drawn pictures, kept in memory, which has to hold no more of what is to lie on disk; since when.
 
     Raises:
@@ -192,7 +201,7 @@ def shown(
         return None
     rows = np.full(len(train), -1, dtype=np.int64)
     rows[samples] = np.arange(len(samples))
-    return _in_ram(_order(train.select(samples), recipe, screen), device).reader(rows, originals(train))
+    return _in_ram(_order(train.select(samples), recipe, screen), device).reader(rows, source_reader(train))
 
 
 def rows_of(pictures: ImageDataset, train: ImageDataset) -> Ints:
@@ -245,9 +254,9 @@ def _to_keep(where: str, prepared: Prepared) -> tuple[ImageDataset, Ints]:
     return replace(common.pictures, bands=train.bands), common.rows[rows_of(common.own, train)]
 
 
-def _order(pictures: ImageDataset, recipe: Recipe, screen: Screen, image_px: int | None = None) -> Order:
-    return Order(
-        reader=originals(pictures),
+def _order(pictures: ImageDataset, recipe: Recipe, screen: Screen, image_px: int | None = None) -> CacheJob:
+    return CacheJob(
+        reader=source_reader(pictures),
         count=len(pictures),
         kept=_kept(recipe, image_px),
         threads=cores(),
@@ -287,9 +296,9 @@ def reader_here(
     return here.reader
 
 
-def _kept(recipe: Recipe, image_px: int | None = None) -> Kept:
+def _kept(recipe: Recipe, image_px: int | None = None) -> CacheSpec:
     assert recipe.cache_detail is not None
-    return Kept.enough(
+    return CacheSpec.enough(
         image_px=image_px or max(setting.image_px for setting in settings_by_size(recipe)),
         framing=recipe.train_framing,
         area_min=recipe.crop_area_min,
@@ -297,8 +306,8 @@ def _kept(recipe: Recipe, image_px: int | None = None) -> Kept:
     )
 
 
-def _in_ram(order: Order, device: torch.device) -> Filled:
-    return in_memory(order, room_bytes=_room(device))
+def _in_ram(order: CacheJob, device: torch.device) -> CacheFile:
+    return cache_in_memory(order, room_bytes=_room(device))
 
 
 def _room(device: torch.device) -> int:
@@ -312,7 +321,7 @@ def _in_order(dataset: ImageDataset) -> ImageDataset:
     return dataset.select(np.argsort(np.array(dataset.paths, dtype=object), kind="stable"))
 
 
-def _folder(pictures: ImageDataset, kept: Kept, prepared: Prepared) -> Path:
+def _folder(pictures: ImageDataset, kept: CacheSpec, prepared: Prepared) -> Path:
     """Of this data at this size and by this rule, whichever pictures it holds now: when they change, it is replaced.
 
     The rule of rasters is measured on those that train, so it differs between seeds and folds: each has its own. That
@@ -327,10 +336,10 @@ def _folder(pictures: ImageDataset, kept: Kept, prepared: Prepared) -> Path:
     return cache_folder("pictures") / f"{shown}-{kept.px}px-{digest}"
 
 
-def _note(where: str, filled: Filled, order: Order, seconds: float) -> str:
+def _note(where: str, filled: CacheFile, order: CacheJob, seconds: float) -> str:
     side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.kept.side]
     decoded = count_of(order.count, "picture")
-    size = f"{decoded} decoded, their {side} at most {order.kept.px} px, {amount(filled.bytes)}"
+    size = f"{decoded} decoded, their {side} at most {order.kept.px} px, {format_bytes(filled.bytes)}"
     if where == "ram":
         return f"Cache: {size} of memory, filled in {seconds:.0f} s."
     done = "there already" if filled.reused else f"filled in {seconds:.0f} s"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.label_rules import folded
+from efficientnetv2.data.label_rules import normalize_label
 from efficientnetv2.models.ensemble import members_of
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.utils.shell import typed
@@ -23,15 +23,17 @@ def in_classes_of(
         dataset: labelled.
         class_names: of the model.
         model: for the message.
-        merge: take labels that are ``folded`` alike for the model's; one that is a class as it stands stays that.
+        merge: Match labels by ``normalize_label``. A label that is a class as it stands stays that class.
 
     Raises:
         InputError: a label that is no class of the model, or maybe two of it, or a model whose classes have no names.
     """
     if merge:
         _refuse_two(dataset, class_names, model)
-        spelled = {folded(name): name for name in class_names} | {name: name for name in class_names}
-        dataset = dataset.renamed(lambda label: spelled.get(label, spelled.get(folded(label), label)))
+        spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
+        dataset = dataset.renamed(
+            lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
+        )
     call = typed(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
     known = set(class_names)
     present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
@@ -50,7 +52,7 @@ def in_classes_of(
             f"Correct the labels of the {count_of(asked, 'picture')} so called, or leave them out: in a table their "
             "rows, else their folders."
         )
-        if {folded(name) for name in strange} <= {folded(name) for name in known}:
+        if {normalize_label(name) for name in strange} <= {normalize_label(name) for name in known}:
             fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
         elif known.isdisjoint(present):
             fix = "No label is; so this model answers something else, or its classes are called wrongly. " + (
@@ -70,9 +72,9 @@ def _refuse_two(dataset: ImageDataset, class_names: tuple[str, ...], model: str)
     """Refuse a label that is none of the model's classes as it stands, but is folded like two of them."""
     spellings: dict[str, list[str]] = {}
     for name in class_names:
-        spellings.setdefault(folded(name), []).append(name)
+        spellings.setdefault(normalize_label(name), []).append(name)
     for place, label in enumerate(dataset.class_names):
-        alike = spellings.get(folded(label), [])
+        alike = spellings.get(normalize_label(label), [])
         if label in alike or len(alike) < 2 or not (dataset.targets == place).any():
             continue
         row = int(np.argwhere(dataset.targets == place)[0, 0])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_metadata import content_marks
+from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.evaluation.clusters import Whole, files_of
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.metric_intervals import intervals_of
@@ -201,7 +201,7 @@ def seen(model: Path, trained_on: TrainedOn | None, part: ImageDataset) -> Seen:
     known, chose = np.zeros((2, len(part)), dtype=bool) if run is None else _by_path(run, part)
     if trained_on is None:
         return Seen(int(known.sum()), exact=True, of=len(part))
-    rows, marks = content_marks(part)
+    rows, marks = content_hashes(part)
     looked_at, (last, *before) = len(rows) / max(1, len(part)), trained_on.parts
     same = np.isin(marks, last.marks)
     known[rows] |= same

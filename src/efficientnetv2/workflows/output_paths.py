@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from efficientnetv2.data.builtin_datasets import is_packed
-from efficientnetv2.data.image_folder import takes_in
+from efficientnetv2.data.builtin_datasets import is_cifar_folder
+from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.open import is_shards
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.shell import placed, typed
@@ -44,9 +44,9 @@ def refuse_within(data: str, out: Path, called: str, *, verb: str | None = None)
         InputError: it lies among the class folders.
     """
     source = Path(os.path.expanduser(data))
-    if not lies_within(data, out) or is_shards(data) or is_packed(source):
+    if not lies_within(data, out) or is_shards(data) or is_cifar_folder(source):
         return
-    if not takes_in(source, out):
+    if not lists_images(source, out):
         return
     if verb is None or not Path.cwd().is_relative_to(source.resolve()):
         raise InputError(

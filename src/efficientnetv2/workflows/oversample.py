@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.cli.console import Screen, answer
-from efficientnetv2.data.augmented_copies import COLUMN, is_copy
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import Balance, target_counts
 from efficientnetv2.preprocessing import RGB
@@ -124,8 +124,8 @@ def _check_out(out: Path, fewer: bool) -> None:
 def _refuse_unfit(dataset: ImageDataset, fewer: bool) -> None:
     if is_copy(dataset).any():
         raise InputError(
-            f"{dataset.source} holds augmented copies already (column {COLUMN}). Balance the set that it was made "
-            "from."
+            f"{dataset.source} holds augmented copies already (column {AUGMENTED_FROM}). Balance the set "
+            "that it was made from."
         )
     if not fewer and dataset.channels != RGB:
         raise InputError(
@@ -173,10 +173,10 @@ def _more(
                 key=key.fold("augment"),
                 progress=counted,
             )
-        except UnreadablePicture as error:
+        except UnreadableImageError as error:
             raise InputError(f"{error}. Repair it, or leave it out.") from error
-    made[COLUMN] = made[COLUMN].map(dict(zip(dataset.paths, called["path"], strict=True)))
-    return pd.concat([called.assign(**{COLUMN: ""}), made], ignore_index=True)
+    made[AUGMENTED_FROM] = made[AUGMENTED_FROM].map(dict(zip(dataset.paths, called["path"], strict=True)))
+    return pd.concat([called.assign(**{AUGMENTED_FROM: ""}), made], ignore_index=True)
 
 
 def _tell(
@@ -191,7 +191,7 @@ def _tell(
     bands: str | None,
     as_json: bool,
 ) -> None:
-    made = 0 if fewer else int((table[COLUMN] != "").sum())
+    made = 0 if fewer else int((table[AUGMENTED_FROM] != "").sum())
     if as_json:
         classes = {
             name: {"before": int(b), "after": int(a)}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
-from efficientnetv2.data.image_metadata import MOST, longer_sides
+from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.breakdown import priced, sliced, verdict_of_slices, worst_slice
 from efficientnetv2.evaluation.clusters import Whole
@@ -226,8 +226,8 @@ def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
         if name == SIZE and name not in there:
             raise InputError(
                 f"--slices {SIZE}: the size of these pictures is not known. It is read off the headers of up to "
-                f"{MOST:,} files, and not of more, nor of shards, packed records and rasters. Leave it out, or write "
-                "it into a column of that name."
+                f"{MAX_MEASURED:,} files, and not of more, nor of shards, packed records and rasters. Leave it out, "
+                "or write it into a column of that name."
             )
         if name not in there:
             having = f"It has {some(there, 20)}." if there else "It has no other than path, label and split."

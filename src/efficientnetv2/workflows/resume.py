@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from efficientnetv2.cli.console import Screen, answer
-from efficientnetv2.data.augmented_copies import COLUMN
+from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.file_probe import MOST_UNREADABLE
+from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import root_of, way_to
 from efficientnetv2.evaluation.predictions import over, read_answers
@@ -155,8 +155,8 @@ def _from_elsewhere(folder: RunDir, there: ImageDataset, now: ImageDataset) -> I
         return there
     before = there.table["path"]
     table = there.table.assign(path=before.str.removeprefix(way))
-    if COLUMN in table:
-        table[COLUMN] = table[COLUMN].str.removeprefix(way)
+    if AUGMENTED_FROM in table:
+        table[AUGMENTED_FROM] = table[AUGMENTED_FROM].str.removeprefix(way)
     moved = replace(there, table=table)
     if moved.digest() != now.digest():
         return there
@@ -202,7 +202,7 @@ def _differ_by_what_was_skipped(
     if not set(now.table.columns) <= set(there.table.columns) or not now.table["path"].is_unique:
         return False
     train = set(there.subset("train").paths)
-    if len(gone & train) > MOST_UNREADABLE * len(train):
+    if len(gone & train) > MAX_UNREADABLE * len(train):
         return False
     drawn = dict.fromkeys(("minival", "val") if prepared.holdout_drawn else ("minival",), "train")
     both = [

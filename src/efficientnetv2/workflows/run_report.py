@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import kept_whole
 from efficientnetv2.evaluation.generalization import apart
 from efficientnetv2.evaluation.next_steps import late_gain
@@ -80,7 +80,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
         images_per_s=round(result.images / result.seconds, 2),
         input_wait_share=data_wait_fraction(result.history),
         skipped=job.folder.skipped_count,
-        stored_px=shorter_side(job.train),
+        stored_px=median_shorter_side(job.train),
         check_notes=prepared.check_notes,
         label_conflicts=prepared.label_conflicts,
         late_gain=late_gain(result.history),

@@ -11,7 +11,7 @@ import torch
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Screen, answer, duration
-from efficientnetv2.data.cache_writer import amount
+from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.nas.latency import fewest_steps
 from efficientnetv2.training.auto_config import resolve_recipe
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
@@ -80,15 +80,15 @@ def dry_run(asked: Asked) -> None:
                 name,
                 f"{sizes[name].parameters / 1e6:.3g}",
                 duration(each[name]),
-                amount(run.memory_bytes),
+                format_bytes(run.memory_bytes),
             ]
             for name, run in runs.items()
         ],
     )
     screen.say(
         f"In all about {duration(asked.trials * usual_s)} for {count_of(asked.trials, 'trial')} by one worker like "
-        f"this one, and its share of that by several; {amount(memory)} of memory. Trials that are stopped early take "
-        "less."
+        f"this one, and its share of that by several; {format_bytes(memory)} of memory. Trials that are stopped early "
+        "take less."
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.augmented_copies import is_copy
-from efficientnetv2.data.image_metadata import shorter_side
+from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.inference.linear_probe import Probe, most_pictures
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.auto_config import UNUSED_PREFIX
@@ -152,7 +152,7 @@ def _by_measuring(
     if not names_sizes(words):
         besides_s = 60 * minutes * BEFORE_SHARE + report_s(job, rates)
         recipe, rates, notes = lowered_by(
-            rates, job, minutes, shorter_side(prepared.train), spent_s=besides_s, world=world
+            rates, job, minutes, median_shorter_side(prepared.train), spent_s=besides_s, world=world
         )
         job = replace(job, recipe=recipe)
     if probes(recipe, place) and prepared.dataset.separator is None:

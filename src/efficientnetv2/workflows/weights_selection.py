@@ -13,7 +13,7 @@ import torch
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import levels_of
+from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds, strictest
 from efficientnetv2.inference.predict import embed_manifest
@@ -275,7 +275,7 @@ def _drawn(labels: Ints, most: int, key: Key) -> Ints:
 
 def _dealt(pictures: ImageDataset, contents: Ints, figure: str, key: Key) -> _Task:
     """Folds that take nothing apart that belongs together, as far as each then learns every class."""
-    level, folds = strictest(levels_of(pictures, contents), pictures.labels, parts=_FOLDS, key=key)
+    level, folds = strictest(groupings(pictures, contents), pictures.labels, parts=_FOLDS, key=key)
     whole = [f"places of {level.block:g}°"] if level.block is not None else []
     whole += ["groups"] if level.groups else []
     kept = f", {' and '.join(whole)} kept whole" if whole else ""

@@ -12,9 +12,9 @@ import pytest
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.writer import Packing, pack
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -41,20 +41,20 @@ def test_what_a_run_on_shards_wrote_is_data_again(packed, class_folders, tmp_pat
     assert again.digest() == packed.digest()
     assert again.class_names == packed.class_names
     assert again.where(3) == "manifest.csv, row 5"
-    reader, files = originals(again), load_dataset(class_folders)
+    reader, files = source_reader(again), load_dataset(class_folders)
     for row in (0, 17, 47):
         with open(files.file(row), "rb") as file:
             assert reader.source(row) == file.read()
-    report = check(again, workers=1)
+    report = validate_images(again, workers=1)
     assert len(report.unreadable) == 0
-    assert report.contents.tolist() == check(packed, workers=1).contents.tolist()
+    assert report.contents.tolist() == validate_images(packed, workers=1).contents.tolist()
 
 
 def test_without_an_index_the_headers_tell_the_places(packed, tmp_path):
     (tmp_path / "shards/index.parquet").unlink()
     again = load_dataset(tmp_path / "runs/one/manifest.csv")
     assert again.digest() == packed.digest()
-    assert originals(again).source(5) == originals(packed).source(5)
+    assert source_reader(again).source(5) == source_reader(packed).source(5)
 
 
 def test_the_tables_own_words_hold_and_its_rows_alone(packed, tmp_path):
@@ -67,7 +67,7 @@ def test_the_tables_own_words_hold_and_its_rows_alone(packed, tmp_path):
     again = load_dataset(rewritten(tmp_path / "runs/one/manifest.csv", change))
     assert again.paths == [packed.paths[row] for row in (40, 7, 30, 2)]
     assert again.table["label"].tolist()[1] == "red"
-    assert originals(again).source(0) == originals(packed).source(40)
+    assert source_reader(again).source(0) == source_reader(packed).source(40)
 
 
 def test_a_manifest_from_elsewhere_names_its_shards_absolutely(packed, tmp_path):
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path
 
 def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tmp_path):
     (tmp_path / "shards/pictures-000005.tar").unlink()
-    report = check(load_dataset(tmp_path / "runs/one/manifest.csv"), workers=1)
+    report = validate_images(load_dataset(tmp_path / "runs/one/manifest.csv"), workers=1)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
     (tmp_path / "shards/index.parquet").unlink()
@@ -139,4 +139,4 @@ def test_a_table_written_through_a_link_leads_to_its_shards(packed, tmp_path):
     packed.to_csv(tmp_path / "linked/manifest.csv")
     again = load_dataset(tmp_path / "linked/manifest.csv")
     assert again.digest() == packed.digest()
-    assert originals(again).source(17) == originals(packed).source(17)
+    assert source_reader(again).source(17) == source_reader(packed).source(17)

@@ -17,11 +17,11 @@ from tests.conftest import paint
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.index import expanded, load, save
 from efficientnetv2.data.shards.storage import LocalStore, Range
 from efficientnetv2.data.shards.writer import Packing, pack
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -55,7 +55,7 @@ def test_a_pattern_takes_its_shards_alone(shards):
         path for path in whole.paths if path[:15] in ("pictures-000002", "pictures-000003")
     )
     row = whole.paths.index(dataset.paths[3])
-    assert originals(dataset).source(3) == originals(whole).source(row)
+    assert source_reader(dataset).source(3) == source_reader(whole).source(row)
 
 
 def test_a_manifest_written_beside_a_run_is_read_back_equal(shards, tmp_path):
@@ -75,7 +75,10 @@ def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_fo
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "red/red_99.jpg")
     files = load_dataset(class_folders)
     pack(files, tmp_path / "shards", Packing(10**9))
-    report, of_files = check(load_dataset(tmp_path / "shards"), workers=1), check(files, workers=1)
+    report, of_files = (
+        validate_images(load_dataset(tmp_path / "shards"), workers=1),
+        validate_images(files, workers=1),
+    )
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
     assert report.notes == of_files.notes
@@ -88,37 +91,37 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     rows = dataset.table[dataset.table["shard"] == 5].sort_values("shard_offset")
     whole = rows.index[:2]
     file.write_bytes(file.read_bytes()[: rows["shard_offset"].iloc[2] + 10])
-    report = check(dataset, workers=1)
+    report = validate_images(dataset, workers=1)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
     assert mentions(report.notes[0], "pictures-000005.tar")
     assert mentions(report.notes[0], "2", "4")
-    assert all(originals(dataset).source(int(row)) for row in whole)
+    assert all(source_reader(dataset).source(int(row)) for row in whole)
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
-        check(dataset, workers=1, strict=True)
+        validate_images(dataset, workers=1, strict=True)
 
 
 def test_a_missing_shard_is_named_and_the_others_used(shards):
     """4 of 48 are more than the 5 % that may be unreadable one by one; a damaged shard does not count there."""
     (shards / "pictures-000005.tar").unlink()
     dataset = load_dataset(shards)
-    report = check(dataset, workers=1)
+    report = validate_images(dataset, workers=1)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
 
 
 def test_reading_what_is_lost_says_which_shard_and_why(shards):
-    from efficientnetv2.data.image_io import UnreadablePicture
+    from efficientnetv2.data.image_io import UnreadableImageError
 
     dataset = load_dataset(shards)
     row = int(dataset.table.index[dataset.table["shard"] == 5][0])
     file = shards / "pictures-000005.tar"
     file.write_bytes(file.read_bytes()[:600])
-    with pytest.raises(UnreadablePicture, match=mentioning("pictures-000005.tar")):
-        originals(dataset).source(row)
+    with pytest.raises(UnreadableImageError, match=mentioning("pictures-000005.tar")):
+        source_reader(dataset).source(row)
     file.unlink()
-    with pytest.raises(UnreadablePicture, match=mentioning("pictures-000005.tar", "shard")):
-        originals(dataset).ahead([row]).source(row)
+    with pytest.raises(UnreadableImageError, match=mentioning("pictures-000005.tar", "shard")):
+        source_reader(dataset).ahead([row]).source(row)
 
 
 def test_a_handle_that_broke_is_opened_anew(shards):
@@ -139,7 +142,7 @@ def test_another_shard_than_the_indexs_is_refused(shards):
     with (shards / "pictures-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
     with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
-        check(load_dataset(shards), workers=1)
+        validate_images(load_dataset(shards), workers=1)
 
 
 def test_another_column_can_be_the_label(tmp_path):
@@ -305,7 +308,7 @@ def test_threads_and_processes_read_the_same(shards):
     import pickle
     from concurrent.futures import ThreadPoolExecutor
 
-    reader = originals(load_dataset(shards))
+    reader = source_reader(load_dataset(shards))
     alone = [reader.source(row) for row in range(48)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(reader.source, range(48))) == alone

@@ -18,14 +18,14 @@ from tests.file_server import FileServer, serving
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.loader import TrainingImages, evaluation_batches, training_batches
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import Sampler
 from efficientnetv2.data.shards import storage
 from efficientnetv2.data.shards.storage import Range, RemoteStore
 from efficientnetv2.data.shards.writer import Packing, pack
-from efficientnetv2.data.validate import check
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.utils import optional_deps
@@ -48,12 +48,12 @@ def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_url_is_the_folder(data, server, class_folders):
     far, near = load_dataset(server.url + data), load_dataset(class_folders)
     assert far.labels.tolist() == near.labels.tolist()
-    assert len(check(far, workers=2).unreadable) == 0
-    reader = originals(far).ahead(range(48))
+    assert len(validate_images(far, workers=2).unreadable) == 0
+    reader = source_reader(far).ahead(range(48))
     assert [reader.source(row) for row in range(48)] == [
         Path(near.file(row)).read_bytes() for row in range(48)
     ]
-    assert originals(far).name(0).startswith(f"{server.url}/shards/pictures-00000")
+    assert source_reader(far).name(0).startswith(f"{server.url}/shards/pictures-00000")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -61,7 +61,7 @@ def test_batches_are_those_of_the_files(workers, server, class_folders):
     whole = Preprocessing(image_px=32)
     batches = []
     for dataset in (load_dataset(f"{server.url}/shards"), load_dataset(class_folders)):
-        pictures = TrainingPictures(dataset, whole, 0.3, Key.of(0))
+        pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
         sampler = Sampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
         batches.append(list(training_batches(pictures, sampler, workers=workers)))
     for far, near in zip(*batches, strict=True):
@@ -73,7 +73,7 @@ def test_neighbours_are_fetched_in_one_request(server):
     dataset = load_dataset(f"{server.url}/shards")
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset").index.tolist()
     server.asked.clear()
-    originals(dataset).ahead(rows)
+    source_reader(dataset).ahead(rows)
     assert len(rows) == 10
     assert [name for name, _, _ in server.asked] == ["pictures-000002.tar"]
 
@@ -115,9 +115,9 @@ def test_no_range_needs_no_request(tmp_path):
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_busy_server_is_asked_again(status, server):
     dataset = load_dataset(f"{server.url}/shards")
-    first = originals(dataset).source(0)
+    first = source_reader(dataset).source(0)
     server.fail = [status, status]
-    assert originals(dataset).source(0) == first
+    assert source_reader(dataset).source(0) == first
     assert server.fail == []
 
 
@@ -128,7 +128,7 @@ def test_a_server_that_stays_broken_stops_the_run_naming_shard_and_bytes(server)
     where = f"bytes {row['shard_offset']} to {row['shard_offset'] + row['shard_bytes']}"
     server.fail = [500] * 100
     with pytest.raises(InputError, match=mentioning(where, "5", "500")):
-        originals(dataset).source(0)
+        source_reader(dataset).source(0)
     assert len(server.fail) == 95
 
 
@@ -137,7 +137,7 @@ def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
     dataset = load_dataset(f"{server.url}/shards")
     whole = Preprocessing(image_px=32)
     server.fail = [500] * 1000
-    pictures = TrainingPictures(dataset, whole, 0.3, Key.of(0))
+    pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
     sampler = Sampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
     with pytest.raises(InputError, match="after 5 tries") as stopped:
         list(training_batches(pictures, sampler, workers=workers))
@@ -151,7 +151,7 @@ def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_sh
     dataset = load_dataset(f"{server.url}/shards")
     server.head_fails = 503
     with pytest.raises(InputError, match=mentioning("pictures-00000", "5")):
-        check(dataset, workers=1)
+        validate_images(dataset, workers=1)
 
 
 @pytest.mark.parametrize("drips", [False, True])
@@ -196,8 +196,8 @@ def test_a_server_that_accepts_and_does_not_answer_is_given_up_after_the_limit(d
 def test_a_refusal_is_not_asked_again(server):
     dataset = load_dataset(f"{server.url}/shards")
     server.fail = [403] * 3
-    with pytest.raises(UnreadablePicture, match=mentioning("403")):
-        originals(dataset).source(0)
+    with pytest.raises(UnreadableImageError, match=mentioning("403")):
+        source_reader(dataset).source(0)
     assert len(server.fail) == 2
 
 
@@ -208,28 +208,28 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
     cut = folder / "pictures-000002.tar"
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset")
     cut.write_bytes(cut.read_bytes()[: rows["shard_offset"].iloc[4] + 7])
-    report = check(dataset, workers=2)
+    report = validate_images(dataset, workers=2)
     assert len(report.unreadable) == 10 + 6
     assert mentions(report.notes[0], "pictures-000001.tar", "0", "10")
     assert mentions(report.notes[1], "pictures-000002.tar")
     assert "4 of its 10" in report.notes[1]
-    reader = originals(dataset).ahead(range(48))
+    reader = source_reader(dataset).ahead(range(48))
     lost = report.unreadable.tolist()
     for row in range(48):
         if row in lost:
-            with pytest.raises(UnreadablePicture, match=r"is missing|is cut short"):
+            with pytest.raises(UnreadableImageError, match=r"is missing|is cut short"):
                 reader.source(row)
         else:
             assert reader.source(row)
-    with pytest.raises(UnreadablePicture, match=mentioning("pictures-000002.tar")):
-        originals(dataset).source(int(rows.index[-1]))
+    with pytest.raises(UnreadableImageError, match=mentioning("pictures-000002.tar")):
+        source_reader(dataset).source(int(rows.index[-1]))
 
 
 def test_a_server_without_ranges_is_recognised_and_told(server):
     dataset = load_dataset(f"{server.url}/shards")
     server.no_ranges = True
     with pytest.raises(InputError, match=r"sends the whole file.*nginx"):
-        originals(dataset).source(0)
+        source_reader(dataset).source(0)
 
 
 def test_it_is_told_before_anything_is_begun(server):
@@ -358,7 +358,7 @@ def test_tars_without_an_index_are_scanned_over_the_net(server, class_folders):
     assert len(far) == 48
     near = load_dataset(class_folders)
     content = {path: Path(near.file(row)).read_bytes() for row, path in enumerate(near.paths)}
-    reader = originals(far)
+    reader = source_reader(far)
     for row, path in enumerate(far.paths):
         name = path.partition("#")[2]
         assert reader.source(row) == content[name]
@@ -375,7 +375,7 @@ def test_a_manifest_of_a_url_is_read_back_equal(server, tmp_path):
     assert of_the_run.file(3) == dataset.file(3)
     as_data = load_dataset(tmp_path / "run/manifest.csv")
     assert as_data.digest() == dataset.digest()
-    assert originals(as_data).source(3) == originals(dataset).source(3)
+    assert source_reader(as_data).source(3) == source_reader(dataset).source(3)
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_io import UnreadablePicture
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.index import save
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.utils.errors import InputError
@@ -64,7 +64,7 @@ def test_labels_splits_bytes_and_all_columns_come_back_in_the_same_order(table, 
     assert [path.partition("#")[2] for path in shards.paths] == files.paths
     for column in ("split", "group", "latitude", "longitude", "camera"):
         assert shards.table[column].tolist() == files.table[column].tolist(), column
-    reader = originals(shards)
+    reader = source_reader(shards)
     for row in range(len(files)):
         assert reader.source(row) == Path(files.file(row)).read_bytes()
 
@@ -198,7 +198,7 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path):
     assert "a/00.jpg" in (tmp_path / "shards/skipped.csv").read_text()
     shards = load_dataset(tmp_path / "shards")
     assert len(shards) == 39
-    assert originals(shards).source(0) == (tmp_path / "pictures/a/02.jpg").read_bytes()
+    assert source_reader(shards).source(0) == (tmp_path / "pictures/a/02.jpg").read_bytes()
 
 
 def damaged(folder: Path, row: pd.Series) -> None:
@@ -223,10 +223,10 @@ def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_
     hit = int(np.flatnonzero(rows["split"] == "train")[3])
     damaged(tmp_path / "shards", rows.iloc[hit])
     shards = load_dataset(tmp_path / "shards")
-    reader = originals(shards)
+    reader = source_reader(shards)
     near = reader.ahead([hit, hit + 1])
     for one in (reader, near, pickle.loads(pickle.dumps(reader))):
-        with pytest.raises(UnreadablePicture) as error:
+        with pytest.raises(UnreadableImageError) as error:
             one.source(hit)
         start = rows.iloc[hit]["shard_offset"]
         assert mentions(str(error.value), start, start + rows.iloc[hit]["shard_bytes"], "train-000000.tar")
@@ -234,9 +234,9 @@ def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_
     whole = [reader.source(row) for row in range(40) if row != hit]
     assert len(whole) == 39, "the rest are"
     chosen = shards.select([hit + 1, hit])
-    assert originals(chosen).source(0) == reader.source(hit + 1), "checksums go with their pictures"
-    with pytest.raises(UnreadablePicture):
-        originals(chosen).source(1)
+    assert source_reader(chosen).source(0) == reader.source(hit + 1), "checksums go with their pictures"
+    with pytest.raises(UnreadableImageError):
+        source_reader(chosen).source(1)
     again = pack(shards, tmp_path / "again", Packing(10**9))
     assert [path for path, _ in again.skipped] == [shards.paths[hit]]
     assert "crc" not in "".join(
@@ -254,7 +254,7 @@ def test_an_index_without_checksums_is_read_as_it_was(table, tmp_path):
     )
     damaged(tmp_path / "shards", packed.index.table.iloc[1])
     shards = load_dataset(tmp_path / "shards")
-    assert len(originals(shards).source(1)) == packed.index.table["shard_bytes"].iloc[1]
+    assert len(source_reader(shards).source(1)) == packed.index.table["shard_bytes"].iloc[1]
 
 
 def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart(table, tmp_path):
@@ -307,28 +307,28 @@ def test_a_set_packed_again_is_the_same_set(table, tmp_path):
     pack(load_dataset(tmp_path / "once"), tmp_path / "twice", Packing(shard_bytes=10**9, seed=5))
     twice = load_dataset(tmp_path / "twice")
     assert [path.partition("#")[2] for path in twice.paths] == files.paths
-    reader = originals(twice)
+    reader = source_reader(twice)
     assert all(reader.source(row) == Path(files.file(row)).read_bytes() for row in range(len(files)))
 
 
 def test_records_of_a_binary_file_become_pngs_of_the_same_pixels(tmp_path):
-    from efficientnetv2.data.builtin_datasets import CIFAR10, write_packed
-    from efficientnetv2.data.decode import read_picture
+    from efficientnetv2.data.builtin_datasets import CIFAR10, write_cifar_folder
+    from efficientnetv2.data.decode import load_image
 
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 255, (30, 32, 32, 3), dtype=np.uint8)
     ids = np.arange(30, dtype=np.uint8) % 10
     names = [f"class{number}" for number in range(10)]
-    write_packed(
+    write_cifar_folder(
         tmp_path / "cifar", CIFAR10, names, train=(pictures[:20], ids[:20]), test=(pictures[20:], ids[20:])
     )
     pack(load_dataset(tmp_path / "cifar"), tmp_path / "shards", Packing(shard_bytes=10**9))
     shards = load_dataset(tmp_path / "shards")
     assert shards.standard == "cifar10"
     assert shards.labels.tolist() == ids.tolist()
-    reader = originals(shards)
+    reader = source_reader(shards)
     for row in range(30):
-        assert np.array_equal(np.asarray(read_picture(reader.source(row))), pictures[row])
+        assert np.array_equal(np.asarray(load_image(reader.source(row))), pictures[row])
 
 
 def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from benchmarks.random_weights import randomise
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.registry import architecture, published
-from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion import convert, keras_export
 from efficientnetv2.models.conversion import keras as interop
 from efficientnetv2.models.conversion.keras import refuse_other_heads
@@ -53,7 +53,7 @@ def _silent():
 
 def pixels(preprocessing, photographs=PHOTOGRAPHS[:3]):
     """The photographs as both networks get them: (N, H, W, 3) uint8."""
-    return np.stack([eval_picture(str(path), preprocessing) for path in photographs])
+    return np.stack([load_eval_image(str(path), preprocessing) for path in photographs])
 
 
 def input_of(network, photographs=PHOTOGRAPHS[:3]):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.multilabel import from_lists
+from efficientnetv2.data.multilabel import join_lists
 from efficientnetv2.data.records import ImageRecords, is_image, is_system_folder
 from efficientnetv2.data.shards.index import (
     CHECKSUM,
@@ -221,7 +221,7 @@ def _joined(listing: ImageRecords, separator: str | None, strict: bool) -> Image
         json.loads(several) if isinstance(several, str) else label
         for label, several in zip(listing.table["label"], listing.table[LIST], strict=True)
     ]
-    labels = from_lists(pd.Series(cells, dtype=object), separator, where=listing.where, checked=strict)
+    labels = join_lists(pd.Series(cells, dtype=object), separator, where=listing.where, checked=strict)
     return replace(listing, table=listing.table.drop(columns=LIST).assign(label=labels))
 
 

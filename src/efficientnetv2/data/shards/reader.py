@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.file_probe import Look, brightest_of, chunks_in_threads, look_at
-from efficientnetv2.data.image_io import UnreadablePicture
+from efficientnetv2.data.file_probe import FileProbe, map_chunks, max_levels, probe_bytes
+from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardSet
 from efficientnetv2.data.shards.storage import Range, Stat, Store, store_at
 from efficientnetv2.utils.errors import InputError, count_of
@@ -73,9 +73,9 @@ class ShardReader:
                 a picture even of a JPEG with a hole in it, and nobody would know.)
         """
         if isinstance(content, str):
-            raise UnreadablePicture(self.name(sample), content)
+            raise UnreadableImageError(self.name(sample), content)
         if self._checksums is not None and zlib.crc32(content) != self._checksums[sample]:
-            raise UnreadablePicture(
+            raise UnreadableImageError(
                 self.name(sample), f"is damaged: {self._range(sample)} are not what was packed"
             )
         return content
@@ -181,19 +181,19 @@ def look_within(
     rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
     reader = ShardReader(table, shards)
 
-    def of_chunk(chunk: Sequence[int]) -> list[tuple[Look, int]]:
+    def of_chunk(chunk: Sequence[int]) -> list[tuple[FileProbe, int]]:
         fetched = reader.ahead(chunk)
         return [_look(fetched, row) for row in chunk]
 
     reasons: dict[int, str] = {}
-    found = chunks_in_threads(of_chunk, rows, workers)
+    found = map_chunks(of_chunk, rows, workers)
     for row, (seen, content) in zip(rows, found, strict=True):
         if seen.reason:
             reasons[row] = seen.reason
         else:
             contents[row] = content
     looks = [seen for seen, _ in found]
-    return contents, reasons, Counter(seen.colours for seen in looks if seen.colours), brightest_of(looks)
+    return contents, reasons, Counter(seen.colours for seen in looks if seen.colours), max_levels(looks)
 
 
 def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
@@ -211,12 +211,12 @@ def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
     return "", known.bytes
 
 
-def _look(reader: Fetched, row: int) -> tuple[Look, int]:
+def _look(reader: Fetched, row: int) -> tuple[FileProbe, int]:
     try:
         data = reader.source(row)
-    except UnreadablePicture as error:
-        return Look(error.reason), -1
-    return look_at(data), mark_of(data)
+    except UnreadableImageError as error:
+        return FileProbe(error.reason), -1
+    return probe_bytes(data), mark_of(data)
 
 
 def mark_of(data: bytes) -> int:

@@ -28,12 +28,12 @@ from PIL import Image
 
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import shrunk_picture
-from efficientnetv2.data.file_probe import MOST_UNREADABLE, look_at
-from efficientnetv2.data.image_formats import opened_image
-from efficientnetv2.data.image_io import UnreadablePicture, stored
+from efficientnetv2.data.decode import load_resized_image
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, probe_bytes
+from efficientnetv2.data.image_formats import open_image
+from efficientnetv2.data.image_io import UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
-from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import SPLITS, image_extensions, is_image
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, INDEX, PLACE, SUFFIX, Index, Shard, save
 from efficientnetv2.data.shards.reader import mark_of
@@ -76,12 +76,12 @@ def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> 
     """
     try:
         data = file_bytes(reader.source(sample))
-        seen = look_at(data)
+        seen = probe_bytes(data)
         if seen.reason:
             return seen.reason
         extension = os.path.splitext(path)[1][1:].lower() if is_image(path) else _format(data)
         small = None if image_px is None else shrunk(data, image_px)
-    except UnreadablePicture as error:
+    except UnreadableImageError as error:
         return error.reason
     except OSError as error:
         return f"may not be read ({(error.strerror or str(error)).lower()})"
@@ -98,12 +98,12 @@ def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
     Raises:
         UnreadablePicture: the pixels are damaged.
     """
-    with stored(data) as picture:
+    with open_stored(data) as picture:
         shorter = min(picture.width, picture.height)
         if shorter <= image_px:
             return None
     share = image_px / shorter
-    pixels = shrunk_picture(data, lambda width, height: (round(share * width), round(share * height)))
+    pixels = load_resized_image(data, lambda width, height: (round(share * width), round(share * height)))
     copy = Image.fromarray(pixels)
     small = io.BytesIO()
     if data.startswith(_JPEG):
@@ -114,7 +114,7 @@ def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
 
 
 def _format(data: bytes) -> str:
-    with opened_image(data) as image:
+    with open_image(data) as image:
         return (image.format or "img").lower()
 
 
@@ -265,7 +265,7 @@ class _Packer:
         self, dataset: ImageDataset, folder: Path, packing: Packing, progress: Callable[[int], object]
     ) -> None:
         self.dataset, self.folder, self.packing, self.progress = dataset, folder, packing, progress
-        self.reader = originals(dataset)
+        self.reader = source_reader(dataset)
         self.paths = _within(dataset)
         self.shards: list[Shard] = []
         self.skipped: dict[int, str] = {}
@@ -313,9 +313,9 @@ class _Packer:
             raise InputError(
                 f"{self.dataset.source}: '{path}' {reason}. Repair or remove it, or pack without --strict."
             )
-        if len(self.skipped) > MOST_UNREADABLE * len(self.dataset):
+        if len(self.skipped) > MAX_UNREADABLE * len(self.dataset):
             raise InputError(
-                f"{self.dataset.source}: more than {100 * MOST_UNREADABLE:.0f} % of the pictures cannot be used; "
+                f"{self.dataset.source}: more than {100 * MAX_UNREADABLE:.0f} % of the pictures cannot be used; "
                 f"the last: '{path}' {reason}. Repair or remove them."
             )
 

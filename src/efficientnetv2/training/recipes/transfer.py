@@ -6,7 +6,7 @@ from typing import Literal
 
 from efficientnetv2.architectures.registry import published
 from efficientnetv2.data.imagenet import Published
-from efficientnetv2.data.splits import Answered
+from efficientnetv2.data.splits import EvalSplit
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -27,7 +27,7 @@ def _onwards(
     epochs: float | None,
     steps: int | None,
     made_for: Published | None = None,
-    answered: Answered = "val",
+    answered: EvalSplit = "val",
 ) -> Recipe:
     """What going on from trained weights shares.
 
