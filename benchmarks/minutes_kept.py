@@ -1,16 +1,20 @@
-"""Does ``effnetv2 train DATA --minutes N`` take N minutes, and is its model better than its start and than 0.1's?
+"""Does ``effnetv2 train DATA --minutes N`` take N minutes, and is its model better than its start and 0.1's?
 
 Run: python -m benchmarks.minutes_kept NAME=TRAIN,TEST --minutes 6 20 --start offline --before CHECKOUT [--record]
 
 TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone at an earlier
 version, such as 0.1. For each number of minutes both versions train with the same command line at the same time, each
 on its own half of the processors, so that both meet the same pace of the machine. START is ``offline`` (what ``train``
-finds without a network) or a file of weights. Then each model predicts TEST once.
+finds without a network) or a file of weights. The earlier version took longer than it was given, so it trains a second
+time with as many minutes less as it took too long: then both took the same time. Each model predicts TEST once.
 
 - ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
   validation images, with the interval of a paired bootstrap. These images choose nothing.
-- ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − the earlier one, in points, on TEST, likewise.
+- ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − the earlier one in the same time, in points, on
+  TEST, likewise.
+- ``minutes_kept_NAME_START_Nmin_minus_before_longer_top1``: this version − the earlier one with the same ``--minutes``,
+  of which it takes more.
 
 A run that is done is only read. Everything is in OUT (results/minutes_kept), of which the ``*.json`` travel.
 """
@@ -86,6 +90,32 @@ def train(
     return row
 
 
+def compared(
+    data: str, test: str, minutes: float, start: str, prefix: Path, checkout: Path
+) -> dict[str, dict[str, Any]]:
+    """This version, an earlier one in the same time (``before``), and with the same option (``before_longer``).
+
+    Both versions train at the same time, each on its own half of the processors.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    if not half:
+        raise SystemExit("It takes two processors: one for each version.")
+    ours, theirs = set(cores[:half]), set(cores[half : 2 * half])
+
+    def of(side: str, given: float, version: Path | None, on: set[int]) -> dict[str, Any]:
+        return train(data, test, given, start, prefix.with_name(f"{prefix.name}_{side}"), version, on)
+
+    def earlier() -> list[dict[str, Any]]:
+        longer = of("before_longer", minutes, checkout, theirs)
+        given = max(0.5, 2 * minutes - longer["wall_s"] / 60)
+        return [of("before", round(given, 2), checkout, theirs), longer]
+
+    with ThreadPoolExecutor(2) as pool:
+        before, now = pool.submit(earlier), pool.submit(of, "now", minutes, None, ours)
+    return dict(zip(("now", "before", "before_longer"), (now.result(), *before.result()), strict=True))
+
+
 def _run(words: list[str], checkout: Path | None, cores: set[int]) -> None:
     """The command line of this version, or of a checkout's, without a network, on these processors."""
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -115,25 +145,16 @@ def main() -> None:
     typed = (
         f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
     )
-    cores = sorted(os.sched_getaffinity(0))
-    half = len(cores) // 2
-    if not half:
-        parser.error("it takes two processors: one for each version.")
-    sides = {"now": (None, set(cores[:half])), "before": (options.before, set(cores[half : 2 * half]))}
     for minutes in options.minutes:
         called = f"{name}_{start}_{minutes:g}min"
-        with ThreadPoolExecutor(len(sides)) as pool:
-            runs = {
-                side: pool.submit(
-                    train, data, test, minutes, options.start, options.out / f"{called}_{side}", *where
-                )
-                for side, where in sides.items()
-            }
-        rows = {side: run.result() for side, run in runs.items()}
+        rows = compared(data, test, minutes, options.start, options.out / called, options.before)
         now = rows["now"]
-        between = over(*(read_answers(options.out / f"{called}_{side}/test") for side in rows))
-        assert between is not None, "both predict the test images"
-        differences = {"minus_before": {**asdict(between.top1), "images": between.pictures}}
+        predicted = {side: read_answers(options.out / f"{called}_{side}/test") for side in rows}
+        differences = {}
+        for side in ("before", "before_longer"):
+            between = over(predicted["now"], predicted[side])
+            assert between is not None, "both predict the test images"
+            differences[f"minus_{side}"] = {**asdict(between.top1), "images": between.pictures}
         if "minus_probe" in now:
             differences["minus_probe"] = now["minus_probe"]
         for side, row in rows.items():

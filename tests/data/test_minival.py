@@ -149,8 +149,8 @@ def test_identical_files_with_other_labels_leave_no_minival():
     assert mentions(str(error.value), "--set", "minival=null")
 
 
-def test_auto_sets_a_tenth_aside_but_at_least_a_hundred_and_at_most_a_thousand():
-    for images, held in ((799, 0), (800, 100), (1_200, 120), (40_000, 1_000)):
+def test_auto_sets_a_twentieth_aside_but_at_least_a_hundred_and_at_most_a_thousand():
+    for images, held in ((799, 0), (800, 100), (1_200, 100), (4_000, 200), (40_000, 1_000)):
         labels = np.arange(images) % 3
         parted, note, chooses = with_auto_minival(dataset(labels.tolist()))
         assert (sum(of_class(parted)), chooses) == (held, held > 0), images

@@ -16,6 +16,7 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.early_stopping import (
+    ModelSelection,
     Validation,
     best_validation,
     unused_patience,
@@ -214,6 +215,42 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     ]
     at_the_end = [(row["step"], row["images"]) for row in result.history if row["kind"] == "val"]
     assert at_the_end == [(24, len(one.val))], "val is looked at once, at the end"
+
+
+def test_auto_minival_keeps_the_last_weights_though_some_before_were_luckier(job, scripted):
+    """Without a classifier the model before training is no candidate."""
+    seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
+    one = job("run", "minival=auto")
+    run(one, resumed=False, watch=Unseen())
+    assert same(weights_of(one), seen[24])
+    told = modelfile.load(one.folder.model_file).metrics
+    assert (told["selected_step"], told["kept_model"]) == (24, "trained")
+    assert told["selected_figure"] == told["trained_metric"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(("start", "kept"), [(0.7, "start"), (0.5, "trained")])
+def test_auto_minival_chooses_between_start_and_end(start, kept):
+    """Steps 10 and 20 are neither: a figure of 0.9 there chooses nothing."""
+    recipe = with_overrides(get_recipe("finetune"), ["epochs=3", "minival=auto"])
+    selection = ModelSelection(recipe, RunLength(30, 10))
+    network = torch.nn.Linear(1, 1)
+    filled = dict[int, float]()
+
+    def at(step: int) -> torch.nn.Module:
+        filled[step] = float(step + 1)
+        torch.nn.init.constant_(network.weight, filled[step])
+        return network
+
+    selection.add_start({"top1": start, "macro_f1": start}, at(0), what="the linear probe")
+    for step, figure in ((10, 0.8), (20, 0.9), (30, 0.6)):
+        selection.add(step, {"top1": figure, "macro_f1": figure}, at(step))
+    again = ModelSelection(recipe, RunLength(30, 10))
+    again.load_dict(selection.to_dict())
+    for one in (selection, again):
+        one.apply(network)
+        assert network.weight.item() == filled[0 if kept == "start" else 30]
+        told = one.to_json()
+        assert (told["kept_model"], told["start_metric"], told["trained_metric"]) == (kept, start, 0.6)
 
 
 def test_training_ends_when_waiting_was_in_vain(job, scripted):

@@ -16,7 +16,7 @@ from efficientnetv2.utils.rng import Key
 # What "auto" sets aside: this share of the training images, at least and at most so many. Fewer than 100 choose by
 # chance: 50 images of the demo kept a start whose top-1 on val was 12.5 points below that of the trained model. More
 # than 1,000 cost training more than they tell. Ours.
-_SHARE, _FEWEST, _MOST = 0.1, 100, 1_000
+_SHARE, _FEWEST, _MOST = 0.05, 100, 1_000
 # "auto" takes at most this share of the images from training, and none of a class with fewer than 10. Ours.
 _LARGEST_SHARE, _RARE = 1 / 8, 10
 
@@ -56,7 +56,7 @@ def with_minival(
 def with_auto_minival(
     dataset: ImageDataset, *, contents: Ints | None = None
 ) -> tuple[ImageDataset, str, bool]:
-    """Set a tenth of the train images aside as minival where there are enough of them.
+    """Set a twentieth of the train images aside as minival where there are enough of them.
 
     A class of fewer than 10 train images keeps them all in train, and so do the images that stay together with them.
     Of the other classes each gives at least one image. Of fewer than 800 images none is set aside.

@@ -234,6 +234,8 @@ class TrainingCallbacks:
         step, recipe = self.state.step, self.job.recipe
         ends_stage = self._plan.passes(step, self._stage_ends)
         self._to_validate = self._plan.passes(step, self._validations)
+        if self._to_validate and self._pacer is not None and self._pacer.skips_validation(step):
+            self._to_validate = False
         if self._pacer is not None:
             self._pacer.stepped(done.setting.image_px, time.perf_counter() - self._stepped)
         # In fp16 the scaler leaves out a step whose numbers overflow, so that only lasting overflow is divergence.

@@ -1,6 +1,8 @@
-"""Which weights of a run are kept: where there is minival, those of the validation that was best on it.
+"""Which weights of a run are kept: with minival, those of the validation that was best on it.
 
-The model before training is one of them where it can classify, so that no run ends with a worse one than it began with.
+The model before training is a candidate where it can classify, so no run ends with a worse model than it began with.
+With ``minival: auto`` it and the last weights are the only candidates: of many validations on few images the best one
+is mostly the luckiest one, and its weights have not seen the end of the schedule.
 ``val``, of which the run's figure is, chooses nothing. The choice travels in the checkpoints, so that a run that
 is killed and goes on chooses the same.
 """
@@ -77,10 +79,14 @@ class ModelSelection:
         recipe: of the run, with minival.
         length: of the run.
         plan: Steps of the run where their number may change. None takes those of ``length``.
+
+    Attributes:
+        ends_only: Whether the start and the last weights are the only candidates.
     """
 
     def __init__(self, recipe: Recipe, length: RunLength, plan: StepPlan | None = None) -> None:
         self._by, self._patience, self._length = recipe.chosen_by, recipe.patience, length
+        self.ends_only = recipe.minival == "auto" and recipe.patience is None
         self._plan = plan or StepPlan(length.steps)
         self._last_stage = [0, *stage_ends(recipe, length)][-2]
         self._points: list[Validation] = []
@@ -99,7 +105,7 @@ class ModelSelection:
         self.add(0, figures, network)
 
     def add(self, step: int, figures: dict[str, float], network: nn.Module) -> bool:
-        """After a validation: its weights are kept if none before were better.
+        """After a validation: its weights are kept if they are a candidate and no candidate before was better.
 
         Args:
             step: steps done.
@@ -110,12 +116,21 @@ class ModelSelection:
             Whether they are.
         """
         self._points.append(Validation(step, figures[self._by]))
-        if best_validation(self._points).step != step:
+        if step and self.ends_only and step < self._plan.steps:
+            return False
+        if best_validation(self._candidates).step != step:
             return False
         self._weights = {
             name: one.detach().to("cpu", copy=True) for name, one in network.state_dict().items()
         }
         return True
+
+    @property
+    def _candidates(self) -> list[Validation]:
+        """The validations whose weights may be kept: all, or those of the first and of the last model."""
+        if not self.ends_only:
+            return self._points
+        return [point for point in self._points if point.step == 0 or point is self._points[-1]]
 
     @property
     def over(self) -> bool:
@@ -144,7 +159,7 @@ class ModelSelection:
 
     def to_json(self) -> dict[str, Any]:
         """What was chosen, and how; for the report and the model file."""
-        best = best_validation(self._points)
+        best = best_validation(self._candidates)
         start, trained = self._sides()
         return {
             "kept_model": "start" if best.step == 0 else "trained",
@@ -161,16 +176,22 @@ class ModelSelection:
 
     def __str__(self) -> str:
         """What was chosen, in sentences."""
-        best = best_validation(self._points)
+        best = best_validation(self._candidates)
         start, trained = self._sides()
         figure = f"{best.figure:.1%}"
         if best.step == 0:
-            most = "" if trained is None else f" Training reached {trained:.1%} at most."
+            at_most = "" if self.ends_only else " at most"
+            most = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
             return (
                 f"Kept: {self._start}, without the training. On minival its {_WORDS[self._by]} is {figure}.{most} "
                 "The images of val chose nothing."
             )
         before = "" if start is None else f" Before training it was {start:.1%}."
+        if self.ends_only:
+            return (
+                f"Kept: the last weights (epoch {self._epoch(best.step):.3g}), whose {_WORDS[self._by]} on minival is "
+                f"{figure}.{before} The images of val chose nothing."
+            )
         return (
             f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):.3g}), which were best on "
             f"minival, {_WORDS[self._by]} {figure}, of {count_of(len(self._points), 'validation')}.{before} "
@@ -178,9 +199,9 @@ class ModelSelection:
         )
 
     def _sides(self) -> tuple[float | None, float | None]:
-        """The metric of the model before training, and the best of those that training came to."""
+        """The metric of the model before training, and the best of those that training came to, if candidates."""
         start = next((point.figure for point in self._points if point.step == 0), None)
-        return start, max((point.figure for point in self._points if point.step), default=None)
+        return start, max((point.figure for point in self._candidates if point.step), default=None)
 
     def why_over(self) -> str:
         """Why training ends, in a sentence."""

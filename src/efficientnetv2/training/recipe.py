@@ -165,9 +165,10 @@ class Recipe(StrictModel):
         answered: which pictures the figure, and the curve, are of: ``val``, kept out of training; or ``test``, by which
             nothing is chosen, while all others are trained on, those given as val too. Without any of test it is val.
         holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
-        minival: of the training pictures a number, or below 1 a share, that is not trained on but chooses: the weights
-            kept are those of the validation that was best on it. ``auto`` takes a tenth where there are enough images,
-            and is settled to null where there are not. None keeps the last ones. See ``data.minival``.
+        minival: of the training images a number, or below 1 a share, that is not trained on but chooses: the weights
+            kept are those of the validation that was best on it. ``auto`` takes a twentieth where there are enough
+            images, and keeps the better of start and last weights; with too few images it is settled to null. None
+            keeps the last weights. See ``data.minival``.
         chosen_by: the figure that is to be best on minival.
         patience: training ends after so many validations on minival without a better figure, those before the last
             stage not counted: what stands still there moves again with larger pictures. None trains to the end.

@@ -30,6 +30,9 @@ _REMEMBERED = 0.5
 _RESERVE = 0.03
 # Share of the time that may pass before the first step. Ours.
 BEFORE_SHARE = 0.2
+# Share of the time that validations which choose nothing may take. Ours: with few steps, or a slow machine, they would
+# take as long as the steps.
+_VALIDATING = 0.1
 # Positions at which the pace of the remaining steps is looked up. Ours.
 _LOOKED_AT = 64
 
@@ -106,10 +109,19 @@ class Pacer:
         plan: Its steps, which are revised.
         limit: Its time.
         used_s: Seconds used by earlier parts of a resumed run, up to its checkpoint. None takes those of ``limit``.
+        thins: Whether validations before the last one may be left out.
     """
 
-    def __init__(self, job: RunConfig, plan: StepPlan, limit: TimeLimit, used_s: float | None = None) -> None:
-        self._job, self._plan = job, plan
+    def __init__(
+        self,
+        job: RunConfig,
+        plan: StepPlan,
+        limit: TimeLimit,
+        used_s: float | None = None,
+        *,
+        thins: bool = False,
+    ) -> None:
+        self._job, self._plan, self._thins = job, plan, thins
         self._limit = limit if used_s is None else replace(limit, used_s=used_s)
         recipe, length = job.recipe, job.length
         self._ends = stage_ends(recipe, length)
@@ -128,6 +140,7 @@ class Pacer:
         self._final_s = sum(seconds for what, seconds in run.others_s.items() if what not in apart)
         self._pace = 1.0
         self._validating: float | None = None
+        self._validated = time.monotonic()
         self._took_s = self._expected_s = 0.0
 
     @property
@@ -147,7 +160,17 @@ class Pacer:
 
     def validated(self, seconds: float) -> None:
         """Take note of how long a validation took, in seconds."""
-        self._validating = seconds
+        self._validating, self._validated = seconds, time.monotonic()
+
+    def skips_validation(self, step: int) -> bool:
+        """Whether the validation after a step is left out, since the last one took too much of the time since.
+
+        All processes call this after the same step.
+        """
+        if not self._thins or self._validating is None or step >= self._plan.steps:
+            return False
+        due_s = self._validating * (1 / _VALIDATING - 1)
+        return broadcast_from_main(self._job.world, lambda: time.monotonic() - self._validated < due_s)
 
     def plan(self, step: int, *, begins: bool = False) -> None:
         """Plan the remaining steps and write the plan down, if it is time to.
@@ -179,8 +202,11 @@ class Pacer:
         left_s -= (first - step) * self._pace * self._mean_step_s(self._plan.position(step), begin)
         each_s = self._pace * self._mean_step_s(begin, self._job.length.steps)
         validations = sum(moment > begin for moment in self._validations)
-        steps = (left_s - validations * self._validation_each_s) / each_s
-        if steps < validations:  # some steps pass several of them, and validate once
+        validating_s = validations * self._validation_each_s
+        if self._thins:
+            validating_s = min(validating_s, _VALIDATING * left_s + self._validation_each_s)
+        steps = (left_s - validating_s) / each_s
+        if steps < validations and not self._thins:  # some steps pass several of them, and validate once
             steps = left_s / (each_s + self._validation_each_s)
         stages = sum(end > begin for end in self._ends)
         return Revision(step, first, first + max(stages, math.floor(steps)))

@@ -91,7 +91,11 @@ def run(job: RunConfig, *, resumed: bool, watch: ProgressListener, limit: TimeLi
     plan = _planned(job, resumed, limit)
     selection = None if job.minival is None else ModelSelection(job.recipe, job.length, plan)
     state, before = _begin(job, resumed, selection, plan)
-    pacer = None if limit is None else Pacer(job, plan, limit, before.get("used_s"))
+    pacer = (
+        None
+        if limit is None
+        else Pacer(job, plan, limit, before.get("used_s"), thins=selection is None or selection.ends_only)
+    )
     books = TrainingCallbacks(job, state, watch, before, selection, plan, pacer)
     try:
         _train(job, state, books, plan)
