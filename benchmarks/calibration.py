@@ -24,11 +24,11 @@ from benchmarks.record import RESULTS
 from scipy.special import softmax
 
 from efficientnetv2.metrics.calibration import (
-    error_by_chance,
+    calibration_error_by_chance,
     expected_calibration_error,
     fit_temperature,
     log_loss,
-    reliability,
+    reliability_bins,
 )
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
@@ -67,7 +67,9 @@ def _judged(labels: np.ndarray, logits: np.ndarray, key: Key) -> dict[str, float
     shares = softmax(logits, axis=1)
     return {
         "ece": expected_calibration_error(labels, shares),
-        "ece_by_chance": error_by_chance(reliability(labels, shares), key=key.fold("chance")),
+        "ece_by_chance": calibration_error_by_chance(
+            reliability_bins(labels, shares), key=key.fold("chance")
+        ),
         "stated": float(shares.max(axis=1).mean()),
         "log_loss": log_loss(labels, logits),
     }

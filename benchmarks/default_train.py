@@ -32,7 +32,7 @@ from benchmarks.arms import machines
 from benchmarks.record import RESULTS, begun, hardware, record, refuse_others, versions_of
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.evaluation.predictions import over, read_answers, write_answers
+from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.initial_weights import build_initial_model, weights_candidates
@@ -112,8 +112,8 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
 
 def over_probe(run: Path) -> dict[str, Any]:
     """What the network has over the probe on the pictures that both have answered."""
-    ours, theirs = read_answers(run), read_answers(run / PROBE)
-    both = over(ours, theirs)
+    ours, theirs = load_predictions(run), load_predictions(run / PROBE)
+    both = compare_predictions(ours, theirs)
     assert both is not None, "both answer val"
     shared = theirs.loc[theirs.index.isin(ours.index)]
     return {
@@ -145,7 +145,7 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
         balanced=True,
     )
     names, shown = val.class_names, fit.asked.select(fit.val.samples)
-    write_answers(
+    save_predictions(
         run / PROBE,
         pd.DataFrame(
             {

@@ -38,8 +38,8 @@ from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import linear_probe
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
 from efficientnetv2.training.auto_config import resolve_recipe
 from efficientnetv2.training.estimate import epochs_for_budget
 from efficientnetv2.training.initial_weights import load_weights
@@ -173,7 +173,9 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
 
 def score(answers: dict, class_names: tuple[str, ...]):
     """Figures of kept answers."""
-    return figures(np.array(answers["labels"]), np.array(answers["probabilities"]), class_names)
+    return classification_metrics(
+        np.array(answers["labels"]), np.array(answers["probabilities"]), class_names
+    )
 
 
 def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
@@ -225,7 +227,7 @@ def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:
     """Figures of all folds' answers together, and of each."""
     together = {key: [one for each in folds for one in each[arm][key]] for key in ("labels", "probabilities")}
     whole = score(together, class_names)
-    intervals = bootstrap(whole, key=Key.of(0).fold("intervals"))
+    intervals = bootstrap_intervals(whole, key=Key.of(0).fold("intervals"))
     each = [score(one[arm], class_names).macro_f1 for one in folds]
     return {
         "macro_f1": whole.macro_f1,

@@ -33,7 +33,7 @@ from cleanlab.filter import find_label_issues
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.split_leakage import NEAR_KM, Places
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.io import write_text_atomically
 
 KINDS = ("spatial", "stratified")
@@ -63,7 +63,7 @@ class Share:
         if not len(which):
             return cls(0, 0, None, None, None)
         value = float(which.mean())
-        return cls(int(which.sum()), len(which), value, *wilson(value, len(which)))
+        return cls(int(which.sum()), len(which), value, *wilson_interval(value, len(which)))
 
 
 @dataclass(frozen=True, eq=False)

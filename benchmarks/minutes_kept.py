@@ -35,7 +35,7 @@ from typing import Any
 from benchmarks.arms import machines
 from benchmarks.record import RESULTS, hardware, record, versions_of
 
-from efficientnetv2.evaluation.predictions import over, read_answers
+from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.linear_probe import PROBE
 
@@ -83,7 +83,7 @@ def train(
         "when": time.strftime("%Y-%m-%d"),
     }
     if (folder / "run" / PROBE).is_dir():
-        both = over(read_answers(folder / "run"), read_answers(folder / "run" / PROBE))
+        both = compare_predictions(load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE))
         assert both is not None, "both predict the validation images"
         row["minus_probe"] = {**asdict(both.top1), "images": both.pictures}
     write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
@@ -149,10 +149,10 @@ def main() -> None:
         called = f"{name}_{start}_{minutes:g}min"
         rows = compared(data, test, minutes, options.start, options.out / called, options.before)
         now = rows["now"]
-        predicted = {side: read_answers(options.out / f"{called}_{side}/test") for side in rows}
+        predicted = {side: load_predictions(options.out / f"{called}_{side}/test") for side in rows}
         differences = {}
         for side in ("before", "before_longer"):
-            between = over(predicted["now"], predicted[side])
+            between = compare_predictions(predicted["now"], predicted[side])
             assert between is not None, "both predict the test images"
             differences[f"minus_{side}"] = {**asdict(between.top1), "images": between.pictures}
         if "minus_probe" in now:

@@ -57,7 +57,7 @@ from benchmarks.search_trials import (
 from benchmarks.surrogate import rank_agreement
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.proxy_task import Proxy
 from efficientnetv2.nas.space import Space
@@ -220,7 +220,7 @@ def claims(
 
 def _share(yes: Sequence[bool]) -> dict[str, Any]:
     share = sum(yes) / len(yes)
-    low, high = wilson(share, len(yes))
+    low, high = wilson_interval(share, len(yes))
     return {"value": share, "unit": "fraction", "low": low, "high": high, "n": len(yes)}
 
 

@@ -23,7 +23,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.inference.linear_probe import probe_folds
 from efficientnetv2.inference.predict import Embeddings, embed_manifest, predict_manifest
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import create
@@ -56,7 +56,9 @@ def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
     dealt = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
     parts = [(part.learning, part.answering) for part in dealt.parts]
     answers = probe_folds(embedded, parts, key=Key.of(seed), balanced=True)
-    return figures(embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names).macro_f1
+    return classification_metrics(
+        embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names
+    ).macro_f1
 
 
 def embedded(network: Network, dataset: ImageDataset, preprocessing: Preprocessing) -> Embeddings:

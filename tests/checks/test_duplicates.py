@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from efficientnetv2.checks.duplicates import MOST_BITS, candidates, copies, near
-from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats, portraits
+from efficientnetv2.checks.duplicates import MOST_BITS, candidate_pairs, duplicate_section, near_duplicates
+from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats, collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.data_issues import joined
+from efficientnetv2.evaluation.data_issues import connected_groups
 from efficientnetv2.utils.rng import Key
 
 AID = Path(__file__).parents[3].parent / "shared" / "data" / "aid"
@@ -37,7 +37,7 @@ def test_pairs_at_every_distance_are_found(bits):
     some = hashes(3000, seed=1)
     planted = rng.choice(3000, 300, replace=False)
     alike = np.stack([flipped(some[row], bits, rng) for row in planted])
-    found = {tuple(pair) for pair in candidates(np.concatenate([some, alike]), key=Key.of(0)).tolist()}
+    found = {tuple(pair) for pair in candidate_pairs(np.concatenate([some, alike]), key=Key.of(0)).tolist()}
     hit = sum((int(row), 3000 + place) in found for place, row in enumerate(planted))
     assert hit >= (290 if bits == 8 else 299)
 
@@ -45,7 +45,7 @@ def test_pairs_at_every_distance_are_found(bits):
 def test_no_pair_is_named_that_differs_in_more_bits_and_none_twice():
     some = hashes(2000)
     some[:, :20] = False  # so that many are near
-    pairs = candidates(some, key=Key.of(0))
+    pairs = candidate_pairs(some, key=Key.of(0))
     different = (some[pairs[:, 0]] != some[pairs[:, 1]]).sum(axis=1)
     assert len(pairs) > 10
     assert different.max() <= MOST_BITS
@@ -57,7 +57,7 @@ def test_ten_times_as_many_take_much_less_than_a_hundred_times_as_long():
     def seconds(count):
         some = hashes(count)
         begun = time.process_time()  # what runs beside this test does not count
-        candidates(some, key=Key.of(0))
+        candidate_pairs(some, key=Key.of(0))
         return time.process_time() - begun
 
     seconds(1000)
@@ -70,7 +70,7 @@ def test_a_thousand_equal_hashes_are_held_together_without_comparing_all_with_al
     from scipy.sparse.csgraph import connected_components
 
     series = np.repeat(hashes(1), 1000, axis=0)
-    pairs = candidates(series, key=Key.of(0))
+    pairs = candidate_pairs(series, key=Key.of(0))
     assert len(pairs) <= 64 * 1000
     graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(1000, 1000))
     assert connected_components(graph, directed=False)[0] == 1
@@ -83,13 +83,13 @@ def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
     small = rng.integers(0, 200, (16, 16, 3)) + rng.integers(0, 50, (1000, 16, 16, 3))
     table = pd.DataFrame({"reason": [""] * 1000, "content": np.arange(1000)})
     tracemalloc.start()
-    found = near(ImageStats(table, small.astype(np.uint8), series), key=Key.of(0))
+    found = near_duplicates(ImageStats(table, small.astype(np.uint8), series), key=Key.of(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 80e6
-    assert len(candidates(series, key=Key.of(0))) < 65 * 1000
+    assert len(candidate_pairs(series, key=Key.of(0))) < 65 * 1000
     assert len(found) < 9 * 1000
-    assert (joined(1000, [(pair.first, pair.second) for pair in found]) == 0).all()
+    assert (connected_groups(1000, [(pair.first, pair.second) for pair in found]) == 0).all()
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
 def test_the_known_near_duplicates_of_aid_are_found():
     dataset = load_dataset(AID)
     dataset = dataset.select(np.flatnonzero(np.isin(dataset.table["label"], ["Port", "Stadium", "Desert"])))
-    section, _ = copies(dataset, portraits(dataset, workers=2), key=Key.of(0))
+    section, _ = duplicate_section(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
     assert section.facts["same_files"] == []
     found = [one["paths"] for one in section.facts["near_duplicates"]]
     assert found[0] == ["Port/port_183.jpg", "Port/port_248.jpg"]
@@ -109,5 +109,5 @@ def test_the_known_near_duplicates_of_aid_are_found():
 def test_the_known_copy_of_uc_merced_is_found():
     dataset = load_dataset(UCMERCED)
     dataset = dataset.select(np.flatnonzero(dataset.table["label"] == "airplane"))
-    section, _ = copies(dataset, portraits(dataset, workers=2), key=Key.of(0))
+    section, _ = duplicate_section(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
     assert section.facts["same_files"] == [["airplane/airplane01.jpg", "airplane/airplane02.jpg"]]

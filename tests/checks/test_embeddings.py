@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from efficientnetv2.checks import embeddings as embedded
-from efficientnetv2.checks.embeddings import LARGEST_SCENE, lookalikes, standing_out
+from efficientnetv2.checks.embeddings import LARGEST_SCENE, find_lookalikes, lookalike_section
 from efficientnetv2.inference.predict import Embeddings
 
 
@@ -28,7 +28,7 @@ def scenes(*sizes, spread=0.1):
 def test_a_scene_stands_out_however_often_it_is_shown(spread):
     sizes = [*range(2, LARGEST_SCENE + 1), *[1] * 200]
     vectors, groups = scenes(*sizes, spread=spread)
-    found = standing_out(vectors)
+    found = find_lookalikes(vectors)
     assert sorted(group for group, _ in found) == groups[: LARGEST_SCENE - 1]
     ratios = [ratio for _, ratio in found]
     assert ratios == sorted(ratios)
@@ -39,25 +39,25 @@ def test_a_scene_stands_out_however_often_it_is_shown(spread):
 def test_what_is_alike_in_larger_numbers_is_no_scene(spread):
     """Such as a class whose pictures look alike: nothing in it stands out from the rest of it."""
     vectors, _ = scenes(LARGEST_SCENE + 1, 20, 40, *[1] * 100, spread=spread)
-    assert standing_out(vectors) == []
+    assert find_lookalikes(vectors) == []
 
 
 def test_no_scene_without_a_gap_on_all_sides():
     """Each like the next: three of an end have a gap behind them as the first sees it, but not as the third does."""
     angles = np.radians([0, 10, 20, 32, 44, 56, 68, 180, 270])
-    assert standing_out(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)) == []
+    assert find_lookalikes(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)) == []
 
 
 @pytest.mark.parametrize("count", range(4))
 def test_equal_pictures_are_no_scene_without_another_beside_them(count):
-    assert standing_out(np.ones((count, 4), dtype=np.float32)) == []
+    assert find_lookalikes(np.ones((count, 4), dtype=np.float32)) == []
 
 
 def test_as_many_distances_are_held_as_fit_however_many_pictures_there_are(monkeypatch):
     vectors, groups = scenes(2, 3, 4, *[1] * 50)
-    whole = standing_out(vectors)
+    whole = find_lookalikes(vectors)
     monkeypatch.setattr(embedded, "_AT_ONCE", 150)  # two rows of 59
-    assert standing_out(vectors) == whole
+    assert find_lookalikes(vectors) == whole
     assert sorted(group for group, _ in whole) == groups[:3]
 
 
@@ -70,13 +70,13 @@ def test_many_scenes_on_both_sides_of_a_split_are_quickly_told(monkeypatch):
 
     rows = np.arange(40_000)
     found = [((first, first + 1), 0.5) for first in range(0, 40_000, 2)]
-    monkeypatch.setattr(embedded, "standing_out", lambda vectors, **words: found)
+    monkeypatch.setattr(embedded, "find_lookalikes", lambda vectors, **words: found)
     dataset = Manifest(
         paths=[f"{row}.jpg" for row in rows], split=np.array(["train", "val"] * 20_000), targets=0 * rows
     )
     embeddings = Embeddings(rows, 0 * rows, np.zeros((40_000, 1), dtype=np.float32))
     begun = time.process_time()
-    section, groups = lookalikes(dataset, embeddings, [])
+    section, groups = lookalike_section(dataset, embeddings, [])
     assert time.process_time() - begun < 3
     assert [one.kind for one in section.findings] == ["lookalike_across_splits"]
     assert groups == [group for group, _ in found]

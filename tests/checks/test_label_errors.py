@@ -10,8 +10,8 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.checks import label_errors as module
-from efficientnetv2.checks.embeddings import standing_out
-from efficientnetv2.checks.label_errors import doubted_labels, out_of_fold
+from efficientnetv2.checks.embeddings import find_lookalikes
+from efficientnetv2.checks.label_errors import label_error_section, out_of_fold_probabilities
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.rng import Key
 
@@ -37,7 +37,7 @@ def doubted(labels, vectors, together=()):
     names = tuple(f"c{k}" for k in range(labels.max() + 1))
     paths = [f"{row}.jpg" for row in range(len(labels))]
     dataset = Manifest(class_names=names, paths=paths, targets=labels, separator=None)
-    return doubted_labels(
+    return label_error_section(
         dataset, Embeddings(np.arange(len(labels)), labels, vectors), together, key=Key.of(0)
     )
 
@@ -85,7 +85,7 @@ def test_scenes_shown_again_do_not_choose_the_strength():
     own = rng.normal(size=(60, 300))
     shown = (np.tile(own, (3, 1)) + 0.1 * rng.normal(size=(180, 300))).astype(np.float32)
     groups = np.tile(np.arange(60), 3)
-    probabilities = out_of_fold(shown, labels, groups, key=Key.of(0))
+    probabilities = out_of_fold_probabilities(shown, labels, groups, key=Key.of(0))
     loss = -np.log(probabilities[np.arange(180), labels]).mean()
     assert loss == pytest.approx(np.log(3), abs=0.05), "no more than chance among three is known"
 
@@ -131,8 +131,8 @@ def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():
 
     labels = np.repeat([0, 1], EACH)
     vectors = np.random.default_rng(0).normal(size=(len(labels), 8)).astype(np.float32)
-    standing_out(vectors, counting=counting)
-    out_of_fold(vectors, labels, np.arange(len(labels)), key=Key.of(0), counting=counting)
+    find_lookalikes(vectors, counting=counting)
+    out_of_fold_probabilities(vectors, labels, np.arange(len(labels)), key=Key.of(0), counting=counting)
     assert list(told) == ["comparing", "choosing how to check labels", "checking labels"]
     for total, *done in told.values():
         assert done == sorted(done)

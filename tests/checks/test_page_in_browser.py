@@ -9,8 +9,8 @@ from tests.checks.planted import Planted, scene, sound
 from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, measured, stands_out
 
 from efficientnetv2.checks import report
-from efficientnetv2.checks.report import inspected
-from efficientnetv2.checks.thumbnail_index import portraits
+from efficientnetv2.checks.report import check_dataset
+from efficientnetv2.checks.thumbnail_index import collect_image_stats
 from efficientnetv2.utils.rng import Key
 
 
@@ -26,8 +26,8 @@ def written(tmp_path_factory):
     names = [*AWKWARD, *(f"class_{number}_of_a_rather_long_name" for number in range(24))]
     planted.table["label"] = [names[row % 30] for row in range(len(planted.table))]
     dataset = planted.read()
-    inspection = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0))
-    report.write(
+    inspection = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
+    report.write_check_report(
         folder,
         inspection,
         picture=lambda row: scene(row),

@@ -21,13 +21,13 @@ from tests.checks.planted import EACH, Planted, scene, sound
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.checks import report
-from efficientnetv2.checks.class_counts import counts
+from efficientnetv2.checks.class_counts import class_count_section
 from efficientnetv2.checks.image_stats import cramers_v
 from efficientnetv2.checks.plots import legend
-from efficientnetv2.checks.report import inspected
-from efficientnetv2.checks.thumbnail_index import portraits
+from efficientnetv2.checks.report import check_dataset
+from efficientnetv2.checks.thumbnail_index import collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.split_leakage import EARTH_KM, Places, by_place
+from efficientnetv2.evaluation.split_leakage import EARTH_KM, Places, location_section
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -48,7 +48,7 @@ def planted(without_flaw, tmp_path):
 
 def found_in(dataset, **options):
     """Kind of finding -> the groups of paths that it names."""
-    inspection = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0), **options)
+    inspection = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0), **options)
     json.dumps(inspection.to_json(), allow_nan=False)
     return {one["kind"]: one["pictures"] for one in inspection.to_json()["findings"]}
 
@@ -113,7 +113,11 @@ def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, a
     (near,) = [kind for kind in kinds if kind.startswith("near")]
     one = "080.jpg" if near == "near_picture" else "again.jpg"
     assert found[near] == [[one, "other.jpg"]]
-    facts = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).sections["copies"].facts
+    facts = (
+        check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
+        .sections["copies"]
+        .facts
+    )
     (pair,) = facts["near_duplicates"]
     harms = (pair["across_splits"], pair["labels_differ"])
     assert harms == (near == "near_across_splits", near == "near_other_label")
@@ -126,7 +130,7 @@ def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
         Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
         planted.add(name, like=20)
     dataset = planted.read()
-    (found,) = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).findings
+    (found,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).findings
     assert found.kind == "near_picture"
     assert len(found.groups) == 10
     assert mentions(found.sentence, "4", "108")
@@ -145,7 +149,7 @@ def test_files_that_cannot_be_read(planted):
     (planted.folder / "031.jpg").write_text("path,label")
     assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
     dataset = planted.read()
-    (told,) = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).findings
+    (told,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).findings
     assert mentions(told.sentence, "030.jpg")
 
 
@@ -174,7 +178,7 @@ def test_pictures_of_one_place(planted):
     dataset = planted.read()
     assert found_in(dataset) == {"place": []}
     assert found_in(dataset, near_km=2) == {}
-    section = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).sections["place"]
+    section = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["place"]
     assert section.facts["near_another"] == 2
     assert section.facts["nearest_of_its_label"] == 0
 
@@ -196,7 +200,7 @@ def test_places_across_the_date_line_are_near():
 )
 def test_neighbours_of_the_deforestation_pictures_are_counted():
     """Near is within 5 km; of so many of these the nearest has the same label."""
-    facts = by_place(load_dataset(DEFORESTATION)).facts
+    facts = location_section(load_dataset(DEFORESTATION)).facts
     assert (facts["near_another"], facts["nearest_of_its_label"]) == (446, 330)
 
 
@@ -254,7 +258,9 @@ def test_pictures_of_one_hour(planted, row, kinds):
     planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
     dataset = planted.read()
     assert found_in(dataset) == {kind: [] for kind in kinds}
-    facts = inspected(dataset, portraits(dataset, workers=2), key=Key.of(0)).sections["time"].facts
+    facts = (
+        check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["time"].facts
+    )
     assert facts["shared_with_training"] == {"val": int(row == 90)}
 
 
@@ -291,7 +297,7 @@ def test_imbalance_and_small_classes(planted):
 
 def test_always_answering_the_commonest_of_several_labels_is_right_for_pictures(planted):
     planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
-    counted = counts(planted.read(label_separator=";"))
+    counted = class_count_section(planted.read(label_separator=";"))
     assert counted.facts["majority_share"] == 1
     assert counted.facts["by_split"] == {"train": 80, "val": 24}
     (imbalance,) = [one for one in counted.findings if one.kind == "imbalance"]
@@ -444,8 +450,10 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     )
     table.to_csv(tmp_path / "one.csv", index=False)
     dataset = load_dataset(str(tmp_path / "one.csv"), for_training=False)
-    found = inspected(dataset, portraits(dataset, workers=1), key=Key.of(0))
-    report.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect one.csv", versions={})
+    found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
+    report.write_check_report(
+        tmp_path, found, picture=lambda row: None, command="effnetv2 inspect one.csv", versions={}
+    )
     text = (tmp_path / report.PAGE_NAME).read_text()
     for words in (
         "Nothing is wrong in 1 picture.",
@@ -464,8 +472,10 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     table = pd.DataFrame({"path": [f"{number}.png" for number in range(len(labels))], "label": labels})
     table.to_csv(tmp_path / "five.csv", index=False)
     dataset = load_dataset(str(tmp_path / "five.csv"), for_training=False)
-    found = inspected(dataset, portraits(dataset, workers=1), key=Key.of(0))
-    report.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect five.csv", versions={})
+    found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
+    report.write_check_report(
+        tmp_path, found, picture=lambda row: None, command="effnetv2 inspect five.csv", versions={}
+    )
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
     assert [name for name, of in rows if of != "mean colour"] == ["a", "b", "d"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientnetv2.checks.thumbnail_index import SMALL_PX, portraits
+from efficientnetv2.checks.thumbnail_index import SMALL_PX, collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image
 
@@ -19,7 +19,7 @@ def test_format_size_channels_and_colours_are_those_of_the_file(tmp_path):
         "clear.png": Image.new("RGBA", (20, 20), (0, 0, 0, 0)),  # is laid over white
     }.items():
         picture.save(tmp_path / name)
-    looked = portraits(load_dataset(tmp_path, require_labels=False), workers=2).table
+    looked = collect_image_stats(load_dataset(tmp_path, require_labels=False), workers=2).table
     assert looked["format"].tolist() == ["PNG", "JPEG", "PNG"]
     assert looked["mode"].tolist() == ["RGBA", "L", "RGB"]
     assert list(zip(looked["width"], looked["height"], strict=True)) == [(20, 20), (64, 64), (40, 30)]
@@ -36,7 +36,7 @@ def test_contents_are_equal_for_equal_files_alone(class_folders):
     files[1].write_bytes(files[0].read_bytes())
     files[2].write_bytes(b"")
     files[3].write_bytes(b"")
-    looked = portraits(load_dataset(class_folders), workers=3)
+    looked = collect_image_stats(load_dataset(class_folders), workers=3)
     content = dict(zip(load_dataset(class_folders).paths, looked.table["content"], strict=True))
     first, second, third, fourth = (content[f"red/{file.name}"] for file in files[:4])
     assert first == second
@@ -52,7 +52,7 @@ def test_small_squares_and_hashes_are_near_those_of_the_whole_picture(class_fold
         picture = Image.fromarray(patches).resize((500, 380), Image.Resampling.BICUBIC)
         picture.save(class_folders / "red" / f"large_{number}.jpg", quality=95)
     dataset = load_dataset(class_folders)
-    looked = portraits(dataset, workers=2)
+    looked = collect_image_stats(dataset, workers=2)
     for row in [row for row, path in enumerate(dataset.paths) if "large" in path]:
         whole = load_image(dataset.file(row))
         small = np.asarray(whole.resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX), dtype=float)
@@ -63,8 +63,8 @@ def test_small_squares_and_hashes_are_near_those_of_the_whole_picture(class_fold
 def test_it_tells_how_far_it_is_and_does_not_depend_on_threads(class_folders):
     dataset = load_dataset(class_folders)
     said = []
-    one = portraits(dataset, workers=1, progress=said.append)
-    several = portraits(dataset, workers=4)
+    one = collect_image_stats(dataset, workers=1, progress=said.append)
+    several = collect_image_stats(dataset, workers=4)
     assert said[-1] == len(dataset)
     assert one.table.equals(several.table)
     assert (one.hashes == several.hashes).all()
@@ -88,6 +88,6 @@ def test_images_that_were_enlarged_are_known(tmp_path, times, way):
         image = natural(number)
         image.reduce(times).resize(image.size, way).save(tmp_path / f"{number:02}.jpg", quality=90)
     Image.new("RGB", (128, 128)).save(tmp_path / "99.jpg")  # shows too little to say
-    found = portraits(load_dataset(tmp_path, require_labels=False), workers=1).table["enlarged"]
+    found = collect_image_stats(load_dataset(tmp_path, require_labels=False), workers=1).table["enlarged"]
     assert found.median() == times
     assert np.isnan(found.iloc[-1])

@@ -10,7 +10,7 @@ from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.thumbnails import Row
+from efficientnetv2.evaluation.thumbnails import ImageRow
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training.recipe_io import with_overrides
@@ -114,13 +114,16 @@ def test_the_sheet_is_written(class_folders, tmp_path):
 def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
     """Half as bright as evaluated is half as bright on the sheet; a negative is there to be seen as it is."""
     ramp = np.tile(np.linspace(0, 30, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
-    dark = [Row("evaluation", (ramp,), ("a",)), *(Row("", (one,), ("",)) for one in (ramp // 2, 255 - ramp))]
+    dark = [
+        ImageRow("evaluation", (ramp,), ("a",)),
+        *(ImageRow("", (one,), ("",)) for one in (ramp // 2, 255 - ramp)),
+    ]
     evaluated, darker, negative = _to_be_seen(dark)
     assert evaluated.images[0].max() == 255
     assert "stretched" in evaluated.words
     assert abs(float(darker.images[0].mean()) * 2 - float(evaluated.images[0].mean())) < 12
     assert np.array_equal(negative.images[0], 255 - ramp)
-    light = [Row("evaluation", (ramp + 100,), ("a",)), Row("", (ramp,), ("",))]
+    light = [ImageRow("evaluation", (ramp + 100,), ("a",)), ImageRow("", (ramp,), ("",))]
     assert _to_be_seen(light) == light
 
 

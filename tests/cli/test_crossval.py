@@ -26,7 +26,7 @@ from tests.metrics.test_bootstrap import alike_places
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, assign_folds, time_folds
-from efficientnetv2.evaluation.label_efficiency import verdict
+from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict
 from efficientnetv2.inference.linear_probe import probe_folds
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
@@ -512,7 +512,7 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
     found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
     assert (found.labels.points[-1].pictures, found.labels.forecast.pictures) == (150, 300)
     assert mentions(found.labels_of, "5", "150", "180")
-    assert verdict(found.labels, note=found.labels_of)[1].endswith(found.labels_of)
+    assert label_efficiency_verdict(found.labels, note=found.labels_of)[1].endswith(found.labels_of)
 
 
 def begun_as(folder):

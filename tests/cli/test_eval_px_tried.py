@@ -14,7 +14,7 @@ from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
 from efficientnetv2.inference.predict import shared_answers
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.training.post_training import default_eval_sizes
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
@@ -52,7 +52,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
             workers=0,
             world=SINGLE_PROCESS,
         )
-        return figures(answers.labels, answers.probabilities, network.class_names).top1
+        return classification_metrics(answers.labels, answers.probabilities, network.class_names).top1
 
     by_hand = {px: top1(parts.minival, px) for px in (32, 48, 64)}
     assert {point["image_px"]: point["top1"] for point in report["sizes"]} == by_hand

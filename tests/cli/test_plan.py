@@ -16,7 +16,7 @@ from tests.messages import mentions
 from efficientnetv2.cli.plan import plan
 from efficientnetv2.cli.train import train
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.plots import learning_curve
+from efficientnetv2.evaluation.plots import draw_training_curves
 from efficientnetv2.training.estimate import RunEstimate, StageEstimate
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -197,5 +197,5 @@ def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
         (step, 32 if step <= 6 else 64) for step in range(1, 13)
     ]
     assert [(row["step"], row["epoch"]) for row in answered] == [(6, 1.0), (12, 2.0)]
-    assert learning_curve(rows) is not None
+    assert draw_training_curves(rows) is not None
     assert len({row["loss"] for row in trained}) == 12, "a line that is drawn, not a point"

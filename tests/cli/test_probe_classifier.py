@@ -24,7 +24,7 @@ from tests.messages import mentions
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.report import ReportMetadata
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import as_linear, linear_probe
 from efficientnetv2.inference.predict import Predictions
@@ -255,19 +255,19 @@ def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
     dataset = load_dataset(class_folders)
     right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
     recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
-    limited = Facts("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
+    limited = ReportMetadata("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
     found = Outcome(right, dataset, dataset.class_names, limited)
     assert len(found.next_steps) == 3
     assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
         True
     ] * 2
-    assert Outcome(right, dataset, dataset.class_names, Facts("x", "test")).next_lines == []
+    assert Outcome(right, dataset, dataset.class_names, ReportMetadata("x", "test")).next_lines == []
 
 
 def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
     dataset = load_dataset(class_folders)
     right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
-    facts = Facts("pictures", "val", linear_probe=0.5, linear_probe_macro_f1=0.5)
+    facts = ReportMetadata("pictures", "val", linear_probe=0.5, linear_probe_macro_f1=0.5)
     for answered in (12, 48):
         probe = pd.DataFrame({"label": "red", "true_label": dataset.table["label"]}).set_index(
             pd.Index(dataset.paths)

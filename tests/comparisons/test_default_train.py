@@ -12,7 +12,7 @@ from benchmarks import default_train, record
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.evaluation.predictions import write_answers
+from efficientnetv2.evaluation.predictions import save_predictions
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_the_program_is_asked_as_a_user_asks_it_and_goes_on_where_it_was(tmp_pat
 
 def test_the_difference_is_that_of_the_pictures_that_both_answered(tmp_path):
     """The probe has not seen picture e. Of four the run has 3 right, the probe 2."""
-    write_answers(tmp_path, answers("1aa", "2bb", "3aa", "4ab", "5ab"))
-    write_answers(tmp_path / "probe", answers("1aa", "2ab", "3ba", "4bb"))
+    save_predictions(tmp_path, answers("1aa", "2bb", "3aa", "4ab", "5ab"))
+    save_predictions(tmp_path / "probe", answers("1aa", "2ab", "3ba", "4bb"))
     found = default_train.over_probe(tmp_path)
     assert found["pictures"] == 4
     assert found["probe_top1"] == 0.5

@@ -15,7 +15,7 @@ from benchmarks.paper.table import Table
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.predictions import write_answers
+from efficientnetv2.evaluation.predictions import save_predictions
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.workflows.data_config import Source
@@ -71,8 +71,8 @@ def test_what_a_run_has_over_its_probe_is_of_the_pictures_that_both_answered(tmp
     run = runs.folder(cell, 0)
     answers = pd.DataFrame({"path": list("abcde"), "label": list("xxyyy"), "true_label": list("xxyxy")})
     probe = pd.DataFrame({"path": list("abcd"), "label": list("xyxy"), "true_label": list("xxyx")})
-    write_answers(run, answers)
-    write_answers(run / "probe", probe)
+    save_predictions(run, answers)
+    save_predictions(run / "probe", probe)
     (run / "measured.json").write_text(json.dumps({"top1": 0.8, "linear_probe": 0.9}))
     row = asked(runs, cell, 0)
     assert (row["top1"], row["probe_top1"], row["pictures"]) == (0.8, 0.25, 4)

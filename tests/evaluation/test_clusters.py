@@ -10,7 +10,7 @@ import pytest
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds
-from efficientnetv2.evaluation.clusters import evaluated_whole, kept_whole, way_to
+from efficientnetv2.evaluation.clusters import evaluation_clusters, relative_prefix, split_clusters
 
 
 @pytest.fixture
@@ -38,24 +38,26 @@ def written(tmp_path):
 
 def parts(run, paths):
     """How many places or groups these pictures are of."""
-    return len(np.unique(kept_whole(run, paths).clusters))
+    return len(np.unique(split_clusters(run, paths).clusters))
 
 
 def test_places_that_the_split_kept_whole_hang_together(written):
     run, dataset = written(split=["train"] * 8 + ["val"] * 4)
     val = dataset.subset("val").paths
-    found = kept_whole(run, val).clusters
+    found = split_clusters(run, val).clusters
     assert found[0] == found[1] != found[2] == found[3]
-    assert list(kept_whole(run, val[::-1]).clusters) == list(found[::-1]), "by path, in whichever order"
+    assert list(split_clusters(run, val[::-1]).clusters) == list(found[::-1]), "by path, in whichever order"
 
 
 @pytest.mark.parametrize("root", ["", "../set/", "https://far.example/set/"])
 def test_pictures_called_by_numbers_are_not_taken_for_others(root):
     """Listed before them, and beside them in a folder of their own."""
     names = ["25.jpg", "27.jpg", "more/5.jpg", "more/7.jpg", "5.jpg", "7.jpg"]
-    assert way_to([root + name for name in names], ["5.jpg", "7.jpg"]) == root
-    assert way_to([root + name for name in names], ["more/7.jpg"]) == root
-    assert way_to([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, "those are others"
+    assert relative_prefix([root + name for name in names], ["5.jpg", "7.jpg"]) == root
+    assert relative_prefix([root + name for name in names], ["more/7.jpg"]) == root
+    assert relative_prefix([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, (
+        "those are others"
+    )
 
 
 def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
@@ -79,10 +81,10 @@ def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):
     row, split = np.arange(12), ["val"] * 8 + ["train"] * 4
     latitude = 0.01 + 0.3 * (row // 2) + 0.2 * (row % 2)
     run, dataset = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
-    assert list(kept_whole(run, dataset.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert list(split_clusters(run, dataset.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
     table = dataset.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
     replace(dataset, table=table).to_csv(run / "manifest.csv")
-    assert list(kept_whole(run, dataset.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert list(split_clusters(run, dataset.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(written):
@@ -107,7 +109,7 @@ def test_minival_is_a_part_of_training(written):
 
 def test_what_the_split_parted_does_not_count(written):
     run, dataset = written(split=["train", "val"] * 6, latitude=0.5)
-    assert kept_whole(run, dataset.subset("val").paths) is None
+    assert split_clusters(run, dataset.subset("val").paths) is None
 
 
 def test_pictures_all_of_one_place_hang_together_by_smaller_ones(written):
@@ -134,9 +136,9 @@ def test_groups_without_places(written):
 
 def test_other_pictures_and_no_manifest_give_nothing(written, tmp_path):
     run, _ = written(split=["train"] * 8 + ["val"] * 4)
-    assert kept_whole(run, ["elsewhere.jpg"]) is None
-    assert kept_whole(run, []) is None
-    assert kept_whole(tmp_path, ["pictures/08.jpg"]) is None
+    assert split_clusters(run, ["elsewhere.jpg"]) is None
+    assert split_clusters(run, []) is None
+    assert split_clusters(tmp_path, ["pictures/08.jpg"]) is None
 
 
 GROUPS = {"group": list("ppqqrrssttuu")}
@@ -159,7 +161,7 @@ HELD_OUT = ["train"] * 6 + ["val"] * 6
 )
 def test_what_was_kept_whole_has_a_name(columns, what, written):
     run, dataset = written(split=HELD_OUT, **columns)
-    assert kept_whole(run, dataset.subset("val").paths).what == what
+    assert split_clusters(run, dataset.subset("val").paths).what == what
 
 
 def clusters_of(found) -> int:
@@ -169,29 +171,29 @@ def clusters_of(found) -> int:
 def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(written):
     """Wherever the table lies that names the files: here it is the user's own, and that of the run."""
     run, dataset = written(split=HELD_OUT)
-    own = kept_whole(run, dataset.subset("val").paths)
+    own = split_clusters(run, dataset.subset("val").paths)
     for table in (dataset, load_dataset(run / "manifest.csv")):
-        found = evaluated_whole(run, table.subset("val"))
+        found = evaluation_clusters(run, table.subset("val"))
         assert list(found.clusters) == list(own.clusters)
         assert found.what == own.what == "places"
     # Blocks of a degree; of other pictures nothing says that so much hangs together.
     assert clusters_of(own) == 3
-    assert clusters_of(evaluated_whole(None, dataset.subset("val"))) == 6
+    assert clusters_of(evaluation_clusters(None, dataset.subset("val"))) == 6
 
 
 def test_what_the_runs_split_has_parted_does_not_hang_together_in_an_evaluation_of_it_either(written):
     """But pictures that gave no figure of the run go by what is known of them."""
     run, dataset = written(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
-    assert evaluated_whole(run, dataset.subset("val")) is None
-    assert clusters_of(evaluated_whole(run, dataset.subset("test"))) == 4
-    assert clusters_of(evaluated_whole(run, dataset)) == 6
+    assert evaluation_clusters(run, dataset.subset("val")) is None
+    assert clusters_of(evaluation_clusters(run, dataset.subset("test"))) == 4
+    assert clusters_of(evaluation_clusters(run, dataset)) == 6
 
 
 def test_groups_that_the_run_did_not_know_of_count(written):
     run, dataset = written(split=HELD_OUT, **NOWHERE)
     val = dataset.subset("val")
-    assert evaluated_whole(run, val) is None
-    found = evaluated_whole(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
+    assert evaluation_clusters(run, val) is None
+    found = evaluation_clusters(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
     assert list(found.clusters) == [0, 0, 0, 1, 1, 1]
     assert found.what == "groups"
 
@@ -199,12 +201,12 @@ def test_groups_that_the_run_did_not_know_of_count(written):
 def test_pictures_of_another_folder_with_the_same_names_are_others(written, tmp_path):
     run, dataset = written(split=HELD_OUT)
     elsewhere = replace(dataset, root=tmp_path / "elsewhere")
-    assert clusters_of(evaluated_whole(run, elsewhere.subset("val"))) == 6
+    assert clusters_of(evaluation_clusters(run, elsewhere.subset("val"))) == 6
 
 
 def test_a_cross_validations_own_pictures_hang_together_as_its_folds_were_dealt(written):
     run, dataset = written(fold=np.arange(12) // 4, kept_whole=np.arange(12) // 4)
-    assert clusters_of(evaluated_whole(run, dataset)) == 3
+    assert clusters_of(evaluation_clusters(run, dataset)) == 3
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_a_cross_validations_own_pictures_hang_together_as_its_folds_were_dealt(
 )
 def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns, clusters, what, written):
     _, dataset = written(**columns)
-    found = evaluated_whole(None, dataset)
+    found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == clusters
     assert found.what == what
 
@@ -235,13 +237,13 @@ def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns,
 @pytest.mark.parametrize("columns", [NOWHERE, {"latitude": 0.01}, NOWHERE | {"group": "one"}])
 def test_of_pictures_of_one_place_or_of_none_nothing_is_known(columns, written):
     _, dataset = written(**columns)
-    assert evaluated_whole(None, dataset) is None
+    assert evaluation_clusters(None, dataset) is None
 
 
 def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(written):
     """Ten copies of a rare picture say no more than it does."""
     made_from = ["", "pictures/00.jpg", "pictures/01.jpg", *[""] * 8, "pictures/10.jpg"]
     _, dataset = written(**NOWHERE, augmented_from=made_from)
-    found = evaluated_whole(None, dataset)
+    found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]
     assert found.what == "pictures with their copies"

@@ -12,9 +12,9 @@ from scipy.stats import binom, t
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.compare import compare
-from efficientnetv2.evaluation.compare import FinishedRun, gain, unpaired
-from efficientnetv2.evaluation.predictions import over
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.evaluation.compare import FinishedRun, compare_runs, compare_unpaired
+from efficientnetv2.evaluation.predictions import compare_predictions
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.training.run_lock import lock_run_dir
 from efficientnetv2.utils.errors import InputError
 
@@ -35,7 +35,7 @@ def test_a_gain_is_that_of_the_same_pictures():
     """100 pictures: 70 right with both, 10 only with the first, 4 only with the second, 16 with neither."""
     over = _run("fixed", [True] * 80 + [False] * 20, 20.0)
     one = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
-    found = gain(one, over)
+    found = compare_runs(one, over)
     assert found.over.top1.value == pytest.approx(-0.06)
     assert (found.over.pictures, found.time_ratio) == (100, 0.5)
     # The difference is a sum of 100 draws of -1, 0, 1 with variance 0.14 - 0.06 squared: 2 * 0.0369 wide.
@@ -45,7 +45,9 @@ def test_a_gain_is_that_of_the_same_pictures():
 
 
 def test_where_only_one_is_better_the_interval_is_the_binomial_one():
-    found = gain(_run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0)).over.top1
+    found = compare_runs(
+        _run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0)
+    ).over.top1
     assert 100 * found.low == pytest.approx(binom(100, 0.3).ppf(0.025), abs=1)
     assert 100 * found.high == pytest.approx(binom(100, 0.3).ppf(0.975), abs=1)
 
@@ -54,12 +56,12 @@ def test_pictures_of_a_place_are_drawn_as_one():
     """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
     one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
-    found = gain(one, placed(other, places)).over
+    found = compare_runs(one, placed(other, places)).over
     assert found.together == 10
     wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
     assert 100 * found.top1.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
     assert found.top1.high == 1
-    assert gain(one, other).over.together is None
+    assert compare_runs(one, other).over.together is None
 
 
 def test_two_runs_have_one_interval_between_them(tmp_path):
@@ -67,59 +69,59 @@ def test_two_runs_have_one_interval_between_them(tmp_path):
     draw = np.random.default_rng(0)
     one, other = (_run(name, draw.random(120) < right, 1.0) for name, right in (("a", 0.6), ("b", 0.5)))
     places = pd.Series(draw.integers(12, size=120), index=one.answers.index)
-    found = gain(placed(one, places), other).over
-    backwards = gain(other, placed(one, places)).over
+    found = compare_runs(placed(one, places), other).over
+    backwards = compare_runs(other, placed(one, places)).over
     for name in ("top1", "macro_f1", "balanced_accuracy"):
         this, that = getattr(found, name), getattr(backwards, name)
         assert (this.value, this.low, this.high) == (-that.value, -that.high, -that.low)
     shuffled = replace(other, answers=other.answers.sample(frac=1, random_state=1))
-    assert gain(placed(one, places), shuffled).over == found
-    assert gain(one, placed(other, places)).over == found
-    assert gain(placed(one, (places + 5) % 12), other).over == found
+    assert compare_runs(placed(one, places), shuffled).over == found
+    assert compare_runs(one, placed(other, places)).over == found
+    assert compare_runs(placed(one, (places + 5) % 12), other).over == found
     coarser = places // 3
-    assert gain(placed(one, coarser), placed(other, places)).over.together == 4
-    alone = over(one.answers, other.answers, clusters=places)
+    assert compare_runs(placed(one, coarser), placed(other, places)).over.together == 4
+    alone = compare_predictions(one.answers, other.answers, clusters=places)
     assert alone == found
-    assert gain(one, other).over != found
+    assert compare_runs(one, other).over != found
 
 
 def test_few_places_make_no_interval_narrower_and_nothing_certain():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
-    alone = gain(one, other).over
+    alone = compare_runs(one, other).over
     halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
-    found = gain(placed(one, halves), other).over
+    found = compare_runs(placed(one, halves), other).over
     assert alone.top1.low > 0
     assert (found.top1.low, found.top1.high, found.together) == (0, alone.top1.high, 2)
-    assert gain(placed(one, 0 * halves), other).over.together is None
+    assert compare_runs(placed(one, 0 * halves), other).over.together is None
 
 
 def test_the_same_answers_differ_in_nothing():
-    found = gain(_run("a", [True, False], 1.0), _run("b", [True, False], 1.0)).over.top1
+    found = compare_runs(_run("a", [True, False], 1.0), _run("b", [True, False], 1.0)).over.top1
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_other_pictures_are_not_compared():
     one = _run("a", [True, False], 1.0)
-    assert gain(one, _run("b", [True], 1.0)) is None
+    assert compare_runs(one, _run("b", [True], 1.0)) is None
 
 
 def _evaluated(name, right, of, first):
     """An evaluation of its own images with Wilson's interval, as a report has it."""
     run = _run(name, [True] * right + [False] * (of - right), 1.0)
     answers = run.answers.set_axis([f"{first + number}.jpg" for number in range(of)])
-    low, high = wilson(right / of, of)
+    low, high = wilson_interval(right / of, of)
     return replace(run, answers=answers, report={"top1": right / of, "intervals": {"top1": [low, high]}})
 
 
 def test_runs_on_different_images_are_two_independent_samples():
     """Newcombe's own example, method 10: 56 of 70 and 48 of 80 differ by 0.2 (0.0524 to 0.3339)."""
-    found = unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 70))
+    found = compare_unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 70))
     top1 = found.metrics["top1"]
     assert (top1.value, top1.low, top1.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
     assert (found.images, found.shared, found.optimistic) == ((70, 80), 0, "")
-    assert unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60)).shared == 10
+    assert compare_unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60)).shared == 10
     other = _evaluated("c", 5, 9, 500)
-    assert unpaired(other, replace(other, answers=other.answers.assign(true_label="z"))) is None
+    assert compare_unpaired(other, replace(other, answers=other.answers.assign(true_label="z"))) is None
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -150,7 +152,7 @@ def test_different_images_are_compared_with_an_interval(as_json, tmp_path, capsy
 
 
 def test_runs_without_an_image_are_not_compared():
-    assert gain(_run("a", [], 1.0), _run("b", [], 1.0)) is None
+    assert compare_runs(_run("a", [], 1.0), _run("b", [], 1.0)) is None
 
 
 def test_without_rows_of_training_the_whole_time_counts():
@@ -159,7 +161,7 @@ def test_without_rows_of_training_the_whole_time_counts():
 
 def test_every_class_has_its_difference():
     """All are 'a': of the one 90 are called so, of the other 80, so F1 is 2 * 90 / 190 and 2 * 80 / 180."""
-    found = gain(
+    found = compare_runs(
         _run("one", [True] * 90 + [False] * 10, 1.0), _run("other", [True] * 80 + [False] * 20, 1.0)
     ).over
     assert list(found.f1) == ["a"]
@@ -173,7 +175,7 @@ def test_an_evaluation_has_no_training_time():
     run = _run("run", [True, False], 1.0)
     alone = replace(run, name="evaluation", history=())
     assert alone.train_s is None
-    assert gain(run, alone).time_ratio is gain(alone, run).time_ratio is None
+    assert compare_runs(run, alone).time_ratio is compare_runs(alone, run).time_ratio is None
 
 
 def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore
-from efficientnetv2.evaluation.generalization import Apart
+from efficientnetv2.evaluation.generalization import TrainDistance
 
 FOLD = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k",))
 
@@ -39,7 +39,7 @@ def test_networks_that_answer_together_are_said_to():
 
 
 def test_how_near_the_learnt_pictures_are_stands_in_the_report():
-    near = Apart("place", 40, 10, 9.1)
+    near = TrainDistance("place", 40, 10, 9.1)
     told = CrossValidation("place", "", "macro_f1", [FOLD], apart=near).to_json()["apart"]
     assert (told["near"], told["known"], told["near_km"]) == (10, 40, 5.0)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
-from efficientnetv2.evaluation.explain import explainable, grad_cam, overlaid
+from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
 from efficientnetv2.models.blocks import initialise
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.transforms.normalize import normalise
@@ -180,7 +180,7 @@ def test_where_memory_runs_out_fewer_are_looked_at_at_a_time(taught):
 
 def test_a_network_without_classes_is_refused():
     network = EfficientNet(TINY, num_classes=0)
-    assert not explainable(network)
+    assert not supports_grad_cam(network)
     with pytest.raises(InputError, match="have a classifier"):
         grad_cam(network, np.zeros((1, PX, PX, 3), np.uint8), np.zeros(1, np.int64))
 
@@ -189,6 +189,6 @@ def test_an_overlay_is_grey_where_nothing_speaks_and_coloured_where_most_does():
     image = np.full((4, 4, 3), (10, 120, 60), np.uint8)
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 1
-    mixed = overlaid(image, heat)
+    mixed = overlay_heatmap(image, heat)
     assert (mixed[1] == mixed[1, 0, 0]).all()
     assert np.ptp(mixed[0, 0].astype(int)) > 50

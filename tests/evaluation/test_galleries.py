@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from efficientnetv2.evaluation.explain import Seen, chosen, shown
-from efficientnetv2.evaluation.html import rendered
+from efficientnetv2.evaluation.explain import Example, gallery_section, select_galleries
+from efficientnetv2.evaluation.html import render
 
 NAMES = ("forest", "pasture", "<maize>")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -23,7 +23,7 @@ PROBABILITIES = np.array(
 
 
 def test_the_galleries_by_hand():
-    pairs, other, last, unsure, surprising = chosen(LABELS, PROBABILITIES, NAMES)
+    pairs, other, last, unsure, surprising = select_galleries(LABELS, PROBABILITIES, NAMES)
     assert (pairs.title, pairs.places.tolist()) == ("forest, predicted as pasture", [1, 2])
     assert {one.title for one in (other, last)} == {
         "pasture, predicted as forest",
@@ -34,17 +34,17 @@ def test_the_galleries_by_hand():
 
 
 def test_a_network_that_is_always_right_has_no_pairs():
-    galleries = chosen(np.array([0, 1]), np.eye(2), NAMES[:2])
+    galleries = select_galleries(np.array([0, 1]), np.eye(2), NAMES[:2])
     assert [one.title.split(":")[0] for one in galleries] == ["Least confident", "Least probable labels"]
 
 
 def test_names_are_escaped_and_pictures_stand_beside_their_maps():
     heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
-    part = shown(
-        chosen(LABELS, PROBABILITIES, NAMES), LABELS, PROBABILITIES, NAMES, [f"{n}.jpg" for n in range(7)],
-        lambda place: Seen(None) if place == 0 else Seen(np.zeros((4, 4, 3), np.uint8), heat),
+    part = gallery_section(
+        select_galleries(LABELS, PROBABILITIES, NAMES), LABELS, PROBABILITIES, NAMES, [f"{n}.jpg" for n in range(7)],
+        lambda place: Example(None) if place == 0 else Example(np.zeros((4, 4, 3), np.uint8), heat),
     )  # fmt: skip
-    page = rendered(part.template, part=part)
+    page = render(part.template, part=part)
     assert "<maize>" not in page
     assert "&lt;maize&gt;, predicted as forest" in page
     pictures = sum(len(pictures) for _, pictures in part.galleries)

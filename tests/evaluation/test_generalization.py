@@ -13,22 +13,22 @@ from tests.messages import mentions
 from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.evaluation.generalization import (
     PROBE,
-    Apart,
-    Beside,
-    Elsewhere,
-    apart_by_folds,
-    elsewhere,
+    NewPlaceEstimate,
+    SplitComparison,
+    TrainDistance,
+    fold_train_distance,
+    new_place_estimate,
 )
 from efficientnetv2.metrics.bootstrap import Difference
 
 FIGURES = ("macro_f1", "top1")
 NETWORKS = "the trained networks"
-FAR = Apart("place", 40, 0, 43.7)
+FAR = TrainDistance("place", 40, 0, 43.7)
 
 
-def beside(low: float, high: float = 0.2, what: str = NETWORKS) -> Beside:
+def beside(low: float, high: float = 0.2, what: str = NETWORKS) -> SplitComparison:
     """Random folds are better by 0.1, which may be ``low`` to ``high``."""
-    return Beside(
+    return SplitComparison(
         what,
         dict.fromkeys(FIGURES, 0.9),
         dict.fromkeys(FIGURES, 0.8),
@@ -38,10 +38,10 @@ def beside(low: float, high: float = 0.2, what: str = NETWORKS) -> Beside:
 
 @pytest.mark.parametrize("low", [0.05, -0.05])
 def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(low):
-    found = elsewhere("place", [beside(low)], FAR)
+    found = new_place_estimate("place", [beside(low)], FAR)
     assert found.verdict == "That is what is measured here."
     assert mentions(found.words, beside(low).sentence(), "5", "44")
-    assert elsewhere("place", [], FAR).verdict == "That is what is measured here."
+    assert new_place_estimate("place", [], FAR).verdict == "That is what is measured here."
 
 
 def test_neighbours_across_the_border_of_a_block_are_counted():
@@ -52,19 +52,21 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
         (np.flatnonzero(np.arange(6) % 2 != side), np.flatnonzero(np.arange(6) % 2 == side))
         for side in (0, 1)
     ]
-    near = apart_by_folds(data, parts)
+    near = fold_train_distance(data, parts)
     assert (near.known, near.near) == (6, 2)
-    found = elsewhere("place", [], near)
+    found = new_place_estimate("place", [], near)
     assert found.verdict == "That is measured here in part."
     assert mentions(found.words, "2", "6", "33.3", "5")
     assert found.known
-    mostly = elsewhere("place", [], replace(near, near=4))
+    mostly = new_place_estimate("place", [], replace(near, near=4))
     assert (mostly.verdict, mostly.known) == ("Not measured.", False)
-    hardly = elsewhere("place", [], replace(near, known=101))
+    hardly = new_place_estimate("place", [], replace(near, known=101))
     assert (hardly.verdict, hardly.known) == ("That is what is measured here, but for 2 pictures.", True)
     assert "2 pictures of 101" in hardly.words
     assert "Larger blocks" not in hardly.words
-    assert elsewhere("place", [], replace(near, known=100)).verdict == "That is measured here in part."
+    assert (
+        new_place_estimate("place", [], replace(near, known=100)).verdict == "That is measured here in part."
+    )
 
 
 def test_each_fold_is_asked_what_its_own_network_learnt():
@@ -72,19 +74,19 @@ def test_each_fold_is_asked_what_its_own_network_learnt():
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     dealt = {by: assign_folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
     found = {
-        by: apart_by_folds(data, [(part.learning, part.answering) for part in one.parts])
+        by: fold_train_distance(data, [(part.learning, part.answering) for part in one.parts])
         for by, one in dealt.items()
     }
     assert found["place"].near == 0 < found["class"].near
     assert found["place"].known == found["class"].known == 80
-    assert apart_by_folds(dataset([0, 1]), [(np.array([0]), np.array([1]))]) is None
+    assert fold_train_distance(dataset([0, 1]), [(np.array([0]), np.array([1]))]) is None
 
 
 def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
-    worse = elsewhere("class", [beside(0.05)], None)
+    worse = new_place_estimate("class", [beside(0.05)], None)
     assert (worse.verdict, worse.words, worse.known) == ("Less good.", beside(0.05).sentence(), True)
     alike = beside(-0.05, 0.01)
-    assert elsewhere("class", [alike], FAR) == Elsewhere(
+    assert new_place_estimate("class", [alike], FAR) == NewPlaceEstimate(
         "No worse beyond chance.", alike.sentence(), known=True
     )
 
@@ -98,7 +100,7 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
 )
 def test_too_few_pictures_are_no_assurance(what, verdict):
     """Of -0.05 to +0.15 a loss of 0.15 is as possible as none."""
-    found = elsewhere("class", [beside(-0.05, 0.15, what)], FAR)
+    found = new_place_estimate("class", [beside(-0.05, 0.15, what)], FAR)
     assert (found.verdict, found.known) == (verdict, False)
     assert "(-5.0 to +15.0)" in found.words
 
@@ -114,12 +116,12 @@ def test_too_few_pictures_are_no_assurance(what, verdict):
 def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, high, verdict):
     """On our own land cover the probe loses ten points in new places, three trained networks a fold less than two."""
     asked = beside(low, high, PROBE)
-    found = elsewhere("class", [asked], FAR)
+    found = new_place_estimate("class", [asked], FAR)
     assert (found.verdict, found.known) == (verdict, False)
     assert found.words.startswith(asked.sentence())
     assert found.words.endswith("Training by both says it:")
     assert found.command == "effnetv2 crossval DATA --compare-splits"
-    trained = elsewhere("class", [beside(low, high), asked], FAR)
+    trained = new_place_estimate("class", [beside(low, high), asked], FAR)
     assert trained.words == beside(low, high).sentence(), "where networks were compared, they answer"
 
 
@@ -138,21 +140,23 @@ def test_figures_that_are_better_by_place_are_not_called_alike():
         "Neighbours do not flatter: figures of the trained networks are better by place"
     )
     assert "differ by no more" not in found.sentence()
-    assert elsewhere("class", [found], FAR).verdict == "No worse beyond chance."
+    assert new_place_estimate("class", [found], FAR).verdict == "No worse beyond chance."
 
 
 def test_what_is_not_measured_says_so_and_what_is_known():
-    assert elsewhere("class", [], None) is None, "of images without places and groups it is no question"
-    near = elsewhere("class", [], Apart("place", 40, 10, 9.1))
+    assert new_place_estimate("class", [], None) is None, (
+        "of images without places and groups it is no question"
+    )
+    near = new_place_estimate("class", [], TrainDistance("place", 40, 10, 9.1))
     assert mentions(near.words, "10", "40", "25.0", "5")
     assert near.command == "effnetv2 crossval DATA --by place"
-    new = elsewhere("group", [], Apart("group", 40, 0))
+    new = new_place_estimate("group", [], TrainDistance("group", 40, 0))
     assert (new.verdict, new.about) == ("These are new groups.", "groups")
     assert new.words == "Every group that was answered was new to its network."
     assert not new.known, "groups are no places"
-    parted = elsewhere("auto", [], Apart("group", 40, 10))
+    parted = new_place_estimate("auto", [], TrainDistance("group", 40, 10))
     assert (parted.verdict, parted.command) == ("Not measured.", None)
-    period = elsewhere("time", [], None)
+    period = new_place_estimate("time", [], None)
     assert (period.verdict, period.about) == ("That is what is measured here.", "period")
     assert period.words.startswith("What is measured is the next period: each network answered the one that")
 
@@ -161,13 +165,13 @@ def test_what_is_not_measured_says_so_and_what_is_known():
     ("by", "groups", "verdict"),
     [
         ("class", None, "These are new places."),
-        ("group", Apart("group", 40, 0), "These are new places and groups."),
+        ("group", TrainDistance("group", 40, 0), "These are new places and groups."),
         ("time", None, "These are new places."),
-        ("time", Apart("group", 40, 4), "Not measured."),
+        ("time", TrainDistance("group", 40, 4), "Not measured."),
     ],
 )
 def test_pictures_that_lie_apart_are_new_places_by_whatever_rule(by, groups, verdict):
-    found = elsewhere(by, [], replace(FAR, groups=groups))
+    found = new_place_estimate(by, [], replace(FAR, groups=groups))
     assert (found.verdict, found.known) == (verdict, verdict != "Not measured.")
     assert mentions(found.words, "44")
     assert found.command is None or verdict == "Not measured."

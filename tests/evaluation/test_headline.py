@@ -13,31 +13,31 @@ from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.breakdown import worst_slice
-from efficientnetv2.evaluation.generalization import Apart, apart
+from efficientnetv2.evaluation.generalization import TrainDistance, train_distance
 from efficientnetv2.evaluation.headline import (
-    against_majority,
+    data_phrase,
+    dataset_notes,
+    evaluated_images,
     headline,
-    lost_to_probe,
-    majority,
-    measured_on,
-    pictures,
-    probe_measured_on,
-    whose,
+    majority_phrase,
+    majority_warning,
+    probe_evaluated_images,
+    probe_warning,
 )
-from efficientnetv2.evaluation.predictions import Over
-from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.report import ReportMetadata
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
-from efficientnetv2.metrics.multilabel import several_figures
-from efficientnetv2.metrics.subgroups import Slice
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.multilabel import multilabel_metrics
+from efficientnetv2.metrics.subgroups import SliceMetrics
 from efficientnetv2.utils.rng import Key
 
 
 def shown(right, pictures):
     answers = np.zeros(pictures, dtype=int)
     answers[right:] = 1
-    return figures(np.zeros(pictures, dtype=int), np.eye(2)[answers], ("oak", "elm"))
+    return classification_metrics(np.zeros(pictures, dtype=int), np.eye(2)[answers], ("oak", "elm"))
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_few_pictures_are_counted(right, of, words):
 def test_of_several_labels_it_says_what_was_right_of_what_was_given():
     """By sigmoid a picture may be given no label, though its most probable class is one of them."""
     labels, shares = [[0, 1], [1, -1], [0, -1]], np.array([[0.4, 0.3], [0.2, 0.1], [0.9, 0.1]])
-    by_itself = several_figures(labels, shares, ("oak", "elm"), "sigmoid")
+    by_itself = multilabel_metrics(labels, shares, ("oak", "elm"), "sigmoid")
     assert mentions(headline(by_itself), "2", "3", "class")
-    shared = several_figures(labels, shares / shares.sum(axis=1, keepdims=True), ("oak", "elm"))
+    shared = multilabel_metrics(labels, shares / shares.sum(axis=1, keepdims=True), ("oak", "elm"))
     assert mentions(headline(shared), "2", "3", "image")
 
 
@@ -71,7 +71,7 @@ def test_of_several_labels_it_says_what_was_right_of_what_was_given():
     ],
 )
 def test_where_classes_are_equally_frequent_none_is_the_most_frequent(true, words):
-    assert majority(figures(true, np.eye(3)[true], ("oak", "elm", "ash"))) == words
+    assert majority_phrase(classification_metrics(true, np.eye(3)[true], ("oak", "elm", "ash"))) == words
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_where_classes_are_equally_frequent_none_is_the_most_frequent(true, word
     [((0.6, 0.8), None), ((0.4, 0.6), "not clearly better"), ((0.1, 0.3), "worse than that")],
 )
 def test_the_majority_is_beaten_or_not_or_wins(interval, words):
-    even = figures([0, 0, 1, 1], np.eye(2)[[0, 1, 0, 1]], ("oak", "elm"))
-    said = against_majority(even, {"top1": interval})
+    even = classification_metrics([0, 0, 1, 1], np.eye(2)[[0, 1, 0, 1]], ("oak", "elm"))
+    said = majority_warning(even, {"top1": interval})
     assert (said is None) if words is None else (words in said)
 
 
@@ -88,54 +88,66 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
     """91.8 % right where always answering oak has 95 %; but 48 of 50 elms are found."""
     true = np.repeat([0, 1], [950, 50])
     answers = np.repeat([0, 1, 1, 0], [870, 80, 48, 2])
-    found = figures(true, np.eye(2)[answers], ("oak", "elm"))
-    said = against_majority(found, bootstrap(found, key=Key.of(0), draws=100))
+    found = classification_metrics(true, np.eye(2)[answers], ("oak", "elm"))
+    said = majority_warning(found, bootstrap_intervals(found, key=Key.of(0), draws=100))
     assert mentions(said, "93.8", "50.0")
-    swapped = figures(true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm"))
-    said = against_majority(swapped, bootstrap(swapped, key=Key.of(0), draws=100))
+    swapped = classification_metrics(
+        true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm")
+    )
+    said = majority_warning(swapped, bootstrap_intervals(swapped, key=Key.of(0), draws=100))
     assert said == "The model is worse than that: it has learnt nothing of use."
     # 70 of 100 oaks and 4 of 10 elms: a little better than one answer, which ten elms cannot show.
-    few = figures(
+    few = classification_metrics(
         np.repeat([0, 1], [100, 10]), np.eye(2)[np.repeat([0, 1, 1, 0], [70, 30, 4, 6])], ("oak", "elm")
     )
-    said = against_majority(few, bootstrap(few, key=Key.of(0), draws=100))
+    said = majority_warning(few, bootstrap_intervals(few, key=Key.of(0), draws=100))
     assert mentions(said, "55.0", "50.0")
-    one = bootstrap(shown(300, 500), key=Key.of(0), draws=100)  # of oaks alone, nobody can do better than oak
-    assert against_majority(shown(300, 500), one) == "The model is worse than that."
+    one = bootstrap_intervals(
+        shown(300, 500), key=Key.of(0), draws=100
+    )  # of oaks alone, nobody can do better than oak
+    assert majority_warning(shown(300, 500), one) == "The model is worse than that."
 
 
 def test_pictures_are_called_what_they_are():
-    assert whose(Facts("x", "val", train_pictures=5)).behind == ", kept out of training"
-    assert whose(Facts("x", "val")).behind == ""  # whether they were, an evaluation does not know
-    assert mentions(measured_on(6, Facts("x", "out-of-fold")), "6", "image")
-    assert measured_on(6, Facts("x", "val", selected_on="val")).endswith(", which selected it")
-    assert measured_on(1, Facts("x", "else")) == "1 image (else)"
-    assert mentions(measured_on(6, Facts("x", "train")), "6", "image")
-    assert measured_on(6, Facts("x", "train", trained_on=0)) == "6 images (train)"  # of another training
-    assert whose(Facts("x", "train", trained_on=0)).before == "the images (train) of"
+    assert data_phrase(ReportMetadata("x", "val", train_pictures=5)).behind == ", kept out of training"
+    assert (
+        data_phrase(ReportMetadata("x", "val")).behind == ""
+    )  # whether they were, an evaluation does not know
+    assert mentions(evaluated_images(6, ReportMetadata("x", "out-of-fold")), "6", "image")
+    assert evaluated_images(6, ReportMetadata("x", "val", selected_on="val")).endswith(", which selected it")
+    assert evaluated_images(1, ReportMetadata("x", "else")) == "1 image (else)"
+    assert mentions(evaluated_images(6, ReportMetadata("x", "train")), "6", "image")
+    assert (
+        evaluated_images(6, ReportMetadata("x", "train", trained_on=0)) == "6 images (train)"
+    )  # of another training
+    assert data_phrase(ReportMetadata("x", "train", trained_on=0)).before == "the images (train) of"
 
 
 def test_the_set_is_described_by_its_sizes():
     support = dict(pd.Series({"oak": 12, "elm": 3}))  # as value_counts gives it
-    said = pictures(shown(4, 5), Facts("x", "val", train_pictures=15, train_support=support, skipped=1))
+    said = dataset_notes(
+        shown(4, 5), ReportMetadata("x", "val", train_pictures=15, train_support=support, skipped=1)
+    )
     assert mentions(said[0], "15", "5", "val", "2")
     assert said[1].startswith("From 3 pictures of 'elm' to 12 of 'oak' to learn from: 4 times as many.")
     assert mentions(said[-1], "1", "read")
-    lost = replace(Facts("x", "val", train_pictures=14, skipped=3), train_lost=1)
-    assert mentions(pictures(shown(4, 5), lost)[-1], "3", "1", "unreadable")
-    even = Facts("x", "val", train_support=dict(pd.Series({"oak": 3, "elm": 3})))
-    assert mentions(pictures(shown(4, 5), even)[1], "each class", "3")
-    assert mentions(pictures(shown(4, 5), Facts("x", "test"))[0], "5", "test", "2")
+    lost = replace(ReportMetadata("x", "val", train_pictures=14, skipped=3), train_lost=1)
+    assert mentions(dataset_notes(shown(4, 5), lost)[-1], "3", "1", "unreadable")
+    even = ReportMetadata("x", "val", train_support=dict(pd.Series({"oak": 3, "elm": 3})))
+    assert mentions(dataset_notes(shown(4, 5), even)[1], "each class", "3")
+    assert mentions(dataset_notes(shown(4, 5), ReportMetadata("x", "test"))[0], "5", "test", "2")
 
 
 def test_classes_without_a_picture_are_not_counted_as_the_others():
     """Of elm there is nothing to measure on; or, as value_counts has it, nothing to learn from."""
-    measured = pictures(shown(4, 5), Facts("x", "test"))
+    measured = dataset_notes(shown(4, 5), ReportMetadata("x", "test"))
     assert mentions(measured[1], "5", "elm")
-    learnt = pictures(shown(4, 5), Facts("x", "val", train_support=dict(pd.Series({"oak": 12}))))
+    learnt = dataset_notes(
+        shown(4, 5), ReportMetadata("x", "val", train_support=dict(pd.Series({"oak": 12})))
+    )
     assert mentions(learnt[1], "12", "elm")
-    three = figures([0, 0, 0, 1], np.eye(3)[[0, 0, 0, 1]], ("oak", "elm", "ash"))
-    said = pictures(three, Facts("x", "test"))[1]
+    three = classification_metrics([0, 0, 0, 1], np.eye(3)[[0, 0, 0, 1]], ("oak", "elm", "ash"))
+    said = dataset_notes(three, ReportMetadata("x", "test"))[1]
     assert said.startswith(
         "From 1 picture of 'elm' to 3 of 'oak' to measure on: 3 times as many, but of 'ash' there is none. The"
     )
@@ -152,17 +164,21 @@ def dataset(tmp_path, **columns):
 
 def test_distances_are_those_of_the_sphere(tmp_path):
     """A degree of latitude is 111.2 km; a hundredth of it is near."""
-    found = apart(dataset(tmp_path, latitude=[0, 9, 0.01, 1.0], longitude=[0, 9, 0, 0]), "val")
+    found = train_distance(dataset(tmp_path, latitude=[0, 9, 0.01, 1.0], longitude=[0, 9, 0, 0]), "val")
     assert (found.by, found.known, found.near) == ("place", 2, 1)
     assert found.median_km == pytest.approx((1.112 + 111.195) / 2, rel=1e-3)
 
 
 def test_groups_that_were_learnt_from_are_counted(tmp_path):
-    assert apart(dataset(tmp_path, group=["p", "q", "q", "r"]), "val") == Apart("group", 2, 1)
+    assert train_distance(dataset(tmp_path, group=["p", "q", "q", "r"]), "val") == TrainDistance(
+        "group", 2, 1
+    )
     # One without a group counts as a group of its own: a half was learnt from, not all.
-    assert apart(dataset(tmp_path, group=["p", "q", "q", None]), "val") == Apart("group", 2, 1)
-    assert apart(dataset(tmp_path, group=["p", "q", None, None]), "val") is None
-    assert apart(dataset(tmp_path), "val") is None
+    assert train_distance(dataset(tmp_path, group=["p", "q", "q", None]), "val") == TrainDistance(
+        "group", 2, 1
+    )
+    assert train_distance(dataset(tmp_path, group=["p", "q", None, None]), "val") is None
+    assert train_distance(dataset(tmp_path), "val") is None
 
 
 def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
@@ -171,17 +187,17 @@ def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
     table = pd.concat([few.table] * 16_000, ignore_index=True)
     table["group"] = [f"g{row}" for row in range(len(table) - 2)] + ["g0", "g1"]
     begun = time.process_time()
-    assert apart(replace(few, table=table), "val") == Apart("group", 32_000, 2)
+    assert train_distance(replace(few, table=table), "val") == TrainDistance("group", 32_000, 2)
     assert time.process_time() - begun < 5
 
 
 def test_of_places_and_groups_both_are_said(tmp_path):
     """Far from all that was learnt from, but of a group with some of it."""
     columns = {"latitude": [0, 9, 40, 50.0], "longitude": [0, 9, 0, 0.0], "group": ["p", "q", "q", "r"]}
-    found = apart(dataset(tmp_path, **columns), "val")
-    assert (found.by, found.near, found.groups) == ("place", 0, Apart("group", 2, 1))
+    found = train_distance(dataset(tmp_path, **columns), "val")
+    assert (found.by, found.near, found.groups) == ("place", 0, TrainDistance("group", 2, 1))
     assert not found.new
-    blank = apart(dataset(tmp_path, **columns | {"group": [None] * 4}), "val")
+    blank = train_distance(dataset(tmp_path, **columns | {"group": [None] * 4}), "val")
     assert blank.groups is None
     assert blank.new
 
@@ -192,7 +208,8 @@ def test_of_places_and_groups_both_are_said(tmp_path):
 )
 def test_slices_that_are_worse_are_counted(count, end):
     below = [
-        Slice("year", str(2010 + k), 40, 0.5, 0.4, 0.6, 0.5, small=False, below=True) for k in range(count)
+        SliceMetrics("year", str(2010 + k), 40, 0.5, 0.4, 0.6, 0.5, small=False, below=True)
+        for k in range(count)
     ]
     assert worst_slice(below).endswith(end)
 
@@ -200,15 +217,15 @@ def test_slices_that_are_worse_are_counted(count, end):
 def test_a_probe_of_fewer_pictures_is_compared_on_these():
     """80.5 % of all against the probe's 81.0 % of 500, of which the network has 83 %."""
     figures = SimpleNamespace(top1=0.805, macro_f1=0.8, pictures=2_000)
-    facts = Facts("x", "val", linear_probe=0.81, linear_probe_macro_f1=0.8)
+    facts = ReportMetadata("x", "val", linear_probe=0.81, linear_probe_macro_f1=0.8)
     even = Difference(0.02, 0.0, 0.04)
-    better = Over(500, even, even, even, {})
-    assert "has not beaten" in lost_to_probe(figures, facts)
-    assert lost_to_probe(figures, facts, better) is None
-    assert probe_measured_on(figures, better) == "500 of these pictures"
-    assert probe_measured_on(figures, replace(better, pictures=2_000)) is None
+    better = PairedDifference(500, even, even, even, {})
+    assert "has not beaten" in probe_warning(figures, facts)
+    assert probe_warning(figures, facts, better) is None
+    assert probe_evaluated_images(figures, better) == "500 of these pictures"
+    assert probe_evaluated_images(figures, replace(better, pictures=2_000)) is None
     worse = replace(better, macro_f1=Difference(-0.01, -0.03, 0.01))
-    assert mentions(lost_to_probe(figures, facts, worse), "macro-F1", "79.0", "80.0", "500")
+    assert mentions(probe_warning(figures, facts, worse), "macro-F1", "79.0", "80.0", "500")
 
 
 @pytest.mark.parametrize(
@@ -222,16 +239,16 @@ def test_a_probe_of_fewer_pictures_is_compared_on_these():
 )
 def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt, there, on, said):
     figures = SimpleNamespace(top1=0.7, macro_f1=0.7, pictures=2_000)
-    facts = Facts(
+    facts = ReportMetadata(
         "x", on, linear_probe=0.8, linear_probe_macro_f1=0.8, linear_probe_pictures=learnt,
         linear_probe_of_pictures=there,
     )  # fmt: skip
-    assert mentions(lost_to_probe(figures, facts), *said)
+    assert mentions(probe_warning(figures, facts), *said)
 
 
 def test_a_kept_start_is_not_said_to_have_lost_to_itself():
     figures = SimpleNamespace(top1=0.8, macro_f1=0.8, pictures=2_000)
-    facts = Facts(
+    facts = ReportMetadata(
         "x",
         "val",
         linear_probe=0.8,
@@ -239,4 +256,4 @@ def test_a_kept_start_is_not_said_to_have_lost_to_itself():
         kept_model="start",
         kept_reason="Kept: the probe.",
     )
-    assert lost_to_probe(figures, facts) == "Kept: the probe."
+    assert probe_warning(figures, facts) == "Kept: the probe."

@@ -13,16 +13,16 @@ from typer.main import get_command
 from efficientnetv2.cli.main import app
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.next_steps import late_gain, next_steps, suspect_labels
-from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
-from efficientnetv2.metrics.selective import abstention_curve
+from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.selective import coverage_curve
 from efficientnetv2.models.pretrained import best
 from efficientnetv2.utils.rng import Key
 
 NAMES = ("daisy", "rose", "tulip")
 TRUE = np.repeat([0, 1, 2], [60, 30, 20])
-RIGHT = figures(TRUE, np.eye(3)[TRUE], NAMES)
+RIGHT = classification_metrics(TRUE, np.eye(3)[TRUE], NAMES)
 MODEL = "efficientnetv2_b0"
 SHIPPED = f"/somewhere/examples/weights/{MODEL}.safetensors"
 CURVE = {
@@ -33,7 +33,7 @@ CURVE = {
 def facts(*, weights=None, px=224, command="effnetv2 train flowers --out runs/a --epochs 10", **more):
     recipe = {"model": MODEL, "weights": weights or best(MODEL)[0], "progressive": {"image_px": {"end": px}}}
     given = {"train_pictures": 500, "epochs": 20.0, "command": command, "recipe": recipe} | more
-    return Facts(**({"data": "flowers", "evaluated_on": "val", "others": {"run": "runs/a"}} | given))
+    return ReportMetadata(**({"data": "flowers", "evaluated_on": "val", "others": {"run": "runs/a"}} | given))
 
 
 def topics(steps):
@@ -118,7 +118,7 @@ def test_the_late_gain_is_of_the_images_that_select():
 
 def test_rare_classes_that_lag_are_balanced():
     """All of the rare class is taken for the frequent one."""
-    behind = figures(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
+    behind = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
     support = {"daisy": 300, "rose": 150, "tulip": 30}
     step = next_steps(behind, facts(train_support=support))[0]
     assert step.topic == "class_imbalance"
@@ -141,16 +141,18 @@ def test_conflicting_labels_of_many_images_come_before_epochs():
 def test_errors_are_suspect_labels_only_where_the_model_is_mostly_right():
     """At 90 % or more: 3 of 100 wrong are suspect; of 100 of which half is wrong, none."""
     sure = np.full(100, 0.95)
-    assert suspect_labels(abstention_curve(np.arange(100) >= 3, sure)) == 3
-    assert suspect_labels(abstention_curve(np.arange(100) >= 50, sure)) == 0
-    assert suspect_labels(abstention_curve(np.arange(100) >= 3, sure - 0.1)) == 0
+    assert suspect_labels(coverage_curve(np.arange(100) >= 3, sure)) == 3
+    assert suspect_labels(coverage_curve(np.arange(100) >= 50, sure)) == 0
+    assert suspect_labels(coverage_curve(np.arange(100) >= 3, sure - 0.1)) == 0
     (step,) = next_steps(RIGHT, facts(command="effnetv2 train f.csv --label-column kind"), suspects=3)
     assert "3 images" in step.reason
     assert step.command == "effnetv2 inspect flowers --label-column kind --weights auto"
 
 
 def test_an_evaluation_proposes_nothing_about_training():
-    told = Facts("new.csv", "test", model="runs/a", recipe={"model": MODEL, "weights": "none"}, epochs=1.0)
+    told = ReportMetadata(
+        "new.csv", "test", model="runs/a", recipe={"model": MODEL, "weights": "none"}, epochs=1.0
+    )
     (step,) = next_steps(RIGHT, told)
     assert (step.topic, step.command) == ("use", "effnetv2 predict runs/a IMAGES")
 
@@ -182,7 +184,7 @@ def test_a_check_of_labels_reads_the_data_as_the_run_did():
 
 
 def test_every_command_is_one_that_the_command_line_takes():
-    behind = figures(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
+    behind = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
     told = facts(
         weights="none", epochs=2.0, px=64, stored_px=300.0, label_conflicts=2,
         train_support={"daisy": 300, "rose": 150, "tulip": 30},
@@ -197,8 +199,10 @@ def test_every_command_is_one_that_the_command_line_takes():
 
 def test_the_page_and_the_json_hold_the_steps_in_order(tmp_path):
     told = facts(weights=SHIPPED, epochs=2.0)
-    report.write(tmp_path, figures=RIGHT, intervals=bootstrap(RIGHT, key=Key.of(0), draws=20), facts=told)
-    steps = report.as_json(RIGHT, bootstrap(RIGHT, key=Key.of(0), draws=20), told)["next_steps"]
+    report.write_report(
+        tmp_path, figures=RIGHT, intervals=bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), facts=told
+    )
+    steps = report.report_json(RIGHT, bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), told)["next_steps"]
     assert [(step["rank"], step["topic"]) for step in steps] == [(1, "weights"), (2, "epochs")]
     html = re.sub("<(?!svg)[^>]+>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
     places = [html.index(step["command"]) for step in steps]

@@ -17,20 +17,20 @@ from tests.evaluation.test_sizes import _curve
 from efficientnetv2.checks.plots import draw_places, draw_times
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.label_efficiency import draw_label_curve
-from efficientnetv2.evaluation.plot_style import COLOURS, GRID, INK, ON_DARK, png, svg
+from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, ON_DARK, png, svg
 from efficientnetv2.evaluation.plots import (
     draw_costs,
-    draw_settings,
+    draw_hyperparameters,
     draw_sizes,
     draw_top1_over_time,
-    learning_curve,
+    draw_training_curves,
     stage_costs,
 )
-from efficientnetv2.evaluation.reliability import draw_abstention, draw_reliability
-from efficientnetv2.evaluation.thumbnails import Row, draw_rows
+from efficientnetv2.evaluation.reliability import draw_coverage, draw_reliability
+from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
-from efficientnetv2.metrics.calibration import reliability
-from efficientnetv2.metrics.selective import abstention_curve
+from efficientnetv2.metrics.calibration import reliability_bins
+from efficientnetv2.metrics.selective import coverage_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 OTHERS = "#888888"  # of classes without a colour of their own: as far from light as from dark
@@ -68,15 +68,15 @@ def drawn():
     point = LabelPoint(pictures=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
     rows = [row | {"loss": 1e-6 * (1 + row["step"]), "macro_f1": 0.3} for row in HISTORY]
     return {
-        "learning": learning_curve(rows),
+        "learning": draw_training_curves(rows),
         "stages": draw_costs({"": stage_costs(HISTORY)}),
         "over time": draw_top1_over_time({str(number): HISTORY for number in range(5)}),
         "one over time": draw_top1_over_time({"": HISTORY}),
         "sizes": draw_sizes(_curve(trained_px=96)),
         "labels": draw_label_curve(LabelCurve((point,), point, 0.1, 0.0, 0.2)),
         "labels of a sample": draw_label_curve(of_a_sample(500, 1_000_000)),
-        "reliability": draw_reliability(reliability(rng.integers(0, 2, 200), shares)),
-        "abstention": draw_abstention(abstention_curve(rng.random(200) < 0.7, shares.max(axis=1))),
+        "reliability": draw_reliability(reliability_bins(rng.integers(0, 2, 200), shares)),
+        "abstention": draw_coverage(coverage_curve(rng.random(200) < 0.7, shares.max(axis=1))),
         "places": draw_places(places()),
         "times": draw_times(places(), "year"),
     }
@@ -99,7 +99,7 @@ def test_whatever_is_painted_says_its_colour(name):
     figure = drawn()[name]
     assert figure is not None
     found = set(paints(ElementTree.fromstring(svg(figure))))
-    assert found <= {*COLOURS, INK, GRID, OTHERS, "none"}
+    assert found <= {*COLORS, INK, GRID, OTHERS, "none"}
     assert len(found) > 2
     assert any(
         f'[style*="fill: {INK}"] {{ fill: {ON_DARK[INK]}' in line
@@ -119,7 +119,7 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("colour", [INK, OTHERS, *COLOURS])
+@pytest.mark.parametrize("colour", [INK, OTHERS, *COLORS])
 def test_each_colour_is_seen_on_both(colour):
     """3 : 1 is what WCAG asks of graphical objects; the pink of Okabe and Ito's on white lies a little below."""
     least = 4.5 if colour == INK else 2.8
@@ -128,7 +128,7 @@ def test_each_colour_is_seen_on_both(colour):
 
 
 def test_colours_are_told_apart_on_both():
-    assert len({*COLOURS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLOURS, INK, GRID)}) == 7
+    assert len({*COLORS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLORS, INK, GRID)}) == 7
 
 
 AWKWARD = ("_first", "$5_ to $10^", "森林", "a_run_of_" + 30 * "many_words_")
@@ -138,7 +138,7 @@ def legend_of(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_settings])
+@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_hyperparameters])
 def test_a_legend_has_every_run_whatever_it_is_called(draw):
     """Formulas are not read into names, and letters without a font raise no warning."""
     figure = draw(dict.fromkeys(AWKWARD, HISTORY))
@@ -150,7 +150,7 @@ def test_a_legend_has_every_run_whatever_it_is_called(draw):
     assert long.endswith("…")
 
 
-@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_settings])
+@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_hyperparameters])
 def test_no_two_of_many_runs_have_the_same_line(draw):
     figure = draw({f"run {number}": HISTORY for number in range(12)})
     for ax in figure.axes:
@@ -177,7 +177,7 @@ def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
     """Also those of the pictures that were mixed in; and a name is no formula."""
     image = np.zeros((8, 8, 3), np.uint8)
     long = "a_class_of_a_rather_long_name"
-    figure = draw_rows([Row("mixed", [image] * 2, [f"60% $_{{$^ + 40% {long}", "oak"])])
+    figure = draw_rows([ImageRow("mixed", [image] * 2, [f"60% $_{{$^ + 40% {long}", "oak"])])
     assert png(figure)
     caption = figure.subfigs[0].axes[0].get_xlabel()
     assert caption == "60% \\$_{\\$^\n+ 40% a_class_of_a_\nrather_long_name"
@@ -194,8 +194,8 @@ def test_numbers_of_labels_have_room_however_far_a_sample_is_from_all(pictures, 
 
 def test_the_curve_of_a_hundred_thousand_pictures_is_no_larger_than_a_page_takes():
     rng = np.random.default_rng(0)
-    curve = abstention_curve(rng.random(100_000) < 0.7, rng.random(100_000))
-    panel = draw_abstention(curve).axes[0]
+    curve = coverage_curve(rng.random(100_000) < 0.7, rng.random(100_000))
+    panel = draw_coverage(curve).axes[0]
     x = panel.lines[0].get_xdata()
     assert len(x) == 500
     assert (x[0], x[-1]) == (pytest.approx(0.01, rel=0.1), 100)

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.evaluation.predictions import over, read_answers
-from efficientnetv2.evaluation.summary import Beside, lines
+from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
+from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.utils.errors import InputError
 
 
@@ -23,7 +23,7 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
     """b, c and d: two right against one, so a third of top-1 better; of class x both recalls differ by 1/2."""
     one = written(tmp_path / "one", [("a", "x", "y"), ("b", "x", "x"), ("c", "x", "x"), ("d", "x", "NA")])
     other = written(tmp_path / "two", [("d", "y", "NA"), ("c", "y", "x"), ("b", "x", "x"), ("e", "x", "x")])
-    found = over(read_answers(one), read_answers(other))
+    found = compare_predictions(load_predictions(one), load_predictions(other))
     assert found.pictures == 3
     assert found.top1.value == pytest.approx(1 / 3)
     assert list(found.f1) == ["NA", "x"]
@@ -34,31 +34,31 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
 def test_of_few_places_it_is_said_what_they_leave_open(places, told):
     answers = pd.DataFrame({"label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
     clusters = pd.Series([row % places for row in range(20)], index=answers.index)
-    found = over(answers, answers, clusters=clusters)
-    (line,) = lines(Beside(last=("before", found)))
+    found = compare_predictions(answers, answers, clusters=clusters)
+    (line,) = summary_lines(ReportContext(last=("before", found)))
     assert ("Of only 9 clusters nothing is certain unless six or more differ." in line) is told
     assert mentions(line, places, "clusters")
     assert "places" not in line, "they may be pictures with their copies"
 
 
 def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_path):
-    one, two = (read_answers(written(tmp_path / name, [(name, "x", "x")])) for name in "ab")
-    assert over(one, two) is None
-    three = read_answers(written(tmp_path / "c", [("a", "x", "y")]))
+    one, two = (load_predictions(written(tmp_path / name, [(name, "x", "x")])) for name in "ab")
+    assert compare_predictions(one, two) is None
+    three = load_predictions(written(tmp_path / "c", [("a", "x", "y")]))
     with pytest.raises(InputError, match=mentioning("'x'", "'y'", "1")):
-        over(one, three)
+        compare_predictions(one, three)
 
 
 def test_what_is_no_table_of_answers_is_refused(tmp_path):
     with pytest.raises(InputError, match=mentioning("predictions.csv")):
-        read_answers(tmp_path)
+        load_predictions(tmp_path)
     pd.DataFrame({"path": ["a"], "label": ["x"]}).to_csv(tmp_path / "predictions.csv")
     with pytest.raises(InputError, match=mentioning("true_label", "column")):
-        read_answers(tmp_path)
+        load_predictions(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"path,label,true_label\n\xff,x,x\n"])
 def test_a_damaged_table_of_answers_is_refused_by_name(content, tmp_path):
     (tmp_path / "predictions.csv").write_bytes(content)
     with pytest.raises(InputError, match=mentioning("predictions.csv")):
-        read_answers(tmp_path)
+        load_predictions(tmp_path)

@@ -8,10 +8,10 @@ from scipy.special import softmax
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.reliability import Scaled, trust
+from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils.rng import Key
 
@@ -30,13 +30,15 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
     labels, logits = overconfident
     temperature = fit_temperature(labels[:500], logits[:500])
     before, after = softmax(logits[500:], axis=1), softmax(logits[500:] / temperature, axis=1)
-    found = trust(labels[500:], after, scaled=Scaled(temperature, 500, "minival", before))
+    found = reliability_section(
+        labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before)
+    )
     told = found.told["calibration"]
     assert told["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
     assert told["ece"] < 0.05 < 0.15 < told["ece_before"]
     assert mentions(found.calibrated, "500", "minival")
     for scale, word in ((1, "overconfident"), (9, "underconfident")):
-        sure = trust(labels, softmax(logits / scale, axis=1))
+        sure = reliability_section(labels, softmax(logits / scale, axis=1))
         assert mentions(sure.calibrated, word)
         assert mentions(sure.verdict, word)
 
@@ -57,7 +59,7 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
 )
 def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, said, overconfident):
     labels, logits = overconfident
-    found = trust(labels, softmax(logits, axis=1), members=members)
+    found = reliability_section(labels, softmax(logits, axis=1), members=members)
     assert mentions(found.calibrated, *said)
     assert ("--set minival" in found.calibrated) == (not any(members))
     told = found.told["calibration"].get("members", [None] * len(members))
@@ -69,7 +71,9 @@ def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, 
 def test_of_few_pictures_a_gap_may_be_chance():
     """Eight of ten right at 90 % each: chance does that. Eighty of a hundred is another matter, half a point none."""
     told = {
-        (right, of): trust(1 * (np.arange(of) >= right), np.tile([stated, 1 - stated], (of, 1))).calibrated
+        (right, of): reliability_section(
+            1 * (np.arange(of) >= right), np.tile([stated, 1 - stated], (of, 1))
+        ).calibrated
         for right, of, stated in (
             (8, 10, 0.9),
             (80, 100, 0.9),
@@ -90,11 +94,15 @@ def test_of_few_pictures_a_gap_may_be_chance():
 def test_the_page_has_the_calibration_error_before_and_after_the_temperature(overconfident, tmp_path):
     labels, logits = overconfident
     after, before = softmax(logits / 3, axis=1), softmax(logits, axis=1)
-    shown = figures(labels, after, ("a", "b", "c"))
-    found = trust(labels, after, scaled=Scaled(3.0, 500, "minival", before))
-    intervals = bootstrap(shown, key=Key.of(0), draws=20)
-    report.write(
-        tmp_path, figures=shown, intervals=intervals, facts=report.Facts("x", "val"), sections=[found]
+    shown = classification_metrics(labels, after, ("a", "b", "c"))
+    found = reliability_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
+    intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
+    report.write_report(
+        tmp_path,
+        figures=shown,
+        intervals=intervals,
+        facts=report.ReportMetadata("x", "val"),
+        sections=[found],
     )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     told = found.told["calibration"]["ece_before"]
@@ -104,7 +112,9 @@ def test_the_page_has_the_calibration_error_before_and_after_the_temperature(ove
 def test_a_temperature_is_proposed_only_where_chance_does_not_explain_the_error():
     """It states 58.4 % and 58.3 % are right: nothing is left to bring closer. At 90 % stated there is."""
     labels = 1 * (np.arange(689) >= 402)
-    even, sure = (trust(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9))
+    even, sure = (
+        reliability_section(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9)
+    )
     assert "minival" not in even.calibrated
     assert even.verdict == "Yes."
     assert "minival=0.1" in sure.calibrated
@@ -116,7 +126,7 @@ def test_which_threshold_reaches_an_accuracy_and_how_many_images_it_leaves():
     sure = np.linspace(0.99, 0.5, 100)
     shares = np.stack([sure, 1 - sure], axis=1)
     right = (np.arange(100) < 60) | (np.arange(100) % 2 == 0)
-    found = {one["target"]: one for one in trust(1 * ~right, shares).targets}
+    found = {one["target"]: one for one in reliability_section(1 * ~right, shares).targets}
     assert found[0.8]["pictures"] == 100
     assert found[0.8]["threshold"] == 0, "all of them reach it"
     for target, one in found.items():
@@ -125,7 +135,7 @@ def test_which_threshold_reaches_an_accuracy_and_how_many_images_it_leaves():
             assert kept.sum() == one["pictures"]
             assert right[kept].mean() >= target
     assert found[0.99]["pictures"] >= 60
-    never = trust(1 * (np.arange(100) % 2 == 0), shares)
+    never = reliability_section(1 * (np.arange(100) % 2 == 0), shares)
     assert all(one["threshold"] is None and not one["pictures"] for one in never.targets)
     assert never.told["abstention"]["targets"] == never.targets
     assert never.highest["pictures"] >= 10
@@ -134,9 +144,11 @@ def test_which_threshold_reaches_an_accuracy_and_how_many_images_it_leaves():
 @pytest.mark.parametrize("temperature", [None, 1.5])
 def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfident):
     labels, logits = overconfident
-    scaled = temperature and Scaled(temperature, 60, "minival", softmax(logits, axis=1))
+    scaled = temperature and TemperatureScaling(temperature, 60, "minival", softmax(logits, axis=1))
     for shares in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
-        said = trust(labels, shares, scaled=scaled, trainers="1,200 of these pictures").calibrated
+        said = reliability_section(
+            labels, shares, scaled=scaled, trainers="1,200 of these pictures"
+        ).calibrated
         assert mentions(said, "1,200")
         assert "confident" not in said
         assert "calibration error" not in said
@@ -158,11 +170,11 @@ def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
 ):
     labels, logits = overconfident
     shares, names = softmax(logits, axis=1), ("a", "b", "c")
-    known = report.Facts(**{"data": "land", "evaluated_on": "val"} | facts)
-    found = trust(labels, shares, trainers=known.trainers, choosers=known.choosers)
-    shown = figures(labels, shares, names)
-    intervals = bootstrap(shown, key=Key.of(0), draws=20)
-    report.write(tmp_path, figures=shown, intervals=intervals, facts=known, sections=[found])
+    known = report.ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
+    found = reliability_section(labels, shares, trainers=known.trainers, choosers=known.choosers)
+    shown = classification_metrics(labels, shares, names)
+    intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
+    report.write_report(tmp_path, figures=shown, intervals=intervals, facts=known, sections=[found])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not said or mentions(page, *said)
     assert found.told["abstention"]["optimistic"] is known.optimistic is bool(said)
@@ -174,13 +186,13 @@ def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, fe
     stated = np.repeat([0.6, 0.8], each)
     labels = np.concatenate([np.arange(each) >= 0.8 * each, np.arange(each) >= 0.6 * each]).astype(int)
     shares = np.stack([stated, 1 - stated], axis=1)
-    found, shown = trust(labels, shares), figures(labels, shares, ("a", "b"))
+    found, shown = reliability_section(labels, shares), classification_metrics(labels, shares, ("a", "b"))
     assert "too" not in found.calibrated
     assert found.told["calibration"]["ece"] == pytest.approx(0.2)
     assert found.told["calibration"]["ece_within_chance"] is few
-    facts = report.Facts(data="land", evaluated_on="val")
-    intervals = bootstrap(shown, key=Key.of(0), draws=20)
-    report.write(tmp_path, figures=shown, intervals=intervals, facts=facts, sections=[found])
+    facts = report.ReportMetadata(data="land", evaluated_on="val")
+    intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
+    report.write_report(tmp_path, figures=shown, intervals=intervals, facts=facts, sections=[found])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ("within chance: up to" in page) is few
     assert ("these images are too few to tell the error from none" in page) is few
@@ -191,7 +203,7 @@ def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, fe
 def test_abstention_as_asked_for(overconfident):
     labels, logits = overconfident
     shares = softmax(logits / 3, axis=1)
-    found = trust(labels, shares, abstain_below=0.7)
+    found = reliability_section(labels, shares, abstain_below=0.7)
     sure = shares.max(axis=1) >= 0.7
     (asked,) = [row for row in found.points if row["asked"]]
     assert asked["answered"] == pytest.approx(sure.mean())
@@ -200,12 +212,14 @@ def test_abstention_as_asked_for(overconfident):
         (row["answered"] for row in found.points), reverse=True
     )
     assert found.told["abstention"]["points"] == found.points
-    assert mentions(trust(labels, shares, abstain_below=1.0).abstaining, "100")
+    assert mentions(reliability_section(labels, shares, abstain_below=1.0).abstaining, "100")
 
 
 def test_several_labels_of_a_picture():
     labels = np.array([[0, 2], [1, -1], [2, -1], [0, 1]])
-    found = trust(labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]]))
+    found = reliability_section(
+        labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]])
+    )
     assert found.points[0]["accuracy"] == 0.75
     assert "minival" not in found.calibrated  # no temperature mends what is no probability of being right
 
@@ -214,7 +228,7 @@ def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_int
     """It states 80 % and is right of 140 of 200: that single pictures would leave 64 to 76 % is not what counts."""
     labels, shares = 1 * (np.arange(200) >= 140), np.tile([0.8, 0.2], (200, 1))
     for reach, few in ((None, False), ((0.6, 0.79), False), ((0.55, 0.85), True)):
-        found = trust(labels, shares, reach=reach).calibrated
+        found = reliability_section(labels, shares, reach=reach).calibrated
         assert "overconfident" in found
         assert ("too few" in found) is few
 
@@ -223,7 +237,7 @@ def test_of_several_labels_each_by_itself_a_probability_says_how_often_it_is_rig
     """200 pictures, sure of their most probable class to 90 %, which is a label of 140."""
     labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
     shares = np.tile([0.9, 0.2, 0.8], (200, 1))
-    found = trust(labels, shares, answer="sigmoid")
+    found = reliability_section(labels, shares, answer="sigmoid")
     assert mentions(found.calibrated, "90.0", "overconfident")
     assert "too few" not in found.calibrated
     assert "minival" not in found.calibrated  # which such pictures have none of

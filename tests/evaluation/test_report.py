@@ -14,13 +14,13 @@ from scipy.sparse import csr_array
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.predictions import Over
-from efficientnetv2.evaluation.reliability import trust
-from efficientnetv2.evaluation.report_facts import Part
-from efficientnetv2.evaluation.summary import Beside
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.reliability import reliability_section
+from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
 from efficientnetv2.utils.rng import Key
 
 NAMES = ("forest", "pasture", "maize")
@@ -51,15 +51,15 @@ class _Page(HTMLParser):
 def _write(
     folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), misjudged=(), beside=None, **facts
 ):
-    shown = figures(true, np.eye(len(names))[predicted], names)
-    report.write(
+    shown = classification_metrics(true, np.eye(len(names))[predicted], names)
+    report.write_report(
         folder,
         figures=shown,
-        intervals=bootstrap(shown, key=Key.of(0), draws=200),
-        facts=report.Facts(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
+        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=200),
+        facts=report.ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
         history=history,
         misjudged=misjudged,
-        beside=beside or Beside(),
+        beside=beside or ReportContext(),
     )
     html = (folder / "report.html").read_text(encoding="utf-8")
     return json.loads((folder / "report.json").read_text(encoding="utf-8")), _Page(html)
@@ -140,17 +140,17 @@ def test_a_network_no_better_than_the_majority_is_told_so(tmp_path):
 
 def test_what_the_galleries_show_is_not_shown_again(tmp_path):
     """And pictures that are nearly black are stretched, which is said."""
-    shown = figures(TRUE, np.eye(3)[PREDICTED], NAMES)
+    shown = classification_metrics(TRUE, np.eye(3)[PREDICTED], NAMES)
     dark = np.zeros((8, 8, 3), np.uint8)
     dark[2:5] = 30
-    mistakes = [report.Mistake(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
+    mistakes = [report.Misclassification(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
     gallery = {"galleries": [{"title": "The most surprising", "paths": ["1.jpg"]}]}
-    section = Part("section.html.j2", {"title": "Gallery", "sentences": (), "rows": ()}, gallery)
-    report.write(
+    section = TemplateSection("section.html.j2", {"title": "Gallery", "sentences": (), "rows": ()}, gallery)
+    report.write_report(
         tmp_path,
         figures=shown,
-        intervals=bootstrap(shown, key=Key.of(0), draws=20),
-        facts=report.Facts("x", "val"),
+        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
+        facts=report.ReportMetadata("x", "val"),
         misjudged=mistakes,
         sections=[section],
     )
@@ -165,7 +165,7 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path):
     """One file: no scripts, no handlers, every address a data address."""
-    mistake = report.Mistake("a.jpg", "forest", "maize", 0.9, np.zeros((5, 4, 3), np.uint8))
+    mistake = report.Misclassification("a.jpg", "forest", "maize", 0.9, np.zeros((5, 4, 3), np.uint8))
     _, page = _write(tmp_path, history=_history(), misjudged=[mistake])
     addresses = [a[k] for _, a in page.tags for k in ("src", "srcset", "data", "xlink:href") if k in a]
     assert len(addresses) == 2
@@ -180,7 +180,7 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path):
 
 def test_hostile_names_stay_text(tmp_path):
     bad = '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}$\\frac$'
-    mistake = report.Mistake(bad + ".jpg", bad, "森林", 0.9)
+    mistake = report.Misclassification(bad + ".jpg", bad, "森林", 0.9)
     _, page = _write(
         tmp_path, names=(bad, "森林", "x" * 300), misjudged=[mistake], data=bad, evaluated_on=bad,
         command=bad, chosen=(bad,), notes=(bad,), model=bad, versions={bad: bad}, recipe={bad: [bad]},
@@ -194,7 +194,7 @@ def test_hostile_names_stay_text(tmp_path):
 
 def test_file_names_that_are_no_unicode_are_written_and_read_back(tmp_path):
     path = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
-    told, page = _write(tmp_path, misjudged=[report.Mistake(path, "forest", "maize", 0.9)])
+    told, page = _write(tmp_path, misjudged=[report.Misclassification(path, "forest", "maize", 0.9)])
     assert told["misjudged"][0]["path"] == path
     assert r"caf\udce9.jpg" in page.text
 
@@ -230,12 +230,12 @@ def _of_many_classes(folder, classes, cells):
     """A report whose confusion matrix has so many cells that are not empty, the diagonal among them."""
     rng, every = np.random.default_rng(0), np.arange(classes)
     names = [f"class {k}" for k in every]
-    shown = figures(every, np.eye(classes, dtype=np.float32), names)
+    shown = classification_metrics(every, np.eye(classes, dtype=np.float32), names)
     confusion = np.diag(np.full(classes, 9))
     confusion.flat[rng.permutation(classes**2)[:cells]] += 1
     shown = replace(shown, confusion=csr_array(confusion).tocoo())
-    intervals = bootstrap(shown, key=Key.of(0), draws=2)
-    report.write(folder, figures=shown, intervals=intervals, facts=report.Facts("x", "val"))
+    intervals = bootstrap_intervals(shown, key=Key.of(0), draws=2)
+    report.write_report(folder, figures=shown, intervals=intervals, facts=report.ReportMetadata("x", "val"))
     html = (folder / "report.html").read_text(encoding="utf-8")
     return shown, json.loads((folder / "report.json").read_text(encoding="utf-8")), html
 
@@ -279,9 +279,9 @@ def test_most_frequent_mistakes_are_counted(tmp_path):
 
 def test_the_surest_mistakes_come_first():
     shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.05, 0.95], [0.3, 0.7]])
-    assert report.most_confident([0, 0, 0, 1, 0], shares).tolist() == [1, 4, 2]
-    assert report.most_confident([0, 0, 0, 1, 0], shares, most=1).tolist() == [1]
-    assert report.most_confident([0], shares[:1]).tolist() == []
+    assert report.most_confident_errors([0, 0, 0, 1, 0], shares).tolist() == [1, 4, 2]
+    assert report.most_confident_errors([0, 0, 0, 1, 0], shares, most=1).tolist() == [1]
+    assert report.most_confident_errors([0], shares[:1]).tolist() == []
 
 
 def test_confident_errors_are_called_wrong_labels_only_where_the_model_is_mostly_right(tmp_path):
@@ -290,14 +290,14 @@ def test_confident_errors_are_called_wrong_labels_only_where_the_model_is_mostly
     for wrong in (3, 42):
         labels = 1 * (np.arange(100) < wrong)
         shares = np.tile([0.95, 0.05], (100, 1))
-        shown = figures(labels, shares, ("a", "b"))
-        report.write(
+        shown = classification_metrics(labels, shares, ("a", "b"))
+        report.write_report(
             tmp_path,
             figures=shown,
-            intervals=bootstrap(shown, key=Key.of(0), draws=20),
-            facts=report.Facts("x", "val"),
-            misjudged=[report.Mistake("1.jpg", "b", "a", 0.95)],
-            sections=[trust(labels, shares)],
+            intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
+            facts=report.ReportMetadata("x", "val"),
+            misjudged=[report.Misclassification("1.jpg", "b", "a", 0.95)],
+            sections=[reliability_section(labels, shares)],
         )
         said[wrong] = _Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert mentions(said[3], "3", "label", "image")
@@ -309,7 +309,9 @@ def test_classes_that_the_probe_does_better_are_marked(tmp_path):
     even, below = Difference(0.0, -0.1, 0.1), Difference(-0.2, -0.3, -0.1)
     each = {"forest": even, "pasture": Difference(-0.1, -0.2, 0.1), "maize": below}
     facts = {"linear_probe_f1": dict.fromkeys(NAMES, 0.9)}
-    _, page = _write(tmp_path, beside=Beside(probe=Over(100, even, even, even, each)), **facts)
+    _, page = _write(
+        tmp_path, beside=ReportContext(probe=PairedDifference(100, even, even, even, each)), **facts
+    )
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.count("model lower") == 2
     assert html.count('class="flag">model lower') == 1, "the one beyond chance"
@@ -324,13 +326,13 @@ def test_the_matrix_has_shares_and_titles_of_both_axes(tmp_path):
 
 
 def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
-    shown = figures(TRUE, np.eye(3)[PREDICTED], NAMES)
-    report.write(
+    shown = classification_metrics(TRUE, np.eye(3)[PREDICTED], NAMES)
+    report.write_report(
         tmp_path,
         figures=shown,
-        intervals=bootstrap(shown, key=Key.of(0), draws=20),
-        facts=report.Facts("x", "val", chosen=["Network: b0."]),
-        misjudged=[report.Mistake("a/1.jpg", "forest", "maize", 0.9)],
+        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
+        facts=report.ReportMetadata("x", "val", chosen=["Network: b0."]),
+        misjudged=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
         links={"Predictions (CSV)": "predictions.csv"},
         images={"a/1.jpg": "../a/1.jpg"},
     )
@@ -362,7 +364,7 @@ def test_identical_images_with_different_labels_are_in_the_report(tmp_path):
 def test_thumbnails_are_small_whatever_is_given(tmp_path):
     huge = Image.new("RGBA", (3000, 1500), "red")
     grey = np.full((50, 60), 128, np.uint8)
-    mistakes = [report.Mistake("a", "forest", "maize", 0.9, picture) for picture in (huge, grey)]
+    mistakes = [report.Misclassification("a", "forest", "maize", 0.9, picture) for picture in (huge, grey)]
     _write(tmp_path, misjudged=mistakes)
     assert (tmp_path / "report.html").stat().st_size < 40_000
     assert huge.size == (3000, 1500)
@@ -416,7 +418,7 @@ def test_the_page_opens_with_a_probe_that_training_has_not_beaten(probe, macro_f
 def test_of_a_probe_that_answered_fewer_pictures_its_figures_say_so(pictures, fewer, tmp_path):
     """Beside the network's, which are of all 100: its tile, and the head and the cells of its column."""
     even = Difference(0.0, -0.1, 0.1)
-    beside = Beside(probe=Over(pictures, even, even, even, {}))
+    beside = ReportContext(probe=PairedDifference(pictures, even, even, even, {}))
     probe = {"linear_probe": 0.8, "linear_probe_macro_f1": 0.8, "linear_probe_f1": {"forest": 0.7}}
     _, page = _write(tmp_path, beside=beside, **probe)
     cells = [tag["data-of"] for _, tag in page.tags if "probe" in tag.get("data-of", "")]

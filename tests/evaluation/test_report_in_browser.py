@@ -16,20 +16,20 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
-from efficientnetv2.evaluation.breakdown import priced, sliced, verdict_of_slices, worst_slice
-from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore, Try
-from efficientnetv2.evaluation.generalization import Beside as Dealt
-from efficientnetv2.evaluation.label_efficiency import more_labels
-from efficientnetv2.evaluation.plot_style import COLOURS, INK, ON_DARK
-from efficientnetv2.evaluation.predictions import over
-from efficientnetv2.evaluation.reliability import Scaled, trust
-from efficientnetv2.evaluation.summary import Beside
+from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
+from efficientnetv2.evaluation.crossval import Candidate, CrossValidation, FoldScore
+from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
+from efficientnetv2.evaluation.label_efficiency import learning_curve_section
+from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
+from efficientnetv2.evaluation.predictions import compare_predictions
+from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
-from efficientnetv2.metrics.cost_sensitive import Costs
-from efficientnetv2.metrics.subgroups import slices
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.metrics.subgroups import slice_metrics
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.active_learning import Ranked, sheet
 
@@ -133,21 +133,21 @@ def answered(classes):
 
 def page(folder, classes):
     names, true, predicted, probabilities = answered(classes)
-    shown = figures(true, probabilities, names)
+    shown = classification_metrics(true, probabilities, names)
     region = pd.DataFrame(
         {"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]}
     )
-    parts = slices(region, true, predicted, true == predicted)
-    scaled = Scaled(1.4321, 123, "minival", probabilities)
+    parts = slice_metrics(region, true, predicted, true == predicted)
+    scaled = TemperatureScaling(1.4321, 123, "minival", probabilities)
     sections = [
-        trust(true, probabilities, scaled=scaled, abstain_below=0.8),
-        sliced(parts),
-        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
+        reliability_section(true, probabilities, scaled=scaled, abstain_below=0.8),
+        subgroup_section(parts),
+        cost_section(true, probabilities, ErrorCosts(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]
     answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
-    other = over(answers, answers.assign(label=shuffled))
-    mistake = report.Mistake(
+    other = compare_predictions(answers, answers.assign(label=shuffled))
+    mistake = report.Misclassification(
         "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
     )
     rows = [
@@ -163,11 +163,11 @@ def page(folder, classes):
         for e in range(8)
         for kind in ("train", "val")
     ]
-    report.write(
+    report.write_report(
         folder,
         figures=shown,
-        intervals=bootstrap(shown, key=Key.of(0), draws=100),
-        facts=report.Facts(
+        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
+        facts=report.ReportMetadata(
             data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
             hashes={"model.safetensors": "f00d" * 16}, train_pictures=1000, chosen=["a" * 80, "b " * 60],
             train_support=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
@@ -176,10 +176,10 @@ def page(folder, classes):
         history=rows,
         misjudged=[mistake] * 8,
         sections=sections,
-        beside=Beside(
+        beside=ReportContext(
             probe=other, last=("a_run_before_this_one_with_a_long_name", other),
             trusted=(sections[0].verdict, sections[0].calibrated),
-            slices=(verdict_of_slices(parts), worst_slice(parts)),
+            slices=(subgroup_verdict(parts), worst_slice(parts)),
             labels=("Probably.", "With twice as many it would reach this and that."), views=other,
             unseen="On the 300 of these 900 pictures that did not train it: this and that.",
         ),
@@ -210,7 +210,7 @@ def cross_validated(folder, classes):
             )
             for n in range(5)
         ],
-        tries=[Try(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
+        tries=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
         beside=[
             Dealt(
                 "the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart
@@ -223,19 +223,19 @@ def cross_validated(folder, classes):
     )  # fmt: skip
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     heat = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)
-    looked = explain.shown(
-        explain.chosen(true, probabilities, names), true, probabilities, names,
+    looked = explain.gallery_section(
+        explain.select_galleries(true, probabilities, names), true, probabilities, names,
         ["a/very/long/path/" + "x" * 80 + f"{n}.jpg" for n in range(len(true))],
-        lambda place: explain.Seen(picture, heat),
+        lambda place: explain.Example(picture, heat),
     )  # fmt: skip
-    shown = figures(true, probabilities, names)
-    report.write(
+    shown = classification_metrics(true, probabilities, names)
+    report.write_report(
         folder,
         figures=shown,
-        intervals=bootstrap(shown, key=Key.of(0), draws=100),
-        facts=report.Facts(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
-        sections=[*whole.sections(), more_labels(curve), looked],
-        beside=Beside(elsewhere=whole.elsewhere()),
+        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
+        facts=report.ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
+        sections=[*whole.sections(), learning_curve_section(curve), looked],
+        beside=ReportContext(elsewhere=whole.elsewhere()),
     )
 
 
@@ -294,7 +294,7 @@ def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
     assert (
         ImageColor.getrgb(ON_DARK[INK] if dark else INK) in seen
     )  # the edges of letters have other greys too
-    for light in COLOURS[:2]:
+    for light in COLORS[:2]:
         there, elsewhere = (ON_DARK[light], light) if dark else (light, ON_DARK[light])
         assert ImageColor.getrgb(there) in seen
         assert ImageColor.getrgb(elsewhere) not in seen

@@ -8,31 +8,41 @@ import numpy as np
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.generalization import Apart, Elsewhere
-from efficientnetv2.evaluation.headline import measured_on, whose
+from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.headline import data_phrase, evaluated_images
 from efficientnetv2.evaluation.next_steps import NextStep
-from efficientnetv2.evaluation.predictions import Over
-from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.evaluation.summary import Beside, answers, limits, lines, listed
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.summary import (
+    ReportContext,
+    limitations,
+    quote_classes,
+    summarize,
+    summary_lines,
+)
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap
-from efficientnetv2.metrics.multilabel import several_figures
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.utils.rng import Key
 
 TRUE = np.repeat([0, 1], [80, 20])
-SHOWN = figures(TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize"))
-INTERVALS = bootstrap(SHOWN, key=Key.of(0), draws=100)
+SHOWN = classification_metrics(
+    TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize")
+)
+INTERVALS = bootstrap_intervals(SHOWN, key=Key.of(0), draws=100)
 
 
 def told(beside=None, **facts):
-    found = answers(SHOWN, INTERVALS, Facts(data="x", evaluated_on="val", **facts), beside or Beside())
+    found = summarize(
+        SHOWN, INTERVALS, ReportMetadata(data="x", evaluated_on="val", **facts), beside or ReportContext()
+    )
     return {one.question: one for one in found}
 
 
 def over(top1, macro):
     one, two = (Difference(*values) for values in (top1, macro))
-    return Over(100, one, two, two, {})
+    return PairedDifference(100, one, two, two, {})
 
 
 def test_how_good_names_pictures_interval_and_the_weakest_class():
@@ -48,7 +58,7 @@ def test_how_good_names_pictures_interval_and_the_weakest_class():
 )
 def test_of_many_classes_the_first_are_named_and_the_rest_are_counted(names, end):
     shown = "'a', 'b', 'c', 'd', 'e'"
-    assert listed(names) == (shown if end == "'e'" else f"{shown} and {end}")
+    assert quote_classes(names) == (shown if end == "'e'" else f"{shown} and {end}")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +71,7 @@ def test_of_many_classes_the_first_are_named_and_the_rest_are_counted(names, end
     ],
 )
 def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
-    found = told(Beside(probe=over(top1, macro), last=("before", over(top1, macro))))
+    found = told(ReportContext(probe=over(top1, macro), last=("before", over(top1, macro))))
     assert found["Is it better than a linear probe?"].verdict == verdict
     assert found["Is it better than before?"].verdict == verdict
     assert f"{100 * top1[0]:+.1f} points ({100 * top1[1]:+.1f} to {100 * top1[2]:+.1f})" in (
@@ -72,7 +82,7 @@ def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
 def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_called_so():
     question, beside = (
         "Is it better than a linear probe?",
-        Beside(probe=over((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
+        ReportContext(probe=over((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
     )
     found = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=40_000)[question]
     assert mentions(found.words, "5,000", "40,000")
@@ -95,15 +105,19 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
 @pytest.mark.parametrize(
     ("how", "verdict", "words"),
     [
-        (Apart("place", 40, 0, 43.7), "These are new places.", "Half of them are 44 km from it or farther"),
         (
-            Apart("place", 40, 10, 9.1),
+            TrainDistance("place", 40, 0, 43.7),
+            "These are new places.",
+            "Half of them are 44 km from it or farther",
+        ),
+        (
+            TrainDistance("place", 40, 10, 9.1),
             "Not measured.",
             "25.0\N{NO-BREAK SPACE}% of these pictures lie within 5 km",
         ),
-        (Apart("group", 40, 0), "These are new groups.", "None of these pictures is of a group"),
+        (TrainDistance("group", 40, 0), "These are new groups.", "None of these pictures is of a group"),
         (
-            Apart("group", 40, 40),
+            TrainDistance("group", 40, 40),
             "Not measured.",
             "100.0\N{NO-BREAK SPACE}% of these pictures are of a group",
         ),
@@ -111,7 +125,7 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
 )
 def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
     asked = "Is it as good in new locations?" if how.by == "place" else "Is it as good for new groups?"
-    found = told(Beside(apart=how), train_pictures=5)[asked]
+    found = told(ReportContext(apart=how), train_pictures=5)[asked]
     assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {how.by}")
     assert words in found.words
 
@@ -120,13 +134,13 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
     ("groups", "verdict", "words"),
     [
         (
-            Apart("group", 40, 10),
+            TrainDistance("group", 40, 10),
             "Not measured.",
             "44 km from it or farther. 25.0\N{NO-BREAK SPACE}% of these pictures are of a group that it learnt from, "
             "which may flatter. Cross-validation by place, groups whole, says how much:",
         ),
         (
-            Apart("group", 40, 0),
+            TrainDistance("group", 40, 0),
             "These are new places and groups.",
             "None of these pictures is of a group that it learnt from. Cross-validation asks about all places and "
             "groups, not only these:",
@@ -134,25 +148,25 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
     ],
 )
 def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
-    how = Apart("place", 40, 0, 43.7, groups)
-    found = told(Beside(apart=how), train_pictures=5)["Is it as good in new locations?"]
+    how = TrainDistance("place", 40, 0, 43.7, groups)
+    found = told(ReportContext(apart=how), train_pictures=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
     assert words in found.words
-    said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(apart=how)))
+    said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(apart=how)))
     assert ("other places" in said) == (verdict == "Not measured.")
 
 
 def test_new_groups_are_no_new_places():
     """Other patients may all have been at one hospital."""
-    for how, known in ((Apart("group", 40, 0), False), (Apart("place", 40, 0, 43.7), True)):
-        said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(apart=how)))
+    for how, known in ((TrainDistance("group", 40, 0), False), (TrainDistance("place", 40, 0, 43.7), True)):
+        said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(apart=how)))
         assert ("other places" not in said) is known
 
 
 def test_a_cross_validation_says_what_it_does_not_know_too():
     """Though there is no one number of pictures that it learnt from."""
-    facts = Facts(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
-    found = {one.question: one for one in answers(SHOWN, INTERVALS, facts, Beside())}
+    facts = ReportMetadata(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
+    found = {one.question: one for one in summarize(SHOWN, INTERVALS, facts, ReportContext())}
     assert "No probe was asked for" in found["Is it better than a linear probe?"].words
     assert found["Would more labels help?"].verdict == "Not measured."
     last = found["Is it better than the last run?"]
@@ -161,25 +175,29 @@ def test_a_cross_validation_says_what_it_does_not_know_too():
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_of_several_networks_it_is_said_that_they_answered_together(members):
-    facts = Facts(data="x", evaluated_on="out-of-fold", members=members)
+    facts = ReportMetadata(data="x", evaluated_on="out-of-fold", members=members)
     who = "a model" if members == 1 else "3 models together"
     said = f", each predicted by {who} not trained on it (out-of-fold)"
-    assert whose(facts).behind == said
-    assert measured_on(9, facts) == f"9 images{said}"
+    assert data_phrase(facts).behind == said
+    assert evaluated_images(9, facts) == f"9 images{said}"
 
 
 def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
-    apart = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside()))
+    apart = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext()))
     assert mentions(apart, "top-1")
     assert "belong together (of one place, one day) add to that" in apart
-    whole = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(drawn_whole="places")))
+    whole = " ".join(
+        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(drawn_whole="places"))
+    )
     assert mentions(whole, "top-1", "place")
     assert "of one place" not in whole
 
 
 def test_few_pictures_and_classes_never_right_are_said_to_be_so():
-    five = figures([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
-    words = answers(five, bootstrap(five, key=Key.of(0), draws=50), Facts("x", "test"), Beside())[0].words
+    five = classification_metrics([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
+    words = summarize(
+        five, bootstrap_intervals(five, key=Key.of(0), draws=50), ReportMetadata("x", "test"), ReportContext()
+    )[0].words
     assert words.startswith("On 5 images for the test. So few images say little")
     assert mentions(words, "2", "3", "elm", "ash")
 
@@ -194,20 +212,23 @@ def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     ],
 )
 def test_pictures_that_are_given_no_label_are_counted(highest, words):
-    shown = several_figures(
+    shown = multilabel_metrics(
         [[0, 1], [1, -1], [0, -1]], np.array([[one, 0.1] for one in highest]), ("red", "blue"), "sigmoid"
     )
     found = {
-        one.question: one.words for one in answers(shown, {}, Facts(data="x", evaluated_on="val"), Beside())
+        one.question: one.words
+        for one in summarize(shown, {}, ReportMetadata(data="x", evaluated_on="val"), ReportContext())
     }
     said = found["How good is it?"]
     assert ("label" not in said) if words is None else (words in said)
 
 
 def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
-    shown = several_figures([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
-    facts = Facts("x", "val", train_pictures=9)
-    found = {one.question: one.words for one in answers(shown, {"top1": (0.2, 1.0)}, facts, Beside())}
+    shown = multilabel_metrics([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
+    facts = ReportMetadata("x", "val", train_pictures=9)
+    found = {
+        one.question: one.words for one in summarize(shown, {"top1": (0.2, 1.0)}, facts, ReportContext())
+    }
     assert "these pictures have several" in found["Is it better than a linear probe?"]
     assert "one label for each picture" in found["Would more labels help?"]
     assert "Is it better than the last run?" not in found
@@ -220,8 +241,8 @@ def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
 
 
 def test_new_places_by_cross_validation():
-    elsewhere = Elsewhere("Worse.", "By place it reaches less.", known=True)
-    found = told(Beside(elsewhere=elsewhere), train_pictures=5)
+    elsewhere = NewPlaceEstimate("Worse.", "By place it reaches less.", known=True)
+    found = told(ReportContext(elsewhere=elsewhere), train_pictures=5)
     answer = found["Is it as good in new locations?"]
     assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
 
@@ -245,7 +266,9 @@ def test_what_was_chosen_is_counted_and_named():
     ],
 )
 def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
-    assert said in " ".join(limits(SHOWN, INTERVALS, Facts("x", "val", **facts), Beside()))
+    assert said in " ".join(
+        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val", **facts), ReportContext())
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,37 +276,43 @@ def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
 )
 def test_views_are_to_be_kept_only_where_they_are_better(low, command):
     views = over((0.05, low, 0.09), (0.04, low, 0.1))
-    (found,) = [one for one in told(Beside(views=views)).values() if "test-time" in one.question]
+    (found,) = [one for one in told(ReportContext(views=views)).values() if "test-time" in one.question]
     assert (found.command or "") == command
 
 
 def test_limits_name_small_classes_optimism_and_what_was_skipped():
-    said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val", selected_on="val", skipped=3), Beside()))
+    said = " ".join(
+        limitations(
+            SHOWN, INTERVALS, ReportMetadata("x", "val", selected_on="val", skipped=3), ReportContext()
+        )
+    )
     assert mentions(said, "30", "maize")
     assert "optimistic" in said
     assert mentions(said, "3", "read")
     assert "other places" in said
     for known in (True, False):
-        placed = Beside(elsewhere=Elsewhere("So.", "So.", known=known))
-        said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), placed))
+        placed = ReportContext(elsewhere=NewPlaceEstimate("So.", "So.", known=known))
+        said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), placed))
         assert ("other places" in said) != known
         assert mentions(said, "seasons")
 
 
 def test_steps_that_change_what_labels_bring_are_named_with_it():
     steps = [NextStep(1, "weights", "Start from ImageNet weights", "", ""), NextStep(2, "use", "Use", "", "")]
-    labels = Beside(labels=("Perhaps.", "Twice as many bring +3.0 points."))
+    labels = ReportContext(labels=("Perhaps.", "Twice as many bring +3.0 points."))
     (found,) = [
-        one for one in answers(SHOWN, INTERVALS, Facts("x", "val"), labels, steps) if "labels" in one.question
+        one
+        for one in summarize(SHOWN, INTERVALS, ReportMetadata("x", "val"), labels, steps)
+        if "labels" in one.question
     ]
     assert mentions(found.words, "ImageNet", "weight")
     assert "Other steps" not in told(labels)["Would more labels help?"].words
 
 
 def test_lines_of_the_screen_hold_what_is_known():
-    assert lines(Beside()) == []
-    found = lines(
-        Beside(
+    assert summary_lines(ReportContext()) == []
+    found = summary_lines(
+        ReportContext(
             last=("before", over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))),
             trusted=("Yes.", "So."),
             slices=("No.", "Worst."),
@@ -292,4 +321,4 @@ def test_lines_of_the_screen_hold_what_is_known():
     assert mentions(found[0], "100")
     assert found[1:] == ["So.", "Worst."]
     placed = replace(over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2)), together=7)
-    assert mentions(lines(Beside(placed))[0], "100", "7", "top-1")
+    assert mentions(summary_lines(ReportContext(placed))[0], "100", "7", "top-1")

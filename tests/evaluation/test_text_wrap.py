@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.evaluation.text_wrap import breakable, command, in_lines, sentence, width
+from efficientnetv2.evaluation.text_wrap import breakable, command, sentence, text_width, wrap_name
 
 
 def without_marks(marked):
@@ -33,9 +33,9 @@ def test_names_are_parted_behind_their_signs_and_numbers_and_options_are_not():
 
 @given(st.text(alphabet="abc_ 日本", min_size=1, max_size=60), st.integers(6, 22), st.integers(1, 3))
 def test_lines_are_as_few_and_as_narrow_as_asked(name, letters, most):
-    lines = in_lines(name, letters, most)
+    lines = wrap_name(name, letters, most)
     assert 1 <= len(lines) <= most
-    assert all(width(line) <= letters for line in lines)
+    assert all(text_width(line) <= letters for line in lines)
     if not lines[-1].endswith("…"):
         assert "".join(lines).replace(" ", "") == name.replace(" ", "")
 
@@ -49,17 +49,17 @@ def test_lines_are_as_few_and_as_narrow_as_asked(name, letters, most):
     ],
 )
 def test_a_name_is_parted_behind_a_sign_where_there_is_one(name, lines):
-    assert in_lines(name, 22, 3) == lines
+    assert wrap_name(name, 22, 3) == lines
 
 
 def test_a_line_is_filled_before_it_is_cut():
-    assert in_lines("smallholder_agriculture", 14, 1) == ("smallholder_a…",)
-    assert in_lines("very_smallholder_agriculture", 14, 2) == ("very_", "smallholder_a…")
+    assert wrap_name("smallholder_agriculture", 14, 1) == ("smallholder_a…",)
+    assert wrap_name("very_smallholder_agriculture", 14, 2) == ("very_", "smallholder_a…")
 
 
 def test_wide_letters_take_more_room_and_marks_none():
-    assert width("日本") > width("ab")
-    assert width("ก่") == width("ก") == 1
+    assert text_width("日本") > text_width("ab")
+    assert text_width("ก่") == text_width("ก") == 1
 
 
 def test_a_percentage_is_one_word_in_a_sentence_and_as_typed_in_a_command():

@@ -16,7 +16,7 @@ from tests.messages import mentions
 from tests.processes import effnetv2_together, environment, free_port
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.predictions import write_answers
+from efficientnetv2.evaluation.predictions import save_predictions
 
 # A checkpoint after every step: at the end two are there.
 WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "group_images=4")
@@ -93,7 +93,7 @@ def test_it_is_compared_with_another_that_is_named(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert said in done.stdout.splitlines()
     assert contents(run) == before
-    write_answers(tmp_path / "strange", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
+    save_predictions(tmp_path / "strange", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
     done = effnetv2(*words, "strange", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "--against")

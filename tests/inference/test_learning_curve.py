@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.label_efficiency import more_labels, verdict
+from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.inference import learning_curve as label_curve_module
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint, _carried, _macro_f1, label_curve
 from efficientnetv2.inference.linear_probe import Together, fitted
@@ -60,14 +60,14 @@ def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
 def test_where_nothing_is_left_to_learn_it_is_said():
     found, whole, _ = curve(0, apart=6.0)
     assert whole > 0.99
-    assert verdict(found)[0] == "Little."
+    assert label_efficiency_verdict(found)[0] == "Little."
     found, _, _ = curve(0)
-    word, words = verdict(found)
+    word, words = label_efficiency_verdict(found)
     assert word == ("Probably." if found.gain_low > 0.005 else "Perhaps.")
     assert mentions(words, "120")
     assert "with 240" in words
     assert "sample" not in words
-    assert "the last of all training pictures" in more_labels(found).how
+    assert "the last of all training pictures" in learning_curve_section(found).how
 
 
 @pytest.mark.parametrize("carried", [None, LabelPoint(960, 0.41, 0.3, 0.5, 5)])
@@ -75,12 +75,12 @@ def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
     """53.7 % with 48 pictures, 46.5 % with 96; whether more would help is not known."""
     points = (LabelPoint(48, 0.537, 0.4, 0.66, 5), LabelPoint(96, 0.465, 0.33, 0.6, 1))
     found = LabelCurve(points, LabelPoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
-    word, words = verdict(found)
+    word, words = label_efficiency_verdict(found)
     assert word == "Not told."
     assert mentions(" ".join(words.split()), "53.7", "48", "46.5", "96")
     assert "192" not in words
-    assert verdict(replace(found, gain=0.001))[0] == "Perhaps."
-    assert verdict(replace(found, gain_high=0.01))[0] == "Little."
+    assert label_efficiency_verdict(replace(found, gain=0.001))[0] == "Perhaps."
+    assert label_efficiency_verdict(replace(found, gain_high=0.01))[0] == "Little."
 
 
 def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
@@ -97,14 +97,14 @@ def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
 
 def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
     found, _, _ = curve(0, labelled=1920)
-    word, words = verdict(found)
+    word, words = label_efficiency_verdict(found)
     assert word == "Perhaps."
     assert found.gain_low == 0
     assert mentions(words, "240", "1,920")
     assert mentions(words, "1,920")
     assert mentions(words, "3,840")
     assert f"{100 * found.gain:+.1f} points (+0.0 to {100 * found.gain_high:+.1f})" in words
-    assert mentions(more_labels(found).how, "240")
+    assert mentions(learning_curve_section(found).how, "240")
 
 
 @pytest.mark.parametrize("made", [True, False])

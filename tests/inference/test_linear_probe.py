@@ -19,7 +19,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import Together, distinct, fit_probe, linear_probe
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -226,7 +226,7 @@ def test_a_class_with_one_picture_is_no_obstacle():
 def test_a_class_that_is_only_answered_does_not_count():
     """As in the report: 19 of 20 right, the last given to a class that is not there. F1 38/39 of the one class."""
     truth, answers = np.zeros(20, dtype=np.int64), np.array([0] * 19 + [1])
-    expected = figures(truth, np.eye(2)[answers], ("a", "b")).macro_f1
+    expected = classification_metrics(truth, np.eye(2)[answers], ("a", "b")).macro_f1
     assert room.macro_f1(truth, answers) == pytest.approx(expected) == pytest.approx(38 / 39)
 
 

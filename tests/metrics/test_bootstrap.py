@@ -12,13 +12,13 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from efficientnetv2.metrics import bootstrap as resampling_several
 from efficientnetv2.metrics.bootstrap import (
     _average_precision,
-    cells_of,
-    clustered,
-    paired,
-    percentiles,
-    several,
+    cluster_bootstrap,
+    multilabel_bootstrap,
+    paired_bootstrap,
+    percentile_interval,
+    unit_counts,
 )
-from efficientnetv2.metrics.paired_tests import paired_together
+from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.utils.rng import Key
 
 KEY = Key.of(0)
@@ -34,9 +34,12 @@ def answered(seed: int, count: int, right: float) -> tuple[np.ndarray, np.ndarra
 def test_copies_of_pictures_tell_nothing_new():
     """Eight copies of each, drawn as one, leave the interval of one each; taken for independent they would not."""
     labels, answers = answered(0, 150, 0.6)
-    once = clustered(labels, answers, np.arange(150), 3, key=KEY)
+    once = cluster_bootstrap(labels, answers, np.arange(150), 3, key=KEY)
     copied = [np.repeat(each, 8) for each in (labels, answers, np.arange(150))]
-    together, apart = clustered(*copied, 3, key=KEY), clustered(*copied[:2], np.arange(1200), 3, key=KEY)
+    together, apart = (
+        cluster_bootstrap(*copied, 3, key=KEY),
+        cluster_bootstrap(*copied[:2], np.arange(1200), 3, key=KEY),
+    )
     for name, (low, high) in once.items():
         classes = 0.06 if ":" in name else 0.02  # of fewer pictures, so that the draws differ more
         assert together[name] == pytest.approx((low, high), abs=classes)
@@ -51,7 +54,7 @@ def test_the_interval_holds_the_truth_where_places_differ():
         labels, places = np.tile([0, 1], 200), np.arange(400) // 10
         answers = np.where((drawn.random(40) < 0.7)[places], labels, 1 - labels)
         for name, clusters in (("together", places), ("apart", np.arange(400))):
-            low, high = clustered(labels, answers, clusters, 2, key=KEY.fold(seed))["top1"]
+            low, high = cluster_bootstrap(labels, answers, clusters, 2, key=KEY.fold(seed))["top1"]
             held[name] += low <= 0.7 <= high
     assert held["together"] >= 88
     assert held["apart"] <= 60
@@ -62,7 +65,7 @@ def test_the_difference_is_that_of_the_figures(seed, right):
     labels, one = answered(seed, 60, right)
     _, other = answered(seed + 1, 60, 0.5)
     there = np.unique(labels)
-    apart = paired(labels, one, other, np.arange(60), 3, key=KEY)
+    apart = paired_bootstrap(labels, one, other, np.arange(60), 3, key=KEY)
     expected = {
         "top1": (one == labels).mean() - (other == labels).mean(),
         "macro_f1": np.subtract(*(f1_score(labels, x, labels=there, average="macro") for x in (one, other))),
@@ -80,7 +83,7 @@ def test_the_difference_is_that_of_the_figures(seed, right):
 
 def test_of_the_same_answers_the_difference_is_nothing():
     labels, one = answered(3, 80, 0.7)
-    for found in paired(labels, one, one, np.arange(80), 3, key=KEY).values():
+    for found in paired_bootstrap(labels, one, one, np.arange(80), 3, key=KEY).values():
         assert (found.value, found.low, found.high, found.certain) == (0, 0, 0, False)
 
 
@@ -89,8 +92,8 @@ def test_right_together_is_surer_than_right_apart():
     labels = np.tile([0, 1], 200)
     other = np.where(np.arange(400) % 3 == 0, 1 - labels, labels)
     one = np.where((np.arange(400) % 3 == 0) & (np.arange(400) >= 60), 1 - labels, labels)
-    assert paired(labels, one, other, np.arange(400), 2, key=KEY)["top1"].certain
-    spans = [clustered(labels, each, np.arange(400), 2, key=KEY)["top1"] for each in (one, other)]
+    assert paired_bootstrap(labels, one, other, np.arange(400), 2, key=KEY)["top1"].certain
+    spans = [cluster_bootstrap(labels, each, np.arange(400), 2, key=KEY)["top1"] for each in (one, other)]
     assert spans[0][0] < spans[1][1]
 
 
@@ -103,10 +106,10 @@ def alike_places() -> tuple[np.ndarray, ...]:
 
 def test_few_places_that_differ_alike_leave_as_much_to_chance_as_their_pictures():
     labels, one, other, place = alike_places()
-    assert paired(labels, one, other, place, 2, key=KEY)["top1"].certain
-    apart = paired(labels, one, other, np.arange(40), 2, key=KEY)
+    assert paired_bootstrap(labels, one, other, place, 2, key=KEY)["top1"].certain
+    apart = paired_bootstrap(labels, one, other, np.arange(40), 2, key=KEY)
     assert not apart["top1"].certain
-    for name, found in paired_together(labels, one, other, place, 2, key=KEY).items():
+    for name, found in paired_difference(labels, one, other, place, 2, key=KEY).items():
         assert found.value == apart[name].value
         assert found.low <= apart[name].low
         assert found.high >= apart[name].high
@@ -118,9 +121,9 @@ def test_places_that_all_speak_for_one_have_to_be_six(places, certain):
     place = np.repeat(np.arange(places), 10)
     labels = np.zeros(len(place), dtype=np.int64)
     other = (np.arange(len(place)) % 10 < 3).astype(np.int64)
-    found = paired_together(labels, labels, other, place, 2, key=KEY)
+    found = paired_difference(labels, labels, other, place, 2, key=KEY)
     assert found["top1"].certain is certain
-    assert paired_together(labels, labels, other, np.arange(len(place)), 2, key=KEY)["top1"].certain
+    assert paired_difference(labels, labels, other, np.arange(len(place)), 2, key=KEY)["top1"].certain
 
 
 def test_intervals_of_five_places_hold_the_truth():
@@ -131,7 +134,7 @@ def test_intervals_of_five_places_hold_the_truth():
         place = np.repeat(np.arange(5), 40)
         labels = np.zeros(200, dtype=np.int64)
         answers = (draw.random(200) > draw.beta(4, 1, 5)[place]).astype(np.int64)
-        low, high = clustered(labels, answers, place, 2, key=Key.of(seed))["top1"]
+        low, high = cluster_bootstrap(labels, answers, place, 2, key=Key.of(seed))["top1"]
         held += low <= 0.8 <= high
         assert 0 <= low <= high <= 1
     assert held >= 0.9 * 200, held
@@ -139,7 +142,7 @@ def test_intervals_of_five_places_hold_the_truth():
 
 def lone(true, one, other, key=KEY):
     """Of pictures that do not hang together."""
-    return paired(true, one, other, np.arange(len(true)), 3, key=key)
+    return paired_bootstrap(true, one, other, np.arange(len(true)), 3, key=key)
 
 
 def test_the_differences_of_classes_are_scikit_learns():
@@ -187,7 +190,7 @@ def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(mo
         np.where(np.arange(20_000) % 4 == 0, 0, labels),
         np.where(np.arange(20_000) % 3 == 0, 1, labels),
     )
-    found = paired(labels, one, other, np.arange(20_000), 1000, key=KEY)["top1"]
+    found = paired_bootstrap(labels, one, other, np.arange(20_000), 1000, key=KEY)["top1"]
     assert found.value == pytest.approx(1 / 3 - 1 / 4, abs=0.002)
     few = [each[:60] % 3 for each in (labels, one, other)]
     whole = lone(*few)
@@ -216,15 +219,17 @@ def test_of_several_labels_too_copies_drawn_as_one_tell_nothing_new(monkeypatch)
     shares = rng.dirichlet(np.ones(3), 100)
     shares[np.arange(100), labels[:, 0]] += 0.3
     called, right = shares > 0.4, (labels == shares.argmax(axis=1)[:, None]).any(axis=1)
-    once = several(labels, called, shares, right, np.arange(100), key=KEY)
+    once = multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY)
     data = [np.repeat(each, 8, axis=0) for each in (labels, called, shares, right, np.arange(100))]
-    together = several(*data, key=KEY)
-    apart = several(*data[:4], np.arange(800), key=KEY)
+    together = multilabel_bootstrap(*data, key=KEY)
+    apart = multilabel_bootstrap(*data[:4], np.arange(800), key=KEY)
     for name, (low, high) in once.items():
         assert together[name] == pytest.approx((low, high), abs=0.03), name
         assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
     monkeypatch.setattr(resampling_several, "_MOST_RANKED", 200 * 300 - 1)
-    assert several(labels, called, shares, right, np.arange(100), key=KEY) == {}, "it would take too long"
+    assert multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY) == {}, (
+        "it would take too long"
+    )
 
 
 @pytest.mark.parametrize(("pictures", "certain"), [(1, False), (5, False), (6, True)])
@@ -233,7 +238,7 @@ def test_a_few_pictures_make_no_difference_certain(pictures, certain):
     labels = np.tile([0, 1], 100)
     other = labels.copy()
     other[:pictures] = 1 - other[:pictures]
-    found = paired_together(labels, labels, other, np.arange(200), 2, key=KEY)
+    found = paired_difference(labels, labels, other, np.arange(200), 2, key=KEY)
     assert found["top1"].value == pytest.approx(pictures / 200)
     assert found["top1"].certain is certain
     assert found["macro_f1"].certain is certain
@@ -244,7 +249,7 @@ def test_of_a_class_with_few_pictures_nothing_is_certain():
     labels = np.concatenate([np.tile([0, 1], 50), [2, 2, 2]])
     other = np.where(labels == 2, 0, labels)
     assert lone(labels, labels, other)["f1:2"].certain
-    found = paired_together(labels, labels, other, np.arange(103), 3, key=KEY)
+    found = paired_difference(labels, labels, other, np.arange(103), 3, key=KEY)
     assert not found["f1:2"].certain
     assert found["f1:2"].value == 1
 
@@ -260,7 +265,7 @@ def test_a_few_pictures_of_a_rare_class_speak_for_one_only_by_what_they_count(ra
     one = np.where(np.arange(200) == 199, True, labels).astype(np.int64)
     other, labels = np.zeros(200, dtype=np.int64), labels.astype(np.int64)
     assert lone(labels, one, other)["macro_f1"].certain
-    found = paired_together(labels, one, other, np.arange(200), 2, key=KEY)
+    found = paired_difference(labels, one, other, np.arange(200), 2, key=KEY)
     assert not found["top1"].certain
     assert found["macro_f1"].certain is certain
     assert found["balanced_accuracy"].certain is certain
@@ -273,7 +278,7 @@ def test_answers_that_are_as_good_are_told_apart_as_seldom_as_it_says():
     for trial in range(200):
         labels = draw.choice(3, 300, p=[0.68, 0.3, 0.02])
         one, other = (np.where(draw.random(300) < 0.8, labels, draw.integers(0, 3, 300)) for _ in range(2))
-        found = paired_together(labels, one, other, np.arange(300), 3, key=KEY.fold(trial))
+        found = paired_difference(labels, one, other, np.arange(300), 3, key=KEY.fold(trial))
         certain += found["macro_f1"].certain
     assert certain <= 20, certain
 
@@ -281,18 +286,18 @@ def test_answers_that_are_as_good_are_told_apart_as_seldom_as_it_says():
 def test_a_strong_difference_of_many_pictures_is_certain_in_parts_too(monkeypatch):
     labels, one = answered(5, 600, 0.9)
     _, other = answered(6, 600, 0.6)
-    whole = paired_together(labels, one, other, np.arange(600), 3, key=KEY)
+    whole = paired_difference(labels, one, other, np.arange(600), 3, key=KEY)
     assert whole["macro_f1"].certain
     assert whole["balanced_accuracy"].certain
     monkeypatch.setattr("efficientnetv2.metrics.paired_tests.CELLS_AT_ONCE", 500)
-    assert paired_together(labels, one, other, np.arange(600), 3, key=KEY) == whole
+    assert paired_difference(labels, one, other, np.arange(600), 3, key=KEY) == whole
 
 
 def test_lone_pictures_beside_places_are_drawn_by_kinds():
     """One by one, the draws of a million of which a few hang together take minutes."""
     labels, answers = answered(0, 20_000, 0.7)
     places = np.where(np.arange(20_000) < 10, np.arange(20_000) // 2, np.arange(20_000))
-    _, counts = cells_of(labels, [answers], places, 3)
+    _, counts = unit_counts(labels, [answers], places, 3)
     assert len(counts) == 9 + 5, "of each of three classes called each of three, and five places"
     assert counts.sum() == 20_000 - 5
 
@@ -304,5 +309,5 @@ def test_the_interval_is_that_of_lone_pictures_and_places_drawn_alike():
     answers[:100] = np.where(places[:100] < 7, labels[:100], (labels[:100] + 1) % 3)
     of_picture = np.unique(places, return_inverse=True)[1]
     times = np.random.default_rng(0).multinomial(210, np.full(210, 1 / 210), size=4000)[:, of_picture]
-    expected = percentiles(times @ (labels == answers) / times.sum(axis=1))
-    assert clustered(labels, answers, places, 3, key=KEY)["top1"] == pytest.approx(expected, abs=0.01)
+    expected = percentile_interval(times @ (labels == answers) / times.sum(axis=1))
+    assert cluster_bootstrap(labels, answers, places, 3, key=KEY)["top1"] == pytest.approx(expected, abs=0.01)

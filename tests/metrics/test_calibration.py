@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from tests.messages import mentioning
 
 from efficientnetv2.metrics.calibration import (
-    error_by_chance,
+    calibration_error_by_chance,
     expected_calibration_error,
     fit_temperature,
     log_loss,
-    reliability,
+    reliability_bins,
 )
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -63,7 +63,7 @@ def test_of_a_network_that_tells_the_truth_95_percent_stay_below_what_chance_giv
     below, limits = [], []
     for _ in range(300):
         true = (generator.random((pictures, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(max=3)
-        limits.append(error_by_chance(reliability(true, shares), key=Key.of(0)))
+        limits.append(calibration_error_by_chance(reliability_bins(true, shares), key=Key.of(0)))
         below.append(expected_calibration_error(true, shares) <= limits[-1])
     assert 0.9 < np.mean(below) < 0.99
     assert max(limits) == min(limits), "what is right does not enter"
@@ -73,16 +73,16 @@ def test_of_a_network_that_tells_the_truth_95_percent_stay_below_what_chance_giv
 def test_nothing_is_left_to_chance_where_it_is_certain():
     """float32 rows may sum to a little more than 1."""
     certain = np.array([[1.0000001, 0.0]] * 3, dtype=np.float32)
-    assert error_by_chance(reliability([0, 0, 0], certain), key=Key.of(0)) == 0
+    assert calibration_error_by_chance(reliability_bins([0, 0, 0], certain), key=Key.of(0)) == 0
 
 
 def test_the_bins_by_hand():
     """Two pictures at 0.9, one right; two at 0.6, both right: bins 9 and 14 of 15."""
-    low, high = reliability([0, 1, 0, 1], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    low, high = reliability_bins([0, 1, 0, 1], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     assert (low.pictures, low.confidence, low.right) == (2, pytest.approx(0.6), 1.0)
     assert (high.pictures, high.confidence, high.right) == (2, pytest.approx(0.9), 0.5)
     assert (low.low, low.high) == pytest.approx((8 / 15, 9 / 15))
-    assert high.interval == wilson(0.5, 2)
+    assert high.interval == wilson_interval(0.5, 2)
 
 
 def _overconfident(generator, pictures, times):

@@ -10,8 +10,13 @@ from sklearn import metrics
 from tests.messages import mentioning
 
 from efficientnetv2.metrics import classification
-from efficientnetv2.metrics.classification import ClassFigures, figures, most_probable, top5_hits
-from efficientnetv2.metrics.confidence_intervals import bootstrap
+from efficientnetv2.metrics.classification import (
+    ClassMetrics,
+    classification_metrics,
+    top5_correct,
+    top_classes,
+)
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -25,12 +30,12 @@ def _one_hot(predicted, classes):
 def test_six_pictures_by_hand():
     """forest 2 of 3 right, pasture 1 of 2, maize 1 of 1: each figure is a fraction one can count."""
     true = [0, 0, 0, 1, 1, 2]
-    found = figures(true, _one_hot([0, 0, 1, 1, 2, 2], 3), NAMES)
+    found = classification_metrics(true, _one_hot([0, 0, 1, 1, 2, 2], 3), NAMES)
     assert found.top1 == pytest.approx(4 / 6)
     assert found.top5 is None
-    assert found.per_class["forest"] == ClassFigures(1.0, pytest.approx(2 / 3), pytest.approx(4 / 5), 3)
-    assert found.per_class["pasture"] == ClassFigures(0.5, 0.5, 0.5, 2)
-    assert found.per_class["maize"] == ClassFigures(0.5, 1.0, pytest.approx(2 / 3), 1)
+    assert found.per_class["forest"] == ClassMetrics(1.0, pytest.approx(2 / 3), pytest.approx(4 / 5), 3)
+    assert found.per_class["pasture"] == ClassMetrics(0.5, 0.5, 0.5, 2)
+    assert found.per_class["maize"] == ClassMetrics(0.5, 1.0, pytest.approx(2 / 3), 1)
     assert found.macro_f1 == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
     assert found.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert found.majority_top1 == 0.5
@@ -45,7 +50,7 @@ def test_figures_are_scikit_learns_over_the_classes_present(data, classes, pictu
     """Whatever classes are missing among labels or answers; and no warning escapes."""
     numbers = st.lists(st.integers(0, classes - 1), min_size=pictures, max_size=pictures)
     true, predicted = np.array(data.draw(numbers)), np.array(data.draw(numbers))
-    found = figures(true, _one_hot(predicted, classes), [f"c{k}" for k in range(classes)])
+    found = classification_metrics(true, _one_hot(predicted, classes), [f"c{k}" for k in range(classes)])
     present = np.unique(true)
     assert found.top1 == pytest.approx(metrics.accuracy_score(true, predicted))
     f1 = metrics.f1_score(true, predicted, labels=present, average="macro", zero_division=0)
@@ -62,21 +67,26 @@ def test_top5_counts_the_true_class_among_the_five_most_probable():
     shares = generator.dirichlet(np.ones(8), size=50)
     true = generator.integers(0, 8, size=50)
     expected = np.mean([true[i] in np.argsort(shares[i])[-5:] for i in range(50)])
-    assert figures(true, shares, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
-    assert figures(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
+    assert classification_metrics(true, shares, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
+    assert (
+        classification_metrics(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
+    )
 
 
 def test_of_classes_as_probable_the_first_are_among_the_five():
     """As in top-1; probabilities that were written down with six digits are often equal."""
     shares = np.tile([0.3, *[0.1] * 7], (8, 1))
-    assert top5_hits(np.arange(8), shares).tolist() == [True] * 5 + [False] * 3
+    assert top5_correct(np.arange(8), shares).tolist() == [True] * 5 + [False] * 3
     generator = np.random.default_rng(0)
     shares = generator.integers(1, 4, (200, 8)).astype(float)
     shares /= shares.sum(axis=1, keepdims=True)
     true = generator.integers(0, 8, 200)
     first = np.argsort(-shares, axis=1, kind="stable")[:, :5]
-    assert (top5_hits(true, shares) == (first == true[:, None]).any(axis=1)).all()
-    assert figures(true, shares, [str(k) for k in range(8)]).top5 == top5_hits(true, shares).mean()
+    assert (top5_correct(true, shares) == (first == true[:, None]).any(axis=1)).all()
+    assert (
+        classification_metrics(true, shares, [str(k) for k in range(8)]).top5
+        == top5_correct(true, shares).mean()
+    )
 
 
 def test_imagenet_21ks_classes_cost_little_more_than_the_answers():
@@ -88,8 +98,8 @@ def test_imagenet_21ks_classes_cost_little_more_than_the_answers():
     true = np.where(np.arange(pictures) % 4, np.argsort(shares, axis=1)[:, -5], 0)
     names = [f"n{k:08}" for k in range(classes)]
     tracemalloc.start()
-    found = figures(true, shares, names)
-    intervals = bootstrap(found, key=Key.of(0), draws=20)
+    found = classification_metrics(true, shares, names)
+    intervals = bootstrap_intervals(found, key=Key.of(0), draws=20)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200e6
@@ -98,33 +108,33 @@ def test_imagenet_21ks_classes_cost_little_more_than_the_answers():
 
 
 def test_one_class_alone_is_always_right():
-    found = figures([0, 0], np.ones((2, 1)), ["only"])
+    found = classification_metrics([0, 0], np.ones((2, 1)), ["only"])
     assert (found.top1, found.macro_f1, found.majority_top1) == (1.0, 1.0, 1.0)
 
 
 def test_wrong_input_names_the_picture():
     with pytest.raises(InputError, match="no labelled picture"):
-        figures([], np.empty((0, 3)), NAMES)
+        classification_metrics([], np.empty((0, 3)), NAMES)
     with pytest.raises(InputError, match=mentioning("1", "-1", "label")):
-        figures([0, -1], _one_hot([0, 0], 3), NAMES)
+        classification_metrics([0, -1], _one_hot([0, 0], 3), NAMES)
     with pytest.raises(InputError, match=mentioning("0", "3", "label")):
-        figures([3, 0], _one_hot([0, 0], 3), NAMES)
+        classification_metrics([3, 0], _one_hot([0, 0], 3), NAMES)
     shares = _one_hot([0, 0, 1], 3)
     shares[2, 1] = np.nan
     with pytest.raises(InputError, match=mentioning("1", "3", "2")):
-        figures([0, 0, 1], shares, NAMES)
+        classification_metrics([0, 0, 1], shares, NAMES)
 
 
 def test_of_many_classes_the_most_probable_are_found_without_the_order_of_all(monkeypatch):
     """The order of a row takes twice its memory; of equal ones the first class comes first."""
     few = np.array([[0.1, 0.4, 0.4, 0.1], [0.5, 0.1, 0.1, 0.3]])
-    assert most_probable(few, 2).tolist() == [[1, 2], [0, 3]]
-    assert most_probable(np.empty((0, 4)), 2).shape == (0, 2)
+    assert top_classes(few, 2).tolist() == [[1, 2], [0, 3]]
+    assert top_classes(np.empty((0, 4)), 2).shape == (0, 2)
     monkeypatch.setattr(classification, "_SORTED_AT_ONCE", 50_000)
     shares = np.random.default_rng(0).random((1_000, 1_000), np.float32)
     tracemalloc.start()
     try:
-        found = most_probable(shares, 5)
+        found = top_classes(shares, 5)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -8,8 +8,8 @@ from scipy import stats
 from scipy.sparse import csr_array
 from sklearn import metrics
 
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import bootstrap, wilson
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals, wilson_interval
 from efficientnetv2.utils.rng import Key
 
 NAMES = ("a", "b", "c")
@@ -23,7 +23,7 @@ def _guesses(true, generator, right=0.75, classes=3):
 
 
 def _figures(true, predicted, names=NAMES):
-    return figures(true, np.eye(len(names))[predicted], names)
+    return classification_metrics(true, np.eye(len(names))[predicted], names)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_as_scipy_resampling_the_pictures_themselves(name, statistic):
     """Of enough pictures, with mistakes in each class: where either way of ours says nearly the same."""
     true = np.repeat([0, 1, 2], [100, 80, 60])
     predicted = _guesses(true, np.random.default_rng(1))
-    found = bootstrap(_figures(true, predicted), key=Key.of(0), draws=4000)[name]
+    found = bootstrap_intervals(_figures(true, predicted), key=Key.of(0), draws=4000)[name]
     theirs = stats.bootstrap(
         (true, predicted), statistic, paired=True, vectorized=False, n_resamples=1000,
         method="percentile", rng=np.random.default_rng(2),
@@ -50,17 +50,19 @@ def test_as_scipy_resampling_the_pictures_themselves(name, statistic):
 def test_wilson_is_scipys():
     for right, pictures, level in [(0, 10, 0.95), (7, 10, 0.95), (10, 10, 0.9), (93, 412, 0.99)]:
         theirs = stats.binomtest(right, pictures).proportion_ci(level, method="wilson")
-        assert wilson(right / pictures, pictures, level=level) == pytest.approx(tuple(theirs), abs=1e-12)
+        assert wilson_interval(right / pictures, pictures, level=level) == pytest.approx(
+            tuple(theirs), abs=1e-12
+        )
 
 
 def test_all_of_ten_right_is_not_certain():
-    found = bootstrap(_figures(LABELS[:10], LABELS[:10]), key=Key.of(0))
+    found = bootstrap_intervals(_figures(LABELS[:10], LABELS[:10]), key=Key.of(0))
     assert found["top1"] == (pytest.approx(0.7225, abs=1e-4), 1.0)
 
 
 def test_all_of_nine_right_is_not_certain_by_class_either():
     """Wilson's lower end at 3 of 3 is 3 / (3 + 1.96²) = 0.4385, as F1 0.877 / 1.4385; of three, by the root of 3."""
-    found = bootstrap(_figures(*[np.repeat([0, 1, 2], 3)] * 2), key=Key.of(0))
+    found = bootstrap_intervals(_figures(*[np.repeat([0, 1, 2], 3)] * 2), key=Key.of(0))
     f1 = 2 * 0.43850 / 1.43850
     for name in NAMES:
         assert found[f"f1:{name}"] == (pytest.approx(f1, abs=1e-4), 1.0)
@@ -70,7 +72,7 @@ def test_all_of_nine_right_is_not_certain_by_class_either():
 
 def test_a_class_never_right_may_be_right_sometimes():
     true, predicted = np.repeat([0, 1, 2], [8, 8, 4]), np.repeat([0, 1, 0], [8, 8, 4])
-    found = bootstrap(_figures(true, predicted), key=Key.of(0))
+    found = bootstrap_intervals(_figures(true, predicted), key=Key.of(0))
     share = 1.96**2 / (4 + 1.96**2)  # Wilson's upper end at 0 of 4
     assert found["f1:c"] == (0.0, pytest.approx(2 * share / (1 + share), abs=1e-3))
 
@@ -84,7 +86,7 @@ def test_few_pictures_of_a_good_classifier_promise_no_more_than_they_hold(each):
     for trial in range(300):
         wrong = generator.random(len(true)) < 0.05
         predicted = np.where(wrong, (true + generator.integers(1, 3, len(true))) % 3, true)
-        found = bootstrap(_figures(true, predicted), key=Key.of(trial), draws=200)
+        found = bootstrap_intervals(_figures(true, predicted), key=Key.of(trial), draws=200)
         for name in inside:
             inside[name] += found[name][0] <= 0.95 <= found[name][1]
     assert min(inside.values()) >= 0.93 * 300, inside
@@ -101,7 +103,7 @@ def test_the_interval_holds_the_true_value_as_often_as_it_says():
     inside = dict.fromkeys(truth, 0)
     for trial in range(400):
         cells = generator.choice(9, p=joint.ravel(), size=150)
-        found = bootstrap(_figures(cells // 3, cells % 3), key=Key.of(trial), draws=400)
+        found = bootstrap_intervals(_figures(cells // 3, cells % 3), key=Key.of(trial), draws=400)
         for name, value in truth.items():
             inside[name] += found[name][0] <= value <= found[name][1]
     for name, count in inside.items():
@@ -110,29 +112,32 @@ def test_the_interval_holds_the_true_value_as_often_as_it_says():
 
 def test_another_level_is_narrower():
     shown = _figures(LABELS, _guesses(LABELS, np.random.default_rng(1)))
-    wide, narrow = bootstrap(shown, key=Key.of(0)), bootstrap(shown, key=Key.of(0), level=0.5)
+    wide, narrow = (
+        bootstrap_intervals(shown, key=Key.of(0)),
+        bootstrap_intervals(shown, key=Key.of(0), level=0.5),
+    )
     for name in wide:
         assert wide[name][0] < narrow[name][0] < narrow[name][1] < wide[name][1]
 
 
 def test_the_same_key_gives_the_same_interval_whatever_fits_into_memory(monkeypatch):
     shown = _figures(LABELS, _guesses(LABELS, np.random.default_rng(1)))
-    whole = bootstrap(shown, key=Key.of(0))
-    assert whole != bootstrap(shown, key=Key.of(1))
+    whole = bootstrap_intervals(shown, key=Key.of(0))
+    assert whole != bootstrap_intervals(shown, key=Key.of(1))
     monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals.CELLS_AT_ONCE", 50)
-    assert bootstrap(shown, key=Key.of(0)) == whole
+    assert bootstrap_intervals(shown, key=Key.of(0)) == whole
 
 
 def test_classes_without_pictures_get_no_interval_and_top5_where_there_is_one():
     names = [f"c{k}" for k in range(7)]
-    found = bootstrap(_figures(np.array([0, 0, 1]), np.array([0, 5, 1]), names), key=Key.of(0))
+    found = bootstrap_intervals(_figures(np.array([0, 0, 1]), np.array([0, 5, 1]), names), key=Key.of(0))
     of_classes = {f"{figure}:{name}" for figure in ("f1", "recall", "precision") for name in ("c0", "c1")}
     assert set(found) == {"top1", "top5", "macro_f1", "balanced_accuracy", *of_classes}
-    never_called = bootstrap(_figures(np.array([0, 1]), np.array([0, 0])), key=Key.of(0))
+    never_called = bootstrap_intervals(_figures(np.array([0, 1]), np.array([0, 0])), key=Key.of(0))
     assert "precision:b" not in never_called
-    assert found["recall:c0"] == wilson(0.5, 2)
-    assert found["precision:c0"] == wilson(1.0, 1)
-    assert "top5" not in bootstrap(_figures(LABELS, LABELS), key=Key.of(0))
+    assert found["recall:c0"] == wilson_interval(0.5, 2)
+    assert found["precision:c0"] == wilson_interval(1.0, 1)
+    assert "top5" not in bootstrap_intervals(_figures(LABELS, LABELS), key=Key.of(0))
 
 
 @pytest.mark.timeout(60)
@@ -141,7 +146,7 @@ def test_a_thousand_classes_of_fifty_thousand_pictures_take_seconds():
     true = generator.integers(0, 1000, 50_000)
     predicted = _guesses(true, generator, classes=1000)
     shown = _figures(true, predicted, [str(k) for k in range(1000)])
-    low, high = bootstrap(shown, key=Key.of(0))["macro_f1"]
+    low, high = bootstrap_intervals(shown, key=Key.of(0))["macro_f1"]
     assert high - low == pytest.approx(0.008, abs=0.002)  # 2 * 1.96 * sqrt(0.75 * 0.25 / 50,000)
 
 
@@ -151,15 +156,15 @@ def test_memory_follows_the_classes_that_there_are_not_those_that_there_could_be
     predicted = np.where(np.arange(500) % 4 == 0, true + 1, true)
     names = [str(k) for k in range(21_841)]
     shares = csr_array((np.ones(500), (np.arange(500), predicted)), shape=(500, len(names))).toarray()
-    shown = figures(true, shares, names)
+    shown = classification_metrics(true, shares, names)
     del shares
     tracemalloc.start()
-    found = bootstrap(shown, key=Key.of(0))
+    found = bootstrap_intervals(shown, key=Key.of(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200e6
-    assert found["top1"] == wilson(0.75, 500)
-    assert found["recall:0"] == wilson(0.0, 1)
+    assert found["top1"] == wilson_interval(0.75, 500)
+    assert found["recall:0"] == wilson_interval(0.0, 1)
     assert "recall:1" not in found
 
 
@@ -169,7 +174,7 @@ def test_of_very_many_classes_the_means_of_each_draw_are_kept_not_the_classes(mo
     labels = np.arange(3_000)
     shown = _figures(labels, np.where(labels % 4 == 0, labels + 1, labels), [str(k) for k in labels])
     tracemalloc.start()
-    found = bootstrap(shown, key=Key.of(0))
+    found = bootstrap_intervals(shown, key=Key.of(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40e6

@@ -5,42 +5,42 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efficientnetv2.evaluation.breakdown import priced
+from efficientnetv2.evaluation.breakdown import cost_section
 from efficientnetv2.metrics.cost_sensitive import (
-    NO_ANSWER,
-    Costs,
-    cheapest_answers,
-    cost_figures,
-    honest_chance,
+    ABSTAIN,
+    ErrorCosts,
+    calibrated_cost_p_value,
+    cost_metrics,
     mean_cost,
+    min_cost_predictions,
 )
 from efficientnetv2.utils.rng import Key
 
 # A missed alarm (true 1, answered 0) costs nine times a false one.
-ALARM = Costs(np.array([[0.0, 1.0], [9.0, 0.0]]))
+ALARM = ErrorCosts(np.array([[0.0, 1.0], [9.0, 0.0]]))
 
 
 def test_the_threshold_is_the_one_of_the_textbook():
     """Answer 1 from p = 1 / (1 + 9) on; at 0.1 itself both cost the same, and the more probable is answered."""
     probabilities = [[0.95, 0.05], [0.91, 0.09], [0.9, 0.1], [0.89, 0.11], [0.2, 0.8]]
-    assert cheapest_answers(probabilities, ALARM).tolist() == [0, 0, 0, 1, 1]
+    assert min_cost_predictions(probabilities, ALARM).tolist() == [0, 0, 0, 1, 1]
 
 
 def test_with_equal_costs_it_is_the_most_probable_class():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 300)
-    equal = Costs(1.0 - np.eye(5))
-    assert np.array_equal(cheapest_answers(probabilities, equal), probabilities.argmax(axis=1))
+    equal = ErrorCosts(1.0 - np.eye(5))
+    assert np.array_equal(min_cost_predictions(probabilities, equal), probabilities.argmax(axis=1))
 
 
 def test_a_person_is_asked_where_every_answer_costs_more():
     """With equal costs of 1 and a person at 0.3: below probability 0.7."""
-    costs = Costs(1.0 - np.eye(2), no_answer=0.3)
-    assert cheapest_answers([[0.69, 0.31], [0.7, 0.3], [0.9, 0.1]], costs).tolist() == [NO_ANSWER, 0, 0]
+    costs = ErrorCosts(1.0 - np.eye(2), no_answer=0.3)
+    assert min_cost_predictions([[0.69, 0.31], [0.7, 0.3], [0.9, 0.1]], costs).tolist() == [ABSTAIN, 0, 0]
 
 
 def test_mean_cost_by_hand():
-    costs = Costs(ALARM.matrix, no_answer=0.5)
-    assert mean_cost([0, 1, 1, 0], [1, 0, 1, NO_ANSWER], costs) == pytest.approx((1 + 9 + 0 + 0.5) / 4)
+    costs = ErrorCosts(ALARM.matrix, no_answer=0.5)
+    assert mean_cost([0, 1, 1, 0], [1, 0, 1, ABSTAIN], costs) == pytest.approx((1 + 9 + 0 + 0.5) / 4)
 
 
 def test_true_probabilities_pay():
@@ -48,7 +48,7 @@ def test_true_probabilities_pay():
     generator = np.random.default_rng(1)
     p = generator.beta(0.7, 2.0, 40_000)
     true = (generator.random(len(p)) < p).astype(int)
-    found = cost_figures(true, np.stack([1 - p, p], axis=1), ALARM)
+    found = cost_metrics(true, np.stack([1 - p, p], axis=1), ALARM)
     by_threshold = {
         t: mean_cost(true, (p > t).astype(int), ALARM) for t in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
     }
@@ -64,10 +64,10 @@ def test_true_probabilities_pay():
 def accused(true, p, costs, seed=0) -> bool:
     """Whether a report calls probabilities (N,) of the second class dishonest."""
     shares = np.stack([1 - p, p], axis=1)
-    return "not honest" in priced(true, shares, costs, ("0", "1"), key=Key.of(seed)).values["words"]
+    return "not honest" in cost_section(true, shares, costs, ("0", "1"), key=Key.of(seed)).values["words"]
 
 
-@pytest.mark.parametrize("costs", [ALARM, Costs(1.0 - np.eye(2), no_answer=0.3)])
+@pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), no_answer=0.3)])
 def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
     """Thirty pictures, their labels drawn from the probabilities: dearer in many draws, accused in one of twenty."""
     dearer = said = 0
@@ -75,7 +75,7 @@ def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
         generator = np.random.default_rng(seed)
         p = generator.beta(0.7, 2.0, 30)
         true = (generator.random(30) < p).astype(int)
-        found = cost_figures(true, np.stack([1 - p, p], axis=1), costs)
+        found = cost_metrics(true, np.stack([1 - p, p], axis=1), costs)
         dearer += found.cheapest > found.most_probable
         said += accused(true, p, costs, seed)
     assert dearer > 5
@@ -87,4 +87,4 @@ def test_probabilities_that_are_too_unsure_are_called_dishonest():
     true, p = np.zeros(300, dtype=int), np.full(300, 0.2)
     assert accused(true, p, ALARM)
     assert not accused(true[:3], p[:3], ALARM)
-    assert honest_chance(true, 1e-3 * np.ones(300)[:, None] * [999, 1], ALARM, key=Key.of(0)) == 1.0
+    assert calibrated_cost_p_value(true, 1e-3 * np.ones(300)[:, None] * [999, 1], ALARM, key=Key.of(0)) == 1.0

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.metrics.test_bootstrap import answered
 
-from efficientnetv2.metrics.confidence_intervals import wilson
-from efficientnetv2.metrics.metric_intervals import intervals_of, share_intervals
-from efficientnetv2.metrics.multilabel import measured, several_figures
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.metrics.metric_intervals import accuracy_intervals, metric_intervals
+from efficientnetv2.metrics.multilabel import compute_metrics, multilabel_metrics
 from efficientnetv2.utils.rng import Key
 
 KEY = Key.of(0)
@@ -18,7 +18,9 @@ KEY = Key.of(0)
 
 def reach(labels, shares, clusters=None, *, key=KEY):
     names = tuple(f"c{k}" for k in range(shares.shape[1]))
-    return intervals_of(measured(labels, shares, names), labels, shares, clusters=clusters, key=key)
+    return metric_intervals(
+        compute_metrics(labels, shares, names), labels, shares, clusters=clusters, key=key
+    )
 
 
 def width(interval):
@@ -64,8 +66,8 @@ def test_places_that_are_right_or_wrong_as_a_whole_are_as_good_as_one_picture_ea
     right = np.repeat(np.arange(30) % 10 < 7, 10)
     shares = np.eye(2)[np.where(right, labels, 1 - labels)]
     found = reach(labels, shares, np.arange(300) // 10)["top1"]
-    assert width(found) == pytest.approx(width(wilson(0.7, 30)), rel=0.15)
-    assert width(found) > 2.5 * width(wilson(0.7, 300))
+    assert width(found) == pytest.approx(width(wilson_interval(0.7, 30)), rel=0.15)
+    assert width(found) > 2.5 * width(wilson_interval(0.7, 300))
 
 
 def test_the_interval_holds_the_truth_where_places_differ():
@@ -97,7 +99,7 @@ def test_places_all_alike_leave_no_less_to_chance():
     """Ten places of which each has nine right of ten: drawn as a whole they would all come to the same."""
     labels = np.zeros(100, dtype=np.int64)
     shares = np.eye(2)[(np.arange(100) % 10 == 0).astype(np.int64)]
-    assert reach(labels, shares, np.arange(100) // 10)["top1"] == wilson(0.9, 100)
+    assert reach(labels, shares, np.arange(100) // 10)["top1"] == wilson_interval(0.9, 100)
 
 
 @pytest.mark.parametrize("clusters", [np.arange(60), np.zeros(60, dtype=np.int64)])
@@ -111,7 +113,7 @@ def test_of_very_many_pictures_of_several_labels_the_shares_are_drawn_whole_too(
     monkeypatch.setattr("efficientnetv2.metrics.bootstrap._MOST_RANKED", 1000)
     labels, shares, places = (np.repeat(each, 8, axis=0) for each in (*of_several(60), np.arange(60)))
     apart, together = reach(labels, shares), reach(labels, shares, places)
-    assert apart == share_intervals(several_figures(labels, shares, ("a", "b", "c", "d")))
+    assert apart == accuracy_intervals(multilabel_metrics(labels, shares, ("a", "b", "c", "d")))
     assert set(together) == {"top1"}
     assert width(together["top1"]) > 2 * width(apart["top1"])
 
@@ -122,10 +124,10 @@ def test_what_is_the_same_in_every_draw_is_not_called_certain(probability, f1, c
     """Each of twenty pictures is given its one label, or none is given any."""
     labels = np.arange(20)[:, None] % 2
     shares = np.where(np.arange(2) == labels, probability, 0.1)
-    found = several_figures(labels, shares, ("c0", "c1"), "sigmoid")
-    reached = intervals_of(found, labels, shares, clusters=clusters, key=KEY)
+    found = multilabel_metrics(labels, shares, ("c0", "c1"), "sigmoid")
+    reached = metric_intervals(found, labels, shares, clusters=clusters, key=KEY)
     assert found.f1_micro == found.f1_macro == f1
-    assert reached["f1_micro"] == reached["f1_macro"] == wilson(f1, 20 if clusters is None else 4)
+    assert reached["f1_micro"] == reached["f1_macro"] == wilson_interval(f1, 20 if clusters is None else 4)
     assert reached["mean_average_precision"][0] < found.mean_average_precision == 1
 
 
@@ -135,7 +137,7 @@ def test_a_perfect_order_is_not_called_certain_for_a_rounding(of_a_class):
     labels = np.repeat(np.arange(2), of_a_class)[:, None]
     right = np.linspace(0.6, 0.9, 2 * of_a_class)[:, None]
     shares = np.where(np.arange(2) == labels, right, right - 0.5)
-    found = several_figures(labels, shares, ("c0", "c1"), "sigmoid")
+    found = multilabel_metrics(labels, shares, ("c0", "c1"), "sigmoid")
     assert found.mean_average_precision == pytest.approx(1)
-    reached = intervals_of(found, labels, shares, key=KEY)["mean_average_precision"]
-    assert reached == pytest.approx(wilson(1.0, 2 * of_a_class))
+    reached = metric_intervals(found, labels, shares, key=KEY)["mean_average_precision"]
+    assert reached == pytest.approx(wilson_interval(1.0, 2 * of_a_class))

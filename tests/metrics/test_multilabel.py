@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 from tests.messages import mentioning
 
-from efficientnetv2.metrics.classification import figures, top5_hits
-from efficientnetv2.metrics.confidence_intervals import wilson
-from efficientnetv2.metrics.metric_intervals import intervals_of, share_intervals
+from efficientnetv2.metrics.classification import classification_metrics, top5_correct
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.metrics.metric_intervals import accuracy_intervals, metric_intervals
 from efficientnetv2.metrics.multilabel import (
-    applied,
-    mean_over_classes,
-    measured,
-    right,
-    several_figures,
+    assigned_labels,
+    compute_metrics,
+    is_correct,
+    macro_metric,
+    multilabel_metrics,
 )
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -29,7 +29,7 @@ def test_four_pictures_by_hand():
     """Dog: its two pictures come first and third by their probability: (1/1 + 2/3) / 2."""
     labels = [[0, 1], [0, 2], [2, -1], [0, -1]]
     shares = [[0.2, 0.7, 0.1], [0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.45, 0.15, 0.4]]
-    found = several_figures(labels, shares, NAMES)
+    found = multilabel_metrics(labels, shares, NAMES)
     assert found.top1 == 3 / 4  # all but the third
     assert found.top5 is None
     assert found.per_class["cat"].average_precision == 1.0
@@ -38,10 +38,10 @@ def test_four_pictures_by_hand():
     assert found.per_class["animal"].average_precision == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 3)
     assert [one.support for one in found.per_class.values()] == [3, 1, 2]
     assert (found.majority_class, found.majority_top1) == ("animal", 3 / 4)
-    assert mean_over_classes(found) == ("mean_average_precision", found.mean_average_precision)
-    assert share_intervals(found) == {"top1": wilson(3 / 4, 4)}
+    assert macro_metric(found) == ("mean_average_precision", found.mean_average_precision)
+    assert accuracy_intervals(found) == {"top1": wilson_interval(3 / 4, 4)}
     # From half of a picture's largest share: cat; animal and dog of all others. Of 6 labels 5 are among these 7.
-    assert applied(shares).tolist() == [[False, True, False], *[[True, False, True]] * 3]
+    assert assigned_labels(shares).tolist() == [[False, True, False], *[[True, False, True]] * 3]
     assert found.f1_micro == pytest.approx(2 * 5 / (6 + 7))
     f1 = {"animal": 2 * 2 / (3 + 3), "cat": 1.0, "dog": 2 * 2 / (2 + 3)}
     assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)
@@ -63,7 +63,7 @@ def pictures(draw, classes=8):
 def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
     sets, labels, shares = data
     hot = np.array([[number in one for number in range(8)] for one in sets])
-    found = several_figures(labels, shares, [str(number) for number in range(8)])
+    found = multilabel_metrics(labels, shares, [str(number) for number in range(8)])
     present = hot.any(axis=0)
     assert found.mean_average_precision == pytest.approx(
         average_precision_score(hot[:, present], shares[:, present], average="macro")
@@ -85,15 +85,18 @@ def test_with_one_label_each_they_are_the_figures_of_one_label():
     rng = np.random.default_rng(0)
     labels, shares = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
     names = [str(number) for number in range(7)]
-    one, several = figures(labels, shares, names), measured(labels[:, None], shares, names)
+    one, several = (
+        classification_metrics(labels, shares, names),
+        compute_metrics(labels[:, None], shares, names),
+    )
     for name in ("top1", "top5", "ece", "majority_top1", "majority_class", "pictures"):
         assert getattr(several, name) == pytest.approx(getattr(one, name)), name
-    assert mean_over_classes(one) == ("macro_f1", one.macro_f1)
+    assert macro_metric(one) == ("macro_f1", one.macro_f1)
 
 
 def test_an_answer_is_right_if_it_is_one_of_the_labels():
-    assert right([[0, 1], [2, -1]], [1, 0]).tolist() == [True, False]
-    assert right([0, 2], [0, 0]).tolist() == [True, False]
+    assert is_correct([[0, 1], [2, -1]], [1, 0]).tolist() == [True, False]
+    assert is_correct([0, 2], [0, 0]).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_an_answer_is_right_if_it_is_one_of_the_labels():
 )
 def test_what_cannot_be_measured_is_refused(labels, shares, message):
     with pytest.raises(InputError, match=mentioning(*message)):
-        several_figures(labels, shares, NAMES)
+        multilabel_metrics(labels, shares, NAMES)
 
 
 def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
@@ -117,8 +120,8 @@ def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
         logits = rng.normal(size=(count, 4))
         logits[np.arange(count)[:, None], labels] += 1.5
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        found = several_figures(labels, shares, ("a", "b", "c", "d"))
-        reach = intervals_of(found, labels, shares, key=Key.of(0))
+        found = multilabel_metrics(labels, shares, ("a", "b", "c", "d"))
+        reach = metric_intervals(found, labels, shares, key=Key.of(0))
         assert set(reach) == {"top1", "mean_average_precision", "f1_micro", "f1_macro"}
         for name, (low, high) in reach.items():
             assert low < getattr(found, name) < high, name
@@ -131,14 +134,18 @@ def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
     """Worked by hand: animal and cat; none; dog at just a half. Of 5 labels 3 are given, and all 3 are right."""
     labels = [[0, 1], [0, 2], [2, -1]]
     shares = [[0.9, 0.8, 0.1], [0.4, 0.1, 0.45], [0.2, 0.3, 0.5]]
-    assert applied(shares, "sigmoid").tolist() == [[True, True, False], [False] * 3, [False, False, True]]
-    found = several_figures(labels, shares, NAMES, "sigmoid")
+    assert assigned_labels(shares, "sigmoid").tolist() == [
+        [True, True, False],
+        [False] * 3,
+        [False, False, True],
+    ]
+    found = multilabel_metrics(labels, shares, NAMES, "sigmoid")
     assert found.answer == "sigmoid"
     assert found.f1_micro == pytest.approx(2 * 3 / (5 + 3))
     f1 = {"animal": 2 * 1 / (2 + 1), "cat": 1.0, "dog": 2 * 1 / (2 + 1)}
     assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)
-    assert vars(measured(labels, shares, NAMES, "sigmoid")) == vars(found)
-    shared = several_figures(labels, shares, NAMES)
+    assert vars(compute_metrics(labels, shares, NAMES, "sigmoid")) == vars(found)
+    shared = multilabel_metrics(labels, shares, NAMES)
     assert (found.top1, found.mean_average_precision) == (shared.top1, shared.mean_average_precision)
     assert found.f1_micro != shared.f1_micro
 
@@ -149,11 +156,11 @@ def test_intervals_are_of_the_same_rule_as_the_figures():
     """
     labels = np.tile([[0, -1], [1, 2]], (20, 1))
     shares = np.tile([[0.9, 0.48, 0.48], [0.1, 0.6, 0.7]], (20, 1))
-    found = several_figures(labels, shares, NAMES, "sigmoid")
-    reach = intervals_of(found, labels, shares, key=Key.of(0))
-    assert (found.f1_micro, reach["f1_micro"]) == (1.0, wilson(1.0, 40))
-    by_shares = several_figures(labels, shares, NAMES)
-    assert intervals_of(by_shares, labels, shares, key=Key.of(0))["f1_micro"][1] < 1
+    found = multilabel_metrics(labels, shares, NAMES, "sigmoid")
+    reach = metric_intervals(found, labels, shares, key=Key.of(0))
+    assert (found.f1_micro, reach["f1_micro"]) == (1.0, wilson_interval(1.0, 40))
+    by_shares = multilabel_metrics(labels, shares, NAMES)
+    assert metric_intervals(by_shares, labels, shares, key=Key.of(0))["f1_micro"][1] < 1
 
 
 def test_the_five_best_of_imagenet_21ks_classes_are_found_a_part_at_a_time():
@@ -162,7 +169,7 @@ def test_the_five_best_of_imagenet_21ks_classes_are_found_a_part_at_a_time():
     best = np.argsort(-shares, axis=1)
     true = np.stack([best[:, 9], np.where(np.arange(200) % 2, best[:, 4], -1)], axis=1)
     tracemalloc.start()
-    hits = top5_hits(true, shares)
+    hits = top5_correct(true, shares)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert hits.tolist() == (np.arange(200) % 2 == 1).tolist()

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from efficientnetv2.metrics.confidence_intervals import wilson
-from efficientnetv2.metrics.subgroups import slices, usable, values_of
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.metrics.subgroups import slice_metrics, slice_values, sliceable_columns
 
 
 def test_years_are_values_and_areas_quarters():
@@ -21,25 +21,25 @@ def test_years_are_values_and_areas_quarters():
             "note": [f"text {k}" for k in range(100)],
         }
     )
-    assert usable(table, without=["path"]) == ["year", "area"]
-    assert sorted(values_of(table["year"]).unique()) == ["2010", "2011", "2012", "2013"]
-    assert values_of(table["area"]).value_counts().tolist() == [25] * 4
+    assert sliceable_columns(table, without=["path"]) == ["year", "area"]
+    assert sorted(slice_values(table["year"]).unique()) == ["2010", "2011", "2012", "2013"]
+    assert slice_values(table["area"]).value_counts().tolist() == [25] * 4
 
 
 def test_an_empty_cell_is_a_slice_and_a_year_beside_it_stays_a_year():
     column = pd.Series([2014.0, np.nan, 2015.0])
-    assert values_of(column).tolist() == ["2014", "(empty)", "2015"]
+    assert slice_values(column).tolist() == ["2014", "(empty)", "2015"]
 
 
 def test_an_empty_cell_of_categories_is_a_slice():
     """Parquet keeps text as categories: what stands for an empty cell is none of them."""
-    assert values_of(pd.Series(pd.Categorical(["a", "b", None]))).tolist() == ["a", "b", "(empty)"]
+    assert slice_values(pd.Series(pd.Categorical(["a", "b", None]))).tolist() == ["a", "b", "(empty)"]
 
 
 def test_dates_in_eight_digits_stay_apart():
     few = pd.Series([20230115.0, np.nan, 20230116.0])
-    assert values_of(few).tolist() == ["20230115", "(empty)", "20230116"]
-    month = values_of(pd.Series(range(20230101, 20230131)))
+    assert slice_values(few).tolist() == ["20230115", "(empty)", "20230116"]
+    month = slice_values(pd.Series(range(20230101, 20230131)))
     assert sorted(month.unique()) == [
         "20230101 to 20230108", "20230108 to 20230116", "20230116 to 20230123", "20230123 to 20230130",
     ]  # fmt: skip
@@ -47,14 +47,16 @@ def test_dates_in_eight_digits_stay_apart():
 
 def test_places_of_a_small_site_are_quarters_too():
     """A city block: all of it reads -122.419 in six digits; and a stretch of a projected coordinate."""
-    block = values_of(pd.Series(np.linspace(-122.4191, -122.4187, 41)))
+    block = slice_values(pd.Series(np.linspace(-122.4191, -122.4187, 41)))
     assert block.value_counts().to_dict() == {
         "-122.4191 to -122.419": 11, "-122.419 to -122.4189": 10, "-122.4189 to -122.4188": 10,
         "-122.4188 to -122.4187": 10,
     }  # fmt: skip
-    metres = values_of(pd.Series(np.linspace(500_000.0, 500_001.0, 41)))
+    metres = slice_values(pd.Series(np.linspace(500_000.0, 500_001.0, 41)))
     assert metres.iloc[[0, -1]].tolist() == ["500000 to 500000.2", "500000.8 to 500001"]
-    assert usable(pd.DataFrame({"longitude": 1e-9 * np.arange(30) - 122.4}), without=[]) == ["longitude"]
+    assert sliceable_columns(pd.DataFrame({"longitude": 1e-9 * np.arange(30) - 122.4}), without=[]) == [
+        "longitude"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_places_of_a_small_site_are_quarters_too():
     ],
 )
 def test_pictures_of_one_day_are_cut_by_the_time_of_day(step, ends):
-    taken = values_of(pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq=step)))
+    taken = slice_values(pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq=step)))
     assert taken.iloc[[0, -1]].tolist() == ends
     assert taken.nunique() == 4
 
@@ -74,13 +76,14 @@ def test_pictures_of_one_day_are_cut_by_the_time_of_day(step, ends):
 def test_dates_of_a_csv_are_cut_as_those_of_parquet(zone):
     taken = pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq="7h"))
     written = taken.map(lambda one: one.isoformat() + zone)
-    assert values_of(written).tolist() == values_of(taken).tolist()
-    assert values_of(written).nunique() == 4
+    assert slice_values(written).tolist() == slice_values(taken).tolist()
+    assert slice_values(written).nunique() == 4
     days = taken.dt.strftime("%Y-%m-%d")
     assert (
-        values_of(pd.concat([days, pd.Series([f"2024-01-{day:02d}" for day in range(1, 20)])])).nunique() == 4
+        slice_values(pd.concat([days, pd.Series([f"2024-01-{day:02d}" for day in range(1, 20)])])).nunique()
+        == 4
     )
-    assert values_of(written.where(written.index != 7, "in spring")) is None, "not all of them are dates"
+    assert slice_values(written.where(written.index != 7, "in spring")) is None, "not all of them are dates"
 
 
 def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(tmp_path):
@@ -93,8 +96,8 @@ def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(t
     )
     table.to_parquet(tmp_path / "all.parquet")
     read = pd.read_parquet(tmp_path / "all.parquet", dtype_backend="numpy_nullable")
-    assert usable(read, without=[]) == ["taken"]
-    assert values_of(read["taken"]).iloc[[0, -1]].tolist() == [
+    assert sliceable_columns(read, without=[]) == ["taken"]
+    assert slice_values(read["taken"]).iloc[[0, -1]].tolist() == [
         "2023-01-01 to 2023-01-10",
         "2023-01-30 to 2023-02-09",
     ]
@@ -103,16 +106,16 @@ def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(t
 def test_numbers_most_of_which_are_equal_cut_nothing():
     """All quarters but the last end at 0, so that there is one, and nothing beside it."""
     column = pd.Series([0.0] * 100 + [float(k) for k in range(1, 26)])
-    assert values_of(column) is None
+    assert slice_values(column) is None
     with_gaps = pd.concat([column, pd.Series([np.nan] * 10)], ignore_index=True)
-    assert values_of(with_gaps).value_counts().to_dict() == {"0 to 25": 125, "(empty)": 10}
+    assert slice_values(with_gaps).value_counts().to_dict() == {"0 to 25": 125, "(empty)": 10}
     hits = np.arange(125) % 2 == 0
-    assert slices(pd.DataFrame({"clouds": column}), np.zeros(125), np.where(hits, 0, 1), hits) == ()
+    assert slice_metrics(pd.DataFrame({"clouds": column}), np.zeros(125), np.where(hits, 0, 1), hits) == ()
 
 
 @pytest.mark.parametrize("column", [[*range(30), np.inf], [10**18 + place for place in range(40)]])
 def test_numbers_without_quarters_cut_nothing(column):
-    assert values_of(pd.Series(column)) is None
+    assert slice_values(pd.Series(column)) is None
 
 
 def test_those_that_are_worse_first_by_hand():
@@ -121,12 +124,12 @@ def test_those_that_are_worse_first_by_hand():
     true = np.arange(105) % 3
     hits = np.array([True] * 40 + [False] * 10 + [True] * 20 + [False] * 30 + [False] * 5)
     answers = np.where(hits, true, (true + 1) % 3)
-    found = slices(pd.DataFrame({"region": region}), true, answers, hits)
+    found = slice_metrics(pd.DataFrame({"region": region}), true, answers, hits)
     assert [(one.value, one.pictures, one.small) for one in found] == [
         ("south", 50, False), ("west", 5, True), ("north", 50, False),
     ]  # fmt: skip
     south = found[0]
-    assert (south.top1, south.low, south.high) == (0.4, *wilson(0.4, 50))
+    assert (south.top1, south.low, south.high) == (0.4, *wilson_interval(0.4, 50))
     assert south.macro_f1 == pytest.approx(f1_score(true[50:100], answers[50:100], average="macro"))
     # With three slices p is at most 0.0167: of 20 of 50 beside 40 of 55 0.0007, of 0 of 5 beside 60 of 100 0.0127.
     assert [one.below for one in found] == [True, True, False]
@@ -139,7 +142,7 @@ def test_among_many_equal_slices_one_is_seldom_called_worse():
     for _ in range(200):
         hits = generator.random(len(names)) < 0.7
         labels = np.zeros((len(names), 2), dtype=int)  # as of several labels each: F1 is another matter
-        found = slices(pd.DataFrame({"region": names}), labels, np.where(hits, 0, 1), hits)
+        found = slice_metrics(pd.DataFrame({"region": names}), labels, np.where(hits, 0, 1), hits)
         called += any(one.below for one in found)
     assert called <= 20, called
 
@@ -150,7 +153,7 @@ def shares_called_worse(tables, column, share=0.7):
     for _ in range(tables):
         hits = generator.random(len(column)) < share
         labels = np.zeros((len(column), 2), dtype=int)
-        found = slices(pd.DataFrame({"region": column}), labels, np.where(hits, 0, 1), hits)
+        found = slice_metrics(pd.DataFrame({"region": column}), labels, np.where(hits, 0, 1), hits)
         called += any(one.below for one in found)
     return called / tables
 
@@ -166,7 +169,7 @@ def test_a_few_pictures_that_are_all_right_make_no_others_worse():
     """950 of 997 beside 3 of 3: these would be so at 95 % in six of seven draws."""
     hits = np.arange(1000) >= 47
     column = ["most"] * 997 + ["few"] * 3
-    found = slices(pd.DataFrame({"region": column}), np.zeros(1000), np.where(hits, 0, 1), hits)
+    found = slice_metrics(pd.DataFrame({"region": column}), np.zeros(1000), np.where(hits, 0, 1), hits)
     assert [(one.value, one.below) for one in found] == [("most", False), ("few", False)]
 
 
@@ -176,10 +179,10 @@ def test_a_slice_that_is_really_worse_is_found():
     table = pd.DataFrame({f"chance{number}": generator.integers(0, 4, 400) for number in range(5)})
     table["region"] = np.repeat(["dim", "bright"], 200)
     hits = generator.random(400) < np.repeat([0.6, 0.8], 200)
-    found = slices(table, np.zeros(400), np.where(hits, 0, 1), hits)
+    found = slice_metrics(table, np.zeros(400), np.where(hits, 0, 1), hits)
     assert [(one.column, one.value) for one in found if one.below] == [("region", "dim")]
 
 
 def test_columns_that_cut_nothing_give_nothing():
-    assert slices(pd.DataFrame({"a": ["x", "x"]}), [0, 1], [0, 1], [True, True]) == ()
-    assert slices(pd.DataFrame(index=range(2)), [0, 1], [0, 1], [True, True]) == ()
+    assert slice_metrics(pd.DataFrame({"a": ["x", "x"]}), [0, 1], [0, 1], [True, True]) == ()
+    assert slice_metrics(pd.DataFrame(index=range(2)), [0, 1], [0, 1], [True, True]) == ()

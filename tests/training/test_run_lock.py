@@ -11,7 +11,7 @@ import pytest
 from tests.command_line import NETWORK, SERVER
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.evaluation.predictions import write_answers
+from efficientnetv2.evaluation.predictions import save_predictions
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training import run_lock
 from efficientnetv2.training.run_dir import LOCK, RUNNING
@@ -98,7 +98,7 @@ def _killed_in(out):
 def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle(tmp_path):
     """The answers of --against are kept before the recipe, which makes a folder a run."""
     answers = pd.DataFrame({"path": ["a.jpg"], "label": ["x"], "true_label": ["x"]})
-    write_answers(tmp_path / "mine/against", answers)
+    save_predictions(tmp_path / "mine/against", answers)
     validate_new_run_dir(tmp_path / "mine")
     (tmp_path / "mine/thesis.tex").write_text("")
     with pytest.raises(InputError, match=mentioning("thesis.tex")):

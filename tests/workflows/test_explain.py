@@ -63,8 +63,8 @@ def wrong(tmp_path):
 def test_mistakes_are_kept_no_larger_than_the_page_needs(wrong, tmp_path, monkeypatch):
     dataset, answers = wrong
     kept = []
-    monkeypatch.setattr(report, "write", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(answers, dataset, dataset.class_names, report.Facts("two", "val")).write(tmp_path)
+    monkeypatch.setattr(report, "write_report", lambda folder, *, misjudged, **_: kept.extend(misjudged))
+    Outcome(answers, dataset, dataset.class_names, report.ReportMetadata("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(320, 160)] * 2
 
 
@@ -80,7 +80,9 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
     for part, reader in ((evaluation_result, "to_show"), (explain, "to_answer")):
         monkeypatch.setattr(part, reader, lambda dataset: SimpleNamespace(source=gone))
     (tmp_path / "out").mkdir()
-    Outcome(answers, dataset, dataset.class_names, report.Facts("two", "val")).write(tmp_path / "out")
+    Outcome(answers, dataset, dataset.class_names, report.ReportMetadata("two", "val")).write(
+        tmp_path / "out"
+    )
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
     assert len(asked) == 1
@@ -103,8 +105,8 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
     assert shown
     assert all(each["address"] is not None for each in shown)
     kept = []
-    monkeypatch.setattr(report, "write", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(answers, dataset, dataset.class_names, report.Facts("two", "val")).write(tmp_path)
+    monkeypatch.setattr(report, "write_report", lambda folder, *, misjudged, **_: kept.extend(misjudged))
+    Outcome(answers, dataset, dataset.class_names, report.ReportMetadata("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(24, 24)] * 2
 
 

@@ -21,7 +21,7 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.shards.writer import Packing, pack
-from efficientnetv2.evaluation.clusters import Whole
+from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -532,7 +532,7 @@ def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
     answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
     predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)
     known = Seen(20, exact=True, of=60, unseen=np.arange(20, 60))
-    whole = Whole(np.arange(60) // 5, "places")
+    whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (
         on_unseen(predictions, known, ("a", "b"), one).told["intervals"]["top1"] for one in (None, whole)
     )

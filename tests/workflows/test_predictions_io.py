@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.evaluation.predictions import drawn_whole, read_answers
+from efficientnetv2.evaluation.predictions import load_predictions, saved_clusters
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
@@ -47,12 +47,12 @@ def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     assert table.columns.tolist() == [
         "path", "label", "probability", "true_label", "cat", "probability of drawn_whole", "drawn_whole",
     ]  # fmt: skip
-    whole = drawn_whole(read_answers(tmp_path))
+    whole = saved_clusters(load_predictions(tmp_path))
     assert whole.to_dict() == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 0}
     _, shares = read_predictions(tmp_path / "predictions.csv", names)
     assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
     written(tmp_path, pictures, names, true_labels=["cat"] * 3)
-    assert drawn_whole(read_answers(tmp_path)) is None
+    assert saved_clusters(load_predictions(tmp_path)) is None
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -68,7 +68,7 @@ def test_a_table_is_read_with_and_without_the_probability_of_the_label(before, t
     paths, shares = read_predictions(tmp_path / "predictions.csv", names)
     assert paths == ["0.jpg", "1.jpg"]
     assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4])
-    assert read_answers(tmp_path)["label"].tolist() == ["probability", "cat"]
+    assert load_predictions(tmp_path)["label"].tolist() == ["probability", "cat"]
 
 
 def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkeypatch):

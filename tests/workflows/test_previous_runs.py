@@ -13,8 +13,8 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.predictions import over, read_answers, write_answers
-from efficientnetv2.evaluation.summary import Beside, lines
+from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
+from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.previous_runs import Other, last_before
 
@@ -31,7 +31,9 @@ def run(
     **report,
 ):
     """The folder of a run on pictures of a folder beside it."""
-    write_answers(folder, pd.DataFrame({"path": pictures, "label": answers or labels, "true_label": labels}))
+    save_predictions(
+        folder, pd.DataFrame({"path": pictures, "label": answers or labels, "true_label": labels})
+    )
     (folder / kind).write_text("{}")
     dataset = {"path": [f"../{data}/{name}" for name in pictures], "label": labels, "split": "val"}
     pd.DataFrame(dataset).to_csv(folder / "manifest.csv", index=False)
@@ -50,34 +52,34 @@ def test_it_is_the_newest_finished_one_that_answered_the_same_pictures(tmp_path)
     run(tmp_path / "an_evaluation", kind="nothing.json")
     (run(tmp_path / "broken") / "report.json").write_text("{")
     (run(tmp_path / "unfinished") / "predictions.csv").unlink()
-    name, theirs = last_before(own, read_answers(own))
+    name, theirs = last_before(own, load_predictions(own))
     assert name == "newest"
     assert theirs.loc["a", "label"] == "y"
 
 
 def test_where_there_is_none_there_is_none(tmp_path):
     own = run(tmp_path / "own")
-    assert last_before(own, read_answers(own)) is None
+    assert last_before(own, load_predictions(own)) is None
     run(tmp_path / "evaluation", kind="nothing.json")
-    assert last_before(tmp_path / "evaluation", read_answers(own)) is None
+    assert last_before(tmp_path / "evaluation", load_predictions(own)) is None
 
 
 def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path):
     """As cameras call theirs: last year's 0001.jpg is no picture of this year."""
     own = run(tmp_path / "own", data="photos_2024")
     run(tmp_path / "before", age_s=10, data="photos_2023")
-    assert last_before(own, read_answers(own)) is None
+    assert last_before(own, load_predictions(own)) is None
     (tmp_path / "photos_2024").mkdir()
     (tmp_path / "photos_now").symlink_to("photos_2024")
     run(tmp_path / "by_a_link", age_s=20, data="photos_now")
-    assert last_before(own, read_answers(own))[0] == "by_a_link"
+    assert last_before(own, load_predictions(own))[0] == "by_a_link"
     (tmp_path / "by_a_link" / "manifest.csv").unlink()
-    assert last_before(own, read_answers(own)) is None
+    assert last_before(own, load_predictions(own)) is None
 
 
 def test_absolute_paths_need_no_root(tmp_path):
     own, _ = (run(tmp_path / name, pictures=("/x/a", "/x/b")) for name in ("own", "before"))
-    assert last_before(own, read_answers(own))[0] == "before"
+    assert last_before(own, load_predictions(own))[0] == "before"
 
 
 def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path):
@@ -85,32 +87,32 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
     own = tmp_path / "photos_2024"
     own.mkdir()
     val = listed(own, "path,label,split", "a,x,val", "b,y,val")
-    named = Other.named(there, read_answers(there), val)
+    named = Other.named(there, load_predictions(there), val)
     assert mentions(named.by_name, own, tmp_path / "photos_2023")
     kept = Other.kept(own, named.keep(own))
-    found = replace(over(named.answers, named.answers), by_name=kept.by_name)
-    assert lines(Beside(last=("there", found)))[0].endswith(named.by_name)
+    found = replace(compare_predictions(named.answers, named.answers), by_name=kept.by_name)
+    assert summary_lines(ReportContext(last=("there", found)))[0].endswith(named.by_name)
     same = listed(own, "path,label,split", "a,x,val")
-    assert not Other.named(run(tmp_path / "new", data=own.name), read_answers(there), same).by_name
+    assert not Other.named(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
 
 
 def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
     """At random neighbours teach what is asked: better than by place says nothing of the recipe."""
     own = run(tmp_path / "own", kind="crossval.json", split_by="class")
     run(tmp_path / "by_place", age_s=10, kind="crossval.json", split_by="place")
-    assert last_before(own, read_answers(own), split_by="class") is None
+    assert last_before(own, load_predictions(own), split_by="class") is None
     run(tmp_path / "at_random", age_s=20, kind="crossval.json", split_by="class")
-    assert last_before(own, read_answers(own), split_by="class")[0] == "at_random"
-    assert last_before(own, read_answers(own), split_by="place")[0] == "by_place"
+    assert last_before(own, load_predictions(own), split_by="class")[0] == "at_random"
+    assert last_before(own, load_predictions(own), split_by="place")[0] == "by_place"
 
 
 def test_a_run_whose_weights_knew_the_pictures_is_no_bar(tmp_path):
     """It has learnt labels that it is asked for: an honest run looks worse, and is not."""
     own = run(tmp_path / "own")
     run(tmp_path / "knew", age_s=10, optimistic=True)
-    assert last_before(own, read_answers(own)) is None
+    assert last_before(own, load_predictions(own)) is None
     run(tmp_path / "honest", age_s=20, optimistic=False)
-    assert last_before(own, read_answers(own))[0] == "honest"
+    assert last_before(own, load_predictions(own))[0] == "honest"
 
 
 def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
@@ -118,15 +120,15 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
     found = {}
     for name, optimistic in (("knew", True), ("honest", False)):
         there = run(tmp_path / name, optimistic=optimistic)
-        named = Other.named(there, read_answers(there), val)
+        named = Other.named(there, load_predictions(there), val)
         kept = Other.kept(tmp_path / "own", named.keep(tmp_path / "own"))
-        gained = kept.qualified(over(named.answers, named.answers))
-        (found[name],) = lines(Beside(last=(name, gained)))
+        gained = kept.qualified(compare_predictions(named.answers, named.answers))
+        (found[name],) = summary_lines(ReportContext(last=(name, gained)))
     assert mentions(found["knew"], "warning", "knew", "report")
     assert "optimistic" not in found["honest"]
     for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
         (tmp_path / "knew/report.json").write_text(told)
-        assert Other.named(tmp_path / "knew", read_answers(tmp_path / "knew"), val).optimistic == ""
+        assert Other.named(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
 
 
 def listed(folder, header, *rows):
@@ -139,7 +141,7 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
     """It may have answered more; of it there is need for the pictures of this run alone."""
     there = run(tmp_path / "there", pictures=("c", "b", "a"), labels=("z", "y", "x"), answers=("z", "z", "x"))
     val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val", "d,y,val")
-    named = Other.named(there, read_answers(there), val)
+    named = Other.named(there, load_predictions(there), val)
     beginning = named.keep(tmp_path / "own")
     shutil.rmtree(there)
     kept = Other.kept(tmp_path / "own", json.loads(json.dumps(beginning)))
@@ -163,7 +165,7 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
 def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
     there = run(tmp_path / "there")
     with pytest.raises(InputError, match=mentioning(*said)):
-        Other.named(there, read_answers(there), listed(tmp_path, "path,label,split", row))
+        Other.named(there, load_predictions(there), listed(tmp_path, "path,label,split", row))
 
 
 @pytest.mark.slow
@@ -182,7 +184,7 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     named = effnetv2(*words, "--out", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
     (tmp_path / "put_away").rename(tmp_path / "runs/first")
-    write_answers(tmp_path / "other", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
+    save_predictions(tmp_path / "other", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
     refused = effnetv2(*words, "--out", "elsewhere/fourth", "--against", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert "answered none of these pictures" in refused.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.data_issues import Finding, Section, share
+from efficientnetv2.evaluation.data_issues import CheckSection, Finding, share_text
 from efficientnetv2.utils.errors import count_of, some
 
 # Largest class over smallest from which a plain training neglects the small one, and from which a set is called
@@ -24,7 +24,7 @@ _Z95 = 1.96  # of the normal distribution
 _NO_SPLIT = "no split"
 
 
-def counts(dataset: ImageDataset) -> Section:
+def class_count_section(dataset: ImageDataset) -> CheckSection:
     """Pictures by class and split, imbalance and what follows from it.
 
     A picture of several labels counts once for each by class, and once by split; always answering the commonest label
@@ -33,7 +33,7 @@ def counts(dataset: ImageDataset) -> Section:
     Args:
         dataset: labelled or not.
     """
-    table = by_class(dataset)
+    table = class_table(dataset)
     labelled = dataset.labels >= 0
     findings = [
         *_passed_over(dataset),
@@ -55,10 +55,10 @@ def counts(dataset: ImageDataset) -> Section:
         "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / labelled.sum()) if len(totals) else None,
     }
-    return Section(facts, findings)
+    return CheckSection(facts, findings)
 
 
-def by_class(dataset: ImageDataset) -> pd.DataFrame:
+def class_table(dataset: ImageDataset) -> pd.DataFrame:
     """(K classes × splits there are) numbers of pictures; no split is called ``no split``."""
     rows, columns = np.nonzero(dataset.targets.reshape(len(dataset), -1) >= 0)
     ids = dataset.targets.reshape(len(dataset), -1)[rows, columns]
@@ -68,8 +68,8 @@ def by_class(dataset: ImageDataset) -> pd.DataFrame:
     return table.set_axis(list(dataset.class_names)).rename(columns={"": _NO_SPLIT})
 
 
-def headings(table: pd.DataFrame) -> list[str]:
-    """Of the columns of ``by_class``, for a person: where no split is known, there are just pictures."""
+def column_headings(table: pd.DataFrame) -> list[str]:
+    """Of the columns of ``class_table``, for a person: where no split is known, there are just pictures."""
     names = list(map(str, table.columns))
     return ["pictures"] if names == [_NO_SPLIT] else names
 
@@ -112,7 +112,7 @@ def _unlabelled(dataset: ImageDataset) -> list[Finding]:
         Finding(
             "unlabelled",
             "wrong",
-            f"{share(len(lost), len(dataset))} have no label.",
+            f"{share_text(len(lost), len(dataset))} have no label.",
             "Training refuses them: fill the labels in, or move these rows into a table of their own, which "
             "effnetv2 predict MODEL DATA --rank OUT puts in the order in which they are worth labelling.",
             tuple((int(row),) for row in lost),

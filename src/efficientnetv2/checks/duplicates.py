@@ -25,14 +25,14 @@ from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import (
+    CheckSection,
     Finding,
-    Section,
     Severity,
-    crossing,
-    disagreeing,
-    how_many,
-    joined,
-    share,
+    connected_groups,
+    count_groups,
+    crosses_splits,
+    labels_differ,
+    share_text,
 )
 from efficientnetv2.utils.rng import Key
 
@@ -56,7 +56,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pair:
+class DuplicatePair:
     """Two pictures that look the same.
 
     Args:
@@ -70,7 +70,7 @@ class Pair:
     alike: float
 
 
-def same_files(looked: ImageStats) -> list[list[int]]:
+def exact_duplicates(looked: ImageStats) -> list[list[int]]:
     """Rows of the files that hold the same bytes, group by group, in their order."""
     rows = pd.Series(looked.readable)
     contents = looked.table["content"].to_numpy()[looked.readable]
@@ -78,14 +78,14 @@ def same_files(looked: ImageStats) -> list[list[int]]:
     return sorted(groups)
 
 
-def flat(looked: ImageStats) -> npt.NDArray[np.bool_]:
+def is_blank(looked: ImageStats) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture can be read but shows nothing: one colour all over."""
     spread = looked.small.max(axis=(1, 2)) - looked.small.min(axis=(1, 2))  # (N, 3), never below 0
     empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
     return empty & (looked.table["reason"] == "").to_numpy()
 
 
-def near(looked: ImageStats, *, key: Key) -> list[Pair]:
+def near_duplicates(looked: ImageStats, *, key: Key) -> list[DuplicatePair]:
     """Pairs of pictures that look the same but are other files, the most alike first.
 
     Of equal files one stands for all. Of series in which all are alike not all pairs are named: those of each picture
@@ -97,17 +97,17 @@ def near(looked: ImageStats, *, key: Key) -> list[Pair]:
     """
     usable = np.zeros(len(looked.table), dtype=bool)
     usable[looked.readable] = True
-    usable &= ~looked.table["content"].duplicated().to_numpy() & ~flat(looked)
+    usable &= ~looked.table["content"].duplicated().to_numpy() & ~is_blank(looked)
     rows = np.flatnonzero(usable).astype(np.int64)
-    pairs = rows[candidates(looked.hashes[rows], key=key)]
+    pairs = rows[candidate_pairs(looked.hashes[rows], key=key)]
     alike = _correlation(looked.small, pairs)
     kept = np.flatnonzero(alike >= LEAST_ALIKE)
     kept = kept[_thinned(pairs[kept], 1 - alike[kept], len(looked.table), _NAMED)]
     order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -alike[kept]))]
-    return [Pair(int(pairs[at, 0]), int(pairs[at, 1]), round(float(alike[at]), 4)) for at in order]
+    return [DuplicatePair(int(pairs[at, 0]), int(pairs[at, 1]), round(float(alike[at]), 4)) for at in order]
 
 
-def candidates(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
+def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
     """Pairs whose hashes differ in few bits: of those at ``most_bits`` 99 %, of closer ones nearly all.
 
     Of series of hundreds that are near each other not all pairs: as many of each picture as are compared in a bucket,
@@ -199,7 +199,9 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
 _KIND = {"same": "the same file", "near": "nearly the same picture"}
 
 
-def copies(dataset: ImageDataset, looked: ImageStats, *, key: Key) -> tuple[Section, list[Pair]]:
+def duplicate_section(
+    dataset: ImageDataset, looked: ImageStats, *, key: Key
+) -> tuple[CheckSection, list[DuplicatePair]]:
     """Exact and near duplicates, told apart by the harm they do; and the pairs of near ones.
 
     Args:
@@ -207,8 +209,8 @@ def copies(dataset: ImageDataset, looked: ImageStats, *, key: Key) -> tuple[Sect
         looked: at them.
         key: of the search for near ones.
     """
-    same = [tuple(group) for group in same_files(looked)]
-    pairs = near(looked, key=key)
+    same = [tuple(group) for group in exact_duplicates(looked)]
+    pairs = near_duplicates(looked, key=key)
     alike = _between(dataset, same, pairs)
     likeness = {
         way: f"correlation {one.alike:.2f}" for one, ways in zip(pairs, alike, strict=True) for way in ways
@@ -223,17 +225,17 @@ def copies(dataset: ImageDataset, looked: ImageStats, *, key: Key) -> tuple[Sect
             {
                 "paths": [dataset.paths[one.first], dataset.paths[one.second]],
                 "correlation": one.alike,
-                "across_splits": any(crossing(dataset, way) for way in ways),
-                "labels_differ": any(disagreeing(dataset, way) for way in ways),
+                "across_splits": any(crosses_splits(dataset, way) for way in ways),
+                "labels_differ": any(labels_differ(dataset, way) for way in ways),
             }
             for one, ways in zip(pairs, alike, strict=True)
         ],
     }
-    return Section(facts, findings), pairs
+    return CheckSection(facts, findings), pairs
 
 
 def _between(
-    dataset: ImageDataset, same: Sequence[tuple[int, ...]], pairs: Sequence[Pair]
+    dataset: ImageDataset, same: Sequence[tuple[int, ...]], pairs: Sequence[DuplicatePair]
 ) -> list[list[tuple[int, ...]]]:
     """Of each pair of near copies, the pairs that it stands for where its pictures are there several times as files.
 
@@ -273,14 +275,14 @@ def _harms(
         how: the copies are: a key of ``_KIND``.
         likeness: how alike a group is, in words.
     """
-    each_across = [next((group for group in ways if crossing(dataset, group)), None) for ways in found]
-    each_unlike = [next((group for group in ways if disagreeing(dataset, group)), None) for ways in found]
+    each_across = [next((group for group in ways if crosses_splits(dataset, group)), None) for ways in found]
+    each_unlike = [next((group for group in ways if labels_differ(dataset, group)), None) for ways in found]
     across = [group for group in each_across if group is not None]
     unlike = [group for group in each_unlike if group is not None]
     told = zip(found, each_across, each_unlike, strict=True)
     rest = [ways[0] for ways, crosses, differs in told if crosses is None and differs is None]
     # Pairs of one picture have it in common: five that are alike are ten pairs, of which four add nothing.
-    repeated = len(dataset) - len(np.unique(joined(len(dataset), rest)))
+    repeated = len(dataset) - len(np.unique(connected_groups(len(dataset), rest)))
     what = _KIND[how]
     grave: Severity = "wrong" if how == "same" else "doubtful"
     kinds: tuple[tuple[str, Severity, list[tuple[int, ...]], str, str], ...] = (
@@ -288,22 +290,22 @@ def _harms(
             f"{how}_across_splits",
             grave,
             across,
-            f"{how_many(across)} in two splits: {what} is learnt and then asked for",
+            f"{count_groups(across)} in two splits: {what} is learnt and then asked for",
             "Remove them from one of the splits: the figure on the other is too good.",
         ),
         (
             f"{how}_other_label",
             grave,
             unlike,
-            f"{how_many(unlike)} with different labels: {what}, called two things",
+            f"{count_groups(unlike)} with different labels: {what}, called two things",
             "At least one label of each is wrong, or the picture shows several things. Look at them.",
         ),
         (
             f"{how}_picture",
             "note",
             rest,
-            f"{how_many(rest)} of {what}, labels and splits agreeing: "
-            + share(repeated, len(dataset)) + " add nothing",
+            f"{count_groups(rest)} of {what}, labels and splits agreeing: "
+            + share_text(repeated, len(dataset)) + " add nothing",
             "Automatic splits keep equal files together."
             if how == "same"
             else "Give them one value in a column group and name it with --group-column, so that no split parts them.",

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.data_issues import (
+    CheckSection,
     Finding,
-    Section,
-    crossing,
-    disagreeing,
-    how_many,
-    joined,
+    connected_groups,
+    count_groups,
+    crosses_splits,
+    labels_differ,
 )
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.shell import Counting, uncounted
@@ -34,13 +34,13 @@ _AT_ONCE = 2**25  # distances that are held at once, with their order half a gig
 Floats = npt.NDArray[np.float32]
 
 
-def lookalikes(
+def lookalike_section(
     dataset: ImageDataset,
     embeddings: Embeddings,
     copies: Sequence[Sequence[int]],
     *,
     counting: Counting = uncounted,
-) -> tuple[Section, list[tuple[int, ...]]]:
+) -> tuple[CheckSection, list[tuple[int, ...]]]:
     """Pictures that a network finds far more alike than any other: one scene again, shifted, turned, in other light.
 
     A group is named if each of it finds the first picture outside much further away than the last inside. Copies by
@@ -56,7 +56,7 @@ def lookalikes(
     Returns:
         The section, and the groups, with all their copies.
     """
-    same = joined(len(dataset), copies)[embeddings.samples]
+    same = connected_groups(len(dataset), copies)[embeddings.samples]
     alone = np.unique(same, return_index=True)[1]
     alone.sort()
     family: dict[int, list[int]] = {}
@@ -64,10 +64,10 @@ def lookalikes(
         family.setdefault(number, []).append(row)
     scenes = [
         (tuple(sorted(row for place in places for row in family[int(same[alone[place]])])), ratio)
-        for places, ratio in standing_out(embeddings.vectors[alone].astype(np.float32), counting=counting)
+        for places, ratio in find_lookalikes(embeddings.vectors[alone].astype(np.float32), counting=counting)
     ]
-    across = [scene for scene in scenes if crossing(dataset, scene[0])]
-    unlike = [scene for scene in scenes if disagreeing(dataset, scene[0])]
+    across = [scene for scene in scenes if crosses_splits(dataset, scene[0])]
+    unlike = [scene for scene in scenes if labels_differ(dataset, scene[0])]
     harmful = {*across, *unlike}
     kinds = (
         (
@@ -93,7 +93,7 @@ def lookalikes(
         Finding(
             kind,
             "note" if kind == "lookalike" else "doubtful",
-            f"{how_many([group for group, _ in found])} of pictures {what}.",
+            f"{count_groups([group for group, _ in found])} of pictures {what}.",
             advice,
             tuple(group for group, _ in found),
             tuple(f"{ratio:.2f} of the way to the next nearest" for _, ratio in found),
@@ -104,10 +104,10 @@ def lookalikes(
     facts = {
         "lookalikes": [{"paths": [dataset.paths[row] for row in group], "ratio": r} for group, r in scenes]
     }
-    return Section(facts, findings), [group for group, _ in scenes]
+    return CheckSection(facts, findings), [group for group, _ in scenes]
 
 
-def standing_out(
+def find_lookalikes(
     vectors: Floats, *, most: float = STANDS_OUT, counting: Counting = uncounted
 ) -> list[tuple[tuple[int, ...], float]]:
     """Groups of vectors that are near each other and far from all others, the clearest first.

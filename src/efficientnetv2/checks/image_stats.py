@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.duplicates import flat
+from efficientnetv2.checks.duplicates import is_blank
 from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.data_issues import Finding, Section, share
+from efficientnetv2.evaluation.data_issues import CheckSection, Finding, share_text
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
 
 # Shorter side, in pixels, below which a picture is nearly empty for a network that halves it five times. Ours.
@@ -23,7 +23,7 @@ _TELLS = 0.5
 _ENOUGH = 20
 
 
-def looks(dataset: ImageDataset, looked: ImageStats) -> Section:
+def image_stats_section(dataset: ImageDataset, looked: ImageStats) -> CheckSection:
     """What can be read, in which forms, how large, how bright.
 
     Args:
@@ -52,7 +52,7 @@ def looks(dataset: ImageDataset, looked: ImageStats) -> Section:
         "contrast": _spread(seen["contrast"]),
         "by_class": _by_class(dataset, seen),
     }
-    return Section(facts, findings)
+    return CheckSection(facts, findings)
 
 
 def _counted(values: pd.Series[str], most: int = 50) -> dict[str, int]:
@@ -87,7 +87,7 @@ def _unreadable(dataset: ImageDataset, looked: ImageStats) -> list[Finding]:
         Finding(
             "unreadable",
             "wrong",
-            f"{share(len(lost), len(dataset))} cannot be used{', the first' if len(lost) > 1 else ''}: {first}.",
+            f"{share_text(len(lost), len(dataset))} cannot be used{', the first' if len(lost) > 1 else ''}: {first}.",
             "Repair or remove them. Training passes over a few, up to 5 %.",
             tuple((int(row),) for row in lost),
             tuple(str(looked.table["reason"].iloc[row]) for row in lost),
@@ -96,14 +96,14 @@ def _unreadable(dataset: ImageDataset, looked: ImageStats) -> list[Finding]:
 
 
 def _flat(dataset: ImageDataset, looked: ImageStats) -> list[Finding]:
-    empty = np.flatnonzero(flat(looked))
+    empty = np.flatnonzero(is_blank(looked))
     if not len(empty):
         return []
     return [
         Finding(
             "flat",
             "doubtful",
-            f"{share(len(empty), len(dataset))} show nothing: one colour all over.",
+            f"{share_text(len(empty), len(dataset))} show nothing: one colour all over.",
             "A missing tile, a lens cap, a failed download? Remove them, unless that is what the class is.",
             tuple((int(row),) for row in empty),
         )
@@ -119,7 +119,7 @@ def _shapes(seen: pd.DataFrame) -> list[Finding]:
             Finding(
                 "tiny",
                 "doubtful",
-                f"{share(len(tiny), len(seen))} are less than {_TINY_PX} px high or wide.",
+                f"{share_text(len(tiny), len(seen))} are less than {_TINY_PX} px high or wide.",
                 "There is little to see in them, and enlarging adds nothing. Have they been made smaller on the way?",
                 tuple((int(row),) for row in tiny),
             )
@@ -129,7 +129,7 @@ def _shapes(seen: pd.DataFrame) -> list[Finding]:
             Finding(
                 "long",
                 "note",
-                f"{share(len(long), len(seen))} are at least {_LONG:g} times as long as wide.",
+                f"{share_text(len(long), len(seen))} are at least {_LONG:g} times as long as wide.",
                 "--framing whole squeezes them into a square, crop cuts their ends off; pad keeps them as they are.",
                 tuple((int(row),) for row in long),
             )

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.data_issues import Finding, Section, joined, share
+from efficientnetv2.evaluation.data_issues import CheckSection, Finding, connected_groups, share_text
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, Together, choosing
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import some
@@ -40,14 +40,14 @@ _MOST_ANSWERING, _MOST_CHOOSING = 3e13, 5e12
 Floats = npt.NDArray[np.float32]
 
 
-def doubted_labels(
+def label_error_section(
     dataset: ImageDataset,
     embeddings: Embeddings,
     together: Sequence[Sequence[int]],
     *,
     key: Key,
     counting: Counting = uncounted,
-) -> Section:
+) -> CheckSection:
     """Labels that a linear classifier contradicts on pictures it has not learnt from.
 
     Probabilities come from folds; which contradictions count is confident learning's rule, in cleanlab: those off the
@@ -60,22 +60,22 @@ def doubted_labels(
         embeddings: of those that can be read.
         together: rows that show one thing or are of one group; no fold parts them.
         key: of the folds.
-        counting: see ``out_of_fold``.
+        counting: see ``out_of_fold_probabilities``.
     """
-    groups = joined(len(dataset), together)[embeddings.samples]
+    groups = connected_groups(len(dataset), together)[embeddings.samples]
     counted, shown = _seen(dataset, embeddings, groups)
     classes = np.flatnonzero((counted >= _LEAST_OF_A_CLASS) & (shown >= FOLDS))
     most = _affordable(_MOST_ANSWERING, FOLDS, len(classes), embeddings.vectors.shape[1])
     notes = _unchecked(dataset.class_names, counted, shown, classes, most)
     if len(classes) < 2 or most < _LEAST_OF_A_CLASS * len(classes):
-        return Section({}, notes)
+        return CheckSection({}, notes)
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
-    probabilities = out_of_fold(
+    probabilities = out_of_fold_probabilities(
         embeddings.vectors[usable], labels, groups[usable], key=key, counting=counting
     )
     facts, finding = _contradicted(dataset, embeddings.samples[usable], labels, classes, probabilities, most)
-    return Section(facts, notes if finding is None else [finding, *notes])
+    return CheckSection(facts, notes if finding is None else [finding, *notes])
 
 
 def _contradicted(
@@ -132,7 +132,7 @@ def _contradicted(
     return facts, Finding(
         "label",
         "doubtful",
-        f"{share(len(order), len(labels))} may be labelled wrongly, the likeliest first.",
+        f"{share_text(len(order), len(labels))} may be labelled wrongly, the likeliest first.",
         f"A linear classifier that had learnt from {some_of}the others calls them something else (it agrees with "
         f"{100 * accuracy:.0f} % of all labels). Look at each; hard pictures of a right label are among them. Never "
         "drop them from what a model is judged by.",
@@ -227,7 +227,7 @@ def _lesson(labels: Ints, most: int, key: Key) -> Ints:
     return np.sort(order[place < taken[labels[order]]])
 
 
-def out_of_fold(
+def out_of_fold_probabilities(
     vectors: Floats, labels: Ints, groups: Ints, *, key: Key, counting: Counting = uncounted
 ) -> npt.NDArray[np.float64]:
     """(n, K) probabilities of each picture by a linear classifier that has not learnt from it.

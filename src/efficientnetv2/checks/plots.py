@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
-from efficientnetv2.evaluation.plot_style import COLOURS, INK, WIDTH_IN, called, plain
+from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, style_axes
 from efficientnetv2.evaluation.split_leakage import Places
 from efficientnetv2.utils.errors import count_of
 
@@ -34,7 +34,7 @@ def draw_places(dataset: ImageDataset) -> Figure | None:
     middle = float(np.radians(degrees[:, 0].mean()))
     if abs(middle) < np.radians(80):
         ax.set_aspect(1 / np.cos(middle), adjustable="datalim")  # a degree of longitude is shorter
-    plain(ax, "latitude over longitude, in degrees")
+    style_axes(ax, "latitude over longitude, in degrees")
     return figure
 
 
@@ -56,7 +56,7 @@ def draw_times(dataset: ImageDataset, column: str | None) -> Figure | None:
         ax.bar(kinds, heights, bottom=below, color=colour, width=0.8 * np.diff(kinds).min())
         below += heights
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain(ax, f"pictures by {'year' if dated else called(column, letters=60, lines=1)}")
+    style_axes(ax, f"pictures by {'year' if dated else label_text(column, letters=60, lines=1)}")
     return figure
 
 
@@ -73,7 +73,7 @@ def _by_class(
     shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
     masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "grey": labels < 0}
-    colours = {**{f"c{place}": colour for place, colour in enumerate(COLOURS)}, **_REST}
+    colours = {**{f"c{place}": colour for place, colour in enumerate(COLORS)}, **_REST}
     return [(name, masks[colour], colours[colour]) for name, colour in legend(dataset)]
 
 

@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from efficientnetv2.checks.class_counts import by_class, counts, headings
-from efficientnetv2.checks.duplicates import copies, same_files
-from efficientnetv2.checks.embeddings import lookalikes
-from efficientnetv2.checks.image_stats import looks
-from efficientnetv2.checks.label_errors import doubted_labels
+from efficientnetv2.checks.class_counts import class_count_section, class_table, column_headings
+from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates
+from efficientnetv2.checks.embeddings import lookalike_section
+from efficientnetv2.checks.image_stats import image_stats_section
+from efficientnetv2.checks.label_errors import label_error_section
 from efficientnetv2.checks.plots import draw_places, draw_times, legend
 from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.reader import Damage
 from efficientnetv2.evaluation import thumbnails
-from efficientnetv2.evaluation.data_issues import Finding, Section, in_order
-from efficientnetv2.evaluation.html import is_page, json_text, plain, rendered
+from efficientnetv2.evaluation.data_issues import CheckSection, Finding, by_severity
+from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
 from efficientnetv2.evaluation.split_leakage import (
     NEAR_KM,
-    by_group,
-    by_place,
-    by_time,
-    made_from_one,
-    members,
+    augmentation_families,
+    group_members,
+    group_section,
+    location_section,
+    time_section,
 )
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.io import write_text_atomically
@@ -38,26 +38,26 @@ from efficientnetv2.utils.shell import Counting, uncounted
 
 
 @dataclass(frozen=True, eq=False)
-class Inspection:
+class CheckFindings:
     """What was found in a set of pictures.
 
     Args:
         dataset: of them.
         looked: at them.
-        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``, and
+        sections: by name: ``class_count_section``, ``image_stats_section``, ``duplicate_section``, ``place``, ``time``, ``group``, ``network``, and
             ``shards`` where some are damaged.
         weights: what embedded them; None if nothing did.
     """
 
     dataset: ImageDataset
     looked: ImageStats
-    sections: Mapping[str, Section]
+    sections: Mapping[str, CheckSection]
     weights: str | None = None
 
     @property
     def findings(self) -> list[Finding]:
         """Of all sections, the gravest first."""
-        return in_order([one for section in self.sections.values() for one in section.findings])
+        return by_severity([one for section in self.sections.values() for one in section.findings])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: what was said on reading, what was found, then what was counted."""
@@ -73,7 +73,7 @@ class Inspection:
             }
             for one in self.findings
         ]
-        values: dict[str, Any] = plain(
+        values: dict[str, Any] = json_values(
             {
                 "data": self.dataset.source,
                 "pictures": len(self.dataset),
@@ -86,7 +86,7 @@ class Inspection:
         return values
 
 
-def inspected(
+def check_dataset(
     dataset: ImageDataset,
     looked: ImageStats,
     *,
@@ -97,7 +97,7 @@ def inspected(
     weights: str | None = None,
     damage: Damage | None = None,
     counting: Counting = uncounted,
-) -> Inspection:
+) -> CheckFindings:
     """Everything that can be said of pictures that have been looked at.
 
     Args:
@@ -114,29 +114,33 @@ def inspected(
     Raises:
         InputError: the time column is none.
     """
-    duplicated, near = copies(dataset, looked, key=key.fold("near"))
+    duplicated, near = duplicate_section(dataset, looked, key=key.fold("near"))
     sections = {
-        "counts": counts(dataset),
-        "looks": looks(dataset, looked),
+        "counts": class_count_section(dataset),
+        "looks": image_stats_section(dataset, looked),
         "copies": duplicated,
-        "place": by_place(dataset, near_km=near_km),
-        "time": by_time(dataset, column=time_column),
-        "group": by_group(dataset),
+        "place": location_section(dataset, near_km=near_km),
+        "time": time_section(dataset, column=time_column),
+        "group": group_section(dataset),
     }
     if damage is not None and damage.notes:
-        sections["shards"] = Section({}, _damaged(damage))
+        sections["shards"] = CheckSection({}, _damaged(damage))
     if embeddings is not None:
         # A copy has the label of its origin, the wrong one too: learnt from, it would bear that out.
         known = [
-            *same_files(looked),
+            *exact_duplicates(looked),
             *([pair.first, pair.second] for pair in near),
-            *made_from_one(dataset),
+            *augmentation_families(dataset),
         ]
-        alike, scenes = lookalikes(dataset, embeddings, known, counting=counting)
-        together: list[Sequence[int]] = [*known, *scenes, *members(dataset)]
-        doubted = doubted_labels(dataset, embeddings, together, key=key.fold("labels"), counting=counting)
-        sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
-    return Inspection(dataset, looked, sections, weights)
+        alike, scenes = lookalike_section(dataset, embeddings, known, counting=counting)
+        together: list[Sequence[int]] = [*known, *scenes, *group_members(dataset)]
+        doubted = label_error_section(
+            dataset, embeddings, together, key=key.fold("labels"), counting=counting
+        )
+        sections["network"] = CheckSection(
+            {**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings]
+        )
+    return CheckFindings(dataset, looked, sections, weights)
 
 
 def _damaged(damage: Damage) -> list[Finding]:
@@ -163,9 +167,9 @@ class _Shown:
     split: str
 
 
-def write(
+def write_check_report(
     folder: str | Path,
-    inspection: Inspection,
+    inspection: CheckFindings,
     *,
     picture: Callable[[int], Image.Image | None],
     command: str,
@@ -185,8 +189,8 @@ def write(
     write_text_atomically(Path(folder) / PAGE_NAME, page)
 
 
-def is_inspection(file: Path) -> bool:
-    """Whether a file that is there is an ``inspection.json`` that ``write`` made."""
+def is_check_json(file: Path) -> bool:
+    """Whether a file that is there is an ``inspection.json`` that ``write_check_report`` made."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -194,27 +198,29 @@ def is_inspection(file: Path) -> bool:
     return isinstance(told, dict) and {"data", "pictures", "weights", "findings"} <= told.keys()
 
 
-def is_inspection_page(file: Path) -> bool:
+def is_check_page(file: Path) -> bool:
     """Likewise the page; those of earlier versions do not say whose they are, but have the other beside them."""
     beside = file.with_name(JSON_NAME)
-    return is_page(file) or (beside.is_file() and is_inspection(beside))
+    return is_page(file) or (beside.is_file() and is_check_json(beside))
 
 
 def _page(
-    inspection: Inspection,
+    inspection: CheckFindings,
     picture: Callable[[int], Image.Image | None],
     command: str,
     versions: Mapping[str, str],
 ) -> str:
     dataset = inspection.dataset
-    table = by_class(dataset)
+    table = class_table(dataset)
     largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
     brightened = any(one.kind in ("dark", "bright") for one in inspection.findings)
     addresses: dict[int, str | None] = {}
 
     def shown(row: int) -> _Shown:
         if row not in addresses:
-            addresses[row] = thumbnails.shown(picture(row), dim=brightened, px=_PX, quality=_QUALITY)
+            addresses[row] = thumbnails.encode_thumbnail(
+                picture(row), dim=brightened, px=_PX, quality=_QUALITY
+            )
         label = dataset.table["label"].iloc[row]
         text = "no label" if dataset.labels[row] < 0 else str(label)
         return _Shown(addresses[row], dataset.paths[row], text, dataset.split[row])
@@ -222,7 +228,7 @@ def _page(
     looks = inspection.sections["looks"].facts
     rows = set(largest)
     colours = {name: one for name, one in looks["by_class"].items() if name in rows}
-    return rendered(
+    return render(
         "inspection.html.j2",
         source=dataset.source,
         pictures=len(dataset),
@@ -232,8 +238,8 @@ def _page(
         wrong=sum(one.severity == "wrong" for one in inspection.findings),
         doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
         weights=inspection.weights,
-        brightened=thumbnails.NOTE if brightened else None,
-        splits=headings(table),
+        brightened=thumbnails.CONTRAST_NOTE if brightened else None,
+        splits=column_headings(table),
         by_class=[
             (str(name), [int(number) for number in row]) for name, row in table.loc[largest].iterrows()
         ],
@@ -260,7 +266,7 @@ def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str,
     ]
 
 
-def _examples(inspection: Inspection) -> dict[str, list[int]]:
+def _examples(inspection: CheckFindings) -> dict[str, list[int]]:
     """A few readable pictures of each of the largest classes, drawn at random, always the same."""
     dataset: ImageDataset = inspection.dataset
     labels = np.full(len(dataset), -1)

@@ -90,7 +90,7 @@ class _Portrait:
     hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
 
 
-def portraits(
+def collect_image_stats(
     dataset: ImageDataset, *, workers: int, progress: Callable[[int], object] | None = None
 ) -> ImageStats:
     """Look at every picture of a dataset, once.

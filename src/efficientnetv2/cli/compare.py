@@ -15,8 +15,8 @@ from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from efficientnetv2.evaluation.compare import FinishedRun, Gain, Unpaired
-    from efficientnetv2.evaluation.predictions import Over
+    from efficientnetv2.evaluation.compare import FinishedRun, RunComparison, UnpairedComparison
+    from efficientnetv2.evaluation.predictions import PairedDifference
 
 _ENDS = 10  # classes shown at either end, of more than twice as many: ours
 # Of report.json.
@@ -55,7 +55,7 @@ def compare(
     - `effnetv2 compare runs/fixed runs/progressive`
     - `effnetv2 compare runs/fixed runs/progressive --out comparison/`
     """
-    from efficientnetv2.evaluation.compare import FinishedRun, gain, unpaired
+    from efficientnetv2.evaluation.compare import FinishedRun, compare_runs, compare_unpaired
     from efficientnetv2.utils.errors import InputError
     from efficientnetv2.utils.io import check_folder
 
@@ -68,9 +68,9 @@ def compare(
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
     finished = [FinishedRun.read(run, name) for run, name in zip(runs, names, strict=True)]
-    gains = [gain(one, finished[0]) for one in finished[1:]]
+    gains = [compare_runs(one, finished[0]) for one in finished[1:]]
     apart = [
-        None if found is not None else unpaired(one, finished[0])
+        None if found is not None else compare_unpaired(one, finished[0])
         for one, found in zip(finished[1:], gains, strict=True)
     ]
     plain = _as_json(finished, gains, apart)
@@ -105,7 +105,9 @@ def _is_comparison(file: Path) -> bool:
 
 
 def _as_json(
-    finished: Sequence[FinishedRun], gains: Sequence[Gain | None], unpaired: Sequence[Unpaired | None]
+    finished: Sequence[FinishedRun],
+    gains: Sequence[RunComparison | None],
+    unpaired: Sequence[UnpairedComparison | None],
 ) -> dict[str, Any]:
     rows = [
         {
@@ -134,12 +136,17 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
     from functools import partial
 
     from efficientnetv2.evaluation.plot_style import png
-    from efficientnetv2.evaluation.plots import draw_costs, draw_settings, draw_top1_over_time, stage_costs
+    from efficientnetv2.evaluation.plots import (
+        draw_costs,
+        draw_hyperparameters,
+        draw_top1_over_time,
+        stage_costs,
+    )
     from efficientnetv2.utils.io import write_atomically, write_text_atomically
 
     histories = {one.name: one.history for one in finished}
     costs = {name: stage_costs(history) for name, history in histories.items()}
-    figures = (draw_top1_over_time(histories), draw_settings(histories), draw_costs(costs))
+    figures = (draw_top1_over_time(histories), draw_hyperparameters(histories), draw_costs(costs))
     out.mkdir(parents=True, exist_ok=True)
     write_text_atomically(out / _TOLD, json.dumps(plain, indent=2) + "\n")
     for name, figure in zip(_DRAWN, figures, strict=True):
@@ -151,11 +158,11 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
 
 def _tell(
     finished: Sequence[FinishedRun],
-    gains: Sequence[Gain | None],
-    unpaired: Sequence[Unpaired | None],
+    gains: Sequence[RunComparison | None],
+    unpaired: Sequence[UnpairedComparison | None],
     screen: Screen,
 ) -> None:
-    from efficientnetv2.evaluation.summary import told
+    from efficientnetv2.evaluation.summary import describe_difference
 
     rows = []
     for one in finished:
@@ -179,7 +186,7 @@ def _tell(
         if found is None:
             screen.say(_unpaired(one.name, first, different))
             continue
-        screen.say(f"Is {one.name} better than {first}? {told(found.over)}")
+        screen.say(f"Is {one.name} better than {first}? {describe_difference(found.over)}")
         if found.time_ratio is not None:
             screen.say(f"{one.name} took {found.time_ratio:.2f} of the training time of {first}.")
         if unlike := _dealt_unlike(one, finished[0]):
@@ -187,7 +194,7 @@ def _tell(
         _tell_classes(one.name, found.over, screen)
 
 
-def _unpaired(name: str, first: str, found: Unpaired | None) -> str:
+def _unpaired(name: str, first: str, found: UnpairedComparison | None) -> str:
     """The difference of two runs on different images, in sentences."""
     if found is None:
         return (
@@ -220,7 +227,7 @@ def _dealt_unlike(one: FinishedRun, first: FinishedRun) -> str | None:
     )
 
 
-def _tell_classes(name: str, found: Over, screen: Screen) -> None:
+def _tell_classes(name: str, found: PairedDifference, screen: Screen) -> None:
     """The classes whose F1 differs most, the losses first."""
     rows = [
         [

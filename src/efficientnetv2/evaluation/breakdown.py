@@ -8,9 +8,9 @@ from dataclasses import asdict
 import numpy.typing as npt
 
 from efficientnetv2.evaluation.html import percent
-from efficientnetv2.evaluation.report_facts import Part
-from efficientnetv2.metrics.cost_sensitive import NO_ANSWER, Costs, cost_figures, honest_chance
-from efficientnetv2.metrics.subgroups import SMALL, Slice
+from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
+from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.rng import Key
 
@@ -19,26 +19,26 @@ _CHANCE = 0.025
 _ROWS_OPEN = 15  # of the table of slices; the rest unfolds
 
 
-def sliced(found: Sequence[Slice]) -> Part:
+def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
     """The section of slices.
 
     Args:
-        found: at least one, as ``metrics.subgroups.slices`` gives them.
+        found: at least one, as ``metrics.subgroups.slice_metrics`` gives them.
     """
-    return Part(
+    return TemplateSection(
         "slices.html.j2",
         {
             "words": worst_slice(found),
             "shown": found[:_ROWS_OPEN],
             "more": found[_ROWS_OPEN:],
-            "small": SMALL,
+            "small": SMALL_SLICE,
             "count": len(found),
         },
         {"slices": [asdict(one) for one in found]},
     )
 
 
-def worst_slice(found: Sequence[Slice]) -> str:
+def worst_slice(found: Sequence[SliceMetrics]) -> str:
     """Where the network is worst, in a sentence."""
     below = [one for one in found if one.below]
     if below:
@@ -50,33 +50,33 @@ def worst_slice(found: Sequence[Slice]) -> str:
         return f"Of {_said(worst)} are classified correctly: worse than the rest by more than chance explains{others}."
     large = [one for one in found if not one.small]
     if not large:
-        return f"Each slice has fewer than {SMALL} images: too few to say."
+        return f"Each slice has fewer than {SMALL_SLICE} images: too few to say."
     return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are classified correctly."
 
 
-def verdict_of_slices(found: Sequence[Slice]) -> str:
+def subgroup_verdict(found: Sequence[SliceMetrics]) -> str:
     """Whether the model is equally good in all subgroups, in a word or two.
 
     Args:
-        found: At least one, as ``metrics.subgroups.slices`` gives them.
+        found: At least one, as ``metrics.subgroups.slice_metrics`` gives them.
     """
     if below := sum(one.below for one in found):
         return f"No, {below} of {len(found)} worse."
     return "Too few images to tell." if all(one.small for one in found) else "Yes."
 
 
-def _said(one: Slice) -> str:
+def _said(one: SliceMetrics) -> str:
     return f"the {count_of(one.pictures, 'image')} with {one.column} {one.value}, {percent(one.top1)}"
 
 
-def priced(
+def cost_section(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
-    costs: Costs,
+    costs: ErrorCosts,
     class_names: Sequence[str],
     *,
     key: Key,
-) -> Part:
+) -> TemplateSection:
     """The section of costs.
 
     Args:
@@ -86,8 +86,8 @@ def priced(
         class_names: K names.
         key: of the draws that say what chance explains.
     """
-    found = cost_figures(labels, probabilities, costs)
-    constant = None if found.constant_answer == NO_ANSWER else class_names[found.constant_answer]
+    found = cost_metrics(labels, probabilities, costs)
+    constant = None if found.constant_answer == ABSTAIN else class_names[found.constant_answer]
     words = (
         f"With the costs given, a picture costs {found.cheapest:.4g} on average where each gets the answer of least "
         f"expected cost, and {found.most_probable:.4g} where it gets the most probable class. "
@@ -98,13 +98,13 @@ def priced(
     )
     if (
         found.cheapest > found.most_probable
-        and honest_chance(labels, probabilities, costs, key=key) < _CHANCE
+        and calibrated_cost_p_value(labels, probabilities, costs, key=key) < _CHANCE
     ):
         words += (
             " That it costs more, by more than chance explains, says that the probabilities are not honest: see their "
             "calibration."
         )
-    return Part(
+    return TemplateSection(
         "costs.html.j2",
         {"figures": found, "constant": constant, "words": words},
         {"costs": asdict(found) | {"constant_answer": constant}},

@@ -20,7 +20,7 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
 
 
-def root_of(folder: Path, paths: Sequence[str]) -> str | None:
+def data_root(folder: Path, paths: Sequence[str]) -> str | None:
     """What the paths of answered pictures start from.
 
     Args:
@@ -38,13 +38,13 @@ def root_of(folder: Path, paths: Sequence[str]) -> str | None:
     relative = [path for path in paths if not (os.path.isabs(path) or is_url(path))]
     if not relative:
         return ""
-    way = way_to(dataset.paths, relative)
+    way = relative_prefix(dataset.paths, relative)
     if way is None:
         return None
     return way.rstrip("/") if is_url(way) else os.path.realpath(folder / way)
 
 
-def way_to(dataset: Sequence[str], paths: Sequence[str]) -> str | None:
+def relative_prefix(dataset: Sequence[str], paths: Sequence[str]) -> str | None:
     """What stands before pictures' paths where a dataset calls them as seen from its folder.
 
     Args:
@@ -60,7 +60,7 @@ def way_to(dataset: Sequence[str], paths: Sequence[str]) -> str | None:
     return next((way for way in folders if all(way + path in there for path in paths)), None)
 
 
-def files_of(dataset: ImageDataset) -> list[str]:
+def resolved_files(dataset: ImageDataset) -> list[str]:
     """(N) files of the pictures without links, so that one of two datasets is known in the other."""
     # A folder's links are followed once, not for each of its pictures: a million would take tens of seconds.
     folder_of = lru_cache(maxsize=None)(os.path.realpath)
@@ -73,11 +73,11 @@ def files_of(dataset: ImageDataset) -> list[str]:
     return [resolved(dataset.file(row)) for row in range(len(dataset))]
 
 
-def by_name_alone(one: str | None, other: str | None) -> str:
+def different_root_note(one: str | None, other: str | None) -> str:
     """A sentence on pictures of two roots that are compared for having the same names; '' for none.
 
     Args:
-        one: root of the ones, as ``root_of`` gives it.
+        one: root of the ones, as ``data_root`` gives it.
         other: of the others.
     """
     if not one or not other or one == other:
@@ -86,7 +86,7 @@ def by_name_alone(one: str | None, other: str | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class Clusters:
     """What chance draws as a whole among some pictures.
 
     Args:
@@ -102,7 +102,7 @@ class Whole:
         return None if self.what is None else pd.Series(self.clusters, index=pd.Index(paths))
 
 
-def kept_whole(folder: Path, paths: Sequence[str]) -> Whole | None:
+def split_clusters(folder: Path, paths: Sequence[str]) -> Clusters | None:
     """What a split, or folds, kept together of the pictures that were answered.
 
     Of all folds together what they were dealt in, where the cross-validation has written that down
@@ -125,7 +125,7 @@ def kept_whole(folder: Path, paths: Sequence[str]) -> Whole | None:
     return _kept(dataset, np.array([row_of[path] for path in paths], dtype=np.int64))
 
 
-def evaluated_whole(run: Path | None, pictures: ImageDataset) -> Whole | None:
+def evaluation_clusters(run: Path | None, pictures: ImageDataset) -> Clusters | None:
     """What hangs together of the pictures that a model is evaluated on.
 
     Those that its own run held out hang together as in the report of that, unless more is known of them here: groups,
@@ -143,8 +143,8 @@ def evaluated_whole(run: Path | None, pictures: ImageDataset) -> Whole | None:
     """
     dataset = None if run is None else _listed(run)
     if dataset is not None:
-        row_of = {file: row for row, file in enumerate(files_of(dataset))}
-        rows = np.array([row_of.get(file, -1) for file in files_of(pictures)], dtype=np.int64)
+        row_of = {file: row for row, file in enumerate(resolved_files(dataset))}
+        rows = np.array([row_of.get(file, -1) for file in resolved_files(pictures)], dtype=np.int64)
         if (rows >= 0).all() and not _more_is_known(pictures, dataset.select(rows)):
             found = _kept(dataset, rows)
             if found is not None or _by_fold(dataset, rows) or (dataset.split[rows] == "val").all():
@@ -152,7 +152,7 @@ def evaluated_whole(run: Path | None, pictures: ImageDataset) -> Whole | None:
     *levels, copies = groupings(pictures, None, BLOCKS[-1:])
     ways = [_whole(level) for level in levels]
     if copy_groups(pictures) is not None:
-        ways.append(Whole(copies.clusters, "pictures with their copies"))
+        ways.append(Clusters(copies.clusters, "pictures with their copies"))
     return next((way for way in ways if len(np.unique(way.clusters)) > 1), None)
 
 
@@ -168,8 +168,8 @@ def _more_is_known(pictures: ImageDataset, there: ImageDataset) -> bool:
     return any(known(pictures) and not known(there) for known in (has_groups, has_places))
 
 
-def _kept(dataset: ImageDataset, rows: Ints) -> Whole | None:
-    """``kept_whole`` of the pictures of these rows."""
+def _kept(dataset: ImageDataset, rows: Ints) -> Clusters | None:
+    """``split_clusters`` of the pictures of these rows."""
     by_fold = _by_fold(dataset, rows)
     sides = dataset.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
     dealt = np.union1d(rows, np.flatnonzero(~np.isin(dataset.split, ("", "test"))))
@@ -178,7 +178,7 @@ def _kept(dataset: ImageDataset, rows: Ints) -> Whole | None:
     for way in _ways(dataset.select(dealt), by_fold=by_fold):
         found = way.clusters[asked]
         if len(np.unique(found)) > 1 and (sides.groupby(way.clusters).nunique() == 1).all():
-            return Whole(found, way.what)
+            return Clusters(found, way.what)
     return None
 
 
@@ -190,22 +190,22 @@ def _by_fold(dataset: ImageDataset, rows: Ints) -> bool:
     return "fold" in dataset.table and not np.isin(dataset.split[rows], ("val", "test")).any()
 
 
-def _ways(dataset: ImageDataset, *, by_fold: bool) -> list[Whole]:
+def _ways(dataset: ImageDataset, *, by_fold: bool) -> list[Clusters]:
     """How pictures may hang together: the strictest way first, but as folds were dealt before all."""
     levels = groupings(dataset, None)[:-1]
     ways = [_whole(level) for level in levels]
     if KEPT_WHOLE not in dataset.table:
         return ways
     clusters = pd.factorize(dataset.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
-    dealt = Whole(clusters, _dealt_in(clusters, levels))
+    dealt = Clusters(clusters, _dealt_in(clusters, levels))
     if by_fold:
         return [dealt, *ways]
     # A run of one fold; or one whose table is a cross-validation's, but whose split is its own.
     return sorted([dealt, *ways], key=lambda way: len(np.unique(way.clusters)))
 
 
-def _whole(level: Grouping) -> Whole:
-    return Whole(level.clusters, " and ".join(level.kept))
+def _whole(level: Grouping) -> Clusters:
+    return Clusters(level.clusters, " and ".join(level.kept))
 
 
 def _dealt_in(clusters: Ints, levels: Sequence[Grouping]) -> str:
@@ -218,5 +218,5 @@ def _dealt_in(clusters: Ints, levels: Sequence[Grouping]) -> str:
 
 def _as_answered(dataset: Sequence[str], paths: Sequence[str]) -> list[str] | None:
     """The dataset's paths without the way from the run's folder to the data's; None if they are other pictures."""
-    way = way_to(dataset, paths) if len(paths) else None
+    way = relative_prefix(dataset, paths) if len(paths) else None
     return None if way is None else [path.removeprefix(way) for path in dataset]

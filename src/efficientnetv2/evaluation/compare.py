@@ -9,11 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from efficientnetv2.evaluation.clusters import by_name_alone, root_of
-from efficientnetv2.evaluation.plots import Row
-from efficientnetv2.evaluation.predictions import Over, flattered, over, read_answers
+from efficientnetv2.evaluation.clusters import data_root, different_root_note
+from efficientnetv2.evaluation.plots import MetricsRow
+from efficientnetv2.evaluation.predictions import (
+    PairedDifference,
+    compare_predictions,
+    load_predictions,
+    optimistic_warning,
+)
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.metrics.paired_tests import independent
+from efficientnetv2.metrics.paired_tests import unpaired_difference
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_lock import is_running
 from efficientnetv2.utils.errors import InputError
@@ -29,13 +34,13 @@ class FinishedRun:
         name: to call it by.
         report: its ``report.json``.
         history: rows of its ``metrics.jsonl``.
-        answers: to the pictures that it was evaluated on, as ``evaluation.predictions.read_answers`` gives them.
-        root: what their paths start from, as of ``evaluation.clusters.root_of``.
+        answers: to the pictures that it was evaluated on, as ``evaluation.predictions.load_predictions`` gives them.
+        root: what their paths start from, as of ``evaluation.clusters.data_root``.
     """
 
     name: str
     report: Mapping[str, Any]
-    history: tuple[Row, ...]
+    history: tuple[MetricsRow, ...]
     answers: pd.DataFrame
     root: str | None = None
 
@@ -90,13 +95,13 @@ class FinishedRun:
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
             )
         history = RunDir(folder, lambda line: None).history()
-        answers = read_answers(folder)
-        root = root_of(folder, list(answers.index))
+        answers = load_predictions(folder)
+        root = data_root(folder, list(answers.index))
         return cls(name, report, tuple(history), answers, root)
 
 
 @dataclass(frozen=True)
-class Gain:
+class RunComparison:
     """How much better one run labels the same pictures than another, and in which time.
 
     Args:
@@ -104,7 +109,7 @@ class Gain:
         time_ratio: training time of the one over that of the other; None where one of them is an evaluation.
     """
 
-    over: Over
+    over: PairedDifference
     time_ratio: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -113,14 +118,14 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Unpaired:
+class UnpairedComparison:
     """How much higher the metrics of one run are than those of another, on different images.
 
     Args:
         images: Numbers of images of the one and of the other.
         shared: Number of images that are in both.
         metrics: Differences, by the metric's name in ``report.json``.
-        optimistic: Warning on runs whose metrics are optimistic; see ``flattered``.
+        optimistic: Warning on runs whose metrics are optimistic; see ``optimistic_warning``.
     """
 
     images: tuple[int, int]
@@ -133,7 +138,7 @@ class Unpaired:
         return asdict(self)
 
 
-def unpaired(one: FinishedRun, other: FinishedRun) -> Unpaired | None:
+def compare_unpaired(one: FinishedRun, other: FinishedRun) -> UnpairedComparison | None:
     """One run against another as two independent samples; None if their classes differ, or one has no image.
 
     Images that are in both make the interval wider than it need be.
@@ -147,23 +152,23 @@ def unpaired(one: FinishedRun, other: FinishedRun) -> Unpaired | None:
         return None
     both = [each.report["intervals"] for each in (one, other)]
     metrics = {
-        name: independent((one.report[name], *both[0][name]), (other.report[name], *both[1][name]))
+        name: unpaired_difference((one.report[name], *both[0][name]), (other.report[name], *both[1][name]))
         for name in ("top1", "macro_f1")
         if all(name in intervals for intervals in both)
     }
-    return Unpaired(
+    return UnpairedComparison(
         (len(one.answers), len(other.answers)),
         len(one.answers.index.intersection(other.answers.index)),
         metrics,
-        flattered([each.name for each in (one, other) if each.optimistic]),
+        optimistic_warning([each.name for each in (one, other) if each.optimistic]),
     )
 
 
-def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
+def compare_runs(one: FinishedRun, other: FinishedRun) -> RunComparison | None:
     """One run against another, picture by picture; None if they were evaluated on different pictures.
 
     A paired bootstrap over pictures, or over places and groups where either run kept them whole; see
-    ``metrics.paired_tests.paired_together``.
+    ``metrics.paired_tests.paired_difference``.
 
     Args:
         one: that is compared.
@@ -174,13 +179,15 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """
     if not one.answers.index.symmetric_difference(other.answers.index).empty:
         return None
-    found = over(one.answers, other.answers)
+    found = compare_predictions(one.answers, other.answers)
     if found is None:
         return None
     found = replace(
         found,
-        by_name=by_name_alone(one.root, other.root),
-        optimistic=flattered([each.name for each in (one, other) if each.optimistic]),
+        by_name=different_root_note(one.root, other.root),
+        optimistic=optimistic_warning([each.name for each in (one, other) if each.optimistic]),
     )
     times = (one.train_s, other.train_s)
-    return Gain(found, None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1]))
+    return RunComparison(
+        found, None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1])
+    )

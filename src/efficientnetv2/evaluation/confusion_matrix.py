@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array
 
-from efficientnetv2.evaluation.text_wrap import in_lines, width
+from efficientnetv2.evaluation.text_wrap import text_width, wrap_name
 
 _SIDE_PX = 900  # of the widest matrix
 _CELL_PX = (9.0, 64.0)  # least (its label can just be read) and most
@@ -127,7 +127,7 @@ class Matrix:
             cell_px = min(max(cell_px, _CELL_PX[0]), _CELL_PX[1])
         font_px = _font_px(cell_px)
         lines = min(_LINES, max(1, int(cell_px / (font_px * _LINE))))
-        labels = tuple(in_lines(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
+        labels = tuple(wrap_name(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
         totals = confusion.sum(axis=1)
         rows, columns, counts = confusion.row, confusion.col, confusion.data
         drawn = np.sort(np.argsort(-counts, kind="stable")[:_CELLS])
@@ -136,7 +136,7 @@ class Matrix:
             for at in drawn
         )
         # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
-        widest = max((width(line) for label in labels for line in label), default=0.0)
+        widest = max((text_width(line) for label in labels for line in label), default=0.0)
         margin_px = 1.6 * _AXIS_FONT_PX + font_px * (2 + 0.62 * widest)
         counted, left_out = classes <= _COUNTED, len(rows) - len(drawn)
         return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted, left_out)

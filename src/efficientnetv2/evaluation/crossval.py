@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from efficientnetv2.evaluation.generalization import Apart, Beside, Elsewhere, elsewhere
+from efficientnetv2.evaluation.generalization import (
+    NewPlaceEstimate,
+    SplitComparison,
+    TrainDistance,
+    new_place_estimate,
+)
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.report_facts import Section
 from efficientnetv2.evaluation.split_leakage import NEAR_KM
-from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES
+from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 
 @dataclass(frozen=True)
-class Try:
+class Candidate:
     """One of the settings that a fold could choose from.
 
     Args:
@@ -58,7 +63,7 @@ class FoldScore:
 
 
 @dataclass(frozen=True)
-class Spread:
+class FoldSpread:
     """Of a figure over the folds.
 
     Args:
@@ -73,7 +78,7 @@ class Spread:
     most: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> FoldSpread:
         """Of one value a fold."""
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, min(values), max(values))
@@ -90,7 +95,7 @@ class CrossValidation:
     Args:
         by: the rule of the folds, as ``data.folds.Folds.rule`` has it.
         note: a sentence that says how they were made.
-        over_classes: name of the mean figure over classes, one of ``MEANS_OVER_CLASSES``.
+        over_classes: name of the mean figure over classes, one of ``MACRO_METRICS``.
         folds: in order.
         tries: that folds chose from; empty for none.
         beside: folds dealt otherwise, if they were.
@@ -103,25 +108,25 @@ class CrossValidation:
     note: str
     over_classes: str
     folds: Sequence[FoldScore]
-    tries: Sequence[Try] = ()
-    beside: Sequence[Beside] = ()
+    tries: Sequence[Candidate] = ()
+    beside: Sequence[SplitComparison] = ()
     members: int = 1
     timed: bool = False
-    apart: Apart | None = None
+    apart: TrainDistance | None = None
 
     @property
-    def top1(self) -> Spread:
+    def top1(self) -> FoldSpread:
         """Over the folds."""
-        return Spread.of([fold.top1 for fold in self.folds])
+        return FoldSpread.of([fold.top1 for fold in self.folds])
 
     @property
-    def mean(self) -> Spread:
+    def mean(self) -> FoldSpread:
         """Of the figure in which each class counts alike, over the folds."""
-        return Spread.of([fold.mean for fold in self.folds])
+        return FoldSpread.of([fold.mean for fold in self.folds])
 
     def lines(self) -> list[str]:
         """For the screen: the spread, and what folds dealt otherwise say."""
-        words = MEANS_OVER_CLASSES[self.over_classes]
+        words = MACRO_METRICS[self.over_classes]
         spread = f"Over {len(self.folds)} folds, mean ± standard deviation (least to most)"
         return [
             f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
@@ -129,13 +134,13 @@ class CrossValidation:
             *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
         ]
 
-    def elsewhere(self) -> Elsewhere | None:
+    def elsewhere(self) -> NewPlaceEstimate | None:
         """The answer to the report's question about new places; None where nothing is known of places or groups."""
-        return elsewhere(self.by, self.beside, self.apart)
+        return new_place_estimate(self.by, self.beside, self.apart)
 
     def sections(self) -> list[Section]:
         """For the page."""
-        words = MEANS_OVER_CLASSES[self.over_classes]
+        words = MACRO_METRICS[self.over_classes]
         noted, chose = any(fold.note for fold in self.folds), any(fold.chosen for fold in self.folds)
         columns = ["", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
         rows = [

@@ -42,7 +42,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Section:
+class CheckSection:
     """A part of the inspection: what was counted, and what was found.
 
     Args:
@@ -54,41 +54,41 @@ class Section:
     findings: Sequence[Finding] = ()
 
 
-def in_order(findings: Sequence[Finding]) -> list[Finding]:
+def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """The gravest first, else as they come."""
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
-def crossing(dataset: ImageDataset, rows: Sequence[int]) -> bool:
+def crosses_splits(dataset: ImageDataset, rows: Sequence[int]) -> bool:
     """Whether some of these pictures are to be learnt from and some to be judged by, or these in two splits."""
     return len({dataset.split[row] or "train" for row in rows}) > 1
 
 
-def disagreeing(dataset: ImageDataset, rows: Sequence[int]) -> bool:
+def labels_differ(dataset: ImageDataset, rows: Sequence[int]) -> bool:
     """Whether these pictures have different labels, all that they have; those without one agree with all."""
     known = {frozenset(np.atleast_1d(dataset.targets[row]).tolist()) - {-1} for row in rows}
     return len(known - {frozenset()}) > 1
 
 
-def share(part: int, of: int) -> str:
+def share_text(part: int, of: int) -> str:
     """``330 of 1,044 pictures (32 %)``, ``6 of 9,999 pictures (under 1 %)``."""
     hundredths = 100 * part / max(1, of)
     shown = "under 1" if 0 < hundredths < 0.5 else f"{hundredths:.0f}"
     return f"{part:,} of {count_of(of, 'picture')} ({shown} %)"
 
 
-def how_many(groups: Sequence[Sequence[int]]) -> str:
+def count_groups(groups: Sequence[Sequence[int]]) -> str:
     """``1 pair``, ``3 pairs``; ``2 groups`` where one is of more than two."""
     pairs = all(len(group) == 2 for group in groups)
     return count_of(len(groups), "pair" if pairs else "group")
 
 
-def splits_of(dataset: ImageDataset) -> npt.NDArray[np.object_]:
+def split_names(dataset: ImageDataset) -> npt.NDArray[np.object_]:
     """(N,) splits, where none was given ``train``, since nothing set the picture aside."""
     return np.where(dataset.in_train, "train", dataset.split)
 
 
-def joined(count: int, together: Sequence[Sequence[int]]) -> Ints:
+def connected_groups(count: int, together: Sequence[Sequence[int]]) -> Ints:
     """(count,) numbers, equal for rows that are joined, directly or by others.
 
     Args:

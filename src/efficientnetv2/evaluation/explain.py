@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import thumbnail
-from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.evaluation.report_facts import TemplateSection
 from efficientnetv2.inference.predict import as_many_as_fit
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.transforms.normalize import normalise
@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 
-def explainable(network: Network) -> bool:
+def supports_grad_cam(network: Network) -> bool:
     """Whether the stages of a network are known: of ours."""
     return isinstance(network, EfficientNet) and network.num_classes > 0
 
@@ -123,7 +123,7 @@ def _spread(maps: Tensor, height: int, width: int) -> Tensor:
     return large / highest.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def overlaid(image: Pixels, heat: Floats) -> Pixels:
+def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
     """A picture with its map over it: grey where nothing speaks for the class, yellow where the most does.
 
     Args:
@@ -162,7 +162,7 @@ class Gallery:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Example:
     """A picture as the network saw it.
 
     Args:
@@ -174,7 +174,7 @@ class Seen:
     heat: npt.NDArray[np.float32] | None = None
 
 
-def chosen(
+def select_galleries(
     labels: Ints, probabilities: npt.NDArray[np.floating], class_names: Sequence[str]
 ) -> list[Gallery]:
     """Which pictures to show.
@@ -202,20 +202,20 @@ def chosen(
     return galleries
 
 
-def shown(
+def gallery_section(
     galleries: Sequence[Gallery],
     labels: Ints,
     probabilities: npt.NDArray[np.floating],
     class_names: Sequence[str],
     paths: Sequence[str],
-    seen: Callable[[int], Seen],
+    seen: Callable[[int], Example],
     *,
     whose: str = "",
-) -> Part:
+) -> TemplateSection:
     """The section.
 
     Args:
-        galleries: as ``chosen`` gives them.
+        galleries: as ``select_galleries`` gives them.
         labels: (N,) class ids.
         probabilities: (N, K).
         class_names: K names.
@@ -225,14 +225,14 @@ def shown(
     """
     best = probabilities.argmax(axis=1)
     looked = {int(place): seen(int(place)) for one in galleries for place in one.places}
-    dim = thumbnails.hard_to_see(one.image for one in looked.values())
+    dim = thumbnails.is_low_contrast(one.image for one in looked.values())
     addresses: dict[int, tuple[str | None, str | None]] = {}
 
     def picture(place: int) -> dict[str, object]:
         if place not in addresses:
             one = looked[place]
-            heat = None if one.image is None or one.heat is None else overlaid(one.image, one.heat)
-            plain = thumbnails.shown(one.image, dim=dim, px=_PX, quality=_QUALITY)
+            heat = None if one.image is None or one.heat is None else overlay_heatmap(one.image, one.heat)
+            plain = thumbnails.encode_thumbnail(one.image, dim=dim, px=_PX, quality=_QUALITY)
             addresses[place] = (plain, thumbnail(heat, _PX, _QUALITY))
         address, map_address = addresses[place]
         return {
@@ -252,12 +252,12 @@ def shown(
             {"title": one.title, "paths": [paths[int(place)] for place in one.places]} for one in galleries
         ]
     }
-    return Part(
+    return TemplateSection(
         "galleries.html.j2",
         {
             "galleries": values,
             "mapped": mapped,
-            "stretched": thumbnails.NOTE if dim else None,
+            "stretched": thumbnails.CONTRAST_NOTE if dim else None,
             "whose": whose,
         },
         told,

@@ -19,7 +19,7 @@ from efficientnetv2.utils.errors import count_of
 
 
 @dataclass(frozen=True)
-class Apart:
+class TrainDistance:
     """What the pictures evaluated on have to do with those learnt from.
 
     Args:
@@ -34,7 +34,7 @@ class Apart:
     known: int
     near: int
     median_km: float | None = None
-    groups: Apart | None = None
+    groups: TrainDistance | None = None
 
     @property
     def new(self) -> bool:
@@ -42,7 +42,7 @@ class Apart:
         return not self.near and (self.groups is None or self.groups.new)
 
 
-def apart(dataset: ImageDataset, split: str) -> Apart | None:
+def train_distance(dataset: ImageDataset, split: str) -> TrainDistance | None:
     """Of a split from the training pictures; None where nothing is known of places or groups.
 
     Args:
@@ -52,7 +52,7 @@ def apart(dataset: ImageDataset, split: str) -> Apart | None:
     return _apart(dataset, [(dataset.in_train, dataset.split == split)])
 
 
-def apart_by_folds(dataset: ImageDataset, parts: Sequence[tuple[Ints, Ints]]) -> Apart | None:
+def fold_train_distance(dataset: ImageDataset, parts: Sequence[tuple[Ints, Ints]]) -> TrainDistance | None:
     """Likewise of a cross-validation: each picture from those that the network learnt from which answers it.
 
     Args:
@@ -63,13 +63,13 @@ def apart_by_folds(dataset: ImageDataset, parts: Sequence[tuple[Ints, Ints]]) ->
     return _apart(dataset, [(np.isin(everyone, one), np.isin(everyone, other)) for one, other in parts])
 
 
-def _apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+def _apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
     """Over pairs of (N,) pictures learnt from and asked about."""
     by_place, by_group = _by_place_apart(dataset, pairs), _by_group(dataset, pairs)
     return by_group if by_place is None else replace(by_place, groups=by_group)
 
 
-def _by_place_apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+def _by_place_apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
     places = Places.of(dataset)
     if places is None:
         return None
@@ -80,10 +80,10 @@ def _by_place_apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]])
     if not found:
         return None
     km = np.concatenate(found)
-    return Apart("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
+    return TrainDistance("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
 
 
-def _by_group(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+def _by_group(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
     if not has_groups(dataset):
         return None
     named = dataset.table["group"].astype(object).fillna("").astype(str)
@@ -93,7 +93,7 @@ def _by_group(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> Ap
     if not any((known & asked).any() for _, asked in pairs):
         return None
     near = sum(int(np.isin(groups[known & asked], groups[known & learnt]).sum()) for learnt, asked in pairs)
-    return Apart("group", sum(int(asked.sum()) for _, asked in pairs), near)
+    return TrainDistance("group", sum(int(asked.sum()) for _, asked in pairs), near)
 
 
 # Of a figure, what matters if it is lost in a new place. Ours, as evaluation.more_labels calls less of it little.
@@ -112,7 +112,7 @@ QUESTIONS: Mapping[About, str] = {
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class NewPlaceEstimate:
     """The answer.
 
     Args:
@@ -131,7 +131,7 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Beside:
+class SplitComparison:
     """The same pictures answered with folds dealt at random and with folds by place.
 
     Args:
@@ -187,7 +187,9 @@ class Beside:
         return [self.difference[name] for name in ("top1", "macro_f1")]
 
 
-def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhere | None:
+def new_place_estimate(
+    by: str, beside: Sequence[SplitComparison], apart: TrainDistance | None
+) -> NewPlaceEstimate | None:
     """What folds say of new places, groups or periods; None where the data has none of them.
 
     Args:
@@ -203,46 +205,46 @@ def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhe
     if by == "time":
         period = "What is measured is the next period: each network answered the one that follows those it learnt from."
         if apart is None:
-            return Elsewhere("That is what is measured here.", period, known=False, about="period")
+            return NewPlaceEstimate("That is what is measured here.", period, known=False, about="period")
         found = _by_distance(by, apart)
         return replace(found, words=f"{period} {found.words}", command=None)
     return None if apart is None else _by_distance(by, apart)
 
 
-def _by_distance(by: str, apart: Apart) -> Elsewhere:
+def _by_distance(by: str, apart: TrainDistance) -> NewPlaceEstimate:
     """Folds that were not dealt by place: what is known of the pictures' places and groups."""
     about: About = "locations" if apart.by == "place" else "groups"
     said, groups = _nearness(apart), apart if apart.by == "group" else apart.groups
     if apart.new:
         whose = " and ".join(f"{one.by}s" for one in (apart, apart.groups) if one is not None)
-        return Elsewhere(f"These are new {whose}.", said, known=apart.by == "place", about=about)
+        return NewPlaceEstimate(f"These are new {whose}.", said, known=apart.by == "place", about=about)
     if groups is not None and not groups.near:
-        return Elsewhere("These are new groups.", said, known=False, about=about)
+        return NewPlaceEstimate("These are new groups.", said, known=False, about=about)
     # By auto they would be kept whole if that could be: the sentence on the folds says why they are not.
     if by != "class":
-        return Elsewhere("Not measured.", said, known=False, about=about)
+        return NewPlaceEstimate("Not measured.", said, known=False, about=about)
     asking = f"{said} Cross-validation by {apart.by} says how much:"
-    return Elsewhere(
+    return NewPlaceEstimate(
         "Not measured.", asking, known=False, command=f"effnetv2 crossval DATA --by {apart.by}", about=about
     )
 
 
-def _by_place(apart: Apart, compared: Beside | None) -> Elsewhere:
+def _by_place(apart: TrainDistance, compared: SplitComparison | None) -> NewPlaceEstimate:
     """Blocks have borders: pictures on two sides of one are neighbours, though of two places."""
     words = [_nearness(apart), *([] if compared is None else [compared.sentence()])]
     if not apart.near:
-        return Elsewhere("That is what is measured here.", " ".join(words), known=True)
+        return NewPlaceEstimate("That is what is measured here.", " ".join(words), known=True)
     # all of them right by their neighbours alone would be of no matter
     if apart.near < _MATTERS * apart.known:
         but = f"That is what is measured here, but for {count_of(apart.near, 'picture')}."
-        return Elsewhere(but, " ".join(words), known=True)
+        return NewPlaceEstimate(but, " ".join(words), known=True)
     words.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
     half = 2 * apart.near > apart.known
     verdict = "Not measured." if half else "That is measured here in part."
-    return Elsewhere(verdict, " ".join(words), known=not half)
+    return NewPlaceEstimate(verdict, " ".join(words), known=not half)
 
 
-def _by_comparison(compared: Beside) -> Elsewhere:
+def _by_comparison(compared: SplitComparison) -> NewPlaceEstimate:
     """Folds at random, with folds by place beside them; what a probe loses, trained networks may not."""
     words = compared.sentence()
     if compared.what == PROBE:
@@ -251,20 +253,20 @@ def _by_comparison(compared: Beside) -> Elsewhere:
             found = "is less good"
         elif compared.alike:
             found = "is no worse beyond chance"
-        return Elsewhere(
+        return NewPlaceEstimate(
             f"Not measured of the network; the probe {found}.",
             f"{words} A trained network may lose more than the probe, or less. Training by both says it:",
             known=False,
             command="effnetv2 crossval DATA --compare-splits",
         )
     if compared.flattering:
-        return Elsewhere("Less good.", words, known=True)
+        return NewPlaceEstimate("Less good.", words, known=True)
     if compared.alike:
-        return Elsewhere("No worse beyond chance.", words, known=True)
-    return Elsewhere("Not clear: too few pictures to tell.", words, known=False)
+        return NewPlaceEstimate("No worse beyond chance.", words, known=True)
+    return NewPlaceEstimate("Not clear: too few pictures to tell.", words, known=False)
 
 
-def _nearness(apart: Apart) -> str:
+def _nearness(apart: TrainDistance) -> str:
     """How many of the pictures are near to, or of a group with, one that their network learnt from."""
     said = []
     if apart.by == "place":

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from efficientnetv2.evaluation.html import number, percent
-from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.multilabel import SeveralFigures
+from efficientnetv2.metrics.multilabel import MultilabelMetrics
 from efficientnetv2.utils.errors import count_of, some
 
 if TYPE_CHECKING:
-    from efficientnetv2.evaluation.predictions import Over
-    from efficientnetv2.evaluation.report import Facts
+    from efficientnetv2.evaluation.predictions import PairedDifference
+    from efficientnetv2.evaluation.report import ReportMetadata
 
 # Pictures below which they are counted: "4 of 5" says more than "80.0 %". Ours.
 _COUNTED = 100
 
 
 @dataclass(frozen=True)
-class Whose:
+class DataPhrase:
     """The pictures that figures are of, in words around the name of the data.
 
     Args:
@@ -33,7 +33,7 @@ class Whose:
     behind: str = ""
 
 
-def whose(facts: Facts) -> Whose:
+def data_phrase(facts: ReportMetadata) -> DataPhrase:
     """Whose pictures the figures are of.
 
     Args:
@@ -41,17 +41,17 @@ def whose(facts: Facts) -> Whose:
     """
     trained = facts.train_pictures is not None
     said = {
-        "val": Whose("the validation images (val) of", ", kept out of training" if trained else ""),
-        "test": Whose("the test images of"),
-        "minival": Whose("the selection images (minival) of"),
-        "all pictures": Whose("all images of"),
-        "out-of-fold": Whose("the images of", f", each predicted by {_answerers(facts)}"),
-        **({"train": Whose("the training images of")} if facts.of_training else {}),
+        "val": DataPhrase("the validation images (val) of", ", kept out of training" if trained else ""),
+        "test": DataPhrase("the test images of"),
+        "minival": DataPhrase("the selection images (minival) of"),
+        "all pictures": DataPhrase("all images of"),
+        "out-of-fold": DataPhrase("the images of", f", each predicted by {_answerers(facts)}"),
+        **({"train": DataPhrase("the training images of")} if facts.of_training else {}),
     }
-    return said.get(facts.evaluated_on, Whose(f"the images ({facts.evaluated_on}) of"))
+    return said.get(facts.evaluated_on, DataPhrase(f"the images ({facts.evaluated_on}) of"))
 
 
-def measured_on(count: int, facts: Facts) -> str:
+def evaluated_images(count: int, facts: ReportMetadata) -> str:
     """How many pictures were measured on, and which: ``120 images kept out of training (val)``.
 
     Args:
@@ -71,39 +71,39 @@ def measured_on(count: int, facts: Facts) -> str:
     return f"{count_of(count, 'image')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"
 
 
-def _answerers(facts: Facts) -> str:
+def _answerers(facts: ReportMetadata) -> str:
     """What has answered a picture in a cross-validation."""
     several = facts.members is not None and facts.members > 1
     who = f"{facts.members} models together" if several else "a model"
     return f"{who} not trained on it (out-of-fold)"
 
 
-def headline(figures: Figures | SeveralFigures) -> str:
+def headline(figures: ClassificationMetrics | MultilabelMetrics) -> str:
     """The share that is right, as a sentence; of a few pictures their number.
 
     Args:
         figures: of the pictures evaluated on.
     """
     # By itself each class is given or not: a picture may have no label, or others beside.
-    if isinstance(figures, SeveralFigures) and figures.answer == "sigmoid":
+    if isinstance(figures, MultilabelMetrics) and figures.answer == "sigmoid":
         return f"The most probable class is right for {_share(figures)}."
     one = figures.pictures == 1
     what = (
         f"given one of {'its' if one else 'their'} labels"
-        if isinstance(figures, SeveralFigures)
+        if isinstance(figures, MultilabelMetrics)
         else "classified correctly"
     )
     verb = "is" if one or _share(figures).startswith("1 ") else "are"
     return f"{_share(figures)} {verb} {what}."
 
 
-def _share(figures: Figures | SeveralFigures) -> str:
+def _share(figures: ClassificationMetrics | MultilabelMetrics) -> str:
     hits = round(figures.top1 * figures.pictures)
     share = str(hits) if figures.pictures < _COUNTED else percent(figures.top1)
     return f"{share} of {count_of(figures.pictures, 'image')}"
 
 
-def majority(figures: Figures | SeveralFigures) -> str:
+def majority_phrase(figures: ClassificationMetrics | MultilabelMetrics) -> str:
     """What the class is among the others that always answering is measured by; of several as frequent it is the first.
 
     Args:
@@ -116,7 +116,9 @@ def majority(figures: Figures | SeveralFigures) -> str:
     return "as any other class" if min(supports) == most else "one of the most frequent classes"
 
 
-def against_majority(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval]) -> str | None:
+def majority_warning(
+    figures: ClassificationMetrics | MultilabelMetrics, intervals: Mapping[str, Interval]
+) -> str | None:
     """A sentence where the network is not clearly better than always giving the most frequent class.
 
     Args:
@@ -131,11 +133,11 @@ def against_majority(figures: Figures | SeveralFigures, intervals: Mapping[str, 
     return "The model is not clearly better than that."
 
 
-def _worse(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval]) -> str:
+def _worse(figures: ClassificationMetrics | MultilabelMetrics, intervals: Mapping[str, Interval]) -> str:
     """Of rare classes that are told apart at the cost of the frequent one, top-1 says the wrong half."""
     worse = "The model is worse than that"
     classes = sum(one.support > 0 for one in figures.per_class.values())
-    if isinstance(figures, SeveralFigures) or "balanced_accuracy" not in intervals or classes == 1:
+    if isinstance(figures, MultilabelMetrics) or "balanced_accuracy" not in intervals or classes == 1:
         return f"{worse}."
     if figures.balanced_accuracy <= 1 / classes:  # that of the one answer
         return f"{worse}: it has learnt nothing of use."
@@ -150,7 +152,7 @@ def _worse(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval])
     return f"{worse}, but tells the classes apart: {beside}."
 
 
-def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
+def dataset_notes(figures: ClassificationMetrics | MultilabelMetrics, facts: ReportMetadata) -> list[str]:
     """What there was to learn from and to measure on, in sentences.
 
     Args:
@@ -174,7 +176,7 @@ def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
     ]
 
 
-def _looked_at(facts: Facts) -> list[str]:
+def _looked_at(facts: ReportMetadata) -> list[str]:
     """How, where that was not simply once."""
     if facts.views != "symmetries":
         return []
@@ -184,7 +186,7 @@ def _looked_at(facts: Facts) -> list[str]:
     ]
 
 
-def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
+def _by_class(figures: ClassificationMetrics | MultilabelMetrics, facts: ReportMetadata) -> list[str]:
     """From how few to how many pictures the classes have."""
     learnt, what = facts.train_support, "learn from" if facts.train_support else "measure on"
     counts = {  # pandas counts in its own integers, and only what there is
@@ -206,7 +208,7 @@ def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
     ]
 
 
-def _skipped(facts: Facts) -> str:
+def _skipped(facts: ReportMetadata) -> str:
     count, lost = facts.skipped, facts.train_lost
     words = f"{count_of(count, 'picture')} could not be read and {'was' if count == 1 else 'were'} left out."
     if not lost:
@@ -216,7 +218,7 @@ def _skipped(facts: Facts) -> str:
     return f"{words} {which} became unreadable during training, and others of the class took {place}."
 
 
-def probe_learnt_from(facts: Facts) -> str | None:
+def probe_training_images(facts: ReportMetadata) -> str | None:
     """From how few pictures the linear probe learnt: ``5,000 of 40,000 training pictures``.
 
     None if from all that there were, or if that is not known.
@@ -231,7 +233,9 @@ def probe_learnt_from(facts: Facts) -> str | None:
     return f"{learnt:,} of {count_of(there, 'training picture')}{mean}"
 
 
-def probe_measured_on(figures: Figures | SeveralFigures, over: Over | None) -> str | None:
+def probe_evaluated_images(
+    figures: ClassificationMetrics | MultilabelMetrics, over: PairedDifference | None
+) -> str | None:
     """On how few of the pictures the linear probe was measured: ``500 of these pictures``; None if on all.
 
     Args:
@@ -243,7 +247,11 @@ def probe_measured_on(figures: Figures | SeveralFigures, over: Over | None) -> s
     return f"{over.pictures:,} of these pictures"
 
 
-def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | None = None) -> str | None:
+def probe_warning(
+    figures: ClassificationMetrics | MultilabelMetrics,
+    facts: ReportMetadata,
+    over: PairedDifference | None = None,
+) -> str | None:
     """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
 
     That the model before training is kept, where it is. None if it has in both, or no probe was made.
@@ -257,7 +265,7 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
     if (
         facts.linear_probe is None
         or facts.linear_probe_macro_f1 is None
-        or isinstance(figures, SeveralFigures)
+        or isinstance(figures, MultilabelMetrics)
     ):
         return None
     if facts.kept_model == "start":
@@ -279,7 +287,7 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
     won = [figure for figure, beaten in compared.items() if beaten]
     if not lost:
         return None
-    fewer = probe_learnt_from(facts)
+    fewer = probe_training_images(facts)
     learnt = "" if fewer is None else f" and learnt from {fewer}"
     probe = (
         f"a linear classifier on the features of the given weights as they came, which takes seconds{learnt}"

@@ -28,7 +28,7 @@ THUMBNAIL_PX = 160
 _GENERATOR = "effnetv2"  # in the head of every page, so that it is known for one
 
 
-def rendered(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A page.
 
     Args:
@@ -43,7 +43,7 @@ def rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent, "duration": duration, "number": number, "drawing": drawing, "breakable": breakable,
+        "percent": percent, "duration": duration, "number": number, "drawing": figure_uri, "breakable": breakable,
         "sentence": sentence, "command": command, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
         "headings": headings,
     }  # fmt: skip
@@ -52,7 +52,7 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def is_page(file: Path) -> bool:
-    """Whether a file is a page that ``rendered`` made.
+    """Whether a file is a page that ``render`` made.
 
     Args:
         file: that is there.
@@ -62,7 +62,7 @@ def is_page(file: Path) -> bool:
     return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
 
 
-def drawing(figure: Figure) -> str:
+def figure_uri(figure: Figure) -> str:
     """A drawing as an address."""
     return data_uri(svg(figure), "image/svg+xml")
 
@@ -133,14 +133,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """JSON's own types, NaN and infinity as None; whatever else there is becomes its text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): json_values(one) for key, one in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return json_values(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [json_values(one) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import percent
-from efficientnetv2.evaluation.plot_style import COLOURS, INK, WIDTH_IN, plain
-from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, style_axes
+from efficientnetv2.evaluation.report_facts import TemplateSection
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
 
 # Points of macro-F1 that labels have to bring at least to be worth a yes, and below which they bring little. Ours.
@@ -19,7 +19,7 @@ _WORTH, _LITTLE = 0.005, 0.02
 _LETTER = 0.016
 
 
-def verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
+def label_efficiency_verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
     """A word or two, and the sentences behind them.
 
     Args:
@@ -56,11 +56,15 @@ def _foretold(point: LabelPoint) -> str:
     return f"{point.pictures:,} bring it to {percent(point.macro_f1)} ({reach})"
 
 
-def more_labels(curve: LabelCurve, *, note: str = "") -> Part:
-    """The section of a report; arguments as of ``verdict``."""
-    return Part(
+def learning_curve_section(curve: LabelCurve, *, note: str = "") -> TemplateSection:
+    """The section of a report; arguments as of ``label_efficiency_verdict``."""
+    return TemplateSection(
         "more_labels.html.j2",
-        {"words": " ".join(verdict(curve, note=note)), "how": _how(curve), "curve": draw_label_curve(curve)},
+        {
+            "words": " ".join(label_efficiency_verdict(curve, note=note)),
+            "how": _how(curve),
+            "curve": draw_label_curve(curve),
+        },
         {"label_curve": asdict(curve)},
     )
 
@@ -91,7 +95,7 @@ def draw_label_curve(curve: LabelCurve) -> Figure:
     ax = figure.subplots()
     points, foretold = curve.points, [one for one in (curve.carried, curve.forecast) if one is not None]
     sizes = [one.pictures for one in points]
-    colour = COLOURS[0]
+    colour = COLORS[0]
     ax.fill_between(
         sizes, [100 * one.low for one in points], [100 * one.high for one in points], color=colour, alpha=0.2,
         linewidth=0,
@@ -112,7 +116,7 @@ def draw_label_curve(curve: LabelCurve) -> Figure:
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel("labeled images", color=INK)
-    plain(ax, "macro-F1 of the linear probe, %")
+    style_axes(ax, "macro-F1 of the linear probe, %")
     return figure
 
 

@@ -13,15 +13,15 @@ import numpy as np
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.evaluation.html import number, percent, round_percent
-from efficientnetv2.metrics.classification import Figures
-from efficientnetv2.metrics.multilabel import SeveralFigures
-from efficientnetv2.metrics.selective import AbstentionCurve
+from efficientnetv2.metrics.classification import ClassificationMetrics
+from efficientnetv2.metrics.multilabel import MultilabelMetrics
+from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.shell import typed
 
 if TYPE_CHECKING:
-    from efficientnetv2.evaluation.report import Facts
+    from efficientnetv2.evaluation.report import ReportMetadata
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -88,8 +88,8 @@ class NextStep:
 
 
 def next_steps(
-    figures: Figures | SeveralFigures,
-    facts: Facts,
+    figures: ClassificationMetrics | MultilabelMetrics,
+    facts: ReportMetadata,
     *,
     label_curve: Mapping[str, Any] | None = None,
     suspects: int = 0,
@@ -137,7 +137,7 @@ def next_steps(
     return tuple(replace(step, rank=rank) for rank, step in enumerate(steps, start=1))
 
 
-def suspect_labels(curve: AbstentionCurve) -> int:
+def suspect_labels(curve: CoverageCurve) -> int:
     """Number of errors at a probability of 90 % or more, if 90 % of these predictions are right, else 0.
 
     Errors of a model that is seldom right, however confident, say little of the labels.
@@ -173,7 +173,7 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     return None
 
 
-def _weights(facts: Facts) -> NextStep | None:
+def _weights(facts: ReportMetadata) -> NextStep | None:
     """ImageNet weights, where the run began without weights or with those of the repository."""
     recipe = facts.recipe or {}
     model, start = recipe.get("model"), str(recipe.get("weights"))
@@ -207,7 +207,7 @@ def _weights(facts: Facts) -> NextStep | None:
     return NextStep(0, "weights", "Start from ImageNet weights", reason, command)
 
 
-def _epochs(facts: Facts) -> NextStep | None:
+def _epochs(facts: ReportMetadata) -> NextStep | None:
     """More epochs, where there were few or the metric still rose."""
     epochs = facts.epochs
     if epochs is None or facts.others.get("stopped_early"):
@@ -232,7 +232,7 @@ def _epochs(facts: Facts) -> NextStep | None:
     )
 
 
-def _learning_rate(facts: Facts) -> NextStep | None:
+def _learning_rate(facts: ReportMetadata) -> NextStep | None:
     """A lower rate, where training has made a pretrained start worse."""
     rate = (facts.recipe or {}).get("optimizer", {}).get("lr")
     if facts.kept_model != "start" or rate is None or (facts.epochs or 0) < _FEW_EPOCHS:
@@ -253,7 +253,7 @@ def _learning_rate(facts: Facts) -> NextStep | None:
     return NextStep(0, "learning_rate", "Lower the learning rate", reason, command)
 
 
-def _image_size(facts: Facts) -> NextStep | None:
+def _image_size(facts: ReportMetadata) -> NextStep | None:
     """Larger images, where they are stored larger than the model sees them."""
     recipe, stored = facts.recipe or {}, facts.stored_px
     px = recipe.get("eval_px") or recipe.get("progressive", {}).get("image_px")
@@ -274,7 +274,7 @@ def _image_size(facts: Facts) -> NextStep | None:
     return NextStep(0, "image_size", "Use larger images", reason, command)
 
 
-def _label_errors(facts: Facts, suspects: int) -> NextStep | None:
+def _label_errors(facts: ReportMetadata, suspects: int) -> NextStep | None:
     """A look at labels that contradict each other, or the model where it is confident and mostly right."""
     reasons = []
     if count := facts.label_conflicts:
@@ -293,10 +293,10 @@ def _label_errors(facts: Facts, suspects: int) -> NextStep | None:
     return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), typed(words))
 
 
-def _imbalance(figures: Figures | SeveralFigures, facts: Facts) -> NextStep | None:
+def _imbalance(figures: ClassificationMetrics | MultilabelMetrics, facts: ReportMetadata) -> NextStep | None:
     """Balanced sampling, where classes with few training images have a lower recall."""
     recipe, support = facts.recipe or {}, facts.train_support
-    if isinstance(figures, SeveralFigures) or recipe.get("balance") == "equal":
+    if isinstance(figures, MultilabelMetrics) or recipe.get("balance") == "equal":
         return None
     there = {name: int(count) for name, count in support.items() if int(count)}
     if len(there) < 2 or max(there.values()) < _IMBALANCE * min(there.values()):
@@ -323,7 +323,7 @@ def _imbalance(figures: Figures | SeveralFigures, facts: Facts) -> NextStep | No
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
 
 
-def _more_labels(facts: Facts, curve: Mapping[str, Any] | None) -> NextStep | None:
+def _more_labels(facts: ReportMetadata, curve: Mapping[str, Any] | None) -> NextStep | None:
     """More labels, where the learning curve of the linear probe rises."""
     if curve is None or curve["gain"] <= _WORTH:
         return None
@@ -337,12 +337,12 @@ def _more_labels(facts: Facts, curve: Mapping[str, Any] | None) -> NextStep | No
     return NextStep(0, "more_labels", "Label more images", reason, typed(words))
 
 
-def _use(facts: Facts) -> NextStep:
+def _use(facts: ReportMetadata) -> NextStep:
     reason = "No limit was measured that a usual step would lift."
     return NextStep(0, "use", "Use the model", reason, predict_command(facts))
 
 
-def predict_command(facts: Facts) -> str:
+def predict_command(facts: ReportMetadata) -> str:
     """The command that predicts new images with the model of a report.
 
     Args:
@@ -351,7 +351,7 @@ def predict_command(facts: Facts) -> str:
     return typed(["effnetv2", "predict", model_of(facts), "IMAGES"])
 
 
-def model_of(facts: Facts) -> str:
+def model_of(facts: ReportMetadata) -> str:
     """What ``predict`` and ``Predictor`` take as the model of a report.
 
     Args:
@@ -361,7 +361,11 @@ def model_of(facts: Facts) -> str:
 
 
 def _again(
-    facts: Facts, words: Sequence[str], *, without: Collection[str] = (), without_fields: Collection[str] = ()
+    facts: ReportMetadata,
+    words: Sequence[str],
+    *,
+    without: Collection[str] = (),
+    without_fields: Collection[str] = (),
 ) -> str:
     """The training command with other options; of a run that another command began, a plain one."""
     said = _split(facts.command)

@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from efficientnetv2.evaluation.text_wrap import in_lines
+from efficientnetv2.evaluation.text_wrap import wrap_name
 
 WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
 INK = "#333333"
 GRID = "#dddddd"
 # Okabe and Ito's colours, told apart by all eyes. Not quite black is theirs: matplotlib does not write down #000000.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101")
 _STROKES = ("-", "--", ":", "-.")  # of lines of one colour
 # What stands for them on a dark page; all others stay.
 ON_DARK = {
@@ -28,12 +28,12 @@ ON_DARK = {
 _DOTS_PER_INCH = 144  # of a picture for a page that is not ours
 
 
-def strokes() -> Iterator[tuple[str, str]]:
+def line_styles() -> Iterator[tuple[str, str]]:
     """Colour and style of one line after another: each colour, then each again in another style; twenty are unlike."""
-    return cycle((colour, stroke) for stroke, colour in product(_STROKES, COLOURS))
+    return cycle((colour, stroke) for stroke, colour in product(_STROKES, COLORS))
 
 
-def called(name: str, *, letters: float = 30, lines: int = 2) -> str:
+def label_text(name: str, *, letters: float = 30, lines: int = 2) -> str:
     """A user's name as a drawing writes it: as it stands, in lines that leave room for what is drawn.
 
     To matplotlib dollars are the ends of a formula, and what begins with an underscore does not belong into a legend.
@@ -43,11 +43,11 @@ def called(name: str, *, letters: float = 30, lines: int = 2) -> str:
         letters: the width of a line, in ordinary letters.
         lines: at most; what is too long ends with an ellipsis.
     """
-    text = "\n".join(in_lines(name, letters, lines)).replace("$", r"\$")
+    text = "\n".join(wrap_name(name, letters, lines)).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def plain(ax: Axes, words: str) -> None:
+def style_axes(ax: Axes, words: str) -> None:
     """A panel without a frame, its name above it: beside it there is no room.
 
     Args:

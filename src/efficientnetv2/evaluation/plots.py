@@ -11,14 +11,14 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.plot_style import COLOURS, INK, WIDTH_IN, called, plain, strokes
+from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, line_styles, style_axes
 from efficientnetv2.inference.resolutions import SizePoint, best
-from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES
+from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
-Row = Mapping[str, Any]
+MetricsRow = Mapping[str, Any]
 
 # Of a training row, what is worth a panel where it changes: name → words.
-QUANTITIES = {
+HYPERPARAMETERS = {
     "image_px": "image px",
     "randaugment": "RandAugment",
     "mixup_alpha": "mixup",
@@ -32,17 +32,17 @@ QUANTITIES = {
 }
 
 
-def constants(history: Sequence[Row]) -> dict[str, float]:
+def constant_hyperparameters(history: Sequence[MetricsRow]) -> dict[str, float]:
     """The settings that were the same in every training row, by their words; without those that are off."""
     still = {}
-    for name, words in QUANTITIES.items():
+    for name, words in HYPERPARAMETERS.items():
         values = {value for _, value in _points(history, "train", name)}
         if len(values) == 1 and (value := values.pop()):
             still[words] = value
     return still
 
 
-def learning_curve(history: Sequence[Row]) -> Figure | None:
+def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
     """Loss, validation figures and every setting that changed, over the epochs.
 
     Args:
@@ -53,7 +53,7 @@ def learning_curve(history: Sequence[Row]) -> Figure | None:
     Returns:
         A panel for each, or None if there is nothing to draw.
     """
-    keys = {"top1": "top-1", **MEANS_OVER_CLASSES}
+    keys = {"top1": "top-1", **MACRO_METRICS}
     scores = {
         words + on: _points(history, kind, name)
         for kind, on in {"val": "", "minival": " (minival)"}.items()
@@ -63,7 +63,7 @@ def learning_curve(history: Sequence[Row]) -> Figure | None:
         ("loss", {"loss": _points(history, "train", "loss")}, 1.4, False),
         (_validated(history), {name: points for name, points in scores.items() if points}, 1.6, False),
     ]
-    for name, words in QUANTITIES.items():
+    for name, words in HYPERPARAMETERS.items():
         points = _points(history, "train", name)
         if len({value for _, value in points}) > 1:
             panels.append((words, {words: points}, 0.7, name not in ("lr", "images_per_s")))
@@ -80,7 +80,7 @@ def learning_curve(history: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def _validated(history: Sequence[Row]) -> str:
+def _validated(history: Sequence[MetricsRow]) -> str:
     """What the validation panel is of: how many images of which split, and that its last point is of all of val."""
     points = {
         kind: [row for row in history if row.get("kind") == kind and row.get("images")]
@@ -100,7 +100,7 @@ def _validated(history: Sequence[Row]) -> str:
     return f"validation ({before[-1]['images']:,} images; last point: all {all_of_val} of val)"
 
 
-def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
+def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure | None:
     """Every setting that changed in a run, or is another in one, over the epochs: the paper's Figure 4 of real runs.
 
     Args:
@@ -110,7 +110,7 @@ def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
         A line for each run in a panel for each setting, on white; None if nothing changed.
     """
     panels = {}
-    for name, words in QUANTITIES.items():
+    for name, words in HYPERPARAMETERS.items():
         lines = {run: _points(rows, "train", name) for run, rows in histories.items()}
         values = {value for points in lines.values() for _, value in points}
         if name not in ("lr", "images_per_s") and len(values) > 1:
@@ -129,11 +129,11 @@ def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
 
 
 def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool) -> None:
-    for (name, points), (colour, stroke) in zip(lines.items(), strokes(), strict=False):
+    for (name, points), (colour, stroke) in zip(lines.items(), line_styles(), strict=False):
         ax.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
-            label=called(name),
+            label=label_text(name),
             color=colour,
             linestyle=stroke,
             linewidth=1.5,
@@ -144,11 +144,11 @@ def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], 
     if len(lines) > 1:
         ax.legend(frameon=False, labelcolor=INK, fontsize=9)
     ax.margins(x=0.01, y=0.15)
-    plain(ax, words)
+    style_axes(ax, words)
     ax.locator_params(axis="y", nbins=3 if len(lines) == 1 and stepwise else 5)
 
 
-def _points(history: Sequence[Row], kind: str, name: str) -> list[tuple[float, float]]:
+def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[float, float]]:
     """(epoch, value) of the rows of a kind that have the value, and have it finite."""
     return [
         (float(row["epoch"]), float(value))
@@ -186,7 +186,7 @@ class StageCost:
     top1: float | None
 
 
-def stage_costs(history: Sequence[Row]) -> tuple[StageCost, ...]:
+def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
     """The stages of a run, in order; none if its setting changes all the time.
 
     Args:
@@ -217,7 +217,7 @@ def stage_costs(history: Sequence[Row]) -> tuple[StageCost, ...]:
     return tuple(costs)
 
 
-def top1_over_time(history: Sequence[Row]) -> list[tuple[float, float]]:
+def top1_over_time(history: Sequence[MetricsRow]) -> list[tuple[float, float]]:
     """Points of the validation curve by the time spent on training: (seconds, top-1).
 
     Args:
@@ -234,7 +234,7 @@ def top1_over_time(history: Sequence[Row]) -> list[tuple[float, float]]:
     ]
 
 
-def _validations(history: Sequence[Row]) -> list[Row]:
+def _validations(history: Sequence[MetricsRow]) -> list[MetricsRow]:
     """Those on minival where there is one, else those on ``val``: points of one curve are of one split."""
     rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
     chose = [row for row in rows if row["kind"] == "minival"]
@@ -248,7 +248,7 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
         runs: a run's name → its stages, in order. The name of a single run is left out.
     """
     named = [
-        (f"{called(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
+        (f"{label_text(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
         for name, stages in runs.items()
         for number, stage in enumerate(stages, start=1)
     ]
@@ -262,8 +262,8 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
     places = range(len(names))  # of their own each: two names may be cut to the same
-    ax.barh(places, works, height=0.6, color=COLOURS[0], label="training")
-    bars = ax.barh(places, waits, left=works, height=0.6, color=COLOURS[1], label="waiting for pictures")
+    ax.barh(places, works, height=0.6, color=COLORS[0], label="training")
+    bars = ax.barh(places, waits, left=works, height=0.6, color=COLORS[1], label="waiting for pictures")
     speeds = [f" {stage.images_per_s:,.0f} images/s" for stage in stages]
     ax.bar_label(bars, speeds, fontsize=9, color=INK)
     ax.set_yticks(places, names)
@@ -272,12 +272,12 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     ax.set_xlim(left=0)
     ax.set_xlabel(unit, color=INK)
     figure.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="outside upper right")
-    plain(ax, "")
+    style_axes(ax, "")
     ax.grid(visible=False, axis="y")
     return figure
 
 
-def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
+def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure | None:
     """Validation top-1 against the time spent on training, a line per run; None without a point.
 
     Args:
@@ -289,11 +289,11 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     scale, unit = _unit(max(points[-1][0] for points in lines.values()))
-    for (name, points), (colour, stroke) in zip(lines.items(), strokes(), strict=False):
+    for (name, points), (colour, stroke) in zip(lines.items(), line_styles(), strict=False):
         ax.plot(
             [seconds / scale for seconds, _ in points],
             [100 * top1 for _, top1 in points],
-            label=called(name),
+            label=label_text(name),
             color=colour,
             linestyle=stroke,
             linewidth=1.5,
@@ -306,11 +306,11 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None
         ax.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
     ax.set_xlim(left=0)
     ax.set_xlabel(f"{unit} of training", color=INK)
-    plain(ax, "validation top-1, %")
+    style_axes(ax, "validation top-1, %")
     return figure
 
 
-def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[Row]], scale: float) -> None:
+def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[MetricsRow]], scale: float) -> None:
     """Of a single run: where a stage begins, and its size."""
     if len(histories) != 1:
         return
@@ -385,11 +385,11 @@ def draw_sizes(curve: SizeCurve) -> Figure:
         sizes,
         [100 * point.low for point in points],
         [100 * point.high for point in points],
-        color=COLOURS[0],
+        color=COLORS[0],
         alpha=0.2,
         linewidth=0,
     )
-    ax.plot(sizes, [100 * point.top1 for point in points], color=COLOURS[0], marker="o", markersize=3)
+    ax.plot(sizes, [100 * point.top1 for point in points], color=COLORS[0], marker="o", markersize=3)
     marks = {curve.own_px: "model file"}
     if curve.trained_px is not None:
         both = curve.trained_px == curve.own_px
@@ -401,5 +401,5 @@ def draw_sizes(curve: SizeCurve) -> Figure:
             fontsize=8, color=INK,
         )  # fmt: skip
     ax.set_xlabel("px at evaluation", color=INK)
-    plain(ax, "top-1, %, with its 95 % interval")
+    style_axes(ax, "top-1, %, with its 95 % interval")
     return figure

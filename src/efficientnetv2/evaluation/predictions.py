@@ -12,19 +12,19 @@ import pandas as pd
 
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.metrics.paired_tests import paired_together
+from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-NAME = "predictions.csv"
-DRAWN_WHOLE = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
-_READ = ("path", "label", "true_label", DRAWN_WHOLE)
+PREDICTIONS_CSV = "predictions.csv"
+CLUSTER_COLUMN = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
+_READ = ("path", "label", "true_label", CLUSTER_COLUMN)
 # Clusters from which a difference is told as any other. Ours.
 _MANY = 10
 
 
 @dataclass(frozen=True)
-class Over:
+class PairedDifference:
     """What one network's answers have over another's, on the same pictures.
 
     Args:
@@ -36,7 +36,7 @@ class Over:
         together: clusters of pictures that hang together, as of a place or group, or a picture and its copies, that
             chance drew as a whole; None where it drew single pictures.
         by_name: words on pictures that may be others, since only their names are the same; see ``evaluation.clusters``.
-        optimistic: words on another whose figures are; see ``flattered``.
+        optimistic: words on another whose figures are; see ``optimistic_warning``.
     """
 
     pictures: int
@@ -49,23 +49,23 @@ class Over:
     optimistic: str = ""
 
 
-def read_answers(folder: Path) -> pd.DataFrame:
+def load_predictions(folder: Path) -> pd.DataFrame:
     """The answers of a run or of an evaluation, by picture.
 
     Args:
         folder: that holds ``predictions.csv``.
 
     Returns:
-        Columns ``label`` (the answer) and ``true_label``, and ``drawn_whole`` where it is there, all text, indexed by
+        Columns ``label`` (the answer) and ``true_label``, and ``saved_clusters`` where it is there, all text, indexed by
         the path of the picture.
 
     Raises:
         InputError: there is no such file, or it says no true labels.
     """
-    file = folder / NAME
+    file = folder / PREDICTIONS_CSV
     if not file.is_file():
         raise InputError(
-            f"{folder} holds no {NAME}. Give the folder of a run that has come to its end, or of an evaluation "
+            f"{folder} holds no {PREDICTIONS_CSV}. Give the folder of a run that has come to its end, or of an evaluation "
             "(effnetv2 evaluate MODEL DATA --out FOLDER)."
         )
     try:
@@ -81,34 +81,34 @@ def read_answers(folder: Path) -> pd.DataFrame:
     return table[[name for name in _READ if name in table]].drop_duplicates("path").set_index("path")
 
 
-def drawn_whole(answers: pd.DataFrame) -> pd.Series[int] | None:
+def saved_clusters(answers: pd.DataFrame) -> pd.Series[int] | None:
     """Numbers that are equal where pictures hang together, by path; None where the report knew of nothing that does.
 
     Args:
-        answers: as ``read_answers`` gives them.
+        answers: as ``load_predictions`` gives them.
     """
-    if DRAWN_WHOLE not in answers:
+    if CLUSTER_COLUMN not in answers:
         return None
-    numbers: npt.NDArray[np.int64] = pd.factorize(answers[DRAWN_WHOLE])[0].astype(np.int64)
+    numbers: npt.NDArray[np.int64] = pd.factorize(answers[CLUSTER_COLUMN])[0].astype(np.int64)
     return pd.Series(numbers, index=answers.index)
 
 
-def write_answers(folder: Path, answers: pd.DataFrame) -> None:
-    """Write answers down for ``read_answers``.
+def save_predictions(folder: Path, answers: pd.DataFrame) -> None:
+    """Write answers down for ``load_predictions``.
 
     Args:
         folder: made if need be.
         answers: columns ``path``, ``label`` and ``true_label``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / NAME, answers)
+    write_table(folder / PREDICTIONS_CSV, answers)
 
 
-def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:
+def per_class_f1(answers: pd.DataFrame) -> dict[str, float]:
     """F1 of each class that has a picture.
 
     Args:
-        answers: as ``read_answers`` gives them.
+        answers: as ``load_predictions`` gives them.
     """
     from sklearn.metrics import f1_score  # takes a second to load
 
@@ -117,7 +117,7 @@ def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:
     return dict(zip(names, scores.tolist(), strict=True))
 
 
-def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
+def common_images(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
     """The pictures that are in both, in the order of the one.
 
     Args:
@@ -139,7 +139,7 @@ def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
     return both
 
 
-def flattered(names: Sequence[str]) -> str:
+def optimistic_warning(names: Sequence[str]) -> str:
     """A warning for a difference to, or of, runs whose figures are optimistic by their own reports; '' where none are.
 
     Args:
@@ -154,7 +154,7 @@ def flattered(names: Sequence[str]) -> str:
     )
 
 
-def few_whole(together: int | None) -> str:
+def few_clusters_note(together: int | None) -> str:
     """What few clusters, drawn as a whole, leave open: a sentence to follow another; '' of more.
 
     Args:
@@ -165,7 +165,9 @@ def few_whole(together: int | None) -> str:
     return f" Of only {together} clusters nothing is certain unless six or more differ."
 
 
-def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | None = None) -> Over | None:
+def compare_predictions(
+    one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | None = None
+) -> PairedDifference | None:
     """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
 
     Where pictures hang together an interval reaches as far as the wider of two: chance drew pictures, or all of a place
@@ -174,7 +176,7 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | N
     order they list pictures, and wherever it is told.
 
     Args:
-        one: as ``read_answers`` gives them.
+        one: as ``load_predictions`` gives them.
         other: likewise.
         clusters: by the path of the picture, equal where pictures hang together, beside what the tables say of it; None
             where nothing else is known.
@@ -182,7 +184,7 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | N
     Raises:
         InputError: a picture has another true label in one than in the other.
     """
-    both = in_common(one, other).sort_values()
+    both = common_images(one, other).sort_values()
     if not len(both):
         return None
     mine, theirs = one.loc[both], other.loc[both]
@@ -191,7 +193,9 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | N
     columns = [mine["true_label"], mine["label"], theirs["label"]]
     labels, answers, others = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
     together, drawn = None, np.arange(len(both), dtype=np.int64)
-    known = [each.loc[both] for each in (clusters, drawn_whole(one), drawn_whole(other)) if each is not None]
+    known = [
+        each.loc[both] for each in (clusters, saved_clusters(one), saved_clusters(other)) if each is not None
+    ]
     if known:
         fewest = min(known, key=lambda each: each.nunique())
         if 1 < (count := fewest.nunique()) < len(both):
@@ -199,11 +203,13 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | N
     differing = np.flatnonzero(answers != others)
     turned = bool(len(differing)) and bool(answers[differing[0]] > others[differing[0]])
     pair = (others, answers) if turned else (answers, others)
-    found = paired_together(labels, *pair, drawn, len(names), key=Key.of(0).fold("paired"))
+    found = paired_difference(labels, *pair, drawn, len(names), key=Key.of(0).fold("paired"))
     if turned:
         found = {
             name: Difference(0.0 - each.value, 0.0 - each.high, 0.0 - each.low)
             for name, each in found.items()
         }
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
-    return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together)
+    return PairedDifference(
+        len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together
+    )

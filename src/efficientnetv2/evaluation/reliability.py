@@ -12,12 +12,17 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
-from efficientnetv2.evaluation.plot_style import COLOURS, GRID, INK, WIDTH_IN, plain
-from efficientnetv2.evaluation.report_facts import Part
-from efficientnetv2.metrics.calibration import Bin, error_by_chance, expected_calibration_error, reliability
-from efficientnetv2.metrics.confidence_intervals import Interval, wilson
-from efficientnetv2.metrics.multilabel import right
-from efficientnetv2.metrics.selective import AbstentionCurve, abstention_curve
+from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, WIDTH_IN, style_axes
+from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.metrics.calibration import (
+    ReliabilityBin,
+    calibration_error_by_chance,
+    expected_calibration_error,
+    reliability_bins,
+)
+from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
+from efficientnetv2.metrics.multilabel import is_correct
+from efficientnetv2.metrics.selective import CoverageCurve, coverage_curve
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.probability import Answer
@@ -26,14 +31,14 @@ from efficientnetv2.utils.rng import Key
 # Between the probability stated and the share right, what is not worth a word. Ours.
 _EQUAL = 0.01
 # Of pictures with several labels, by softmax.
-SHARED = (
+SOFTMAX_SHARES_TEXT = (
     "Its probabilities are shares that the labels of a picture have among them: with two labels, half each at best. "
     "They put answers in order, but do not say how often these are right."
 )
 
 
 @dataclass(frozen=True)
-class Scaled:
+class TemperatureScaling:
     """The temperature that these probabilities have, and those that they would have without it.
 
     Args:
@@ -49,11 +54,11 @@ class Scaled:
     before: npt.NDArray[np.floating[Any]]
 
 
-def calibrated(
+def calibration_text(
     stated: float,
     hits: npt.NDArray[np.bool_],
     ece: float,
-    scaled: Scaled | None,
+    scaled: TemperatureScaling | None,
     before: float | None,
     members: Sequence[Calibration | None] = (),
     reach: Interval | None = None,
@@ -73,7 +78,7 @@ def calibrated(
         ece: expected calibration error.
         scaled: the temperature, if there is one.
         before: the error without it.
-        members: as ``trust`` takes them.
+        members: as ``reliability_section`` takes them.
         reach: likewise.
         trainers: likewise.
         by_chance: Calibration error that chance alone gives with as many images.
@@ -126,7 +131,7 @@ def within_chance(ece: float, by_chance: float) -> bool:
     return round(ece, 3) <= round(by_chance, 3)
 
 
-def verdict(
+def calibration_verdict(
     stated: float,
     hits: npt.NDArray[np.bool_],
     reach: Interval | None,
@@ -155,7 +160,7 @@ def verdict(
     return "Too few images to tell." if said else "Yes."
 
 
-def of_most_probable(
+def sigmoid_calibration_text(
     stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None, trainers: str
 ) -> str:
     """The same of a network that answers each class by itself, which no temperature is fitted to."""
@@ -182,7 +187,7 @@ def _verdict(stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None)
     if abs(stated - is_right) < _EQUAL:
         return ""
     how = "overconfident" if stated > is_right else "underconfident"
-    low, high = reach or wilson(is_right, len(hits))
+    low, high = reach or wilson_interval(is_right, len(hits))
     if low <= stated <= high:
         few = f"{count_of(len(hits), 'image')} {'is' if len(hits) == 1 else 'are'} too few"
         return f"; {few} to tell whether it is {how}"
@@ -217,18 +222,18 @@ _TARGETS, _LEAST = (0.8, 0.9, 0.95, 0.99), 10
 _POINTS = 500
 
 
-def trust(
+def reliability_section(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     *,
-    scaled: Scaled | None = None,
+    scaled: TemperatureScaling | None = None,
     members: Sequence[Calibration | None] = (),
     reach: Interval | None = None,
     trainers: str = "",
     choosers: str = "",
     abstain_below: float | None = None,
     answer: Answer = "softmax",
-) -> Part:
+) -> TemplateSection:
     """The section of a report. An answer is the most probable class of a picture; of several labels it is right as one.
 
     Args:
@@ -246,11 +251,11 @@ def trust(
     shares = np.asarray(probabilities)
     shared = np.ndim(labels) > 1 and answer == "softmax"
     predicted = shares.argmax(axis=1)
-    hits = right(labels, predicted)
+    hits = is_correct(labels, predicted)
     true = np.where(hits, predicted, -1)
-    bins, ece = reliability(true, shares), expected_calibration_error(true, shares)
-    by_chance = error_by_chance(bins, key=Key.of(0).fold("calibration"))
-    curve = abstention_curve(hits, shares.max(axis=1))
+    bins, ece = reliability_bins(true, shares), expected_calibration_error(true, shares)
+    by_chance = calibration_error_by_chance(bins, key=Key.of(0).fold("calibration"))
+    curve = coverage_curve(hits, shares.max(axis=1))
     before = None if scaled is None else expected_calibration_error(true, scaled.before)
     points = _points(curve, abstain_below)
     stated = float(shares.max(axis=1).mean())
@@ -269,19 +274,21 @@ def trust(
         }  # fmt: skip
     if any(members):
         calibration["members"] = [_told(one) for one in members]
-    return Part(
+    return TemplateSection(
         "trust.html.j2",
         {
             "calibration": calibration,
             "aurc": curve.aurc,
-            "calibrated": SHARED
+            "calibrated": SOFTMAX_SHARES_TEXT
             if shared
-            else of_most_probable(stated, hits, reach, trainers)
+            else sigmoid_calibration_text(stated, hits, reach, trainers)
             if answer == "sigmoid"
-            else calibrated(stated, hits, ece, scaled, before, members, reach, trainers, by_chance=by_chance),
+            else calibration_text(
+                stated, hits, ece, scaled, before, members, reach, trainers, by_chance=by_chance
+            ),
             "verdict": "Not measured."
             if shared
-            else verdict(stated, hits, reach, trainers, ece=ece, by_chance=by_chance),
+            else calibration_verdict(stated, hits, reach, trainers, ece=ece, by_chance=by_chance),
             "targets": targets,
             "least": _LEAST,
             "highest": None if all(one["pictures"] for one in targets) else _highest(curve),
@@ -289,7 +296,7 @@ def trust(
             "flattered": _flattered(trainers, choosers),
             "points": points,
             "diagram": None if shared else draw_reliability(bins),
-            "curve": draw_abstention(curve),
+            "curve": draw_coverage(curve),
         },
         {
             "calibration": calibration,
@@ -311,7 +318,7 @@ def _told(one: Calibration | None) -> dict[str, Any] | None:
     return {"temperature": one.temperature, "fitted_on": one.fitted_on, "fitted_pictures": one.pictures}
 
 
-def _abstaining(curve: AbstentionCurve, abstain_below: float | None) -> str:
+def _abstaining(curve: CoverageCurve, abstain_below: float | None) -> str:
     half = curve.at_share(0.5)
     words = (
         f"Of the {percent(float(curve.answered[half]))} most confident predictions, "
@@ -341,7 +348,7 @@ def _flattered(trainers: str, choosers: str) -> str:
     )
 
 
-def _targets(curve: AbstentionCurve) -> list[dict[str, Any]]:
+def _targets(curve: CoverageCurve) -> list[dict[str, Any]]:
     """For each accuracy asked for: the lowest threshold that reaches it, and how many images are left; None: never."""
     found = []
     for target in _TARGETS:
@@ -361,7 +368,7 @@ def _targets(curve: AbstentionCurve) -> list[dict[str, Any]]:
     return found
 
 
-def _highest(curve: AbstentionCurve) -> dict[str, Any] | None:
+def _highest(curve: CoverageCurve) -> dict[str, Any] | None:
     """The highest accuracy of enough images, with its threshold; None where there are too few images."""
     enough = np.flatnonzero(curve.answered * curve.pictures >= _LEAST - 0.5)
     if not len(enough):
@@ -374,7 +381,7 @@ def _highest(curve: AbstentionCurve) -> dict[str, Any] | None:
     }
 
 
-def _points(curve: AbstentionCurve, abstain_below: float | None) -> list[dict[str, Any]]:
+def _points(curve: CoverageCurve, abstain_below: float | None) -> list[dict[str, Any]]:
     """Rows of the table, by falling share of pictures answered."""
     found: dict[float, dict[str, Any]] = {}
     for share in _SHARES:
@@ -387,7 +394,7 @@ def _points(curve: AbstentionCurve, abstain_below: float | None) -> list[dict[st
     return sorted(rows, key=lambda row: -float(row["answered"]))
 
 
-def _row(curve: AbstentionCurve, threshold: float, *, asked: bool) -> dict[str, Any]:
+def _row(curve: CoverageCurve, threshold: float, *, asked: bool) -> dict[str, Any]:
     count, accuracy, interval = curve.answered_at(threshold)
     low, high = interval or (None, None)
     answered = count / curve.pictures
@@ -396,11 +403,11 @@ def _row(curve: AbstentionCurve, threshold: float, *, asked: bool) -> dict[str, 
     }  # fmt: skip
 
 
-def draw_reliability(bins: Sequence[Bin]) -> Figure:
+def draw_reliability(bins: Sequence[ReliabilityBin]) -> Figure:
     """Share right against probability stated, with the 95 % interval of each bin; below, how many pictures it has.
 
     Args:
-        bins: as ``metrics.calibration.reliability`` gives them.
+        bins: as ``metrics.calibration.reliability_bins`` gives them.
     """
     figure = Figure(figsize=(WIDTH_IN, 3.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -409,24 +416,24 @@ def draw_reliability(bins: Sequence[Bin]) -> Figure:
     ends = np.array([[100 * one.interval[0], 100 * one.interval[1]] for one in bins]).T
     upper.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     upper.errorbar(
-        stated, shares, yerr=np.abs(ends - shares), color=COLOURS[0], marker="o", markersize=4, linewidth=1.2,
+        stated, shares, yerr=np.abs(ends - shares), color=COLORS[0], marker="o", markersize=4, linewidth=1.2,
         elinewidth=0.8,
     )  # fmt: skip
     upper.set_ylim(0, 103)
-    plain(upper, "accuracy, %")
+    style_axes(upper, "accuracy, %")
     lower.bar(
         [100 * one.low for one in bins], [one.pictures for one in bins],
-        width=[100 * (one.high - one.low) for one in bins], align="edge", color=COLOURS[0],
+        width=[100 * (one.high - one.low) for one in bins], align="edge", color=COLORS[0],
         edgecolor=GRID, linewidth=0.4,
     )  # fmt: skip
     lower.set_xlim(0, 100)
     lower.set_xlabel("predicted probability, %", color=INK)
-    plain(lower, "images")
+    style_axes(lower, "images")
     lower.locator_params(axis="y", nbins=3, integer=True)
     return figure
 
 
-def draw_abstention(curve: AbstentionCurve) -> Figure:
+def draw_coverage(curve: CoverageCurve) -> Figure:
     """Accuracy against the share of pictures answered, with its 95 % interval.
 
     Args:
@@ -441,15 +448,15 @@ def draw_abstention(curve: AbstentionCurve) -> Figure:
         points = [points[place] for place in np.linspace(0, len(points) - 1, _POINTS).round().astype(int)]
     x = 100 * curve.answered[points]
     ends = [
-        wilson(float(curve.accuracy[point]), round(curve.answered[point] * curve.pictures))
+        wilson_interval(float(curve.accuracy[point]), round(curve.answered[point] * curve.pictures))
         for point in points
     ]
     ax.fill_between(
-        x, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=COLOURS[0], alpha=0.2,
+        x, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=COLORS[0], alpha=0.2,
         linewidth=0,
     )  # fmt: skip
-    ax.plot(x, 100 * curve.accuracy[points], color=COLOURS[0], linewidth=1.5)
+    ax.plot(x, 100 * curve.accuracy[points], color=COLORS[0], linewidth=1.5)
     ax.set_xlim(0, 101)
     ax.set_xlabel("images left, %, the most confident first", color=INK)
-    plain(ax, "accuracy of these, %, with its 95 % interval")
+    style_axes(ax, "accuracy of these, %, with its 95 % interval")
     return figure

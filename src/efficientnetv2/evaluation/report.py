@@ -20,24 +20,35 @@ import yaml
 from efficientnetv2.evaluation import plots, thumbnails
 from efficientnetv2.evaluation.confusion_matrix import Matrix, confusions
 from efficientnetv2.evaluation.headline import (
-    against_majority,
+    data_phrase,
+    dataset_notes,
     headline,
-    lost_to_probe,
-    majority,
-    pictures,
-    probe_learnt_from,
-    probe_measured_on,
-    whose,
+    majority_phrase,
+    majority_warning,
+    probe_evaluated_images,
+    probe_training_images,
+    probe_warning,
 )
-from efficientnetv2.evaluation.html import json_text, plain, rendered
+from efficientnetv2.evaluation.html import json_text, json_values, render
 from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
-from efficientnetv2.evaluation.plots import Row, SizeCurve, constants, draw_sizes, learning_curve
-from efficientnetv2.evaluation.predictions import Over
-from efficientnetv2.evaluation.report_facts import Part, Section
-from efficientnetv2.evaluation.summary import Beside, answers, limits
-from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.evaluation.plots import (
+    MetricsRow,
+    SizeCurve,
+    constant_hyperparameters,
+    draw_sizes,
+    draw_training_curves,
+)
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.report_facts import Section, TemplateSection
+from efficientnetv2.evaluation.summary import ReportContext, limitations, summarize
+from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.multilabel import RULES, ClassPrecision, SeveralFigures, right
+from efficientnetv2.metrics.multilabel import (
+    ASSIGNMENT_RULES,
+    MultilabelClassMetrics,
+    MultilabelMetrics,
+    is_correct,
+)
 from efficientnetv2.preprocessing import Views
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.io import write_text_atomically
@@ -48,7 +59,7 @@ _MATRIX_CLASSES = 1_000  # at most, for report.json to hold their matrix whole
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportMetadata:
     """All that a report says beside the figures. None and empty mean unknown, or not so.
 
     Args:
@@ -159,7 +170,7 @@ class Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
+class Misclassification:
     """A picture that was taken for something else.
 
     Args:
@@ -174,20 +185,20 @@ class Mistake:
     true: str
     predicted: str
     probability: float
-    thumbnail: thumbnails.Picture | None = None
+    thumbnail: thumbnails.ImageLike | None = None
 
 
-def write(
+def write_report(
     folder: str | Path,
     *,
-    figures: Figures | SeveralFigures,
+    figures: ClassificationMetrics | MultilabelMetrics,
     intervals: Mapping[str, Interval],
-    facts: Facts,
-    history: Sequence[Row] = (),
-    misjudged: Sequence[Mistake] = (),
+    facts: ReportMetadata,
+    history: Sequence[MetricsRow] = (),
+    misjudged: Sequence[Misclassification] = (),
     sizes: SizeCurve | None = None,
-    sections: Sequence[Section | Part] = (),
-    beside: Beside = Beside(),  # noqa: B008 - frozen
+    sections: Sequence[Section | TemplateSection] = (),
+    beside: ReportContext = ReportContext(),  # noqa: B008 - frozen
     links: Mapping[str, str] | None = None,
     images: Mapping[str, str] | None = None,
 ) -> None:
@@ -196,17 +207,17 @@ def write(
     Args:
         folder: there is one.
         figures: of the pictures evaluated on.
-        intervals: as ``metrics.metric_intervals.intervals_of`` gives them.
+        intervals: as ``metrics.metric_intervals.metric_intervals`` gives them.
         facts: all else there is to say.
-        history: rows of ``metrics.jsonl``, as ``evaluation.plots.learning_curve`` takes them.
-        misjudged: the mistakes to show, the most confident first; see ``most_confident``.
+        history: rows of ``metrics.jsonl``, as ``evaluation.plots.draw_training_curves`` takes them.
+        misjudged: the mistakes to show, the most confident first; see ``most_confident_errors``.
         sizes: the same pictures seen at several sizes, if they were.
         sections: further parts, in this order.
         beside: what the opening answers are made from beside the figures.
         links: Other files of the report: title → address, relative to the folder. None for none.
         images: Files of shown images: path as in the dataset → address, relative to the folder. None for none.
     """
-    told = as_json(figures, intervals, facts, misjudged, sections, beside)
+    told = report_json(figures, intervals, facts, misjudged, sections, beside)
     write_text_atomically(Path(folder) / "report.json", json_text(told))
     page = _page(
         figures, intervals, facts, history, misjudged, sizes, sections, beside, links or {}, images or {}
@@ -214,13 +225,13 @@ def write(
     write_text_atomically(Path(folder) / "report.html", page)
 
 
-def as_json(
-    figures: Figures | SeveralFigures,
+def report_json(
+    figures: ClassificationMetrics | MultilabelMetrics,
     intervals: Mapping[str, Interval],
-    facts: Facts,
-    misjudged: Sequence[Mistake] = (),
-    sections: Sequence[Section | Part] = (),
-    beside: Beside = Beside(),  # noqa: B008 - frozen
+    facts: ReportMetadata,
+    misjudged: Sequence[Misclassification] = (),
+    sections: Sequence[Section | TemplateSection] = (),
+    beside: ReportContext = ReportContext(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """What ``report.json`` holds, as plain JSON values; NaN and infinity become None.
 
@@ -228,7 +239,7 @@ def as_json(
     cell that is not empty.
     """
     told = {key: value for key, value in vars(facts).items() if key != "others"}
-    values: dict[str, Any] = plain(
+    values: dict[str, Any] = json_values(
         {
             "top1": figures.top1,
             "top5": figures.top5,
@@ -240,7 +251,7 @@ def as_json(
             "optimistic": facts.optimistic,
             "intervals": intervals,
             "drawn_whole": beside.drawn_whole,
-            "next_steps": [asdict(step) for step in steps_of(figures, facts, sections)],
+            "next_steps": [asdict(step) for step in report_next_steps(figures, facts, sections)],
             **told,
             **facts.others,
             **{key: value for section in sections for key, value in section.told.items()},
@@ -255,8 +266,10 @@ def as_json(
     return values
 
 
-def steps_of(
-    figures: Figures | SeveralFigures, facts: Facts, sections: Sequence[Section | Part]
+def report_next_steps(
+    figures: ClassificationMetrics | MultilabelMetrics,
+    facts: ReportMetadata,
+    sections: Sequence[Section | TemplateSection],
 ) -> tuple[NextStep, ...]:
     """What to do next, ranked, by the metrics, the facts, and what the sections measured.
 
@@ -270,7 +283,7 @@ def steps_of(
     return next_steps(figures, facts, label_curve=told.get("label_curve"), suspects=suspects)
 
 
-def _below_probe(probe: Over | None) -> dict[str, bool]:
+def _below_probe(probe: PairedDifference | None) -> dict[str, bool]:
     """The classes whose F1 is below that of the linear probe, and of each whether beyond chance."""
     return {} if probe is None else {name: one.certain for name, one in probe.f1.items() if one.value < 0}
 
@@ -298,7 +311,10 @@ class _Use:
 
     @classmethod
     def of(
-        cls, figures: Figures | SeveralFigures, facts: Facts, targets: Sequence[Mapping[str, Any]]
+        cls,
+        figures: ClassificationMetrics | MultilabelMetrics,
+        facts: ReportMetadata,
+        targets: Sequence[Mapping[str, Any]],
     ) -> _Use:
         command = predict_command(facts)
         python = (
@@ -315,8 +331,8 @@ class _Use:
         return cls(command, python, abstain)
 
 
-def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
-    if isinstance(figures, SeveralFigures):
+def _confusion(figures: ClassificationMetrics | MultilabelMetrics) -> dict[str, Any]:
+    if isinstance(figures, MultilabelMetrics):
         return {}
     if len(figures.class_names) <= _MATRIX_CLASSES:
         return {"confusion": figures.confusion.toarray()}
@@ -324,8 +340,8 @@ def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
     return {"confusion_cells": np.stack([cells.row, cells.col, cells.data], axis=1)}
 
 
-def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float | str]:
-    if isinstance(figures, SeveralFigures):
+def _over_classes(figures: ClassificationMetrics | MultilabelMetrics) -> dict[str, float | str]:
+    if isinstance(figures, MultilabelMetrics):
         return {
             "mean_average_precision": figures.mean_average_precision,
             "f1_micro": figures.f1_micro,
@@ -335,7 +351,7 @@ def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float | str]:
     return {"macro_f1": figures.macro_f1, "balanced_accuracy": figures.balanced_accuracy}
 
 
-def most_confident(
+def most_confident_errors(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, most: int = 24
 ) -> npt.NDArray[np.intp]:
     """Positions of the mistakes that the network was surest of, the surest first.
@@ -346,59 +362,59 @@ def most_confident(
         most: how many at most.
     """
     shares = np.asarray(probabilities)
-    wrong = np.flatnonzero(~right(labels, shares.argmax(axis=1)))
+    wrong = np.flatnonzero(~is_correct(labels, shares.argmax(axis=1)))
     return wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:most]
 
 
 def _page(
-    figures: Figures | SeveralFigures,
+    figures: ClassificationMetrics | MultilabelMetrics,
     intervals: Mapping[str, Interval],
-    facts: Facts,
-    history: Sequence[Row],
-    misjudged: Sequence[Mistake],
+    facts: ReportMetadata,
+    history: Sequence[MetricsRow],
+    misjudged: Sequence[Misclassification],
     sizes: SizeCurve | None,
-    sections: Sequence[Section | Part],
-    beside: Beside,
+    sections: Sequence[Section | TemplateSection],
+    beside: ReportContext,
     links: Mapping[str, str],
     images: Mapping[str, str],
 ) -> str:
-    several = isinstance(figures, SeveralFigures)
+    several = isinstance(figures, MultilabelMetrics)
     values = {
-        name: one.average_precision if isinstance(one, ClassPrecision) else one.f1
+        name: one.average_precision if isinstance(one, MultilabelClassMetrics) else one.f1
         for name, one in figures.per_class.items()
     }
     measured = [(name, one) for name, one in figures.per_class.items() if values[name] is not None]
     weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
     stages = plots.stage_costs(history)
-    recipe = None if facts.recipe is None else plain(facts.recipe)
+    recipe = None if facts.recipe is None else json_values(facts.recipe)
     shown = {
         path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
     }
     further = [one for one in misjudged if one.path not in shown]
-    steps = steps_of(figures, facts, sections)
+    steps = report_next_steps(figures, facts, sections)
     told = {key: value for section in sections for key, value in section.told.items()}
     abstention = told.get("abstention", {})
-    dim = thumbnails.hard_to_see(one.thumbnail for one in further)
-    return rendered(
+    dim = thumbnails.is_low_contrast(one.thumbnail for one in further)
+    return render(
         "report.html.j2",
         figures=figures,
         intervals=intervals,
         facts=facts,
         headline=headline(figures),
-        whose=whose(facts),
-        majority=majority(figures),
+        whose=data_phrase(facts),
+        majority=majority_phrase(figures),
         drawn_whole=beside.drawn_whole,
-        against_majority=against_majority(figures, intervals),
-        pictures=pictures(figures, facts),
-        lost_to_probe=lost_to_probe(figures, facts, beside.probe),
-        probe_learnt_from=probe_learnt_from(facts),
-        probe_measured_on=probe_measured_on(figures, beside.probe),
-        answers=answers(figures, intervals, facts, beside, steps),
-        limits=limits(figures, intervals, facts, beside),
+        against_majority=majority_warning(figures, intervals),
+        pictures=dataset_notes(figures, facts),
+        lost_to_probe=probe_warning(figures, facts, beside.probe),
+        probe_learnt_from=probe_training_images(facts),
+        probe_measured_on=probe_evaluated_images(figures, beside.probe),
+        answers=summarize(figures, intervals, facts, beside, steps),
+        limits=limitations(figures, intervals, facts, beside),
         steps=steps,
         sections=sections,
         several=several,
-        rule=RULES[figures.answer] if isinstance(figures, SeveralFigures) else None,
+        rule=ASSIGNMENT_RULES[figures.answer] if isinstance(figures, MultilabelMetrics) else None,
         calibration=told.get("calibration"),
         below_probe=_below_probe(beside.probe),
         of_errors=_of_errors(abstention.get("suspect_labels", 0)),
@@ -409,22 +425,22 @@ def _page(
         further_classes=weakest_first[_ROWS_OPEN:_ROWS],
         classes_left_out=len(weakest_first[_ROWS:]),
         unmeasured=[name for name, value in values.items() if value is None],
-        curve=learning_curve(history),
-        constants=constants(history),
+        curve=draw_training_curves(history),
+        constants=constant_hyperparameters(history),
         stages=stages,
         costs=plots.draw_costs({"": stages}),
         over_time=plots.draw_top1_over_time({facts.model or "": history}),
         sizes=sizes,
         size_curve=None if sizes is None else draw_sizes(sizes),
         matrix=None
-        if isinstance(figures, SeveralFigures)
+        if isinstance(figures, MultilabelMetrics)
         else Matrix.of(figures.confusion, figures.class_names),
         confusions=()
-        if isinstance(figures, SeveralFigures)
+        if isinstance(figures, MultilabelMetrics)
         else confusions(figures.confusion, figures.class_names),
-        misjudged=[(one, thumbnails.shown(one.thumbnail, dim=dim)) for one in further],
+        misjudged=[(one, thumbnails.encode_thumbnail(one.thumbnail, dim=dim)) for one in further],
         galleries=bool(shown),
-        stretched=thumbnails.NOTE if dim else None,
+        stretched=thumbnails.CONTRAST_NOTE if dim else None,
         mistakes=round(figures.pictures * (1 - figures.top1)),
         recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     )

@@ -28,7 +28,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Part:
+class TemplateSection:
     """A part of the page that has a template of its own, and what programs read of it.
 
     Args:

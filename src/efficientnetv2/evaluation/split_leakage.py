@@ -14,7 +14,7 @@ from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.data_issues import Finding, Section, share, splits_of
+from efficientnetv2.evaluation.data_issues import CheckSection, Finding, share_text, split_names
 from efficientnetv2.utils.errors import InputError, count_of, some
 
 NEAR_KM = 5.0
@@ -80,7 +80,7 @@ class Places:
         return distances * EARTH_KM
 
 
-def by_place(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Section:
+def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> CheckSection:
     """Pictures with another close by, with the same label, and across splits.
 
     Args:
@@ -90,7 +90,7 @@ def by_place(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Section:
     places = Places.of(dataset)
     if places is None or not len(places.rows):
         return _without_places(dataset)
-    labels, split = dataset.labels[places.rows], splits_of(dataset)[places.rows]
+    labels, split = dataset.labels[places.rows], split_names(dataset)[places.rows]
     everyone = np.ones(len(places.rows), dtype=bool)
     nearest = places.nearest_km(everyone, everyone)
     like = np.full(len(nearest), np.inf)
@@ -116,7 +116,7 @@ def by_place(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Section:
         *_crossing_places(across, near_km),
         *_close(near, alike, len(places.rows), near_km, given=bool(across)),
     ]
-    return Section(facts, [*findings, *_unplaced(dataset, places)])
+    return CheckSection(facts, [*findings, *_unplaced(dataset, places)])
 
 
 def _crossing_places(across: dict[str, tuple[int, int]], near_km: float) -> list[Finding]:
@@ -124,7 +124,7 @@ def _crossing_places(across: dict[str, tuple[int, int]], near_km: float) -> list
         Finding(
             "place_across_splits",
             "doubtful",
-            f"{share(close, of)} in {name} lie within {near_km:g} km of a training picture.",
+            f"{share_text(close, of)} in {name} lie within {near_km:g} km of a training picture.",
             "The figure on them says little of a new place. Leave the split out, and effnetv2 train holds out "
             "spatial blocks.",
         )
@@ -140,19 +140,19 @@ def _close(near: int, alike: int, placed: int, near_km: float, *, given: bool) -
         Finding(
             "place",
             "note" if given else "doubtful",
-            f"{share(near, placed)} have another within {near_km:g} km; of {alike:,} the nearest has the same label.",
+            f"{share_text(near, placed)} have another within {near_km:g} km; of {alike:,} the nearest has the same label.",
             "A random split would put neighbours on both sides. effnetv2 train holds out spatial blocks instead, "
             "where every picture has its place.",
         )
     ]
 
 
-def _without_places(dataset: ImageDataset) -> Section:
+def _without_places(dataset: ImageDataset) -> CheckSection:
     """What is wrong where no picture has a place: nothing, unless training would refuse it."""
     table = dataset.table
     have = [name for name in _DEGREES if name in table and table[name].notna().any()]
     if not have:
-        return Section({})
+        return CheckSection({})
     if len(have) == 2:
         found = Finding(
             "no_place",
@@ -160,7 +160,7 @@ def _without_places(dataset: ImageDataset) -> Section:
             "No picture has both a latitude and a longitude: some have the one, some the other.",
             "Fill them in, or remove both columns: training refuses a set that is half placed.",
         )
-        return Section({}, [found])
+        return CheckSection({}, [found])
     (name,), (other,) = have, set(_DEGREES) - set(have)
     found = Finding(
         "half_a_place",
@@ -170,7 +170,7 @@ def _without_places(dataset: ImageDataset) -> Section:
         + ": a place needs both.",
         f"Add the {other}, or remove the column {name}; training refuses the one without the other.",
     )
-    return Section({}, [found])
+    return CheckSection({}, [found])
 
 
 def _unplaced(dataset: ImageDataset, places: Places) -> list[Finding]:
@@ -181,7 +181,7 @@ def _unplaced(dataset: ImageDataset, places: Places) -> list[Finding]:
         Finding(
             "no_place",
             "wrong",
-            f"{share(len(lost), len(dataset))} have no latitude or longitude; the others do.",
+            f"{share_text(len(lost), len(dataset))} have no latitude or longitude; the others do.",
             "Fill them in, or remove both columns: training refuses a set that is half placed.",
             tuple((int(row),) for row in lost),
         )
@@ -191,14 +191,14 @@ def _unplaced(dataset: ImageDataset, places: Places) -> list[Finding]:
 _SHOWN = 100  # groups listed picture by picture
 
 
-def members(dataset: ImageDataset) -> list[list[int]]:
+def group_members(dataset: ImageDataset) -> list[list[int]]:
     """Rows of each group in the column ``group``, if there is one."""
     if "group" not in dataset.table:
         return []
     return [np.asarray(rows).tolist() for rows in dataset.table.groupby("group").indices.values()]
 
 
-def made_from_one(dataset: ImageDataset) -> list[list[int]]:
+def augmentation_families(dataset: ImageDataset) -> list[list[int]]:
     """Rows of each picture with what was made from it (``data.augmented_copies``), two or more each."""
     family = copy_groups(dataset)
     if family is None:
@@ -207,16 +207,16 @@ def made_from_one(dataset: ImageDataset) -> list[list[int]]:
     return [together for together in rows if len(together) > 1]
 
 
-def by_group(dataset: ImageDataset) -> Section:
+def group_section(dataset: ImageDataset) -> CheckSection:
     """Groups that splits part, and groups that tell the label.
 
     Args:
         dataset: its column ``group`` counts, if it has one.
     """
     if "group" not in dataset.table or not dataset.table["group"].notna().any():
-        return Section({})
+        return CheckSection({})
     table = pd.DataFrame(
-        {"group": dataset.table["group"], "label": dataset.labels, "split": splits_of(dataset)}
+        {"group": dataset.table["group"], "label": dataset.labels, "split": split_names(dataset)}
     )
     known = table.dropna(subset="group")
     groups = known.groupby("group")
@@ -259,12 +259,12 @@ def by_group(dataset: ImageDataset) -> Section:
             Finding(
                 "no_group",
                 "note",
-                f"{share(len(lost), len(table))} have no group; each counts as one of its own.",
+                f"{share_text(len(lost), len(table))} have no group; each counts as one of its own.",
                 "",
                 tuple((int(row),) for row in lost),
             )
         )
-    return Section(facts, findings)
+    return CheckSection(facts, findings)
 
 
 # Times of day that are so close may be one burst of a camera. Ours.
@@ -273,12 +273,12 @@ _NEAR = pd.Timedelta(hours=1)
 Bools_times = npt.NDArray[np.bool_]
 
 
-def check_column(dataset: ImageDataset, column: str | None) -> None:
+def check_time_column(dataset: ImageDataset, column: str | None) -> None:
     """Refuse a column in which there is no time, before hours of looking at pictures.
 
     Args:
         dataset: of the pictures.
-        column: as for ``by_time``.
+        column: as for ``time_section``.
 
     Raises:
         InputError: it was asked for and is not there, or nothing in it is a time.
@@ -291,7 +291,7 @@ def check_column(dataset: ImageDataset, column: str | None) -> None:
         )
 
 
-def by_time(dataset: ImageDataset, *, column: str | None = None) -> Section:
+def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSection:
     """Pictures of one moment, and splits that share their times.
 
     Args:
@@ -299,17 +299,17 @@ def by_time(dataset: ImageDataset, *, column: str | None = None) -> Section:
         column: that holds the time: numbers such as years, or dates. None takes a likely one, if there is any.
 
     Raises:
-        InputError: as of ``check_column``.
+        InputError: as of ``check_time_column``.
     """
-    check_column(dataset, column)
+    check_time_column(dataset, column)
     name = time_column(dataset, column)
     if name is None:
-        return Section({})
+        return CheckSection({})
     times = times_of(dataset, name)
     known = times.notna().to_numpy()
     if not known.any():
-        return Section({})
-    split = splits_of(dataset)
+        return CheckSection({})
+    split = split_names(dataset)
     timed = known & _of_day(times)
     of_day = bool(timed.any())
     heeded = timed if of_day else known
@@ -319,14 +319,14 @@ def by_time(dataset: ImageDataset, *, column: str | None = None) -> Section:
         asking = (split == part) & heeded
         shared[part] = _shared(times[asking], times[(split == "train") & heeded], of_day=of_day)
         if shared[part]:
-            findings.append(_across(part, name, share(shared[part], int(asking.sum())), of_day=of_day))
+            findings.append(_across(part, name, share_text(shared[part], int(asking.sum())), of_day=of_day))
     burst = _in_bursts(times[timed]) if of_day else 0
     if burst:
         findings.append(
             Finding(
                 "time",
                 "doubtful",
-                f"{share(burst, len(dataset))} were taken within an hour of another, by column {name}.",
+                f"{share_text(burst, len(dataset))} were taken within an hour of another, by column {name}.",
                 "Those of one scene belong to one side of a split: name what they share with --group-column.",
             )
         )
@@ -340,7 +340,7 @@ def by_time(dataset: ImageDataset, *, column: str | None = None) -> Section:
         "shared_with_training": shared,
         "within_an_hour": burst,
     }
-    return Section(facts, findings)
+    return CheckSection(facts, findings)
 
 
 def _of_day(times: pd.Series[Any]) -> Bools_times:
@@ -388,7 +388,7 @@ def _timeless(dataset: ImageDataset, name: str, known: Bools_times) -> Finding:
     return Finding(
         "no_time",
         "note",
-        f"{share(len(lost), len(dataset))} have no {name}.",
+        f"{share_text(len(lost), len(dataset))} have no {name}.",
         "To split by time, fill it in.",
         tuple((int(row),) for row in lost),
     )

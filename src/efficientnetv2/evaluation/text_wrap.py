@@ -49,7 +49,7 @@ def command(text: str) -> Markup:
     )
 
 
-def width(text: str) -> float:
+def text_width(text: str) -> float:
     """About how wide a text is, in ordinary letters."""
     return sum(
         0.0
@@ -61,7 +61,7 @@ def width(text: str) -> float:
     )
 
 
-def in_lines(name: str, letters: float, most: int) -> tuple[str, ...]:
+def wrap_name(name: str, letters: float, most: int) -> tuple[str, ...]:
     """A name in a few lines, parted behind its signs where that goes; what is too long ends with an ellipsis.
 
     Args:
@@ -71,12 +71,12 @@ def in_lines(name: str, letters: float, most: int) -> tuple[str, ...]:
     """
     lines = [""]
     for piece in _fitting(_PIECES.split(name), letters):
-        if width(lines[-1] + piece.rstrip()) > letters:
+        if text_width(lines[-1] + piece.rstrip()) > letters:
             lines.append("")
         lines[-1] += piece
     if len(lines) > most:
         last = "".join(lines[most - 1 :])
-        while width(last) > letters - 1:
+        while text_width(last) > letters - 1:
             last = last[:-1]
         lines = [*lines[: most - 1], last.rstrip() + "…"]
     return tuple(line.strip() for line in lines)
@@ -88,7 +88,7 @@ def _fitting(pieces: Sequence[str], letters: float) -> list[str]:
     for piece in pieces:
         part = ""
         for letter in piece:
-            if width(part + letter.rstrip()) > letters:
+            if text_width(part + letter.rstrip()) > letters:
                 found.append(part)
                 part = ""
             part += letter

@@ -12,16 +12,16 @@ from matplotlib.font_manager import fontManager
 from PIL import Image, ImageOps
 
 from efficientnetv2.evaluation.html import THUMBNAIL_PX, thumbnail
-from efficientnetv2.evaluation.plot_style import called
+from efficientnetv2.evaluation.plot_style import label_text
 
 # Mean brightness, of 255, below and above which people see little in a picture on a screen. Ours.
 DARK, BRIGHT = 40.0, 215.0
-NOTE = "Each picture is shown with its contrast stretched, so that there is something to see."
+CONTRAST_NOTE = "Each picture is shown with its contrast stretched, so that there is something to see."
 
-Picture = Image.Image | npt.NDArray[np.uint8]
+ImageLike = Image.Image | npt.NDArray[np.uint8]
 
 
-def hard_to_see(pictures: Iterable[Picture | None]) -> bool:
+def is_low_contrast(pictures: Iterable[ImageLike | None]) -> bool:
     """Whether the middle one of the pictures is nearly black or nearly white; False of none.
 
     Args:
@@ -31,7 +31,9 @@ def hard_to_see(pictures: Iterable[Picture | None]) -> bool:
     return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
 
 
-def shown(picture: Picture | None, *, dim: bool, px: int = THUMBNAIL_PX, quality: int = 80) -> str | None:
+def encode_thumbnail(
+    picture: ImageLike | None, *, dim: bool, px: int = THUMBNAIL_PX, quality: int = 80
+) -> str | None:
     """A small copy of a picture as an address; None of None.
 
     Args:
@@ -43,8 +45,8 @@ def shown(picture: Picture | None, *, dim: bool, px: int = THUMBNAIL_PX, quality
     return thumbnail(_stretched(picture, 2 * px) if dim and picture is not None else picture, px, quality)
 
 
-def small(picture: Image.Image) -> Image.Image:
-    """A picture no larger than ``shown`` needs it: dozens of whole ones, held until the page is written, are gigabytes.
+def shrink(picture: Image.Image) -> Image.Image:
+    """A picture no larger than ``encode_thumbnail`` needs it: dozens of whole ones, held until the page is written, are gigabytes.
 
     Args:
         picture: of any size; it is made smaller itself.
@@ -53,7 +55,7 @@ def small(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def stretched_alike(
+def stretch_contrast(
     pictures: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
 ) -> list[npt.NDArray[np.uint8]]:
     """Pictures with the contrast that one of them needs, so that they can still be told apart by brightness.
@@ -73,7 +75,7 @@ def _grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(picture).convert("L"))
 
 
-def _stretched(picture: Picture, px: int) -> Image.Image:
+def _stretched(picture: ImageLike, px: int) -> Image.Image:
     """A small copy with its contrast stretched, hues as they are."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.convert("RGB")
@@ -81,7 +83,7 @@ def _stretched(picture: Picture, px: int) -> Image.Image:
     return ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
 
 
-def _tiny(picture: Picture) -> Image.Image:
+def _tiny(picture: ImageLike) -> Image.Image:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     return image.convert("L").resize((16, 16), Image.Resampling.BOX)
 
@@ -98,7 +100,7 @@ _FURTHER_FONTS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class ImageRow:
     """Pictures beside each other.
 
     Args:
@@ -112,7 +114,7 @@ class Row:
     captions: Sequence[str]
 
 
-def draw_rows(rows: Sequence[Row]) -> Figure:
+def draw_rows(rows: Sequence[ImageRow]) -> Figure:
     """Rows below each other, every picture as wide as the next, its pixels as they are.
 
     Args:
@@ -141,7 +143,7 @@ def _caption(text: str) -> str:
     letters, most = _CAPTION
     first, *others = text.split(" + ")
     return "\n".join(
-        called(one, letters=letters, lines=most) for one in (first, *(f"+ {one}" for one in others))
+        label_text(one, letters=letters, lines=most) for one in (first, *(f"+ {one}" for one in others))
     )
 
 

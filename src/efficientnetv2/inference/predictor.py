@@ -30,7 +30,7 @@ from efficientnetv2.data.raster_checks import deep, elsewhere_deep, lacking, oth
 from efficientnetv2.data.readers import default_bands
 from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.inference.predict import check_classes, check_reads_files, embed, predict
-from efficientnetv2.metrics.multilabel import applied
+from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
@@ -53,7 +53,7 @@ class Prediction:
         probabilities: of every class, in the model's order; they sum to 1 unless the model answers each class by
             itself (``sigmoid``, see ``utils.probability``).
         labels: of a model that answers each class by itself all that the picture is given, the most probable first,
-            maybe none (``metrics.multilabel.applied``); of others ``label`` alone.
+            maybe none (``metrics.multilabel.assigned_labels``); of others ``label`` alone.
     """
 
     label: str
@@ -166,7 +166,7 @@ class Predictor:
         best, shares = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
         given: tuple[str, ...] = (best,)
         if self.network.answer == "sigmoid":
-            mine = applied(row[None].numpy(), self.network.answer)[0]
+            mine = assigned_labels(row[None].numpy(), self.network.answer)[0]
             order = row.argsort(descending=True, stable=True).tolist()
             given = tuple(names[place] for place in order if mine[place])
         return Prediction(best, float(row.max()), shares, given)

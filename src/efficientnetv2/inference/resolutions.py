@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 
 # From a size to the answers at it, and the seconds that they took.
 Answer = Callable[[int], tuple[Predictions, float]]
@@ -49,8 +49,8 @@ def size_points(answer: Answer, sizes: Sequence[int], class_names: Sequence[str]
     points = []
     for px in sizes:
         predictions, seconds = answer(px)
-        score = figures(predictions.labels, predictions.probabilities, class_names)
-        low, high = wilson(score.top1, score.pictures)
+        score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
+        low, high = wilson_interval(score.top1, score.pictures)
         speed = round(score.pictures / max(1e-9, seconds), 1)
         points.append(SizePoint(px, score.top1, low, high, score.macro_f1, speed))
     return tuple(points)

@@ -44,7 +44,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def clustered(
+def cluster_bootstrap(
     labels: Ints, answers: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Interval]:
     """95 % intervals of figures, clusters of pictures drawn as one.
@@ -61,18 +61,18 @@ def clustered(
         ``precision:k`` only of those of them that a picture was called, as ``intervals.bootstrap`` has them by name.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8: whole clusters are drawn
-        with replacement; for few of them see ``stretched``.
+        with replacement; for few of them see ``widen_interval``.
     """
     drawn = _drawn(labels, [answers], clusters, num_classes, key, of_classes=("f1", "recall", "precision"))
     whole = _of_all(labels, [answers], num_classes)
-    count = few(clusters)
+    count = num_clusters(clusters)
     return {
-        name: stretched(float(whole[name][0, 0]), percentiles(values[:, 0]), count, least=0.0)
+        name: widen_interval(float(whole[name][0, 0]), percentile_interval(values[:, 0]), count, least=0.0)
         for name, values in drawn.items()
     }
 
 
-def paired(
+def paired_bootstrap(
     labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Difference]:
     """How much better one answers than the other.
@@ -89,19 +89,19 @@ def paired(
         ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k that has a picture.
 
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
-        few clusters see ``stretched``.
+        few clusters see ``widen_interval``.
     """
     drawn = _drawn(labels, [one, other], clusters, num_classes, key, of_classes=("f1",))
-    whole, count = _of_all(labels, [one, other], num_classes), few(clusters)
+    whole, count = _of_all(labels, [one, other], num_classes), num_clusters(clusters)
     found = {}
     for name, values in drawn.items():
         value = float(whole[name][0, 0] - whole[name][0, 1])
-        reach = percentiles(values[:, 0] - values[:, 1])
-        found[name] = Difference(value, *stretched(value, reach, count, least=-1.0))
+        reach = percentile_interval(values[:, 0] - values[:, 1])
+        found[name] = Difference(value, *widen_interval(value, reach, count, least=-1.0))
     return found
 
 
-def cells_of(
+def unit_counts(
     labels: Ints, answers: list[Ints], clusters: Ints, num_classes: int
 ) -> tuple[csr_array, npt.NDArray[np.int64]]:
     """What is drawn: (units, answers * 3 * K) pictures right, true and called, and how many units there are of each.
@@ -140,7 +140,7 @@ def _drawn(
     of_classes: tuple[str, ...],
 ) -> dict[str, Floats]:
     """Figures of each draw: name → (draws, answers); of classes those figures that are asked for."""
-    cells, counts = cells_of(labels, answers, clusters, num_classes)
+    cells, counts = unit_counts(labels, answers, clusters, num_classes)
     units, generator = int(counts.sum()), key.generator()
     at_once = max(1, CELLS_AT_ONCE // max(cells.shape))
     there = np.unique(labels)
@@ -151,12 +151,12 @@ def _drawn(
     for start in range(0, DRAWS, at_once):
         size = min(at_once, DRAWS - start)
         times = generator.multinomial(units, counts / units, size=size)
-        found = scores((times @ cells).reshape(size, len(answers), 3, num_classes))
+        found = metrics_from_counts((times @ cells).reshape(size, len(answers), 3, num_classes))
         parts.append({name: found[name].copy() for name in names})  # a view would keep all classes
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def scores(sums: Floats) -> dict[str, Floats]:
+def metrics_from_counts(sums: Floats) -> dict[str, Floats]:
     """Figures from (draws, answers, 3, K) pictures right, true and called; a class without a picture is left out."""
     right, true, called = np.moveaxis(sums, 2, 0)
     absent = true == 0
@@ -179,17 +179,17 @@ def scores(sums: Floats) -> dict[str, Floats]:
 
 def _of_all(labels: Ints, answers: list[Ints], num_classes: int) -> dict[str, Floats]:
     """The figures themselves, of all pictures: name → (1, answers)."""
-    cells, counts = cells_of(labels, answers, np.arange(len(labels)), num_classes)
-    return scores((counts @ cells).reshape(1, len(answers), 3, num_classes))
+    cells, counts = unit_counts(labels, answers, np.arange(len(labels)), num_classes)
+    return metrics_from_counts((counts @ cells).reshape(1, len(answers), 3, num_classes))
 
 
-def few(clusters: Ints) -> int | None:
+def num_clusters(clusters: Ints) -> int | None:
     """How many clusters there are; None where no two pictures share one, or all do."""
     count = len(np.unique(clusters))
     return count if 1 < count < len(clusters) else None
 
 
-def stretched(value: float, reach: Interval, clusters: int | None, *, least: float) -> Interval:
+def widen_interval(value: float, reach: Interval, clusters: int | None, *, least: float) -> Interval:
     """An interval of drawn clusters, as wide as so few of them leave it.
 
     Their spread is estimated from themselves: the bootstrap's is too small by the root of (c - 1) / c, and Student's t
@@ -211,7 +211,7 @@ def stretched(value: float, reach: Interval, clusters: int | None, *, least: flo
     return float(max(least, min(low, reach[0]))), float(min(1.0, max(high, reach[1])))
 
 
-def percentiles(values: Floats) -> Interval:
+def percentile_interval(values: Floats) -> Interval:
     """Draws without the class do not count."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
@@ -222,7 +222,7 @@ def percentiles(values: Floats) -> Interval:
 _MOST_RANKED, _LEAST_DRAWS = 500_000_000, 200
 
 
-def several(
+def multilabel_bootstrap(
     labels: Ints,
     given: npt.NDArray[np.bool_],
     shares: npt.NDArray[np.floating[Any]],
@@ -275,9 +275,11 @@ def several(
         parts.append(
             scores(np.stack([np.bincount(one, minlength=len(units)) for one in drawn])[:, of_picture])
         )
-    whole, count = scores(np.ones((1, pictures), dtype=np.int64)), few(clusters)
-    reached = {name: percentiles(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return {name: stretched(float(whole[name][0]), one, count, least=0.0) for name, one in reached.items()}
+    whole, count = scores(np.ones((1, pictures), dtype=np.int64)), num_clusters(clusters)
+    reached = {name: percentile_interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return {
+        name: widen_interval(float(whole[name][0]), one, count, least=0.0) for name, one in reached.items()
+    }
 
 
 def _average_precision(

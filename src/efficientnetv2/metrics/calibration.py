@@ -11,12 +11,12 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 #: Fewest pictures to fit a temperature on: of fewer, chance in their choice moves it more than it mends. Ours.
-LEAST_PICTURES = 30
+MIN_TEMPERATURE_IMAGES = 30
 # Temperatures looked at, 1/20 to 20. Networks of the source need 0.8 to 3.5. Ours.
 _WIDEST = math.log(20)
 # Draws of what chance alone gives: its 95th percentile is known to a few hundredths of itself. Ours.
@@ -24,7 +24,7 @@ _DRAWS = 2_000
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """Pictures that the network is about equally sure of.
 
     Args:
@@ -43,7 +43,9 @@ class Bin:
     interval: tuple[float, float]
 
 
-def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15) -> tuple[Bin, ...]:
+def reliability_bins(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15
+) -> tuple[ReliabilityBin, ...]:
     """The pictures by how sure the network is: a reliability diagram as numbers.
 
     Args:
@@ -66,7 +68,9 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: in
         inside = bin_of == number
         count, share = int(inside.sum()), float(right[inside].mean())
         low, high = float(edges[number]), float(edges[number + 1])
-        found.append(Bin(low, high, count, float(sure[inside].mean()), share, wilson(share, count)))
+        found.append(
+            ReliabilityBin(low, high, count, float(sure[inside].mean()), share, wilson_interval(share, count))
+        )
     return tuple(found)
 
 
@@ -88,19 +92,19 @@ def expected_calibration_error(
 
     Source: arXiv:1706.04599, section 2 and its 15 bins.
     """
-    found = reliability(labels, probabilities, bins=bins)
+    found = reliability_bins(labels, probabilities, bins=bins)
     gaps = sum(one.pictures * abs(one.confidence - one.right) for one in found)
     return gaps / sum(one.pictures for one in found)
 
 
-def error_by_chance(bins: Sequence[Bin], *, key: Key) -> float:
+def calibration_error_by_chance(bins: Sequence[ReliabilityBin], *, key: Key) -> float:
     """What the expected calibration error of a network that is right exactly as often as it says stays below, 95 %.
 
     In each bin as many answers are right as a draw gives at its mean probability. With few pictures in a bin their
     share is far from that, above or below, and the distances of the bins add up.
 
     Args:
-        bins: as ``reliability`` gives them.
+        bins: as ``reliability_bins`` gives them.
         key: of the draws.
 
     Returns:
@@ -145,9 +149,9 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     Source: arXiv:1706.04599, section 4.2 (temperature scaling, by the log-loss); the prior is ours.
     """
     true, values = np.asarray(labels), np.asarray(logits, dtype=np.float64)
-    if len(true) < LEAST_PICTURES:
+    if len(true) < MIN_TEMPERATURE_IMAGES:
         raise InputError(
-            f"a temperature is fitted on {LEAST_PICTURES} pictures or more, but there are {len(true)}. Set more aside."
+            f"a temperature is fitted on {MIN_TEMPERATURE_IMAGES} pictures or more, but there are {len(true)}. Set more aside."
         )
 
     def loss(log_temperature: float) -> float:

@@ -21,7 +21,7 @@ _SORTED_AT_ONCE = 4_000_000  # answers ranked in memory together (32 MB of indic
 
 
 @dataclass(frozen=True)
-class ClassFigures:
+class ClassMetrics:
     """One class's figures. A class without a true picture was not measured: all three are None.
 
     Args:
@@ -38,7 +38,7 @@ class ClassFigures:
 
 
 @dataclass(frozen=True, eq=False)
-class Figures:
+class ClassificationMetrics:
     """The figures of one network on one set of pictures; shares are fractions, 0 to 1.
 
     ``macro_f1`` and ``balanced_accuracy`` average over the classes that have a true picture here. A
@@ -61,7 +61,7 @@ class Figures:
     top5: float | None
     macro_f1: float
     balanced_accuracy: float
-    per_class: dict[str, ClassFigures]
+    per_class: dict[str, ClassMetrics]
     majority_top1: float
     majority_class: str
     ece: float
@@ -78,7 +78,9 @@ class Figures:
         return int(self.confusion.sum())
 
 
-def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]) -> Figures:
+def classification_metrics(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+) -> ClassificationMetrics:
     """All figures of one set of pictures.
 
     Args:
@@ -102,14 +104,14 @@ def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Se
     )
     present = support > 0
     per_class = {
-        name: ClassFigures(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        name: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         if present[i]
-        else ClassFigures(None, None, None, 0)
+        else ClassMetrics(None, None, None, 0)
         for i, name in enumerate(class_names)
     }
-    return Figures(
+    return ClassificationMetrics(
         top1=float((predicted == true).mean()),
-        top5=float(top5_hits(true, shares).mean()) if k > TOP else None,
+        top5=float(top5_correct(true, shares).mean()) if k > TOP else None,
         macro_f1=float(f1[present].mean()),
         balanced_accuracy=float(recall[present].mean()),
         per_class=per_class,
@@ -120,14 +122,14 @@ def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Se
     )
 
 
-def portions(pictures: int, classes: int) -> Iterator[slice]:
+def row_chunks(pictures: int, classes: int) -> Iterator[slice]:
     """Parts of pictures whose answers are ranked together: the order of a row takes twice its memory."""
     rows = max(1, _SORTED_AT_ONCE // classes)
     for start in range(0, pictures, rows):
         yield slice(start, start + rows)
 
 
-def most_probable(probabilities: Floats, count: int) -> Integers:
+def top_classes(probabilities: Floats, count: int) -> Integers:
     """The classes that pictures are taken for, the most probable first; of equal ones the first.
 
     Args:
@@ -140,12 +142,12 @@ def most_probable(probabilities: Floats, count: int) -> Integers:
     ranked = [
         # Without the copy each part's order would stay in memory whole.
         np.argsort(-probabilities[part], axis=1, kind="stable")[:, :count].copy()
-        for part in portions(*probabilities.shape)
+        for part in row_chunks(*probabilities.shape)
     ]
     return np.concatenate([np.empty((0, min(count, probabilities.shape[1])), np.int64), *ranked])
 
 
-def top5_hits(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def top5_correct(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which pictures have a true class among the five most probable; of classes as probable the first come first.
 
     Args:
@@ -158,7 +160,7 @@ def top5_hits(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArra
     true, shares = np.asarray(labels), np.asarray(probabilities)
     true, classes = true.reshape(len(true), -1), np.arange(shares.shape[1])
     hits = np.zeros(len(true), dtype=bool)
-    for part in portions(*shares.shape):
+    for part in row_chunks(*shares.shape):
         for own in true[part].T[:, :, None]:  # one label of each picture
             share = np.take_along_axis(shares[part], own, axis=1)
             before = (shares[part] > share) | ((shares[part] == share) & (classes < own))

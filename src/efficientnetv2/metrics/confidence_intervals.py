@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from efficientnetv2.utils.rng import Floats, Key
 
 if TYPE_CHECKING:  # which are computed with the intervals of shares
-    from efficientnetv2.metrics.classification import Figures
+    from efficientnetv2.metrics.classification import ClassificationMetrics
 
 Integers = npt.NDArray[np.int64]
 Interval = tuple[float, float]
@@ -22,7 +22,9 @@ Interval = tuple[float, float]
 CELLS_AT_ONCE = 4_000_000  # resampled cells held in memory together (32 MB of counts): ours
 
 
-def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0.95) -> dict[str, Interval]:
+def bootstrap_intervals(
+    figures: ClassificationMetrics, *, key: Key, draws: int = 2000, level: float = 0.95
+) -> dict[str, Interval]:
     """Intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy``, and of each class.
 
     ``top1``, ``top5`` and a class's recall and precision (producer's and user's accuracy) are plain shares and get
@@ -34,7 +36,7 @@ def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0
     over pictures: every draw takes as many pictures as there are, with replacement. These figures see
     only how many pictures fell into each cell of the confusion matrix, so a draw is one of a
     multinomial over its cells, and no picture is touched. A draw without a class's pictures leaves
-    that class out, as ``Figures`` does. It knows that a mistake costs two classes, but calls certain
+    that class out, as ``ClassificationMetrics`` does. It knows that a mistake costs two classes, but calls certain
     what was never wrong. And the classes' own intervals, put together as those of independent shares:
     they know the latter, but not the former.
 
@@ -54,9 +56,9 @@ def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0
     Introduction to the Bootstrap, chapter 13; of several together, Zou and Donner, Statistics in Medicine 27 (2008);
     that the farther one counts is ours.
     """
-    intervals = {"top1": wilson(figures.top1, figures.pictures, level=level)}
+    intervals = {"top1": wilson_interval(figures.top1, figures.pictures, level=level)}
     if figures.top5 is not None:
-        intervals["top5"] = wilson(figures.top5, figures.pictures, level=level)
+        intervals["top5"] = wilson_interval(figures.top5, figures.pictures, level=level)
     # Of each draw the means alone: of ImageNet-21k's classes, all of two thousand draws would be a gigabyte.
     drawn = [
         [np.nanmean(of_classes, axis=1) for of_classes in _scores(*sums)]
@@ -74,7 +76,7 @@ def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0
         intervals[f"recall:{name}"] = (float(recall_of[1]), float(recall_of[2]))
         if called[k]:
             share = float(right[k] / called[k])
-            intervals[f"precision:{name}"] = wilson(share, int(called[k]), level=level)
+            intervals[f"precision:{name}"] = wilson_interval(share, int(called[k]), level=level)
     return intervals
 
 
@@ -83,7 +85,9 @@ def _of_classes(confusion: coo_array, present: Integers, level: float) -> tuple[
     right, true, called = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
 
     def shares(of: Integers) -> Floats:
-        rows = [(right[k] / of[k], *wilson(right[k] / of[k], int(of[k]), level=level)) for k in present]
+        rows = [
+            (right[k] / of[k], *wilson_interval(right[k] / of[k], int(of[k]), level=level)) for k in present
+        ]
         return np.array(rows)
 
     overlap = shares(true + called - right)
@@ -101,7 +105,7 @@ def _farther(one: Interval, other: Interval) -> Interval:
     return min(one[0], other[0]), max(one[1], other[1])
 
 
-def wilson(share: float, pictures: int, *, level: float = 0.95) -> Interval:
+def wilson_interval(share: float, pictures: int, *, level: float = 0.95) -> Interval:
     """The interval of a share of independent pictures: of all that could be drawn, how many are right.
 
     Args:

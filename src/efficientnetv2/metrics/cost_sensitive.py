@@ -13,11 +13,11 @@ from efficientnetv2.utils.rng import Floats, Key
 # Of a test of honesty: so often labels are drawn, of so many pictures at most, which takes a second or less. Ours.
 _DRAWS, _MOST_DRAWN = 2000, 5000
 #: Stands among answers for none: the picture is left to a person.
-NO_ANSWER = -1
+ABSTAIN = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Costs:
+class ErrorCosts:
     """What each answer costs.
 
     Args:
@@ -30,14 +30,14 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class CostFigures:
+class CostMetrics:
     """Mean costs of a picture on one set of pictures.
 
     Args:
         most_probable: of answering the most probable class.
-        cheapest: of the answers of ``cheapest_answers``.
+        cheapest: of the answers of ``min_cost_predictions``.
         constant: of the best answer that is the same for all pictures (or of leaving all to a person).
-        constant_answer: that answer, a class id or ``NO_ANSWER``.
+        constant_answer: that answer, a class id or ``ABSTAIN``.
         changed: share of the pictures that are answered otherwise than by the most probable class.
         left: share of them that are left to a person.
     """
@@ -50,7 +50,7 @@ class CostFigures:
     left: float
 
 
-def cheapest_answers(probabilities: npt.ArrayLike, costs: Costs) -> npt.NDArray[np.int64]:
+def min_cost_predictions(probabilities: npt.ArrayLike, costs: ErrorCosts) -> npt.NDArray[np.int64]:
     """Of each picture the answer of least expected cost; of equal ones the more probable, and an answer before none.
 
     Nothing is fitted: given the costs, the thresholds follow from the probabilities. So these have to be honest (see
@@ -61,7 +61,7 @@ def cheapest_answers(probabilities: npt.ArrayLike, costs: Costs) -> npt.NDArray[
         costs: of the K classes.
 
     Returns:
-        (N,) class ids, or ``NO_ANSWER``.
+        (N,) class ids, or ``ABSTAIN``.
 
     Source: Elkan, The Foundations of Cost-Sensitive Learning, IJCAI 2001, equation 1; leaving a picture to a person
         as one more answer, Chow, IEEE Transactions on Information Theory 16 (1970).
@@ -71,20 +71,20 @@ def cheapest_answers(probabilities: npt.ArrayLike, costs: Costs) -> npt.NDArray[
     least = expected.min(axis=1, keepdims=True)
     answers: npt.NDArray[np.int64] = np.where(expected == least, shares, -1.0).argmax(axis=1)
     if costs.no_answer is not None:
-        answers[least[:, 0] > costs.no_answer] = NO_ANSWER
+        answers[least[:, 0] > costs.no_answer] = ABSTAIN
     return answers
 
 
-def mean_cost(labels: npt.ArrayLike, answers: npt.ArrayLike, costs: Costs) -> float:
+def mean_cost(labels: npt.ArrayLike, answers: npt.ArrayLike, costs: ErrorCosts) -> float:
     """What a picture costs on average.
 
     Args:
         labels: (N,) class ids, N ≥ 1.
-        answers: (N,) class ids, or ``NO_ANSWER`` where the costs know what that costs.
+        answers: (N,) class ids, or ``ABSTAIN`` where the costs know what that costs.
         costs: of the classes.
     """
     true, given = np.asarray(labels), np.asarray(answers)
-    answered = given != NO_ANSWER
+    answered = given != ABSTAIN
     total = costs.matrix[true[answered], given[answered]].sum()
     if not answered.all():
         assert costs.no_answer is not None, "answers leave pictures out, but no cost of that is known"
@@ -92,7 +92,7 @@ def mean_cost(labels: npt.ArrayLike, answers: npt.ArrayLike, costs: Costs) -> fl
     return float(total / len(true))
 
 
-def cost_figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Costs) -> CostFigures:
+def cost_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: ErrorCosts) -> CostMetrics:
     """What the answers cost, beside those that take no picture into account.
 
     Args:
@@ -102,23 +102,25 @@ def cost_figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Cos
     """
     true = np.asarray(labels)
     plain = np.asarray(probabilities).argmax(axis=1)
-    cheapest = cheapest_answers(probabilities, costs)
+    cheapest = min_cost_predictions(probabilities, costs)
     constants: Mapping[int, float] = {
         answer: mean_cost(true, np.full(len(true), answer), costs)
-        for answer in [*range(len(costs.matrix)), *([] if costs.no_answer is None else [NO_ANSWER])]
+        for answer in [*range(len(costs.matrix)), *([] if costs.no_answer is None else [ABSTAIN])]
     }
     best = min(constants, key=lambda answer: constants[answer])
-    return CostFigures(
+    return CostMetrics(
         most_probable=mean_cost(true, plain, costs),
         cheapest=mean_cost(true, cheapest, costs),
         constant=constants[best],
         constant_answer=best,
         changed=float((cheapest != plain).mean()),
-        left=float((cheapest == NO_ANSWER).mean()),
+        left=float((cheapest == ABSTAIN).mean()),
     )
 
 
-def honest_chance(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Costs, *, key: Key) -> float:
+def calibrated_cost_p_value(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: ErrorCosts, *, key: Key
+) -> float:
     """How often the cheapest answers would cost so much more than the most probable classes, were probabilities honest.
 
     Labels are drawn from the probabilities: even then chance makes the cheapest answers the dearer ones now and then,
@@ -137,7 +139,7 @@ def honest_chance(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Co
         section 3: consistency resampling.
     """
     shares, true = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    plain, cheapest = shares.argmax(axis=1), cheapest_answers(shares, costs)
+    plain, cheapest = shares.argmax(axis=1), min_cost_predictions(shares, costs)
     generator = key.generator()
     changed = np.flatnonzero(cheapest != plain)
     if len(changed) > _MOST_DRAWN:
@@ -146,7 +148,7 @@ def honest_chance(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Co
     found = 0.0
     for row in changed.tolist():
         answer = cheapest[row]
-        paid = np.full(shares.shape[1], costs.no_answer) if answer == NO_ANSWER else costs.matrix[:, answer]
+        paid = np.full(shares.shape[1], costs.no_answer) if answer == ABSTAIN else costs.matrix[:, answer]
         dearer = paid - costs.matrix[:, plain[row]]  # (K,) by the true class
         total += dearer[generator.choice(len(dearer), _DRAWS, p=shares[row] / shares[row].sum())]
         found += dearer[true[row]]

@@ -9,32 +9,39 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.metrics.calibration import expected_calibration_error
-from efficientnetv2.metrics.classification import TOP, Figures, Floats, Integers, figures, top5_hits
+from efficientnetv2.metrics.classification import (
+    TOP,
+    ClassificationMetrics,
+    Floats,
+    Integers,
+    classification_metrics,
+    top5_correct,
+)
 from efficientnetv2.utils.errors import InputError, no_answers
 from efficientnetv2.utils.probability import Answer
 
 #: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
-MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
+MACRO_METRICS = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
 
 # From there on a class is given to a picture. With softmax of the largest share: the m labels of a picture are learnt
 # as 1 / m each, all others as 0, so half is as far from the one as from the other. Ours. With sigmoid of the class's
 # own probability: it is likelier there than not.
 _GIVEN_FROM = 0.5
 #: Which classes a picture is given, in words that follow "every class".
-RULES: dict[Answer, str] = {
+ASSIGNMENT_RULES: dict[Answer, str] = {
     "softmax": "with at least half of its largest share",
     "sigmoid": "with a probability of at least 0.5",
 }
 
 
 @dataclass(frozen=True)
-class ClassPrecision:
+class MultilabelClassMetrics:
     """One class's figures.
 
     Args:
         average_precision: of the pictures in the order of the class's probability, the mean precision at those that
             are of the class; None without such a picture.
-        f1: harmonic mean of precision and recall where classes are given by the rule of the answer (``applied``); None
+        f1: harmonic mean of precision and recall where classes are given by the rule of the answer (``assigned_labels``); None
             likewise.
         support: how many are.
     """
@@ -45,11 +52,11 @@ class ClassPrecision:
 
 
 @dataclass(frozen=True, eq=False)
-class SeveralFigures:
+class MultilabelMetrics:
     """The figures of one network on one set of pictures with several labels; shares are fractions, 0 to 1.
 
     With softmax, probabilities sum to 1 over the classes, so that a picture's labels have shares of it; with sigmoid
-    each class has its own. Which classes are given to a picture follows by one rule for all (``applied``). There is no
+    each class has its own. Which classes are given to a picture follows by one rule for all (``assigned_labels``). There is no
     confusion matrix.
 
     Args:
@@ -73,7 +80,7 @@ class SeveralFigures:
     mean_average_precision: float
     f1_micro: float
     f1_macro: float
-    per_class: dict[str, ClassPrecision]
+    per_class: dict[str, MultilabelClassMetrics]
     majority_top1: float
     majority_class: str
     ece: float
@@ -87,7 +94,7 @@ class SeveralFigures:
         return tuple(self.per_class)
 
 
-def right(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def is_correct(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which answers are a true label of their picture.
 
     Args:
@@ -100,31 +107,31 @@ def right(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.boo
     return hits
 
 
-def measured(
+def compute_metrics(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
     answer: Answer = "softmax",
-) -> Figures | SeveralFigures:
+) -> ClassificationMetrics | MultilabelMetrics:
     """The figures of pictures with one label each, (N,) class ids, or with several, (N, M)."""
     if np.ndim(labels) == 1:
-        return figures(labels, probabilities, class_names)
-    return several_figures(labels, probabilities, class_names, answer)
+        return classification_metrics(labels, probabilities, class_names)
+    return multilabel_metrics(labels, probabilities, class_names, answer)
 
 
-def mean_over_classes(found: Figures | SeveralFigures) -> tuple[str, float]:
-    """The figure in which every class counts alike: its key, one of ``MEANS_OVER_CLASSES``, and its value."""
-    if isinstance(found, SeveralFigures):
+def macro_metric(found: ClassificationMetrics | MultilabelMetrics) -> tuple[str, float]:
+    """The figure in which every class counts alike: its key, one of ``MACRO_METRICS``, and its value."""
+    if isinstance(found, MultilabelMetrics):
         return "mean_average_precision", found.mean_average_precision
     return "macro_f1", found.macro_f1
 
 
-def several_figures(
+def multilabel_metrics(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
     answer: Answer = "softmax",
-) -> SeveralFigures:
+) -> MultilabelMetrics:
     """All figures of one set of pictures.
 
     Args:
@@ -149,19 +156,19 @@ def several_figures(
     if len(broken):
         raise no_answers(len(broken), len(true), int(broken[0]))
     predicted = shares.argmax(axis=1)
-    hits = right(true, predicted)
+    hits = is_correct(true, predicted)
     pictures, classes = np.nonzero(true >= 0)[0], true[true >= 0]
     support = np.bincount(classes, minlength=len(class_names))
     # As scikit-learn has F1, but without lists of what is given: an untrained network gives every picture every class.
-    cells = applied(shares, answer)
+    cells = assigned_labels(shares, answer)
     found = np.bincount(classes[cells[pictures, classes]], minlength=len(class_names))
     of_both = support + cells.sum(axis=0)
     f1 = 2 * found / np.maximum(of_both, 1)
     per_class = _per_class(pictures, classes, support, shares, f1, class_names)
     averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
-    return SeveralFigures(
+    return MultilabelMetrics(
         top1=float(hits.mean()),
-        top5=float(top5_hits(true, shares).mean()) if len(class_names) > TOP else None,
+        top5=float(top5_correct(true, shares).mean()) if len(class_names) > TOP else None,
         mean_average_precision=float(np.mean(averages)),
         f1_micro=float(2 * found.sum() / of_both.sum()),
         f1_macro=float(f1[support > 0].mean()),
@@ -175,8 +182,8 @@ def several_figures(
     )
 
 
-def applied(shares: npt.ArrayLike, answer: Answer = "softmax") -> npt.NDArray[np.bool_]:
-    """Which classes are given to a picture: ``RULES``.
+def assigned_labels(shares: npt.ArrayLike, answer: Answer = "softmax") -> npt.NDArray[np.bool_]:
+    """Which classes are given to a picture: ``ASSIGNMENT_RULES``.
 
     Args:
         shares: (N, K) probabilities.
@@ -198,7 +205,7 @@ def _per_class(
     shares: Floats,
     f1: Floats,
     class_names: Sequence[str],
-) -> dict[str, ClassPrecision]:
+) -> dict[str, MultilabelClassMetrics]:
     from sklearn.metrics import average_precision_score  # takes a second to load
 
     by_class = np.split(pictures[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
@@ -209,5 +216,5 @@ def _per_class(
             is_so = np.zeros(len(shares), dtype=bool)
             is_so[rows] = True
             average = float(average_precision_score(is_so, shares[:, number]))
-        found[name] = ClassPrecision(average, float(f1[number]) if len(rows) else None, len(rows))
+        found[name] = MultilabelClassMetrics(average, float(f1[number]) if len(rows) else None, len(rows))
     return found

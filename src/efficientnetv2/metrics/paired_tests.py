@@ -9,7 +9,14 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
-from efficientnetv2.metrics.bootstrap import DRAWS, Difference, Ints, cells_of, paired, scores
+from efficientnetv2.metrics.bootstrap import (
+    DRAWS,
+    Difference,
+    Ints,
+    metrics_from_counts,
+    paired_bootstrap,
+    unit_counts,
+)
 from efficientnetv2.metrics.confidence_intervals import CELLS_AT_ONCE
 from efficientnetv2.utils.rng import Floats, Key
 
@@ -22,10 +29,10 @@ _IN_ALL_WAYS = DRAWS.bit_length()
 _ROUNDING = 1e-9  # up to which two differences count as equal
 
 
-def paired_together(
+def paired_difference(
     labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Difference]:
-    """``paired``, an interval reaching as far as the wider of two: chance drew pictures, or whole clusters of them.
+    """``paired_bootstrap``, an interval reaching as far as the wider of two: chance drew pictures, or whole clusters of them.
 
     Of few clusters the second alone would be too narrow: four that differ alike would leave nothing to chance. Of few
     pictures that the two answer differently either is: drawn anew they stay as they are, so that one picture can look
@@ -43,11 +50,11 @@ def paired_together(
         key: of the resampling.
     """
     pictures = np.arange(len(labels), dtype=np.int64)
-    found = paired(labels, one, other, pictures, num_classes, key=key)
+    found = paired_bootstrap(labels, one, other, pictures, num_classes, key=key)
     units = [pictures]
     if 1 < len(np.unique(clusters)) < len(labels):
         units = [pictures, np.unique(clusters, return_inverse=True)[1]]
-        whole = paired(labels, one, other, clusters, num_classes, key=key.fold("together"))
+        whole = paired_bootstrap(labels, one, other, clusters, num_classes, key=key.fold("together"))
         found = {
             name: Difference(one.value, min(one.low, whole[name].low), max(one.high, whole[name].high))
             for name, one in found.items()
@@ -72,7 +79,7 @@ def paired_together(
     }
 
 
-def independent(one: Sequence[float], other: Sequence[float]) -> Difference:
+def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> Difference:
     """The difference of a metric between two independent samples, from the interval of each.
 
     Args:
@@ -143,7 +150,7 @@ def _swapped(
     Source: Fisher's randomisation test of pairs, The Design of Experiments (1935), section 21; with the swap of none
         among the draws, as Davison and Hinkley, section 4.2, have it.
     """
-    cells, counts = cells_of(labels, [one, other], units, num_classes)
+    cells, counts = unit_counts(labels, [one, other], units, num_classes)
     width = 3 * num_classes
     mine, theirs = (counts @ cells).reshape(2, width)
     gain = csr_array(cells[:, :width] - cells[:, width:])
@@ -157,7 +164,9 @@ def _swapped(
     apart: dict[str, list[Floats]] = {name: [] for name in _OVER_CLASSES}
     for swaps in _swaps(counts, at_once, key):
         moved = swaps @ gain
-        found = scores(np.stack([mine - moved, theirs + moved], axis=1).reshape(-1, 2, 3, num_classes))
+        found = metrics_from_counts(
+            np.stack([mine - moved, theirs + moved], axis=1).reshape(-1, 2, 3, num_classes)
+        )
         for name, values in apart.items():
             values.append(np.abs(found[name][:, 0] - found[name][:, 1]))
     drawn = {name: np.concatenate(values) for name, values in apart.items()}

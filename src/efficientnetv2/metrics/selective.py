@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.metrics.confidence_intervals import Interval, wilson
+from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class AbstentionCurve:
+class CoverageCurve:
     """One point for every probability from which on pictures could be answered; those below are left to a person.
 
     Args:
@@ -48,10 +48,10 @@ class AbstentionCurve:
         if point < 0:
             return 0, None, None
         count, share = round(self.answered[point] * self.pictures), float(self.accuracy[point])
-        return count, share, wilson(share, count)
+        return count, share, wilson_interval(share, count)
 
 
-def abstention_curve(right: npt.ArrayLike, confidence: npt.ArrayLike) -> AbstentionCurve:
+def coverage_curve(right: npt.ArrayLike, confidence: npt.ArrayLike) -> CoverageCurve:
     """From the surest answers to all of them.
 
     Args:
@@ -69,7 +69,7 @@ def abstention_curve(right: npt.ArrayLike, confidence: npt.ArrayLike) -> Abstent
     so_far = np.arange(1, len(hits) + 1)
     share_right = np.cumsum(even) / so_far
     last = first + sizes - 1
-    return AbstentionCurve(
+    return CoverageCurve(
         threshold=sure[last],
         answered=so_far[last] / len(hits),
         accuracy=np.cumsum(hits)[last] / so_far[last],

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import fisher_exact
 
-from efficientnetv2.metrics.confidence_intervals import wilson
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 
 #: Pictures below which a slice's figure says little: its interval is wider than 0.3. Ours.
-SMALL = 30
+SMALL_SLICE = 30
 #: Different values that a column may have to be cut into slices by them; numbers of more are cut into quarters. Ours.
 MOST_VALUES = 20
 _QUARTERS = 4
@@ -31,7 +31,7 @@ _TIMES = (
 
 
 @dataclass(frozen=True)
-class Slice:
+class SliceMetrics:
     """Pictures that have something in common.
 
     Args:
@@ -41,7 +41,7 @@ class Slice:
         top1: share of them that is labelled right.
         low, high: its 95 % interval, Wilson's.
         macro_f1: mean F1 over the classes that they have; None of pictures with several labels.
-        small: whether they are too few to say much (``SMALL``).
+        small: whether they are too few to say much (``SMALL_SLICE``).
         below: whether they are answered worse than the others beyond chance, which has a part in both shares. With all
             slices looked at together, at most one in twenty tables whose slices are alike has one called so.
     """
@@ -57,7 +57,7 @@ class Slice:
     below: bool
 
 
-def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
+def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
     """What the pictures are cut by, as text; None where the column cuts them into nothing of use.
 
     Args:
@@ -124,13 +124,13 @@ def _short(value: float, digits: int) -> str:
     return f"{value:.{max(digits, before)}g}"
 
 
-def slices(
+def slice_metrics(
     columns: pd.DataFrame, labels: npt.ArrayLike, predicted: npt.ArrayLike, right: npt.ArrayLike
-) -> tuple[Slice, ...]:
+) -> tuple[SliceMetrics, ...]:
     """The figures of every slice, the worst first: those below the others beyond chance, the rest, then small ones.
 
     Args:
-        columns: a row per picture, cut by each column on its own; see ``values_of``.
+        columns: a row per picture, cut by each column on its own; see ``slice_values``.
         labels: (N,) true classes; of several labels each (N, M).
         predicted: (N,) answers.
         right: (N,) whether they are right.
@@ -139,16 +139,16 @@ def slices(
     (Bonferroni).
     """
     true, answers, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
-    cuts = {name: cut for name in columns if (cut := values_of(columns[name])) is not None}
+    cuts = {name: cut for name in columns if (cut := slice_values(columns[name])) is not None}
     parts = [(str(name), str(value)) for name, cut in cuts.items() for value in cut.unique()]
     found = []
     for name, value in parts:
         inside = (cuts[name] == value).to_numpy()
         count, share = int(inside.sum()), float(hits[inside].mean())
-        low, high = wilson(share, count)
+        low, high = wilson_interval(share, count)
         below = _worse(hits[inside], hits[~inside], level=0.05 / len(parts))
         macro = None if true.ndim > 1 else _macro_f1(true[inside], answers[inside])
-        found.append(Slice(name, value, count, share, low, high, macro, count < SMALL, below))
+        found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
     return tuple(sorted(found, key=lambda one: (not one.below, one.small, one.top1)))
 
 
@@ -158,7 +158,7 @@ def _worse(inside: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], *, leve
     return bool(fisher_exact(table, alternative="less").pvalue <= level)
 
 
-def usable(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
+def sliceable_columns(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
     """The columns of a table by which pictures can be cut.
 
     Args:
@@ -166,7 +166,7 @@ def usable(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
         without: names of those that say something else: path, label, split.
     """
     names = [name for name in table.columns if name not in without]
-    return [name for name in names if values_of(table[name]) is not None]
+    return [name for name in names if slice_values(table[name]) is not None]
 
 
 def _macro_f1(true: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:

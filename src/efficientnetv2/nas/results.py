@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.evaluation.plot_style import COLOURS, INK, WIDTH_IN, plain
+from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, style_axes
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.storage import optuna
@@ -229,7 +229,7 @@ def draw_fronts(rows: Sequence[Row]) -> Figure | None:
     for ax, (unit, cost) in zip(figure.subplots(2), costs, strict=True):
         _front(ax, rows, cost)
         ax.set_xlabel(unit, color=INK)
-        plain(ax, "top-1 of a trial, %")
+        style_axes(ax, "top-1 of a trial, %")
     figure.axes[0].legend(
         frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 1)
     )
@@ -237,7 +237,7 @@ def draw_fronts(rows: Sequence[Row]) -> Figure | None:
 
 
 def _front(ax: Axes, rows: Sequence[Row], cost: Callable[[Measurement], float | None]) -> None:
-    soft, strong, leading = COLOURS[0], COLOURS[1], COLOURS[2]
+    soft, strong, leading = COLORS[0], COLORS[1], COLORS[2]
     points = [
         (value, 100 * (row.measurement.top1 or 0.0))
         for row in rows
@@ -272,15 +272,15 @@ def draw_rewards(rows: Sequence[Row]) -> Figure | None:
         if these:
             ax.scatter(
                 [row.number for row in these], [row.reward for row in these], s=16, marker=marker,
-                color=COLOURS[colour], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
+                color=COLORS[colour], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
             )  # fmt: skip
     ax.step(
-        [row.number for row in rows], incumbents(rows), where="post", color=COLOURS[1], linewidth=1.5,
+        [row.number for row in rows], incumbents(rows), where="post", color=COLORS[1], linewidth=1.5,
         label="largest so far",
     )  # fmt: skip
     ax.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
     ax.set_xlabel("trial", color=INK)
-    plain(ax, "reward")
+    style_axes(ax, "reward")
     return figure
 
 
@@ -295,8 +295,8 @@ def draw_importances(importances: Mapping[str, float]) -> Figure | None:
     shown = list(importances.items())[:_BARS]
     figure = Figure(figsize=(WIDTH_IN, 0.5 + 0.26 * len(shown)), layout="constrained")
     ax = figure.subplots()
-    ax.barh([name for name, _ in shown], [100 * share for _, share in shown], height=0.6, color=COLOURS[0])
+    ax.barh([name for name, _ in shown], [100 * share for _, share in shown], height=0.6, color=COLORS[0])
     ax.invert_yaxis()
-    plain(ax, "share of the rewards' spread, %")
+    style_axes(ax, "share of the rewards' spread, %")
     ax.grid(visible=False, axis="y")
     return figure

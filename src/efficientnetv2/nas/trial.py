@@ -27,7 +27,7 @@ import torch
 
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.nas.latency import Pace, StepTime, StepTimes, latency, measure, no_pace, part_names
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy
@@ -290,7 +290,7 @@ def _trained(
     """One run; its top-1 on the pictures that choose."""
     job = _job(architecture, proxy, proxy.seeds[number], device, _Telling(folder, number, device, tell))
     predictions = run(job, resumed=False, watch=_Pausing(quiet)).predictions
-    return figures(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
+    return classification_metrics(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
 
 
 def _job(

@@ -18,7 +18,7 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.loader import worker_errors
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES, mean_over_classes, measured
+from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint as resume
@@ -456,7 +456,7 @@ class TrainingCallbacks:
         self._log_point(self._scored("val", predictions), self.job.answered)
 
     def _log_point(self, score: dict[str, float], on: str, *, best: bool = False) -> None:
-        means = [f"{words} {score[name]:.3f}" for name, words in MEANS_OVER_CLASSES.items() if name in score]
+        means = [f"{words} {score[name]:.3f}" for name, words in MACRO_METRICS.items() if name in score]
         when = f"epoch {self._epoch:.1f}" if self.state.step else "before training"
         self.job.folder.log(
             f"{when}: top-1 {score['top1']:.1%}, {''.join(means)} "
@@ -482,8 +482,8 @@ class TrainingCallbacks:
     def _scored(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """The figures of a point of the curve, recorded."""
         names = self.job.train.class_names
-        score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
-        name, mean = mean_over_classes(score)
+        score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
+        name, mean = macro_metric(score)
         row = {"top1": score.top1, name: mean, "images": score.pictures}
         self.job.folder.record({"kind": kind, "step": self.state.step, "epoch": self._epoch, **row})
         return row

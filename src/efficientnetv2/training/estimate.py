@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.metrics.calibration import LEAST_PICTURES
+from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.post_training import eval_size_candidates
@@ -126,7 +126,7 @@ def estimate_run(
         "final evaluation": rates.answers.seconds(val_images) * largest,
         "model file": rates.model_s,
     }
-    if minival_images >= LEAST_PICTURES:
+    if minival_images >= MIN_TEMPERATURE_IMAGES:
         others["temperature"] = rates.answers.seconds(minival_images) * largest
     if areas:
         others["evaluation sizes"] = rates.answers.seconds(minival_images) * sum(areas)

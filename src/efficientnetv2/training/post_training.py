@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.resolutions import SizePoint, best, size_points
-from efficientnetv2.metrics.calibration import LEAST_PICTURES, fit_temperature
+from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig, eval_network
@@ -110,15 +110,15 @@ def calibrate(job: RunConfig, state: TrainState) -> Calibration | None:
     """
     if job.minival is None:
         return None
-    if len(job.minival) < LEAST_PICTURES:
+    if len(job.minival) < MIN_TEMPERATURE_IMAGES:
         job.folder.log(
-            f"No temperature was fitted: minival has {len(job.minival)} pictures, and it takes {LEAST_PICTURES}."
+            f"No temperature was fitted: minival has {len(job.minival)} pictures, and it takes {MIN_TEMPERATURE_IMAGES}."
         )
         return None
     answers = job.predict(state, job.minival)
 
     def fitted() -> Calibration | None:
-        if len(answers.labels) < LEAST_PICTURES:  # the others could not be read
+        if len(answers.labels) < MIN_TEMPERATURE_IMAGES:  # the others could not be read
             return None
         temperature = fit_temperature(answers.labels, answers.logits.numpy())
         return Calibration(temperature, len(answers.labels), "minival")

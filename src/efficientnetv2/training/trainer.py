@@ -23,7 +23,7 @@ from efficientnetv2.data.loader import (
 )
 from efficientnetv2.data.sampler import Sampler
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.multilabel import mean_over_classes, measured
+from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.provenance import TrainedOn
 from efficientnetv2.models.temperature import Calibration
@@ -225,8 +225,8 @@ def _save(
     names = job.train.class_names
     metrics: dict[str, Any] = {"epochs": epochs_trained(job, state.step)}
     if predictions is not None:
-        score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
-        name, mean = mean_over_classes(score)
+        score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
+        name, mean = macro_metric(score)
         metrics[f"{job.answered}_top1"] = score.top1
         metrics[f"{job.answered}_{name}"] = mean
         metrics[f"{job.answered}_images"] = score.pictures

@@ -17,10 +17,10 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
-from efficientnetv2.evaluation.html import rendered
+from efficientnetv2.evaluation.html import render
 from efficientnetv2.inference.active_learning import MOST, rank
 from efficientnetv2.inference.predict import Predictions, check_one_class, embed_manifest
-from efficientnetv2.metrics.classification import most_probable
+from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place, write_text_atomically
@@ -59,11 +59,11 @@ def sheet(shown: Sequence[Ranked], *, pictures: int, diverse: int, command: str)
         diverse: how many of the first were chosen for being unlike each other too.
         command: that gives it again.
     """
-    dim = thumbnails.hard_to_see(one.picture for one in shown)
-    return rendered(
+    dim = thumbnails.is_low_contrast(one.picture for one in shown)
+    return render(
         "to_label.html.j2",
-        shown=[(one, thumbnails.shown(one.picture, dim=dim)) for one in shown],
-        stretched=thumbnails.NOTE if dim else None,
+        shown=[(one, thumbnails.encode_thumbnail(one.picture, dim=dim)) for one in shown],
+        stretched=thumbnails.CONTRAST_NOTE if dim else None,
         pictures=pictures,
         diverse=diverse,
         command=command,
@@ -154,7 +154,7 @@ def write_ranking(
     with screen.counting("choosing", min(MOST, len(rows))) as chosen:
         found = rank(probabilities, embedded.vectors, key=key, progress=chosen)
     names = np.array(asked.network.class_names, dtype=object)
-    best = most_probable(probabilities, 2)
+    best = top_classes(probabilities, 2)
     places = np.arange(len(rows))
     table = pd.DataFrame(
         {
@@ -171,7 +171,7 @@ def write_ranking(
     pictures = BestEffortReader(display_reader(answered))
 
     def picture(row: int) -> Image.Image | None:
-        return pictures.made(row, lambda source: thumbnails.small(load_image(source)))
+        return pictures.made(row, lambda source: thumbnails.shrink(load_image(source)))
 
     shown = [
         Ranked(

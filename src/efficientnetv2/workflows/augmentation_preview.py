@@ -19,7 +19,7 @@ from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.evaluation.plot_style import is_titled, png
-from efficientnetv2.evaluation.thumbnails import Row, draw_rows, hard_to_see, stretched_alike
+from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Setting
 from efficientnetv2.training.auto_config import limit_upscaling
@@ -125,7 +125,9 @@ def settings_of(plan: Progressive) -> list[Setting]:
     return [plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), steps=steps) for moment in range(_MOMENTS)]
 
 
-def _as_evaluated(train: ImageDataset, samples: npt.NDArray[np.int64], preprocessing: Preprocessing) -> Row:
+def _as_evaluated(
+    train: ImageDataset, samples: npt.NDArray[np.int64], preprocessing: Preprocessing
+) -> ImageRow:
     reader, images = source_reader(train), []
     for sample in samples:
         try:
@@ -134,15 +136,15 @@ def _as_evaluated(train: ImageDataset, samples: npt.NDArray[np.int64], preproces
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     names = [", ".join(_names(train, int(sample))) for sample in samples]
     seen = tuple(display_channels(image) for image in images)
-    return Row(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
+    return ImageRow(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
 
 
-def _to_be_seen(rows: list[Row]) -> list[Row]:
+def _to_be_seen(rows: list[ImageRow]) -> list[ImageRow]:
     """Of a dark set, every column with the contrast that its picture as evaluated needs."""
-    if not hard_to_see(rows[0].images):
+    if not is_low_contrast(rows[0].images):
         return rows
     columns = [
-        stretched_alike(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
+        stretch_contrast(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
     ]
     seen = [replace(row, images=images) for row, images in zip(rows, zip(*columns, strict=True), strict=True)]
     return [replace(seen[0], words=f"{seen[0].words} ({_STRETCHED})"), *seen[1:]]
@@ -160,7 +162,7 @@ def _as_trained(
     setting: Setting,
     number: int,
     reader: Reader | None = None,
-) -> Row:
+) -> ImageRow:
     """The pictures as the network gets them at a setting: those of another epoch for each; as the reader keeps them."""
     key = Key.of(recipe.seed)
     request = BatchRequest(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
@@ -189,7 +191,7 @@ def _as_trained(
         _mixed(shares, {int(one) for one in mine}, setting, train.class_names)
         for shares, mine in zip(labels, own, strict=True)
     )
-    return Row(_called(setting, number), seen_so, said)
+    return ImageRow(_called(setting, number), seen_so, said)
 
 
 def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

@@ -13,15 +13,15 @@ from PIL import Image
 
 from efficientnetv2.checks import report
 from efficientnetv2.checks import report as page
-from efficientnetv2.checks.class_counts import by_class, headings
-from efficientnetv2.checks.report import Inspection, inspected
-from efficientnetv2.checks.thumbnail_index import ImageStats, portraits
+from efficientnetv2.checks.class_counts import class_table, column_headings
+from efficientnetv2.checks.report import CheckFindings, check_dataset
+from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
 from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.evaluation.data_issues import Finding
-from efficientnetv2.evaluation.split_leakage import check_column
+from efficientnetv2.evaluation.split_leakage import check_time_column
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
@@ -71,7 +71,7 @@ def inspect_and_tell(
     workers: int | None,
     as_json: bool,
     screen: Screen | None = None,
-) -> Inspection:
+) -> CheckFindings:
     """Everything that ``effnetv2 inspect`` does.
 
     Args:
@@ -91,11 +91,11 @@ def inspect_and_tell(
     screen = screen or Screen(quiet=as_json)
     on = pick_device(device)
     dataset = source.read_any()
-    check_column(dataset, time_column)
+    check_time_column(dataset, time_column)
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in (
-            (report.JSON_NAME, report.is_inspection),
-            (report.PAGE_NAME, report.is_inspection_page),
+            (report.JSON_NAME, report.is_check_json),
+            (report.PAGE_NAME, report.is_check_page),
         ):
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
         tell_replaced(folder / report.PAGE_NAME, screen)
@@ -107,7 +107,7 @@ def inspect_and_tell(
             dataset = replace(dataset, bands=dataset.bands.shown)
         looked = _looked(dataset, screen)
         embeddings = None if network is None else _embedded(network, dataset, looked, on, workers, screen)
-        found = inspected(
+        found = check_dataset(
             dataset,
             looked,
             key=Key.of(_SEED).fold("inspect"),
@@ -128,7 +128,7 @@ def inspect_and_tell(
 
 def _looked(dataset: ImageDataset, screen: Screen) -> ImageStats:
     with screen.counting("looking", len(dataset)) as counted:
-        looked = portraits(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
+        looked = collect_image_stats(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
         raise none_readable(dataset, 0, looked.table["reason"].iloc[0])
     return looked
@@ -179,26 +179,26 @@ def _embedded(
     return Embeddings(looked.readable[found.samples], found.labels, found.vectors)
 
 
-def _write(folder: Path, found: Inspection) -> None:
+def _write(folder: Path, found: CheckFindings) -> None:
     pictures = BestEffortReader(source_reader(found.dataset))
 
     def picture(row: int) -> Image.Image | None:
         return pictures.made(row, load_image)
 
     try:
-        report.write(folder, found, picture=picture, command=command_line(), versions=versions())
+        report.write_check_report(folder, found, picture=picture, command=command_line(), versions=versions())
     except OSError as error:
         raise InputError(
             f"--out {folder}: the page could not be written ({error.strerror or error})."
         ) from error
 
 
-def _tell(found: Inspection, screen: Screen) -> None:
-    dataset, table = found.dataset, by_class(found.dataset)
+def _tell(found: CheckFindings, screen: Screen) -> None:
+    dataset, table = found.dataset, class_table(found.dataset)
     if len(table):
         more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
         rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
-        screen.table(f"Pictures by class{more}", ["class", *headings(table)], rows[:_CLASSES_SHOWN])
+        screen.table(f"Pictures by class{more}", ["class", *column_headings(table)], rows[:_CLASSES_SHOWN])
     findings = found.findings
     screen.say(f"{count_of(len(dataset), 'picture')}, {count_of(len(findings), 'finding')}.")
     for one in findings:

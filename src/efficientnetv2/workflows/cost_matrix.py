@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.csv_dialect import find_column, read_cells
-from efficientnetv2.metrics.cost_sensitive import Costs
+from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.utils.errors import InputError, did_you_mean, some
 
 #: Name of the column that says what it costs to leave a picture to a person.
 NO_ANSWER_COLUMN = "no_answer"
 
 
-def read_costs(file: Path, class_names: Sequence[str]) -> Costs:
+def read_costs(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     """Costs from a CSV: a row for each true class, named in the first column, and a column for each answer.
 
     A column ``no_answer``, the same in every row, is what it costs to leave a picture to a person.
@@ -71,7 +71,7 @@ def read_costs(file: Path, class_names: Sequence[str]) -> Costs:
             )
         no_answer = float(values[0])
     order = list(class_names)
-    return Costs(numbers.loc[order, order].to_numpy(dtype=np.float64), no_answer)
+    return ErrorCosts(numbers.loc[order, order].to_numpy(dtype=np.float64), no_answer)
 
 
 def _how(class_names: Sequence[str]) -> str:

@@ -13,12 +13,12 @@ from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.generalization import Beside
+from efficientnetv2.evaluation.generalization import SplitComparison
 from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
 from efficientnetv2.inference.linear_probe import Together, fit_probe, most_pictures, probe_folds
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
-from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.paired_tests import paired_together
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
@@ -53,7 +53,7 @@ class Baseline:
     of_pictures: int
 
     def told(self, dataset: ImageDataset) -> pd.DataFrame:
-        """The answers by picture, as ``evaluation.predictions.read_answers`` gives them."""
+        """The answers by picture, as ``evaluation.predictions.load_predictions`` gives them."""
         names = dataset.class_names
         given = {
             "label": [names[one] for one in answers_of(self.answers)],
@@ -98,7 +98,7 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     if otherwise is not None and not len(np.intersect1d(own.samples, otherwise.samples)):
         otherwise = None
     asked = _fold_of_labels(dealt)
-    reached = figures(own.labels, own.probabilities, runs.dataset.class_names)
+    reached = classification_metrics(own.labels, own.probabilities, runs.dataset.class_names)
     return Baseline(
         own,
         otherwise,
@@ -187,7 +187,7 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
 
 def beside(
     what: str, ours: Predictions, theirs: Predictions, dealt: Folds, others: Folds, num_classes: int, key: Key
-) -> Beside:
+) -> SplitComparison:
     """Answers by two sets of folds, on the pictures that both have answered.
 
     Args:
@@ -207,7 +207,7 @@ def beside(
         ]
     labels = ours.labels[np.searchsorted(ours.samples, both)]
     by_place = others if dealt.by == "class" else dealt
-    apart = paired_together(
+    apart = paired_difference(
         labels,
         given["random"],
         given["place"],
@@ -217,7 +217,7 @@ def beside(
     )
     reached = {name: _reached(labels, answers, num_classes) for name, answers in given.items()}
     names = ("macro_f1", "top1")
-    return Beside(
+    return SplitComparison(
         what,
         {name: reached["random"][name] for name in names},
         {name: reached["place"][name] for name in names},
@@ -233,5 +233,5 @@ def answers_of(predictions: Predictions) -> Ints:
 
 def _reached(labels: Ints, answers: Ints, num_classes: int) -> dict[str, float]:
     shares = np.eye(num_classes)[answers]
-    found = figures(labels, shares, [str(number) for number in range(num_classes)])
+    found = classification_metrics(labels, shares, [str(number) for number in range(num_classes)])
     return {"macro_f1": found.macro_f1, "top1": found.top1}

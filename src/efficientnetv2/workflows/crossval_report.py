@@ -14,13 +14,13 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.clusters import Whole, kept_whole
-from efficientnetv2.evaluation.crossval import CrossValidation, Try
-from efficientnetv2.evaluation.generalization import PROBE, Beside, apart_by_folds
-from efficientnetv2.evaluation.label_efficiency import more_labels, verdict
-from efficientnetv2.evaluation.predictions import f1_of_answers
-from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.evaluation.clusters import Clusters, split_clusters
+from efficientnetv2.evaluation.crossval import Candidate, CrossValidation
+from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
+from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
+from efficientnetv2.evaluation.predictions import per_class_f1
+from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_facts import TemplateSection
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.models.efficientnet import Network
@@ -178,7 +178,7 @@ def _compared(
     dealt: Folds,
     others: Folds,
     key: Key,
-) -> list[Beside]:
+) -> list[SplitComparison]:
     """Answers by folds dealt otherwise beside these: of the networks, if they were trained, and of the probe."""
     found, count = [], len(dataset.class_names)
     if again is not None and dataset.separator is None:
@@ -189,7 +189,9 @@ def _compared(
     return found
 
 
-def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[Beside]) -> CrossValidation:
+def _whole(
+    runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[SplitComparison]
+) -> CrossValidation:
     """What the folds came to."""
     dataset, plan = runs.dataset, runs.plan
     return CrossValidation(
@@ -198,13 +200,13 @@ def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list
         over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
         folds=[one.score for one in answered],
         tries=[
-            Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
+            Candidate(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
             for place in range(len(plan.tries) if plan.chooses else 0)
         ],
         beside=comparisons,
         members=plan.members,
         timed=runs.words.minutes is not None,
-        apart=apart_by_folds(dataset, [(part.learning, part.answering) for part in dealt.parts]),
+        apart=fold_train_distance(dataset, [(part.learning, part.answering) for part in dealt.parts]),
     )
 
 
@@ -215,7 +217,7 @@ def _facts(
     answered: Sequence[Answered],
     pooled: Predictions,
     baseline: Baseline | None,
-) -> Facts:
+) -> ReportMetadata:
     """What the report says beside the figures; of one run that of the first."""
     dataset, members = runs.dataset, runs.plan.members
     first = _report_of(folder / run_name(0))
@@ -229,7 +231,7 @@ def _facts(
         for place in range(members)
     ]
     learnt = _learnt(dataset, reports)
-    facts = Facts(
+    facts = ReportMetadata(
         data=dataset.source,
         evaluated_on="out-of-fold",
         trained_on=before,
@@ -261,7 +263,7 @@ def _facts(
         facts,
         linear_probe=baseline.top1,
         linear_probe_macro_f1=baseline.macro_f1,
-        linear_probe_f1=f1_of_answers(baseline.told(dataset)),
+        linear_probe_f1=per_class_f1(baseline.told(dataset)),
         linear_probe_pictures=baseline.train_pictures,
         linear_probe_of_pictures=baseline.of_pictures,
     )
@@ -364,7 +366,10 @@ def _learnt(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _known(
-    whole: CrossValidation, baseline: Baseline | None, dataset: ImageDataset, looked: tuple[Part, ...]
+    whole: CrossValidation,
+    baseline: Baseline | None,
+    dataset: ImageDataset,
+    looked: tuple[TemplateSection, ...],
 ) -> Known:
     """What there is beside the answers: the probe's, whether more labels would help, where the networks looked."""
     if baseline is None:
@@ -372,15 +377,17 @@ def _known(
     curve = baseline.labels
     return Known(
         probe=baseline.told(dataset),
-        labels=None if curve is None else verdict(curve, note=baseline.labels_of),
+        labels=None if curve is None else label_efficiency_verdict(curve, note=baseline.labels_of),
         elsewhere=whole.elsewhere(),
-        sections=looked if curve is None else (more_labels(curve, note=baseline.labels_of), *looked),
+        sections=looked
+        if curve is None
+        else (learning_curve_section(curve, note=baseline.labels_of), *looked),
     )
 
 
-def _hanging(folder: Path, dataset: ImageDataset, dealt: Folds, pooled: Predictions) -> Whole:
+def _hanging(folder: Path, dataset: ImageDataset, dealt: Folds, pooled: Predictions) -> Clusters:
     """What chance draws as a whole: what the folds kept so, or, where they heeded neither, what they did not part."""
-    own = Whole(dealt.clusters[pooled.samples], " and ".join(dealt.kept) or None)
+    own = Clusters(dealt.clusters[pooled.samples], " and ".join(dealt.kept) or None)
     if own.what is not None:
         return own
-    return kept_whole(folder, dataset.select(pooled.samples).paths) or own  # which joins identical files
+    return split_clusters(folder, dataset.select(pooled.samples).paths) or own  # which joins identical files

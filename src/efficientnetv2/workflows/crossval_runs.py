@@ -22,7 +22,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.crossval import FoldScore
-from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES, mean_over_classes, measured
+from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.run_dir import quarantine, read_skipped
@@ -240,8 +240,8 @@ class Runs:
         rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
         recipes = [read_recipe(folder / name / "recipe.yaml") for name in names]
         answer = recipes[0].answer(self.dataset.separator)
-        figures = measured(self.dataset.targets[rows], probabilities, self.dataset.class_names, answer)
-        figure, mean = mean_over_classes(figures)
+        figures = compute_metrics(self.dataset.targets[rows], probabilities, self.dataset.class_names, answer)
+        figure, mean = macro_metric(figures)
         score = FoldScore(
             number=number,
             note=part.note,
@@ -256,7 +256,7 @@ class Runs:
         )
         chose = f", with {'; '.join(score.chosen)}" if scores else ""
         self.screen.say(
-            f"{called}: {MEANS_OVER_CLASSES[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
+            f"{called}: {MACRO_METRICS[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
             f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
         )
         return Answered(score, rows, probabilities, answer, scores, dict(ChainMap(*unread)))
@@ -302,7 +302,7 @@ class Runs:
             figure, scores[name] = _mean_of(report)
             seconds += report["wall_s"]
             self.screen.say(
-                f"{called}, choosing: {MEANS_OVER_CLASSES[figure]} {scores[name]:.3f} with "
+                f"{called}, choosing: {MACRO_METRICS[figure]} {scores[name]:.3f} with "
                 f"{self.plan.name_of(place)} ({duration(report['wall_s'])})."
             )
             recipe, there = (choosing / run / "recipe.yaml").read_text("utf-8"), tried_with(folder, place)
@@ -406,7 +406,7 @@ class Runs:
 
 def _mean_of(report: dict[str, Any]) -> tuple[str, float]:
     """The figure of a report in which each class counts alike."""
-    name = next(name for name in MEANS_OVER_CLASSES if name in report)
+    name = next(name for name in MACRO_METRICS if name in report)
     return name, float(report[name])
 
 

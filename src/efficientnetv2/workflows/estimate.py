@@ -15,8 +15,8 @@ import torch
 from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.data.image_metadata import median_shorter_side
-from efficientnetv2.evaluation.clusters import kept_whole
-from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.report import ReportMetadata
 from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taught
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
@@ -244,8 +244,8 @@ def _around(
     predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.answer)
     kept = model_file.load(scratch / model_file.NAME, job.device)
     galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
-    facts = Facts(job.train.source, "val")
-    known = Known(sections=galleries, whole=kept_whole(folder, job.val.paths))
+    facts = ReportMetadata(job.train.source, "val")
+    known = Known(sections=galleries, whole=split_clusters(folder, job.val.paths))
     outcome = Outcome(predictions, job.val, job.train.class_names, facts, known=known)
     outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began

@@ -14,10 +14,10 @@ import torch
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
-from efficientnetv2.evaluation.clusters import evaluated_whole
+from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions import Over
-from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.report import ReportMetadata
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -142,7 +142,7 @@ def evaluate_and_report(
             predictions, seconds = answers[px]
             looked_at = asked.dataset.select(predictions.samples)
             known = _known(model, asked.network, looked_at, screen)
-            whole = evaluated_whole(run_of(Path(model)), looked_at)
+            whole = evaluation_clusters(run_of(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
             may_choose = facts.of_training or name == "minival" or chosen_by
@@ -229,13 +229,13 @@ def _facts(
     known: Seen,
     predictions: Predictions,
     seconds: float,
-) -> Facts:
+) -> ReportMetadata:
     recipe = asked.network.recipe
     # Of a training split of which nothing is known there is nothing to ask: its figures are called optimistic.
     note = None if known.pictures is None and name in ("train", "minival") else known.note
     chose = _chose(asked, name)
     notes = [note, chose or known.choosing, _fitted(asked, name, some_chose=known.chose > known.chose_before)]
-    return Facts(
+    return ReportMetadata(
         data=source.data,
         evaluated_on=name,
         selected_on=name if chose else None,
@@ -279,7 +279,9 @@ def _fitted(asked: Asked, name: str, *, some_chose: bool = False) -> str | None:
     return None
 
 
-def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen | None) -> dict[str, Any]:
+def _others(
+    px: int, curve: SizeCurve | None, gained: PairedDifference | None, fresh: Unseen | None
+) -> dict[str, Any]:
     """Further keys of ``report.json``."""
     return {
         "image_px": px,
@@ -292,7 +294,7 @@ def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen
 def _report(
     asked: Asked,
     predictions: Predictions,
-    facts: Facts,
+    facts: ReportMetadata,
     wanted: Wanted,
     known: Known,
     curve: SizeCurve | None,

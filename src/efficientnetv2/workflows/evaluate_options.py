@@ -8,9 +8,9 @@ from pathlib import Path
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.predictions import read_answers
+from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.calibration import LEAST_PICTURES, fit_temperature
+from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
@@ -54,7 +54,9 @@ class Asking:
         if names:
             check_slices(dataset, names)
         against = (
-            None if self.against is None else Other.named(self.against, read_answers(self.against), dataset)
+            None
+            if self.against is None
+            else Other.named(self.against, load_predictions(self.against), dataset)
         )
         costs = None if self.costs is None else read_costs(self.costs, class_names)
         return Wanted(names, costs, self.abstain_below, against)
@@ -94,9 +96,9 @@ def check_calibrates(
             f"--calibrate {out}: at {px} px the answers are others than the model's own, which are at {own.image_px} "
             f"px. Leave --image-px out; or keep that size first: effnetv2 convert MODEL OUT --image-px {px}"
         )
-    if len(dataset) < LEAST_PICTURES:
+    if len(dataset) < MIN_TEMPERATURE_IMAGES:
         raise InputError(
-            f"--calibrate {out}: a temperature is fitted on {LEAST_PICTURES} pictures or more, but there "
+            f"--calibrate {out}: a temperature is fitted on {MIN_TEMPERATURE_IMAGES} pictures or more, but there "
             f"{'is' if len(dataset) == 1 else 'are'} {count_of(len(dataset), 'picture')} of {name}. Give more."
         )
 

@@ -22,22 +22,22 @@ from efficientnetv2.data.image_io import Source
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation import thumbnails as seeing
-from efficientnetv2.evaluation.headline import lost_to_probe, probe_learnt_from, probe_measured_on
+from efficientnetv2.evaluation.headline import probe_evaluated_images, probe_training_images, probe_warning
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.report import Facts, Mistake
+from efficientnetv2.evaluation.report import Misclassification, ReportMetadata
 from efficientnetv2.evaluation.report_facts import Section
-from efficientnetv2.evaluation.summary import lines
+from efficientnetv2.evaluation.summary import summary_lines
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.metric_intervals import intervals_of
+from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import (
-    MEANS_OVER_CLASSES,
-    RULES,
-    SeveralFigures,
-    mean_over_classes,
-    measured,
+    ASSIGNMENT_RULES,
+    MACRO_METRICS,
+    MultilabelMetrics,
+    compute_metrics,
+    macro_metric,
 )
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
@@ -70,7 +70,7 @@ class Outcome:
         predictions: Predictions,
         dataset: ImageDataset,
         class_names: Sequence[str],
-        facts: Facts,
+        facts: ReportMetadata,
         *,
         wanted: Wanted | None = None,
         known: Known | None = None,
@@ -80,16 +80,16 @@ class Outcome:
         self.class_names = tuple(class_names)
 
     @cached_property
-    def figures(self) -> Figures | SeveralFigures:
+    def figures(self) -> ClassificationMetrics | MultilabelMetrics:
         """Of all predictions."""
         answers = self.predictions
-        return measured(answers.labels, answers.probabilities, self.class_names, answers.answer)
+        return compute_metrics(answers.labels, answers.probabilities, self.class_names, answers.answer)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals, by name; where pictures hang together as far as these drawn as a whole leave it."""
         key, whole = Key.of(self.facts.seed or 0).fold("intervals"), self.known.whole
-        return intervals_of(
+        return metric_intervals(
             self.figures,
             self.predictions.labels,
             self.predictions.probabilities,
@@ -116,7 +116,7 @@ class Outcome:
     @cached_property
     def next_steps(self) -> tuple[NextStep, ...]:
         """What to do next, ranked; as in the report."""
-        return report.steps_of(self.figures, self.facts, self.findings.sections)
+        return report.report_next_steps(self.figures, self.facts, self.findings.sections)
 
     @property
     def next_lines(self) -> list[str]:
@@ -134,7 +134,7 @@ class Outcome:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
         mistakes = self._mistakes()
         try:
-            report.write(
+            report.write_report(
                 folder,
                 figures=self.figures,
                 intervals=self.intervals,
@@ -156,7 +156,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """What ``report.json`` holds."""
         mistakes, found = self._mistakes(thumbnails=False), self.findings
-        return report.as_json(
+        return report.report_json(
             self.figures, self.intervals, self.facts, mistakes, found.sections, found.beside
         )
 
@@ -184,18 +184,18 @@ class Outcome:
             else ""
         )
         screen.table(f"By class{more}", columns, rows[:_CLASSES_SHOWN])
-        name, mean = mean_over_classes(score)
+        name, mean = macro_metric(score)
         drawn = self.findings.beside.drawn_whole
         whole = "" if drawn is None else f", {drawn} drawn as a whole"
         reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
-            f"{MEANS_OVER_CLASSES[name]} {mean:.1%}{reach} on {count_of(score.pictures, 'picture')} "
+            f"{MACRO_METRICS[name]} {mean:.1%}{reach} on {count_of(score.pictures, 'picture')} "
             f"({self.facts.evaluated_on}){whole}."
         )
-        if isinstance(score, SeveralFigures):
+        if isinstance(score, MultilabelMetrics):
             screen.say(
-                f"A picture given every class {RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, macro-F1 "
+                f"A picture given every class {ASSIGNMENT_RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, macro-F1 "
                 f"{score.f1_macro:.1%}."
             )
         low, high = low_high["top1"]
@@ -210,18 +210,18 @@ class Outcome:
             f"That is {verdict} always answering '{score.majority_class}', which is right for "
             f"{score.majority_top1:.1%}."
         )
-        lost = lost_to_probe(score, self.facts, self.findings.beside.probe)
+        lost = probe_warning(score, self.facts, self.findings.beside.probe)
         if lost is not None:
             screen.say(lost)
         elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:
-            fewer = probe_learnt_from(self.facts)
+            fewer = probe_training_images(self.facts)
             learnt = "" if fewer is None else f", which learnt from {fewer},"
-            on = probe_measured_on(score, self.findings.beside.probe)
+            on = probe_evaluated_images(score, self.findings.beside.probe)
             screen.say(
                 f"The linear probe on the weights it began with{learnt} had{f', on {on},' if on else ''} top-1 "
                 f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.1%}."
             )
-        for line in lines(self.findings.beside):
+        for line in summary_lines(self.findings.beside):
             screen.say(line)
         if self.facts.optimistic:
             why = (
@@ -235,7 +235,7 @@ class Outcome:
             share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"
             screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s{share}.")
 
-    def _addresses(self, folder: Path, mistakes: Sequence[Mistake]) -> dict[str, str]:
+    def _addresses(self, folder: Path, mistakes: Sequence[Misclassification]) -> dict[str, str]:
         """Where the images lie that the page shows, as seen from its folder; of those that are files alone."""
         galleries = (one for part in self.findings.sections for one in part.told.get("galleries", ()))
         shown = {*(one.path for one in mistakes), *(path for one in galleries for path in one["paths"])}
@@ -243,16 +243,16 @@ class Outcome:
         files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}
         return {path: _address(file, folder) for path, file in files.items() if file.is_file()}
 
-    def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
+    def _mistakes(self, *, thumbnails: bool = True) -> list[Misclassification]:
         probabilities = self.predictions.probabilities
         pictures = BestEffortReader(display_reader(self.dataset))
         mistakes = []
         targets = self.predictions.labels.reshape(len(probabilities), -1)
-        for place in report.most_confident(self.predictions.labels, probabilities):
+        for place in report.most_confident_errors(self.predictions.labels, probabilities):
             row = int(self.predictions.samples[place])
             best = int(probabilities[place].argmax())
             mistakes.append(
-                Mistake(
+                Misclassification(
                     path=self.dataset.paths[row],
                     true=", ".join(self.class_names[label] for label in targets[place] if label >= 0),
                     predicted=self.class_names[best],
@@ -286,12 +286,12 @@ def _links(folder: Path, data: str) -> dict[str, str]:
 
 
 def _small(source: Source) -> Image.Image:
-    return seeing.small(load_image(source))
+    return seeing.shrink(load_image(source))
 
 
-def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str]]]:
+def _by_class(score: ClassificationMetrics | MultilabelMetrics) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the classes that have a picture."""
-    if isinstance(score, SeveralFigures):
+    if isinstance(score, MultilabelMetrics):
         return ["class", "average precision", "F1", "pictures"], [
             [name, f"{one.average_precision:.3f}", f"{one.f1:.3f}", str(one.support)]
             for name, one in score.per_class.items()

@@ -13,8 +13,14 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, display_channels
 from efficientnetv2.data.readers import BestEffortReader, eval_reader
-from efficientnetv2.evaluation.explain import Seen, chosen, explainable, grad_cam, shown
-from efficientnetv2.evaluation.report_facts import Part
+from efficientnetv2.evaluation.explain import (
+    Example,
+    gallery_section,
+    grad_cam,
+    select_galleries,
+    supports_grad_cam,
+)
+from efficientnetv2.evaluation.report_facts import TemplateSection
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
@@ -28,7 +34,7 @@ def explained(
     dataset: ImageDataset,
     class_names: Sequence[str],
     preprocessing: Preprocessing,
-) -> tuple[Part, ...]:
+) -> tuple[TemplateSection, ...]:
     """The section of a report that shows where the network looked; none where pictures have several labels.
 
     Args:
@@ -39,7 +45,7 @@ def explained(
         preprocessing: as the pictures were seen.
     """
 
-    def looked(places: Sequence[int]) -> dict[int, Seen]:
+    def looked(places: Sequence[int]) -> dict[int, Example]:
         return _seen(network, predictions, dataset, preprocessing, places)
 
     return _section(predictions, dataset, class_names, looked)
@@ -53,7 +59,7 @@ def explained_by_folds(
     class_names: Sequence[str],
     *,
     members: int = 1,
-) -> tuple[Part, ...]:
+) -> tuple[TemplateSection, ...]:
     """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
 
     Args:
@@ -65,11 +71,11 @@ def explained_by_folds(
         members: networks that have answered each picture together; that which is loaded is the first of them.
     """
 
-    def of_one(network: Network, places: Sequence[int]) -> dict[int, Seen]:
+    def of_one(network: Network, places: Sequence[int]) -> dict[int, Example]:
         return _seen(network, predictions, dataset, network.preprocessing, places)
 
-    def looked(places: Sequence[int]) -> dict[int, Seen]:
-        seen: dict[int, Seen] = {}
+    def looked(places: Sequence[int]) -> dict[int, Example]:
+        seen: dict[int, Example] = {}
         for number in sorted({int(fold[place]) for place in places}):
             own = [place for place in places if fold[place] == number]
             seen |= of_one(network_of(number), own)
@@ -85,23 +91,23 @@ def _section(
     predictions: Predictions,
     dataset: ImageDataset,
     class_names: Sequence[str],
-    looked: Callable[[Sequence[int]], dict[int, Seen]],
+    looked: Callable[[Sequence[int]], dict[int, Example]],
     whose: str = "",
-) -> tuple[Part, ...]:
+) -> tuple[TemplateSection, ...]:
     labels, shares = predictions.labels, predictions.probabilities
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
         return ()
-    galleries = chosen(labels, shares, class_names)
+    galleries = select_galleries(labels, shares, class_names)
     seen = looked(sorted({int(place) for one in galleries for place in one.places}))
     paths = [dataset.paths[int(row)] for row in predictions.samples]
     return (
-        shown(
+        gallery_section(
             galleries,
             labels,
             shares,
             class_names,
             paths,
-            lambda place: seen.get(place, Seen(None)),
+            lambda place: seen.get(place, Example(None)),
             whose=whose,
         ),
     )
@@ -113,7 +119,7 @@ def _seen(
     dataset: ImageDataset,
     preprocessing: Preprocessing,
     places: Sequence[int],
-) -> dict[int, Seen]:
+) -> dict[int, Example]:
     """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
     # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
     reader = eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands))
@@ -123,13 +129,14 @@ def _seen(
         image = pictures.made(int(predictions.samples[place]), see)
         if image is not None:
             images[place] = image
-    if not images or not explainable(network):
-        return {place: Seen(display_channels(image)) for place, image in images.items()}
+    if not images or not supports_grad_cam(network):
+        return {place: Example(display_channels(image)) for place, image in images.items()}
     called = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
     try:
         maps = grad_cam(network, np.stack(list(images.values())), called)
     except MemoryShortError:  # the pictures are shown without: no figure hangs on them
-        return {place: Seen(display_channels(image)) for place, image in images.items()}
+        return {place: Example(display_channels(image)) for place, image in images.items()}
     return {
-        place: Seen(display_channels(images[place]), heat) for place, heat in zip(images, maps, strict=True)
+        place: Example(display_channels(images[place]), heat)
+        for place, heat in zip(images, maps, strict=True)
     }

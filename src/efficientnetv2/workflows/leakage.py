@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import content_hashes
-from efficientnetv2.evaluation.clusters import Whole, files_of
+from efficientnetv2.evaluation.clusters import Clusters, resolved_files
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.metric_intervals import intervals_of
-from efficientnetv2.metrics.multilabel import MEANS_OVER_CLASSES, mean_over_classes, measured
-from efficientnetv2.metrics.subgroups import SMALL
+from efficientnetv2.metrics.metric_intervals import metric_intervals
+from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
+from efficientnetv2.metrics.subgroups import SMALL_SLICE
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainedOn
 from efficientnetv2.utils.errors import InputError, count_of
@@ -260,7 +260,7 @@ def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float
 def _by_path(run: Path, part: ImageDataset) -> npt.NDArray[np.bool_]:
     """(2, N) whether a picture lies where one lay that the run trained on; and where one that chose, of minival."""
     there = ImageDataset.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
-    asked, places = files_of(part), np.array(files_of(there), dtype=object)
+    asked, places = resolved_files(part), np.array(resolved_files(there), dtype=object)
     found = []
     for split in ("train", "minival"):
         theirs = set(places[there.split == split])
@@ -282,7 +282,7 @@ class Unseen:
 
 
 def on_unseen(
-    predictions: Predictions, known: Seen, class_names: Sequence[str], whole: Whole | None = None
+    predictions: Predictions, known: Seen, class_names: Sequence[str], whole: Clusters | None = None
 ) -> Unseen | None:
     """The figures of those alone; of an ensemble, of those that trained or chose no member of it.
 
@@ -296,13 +296,13 @@ def on_unseen(
         None where there is nothing to part: all or none did, it is not known of each, or fewer than 30 did neither.
     """
     rows = known.unseen
-    if rows is None or not SMALL <= len(rows) < known.of:
+    if rows is None or not SMALL_SLICE <= len(rows) < known.of:
         return None
     labels, shares = predictions.labels[rows], predictions.probabilities[rows]
-    found = measured(labels, shares, class_names, predictions.answer)
+    found = compute_metrics(labels, shares, class_names, predictions.answer)
     clusters = None if whole is None else whole.clusters[rows]
-    intervals = intervals_of(found, labels, shares, clusters=clusters, key=Key.of(0).fold("unseen"))
-    name, mean = mean_over_classes(found)
+    intervals = metric_intervals(found, labels, shares, clusters=clusters, key=Key.of(0).fold("unseen"))
+    name, mean = macro_metric(found)
     figures = {"top1": found.top1, name: mean}
     reach = {one: intervals[one] for one in figures if one in intervals}
 
@@ -313,6 +313,6 @@ def on_unseen(
     which = "neither trained nor chose it" if known.chose else "did not train it"
     return Unseen(
         f"On the {len(rows):,} of these {known.of:,} pictures that {which}: top-1 {said('top1')}, "
-        f"{MEANS_OVER_CLASSES[name]} {said(name)}; 95 % intervals.",
+        f"{MACRO_METRICS[name]} {said(name)}; 95 % intervals.",
         {"pictures": len(rows), **figures, "intervals": reach},
     )

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.label_efficiency import more_labels, verdict
-from efficientnetv2.evaluation.predictions import NAME as ANSWERS
-from efficientnetv2.evaluation.predictions import read_answers, write_answers
+from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
+from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
+from efficientnetv2.evaluation.predictions import load_predictions, save_predictions
 from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
 from efficientnetv2.inference.linear_probe import FittedProbe, as_linear, linear_probe, most_pictures
 from efficientnetv2.models.adapt import put_classifier
@@ -166,7 +166,7 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
             "true_label": [names[one] for one in found.val.labels],
         }
     )
-    write_answers(folder / PROBE, answers)
+    save_predictions(folder / PROBE, answers)
     curve = label_curve(
         found.train,
         found.val,
@@ -198,13 +198,13 @@ def known_of_run(
     answers = None
     if (folder / PROBE / ANSWERS).is_file() and "linear_probe" in beginning:
         try:
-            answers = read_answers(folder / PROBE)
+            answers = load_predictions(folder / PROBE)
         except InputError:
             say(f"{folder / PROBE / ANSWERS} is damaged. The report leaves the linear probe's classes out.")
     labels, sections = None, []
     if "label_curve" in beginning:
         curve = TypeAdapter(LabelCurve).validate_python(beginning["label_curve"])
-        labels, sections = verdict(curve), [more_labels(curve)]
+        labels, sections = label_efficiency_verdict(curve), [learning_curve_section(curve)]
     return Known(
         calibration=calibration,
         probe=answers,

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.cli.console import Screen, answer
-from efficientnetv2.evaluation.predictions import NAME as ANSWERS
+from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.evaluation.predictions import DRAWN_WHOLE
+from efficientnetv2.evaluation.predictions import CLUSTER_COLUMN
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import most_probable
-from efficientnetv2.metrics.multilabel import applied
+from efficientnetv2.metrics.classification import top_classes
+from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.probability import Answer
 
@@ -35,7 +35,7 @@ def predictions_table(
 ) -> pd.DataFrame:
     """A table: path, predicted label, its probability, the true label if known, and the probability of each class.
 
-    Where pictures hang together a last column says which, for comparisons (``evaluation.predictions.drawn_whole``).
+    Where pictures hang together a last column says which, for comparisons (``evaluation.predictions.saved_clusters``).
 
     Of more than 1,000 classes the five most probable instead: ``label``, ``probability``, ``label_2``,
     ``probability_2``, and so on.
@@ -53,12 +53,12 @@ def predictions_table(
     probabilities = predictions.probabilities
     table = _table(probabilities, paths, class_names, true_labels)
     if separator is not None:
-        given = applied(probabilities, predictions.answer)
+        given = assigned_labels(probabilities, predictions.answer)
         table["label"] = _several(given, probabilities, class_names, separator)
     if abstain_below is not None:
         table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
     if drawn_whole is not None:
-        table = table.assign(**{DRAWN_WHOLE: drawn_whole})
+        table = table.assign(**{CLUSTER_COLUMN: drawn_whole})
     return table
 
 
@@ -132,7 +132,7 @@ def _table(
     table = pd.DataFrame({"path": list(paths)})
     truth = {} if true_labels is None else {"true_label": list(true_labels)}
     if len(class_names) > MOST_CLASSES:
-        for place, column in enumerate(most_probable(probabilities, _BEST).T, start=1):
+        for place, column in enumerate(top_classes(probabilities, _BEST).T, start=1):
             end = f"_{place}" if place > 1 else ""
             table[f"label{end}"] = [class_names[one] for one in column]
             table[f"probability{end}"] = probabilities[np.arange(len(column)), column].round(6)
@@ -198,5 +198,5 @@ def read_predictions(
 
 def _column_of(name: str, *, truth: bool) -> str:
     """The column of a class's probability: a class may be called "path" or "label" itself."""
-    taken = {"path", "label", "probability", *(("true_label", DRAWN_WHOLE) if truth else ())}
+    taken = {"path", "label", "probability", *(("true_label", CLUSTER_COLUMN) if truth else ())}
     return f"probability of {name}" if name in taken else name

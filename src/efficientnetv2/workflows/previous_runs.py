@@ -12,8 +12,14 @@ from typing import Any
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.clusters import by_name_alone, root_of
-from efficientnetv2.evaluation.predictions import Over, flattered, in_common, read_answers, write_answers
+from efficientnetv2.evaluation.clusters import data_root, different_root_note
+from efficientnetv2.evaluation.predictions import (
+    PairedDifference,
+    common_images,
+    load_predictions,
+    optimistic_warning,
+    save_predictions,
+)
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval_config import FILE as CROSSVAL
 
@@ -31,7 +37,7 @@ class Other:
 
     Args:
         name: what it is called.
-        answers: as ``evaluation.predictions.read_answers`` gives them.
+        answers: as ``evaluation.predictions.load_predictions`` gives them.
         by_name: words on pictures that lie elsewhere than those to compare with; '' if they do not.
         optimistic: a warning where its report calls its figures so; '' where it does not, or there is none.
     """
@@ -77,7 +83,7 @@ class Other:
             folder: of it, as the user says.
             answers: read from there.
             own: column ``true_label`` of those to compare with, indexed by the path of the picture.
-            root: what their paths start from, as of ``evaluation.clusters.root_of``.
+            root: what their paths start from, as of ``evaluation.clusters.data_root``.
             separator: of their labels, if a picture may have several.
 
         Raises:
@@ -85,18 +91,18 @@ class Other:
         """
         if separator is not None:
             raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
-        both = in_common(own, answers)
+        both = common_images(own, answers)
         if not len(both):
             raise InputError(
                 f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "
                 "model on the same DATA, and give the folder of that evaluation."
             )
-        theirs = root_of(folder, list(answers.index))
+        theirs = data_root(folder, list(answers.index))
         name = folder.resolve().name
-        warning = flattered([name] if _optimistic(folder) else [])
-        return cls(name, answers.loc[both], by_name_alone(root, theirs), warning)
+        warning = optimistic_warning([name] if _optimistic(folder) else [])
+        return cls(name, answers.loc[both], different_root_note(root, theirs), warning)
 
-    def qualified(self, found: Over) -> Over:
+    def qualified(self, found: PairedDifference) -> PairedDifference:
         """What a network's answers have over this one's, with the words on this one."""
         return replace(found, by_name=self.by_name, optimistic=self.optimistic)
 
@@ -106,7 +112,7 @@ class Other:
         Returns:
             Plain values for the run's beginning.
         """
-        write_answers(folder / _KEPT, self.answers.reset_index(names="path"))
+        save_predictions(folder / _KEPT, self.answers.reset_index(names="path"))
         words = {"against_by_name": self.by_name, "against_optimistic": self.optimistic}
         return {"against": self.name, **words}
 
@@ -115,7 +121,7 @@ class Other:
         """What ``keep`` kept; None where nothing was named, or somebody has removed it."""
         try:
             words = (str(beginning.get(f"against_{one}", "")) for one in ("by_name", "optimistic"))
-            return cls(str(beginning["against"]), read_answers(folder / _KEPT), *words)
+            return cls(str(beginning["against"]), load_predictions(folder / _KEPT), *words)
         except (KeyError, InputError):
             return None
 
@@ -143,13 +149,13 @@ def last_before(
 
     Args:
         folder: of the run.
-        answers: its own, as ``evaluation.predictions.read_answers`` gives them.
+        answers: its own, as ``evaluation.predictions.load_predictions`` gives them.
         split_by: the rule of its folds, as its report has it; None of a run.
     """
     kind = next((name for name in KINDS if (folder / name).exists()), None)
     if kind is None:
         return None
-    own, root = folder.resolve(), root_of(folder, list(answers.index))
+    own, root = folder.resolve(), data_root(folder, list(answers.index))
     reports = sorted(
         own.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True
     )
@@ -158,12 +164,12 @@ def last_before(
             told = json.loads(report.read_text(encoding="utf-8"))
             if told["pictures"] != len(answers) or told.get("split_by") != split_by or told.get("optimistic"):
                 continue
-            theirs = read_answers(report.parent)
+            theirs = load_predictions(report.parent)
         except (InputError, OSError, ValueError, KeyError):  # unfinished, or of another version
             continue
         if theirs.index.symmetric_difference(answers.index).empty:
             labels = theirs.loc[answers.index, "true_label"]
             same_labels = bool((labels == answers["true_label"]).all())
-            if same_labels and root is not None and root == root_of(report.parent, list(theirs.index)):
+            if same_labels and root is not None and root == data_root(report.parent, list(theirs.index)):
                 return report.parent.name, theirs
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.shards.index import INDEX
 from efficientnetv2.evaluation.html import is_page
-from efficientnetv2.evaluation.predictions import NAME as ANSWERS
+from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.training.run_dir import REPORT_FILES
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import folder_for

@@ -12,18 +12,18 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.evaluation.breakdown import priced, sliced, verdict_of_slices, worst_slice
-from efficientnetv2.evaluation.clusters import Whole
-from efficientnetv2.evaluation.generalization import Apart, Elsewhere
-from efficientnetv2.evaluation.predictions import Over, over
-from efficientnetv2.evaluation.reliability import Scaled, trust
-from efficientnetv2.evaluation.report_facts import Part
-from efficientnetv2.evaluation.summary import Beside
+from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
+from efficientnetv2.evaluation.clusters import Clusters
+from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
+from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.cost_sensitive import Costs
-from efficientnetv2.metrics.multilabel import right
-from efficientnetv2.metrics.subgroups import Slice, slices, usable, values_of
+from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.metrics.multilabel import is_correct
+from efficientnetv2.metrics.subgroups import SliceMetrics, slice_metrics, slice_values, sliceable_columns
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, some
@@ -48,7 +48,7 @@ class Wanted:
     """
 
     slices: tuple[str, ...] | None = None
-    costs: Costs | None = None
+    costs: ErrorCosts | None = None
     abstain_below: float | None = None
     against: Other | None = None
 
@@ -60,7 +60,7 @@ class Known:
     Args:
         calibration: by which the answers' probabilities are stated.
         members: the same of the networks that have answered, where they are several; None where one has none.
-        probe: answers of the linear probe, as ``evaluation.predictions.read_answers`` gives them.
+        probe: answers of the linear probe, as ``evaluation.predictions.load_predictions`` gives them.
         labels: verdict and words on more labels.
         elsewhere: what a cross-validation says of pictures from new places.
         apart: how far the pictures are from those learnt from.
@@ -76,14 +76,14 @@ class Known:
     members: tuple[Calibration | None, ...] = ()
     probe: pd.DataFrame | None = None
     labels: tuple[str, str] | None = None
-    elsewhere: Elsewhere | None = None
-    apart: Apart | None = None
-    views: Over | None = None
+    elsewhere: NewPlaceEstimate | None = None
+    apart: TrainDistance | None = None
+    views: PairedDifference | None = None
     unseen: str | None = None
-    sections: tuple[Part, ...] = ()
+    sections: tuple[TemplateSection, ...] = ()
     folder: Path | None = None
     split_by: str | None = None
-    whole: Whole | None = None
+    whole: Clusters | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,8 @@ class Findings:
         beside: for its opening answers.
     """
 
-    sections: tuple[Part, ...]
-    beside: Beside
+    sections: tuple[TemplateSection, ...]
+    beside: ReportContext
 
 
 def gathered(
@@ -119,7 +119,7 @@ def gathered(
         class_names: of the network.
         wanted: what the user asked for.
         known: what is known beside.
-        trainers: as ``trust`` takes them.
+        trainers: as ``reliability_section`` takes them.
         choosers: likewise.
         reach: the 95 % interval of top-1.
         key: of resampling.
@@ -129,7 +129,7 @@ def gathered(
     """
     labels, probabilities = predictions.labels, predictions.probabilities
     shown = dataset.select(predictions.samples)
-    trusted = trust(
+    trusted = reliability_section(
         labels,
         probabilities,
         scaled=_scaled(predictions, known),
@@ -140,24 +140,24 @@ def gathered(
         abstain_below=wanted.abstain_below,
         answer=predictions.answer,
     )
-    sections: list[Part] = [trusted]
+    sections: list[TemplateSection] = [trusted]
     predicted = probabilities.argmax(axis=1)
     columns, uncut = _cut(shown, wanted.slices)
-    parts = slices(columns, labels, predicted, right(labels, predicted))
+    parts = slice_metrics(columns, labels, predicted, is_correct(labels, predicted))
     if parts:
-        sections.append(sliced(parts))
+        sections.append(subgroup_section(parts))
     if wanted.costs is not None:
-        sections.append(priced(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
+        sections.append(cost_section(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
     probe = last = None
     if labels.ndim == 1:
         answers = by_picture(predictions, dataset, class_names)
         whole = None if known.whole is None else known.whole.by_path(shown.paths)
         if known.probe is not None:
-            probe = over(answers, known.probe, clusters=whole)
+            probe = compare_predictions(answers, known.probe, clusters=whole)
         last = _last(answers, wanted, known, whole)
     return Findings(
         (*sections, *known.sections),
-        Beside(
+        ReportContext(
             probe=probe,
             last=last,
             apart=known.apart,
@@ -172,15 +172,15 @@ def gathered(
     )
 
 
-def _of_slices(parts: Sequence[Slice], uncut: Sequence[str]) -> tuple[str, str] | None:
+def _of_slices(parts: Sequence[SliceMetrics], uncut: Sequence[str]) -> tuple[str, str] | None:
     """Verdict and words on the subgroups; None where the images are not cut."""
     if not parts:
         return ("Not measured.", " ".join(uncut)) if uncut else None
-    return verdict_of_slices(parts), " ".join([worst_slice(parts), *uncut])
+    return subgroup_verdict(parts), " ".join([worst_slice(parts), *uncut])
 
 
 def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]) -> pd.DataFrame:
-    """Answers as ``evaluation.predictions.read_answers`` gives those that were written down.
+    """Answers as ``evaluation.predictions.load_predictions`` gives those that were written down.
 
     Args:
         predictions: of labelled pictures of one label each.
@@ -234,7 +234,7 @@ def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
             raise InputError(
                 f"--slices {name}: {dataset.source} has no such column{did_you_mean(name, there)} {having}"
             )
-        if values_of(table[name]) is None:
+        if slice_values(table[name]) is None:
             raise InputError(
                 f"--slices {name}: the column has one value, or many that are no numbers, or numbers most of which "
                 "are equal, so it cuts the pictures into nothing of use. Give one of a few values, such as a year or a "
@@ -254,25 +254,25 @@ def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.Data
     """
     table = sized(dataset, wanted).table
     if wanted is None:
-        return table[usable(table, without=_OTHERWISE)], []
-    lost = [name for name in wanted if values_of(table[name]) is None]
+        return table[sliceable_columns(table, without=_OTHERWISE)], []
+    lost = [name for name in wanted if slice_values(table[name]) is None]
     kept = table[[name for name in wanted if name not in lost]]
     return kept, [
         f"By {some(lost)} those that could be read are not cut: most are alike in it."
     ] if lost else []
 
 
-def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
+def _scaled(predictions: Predictions, known: Known) -> TemperatureScaling | None:
     found = known.calibration
     if found is None:
         return None
     before = probability.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
-    return Scaled(found.temperature, found.pictures, found.fitted_on, before)
+    return TemperatureScaling(found.temperature, found.pictures, found.fitted_on, before)
 
 
 def _last(
     answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None
-) -> tuple[str, Over] | None:
+) -> tuple[str, PairedDifference] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     other = wanted.against
     if other is None:
@@ -283,5 +283,5 @@ def _last(
             return None
         other = Other(f"the last run, {found[0]}", found[1])
     # The other may have answered more pictures, or fewer; those of both count.
-    gained = over(answers, other.answers, clusters=whole)
+    gained = compare_predictions(answers, other.answers, clusters=whole)
     return None if gained is None else (other.name, other.qualified(gained))

@@ -15,9 +15,9 @@ from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.evaluation.clusters import root_of, way_to
-from efficientnetv2.evaluation.predictions import over, read_answers
-from efficientnetv2.evaluation.summary import Beside, lines
+from efficientnetv2.evaluation.clusters import data_root, relative_prefix
+from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
+from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import parse
 from efficientnetv2.preprocessing import Bands, Preprocessing
@@ -150,7 +150,7 @@ def _from_elsewhere(folder: RunDir, there: ImageDataset, now: ImageDataset) -> I
 
     A job on a cluster finds its copy of them in a place of its own each time; a link is another way to the same ones.
     """
-    way = way_to(there.paths, now.paths) if len(there) == len(now) else None
+    way = relative_prefix(there.paths, now.paths) if len(there) == len(now) else None
     if way is None:
         return there
     before = there.table["path"]
@@ -285,9 +285,9 @@ class Finished:
                 f"--against {against}: the report of the run in {path} is not there any more. To compare: {again}"
             )
         separator = folder.beginning().get("label_separator")
-        own = read_answers(path)
-        root = root_of(path, list(own.index))
-        other = Other.beside(against, read_answers(against), own, root=root, separator=separator)
+        own = load_predictions(path)
+        root = data_root(path, list(own.index))
+        other = Other.beside(against, load_predictions(against), own, root=root, separator=separator)
         return cls(path, recipe, other)
 
 
@@ -328,8 +328,8 @@ def _compared(run: Finished) -> list[str]:
     """Whether it is better than the other, as its report would have said it."""
     if run.against is None:
         return []
-    own = read_answers(run.path)
-    found = over(own, run.against.answers)
+    own = load_predictions(run.path)
+    found = compare_predictions(own, run.against.answers)
     if found is None:
         return []
-    return lines(Beside(last=(run.against.name, run.against.qualified(found))))
+    return summary_lines(ReportContext(last=(run.against.name, run.against.qualified(found))))

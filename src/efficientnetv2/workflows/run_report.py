@@ -8,12 +8,12 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
-from efficientnetv2.evaluation.clusters import kept_whole
-from efficientnetv2.evaluation.generalization import apart
+from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.generalization import train_distance
 from efficientnetv2.evaluation.next_steps import late_gain
 from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
-from efficientnetv2.evaluation.predictions import f1_of_answers
-from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.predictions import per_class_f1
+from efficientnetv2.evaluation.report import ReportMetadata
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.training.checkpoint import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
@@ -45,7 +45,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     selected = result.selection.to_json() if result.selection else {}
     known = known_of_run(job.folder.path, beginning, result.calibration, job.folder.log)
     learnt = _learnt_from(job)
-    facts = Facts(
+    facts = ReportMetadata(
         data=prepared.dataset.source,
         evaluated_on=job.answered,
         trained_on=before["pictures"],
@@ -71,7 +71,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
         train_lost=len(job.train) - len(learnt),
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
-        linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
+        linear_probe_f1={} if known.probe is None else per_class_f1(known.probe),
         linear_probe_pictures=probe["train_pictures"] if probe else None,
         linear_probe_of_pictures=len(job.train) if probe else None,
         train_support={} if prepared.dataset.separator else dict(learnt.table["label"].value_counts()),
@@ -100,9 +100,9 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     known = replace(
         known,
         sections=(*known.sections, *explanation),
-        apart=apart(prepared.dataset, job.answered),
+        apart=train_distance(prepared.dataset, job.answered),
         folder=job.folder.path,
-        whole=kept_whole(job.folder.path, job.val.select(result.predictions.samples).paths),
+        whole=split_clusters(job.folder.path, job.val.select(result.predictions.samples).paths),
     )
     outcome = Outcome(
         result.predictions,

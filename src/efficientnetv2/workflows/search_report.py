@@ -14,7 +14,7 @@ from rich.progress import MofNCompleteColumn
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Screen, StandingBar, answer, duration
-from efficientnetv2.evaluation.html import rendered
+from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.results import (
@@ -179,7 +179,7 @@ def _page(read: Read, drawn: dict[str, Figure | None]) -> str:
     columns, table = table_of(plan.space.decode(leaders[0].point)) if leaders else ([], [])
     failures = [row for row in rows if row.end == "failed"]
     ends = ended(rows)
-    return rendered(
+    return render(
         "search.html.j2",
         name=study.name,
         done=len(rows),

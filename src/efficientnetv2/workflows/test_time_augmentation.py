@@ -9,9 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.clusters import Whole
+from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions import Over, over
+from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.resolutions import size_points
 from efficientnetv2.models.efficientnet import Network
@@ -149,8 +149,8 @@ def over_own(
     own: Predictions | None,
     dataset: ImageDataset,
     class_names: Sequence[str],
-    whole: Whole | None = None,
-) -> Over | None:
+    whole: Clusters | None = None,
+) -> PairedDifference | None:
     """What answers with other views have over those with the model's own, picture by picture.
 
     Args:
@@ -164,4 +164,4 @@ def over_own(
         return None
     mine, theirs = (by_picture(one, dataset, class_names) for one in (predictions, own))
     clusters = None if whole is None else whole.by_path(list(mine.index))
-    return over(mine, theirs, clusters=clusters)
+    return compare_predictions(mine, theirs, clusters=clusters)

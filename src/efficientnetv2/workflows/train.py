@@ -12,7 +12,7 @@ from typing import Unpack
 import torch
 
 from efficientnetv2.cli.console import Screen, TrainingBar
-from efficientnetv2.evaluation.predictions import read_answers
+from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.initial_weights import model_title
@@ -226,7 +226,7 @@ def _readied(
         if (done := _finished(known, place)) is not None:  # while this one waited
             return done
     # Before it looks at every picture.
-    theirs = None if place.against is None else read_answers(place.against)
+    theirs = None if place.against is None else load_predictions(place.against)
     prepared = looked_at(recipe, source, place, screen)
     if resumed:
         RunDir(known.path, screen.say).set_aside_damaged()

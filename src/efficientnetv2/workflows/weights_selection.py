@@ -17,7 +17,7 @@ from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds, strictest
 from efficientnetv2.inference.predict import embed_manifest
-from efficientnetv2.metrics.paired_tests import paired_together
+from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.auto_config import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
 from efficientnetv2.training.recipe import Recipe
@@ -79,7 +79,7 @@ class _Task:
         known = (one >= 0) & (other >= 0)
         if not known.any():
             return False
-        difference = paired_together(
+        difference = paired_difference(
             self.pictures.labels[known],
             one[known],
             other[known],
