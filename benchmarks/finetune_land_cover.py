@@ -39,7 +39,7 @@ from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.training.auto_config import resolve_recipe
 from efficientnetv2.training.estimate import epochs_for_budget
 from efficientnetv2.training.initial_weights import load_weights

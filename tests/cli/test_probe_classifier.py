@@ -24,7 +24,7 @@ from tests.messages import mentions
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import as_linear, linear_probe
 from efficientnetv2.inference.predict import Predictions

@@ -25,10 +25,10 @@ from efficientnetv2.evaluation.headline import (
     probe_warning,
 )
 from efficientnetv2.evaluation.predictions import PairedDifference
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.metrics.subgroups import SliceMetrics
 from efficientnetv2.utils.rng import Key

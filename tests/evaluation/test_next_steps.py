@@ -13,9 +13,9 @@ from typer.main import get_command
 from efficientnetv2.cli.main import app
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.next_steps import late_gain, next_steps, suspect_labels
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.selective import coverage_curve
 from efficientnetv2.models.pretrained import best
 from efficientnetv2.utils.rng import Key

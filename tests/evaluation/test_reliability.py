@@ -9,9 +9,10 @@ from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils.rng import Key
 
@@ -101,7 +102,7 @@ def test_the_page_has_the_calibration_error_before_and_after_the_temperature(ove
         tmp_path,
         figures=shown,
         intervals=intervals,
-        facts=report.ReportMetadata("x", "val"),
+        facts=ReportMetadata("x", "val"),
         sections=[found],
     )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -170,8 +171,10 @@ def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
 ):
     labels, logits = overconfident
     shares, names = softmax(logits, axis=1), ("a", "b", "c")
-    known = report.ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
-    found = reliability_section(labels, shares, trainers=known.trainers, choosers=known.choosers)
+    known = ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
+    found = reliability_section(
+        labels, shares, trainers=known.training_images, choosers=known.selection_images
+    )
     shown = classification_metrics(labels, shares, names)
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
     report.write_report(tmp_path, figures=shown, intervals=intervals, facts=known, sections=[found])
@@ -190,7 +193,7 @@ def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, fe
     assert "too" not in found.calibrated
     assert found.told["calibration"]["ece"] == pytest.approx(0.2)
     assert found.told["calibration"]["ece_within_chance"] is few
-    facts = report.ReportMetadata(data="land", evaluated_on="val")
+    facts = ReportMetadata(data="land", evaluated_on="val")
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
     report.write_report(tmp_path, figures=shown, intervals=intervals, facts=facts, sections=[found])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -212,7 +215,7 @@ def test_abstention_as_asked_for(overconfident):
         (row["answered"] for row in found.points), reverse=True
     )
     assert found.told["abstention"]["points"] == found.points
-    assert mentions(reliability_section(labels, shares, abstain_below=1.0).abstaining, "100")
+    assert mentions(reliability_section(labels, shares, abstain_below=1.0).abstaining, "100.0")
 
 
 def test_several_labels_of_a_picture():

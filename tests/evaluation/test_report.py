@@ -16,11 +16,12 @@ from tests.messages import mentions
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.reliability import reliability_section
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.utils.rng import Key
 
 NAMES = ("forest", "pasture", "maize")
@@ -56,7 +57,7 @@ def _write(
         folder,
         figures=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=200),
-        facts=report.ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
+        facts=ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
         history=history,
         misjudged=misjudged,
         beside=beside or ReportContext(),
@@ -150,7 +151,7 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
         tmp_path,
         figures=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-        facts=report.ReportMetadata("x", "val"),
+        facts=ReportMetadata("x", "val"),
         misjudged=mistakes,
         sections=[section],
     )
@@ -235,7 +236,7 @@ def _of_many_classes(folder, classes, cells):
     confusion.flat[rng.permutation(classes**2)[:cells]] += 1
     shown = replace(shown, confusion=csr_array(confusion).tocoo())
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=2)
-    report.write_report(folder, figures=shown, intervals=intervals, facts=report.ReportMetadata("x", "val"))
+    report.write_report(folder, figures=shown, intervals=intervals, facts=ReportMetadata("x", "val"))
     html = (folder / "report.html").read_text(encoding="utf-8")
     return shown, json.loads((folder / "report.json").read_text(encoding="utf-8")), html
 
@@ -295,7 +296,7 @@ def test_confident_errors_are_called_wrong_labels_only_where_the_model_is_mostly
             tmp_path,
             figures=shown,
             intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-            facts=report.ReportMetadata("x", "val"),
+            facts=ReportMetadata("x", "val"),
             misjudged=[report.Misclassification("1.jpg", "b", "a", 0.95)],
             sections=[reliability_section(labels, shares)],
         )
@@ -331,7 +332,7 @@ def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
         tmp_path,
         figures=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-        facts=report.ReportMetadata("x", "val", chosen=["Network: b0."]),
+        facts=ReportMetadata("x", "val", chosen=["Network: b0."]),
         misjudged=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
         links={"Predictions (CSV)": "predictions.csv"},
         images={"a/1.jpg": "../a/1.jpg"},

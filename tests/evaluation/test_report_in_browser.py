@@ -23,12 +23,13 @@ from efficientnetv2.evaluation.label_efficiency import learning_curve_section
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.active_learning import Ranked, sheet
@@ -167,7 +168,7 @@ def page(folder, classes):
         folder,
         figures=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
-        facts=report.ReportMetadata(
+        facts=ReportMetadata(
             data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
             hashes={"model.safetensors": "f00d" * 16}, train_pictures=1000, chosen=["a" * 80, "b " * 60],
             train_support=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
@@ -233,7 +234,7 @@ def cross_validated(folder, classes):
         folder,
         figures=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
-        facts=report.ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
+        facts=ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
         sections=[*whole.sections(), learning_curve_section(curve), looked],
         beside=ReportContext(elsewhere=whole.elsewhere()),
     )

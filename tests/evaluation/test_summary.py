@@ -12,7 +12,7 @@ from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDist
 from efficientnetv2.evaluation.headline import data_phrase, evaluated_images
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.predictions import PairedDifference
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.summary import (
     ReportContext,
     limitations,
@@ -22,7 +22,7 @@ from efficientnetv2.evaluation.summary import (
 )
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.utils.rng import Key
 
@@ -257,11 +257,11 @@ def test_what_was_chosen_is_counted_and_named():
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"selected_on": "val"}, "These pictures chose the network, so the figures are optimistic."),
-        ({"trained_on": 3}, "3 of these pictures trained the network, so the figures are optimistic."),
+        ({"selected_on": "val"}, "These images chose the network, so the figures are optimistic."),
+        ({"trained_on": 3}, "3 of these images trained the network, so the figures are optimistic."),
         (
             {"trained_on": 3, "chose": 5},
-            "3 of these pictures trained the network and 5 of these pictures chose the network, so the figures are",
+            "3 of these images trained the network and 5 of these images chose the network, so the figures are",
         ),
     ],
 )

@@ -226,7 +226,7 @@ def test_of_several_labels_too_copies_drawn_as_one_tell_nothing_new(monkeypatch)
     for name, (low, high) in once.items():
         assert together[name] == pytest.approx((low, high), abs=0.03), name
         assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
-    monkeypatch.setattr(resampling_several, "_MOST_RANKED", 200 * 300 - 1)
+    monkeypatch.setattr(resampling_several, "_MAX_RANKED", 200 * 300 - 1)
     assert multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY) == {}, (
         "it would take too long"
     )

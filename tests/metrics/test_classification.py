@@ -16,7 +16,7 @@ from efficientnetv2.metrics.classification import (
     top5_correct,
     top_classes,
 )
-from efficientnetv2.metrics.confidence_intervals import bootstrap_intervals
+from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -113,7 +113,7 @@ def test_one_class_alone_is_always_right():
 
 
 def test_wrong_input_names_the_picture():
-    with pytest.raises(InputError, match="no labelled picture"):
+    with pytest.raises(InputError, match="no labeled image"):
         classification_metrics([], np.empty((0, 3)), NAMES)
     with pytest.raises(InputError, match=mentioning("1", "-1", "label")):
         classification_metrics([0, -1], _one_hot([0, 0], 3), NAMES)

@@ -102,7 +102,7 @@ def test_an_answer_is_right_if_it_is_one_of_the_labels():
 @pytest.mark.parametrize(
     ("labels", "shares", "message"),
     [
-        (np.empty((0, 2), int), np.empty((0, 3)), ("no labelled picture",)),
+        (np.empty((0, 2), int), np.empty((0, 3)), ("no labeled image",)),
         ([[0, 1], [-1, -1]], [[0.5, 0.5, 0], [0.5, 0.5, 0]], ("1", "label")),
         ([[0, 1]], [[np.nan, 0.5, 0.5]], ("NaN",)),
     ],

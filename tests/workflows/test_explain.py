@@ -18,6 +18,7 @@ from tests.rasters import write_raster
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -64,7 +65,7 @@ def test_mistakes_are_kept_no_larger_than_the_page_needs(wrong, tmp_path, monkey
     dataset, answers = wrong
     kept = []
     monkeypatch.setattr(report, "write_report", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(answers, dataset, dataset.class_names, report.ReportMetadata("two", "val")).write(tmp_path)
+    Outcome(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(320, 160)] * 2
 
 
@@ -77,12 +78,10 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
         asked.append(sample)
         raise InputError("https://far.example does not answer")
 
-    for part, reader in ((evaluation_result, "to_show"), (explain, "to_answer")):
+    for part, reader in ((evaluation_result, "display_reader"), (explain, "eval_reader")):
         monkeypatch.setattr(part, reader, lambda dataset: SimpleNamespace(source=gone))
     (tmp_path / "out").mkdir()
-    Outcome(answers, dataset, dataset.class_names, report.ReportMetadata("two", "val")).write(
-        tmp_path / "out"
-    )
+    Outcome(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path / "out")
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
     assert len(asked) == 1
@@ -106,7 +105,7 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
     assert all(each["address"] is not None for each in shown)
     kept = []
     monkeypatch.setattr(report, "write_report", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(answers, dataset, dataset.class_names, report.ReportMetadata("two", "val")).write(tmp_path)
+    Outcome(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(24, 24)] * 2
 
 
@@ -118,9 +117,11 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
     rules = [Bands((1, 2, 3), (0,) * 3, (high,) * 3, kinds=("uint16",)) for high in (250, 500)]
     folds = [SimpleNamespace(preprocessing=Preprocessing(image_px=8, bands=rule)) for rule in rules]
     dataset = replace(load_dataset(tmp_path / "set"), bands=rules[0])
-    monkeypatch.setattr(explain, "explainable", lambda network: False)
+    monkeypatch.setattr(explain, "supports_grad_cam", lambda network: False)
     monkeypatch.setattr(
-        explain, "shown", lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)]
+        explain,
+        "gallery_section",
+        lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)],
     )
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
     (found,) = explained_by_folds(folds.__getitem__, np.array([0, 1]), answers, dataset, dataset.class_names)
@@ -141,7 +142,7 @@ def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeyp
         loaded.append(number)
         return network
 
-    monkeypatch.setattr(explain, "explainable", lambda network: False)
+    monkeypatch.setattr(explain, "supports_grad_cam", lambda network: False)
     dataset = load_dataset(class_folders)
     rows = np.array([0, 20, 40])
     answers = Predictions(rows, dataset.labels[rows], torch.eye(3) * 9)

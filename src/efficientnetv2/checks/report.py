@@ -44,8 +44,7 @@ class CheckFindings:
     Args:
         dataset: of them.
         looked: at them.
-        sections: by name: ``class_count_section``, ``image_stats_section``, ``duplicate_section``, ``place``, ``time``, ``group``, ``network``, and
-            ``shards`` where some are damaged.
+        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``, ``shards``.
         weights: what embedded them; None if nothing did.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy.typing as npt
 
 from efficientnetv2.evaluation.html import percent
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
 from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics
 from efficientnetv2.utils.errors import count_of

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import thumbnail
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import as_many_as_fit
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.transforms.normalize import normalise

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from efficientnetv2.evaluation.html import number, percent
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import MultilabelMetrics
 from efficientnetv2.utils.errors import count_of, some
-
-if TYPE_CHECKING:
-    from efficientnetv2.evaluation.predictions import PairedDifference
-    from efficientnetv2.evaluation.report import ReportMetadata
 
 # Pictures below which they are counted: "4 of 5" says more than "80.0 %". Ours.
 _COUNTED = 100
@@ -46,7 +43,7 @@ def data_phrase(facts: ReportMetadata) -> DataPhrase:
         "minival": DataPhrase("the selection images (minival) of"),
         "all pictures": DataPhrase("all images of"),
         "out-of-fold": DataPhrase("the images of", f", each predicted by {_answerers(facts)}"),
-        **({"train": DataPhrase("the training images of")} if facts.of_training else {}),
+        **({"train": DataPhrase("the training images of")} if facts.on_training_split else {}),
     }
     return said.get(facts.evaluated_on, DataPhrase(f"the images ({facts.evaluated_on}) of"))
 
@@ -65,7 +62,7 @@ def evaluated_images(count: int, facts: ReportMetadata) -> str:
         "minival": " for selection (minival)",
         "all pictures": " (all)",
         "out-of-fold": f", each predicted by {_answerers(facts)}",
-        **({"train": " that it was trained on"} if facts.of_training else {}),
+        **({"train": " that it was trained on"} if facts.on_training_split else {}),
     }
     chose = ", which selected it" if facts.selected_on == facts.evaluated_on != "train" else ""
     return f"{count_of(count, 'image')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"

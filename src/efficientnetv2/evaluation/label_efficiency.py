@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, style_axes
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
 
 # Points of macro-F1 that labels have to bring at least to be worth a yes, and below which they bring little. Ours.

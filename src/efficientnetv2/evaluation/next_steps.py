@@ -7,21 +7,19 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.evaluation.html import number, percent, round_percent
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.multilabel import MultilabelMetrics
 from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.shell import typed
-
-if TYPE_CHECKING:
-    from efficientnetv2.evaluation.report import ReportMetadata
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -113,7 +111,7 @@ def next_steps(
         'effnetv2 predict runs/a IMAGES'
     """
     found: list[tuple[float, NextStep]] = []
-    if facts.trained:
+    if facts.is_training_report:
         found += [
             (order, step)
             for order, step in (

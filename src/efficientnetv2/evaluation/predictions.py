@@ -56,7 +56,7 @@ def load_predictions(folder: Path) -> pd.DataFrame:
         folder: that holds ``predictions.csv``.
 
     Returns:
-        Columns ``label`` (the answer) and ``true_label``, and ``saved_clusters`` where it is there, all text, indexed by
+        Columns ``label`` and ``true_label``, and ``drawn_whole`` if there is one, all text, indexed by
         the path of the picture.
 
     Raises:
@@ -65,7 +65,7 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     file = folder / PREDICTIONS_CSV
     if not file.is_file():
         raise InputError(
-            f"{folder} holds no {PREDICTIONS_CSV}. Give the folder of a run that has come to its end, or of an evaluation "
+            f"{folder} has no {PREDICTIONS_CSV}. Give the folder of a finished run or of an evaluation "
             "(effnetv2 evaluate MODEL DATA --out FOLDER)."
         )
     try:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, WIDTH_IN, style_axes
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.calibration import (
     ReliabilityBin,
     calibration_error_by_chance,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,8 @@ from efficientnetv2.evaluation.plots import (
     draw_training_curves,
 )
 from efficientnetv2.evaluation.predictions import PairedDifference
-from efficientnetv2.evaluation.report_facts import Section, TemplateSection
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.sections import Section, TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext, limitations, summarize
 from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
@@ -49,124 +50,12 @@ from efficientnetv2.metrics.multilabel import (
     MultilabelMetrics,
     is_correct,
 )
-from efficientnetv2.preprocessing import Views
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.io import write_text_atomically
 
 # Of the table of classes: what is open, and what there is when it is unfolded; more are megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
 _MATRIX_CLASSES = 1_000  # at most, for report.json to hold their matrix whole
-
-
-@dataclass(frozen=True)
-class ReportMetadata:
-    """All that a report says beside the figures. None and empty mean unknown, or not so.
-
-    Args:
-        data: the pictures, as the user named them.
-        evaluated_on: which of them the figures are of: ``val``, ``test``, ...
-        trained_on: how many of them are known to have trained the network; 0 where it is known that none did, None
-            where that is not known.
-        chose: how many of the others are known to have chosen it, as its minival.
-        selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
-        kept_model: which model the file has: ``start`` is the one before training, ``trained`` one that training came
-            to; None where nothing chose between them.
-        kept_reason: why, in sentences with the metrics of both.
-        views: how each was looked at, as ``preprocessing.Preprocessing`` has it.
-        model: name of the network.
-        command: that gives this again, as one types it.
-        versions: of what computed it: name → version.
-        chosen: a sentence for each choice that was made for the user.
-        notes: sentences on the data: held out how, skipped why.
-        recipe: as plain JSON values.
-        seed: of everything random.
-        epochs: that were trained.
-        members: networks that answered each picture together, in a cross-validation; None elsewhere.
-        train_pictures: that it was trained on, all the while.
-        train_lost: further ones that could not be read at some time of the training.
-        wall_s: of the training, in seconds.
-        images_per_s: of the training, on average.
-        input_wait_share: of the training time, the share spent waiting for pictures.
-        linear_probe: top-1 of a linear classifier on the features of the given weights as they came.
-        linear_probe_macro_f1: its macro-F1.
-        linear_probe_f1: name of each class → its F1.
-        linear_probe_pictures: training pictures that it learnt from; of the folds' probes the mean.
-        linear_probe_of_pictures: that there were; of the folds the mean.
-        train_support: name of each class → how many pictures of it were trained on.
-        hashes: of the files that this was computed from: name → SHA-256 or the like.
-        skipped: how many pictures could not be read.
-        stored_px: Median shorter side of the training images as stored, in pixels.
-        check_notes: Sentences of the check of the files: copies, conflicting labels, colors.
-        label_conflicts: Number of pairs of identical images with different labels.
-        late_gain: Gain of validation top-1 in the last quarter of the training, as a fraction.
-        others: further keys of ``report.json``.
-    """
-
-    data: str
-    evaluated_on: str
-    selected_on: str | None = None
-    trained_on: int | None = None
-    chose: int = 0
-    kept_model: Literal["start", "trained"] | None = None
-    kept_reason: str = ""
-    views: Views = "one"
-    model: str | None = None
-    command: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    chosen: Sequence[str] = ()
-    notes: Sequence[str] = ()
-    recipe: Mapping[str, Any] | None = None
-    seed: int | None = None
-    epochs: float | None = None
-    members: int | None = None
-    train_pictures: int | None = None
-    train_lost: int = 0
-    wall_s: float | None = None
-    images_per_s: float | None = None
-    input_wait_share: float | None = None
-    linear_probe: float | None = None
-    linear_probe_macro_f1: float | None = None
-    linear_probe_f1: Mapping[str, float] = field(default_factory=dict)
-    linear_probe_pictures: int | None = None
-    linear_probe_of_pictures: int | None = None
-    train_support: Mapping[str, int] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    skipped: int = 0
-    stored_px: float | None = None
-    check_notes: Sequence[str] = ()
-    label_conflicts: int = 0
-    late_gain: float | None = None
-    others: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def trained(self) -> bool:
-        """Whether they are of a run or a cross-validation, not of an evaluation."""
-        return self.train_pictures is not None or self.evaluated_on == "out-of-fold"
-
-    @property
-    def of_training(self) -> bool:
-        """Whether they are called ``train``, and it is not known that none of them trained this network."""
-        return self.evaluated_on == "train" and self.trained_on != 0
-
-    @property
-    def optimistic(self) -> bool:
-        """Whether the figures are of pictures that the network was selected on, or trained on."""
-        selected = self.evaluated_on == self.selected_on or self.chose > 0
-        return selected or self.of_training or bool(self.trained_on)
-
-    @property
-    def trainers(self) -> str:
-        """The pictures among them that trained the network, in words; '' where none is known to have."""
-        if self.trained_on:
-            return f"{self.trained_on:,} of these pictures"
-        return "these pictures" if self.of_training else ""
-
-    @property
-    def choosers(self) -> str:
-        """Those of the others that chose it, in words; '' where none is known to have."""
-        if self.evaluated_on == self.selected_on:
-            return "these pictures"
-        return f"{self.chose:,} of these pictures" if self.chose else ""
 
 
 @dataclass(frozen=True, eq=False)

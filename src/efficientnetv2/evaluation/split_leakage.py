@@ -140,7 +140,8 @@ def _close(near: int, alike: int, placed: int, near_km: float, *, given: bool) -
         Finding(
             "place",
             "note" if given else "doubtful",
-            f"{share_text(near, placed)} have another within {near_km:g} km; of {alike:,} the nearest has the same label.",
+            f"{share_text(near, placed)} have another within {near_km:g} km; "
+            f"the nearest of {alike:,} has the same label.",
             "A random split would put neighbours on both sides. effnetv2 train holds out spatial blocks instead, "
             "where every picture has its place.",
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from efficientnetv2.evaluation.generalization import QUESTIONS, NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.headline import evaluated_images, probe_training_images
 from efficientnetv2.evaluation.html import number, percent
 from efficientnetv2.evaluation.next_steps import CHANGE_THE_PROBE, NextStep
 from efficientnetv2.evaluation.predictions import PairedDifference, few_clusters_note
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.split_leakage import NEAR_KM
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import ClassificationMetrics
@@ -18,10 +18,6 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import MultilabelMetrics
 from efficientnetv2.metrics.subgroups import SMALL_SLICE
 from efficientnetv2.utils.errors import count_of
-
-if TYPE_CHECKING:
-    from efficientnetv2.evaluation.report import ReportMetadata
-
 
 _VIEWS = "Is it better with test-time augmentation?"
 
@@ -91,7 +87,7 @@ def summarize(
         steps: What to do next. Steps that change what more labels bring are named with that answer.
     """
     # Of a run or a cross-validation what was not measured is said; of an evaluation nobody expects it.
-    trained = facts.trained
+    trained = facts.is_training_report
     several = isinstance(figures, MultilabelMetrics)
     found = [
         _how_good(figures, intervals, facts),
@@ -152,7 +148,10 @@ def _weakest(figures: ClassificationMetrics, intervals: Mapping[str, Interval]) 
     measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
     never = [name for name, one in measured.items() if not one.f1]
     if len(never) > 1:
-        return f"Of {len(never)} of the {len(measured)} classes no image is classified correctly: {quote_classes(never, 3)}."
+        return (
+            f"No image of {len(never)} of the {len(measured)} classes is classified correctly: "
+            f"{quote_classes(never, 3)}."
+        )
     weakest = min(measured, key=lambda name: measured[name].f1 or 0.0)
     return (
         f"The weakest class is '{weakest}', with F1 {percent(measured[weakest].f1)}"
@@ -388,7 +387,7 @@ def limitations(
             "change, recall does not."
         )
     if facts.optimistic:
-        both = ((facts.trainers, "trained"), (facts.choosers, "chose"))
+        both = ((facts.training_images, "trained"), (facts.selection_images, "chose"))
         told = " and ".join(f"{who} {what} the network" for who, what in both if who)
         found.append(f"{told[0].upper()}{told[1:]}, so the figures are optimistic.")
     if facts.skipped:

@@ -46,11 +46,7 @@ def encode_thumbnail(
 
 
 def shrink(picture: Image.Image) -> Image.Image:
-    """A picture no larger than ``encode_thumbnail`` needs it: dozens of whole ones, held until the page is written, are gigabytes.
-
-    Args:
-        picture: of any size; it is made smaller itself.
-    """
+    """Shrink an image in place to what ``encode_thumbnail`` needs: dozens of whole images would be gigabytes."""
     picture.thumbnail((2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
     return picture
 

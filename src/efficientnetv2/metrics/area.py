@@ -1,31 +1,25 @@
-"""How much of each class there really is, from a map and a sample whose truth is known.
+"""Area of each class, estimated from a map and a labeled sample of it.
 
-Counting a map's pixels repeats the map's mistakes: a class that is often called another comes out too small. A
-sample says how often, and corrects it.
+Counting the pixels of a map repeats its errors. A sample with known truth corrects them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 
+from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import InputError, some
 from efficientnetv2.utils.rng import Floats
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share, and how far chance reaches.
-
-    Args:
-        value: 0 to 1.
-        margin: half the width of its interval.
-    """
+    """A fraction and the half-width of its 95 % interval."""
 
     value: float
     margin: float
@@ -43,14 +37,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassArea:
-    """One class on a map and in truth.
+    """One class on the map and in truth.
 
-    Args:
-        mapped: share of the map that it covers.
-        share: of the area that it really covers, as estimated.
-        users_accuracy: share of what is mapped as it that is it; None where nothing is mapped as it.
-        producers_accuracy: share of it that is mapped as it; None where there is none of it.
-        samples: that lie in what is mapped as it.
+    Attributes:
+        mapped: Fraction of the map.
+        share: Estimated true fraction of the area.
+        users_accuracy: Precision of the map. None if nothing is mapped as the class.
+        producers_accuracy: Recall of the map. None if sampled is no true area of the class.
+        samples: Number of samples in the area mapped as the class.
     """
 
     mapped: float
@@ -60,17 +54,12 @@ class ClassArea:
     samples: int
 
 
-_NOWHERE = ClassArea(0.0, Estimate(0.0, 0.0), None, None, 0)  # neither on the map nor in the sample
+_ABSENT = ClassArea(0.0, Estimate(0.0, 0.0), None, None, 0)  # neither on the map nor in the sample
 
 
 @dataclass(frozen=True)
 class AdjustedAreas:
-    """What a map and its sample say together.
-
-    Args:
-        classes: by name.
-        accuracy: share of the whole area that is mapped as what it is.
-    """
+    """Areas by class name, and the fraction of the whole area that is mapped correctly."""
 
     classes: dict[str, ClassArea]
     accuracy: Estimate
@@ -80,12 +69,10 @@ def adjusted_areas(
     counts: npt.ArrayLike | coo_array,
     mapped: npt.ArrayLike,
     class_names: Sequence[str],
-    *,
-    level: float = 0.95,
 ) -> AdjustedAreas:
-    """Error-adjusted area of each class by the stratified estimator, the map's classes being the strata.
+    """Error-adjusted area of each class by the stratified estimator; the strata are the mapped classes.
 
-    With W_i the share of the map that class i covers, n_ij how many of the n_i samples mapped as i are truly j, and
+    With W_i the fraction of the map that is class i, n_ij the samples mapped as i that are truly j, n_i their sum, and
     p_ij = W_i n_ij / n_i:
 
     - area of j: p_j = sum_i p_ij, its variance sum_i W_i^2 (n_ij / n_i) (1 - n_ij / n_i) / (n_i - 1);
@@ -94,53 +81,49 @@ def adjusted_areas(
       + P_j^2 sum_(i != j) W_i^2 (n_ij / n_i) (1 - n_ij / n_i) / (n_i - 1)) / p_j^2;
     - overall accuracy: sum_i W_i U_i, variance sum_i W_i^2 U_i (1 - U_i) / (n_i - 1).
 
-    It holds for samples drawn at random within each mapped class (or over the whole map). Where every sample of a
-    class is right, its variance is 0, which few samples do not warrant; and where less than about five samples of a
-    stratum are of another class, the interval is too short: draw more there.
+    Samples must be random within each mapped class, or over the whole map. If all samples of a class are correct, its
+    variance is 0; with fewer than about five errors in a stratum the interval is too short.
 
     Args:
-        counts: (K, K) numbers of samples; rows mapped, columns true. Of very many classes better sparse.
-        mapped: (K,) area mapped as each class, in any unit, its sum above 0.
-        class_names: K.
-        level: share of such intervals that hold the true value; normal quantiles.
+        counts: (K, K) numbers of samples, rows mapped, columns true.
+        mapped: (K,) mapped area in any unit, with a sum above 0.
 
     Raises:
-        InputError: a class that is on the map has fewer than two samples.
+        InputError: A mapped class has fewer than two samples.
 
     Source: Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
     of Environment 148 (2014), equations 1 to 11.
     """
     cells, area = coo_array(counts), np.asarray(mapped, dtype=np.float64)
-    # Of thousands of classes a map shows a few: of the others there is nothing to compute.
-    met = np.unique(np.concatenate([np.flatnonzero(area), cells.row, cells.col]))
-    n, area = np.zeros((len(met), len(met))), area[met]
-    np.add.at(n, (np.searchsorted(met, cells.row), np.searchsorted(met, cells.col)), cells.data)
+    # Only the classes of the map or the sample: a map shows a few of thousands.
+    present = np.unique(np.concatenate([np.flatnonzero(area), cells.row, cells.col]))
+    n, area = np.zeros((len(present), len(present))), area[present]
+    np.add.at(n, (np.searchsorted(present, cells.row), np.searchsorted(present, cells.col)), cells.data)
     total = n.sum(axis=1)
-    _refuse_few(total, area, [class_names[k] for k in met])
-    weight, there = area / area.sum(), total > 0
-    share = np.divide(n, total[:, None], out=np.zeros_like(n), where=there[:, None])  # (K, K) n_ij / n_i
-    # Of a stratum that is not on the map nothing counts: its weight is 0.
+    _check_samples(total, area, [class_names[k] for k in present])
+    weight, sampled = area / area.sum(), total > 0
+    share = np.divide(n, total[:, None], out=np.zeros_like(n), where=sampled[:, None])  # (K, K) n_ij / n_i
+    # A stratum that is not on the map has weight 0.
     spread = share * (1 - share) / np.maximum(total - 1, 1)[:, None]
     joint, joint_variance = weight[:, None] * share, weight[:, None] ** 2 * spread
     true, right = joint.sum(axis=0), share.diagonal()
     producers = np.divide(joint.diagonal(), true, out=np.zeros_like(true), where=true > 0)
     producers_variance = _producers_variance(joint_variance, producers, true)
-    z = NormalDist().inv_cdf((1 + level) / 2)
 
     def estimate(value: float, variance: float) -> Estimate:
-        return Estimate(float(value), float(z * np.sqrt(variance)))
+        return Estimate(float(value), float(Z95 * np.sqrt(variance)))
 
     found = {
         class_names[of]: ClassArea(
             mapped=float(weight[k]),
             share=estimate(true[k], joint_variance[:, k].sum()),
-            users_accuracy=estimate(right[k], spread[k, k]) if there[k] else None,
+            users_accuracy=estimate(right[k], spread[k, k]) if sampled[k] else None,
             producers_accuracy=estimate(producers[k], producers_variance[k]) if true[k] > 0 else None,
             samples=int(total[k]),
         )
-        for k, of in enumerate(met)
+        for k, of in enumerate(present)
     }
-    classes = {name: found.get(name, _NOWHERE) for name in class_names}
+    classes = {name: found.get(name, _ABSENT) for name in class_names}
     accuracy = estimate(joint.trace(), joint_variance.trace())
     return AdjustedAreas(classes, accuracy)
 
@@ -153,7 +136,7 @@ def _producers_variance(joint_variance: Floats, producers: Floats, true: Floats)
     return result
 
 
-def _refuse_few(total: Floats, area: Floats, class_names: Sequence[str]) -> None:
+def _check_samples(total: Floats, area: Floats, class_names: Sequence[str]) -> None:
     few = np.flatnonzero((area > 0) & (total < 2)).tolist()
     if few:
         raise InputError(

@@ -1,38 +1,39 @@
-"""How far chance reaches where pictures hang together, and between two answers to the same pictures.
+"""Bootstrap of classification metrics over images or clusters of images, and of paired differences.
 
-``intervals.bootstrap`` takes pictures for independent. Those of one place or one patient are not: chance draws the
-place, and all its pictures with it. And two answers to the same pictures are right and wrong together, so that their
-difference varies less than either.
+Images of one location or patient are not independent: the bootstrap draws the cluster with all its images. Two
+models are right and wrong on the same images, so their paired difference varies less than either metric.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 from scipy.stats import norm, t
 
-from efficientnetv2.metrics.confidence_intervals import CELLS_AT_ONCE, Interval
+from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.utils.rng import Floats, Key
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-# Draws of the bootstrap, as in metrics.intervals. Ours.
+# Number of bootstrap draws. Ours.
 DRAWS = 2000
+# Resampled counts in memory together (32 MB). Ours.
+CELLS_AT_ONCE = 4_000_000
+# The multilabel bootstrap ranks all images in each draw, so it draws less often on large datasets: at most this many
+# probabilities in total, a few seconds, and no interval with fewer than this many draws. Ours.
+_MAX_RANKED, _MIN_DRAWS = 500_000_000, 200
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a figure between two answers to the same pictures.
-
-    Args:
-        value: the first's less the second's.
-        low, high: the 95 % interval.
-    """
+    """Difference of a metric between two models on the same images, first minus second, with its 95 % interval."""
 
     value: float
     low: float
@@ -40,265 +41,268 @@ class Difference:
 
     @property
     def certain(self) -> bool:
-        """Whether chance in the choice of pictures does not explain it."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def cluster_bootstrap(
-    labels: Ints, answers: Ints, clusters: Ints, num_classes: int, *, key: Key
+    labels: Ints, predictions: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Interval]:
-    """95 % intervals of figures, clusters of pictures drawn as one.
+    """95 % intervals of metrics, with whole clusters drawn.
 
     Args:
-        labels: (N,) true classes.
-        answers: (N,) classes.
-        clusters: (N,) equal where pictures hang together.
-        num_classes: K.
-        key: of the resampling.
+        clusters: (N,) cluster ids.
 
     Returns:
-        ``top1``, ``macro_f1``, ``balanced_accuracy``; ``f1:k`` and ``recall:k`` of each class k that has a picture,
-        ``precision:k`` only of those of them that a picture was called, as ``intervals.bootstrap`` has them by name.
+        ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k``, ``recall:k``, ``precision:k`` of each class k
+        with an image; ``precision:k`` only if the class was predicted.
 
-    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8: whole clusters are drawn
-        with replacement; for few of them see ``widen_interval``.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8; for few clusters see
+        ``widen_interval``.
     """
-    drawn = _drawn(labels, [answers], clusters, num_classes, key, of_classes=("f1", "recall", "precision"))
-    whole = _of_all(labels, [answers], num_classes)
-    count = num_clusters(clusters)
+    draws = _draw_metrics(
+        labels, [predictions], clusters, num_classes, key, per_class=("f1", "recall", "precision")
+    )
+    values, count = _metrics(labels, [predictions], num_classes), num_clusters(clusters)
     return {
-        name: widen_interval(float(whole[name][0, 0]), percentile_interval(values[:, 0]), count, least=0.0)
-        for name, values in drawn.items()
+        name: widen_interval(float(values[name][0, 0]), percentile_interval(drawn[:, 0]), count, minimum=0.0)
+        for name, drawn in draws.items()
     }
 
 
 def paired_bootstrap(
-    labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
+    labels: Ints, first: Ints, second: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Difference]:
-    """How much better one answers than the other.
-
-    Args:
-        labels: (N,) true classes.
-        one: (N,) classes that the first answers.
-        other: (N,) classes that the second answers to the same pictures.
-        clusters: (N,) equal where pictures hang together; all different where none do.
-        num_classes: K.
-        key: of the resampling.
+    """Differences between two models, (N,) predictions ``first`` minus ``second``, with whole clusters drawn.
 
     Returns:
-        ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k that has a picture.
+        ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k with an image.
 
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
         few clusters see ``widen_interval``.
     """
-    drawn = _drawn(labels, [one, other], clusters, num_classes, key, of_classes=("f1",))
-    whole, count = _of_all(labels, [one, other], num_classes), num_clusters(clusters)
-    found = {}
-    for name, values in drawn.items():
-        value = float(whole[name][0, 0] - whole[name][0, 1])
-        reach = percentile_interval(values[:, 0] - values[:, 1])
-        found[name] = Difference(value, *widen_interval(value, reach, count, least=-1.0))
-    return found
+    draws = _draw_metrics(labels, [first, second], clusters, num_classes, key, per_class=("f1",))
+    values, count = _metrics(labels, [first, second], num_classes), num_clusters(clusters)
+    differences = {}
+    for name, drawn in draws.items():
+        value = float(values[name][0, 0] - values[name][0, 1])
+        interval = percentile_interval(drawn[:, 0] - drawn[:, 1])
+        differences[name] = Difference(value, *widen_interval(value, interval, count, minimum=-1.0))
+    return differences
 
 
 def unit_counts(
-    labels: Ints, answers: list[Ints], clusters: Ints, num_classes: int
-) -> tuple[csr_array, npt.NDArray[np.int64]]:
-    """What is drawn: (units, answers * 3 * K) pictures right, true and called, and how many units there are of each.
+    labels: Ints, predictions: list[Ints], clusters: Ints, num_classes: int
+) -> tuple[csr_array, Ints]:
+    """Sampling units: (units, models * 3 * K) correct, true and predicted images, and the multiplicity of each unit.
 
-    Lone pictures of the same label and the same answers are one unit: a million of them are few kinds, whatever hangs
-    together beside them.
+    Single images with equal label and predictions are one unit, so that a million of them are a few units.
     """
-    table = np.stack([labels, *answers], axis=1)
-    _, of_picture, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    lone = sizes[of_picture] == 1
-    kinds, counts = np.unique(table[lone], axis=0, return_counts=True)
-    together = np.unique(of_picture[~lone], return_inverse=True)[1]
-    table = np.concatenate([kinds, table[~lone]])
-    of_picture = np.concatenate([np.arange(len(kinds)), len(kinds) + together])
-    counts = np.concatenate([counts, np.ones(together.max(initial=-1) + 1, dtype=np.int64)])
+    table = np.stack([labels, *predictions], axis=1)
+    _, cluster_of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    single = sizes[cluster_of] == 1
+    kinds, counts = np.unique(table[single], axis=0, return_counts=True)
+    clustered = np.unique(cluster_of[~single], return_inverse=True)[1]
+    table = np.concatenate([kinds, table[~single]])
+    unit_of = np.concatenate([np.arange(len(kinds)), len(kinds) + clustered])
+    counts = np.concatenate([counts, np.ones(clustered.max(initial=-1) + 1, dtype=np.int64)])
     true = table[:, 0]
     rows, columns = [], []
-    for place in range(len(answers)):
-        called = table[:, place + 1]
-        hit = true == called
-        start = 3 * num_classes * place
-        rows += [of_picture[hit], of_picture, of_picture]
-        columns += [start + true[hit], start + num_classes + true, start + 2 * num_classes + called]
+    for model in range(len(predictions)):
+        predicted = table[:, model + 1]
+        correct = true == predicted
+        start = 3 * num_classes * model
+        rows += [unit_of[correct], unit_of, unit_of]
+        columns += [
+            start + true[correct],
+            start + num_classes + true,
+            start + 2 * num_classes + predicted,
+        ]
     places = (np.concatenate(rows), np.concatenate(columns))
-    shape = (len(counts), 3 * num_classes * len(answers))
+    shape = (len(counts), 3 * num_classes * len(predictions))
     return csr_array((np.ones(len(places[0])), places), shape=shape), counts
 
 
-def _drawn(
-    labels: Ints,
-    answers: list[Ints],
-    clusters: Ints,
-    num_classes: int,
-    key: Key,
-    *,
-    of_classes: tuple[str, ...],
-) -> dict[str, Floats]:
-    """Figures of each draw: name → (draws, answers); of classes those figures that are asked for."""
-    cells, counts = unit_counts(labels, answers, clusters, num_classes)
-    units, generator = int(counts.sum()), key.generator()
-    at_once = max(1, CELLS_AT_ONCE // max(cells.shape))
-    there = np.unique(labels)
-    classes = {"precision": np.intersect1d(there, np.concatenate(answers))}
-    names = ["top1", "macro_f1", "balanced_accuracy"]
-    names += [f"{figure}:{k}" for figure in of_classes for k in classes.get(figure, there).tolist()]
-    parts = []
-    for start in range(0, DRAWS, at_once):
-        size = min(at_once, DRAWS - start)
-        times = generator.multinomial(units, counts / units, size=size)
-        found = metrics_from_counts((times @ cells).reshape(size, len(answers), 3, num_classes))
-        parts.append({name: found[name].copy() for name in names})  # a view would keep all classes
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
 def metrics_from_counts(sums: Floats) -> dict[str, Floats]:
-    """Figures from (draws, answers, 3, K) pictures right, true and called; a class without a picture is left out."""
-    right, true, called = np.moveaxis(sums, 2, 0)
+    """Metrics from (..., 3, K) counts of correct, true and predicted images; NaN for a class without images."""
+    correct, true, predicted = np.moveaxis(sums, -2, 0)
     absent = true == 0
-    of_classes = {
-        "f1": np.where(absent, np.nan, 2 * right / np.maximum(true + called, 1)),
-        "recall": np.where(absent, np.nan, right / np.maximum(true, 1)),
-        "precision": np.where(called == 0, np.nan, right / np.maximum(called, 1)),
+    per_class = {
+        "f1": np.where(absent, np.nan, 2 * correct / np.maximum(true + predicted, 1)),
+        "recall": np.where(absent, np.nan, correct / np.maximum(true, 1)),
+        "precision": np.where(predicted == 0, np.nan, correct / np.maximum(predicted, 1)),
     }
     return {
-        "top1": right.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
-        "macro_f1": np.nanmean(of_classes["f1"], axis=-1),
-        "balanced_accuracy": np.nanmean(of_classes["recall"], axis=-1),
+        "top1": correct.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
+        "macro_f1": np.nanmean(per_class["f1"], axis=-1),
+        "balanced_accuracy": np.nanmean(per_class["recall"], axis=-1),
         **{
             f"{name}:{k}": values[..., k]
-            for name, values in of_classes.items()
+            for name, values in per_class.items()
             for k in range(values.shape[-1])
         },
     }
 
 
-def _of_all(labels: Ints, answers: list[Ints], num_classes: int) -> dict[str, Floats]:
-    """The figures themselves, of all pictures: name → (1, answers)."""
-    cells, counts = unit_counts(labels, answers, np.arange(len(labels)), num_classes)
-    return metrics_from_counts((counts @ cells).reshape(1, len(answers), 3, num_classes))
+def macro_intervals(confusion: coo_array, *, key: Key, draws: int) -> tuple[Interval, Interval]:
+    """Intervals of macro-F1 and balanced accuracy, with single images drawn from a (K, K) confusion matrix."""
+    present, row_starts = np.unique(confusion.row, return_index=True)
+    columns, counts = confusion.col, confusion.data
+    correct = np.flatnonzero(confusion.row == columns)
+    by_column = np.argsort(columns, kind="stable")
+    predicted, column_starts = np.unique(columns[by_column], return_index=True)
+    scored = np.isin(predicted, present)  # a class without a true image has no metric
+    f1, recall = np.empty((2, draws))
+    for part, cells in _multinomial(counts, max(1, CELLS_AT_ONCE // len(counts)), key, draws):
+        sums = np.zeros((3, len(cells), len(present)))
+        sums[0][:, np.searchsorted(present, confusion.row[correct])] = cells[:, correct]
+        sums[1] = np.add.reduceat(cells, row_starts, axis=1)
+        totals = np.add.reduceat(cells[:, by_column], column_starts, axis=1)
+        sums[2][:, np.searchsorted(present, predicted[scored])] = totals[:, scored]
+        # Only the means are kept: 2,000 draws of all classes of ImageNet-21k would be a gigabyte.
+        absent = sums[1] == 0
+        f1_of, recall_of = 2 * sums[0] / np.maximum(sums[1] + sums[2], 1), sums[0] / np.maximum(sums[1], 1)
+        f1[part] = np.nanmean(np.where(absent, np.nan, f1_of), axis=1)
+        recall[part] = np.nanmean(np.where(absent, np.nan, recall_of), axis=1)
+    return percentile_interval(f1), percentile_interval(recall)
+
+
+def multilabel_bootstrap(
+    labels: Ints,
+    assigned: Bools,
+    probabilities: npt.NDArray[np.floating[Any]],
+    correct: Bools,
+    clusters: Ints,
+    *,
+    key: Key,
+) -> dict[str, Interval]:
+    """95 % intervals of multilabel metrics, with whole clusters drawn.
+
+    Args:
+        labels: (N, M) class ids, padded with -1.
+        assigned: (N, K) whether a class is predicted.
+        probabilities: (N, K) that rank the images of each class.
+        correct: (N,) whether the most probable class is a label.
+        clusters: (N,) cluster ids.
+
+    Returns:
+        ``top1``, ``mean_average_precision``, ``f1_micro`` and ``f1_macro`` over the classes in a draw. Empty where
+        200 draws would take too long: some millions of images times classes.
+    """
+    images, classes = assigned.shape
+    draws = min(DRAWS, _MAX_RANKED // (images * classes))
+    if draws < _MIN_DRAWS:
+        return {}
+    units, unit_of = np.unique(clusters, return_inverse=True)
+    true = np.zeros((images, classes), dtype=bool)
+    true[np.nonzero(labels >= 0)[0], labels[labels >= 0]] = True
+    cells = csr_array(np.hstack([true & assigned, true, assigned]).astype(np.int64))
+    present = np.flatnonzero(true.any(axis=0)).tolist()
+    generator, at_once = key.generator(), max(1, CELLS_AT_ONCE // max(images, 3 * classes))
+
+    def metrics(times: Ints) -> dict[str, Floats]:
+        precision = [_average_precision(times, true[:, k], probabilities[:, k]) for k in present]
+        hits, positives, predicted = np.moveaxis((times @ cells).reshape(len(times), 3, classes), 1, 0)
+        f1 = np.where(positives > 0, 2 * hits / np.maximum(positives + predicted, 1), np.nan)
+        return {
+            "top1": times @ correct / times.sum(axis=1),
+            "mean_average_precision": np.nanmean(np.stack(precision), axis=0),
+            "f1_micro": 2 * hits.sum(axis=1) / np.maximum((positives + predicted).sum(axis=1), 1),
+            "f1_macro": np.nanmean(f1, axis=1),
+        }
+
+    parts: list[dict[str, Floats]] = []
+    for start in range(0, draws, at_once):
+        drawn = [generator.integers(0, len(units), len(units)) for _ in range(min(at_once, draws - start))]
+        times = np.stack([np.bincount(draw, minlength=len(units)) for draw in drawn])
+        parts.append(metrics(times[:, unit_of]))
+    values, count = metrics(np.ones((1, images), dtype=np.int64)), num_clusters(clusters)
+    intervals = {
+        name: percentile_interval(np.concatenate([part[name] for part in parts])) for name in parts[0]
+    }
+    return {
+        name: widen_interval(float(values[name][0]), interval, count, minimum=0.0)
+        for name, interval in intervals.items()
+    }
 
 
 def num_clusters(clusters: Ints) -> int | None:
-    """How many clusters there are; None where no two pictures share one, or all do."""
+    """Number of clusters; None if no two images share one, or all do."""
     count = len(np.unique(clusters))
     return count if 1 < count < len(clusters) else None
 
 
-def widen_interval(value: float, reach: Interval, clusters: int | None, *, least: float) -> Interval:
-    """An interval of drawn clusters, as wide as so few of them leave it.
+def widen_interval(value: float, interval: Interval, clusters: int | None, *, minimum: float) -> Interval:
+    """Widen a cluster bootstrap interval for a small number of clusters; None leaves it.
 
-    Their spread is estimated from themselves: the bootstrap's is too small by the root of (c - 1) / c, and Student's t
-    with c - 1 degrees of freedom stands in the normal distribution's place.
-
-    Args:
-        value: of all pictures.
-        reach: percentiles of the draws.
-        clusters: how many there are; None where pictures were drawn.
-        least: what the figure can be at the least; at the most it is 1.
+    The bootstrap underestimates the spread of c clusters by the root of (c - 1) / c, and Student's t with c - 1
+    degrees of freedom replaces the normal distribution. The result stays within ``minimum`` and 1.
 
     Source: Davison and Hinkley, as above, section 2.3; Cameron, Gelbach and Miller, Bootstrap-based improvements for
         inference with clustered errors (2008).
     """
     if clusters is None:
-        return reach
-    wider = t.ppf(0.975, clusters - 1) / norm.ppf(0.975) * math.sqrt(clusters / (clusters - 1))
-    low, high = (value + wider * (end - value) for end in reach)
-    return float(max(least, min(low, reach[0]))), float(min(1.0, max(high, reach[1])))
+        return interval
+    factor = t.ppf(0.975, clusters - 1) / norm.ppf(0.975) * math.sqrt(clusters / (clusters - 1))
+    low, high = (value + factor * (end - value) for end in interval)
+    return float(max(minimum, min(low, interval[0]))), float(min(1.0, max(high, interval[1])))
 
 
 def percentile_interval(values: Floats) -> Interval:
-    """Draws without the class do not count."""
+    """The central 95 % of the draws; NaN draws do not count."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
-# Each draw ranks all pictures for every class anew: so many probabilities are gone through at most, a few seconds'
-# worth; and for fewer draws than these none is made. Ours.
-_MOST_RANKED, _LEAST_DRAWS = 500_000_000, 200
-
-
-def multilabel_bootstrap(
+def _draw_metrics(
     labels: Ints,
-    given: npt.NDArray[np.bool_],
-    shares: npt.NDArray[np.floating[Any]],
-    right: npt.NDArray[np.bool_],
+    predictions: list[Ints],
     clusters: Ints,
-    *,
+    num_classes: int,
     key: Key,
-) -> dict[str, Interval]:
-    """95 % intervals of the figures of pictures with several labels, clusters of pictures drawn as one.
+    *,
+    per_class: tuple[str, ...],
+) -> dict[str, Floats]:
+    """(draws, models) values of each metric."""
+    cells, counts = unit_counts(labels, predictions, clusters, num_classes)
+    present = np.unique(labels)
+    classes = {"precision": np.intersect1d(present, np.concatenate(predictions))}
+    names = ["top1", "macro_f1", "balanced_accuracy"]
+    names += [f"{metric}:{k}" for metric in per_class for k in classes.get(metric, present).tolist()]
+    drawn = {name: np.empty((DRAWS, len(predictions))) for name in names}
+    for part, times in _multinomial(counts, max(1, CELLS_AT_ONCE // max(cells.shape)), key, DRAWS):
+        found = metrics_from_counts((times @ cells).reshape(len(times), len(predictions), 3, num_classes))
+        for name in names:
+            drawn[name][part] = found[name]
+    return drawn
 
-    Args:
-        labels: (N, M) class ids of each picture, -1 behind the last.
-        given: (N, K) whether a picture was given a class.
-        shares: (N, K) by which each class ranks the pictures.
-        right: (N,) whether the most probable class is a label.
-        clusters: (N,) equal where pictures hang together; all different where none do.
-        key: of the resampling.
 
-    Returns:
-        ``top1``, ``mean_average_precision``, ``f1_micro`` and ``f1_macro``, over the classes that a draw has. Of more
-        than some millions of pictures times classes nothing: 200 draws would take too long.
-
-    Source: as ``resampling.clustered``.
-    """
-    pictures, classes = given.shape
-    draws = min(DRAWS, _MOST_RANKED // (pictures * classes))
-    if draws < _LEAST_DRAWS:
-        return {}
-    units, of_picture = np.unique(clusters, return_inverse=True)
-    is_so = np.zeros((pictures, classes), dtype=bool)
-    is_so[np.nonzero(labels >= 0)[0], labels[labels >= 0]] = True
-    cells = csr_array(np.hstack([is_so & given, is_so, given]).astype(np.int64))
-    present = np.flatnonzero(is_so.any(axis=0)).tolist()
-    generator, at_once = key.generator(), max(1, CELLS_AT_ONCE // max(pictures, 3 * classes))
-    parts: list[dict[str, Floats]] = []
-
-    def scores(times: Ints) -> dict[str, Floats]:
-        precision = [_average_precision(times, is_so[:, k], shares[:, k]) for k in present]
-        hits, are, called = np.moveaxis((times @ cells).reshape(len(times), 3, classes), 1, 0)
-        f1 = np.where(are > 0, 2 * hits / np.maximum(are + called, 1), np.nan)
-        return {
-            "top1": times @ right / times.sum(axis=1),
-            "mean_average_precision": np.nanmean(np.stack(precision), axis=0),
-            "f1_micro": 2 * hits.sum(axis=1) / np.maximum((are + called).sum(axis=1), 1),
-            "f1_macro": np.nanmean(f1, axis=1),
-        }
-
+def _multinomial(counts: Ints, at_once: int, key: Key, draws: int) -> Iterator[tuple[slice, Ints]]:
+    """Parts of the draws: which they are, and (part, units) how often each unit was drawn."""
+    generator, total = key.generator(), int(counts.sum())
     for start in range(0, draws, at_once):
-        drawn = [generator.integers(0, len(units), len(units)) for _ in range(min(at_once, draws - start))]
-        parts.append(
-            scores(np.stack([np.bincount(one, minlength=len(units)) for one in drawn])[:, of_picture])
-        )
-    whole, count = scores(np.ones((1, pictures), dtype=np.int64)), num_clusters(clusters)
-    reached = {name: percentile_interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return {
-        name: widen_interval(float(whole[name][0]), one, count, least=0.0) for name, one in reached.items()
-    }
+        size = min(at_once, draws - start)
+        yield slice(start, start + size), generator.multinomial(total, counts / total, size=size)
 
 
-def _average_precision(
-    times: Ints, is_so: npt.NDArray[np.bool_], shares: npt.NDArray[np.floating[Any]]
-) -> Floats:
-    """(draws,) of one class, NaN where a draw has none of its pictures; pictures of equal shares come at one place.
+def _metrics(labels: Ints, predictions: list[Ints], num_classes: int) -> dict[str, Floats]:
+    """(1, models) values of each metric on all images."""
+    cells, counts = unit_counts(labels, predictions, np.arange(len(labels)), num_classes)
+    return metrics_from_counts((counts @ cells).reshape(1, len(predictions), 3, num_classes))
 
-    Args:
-        times: (draws, N) how often each picture was drawn.
-        is_so: (N,) whether it is of the class; one is.
-        shares: (N,) of the class.
+
+def _average_precision(times: Ints, true: Bools, probabilities: npt.NDArray[np.floating[Any]]) -> Floats:
+    """(draws,) average precision of a class from (draws, N) multiplicities; NaN for a draw without its images.
+
+    Images of equal probability share one rank.
     """
-    order = np.argsort(-shares, kind="stable")
-    ranks, mine = -shares[order], is_so[order]
-    own = ranks[mine]
-    called = times[:, order].cumsum(axis=1)[:, np.searchsorted(ranks, own, side="right") - 1]
-    of_class = times[:, order[mine]]
-    hits = of_class.cumsum(axis=1)[:, np.searchsorted(own, own, side="right") - 1]
-    total = of_class.sum(axis=1)
-    summed = (of_class * hits / np.maximum(called, 1)).sum(axis=1)
+    order = np.argsort(-probabilities, kind="stable")
+    ranks, positive = -probabilities[order], true[order]
+    own = ranks[positive]
+    predicted = times[:, order].cumsum(axis=1)[:, np.searchsorted(ranks, own, side="right") - 1]
+    positives = times[:, order[positive]]
+    hits = positives.cumsum(axis=1)[:, np.searchsorted(own, own, side="right") - 1]
+    total = positives.sum(axis=1)
+    summed = (positives * hits / np.maximum(predicted, 1)).sum(axis=1)
     found: Floats = np.where(total > 0, summed / np.maximum(total, 1), np.nan)
     return found

@@ -1,132 +1,190 @@
-"""How far chance reaches in the figures of pictures, of one label or of several, by themselves or hanging together."""
+"""Confidence intervals of classification metrics, over single images and over clusters of images."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
 
-from efficientnetv2.metrics import bootstrap as resampling_several
-from efficientnetv2.metrics.bootstrap import cluster_bootstrap, num_clusters
+from efficientnetv2.metrics.bootstrap import (
+    DRAWS,
+    cluster_bootstrap,
+    macro_intervals,
+    multilabel_bootstrap,
+    num_clusters,
+)
 from efficientnetv2.metrics.classification import ClassificationMetrics, Integers, top5_correct
-from efficientnetv2.metrics.confidence_intervals import Interval, bootstrap_intervals, wilson_interval
+from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.metrics.multilabel import MultilabelMetrics, assigned_labels, is_correct
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.rng import Floats, Key
 
-# Sums of some sixty shares differ by less from what they would be without rounding. Ours.
+# Rounding of sums of about sixty fractions. Ours.
 _ROUNDING = 1e-9
 
 
 def metric_intervals(
-    found: ClassificationMetrics | MultilabelMetrics,
+    metrics: ClassificationMetrics | MultilabelMetrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     *,
     clusters: Integers | None = None,
     key: Key,
 ) -> dict[str, Interval]:
-    """95 % intervals of what ``several.measured`` gave of the same labels and probabilities.
+    """95 % intervals of what ``compute_metrics`` gave for the same labels and probabilities, by the metric's name.
 
-    Where pictures hang together an interval reaches as far as the farther of two: chance drew pictures, or whole
-    clusters of them. Of few clusters that are right and wrong alike the second alone would leave nothing to chance.
+    With (N,) cluster ids an interval is the union of two: of single images and of whole clusters. A few clusters that
+    are right and wrong alike would alone give an interval that is too short.
+    """
+    intervals = _image_intervals(metrics, labels, probabilities, key)
+    count = None if clusters is None else num_clusters(clusters)
+    if clusters is not None and count is not None:
+        by_cluster = _cluster_intervals(metrics, labels, probabilities, clusters, key.fold("clusters"))
+        intervals |= {name: _union(intervals[name], interval) for name, interval in by_cluster.items()}
+    if not isinstance(metrics, MultilabelMetrics):
+        return intervals
+    # A multilabel metric that is equal in every draw is not certain: it gets Wilson's interval. Ours.
+    return {
+        name: (low, high)
+        if high - low > _ROUNDING
+        else wilson_interval(min(1.0, low), count or metrics.pictures)
+        for name, (low, high) in intervals.items()
+    }
 
-    Args:
-        found: the figures.
-        labels: (N,) class ids, or (N, M).
-        probabilities: (N, K).
-        clusters: (N,) equal where pictures hang together; None where none are known to.
-        key: of the resampling.
+
+def accuracy_intervals(metrics: ClassificationMetrics | MultilabelMetrics) -> dict[str, Interval]:
+    """Wilson's 95 % intervals of ``top1`` and, with more than five classes, ``top5``."""
+    accuracies = {"top1": metrics.top1, "top5": metrics.top5}
+    return {
+        name: wilson_interval(value, metrics.pictures)
+        for name, value in accuracies.items()
+        if value is not None
+    }
+
+
+def bootstrap_intervals(
+    metrics: ClassificationMetrics, *, key: Key, draws: int = DRAWS
+) -> dict[str, Interval]:
+    """95 % intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy`` and of each class, over single images.
+
+    Accuracy, recall and precision are fractions and get Wilson's interval, which is right for few images too. F1 is
+    2J / (1 + J) of the fraction J of images that are correct among those of the class or predicted so; its interval
+    is that of J, transformed. ``macro_f1`` and ``balanced_accuracy`` get the union of two intervals: a percentile
+    bootstrap, which knows that an error costs two classes, and the combined intervals of the classes, which know that
+    a class without errors is not certain.
 
     Returns:
-        By name. Of pictures with several labels a figure that is the same in every draw, as where all labels are right
-        or none, reaches as far as a share of as many pictures or clusters does (Wilson's interval; ours).
+        ``f1:NAME`` and ``recall:NAME`` only for classes with an image, ``precision:NAME`` only for predicted ones.
+
+    Source: Wilson, JASA 22 (1927); of F1, the indirect method of arXiv:2309.14621; Efron and Tibshirani, An
+    Introduction to the Bootstrap, chapter 13; of means, Zou and Donner, Statistics in Medicine 27 (2008); the union is
+    ours.
     """
-    reach = _of_pictures(found, labels, probabilities, key)
-    together = None if clusters is None else num_clusters(clusters)
-    if clusters is not None and together is not None:
-        for name, (low, high) in _of_clusters(
-            found, labels, probabilities, clusters, key.fold("clusters")
-        ).items():
-            reach[name] = (min(reach[name][0], low), max(reach[name][1], high))
-    if not isinstance(found, MultilabelMetrics):
-        return reach
-    # What no draw has changed is not certain: all labels of so many pictures were right, or none.
-    drawn = together or found.pictures
-    return {
-        name: one if one[1] - one[0] > _ROUNDING else wilson_interval(min(1.0, one[0]), drawn)
-        for name, one in reach.items()
-    }
+    confusion = metrics.confusion
+    intervals = accuracy_intervals(metrics)
+    present = np.flatnonzero(confusion.sum(axis=1))
+    f1, recall = _class_intervals(confusion, present)
+    for name, drawn, rows in zip(
+        ("macro_f1", "balanced_accuracy"),
+        macro_intervals(confusion, key=key, draws=draws),
+        (f1, recall),
+        strict=True,
+    ):
+        intervals[name] = _union(drawn, _mean_interval(rows))
+    predicted, correct = confusion.sum(axis=0), confusion.diagonal()
+    for k, (_, *f1_interval), (_, *recall_interval) in zip(
+        present, f1.tolist(), recall.tolist(), strict=True
+    ):
+        name = metrics.class_names[k]
+        intervals[f"f1:{name}"] = (f1_interval[0], f1_interval[1])
+        intervals[f"recall:{name}"] = (recall_interval[0], recall_interval[1])
+        if predicted[k]:
+            intervals[f"precision:{name}"] = wilson_interval(
+                float(correct[k] / predicted[k]), int(predicted[k])
+            )
+    return intervals
 
 
-def accuracy_intervals(found: MultilabelMetrics) -> dict[str, Interval]:
-    """95 % intervals of ``top1`` and, where there is one, ``top5``: Wilson's, as in ``intervals.bootstrap``."""
-    shares = {"top1": found.top1, "top5": found.top5}
-    return {
-        name: wilson_interval(share, found.pictures) for name, share in shares.items() if share is not None
-    }
+def _class_intervals(confusion: coo_array, present: Integers) -> tuple[Floats, Floats]:
+    """F1 and recall of each present class: (classes, 3) value, low, high."""
+    correct, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+
+    def fractions(of: Integers) -> Floats:
+        rows = [(correct[k] / of[k], *wilson_interval(correct[k] / of[k], int(of[k]))) for k in present]
+        return np.array(rows)
+
+    overlap = fractions(true + predicted - correct)
+    return 2 * overlap / (1 + overlap), fractions(true)
 
 
-def _of_pictures(
-    found: ClassificationMetrics | MultilabelMetrics,
+def _mean_interval(rows: Floats) -> Interval:
+    """Interval of the mean of independent values from their intervals, (classes, 3) value, low, high."""
+    value, low, high = rows.T
+    below, above = (float(np.sqrt(((end - value) ** 2).sum()) / len(rows)) for end in (low, high))
+    return max(0.0, float(value.mean()) - below), min(1.0, float(value.mean()) + above)
+
+
+def _union(first: Interval, second: Interval) -> Interval:
+    return min(first[0], second[0]), max(first[1], second[1])
+
+
+def _image_intervals(
+    metrics: ClassificationMetrics | MultilabelMetrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     key: Key,
 ) -> dict[str, Interval]:
-    """As if other pictures had been drawn, each by itself."""
-    if not isinstance(found, MultilabelMetrics):
-        return bootstrap_intervals(found, key=key)
-    alone = np.arange(found.pictures, dtype=np.int64)
-    reach = _several(found, labels, probabilities, alone, key)
-    # Of few pictures of a class their precision is a little higher among those drawn, twice as some are, than it is.
-    values = {name: float(getattr(found, name)) for name in reach}
-    held = {name: (min(low, values[name]), max(high, values[name])) for name, (low, high) in reach.items()}
-    return held | accuracy_intervals(found)
+    if not isinstance(metrics, MultilabelMetrics):
+        return bootstrap_intervals(metrics, key=key)
+    single = np.arange(metrics.pictures, dtype=np.int64)
+    intervals = _multilabel_intervals(metrics, labels, probabilities, single, key)
+    # Average precision of a few images is higher in the draws, which repeat images, than on all of them.
+    values = {name: float(getattr(metrics, name)) for name in intervals}
+    return {
+        name: _union(interval, (values[name], values[name])) for name, interval in intervals.items()
+    } | accuracy_intervals(metrics)
 
 
-def _of_clusters(
-    found: ClassificationMetrics | MultilabelMetrics,
+def _cluster_intervals(
+    metrics: ClassificationMetrics | MultilabelMetrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     clusters: Integers,
     key: Key,
 ) -> dict[str, Interval]:
-    """As if other clusters had been drawn, each with all its pictures; by the names of ``_of_pictures``."""
-    answers = np.asarray(probabilities).argmax(axis=1).astype(np.int64)  # those that the figures have counted
-    if isinstance(found, MultilabelMetrics):
-        reach = _several(found, labels, probabilities, clusters, key)
-        reach["top1"] = _share(
-            is_correct(labels, answers), clusters, key.fold("top1")
-        )  # of however many pictures
+    predictions = np.asarray(probabilities).argmax(axis=1).astype(np.int64)
+    if isinstance(metrics, MultilabelMetrics):
+        intervals = _multilabel_intervals(metrics, labels, probabilities, clusters, key)
+        # Also for so many images that nothing else is resampled.
+        intervals["top1"] = _accuracy_interval(is_correct(labels, predictions), clusters, key.fold("top1"))
     else:
-        names = found.class_names
-        drawn = cluster_bootstrap(np.asarray(labels), answers, clusters, len(names), key=key)
-        reach = {_called(name, names): one for name, one in drawn.items()}
-    if found.top5 is not None:
-        reach["top5"] = _share(top5_correct(labels, probabilities), clusters, key.fold("top5"))
-    return reach
+        names = metrics.class_names
+        drawn = cluster_bootstrap(np.asarray(labels), predictions, clusters, len(names), key=key)
+        intervals = {}
+        for name, interval in drawn.items():
+            metric, per_class, k = name.partition(":")
+            intervals[f"{metric}:{names[int(k)]}" if per_class else name] = interval
+    if metrics.top5 is not None:
+        intervals["top5"] = _accuracy_interval(
+            top5_correct(labels, probabilities), clusters, key.fold("top5")
+        )
+    return intervals
 
 
-def _share(hits: npt.NDArray[np.bool_], clusters: Integers, key: Key) -> Interval:
-    """Of the share of pictures, (N,), that are hits of some kind."""
-    return cluster_bootstrap(np.ones(len(hits), dtype=np.int64), hits.astype(np.int64), clusters, 2, key=key)[
-        "top1"
-    ]
+def _accuracy_interval(correct: npt.NDArray[np.bool_], clusters: Integers, key: Key) -> Interval:
+    """Interval of the mean of (N,) ``correct``."""
+    ones = np.ones(len(correct), dtype=np.int64)
+    return cluster_bootstrap(ones, correct.astype(np.int64), clusters, 2, key=key)["top1"]
 
 
-def _called(name: str, class_names: tuple[str, ...]) -> str:
-    """Of a class a figure is called by its number in ``cluster_bootstrap``, by its name in ``bootstrap_intervals``."""
-    figure, of_class, number = name.partition(":")
-    return f"{figure}:{class_names[int(number)]}" if of_class else name
-
-
-def _several(
-    found: MultilabelMetrics,
+def _multilabel_intervals(
+    metrics: MultilabelMetrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     clusters: Integers,
     key: Key,
 ) -> dict[str, Interval]:
-    """Of pictures of several labels, (N, M), by drawing whole clusters of them (``resampling_several``)."""
-    true, shares = np.asarray(labels), np.asarray(probabilities)
-    hits = is_correct(true, shares.argmax(axis=1))
-    given = assigned_labels(shares, found.answer)
-    return resampling_several.multilabel_bootstrap(true, given, shares, hits, clusters, key=key)
+    true, scores = np.asarray(labels), np.asarray(probabilities)
+    correct = is_correct(true, scores.argmax(axis=1))
+    return multilabel_bootstrap(
+        true, assigned_labels(scores, metrics.answer), scores, correct, clusters, key=key
+    )

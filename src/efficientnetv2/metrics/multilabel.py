@@ -1,4 +1,4 @@
-"""What a classifier reached on pictures that have several labels each. scikit-learn computes, we arrange."""
+"""Metrics of multi-label classification. scikit-learn computes average precision."""
 
 from __future__ import annotations
 
@@ -20,31 +20,22 @@ from efficientnetv2.metrics.classification import (
 from efficientnetv2.utils.errors import InputError, no_answers
 from efficientnetv2.utils.probability import Answer
 
-#: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
+#: Metrics in which every class counts alike: key in files -> name. Single-label data has the first.
 MACRO_METRICS = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
 
-# From there on a class is given to a picture. With softmax of the largest share: the m labels of a picture are learnt
-# as 1 / m each, all others as 0, so half is as far from the one as from the other. Ours. With sigmoid of the class's
-# own probability: it is likelier there than not.
-_GIVEN_FROM = 0.5
-#: Which classes a picture is given, in words that follow "every class".
+# Threshold of an assigned label. With softmax relative to the largest probability: the m labels of an image are trained
+# as 1 / m each and all others as 0, so half of the largest is the middle. Ours. With sigmoid absolute.
+_THRESHOLD = 0.5
+#: Which classes are assigned, as a phrase after "every class".
 ASSIGNMENT_RULES: dict[Answer, str] = {
-    "softmax": "with at least half of its largest share",
+    "softmax": "with at least half of its largest probability",
     "sigmoid": "with a probability of at least 0.5",
 }
 
 
 @dataclass(frozen=True)
 class MultilabelClassMetrics:
-    """One class's figures.
-
-    Args:
-        average_precision: of the pictures in the order of the class's probability, the mean precision at those that
-            are of the class; None without such a picture.
-        f1: harmonic mean of precision and recall where classes are given by the rule of the answer (``assigned_labels``); None
-            likewise.
-        support: how many are.
-    """
+    """Metrics of one class; None for a class without images. F1 is of the assigned labels (``assigned_labels``)."""
 
     average_precision: float | None
     f1: float | None
@@ -53,26 +44,17 @@ class MultilabelClassMetrics:
 
 @dataclass(frozen=True, eq=False)
 class MultilabelMetrics:
-    """The figures of one network on one set of pictures with several labels; shares are fractions, 0 to 1.
+    """Metrics of one model on one multi-label dataset, as fractions.
 
-    With softmax, probabilities sum to 1 over the classes, so that a picture's labels have shares of it; with sigmoid
-    each class has its own. Which classes are given to a picture follows by one rule for all (``assigned_labels``). There is no
-    confusion matrix.
-
-    Args:
-        top1: share of pictures whose most probable class is one of the true ones.
-        top5: share with a true one among the five most probable; None with five classes or fewer.
-        mean_average_precision: over the classes that have a picture here.
-        f1_micro: F1 of all labels together, each given one right or wrong.
-        f1_macro: mean of the classes' F1, over those that have a picture here.
-        per_class: name → figures, in the classes' order.
-        majority_top1: top1 of always answering the most frequent class.
-        majority_class: that class (the first of several).
-        ece: expected calibration error of the most probable class, 15 bins. With softmax a share says nothing of how
-            often it is right; with sigmoid it does.
-        pictures: how many the figures are of.
-        answer: what the network's probabilities are.
-        without: pictures that are given no label; with softmax there are none.
+    Attributes:
+        top1: Fraction of images whose most probable class is a label.
+        top5: Fraction with a label among the five most probable classes. None with five classes or fewer.
+        mean_average_precision: Over the classes with images.
+        f1_micro: F1 of all assigned labels together.
+        f1_macro: Mean F1 of the classes with images.
+        majority_top1: Top-1 of always predicting the most frequent class.
+        ece: Expected calibration error of the most probable class. Meaningful only with sigmoid.
+        without: Number of images without an assigned label; 0 with softmax.
     """
 
     top1: float
@@ -95,16 +77,11 @@ class MultilabelMetrics:
 
 
 def is_correct(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which answers are a true label of their picture.
-
-    Args:
-        labels: (N,) class ids, or (N, M) with -1 behind the last of a picture.
-        predicted: (N,) class ids.
-    """
-    true, answers = np.asarray(labels), np.asarray(predicted)
-    of_each = true if true.ndim == 2 else true[:, None]
-    hits: npt.NDArray[np.bool_] = (of_each == answers[:, None]).any(axis=1)
-    return hits
+    """(N,) whether a predicted class is a label, which are (N,) or (N, M) class ids padded with -1."""
+    true = np.asarray(labels)
+    columns = true if true.ndim == 2 else true[:, None]
+    correct: npt.NDArray[np.bool_] = (columns == np.asarray(predicted)[:, None]).any(axis=1)
+    return correct
 
 
 def compute_metrics(
@@ -113,17 +90,17 @@ def compute_metrics(
     class_names: Sequence[str],
     answer: Answer = "softmax",
 ) -> ClassificationMetrics | MultilabelMetrics:
-    """The figures of pictures with one label each, (N,) class ids, or with several, (N, M)."""
+    """Metrics of single-label, (N,), or multi-label, (N, M), class ids."""
     if np.ndim(labels) == 1:
         return classification_metrics(labels, probabilities, class_names)
     return multilabel_metrics(labels, probabilities, class_names, answer)
 
 
-def macro_metric(found: ClassificationMetrics | MultilabelMetrics) -> tuple[str, float]:
-    """The figure in which every class counts alike: its key, one of ``MACRO_METRICS``, and its value."""
-    if isinstance(found, MultilabelMetrics):
-        return "mean_average_precision", found.mean_average_precision
-    return "macro_f1", found.macro_f1
+def macro_metric(metrics: ClassificationMetrics | MultilabelMetrics) -> tuple[str, float]:
+    """Key, one of ``MACRO_METRICS``, and value of the metric in which every class counts alike."""
+    if isinstance(metrics, MultilabelMetrics):
+        return "mean_average_precision", metrics.mean_average_precision
+    return "macro_f1", metrics.macro_f1
 
 
 def multilabel_metrics(
@@ -132,89 +109,80 @@ def multilabel_metrics(
     class_names: Sequence[str],
     answer: Answer = "softmax",
 ) -> MultilabelMetrics:
-    """All figures of one set of pictures.
+    """Metrics of multi-label predictions.
 
     Args:
-        labels: (N, M) class ids, each once, -1 behind the last of a picture; N ≥ 1.
-        probabilities: (N, K).
+        labels: (N, M) class ids, each once, padded with -1; N ≥ 1.
+        probabilities: (N, K); with ``softmax`` rows sum to 1.
         class_names: K different names.
-        answer: what the probabilities are: with ``softmax`` rows sum to 1.
 
     Raises:
-        InputError: no picture, one without a label, or a network that answers NaN.
+        InputError: There is no image, an image has no label, or a probability is not finite.
 
-    Source: scikit-learn's average precision and F1, class by class, as the field reports pictures of several labels;
-        top1 is the precision at 1 of google/automl, efficientnetv2/main.py.
+    Source: scikit-learn's average precision and F1 of each class; top1 is the precision at 1 of google/automl,
+        efficientnetv2/main.py.
     """
-    true, shares = np.asarray(labels), np.asarray(probabilities)
+    true, scores = np.asarray(labels), np.asarray(probabilities)
     if len(true) == 0:
-        raise InputError("there is no labelled picture to compute figures on. Give a split that has some.")
+        raise InputError("no labeled image to compute metrics on. Choose a split with labeled images.")
     bare = np.flatnonzero((true < 0).all(axis=1))
     if len(bare):
-        raise InputError(f"picture {bare[0]} has no label. Leave pictures without one out.")
-    broken = np.flatnonzero(~np.isfinite(shares).all(axis=1))
+        raise InputError(f"image {bare[0]} has no label. Remove images without a label.")
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(broken):
         raise no_answers(len(broken), len(true), int(broken[0]))
-    predicted = shares.argmax(axis=1)
-    hits = is_correct(true, predicted)
-    pictures, classes = np.nonzero(true >= 0)[0], true[true >= 0]
+    predicted = scores.argmax(axis=1)
+    correct = is_correct(true, predicted)
+    images, classes = np.nonzero(true >= 0)[0], true[true >= 0]
     support = np.bincount(classes, minlength=len(class_names))
-    # As scikit-learn has F1, but without lists of what is given: an untrained network gives every picture every class.
-    cells = assigned_labels(shares, answer)
-    found = np.bincount(classes[cells[pictures, classes]], minlength=len(class_names))
-    of_both = support + cells.sum(axis=0)
-    f1 = 2 * found / np.maximum(of_both, 1)
-    per_class = _per_class(pictures, classes, support, shares, f1, class_names)
+    # scikit-learn's F1, from the matrix: an untrained sigmoid model assigns every class to every image.
+    assigned = assigned_labels(scores, answer)
+    hits = np.bincount(classes[assigned[images, classes]], minlength=len(class_names))
+    totals = support + assigned.sum(axis=0)
+    f1 = 2 * hits / np.maximum(totals, 1)
+    per_class = _per_class(images, classes, support, scores, f1, class_names)
     averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
     return MultilabelMetrics(
-        top1=float(hits.mean()),
-        top5=float(top5_correct(true, shares).mean()) if len(class_names) > TOP else None,
+        top1=float(correct.mean()),
+        top5=float(top5_correct(true, scores).mean()) if len(class_names) > TOP else None,
         mean_average_precision=float(np.mean(averages)),
-        f1_micro=float(2 * found.sum() / of_both.sum()),
+        f1_micro=float(2 * hits.sum() / totals.sum()),
         f1_macro=float(f1[support > 0].mean()),
         per_class=per_class,
         majority_top1=float(support.max() / len(true)),
         majority_class=class_names[int(support.argmax())],
-        ece=expected_calibration_error(np.where(hits, predicted, -1), shares),
+        ece=expected_calibration_error(np.where(correct, predicted, -1), scores),
         pictures=len(true),
         answer=answer,
-        without=int((~cells.any(axis=1)).sum()),
+        without=int((~assigned.any(axis=1)).sum()),
     )
 
 
-def assigned_labels(shares: npt.ArrayLike, answer: Answer = "softmax") -> npt.NDArray[np.bool_]:
-    """Which classes are given to a picture: ``ASSIGNMENT_RULES``.
-
-    Args:
-        shares: (N, K) probabilities.
-        answer: what they are.
-
-    Returns:
-        (N, K); with ``softmax`` at least one in each row, with ``sigmoid`` maybe none.
-    """
-    values = np.asarray(shares)
-    whole = values.max(axis=1, keepdims=True) if answer == "softmax" else 1.0
-    enough: npt.NDArray[np.bool_] = values >= _GIVEN_FROM * whole
-    return enough
+def assigned_labels(probabilities: npt.ArrayLike, answer: Answer = "softmax") -> npt.NDArray[np.bool_]:
+    """(N, K) whether each class is assigned to an image, by ``ASSIGNMENT_RULES``. With sigmoid maybe none."""
+    scores = np.asarray(probabilities)
+    scale = scores.max(axis=1, keepdims=True) if answer == "softmax" else 1.0
+    assigned: npt.NDArray[np.bool_] = scores >= _THRESHOLD * scale
+    return assigned
 
 
 def _per_class(
-    pictures: npt.NDArray[np.intp],
+    images: npt.NDArray[np.intp],
     classes: Integers,
     support: npt.NDArray[np.intp],
-    shares: Floats,
+    scores: Floats,
     f1: Floats,
     class_names: Sequence[str],
 ) -> dict[str, MultilabelClassMetrics]:
     from sklearn.metrics import average_precision_score  # takes a second to load
 
-    by_class = np.split(pictures[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
+    by_class = np.split(images[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
     found = {}
     for number, (name, rows) in enumerate(zip(class_names, by_class, strict=True)):
         average = None
         if len(rows):
-            is_so = np.zeros(len(shares), dtype=bool)
-            is_so[rows] = True
-            average = float(average_precision_score(is_so, shares[:, number]))
+            positive = np.zeros(len(scores), dtype=bool)
+            positive[rows] = True
+            average = float(average_precision_score(positive, scores[:, number]))
         found[name] = MultilabelClassMetrics(average, float(f1[number]) if len(rows) else None, len(rows))
     return found

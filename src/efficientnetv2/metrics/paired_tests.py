@@ -1,4 +1,4 @@
-"""Whether one network answers the same pictures better than another, beyond what chance in their choice explains."""
+"""Tests of the difference between two models on the same images."""
 
 from __future__ import annotations
 
@@ -10,66 +10,64 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from efficientnetv2.metrics.bootstrap import (
+    CELLS_AT_ONCE,
     DRAWS,
     Difference,
     Ints,
     metrics_from_counts,
+    num_clusters,
     paired_bootstrap,
     unit_counts,
 )
-from efficientnetv2.metrics.confidence_intervals import CELLS_AT_ONCE
 from efficientnetv2.utils.rng import Floats, Key
 
-# Of the tests: what the intervals leave out.
+# Significance level of the tests.
 _LEVEL = 0.05
-# Figures in which a picture counts for more or less by its class.
-_OVER_CLASSES = ("macro_f1", "balanced_accuracy")
-# Units whose answers are swapped in all ways; of one more these would be more than the draws.
-_IN_ALL_WAYS = DRAWS.bit_length()
-_ROUNDING = 1e-9  # up to which two differences count as equal
+# Metrics in which an image counts by its class.
+_MACRO = ("macro_f1", "balanced_accuracy")
+# Units up to which all swaps are enumerated; with one more there are more swaps than draws.
+_MAX_ENUMERATED = DRAWS.bit_length()
+# Differences this close count as equal.
+_ROUNDING = 1e-9
 
 
 def paired_difference(
-    labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
+    labels: Ints, first: Ints, second: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Difference]:
-    """``paired_bootstrap``, an interval reaching as far as the wider of two: chance drew pictures, or whole clusters of them.
+    """``paired_bootstrap`` intervals that are safe for few clusters and few differing predictions.
 
-    Of few clusters the second alone would be too narrow: four that differ alike would leave nothing to chance. Of few
-    pictures that the two answer differently either is: drawn anew they stay as they are, so that one picture can look
-    certain. An interval reaches 0 unless an exact test on these pictures finds a difference too: of top-1 and of a
-    class a sign test, of a class at 5 % over the number of classes; of means over classes, to which a rare class's
-    picture adds more, one that swaps the answers. So must one on the clusters, each of which speaks in the sign test
-    for the answers that are right more often there.
+    An interval is the union of two: of single images and of whole clusters. It reaches 0 unless an exact test finds a
+    difference too: a sign test for top-1 and for a class (at 5 % over the number of classes), and a test that swaps
+    predictions for macro metrics. With clusters both the images and the clusters must pass.
 
     Args:
-        labels: (N,) true classes.
-        one: (N,) classes that the first answers.
-        other: (N,) classes that the second answers to the same pictures.
-        clusters: (N,) equal where pictures hang together; all different, or all equal, where none do.
-        num_classes: K.
-        key: of the resampling.
+        clusters: (N,) cluster ids; all different, or all equal, without clusters.
     """
-    pictures = np.arange(len(labels), dtype=np.int64)
-    found = paired_bootstrap(labels, one, other, pictures, num_classes, key=key)
-    units = [pictures]
-    if 1 < len(np.unique(clusters)) < len(labels):
-        units = [pictures, np.unique(clusters, return_inverse=True)[1]]
-        whole = paired_bootstrap(labels, one, other, clusters, num_classes, key=key.fold("together"))
+    images = np.arange(len(labels), dtype=np.int64)
+    found = paired_bootstrap(labels, first, second, images, num_classes, key=key)
+    levels = [images]
+    if num_clusters(clusters) is not None:
+        levels.append(np.unique(clusters, return_inverse=True)[1])
+        clustered = paired_bootstrap(labels, first, second, clusters, num_classes, key=key.fold("together"))
         found = {
-            name: Difference(one.value, min(one.low, whole[name].low), max(one.high, whole[name].high))
-            for name, one in found.items()
+            name: Difference(
+                each.value, min(each.low, clustered[name].low), max(each.high, clustered[name].high)
+            )
+            for name, each in found.items()
         }
     certain = {name for name, difference in found.items() if difference.certain}
-    for number, each in enumerate(units):
-        by_chance = (
-            {}
-            if certain.isdisjoint(_OVER_CLASSES)
-            else _swapped(labels, one, other, each, num_classes, key.fold("swaps", number))
-        )
+    for number, units in enumerate(levels):
+        p_values: dict[str, float] = {}
+        if not certain.isdisjoint(_MACRO):
+            p_values = _swap_test(labels, first, second, units, num_classes, key.fold("swaps", number))
         certain = {
             name
             for name in certain
-            if (by_chance[name] < _LEVEL if name in by_chance else _signed(name, labels, one, other, each))
+            if (
+                p_values[name] < _LEVEL
+                if name in p_values
+                else _sign_test(name, labels, first, second, units)
+            )
         }
     return {
         name: difference
@@ -79,24 +77,17 @@ def paired_difference(
     }
 
 
-def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """The difference of a metric between two independent samples, from the interval of each.
-
-    Args:
-        one: value, low and high end of the 95 % interval on the first sample.
-        other: The same three numbers on the second sample.
-
-    Returns:
-        The first value minus the second, with its 95 % interval.
+def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Difference of a metric between two independent samples, each given as value, low, high of its 95 % interval.
 
     Example:
-        >>> independent((0.9, 0.8, 0.95), (0.9, 0.8, 0.95)).value
+        >>> unpaired_difference((0.9, 0.8, 0.95), (0.9, 0.8, 0.95)).value
         0.0
 
-    Source: Newcombe, Interval estimation for the difference between independent proportions (1998), method 10; of other
-        metrics than shares: Zou and Donner, Construction of confidence limits about effect measures (2008).
+    Source: Newcombe, Interval estimation for the difference between independent proportions (1998), method 10; of
+        other metrics: Zou and Donner, Construction of confidence limits about effect measures (2008).
     """
-    (a, a_low, a_high), (b, b_low, b_high) = one, other
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
     return Difference(
         a - b,
         a - b - math.hypot(a - a_low, b_high - b),
@@ -104,86 +95,64 @@ def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> Differe
     )
 
 
-def _signed(name: str, labels: Ints, one: Ints, other: Ints, units: Ints) -> bool:
-    """Whether the sign test on the units that the two answer differently finds a difference in top-1, or in a class.
+def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) -> bool:
+    """Whether a sign test over (N,) unit ids finds a difference in ``top1`` or ``f1:k``.
 
-    Args:
-        name: of the figure, ``top1`` or ``f1:k``.
-        labels: (N,) true classes.
-        one: (N,) answers of the first.
-        other: (N,) answers of the second.
-        units: (N,) from 0: of each picture, or of each cluster of them.
-
-    Source: McNemar's test, exact by the binomial distribution; of clusters, the sign test on what each has more of.
+    Source: McNemar's test, exact by the binomial distribution; of clusters, the sign test on which model is right
+        more often in each.
     """
-    figure, _, of_class = name.partition(":")
-    right, others_right = one == labels, other == labels
+    metric, _, class_id = name.partition(":")
+    correct = [predictions == labels for predictions in (first, second)]
     level = _LEVEL
-    if figure == "f1":
-        k = int(of_class)
-        # Right about the class: of it and called so, or neither.
-        right, others_right = (one == k) == (labels == k), (other == k) == (labels == k)
+    if metric == "f1":
+        k = int(class_id)
+        # Correct about the class: of it and predicted so, or neither.
+        correct = [(predictions == k) == (labels == k) for predictions in (first, second)]
         level /= len(np.unique(labels))
     gained, lost = (
-        np.bincount(units, weights=each) for each in (right & ~others_right, others_right & ~right)
+        np.bincount(units, weights=each) for each in (correct[0] & ~correct[1], correct[1] & ~correct[0])
     )
     better, worse = int((gained > lost).sum()), int((lost > gained).sum())
     return better + worse > 0 and bool(binomtest(better, better + worse).pvalue < level)
 
 
-def _swapped(
-    labels: Ints, one: Ints, other: Ints, units: Ints, num_classes: int, key: Key
+def _swap_test(
+    labels: Ints, first: Ints, second: Ints, units: Ints, num_classes: int, key: Key
 ) -> dict[str, float]:
-    """By name of each mean over classes: how often chance alone sets the two as far apart, either way.
+    """Two-sided p-value of each macro metric: the predictions of both models are swapped unit by unit.
 
-    Were both as good, it would be chance which of the two gave which answers to a unit. So they are swapped, unit by
-    unit: in all ways where these are few, else in so many at random.
+    All swaps are enumerated if there are few, else as many as bootstrap draws are random.
 
-    Args:
-        labels: (N,) true classes.
-        one: (N,) answers of the first.
-        other: (N,) answers of the second.
-        units: (N,) from 0: of each picture, or of each cluster of them.
-        num_classes: K.
-        key: of the draws.
-
-    Source: Fisher's randomisation test of pairs, The Design of Experiments (1935), section 21; with the swap of none
-        among the draws, as Davison and Hinkley, section 4.2, have it.
+    Source: Fisher's randomization test of pairs, The Design of Experiments (1935), section 21; with the observed
+        difference among the draws, as Davison and Hinkley, section 4.2, have it.
     """
-    cells, counts = unit_counts(labels, [one, other], units, num_classes)
+    cells, counts = unit_counts(labels, [first, second], units, num_classes)
     width = 3 * num_classes
-    mine, theirs = (counts @ cells).reshape(2, width)
+    first_sum, second_sum = (counts @ cells).reshape(2, width)
     gain = csr_array(cells[:, :width] - cells[:, width:])
     gain.eliminate_zeros()
-    unlike = np.flatnonzero(np.diff(gain.indptr))
-    if counts[unlike].sum() <= _IN_ALL_WAYS:  # each by itself
-        unlike = np.repeat(unlike, counts[unlike])
+    differing = np.flatnonzero(np.diff(gain.indptr))
+    if counts[differing].sum() <= _MAX_ENUMERATED:
+        differing = np.repeat(differing, counts[differing])
         counts = np.ones_like(counts)
-    gain, counts = gain[unlike], counts[unlike]
+    gain, counts = gain[differing], counts[differing]
     at_once = max(1, CELLS_AT_ONCE // max(len(counts), 2 * width))
-    apart: dict[str, list[Floats]] = {name: [] for name in _OVER_CLASSES}
+    parts: dict[str, list[Floats]] = {name: [] for name in _MACRO}
     for swaps in _swaps(counts, at_once, key):
         moved = swaps @ gain
-        found = metrics_from_counts(
-            np.stack([mine - moved, theirs + moved], axis=1).reshape(-1, 2, 3, num_classes)
-        )
-        for name, values in apart.items():
-            values.append(np.abs(found[name][:, 0] - found[name][:, 1]))
-    drawn = {name: np.concatenate(values) for name, values in apart.items()}
-    return {name: float((values >= values[0] - _ROUNDING).mean()) for name, values in drawn.items()}
+        sums = np.stack([first_sum - moved, second_sum + moved], axis=1)
+        metrics = metrics_from_counts(sums.reshape(-1, 2, 3, num_classes))
+        for name, values in parts.items():
+            values.append(np.abs(metrics[name][:, 0] - metrics[name][:, 1]))
+    differences = {name: np.concatenate(values) for name, values in parts.items()}
+    return {name: float((values >= values[0] - _ROUNDING).mean()) for name, values in differences.items()}
 
 
 def _swaps(counts: Ints, at_once: int, key: Key) -> Iterator[Ints]:
-    """(ways, kinds) of how many of each kind the answers are swapped, in parts; the first is of none.
-
-    Args:
-        counts: (kinds,) units of each kind that the two answer differently.
-        at_once: ways of a part, at most.
-        key: of the draws.
-    """
+    """(swaps, units) how many of each unit are swapped, in parts; the first swap is of none."""
     places = np.arange(len(counts))
-    if counts.sum() <= _IN_ALL_WAYS:
-        # Without the last: with it swapped, each way is the mirror image of another, and sets them as far apart.
+    if counts.sum() <= _MAX_ENUMERATED:
+        # The last unit stays: swapping all units gives the same absolute difference.
         ways = np.arange(2 ** max(0, len(counts) - 1))
         for start in range(0, len(ways), at_once):
             yield ways[start : start + at_once, None] >> places & 1

@@ -1,4 +1,4 @@
-"""The same figures on parts of the pictures: is it as good for every year, every region, every size?"""
+"""Metrics of subgroups: images with the same value in a column of the dataset."""
 
 from __future__ import annotations
 
@@ -14,36 +14,25 @@ from scipy.stats import fisher_exact
 
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 
-#: Pictures below which a slice's figure says little: its interval is wider than 0.3. Ours.
+#: Images below which the interval of a subgroup is wider than 0.3. Ours.
 SMALL_SLICE = 30
-#: Different values that a column may have to be cut into slices by them; numbers of more are cut into quarters. Ours.
+#: Distinct values up to which each is a subgroup; more numbers or dates become quartiles. Ours.
 MOST_VALUES = 20
 _QUARTERS = 4
-# Digits by which ends of quarters are told apart, at least six of them: with 17 no two numbers read alike.
+# Digits of the ends of quartiles: with 17 no two floats look alike.
 _DIGITS = range(6, 18)
-_TIMES = (
-    "minutes",
-    "seconds",
-    "milliseconds",
-    "microseconds",
-    "nanoseconds",
-)  # likewise of dates, after the day
+# Precision of the ends of date quartiles, after the day.
+_TIMES = ("minutes", "seconds", "milliseconds", "microseconds", "nanoseconds")
 
 
 @dataclass(frozen=True)
 class SliceMetrics:
-    """Pictures that have something in common.
+    """Metrics of one subgroup. The fields are keys of ``report.json``.
 
-    Args:
-        column: of the table.
-        value: that they have there.
-        pictures: how many.
-        top1: share of them that is labelled right.
-        low, high: its 95 % interval, Wilson's.
-        macro_f1: mean F1 over the classes that they have; None of pictures with several labels.
-        small: whether they are too few to say much (``SMALL_SLICE``).
-        below: whether they are answered worse than the others beyond chance, which has a part in both shares. With all
-            slices looked at together, at most one in twenty tables whose slices are alike has one called so.
+    Attributes:
+        macro_f1: Mean F1 over the classes of the subgroup. None for multi-label data.
+        small: Whether it has fewer than ``SMALL_SLICE`` images.
+        below: Whether its top-1 is significantly lower than that of all other images, tested over all subgroups.
     """
 
     column: str
@@ -58,17 +47,15 @@ class SliceMetrics:
 
 
 def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
-    """What the pictures are cut by, as text; None where the column cuts them into nothing of use.
+    """The value of each image as text, or None for a column that gives no useful subgroups.
 
-    Args:
-        column: of the table: of at most ``MOST_VALUES`` different values, or of numbers, which are then cut into
-            quarters of about as many pictures, and so are dates: each named by its ends, as exactly as tells them
-            apart. An empty cell is a value of its own, "(empty)".
+    Up to ``MOST_VALUES`` distinct values are taken as they are. More numbers or dates become quartiles, named by their
+    ends. An empty cell is the value "(empty)".
     """
     filled = column.dropna()
     try:
         distinct = filled.nunique()
-    except TypeError:  # lists and the like, as Parquet has them: embeddings, boxes
+    except TypeError:  # lists in Parquet: embeddings, boxes
         return None
     if distinct + (len(filled) < len(column)) < 2:
         return None
@@ -77,19 +64,19 @@ def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
         if numbers is None:
             return None
         quarters, edges = pd.qcut(numbers, _QUARTERS, labels=False, retbins=True, duplicates="drop")
-        if len(edges) < 2:  # whole numbers so long that they are one as floating point
+        if len(edges) < 2:  # integers that are equal as floats
             return None
-        ends = _told_apart(list(edges))
+        ends = _distinct_texts(list(edges))
         named = quarters.map(lambda quarter: f"{ends[int(quarter)]} to {ends[int(quarter) + 1]}")
     else:
         named = filled.map(_plain)
-    # As objects first: a text column of Parquet may be categorical, which takes no value that is not a category of its.
+    # As objects: a categorical column takes no value outside its categories.
     cut = named.astype(object).reindex(column.index, fill_value="(empty)")
-    return cut if cut.nunique() > 1 else None  # of numbers most of which are equal the quarters are one
+    return cut if cut.nunique() > 1 else None  # mostly equal numbers give one quartile
 
 
 def _ordered(filled: pd.Series[Any]) -> pd.Series[Any] | None:
-    """Numbers, or dates as a table has them or as ISO 8601 writes them; None of anything else."""
+    """Numbers, or dates (also as ISO 8601 text); None for anything else."""
     if pd.api.types.is_datetime64_any_dtype(filled):
         return filled
     numbers = pd.to_numeric(filled, errors="coerce").astype(float)
@@ -97,18 +84,18 @@ def _ordered(filled: pd.Series[Any]) -> pd.Series[Any] | None:
         return numbers
     if pd.api.types.is_numeric_dtype(filled):
         return None
-    # As ``data.folds`` reads them: those with an offset become UTC.
+    # As ``data.folds`` reads dates: those with an offset become UTC.
     dates = pd.to_datetime(filled, errors="coerce", format="ISO8601", utc=True)
     return dates.dt.tz_localize(None) if dates.notna().all() else None
 
 
 def _plain(value: object) -> str:
-    """A year that pandas reads as 2014.0, because another cell is empty, is 2014."""
+    """Text of a value; pandas reads the year 2014 as 2014.0 if another cell is empty."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _told_apart(ends: Sequence[Any]) -> list[str]:
-    """Where quarters end, in as few words as tell all apart: places of a small site differ behind the sixth digit."""
+def _distinct_texts(ends: Sequence[Any]) -> list[str]:
+    """The ends of quartiles, as short as keeps them distinct."""
     tried: Iterator[list[str]]
     if isinstance(ends[0], pd.Timestamp):
         days = [one.date().isoformat() for one in ends]
@@ -119,7 +106,7 @@ def _told_apart(ends: Sequence[Any]) -> list[str]:
 
 
 def _short(value: float, digits: int) -> str:
-    """So many digits, or all before the point where these are more: dates such as 20230115 differ in the last ones."""
+    """A number with so many digits, but with all before the point: dates such as 20230115 differ in the last ones."""
     before = len(f"{abs(value):.0f}")
     return f"{value:.{max(digits, before)}g}"
 
@@ -127,16 +114,16 @@ def _short(value: float, digits: int) -> str:
 def slice_metrics(
     columns: pd.DataFrame, labels: npt.ArrayLike, predicted: npt.ArrayLike, right: npt.ArrayLike
 ) -> tuple[SliceMetrics, ...]:
-    """The figures of every slice, the worst first: those below the others beyond chance, the rest, then small ones.
+    """Metrics of each subgroup: first those significantly below the rest, then the others by top-1, small ones last.
 
     Args:
-        columns: a row per picture, cut by each column on its own; see ``slice_values``.
-        labels: (N,) true classes; of several labels each (N, M).
-        predicted: (N,) answers.
-        right: (N,) whether they are right.
+        columns: (N rows) that each give subgroups by ``slice_values``.
+        labels: (N,) class ids; (N, M) for multi-label data.
+        predicted: (N,) class ids.
+        right: (N,) whether they are correct.
 
-    Source: Fisher's exact test of each slice against the rest, one-sided, at 5 % over the number of slices
-    (Bonferroni).
+    Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups
+        (Bonferroni).
     """
     true, answers, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
     cuts = {name: cut for name in columns if (cut := slice_values(columns[name])) is not None}
@@ -153,18 +140,13 @@ def slice_metrics(
 
 
 def _worse(inside: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], *, level: float) -> bool:
-    """Whether pictures are less often answered right than others, beyond chance in both."""
+    """Whether the accuracy inside is significantly lower than outside."""
     table = [[int(part.sum()), int((~part).sum())] for part in (inside, others)]
     return bool(fisher_exact(table, alternative="less").pvalue <= level)
 
 
 def sliceable_columns(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
-    """The columns of a table by which pictures can be cut.
-
-    Args:
-        table: a row per picture.
-        without: names of those that say something else: path, label, split.
-    """
+    """Columns of a table that give subgroups, except the names in ``without``."""
     names = [name for name in table.columns if name not in without]
     return [name for name in names if slice_values(table[name]) is not None]
 

@@ -112,7 +112,8 @@ def calibrate(job: RunConfig, state: TrainState) -> Calibration | None:
         return None
     if len(job.minival) < MIN_TEMPERATURE_IMAGES:
         job.folder.log(
-            f"No temperature was fitted: minival has {len(job.minival)} pictures, and it takes {MIN_TEMPERATURE_IMAGES}."
+            f"No temperature was fitted: minival has {len(job.minival)} images, "
+            f"but a temperature needs {MIN_TEMPERATURE_IMAGES}."
         )
         return None
     answers = job.predict(state, job.minival)

@@ -19,8 +19,8 @@ from efficientnetv2.evaluation.crossval import Candidate, CrossValidation
 from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.predictions import per_class_f1
-from efficientnetv2.evaluation.report import ReportMetadata
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.models.efficientnet import Network

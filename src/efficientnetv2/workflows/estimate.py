@@ -16,7 +16,7 @@ from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taught
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file

@@ -17,7 +17,7 @@ from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import PairedDifference
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -145,7 +145,7 @@ def evaluate_and_report(
             whole = evaluation_clusters(run_of(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
-            may_choose = facts.of_training or name == "minival" or chosen_by
+            may_choose = facts.on_training_split or name == "minival" or chosen_by
             curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
             gained = over_own(predictions, beside, asked.dataset, asked.network.class_names, whole)
             fresh = (

@@ -25,8 +25,9 @@ from efficientnetv2.evaluation import thumbnails as seeing
 from efficientnetv2.evaluation.headline import probe_evaluated_images, probe_training_images, probe_warning
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.report import Misclassification, ReportMetadata
-from efficientnetv2.evaluation.report_facts import Section
+from efficientnetv2.evaluation.report import Misclassification
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.evaluation.summary import summary_lines
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import ClassificationMetrics
@@ -107,8 +108,8 @@ class Outcome:
             self.class_names,
             self.wanted,
             self.known,
-            trainers=self.facts.trainers,
-            choosers=self.facts.choosers,
+            trainers=self.facts.training_images,
+            choosers=self.facts.selection_images,
             reach=self.intervals["top1"],
             key=key,
         )
@@ -195,8 +196,8 @@ class Outcome:
         )
         if isinstance(score, MultilabelMetrics):
             screen.say(
-                f"A picture given every class {ASSIGNMENT_RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, macro-F1 "
-                f"{score.f1_macro:.1%}."
+                f"With every class {ASSIGNMENT_RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, "
+                f"macro-F1 {score.f1_macro:.1%}."
             )
         low, high = low_high["top1"]
         verdict = (
@@ -226,7 +227,7 @@ class Outcome:
         if self.facts.optimistic:
             why = (
                 "the network was trained on these pictures."
-                if self.facts.of_training
+                if self.facts.on_training_split
                 else "these pictures also chose the model."
             )
             screen.say("Optimistic: " + " ".join(self.facts.notes or [why]))

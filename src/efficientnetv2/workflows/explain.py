@@ -20,7 +20,7 @@ from efficientnetv2.evaluation.explain import (
     select_galleries,
     supports_grad_cam,
 )
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing

@@ -17,7 +17,7 @@ from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
-from efficientnetv2.evaluation.report_facts import TemplateSection
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval

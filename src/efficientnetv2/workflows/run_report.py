@@ -13,7 +13,7 @@ from efficientnetv2.evaluation.generalization import train_distance
 from efficientnetv2.evaluation.next_steps import late_gain
 from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
 from efficientnetv2.evaluation.predictions import per_class_f1
-from efficientnetv2.evaluation.report import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.training.checkpoint import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title

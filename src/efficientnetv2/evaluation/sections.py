@@ -1,4 +1,4 @@
-"""Parts of a report beyond the figures that every report has."""
+"""Sections of a report beyond those that every report has."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Section:
-    """Something more to say on the page: sentences and a table.
-
-    Args:
-        title: its heading.
-        sentences: in order; those that begin with ``!`` are warnings.
-        columns: of a table, the first of words.
-        rows: its cells; empty for no table.
-    """
+    """Sentences and a table under a heading. Sentences that begin with ``!`` are warnings."""
 
     template: ClassVar[str] = "section.html.j2"
     told: ClassVar[Mapping[str, Any]] = {}
@@ -29,12 +22,9 @@ class Section:
 
 @dataclass(frozen=True)
 class TemplateSection:
-    """A part of the page that has a template of its own, and what programs read of it.
+    """A section with a template of its own, and the keys that it adds to ``report.json``.
 
-    Args:
-        template: a file of ``evaluation/templates``; it knows the values as ``part.NAME``.
-        values: for the template.
-        told: further keys of ``report.json``.
+    The template is a file of ``evaluation/templates`` and reads a value as ``part.NAME``.
     """
 
     template: str
@@ -42,7 +32,6 @@ class TemplateSection:
     told: Mapping[str, Any] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
-        """A value by its name, as the template asks for it."""
         try:
             return self.values[name]
         except KeyError:
