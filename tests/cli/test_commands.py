@@ -537,7 +537,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     assert TINY[-2:] == ("--weights", "none")
     words = ("train", trained / "pictures", *TINY[2:-2], "--out", tmp_path / "run")
     killed_at(
-        "efficientnetv2.evaluation.report:write", *words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path
+        "efficientnetv2.evaluation.report:write_report", *words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path
     )
     begun = (tmp_path / "run/log.txt").read_text()
     assert mentions(begun, "efficientnet_b0", "1e-05")
@@ -732,7 +732,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
         raise InputError("as far as the measurement")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("efficientnetv2.workflows.start_run.measure", ended)
+    monkeypatch.setattr("efficientnetv2.workflows.start_run.measure_timings", ended)
     length = TINY.index("--epochs")
     words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--out", "run"]
     done = CliRunner().invoke(app, [str(word) for word in words])

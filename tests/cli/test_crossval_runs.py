@@ -64,7 +64,7 @@ def starts(tmp_path, monkeypatch):
         place = tmp_path / f"{name}.safetensors"
         model_file.save(place, network, preprocessing=Preprocessing(image_px=32), class_names=())
         found.append(WeightsCandidate(str(place), f"Weights: {place}.", name))
-    monkeypatch.setattr("efficientnetv2.workflows.overrides.starts", lambda model: tuple(found))
+    monkeypatch.setattr("efficientnetv2.workflows.overrides.weights_candidates", lambda model: tuple(found))
     return found
 
 

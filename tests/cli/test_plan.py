@@ -69,7 +69,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     assert left(tmp_path) == before
     told = json.loads(done.stdout)
     # At its fullest: the checkpoints go when the report is there.
-    place = "efficientnetv2.workflows.run_report:drop"
+    place = "efficientnetv2.workflows.run_report:remove_checkpoints"
     killed_at(place, "train", class_folders, *words, "--out", "run", cwd=tmp_path)
     run = RunDir(tmp_path / "run", lambda line: None)
     rows = run.history()

@@ -171,13 +171,13 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
     script = (
         "import resource, sys\n"
         "from efficientnetv2 import cli\n"
-        "from efficientnetv2.training import resume\n"
-        "real = resume.save\n"
+        "from efficientnetv2.training import checkpoint\n"
+        "real = checkpoint.save\n"
         "def save(folder, kept, step):\n"
         "    if step == 3:\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
         "    return real(folder, kept, step)\n"
-        "resume.save = save\n"
+        "checkpoint.save = save\n"
         f"sys.argv = ['effnetv2', *{words!r}]\n"
         "cli.main()\n"
     )
@@ -198,7 +198,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders, tmp_path):
     words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
-    killed_at("efficientnetv2.evaluation.report:write", *words, cwd=tmp_path)
+    killed_at("efficientnetv2.evaluation.report:write_report", *words, cwd=tmp_path)
     first = bits(tmp_path / "run")
     files = sorted((tmp_path / "run/checkpoints").iterdir())
     whole = {file: file.read_bytes() for file in files}

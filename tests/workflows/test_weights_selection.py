@@ -341,7 +341,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
     at_hand = initial_weights.weights_candidates("efficientnetv2_b0", shipped=shipped)
     assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
-    monkeypatch.setattr("efficientnetv2.workflows.overrides.starts", lambda model: at_hand)
+    monkeypatch.setattr("efficientnetv2.workflows.overrides.weights_candidates", lambda model: at_hand)
     from efficientnetv2.workflows.train import train_and_report
 
     words = Words(model="efficientnetv2_b0", epochs=1, batch_images=8, settings=SMALL)
