@@ -295,7 +295,7 @@ ASKED = {"weights": "none", "near_km": 5.0, "device": "cpu", "workers": 0, "as_j
 
 def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed, monkeypatch):
     folder, _ = listed
-    monkeypatch.setattr(check, "portraits", lambda *_, **__: pytest.fail("it has looked"))
+    monkeypatch.setattr(check, "collect_image_stats", lambda *_, **__: pytest.fail("it has looked"))
     with pytest.raises(InputError, match=mentioning("--time-column", "label")):
         check.inspect_and_tell(
             Source(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED

@@ -277,7 +277,7 @@ def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(
         shutil.copytree(class_folders / name, tmp_path / "data/train" / name)
         paint(tmp_path / "data/val" / name / "judge.jpg", colour, 99)
     datasets = [
-        search_record.read(tmp_path / "data"),
+        search_record.load_dataset(tmp_path / "data"),
         search_record.some_pictures(str(tmp_path / "data"), 48),
     ]
     search_trials.refuse_copies(*datasets)
