@@ -67,7 +67,7 @@ def test_copies_and_damaged_images_are_named_on_the_screen(class_folders):
     assert mentions(said, "blue/copy_0.jpg", "red/red_00.jpg")
     assert mentions(said, "blue/copy_4.jpg", "red/red_04.jpg", "2")
     for number in range(2):
-        assert mentions(said, number, "green/green_0", "damaged")
+        assert mentions(said, f"green/green_0{number}.jpg", "damaged")
 
 
 def test_of_very_many_copies_of_an_image_a_few_are_named(class_folders):

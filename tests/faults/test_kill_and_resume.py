@@ -170,7 +170,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
     words = ["train", str(class_folders), *QUICK, "--epochs", "1", "--out", str(tmp_path / "run")]
     script = (
         "import resource, sys\n"
-        "from efficientnetv2 import cli\n"
+        "from efficientnetv2.cli import main as cli\n"
         "from efficientnetv2.training import checkpoint\n"
         "real = checkpoint.save\n"
         "def save(folder, kept, step):\n"

@@ -169,7 +169,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(class_folders, tmp_path)
     size = (tmp_path / "study/study.db").stat().st_size
     script = (
         "import resource, signal, sys\n"
-        "from efficientnetv2 import cli\n"
+        "from efficientnetv2.cli import main as cli\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))\n"
