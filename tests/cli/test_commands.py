@@ -175,7 +175,7 @@ def test_nothing_is_promised_of_an_option_that_nobody_knows(tmp_path):
 def test_what_a_notebook_hands_down_and_what_libraries_warn_of_stays_off_the_screen(class_folders, tmp_path):
     """In a fresh interpreter, for PyTorch reads once what it says. CUDA_HOME without a GPU makes it warn."""
     code = (
-        "import sys, types; from efficientnetv2 import cli\n"
+        "import sys, types; from efficientnetv2.cli import main as cli\n"
         "def talking(*_, **__):\n"
         "    import logging, warnings, torch.utils.cpp_extension, matplotlib.pyplot\n"
         "    matplotlib.pyplot.figure()\n"
@@ -537,7 +537,11 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     assert TINY[-2:] == ("--weights", "none")
     words = ("train", trained / "pictures", *TINY[2:-2], "--out", tmp_path / "run")
     killed_at(
-        "efficientnetv2.evaluation.report:write_report", *words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path
+        "efficientnetv2.evaluation.report:write_report",
+        *words,
+        "--weights",
+        tmp_path / "theirs.pth",
+        cwd=tmp_path,
     )
     begun = (tmp_path / "run/log.txt").read_text()
     assert mentions(begun, "efficientnet_b0", "1e-05")

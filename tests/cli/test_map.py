@@ -604,7 +604,7 @@ def test_memory_does_not_grow_with_the_raster(model, tmp_path):
         ):  # fmt: skip
             pass
         code = (
-            "import resource, sys\nfrom efficientnetv2 import cli\n"
+            "import resource, sys\nfrom efficientnetv2.cli import main as cli\n"
             "try:\n    cli.main()\nfinally:\n"
             "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
         )

@@ -24,7 +24,7 @@ WORDS = (
 SHORT = """
 import resource, sys
 import torch
-from efficientnetv2 import cli
+from efficientnetv2.cli import main as cli
 from efficientnetv2.training import loop
 torch.set_num_threads(1)
 passes = []
@@ -47,7 +47,7 @@ GIVING_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072"}
 
 def train(data, run, before, *more):
     words = ["effnetv2", "train", str(data), *WORDS, "--out", str(run), *more]
-    script = f"{before}\nimport sys\nfrom efficientnetv2 import cli\nsys.argv = {words!r}\ncli.main()\n"
+    script = f"{before}\nimport sys\nfrom efficientnetv2.cli import main as cli\nsys.argv = {words!r}\ncli.main()\n"
     return subprocess.run(
         [sys.executable, "-c", script], cwd=run.parent, capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **GIVING_BACK},

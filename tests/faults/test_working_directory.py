@@ -14,7 +14,7 @@ MODULES = ("socket", "selectors", "tempfile", "numpy", "PIL", "torch", "optuna")
 
 STARTS_A_PROCESS = """
 import multiprocessing, sys
-from efficientnetv2 import cli
+from efficientnetv2.cli import main as cli
 
 def started():
     context = multiprocessing.get_context(sys.argv[1])
