@@ -133,7 +133,7 @@ def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch
     ("table", "row", "values"),
     [
         # As arXiv:2104.00298 prints them, column by column.
-        ("5", "magnitude 15", {"128 px": 77.7, "192 px": 81.5, "300 px": 83.2}),
+        ("5", "magnitude_15", {"128 px": 77.7, "192 px": 81.5, "300 px": 83.2}),
         ("8", "efficientnetv2_m", {"cifar10": 99.0, "cifar100": 92.2, "flowers102": 98.5, "cars": 94.6}),
         (
             "10",
