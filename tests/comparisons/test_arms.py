@@ -128,7 +128,7 @@ def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypat
     del kept["says"]["optimizer"]["lr"]
     runs.refuse_another(cell, kept, tmp_path)
     changed = with_overrides(get_recipe("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
-    monkeypatch.setattr("benchmarks.paper.runs.named", lambda name: changed)
+    monkeypatch.setattr("benchmarks.paper.runs.get_recipe", lambda name: changed)
     with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
         runs.refuse_another(cell, kept, tmp_path)
 
