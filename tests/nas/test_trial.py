@@ -279,7 +279,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     monkeypatch.setattr(child, "forget_peak", lambda device: came.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
     monkeypatch.setattr(child, "_job", lambda *given: "a run")
-    monkeypatch.setattr(child.rates, "measure", lambda job, folder: came.append(f"a little of {job}"))
+    monkeypatch.setattr(child.rates, "measure_timings", lambda job, folder: came.append(f"a little of {job}"))
     for name in ("die_with_parent", "_write_into"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
@@ -393,7 +393,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     monkeypatch.setattr(child, "measure", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
     for name in ("die_with_parent", "_write_into", "_job"):
         monkeypatch.setattr(child, name, lambda *given: None)
-    monkeypatch.setattr(child.rates, "measure", lambda *given: None)
+    monkeypatch.setattr(child.rates, "measure_timings", lambda *given: None)
     told = []
     child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
     assert isinstance(told[0], StepTold), told

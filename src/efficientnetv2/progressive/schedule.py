@@ -97,47 +97,50 @@ RANGES = {
 }
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Progressive:
-    """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for size and regularizers alike.
+    """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for the size and for each regularizer.
 
-    A plain number holds over the whole run; a ``Ramp`` grows. With one stage every ramp stands at its end, which is
-    training at a fixed setting; a continuous one grows all the same. In random order the stages come as drawn, and
-    the regularizers go with the size (arXiv:2104.00298, Table 13).
-
-    Args:
-        image_px: side of the training picture, in pixels.
-        stages: how many, M.
-        px_multiple: sizes are rounded to a multiple of this.
-        shares: of the steps, one per stage, above 0; they count in proportion. None is equal shares.
-        order: ``growing`` goes from the first stage to the last, ``random`` draws a stage again and again.
-        turns: with ``random``, how often a stage is drawn over the run (Table 13's every 8 of 350 epochs: 44); None
-            draws at every step.
-        seed: with ``random``, of the draws. None is the run's, in a recipe; 0 elsewhere.
-        randaugment, mixup_alpha, cutmix_alpha, cutout, dropout, drop_path, label_smoothing: see ``Setting``.
-        others: any further quantity by name, for a training loop of one's own, and only it may fall; a recipe has none.
+    A plain number holds for the whole run; a ``Ramp`` grows. With one stage every ramp is at its end, unless it is
+    continuous. In random order, stages are drawn at random and the regularizers follow the size (arXiv:2104.00298,
+    Table 13).
 
     Raises:
-        pydantic.ValidationError: a value outside its range, a ramp that falls, or no stage.
+        pydantic.ValidationError: A value outside its range, a ramp that falls, or no stage.
 
     Source: arXiv:2104.00298, Algorithm 1.
     """
 
     image_px: Quantity
+    """Size of the training images, in pixels."""
     stages: int = Field(default=1, ge=1)
+    """Number of stages, M."""
     px_multiple: int = Field(default=1, ge=1)
+    """Sizes are rounded to a multiple of this."""
     shares: tuple[float, ...] | None = None
+    """Share of the steps per stage, above 0, in proportion. null is equal shares."""
     order: Literal["growing", "random"] = "growing"
+    """`growing` goes from the first stage to the last, `random` draws stages at random."""
     turns: int | None = Field(default=None, ge=1)
+    """For `random`: number of draws over the run (Table 13's every 8 of 350 epochs: 44). null draws at every step."""
     seed: int | None = None
+    """For `random`: seed of the draws. null is the recipe's seed, or 0 outside a recipe."""
     randaugment: Quantity | None = None
+    """Magnitude of RandAugment, 0 to 30 (10 is the full range of most operations). null is off."""
     mixup_alpha: Quantity = 0.0
+    """Alpha of mixup's Beta(alpha, alpha). 0 is off."""
     cutmix_alpha: Quantity = 0.0
+    """Alpha of CutMix's Beta(alpha, alpha). 0 is off."""
     cutout: Quantity = 0.0
+    """Side of the hole as a fraction of the image's, 0 to 1. 0 is off."""
     dropout: Quantity | None = None
+    """Dropout rate before the classifier. null keeps that of the model; in a recipe it is 0."""
     drop_path: Quantity | None = None
+    """Stochastic depth: drop rate of the last block, 1 minus survival. null keeps that of the model; in a recipe 0."""
     label_smoothing: Quantity = 0.0
+    """Fraction of the label that is spread over all classes."""
     others: dict[str, Quantity] = Field(default_factory=dict)
+    """Further quantities by name for your own training loop; they may also fall. A recipe has none."""
 
     @field_validator(*RANGES, mode="before")
     @classmethod

@@ -1,9 +1,7 @@
-"""What decides a run: one frozen, checked value, written as YAML beside every run.
+"""The configuration of a run: one frozen, validated value, written as YAML into every run directory.
 
-A recipe is made by a function of ``training.recipes`` and changed by ``--set a.b=c``. Fields that say
-"auto" are settled before the first step (``training.auto_config``), so that the recipe in a run folder holds
-nothing left to decide, and resuming decides nothing anew. ``minival: auto`` stays where images were set aside: its rule
-sets the same ones aside again.
+A function of ``training.recipes`` makes a recipe and ``--set a.b=c`` changes it. ``training.auto_config`` replaces each
+"auto" before the first step. Only ``minival: auto`` stays, as its rule gives the same images again on resume.
 """
 
 from __future__ import annotations
@@ -24,263 +22,257 @@ from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
 from efficientnetv2.utils.probability import Answer
 
+# Upper limit of epochs and of the batch size. More is a typing error. Ours.
+MAX_COUNT = 1_000_000
+# Upper limit of the image size at evaluation. More is a typing error. Ours.
+_MAX_IMAGE_PX = 4096
+# What a recipe's schedule has where it names no rate. Outside a recipe, the model keeps the rate it was built with.
+DEFAULT_RATES = {"dropout": 0.0, "drop_path": 0.0}
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+ImagePx = Annotated[int, Field(ge=1, le=_MAX_IMAGE_PX)]
+
 
 class StrictModel(BaseModel):
-    """A frozen value whose fields are checked; a name that is none of them is refused."""
+    """A frozen value with validated fields. The text below a field is its description (docs/recipe.md)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Optimizer(StrictModel):
-    """How gradients become steps.
-
-    Args:
-        kind: ``rmsprop`` in TensorFlow's form (epsilon inside the root, mean square starting at 1),
-            ``sgd`` with Nesterov's momentum, or ``adamw``.
-        lr: peak learning rate, at the recipe's ``batch_images``.
-        weight_decay: of weights; biases and norms are never decayed. With ``rmsprop`` and ``sgd``
-            it is L2 in the loss, with ``adamw`` decoupled.
-        momentum: of ``rmsprop`` and ``sgd``; beta 1 of ``adamw``.
-        decay: of the running mean square: rho of ``rmsprop``, beta 2 of ``adamw``.
-        epsilon: of ``rmsprop`` and ``adamw``.
-        clip_norm: gradients of a greater norm are scaled down to it; None is off.
-        head_lr: the classifier's learning rate over the trunk's.
-        layer_decay: with L groups of layers (``models.adapt.layer_groups``), group i learns at ``layer_decay **
-            (L - 1 - i)`` of the rate: less than 1 lets the layers near the picture move less.
-        unfreeze: share of the run by which all layers learn. Group i has a rate of 0 until ``unfreeze * (L - 1 - i) /
-            (L - 1)`` of it, so the head learns from the beginning and the stem last; batch-norm's statistics move all
-            the while. None lets all learn from the beginning. Source: arXiv:1801.06146, section 3.3, a group per epoch.
-    """
+    """The optimizer and its hyperparameters."""
 
     kind: Literal["rmsprop", "sgd", "adamw"]
+    """`rmsprop` as in TensorFlow (epsilon inside the root, mean square starts at 1), `sgd` with Nesterov momentum, or
+    `adamw`.
+    """
     lr: float = Field(gt=0)
+    """Peak learning rate for a batch of `batch_images`."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of weights; biases and norms have none. L2 loss with `rmsprop` and `sgd`, decoupled with `adamw`."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of `rmsprop` and `sgd`; beta 1 of `adamw`."""
     decay: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean square: rho of `rmsprop`, beta 2 of `adamw`."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """Epsilon of `rmsprop` and `adamw`."""
     clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradients; larger ones are scaled down. null is off."""
     head_lr: float = Field(default=1.0, gt=0)
+    """Learning rate of the classifier, as a multiple of the backbone's."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate decay by depth. Of L layer groups (`models.adapt.layer_groups`), group i has the rate times
+    `layer_decay ** (L - 1 - i)`. Below 1, layers near the input change less.
+    """
     unfreeze: float | None = Field(default=None, gt=0, lt=1)
+    """Gradual unfreezing: fraction of the run after which all layers train. Of L layer groups, group i starts at the
+    fraction `unfreeze * (L - 1 - i) / (L - 1)`: the head at once, the stem last. Batch-norm statistics move from the
+    start. null trains all layers from the start. Source: arXiv:1801.06146, section 3.3, one group per epoch.
+    """
 
 
 class Schedule(StrictModel):
-    """The learning rate over the run, as a share of its peak: warm-up, then the shape.
-
-    Args:
-        kind: ``cosine`` down to ``final``, ``staircase`` (times ``factor`` each ``every_epochs``),
-            or ``constant``.
-        warmup_epochs: of linear growth from 0.
-        warmup_share: of the run that warm-up takes at most, so that a short run reaches its peak too.
-        final: with ``cosine``, share of the peak at the end.
-        factor: of the staircase: what the rate is multiplied by at each of its steps.
-        every_epochs: of the staircase: from one of its steps to the next.
-    """
+    """The learning rate over the run, as a fraction of its peak: warm-up, then the shape."""
 
     kind: Literal["cosine", "staircase", "constant"]
+    """`cosine` down to `final`, `staircase` (times `factor` every `every_epochs`), or `constant`."""
     warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs of linear warm-up from 0."""
     warmup_share: float = Field(default=1.0, gt=0, le=1)
+    """Largest fraction of the run for warm-up, so that a short run reaches its peak too."""
     final: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the peak at the end. For `cosine`."""
     factor: float = Field(default=0.97, gt=0, le=1)
+    """Factor of each decrease of the rate. For `staircase`."""
     every_epochs: float = Field(default=2.4, gt=0)
-
-
-# Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
-MAX_COUNT = 1_000_000
-# Side of a picture at evaluation: beyond, it is another such slip. Ours.
-_MOST_PX = 4096
-
-# Of a schedule that does not name them, in a recipe: off. Elsewhere they stay as the network was built.
-DEFAULT_RATES = {"dropout": 0.0, "drop_path": 0.0}
+    """Epochs between two decreases of the rate. For `staircase`."""
 
 
 class Recipe(StrictModel):
-    """Everything that decides a run, the data aside.
-
-    Args:
-        name: of the function that made it.
-        made_for: the published set whose pictures it wants: missing classes are refused, wrong counts named before the
-            run (``data.imagenet``). None takes any.
-        model: a published network's name, one of another library ("timm:resnet50"), or an architecture;
-            ``auto`` is that of the weights, or chosen by the machine.
-        weights: to start from: ``none``, ``auto`` (the best that can be had), a name (``efficientnetv2_s.in1k``),
-            or a file; see ``training.initial_weights``.
-        initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
-            as their shortcuts and the classifier at 0 (``models.blocks.calm``).
-        classifier: that given weights get for classes of one's own: ``fresh`` (see ``initialisation``), or ``probe``,
-            the linear probe's, so that training begins where the probe ends (arXiv:2202.10054); ``auto`` is the
-            probe's where there is a probe. Several classifiers of one network begin fresh in any case.
-        pooling: see ``architectures.spec.Architecture``. None is as the weights have it, else ``mean``.
-        freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
-            does. See ``models.adapt.freeze``.
-        frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
-        recompute_stages: the activations of so many first stages are not kept but computed again in the backward pass:
-            less memory, their forward pass twice, the same result. Of this project's networks only.
-        epochs: passes over the training pictures; ``auto`` settles it by their number.
-        epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
-        steps: of the run, where it is not the epochs that are given; settled to the epochs that they make.
-        batch_images: pictures per step.
-        group_images: pictures that share batch-norm statistics and mixing partners; divides
-            ``batch_images``. None settles it to the largest divisor that fits into memory.
-        progressive: image size and regularization over the run. A recipe says how much of both kinds of dropout there
-            is: dropout and drop_path that are not named, or null, are 0.
-        enlarge: how many times larger than it is stored a picture is trained on at most. Where the last size is more
-            than so many times the pictures' own (the median of their shorter sides), all sizes are scaled down to
-            that, at least to 64 px, before the first step, and this is settled to null; so it is where a size was
-            asked for. null scales nothing.
-        time_shares: of each stage in the training time, ``equal`` or one number per stage, in proportion. Before the
-            first step it is measured how long steps of each size take, and ``progressive.shares`` is settled to what
-            comes out so; where that is given too, it is taken for measured before. None lets ``progressive.shares``
-            count in steps.
-        optimizer, schedule: see there.
-        ema_decay: of the moving average of weights and batch-norm statistics; None is off. Early
-            on it is capped by (1 + step) / (10 + step), as in the released code.
-        batch_norm_momentum: share of the old running statistics kept per step, as the paper and Keras
-            count it (PyTorch's own number is 1 minus this).
-        framing: how a picture that is not square meets the square; see ``preprocessing.Preprocessing``.
-        crop_framing: the same of training's random crops, where they differ: ``crop`` draws their aspect in pixels,
-            whatever shape the picture has; see ``data.decode.train_picture``. None is as ``framing``.
-        crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
-        eval_px: side of the picture at evaluation; None takes the training size of the last stage.
-        eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
-            ``chosen_by`` is highest is that of the model file, and val is answered at it. ``auto`` tries some from the
-            last training size on, up to half as large again; None tries no other.
-        eval_views: how a picture is looked at in evaluation; see ``preprocessing.Preprocessing.views``.
-        crop_area_min: smallest share of the picture's area that a training crop keeps.
-        cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
-            from which this share of the random crops has all pixels, (0, 1]; see ``data.image_cache.CacheSpec``;
-            where it is kept is ``--cache``'s affair.
-        augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
-        several_labels: how pictures of several labels each are learnt: ``sigmoid`` answers each class by itself, yes
-            from a probability of 0.5 on (binary cross-entropy; ``class_weights`` and ``logit_adjustment`` are then
-            refused); ``softmax`` gives the labels of a picture equal shares of 1, as the paper does on ImageNet-21k.
-            For pictures of one label each it is of no effect, and refused where it is said.
-        balance: how often each class is drawn: ``equal``, ``effective`` or ``sqrt`` bring rare ones forward, null draws
-            every picture once an epoch; see ``data.sampler``.
-        class_weights: how much a picture of each class counts in the loss, likewise; beside ``balance`` both act.
-        effective_beta: of ``effective``, 0 to 1: how soon further pictures of a class tell nothing new.
-        logit_adjustment: temperature of the logit adjustment, 1 in the paper: logits are trained with the logarithm of
-            their classes' shares added, so that without it no class is preferred. null is off.
-        rare_randaugment: RandAugment's magnitude for pictures of classes that ``balance`` repeats, over that of others.
-        answered: which pictures the figure, and the curve, are of: ``val``, kept out of training; or ``test``, by which
-            nothing is chosen, while all others are trained on, those given as val too. Without any of test it is val.
-        holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
-        minival: of the training images a number, or below 1 a share, that is not trained on but chooses: the weights
-            kept are those of the validation that was best on it. ``auto`` takes a twentieth where there are enough
-            images, and keeps the better of start and last weights; with too few images it is settled to null. None
-            keeps the last weights. See ``data.minival``.
-        chosen_by: the figure that is to be best on minival.
-        patience: training ends after so many validations on minival without a better figure, those before the last
-            stage not counted: what stands still there moves again with larger pictures. None trains to the end.
-        validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
-        validate_images: at most so many pictures of val for that curve, drawn by class; its last point is of all. With
-            minival the curve is of all of minival, and val is not looked at before the end.
-        checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
-        sync_batch_norm: on several GPUs, statistics of batch-norm are those of all processes' pictures of a pass, for
-            groups that are too small on one GPU. The result then depends on the number of processes.
-        precision: of the network's multiplications: ``fp32``, ``bf16``, or ``fp16`` with scaled losses; weights and
-            optimizer are fp32 in each. ``auto`` takes 16 bits where they measure a tenth faster, and in runs too short
-            to measure where the machine has them (``training.precision``).
-        compile: whether ``torch.compile`` makes the network faster first; ``auto`` tries it in runs of an hour or more,
-            and keeps it where it pays.
-        seed: of everything random.
-    """
+    """All hyperparameters of a run. The data is given apart."""
 
     name: str
+    """Name of the recipe."""
     made_for: Published | None = None
+    """Published dataset that the recipe expects. Missing classes are an error, other counts a warning
+    (`data.imagenet`). null accepts any dataset.
+    """
     model: str | Architecture = "auto"
+    """Name of a published model, of a model of another library (`timm:resnet50`), or an architecture. `auto` takes the
+    model of the weights, or else one that suits the machine.
+    """
     weights: str = "auto"
+    """Initial weights: `none`, `auto` (the best available), a name (`efficientnetv2_s.in1k`), or a file. See
+    `training.initial_weights`.
+    """
     initialisation: Literal["released", "calm"] = "released"
+    """Initialization of layers without pretrained weights: `released`, or `calm`, where each residual block starts as
+    its shortcut and the classifier at 0 (`models.blocks.calm`).
+    """
     classifier: Literal["fresh", "probe", "auto"] = "fresh"
+    """Classifier on pretrained weights: `fresh` (see `initialisation`), or `probe`, that of a linear probe
+    (arXiv:2202.10054). `auto` takes the probe where there is a probe. A model with several classifiers starts fresh.
+    """
     pooling: Pooling | None = None
+    """Pooling of the last feature maps: `mean` over all positions, as published, or `mean+centre`, which adds the mean
+    over the middle third, for a subject at the center. Ours. null keeps that of the weights, or else `mean`.
+    """
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """Number of stages, after the stem, that keep the pretrained weights. `all` trains only the classifier. See
+    `models.adapt.freeze`.
+    """
     frozen_statistics: bool = False
+    """Whether batch-norm keeps the statistics of the pretrained weights, as in evaluation."""
     recompute_stages: int = Field(default=0, ge=0)
+    """Gradient checkpointing: number of first stages whose activations are computed again in the backward pass. Less
+    memory, more time, the same result. Only for models of this package.
+    """
     epochs: Annotated[float, Field(gt=0, le=MAX_COUNT)] | Literal["auto"] = "auto"
+    """Passes over the training images. `auto` depends on their number."""
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
-    steps: int | None = Field(default=None, ge=1)
+    """For `epochs: auto`: images to see in total, and the fewest and most epochs."""
+    steps: Count | None = None
+    """Steps of the run, instead of `epochs`; converted into epochs."""
     batch_images: int = Field(default=32, ge=1, le=MAX_COUNT)
-    group_images: int | None = Field(default=None, ge=1)
+    """Batch size: images per step."""
+    group_images: Count | None = None
+    """Ghost batch size: images that share batch-norm statistics and mixing partners. Divides `batch_images`. null takes
+    the largest divisor that fits into memory.
+    """
     progressive: Progressive
     enlarge: float | None = Field(default=None, ge=1)
+    """Largest upscaling of stored images. If the last training size exceeds this multiple of the stored size (median of
+    the shorter sides), all sizes are scaled down to it, at least to 64 px. An explicit size turns this off. null is
+    off.
+    """
     time_shares: Literal["equal"] | tuple[float, ...] | None = None
+    """Fraction of the training time per stage: `equal` or one number per stage. Steps of each size are timed before the
+    run, and `progressive.shares` is set to match. If `progressive.shares` is given too, it counts as measured. null
+    lets `progressive.shares` count in steps.
+    """
     optimizer: Optimizer
     schedule: Schedule
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    ema_decay: Fraction | None = None
+    """Decay of the moving average (EMA) of weights and batch-norm statistics; null is off. Early on at most (1 + step)
+    / (10 + step), as in the released code.
+    """
     batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Fraction of the old running statistics kept per step, as in the paper and Keras (PyTorch's momentum is 1 minus
+    this).
+    """
     framing: Framing = "whole"
+    """How an image becomes square: `whole` squeezes the whole image, `crop` takes the center square, `pad` keeps the
+    aspect ratio and fills the rest with the mean.
+    """
     crop_framing: Framing | None = None
+    """Framing of random training crops. With `crop` their aspect ratio is in pixels, whatever the image's; see
+    `data.decode.train_picture`. null is as `framing`.
+    """
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    eval_px: int | None = Field(default=None, ge=1, le=_MOST_PX)
-    eval_px_tried: (
-        Literal["auto"]
-        | Annotated[tuple[Annotated[int, Field(ge=1, le=_MOST_PX)], ...], Field(min_length=1)]
-        | None
-    ) = None
+    """Fraction of the shorter side in the center square at evaluation. For framing `crop`."""
+    eval_px: ImagePx | None = None
+    """Image size at evaluation, in pixels. null takes the last training size."""
+    eval_px_tried: Literal["auto"] | Annotated[tuple[ImagePx, ...], Field(min_length=1)] | None = None
+    """Further image sizes for evaluation. After training, minival chooses among these and `eval_px` by `chosen_by`.
+    `auto` tries sizes up to 1.5 times the last training size. null tries none.
+    """
     eval_views: Views = "one"
+    """Test-time augmentation: `one` is off; `symmetries` averages the probabilities of all eight flips and rotations of
+    the square, at eight times the work.
+    """
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
+    """Smallest fraction of the image area in a training crop."""
     cache_detail: float | None = Field(default=None, gt=0, le=1)
+    """Resolution of cached images: the fraction of random crops that keep all their pixels, (0, 1]. See
+    `data.image_cache.CacheSpec`; `--cache` says where. null decodes each image whenever it is drawn.
+    """
     augment: AugmentPlan = AugmentPlan()
     several_labels: Answer = "softmax"
+    """Loss for multi-label images: `sigmoid` predicts each class on its own, positive from a probability of 0.5 (binary
+    cross-entropy; no `class_weights`, no `logit_adjustment`). `softmax` gives the labels of an image equal shares of 1,
+    as in the paper on ImageNet-21k. An error if set for images of one label.
+    """
     balance: Balance | None = None
+    """Class-balanced sampling: `equal`, `effective` or `sqrt` draw rare classes more often. null draws every image once
+    an epoch. See `data.sampler`.
+    """
     class_weights: Balance | None = None
+    """Weights of classes in the loss, by the same rules as `balance`. With `balance`, both apply."""
     effective_beta: float = Field(default=BETA, ge=0, lt=1)
+    """Beta of `effective`: how soon more images of a class add nothing new."""
     logit_adjustment: float | None = Field(default=None, gt=0)
+    """Temperature of logit adjustment, 1 in the paper: training adds the log frequency of each class to its logit, so
+    that predictions prefer no class. null is off.
+    """
     rare_randaugment: float = Field(default=1.0, ge=1)
+    """Factor of RandAugment's magnitude for classes that `balance` draws more often."""
     answered: EvalSplit = "val"
-    holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
-    minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None
+    """Split that is evaluated: `val`, held out of training, or `test`, which selects nothing; then all other images are
+    trained on, val included. Without test images it is val.
+    """
+    holdout: Annotated[int, Field(ge=2)] | Fraction = 0.2
+    """Fraction of the training images that becomes `val` where no split is given. From 2, their number."""
+    minival: Count | Fraction | Literal["auto"] | None = None
+    """Selection set: number, or below 1 fraction, of the training images that are held out to select the best weights.
+    `auto` takes a twentieth and selects between the start and the last weights; with too few images it becomes null. null
+    keeps the last weights. See `data.minival`.
+    """
     chosen_by: Literal["top1", "macro_f1"] = "top1"
-    patience: int | None = Field(default=None, ge=1)
+    """Metric on minival that selects the weights."""
+    patience: Count | None = None
+    """Early stopping: validations on minival without a better metric, counted in the last stage, as larger images can
+    still help before. null trains to the end.
+    """
     validate_epochs: float = Field(default=1.0, gt=0)
+    """Epochs between validations. Each stage ends with a validation too."""
     validate_images: int = Field(default=512, ge=1)
+    """Most images of val in a validation during training, stratified by class. The last validation takes all. With
+    minival, all of minival is used instead, and val only at the end.
+    """
     checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """Minutes between checkpoints. Each stage ends with a checkpoint too. 0 writes one after every step."""
     sync_batch_norm: bool = False
+    """Whether batch-norm statistics are shared by all GPUs, for groups that are too small on one GPU. The result then
+    depends on the number of processes.
+    """
     precision: Precision | Literal["auto"] = "auto"
+    """Precision of the forward and backward pass: `fp32`, `bf16`, or `fp16` with scaled losses; weights and optimizer
+    are fp32. `auto` takes 16 bits if a test is 10 % faster; a run too short for the test takes what the hardware has
+    (`training.precision`).
+    """
     compile: bool | Literal["auto"] = "auto"
+    """Whether to use `torch.compile`. `auto` tries it in runs of an hour or more and keeps it if it saves time."""
     seed: int = 0
+    """Random seed of the run."""
 
     def answer(self, separator: str | None) -> Answer:
-        """What a network that it trains is to answer.
-
-        Args:
-            separator: of the labels of a picture; None where each has one.
-        """
+        """Activation of the head. ``separator`` is the label separator of multi-label data."""
         return "softmax" if separator is None else self.several_labels
 
     @property
     def train_framing(self) -> Framing:
-        """How training's crops meet the square."""
+        """Framing of random training crops."""
         return self.crop_framing or self.framing
 
     @field_validator("progressive", mode="after")
     @classmethod
-    def _says_both_rates(cls, progressive: Progressive) -> Progressive:
-        """What a network was built with may differ from library to library; a run is decided by its recipe."""
-        said: dict[str, Any] = {
+    def _fill_rates(cls, progressive: Progressive) -> Progressive:
+        """The rates that a model is built with differ between libraries, so a recipe always sets them."""
+        missing: dict[str, Any] = {
             name: rate for name, rate in DEFAULT_RATES.items() if getattr(progressive, name) is None
         }
-        return replace(progressive, **said)
+        return replace(progressive, **missing)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.epochs != "auto" and self.steps is not None:
             raise ValueError(
-                f"epochs is {self.epochs:g} and steps is {self.steps}, but only one of them says how long a run is: "
-                "set epochs to auto or steps to null"
+                f"epochs is {self.epochs:g} and steps is {self.steps}, but only one may set the length of a run: set "
+                "epochs to auto or steps to null"
             )
-        if self.patience is not None and self.minival is None:
-            raise ValueError(
-                f"patience is {self.patience}, but only minival may end training, and it is off, for a figure on val "
-                "that val has chosen is no figure: set minival (0.1 is a tenth of train), or patience to null"
-            )
-        if self.eval_px_tried is not None and self.minival is None:
-            tried = self.eval_px_tried if self.eval_px_tried == "auto" else list(self.eval_px_tried)
-            raise ValueError(
-                f"eval_px_tried is {tried}, but only minival may choose among sizes, and it is off, "
-                "for val may not choose what its figure is of: set minival (0.1 is a tenth of train), or eval_px_tried "
-                "to null"
-            )
+        if self.minival is None:
+            self._refuse_selection_on_val()
         if self.crop_fraction < 1 and self.framing == "pad":
             raise ValueError(f"crop_fraction is {self.crop_fraction:g}, but framing 'pad' cuts nothing off")
         if self.group_images is not None and self.batch_images % self.group_images:
@@ -291,12 +283,12 @@ class Recipe(StrictModel):
                 f"({self.batch_images}); the next smaller that does is {fits}"
             )
         if self.time_shares is not None:
-            _refuse_untimed(self.progressive, self.time_shares)
+            self._validate_time_shares(self.time_shares)
         if self.rare_randaugment != 1 and (self.balance is None or self.progressive.randaugment is None):
             off = "balance" if self.balance is None else "progressive.randaugment"
             raise ValueError(
-                f"rare_randaugment is {self.rare_randaugment:g}, but {off} is off, so that there is nothing to make "
-                f"stronger: set {off}, or rare_randaugment to 1"
+                f"rare_randaugment is {self.rare_randaugment:g}, but {off} is off, so it has no effect: set {off}, or "
+                "rare_randaugment to 1"
             )
         if self.augment.autoaugment and self.progressive.randaugment is not None:
             raise ValueError(
@@ -305,32 +297,35 @@ class Recipe(StrictModel):
             )
         if self.progressive.others:
             raise ValueError(
-                f"progressive.others names {sorted(self.progressive.others)}, which this loop does not "
-                "apply; they are for a training loop of one's own"
+                f"progressive.others names {sorted(self.progressive.others)}, which this loop does not apply; they are "
+                "for your own training loop"
             )
         return self
 
+    def _refuse_selection_on_val(self) -> None:
+        fix = (
+            "but minival is off, and val must not select anything: set minival (0.1 is a tenth of train), or"
+        )
+        if self.patience is not None:
+            raise ValueError(f"patience is {self.patience}, {fix} patience to null")
+        if self.eval_px_tried is not None:
+            tried = self.eval_px_tried if self.eval_px_tried == "auto" else list(self.eval_px_tried)
+            raise ValueError(f"eval_px_tried is {tried}, {fix} eval_px_tried to null")
+
+    def _validate_time_shares(self, shares: Literal["equal"] | tuple[float, ...]) -> None:
+        plan = self.progressive
+        if plan.changes_always:
+            why = "its order is random" if plan.order == "random" else "a value grows at every step"
+            raise ValueError(f"time_shares is {shares}, but progressive has no stages: {why}")
+        if shares != "equal" and (len(shares) != plan.stages or min(shares) <= 0):
+            raise ValueError(
+                f"time_shares is {shares}, but must have one share above 0 for each of {plan.stages} stages"
+            )
+
     def to_yaml(self) -> str:
-        """The recipe as text for people; ``checked.read`` gives an equal one."""
+        """The recipe as YAML; ``recipe_io.read_recipe`` reads it back."""
         return yaml.safe_dump(self.to_json(), sort_keys=False, width=100)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return self.model_dump(mode="json")
-
-
-def _refuse_untimed(progressive: Progressive, time_shares: Literal["equal"] | tuple[float, ...]) -> None:
-    """Refuse shares of the time where there are no stages that could have them, or others than there are.
-
-    Raises:
-        ValueError: with the rule.
-    """
-    if progressive.changes_always:
-        why = "order is random" if progressive.order == "random" else "something grows at every step"
-        raise ValueError(
-            f"time_shares is {time_shares}, but of progressive {why}, so that there are no stages to share the time"
-        )
-    if time_shares != "equal" and (len(time_shares) != progressive.stages or min(time_shares) <= 0):
-        raise ValueError(
-            f"time_shares is {time_shares}, but names one share above 0 for each of {progressive.stages} stages"
-        )

@@ -1,4 +1,4 @@
-"""Changing a recipe from the command line, and telling two recipes apart."""
+"""Read, validate, override and compare recipes."""
 
 from __future__ import annotations
 
@@ -11,190 +11,166 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
-from efficientnetv2.training.recipe_fields import all_fields, canonical_field
-from efficientnetv2.transforms.pipeline import AugmentPlan
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_fields import all_fields, canonical_field, recipe_parts
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, cut, did_you_mean, rule_of, short
 
-# Among what a field takes (``training.recipe_fields``): what is in brackets, where a number begins, a word to be typed.
-_LIST_OR_TABLE = re.compile(r"([\[{].*?[\]}])")
-_BEGIN = r"(?:^|(?<=, )|(?<= or ))"
-_NUMBER_checked = re.compile(_BEGIN + r"(?=(?:whole )?number)")
-_WORD = re.compile(_BEGIN + r"(?!null|text|true|false)\w+(?=, | or |$)")
-_LISTS = ("list_type", "tuple_type")  # pydantic's names for what is no list
+_SHOWN_CHARS = 200  # of a long value in a message. Ours
+# Parts of the accepted values in words (``training.recipe_fields``): lists and objects, numbers, literal words.
+_LIST_OR_OBJECT = re.compile(r"([\[{].*?[\]}])")
+_START = r"(?:^|(?<=, )|(?<= or ))"
+_NUMBER_WORDS = re.compile(_START + r"(?=(?:whole )?number)")
+_LITERAL = re.compile(_START + r"(?!null|text|true|false)\w+(?=, | or |$)")
+_RAMP = "{start, end, continuous}"
+_LIST_ERRORS = ("list_type", "tuple_type")  # pydantic's error types
+# One whole number: possessive, so that it never gives back digits for a second one.
+_NUMBER = r"(\d++(?:\.\d++)?+|(?<!\.)\.\d++)"
+_TWO_NUMBERS = re.compile(rf"[^\d.]*+{_NUMBER}(?:\.\.|[^\d.])+?{_NUMBER}[^\d.]*+")
+_DECIMAL_COMMA = re.compile(r"0,\d+|\d+,0\d*")  # 0,3 or 1,024: one number
+_SEXAGESIMAL = re.compile(r"\d+(?::[\d.]+)+")
 
 
 def read_recipe(file: Path) -> Recipe:
-    """Read what ``Recipe.to_yaml`` wrote.
+    """Read a recipe that ``Recipe.to_yaml`` wrote.
 
     Raises:
-        InputError: no such file, not YAML, or a field that is unknown or out of range.
+        InputError: The file does not exist, is not YAML, or has an unknown or invalid field.
     """
     return validate_recipe(yaml_io.read(file), where=str(file))
 
 
-def validate_recipe(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:
-    """A recipe from plain values.
+def validate_recipe(plain: Any, *, where: str, options: Mapping[str, str] | None = None) -> Recipe:
+    """Make a recipe from plain values.
 
     Args:
-        plain: as ``Recipe.to_json`` gives them.
-        where: they are from, for the message.
-        said: from fields to the words that they were changed by: of wrong fields, and of those that do not go together,
-            their own words are named instead.
+        plain: Values as ``Recipe.to_json`` gives them.
+        where: Where the values come from, for messages.
+        options: Command-line text that set each field. Messages name it instead of ``where``.
 
     Raises:
-        InputError: naming each wrong field, its value and the rule.
+        InputError: A field is invalid, or fields contradict each other. The message gives value and rule.
     """
     try:
         return Recipe.model_validate(plain)
     except ValidationError as error:
-        wrong = _complaints(error, plain)
-        words = dict.fromkeys(
-            word
-            for name, (_, rule) in wrong.items()
-            for field, word in (said or {}).items()
-            if (_of_one_branch(name, field) if name else re.search(rf"\b{re.escape(field)}\b", rule))
+        problems = _problems(error, plain)
+        texts = dict.fromkeys(
+            text
+            for name, (_, rule) in problems.items()
+            for field, text in (options or {}).items()
+            if (_same_branch(name, field) if name else re.search(rf"\b{re.escape(field)}\b", rule))
         )
-        # Where the words are those of the field alone, they have said its name and value.
-        told = set(wrong) <= set(said or {}) and len(wrong) == 1
-        lines = [rule if told or not what else f"{what}: {rule}" for what, rule in wrong.values()]
-        raise InputError(f"{' '.join(words) or where}: " + "; ".join(lines)) from error
+        # The text of a single wrong field already shows its name and value.
+        is_shown = set(problems) <= set(options or {}) and len(problems) == 1
+        lines = [rule if is_shown or not value else f"{value}: {rule}" for value, rule in problems.values()]
+        raise InputError(f"{' '.join(texts) or where}: " + "; ".join(lines)) from error
 
 
-def _of_one_branch(one: str, other: str) -> bool:
-    """Whether one field is the other, or a part of it."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+def _same_branch(name: str, other: str) -> bool:
+    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
 
 
-def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
-    """Of each wrong field, by its name, how it is and the rule; what is wrong with none alone is of ''."""
-    wrong: dict[str, tuple[str, str]] = {}
+def _problems(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
+    """Text 'name = value' and rule of each wrong field; '' is for fields that contradict each other."""
+    problems: dict[str, tuple[str, str]] = {}
     for problem in error.errors():
-        parts = _place_of(problem["loc"], plain)
-        name = ".".join(parts)
-        message = rule_of(problem)
+        path = _path_of(problem["loc"], plain)
+        name = ".".join(path)
+        rule = rule_of(problem)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             meant = canonical_field(name)
-            near = did_you_mean(parts[-1], field_names_at(parts[:-1]))
-            message = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
+            near = did_you_mean(path[-1], field_names_at(path[:-1]))
+            rule = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         value = problem["input"]
         shown = f" = {short(value)}" if isinstance(value, int | float | str | bool | None) and name else ""
         if problem["type"] == "literal_error":
-            if name in wrong:  # of a number or a word, both are said
-                first = wrong.pop(name)[1].partition("; did you mean")[0]
-                word = message.removeprefix("has to be ")
-                message = first if word in first else f"{first}, or {word}"
-            message += did_you_mean(str(value), re.findall("'(.*?)'", message)).removesuffix(".")
-        elif ((name in wrong and wrong[name][1] != message) or problem["type"] in _LISTS) and (
+            if name in problems:  # the field takes a number or a word: state both
+                number_rule = problems.pop(name)[1].partition("; did you mean")[0]
+                word = rule.removeprefix("has to be ")
+                rule = number_rule if word in number_rule else f"{number_rule}, or {word}"
+            rule += did_you_mean(str(value), re.findall("'(.*?)'", rule)).removesuffix(".")
+        elif ((name in problems and problems[name][1] != rule) or problem["type"] in _LIST_ERRORS) and (
             values := accepted_values(name)
         ):
-            # Each kind of value that the field takes has a rule that this one breaks; one alone would mislead. And of a
-            # list it helps to see how it is written.
-            wrong[name] = (f"{name}{shown}", f"has to be {values}")
-        wrong.setdefault(name, (f"{name}{shown}", message))
-    # Of a ramp that is wrong inside, pydantic also says that it is no number.
+            # The rule of one alternative alone would mislead, and for a list the syntax helps.
+            problems[name] = (f"{name}{shown}", f"has to be {values}")
+        problems.setdefault(name, (f"{name}{shown}", rule))
+    # Of a ramp with a wrong value inside, pydantic also reports that it is not a number.
     return {
-        name: told for name, told in wrong.items() if not any(other.startswith(f"{name}.") for other in wrong)
+        name: problem
+        for name, problem in problems.items()
+        if not any(other.startswith(f"{name}.") for other in problems)
     }
 
 
 def accepted_values(name: str) -> str | None:
-    """What a field takes, in words that follow ``has to be``; None of what is no field.
-
-    Args:
-        name: of the field, with those of the parts that it lies in: ``progressive.image_px``.
-    """
+    """Values that a field accepts, to follow ``has to be``; None if there is no such field."""
     values = next((field.values for field in all_fields() if field.name == name), None)
     if values is None:
         return None
-    parts = _LIST_OR_TABLE.split(values)
-    parts[::2] = [_WORD.sub(r"'\g<0>'", _NUMBER_checked.sub("a ", part)) for part in parts[::2]]
+    parts = _LIST_OR_OBJECT.split(values)
+    parts[::2] = [_LITERAL.sub(r"'\g<0>'", _NUMBER_WORDS.sub("a ", part)) for part in parts[::2]]
     return "".join(parts)
 
 
-def _place_of(location: tuple[int | str, ...], plain: Any) -> list[str]:
-    """The names along the way that the values have: pydantic names the members of unions too."""
-    parts = []
+def _path_of(location: tuple[int | str, ...], plain: Any) -> list[str]:
+    """Field names of pydantic's location, which also names members of unions."""
+    path = []
     for part in location:
         if isinstance(plain, dict) and part in plain:
-            parts.append(str(part))
+            path.append(str(part))
             plain = plain[part]
-    return parts or [str(part) for part in location[:1]]
+    return path or [str(part) for part in location[:1]]
 
 
-def field_names_at(parts: list[str]) -> list[str]:
-    """Names of the fields at a place of a recipe: of ``[]`` its own, of ``["optimizer"]`` the optimizer's."""
-    if not parts:
-        return list(Recipe.model_fields)
-    names = {
-        "optimizer": list(Optimizer.model_fields),
-        "schedule": list(Schedule.model_fields),
-        "progressive": list(Progressive.__dataclass_fields__),
-        "augment": list(AugmentPlan.__dataclass_fields__),
-    }
-    return (
-        names.get(parts[0], ["start", "end", "continuous"])
-        if len(parts) == 1
-        else ["start", "end", "continuous"]
-    )
-
-
-_SHOWN = 200  # of a long value in a message. Ours
-_RAMP = "{start, end, continuous}"  # among what a field takes
-# One number, and no part of one: nothing is given back for the sake of a second.
-_NUMBER = r"(\d++(?:\.\d++)?+|(?<!\.)\.\d++)"
-_TWO_NUMBERS = re.compile(rf"[^\d.]*+{_NUMBER}(?:\.\.|[^\d.])+?{_NUMBER}[^\d.]*+")
-_DECIMAL_COMMA = re.compile(r"0,\d+|\d+,0\d*")  # 0,3 or 1,024: one number in another way of writing
-_SIXTIES = re.compile(r"\d+(?::[\d.]+)+")
+def field_names_at(path: list[str]) -> list[str]:
+    """Field names of the recipe (``[]``), of a part (``["optimizer"]``), or of a ramp."""
+    part = recipe_parts().get(".".join(path))
+    return ["start", "end", "continuous"] if part is None else list(part.__pydantic_fields__)
 
 
 def with_overrides(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """A recipe with fields changed by ``a.b=c``; see ``apply_overrides``.
 
     Raises:
-        InputError: an unknown field (with the nearest name), a wrong value.
+        InputError: A field is unknown (the message names the nearest) or a value is invalid.
     """
-    where = " ".join(f"--set {cut(setting, _SHOWN)}" for setting in settings)
+    where = " ".join(f"--set {cut(setting, _SHOWN_CHARS)}" for setting in settings)
     return validate_recipe(apply_overrides(recipe.to_json(), settings), where=where or recipe.name)
 
 
 def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Change fields of a recipe's plain values; each value is read as YAML (numbers, null, {start: 64, end: 128}).
+    """A copy of a recipe's plain values with fields changed, not yet validated.
 
     Args:
-        plain: as ``Recipe.to_json`` gives it; unchanged.
-        settings: of the form ``name=value`` or ``part.name=value``.
-
-    Returns:
-        The changed values, not yet checked.
+        plain: Values as ``Recipe.to_json`` gives them.
+        settings: Texts ``name=value`` or ``part.name=value``. Values are YAML: numbers, null, {start: 64, end: 128}.
 
     Raises:
-        InputError: a setting without ``=``, an unknown field (with the nearest name), or text that is not a value.
+        InputError: A text has no ``=``, names an unknown field (the message names the nearest), or has no valid value.
     """
     changed = copy.deepcopy(plain)
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: write it as name=value, for instance --set epochs=20")
-        *parents, last = name.strip().split(".")
-        place = _part_of(changed, parents, setting)
-        known = field_names_at(parents)
+        *path, last = name.strip().split(".")
+        part = _part_at(changed, path, setting)
+        known = field_names_at(path)
         if last not in known:
-            raise InputError(f"--set {setting}: there is no field '{name}'{_instead(name, text, known)}")
+            raise InputError(f"--set {setting}: there is no field '{name}'{_suggestion(name, text, known)}")
         try:
-            place[last] = _value(text)
+            part[last] = _parse(text)
         except InputError as error:
             _refuse_other_ramps(None, name.strip(), text)
-            raise InputError(f"--set {cut(setting, _SHOWN)}: {error}") from error
-        _refuse_joined(place[last], name, text)
-        _refuse_other_ramps(place[last], name.strip(), text)
+            raise InputError(f"--set {cut(setting, _SHOWN_CHARS)}: {error}") from error
+        _refuse_missing_space(part[last], name, text)
+        _refuse_other_ramps(part[last], name.strip(), text)
     return changed
 
 
-def _instead(name: str, text: str, known: Sequence[str]) -> str:
-    """The end of a sentence on an unknown field: the right option, or where all fields are listed."""
+def _suggestion(name: str, text: str, known: Sequence[str]) -> str:
     meant = canonical_field(name.strip())
     if meant is not None:
         return f"; did you mean --set {meant}={text}?"
@@ -202,62 +178,64 @@ def _instead(name: str, text: str, known: Sequence[str]) -> str:
     return near if near != "." else ". To list all fields: effnetv2 recipes --fields"
 
 
-def _refuse_joined(value: Any, name: str, text: str) -> None:
-    """Refuse {start:64}, which to YAML is a name without a value."""
+def _refuse_missing_space(value: Any, name: str, text: str) -> None:
+    """Refuse {start:64}, which YAML reads as a key without a value."""
     if isinstance(value, dict) and (joined := [key for key in value if ":" in str(key)]):
         spaced = re.sub(r":(?=\S)", ": ", text)
         raise InputError(
-            f"--set {name}={text}: '{joined[0]}' is read as one word; a space belongs behind the colon: "
+            f"--set {name}={text}: '{joined[0]}' is read as one word. Put a space behind the colon: "
             f'--set "{name}={spaced}"'
         )
 
 
 def _refuse_other_ramps(value: Any, name: str, text: str) -> None:
-    """Refuse two numbers for what may grow (64-128, [64, 128], {start: 64 end: 128}) with the one way to write it."""
-    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    """Refuse two numbers where a ramp is possible: 64-128, [64, 128], {start: 64 end: 128}."""
+    is_object = isinstance(value, dict) and all(isinstance(key, str) for key in value)
     two = _TWO_NUMBERS.fullmatch(text)
-    if two is None or named or isinstance(value, int | float) or _RAMP not in (accepted_values(name) or ""):
+    if (
+        two is None
+        or is_object
+        or isinstance(value, int | float)
+        or _RAMP not in (accepted_values(name) or "")
+    ):
         return
     if _DECIMAL_COMMA.fullmatch(text.strip()):
         return
     start, end = sorted(two.groups(), key=float)
     raise InputError(
-        f"--set {name}={text}: what grows from {start} to {end} is written "
+        f"--set {name}={text}: a value that grows from {start} to {end} is written "
         f'--set "{name}={{start: {start}, end: {end}}}"'
     )
 
 
-def _part_of(plain: dict[str, Any], parents: list[str], setting: str) -> dict[str, Any]:
-    place = plain
-    for depth, part in enumerate(parents):
-        known = field_names_at(parents[:depth])
-        if part not in known:
-            raise InputError(f"--set {setting}: there is no part '{part}'{did_you_mean(part, known)}")
-        if not isinstance(place[part], dict):
-            whole = ".".join(parents[: depth + 1])
+def _part_at(plain: dict[str, Any], path: list[str], setting: str) -> dict[str, Any]:
+    part = plain
+    for depth, name in enumerate(path):
+        known = field_names_at(path[:depth])
+        if name not in known:
+            raise InputError(f"--set {setting}: there is no part '{name}'{did_you_mean(name, known)}")
+        if not isinstance(part[name], dict):
+            whole = ".".join(path[: depth + 1])
             raise InputError(
-                f"--set {setting}: {whole} is {place[part]} and has no parts. Give all of it: "
+                f"--set {setting}: {whole} is {part[name]} and has no parts. Give all of it: "
                 f'--set "{whole}={{start: 2, end: 5}}".'
             )
-        place = place[part]
-    return place
+        part = part[name]
+    return part
 
 
-def _value(text: str) -> Any:
-    # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant. And 5:15 as minutes, which are 315.
+def _parse(text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as text, which JSON reads as a number, and 5:15 as 315, which we keep as text.
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text.strip() if _SIXTIES.fullmatch(text.strip()) else yaml_io.parse(text, short(text))
+        return text.strip() if _SEXAGESIMAL.fullmatch(text.strip()) else yaml_io.parse(text, short(text))
 
 
 def diff_recipes(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:
-    """What differs between two recipes, a line each: ``epochs: 10 there, 20 here``.
+    """Differences of two recipes, one line each: ``epochs: 10 there, 20 here``.
 
-    Args:
-        old: the one there.
-        new: the one here.
-        leave_open: fields that differ in nothing where the new one leaves them open (None or "auto").
+    Fields in ``leave_open`` do not count where the new recipe has None or "auto".
     """
     there, here = _flat(old.to_json()), _flat(new.to_json())
     return [

@@ -35,29 +35,26 @@ Targets = Callable[[Tensor, float], Tensor]
 _PORTION_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class AugmentPlan:
-    """What stays the same over a run; how strong it is comes with each batch, in its ``Setting``.
-
-    Args:
-        flip: ``horizontal`` mirrors every other picture, ``symmetries`` draws one of the eight
-            symmetries of the square (for pictures without an upright).
-        randaugment_preset: ``released`` is the authors' formulas, ``monotone`` ours.
-        randaugment_layers: operations per picture.
-        randaugment_colours: ``any`` draws from all operations, ``possible`` from those alone after which colours are
-            such as a camera sees.
-        autoaugment: AutoAugment's released policy over the whole run, where no RandAugment is scheduled.
-        colour: strength of a jitter of brightness, contrast and saturation; 0 is off.
-        cutout_fill: what the hole is filled with.
-    """
+    """Augmentation that is fixed for the run. The schedule (``progressive``) sets the strength of the rest."""
 
     flip: Flip = "horizontal"
+    """`horizontal` mirrors every other image, `symmetries` draws one of the eight symmetries of the square (for images
+    without a fixed orientation).
+    """
     randaugment_preset: RandAugmentPreset = "released"
+    """Strength of the operations at a magnitude: `released` as in the authors' code, `monotone` is ours."""
     randaugment_layers: int = Field(default=2, ge=1)
+    """Operations per image."""
     randaugment_colours: Colours = "any"
+    """`any` draws from all operations, `possible` only from those that keep colors a camera could see."""
     autoaugment: bool = False
+    """AutoAugment's released policy for the whole run, instead of RandAugment."""
     colour: float = Field(default=0.0, ge=0, le=1)
+    """Strength of the jitter of brightness, contrast and saturation. 0 is off."""
     cutout_fill: Fill = "noise"
+    """Content of the cutout hole."""
 
 
 def augment(

@@ -234,7 +234,7 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             plain["eval_px"] = None
         if recipe.eval_px_tried == default_eval_sizes(before):  # likewise
             plain["eval_px_tried"] = "auto"
-    changed = validate_recipe(apply_overrides(plain, words.settings), where=recipe.name, said=_said(words))
+    changed = validate_recipe(apply_overrides(plain, words.settings), where=recipe.name, options=_said(words))
     last = changed.progressive.last.image_px
     own = "eval_px" in {field_of(setting) for setting in words.settings}
     if sized and not own and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
