@@ -249,7 +249,7 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
     assert f"progressive.image_px={{start: {px // 2}, end: {px}}}" in asked["settings"]
     ratio, points = SHOWN["ratio"], SHOWN["points"]
     assert (
-        f"not measured on ImageNet. In small, by recipe quick on Imagenette from {px // 2} to {px} px: "
+        f"not measured on ImageNet. In small, with recipe quick on Imagenette from {px // 2} to {px} px: "
         f"{ratio(speedup['value'])} times ({ratio(speedup['low'])} to {ratio(speedup['high'])}) as fast as {px} px "
         f"throughout, at {points(gain['value'])} points of top-1 "
         f"({points(gain['low'])} to {points(gain['high'])}), {speedup['n']} seeds"
@@ -288,7 +288,7 @@ def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_prob
 
 
 def _label(recipe):
-    return " ".join((RECIPES[recipe].__doc__ or "").split())
+    return " ".join(RECIPES[recipe].description.split())
 
 
 def _land_cover_page() -> str:

@@ -30,7 +30,7 @@ def test_every_recipe_survives_its_yaml(name, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_ours(name):
-    lines = [line.strip() for line in RECIPES[name].__doc__.splitlines()]
+    lines = [line.strip() for line in RECIPES[name].description.splitlines()]
     said = {line.partition(":")[0]: line for line in lines if line.partition(":")[1]}
     assert {"Run", "Cost and result", "Source", "Ours"} <= set(said)
     assert mentions(said["Run"], "effnetv2 train")
@@ -40,7 +40,7 @@ def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
     """Of a source without hours they are not invented: the command that foretells them is one, of this recipe."""
-    told = " ".join(RECIPES[name].__doc__.split())
+    told = " ".join(RECIPES[name].description.split())
     cost = told.partition("Cost and result: ")[2].partition(" Source: ")[0]
     asked = re.search(r"effnetv2 plan (.*)$", cost)
     assert asked or re.search(r"\d (hours|minutes)\b", cost), cost
@@ -63,7 +63,7 @@ def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
 
 def test_the_papers_mean_of_five_transfers_is_a_command():
     """Five seeds, as the paper's runs, unless others are asked for."""
-    doc = " ".join(RECIPES["transfer_paper"].__doc__.split())
+    doc = " ".join(RECIPES["transfer_paper"].description.split())
     [words] = re.findall(r"python -m benchmarks.paper ([\w -]*) makes", doc)
     [request] = requests(parse_options(words.split())[1])
     assert (request.table, request.scale, SCALES[request.scale].seeds) == ("8", "paper", 5)

@@ -36,7 +36,7 @@ def test_they_share_the_settings_of_the_authors_fine_tuning(name):
         "horizontal", "noise", False,
     )  # fmt: skip
     assert recipe.schedule.kind == ("cosine" if name.endswith("_paper") else "constant")
-    assert f"--recipe {name}" in RECIPES[name].__doc__
+    assert f"--recipe {name}" in RECIPES[name].description
 
 
 @pytest.mark.parametrize(("form", "weight_decay"), [("paper", 0.0), ("released", 1e-5)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,7 +61,7 @@ def recipes(
     if name is not None:
         _one(name, as_json)
         return
-    labels = {key: (inspect.getdoc(function) or "").splitlines()[0] for key, function in RECIPES.items()}
+    labels = {key: named.title for key, named in RECIPES.items()}
     if as_json:
         answer([{"name": key, "label": label} for key, label in labels.items()])
         return
@@ -78,9 +77,7 @@ def _one(name: str, as_json: bool) -> None:
         answer(recipe.to_json() | {"stages": stages})
         return
     screen = Screen()
-    label = (
-        f"{recipe.name}, as it stands in {name}." if name not in RECIPES else inspect.getdoc(RECIPES[name])
-    )
+    label = f"{recipe.name}, as it stands in {name}." if name not in RECIPES else RECIPES[name].description
     screen.say(label or "")
     screen.say("")
     # What hardly any recipe has takes no room in the tables of the others.

@@ -167,7 +167,7 @@ class Recipe(StrictModel):
     """
     crop_framing: Framing | None = None
     """Framing of random training crops. With `crop` their aspect ratio is in pixels, whatever the image's; see
-    `data.decode.train_picture`. null is as `framing`.
+    `data.decode.load_train_image`. null is as `framing`.
     """
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the shorter side in the center square at evaluation. For framing `crop`."""
@@ -215,7 +215,7 @@ class Recipe(StrictModel):
     """Fraction of the training images that becomes `val` where no split is given. From 2, their number."""
     minival: Count | Fraction | Literal["auto"] | None = None
     """Selection set: number, or below 1 fraction, of the training images that are held out to select the best weights.
-    `auto` takes a twentieth and selects between the start and the last weights; with too few images it becomes null. null
+    `auto` takes a twentieth and selects between the start and the last weights; with too few images it is null. null
     keeps the last weights. See `data.minival`.
     """
     chosen_by: Literal["top1", "macro_f1"] = "top1"
