@@ -79,7 +79,7 @@ RECIPES = [
         source="schedule of sizes and regularization as in arXiv:2104.00298, section 4.",
         ours="all else, tuned for short runs on a part of Imagenette's train split: residual blocks start as their "
         "shortcuts and the classifier at 0, small batches, AdamW with a short memory, and little regularization. "
-        "Since these runs, a tenth of the training images is held out to select the model (minival).",
+        "Since these runs, a part of the training images is held out to select the model (minival).",
     ),
     NamedRecipe(
         FINETUNE,
