@@ -418,7 +418,7 @@ def cross_validate(
         import efficientnetv2 as ev2
 
         result = ev2.cross_validate(
-            "photos/", folds=2, model="efficientnetv2_b0", weights="none", epochs=1, image_size=64
+            "photos/", folds=2, model="efficientnetv2_b0", weights="none", epochs=2, image_size=64
         )
         print(result.metrics["macro_f1"], result.intervals["macro_f1"])
         ev2.predict(result, "new_photos/")  # the models of all folds together
