@@ -195,11 +195,10 @@ import sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.data.image_cache import Kept
-from efficientnetv2.data.cache_writer import Order
-from efficientnetv2.data.cache_writer import on_disk
-from efficientnetv2.data.dataset import read
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.cache_writer import CacheJob, cache_on_disk
+from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.readers import source_reader
 
 @contextmanager
 def slowly(what, total):
@@ -209,10 +208,10 @@ def slowly(what, total):
             time.sleep(0.01)
     yield counted
 
-manifest = read(sys.argv[1])
+dataset = load_dataset(sys.argv[1])
 try:
-    order = Order(originals(manifest), len(manifest), Kept(160, "shorter"), 2, print, slowly)
-    print(on_disk(Path(sys.argv[2]), order).reused)
+    order = CacheJob(source_reader(dataset), len(dataset), CacheSpec(160, "shorter"), 2, print, slowly)
+    print(cache_on_disk(Path(sys.argv[2]), order).reused)
 except InputError as error:
     sys.exit(str(error))
 """
