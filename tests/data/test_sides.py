@@ -25,7 +25,7 @@ def test_the_longer_side_is_read_off_the_header(class_folders):
 def test_where_a_header_is_not_enough_it_is_not_known(class_folders, tmp_path, monkeypatch):
     pack(load_dataset(class_folders), tmp_path / "packed", Packing(10**9))
     assert longer_sides(load_dataset(tmp_path / "packed")) is None
-    monkeypatch.setattr(image_metadata, "MAX_HASHED", 47)
+    monkeypatch.setattr(image_metadata, "MAX_MEASURED", 47)
     assert longer_sides(load_dataset(class_folders)) is None
 
 

@@ -105,7 +105,7 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
 
     Returns:
         (N,), NaN where a header can't be read; None where it takes more than headers of files: of shards, records in
-        binary files and rasters, and of more than ``MAX_HASHED`` pictures.
+        binary files and rasters, and of more than ``MAX_MEASURED`` pictures.
     """
     if dataset.shards is not None or dataset.bands is not None or len(dataset) > MAX_MEASURED:
         return None
