@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import psutil
 import torch
 from torch.utils.data import get_worker_info
 
@@ -89,6 +88,8 @@ def in_use_bytes(device: torch.device) -> int:
         return int(torch.cuda.memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.current_allocated_memory())
+    import psutil  # only here: a loop of one's own does without it
+
     return int(psutil.Process().memory_info().rss)
 
 
@@ -99,6 +100,8 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "mps":
         return int(torch.mps.driver_allocated_memory())  # its allocator keeps what it once had
     if sys.platform == "win32":
+        import psutil
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource  # not on Windows
 
@@ -148,6 +151,8 @@ def free_bytes(
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     else:
+        import psutil
+
         free = min([psutil.virtual_memory().available, *_left_by_container(root, own)])
     free = int(free) // sharing
     if limit_gib is None:
