@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -453,7 +452,7 @@ def cross_validate(
         by=by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(" ".join(map(shlex.quote, settings_of(one))) for one in candidates),
+        tries=tuple(typed(settings_of(one)) for one in candidates),
         try_settings=settings_of(candidate_settings or {}),
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,
