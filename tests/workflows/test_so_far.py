@@ -54,7 +54,7 @@ def so_far(network, class_folders, tmp_path):
         of = {
             "network": network,
             "preprocessing": network.preprocessing,
-            "manifest": load_dataset(class_folders, require_labels=False),
+            "dataset": load_dataset(class_folders, require_labels=False),
             "say": said.append,
         } | words
         return SoFar(tmp_path / "labels.csv", **of)
