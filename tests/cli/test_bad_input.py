@@ -430,7 +430,7 @@ def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_shor
     assert (report["train_pictures"], report["train_lost"], report["skipped"]) == (len(learnt), 1, 1)
     assert report["train_support"] == learnt["label"].value_counts().to_dict()
     page = (tmp_path / "run/report.html").read_text()
-    assert f"Learnt from {len(learnt)} pictures, then" in page
+    assert mentions(page, "Trained on", len(learnt))
     assert mentions(page, "unreadable", "training", "class")
 
 

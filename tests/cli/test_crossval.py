@@ -100,7 +100,7 @@ def test_the_figures_are_of_all_answers_together(whole):
     assert '<h2 id="folds">' in page
     assert {f"fold{number}/report.html" for number in (1, 2)} <= set(re.findall(r'href="([^"]+)"', page))
     assert "out-of-fold" in page
-    assert page.count("what spoke for it") >= 8, "of each picture shown, by the network that answered it"
+    assert page.count('alt="Grad-CAM"') >= 8, "of each picture shown, by the network that answered it"
     assert "How each of them learnt, its own report shows" in page
     files = ("manifest.csv", "fold1/model.safetensors", "fold2/model.safetensors")
     assert report["hashes"] == {
@@ -1070,7 +1070,7 @@ def test_a_random_split_that_flatters_is_found():
     assert found.by_place["top1"] < 0.7
     assert found.difference["top1"].value == pytest.approx(found.at_random["top1"] - found.by_place["top1"])
     assert found.flattering
-    assert "Neighbours flatter" in found.sentence()
+    assert "Random folds are optimistic" in found.sentence()
     same = beside("the linear probe", answers[1], answers[1], both[1], both[0], 2, Key.of(0))
     assert not same.flattering
 

@@ -62,10 +62,10 @@ def test_a_run_that_knows_groups_draws_them_whole(place):
     assert widths(known)["top1"] > 2 * widths(unknown)["top1"]
     for run, drawn in (("known", True), ("unknown", False)):
         said = " ".join((place / f"{run}.txt").read_text().split())
-        assert ("48 pictures (val), groups drawn as a whole." in said) is drawn
+        assert ("(val), bootstrap of whole groups." in said) is drawn
         page = " ".join((place / run / "report.html").read_text().split())
-        assert ("leaves open, groups drawn as a whole: " in page) is drawn
-        assert (" %, groups drawn as a whole. Always predicting" in page) is drawn
+        assert ("images in whole groups: " in page) is drawn
+        assert ("(bootstrap of whole groups). Always predicting" in page) is drawn
 
 
 def test_an_evaluation_of_what_the_run_held_out_agrees_with_its_report(place):
@@ -106,7 +106,7 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
 
 def test_a_comparison_of_evaluations_draws_whole_what_their_reports_do(place, tmp_path):
     """The two models on the same films; where no word said what films are, pictures are drawn."""
-    whole = "the same 48 pictures, in 8 clusters that chance draws whole"
+    whole = "the same 48 images, drawn in 8 clusters"
     for words, drawn in ((("--group-column", "film"), True), ((), False)):
         for run in ("known", "unknown"):
             shutil.copy(place / run / "model.safetensors", tmp_path / f"{run}.safetensors")

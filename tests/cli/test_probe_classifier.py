@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -242,12 +241,11 @@ def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are
     run, said = sampled
     report = json.loads((run / "report.json").read_text())
     assert (report["linear_probe_pictures"], report["linear_probe_of_pictures"]) == (48, 72)
-    few = "learnt from 48 of 72 training pictures"
-    assert re.search(rf"Linear probe on the given weights as they came: .* val pictures, {few} \(", said)
-    assert said.count(few) == 2, "before training, and with the figures in the end"
+    assert mentions(said, "Linear probe", "48", "72"), "before training"
+    assert "trained on 48 of 72 training images" in said, "with the metrics in the end"
     page = (run / "report.html").read_text()
-    assert f"It {few}, the network from all." in page
-    assert f"; {few}</small>" in page
+    assert "It was trained on 48 of 72 training images, the model on all." in page
+    assert "; trained on 48 of 72 training images</small>" in page
 
 
 def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
@@ -275,5 +273,5 @@ def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_f
         known = Known(probe=probe.iloc[:answered])
         Outcome(right, dataset, dataset.class_names, facts, known=known).show(Screen(), as_json=False)
         said = " ".join(capsys.readouterr().out.split())
-        assert ("had, on 12 of these pictures, top-1 50.0%" in said) is (answered == 12)
+        assert ("had, on 12 of these images, top-1 50.0%" in said) is (answered == 12)
         assert ("it began with had top-1 50.0%" in said) is (answered == 48)

@@ -50,4 +50,4 @@ def test_names_are_escaped_and_pictures_stand_beside_their_maps():
     pictures = sum(len(pictures) for _, pictures in part.galleries)
     without = sum(one["path"] == "0.jpg" for _, pictures in part.galleries for one in pictures)
     assert page.count("data:image/jpeg") == 2 * (pictures - without)
-    assert part.told["galleries"][0]["paths"] == ["1.jpg", "2.jpg"]
+    assert part.data["galleries"][0]["paths"] == ["1.jpg", "2.jpg"]

@@ -40,7 +40,7 @@ def beside(low: float, high: float = 0.2, what: str = NETWORKS) -> SplitComparis
 def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(low):
     found = new_place_estimate("place", [beside(low)], FAR)
     assert found.verdict == "That is what is measured here."
-    assert mentions(found.words, beside(low).sentence(), "5", "44")
+    assert mentions(found.text, beside(low).sentence(), "5", "44")
     assert new_place_estimate("place", [], FAR).verdict == "That is what is measured here."
 
 
@@ -56,14 +56,14 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
     assert (near.known, near.near) == (6, 2)
     found = new_place_estimate("place", [], near)
     assert found.verdict == "That is measured here in part."
-    assert mentions(found.words, "2", "6", "33.3", "5")
+    assert mentions(found.text, "2", "6", "33.3", "5")
     assert found.known
     mostly = new_place_estimate("place", [], replace(near, near=4))
     assert (mostly.verdict, mostly.known) == ("Not measured.", False)
     hardly = new_place_estimate("place", [], replace(near, known=101))
-    assert (hardly.verdict, hardly.known) == ("That is what is measured here, but for 2 pictures.", True)
-    assert "2 pictures of 101" in hardly.words
-    assert "Larger blocks" not in hardly.words
+    assert (hardly.verdict, hardly.known) == ("That is what is measured here, except for 2 images.", True)
+    assert "2 images of 101" in hardly.text
+    assert "Larger blocks" not in hardly.text
     assert (
         new_place_estimate("place", [], replace(near, known=100)).verdict == "That is measured here in part."
     )
@@ -84,7 +84,7 @@ def test_each_fold_is_asked_what_its_own_network_learnt():
 
 def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
     worse = new_place_estimate("class", [beside(0.05)], None)
-    assert (worse.verdict, worse.words, worse.known) == ("Less good.", beside(0.05).sentence(), True)
+    assert (worse.verdict, worse.text, worse.known) == ("Worse.", beside(0.05).sentence(), True)
     alike = beside(-0.05, 0.01)
     assert new_place_estimate("class", [alike], FAR) == NewPlaceEstimate(
         "No worse beyond chance.", alike.sentence(), known=True
@@ -94,23 +94,23 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
 @pytest.mark.parametrize(
     ("what", "verdict"),
     [
-        (PROBE, "Not measured of the network; the probe does not tell."),
-        (NETWORKS, "Not clear: too few pictures to tell."),
+        (PROBE, "Not measured for the model; the probe does not tell."),
+        (NETWORKS, "Too few images to tell."),
     ],
 )
 def test_too_few_pictures_are_no_assurance(what, verdict):
     """Of -0.05 to +0.15 a loss of 0.15 is as possible as none."""
     found = new_place_estimate("class", [beside(-0.05, 0.15, what)], FAR)
     assert (found.verdict, found.known) == (verdict, False)
-    assert "(-5.0 to +15.0)" in found.words
+    assert "(-5.0 to +15.0)" in found.text
 
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (0.05, 0.2, "Not measured of the network; the probe is less good."),
-        (-0.05, 0.01, "Not measured of the network; the probe is no worse beyond chance."),
-        (-0.05, 0.15, "Not measured of the network; the probe does not tell."),
+        (0.05, 0.2, "Not measured for the model; the probe is worse there."),
+        (-0.05, 0.01, "Not measured for the model; the probe is no worse there beyond chance."),
+        (-0.05, 0.15, "Not measured for the model; the probe does not tell."),
     ],
 )
 def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, high, verdict):
@@ -118,18 +118,20 @@ def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, 
     asked = beside(low, high, PROBE)
     found = new_place_estimate("class", [asked], FAR)
     assert (found.verdict, found.known) == (verdict, False)
-    assert found.words.startswith(asked.sentence())
-    assert found.words.endswith("Training by both says it:")
+    assert found.text.startswith(asked.sentence())
+    assert found.text.endswith("train with both kinds of folds:")
     assert found.command == "effnetv2 crossval DATA --compare-splits"
     trained = new_place_estimate("class", [beside(low, high), asked], FAR)
-    assert trained.words == beside(low, high).sentence(), "where networks were compared, they answer"
+    assert trained.text == beside(low, high).sentence(), "where networks were compared, they answer"
 
 
-@pytest.mark.parametrize(("what", "whose"), [(PROBE, "the network's"), ("the trained networks", "the")])
+@pytest.mark.parametrize(
+    ("what", "whose"), [(PROBE, "the metrics of the trained model"), ("the trained networks", "the metrics")]
+)
 def test_it_is_a_figure_of_the_network_that_is_quoted(what, whose):
     said = beside(0.05, 0.2, what).sentence()
     assert mentions(said, what)
-    assert mentions(said, whose, "place")
+    assert mentions(said, whose, "location")
 
 
 def test_figures_that_are_better_by_place_are_not_called_alike():
@@ -137,9 +139,9 @@ def test_figures_that_are_better_by_place_are_not_called_alike():
     found = replace(beside(0.0), difference=dict.fromkeys(FIGURES, better))
     assert not found.flattering
     assert found.sentence().startswith(
-        "Neighbours do not flatter: figures of the trained networks are better by place"
+        "Random folds are not optimistic: metrics of the trained networks are higher by location"
     )
-    assert "differ by no more" not in found.sentence()
+    assert "differ only within chance" not in found.sentence()
     assert new_place_estimate("class", [found], FAR).verdict == "No worse beyond chance."
 
 
@@ -148,30 +150,30 @@ def test_what_is_not_measured_says_so_and_what_is_known():
         "of images without places and groups it is no question"
     )
     near = new_place_estimate("class", [], TrainDistance("place", 40, 10, 9.1))
-    assert mentions(near.words, "10", "40", "25.0", "5")
+    assert mentions(near.text, "10", "40", "25.0", "5")
     assert near.command == "effnetv2 crossval DATA --by place"
     new = new_place_estimate("group", [], TrainDistance("group", 40, 0))
     assert (new.verdict, new.about) == ("These are new groups.", "groups")
-    assert new.words == "Every group that was answered was new to its network."
+    assert new.text == "No image is of a group with training images."
     assert not new.known, "groups are no places"
     parted = new_place_estimate("auto", [], TrainDistance("group", 40, 10))
     assert (parted.verdict, parted.command) == ("Not measured.", None)
     period = new_place_estimate("time", [], None)
     assert (period.verdict, period.about) == ("That is what is measured here.", "period")
-    assert period.words.startswith("What is measured is the next period: each network answered the one that")
+    assert period.text.startswith("Each model predicted the period that follows")
 
 
 @pytest.mark.parametrize(
     ("by", "groups", "verdict"),
     [
-        ("class", None, "These are new places."),
-        ("group", TrainDistance("group", 40, 0), "These are new places and groups."),
-        ("time", None, "These are new places."),
+        ("class", None, "These are new locations."),
+        ("group", TrainDistance("group", 40, 0), "These are new locations and groups."),
+        ("time", None, "These are new locations."),
         ("time", TrainDistance("group", 40, 4), "Not measured."),
     ],
 )
 def test_pictures_that_lie_apart_are_new_places_by_whatever_rule(by, groups, verdict):
     found = new_place_estimate(by, [], replace(FAR, groups=groups))
     assert (found.verdict, found.known) == (verdict, verdict != "Not measured.")
-    assert mentions(found.words, "44")
+    assert mentions(found.text, "44")
     assert found.command is None or verdict == "Not measured."

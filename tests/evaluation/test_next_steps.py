@@ -199,10 +199,12 @@ def test_every_command_is_one_that_the_command_line_takes():
 
 def test_the_page_and_the_json_hold_the_steps_in_order(tmp_path):
     told = facts(weights=SHIPPED, epochs=2.0)
-    report.write_report(
-        tmp_path, figures=RIGHT, intervals=bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), facts=told
-    )
-    steps = report.report_json(RIGHT, bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), told)["next_steps"]
+    report.Report(
+        metrics=RIGHT, intervals=bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), metadata=told
+    ).write(tmp_path)
+    steps = report.Report(RIGHT, bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), told).to_json()[
+        "next_steps"
+    ]
     assert [(step["rank"], step["topic"]) for step in steps] == [(1, "weights"), (2, "epochs")]
     html = re.sub("<(?!svg)[^>]+>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
     places = [html.index(step["command"]) for step in steps]

@@ -34,7 +34,7 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
     found = reliability_section(
         labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before)
     )
-    told = found.told["calibration"]
+    told = found.data["calibration"]
     assert told["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
     assert told["ece"] < 0.05 < 0.15 < told["ece_before"]
     assert mentions(found.calibrated, "500", "minival")
@@ -63,7 +63,7 @@ def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, 
     found = reliability_section(labels, softmax(logits, axis=1), members=members)
     assert mentions(found.calibrated, *said)
     assert ("--set minival" in found.calibrated) == (not any(members))
-    told = found.told["calibration"].get("members", [None] * len(members))
+    told = found.data["calibration"].get("members", [None] * len(members))
     assert [one and (one["temperature"], one["fitted_pictures"], one["fitted_on"]) for one in told] == [
         one and (one.temperature, one.pictures, one.fitted_on) for one in members
     ]
@@ -98,15 +98,14 @@ def test_the_page_has_the_calibration_error_before_and_after_the_temperature(ove
     shown = classification_metrics(labels, after, ("a", "b", "c"))
     found = reliability_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
-    report.write_report(
-        tmp_path,
-        figures=shown,
+    report.Report(
+        metrics=shown,
         intervals=intervals,
-        facts=ReportMetadata("x", "val"),
+        metadata=ReportMetadata("x", "val"),
         sections=[found],
-    )
+    ).write(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    told = found.told["calibration"]["ece_before"]
+    told = found.data["calibration"]["ece_before"]
     assert mentions(page, f"{100 * told:.1f}", "temperature")
 
 
@@ -138,7 +137,7 @@ def test_which_threshold_reaches_an_accuracy_and_how_many_images_it_leaves():
     assert found[0.99]["pictures"] >= 60
     never = reliability_section(1 * (np.arange(100) % 2 == 0), shares)
     assert all(one["threshold"] is None and not one["pictures"] for one in never.targets)
-    assert never.told["abstention"]["targets"] == never.targets
+    assert never.data["abstention"]["targets"] == never.targets
     assert never.highest["pictures"] >= 10
 
 
@@ -177,10 +176,10 @@ def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
     )
     shown = classification_metrics(labels, shares, names)
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
-    report.write_report(tmp_path, figures=shown, intervals=intervals, facts=known, sections=[found])
+    report.Report(metrics=shown, intervals=intervals, metadata=known, sections=[found]).write(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not said or mentions(page, *said)
-    assert found.told["abstention"]["optimistic"] is known.optimistic is bool(said)
+    assert found.data["abstention"]["optimistic"] is known.optimistic is bool(said)
 
 
 @pytest.mark.parametrize(("each", "few"), [(10, True), (500, False)])
@@ -191,11 +190,11 @@ def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, fe
     shares = np.stack([stated, 1 - stated], axis=1)
     found, shown = reliability_section(labels, shares), classification_metrics(labels, shares, ("a", "b"))
     assert "too" not in found.calibrated
-    assert found.told["calibration"]["ece"] == pytest.approx(0.2)
-    assert found.told["calibration"]["ece_within_chance"] is few
+    assert found.data["calibration"]["ece"] == pytest.approx(0.2)
+    assert found.data["calibration"]["ece_within_chance"] is few
     facts = ReportMetadata(data="land", evaluated_on="val")
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
-    report.write_report(tmp_path, figures=shown, intervals=intervals, facts=facts, sections=[found])
+    report.Report(metrics=shown, intervals=intervals, metadata=facts, sections=[found]).write(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ("within chance: up to" in page) is few
     assert ("these images are too few to tell the error from none" in page) is few
@@ -214,7 +213,7 @@ def test_abstention_as_asked_for(overconfident):
     assert [row["answered"] for row in found.points] == sorted(
         (row["answered"] for row in found.points), reverse=True
     )
-    assert found.told["abstention"]["points"] == found.points
+    assert found.data["abstention"]["points"] == found.points
     assert mentions(reliability_section(labels, shares, abstain_below=1.0).abstaining, "100.0")
 
 
@@ -245,4 +244,4 @@ def test_of_several_labels_each_by_itself_a_probability_says_how_often_it_is_rig
     assert "too few" not in found.calibrated
     assert "minival" not in found.calibrated  # which such pictures have none of
     assert found.diagram is not None
-    assert found.told["calibration"]["ece"] == pytest.approx(0.2)
+    assert found.data["calibration"]["ece"] == pytest.approx(0.2)

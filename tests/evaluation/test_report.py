@@ -53,15 +53,14 @@ def _write(
     folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), misjudged=(), beside=None, **facts
 ):
     shown = classification_metrics(true, np.eye(len(names))[predicted], names)
-    report.write_report(
-        folder,
-        figures=shown,
+    report.Report(
+        metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=200),
-        facts=ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
+        metadata=ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
         history=history,
-        misjudged=misjudged,
-        beside=beside or ReportContext(),
-    )
+        errors=misjudged,
+        context=beside or ReportContext(),
+    ).write(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
     return json.loads((folder / "report.json").read_text(encoding="utf-8")), _Page(html)
 
@@ -147,14 +146,13 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
     mistakes = [report.Misclassification(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
     gallery = {"galleries": [{"title": "The most surprising", "paths": ["1.jpg"]}]}
     section = TemplateSection("section.html.j2", {"title": "Gallery", "sentences": (), "rows": ()}, gallery)
-    report.write_report(
-        tmp_path,
-        figures=shown,
+    report.Report(
+        metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-        facts=ReportMetadata("x", "val"),
-        misjudged=mistakes,
+        metadata=ReportMetadata("x", "val"),
+        errors=mistakes,
         sections=[section],
-    )
+    ).write(tmp_path)
     page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "Further confident errors" in page.text
     assert "contrast stretched" in page.text
@@ -211,7 +209,7 @@ def test_classes_the_weakest_first_and_those_without_pictures_named(tmp_path):
     told, page = _write(tmp_path, names=(*NAMES, "orchard"))
     table = page.text[page.text.index("the harmonic mean") :]
     assert table.index("maize") < table.index("pasture") < table.index("forest") < table.index("orchard")
-    assert "for lack of a picture: orchard" in table
+    assert "because there is no image: orchard" in table
     assert told["per_class"]["orchard"] == {"precision": None, "recall": None, "f1": None, "support": 0}
 
 
@@ -236,7 +234,7 @@ def _of_many_classes(folder, classes, cells):
     confusion.flat[rng.permutation(classes**2)[:cells]] += 1
     shown = replace(shown, confusion=csr_array(confusion).tocoo())
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=2)
-    report.write_report(folder, figures=shown, intervals=intervals, facts=ReportMetadata("x", "val"))
+    report.Report(metrics=shown, intervals=intervals, metadata=ReportMetadata("x", "val")).write(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
     return shown, json.loads((folder / "report.json").read_text(encoding="utf-8")), html
 
@@ -292,14 +290,13 @@ def test_confident_errors_are_called_wrong_labels_only_where_the_model_is_mostly
         labels = 1 * (np.arange(100) < wrong)
         shares = np.tile([0.95, 0.05], (100, 1))
         shown = classification_metrics(labels, shares, ("a", "b"))
-        report.write_report(
-            tmp_path,
-            figures=shown,
+        report.Report(
+            metrics=shown,
             intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-            facts=ReportMetadata("x", "val"),
-            misjudged=[report.Misclassification("1.jpg", "b", "a", 0.95)],
+            metadata=ReportMetadata("x", "val"),
+            errors=[report.Misclassification("1.jpg", "b", "a", 0.95)],
             sections=[reliability_section(labels, shares)],
-        )
+        ).write(tmp_path)
         said[wrong] = _Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert mentions(said[3], "3", "label", "image")
     assert "more probable here than wrong labels" in said[42]
@@ -328,15 +325,14 @@ def test_the_matrix_has_shares_and_titles_of_both_axes(tmp_path):
 
 def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
     shown = classification_metrics(TRUE, np.eye(3)[PREDICTED], NAMES)
-    report.write_report(
-        tmp_path,
-        figures=shown,
+    report.Report(
+        metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-        facts=ReportMetadata("x", "val", chosen=["Network: b0."]),
-        misjudged=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
+        metadata=ReportMetadata("x", "val", chosen=["Network: b0."]),
+        errors=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
         links={"Predictions (CSV)": "predictions.csv"},
         images={"a/1.jpg": "../a/1.jpg"},
-    )
+    ).write(tmp_path)
     page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     addresses = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
@@ -392,15 +388,19 @@ def test_times_and_settings_in_words(tmp_path):
         (
             0.92,
             0.95,
-            r"has not beaten a linear .* neither in top-1 \(90.0 % against 92.0 %\) nor in macro-F1 \(",
+            r"has not beaten the linear probe in top-1 \(90.0 % against 92.0 %\) or macro-F1 \(",
         ),
-        (0.92, 0.5, r"has not beaten, in top-1 \(90.0 % against 92.0 %\), a linear .* It has in macro-F1 \("),
+        (0.92, 0.5, r"in top-1 \(90.0 % against 92.0 %\), but it has in macro-F1 \("),
         (
             0.5,
             0.95,
-            r"has not beaten, in macro-F1 \(.{4,6} against 95.0 %\), a linear .* It has in top-1 \(90.0 % a",
+            r"in macro-F1 \(.{4,6} against 95.0 %\), but it has in top-1 \(90.0 % a",
         ),
-        (0.9, 0.5, r"has not beaten, in top-1 \(90.0 % against 90.0 %\)"),  # as good is not beaten
+        (
+            0.9,
+            0.5,
+            r"has not beaten the linear probe in top-1 \(90.0 % against 90.0 %\)",
+        ),  # as good is not beaten
         (0.8, 0.8, None),
     ],
 )
@@ -423,8 +423,8 @@ def test_of_a_probe_that_answered_fewer_pictures_its_figures_say_so(pictures, fe
     probe = {"linear_probe": 0.8, "linear_probe_macro_f1": 0.8, "linear_probe_f1": {"forest": 0.7}}
     _, page = _write(tmp_path, beside=beside, **probe)
     cells = [tag["data-of"] for _, tag in page.tags if "probe" in tag.get("data-of", "")]
-    assert (page.text.count("on 60 of these pictures") == 2) is fewer
-    assert set(cells) == {"probe’s F1, on 60 of these pictures" if fewer else "probe’s F1"}
+    assert (page.text.count("on 60 of these images") == 2) is fewer
+    assert set(cells) == {"probe’s F1, on 60 of these images" if fewer else "probe’s F1"}
 
 
 def test_what_each_stage_cost_is_shown(tmp_path):
@@ -445,7 +445,7 @@ def test_what_each_stage_cost_is_shown(tmp_path):
     ).replace("\n", "")
     drawn = [a.get("alt", "") for tag, a in page.tags if tag == "img"]
     assert [text for text in drawn if "Seconds of each stage" in text or "against the time" in text] == [
-        "Seconds of each stage, the share spent waiting for pictures apart",
+        "Seconds of each stage, with the time spent waiting for images",
         "Validation top-1 against the time spent on training",
     ]
     assert all(a["src"].startswith("data:image/") for tag, a in page.tags if tag == "img")

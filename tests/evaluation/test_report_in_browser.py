@@ -164,27 +164,24 @@ def page(folder, classes):
         for e in range(8)
         for kind in ("train", "val")
     ]
-    report.write_report(
-        folder,
-        figures=shown,
+    report.Report(metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
-        facts=ReportMetadata(
+        metadata=ReportMetadata(
             data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
             hashes={"model.safetensors": "f00d" * 16}, train_pictures=1000, chosen=["a" * 80, "b " * 60],
             train_support=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
             linear_probe=0.5, linear_probe_macro_f1=0.5,
         ),
         history=rows,
-        misjudged=[mistake] * 8,
+        errors=[mistake] * 8,
         sections=sections,
-        beside=ReportContext(
+        context=ReportContext(
             probe=other, last=("a_run_before_this_one_with_a_long_name", other),
             trusted=(sections[0].verdict, sections[0].calibrated),
             slices=(subgroup_verdict(parts), worst_slice(parts)),
             labels=("Probably.", "With twice as many it would reach this and that."), views=other,
             unseen="On the 300 of these 900 pictures that did not train it: this and that.",
-        ),
-    )  # fmt: skip
+        ),).write(folder)  # fmt: skip
 
 
 def cross_validated(folder, classes):
@@ -230,14 +227,13 @@ def cross_validated(folder, classes):
         lambda place: explain.Example(picture, heat),
     )  # fmt: skip
     shown = classification_metrics(true, probabilities, names)
-    report.write_report(
-        folder,
-        figures=shown,
+    report.Report(
+        metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
-        facts=ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
+        metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
         sections=[*whole.sections(), learning_curve_section(curve), looked],
-        beside=ReportContext(elsewhere=whole.elsewhere()),
-    )
+        context=ReportContext(elsewhere=whole.elsewhere()),
+    ).write(folder)
 
 
 def to_label(folder, classes):

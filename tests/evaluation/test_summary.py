@@ -47,10 +47,10 @@ def over(top1, macro):
 
 def test_how_good_names_pictures_interval_and_the_weakest_class():
     found = told()["How good is it?"]
-    assert found.words.startswith("On 100 images for validation (val). Each class counts alike")
-    assert mentions(found.words, "maize", "F1", "61.5")
+    assert found.text.startswith("On 100 images for validation (val). Each class counts alike")
+    assert mentions(found.text, "maize", "F1", "61.5")
     assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
-    assert "optimistic" in told(selected_on="val")["How good is it?"].words
+    assert "optimistic" in told(selected_on="val")["How good is it?"].text
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
     assert found["Is it better than a linear probe?"].verdict == verdict
     assert found["Is it better than before?"].verdict == verdict
     assert f"{100 * top1[0]:+.1f} points ({100 * top1[1]:+.1f} to {100 * top1[2]:+.1f})" in (
-        found["Is it better than before?"].words
+        found["Is it better than before?"].text
     )
 
 
@@ -85,12 +85,12 @@ def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_call
         ReportContext(probe=over((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
     )
     found = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=40_000)[question]
-    assert mentions(found.words, "5,000", "40,000")
+    assert mentions(found.text, "5,000", "40,000")
     fewer = {"linear_probe_pictures": 5000, "linear_probe_of_pictures": 40_000}
     lost = told(beside, **fewer, train_pictures=39_990, train_lost=10)[question]
-    assert mentions(lost.words, "39,990", "training")
+    assert mentions(lost.text, "39,990", "training")
     whole = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=5000)[question]
-    assert "learnt from" not in whole.words
+    assert "trained on" not in whole.text
 
 
 def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
@@ -107,27 +107,27 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
     [
         (
             TrainDistance("place", 40, 0, 43.7),
-            "These are new places.",
-            "Half of them are 44 km from it or farther",
+            "These are new locations.",
+            "Half of them are 44 km away or farther",
         ),
         (
             TrainDistance("place", 40, 10, 9.1),
             "Not measured.",
-            "25.0\N{NO-BREAK SPACE}% of these pictures lie within 5 km",
+            "(25.0\N{NO-BREAK SPACE}%) are within 5 km of a training image",
         ),
-        (TrainDistance("group", 40, 0), "These are new groups.", "None of these pictures is of a group"),
+        (TrainDistance("group", 40, 0), "These are new groups.", "No image is of a group"),
         (
             TrainDistance("group", 40, 40),
             "Not measured.",
-            "100.0\N{NO-BREAK SPACE}% of these pictures are of a group",
+            "100.0\N{NO-BREAK SPACE}% of the images are of a group",
         ),
     ],
 )
 def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
     asked = "Is it as good in new locations?" if how.by == "place" else "Is it as good for new groups?"
-    found = told(ReportContext(apart=how), train_pictures=5)[asked]
+    found = told(ReportContext(train_distance=how), train_pictures=5)[asked]
     assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {how.by}")
-    assert words in found.words
+    assert words in found.text
 
 
 @pytest.mark.parametrize(
@@ -136,41 +136,45 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
         (
             TrainDistance("group", 40, 10),
             "Not measured.",
-            "44 km from it or farther. 25.0\N{NO-BREAK SPACE}% of these pictures are of a group that it learnt from, "
-            "which may flatter. Cross-validation by place, groups whole, says how much:",
+            "44 km away or farther. 25.0\N{NO-BREAK SPACE}% of the images are of a group with training images, so "
+            "metrics may be optimistic. Cross-validation by location with whole groups measures it:",
         ),
         (
             TrainDistance("group", 40, 0),
-            "These are new places and groups.",
-            "None of these pictures is of a group that it learnt from. Cross-validation asks about all places and "
-            "groups, not only these:",
+            "These are new locations and groups.",
+            "No image is of a group with training images. Cross-validation evaluates all locations and groups, not "
+            "only these:",
         ),
     ],
 )
 def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
     how = TrainDistance("place", 40, 0, 43.7, groups)
-    found = told(ReportContext(apart=how), train_pictures=5)["Is it as good in new locations?"]
+    found = told(ReportContext(train_distance=how), train_pictures=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
-    assert words in found.words
-    said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(apart=how)))
-    assert ("other places" in said) == (verdict == "Not measured.")
+    assert words in found.text
+    said = " ".join(
+        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how))
+    )
+    assert ("locations, seasons" in said) == (verdict == "Not measured.")
 
 
 def test_new_groups_are_no_new_places():
     """Other patients may all have been at one hospital."""
     for how, known in ((TrainDistance("group", 40, 0), False), (TrainDistance("place", 40, 0, 43.7), True)):
-        said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(apart=how)))
-        assert ("other places" not in said) is known
+        said = " ".join(
+            limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how))
+        )
+        assert ("locations, seasons" not in said) is known
 
 
 def test_a_cross_validation_says_what_it_does_not_know_too():
     """Though there is no one number of pictures that it learnt from."""
     facts = ReportMetadata(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
     found = {one.question: one for one in summarize(SHOWN, INTERVALS, facts, ReportContext())}
-    assert "No probe was asked for" in found["Is it better than a linear probe?"].words
+    assert "No probe was requested" in found["Is it better than a linear probe?"].text
     assert found["Would more labels help?"].verdict == "Not measured."
     last = found["Is it better than the last run?"]
-    assert last.words.startswith("No finished cross-validation by the same rule beside this one")
+    assert last.text.startswith("No other finished cross-validation by the same rule")
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -185,19 +189,19 @@ def test_of_several_networks_it_is_said_that_they_answered_together(members):
 def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
     apart = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext()))
     assert mentions(apart, "top-1")
-    assert "belong together (of one place, one day) add to that" in apart
+    assert "related images (of one location, one day)" in apart
     whole = " ".join(
-        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(drawn_whole="places"))
+        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(bootstrap_unit="places"))
     )
     assert mentions(whole, "top-1", "place")
-    assert "of one place" not in whole
+    assert "of one location" not in whole
 
 
 def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     five = classification_metrics([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
     words = summarize(
         five, bootstrap_intervals(five, key=Key.of(0), draws=50), ReportMetadata("x", "test"), ReportContext()
-    )[0].words
+    )[0].text
     assert words.startswith("On 5 images for the test. So few images say little")
     assert mentions(words, "2", "3", "elm", "ash")
 
@@ -205,9 +209,9 @@ def test_few_pictures_and_classes_never_right_are_said_to_be_so():
 @pytest.mark.parametrize(
     ("highest", "words"),
     [
-        ((0.4, 0.3, 0.2), "No class reaches a probability of 0.5, so no picture is given a label"),
-        ((0.4, 0.3, 0.6), "2 pictures are given no label, for no class reaches 0.5."),
-        ((0.4, 0.5, 0.6), "1 picture is given no label"),
+        ((0.4, 0.3, 0.2), "No class reaches a probability of 0.5, so no image gets a label"),
+        ((0.4, 0.3, 0.6), "2 images get no label, because no class reaches 0.5."),
+        ((0.4, 0.5, 0.6), "1 image gets no label"),
         ((0.7, 0.5, 0.6), None),
     ],
 )
@@ -216,7 +220,7 @@ def test_pictures_that_are_given_no_label_are_counted(highest, words):
         [[0, 1], [1, -1], [0, -1]], np.array([[one, 0.1] for one in highest]), ("red", "blue"), "sigmoid"
     )
     found = {
-        one.question: one.words
+        one.question: one.text
         for one in summarize(shown, {}, ReportMetadata(data="x", evaluated_on="val"), ReportContext())
     }
     said = found["How good is it?"]
@@ -226,42 +230,42 @@ def test_pictures_that_are_given_no_label_are_counted(highest, words):
 def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
     shown = multilabel_metrics([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
     facts = ReportMetadata("x", "val", train_pictures=9)
-    found = {
-        one.question: one.words for one in summarize(shown, {"top1": (0.2, 1.0)}, facts, ReportContext())
-    }
-    assert "these pictures have several" in found["Is it better than a linear probe?"]
-    assert "one label for each picture" in found["Would more labels help?"]
+    found = {one.question: one.text for one in summarize(shown, {"top1": (0.2, 1.0)}, facts, ReportContext())}
+    assert "these images have several" in found["Is it better than a linear probe?"]
+    assert "one label per image" in found["Would more labels help?"]
     assert "Is it better than the last run?" not in found
 
 
 def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
     question = "Is it better than a linear probe?"
-    assert "No probe was asked for" in told(train_pictures=5, recipe={"weights": "some.in1k"})[question].words
-    assert mentions(told(train_pictures=5, recipe={"weights": "none"})[question].words, "without weights")
+    assert "No probe was requested" in told(train_pictures=5, recipe={"weights": "some.in1k"})[question].text
+    assert mentions(
+        told(train_pictures=5, recipe={"weights": "none"})[question].text, "without pretrained weights"
+    )
 
 
 def test_new_places_by_cross_validation():
-    elsewhere = NewPlaceEstimate("Worse.", "By place it reaches less.", known=True)
-    found = told(ReportContext(elsewhere=elsewhere), train_pictures=5)
+    elsewhere = NewPlaceEstimate("Worse.", "It is worse there.", known=True)
+    found = told(ReportContext(new_places=elsewhere), train_pictures=5)
     answer = found["Is it as good in new locations?"]
-    assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
+    assert (answer.verdict, answer.text) == ("Worse.", "It is worse there.")
 
 
 def test_what_was_chosen_is_counted_and_named():
     found = told(chosen=["Network: b0.", "", "--weights x: recognised."])["What was chosen automatically?"]
     assert found.verdict == "2 choices."
-    assert found.words.startswith("Among them network. Each")
+    assert found.text.startswith("Among them: network. ")
     assert "What was chosen automatically?" not in told(chosen=[])
 
 
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"selected_on": "val"}, "These images chose the network, so the figures are optimistic."),
-        ({"trained_on": 3}, "3 of these images trained the network, so the figures are optimistic."),
+        ({"selected_on": "val"}, "These images selected the model, so the metrics are optimistic."),
+        ({"trained_on": 3}, "3 of these images trained the model, so the metrics are optimistic."),
         (
             {"trained_on": 3, "chose": 5},
-            "3 of these images trained the network and 5 of these images chose the network, so the figures are",
+            "3 of these images trained the model and 5 of these images selected the model, so the metrics are",
         ),
     ],
 )
@@ -276,7 +280,7 @@ def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
 )
 def test_views_are_to_be_kept_only_where_they_are_better(low, command):
     views = over((0.05, low, 0.09), (0.04, low, 0.1))
-    (found,) = [one for one in told(ReportContext(views=views)).values() if "test-time" in one.question]
+    (found,) = [one for one in told(ReportContext(tta=views)).values() if "test-time" in one.question]
     assert (found.command or "") == command
 
 
@@ -289,24 +293,24 @@ def test_limits_name_small_classes_optimism_and_what_was_skipped():
     assert mentions(said, "30", "maize")
     assert "optimistic" in said
     assert mentions(said, "3", "read")
-    assert "other places" in said
+    assert "locations, seasons" in said
     for known in (True, False):
-        placed = ReportContext(elsewhere=NewPlaceEstimate("So.", "So.", known=known))
+        placed = ReportContext(new_places=NewPlaceEstimate("So.", "So.", known=known))
         said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), placed))
-        assert ("other places" in said) != known
+        assert ("locations, seasons" in said) != known
         assert mentions(said, "seasons")
 
 
 def test_steps_that_change_what_labels_bring_are_named_with_it():
     steps = [NextStep(1, "weights", "Start from ImageNet weights", "", ""), NextStep(2, "use", "Use", "", "")]
-    labels = ReportContext(labels=("Perhaps.", "Twice as many bring +3.0 points."))
+    labels = ReportContext(more_labels=("Perhaps.", "Twice as many bring +3.0 points."))
     (found,) = [
         one
         for one in summarize(SHOWN, INTERVALS, ReportMetadata("x", "val"), labels, steps)
         if "labels" in one.question
     ]
-    assert mentions(found.words, "ImageNet", "weight")
-    assert "Other steps" not in told(labels)["Would more labels help?"].words
+    assert mentions(found.text, "ImageNet", "weight")
+    assert "Other steps" not in told(labels)["Would more labels help?"].text
 
 
 def test_lines_of_the_screen_hold_what_is_known():
@@ -314,8 +318,8 @@ def test_lines_of_the_screen_hold_what_is_known():
     found = summary_lines(
         ReportContext(
             last=("before", over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))),
-            trusted=("Yes.", "So."),
-            slices=("No.", "Worst."),
+            calibration=("Yes.", "So."),
+            subgroups=("No.", "Worst."),
         )
     )
     assert mentions(found[0], "100")

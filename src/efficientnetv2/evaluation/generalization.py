@@ -1,4 +1,4 @@
-"""Would it be as good in a new place: what a cross-validation says of it, by its folds or by others beside them."""
+"""Generalization to new locations, groups and periods: distance to the training images, and folds by location."""
 
 from __future__ import annotations
 
@@ -17,17 +17,31 @@ from efficientnetv2.evaluation.split_leakage import NEAR_KM, Bools, Places
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.utils.errors import count_of
 
+# Loss of a metric in new locations that matters. Ours, as ``evaluation.label_efficiency`` calls less little.
+_MATTERS = 0.02
+#: The linear probe as the model of a ``SplitComparison``.
+PROBE = "the linear probe"
+
+About = Literal["locations", "groups", "period"]
+#: The question of a report by what is new.
+QUESTIONS: Mapping[About, str] = {
+    "locations": "Is it as good in new locations?",
+    "groups": "Is it as good for new groups?",
+    "period": "Is it as good in the next period?",
+}
+_NOUNS: Mapping[str, About] = {"place": "locations", "group": "groups"}
+
 
 @dataclass(frozen=True)
 class TrainDistance:
-    """What the pictures evaluated on have to do with those learnt from.
+    """Distance of the evaluated images from the training images. The fields are keys of ``report.json``.
 
-    Args:
-        by: what is known of them, where they were taken or to which group they belong.
-        known: pictures evaluated on of which it is known; of groups all, for one without counts as a group of its own.
-        near: how many of these have one that was learnt from within ``NEAR_KM``; or in their group.
-        median_km: of their distances to the nearest that was learnt from; None of groups.
-        groups: the same by group, where both are known.
+    Attributes:
+        by: Whether locations or groups are known.
+        known: Images with a location; all images for groups, as each without a group is a group of its own.
+        near: Images within ``NEAR_KM`` of a training image, or of a group with training images.
+        median_km: Median distance to the nearest training image. None for groups.
+        groups: The same by group, if both are known.
     """
 
     by: Literal["place", "group"]
@@ -38,107 +52,91 @@ class TrainDistance:
 
     @property
     def new(self) -> bool:
-        """Whether none of the pictures is near to, or of a group with, one that was learnt from."""
+        """Whether no image is near a training image or of its group."""
         return not self.near and (self.groups is None or self.groups.new)
+
+    @property
+    def nouns(self) -> str:
+        """``locations``, ``groups``, or both."""
+        return " and ".join(_NOUNS[each.by] for each in (self, self.groups) if each is not None)
+
+    def describe(self) -> str:
+        """Sentences on both distances."""
+        sentences = []
+        if self.by == "place" and self.near:
+            verb = "is" if self.near == 1 else "are"
+            sentences.append(
+                f"{count_of(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)}) {verb} within "
+                f"{NEAR_KM:g} km of a training image, so metrics may be optimistic."
+            )
+        elif self.by == "place":
+            sentences.append(f"No image is within {NEAR_KM:g} km of a training image.")
+            if self.median_km is not None:
+                sentences.append(
+                    f"Half of them are {number(float(f'{self.median_km:.2g}'))} km away or farther."
+                )
+        groups = self if self.by == "group" else self.groups
+        if groups is not None and groups.near:
+            sentences.append(
+                f"{percent(groups.near / groups.known)} of the images are of a group with training images, so metrics "
+                "may be optimistic."
+            )
+        elif groups is not None:
+            sentences.append("No image is of a group with training images.")
+        return " ".join(sentences)
 
 
 def train_distance(dataset: ImageDataset, split: str) -> TrainDistance | None:
-    """Of a split from the training pictures; None where nothing is known of places or groups.
-
-    Args:
-        dataset: of all pictures, with columns ``latitude`` and ``longitude``, or ``group``, or all of them.
-        split: whose pictures are evaluated on.
-    """
-    return _apart(dataset, [(dataset.in_train, dataset.split == split)])
+    """Distance of a split from the training images; None without known locations or groups."""
+    return _distance(dataset, [(dataset.in_train, dataset.split == split)])
 
 
 def fold_train_distance(dataset: ImageDataset, parts: Sequence[tuple[Ints, Ints]]) -> TrainDistance | None:
-    """Likewise of a cross-validation: each picture from those that the network learnt from which answers it.
-
-    Args:
-        dataset: of all pictures.
-        parts: of each fold the rows that teach, and those that are answered.
-    """
-    everyone = np.arange(len(dataset))
-    return _apart(dataset, [(np.isin(everyone, one), np.isin(everyone, other)) for one, other in parts])
+    """Distance of each image from the training images of its fold; ``parts`` are training and test rows of folds."""
+    rows = np.arange(len(dataset))
+    return _distance(dataset, [(np.isin(rows, train), np.isin(rows, test)) for train, test in parts])
 
 
-def _apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
-    """Over pairs of (N,) pictures learnt from and asked about."""
-    by_place, by_group = _by_place_apart(dataset, pairs), _by_group(dataset, pairs)
-    return by_group if by_place is None else replace(by_place, groups=by_group)
+def _distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
+    """Over pairs of (N,) training and evaluated images."""
+    by_location, by_group = _location_distance(dataset, pairs), _group_distance(dataset, pairs)
+    return by_group if by_location is None else replace(by_location, groups=by_group)
 
 
-def _by_place_apart(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
+def _location_distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
     places = Places.of(dataset)
     if places is None:
         return None
-    placed = [(learnt[places.rows], asked[places.rows]) for learnt, asked in pairs]
-    found = [
-        places.nearest_km(asked, learnt)[asked] for learnt, asked in placed if learnt.any() and asked.any()
-    ]
+    located = [(train[places.rows], test[places.rows]) for train, test in pairs]
+    found = [places.nearest_km(test, train)[test] for train, test in located if train.any() and test.any()]
     if not found:
         return None
     km = np.concatenate(found)
     return TrainDistance("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
 
 
-def _by_group(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
+def _group_distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
     if not has_groups(dataset):
         return None
-    named = dataset.table["group"].astype(object).fillna("").astype(str)
-    known = (named != "").to_numpy(dtype=bool)
-    # As numbers: text numpy would compare all with all, which takes an hour of a million pictures.
-    groups = pd.factorize(named)[0]
-    if not any((known & asked).any() for _, asked in pairs):
+    names = dataset.table["group"].astype(object).fillna("").astype(str)
+    known = (names != "").to_numpy(dtype=bool)
+    # As numbers: numpy compares all text with all, an hour for a million images.
+    groups = pd.factorize(names)[0]
+    if not any((known & test).any() for _, test in pairs):
         return None
-    near = sum(int(np.isin(groups[known & asked], groups[known & learnt]).sum()) for learnt, asked in pairs)
-    return TrainDistance("group", sum(int(asked.sum()) for _, asked in pairs), near)
-
-
-# Of a figure, what matters if it is lost in a new place. Ours, as evaluation.more_labels calls less of it little.
-_MATTERS = 0.02
-#: The name of the linear probe among those that have answered by two sets of folds.
-PROBE = "the linear probe"
-
-
-About = Literal["locations", "groups", "period"]
-#: The question of a report by what is new.
-QUESTIONS: Mapping[About, str] = {
-    "locations": "Is it as good in new locations?",
-    "groups": "Is it as good for new groups?",
-    "period": "Is it as good in the next period?",
-}
-
-
-@dataclass(frozen=True)
-class NewPlaceEstimate:
-    """The answer.
-
-    Args:
-        verdict: in a few words.
-        words: the sentences behind it.
-        known: whether it is an answer for new places at all.
-        command: that would answer it, or answer it better.
-        about: What is new: locations, groups, or the next period.
-    """
-
-    verdict: str
-    words: str
-    known: bool
-    command: str | None = None
-    about: About = "locations"
+    near = sum(int(np.isin(groups[known & test], groups[known & train]).sum()) for train, test in pairs)
+    return TrainDistance("group", sum(int(test.sum()) for _, test in pairs), near)
 
 
 @dataclass(frozen=True)
 class SplitComparison:
-    """The same pictures answered with folds dealt at random and with folds by place.
+    """Metrics of the same images with random folds and with folds by location.
 
-    Args:
-        what: did it: ``PROBE``, ``the trained networks``.
-        at_random: figures with random folds: name → value.
-        by_place: likewise, with spatial blocks.
-        difference: of each figure, at random less by place.
+    Attributes:
+        what: The model: ``PROBE``, ``the trained networks``.
+        at_random: Metrics with random folds, by name.
+        by_place: Metrics with spatial blocks.
+        difference: Random minus spatial.
     """
 
     what: str
@@ -148,146 +146,147 @@ class SplitComparison:
 
     @property
     def flattering(self) -> bool:
-        """Whether neighbours make the random figure better than chance explains."""
-        return any(one.low > 0 for one in self._both)
+        """Whether random folds give significantly higher metrics."""
+        return any(each.low > 0 for each in self._main)
 
     @property
     def alike(self) -> bool:
-        """Whether the random figures are better by no more than is of no matter, chance included."""
-        return all(one.high < _MATTERS for one in self._both)
+        """Whether the 95 % interval of the difference is below 0.02."""
+        return all(each.high < _MATTERS for each in self._main)
 
     def sentence(self) -> str:
-        """What the user has to know of it."""
-        said = "; ".join(
-            f"{words} {percent(self.at_random[name])} at random, {percent(self.by_place[name])} by place, difference "
+        """The comparison in one or two sentences."""
+        values = "; ".join(
+            f"{title} {percent(self.at_random[name])} random, {percent(self.by_place[name])} by location, difference "
             f"{100 * self.difference[name].value:+.1f} points ({100 * self.difference[name].low:+.1f} to "
             f"{100 * self.difference[name].high:+.1f})"
-            for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
+            for name, title in (("macro_f1", "macro-F1"), ("top1", "top-1"))
         )
         if self.flattering:
-            # The probe says how much neighbours flatter, and what is trained is the network.
-            quoted = "the network's figure" if self.what == PROBE else "the figure"
+            # The probe shows the bias, but the trained model is what the user quotes.
+            quoted = "the metrics of the trained model" if self.what == PROBE else "the metrics"
             return (
-                f"Neighbours flatter: figures of {self.what} are better where pictures are dealt at random than by "
-                f"place ({said}). For pictures from new places {quoted} by place is the one to quote."
+                f"Random folds are optimistic: metrics of {self.what} are higher with random folds than by location "
+                f"({values}). For new locations, quote {quoted} by location."
             )
-        if any(one.high < 0 for one in self._both):
+        if any(each.high < 0 for each in self._main):
             return (
-                f"Neighbours do not flatter: figures of {self.what} are better by place than at random ({said}), by "
-                "more than chance in the choice of pictures explains; that of how they are dealt may explain it."
+                f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values}). Chance in "
+                "the choice of images does not explain it; chance in the assignment to folds may."
             )
-        return f"Dealt at random or by place, figures of {self.what} differ by no more than chance explains: {said}."
+        return (
+            f"With random folds and by location, metrics of {self.what} differ only within chance: {values}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"flattering": self.flattering}
 
     @property
-    def _both(self) -> list[Difference]:
+    def _main(self) -> list[Difference]:
         return [self.difference[name] for name in ("top1", "macro_f1")]
 
 
-def new_place_estimate(
-    by: str, beside: Sequence[SplitComparison], apart: TrainDistance | None
-) -> NewPlaceEstimate | None:
-    """What folds say of new places, groups or periods; None where the data has none of them.
+@dataclass(frozen=True)
+class NewPlaceEstimate:
+    """What is known of new locations, groups or periods: a verdict in a few words, and its sentences.
 
-    Args:
-        by: the rule of the folds, as ``data.folds.Folds.rule`` has it.
-        beside: folds dealt otherwise; the first of them counts. Empty where there are none.
-        apart: how far the pictures are from those that their networks learnt from; None where nothing is known of it.
+    Attributes:
+        known: Whether the metrics hold for new locations.
+        command: Command that would measure it, or measure it better.
+        about: What is new.
     """
-    compared = beside[0] if beside else None
-    if by == "place" and apart is not None:
-        return _by_place(apart, compared)
-    if compared is not None:
-        return _by_comparison(compared)
-    if by == "time":
-        period = "What is measured is the next period: each network answered the one that follows those it learnt from."
-        if apart is None:
-            return NewPlaceEstimate("That is what is measured here.", period, known=False, about="period")
-        found = _by_distance(by, apart)
-        return replace(found, words=f"{period} {found.words}", command=None)
-    return None if apart is None else _by_distance(by, apart)
+
+    verdict: str
+    text: str
+    known: bool
+    command: str | None = None
+    about: About = "locations"
 
 
-def _by_distance(by: str, apart: TrainDistance) -> NewPlaceEstimate:
-    """Folds that were not dealt by place: what is known of the pictures' places and groups."""
-    about: About = "locations" if apart.by == "place" else "groups"
-    said, groups = _nearness(apart), apart if apart.by == "group" else apart.groups
-    if apart.new:
-        whose = " and ".join(f"{one.by}s" for one in (apart, apart.groups) if one is not None)
-        return NewPlaceEstimate(f"These are new {whose}.", said, known=apart.by == "place", about=about)
-    if groups is not None and not groups.near:
-        return NewPlaceEstimate("These are new groups.", said, known=False, about=about)
-    # By auto they would be kept whole if that could be: the sentence on the folds says why they are not.
-    if by != "class":
-        return NewPlaceEstimate("Not measured.", said, known=False, about=about)
-    asking = f"{said} Cross-validation by {apart.by} says how much:"
-    return NewPlaceEstimate(
-        "Not measured.", asking, known=False, command=f"effnetv2 crossval DATA --by {apart.by}", about=about
-    )
-
-
-def _by_place(apart: TrainDistance, compared: SplitComparison | None) -> NewPlaceEstimate:
-    """Blocks have borders: pictures on two sides of one are neighbours, though of two places."""
-    words = [_nearness(apart), *([] if compared is None else [compared.sentence()])]
-    if not apart.near:
-        return NewPlaceEstimate("That is what is measured here.", " ".join(words), known=True)
-    # all of them right by their neighbours alone would be of no matter
-    if apart.near < _MATTERS * apart.known:
-        but = f"That is what is measured here, but for {count_of(apart.near, 'picture')}."
-        return NewPlaceEstimate(but, " ".join(words), known=True)
-    words.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
-    half = 2 * apart.near > apart.known
-    verdict = "Not measured." if half else "That is measured here in part."
-    return NewPlaceEstimate(verdict, " ".join(words), known=not half)
-
-
-def _by_comparison(compared: SplitComparison) -> NewPlaceEstimate:
-    """Folds at random, with folds by place beside them; what a probe loses, trained networks may not."""
-    words = compared.sentence()
-    if compared.what == PROBE:
-        found = "does not tell"
-        if compared.flattering:
-            found = "is less good"
-        elif compared.alike:
-            found = "is no worse beyond chance"
+def hold_out_estimate(distance: TrainDistance) -> NewPlaceEstimate:
+    """What a single held-out split says of new locations or groups."""
+    command = f"effnetv2 crossval DATA --by {distance.by}"  # by location, groups stay whole too
+    about = _NOUNS[distance.by]
+    if distance.new:
+        text = f"{distance.describe()} Cross-validation evaluates all {distance.nouns}, not only these:"
         return NewPlaceEstimate(
-            f"Not measured of the network; the probe {found}.",
-            f"{words} A trained network may lose more than the probe, or less. Training by both says it:",
+            f"These are new {distance.nouns}.", text, about == "locations", command, about
+        )
+    by = _NOUNS[distance.by][:-1] + (" with whole groups" if distance.groups is not None else "")
+    text = f"{distance.describe()} Cross-validation by {by} measures it:"
+    return NewPlaceEstimate("Not measured.", text, False, command, about)
+
+
+def new_place_estimate(
+    by: str, comparisons: Sequence[SplitComparison], distance: TrainDistance | None
+) -> NewPlaceEstimate | None:
+    """What folds say of new locations, groups or periods; None if the data has none of them.
+
+    ``by`` is the rule of the folds, ``data.folds.Folds.rule``. Of the comparisons the first counts.
+    """
+    compared = comparisons[0] if comparisons else None
+    if by == "place" and distance is not None:
+        return _spatial_estimate(distance, compared)
+    if compared is not None:
+        return _compared_estimate(compared)
+    if by == "time":
+        period = "Each model predicted the period that follows its training images."
+        if distance is None:
+            return NewPlaceEstimate("That is what is measured here.", period, known=False, about="period")
+        found = _distance_estimate(by, distance)
+        return replace(found, text=f"{period} {found.text}", command=None)
+    return None if distance is None else _distance_estimate(by, distance)
+
+
+def _distance_estimate(by: str, distance: TrainDistance) -> NewPlaceEstimate:
+    """For folds that ignore locations."""
+    about, text = _NOUNS[distance.by], distance.describe()
+    groups = distance if distance.by == "group" else distance.groups
+    if distance.new:
+        return NewPlaceEstimate(f"These are new {distance.nouns}.", text, about == "locations", about=about)
+    if groups is not None and not groups.near:
+        return NewPlaceEstimate("These are new groups.", text, known=False, about=about)
+    # The rule auto keeps groups whole if it can: the notes on the folds say why it could not.
+    if by != "class":
+        return NewPlaceEstimate("Not measured.", text, known=False, about=about)
+    text = f"{text} Cross-validation by {about[:-1]} measures it:"
+    return NewPlaceEstimate("Not measured.", text, False, f"effnetv2 crossval DATA --by {distance.by}", about)
+
+
+def _spatial_estimate(distance: TrainDistance, compared: SplitComparison | None) -> NewPlaceEstimate:
+    """For spatial folds: images on two sides of the border of a block are neighbors."""
+    sentences = [distance.describe(), *([] if compared is None else [compared.sentence()])]
+    if not distance.near:
+        return NewPlaceEstimate("That is what is measured here.", " ".join(sentences), known=True)
+    # So few images cannot change a metric by what matters.
+    if distance.near < _MATTERS * distance.known:
+        verdict = f"That is what is measured here, except for {count_of(distance.near, 'image')}."
+        return NewPlaceEstimate(verdict, " ".join(sentences), known=True)
+    sentences.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
+    half = 2 * distance.near > distance.known
+    verdict = "Not measured." if half else "That is measured here in part."
+    return NewPlaceEstimate(verdict, " ".join(sentences), known=not half)
+
+
+def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
+    """For random folds compared with spatial ones. A trained model may lose more or less than the probe."""
+    text = compared.sentence()
+    if compared.what == PROBE:
+        verdict = "does not tell"
+        if compared.flattering:
+            verdict = "is worse there"
+        elif compared.alike:
+            verdict = "is no worse there beyond chance"
+        return NewPlaceEstimate(
+            f"Not measured for the model; the probe {verdict}.",
+            f"{text} A trained model may lose more or less than the probe. To measure it, "
+            "train with both kinds of folds:",
             known=False,
             command="effnetv2 crossval DATA --compare-splits",
         )
     if compared.flattering:
-        return NewPlaceEstimate("Less good.", words, known=True)
+        return NewPlaceEstimate("Worse.", text, known=True)
     if compared.alike:
-        return NewPlaceEstimate("No worse beyond chance.", words, known=True)
-    return NewPlaceEstimate("Not clear: too few pictures to tell.", words, known=False)
-
-
-def _nearness(apart: TrainDistance) -> str:
-    """How many of the pictures are near to, or of a group with, one that their network learnt from."""
-    said = []
-    if apart.by == "place":
-        near, km = f"within {NEAR_KM:g} km of one that", apart.median_km
-        if apart.near:
-            lie, whose = ("lies", "its") if apart.near == 1 else ("lie", "their")
-            share = (
-                f"{count_of(apart.near, 'picture')} of {apart.known:,} ({percent(apart.near / apart.known)})"
-            )
-            said.append(f"{share} {lie} {near} {whose} network learnt from, which may flatter.")
-        else:
-            far = (
-                "" if km is None else f" Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
-            )
-            said.append(f"None of these pictures lies {near} its network learnt from.{far}")
-    groups = apart if apart.by == "group" else apart.groups
-    if groups is not None and groups.near:
-        share = percent(groups.near / groups.known)
-        said.append(
-            f"{share} of these pictures are of a group that their network learnt from, which may flatter."
-        )
-    elif groups is not None:
-        said.append("Every group that was answered was new to its network.")
-    return " ".join(said)
+        return NewPlaceEstimate("No worse beyond chance.", text, known=True)
+    return NewPlaceEstimate("Too few images to tell.", text, known=False)

@@ -1,4 +1,4 @@
-"""What a report says first: the headline, of whose pictures it is, and which pictures these were."""
+"""The opening of a report: the headline, the evaluated data, and comparisons with trivial baselines."""
 
 from __future__ import annotations
 
@@ -8,287 +8,204 @@ from dataclasses import dataclass
 from efficientnetv2.evaluation.html import number, percent
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.multilabel import MultilabelMetrics
+from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.utils.errors import count_of, some
 
-# Pictures below which they are counted: "4 of 5" says more than "80.0 %". Ours.
+# Images below which the headline counts: "4 of 5" says more than "80.0 %". Ours.
 _COUNTED = 100
 
 
 @dataclass(frozen=True)
 class DataPhrase:
-    """The pictures that figures are of, in words around the name of the data.
-
-    Args:
-        before: "the validation pictures of".
-        behind: what is to be known of them, with its comma; may be empty.
-    """
+    """The evaluated images, as text before and behind the name of the data."""
 
     before: str
     behind: str = ""
 
 
-def data_phrase(facts: ReportMetadata) -> DataPhrase:
-    """Whose pictures the figures are of.
-
-    Args:
-        facts: of the report.
-    """
-    trained = facts.train_pictures is not None
-    said = {
-        "val": DataPhrase("the validation images (val) of", ", kept out of training" if trained else ""),
+def data_phrase(metadata: ReportMetadata) -> DataPhrase:
+    """``the validation images (val) of``, data, ``, kept out of training``."""
+    split = metadata.evaluated_on
+    phrases = {
+        "val": DataPhrase("the validation images (val) of", _if_trained(metadata, ", kept out of training")),
         "test": DataPhrase("the test images of"),
         "minival": DataPhrase("the selection images (minival) of"),
         "all pictures": DataPhrase("all images of"),
-        "out-of-fold": DataPhrase("the images of", f", each predicted by {_answerers(facts)}"),
-        **({"train": DataPhrase("the training images of")} if facts.on_training_split else {}),
+        "out-of-fold": DataPhrase("the images of", f", each predicted by {_fold_models(metadata)}"),
     }
-    return said.get(facts.evaluated_on, DataPhrase(f"the images ({facts.evaluated_on}) of"))
+    if metadata.on_training_split:
+        phrases["train"] = DataPhrase("the training images of")
+    return phrases.get(split, DataPhrase(f"the images ({split}) of"))
 
 
-def evaluated_images(count: int, facts: ReportMetadata) -> str:
-    """How many pictures were measured on, and which: ``120 images kept out of training (val)``.
-
-    Args:
-        count: of the pictures.
-        facts: of the report.
-    """
-    trained = facts.train_pictures is not None
-    behind = {
-        "val": " kept out of training (val)" if trained else " for validation (val)",
+def evaluated_images(count: int, metadata: ReportMetadata) -> str:
+    """``120 images kept out of training (val)``."""
+    split = metadata.evaluated_on
+    uses = {
+        "val": _if_trained(metadata, " kept out of training (val)") or " for validation (val)",
         "test": " for the test",
         "minival": " for selection (minival)",
         "all pictures": " (all)",
-        "out-of-fold": f", each predicted by {_answerers(facts)}",
-        **({"train": " that it was trained on"} if facts.on_training_split else {}),
+        "out-of-fold": f", each predicted by {_fold_models(metadata)}",
     }
-    chose = ", which selected it" if facts.selected_on == facts.evaluated_on != "train" else ""
-    return f"{count_of(count, 'image')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"
+    if metadata.on_training_split:
+        uses["train"] = " that it was trained on"
+    selected = ", which selected it" if metadata.selected_on == split != "train" else ""
+    return f"{count_of(count, 'image')}{uses.get(split, f' ({split})')}{selected}"
 
 
-def _answerers(facts: ReportMetadata) -> str:
-    """What has answered a picture in a cross-validation."""
-    several = facts.members is not None and facts.members > 1
-    who = f"{facts.members} models together" if several else "a model"
-    return f"{who} not trained on it (out-of-fold)"
+def _if_trained(metadata: ReportMetadata, text: str) -> str:
+    return "" if metadata.train_pictures is None else text
 
 
-def headline(figures: ClassificationMetrics | MultilabelMetrics) -> str:
-    """The share that is right, as a sentence; of a few pictures their number.
-
-    Args:
-        figures: of the pictures evaluated on.
-    """
-    # By itself each class is given or not: a picture may have no label, or others beside.
-    if isinstance(figures, MultilabelMetrics) and figures.answer == "sigmoid":
-        return f"The most probable class is right for {_share(figures)}."
-    one = figures.pictures == 1
-    what = (
-        f"given one of {'its' if one else 'their'} labels"
-        if isinstance(figures, MultilabelMetrics)
-        else "classified correctly"
-    )
-    verb = "is" if one or _share(figures).startswith("1 ") else "are"
-    return f"{_share(figures)} {verb} {what}."
+def _fold_models(metadata: ReportMetadata) -> str:
+    models = f"{metadata.members} models together" if (metadata.members or 1) > 1 else "a model"
+    return f"{models} not trained on it (out-of-fold)"
 
 
-def _share(figures: ClassificationMetrics | MultilabelMetrics) -> str:
-    hits = round(figures.top1 * figures.pictures)
-    share = str(hits) if figures.pictures < _COUNTED else percent(figures.top1)
-    return f"{share} of {count_of(figures.pictures, 'image')}"
+def headline(metrics: Metrics) -> str:
+    """``93.2 % of 120 images are classified correctly.``; a count for few images."""
+    correct = round(metrics.top1 * metrics.pictures)
+    counted = metrics.pictures < _COUNTED
+    share = f"{correct if counted else percent(metrics.top1)} of {count_of(metrics.pictures, 'image')}"
+    # With sigmoid an image may have no assigned label, though its most probable class is one of its labels.
+    if isinstance(metrics, MultilabelMetrics) and metrics.answer == "sigmoid":
+        return f"The most probable class is right for {share}."
+    verb = "is" if metrics.pictures == 1 or (counted and correct == 1) else "are"
+    if not isinstance(metrics, MultilabelMetrics):
+        return f"{share} {verb} classified correctly."
+    return f"{share} {verb} given one of {'its' if metrics.pictures == 1 else 'their'} labels."
 
 
-def majority_phrase(figures: ClassificationMetrics | MultilabelMetrics) -> str:
-    """What the class is among the others that always answering is measured by; of several as frequent it is the first.
-
-    Args:
-        figures: of the pictures evaluated on.
-    """
-    supports = [one.support for one in figures.per_class.values()]
-    most = max(supports)
-    if supports.count(most) == 1:
+def majority_phrase(metrics: Metrics) -> str:
+    """What the majority class is among the others; several may be equally frequent."""
+    supports = [each.support for each in metrics.per_class.values()]
+    if supports.count(max(supports)) == 1:
         return "the most frequent class"
-    return "as any other class" if min(supports) == most else "one of the most frequent classes"
+    return "as any other class" if min(supports) == max(supports) else "one of the most frequent classes"
 
 
-def majority_warning(
-    figures: ClassificationMetrics | MultilabelMetrics, intervals: Mapping[str, Interval]
-) -> str | None:
-    """A sentence where the network is not clearly better than always giving the most frequent class.
-
-    Args:
-        figures: of the pictures evaluated on.
-        intervals: of them.
-    """
+def majority_warning(metrics: Metrics, intervals: Mapping[str, Interval]) -> str | None:
+    """A sentence if the model is not clearly better than always predicting the majority class."""
     low, high = intervals["top1"]
-    if low > figures.majority_top1:
+    if low > metrics.majority_top1:
         return None
-    if high < figures.majority_top1:
-        return _worse(figures, intervals)
-    return "The model is not clearly better than that."
-
-
-def _worse(figures: ClassificationMetrics | MultilabelMetrics, intervals: Mapping[str, Interval]) -> str:
-    """Of rare classes that are told apart at the cost of the frequent one, top-1 says the wrong half."""
-    worse = "The model is worse than that"
-    classes = sum(one.support > 0 for one in figures.per_class.values())
-    if isinstance(figures, MultilabelMetrics) or "balanced_accuracy" not in intervals or classes == 1:
-        return f"{worse}."
-    if figures.balanced_accuracy <= 1 / classes:  # that of the one answer
-        return f"{worse}: it has learnt nothing of use."
-    beside = (
-        f"its balanced accuracy is {percent(figures.balanced_accuracy)}, and that of the one answer "
-        f"{percent(1 / classes)}"
+    if high >= metrics.majority_top1:
+        return "The model is not clearly better than that."
+    # A model that finds rare classes at the cost of the frequent class has a low top-1 but is of use.
+    classes = sum(each.support > 0 for each in metrics.per_class.values())
+    if isinstance(metrics, MultilabelMetrics) or "balanced_accuracy" not in intervals or classes == 1:
+        return "The model is worse than that."
+    balanced, constant = metrics.balanced_accuracy, 1 / classes
+    if balanced <= constant:
+        return "The model is worse than that: it has learned nothing useful."
+    compared = (
+        f"balanced accuracy is {percent(balanced)}, against {percent(constant)} of a constant prediction"
     )
-    if intervals["balanced_accuracy"][0] <= 1 / classes:
-        return (
-            f"{worse}, and does not clearly tell the classes apart: {beside}, no more than chance explains."
+    if intervals["balanced_accuracy"][0] <= constant:
+        return f"The model is worse than that. It may not separate the classes: {compared}, within chance."
+    return f"The model is worse than that, but it separates the classes: {compared}."
+
+
+def dataset_notes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
+    """Sentences on the training and evaluation images."""
+    trained = _if_trained(
+        metadata, f"Trained on {count_of(metadata.train_pictures or 0, 'image')}, evaluated"
+    )
+    classes = count_of(len(metrics.class_names), "class")
+    notes = [
+        f"{trained or 'Evaluated'} on {count_of(metrics.pictures, 'image')} ({metadata.evaluated_on}), in {classes}."
+    ]
+    if metadata.views == "symmetries":
+        notes.append(
+            "Predictions are averaged over the eight flips and rotations of each image (test-time augmentation)."
         )
-    return f"{worse}, but tells the classes apart: {beside}."
-
-
-def dataset_notes(figures: ClassificationMetrics | MultilabelMetrics, facts: ReportMetadata) -> list[str]:
-    """What there was to learn from and to measure on, in sentences.
-
-    Args:
-        figures: of the pictures evaluated on.
-        facts: of the report.
-    """
-    measured = f"measured on {count_of(figures.pictures, 'picture')} ({facts.evaluated_on})"
-    learnt = (
-        ""
-        if facts.train_pictures is None
-        else f"Learnt from {count_of(facts.train_pictures, 'picture')}, then "
-    )
-    first = f"{learnt}{measured}, in {count_of(len(figures.class_names), 'class')}."
-    return [
-        first[0].upper() + first[1:],
-        *_looked_at(facts),
-        *_by_class(figures, facts),
-        *(note for note in facts.notes if note),
-        *facts.check_notes,
-        *([_skipped(facts)] if facts.skipped else []),
+    notes += [
+        *_class_sizes(metrics, metadata),
+        *(note for note in metadata.notes if note),
+        *metadata.check_notes,
     ]
+    if metadata.skipped:
+        notes.append(_skipped(metadata.skipped, metadata.train_lost))
+    return notes
 
 
-def _looked_at(facts: ReportMetadata) -> list[str]:
-    """How, where that was not simply once."""
-    if facts.views != "symmetries":
-        return []
-    return [
-        "Each was looked at in all eight flips and turns of the square, and the probabilities averaged (views: "
-        "symmetries)."
-    ]
-
-
-def _by_class(figures: ClassificationMetrics | MultilabelMetrics, facts: ReportMetadata) -> list[str]:
-    """From how few to how many pictures the classes have."""
-    learnt, what = facts.train_support, "learn from" if facts.train_support else "measure on"
-    counts = {  # pandas counts in its own integers, and only what there is
-        name: int(learnt.get(name, 0) if learnt else one.support) for name, one in figures.per_class.items()
+def _class_sizes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
+    """Sizes of the smallest and the largest class."""
+    training = metadata.train_support
+    purpose = "training" if training else "evaluation"
+    counts = {  # pandas counts in its own integers, and only classes with images
+        name: int(training.get(name, 0) if training else each.support)
+        for name, each in metrics.per_class.items()
     }
-    there = {name: count for name, count in counts.items() if count}
-    if len(counts) < 2 or not there:
+    present = {name: count for name, count in counts.items() if count}
+    if len(counts) < 2 or not present:
         return []
-    lacking = [name for name in counts if name not in there]
-    none = f", but of {some(lacking)} there is none" if lacking else ""
-    fewest, most = min(there, key=lambda name: there[name]), max(there, key=lambda name: there[name])
-    if there[fewest] == there[most]:
-        return [f"Each class has {count_of(there[most], 'picture')} to {what}{none}."]
-    times = there[most] / there[fewest]
-    imbalance = f": {number(float(f'{times:.2g}'))} times as many" if times >= 2 else ""
+    absent = [name for name in counts if name not in present]
+    none = f" There is none of {some(absent)}." if absent else ""
+    fewest, most = min(present, key=lambda name: present[name]), max(present, key=lambda name: present[name])
+    if present[fewest] == present[most]:
+        return [f"Each class has {count_of(present[most], 'image')} for {purpose}.{none}"]
+    ratio = present[most] / present[fewest]
+    times = f", {number(float(f'{ratio:.2g}'))} times as many" if ratio >= 2 else ""
     return [
-        f"From {count_of(there[fewest], 'picture')} of '{fewest}' to {there[most]:,} of '{most}' to {what}{imbalance}"
-        f"{none}. The numbers of all classes stand in the table by class."
+        f"Classes have from {count_of(present[fewest], 'image')} ('{fewest}') to {present[most]:,} ('{most}') for "
+        f"{purpose}{times}.{none} The per-class metrics list all counts."
     ]
 
 
-def _skipped(facts: ReportMetadata) -> str:
-    count, lost = facts.skipped, facts.train_lost
-    words = f"{count_of(count, 'picture')} could not be read and {'was' if count == 1 else 'were'} left out."
+def _skipped(count: int, lost: int) -> str:
+    text = f"{count_of(count, 'image')} could not be read and {'was' if count == 1 else 'were'} left out."
     if not lost:
-        return words
-    which = "It" if lost == count == 1 else "All of them" if lost == count else f"{lost:,} of them"
+        return text
     place = "its place" if lost == 1 else "their places"
-    return f"{words} {which} became unreadable during training, and others of the class took {place}."
+    return f"{text} {lost:,} became unreadable during training; other images of the class took {place}."
 
 
-def probe_training_images(facts: ReportMetadata) -> str | None:
-    """From how few pictures the linear probe learnt: ``5,000 of 40,000 training pictures``.
-
-    None if from all that there were, or if that is not known.
-
-    Args:
-        facts: of the report.
-    """
-    learnt, there = facts.linear_probe_pictures, facts.linear_probe_of_pictures
-    if learnt is None or there is None or learnt >= there:
+def probe_training_images(metadata: ReportMetadata) -> str | None:
+    """``5,000 of 40,000 training images``, if the linear probe was trained on fewer than there are."""
+    used, available = metadata.linear_probe_pictures, metadata.linear_probe_of_pictures
+    if used is None or available is None or used >= available:
         return None
-    mean = " (means over the folds)" if facts.evaluated_on == "out-of-fold" else ""
-    return f"{learnt:,} of {count_of(there, 'training picture')}{mean}"
+    mean = " (means over the folds)" if metadata.evaluated_on == "out-of-fold" else ""
+    return f"{used:,} of {count_of(available, 'training image')}{mean}"
 
 
-def probe_evaluated_images(
-    figures: ClassificationMetrics | MultilabelMetrics, over: PairedDifference | None
-) -> str | None:
-    """On how few of the pictures the linear probe was measured: ``500 of these pictures``; None if on all.
-
-    Args:
-        figures: of the network.
-        over: what the network has over the probe on the pictures that both answered; None where that is not known.
-    """
-    if over is None or over.pictures >= figures.pictures:
+def probe_evaluated_images(metrics: Metrics, difference: PairedDifference | None) -> str | None:
+    """``500 of these images``, if the linear probe was evaluated on fewer."""
+    if difference is None or difference.pictures >= metrics.pictures:
         return None
-    return f"{over.pictures:,} of these pictures"
+    return f"{difference.pictures:,} of these images"
 
 
 def probe_warning(
-    figures: ClassificationMetrics | MultilabelMetrics,
-    facts: ReportMetadata,
-    over: PairedDifference | None = None,
+    metrics: Metrics, metadata: ReportMetadata, difference: PairedDifference | None = None
 ) -> str | None:
-    """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
+    """A sentence if the model does not beat the linear probe in both metrics, or if training was discarded.
 
-    That the model before training is kept, where it is. None if it has in both, or no probe was made.
-
-    Args:
-        figures: of the network.
-        facts: with the probe's figures.
-        over: what the network has over the probe on the pictures that both answered, which may be fewer; None where
-            they are the same.
+    ``difference`` is of model and probe on the images that both predicted.
     """
-    if (
-        facts.linear_probe is None
-        or facts.linear_probe_macro_f1 is None
-        or isinstance(figures, MultilabelMetrics)
-    ):
+    probe_top1, probe_f1 = metadata.linear_probe, metadata.linear_probe_macro_f1
+    if probe_top1 is None or probe_f1 is None or isinstance(metrics, MultilabelMetrics):
         return None
-    if facts.kept_model == "start":
-        return facts.kept_reason
-    top1, macro_f1, on = figures.top1, figures.macro_f1, ""
-    if over is not None and over.pictures < figures.pictures:
-        top1, macro_f1 = (
-            facts.linear_probe + over.top1.value,
-            facts.linear_probe_macro_f1 + over.macro_f1.value,
-        )
-        on = f" on the {over.pictures:,} pictures that both answered"
+    if metadata.kept_model == "start":
+        return metadata.kept_reason
+    top1, f1, images = metrics.top1, metrics.macro_f1, ""
+    if difference is not None and difference.pictures < metrics.pictures:
+        top1, f1 = probe_top1 + difference.top1.value, probe_f1 + difference.macro_f1.value
+        images = f" on the {difference.pictures:,} images that both predicted"
     compared = {
-        f"top-1 ({percent(top1)} against {percent(facts.linear_probe)}{on})": top1 > facts.linear_probe,
-        f"macro-F1 ({percent(macro_f1)} against {percent(facts.linear_probe_macro_f1)}{on})": (
-            macro_f1 > facts.linear_probe_macro_f1
-        ),
+        f"top-1 ({percent(top1)} against {percent(probe_top1)}{images})": top1 > probe_top1,
+        f"macro-F1 ({percent(f1)} against {percent(probe_f1)}{images})": f1 > probe_f1,
     }
-    lost = [figure for figure, beaten in compared.items() if not beaten]
-    won = [figure for figure, beaten in compared.items() if beaten]
+    lost = " or ".join(metric for metric, beaten in compared.items() if not beaten)
+    won = "".join(f", but it has in {metric}" for metric, beaten in compared.items() if beaten)
     if not lost:
         return None
-    fewer = probe_training_images(facts)
-    learnt = "" if fewer is None else f" and learnt from {fewer}"
-    probe = (
-        f"a linear classifier on the features of the given weights as they came, which takes seconds{learnt}"
+    subset = probe_training_images(metadata)
+    trained = " trains in seconds" if subset is None else f" was trained on {subset}"
+    return (
+        f"Training has not beaten the linear probe in {lost}{won}. The probe, a linear classifier on the features of "
+        f"the pretrained weights,{trained}."
     )
-    if not won:
-        return f"Training has not beaten {probe}, neither in {lost[0]} nor in {lost[1]}."
-    return f"Training has not beaten, in {lost[0]}, {probe}. It has in {won[0]}."

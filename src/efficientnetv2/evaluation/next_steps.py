@@ -14,8 +14,7 @@ import numpy as np
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.evaluation.html import number, percent, round_percent
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.metrics.classification import ClassificationMetrics
-from efficientnetv2.metrics.multilabel import MultilabelMetrics
+from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import count_of
@@ -86,8 +85,8 @@ class NextStep:
 
 
 def next_steps(
-    figures: ClassificationMetrics | MultilabelMetrics,
-    facts: ReportMetadata,
+    metrics: Metrics,
+    metadata: ReportMetadata,
     *,
     label_curve: Mapping[str, Any] | None = None,
     suspects: int = 0,
@@ -111,27 +110,27 @@ def next_steps(
         'effnetv2 predict runs/a IMAGES'
     """
     found: list[tuple[float, NextStep]] = []
-    if facts.is_training_report:
+    if metadata.is_training_report:
         found += [
             (order, step)
             for order, step in (
-                (1.0, _weights(facts)),
-                (0.5 if (facts.epochs or 1) < 1 else 2.0, _epochs(facts)),
-                (2.5, _learning_rate(facts)),
-                (3.0, _image_size(facts)),
-                (5.0, _imbalance(figures, facts)),
-                (6.0, _more_labels(facts, label_curve)),
+                (1.0, _weights(metadata)),
+                (0.5 if (metadata.epochs or 1) < 1 else 2.0, _epochs(metadata)),
+                (2.5, _learning_rate(metadata)),
+                (3.0, _image_size(metadata)),
+                (5.0, _imbalance(metrics, metadata)),
+                (6.0, _more_labels(metadata, label_curve)),
             )
             if step is not None
         ]
-    if (step := _label_errors(facts, suspects)) is not None:
-        of = figures.pictures + (facts.train_pictures or 0)
-        found.append((1.5 if facts.label_conflicts > _MANY_CONFLICTS * of else 4.0, step))
+    if (step := _label_errors(metadata, suspects)) is not None:
+        of = metrics.pictures + (metadata.train_pictures or 0)
+        found.append((1.5 if metadata.label_conflicts > _MANY_CONFLICTS * of else 4.0, step))
     steps = [step for _, step in sorted(found, key=lambda one: one[0])]
     if steps and steps[-1].topic == "more_labels" and {one.topic for one in steps} & CHANGE_THE_PROBE:
         first = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=first)
-    steps = steps or [_use(facts)]
+    steps = steps or [_use(metadata)]
     return tuple(replace(step, rank=rank) for rank, step in enumerate(steps, start=1))
 
 
@@ -171,14 +170,14 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     return None
 
 
-def _weights(facts: ReportMetadata) -> NextStep | None:
+def _weights(metadata: ReportMetadata) -> NextStep | None:
     """ImageNet weights, where the run began without weights or with those of the repository."""
-    recipe = facts.recipe or {}
+    recipe = metadata.recipe or {}
     model, start = recipe.get("model"), str(recipe.get("weights"))
     if model not in NAMES or recipe.get("made_for") is not None:
         return None
     known = pretrained.best(model)
-    compared = [one["weights"] for one in facts.others.get("weights_compared", {}).get("starts", ())]
+    compared = [one["weights"] for one in metadata.others.get("weights_compared", {}).get("starts", ())]
     shipped = start.endswith(f"{model}.safetensors") and Path(start).parent.name == "weights"
     if not known or not (start == "none" or shipped) or set(compared) & set(known):
         return None
@@ -189,10 +188,14 @@ def _weights(facts: ReportMetadata) -> NextStep | None:
     )
     measured = (
         ""
-        if facts.linear_probe is None
-        else f" A linear probe of these weights reaches top-1 {percent(facts.linear_probe)}."
+        if metadata.linear_probe is None
+        else f" A linear probe of these weights reaches top-1 {percent(metadata.linear_probe)}."
     )
-    few = "" if facts.train_pictures is None else f", above all with {facts.train_pictures:,} training images"
+    few = (
+        ""
+        if metadata.train_pictures is None
+        else f", above all with {metadata.train_pictures:,} training images"
+    )
     fetch = typed(["effnetv2", "models", "--fetch", known[0]])
     reason = (
         f"{began}{measured} ImageNet weights usually give far more{few}. Without a network here, run {fetch} on "
@@ -200,24 +203,24 @@ def _weights(facts: ReportMetadata) -> NextStep | None:
     )
     settings = ("initialisation", "classifier") if start == "none" else ()
     command = _again(
-        facts, ["--weights", known[0]], without=("--weights", "--recipe"), without_fields=settings
+        metadata, ["--weights", known[0]], without=("--weights", "--recipe"), without_fields=settings
     )
     return NextStep(0, "weights", "Start from ImageNet weights", reason, command)
 
 
-def _epochs(facts: ReportMetadata) -> NextStep | None:
+def _epochs(metadata: ReportMetadata) -> NextStep | None:
     """More epochs, where there were few or the metric still rose."""
-    epochs = facts.epochs
-    if epochs is None or facts.others.get("stopped_early"):
+    epochs = metadata.epochs
+    if epochs is None or metadata.others.get("stopped_early"):
         return None
-    gain = facts.late_gain
+    gain = metadata.late_gain
     rising = gain is not None and gain > _RISING
     if epochs >= _FEW_EPOCHS and not rising:
         return None
     reason = f"The model was trained for {count_of(float(f'{epochs:.3g}'), 'epoch')}."
     if rising and gain is not None:
         reason += f" Validation top-1 still rose by {100 * gain:.1f} points in the last quarter."
-    said = _value(facts.command, "--minutes")
+    said = _value(metadata.command, "--minutes")
     length = ["--epochs", f"{max(2 * epochs, 2 * _FEW_EPOCHS):.3g}"]
     if said is not None:
         length = ["--minutes", number(2 * float(said))]
@@ -226,16 +229,16 @@ def _epochs(facts: ReportMetadata) -> NextStep | None:
         "epochs",
         "Train longer",
         reason,
-        _again(facts, length, without=_LENGTH, without_fields=("steps", "epochs")),
+        _again(metadata, length, without=_LENGTH, without_fields=("steps", "epochs")),
     )
 
 
-def _learning_rate(facts: ReportMetadata) -> NextStep | None:
+def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
     """A lower rate, where training has made a pretrained start worse."""
-    rate = (facts.recipe or {}).get("optimizer", {}).get("lr")
-    if facts.kept_model != "start" or rate is None or (facts.epochs or 0) < _FEW_EPOCHS:
+    rate = (metadata.recipe or {}).get("optimizer", {}).get("lr")
+    if metadata.kept_model != "start" or rate is None or (metadata.epochs or 0) < _FEW_EPOCHS:
         return None
-    start, trained = (facts.others.get(f"{which}_metric") for which in ("start", "trained"))
+    start, trained = (metadata.others.get(f"{which}_metric") for which in ("start", "trained"))
     reached = (
         ""
         if None in (start, trained)
@@ -246,14 +249,16 @@ def _learning_rate(facts: ReportMetadata) -> NextStep | None:
         f"{reached} The learning rate was {rate:g}."
     )
     command = _again(
-        facts, ["--set", f"optimizer.lr={float(f'{rate / _LOWER:.2g}'):g}"], without_fields=("optimizer.lr",)
+        metadata,
+        ["--set", f"optimizer.lr={float(f'{rate / _LOWER:.2g}'):g}"],
+        without_fields=("optimizer.lr",),
     )
     return NextStep(0, "learning_rate", "Lower the learning rate", reason, command)
 
 
-def _image_size(facts: ReportMetadata) -> NextStep | None:
+def _image_size(metadata: ReportMetadata) -> NextStep | None:
     """Larger images, where they are stored larger than the model sees them."""
-    recipe, stored = facts.recipe or {}, facts.stored_px
+    recipe, stored = metadata.recipe or {}, metadata.stored_px
     px = recipe.get("eval_px") or recipe.get("progressive", {}).get("image_px")
     if isinstance(px, Mapping):
         px = px.get("end")
@@ -267,15 +272,15 @@ def _image_size(facts: ReportMetadata) -> NextStep | None:
         f"Training at {larger} px takes about {number(float(f'{(larger / px) ** 2:.2g}'))} times as long."
     )
     command = _again(
-        facts, ["--image-px", str(larger)], without=_PX, without_fields=("progressive.image_px", "eval_px")
+        metadata, ["--image-px", str(larger)], without=_PX, without_fields=("progressive.image_px", "eval_px")
     )
     return NextStep(0, "image_size", "Use larger images", reason, command)
 
 
-def _label_errors(facts: ReportMetadata, suspects: int) -> NextStep | None:
+def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     """A look at labels that contradict each other, or the model where it is confident and mostly right."""
     reasons = []
-    if count := facts.label_conflicts:
+    if count := metadata.label_conflicts:
         verb = "has" if count == 1 else "have"
         reasons.append(f"{count_of(count, 'pair')} of identical images {verb} different labels.")
     if suspects:
@@ -286,15 +291,15 @@ def _label_errors(facts: ReportMetadata, suspects: int) -> NextStep | None:
         )
     if not reasons:
         return None
-    kept = [word for name in _TABLE if (said := _value(facts.command, name)) for word in (name, said)]
-    words = ["effnetv2", "inspect", facts.data, *kept, *(["--weights", "auto"] if suspects else [])]
+    kept = [word for name in _TABLE if (said := _value(metadata.command, name)) for word in (name, said)]
+    words = ["effnetv2", "inspect", metadata.data, *kept, *(["--weights", "auto"] if suspects else [])]
     return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), typed(words))
 
 
-def _imbalance(figures: ClassificationMetrics | MultilabelMetrics, facts: ReportMetadata) -> NextStep | None:
+def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
     """Balanced sampling, where classes with few training images have a lower recall."""
-    recipe, support = facts.recipe or {}, facts.train_support
-    if isinstance(figures, MultilabelMetrics) or recipe.get("balance") == "equal":
+    recipe, support = metadata.recipe or {}, metadata.train_support
+    if isinstance(metrics, MultilabelMetrics) or recipe.get("balance") == "equal":
         return None
     there = {name: int(count) for name, count in support.items() if int(count)}
     if len(there) < 2 or max(there.values()) < _IMBALANCE * min(there.values()):
@@ -303,7 +308,7 @@ def _imbalance(figures: ClassificationMetrics | MultilabelMetrics, facts: Report
     recalls: dict[bool, list[float]] = {True: [], False: []}
     images = 0
     for name, count in there.items():
-        one = figures.per_class.get(name)
+        one = metrics.per_class.get(name)
         if one is not None and one.recall is not None:
             recalls[count <= limit].append(one.recall)
             images += one.support * (count <= limit)
@@ -317,11 +322,11 @@ def _imbalance(figures: ClassificationMetrics | MultilabelMetrics, facts: Report
         f"Classes have {fewest:,} to {most:,} training images. Mean recall is {percent(rare)} for "
         f"{count_of(len(recalls[True]), 'rare class')} and {percent(others)} for the rest."
     )
-    command = _again(facts, ["--set", "balance=equal"], without_fields=("balance",))
+    command = _again(metadata, ["--set", "balance=equal"], without_fields=("balance",))
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
 
 
-def _more_labels(facts: ReportMetadata, curve: Mapping[str, Any] | None) -> NextStep | None:
+def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> NextStep | None:
     """More labels, where the learning curve of the linear probe rises."""
     if curve is None or curve["gain"] <= _WORTH:
         return None
@@ -331,44 +336,44 @@ def _more_labels(facts: ReportMetadata, curve: Mapping[str, Any] | None) -> Next
         f"With {forecast['pictures']:,} labels, twice as many, a linear probe is estimated to gain {points:+.1f} "
         f"points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks images without labels."
     )
-    words = ["effnetv2", "predict", model_of(facts), "IMAGES", "--rank", "next.csv"]
+    words = ["effnetv2", "predict", model_of(metadata), "IMAGES", "--rank", "next.csv"]
     return NextStep(0, "more_labels", "Label more images", reason, typed(words))
 
 
-def _use(facts: ReportMetadata) -> NextStep:
+def _use(metadata: ReportMetadata) -> NextStep:
     reason = "No limit was measured that a usual step would lift."
-    return NextStep(0, "use", "Use the model", reason, predict_command(facts))
+    return NextStep(0, "use", "Use the model", reason, predict_command(metadata))
 
 
-def predict_command(facts: ReportMetadata) -> str:
+def predict_command(metadata: ReportMetadata) -> str:
     """The command that predicts new images with the model of a report.
 
     Args:
         facts: Facts of the report.
     """
-    return typed(["effnetv2", "predict", model_of(facts), "IMAGES"])
+    return typed(["effnetv2", "predict", model_of(metadata), "IMAGES"])
 
 
-def model_of(facts: ReportMetadata) -> str:
+def model_of(metadata: ReportMetadata) -> str:
     """What ``predict`` and ``Predictor`` take as the model of a report.
 
     Args:
         facts: Facts of the report.
     """
-    return str(facts.others.get("run") or facts.model or "MODEL")
+    return str(metadata.others.get("run") or metadata.model or "MODEL")
 
 
 def _again(
-    facts: ReportMetadata,
+    metadata: ReportMetadata,
     words: Sequence[str],
     *,
     without: Collection[str] = (),
     without_fields: Collection[str] = (),
 ) -> str:
     """The training command with other options; of a run that another command began, a plain one."""
-    said = _split(facts.command)
+    said = _split(metadata.command)
     if said[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
-        return typed(["effnetv2", "train", facts.data, *words])
+        return typed(["effnetv2", "train", metadata.data, *words])
     kept, rest = said[:2], iter(said[2:])
     for word in rest:
         name, equals, value = word.partition("=")

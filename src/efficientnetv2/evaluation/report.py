@@ -1,7 +1,7 @@
 """The report of a run or of an evaluation: ``report.json`` for programs, ``report.html`` for people.
 
-The page is one file without scripts and without anything fetched. Class names and paths come from
-whoever made the pictures, so every text is escaped.
+The page is one file without scripts and external resources. Class names and paths are untrusted, so all text is
+escaped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from efficientnetv2.evaluation import plots, thumbnails
+from efficientnetv2.evaluation import headline, plots, thumbnails
 from efficientnetv2.evaluation.confusion_matrix import Matrix, confusions
-from efficientnetv2.evaluation.headline import (
-    data_phrase,
-    dataset_notes,
-    headline,
-    majority_phrase,
-    majority_warning,
-    probe_evaluated_images,
-    probe_training_images,
-    probe_warning,
-)
 from efficientnetv2.evaluation.html import json_text, json_values, render
 from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
-from efficientnetv2.evaluation.plots import (
-    MetricsRow,
-    SizeCurve,
-    constant_hyperparameters,
-    draw_sizes,
-    draw_training_curves,
-)
-from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.sections import Section, TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext, limitations, summarize
-from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import (
     ASSIGNMENT_RULES,
+    Metrics,
     MultilabelClassMetrics,
     MultilabelMetrics,
     is_correct,
@@ -53,22 +35,15 @@ from efficientnetv2.metrics.multilabel import (
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.io import write_text_atomically
 
-# Of the table of classes: what is open, and what there is when it is unfolded; more are megabytes. Ours.
+# Rows of the per-class table: shown, and in total with those to unfold; more would be megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
-_MATRIX_CLASSES = 1_000  # at most, for report.json to hold their matrix whole
+# Classes up to which report.json has the whole confusion matrix. Ours.
+_MATRIX_CLASSES = 1_000
 
 
 @dataclass(frozen=True, eq=False)
 class Misclassification:
-    """A picture that was taken for something else.
-
-    Args:
-        path: as in the dataset.
-        true: its class.
-        predicted: the class it was given.
-        probability: of the class it was given.
-        thumbnail: the picture, of any size: PIL's, or (H, W, 3) uint8; None shows none.
-    """
+    """A wrong prediction, its probability, and the image for the page (None: not shown)."""
 
     path: str
     true: str
@@ -77,107 +52,163 @@ class Misclassification:
     thumbnail: thumbnails.ImageLike | None = None
 
 
-def write_report(
-    folder: str | Path,
-    *,
-    figures: ClassificationMetrics | MultilabelMetrics,
-    intervals: Mapping[str, Interval],
-    facts: ReportMetadata,
-    history: Sequence[MetricsRow] = (),
-    misjudged: Sequence[Misclassification] = (),
-    sizes: SizeCurve | None = None,
-    sections: Sequence[Section | TemplateSection] = (),
-    beside: ReportContext = ReportContext(),  # noqa: B008 - frozen
-    links: Mapping[str, str] | None = None,
-    images: Mapping[str, str] | None = None,
-) -> None:
-    """Write ``report.json`` and ``report.html``.
+def most_confident_errors(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, most: int = 24
+) -> npt.NDArray[np.intp]:
+    """Positions of the wrong predictions of highest probability, from (N,) or (N, M) labels and (N, K)."""
+    scores = np.asarray(probabilities)
+    wrong = np.flatnonzero(~is_correct(labels, scores.argmax(axis=1)))
+    return wrong[np.argsort(-scores[wrong].max(axis=1), kind="stable")][:most]
 
-    Args:
-        folder: there is one.
-        figures: of the pictures evaluated on.
-        intervals: as ``metrics.metric_intervals.metric_intervals`` gives them.
-        facts: all else there is to say.
-        history: rows of ``metrics.jsonl``, as ``evaluation.plots.draw_training_curves`` takes them.
-        misjudged: the mistakes to show, the most confident first; see ``most_confident_errors``.
-        sizes: the same pictures seen at several sizes, if they were.
-        sections: further parts, in this order.
-        beside: what the opening answers are made from beside the figures.
-        links: Other files of the report: title → address, relative to the folder. None for none.
-        images: Files of shown images: path as in the dataset → address, relative to the folder. None for none.
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """All that a report is made of.
+
+    Attributes:
+        intervals: 95 % intervals as ``metrics.metric_intervals`` gives them.
+        errors: Wrong predictions to show, the most confident first.
+        history: Rows of ``metrics.jsonl``.
+        sizes: Metrics at several image sizes.
+        links: Other files of the report: title -> address relative to its folder.
+        images: Image path as in the dataset -> address relative to the folder.
     """
-    told = report_json(figures, intervals, facts, misjudged, sections, beside)
-    write_text_atomically(Path(folder) / "report.json", json_text(told))
-    page = _page(
-        figures, intervals, facts, history, misjudged, sizes, sections, beside, links or {}, images or {}
-    )
-    write_text_atomically(Path(folder) / "report.html", page)
+
+    metrics: Metrics
+    intervals: Mapping[str, Interval]
+    metadata: ReportMetadata
+    errors: Sequence[Misclassification] = ()
+    sections: Sequence[Section | TemplateSection] = ()
+    context: ReportContext = field(default_factory=ReportContext)
+    history: Sequence[plots.MetricsRow] = ()
+    sizes: plots.SizeCurve | None = None
+    links: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def next_steps(self) -> tuple[NextStep, ...]:
+        """What to do next, ranked."""
+        data = self._section_data
+        suspects = data.get("abstention", {}).get("suspect_labels", 0)
+        return next_steps(self.metrics, self.metadata, label_curve=data.get("label_curve"), suspects=suspects)
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``report.json`` and ``report.html`` into an existing folder."""
+        write_text_atomically(Path(folder) / "report.json", json_text(self.to_json()))
+        write_text_atomically(Path(folder) / "report.html", self.to_html())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; NaN and infinity become None.
+
+        With more than 1,000 classes ``confusion_cells`` replaces the matrix: true class, predicted class and count of
+        each non-empty cell.
+        """
+        metrics, metadata = self.metrics, self.metadata
+        values: dict[str, Any] = json_values(
+            {
+                "top1": metrics.top1,
+                "top5": metrics.top5,
+                **_averages(metrics),
+                "majority_top1": metrics.majority_top1,
+                "majority_class": metrics.majority_class,
+                "ece": metrics.ece,
+                "pictures": metrics.pictures,
+                "optimistic": metadata.optimistic,
+                "intervals": self.intervals,
+                "drawn_whole": self.context.bootstrap_unit,
+                "next_steps": [asdict(step) for step in self.next_steps],
+                **{key: value for key, value in vars(metadata).items() if key != "others"},
+                **metadata.others,
+                **self._section_data,
+                "per_class": {name: asdict(each) for name, each in metrics.per_class.items()},
+                "class_names": metrics.class_names,
+                **_confusion(metrics),
+                "misjudged": [
+                    {key: value for key, value in vars(error).items() if key != "thumbnail"}
+                    for error in self.errors
+                ],
+            }
+        )
+        return values
+
+    def to_html(self) -> str:
+        """The page."""
+        metrics, metadata, context, data = self.metrics, self.metadata, self.context, self._section_data
+        steps = self.next_steps
+        abstention = data.get("abstention", {})
+        in_galleries = {path for gallery in data.get("galleries", ()) for path in gallery["paths"]}
+        errors = [error for error in self.errors if error.path not in in_galleries]
+        stretch = thumbnails.is_low_contrast(error.thumbnail for error in errors)
+        stages = plots.stage_costs(self.history)
+        recipe = None if metadata.recipe is None else json_values(metadata.recipe)
+        single_label = None if isinstance(metrics, MultilabelMetrics) else metrics
+        return render(
+            "report.html.j2",
+            metrics=metrics,
+            multilabel=single_label is None,
+            intervals=self.intervals,
+            metadata=metadata,
+            bootstrap_unit=context.bootstrap_unit,
+            headline=headline.headline(metrics),
+            data=headline.data_phrase(metadata),
+            majority=headline.majority_phrase(metrics),
+            majority_warning=headline.majority_warning(metrics, self.intervals),
+            dataset_notes=headline.dataset_notes(metrics, metadata),
+            probe_warning=headline.probe_warning(metrics, metadata, context.probe),
+            probe_training_images=headline.probe_training_images(metadata),
+            probe_evaluated_images=headline.probe_evaluated_images(metrics, context.probe),
+            # Classes whose F1 is below that of the linear probe, and whether significantly.
+            below_probe={}
+            if context.probe is None
+            else {name: each.certain for name, each in context.probe.f1.items() if each.value < 0},
+            summary=summarize(metrics, self.intervals, metadata, context, steps),
+            limitations=limitations(metrics, self.intervals, metadata, context),
+            steps=steps,
+            sections=self.sections,
+            rule=ASSIGNMENT_RULES[metrics.answer] if isinstance(metrics, MultilabelMetrics) else None,
+            calibration=data.get("calibration"),
+            use=_usage(metrics, metadata, abstention.get("targets", ())),
+            links=list(self.links.items()),
+            images=self.images,
+            **_class_rows(metrics),
+            curve=plots.draw_training_curves(self.history),
+            constants=plots.constant_hyperparameters(self.history),
+            stages=stages,
+            costs=plots.draw_costs({"": stages}),
+            over_time=plots.draw_top1_over_time({metadata.model or "": self.history}),
+            sizes=self.sizes,
+            size_curve=None if self.sizes is None else plots.draw_sizes(self.sizes),
+            matrix=single_label and Matrix.of(single_label.confusion, single_label.class_names),
+            confusions=single_label and confusions(single_label.confusion, single_label.class_names),
+            errors=[(error, thumbnails.encode_thumbnail(error.thumbnail, dim=stretch)) for error in errors],
+            errors_note=_errors_note(abstention.get("suspect_labels", 0)),
+            galleries=bool(in_galleries),
+            stretched=thumbnails.CONTRAST_NOTE if stretch else None,
+            recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+        )
+
+    @property
+    def _section_data(self) -> dict[str, Any]:
+        return {key: value for section in self.sections for key, value in section.data.items()}
 
 
-def report_json(
-    figures: ClassificationMetrics | MultilabelMetrics,
-    intervals: Mapping[str, Interval],
-    facts: ReportMetadata,
-    misjudged: Sequence[Misclassification] = (),
-    sections: Sequence[Section | TemplateSection] = (),
-    beside: ReportContext = ReportContext(),  # noqa: B008 - frozen
-) -> dict[str, Any]:
-    """What ``report.json`` holds, as plain JSON values; NaN and infinity become None.
-
-    Of more than 1,000 classes the confusion matrix is ``confusion_cells``: true class, called class and count of each
-    cell that is not empty.
-    """
-    told = {key: value for key, value in vars(facts).items() if key != "others"}
-    values: dict[str, Any] = json_values(
-        {
-            "top1": figures.top1,
-            "top5": figures.top5,
-            **_over_classes(figures),
-            "majority_top1": figures.majority_top1,
-            "majority_class": figures.majority_class,
-            "ece": figures.ece,
-            "pictures": figures.pictures,
-            "optimistic": facts.optimistic,
-            "intervals": intervals,
-            "drawn_whole": beside.drawn_whole,
-            "next_steps": [asdict(step) for step in report_next_steps(figures, facts, sections)],
-            **told,
-            **facts.others,
-            **{key: value for section in sections for key, value in section.told.items()},
-            "per_class": {name: asdict(one) for name, one in figures.per_class.items()},
-            "class_names": figures.class_names,
-            **_confusion(figures),
-            "misjudged": [
-                {key: value for key, value in vars(one).items() if key != "thumbnail"} for one in misjudged
-            ],
-        }
-    )
-    return values
+def _class_rows(metrics: Metrics) -> dict[str, Any]:
+    """The per-class table, lowest first: shown rows, rows to unfold, the number left out, and unmeasured classes."""
+    values = {
+        name: each.average_precision if isinstance(each, MultilabelClassMetrics) else each.f1
+        for name, each in metrics.per_class.items()
+    }
+    measured = [(name, each) for name, each in metrics.per_class.items() if values[name] is not None]
+    rows = sorted(measured, key=lambda row: values[row[0]] or 0.0)
+    return {
+        "classes": rows[:_ROWS_OPEN],
+        "further_classes": rows[_ROWS_OPEN:_ROWS],
+        "classes_left_out": len(rows[_ROWS:]),
+        "unmeasured": [name for name, value in values.items() if value is None],
+    }
 
 
-def report_next_steps(
-    figures: ClassificationMetrics | MultilabelMetrics,
-    facts: ReportMetadata,
-    sections: Sequence[Section | TemplateSection],
-) -> tuple[NextStep, ...]:
-    """What to do next, ranked, by the metrics, the facts, and what the sections measured.
-
-    Args:
-        figures: Metrics of the evaluated images.
-        facts: Facts of the report.
-        sections: Sections of the report.
-    """
-    told = {key: value for section in sections for key, value in section.told.items()}
-    suspects = told.get("abstention", {}).get("suspect_labels", 0)
-    return next_steps(figures, facts, label_curve=told.get("label_curve"), suspects=suspects)
-
-
-def _below_probe(probe: PairedDifference | None) -> dict[str, bool]:
-    """The classes whose F1 is below that of the linear probe, and of each whether beyond chance."""
-    return {} if probe is None else {name: one.certain for name, one in probe.f1.items() if one.value < 0}
-
-
-def _of_errors(suspects: int) -> str:
+def _errors_note(suspects: int) -> str:
     """Whether confident errors are more probably wrong labels, or errors of the model."""
     if not suspects:
         return (
@@ -190,146 +221,39 @@ def _of_errors(suspects: int) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Use:
-    """How to use the model: the command, the same with a threshold, and Python."""
-
-    command: str
-    python: str
-    abstain: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        figures: ClassificationMetrics | MultilabelMetrics,
-        facts: ReportMetadata,
-        targets: Sequence[Mapping[str, Any]],
-    ) -> _Use:
-        command = predict_command(facts)
-        python = (
-            "import efficientnetv2 as ev2\n\n"
-            f"predict = ev2.Predictor({json.dumps(model_of(facts), ensure_ascii=False)})\n"
-            'for prediction in predict(["image.jpg"]):\n'
-            "    print(prediction.label, prediction.probability)"
-        )
-        reached = [one for one in targets if one["target"] > figures.top1 and one["threshold"]]
-        if not reached:
-            return cls(command, python)
+def _usage(
+    metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """How to use the model: the command, the command with a threshold (None: no target is reached), and Python."""
+    command = predict_command(metadata)
+    python = (
+        "import efficientnetv2 as ev2\n\n"
+        f"predict = ev2.Predictor({json.dumps(model_of(metadata), ensure_ascii=False)})\n"
+        'for prediction in predict(["image.jpg"]):\n'
+        "    print(prediction.label, prediction.probability)"
+    )
+    abstain = None
+    if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:
         threshold = math.ceil(1000 * reached[0]["threshold"]) / 1000
         abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:g}"}
-        return cls(command, python, abstain)
+    return {"command": command, "python": python, "abstain": abstain}
 
 
-def _confusion(figures: ClassificationMetrics | MultilabelMetrics) -> dict[str, Any]:
-    if isinstance(figures, MultilabelMetrics):
+def _confusion(metrics: Metrics) -> dict[str, Any]:
+    if isinstance(metrics, MultilabelMetrics):
         return {}
-    if len(figures.class_names) <= _MATRIX_CLASSES:
-        return {"confusion": figures.confusion.toarray()}
-    cells = figures.confusion
+    cells = metrics.confusion
+    if len(metrics.class_names) <= _MATRIX_CLASSES:
+        return {"confusion": cells.toarray()}
     return {"confusion_cells": np.stack([cells.row, cells.col, cells.data], axis=1)}
 
 
-def _over_classes(figures: ClassificationMetrics | MultilabelMetrics) -> dict[str, float | str]:
-    if isinstance(figures, MultilabelMetrics):
-        return {
-            "mean_average_precision": figures.mean_average_precision,
-            "f1_micro": figures.f1_micro,
-            "f1_macro": figures.f1_macro,
-            "answer": figures.answer,
-        }
-    return {"macro_f1": figures.macro_f1, "balanced_accuracy": figures.balanced_accuracy}
-
-
-def most_confident_errors(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, most: int = 24
-) -> npt.NDArray[np.intp]:
-    """Positions of the mistakes that the network was surest of, the surest first.
-
-    Args:
-        labels: (N,) class ids; of several labels each (N, M), -1 behind the last of a picture.
-        probabilities: (N, K).
-        most: how many at most.
-    """
-    shares = np.asarray(probabilities)
-    wrong = np.flatnonzero(~is_correct(labels, shares.argmax(axis=1)))
-    return wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:most]
-
-
-def _page(
-    figures: ClassificationMetrics | MultilabelMetrics,
-    intervals: Mapping[str, Interval],
-    facts: ReportMetadata,
-    history: Sequence[MetricsRow],
-    misjudged: Sequence[Misclassification],
-    sizes: SizeCurve | None,
-    sections: Sequence[Section | TemplateSection],
-    beside: ReportContext,
-    links: Mapping[str, str],
-    images: Mapping[str, str],
-) -> str:
-    several = isinstance(figures, MultilabelMetrics)
-    values = {
-        name: one.average_precision if isinstance(one, MultilabelClassMetrics) else one.f1
-        for name, one in figures.per_class.items()
+def _averages(metrics: Metrics) -> dict[str, float | str]:
+    if not isinstance(metrics, MultilabelMetrics):
+        return {"macro_f1": metrics.macro_f1, "balanced_accuracy": metrics.balanced_accuracy}
+    return {
+        "mean_average_precision": metrics.mean_average_precision,
+        "f1_micro": metrics.f1_micro,
+        "f1_macro": metrics.f1_macro,
+        "answer": metrics.answer,
     }
-    measured = [(name, one) for name, one in figures.per_class.items() if values[name] is not None]
-    weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
-    stages = plots.stage_costs(history)
-    recipe = None if facts.recipe is None else json_values(facts.recipe)
-    shown = {
-        path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
-    }
-    further = [one for one in misjudged if one.path not in shown]
-    steps = report_next_steps(figures, facts, sections)
-    told = {key: value for section in sections for key, value in section.told.items()}
-    abstention = told.get("abstention", {})
-    dim = thumbnails.is_low_contrast(one.thumbnail for one in further)
-    return render(
-        "report.html.j2",
-        figures=figures,
-        intervals=intervals,
-        facts=facts,
-        headline=headline(figures),
-        whose=data_phrase(facts),
-        majority=majority_phrase(figures),
-        drawn_whole=beside.drawn_whole,
-        against_majority=majority_warning(figures, intervals),
-        pictures=dataset_notes(figures, facts),
-        lost_to_probe=probe_warning(figures, facts, beside.probe),
-        probe_learnt_from=probe_training_images(facts),
-        probe_measured_on=probe_evaluated_images(figures, beside.probe),
-        answers=summarize(figures, intervals, facts, beside, steps),
-        limits=limitations(figures, intervals, facts, beside),
-        steps=steps,
-        sections=sections,
-        several=several,
-        rule=ASSIGNMENT_RULES[figures.answer] if isinstance(figures, MultilabelMetrics) else None,
-        calibration=told.get("calibration"),
-        below_probe=_below_probe(beside.probe),
-        of_errors=_of_errors(abstention.get("suspect_labels", 0)),
-        use=_Use.of(figures, facts, abstention.get("targets", ())),
-        links=list(links.items()),
-        images=images,
-        classes=weakest_first[:_ROWS_OPEN],
-        further_classes=weakest_first[_ROWS_OPEN:_ROWS],
-        classes_left_out=len(weakest_first[_ROWS:]),
-        unmeasured=[name for name, value in values.items() if value is None],
-        curve=draw_training_curves(history),
-        constants=constant_hyperparameters(history),
-        stages=stages,
-        costs=plots.draw_costs({"": stages}),
-        over_time=plots.draw_top1_over_time({facts.model or "": history}),
-        sizes=sizes,
-        size_curve=None if sizes is None else draw_sizes(sizes),
-        matrix=None
-        if isinstance(figures, MultilabelMetrics)
-        else Matrix.of(figures.confusion, figures.class_names),
-        confusions=()
-        if isinstance(figures, MultilabelMetrics)
-        else confusions(figures.confusion, figures.class_names),
-        misjudged=[(one, thumbnails.encode_thumbnail(one.thumbnail, dim=dim)) for one in further],
-        galleries=bool(shown),
-        stretched=thumbnails.CONTRAST_NOTE if dim else None,
-        mistakes=round(figures.pictures * (1 - figures.top1)),
-        recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
-    )

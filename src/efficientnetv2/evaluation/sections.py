@@ -12,7 +12,7 @@ class Section:
     """Sentences and a table under a heading. Sentences that begin with ``!`` are warnings."""
 
     template: ClassVar[str] = "section.html.j2"
-    told: ClassVar[Mapping[str, Any]] = {}
+    data: ClassVar[Mapping[str, Any]] = {}
 
     title: str
     sentences: Sequence[str] = ()
@@ -29,7 +29,7 @@ class TemplateSection:
 
     template: str
     values: Mapping[str, Any]
-    told: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -15,7 +15,7 @@ from efficientnetv2.metrics.bootstrap import (
 )
 from efficientnetv2.metrics.classification import ClassificationMetrics, Integers, top5_correct
 from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
-from efficientnetv2.metrics.multilabel import MultilabelMetrics, assigned_labels, is_correct
+from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics, assigned_labels, is_correct
 from efficientnetv2.utils.rng import Floats, Key
 
 # Rounding of sums of about sixty fractions. Ours.
@@ -23,7 +23,7 @@ _ROUNDING = 1e-9
 
 
 def metric_intervals(
-    metrics: ClassificationMetrics | MultilabelMetrics,
+    metrics: Metrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     *,
@@ -51,7 +51,7 @@ def metric_intervals(
     }
 
 
-def accuracy_intervals(metrics: ClassificationMetrics | MultilabelMetrics) -> dict[str, Interval]:
+def accuracy_intervals(metrics: Metrics) -> dict[str, Interval]:
     """Wilson's 95 % intervals of ``top1`` and, with more than five classes, ``top5``."""
     accuracies = {"top1": metrics.top1, "top5": metrics.top5}
     return {
@@ -128,7 +128,7 @@ def _union(first: Interval, second: Interval) -> Interval:
 
 
 def _image_intervals(
-    metrics: ClassificationMetrics | MultilabelMetrics,
+    metrics: Metrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     key: Key,
@@ -145,7 +145,7 @@ def _image_intervals(
 
 
 def _cluster_intervals(
-    metrics: ClassificationMetrics | MultilabelMetrics,
+    metrics: Metrics,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     clusters: Integers,

@@ -76,6 +76,10 @@ class MultilabelMetrics:
         return tuple(self.per_class)
 
 
+#: Metrics of single-label or multi-label classification.
+Metrics = ClassificationMetrics | MultilabelMetrics
+
+
 def is_correct(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """(N,) whether a predicted class is a label, which are (N,) or (N, M) class ids padded with -1."""
     true = np.asarray(labels)
@@ -89,14 +93,14 @@ def compute_metrics(
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
     answer: Answer = "softmax",
-) -> ClassificationMetrics | MultilabelMetrics:
+) -> Metrics:
     """Metrics of single-label, (N,), or multi-label, (N, M), class ids."""
     if np.ndim(labels) == 1:
         return classification_metrics(labels, probabilities, class_names)
     return multilabel_metrics(labels, probabilities, class_names, answer)
 
 
-def macro_metric(metrics: ClassificationMetrics | MultilabelMetrics) -> tuple[str, float]:
+def macro_metric(metrics: Metrics) -> tuple[str, float]:
     """Key, one of ``MACRO_METRICS``, and value of the metric in which every class counts alike."""
     if isinstance(metrics, MultilabelMetrics):
         return "mean_average_precision", metrics.mean_average_precision

@@ -20,22 +20,21 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.image_io import Source
 from efficientnetv2.data.readers import BestEffortReader, display_reader
-from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation import thumbnails as seeing
 from efficientnetv2.evaluation.headline import probe_evaluated_images, probe_training_images, probe_warning
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.report import Misclassification
+from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.evaluation.summary import summary_lines
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import (
     ASSIGNMENT_RULES,
     MACRO_METRICS,
+    Metrics,
     MultilabelMetrics,
     compute_metrics,
     macro_metric,
@@ -81,7 +80,7 @@ class Outcome:
         self.class_names = tuple(class_names)
 
     @cached_property
-    def figures(self) -> ClassificationMetrics | MultilabelMetrics:
+    def figures(self) -> Metrics:
         """Of all predictions."""
         answers = self.predictions
         return compute_metrics(answers.labels, answers.probabilities, self.class_names, answers.answer)
@@ -117,7 +116,14 @@ class Outcome:
     @cached_property
     def next_steps(self) -> tuple[NextStep, ...]:
         """What to do next, ranked; as in the report."""
-        return report.report_next_steps(self.figures, self.facts, self.findings.sections)
+        return self._report.next_steps
+
+    @cached_property
+    def _report(self) -> Report:
+        """Without thumbnails, curves and links."""
+        mistakes = self._mistakes(thumbnails=False)
+        sections, context = self.findings.sections, self.findings.context
+        return Report(self.figures, self.intervals, self.facts, mistakes, sections, context)
 
     @property
     def next_lines(self) -> list[str]:
@@ -134,20 +140,20 @@ class Outcome:
     ) -> None:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
         mistakes = self._mistakes()
+        written = Report(
+            self.figures,
+            self.intervals,
+            self.facts,
+            errors=mistakes,
+            sections=(*sections, *self.findings.sections),
+            context=self.findings.context,
+            history=history,
+            sizes=sizes,
+            links=_links(folder, self.facts.data),
+            images=self._addresses(folder, mistakes),
+        )
         try:
-            report.write_report(
-                folder,
-                figures=self.figures,
-                intervals=self.intervals,
-                facts=self.facts,
-                history=history,
-                misjudged=mistakes,
-                sizes=sizes,
-                sections=(*sections, *self.findings.sections),
-                beside=self.findings.beside,
-                links=_links(folder, self.facts.data),
-                images=self._addresses(folder, mistakes),
-            )
+            written.write(folder)
         except OSError as error:
             raise InputError(
                 f"{folder}: the report could not be written ({error.strerror or error})."
@@ -156,10 +162,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """What ``report.json`` holds."""
-        mistakes, found = self._mistakes(thumbnails=False), self.findings
-        return report.report_json(
-            self.figures, self.intervals, self.facts, mistakes, found.sections, found.beside
-        )
+        return self._report.to_json()
 
     def table(self) -> pd.DataFrame:
         """The predictions as a table: what ``predictions.csv`` holds."""
@@ -186,8 +189,8 @@ class Outcome:
         )
         screen.table(f"By class{more}", columns, rows[:_CLASSES_SHOWN])
         name, mean = macro_metric(score)
-        drawn = self.findings.beside.drawn_whole
-        whole = "" if drawn is None else f", {drawn} drawn as a whole"
+        drawn = self.findings.context.bootstrap_unit
+        whole = "" if drawn is None else f", bootstrap of whole {drawn}"
         reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
@@ -211,18 +214,18 @@ class Outcome:
             f"That is {verdict} always answering '{score.majority_class}', which is right for "
             f"{score.majority_top1:.1%}."
         )
-        lost = probe_warning(score, self.facts, self.findings.beside.probe)
+        lost = probe_warning(score, self.facts, self.findings.context.probe)
         if lost is not None:
             screen.say(lost)
         elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:
             fewer = probe_training_images(self.facts)
-            learnt = "" if fewer is None else f", which learnt from {fewer},"
-            on = probe_evaluated_images(score, self.findings.beside.probe)
+            learnt = "" if fewer is None else f", trained on {fewer},"
+            on = probe_evaluated_images(score, self.findings.context.probe)
             screen.say(
                 f"The linear probe on the weights it began with{learnt} had{f', on {on},' if on else ''} top-1 "
                 f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.1%}."
             )
-        for line in summary_lines(self.findings.beside):
+        for line in summary_lines(self.findings.context):
             screen.say(line)
         if self.facts.optimistic:
             why = (
@@ -238,7 +241,7 @@ class Outcome:
 
     def _addresses(self, folder: Path, mistakes: Sequence[Misclassification]) -> dict[str, str]:
         """Where the images lie that the page shows, as seen from its folder; of those that are files alone."""
-        galleries = (one for part in self.findings.sections for one in part.told.get("galleries", ()))
+        galleries = (one for part in self.findings.sections for one in part.data.get("galleries", ()))
         shown = {*(one.path for one in mistakes), *(path for one in galleries for path in one["paths"])}
         rows = {path: row for row, path in enumerate(self.dataset.paths) if path in shown}
         files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}
@@ -249,7 +252,7 @@ class Outcome:
         pictures = BestEffortReader(display_reader(self.dataset))
         mistakes = []
         targets = self.predictions.labels.reshape(len(probabilities), -1)
-        for place in report.most_confident_errors(self.predictions.labels, probabilities):
+        for place in most_confident_errors(self.predictions.labels, probabilities):
             row = int(self.predictions.samples[place])
             best = int(probabilities[place].argmax())
             mistakes.append(
@@ -290,7 +293,7 @@ def _small(source: Source) -> Image.Image:
     return seeing.shrink(load_image(source))
 
 
-def _by_class(score: ClassificationMetrics | MultilabelMetrics) -> tuple[list[str], list[list[str]]]:
+def _by_class(score: Metrics) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the classes that have a picture."""
     if isinstance(score, MultilabelMetrics):
         return ["class", "average precision", "F1", "pictures"], [

@@ -92,11 +92,11 @@ class Findings:
 
     Args:
         sections: of the page.
-        beside: for its opening answers.
+        context: for its summary.
     """
 
     sections: tuple[TemplateSection, ...]
-    beside: ReportContext
+    context: ReportContext
 
 
 def gathered(
@@ -160,14 +160,14 @@ def gathered(
         ReportContext(
             probe=probe,
             last=last,
-            apart=known.apart,
-            views=known.views,
+            train_distance=known.apart,
+            tta=known.views,
             unseen=known.unseen,
-            labels=known.labels,
-            elsewhere=known.elsewhere,
-            drawn_whole=None if known.whole is None else known.whole.what,
-            trusted=(trusted.verdict, trusted.calibrated),
-            slices=_of_slices(parts, uncut),
+            more_labels=known.labels,
+            new_places=known.elsewhere,
+            bootstrap_unit=None if known.whole is None else known.whole.what,
+            calibration=(trusted.verdict, trusted.calibrated),
+            subgroups=_of_slices(parts, uncut),
         ),
     )
 
