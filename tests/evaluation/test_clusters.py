@@ -246,4 +246,4 @@ def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(w
     _, dataset = written(**NOWHERE, augmented_from=made_from)
     found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]
-    assert found.what == "pictures with their copies"
+    assert found.what == "images with their copies"

@@ -147,7 +147,7 @@ def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfi
     scaled = temperature and TemperatureScaling(temperature, 60, "minival", softmax(logits, axis=1))
     for shares in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
         said = reliability_section(
-            labels, shares, scaled=scaled, trainers="1,200 of these pictures"
+            labels, shares, scaled=scaled, training_images="1,200 of these pictures"
         ).calibrated
         assert mentions(said, "1,200")
         assert "confident" not in said
@@ -172,7 +172,7 @@ def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
     shares, names = softmax(logits, axis=1), ("a", "b", "c")
     known = ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
     found = reliability_section(
-        labels, shares, trainers=known.training_images, choosers=known.selection_images
+        labels, shares, training_images=known.training_images, selection_images=known.selection_images
     )
     shown = classification_metrics(labels, shares, names)
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
@@ -230,7 +230,7 @@ def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_int
     """It states 80 % and is right of 140 of 200: that single pictures would leave 64 to 76 % is not what counts."""
     labels, shares = 1 * (np.arange(200) >= 140), np.tile([0.8, 0.2], (200, 1))
     for reach, few in ((None, False), ((0.6, 0.79), False), ((0.55, 0.85), True)):
-        found = reliability_section(labels, shares, reach=reach).calibrated
+        found = reliability_section(labels, shares, top1_interval=reach).calibrated
         assert "overconfident" in found
         assert ("too few" in found) is few
 

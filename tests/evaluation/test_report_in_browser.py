@@ -177,9 +177,9 @@ def page(folder, classes):
         sections=sections,
         context=ReportContext(
             probe=other, last=("a_run_before_this_one_with_a_long_name", other),
-            trusted=(sections[0].verdict, sections[0].calibrated),
-            slices=(subgroup_verdict(parts), worst_slice(parts)),
-            labels=("Probably.", "With twice as many it would reach this and that."), views=other,
+            calibration=(sections[0].verdict, sections[0].calibrated),
+            subgroups=(subgroup_verdict(parts), worst_slice(parts)),
+            more_labels=("Probably.", "With twice as many it would reach this and that."), tta=other,
             unseen="On the 300 of these 900 pictures that did not train it: this and that.",
         ),).write(folder)  # fmt: skip
 
@@ -232,7 +232,7 @@ def cross_validated(folder, classes):
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
         metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
         sections=[*whole.sections(), learning_curve_section(curve), looked],
-        context=ReportContext(elsewhere=whole.elsewhere()),
+        context=ReportContext(new_places=whole.new_places()),
     ).write(folder)
 
 

@@ -174,7 +174,7 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     first = effnetv2(*words, "--out", "runs/first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     page = (tmp_path / "runs/first/report.html").read_text(encoding="utf-8")
-    assert mentions(page, "no finished run")
+    assert mentions(page, "no other finished run")
     second = effnetv2(*words, "--out", "runs/second", cwd=tmp_path)
     assert mentions(second.stdout + second.stderr, "first", "not clearly")
     # Killed before its report, gone on with when the other run is no longer there.

@@ -1,4 +1,4 @@
-"""How many pictures there are of what, and what their numbers imply."""
+"""Class counts, class imbalance, and missing labels."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ _NO_SPLIT = "no split"
 
 
 def class_count_section(dataset: ImageDataset) -> CheckSection:
-    """Pictures by class and split, imbalance and what follows from it.
+    """Images by class and split, and what follows from their numbers.
 
-    A picture of several labels counts once for each by class, and once by split; always answering the commonest label
-    is right for as many pictures as have it.
-
-    Args:
-        dataset: labelled or not.
+    An image of several labels counts once for each label, and once in its split.
     """
     table = class_table(dataset)
     labelled = dataset.labels >= 0
@@ -59,7 +55,7 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
 
 
 def class_table(dataset: ImageDataset) -> pd.DataFrame:
-    """(K classes × splits there are) numbers of pictures; no split is called ``no split``."""
+    """(K classes, splits) numbers of images; images without a split are in the column ``no split``."""
     rows, columns = np.nonzero(dataset.targets.reshape(len(dataset), -1) >= 0)
     ids = dataset.targets.reshape(len(dataset), -1)[rows, columns]
     names = [name for name in ("train", "minival", "val", "test", "") if (dataset.split == name).any()]
@@ -69,18 +65,18 @@ def class_table(dataset: ImageDataset) -> pd.DataFrame:
 
 
 def column_headings(table: pd.DataFrame) -> list[str]:
-    """Of the columns of ``class_table``, for a person: where no split is known, there are just pictures."""
+    """Titles of the columns of ``class_table``."""
     names = list(map(str, table.columns))
     return ["pictures"] if names == [_NO_SPLIT] else names
 
 
 def half_width(pictures: int) -> float:
-    """Half of a 95 % interval of a share of right answers that is middling, of so many pictures."""
+    """Half-width of the 95 % interval of a middling accuracy on so many images."""
     return _Z95 * math.sqrt(_MIDDLING * (1 - _MIDDLING) / max(1, pictures))
 
 
 def _passed_over(dataset: ImageDataset) -> Iterator[Finding]:
-    """Of each kind of file that is not opened: how many there are, and where."""
+    """Files that are not images by their suffix: how many, and where."""
     for suffix, folders in dataset.passed_over.items():
         told = count_of(sum(folders.values()), "file")
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
@@ -153,7 +149,7 @@ def _small(table: pd.DataFrame) -> list[Finding]:
 
 
 def _imbalance(table: pd.DataFrame, pictures: int) -> list[Finding]:
-    """Of so many pictures that have a label."""
+    """Class imbalance among so many labeled images."""
     totals = table.sum(axis=1)
     if len(totals) < 2 or totals.max() < _IMBALANCED * totals.min():
         return []

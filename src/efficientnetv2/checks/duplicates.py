@@ -1,12 +1,10 @@
-"""Pictures that are there more than once: the same files, and the same pictures in other files.
+"""Exact and near duplicates.
 
-Files are the same by a hash of their bytes. Pictures that look the same are found in two steps: candidates by a
-perceptual hash of 64 bits, few of which differ; then both are compared as squares of a few pixels.
-
-Candidates are looked for by bit sampling (Indyk and Motwani, "Approximate nearest neighbors", STOC 1998): the
-pictures that agree in some bits drawn at random meet in one bucket, in many such draws. As many bits are drawn as
-leave about one picture by chance in a bucket, so the work grows with n^1.2 rather than with n², and the number of
-draws is such that a pair at the largest distance meets with 99 %, a closer one nearly always.
+Exact duplicates have equal hashes of their bytes. Near duplicates are found in two steps: candidates by a perceptual
+hash of 64 bits, then correlation of small squares. Candidates are found by bit sampling (Indyk and Motwani,
+"Approximate nearest neighbors", STOC 1998): images that agree in randomly drawn bits share a bucket, in many draws. The
+number of bits leaves about one random image per bucket, so the work grows with n^1.2; the number of draws finds a pair
+at the largest distance with 99 %.
 """
 
 from __future__ import annotations
@@ -57,13 +55,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two pictures that look the same.
-
-    Args:
-        first: row of the one.
-        second: row of the other, greater.
-        alike: correlation of the small squares, up to 1.
-    """
+    """Rows of two near duplicates, the smaller first, and the correlation of their small squares."""
 
     first: int
     second: int
@@ -71,7 +63,7 @@ class DuplicatePair:
 
 
 def exact_duplicates(looked: ImageStats) -> list[list[int]]:
-    """Rows of the files that hold the same bytes, group by group, in their order."""
+    """Rows of files with equal bytes, by group, in their order."""
     rows = pd.Series(looked.readable)
     contents = looked.table["content"].to_numpy()[looked.readable]
     groups = [group.tolist() for _, group in rows.groupby(contents, sort=False) if len(group) > 1]
@@ -79,21 +71,17 @@ def exact_duplicates(looked: ImageStats) -> list[list[int]]:
 
 
 def is_blank(looked: ImageStats) -> npt.NDArray[np.bool_]:
-    """(N,) whether a picture can be read but shows nothing: one colour all over."""
+    """(N,) whether a readable image has a single color."""
     spread = looked.small.max(axis=(1, 2)) - looked.small.min(axis=(1, 2))  # (N, 3), never below 0
     empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
     return empty & (looked.table["reason"] == "").to_numpy()
 
 
 def near_duplicates(looked: ImageStats, *, key: Key) -> list[DuplicatePair]:
-    """Pairs of pictures that look the same but are other files, the most alike first.
+    """Pairs of different files that look the same, the most alike first.
 
-    Of equal files one stands for all. Of series in which all are alike not all pairs are named: those of each picture
-    that are most alike, and those that hold the series together.
-
-    Args:
-        looked: at the pictures.
-        key: of the draws of bits.
+    Of exact duplicates one is compared. Of long series of similar images only the closest pairs are reported, and those
+    that connect the series.
     """
     usable = np.zeros(len(looked.table), dtype=bool)
     usable[looked.readable] = True
@@ -108,18 +96,10 @@ def near_duplicates(looked: ImageStats, *, key: Key) -> list[DuplicatePair]:
 
 
 def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
-    """Pairs whose hashes differ in few bits: of those at ``most_bits`` 99 %, of closer ones nearly all.
+    """(m, 2) positions of pairs of (n, HASH_BITS) hashes that differ in few bits, ascending, each once.
 
-    Of series of hundreds that are near each other not all pairs: as many of each picture as are compared in a bucket,
-    the nearest, and those that hold the series together.
-
-    Args:
-        hashes: (n, HASH_BITS) bool.
-        key: of the draws.
-        most_bits: that may differ.
-
-    Returns:
-        (m, 2) places in ``hashes``, the lower first, each pair once, ascending.
+    At ``most_bits`` 99 % are found, closer pairs nearly always. Of long series only the nearest pairs, and those that
+    connect them.
     """
     count = len(hashes)
     found = np.empty((0, 2), dtype=np.int64)
@@ -144,16 +124,9 @@ def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int =
 
 
 def _thinned(pairs: Ints, apart: Floats, count: int, most: int) -> Ints:
-    """Which pairs to keep of pictures that are near to very many: all, where of no picture there are more than so many.
+    """Positions of (m, 2) ascending pairs to keep: the ``most`` nearest of each first image, and a spanning tree.
 
-    Args:
-        pairs: (m, 2) of below ``count``, ascending.
-        apart: (m,) how far those of each are apart.
-        count: of the pictures.
-        most: pairs of each with pictures behind it, the nearest.
-
-    Returns:
-        Positions, ascending. What all pairs join, those that are kept join too.
+    All are kept if no image has more. What all pairs connect, the kept ones connect too.
     """
     first = pairs[:, 0]
     order = np.lexsort((apart, first))
@@ -169,7 +142,7 @@ def _thinned(pairs: Ints, apart: Floats, count: int, most: int) -> Ints:
 
 
 def _within_buckets(bucket: Ints, whole: npt.NDArray[np.uint64], most_bits: int) -> Ints:
-    """Pairs of one bucket that differ in at most ``most_bits``, as lower times number of all plus higher."""
+    """Pairs of one bucket that differ in at most ``most_bits``, as first * n + second."""
     order = np.lexsort((whole, bucket))
     ordered, hashes = bucket[order], whole[order]
     found = [np.empty(0, dtype=np.int64)]
@@ -185,7 +158,7 @@ def _within_buckets(bucket: Ints, whole: npt.NDArray[np.uint64], most_bits: int)
 
 
 def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
-    """(m,) how the greys and colours of two squares go together: 1 if one is a brighter or paler copy of the other."""
+    """(m,) correlation of two squares, in all channels."""
     alike = np.empty(len(pairs))
     for start in range(0, len(pairs), _AT_ONCE):
         part = pairs[start : start + _AT_ONCE]
@@ -202,13 +175,7 @@ _KIND = {"same": "the same file", "near": "nearly the same picture"}
 def duplicate_section(
     dataset: ImageDataset, looked: ImageStats, *, key: Key
 ) -> tuple[CheckSection, list[DuplicatePair]]:
-    """Exact and near duplicates, told apart by the harm they do; and the pairs of near ones.
-
-    Args:
-        dataset: of the pictures.
-        looked: at them.
-        key: of the search for near ones.
-    """
+    """Findings on exact and near duplicates by the harm that they do, and the pairs of near duplicates."""
     same = [tuple(group) for group in exact_duplicates(looked)]
     pairs = near_duplicates(looked, key=key)
     alike = _between(dataset, same, pairs)
@@ -237,10 +204,7 @@ def duplicate_section(
 def _between(
     dataset: ImageDataset, same: Sequence[tuple[int, ...]], pairs: Sequence[DuplicatePair]
 ) -> list[list[tuple[int, ...]]]:
-    """Of each pair of near copies, the pairs that it stands for where its pictures are there several times as files.
-
-    The pair itself first; of equal files one of each split and label, for the others of these do no other harm.
-    """
+    """For each near pair the pairs of files that it stands for, with exact duplicates of another split or label."""
     files = {row: group for group in same for row in group}
 
     def each_kind(row: int) -> list[int]:
@@ -265,15 +229,12 @@ def _harms(
     how: str,
     likeness: Mapping[tuple[int, ...], str],
 ) -> list[Finding]:
-    """A finding for those that cross splits, one for those with several labels, one for the rest.
-
-    A group that does both stands in both.
+    """A finding for duplicates across splits, one for different labels, and one for the rest.
 
     Args:
-        dataset: of the pictures.
-        found: each in all groups that it stands for, of which the first that does harm is told.
-        how: the copies are: a key of ``_KIND``.
-        likeness: how alike a group is, in words.
+        found: For each duplicate all groups that it stands for; the first that does harm is reported.
+        how: A key of ``_KIND``.
+        likeness: Caption of each group.
     """
     each_across = [next((group for group in ways if crosses_splits(dataset, group)), None) for ways in found]
     each_unlike = [next((group for group in ways if labels_differ(dataset, group)), None) for ways in found]

@@ -1,4 +1,4 @@
-"""What a network that has seen many pictures makes of these: which look alike to it."""
+"""Images that a pretrained model finds alike."""
 
 from __future__ import annotations
 
@@ -41,20 +41,16 @@ def lookalike_section(
     *,
     counting: Counting = uncounted,
 ) -> tuple[CheckSection, list[tuple[int, ...]]]:
-    """Pictures that a network finds far more alike than any other: one scene again, shifted, turned, in other light.
+    """Images far more alike than any other: one scene again, shifted, rotated, or in other light.
 
-    A group is named if each of it finds the first picture outside much further away than the last inside. Copies by
-    their pixels count as one picture: else the nearest of a scene would be its own copy. Comparing all with all takes
-    n² steps, but short ones: embedding a picture takes longer up to a million of them.
+    A group counts if each of its images is much closer to the rest of the group than to any other image. Pixel
+    duplicates count as one image. All pairs are compared, in n² short steps: less time than embedding, up to a million images.
 
     Args:
-        dataset: of the pictures.
-        embeddings: of those that can be read.
-        copies: rows that are duplicates by their pixels, two or more each.
-        counting: shows how many pictures have been compared with all others.
+        copies: Rows of pixel duplicates, two or more each.
 
     Returns:
-        The section, and the groups, with all their copies.
+        The section, and the groups with all their copies.
     """
     same = connected_groups(len(dataset), copies)[embeddings.samples]
     alone = np.unique(same, return_index=True)[1]
@@ -110,17 +106,15 @@ def lookalike_section(
 def find_lookalikes(
     vectors: Floats, *, most: float = STANDS_OUT, counting: Counting = uncounted
 ) -> list[tuple[tuple[int, ...], float]]:
-    """Groups of vectors that are near each other and far from all others, the clearest first.
+    """Groups of (n, d) vectors that are close to each other and far from all others, the clearest first.
 
     Args:
-        vectors: (n, d); their directions count, not their lengths.
-        most: distance to the farthest inside over that to the nearest outside, for each of a group. Of a pair that is
-            the nearest over the second nearest.
-        counting: shows how many vectors have been compared with all others.
+        vectors: Only directions count.
+        most: Largest ratio of the distance to the farthest member over that to the nearest other vector.
 
     Returns:
-        Places of each group, ascending, of two to ``LARGEST_SCENE``, and the greatest of their ratios. None is in
-        two groups: where a group is part of another, the larger is named.
+        Positions of each group, ascending, of two to ``LARGEST_SCENE``, and its largest ratio. Groups are disjoint; of
+        nested ones the larger counts.
     """
     largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
     with counting("comparing", len(vectors)) as counted:
@@ -141,7 +135,7 @@ def find_lookalikes(
 def _neighbours(
     vectors: Floats, many: int, counted: Callable[[int], object]
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """(n, many) which others are nearest to each, and (n, many) their distances on the sphere's chord."""
+    """(n, many) nearest other vectors and their chord distances."""
     count = len(vectors)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     nearest, distances = np.empty((count, many), dtype=np.int64), np.empty((count, many))

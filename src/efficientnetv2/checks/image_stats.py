@@ -1,4 +1,4 @@
-"""Sizes, formats, channels, brightness and colour: what stands out, and what gives the class away."""
+"""Sizes, formats, channels, brightness and color: what is unusual, and what reveals the class."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ _ENOUGH = 20
 
 
 def image_stats_section(dataset: ImageDataset, looked: ImageStats) -> CheckSection:
-    """What can be read, in which forms, how large, how bright.
-
-    Args:
-        dataset: of the pictures.
-        looked: at them.
-    """
+    """What can be read, in which formats, how large, how bright."""
     table = looked.table
     seen = table.loc[looked.readable]
     findings = [

@@ -1,4 +1,4 @@
-"""Labels that the other pictures contradict, by what a network makes of them."""
+"""Suspected label errors, by a classifier on embeddings."""
 
 from __future__ import annotations
 
@@ -48,19 +48,13 @@ def label_error_section(
     key: Key,
     counting: Counting = uncounted,
 ) -> CheckSection:
-    """Labels that a linear classifier contradicts on pictures it has not learnt from.
+    """Labels that a linear classifier contradicts out of fold.
 
-    Probabilities come from folds; which contradictions count is confident learning's rule, in cleanlab: those off the
-    diagonal of the confident joint (Northcutt et al., JAIR 2021, arXiv:1911.00068). A picture of several labels stands
-    for its rarest, as in a hold-out, and is not contradicted by another of its own.
+    The rule is confident learning, in cleanlab: off-diagonal entries of the confident joint (Northcutt et al., JAIR
+    2021, arXiv:1911.00068). An image of several labels counts with its rarest, and is not contradicted by its other labels.
+    Classes with fewer than 10 images, or with fewer distinct things than folds, are not checked and are named.
 
-    Args:
-        dataset: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
-            different things than there are folds, so that a fold might teach nothing of them: these are named.
-        embeddings: of those that can be read.
-        together: rows that show one thing or are of one group; no fold parts them.
-        key: of the folds.
-        counting: see ``out_of_fold_probabilities``.
+    ``together`` are rows of one thing or group, which no fold separates.
     """
     groups = connected_groups(len(dataset), together)[embeddings.samples]
     counted, shown = _seen(dataset, embeddings, groups)
@@ -86,15 +80,14 @@ def _contradicted(
     probabilities: npt.NDArray[np.float64],
     most: int,
 ) -> tuple[dict[str, Any], Finding | None]:
-    """What is told to programs, and the finding, if any label is contradicted.
+    """Values for programs, and the finding if a label is contradicted.
 
     Args:
-        dataset: of the pictures.
-        rows: (n,) that were asked about.
-        labels: (n,) places of theirs among the classes.
-        classes: (K,) that there were to choose from.
+        rows: (n,) rows of the checked images.
+        labels: (n,) positions of their labels in ``classes``.
+        classes: (K,) class ids.
         probabilities: (n, K).
-        most: pictures that a classifier could learn from.
+        most: Number of images that a classifier may be trained on.
     """
     from cleanlab.filter import find_label_issues  # takes a second to load, and only here
 
@@ -145,7 +138,7 @@ def _contradicted(
 
 
 def _seen(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
-    """(K,) pictures of each class, and (K,) different things among them."""
+    """(K,) images and (K,) distinct things of each class."""
     labelled, many = embeddings.labels >= 0, len(dataset.class_names)
     different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
     counted, shown = (
@@ -156,15 +149,7 @@ def _seen(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[
 
 
 def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, most: int) -> list[Finding]:
-    """Which classes are left out, and why; of one class alone that is said elsewhere.
-
-    Args:
-        names: of the K classes.
-        counted: (K,) pictures of each.
-        shown: (K,) different things among them.
-        classes: that can be asked about.
-        most: pictures that a classifier of these can learn from.
-    """
+    """Which classes are not checked, and why."""
     there = int((counted > 0).sum())
     if there < 2:
         return []
@@ -204,19 +189,12 @@ def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, 
 
 
 def _affordable(work: float, fits: int, classes: int, width: int) -> int:
-    """How many pictures a classifier can learn from.
-
-    Args:
-        work: multiply-adds of all fits together, at most.
-        fits: how many there are.
-        classes: that are told apart.
-        width: of an embedding.
-    """
+    """Number of images that classifiers can be trained on with so many multiply-adds in total."""
     return int(work / (fits * 2 * _ITERATIONS * max(1, classes) * width))
 
 
 def _lesson(labels: Ints, most: int, key: Key) -> Ints:
-    """Positions of about so many pictures, ascending: of each class its share, but enough to learn it; all if fewer."""
+    """Ascending positions of about ``most`` images, stratified by class with a minimum each; all if there are fewer."""
     if len(labels) <= most:
         return np.arange(len(labels))
     counts = np.bincount(labels)
@@ -230,16 +208,12 @@ def _lesson(labels: Ints, most: int, key: Key) -> Ints:
 def out_of_fold_probabilities(
     vectors: Floats, labels: Ints, groups: Ints, *, key: Key, counting: Counting = uncounted
 ) -> npt.NDArray[np.float64]:
-    """(n, K) probabilities of each picture by a linear classifier that has not learnt from it.
-
-    Where to learn from all others would take too long, it learns from some of them, of every class.
+    """(n, K) probabilities of a linear classifier trained on other folds, or on a sample of them if there are too many.
 
     Args:
         vectors: (n, d).
         labels: (n,) 0 to K - 1, each often enough to be in every fold.
-        groups: (n,) equal for pictures that no fold may part, nor the choice of the classifier's strength.
-        key: of the folds.
-        counting: shows how many pictures have been learnt from; one counts in each fold anew.
+        groups: (n,) equal for images that no fold separates.
     """
     strength = _strength(vectors, labels, groups, key, counting)
     classes = int(labels.max()) + 1
@@ -262,10 +236,7 @@ def out_of_fold_probabilities(
 
 
 def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: Counting) -> float:
-    """The inverse penalty whose probabilities are best, not its answers: a doubt is a matter of degree.
-
-    The usual one where choosing takes too long, or there is too little to choose by.
-    """
+    """The inverse L2 penalty of lowest log-loss; the usual one if there is too much or too little to choose by."""
     every = np.arange(labels.max() + 1)
     most = _affordable(_MOST_CHOOSING, len(_STRENGTHS), len(every), vectors.shape[1])
     if most < _LEAST_OF_A_CLASS * len(every):
@@ -307,5 +278,5 @@ def _learnt(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
 
 
 def _seed(key: Key) -> int:
-    """For scikit-learn."""
+    """A seed for scikit-learn."""
     return key.torch_seed() % 2**32

@@ -1,4 +1,4 @@
-"""Where and when pictures were taken, drawn."""
+"""Plots of where and when images were taken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DOTS = 5_000  # drawn at most: more are a file of megabytes, and one black patc
 
 
 def draw_places(dataset: ImageDataset) -> Figure | None:
-    """Longitude and latitude of every picture, coloured by class; None where fewer than two have a place."""
+    """Longitude and latitude of the images, colored by class; None if fewer than two have a location."""
     places = Places.of(dataset)
     if places is None or len(places.rows) < 2:
         return None
@@ -39,7 +39,7 @@ def draw_places(dataset: ImageDataset) -> Figure | None:
 
 
 def draw_times(dataset: ImageDataset, column: str | None) -> Figure | None:
-    """Pictures by year, in bars whose parts are classes; None where no time is known, or one year only."""
+    """Images by year in bars stacked by class; None if no time is known, or only one year."""
     if column is None:
         return None
     times = times_of(dataset, column)
@@ -68,7 +68,7 @@ def _panel(height_in: float) -> tuple[Figure, Axes]:
 def _by_class(
     dataset: ImageDataset, rows: np.typing.NDArray[np.int64]
 ) -> list[tuple[str, np.typing.NDArray[np.bool_], str]]:
-    """Name, which of the rows, and colour, as ``legend`` names them; those without a picture among the rows too."""
+    """Name, mask of the rows, and color of each class in ``legend``."""
     labels = dataset.labels[rows]
     shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
@@ -78,14 +78,10 @@ def _by_class(
 
 
 def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
-    """What the colours mean, for the page to say, which has letters for every script.
+    """Names, the largest classes first, and the page's names of their colors.
 
-    Args:
-        dataset: of the pictures.
-
-    Returns:
-        Names, the largest classes first, with what the page calls their colours: ``c0`` to ``c3``, ``ink`` for all
-        other classes, ``grey`` for no label.
+    ``c0`` to ``c3`` are the largest classes, ``ink`` all other classes, ``grey`` images without a label. The page shows
+    the legend, since it has fonts for every script.
     """
     shown, classes = _largest(dataset), len(set(dataset.labels[dataset.labels >= 0].tolist()))
     names = [(dataset.class_names[label], f"c{place}") for place, label in enumerate(shown)]

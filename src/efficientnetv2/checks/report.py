@@ -1,4 +1,4 @@
-"""The inspection as one HTML page with pictures, and as JSON."""
+"""The dataset check as a whole, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from efficientnetv2.utils.shell import Counting, uncounted
 
 @dataclass(frozen=True, eq=False)
 class CheckFindings:
-    """What was found in a set of pictures.
+    """Everything that was found in a dataset.
 
-    Args:
-        dataset: of them.
-        looked: at them.
-        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``, ``shards``.
-        weights: what embedded them; None if nothing did.
+    Attributes:
+        looked: Statistics of its images.
+        sections: By key of ``inspection.json``: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``,
+            ``network`` and ``shards``.
+        weights: Pretrained weights of the embeddings. None without embeddings.
     """
 
     dataset: ImageDataset
@@ -55,11 +55,11 @@ class CheckFindings:
 
     @property
     def findings(self) -> list[Finding]:
-        """Of all sections, the gravest first."""
+        """All findings, the most severe first."""
         return by_severity([one for section in self.sections.values() for one in section.findings])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: what was said on reading, what was found, then what was counted."""
+        """Plain JSON values."""
         paths = self.dataset.paths
         found = [
             {
@@ -97,21 +97,17 @@ def check_dataset(
     damage: Damage | None = None,
     counting: Counting = uncounted,
 ) -> CheckFindings:
-    """Everything that can be said of pictures that have been looked at.
+    """Run all checks.
 
     Args:
-        dataset: of the pictures, labelled or not.
-        looked: at all of them.
-        key: of the draws: of the search for duplicates, and of folds.
-        near_km: within which two places are one.
-        time_column: see ``times.by_time``.
-        embeddings: of those that can be read; without them nothing is said of labels.
-        weights: what gave those.
-        damage: Damage of the shards that hold the pictures; None where the pictures are files.
-        counting: shows how far what takes long is: what is made of the embeddings.
+        near_km: Distance within which two locations count as one.
+        time_column: See ``time_section``.
+        embeddings: Of readable images. Without them labels are not checked.
+        weights: What computed the embeddings.
+        damage: Damage of the shards of the dataset. None for image files.
 
     Raises:
-        InputError: the time column is none.
+        InputError: The time column has no times.
     """
     duplicated, near = duplicate_section(dataset, looked, key=key.fold("near"))
     sections = {
@@ -158,7 +154,7 @@ _PX, _QUALITY = 128, 75
 
 @dataclass(frozen=True)
 class _Shown:
-    """A picture on the page."""
+    """An image on the page."""
 
     address: str | None
     path: str
@@ -174,22 +170,14 @@ def write_check_report(
     command: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Write ``inspection.json`` and ``inspection.html``.
-
-    Args:
-        folder: there is one.
-        inspection: what was found.
-        picture: of a row of the dataset, of any size; None if it can't be read.
-        command: that gives this again.
-        versions: of what computed it.
-    """
+    """Write ``inspection.json`` and ``inspection.html``; ``picture`` gives the image of a row, None if unreadable."""
     write_text_atomically(Path(folder) / JSON_NAME, json_text(inspection.to_json()))
     page = _page(inspection, picture, command, versions)
     write_text_atomically(Path(folder) / PAGE_NAME, page)
 
 
 def is_check_json(file: Path) -> bool:
-    """Whether a file that is there is an ``inspection.json`` that ``write_check_report`` made."""
+    """Whether a file is an ``inspection.json`` of this package."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -198,7 +186,7 @@ def is_check_json(file: Path) -> bool:
 
 
 def is_check_page(file: Path) -> bool:
-    """Likewise the page; those of earlier versions do not say whose they are, but have the other beside them."""
+    """Whether a file is an ``inspection.html`` of this package; early pages are known by the JSON beside them."""
     beside = file.with_name(JSON_NAME)
     return is_page(file) or (beside.is_file() and is_check_json(beside))
 
@@ -257,7 +245,7 @@ def _page(
 
 
 def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
-    """Of the first groups: what is said of each, its first pictures, and how many more there are."""
+    """The first groups of a finding: caption, first images, and how many more there are."""
     captions = finding.captions or ("",) * len(finding.groups)
     return [
         (caption, [shown(row) for row in group[:_OF_A_GROUP]], max(0, len(group) - _OF_A_GROUP))
@@ -266,7 +254,7 @@ def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str,
 
 
 def _examples(inspection: CheckFindings) -> dict[str, list[int]]:
-    """A few readable pictures of each of the largest classes, drawn at random, always the same."""
+    """A few readable images of each of the largest classes, a fixed random choice."""
     dataset: ImageDataset = inspection.dataset
     labels = np.full(len(dataset), -1)
     labels[inspection.looked.readable] = dataset.labels[inspection.looked.readable]

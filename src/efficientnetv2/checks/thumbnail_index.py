@@ -1,8 +1,4 @@
-"""What each picture looks like, from one pass over the files: its kind, its size, its colours, and what it resembles.
-
-Every file is read once and decoded at the smallest scale that serves. A picture becomes a row of a table, a square of
-a few pixels and a perceptual hash; what follows from those is said elsewhere (``evaluation.inspect``).
-"""
+"""Statistics of every image from one pass over the files: format, size, color, thumbnail and perceptual hash."""
 
 from __future__ import annotations
 

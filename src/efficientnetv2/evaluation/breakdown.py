@@ -1,4 +1,4 @@
-"""Slices of the pictures and costs of mistakes, as sections of a report."""
+"""The report sections on subgroups and on costs of errors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.rng import Key
 
-# What chance explains less often is no chance: one side of a 95 % interval.
+# One-sided significance level, as of a 95 % interval.
 _CHANCE = 0.025
-_ROWS_OPEN = 15  # of the table of slices; the rest unfolds
+# Rows of the table that are shown; the rest unfolds. Ours.
+_ROWS_OPEN = 15
 
 
 def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
-    """The section of slices.
-
-    Args:
-        found: at least one, as ``metrics.subgroups.slice_metrics`` gives them.
-    """
+    """The section on one or more subgroups."""
     return TemplateSection(
         "slices.html.j2",
         {
@@ -39,7 +36,7 @@ def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
 
 
 def worst_slice(found: Sequence[SliceMetrics]) -> str:
-    """Where the network is worst, in a sentence."""
+    """A sentence on the worst subgroup."""
     below = [one for one in found if one.below]
     if below:
         worst = min(below, key=lambda one: one.top1)
@@ -55,11 +52,7 @@ def worst_slice(found: Sequence[SliceMetrics]) -> str:
 
 
 def subgroup_verdict(found: Sequence[SliceMetrics]) -> str:
-    """Whether the model is equally good in all subgroups, in a word or two.
-
-    Args:
-        found: At least one, as ``metrics.subgroups.slice_metrics`` gives them.
-    """
+    """Whether the model is equally good in all subgroups, in a word or two."""
     if below := sum(one.below for one in found):
         return f"No, {below} of {len(found)} worse."
     return "Too few images to tell." if all(one.small for one in found) else "Yes."
@@ -77,32 +70,22 @@ def cost_section(
     *,
     key: Key,
 ) -> TemplateSection:
-    """The section of costs.
-
-    Args:
-        labels: (N,) class ids.
-        probabilities: (N, K).
-        costs: of the K classes.
-        class_names: K names.
-        key: of the draws that say what chance explains.
-    """
+    """The section on costs of (N, K) probabilities for (N,) labels."""
     found = cost_metrics(labels, probabilities, costs)
     constant = None if found.constant_answer == ABSTAIN else class_names[found.constant_answer]
     words = (
-        f"With the costs given, a picture costs {found.cheapest:.4g} on average where each gets the answer of least "
-        f"expected cost, and {found.most_probable:.4g} where it gets the most probable class. "
-        f"{percent(found.changed)} of the answers are others by that"
+        f"The mean cost of an image is {found.cheapest:.4g} with predictions of least expected cost, and "
+        f"{found.most_probable:.4g} with the most probable class. {percent(found.changed)} of the predictions differ"
     )
     words += (
-        "." if costs.no_answer is None else f", {percent(found.left)} of the pictures are left to a person."
+        "." if costs.no_answer is None else f", {percent(found.left)} of the images are left to a person."
     )
     if (
         found.cheapest > found.most_probable
         and calibrated_cost_p_value(labels, probabilities, costs, key=key) < _CHANCE
     ):
         words += (
-            " That it costs more, by more than chance explains, says that the probabilities are not honest: see their "
-            "calibration."
+            " Chance does not explain the higher cost: the probabilities are not calibrated, see Calibration."
         )
     return TemplateSection(
         "costs.html.j2",

@@ -1,4 +1,4 @@
-"""Runs beside each other: what each reached in which time, and how sure the difference is."""
+"""Comparison of finished runs: training time and paired differences of metrics."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ from efficientnetv2.utils.shell import typed
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A run that has come to its end, a cross-validation, or an evaluation.
+    """A finished run, cross-validation or evaluation.
 
-    Args:
-        name: to call it by.
-        report: its ``report.json``.
-        history: rows of its ``metrics.jsonl``.
-        answers: to the pictures that it was evaluated on, as ``evaluation.predictions.load_predictions`` gives them.
-        root: what their paths start from, as of ``evaluation.clusters.data_root``.
+    Attributes:
+        report: Its ``report.json``.
+        history: Rows of its ``metrics.jsonl``.
+        answers: Its predictions, as of ``load_predictions``.
+        root: What their paths are relative to, as of ``data_root``.
     """
 
     name: str
@@ -46,10 +45,7 @@ class FinishedRun:
 
     @property
     def train_s(self) -> float | None:
-        """Seconds of training, without validation and saving; of a run without such rows, of all.
-
-        None of an evaluation, whose report does not name the run: it trained nothing.
-        """
+        """Seconds of training without validation and saving, if the rows say it. None for an evaluation."""
         seconds = sum(row.get("train_s", 0.0) for row in self.history if row["kind"] == "train")
         if seconds or "run" in self.report:
             return float(seconds or self.report["wall_s"])
@@ -57,42 +53,35 @@ class FinishedRun:
 
     @property
     def optimistic(self) -> bool:
-        """Whether its report says so: pictures that it was evaluated on trained or chose it."""
+        """Whether evaluated images trained or selected it, by its report."""
         return bool(self.report.get("optimistic"))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides of the training pictures, growing."""
+        """Image sizes of the training, increasing."""
         return tuple(sorted({row["image_px"] for row in self.history if row["kind"] == "train"}))
 
     @classmethod
     def read(cls, folder: Path, name: str) -> FinishedRun:
-        """What a run folder says.
-
-        Args:
-            folder: of a run.
-            name: to call it by.
+        """Read a run directory.
 
         Raises:
-            InputError: it is none, the run is under way or was stopped before its end, or its pictures have several
-                labels.
+            InputError: It is not a run, the run is not finished, or its images have several labels.
         """
         missing = [file for file in ("report.json", "predictions.csv") if not (folder / file).is_file()]
         if missing and is_running(folder):
             raise InputError(
-                f"{folder}: the run there is under way at this moment, so it has no {missing[0]} yet. Compare it when "
-                "it has come to its end."
+                f"{folder}: the run is not finished and has no {missing[0]} yet. Compare it when it is finished."
             )
         if missing:
             raise InputError(
-                f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "
-                "one that was stopped goes on with effnetv2 train (or crossval) DATA "
-                f"{typed(['--out', str(folder), '--resume'])}."
+                f"{folder} is not the folder of a finished run: it has no {missing[0]}. To continue a stopped run: "
+                f"effnetv2 train (or crossval) DATA {typed(['--out', str(folder), '--resume'])}."
             )
         report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:
             raise InputError(
-                f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
+                f"{folder}: its images have several labels; compare takes runs with one label per image. Leave it out."
             )
         history = RunDir(folder, lambda line: None).history()
         answers = load_predictions(folder)
@@ -102,12 +91,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """How much better one run labels the same pictures than another, and in which time.
-
-    Args:
-        over: what its answers have over the other's.
-        time_ratio: training time of the one over that of the other; None where one of them is an evaluation.
-    """
+    """Paired difference between two runs, and the ratio of their training times (None with an evaluation)."""
 
     over: PairedDifference
     time_ratio: float | None
@@ -119,13 +103,13 @@ class RunComparison:
 
 @dataclass(frozen=True)
 class UnpairedComparison:
-    """How much higher the metrics of one run are than those of another, on different images.
+    """Differences of metrics between two runs on different images.
 
-    Args:
-        images: Numbers of images of the one and of the other.
-        shared: Number of images that are in both.
-        metrics: Differences, by the metric's name in ``report.json``.
-        optimistic: Warning on runs whose metrics are optimistic; see ``optimistic_warning``.
+    Attributes:
+        images: Numbers of images of the two runs.
+        shared: Number of images in both.
+        metrics: Differences by the metric's name in ``report.json``.
+        optimistic: ``optimistic_warning`` of the runs.
     """
 
     images: tuple[int, int]
@@ -139,13 +123,9 @@ class UnpairedComparison:
 
 
 def compare_unpaired(one: FinishedRun, other: FinishedRun) -> UnpairedComparison | None:
-    """One run against another as two independent samples; None if their classes differ, or one has no image.
+    """First minus second run as independent samples; None if the classes differ, or a run has no image.
 
-    Images that are in both make the interval wider than it need be.
-
-    Args:
-        one: The run that is compared.
-        other: The run that it is compared with.
+    Images in both make the interval wider than necessary.
     """
     classes = [set(each.answers.get("true_label", ())) for each in (one, other)]
     if not classes[0] or classes[0] != classes[1]:
@@ -165,17 +145,10 @@ def compare_unpaired(one: FinishedRun, other: FinishedRun) -> UnpairedComparison
 
 
 def compare_runs(one: FinishedRun, other: FinishedRun) -> RunComparison | None:
-    """One run against another, picture by picture; None if they were evaluated on different pictures.
-
-    A paired bootstrap over pictures, or over places and groups where either run kept them whole; see
-    ``metrics.paired_tests.paired_difference``.
-
-    Args:
-        one: that is compared.
-        other: what it is compared with.
+    """First minus second run, image by image; None if they were evaluated on different images.
 
     Raises:
-        InputError: a picture has another true label in one run than in the other.
+        InputError: An image has different true labels.
     """
     if not one.answers.index.symmetric_difference(other.answers.index).empty:
         return None

@@ -1,4 +1,4 @@
-"""The confusion matrix as a drawing that can be read at 3 and at 1,000 classes."""
+"""Layout of the confusion matrix, readable at 3 and at 1,000 classes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ _CELLS = 50_000  # drawn at most, 2 MB of the page; ImageNet's validation pictur
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell that is not empty.
-
-    Args:
-        row, column: true and predicted class.
-        count: of pictures.
-        share: of the pictures of its row.
-    """
+    """A non-empty cell; ``share`` is of the images of its row."""
 
     row: int
     column: int
@@ -41,37 +35,35 @@ class Cell:
 
     @property
     def right(self) -> bool:
-        """Whether these pictures were called what they are."""
+        """Whether it is on the diagonal."""
         return self.row == self.column
 
     @property
     def opacity(self) -> float:
-        """Of its colour; a single mistake among many can still be seen."""
+        """Opacity of the color; a single error among many is still visible."""
         return round(0.12 + 0.68 * self.share, 3)
 
     @property
     def full(self) -> bool:
-        """Whether its color is so strong that text on it needs another one."""
+        """Whether the color is so strong that text needs another color."""
         return self.share > _FULL
 
     @property
     def shade(self) -> tuple[bool, float]:
-        """Whether it is right, and its opacity in hundredths: what cells that are written together have in common."""
+        """What cells that are written together share: on the diagonal or not, and rounded opacity."""
         return self.right, round(self.opacity, 2)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What the page needs to draw it; lengths in CSS pixels.
+    """The layout; lengths in CSS pixels.
 
-    Args:
-        names: of the classes, whole.
-        labels: the names, in lines and cut to fit; empty if there are too many to be labelled.
-        cells: those that are not empty; of very many the fullest.
-        left_out: how many are not drawn.
-        cell_px: side of a cell.
-        margin_px: room for the labels and the titles of the axes, at the left and on top.
-        counted: whether counts are written into the cells.
+    Attributes:
+        labels: Class names in lines, cut to fit. Empty if there are too many classes.
+        cells: Non-empty cells; of very many the largest.
+        left_out: Number of cells that are not drawn.
+        margin_px: Room for labels and axis titles at the left and the top.
+        counted: Whether cells have counts.
     """
 
     names: tuple[str, ...]
@@ -84,17 +76,17 @@ class Matrix:
 
     @property
     def dot(self) -> float:
-        """Side of what is drawn for a cell without labels, in cells: of thousands of classes a pixel at least."""
+        """Side of a cell without labels, in cells: at least a pixel with thousands of classes."""
         return max(1.0, 1 / self.cell_px)
 
     @property
     def font_px(self) -> float:
-        """Of labels and counts."""
+        """Font size of labels and counts."""
         return _font_px(self.cell_px)
 
     @property
     def axis_font_px(self) -> float:
-        """Of the titles of the axes."""
+        """Font size of axis titles."""
         return _AXIS_FONT_PX
 
     @property
@@ -104,22 +96,22 @@ class Matrix:
 
     @property
     def whole_px(self) -> float:
-        """Side of the drawing, labels included."""
+        """Side of the drawing with labels."""
         return self.margin_px + self.side_px + 2
 
     @property
     def least_px(self) -> float:
-        """How far the drawing may shrink on a narrow screen before its letters are too small to be read."""
+        """Width down to which the drawing may shrink and stay readable."""
         return self.whole_px * min(1.0, _LEAST_FONT_PX / self.font_px)
 
     @property
     def side_px(self) -> float:
-        """Of the cells alone."""
+        """Side of the cells alone."""
         return self.cell_px * len(self.names)
 
     @classmethod
     def of(cls, confusion: coo_array, class_names: Sequence[str]) -> Matrix:
-        """Lay out a (K, K) matrix of counts: rows true, columns predicted."""
+        """Lay out a (K, K) matrix of counts, rows true, columns predicted."""
         classes = len(class_names)
         labelled = classes <= _LABELLED
         cell_px = _SIDE_PX / classes
@@ -143,7 +135,7 @@ class Matrix:
 
 
 def confusions(confusion: coo_array, class_names: Sequence[str]) -> list[tuple[str, str, int, float]]:
-    """The most frequent mistakes: true class, predicted class, count, share of the true class's pictures."""
+    """The most frequent confusions: true class, predicted class, count, share of the true class."""
     wrong = confusion.row != confusion.col
     rows, columns, counts = confusion.row[wrong], confusion.col[wrong], confusion.data[wrong]
     most_first = np.argsort(-counts, kind="stable")[:_LISTED]

@@ -1,4 +1,4 @@
-"""What a cross-validation came to: fold by fold, over the folds, and beside folds that were dealt otherwise."""
+"""Results of a cross-validation: by fold, over the folds, and compared with other folds."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the settings that a fold could choose from.
-
-    Args:
-        name: the settings, as the user gave them.
-        scores: fold → the mean figure over classes on the part of the fold's training pictures that chose.
-    """
+    """Candidate hyperparameters, and fold -> macro metric on the selection part of the fold's training images."""
 
     name: str
     scores: Mapping[int, float]
@@ -34,20 +29,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FoldScore:
-    """What one fold's network reached, or its networks together.
+    """Result of a fold, of its model or of its models together. The fields are keys of ``report.json``.
 
-    Args:
-        number: of the fold, from 0.
-        note: what sets it apart, such as its period; empty for nothing.
-        learning: pictures that it had to learn from.
-        answering: pictures that it answered.
-        top1: share that it labelled right.
-        mean: its mean figure over classes, macro-F1 where a picture has one label.
-        epochs: that it was trained for; of several networks the first.
-        seconds: that this took, all networks together.
-        weights: that it began from, as the recipe says; of several networks each that differs.
-        chosen: the settings of each network, as a try says them: the best inside the fold's training pictures, the
-            best first; empty without tries.
+    Attributes:
+        number: From 0.
+        note: What distinguishes the fold, such as its period.
+        learning: Number of training images.
+        answering: Number of predicted images.
+        mean: Macro-F1, or mean average precision.
+        epochs: Of the first model.
+        weights: Initial weights of each model that differs.
+        chosen: Chosen candidate of each model, the best first.
     """
 
     number: int
@@ -64,13 +56,7 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class FoldSpread:
-    """Of a figure over the folds.
-
-    Args:
-        mean: over the folds, each counting alike.
-        deviation: standard deviation (n - 1); None of one fold.
-        least, most: of the folds.
-    """
+    """Mean, standard deviation (n - 1; None for one fold) and range of a metric over the folds."""
 
     mean: float
     deviation: float | None
@@ -79,7 +65,7 @@ class FoldSpread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> FoldSpread:
-        """Of one value a fold."""
+        """From one value per fold."""
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, min(values), max(values))
 
@@ -90,18 +76,15 @@ class FoldSpread:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """All of it, beside the pooled figures.
+    """Everything beside the pooled metrics.
 
-    Args:
-        by: the rule of the folds, as ``data.folds.Folds.rule`` has it.
-        note: a sentence that says how they were made.
-        over_classes: name of the mean figure over classes, one of ``MACRO_METRICS``.
-        folds: in order.
-        tries: that folds chose from; empty for none.
-        beside: folds dealt otherwise, if they were.
-        members: networks that answer each fold together.
-        timed: whether minutes decided how many epochs there are.
-        apart: how far the pictures are from those that their networks learnt from; None where nothing is known of it.
+    Attributes:
+        by: Rule of the folds, ``data.folds.Folds.rule``.
+        note: How the folds were made.
+        over_classes: Key of the macro metric, one of ``MACRO_METRICS``.
+        beside: Comparisons with other folds.
+        members: Models that predict each fold together.
+        timed: Whether a time budget decided the number of epochs.
     """
 
     by: str
@@ -116,16 +99,16 @@ class CrossValidation:
 
     @property
     def top1(self) -> FoldSpread:
-        """Over the folds."""
+        """Top-1 over the folds."""
         return FoldSpread.of([fold.top1 for fold in self.folds])
 
     @property
     def mean(self) -> FoldSpread:
-        """Of the figure in which each class counts alike, over the folds."""
+        """The macro metric over the folds."""
         return FoldSpread.of([fold.mean for fold in self.folds])
 
     def lines(self) -> list[str]:
-        """For the screen: the spread, and what folds dealt otherwise say."""
+        """Lines to print: the spread, and comparisons with other folds."""
         words = MACRO_METRICS[self.over_classes]
         spread = f"Over {len(self.folds)} folds, mean ± standard deviation (least to most)"
         return [
@@ -134,15 +117,15 @@ class CrossValidation:
             *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
         ]
 
-    def elsewhere(self) -> NewPlaceEstimate | None:
-        """The answer to the report's question about new places; None where nothing is known of places or groups."""
+    def new_places(self) -> NewPlaceEstimate | None:
+        """What the folds say of new locations; None if no location or group is known."""
         return new_place_estimate(self.by, self.beside, self.apart)
 
     def sections(self) -> list[Section]:
-        """For the page."""
+        """Sections of the page."""
         words = MACRO_METRICS[self.over_classes]
         noted, chose = any(fold.note for fold in self.folds), any(fold.chosen for fold in self.folds)
-        columns = ["", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
+        columns = ["", "training images", "predicted images", "top-1", words, "epochs", "minutes"]
         rows = [
             [
                 f"fold {fold.number + 1}", f"{fold.learning:,}", f"{fold.answering:,}", percent(fold.top1),
@@ -155,65 +138,64 @@ class CrossValidation:
             "Folds",
             [
                 self.note,
-                f"The figures above are of all answers together, each by {self._who} that had not learnt from the "
-                f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
-                f"{self.top1}.",
+                f"The metrics above are of all images together, each predicted by {self._models} not trained on it. "
+                f"Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 {self.top1}.",
                 *self._starts(),
                 *self._shown(),
-                "How each of them learnt, its own report shows: fold1/report.html and so on.",
+                "Training curves are in the report of each fold: fold1/report.html and so on.",
             ],
-            [*columns, *(["what"] if noted else []), *([self._tries_called] if chose else [])],
+            [
+                *columns,
+                *(["note"] if noted else []),
+                *(["chosen" if self.tries else "hyperparameters"] if chose else []),
+            ],
             rows,
         )
-        return [first, *self._tried(words), *self._dealt_otherwise()]
+        return [first, *self._candidates(words), *self._comparisons()]
 
     @property
-    def _who(self) -> str:
-        return "a network" if self.members == 1 else f"{self.members} networks together (their mean)"
-
-    @property
-    def _tries_called(self) -> str:
-        return "chosen" if self.tries else "settings"
+    def _models(self) -> str:
+        return "a model" if self.members == 1 else f"{self.members} models together (their mean)"
 
     def _starts(self) -> list[str]:
-        """A sentence where folds have chosen different weights to begin from."""
-        began: dict[str, list[str]] = {}
+        """A sentence if folds chose different initial weights."""
+        started: dict[str, list[str]] = {}
         for fold in self.folds:
-            began.setdefault(" and ".join(fold.weights), []).append(str(fold.number + 1))
-        if len(began) < 2:
+            started.setdefault(" and ".join(fold.weights), []).append(str(fold.number + 1))
+        if len(started) < 2:
             return []
         listed = "; ".join(
             f"{weights} in fold{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-            for weights, numbers in began.items()
+            for weights, numbers in started.items()
         )
         return [
-            f"Weights: {listed}, as each fold's own training pictures had it. The linear probe is on those of fold 1."
+            f"Initial weights: {listed}, chosen on the training images of each fold. "
+            "The linear probe uses those of fold 1."
         ]
 
     def _shown(self) -> list[str]:
-        """A sentence where what the page shows of one run is not that of all."""
+        """A sentence if the page shows one run that stands for different ones."""
         alike = len({(fold.weights, fold.chosen, fold.epochs) for fold in self.folds}) < 2
         if alike and self.members == 1 and not self.timed:
             return []
-        run = "fold 1" if self.members == 1 else "the first network of fold 1"
-        epochs = " How many epochs fit into the minutes was measured there." if self.timed else ""
+        run = "fold 1" if self.members == 1 else "the first model of fold 1"
+        epochs = " The number of epochs that fit into the minutes was measured there." if self.timed else ""
         return [
-            f"What this report shows as recipe, epochs, and what was chosen is that of {run}; all others have reports "
-            f"of their own.{epochs}"
+            f"Recipe, epochs and automatic choices on this page are those of {run}. The other runs have their own "
+            f"reports.{epochs}"
         ]
 
-    def _tried(self, words: str) -> list[Section]:
+    def _candidates(self, words: str) -> list[Section]:
         if not self.tries:
             return []
-        sentence = (
-            f"Chosen in each fold by {words} on a part of its own training pictures: what is answered above has chosen "
-            "nothing."
-        )
+        sentence = f"Chosen in each fold by {words} on a part of its training images. The metrics above chose nothing."
         numbers = [fold.number for fold in self.folds]
         rows = [[one.name, *(percent(one.scores.get(number)) for number in numbers)] for one in self.tries]
-        return [Section("Candidates", [sentence], ["settings", *(f"fold {n + 1}" for n in numbers)], rows)]
+        return [
+            Section("Candidates", [sentence], ["hyperparameters", *(f"fold {n + 1}" for n in numbers)], rows)
+        ]
 
-    def _dealt_otherwise(self) -> list[Section]:
+    def _comparisons(self) -> list[Section]:
         sentences = [f"!{one.sentence()}" if one.flattering else one.sentence() for one in self.beside]
         return [Section("New locations", sentences)] if sentences else []
 

@@ -1,4 +1,4 @@
-"""What was found, as data: sentences with the pictures they are about."""
+"""Findings of a dataset check: sentences with the images that they are about."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know.
+    """One finding. The fields are keys of ``inspection.json``.
 
-    Args:
-        kind: a word for programs; the same for the same kind of finding.
-        severity: ``wrong`` spoils a figure or a training; ``doubtful`` wants a person to look; ``note`` is good to
-            know.
-        sentence: what was found.
-        advice: what to do about it; '' where there is nothing to do.
-        groups: rows of the dataset that it is about: each alone, pairs, or more that belong together.
-        captions: what to say of each group beside paths and labels; empty, or as many.
+    Attributes:
+        kind: Identifier of its kind.
+        severity: ``wrong`` biases a metric or a training; ``doubtful`` needs a look; ``note`` is information.
+        advice: What to do; '' for nothing.
+        groups: Rows of the dataset: single images, pairs, or larger groups.
+        captions: A text for each group, or empty.
     """
 
     kind: str
@@ -43,58 +41,48 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckSection:
-    """A part of the inspection: what was counted, and what was found.
-
-    Args:
-        facts: for programs: plain values by their names.
-        findings: the gravest first is not asked for; whoever shows them puts them in order.
-    """
+    """A part of the check: values for programs, and findings in any order."""
 
     facts: Mapping[str, Any]
     findings: Sequence[Finding] = ()
 
 
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
-    """The gravest first, else as they come."""
+    """The most severe first."""
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
 def crosses_splits(dataset: ImageDataset, rows: Sequence[int]) -> bool:
-    """Whether some of these pictures are to be learnt from and some to be judged by, or these in two splits."""
+    """Whether these images are in more than one split; images without a split count as ``train``."""
     return len({dataset.split[row] or "train" for row in rows}) > 1
 
 
 def labels_differ(dataset: ImageDataset, rows: Sequence[int]) -> bool:
-    """Whether these pictures have different labels, all that they have; those without one agree with all."""
+    """Whether these images have different sets of labels; images without a label agree with all."""
     known = {frozenset(np.atleast_1d(dataset.targets[row]).tolist()) - {-1} for row in rows}
     return len(known - {frozenset()}) > 1
 
 
 def share_text(part: int, of: int) -> str:
-    """``330 of 1,044 pictures (32 %)``, ``6 of 9,999 pictures (under 1 %)``."""
+    """``330 of 1,044 images (32 %)``, ``6 of 9,999 images (under 1 %)``."""
     hundredths = 100 * part / max(1, of)
     shown = "under 1" if 0 < hundredths < 0.5 else f"{hundredths:.0f}"
     return f"{part:,} of {count_of(of, 'picture')} ({shown} %)"
 
 
 def count_groups(groups: Sequence[Sequence[int]]) -> str:
-    """``1 pair``, ``3 pairs``; ``2 groups`` where one is of more than two."""
+    """``1 pair``, ``3 pairs``; ``2 groups`` if one is larger than a pair."""
     pairs = all(len(group) == 2 for group in groups)
     return count_of(len(groups), "pair" if pairs else "group")
 
 
 def split_names(dataset: ImageDataset) -> npt.NDArray[np.object_]:
-    """(N,) splits, where none was given ``train``, since nothing set the picture aside."""
+    """(N,) splits; images without a split are ``train``."""
     return np.where(dataset.in_train, "train", dataset.split)
 
 
 def connected_groups(count: int, together: Sequence[Sequence[int]]) -> Ints:
-    """(count,) numbers, equal for rows that are joined, directly or by others.
-
-    Args:
-        count: of the rows.
-        together: rows that belong together, two or more each.
-    """
+    """(count,) ids of the connected components of rows that belong together."""
     edges = [(group[0], other) for group in together for other in group[1:]]
     rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))

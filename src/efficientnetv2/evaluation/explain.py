@@ -1,8 +1,7 @@
-"""Where a network looks: Grad-CAM on the maps of its stages, laid over the picture.
+"""Grad-CAM heat maps, and the galleries of a report.
 
 Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV 2017,
-arXiv:1610.02391, as captum has it. A map says which parts of the picture speak for a class; not why, nor whether they
-should. It depends on the network's weights, as the test of Adebayo et al. (arXiv:1810.03292) asks of it.
+arXiv:1610.02391, as in captum. A map shows which regions support a class, not why.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def supports_grad_cam(network: Network) -> bool:
-    """Whether the stages of a network are known: of ours."""
+    """Whether a model is one of this package with a classifier."""
     return isinstance(network, EfficientNet) and network.num_classes > 0
 
 
@@ -46,23 +45,19 @@ def grad_cam(
     *,
     stage: int | None = None,
 ) -> Floats:
-    """How much each part of a picture speaks for a class.
+    """Grad-CAM of each image for a class, as (N, H, W) float32 from 0 to 1; all 0 if nothing supports the class.
 
-    The network answers in evaluation mode, and is left in the mode that it was in, without gradients.
+    The model runs in evaluation mode without parameter gradients and keeps its own mode.
 
     Args:
-        network: of ours, with a classifier, on any device.
-        images: (N, H, W, C) uint8, as the network's preprocessing makes them.
-        classes: (N,) class ids: what each map is to speak for.
-        stage: whose last map is looked at, from 1: an early one is fine but knows edges, a late one is coarse but knows
-            things. None is the last map of all, after the head, as in the paper.
-
-    Returns:
-        (N, H, W) float32, 0 to 1: the highest part of each picture is 1; all 0 where nothing speaks for the class.
+        images: (N, H, W, C) uint8 as the model's preprocessing makes them.
+        classes: (N,) class ids.
+        stage: From 1: early stages are fine and know edges, late ones coarse and know objects. None is the head, as in
+            the paper.
 
     Raises:
-        InputError: the network is not ours or has no classifier, or there is no such stage.
-        MemoryShortError: a single picture does not fit into memory.
+        InputError: The model is not supported, or there is no such stage.
+        MemoryShortError: A single image does not fit into memory.
     """
     layer = _layer(network, stage)
     from captum.attr import LayerGradCam  # takes a moment to load, and only here
@@ -117,19 +112,14 @@ def _layer(network: Network, stage: int | None) -> nn.Module:
 
 
 def _spread(maps: Tensor, height: int, width: int) -> Tensor:
-    """(N, 1, h, w) at the size of the pictures, (N, H, W), the highest value of each being 1."""
+    """(N, 1, h, w) maps resized to (N, H, W), with a maximum of 1 each."""
     large = functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[:, 0]
     highest = large.amax(dim=(1, 2), keepdim=True)
     return large / highest.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
-    """A picture with its map over it: grey where nothing speaks for the class, yellow where the most does.
-
-    Args:
-        image: (H, W, 3) uint8.
-        heat: (H, W), 0 to 1.
-    """
+    """An (H, W, 3) image in gray under an (H, W) map: yellow where the most supports the class."""
     from matplotlib import colormaps
 
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
@@ -150,12 +140,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Some pictures with something in common.
-
-    Args:
-        title: what.
-        places: in the predictions.
-    """
+    """A titled group of images, by their positions in the predictions."""
 
     title: str
     places: Ints
@@ -163,12 +148,7 @@ class Gallery:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A picture as the network saw it.
-
-    Args:
-        image: (H, W, 3) uint8; None where it can no longer be read.
-        heat: (H, W), what speaks for the class that it was given; None where that is not known.
-    """
+    """An (H, W, 3) image as the model saw it, and its (H, W) heat map; None if unavailable."""
 
     image: npt.NDArray[np.uint8] | None
     heat: npt.NDArray[np.float32] | None = None
@@ -177,13 +157,7 @@ class Example:
 def select_galleries(
     labels: Ints, probabilities: npt.NDArray[np.floating], class_names: Sequence[str]
 ) -> list[Gallery]:
-    """Which pictures to show.
-
-    Args:
-        labels: (N,) class ids, none missing.
-        probabilities: (N, K).
-        class_names: K names.
-    """
+    """Galleries of the most frequent confusions, the least confident predictions and the least probable labels."""
     best = probabilities.argmax(axis=1)
     sure = probabilities.max(axis=1)
     galleries = []
@@ -212,17 +186,7 @@ def gallery_section(
     *,
     whose: str = "",
 ) -> TemplateSection:
-    """The section.
-
-    Args:
-        galleries: as ``select_galleries`` gives them.
-        labels: (N,) class ids.
-        probabilities: (N, K).
-        class_names: K names.
-        paths: (N,) as in the dataset.
-        seen: of a place in the predictions.
-        whose: a sentence on which network looked, where that is not plain.
-    """
+    """The section; ``seen`` gives the example at a position of the predictions, ``whose`` a note on the model."""
     best = probabilities.argmax(axis=1)
     looked = {int(place): seen(int(place)) for one in galleries for place in one.places}
     dim = thumbnails.is_low_contrast(one.image for one in looked.values())

@@ -1,7 +1,4 @@
-"""What all pages have in common: one file each, without scripts and without anything fetched; and JSON beside them.
-
-Class names and paths come from whoever made the pictures, so every text is escaped.
-"""
+"""Rendering of HTML pages and JSON files. A page is one file without scripts; all text is escaped."""
 
 from __future__ import annotations
 
@@ -29,12 +26,7 @@ _GENERATOR = "effnetv2"  # in the head of every page, so that it is known for on
 
 
 def render(template: str, **values: Any) -> str:
-    """A page.
-
-    Args:
-        template: a file of ``evaluation/templates``.
-        values: by the names that it knows them by; one that is missing is an error. Drawings as figures.
-    """
+    """Render a template of ``evaluation/templates``; a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
         autoescape=True,
@@ -52,31 +44,21 @@ def render(template: str, **values: Any) -> str:
 
 
 def is_page(file: Path) -> bool:
-    """Whether a file is a page that ``render`` made.
-
-    Args:
-        file: that is there.
-    """
+    """Whether ``render`` made a file."""
     with file.open("rb") as opened:
         head = opened.read().partition(b"</head>")[0]
     return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
 
 
 def figure_uri(figure: Figure) -> str:
-    """A drawing as an address."""
+    """A figure as an SVG data URI."""
     return data_uri(svg(figure), "image/svg+xml")
 
 
 def thumbnail(
     picture: Image.Image | npt.NDArray[np.uint8] | None, px: int = THUMBNAIL_PX, quality: int = 80
 ) -> str | None:
-    """A small copy of a picture as an address; None of None.
-
-    Args:
-        picture: of any size: PIL's, or (H, W, 3) uint8.
-        px: of the longer side, at most.
-        quality: of the JPEG.
-    """
+    """A small copy of an image, of longer side up to ``px``, as a JPEG data URI; None for None."""
     if picture is None:
         return None
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -88,44 +70,44 @@ def thumbnail(
 
 
 def data_uri(contents: bytes, kind: str) -> str:
-    """Contents of a file as an address that holds them."""
+    """A file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
 
 
 def percent(share: float | None) -> str:
-    """``93.2 %`` with a space that does not break; a dash for what there is not."""
+    """``93.2 %`` with a no-break space; a dash for None."""
     return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def round_percent(share: float) -> str:
-    """``93 %``, for a cell of a table or a threshold that was asked for."""
+    """``93 %``, for a cell of a table or a requested threshold."""
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def anchor(title: str) -> str:
-    """The id of a section by its title: ``confusion-matrix``."""
+    """The id of a section from its title: ``confusion-matrix``."""
     return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def anchors(html: str) -> list[str]:
-    """The ids that links of a page can lead to."""
+    """The ids of sections of a page."""
     return re.findall(r'<(?:h2|details) id="([^"]+)">', html)
 
 
 def headings(html: str) -> list[tuple[str, Markup]]:
-    """Id and title of each section of a page, for its contents."""
+    """Id and title of each section, for the contents."""
     return [(name, Markup(title)) for name, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)]
 
 
 def number(value: float | str) -> str:
-    """As short as it is exact enough to read: 300, 0.2, 1,234.5. Words of a recipe stay as they are."""
+    """A short number: 300, 0.2, 1,234.5. Text stays as it is."""
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
 def duration(seconds: float) -> str:
-    """``3 min 20 s``; of less than a minute tenths too."""
+    """``3 min 20 s``; below a minute with tenths."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -134,7 +116,7 @@ def duration(seconds: float) -> str:
 
 
 def json_values(value: Any) -> Any:
-    """JSON's own types, NaN and infinity as None; whatever else there is becomes its text."""
+    """Plain JSON values; NaN and infinity become None, any other object its text."""
     if isinstance(value, Mapping):
         return {str(key): json_values(one) for key, one in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -147,7 +129,7 @@ def json_values(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """The text of a JSON file of plain values, to read and to compare: a line for each entry and row of a table."""
+    """A readable JSON file: a line for each entry and for each row of a table."""
     return encodable(_json(value) + "\n")
 
 
@@ -168,5 +150,5 @@ def _json(value: Any, depth: int = 0) -> str:
 
 
 def encodable(text: str) -> str:
-    r"""Bytes of a file name that are no UTF-8 (lone surrogates) as ``\udc80``, which JSON reads back."""
+    r"""Escape bytes of file names that are not UTF-8 (lone surrogates) as ``\udc80``, which JSON reads back."""
     return text.encode("utf-8", "backslashreplace").decode()

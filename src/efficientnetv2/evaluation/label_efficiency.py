@@ -1,4 +1,4 @@
-"""Would more labels help: the label curve drawn, and its verdict."""
+"""The report section on more labels: the learning curve of the linear probe."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, style_ax
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
 
-# Points of macro-F1 that labels have to bring at least to be worth a yes, and below which they bring little. Ours.
+# Gain of macro-F1 from which labels are worth it, and below which they bring little. Ours.
 _WORTH, _LITTLE = 0.005, 0.02
-# Of the drawing's width, what a letter of a number below it takes, with some air. Ours.
+# Width of a letter of a tick label, as a fraction of the plot. Ours.
 _LETTER = 0.016
 
 
 def label_efficiency_verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
-    """A word or two, and the sentences behind them.
-
-    Args:
-        curve: measured.
-        note: a sentence that says of which pictures, where that is not plain.
-    """
+    """A verdict in a word or two, and its sentences, followed by a note on the images."""
     behind = f" {note}" if note else ""
     word = "Perhaps."
     if curve.gain_low > _WORTH:
@@ -34,30 +29,33 @@ def label_efficiency_verdict(curve: LabelCurve, *, note: str = "") -> tuple[str,
         word = "Little."
     half, last = curve.points[-2:]
     measured = (
-        f"A linear probe on the weights as they came reaches macro-F1 {percent(half.macro_f1)} with {half.pictures:,} "
-        f"labelled pictures and {percent(last.macro_f1)} with {last.pictures:,}"
+        f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.pictures:,} "
+        f"labeled images and {percent(last.macro_f1)} with {last.pictures:,}"
     )
     if word == "Perhaps." and curve.gain <= 0:
-        # Carried on, it would promise that labels do harm.
-        return "Not told.", f"{measured}. It does not rise, so what more would bring is not told.{behind}"
+        # Extrapolated, it would say that labels do harm.
+        return (
+            "Not known.",
+            f"{measured}. It does not rise, so the effect of more labels is not known.{behind}",
+        )
     gain = f"{100 * curve.gain:+.1f} points"
     if curve.carried is None:
-        return word, f"{measured}. If that goes on, {_foretold(curve.forecast)}, {gain}.{behind}"
+        return word, f"{measured}. Extrapolated, {_extrapolated(curve.forecast)}, {gain}.{behind}"
     there = curve.carried.pictures
     return word, (
-        f"{measured}, a sample of the {there:,} training pictures. What more would bring is not measured: carried on, "
-        f"{_foretold(curve.carried)}, and {_foretold(curve.forecast)}. Twice as many labels as there are would then "
-        f"bring {gain} ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f}).{behind}"
+        f"{measured}, a sample of the {there:,} training images. More was not measured. Extrapolated, "
+        f"{_extrapolated(curve.carried)}, and {_extrapolated(curve.forecast)}. Twice the labels would bring {gain} "
+        f"({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f}).{behind}"
     )
 
 
-def _foretold(point: LabelPoint) -> str:
+def _extrapolated(point: LabelPoint) -> str:
     reach = f"{100 * point.low:.1f} to {percent(point.high)}"
-    return f"{point.pictures:,} bring it to {percent(point.macro_f1)} ({reach})"
+    return f"{point.pictures:,} give {percent(point.macro_f1)} ({reach})"
 
 
 def learning_curve_section(curve: LabelCurve, *, note: str = "") -> TemplateSection:
-    """The section of a report; arguments as of ``label_efficiency_verdict``."""
+    """The section of a report; arguments as for ``label_efficiency_verdict``."""
     return TemplateSection(
         "more_labels.html.j2",
         {
@@ -70,27 +68,22 @@ def learning_curve_section(curve: LabelCurve, *, note: str = "") -> TemplateSect
 
 
 def _how(curve: LabelCurve) -> str:
-    """The caption: what was measured, and what is foretold."""
-    last, dotted = "of all training pictures", "a power law, carried on"
+    """The caption of the curve."""
+    last, dotted = "of all training images", "a power law, extrapolated"
     if curve.carried is not None:
         last = f"of the whole sample of {curve.points[-1].pictures:,}"
         dotted = (
-            "a power law, carried on to all training pictures and to twice as many, in three ways, for beyond a sample "
-            "nobody knows where it flattens: falling on as before, half as fast, and no further; bars hold all three"
+            "a power law, extrapolated to all training images and to twice as many. Where it flattens is not known, so "
+            "the bars hold three cases: errors fall as before, half as fast, or no further"
         )
     return (
-        f"Each point is the mean of {curve.points[0].draws} draws, the last {last}; bands are 95 % intervals over "
-        f"pictures and draws. Dotted: {dotted}. It is the probe that is measured, not the trained network, which "
-        "reaches more and may use more labels better."
+        f"Each point is the mean of {curve.points[0].draws} draws, the last {last}. Bands are 95 % intervals over "
+        f"images and draws. Dotted: {dotted}. The trained model reaches more than this probe, and may gain more from labels."
     )
 
 
 def draw_label_curve(curve: LabelCurve) -> Figure:
-    """Macro-F1 against the number of labels, each doubling as wide as the next; what is foretold apart.
-
-    Args:
-        curve: to draw.
-    """
+    """Macro-F1 against the number of labels on a log axis; the extrapolation is dotted."""
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     points, foretold = curve.points, [one for one in (curve.carried, curve.forecast) if one is not None]
@@ -121,7 +114,7 @@ def draw_label_curve(curve: LabelCurve) -> Figure:
 
 
 def _ticks(sizes: Sequence[int]) -> list[int]:
-    """Of growing sizes those whose numbers have room, on an axis of doublings; the last has."""
+    """The increasing sizes whose tick labels have room on a log axis; the last always has."""
     width, kept = math.log2(sizes[-1] / sizes[0]), [sizes[-1]]
     for size in reversed(sizes[:-1]):
         if math.log2(kept[0] / size) >= _LETTER * len(f"{kept[0]:,}") * width:

@@ -1,4 +1,4 @@
-"""How every drawing of a run looks: its colours, its letters, and what it is written as."""
+"""Style of all plots: colors, fonts and file formats."""
 
 from __future__ import annotations
 
@@ -29,31 +29,21 @@ _DOTS_PER_INCH = 144  # of a picture for a page that is not ours
 
 
 def line_styles() -> Iterator[tuple[str, str]]:
-    """Colour and style of one line after another: each colour, then each again in another style; twenty are unlike."""
+    """Color and style of one line after another; the first twenty differ."""
     return cycle((colour, stroke) for stroke, colour in product(_STROKES, COLORS))
 
 
 def label_text(name: str, *, letters: float = 30, lines: int = 2) -> str:
-    """A user's name as a drawing writes it: as it stands, in lines that leave room for what is drawn.
+    """A user's name (run, class, column) as text in a plot, in up to ``lines`` lines of ``letters`` ordinary letters.
 
-    To matplotlib dollars are the ends of a formula, and what begins with an underscore does not belong into a legend.
-
-    Args:
-        name: of a run, a class, a column.
-        letters: the width of a line, in ordinary letters.
-        lines: at most; what is too long ends with an ellipsis.
+    Escapes what matplotlib reads as a formula (dollars) or as hidden from the legend (a leading underscore).
     """
     text = "\n".join(wrap_name(name, letters, lines)).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def style_axes(ax: Axes, words: str) -> None:
-    """A panel without a frame, its name above it: beside it there is no room.
-
-    Args:
-        ax: drawn already.
-        words: its name.
-    """
+    """Style drawn axes: no frame, a grid, and a title on top, since there is no room at the side."""
     ax.set_title(words, loc="left", fontsize=9, color=INK, pad=3)
     ax.tick_params(colors=INK, labelsize=9)
     ax.grid(color=GRID, linewidth=0.6)
@@ -63,10 +53,7 @@ def style_axes(ax: Axes, words: str) -> None:
 
 
 def svg(figure: Figure) -> bytes:
-    """For a page of ours: its background is the page's, and its colours follow the page from light to dark.
-
-    The colours written down are those for light, which is also what a reader without style sheets shows.
-    """
+    """An SVG for our pages: transparent, with colors that follow the page's light or dark scheme."""
     file = io.BytesIO()
     with _any_script():
         if (engine := figure.get_layout_engine()) is not None:
@@ -87,7 +74,7 @@ def _dark_style() -> str:
 
 
 def png(figure: Figure, *, title: str | None = None) -> bytes:
-    """For everywhere else, on white; ``title`` is written into the file."""
+    """A PNG on white, with a title in its metadata."""
     file = io.BytesIO()
     with _any_script():
         figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Title": title})
@@ -95,7 +82,7 @@ def png(figure: Figure, *, title: str | None = None) -> bytes:
 
 
 def is_titled(file: Path, title: str | None) -> bool:
-    """Whether a file is a picture that ``png`` made with that title; None for a picture that has none."""
+    """Whether ``png`` made a file with this title."""
     try:
         with Image.open(file, formats=["PNG"]) as image:
             return bool(image.info.get("Title") == title)
@@ -105,7 +92,7 @@ def is_titled(file: Path, title: str | None) -> bool:
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """Around names in a script that no font here has: their letters become boxes, which is all there is to do."""
+    """Ignore letters that no installed font has; they become boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

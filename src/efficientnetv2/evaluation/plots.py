@@ -1,4 +1,4 @@
-"""What each stage of a run cost, and how good the run was after so much training."""
+"""Plots of a run: training curves, cost of its stages, validation over time, and image sizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HYPERPARAMETERS = {
 
 
 def constant_hyperparameters(history: Sequence[MetricsRow]) -> dict[str, float]:
-    """The settings that were the same in every training row, by their words; without those that are off."""
+    """Hyperparameters with one value in all training rows, by title; without those that are off."""
     still = {}
     for name, words in HYPERPARAMETERS.items():
         values = {value for _, value in _points(history, "train", name)}
@@ -43,15 +43,9 @@ def constant_hyperparameters(history: Sequence[MetricsRow]) -> dict[str, float]:
 
 
 def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
-    """Loss, validation figures and every setting that changed, over the epochs.
+    """Loss, validation metrics and each changing hyperparameter over the epochs; None if there is nothing to draw.
 
-    Args:
-        history: rows of ``metrics.jsonl``: ``kind`` is ``train`` (``epoch``, ``loss``, ``lr``, the setting,
-            ``images_per_s``), ``val`` or ``minival`` (``epoch``, ``top1``, ``macro_f1`` or
-            ``mean_average_precision``). What a row lacks is left out.
-
-    Returns:
-        A panel for each, or None if there is nothing to draw.
+    Rows are those of ``metrics.jsonl``: ``kind`` is ``train``, ``val`` or ``minival``.
     """
     keys = {"top1": "top-1", **MACRO_METRICS}
     scores = {
@@ -81,7 +75,7 @@ def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
 
 
 def _validated(history: Sequence[MetricsRow]) -> str:
-    """What the validation panel is of: how many images of which split, and that its last point is of all of val."""
+    """The title of the validation panel: how many images of which split."""
     points = {
         kind: [row for row in history if row.get("kind") == kind and row.get("images")]
         for kind in ("val", "minival")
@@ -101,13 +95,9 @@ def _validated(history: Sequence[MetricsRow]) -> str:
 
 
 def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure | None:
-    """Every setting that changed in a run, or is another in one, over the epochs: the paper's Figure 4 of real runs.
+    """Each hyperparameter that changes in a run or differs between runs, over the epochs; None if none does.
 
-    Args:
-        histories: a run's name → rows of its ``metrics.jsonl``.
-
-    Returns:
-        A line for each run in a panel for each setting, on white; None if nothing changed.
+    The paper's Figure 4 from real runs: run name -> rows of ``metrics.jsonl``.
     """
     panels = {}
     for name, words in HYPERPARAMETERS.items():
@@ -149,7 +139,7 @@ def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], 
 
 
 def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[float, float]]:
-    """(epoch, value) of the rows of a kind that have the value, and have it finite."""
+    """(epoch, value) of the rows of a kind with a finite value."""
     return [
         (float(row["epoch"]), float(value))
         for row in history
@@ -167,15 +157,12 @@ _SETTING = (
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage of a run that has taken place. Validation and saving count in none of its figures.
+    """A finished stage of a run, without validation and saving.
 
-    Args:
-        image_px: side of its pictures.
-        epochs: that it lasted.
-        seconds: of training.
-        images_per_s: on average.
-        input_wait_share: of these seconds, the share in which the loop waited for pictures.
-        top1: of the last validation within it; None if there was none.
+    Attributes:
+        images_per_s: Mean throughput.
+        input_wait_share: Fraction of the seconds that the loop waited for images.
+        top1: Of the last validation in the stage. None if there was none.
     """
 
     image_px: int
@@ -187,11 +174,7 @@ class StageCost:
 
 
 def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
-    """The stages of a run, in order; none if its setting changes all the time.
-
-    Args:
-        history: rows of ``metrics.jsonl``. Rows that do not say how long they took are left out.
-    """
+    """The stages of a run from rows of ``metrics.jsonl``; none if its hyperparameters change all the time."""
     rows = [row for row in history if row.get("kind") == "train" and row.get("train_s")]
     stages = [
         list(part) for _, part in itertools.groupby(rows, key=lambda row: [row.get(n) for n in _SETTING])
@@ -218,11 +201,7 @@ def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
 
 
 def top1_over_time(history: Sequence[MetricsRow]) -> list[tuple[float, float]]:
-    """Points of the validation curve by the time spent on training: (seconds, top-1).
-
-    Args:
-        history: rows of ``metrics.jsonl``.
-    """
+    """Points of the validation curve: (seconds of training, top-1)."""
     trained = [
         (row["step"], row["train_s"]) for row in history if row.get("kind") == "train" and row.get("train_s")
     ]
@@ -235,18 +214,14 @@ def top1_over_time(history: Sequence[MetricsRow]) -> list[tuple[float, float]]:
 
 
 def _validations(history: Sequence[MetricsRow]) -> list[MetricsRow]:
-    """Those on minival where there is one, else those on ``val``: points of one curve are of one split."""
+    """Validations of one split: of minival if there is one, otherwise of val."""
     rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
     chose = [row for row in rows if row["kind"] == "minival"]
     return chose or rows
 
 
 def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
-    """A bar for each stage, the time spent waiting for pictures apart; None without stages.
-
-    Args:
-        runs: a run's name → its stages, in order. The name of a single run is left out.
-    """
+    """A bar for each stage of each run, with the time spent waiting for images; None without stages."""
     named = [
         (f"{label_text(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
         for name, stages in runs.items()
@@ -278,11 +253,7 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
 
 
 def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure | None:
-    """Validation top-1 against the time spent on training, a line per run; None without a point.
-
-    Args:
-        histories: a run's name → rows of its ``metrics.jsonl``; at most twenty runs have lines of their own.
-    """
+    """Validation top-1 against training time, a line per run; None without points."""
     lines = {name: points for name, rows in histories.items() if (points := top1_over_time(rows))}
     if not lines:
         return None
@@ -311,7 +282,7 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure
 
 
 def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[MetricsRow]], scale: float) -> None:
-    """Of a single run: where a stage begins, and its size."""
+    """Mark the start and the image size of each stage of a single run."""
     if len(histories) != 1:
         return
     (history,) = histories.values()
@@ -326,7 +297,7 @@ def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[MetricsRow]], scale:
 
 
 def _unit(seconds: float) -> tuple[float, str]:
-    """In which unit so many seconds are best read: how many of them it is, and its name."""
+    """The unit for so many seconds: its length in seconds, and its name."""
     for scale, name in ((3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * scale:
             return scale, name
@@ -335,14 +306,14 @@ def _unit(seconds: float) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """Pictures seen at several sizes.
+    """Metrics at several image sizes.
 
-    Args:
-        points: at least one, by growing size.
-        own_px: of the model file.
-        trained_px: of the last training step; None where the model file does not say.
-        role: ``chose``: minival's pictures, which have chosen the size of the model file; ``may choose``: pictures
-            that trained the network; ``shown``: pictures that give the figure, and so may not choose.
+    Attributes:
+        points: At least one, by increasing size.
+        own_px: Size of the model file.
+        trained_px: Size of the last training step. None if unknown.
+        role: ``chose``: the selection set, which chose the size of the model file; ``may choose``: training images;
+            ``shown``: evaluated images, which may not choose.
     """
 
     points: tuple[SizePoint, ...]
@@ -367,16 +338,12 @@ class SizeCurve:
         )
 
     def to_json(self) -> list[Mapping[str, Any]]:
-        """Plain values: of each point its fields."""
+        """Plain JSON values."""
         return [asdict(point) for point in self.points]
 
 
 def draw_sizes(curve: SizeCurve) -> Figure:
-    """Top-1 with its interval against the size; the model file's and the last training size are marked.
-
-    Args:
-        curve: to draw.
-    """
+    """Top-1 with its interval against the image size; the sizes of model file and training are marked."""
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     points: Sequence[SizePoint] = curve.points

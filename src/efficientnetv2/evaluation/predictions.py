@@ -1,4 +1,4 @@
-"""Answers that were written down, read again: ``predictions.csv`` of a run or of an evaluation."""
+"""Predictions in ``predictions.csv``, and the paired difference between two sets of predictions."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 PREDICTIONS_CSV = "predictions.csv"
-CLUSTER_COLUMN = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
+# Column of cluster ids.
+CLUSTER_COLUMN = "drawn_whole"
 _READ = ("path", "label", "true_label", CLUSTER_COLUMN)
-# Clusters from which a difference is told as any other. Ours.
+# Number of clusters from which no note is needed. Ours.
 _MANY = 10
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """What one network's answers have over another's, on the same pictures.
+    """Difference of metrics between two sets of predictions on the same images, first minus second.
 
-    Args:
-        pictures: that both answered.
-        top1: share labelled right.
-        macro_f1: mean F1 over the classes that have a picture.
-        balanced_accuracy: mean recall over them.
-        f1: of each of them.
-        together: clusters of pictures that hang together, as of a place or group, or a picture and its copies, that
-            chance drew as a whole; None where it drew single pictures.
-        by_name: words on pictures that may be others, since only their names are the same; see ``evaluation.clusters``.
-        optimistic: words on another whose figures are; see ``optimistic_warning``.
+    Attributes:
+        f1: Per class with images.
+        together: Number of clusters that the bootstrap drew. None for single images.
+        by_name: Note that images were matched by name only.
+        optimistic: ``optimistic_warning`` of the compared runs.
     """
 
     pictures: int
@@ -50,17 +46,10 @@ class PairedDifference:
 
 
 def load_predictions(folder: Path) -> pd.DataFrame:
-    """The answers of a run or of an evaluation, by picture.
-
-    Args:
-        folder: that holds ``predictions.csv``.
-
-    Returns:
-        Columns ``label`` and ``true_label``, and ``drawn_whole`` if there is one, all text, indexed by
-        the path of the picture.
+    """The predictions in a folder, indexed by path: ``label``, ``true_label`` and maybe ``drawn_whole``, all text.
 
     Raises:
-        InputError: there is no such file, or it says no true labels.
+        InputError: There is no ``predictions.csv``, it cannot be read, or it has no true labels.
     """
     file = folder / PREDICTIONS_CSV
     if not file.is_file():
@@ -69,24 +58,20 @@ def load_predictions(folder: Path) -> pd.DataFrame:
             "(effnetv2 evaluate MODEL DATA --out FOLDER)."
         )
     try:
-        # Beside these there is a column for each class.
+        # There is also a column for each class.
         table = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=lambda name: name in _READ)
-    except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8, are such
-        raise InputError(f"{file} can't be read ({error}). Leave the run out, or evaluate again.") from error
+    except ValueError as error:  # also pandas' own errors and bytes that are not UTF-8
+        raise InputError(f"{file} cannot be read ({error}). Leave the run out, or evaluate again.") from error
     if not {"path", "label", "true_label"} <= set(table.columns):
         raise InputError(
-            f"{file} has no column true_label: it is of pictures without labels, or another version wrote it. "
+            f"{file} has no column true_label: its images have no labels, or another version wrote it. "
             "Leave the run out, or evaluate again."
         )
     return table[[name for name in _READ if name in table]].drop_duplicates("path").set_index("path")
 
 
 def saved_clusters(answers: pd.DataFrame) -> pd.Series[int] | None:
-    """Numbers that are equal where pictures hang together, by path; None where the report knew of nothing that does.
-
-    Args:
-        answers: as ``load_predictions`` gives them.
-    """
+    """(N,) cluster ids that the report used, by path; None for single images."""
     if CLUSTER_COLUMN not in answers:
         return None
     numbers: npt.NDArray[np.int64] = pd.factorize(answers[CLUSTER_COLUMN])[0].astype(np.int64)
@@ -94,22 +79,13 @@ def saved_clusters(answers: pd.DataFrame) -> pd.Series[int] | None:
 
 
 def save_predictions(folder: Path, answers: pd.DataFrame) -> None:
-    """Write answers down for ``load_predictions``.
-
-    Args:
-        folder: made if need be.
-        answers: columns ``path``, ``label`` and ``true_label``.
-    """
+    """Write a table with columns ``path``, ``label`` and ``true_label`` for ``load_predictions``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / PREDICTIONS_CSV, answers)
 
 
 def per_class_f1(answers: pd.DataFrame) -> dict[str, float]:
-    """F1 of each class that has a picture.
-
-    Args:
-        answers: as ``load_predictions`` gives them.
-    """
+    """F1 of each class with images."""
     from sklearn.metrics import f1_score  # takes a second to load
 
     names = sorted(answers["true_label"].unique())
@@ -118,14 +94,10 @@ def per_class_f1(answers: pd.DataFrame) -> dict[str, float]:
 
 
 def common_images(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
-    """The pictures that are in both, in the order of the one.
-
-    Args:
-        one: column ``true_label``, indexed by the path of the picture.
-        other: likewise.
+    """Paths in both tables, in the order of the first.
 
     Raises:
-        InputError: a picture has another true label in one than in the other.
+        InputError: An image has different true labels.
     """
     both = one.index.intersection(other.index, sort=False)
     mine, theirs = one.loc[both, "true_label"], other.loc[both, "true_label"]
@@ -133,83 +105,73 @@ def common_images(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
     if unlike.any():
         first = int(unlike.argmax())
         raise InputError(
-            f"{both[first]!s} is '{mine.iloc[first]}' on one side and '{theirs.iloc[first]}' on the other "
-            f"({int(unlike.sum())} of {len(both)} pictures differ so). Evaluate both again with the same labels."
+            f"{both[first]!s} is '{mine.iloc[first]}' in one table and '{theirs.iloc[first]}' in the other "
+            f"({int(unlike.sum())} of {len(both)} images have such a difference). Evaluate both again with the same "
+            "labels."
         )
     return both
 
 
 def optimistic_warning(names: Sequence[str]) -> str:
-    """A warning for a difference to, or of, runs whose figures are optimistic by their own reports; '' where none are.
-
-    Args:
-        names: what those are called.
-    """
+    """A warning about runs whose reports are optimistic; '' for none."""
     if not names:
         return ""
-    by, them = ("its report", "it") if len(names) == 1 else ("their reports", "them")
+    report, them = ("its report", "it") if len(names) == 1 else ("their reports", "them")
     return (
-        f"Warning: the figures of {' and '.join(names)} are optimistic, by {by}: some of these pictures trained or "
-        f"chose {them}, so the difference does not say which is better on new ones. Compare on others."
+        f"Warning: metrics of {' and '.join(names)} are optimistic, according to {report}: some of these images "
+        f"trained or selected {them}. So the difference does not say which is better on new images. Compare on other images."
     )
 
 
 def few_clusters_note(together: int | None) -> str:
-    """What few clusters, drawn as a whole, leave open: a sentence to follow another; '' of more.
-
-    Args:
-        together: how many there are; None where single pictures were drawn.
-    """
+    """A sentence on what few clusters leave open; '' for enough, or for single images."""
     if together is None or together >= _MANY:
         return ""
-    return f" Of only {together} clusters nothing is certain unless six or more differ."
+    return f"With only {together} clusters, nothing is certain unless six or more differ."
 
 
 def compare_predictions(
-    one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | None = None
+    first: pd.DataFrame, second: pd.DataFrame, *, clusters: pd.Series[int] | None = None
 ) -> PairedDifference | None:
-    """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
+    """The difference of two tables of ``load_predictions`` on their common images; None if there are none.
 
-    Where pictures hang together an interval reaches as far as the wider of two: chance drew pictures, or all of a place
-    at once. Of few places the second alone would be too narrow. Where both sides say what hangs together, that counts
-    by which fewer are left to be drawn. Two tables have one interval between them, whichever way round, in whichever
-    order they list pictures, and wherever it is told.
-
-    Args:
-        one: as ``load_predictions`` gives them.
-        other: likewise.
-        clusters: by the path of the picture, equal where pictures hang together, beside what the tables say of it; None
-            where nothing else is known.
+    The tables' own clusters and ``clusters``, by path, are candidates; the one with the fewest clusters counts. The
+    result depends neither on the order of the tables (except for the sign) nor on that of their rows.
 
     Raises:
-        InputError: a picture has another true label in one than in the other.
+        InputError: An image has different true labels.
     """
-    both = common_images(one, other).sort_values()
+    both = common_images(first, second).sort_values()
     if not len(both):
         return None
-    mine, theirs = one.loc[both], other.loc[both]
-    names = sorted({*mine["true_label"], *mine["label"], *theirs["label"]})
+    names = sorted({*first.loc[both, "true_label"], *first.loc[both, "label"], *second.loc[both, "label"]})
     ids = {name: number for number, name in enumerate(names)}
-    columns = [mine["true_label"], mine["label"], theirs["label"]]
-    labels, answers, others = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
-    together, drawn = None, np.arange(len(both), dtype=np.int64)
+    labels, one, other = (
+        table.loc[both, column].map(ids).to_numpy(dtype=np.int64)
+        for table, column in ((first, "true_label"), (first, "label"), (second, "label"))
+    )
+    count, units = None, np.arange(len(both), dtype=np.int64)
     known = [
-        each.loc[both] for each in (clusters, saved_clusters(one), saved_clusters(other)) if each is not None
+        each.loc[both]
+        for each in (clusters, saved_clusters(first), saved_clusters(second))
+        if each is not None
     ]
     if known:
         fewest = min(known, key=lambda each: each.nunique())
-        if 1 < (count := fewest.nunique()) < len(both):
-            together, drawn = count, pd.factorize(fewest)[0].astype(np.int64)
-    differing = np.flatnonzero(answers != others)
-    turned = bool(len(differing)) and bool(answers[differing[0]] > others[differing[0]])
-    pair = (others, answers) if turned else (answers, others)
-    found = paired_difference(labels, *pair, drawn, len(names), key=Key.of(0).fold("paired"))
-    if turned:
+        if 1 < fewest.nunique() < len(both):
+            count, units = fewest.nunique(), pd.factorize(fewest)[0].astype(np.int64)
+    # In a fixed order, so that both directions have the same draws.
+    differing = np.flatnonzero(one != other)
+    swapped = bool(len(differing)) and bool(one[differing[0]] > other[differing[0]])
+    if swapped:
+        one, other = other, one
+    found = paired_difference(labels, one, other, units, len(names), key=Key.of(0).fold("paired"))
+    if swapped:
         found = {
             name: Difference(0.0 - each.value, 0.0 - each.high, 0.0 - each.low)
             for name, each in found.items()
         }
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
     return PairedDifference(
-        len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together
+        len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, count
     )

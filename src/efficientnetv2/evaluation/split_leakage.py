@@ -1,4 +1,4 @@
-"""Pictures of one place: what was learnt of one answers for its neighbours."""
+"""Leakage between splits: images of one location, one group or one time."""
 
 from __future__ import annotations
 
@@ -28,19 +28,14 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where pictures were taken.
-
-    Args:
-        radians: (n, 2) latitude and longitude of those with a place.
-        rows: (n,) which they are.
-    """
+    """Locations of images: (n, 2) latitude and longitude in radians, and (n,) the rows that have one."""
 
     radians: Floats
     rows: Ints
 
     @classmethod
     def of(cls, dataset: ImageDataset) -> Places | None:
-        """Those that the columns latitude and longitude give; None without both columns."""
+        """From the columns latitude and longitude; None without both."""
         if not set(_DEGREES) <= set(dataset.table.columns):
             return None
         degrees = dataset.table[list(_DEGREES)].to_numpy(dtype=np.float64)
@@ -49,20 +44,12 @@ class Places:
 
     @cached_property
     def _spots(self) -> tuple[Floats, Ints]:
-        """(m, 2) different places, and (n,) at which of them each picture is: a tree of equal points has no branches.
-
-        It would compare all pictures of a place with all of them.
-        """
+        """(m, 2) distinct locations, and (n,) the location of each image: a ball tree of equal points is slow."""
         spots, spot = np.unique(self.radians, axis=0, return_inverse=True)
         return spots, spot.reshape(-1).astype(np.int64)
 
     def nearest_km(self, asking: Bools, among: Bools) -> Floats:
-        """(n,) kilometres to the nearest other place of ``among``, of those that ask; infinite for the rest.
-
-        Args:
-            asking: (n,) of which pictures.
-            among: (n,) likewise.
-        """
+        """(n,) kilometers from each ``asking`` image to the nearest other ``among`` image; infinite for the rest."""
         from sklearn.neighbors import BallTree  # takes a second to load
 
         distances = np.full(len(self.rows), np.inf)
@@ -81,12 +68,7 @@ class Places:
 
 
 def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> CheckSection:
-    """Pictures with another close by, with the same label, and across splits.
-
-    Args:
-        dataset: of the pictures.
-        near_km: what counts as close, on the sphere.
-    """
+    """Images with another one nearby, with the same label, and in another split. ``near_km`` is on the sphere."""
     places = Places.of(dataset)
     if places is None or not len(places.rows):
         return _without_places(dataset)
@@ -149,7 +131,7 @@ def _close(near: int, alike: int, placed: int, near_km: float, *, given: bool) -
 
 
 def _without_places(dataset: ImageDataset) -> CheckSection:
-    """What is wrong where no picture has a place: nothing, unless training would refuse it."""
+    """What is wrong if no image has a location: nothing, unless training would reject it."""
     table = dataset.table
     have = [name for name in _DEGREES if name in table and table[name].notna().any()]
     if not have:
@@ -200,7 +182,7 @@ def group_members(dataset: ImageDataset) -> list[list[int]]:
 
 
 def augmentation_families(dataset: ImageDataset) -> list[list[int]]:
-    """Rows of each picture with what was made from it (``data.augmented_copies``), two or more each."""
+    """Rows of each image with its augmented copies (``data.augmented_copies``), two or more each."""
     family = copy_groups(dataset)
     if family is None:
         return []
@@ -209,11 +191,7 @@ def augmentation_families(dataset: ImageDataset) -> list[list[int]]:
 
 
 def group_section(dataset: ImageDataset) -> CheckSection:
-    """Groups that splits part, and groups that tell the label.
-
-    Args:
-        dataset: its column ``group`` counts, if it has one.
-    """
+    """Groups that are split, and groups that determine the label."""
     if "group" not in dataset.table or not dataset.table["group"].notna().any():
         return CheckSection({})
     table = pd.DataFrame(
@@ -275,14 +253,10 @@ Bools_times = npt.NDArray[np.bool_]
 
 
 def check_time_column(dataset: ImageDataset, column: str | None) -> None:
-    """Refuse a column in which there is no time, before hours of looking at pictures.
-
-    Args:
-        dataset: of the pictures.
-        column: as for ``time_section``.
+    """Reject a column without times before the images are read.
 
     Raises:
-        InputError: it was asked for and is not there, or nothing in it is a time.
+        InputError: The column was requested and is missing, or nothing in it is a time.
     """
     name = time_column(dataset, column)
     if column is not None and name is not None and not times_of(dataset, name).notna().any():
@@ -293,14 +267,10 @@ def check_time_column(dataset: ImageDataset, column: str | None) -> None:
 
 
 def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSection:
-    """Pictures of one moment, and splits that share their times.
-
-    Args:
-        dataset: of the pictures.
-        column: that holds the time: numbers such as years, or dates. None takes a likely one, if there is any.
+    """Images of one time, and splits with common times. ``column`` None takes a likely column.
 
     Raises:
-        InputError: as of ``check_time_column``.
+        InputError: As of ``check_time_column``.
     """
     check_time_column(dataset, column)
     name = time_column(dataset, column)
@@ -345,14 +315,14 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
 
 
 def _of_day(times: pd.Series[Any]) -> Bools_times:
-    """(N,) whether the time of day is known, not a year or a date alone, which reads like its midnight."""
+    """(N,) whether the time of day is known: a date alone reads like midnight."""
     if not pd.api.types.is_datetime64_any_dtype(times):
         return np.zeros(len(times), dtype=bool)
     return np.asarray(times.notna() & (times != times.dt.normalize()), dtype=bool)
 
 
 def _shared(asking: pd.Series[Any], training: pd.Series[Any], *, of_day: bool) -> int:
-    """How many have the time of a training picture, or by times of day one within an hour of it."""
+    """Number of images with the time of a training image, or within an hour of one if times of day are known."""
     if not of_day:
         return int(asking.isin(list(set(training))).sum())
     moments = np.sort(training.dt.tz_localize(None).to_numpy())
@@ -363,7 +333,7 @@ def _shared(asking: pd.Series[Any], training: pd.Series[Any], *, of_day: bool) -
 
 
 def _in_bursts(times: pd.Series[Any]) -> int:
-    """How many pictures have another within an hour, of those whose times of day are known."""
+    """Number of images within an hour of another one."""
     gaps = (times.sort_values().diff() <= _NEAR).to_numpy()
     return int((gaps | np.append(gaps[1:], False)).sum())
 

@@ -1,4 +1,4 @@
-"""Where long words of a page may go on in the next line, and how wide they are: class names, paths, options."""
+"""Line breaks in class names, paths and commands, for pages and plots."""
 
 from __future__ import annotations
 
@@ -19,29 +19,17 @@ _WIDE = 1.7
 
 
 def breakable(name: str) -> Markup:
-    """A name or a path that may be parted behind its signs; what is copied from the page stays the same.
-
-    Args:
-        name: as it is; it is escaped here.
-    """
+    """An escaped name or path that may break behind its separators; copied text stays the same."""
     return Markup("<wbr>").join(escape(piece) for piece in _JOINTS.split(name))
 
 
 def sentence(text: str) -> Markup:
-    """A sentence in which no option (``--weights``) and no percentage is parted, and names may be.
-
-    Args:
-        text: as it is; it is escaped here.
-    """
+    """An escaped sentence; options (``--weights``) and percentages do not break, names may."""
     return command(_PERCENTAGE.sub("\N{NO-BREAK SPACE}%", text))
 
 
 def command(text: str) -> Markup:
-    """A command in which no option is parted and names may be; what is copied from the page stays the same.
-
-    Args:
-        text: as it is; it is escaped here.
-    """
+    """An escaped command; options do not break, names may. Copied text stays the same."""
     parts = _OPTION.split(text)
     return Markup().join(
         Markup('<span class="option">{}</span>').format(part) if place % 2 else breakable(part)
@@ -50,7 +38,7 @@ def command(text: str) -> Markup:
 
 
 def text_width(text: str) -> float:
-    """About how wide a text is, in ordinary letters."""
+    """Approximate width of a text in ordinary letters."""
     return sum(
         0.0
         if unicodedata.category(letter) in ("Mn", "Me", "Cf")
@@ -62,13 +50,7 @@ def text_width(text: str) -> float:
 
 
 def wrap_name(name: str, letters: float, most: int) -> tuple[str, ...]:
-    """A name in a few lines, parted behind its signs where that goes; what is too long ends with an ellipsis.
-
-    Args:
-        name: as it is.
-        letters: the width of a line, in ordinary letters.
-        most: lines, at least one.
-    """
+    """A name in at most ``most`` lines of ``letters`` ordinary letters; a longer name ends with an ellipsis."""
     lines = [""]
     for piece in _fitting(_PIECES.split(name), letters):
         if text_width(lines[-1] + piece.rstrip()) > letters:
@@ -83,7 +65,7 @@ def wrap_name(name: str, letters: float, most: int) -> tuple[str, ...]:
 
 
 def _fitting(pieces: Sequence[str], letters: float) -> list[str]:
-    """The same pieces, those that are wider than a line in parts."""
+    """The pieces, with those wider than a line split."""
     found = []
     for piece in pieces:
         part = ""

@@ -1,4 +1,4 @@
-"""Pictures as a page shows them: those of a set that is nearly black or white with their contrast stretched."""
+"""Images as a page or a contact sheet shows them; the contrast of very dark or bright ones is stretched."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ ImageLike = Image.Image | npt.NDArray[np.uint8]
 
 
 def is_low_contrast(pictures: Iterable[ImageLike | None]) -> bool:
-    """Whether the middle one of the pictures is nearly black or nearly white; False of none.
-
-    Args:
-        pictures: PIL's, or (H, W, 3) uint8; None is one that cannot be read.
-    """
+    """Whether the median image is nearly black or nearly white; False for none."""
     known = [float(np.asarray(_tiny(one)).mean()) for one in pictures if one is not None]
     return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
 
@@ -34,14 +30,7 @@ def is_low_contrast(pictures: Iterable[ImageLike | None]) -> bool:
 def encode_thumbnail(
     picture: ImageLike | None, *, dim: bool, px: int = THUMBNAIL_PX, quality: int = 80
 ) -> str | None:
-    """A small copy of a picture as an address; None of None.
-
-    Args:
-        picture: of any size.
-        dim: stretch its contrast.
-        px: of the longer side, at most.
-        quality: of the JPEG.
-    """
+    """A small copy of an image, of longer side up to ``px``, as a data URI; ``dim`` stretches its contrast."""
     return thumbnail(_stretched(picture, 2 * px) if dim and picture is not None else picture, px, quality)
 
 
@@ -54,12 +43,10 @@ def shrink(picture: Image.Image) -> Image.Image:
 def stretch_contrast(
     pictures: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
 ) -> list[npt.NDArray[np.uint8]]:
-    """Pictures with the contrast that one of them needs, so that they can still be told apart by brightness.
+    """(H, W, 3) images with the contrast that ``by`` needs, so that their brightness stays comparable.
 
-    Args:
-        pictures: (H, W, 3) uint8 each. One whose median grey level is above those that are spread, such as a negative,
-            stays as it is.
-        by: the one whose grey levels from the first to the 99th hundredth are spread over all.
+    The gray levels from the 1st to the 99th percentile of ``by`` are stretched. An image with a median above them, such
+    as a negative, stays as it is.
     """
     low, high = np.percentile(_grey(by), (1, 99))
     levels = (np.arange(256) - low) * 255 / max(high - low, 1.0)
@@ -72,7 +59,7 @@ def _grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _stretched(picture: ImageLike, px: int) -> Image.Image:
-    """A small copy with its contrast stretched, hues as they are."""
+    """A small copy with stretched contrast and unchanged hues."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.convert("RGB")
     image.thumbnail((px, px))
@@ -97,13 +84,7 @@ _FURTHER_FONTS = (
 
 @dataclass(frozen=True, eq=False)
 class ImageRow:
-    """Pictures beside each other.
-
-    Args:
-        words: on all of them, above.
-        images: (S, S, 3) uint8 each.
-        captions: on each, below; empty for none.
-    """
+    """A row of a contact sheet: a title, (S, S, 3) images, and a caption for each."""
 
     words: str
     images: Sequence[npt.NDArray[np.uint8]]
@@ -111,11 +92,7 @@ class ImageRow:
 
 
 def draw_rows(rows: Sequence[ImageRow]) -> Figure:
-    """Rows below each other, every picture as wide as the next, its pixels as they are.
-
-    Args:
-        rows: of as many pictures each.
-    """
+    """A contact sheet of rows with equally many images, pixels unsmoothed."""
     columns = len(rows[0].images)
     width = max(columns * (_SIDE_IN + 0.08), 3.5)
     figure = Figure(figsize=(width, len(rows) * (_SIDE_IN + 0.5)), layout="constrained")
@@ -135,7 +112,7 @@ def draw_rows(rows: Sequence[ImageRow]) -> Figure:
 
 
 def _caption(text: str) -> str:
-    """Operations below each other; a long name in lines as wide as its picture."""
+    """Operations below each other; a long name in lines as wide as its image."""
     letters, most = _CAPTION
     first, *others = text.split(" + ")
     return "\n".join(
@@ -144,6 +121,6 @@ def _caption(text: str) -> str:
 
 
 def _fonts() -> list[str]:
-    """The ordinary one, then those installed that have further letters."""
+    """Matplotlib's font, then installed fonts with further letters."""
     installed = {font.name for font in fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]

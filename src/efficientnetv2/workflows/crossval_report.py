@@ -373,12 +373,12 @@ def _known(
 ) -> Known:
     """What there is beside the answers: the probe's, whether more labels would help, where the networks looked."""
     if baseline is None:
-        return Known(elsewhere=whole.elsewhere(), sections=looked)
+        return Known(elsewhere=whole.new_places(), sections=looked)
     curve = baseline.labels
     return Known(
         probe=baseline.told(dataset),
         labels=None if curve is None else label_efficiency_verdict(curve, note=baseline.labels_of),
-        elsewhere=whole.elsewhere(),
+        elsewhere=whole.new_places(),
         sections=looked
         if curve is None
         else (learning_curve_section(curve, note=baseline.labels_of), *looked),

@@ -134,9 +134,9 @@ def gathered(
         probabilities,
         scaled=_scaled(predictions, known),
         members=known.members,
-        reach=reach,
-        trainers=trainers,
-        choosers=choosers,
+        top1_interval=reach,
+        training_images=trainers,
+        selection_images=choosers,
         abstain_below=wanted.abstain_below,
         answer=predictions.answer,
     )
