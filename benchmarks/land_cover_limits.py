@@ -31,8 +31,8 @@ import pandas as pd
 from benchmarks.record import RESULTS
 from cleanlab.filter import find_label_issues
 
+from efficientnetv2.checks.split_leakage import NEAR_KM, Places
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.split_leakage import NEAR_KM, Places
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.io import write_text_atomically
 

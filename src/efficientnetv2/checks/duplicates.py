@@ -19,10 +19,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats
-from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.data_issues import (
+from efficientnetv2.checks.findings import (
     CheckSection,
     Finding,
     Severity,
@@ -32,23 +29,26 @@ from efficientnetv2.evaluation.data_issues import (
     labels_differ,
     share_text,
 )
+from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.rng import Key
 
-# Bits that may differ, and how alike (in correlation) the small squares have to be. Of ten thousand aerial pictures
-# these let through six pairs, each of one place taken twice. Ours, by looking at the pairs on either side.
+# Bits that may differ, and minimum correlation of the small squares. Of ten thousand aerial images six pairs pass, each
+# of one place taken twice. Ours, from looking at pairs on either side.
 MOST_BITS = 8
 LEAST_ALIKE = 0.75
-# Levels between the darkest and the brightest of the small square, up to which a picture shows nothing: its hash is
-# that of noise. Ours.
+# Gray levels in the small square up to which an image is blank: its hash is noise. Ours.
 FLAT_GREYS = 2
-# A pair at MOST_BITS is missed with this probability.
+# Probability to miss a pair at MOST_BITS.
 _MISSED = 0.01
-# In a bucket each picture is compared with so many that follow it in order: enough for all but series of hundreds of
-# nearly equal pictures, whose neighbours hold them together all the same. Ours.
+# Following images of a bucket that each is compared with: enough except for series of hundreds of similar images, which
+# their neighbors still connect. Ours.
 _FOLLOWING = 64
-# Pairs of a picture that are named: of series the most alike, and those that hold them together. Ours.
+# Reported pairs of an image, the most alike, besides those that connect a series. Ours.
 _NAMED = 8
-_AT_ONCE = 1024  # pairs of squares in memory together, 12 kB each
+# Pairs of squares in memory together, 12 kB each. Ours.
+_AT_ONCE = 1024
 
 Floats = npt.NDArray[np.float64]
 
@@ -110,12 +110,12 @@ def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int =
         HASH_BITS, bits
     )  # all drawn bits are equal ones
     draws = math.ceil(math.log(_MISSED) / math.log(1 - meet))
-    # As one number each, which puts them in order.
+    # As one sortable number each.
     whole = np.packbits(hashes, axis=1).view(">u8")[:, 0].astype(np.uint64)
     for draw in range(draws):
         chosen = key.fold("bits", draw).generator().choice(HASH_BITS, bits, replace=False)
         bucket = hashes[:, chosen] @ (1 << np.arange(bits, dtype=np.int64))
-        # What further draws find again would fill the memory. In order it is found sooner than by numpy's hashing.
+        # Repeated pairs would fill the memory; sorting finds them faster than numpy's hashing.
         met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, whole, most_bits)]))
         found = np.stack(np.divmod(met[np.diff(met, prepend=-1) > 0], count), axis=1)
         apart = np.bitwise_count(whole[found[:, 0]] ^ whole[found[:, 1]]).astype(np.float64)
@@ -131,7 +131,7 @@ def _thinned(pairs: Ints, apart: Floats, count: int, most: int) -> Ints:
     first = pairs[:, 0]
     order = np.lexsort((apart, first))
     rank = np.empty(len(pairs), dtype=np.int64)
-    rank[order] = np.arange(len(pairs)) - np.searchsorted(first, first)  # those of one stand where they stood
+    rank[order] = np.arange(len(pairs)) - np.searchsorted(first, first)
     kept = rank < most
     if not kept.all():
         # A pair of weight 0 would be none.
@@ -169,7 +169,7 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
     return alike
 
 
-_KIND = {"same": "the same file", "near": "nearly the same picture"}
+_KIND = {"same": "the same file", "near": "nearly the same image"}
 
 
 def duplicate_section(
@@ -242,7 +242,7 @@ def _harms(
     unlike = [group for group in each_unlike if group is not None]
     told = zip(found, each_across, each_unlike, strict=True)
     rest = [ways[0] for ways, crosses, differs in told if crosses is None and differs is None]
-    # Pairs of one picture have it in common: five that are alike are ten pairs, of which four add nothing.
+    # Pairs share images: five alike images are ten pairs, but only four images are redundant.
     repeated = len(dataset) - len(np.unique(connected_groups(len(dataset), rest)))
     what = _KIND[how]
     grave: Severity = "wrong" if how == "same" else "doubtful"
@@ -251,22 +251,22 @@ def _harms(
             f"{how}_across_splits",
             grave,
             across,
-            f"{count_groups(across)} in two splits: {what} is learnt and then asked for",
-            "Remove them from one of the splits: the figure on the other is too good.",
+            f"{count_groups(across)} in two splits: {what} is trained on and evaluated",
+            "Remove them from one of the splits: metrics of the other are too high.",
         ),
         (
             f"{how}_other_label",
             grave,
             unlike,
-            f"{count_groups(unlike)} with different labels: {what}, called two things",
-            "At least one label of each is wrong, or the picture shows several things. Look at them.",
+            f"{count_groups(unlike)} with different labels: {what}, but two labels",
+            "At least one label is wrong, or the image shows several things. Look at them.",
         ),
         (
             f"{how}_picture",
             "note",
             rest,
             f"{count_groups(rest)} of {what}, labels and splits agreeing: "
-            + share_text(repeated, len(dataset)) + " add nothing",
+            + share_text(repeated, len(dataset)) + " are redundant",
             "Automatic splits keep equal files together."
             if how == "same"
             else "Give them one value in a column group and name it with --group-column, so that no split parts them.",

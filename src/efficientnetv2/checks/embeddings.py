@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.data_issues import (
+from efficientnetv2.checks.findings import (
     CheckSection,
     Finding,
     connected_groups,
@@ -17,19 +15,20 @@ from efficientnetv2.evaluation.data_issues import (
     crosses_splits,
     labels_differ,
 )
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.shell import Counting, uncounted
 
-# Distance to the last picture of a scene over that to the next: Lowe's test of whether a match stands out (IJCV 2004,
-# where it is 0.8 for keypoints). Stricter here, by looking at pairs of aerial pictures: up to it they show one place.
-# Ours.
+# Largest ratio of the distance to the last image of a scene over that to the next image: Lowe's ratio test (IJCV 2004,
+# 0.8 for keypoints). Stricter, from looking at pairs of aerial images. Ours.
 STANDS_OUT = 0.65
-# Pictures of a scene that are told as such, as many as a square has symmetries: what is more and looks alike may be a
-# whole class. Ours.
+# Largest scene, the number of symmetries of a square: more lookalikes may be a whole class. Ours.
 LARGEST_SCENE = 8
-# Vectors that are nearer count as equal: what float32 leaves of a distance of 0. Ours.
+# Distance below which vectors are equal in float32. Ours.
 _EQUAL = 1e-3
-_AT_ONCE = 2**25  # distances that are held at once, with their order half a gigabyte
+# Distances in memory at once; with their order, half a gigabyte. Ours.
+_AT_ONCE = 2**25
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,7 +43,8 @@ def lookalike_section(
     """Images far more alike than any other: one scene again, shifted, rotated, or in other light.
 
     A group counts if each of its images is much closer to the rest of the group than to any other image. Pixel
-    duplicates count as one image. All pairs are compared, in n² short steps: less time than embedding, up to a million images.
+    duplicates count as one image. All pairs are compared, in n² short steps: less work than the embedding, up to a
+    million images.
 
     Args:
         copies: Rows of pixel duplicates, two or more each.
@@ -70,7 +70,7 @@ def lookalike_section(
             "lookalike_across_splits",
             across,
             "look like one scene, on both sides of a split",
-            "What is learnt from the one is asked of the other. Look at them; put them into one split.",
+            "The evaluation repeats training images. Look at them, and put them into one split.",
         ),
         (
             "lookalike_other_label",
@@ -89,10 +89,10 @@ def lookalike_section(
         Finding(
             kind,
             "note" if kind == "lookalike" else "doubtful",
-            f"{count_groups([group for group, _ in found])} of pictures {what}.",
+            f"{count_groups([group for group, _ in found])} of images {what}.",
             advice,
             tuple(group for group, _ in found),
-            tuple(f"{ratio:.2f} of the way to the next nearest" for _, ratio in found),
+            tuple(f"distance ratio {ratio:.2f}" for _, ratio in found),
         )
         for kind, found, what, advice in kinds
         if found

@@ -17,24 +17,23 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from efficientnetv2.checks.findings import CheckSection, Finding, connected_groups, share_text
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.data_issues import CheckSection, Finding, connected_groups, share_text
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, Together, choosing
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import some
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import Counting, uncounted
 
-# Folds whose pictures are answered by what the others taught. Ours, as many do.
+# Cross-validation folds. Ours, a common choice.
 FOLDS = 5
-# Pictures of a class from which its labels can be doubted. Ours.
+# Minimum number of images of a class to check its labels. Ours.
 _LEAST_OF_A_CLASS = 10
-# Inverse strengths of the L2 penalty to choose from; steps of the fit. Ours.
+# Candidates of the inverse L2 penalty; iterations of the fit. Ours.
 _STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 _ITERATIONS = 100
-# Multiply-adds of all fits whose answers count, and of all that choose the strength, in each iteration once for the
-# answers and once for their gradients: an hour on a core, or less. Ours.
+# Multiply-adds of all fits that predict, and of all that choose the penalty: an hour on a core, or less. Ours.
 _MOST_ANSWERING, _MOST_CHOOSING = 3e13, 5e12
 
 Floats = npt.NDArray[np.float32]
@@ -51,7 +50,8 @@ def label_error_section(
     """Labels that a linear classifier contradicts out of fold.
 
     The rule is confident learning, in cleanlab: off-diagonal entries of the confident joint (Northcutt et al., JAIR
-    2021, arXiv:1911.00068). An image of several labels counts with its rarest, and is not contradicted by its other labels.
+    2021, arXiv:1911.00068). An image of several labels counts with its rarest, and its other labels do
+    not contradict it.
     Classes with fewer than 10 images, or with fewer distinct things than folds, are not checked and are named.
 
     ``together`` are rows of one thing or group, which no fold separates.
@@ -125,10 +125,10 @@ def _contradicted(
     return facts, Finding(
         "label",
         "doubtful",
-        f"{share_text(len(order), len(labels))} may be labelled wrongly, the likeliest first.",
-        f"A linear classifier that had learnt from {some_of}the others calls them something else (it agrees with "
-        f"{100 * accuracy:.0f} % of all labels). Look at each; hard pictures of a right label are among them. Never "
-        "drop them from what a model is judged by.",
+        f"{share_text(len(order), len(labels))} may have a wrong label, the most likely first.",
+        f"A linear classifier trained on {some_of}the other images predicts another class (it agrees with "
+        f"{100 * accuracy:.0f} % of all labels). Look at each: hard images with a correct label are among them. Never "
+        "remove them from a test set.",
         tuple((int(rows[at]),) for at in order),
         tuple(
             f"looks like {one['suggested']}, {100 * float(str(one['probability'])):.0f} %"
@@ -158,16 +158,16 @@ def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, 
             Finding(
                 "unchecked_labels",
                 "note",
-                f"No label was checked: what tells {len(classes):,} classes apart would take hours to learn.",
-                "Inspect the pictures of some of the classes at a time.",
+                f"No label was checked: a classifier of {len(classes):,} classes would take hours to train.",
+                "Check the images of some of the classes at a time.",
             )
         ]
     few = (counted > 0) & (counted < _LEAST_OF_A_CLASS)
     alike = (counted >= _LEAST_OF_A_CLASS) & (shown < FOLDS)
     reasons = {
-        f"fewer than {_LEAST_OF_A_CLASS} pictures": np.flatnonzero(few),
+        f"fewer than {_LEAST_OF_A_CLASS} images": np.flatnonzero(few),
         f"fewer than {FOLDS} different things": np.flatnonzero(alike),
-        "no other is left to learn": classes if len(classes) == 1 else classes[:0],
+        "no other class is left": classes if len(classes) == 1 else classes[:0],
     }
     said = [f"{some([names[k] for k in them])} ({why})" for why, them in reasons.items() if len(them)]
     if not said:
@@ -182,8 +182,8 @@ def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, 
             "unchecked_labels",
             "note",
             f"{whose}: {', '.join(said)}.",
-            "A classifier learns a class from some of its pictures to answer the others. Copies, scenes and groups are "
-            "one thing each; pictures of further ones would let it.",
+            "A classifier needs images of a class for training and others for prediction. Duplicates, scenes and "
+            "groups count as one thing each; add images of other things.",
         )
     ]
 
@@ -254,14 +254,14 @@ def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: C
         ends = np.cumsum([len(asked) for _, asked in parts])
         for (learning, asked), end in zip(parts, ends.tolist(), strict=True):
             classifier = _learnt(vectors[learning], labels[learning], strength)
-            # A class that is one large group may have nothing to learn from.
+            # A class that is one large group may have no training images.
             rows = np.arange(end - len(asked), end)
             probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[asked])
         return float(log_loss(true, probabilities, labels=every))
 
     losses: dict[float, float] = {}
     each = sum(len(learning) for learning, _ in parts)
-    with counting("choosing how to check labels", each * len(_STRENGTHS)) as counted:
+    with counting("choosing the label classifier", each * len(_STRENGTHS)) as counted:
         for strength in _STRENGTHS:
             losses[strength] = loss(strength)
             counted(each * len(losses))
@@ -270,7 +270,7 @@ def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: C
 
 def _learnt(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
-    # As in ``inference.linear_probe``: the matrices are small, and nearly converged is good enough.
+    # As in ``inference.linear_probe``: the matrices are small, and near convergence is good enough.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         pipeline.fit(vectors, labels)

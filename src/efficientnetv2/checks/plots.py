@@ -10,15 +10,16 @@ from matplotlib.ticker import MaxNLocator
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
+from efficientnetv2.evaluation.locations import Places
 from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, style_axes
-from efficientnetv2.evaluation.split_leakage import Places
 from efficientnetv2.utils.errors import count_of
 
-# Classes that have a colour of their own; the others share one.
-_COLOURED = 4
+# Classes with their own color; the others share one.
+_COLORED = 4
 _REST = {"ink": INK, "grey": "#888888"}
 _MOST_BARS = 40
-_DOTS = 5_000  # drawn at most: more are a file of megabytes, and one black patch
+# Points drawn at most: more would be megabytes and a black patch. Ours.
+_DOTS = 5_000
 
 
 def draw_places(dataset: ImageDataset) -> Figure | None:
@@ -29,12 +30,12 @@ def draw_places(dataset: ImageDataset) -> Figure | None:
     every = -(-len(places.rows) // _DOTS)
     degrees, rows = np.degrees(places.radians[::every]), places.rows[::every]
     figure, ax = _panel(3.6)
-    for _, chosen, colour in _by_class(dataset, rows):
-        ax.scatter(degrees[chosen, 1], degrees[chosen, 0], s=9, color=colour, alpha=0.7, linewidths=0)
+    for _, chosen, color in _by_class(dataset, rows):
+        ax.scatter(degrees[chosen, 1], degrees[chosen, 0], s=9, color=color, alpha=0.7, linewidths=0)
     middle = float(np.radians(degrees[:, 0].mean()))
     if abs(middle) < np.radians(80):
         ax.set_aspect(1 / np.cos(middle), adjustable="datalim")  # a degree of longitude is shorter
-    style_axes(ax, "latitude over longitude, in degrees")
+    style_axes(ax, "latitude against longitude, degrees")
     return figure
 
 
@@ -51,12 +52,12 @@ def draw_times(dataset: ImageDataset, column: str | None) -> Figure | None:
         return None
     figure, ax = _panel(2.4)
     below = np.zeros(len(kinds))
-    for _, chosen, colour in _by_class(dataset, known.astype(np.int64)):
+    for _, chosen, color in _by_class(dataset, known.astype(np.int64)):
         heights = np.array([(years[chosen] == kind).sum() for kind in kinds])
-        ax.bar(kinds, heights, bottom=below, color=colour, width=0.8 * np.diff(kinds).min())
+        ax.bar(kinds, heights, bottom=below, color=color, width=0.8 * np.diff(kinds).min())
         below += heights
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style_axes(ax, f"pictures by {'year' if dated else label_text(column, letters=60, lines=1)}")
+    style_axes(ax, f"images by {'year' if dated else label_text(column, letters=60, lines=1)}")
     return figure
 
 
@@ -73,8 +74,8 @@ def _by_class(
     shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
     masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "grey": labels < 0}
-    colours = {**{f"c{place}": colour for place, colour in enumerate(COLORS)}, **_REST}
-    return [(name, masks[colour], colours[colour]) for name, colour in legend(dataset)]
+    colors = {**{f"c{place}": color for place, color in enumerate(COLORS)}, **_REST}
+    return [(name, masks[color], colors[color]) for name, color in legend(dataset)]
 
 
 def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
@@ -94,4 +95,4 @@ def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
 
 def _largest(dataset: ImageDataset) -> list[int]:
     labels = dataset.labels[dataset.labels >= 0]
-    return [int(label) for label in pd.Series(labels).value_counts().index[:_COLOURED]]
+    return [int(label) for label in pd.Series(labels).value_counts().index[:_COLORED]]

@@ -14,23 +14,23 @@ from PIL import Image
 from efficientnetv2.checks.class_counts import class_count_section, class_table, column_headings
 from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates
 from efficientnetv2.checks.embeddings import lookalike_section
+from efficientnetv2.checks.findings import CheckSection, Finding, by_severity
 from efficientnetv2.checks.image_stats import image_stats_section
 from efficientnetv2.checks.label_errors import label_error_section
 from efficientnetv2.checks.plots import draw_places, draw_times, legend
-from efficientnetv2.checks.thumbnail_index import ImageStats
-from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.shards.reader import Damage
-from efficientnetv2.evaluation import thumbnails
-from efficientnetv2.evaluation.data_issues import CheckSection, Finding, by_severity
-from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
-from efficientnetv2.evaluation.split_leakage import (
-    NEAR_KM,
+from efficientnetv2.checks.split_leakage import (
     augmentation_families,
     group_members,
     group_section,
     location_section,
     time_section,
 )
+from efficientnetv2.checks.thumbnail_index import ImageStats
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.shards.reader import Damage
+from efficientnetv2.evaluation import thumbnails
+from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
+from efficientnetv2.evaluation.locations import NEAR_KM
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
@@ -121,7 +121,7 @@ def check_dataset(
     if damage is not None and damage.notes:
         sections["shards"] = CheckSection({}, _damaged(damage))
     if embeddings is not None:
-        # A copy has the label of its origin, the wrong one too: learnt from, it would bear that out.
+        # A copy has the label of its original: in training it would confirm a wrong one.
         known = [
             *exact_duplicates(looked),
             *([pair.first, pair.second] for pair in near),
@@ -140,13 +140,13 @@ def check_dataset(
 
 def _damaged(damage: Damage) -> list[Finding]:
     """A finding for each damaged shard."""
-    advice = "Bring the shard back whole."
+    advice = "Restore the shard."
     return [Finding("damaged_shard", "wrong", note, advice) for note in damage.notes]
 
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
-# All ours, for a page of 2 MB at most: groups shown of each finding, pictures of each group, classes with pictures,
-# pictures of each of them, rows of a table of classes, sides and quality of pictures.
+# Limits of a page of 2 MB: groups of a finding, images of a group; classes with images, images of each, rows of the
+# class table; size and quality of images. Ours.
 _GROUPS, _OF_A_GROUP = 12, 4
 _CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
 _PX, _QUALITY = 128, 75
@@ -200,13 +200,13 @@ def _page(
     dataset = inspection.dataset
     table = class_table(dataset)
     largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
-    brightened = any(one.kind in ("dark", "bright") for one in inspection.findings)
+    stretched = any(one.kind in ("dark", "bright") for one in inspection.findings)
     addresses: dict[int, str | None] = {}
 
     def shown(row: int) -> _Shown:
         if row not in addresses:
             addresses[row] = thumbnails.encode_thumbnail(
-                picture(row), dim=brightened, px=_PX, quality=_QUALITY
+                picture(row), dim=stretched, px=_PX, quality=_QUALITY
             )
         label = dataset.table["label"].iloc[row]
         text = "no label" if dataset.labels[row] < 0 else str(label)
@@ -225,7 +225,7 @@ def _page(
         wrong=sum(one.severity == "wrong" for one in inspection.findings),
         doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
         weights=inspection.weights,
-        brightened=thumbnails.CONTRAST_NOTE if brightened else None,
+        stretched=thumbnails.CONTRAST_NOTE if stretched else None,
         splits=column_headings(table),
         by_class=[
             (str(name), [int(number) for number in row]) for name, row in table.loc[largest].iterrows()

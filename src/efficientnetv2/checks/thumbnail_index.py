@@ -25,39 +25,36 @@ from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import image_extensions, packed_record
 from efficientnetv2.data.shards.reader import mark_of
 
-# Side of the square that a perceptual hash is taken of: four times its eight frequencies each way, as imagehash has it.
+# Side of the hashed square: four times the eight frequencies of the hash. Source: imagehash.
 _HASHED_PX = 32
 HASH_BITS = 64
-# Side of the square that is kept of every picture, to compare two: 768 bytes each. Ours.
+# Side of the stored square, for comparing images: 768 bytes each. Ours.
 SMALL_PX = 16
-_CHUNK = 64  # pictures a thread takes at a time
-# How bright the eye finds red, green and blue: Rec. 601, as Pillow makes grey.
+# Images per task of a thread. Ours.
+_CHUNK = 64
+# Luma weights of red, green and blue. Source: Rec. 601, as in Pillow.
 _LUMA = (0.299, 0.587, 0.114)
-# Images whose detail is measured, drawn evenly, and the side of their middle that it is measured in. Ours.
+# Sampled images whose detail is measured, and the side of the measured center in pixels. Ours.
 _DETAILED, _DETAIL_PX = 100, 512
 # An octave of spatial frequency with less than this share of the next octave's energy is empty. Measured on datasets of
 # photos and aerial images: at least 0.19 in 99 of 100 images, at most 0.17 in the median after enlarging. Ours.
 _EMPTY_OCTAVE = 0.18
-_LEAST_ENERGY = (
-    4.0  # variance of an octave, in squared levels, below which there is nothing to compare. Ours.
-)
+# Variance of an octave, in squared levels, below which it has no detail. Ours.
+_LEAST_ENERGY = 4.0
 _MEASURED = ("brightness", "contrast", "red", "green", "blue")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageStats:
-    """What the pictures of a dataset look like, in its order.
+    """Statistics of the images of a dataset, in its order.
 
-    Args:
-        table: (N rows) ``reason`` why a picture can't be used ('' if it can), ``format`` and ``mode`` as Pillow names
-            them, ``width`` and ``height`` in pixels as stored, ``bytes`` of the file, ``content`` (a number that is
-            equal for equal files, negative and its own for those that can't be used), ``brightness``, ``contrast``
-            (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255); zero and NaN where
-            there is a reason; ``enlarged``, by how much an image of which some were measured was enlarged, 1, 2, 4 or 8
-            times, NaN where that is not known.
-        small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole picture squeezed into a square; black where there is a
-            reason.
-        hashes: (N, HASH_BITS) bool, perceptual: alike for pictures that look alike.
+    Attributes:
+        table: (N rows) ``reason`` why an image cannot be used ('' if it can); ``format`` and ``mode`` as in Pillow;
+            ``width``, ``height`` in pixels; ``bytes``; ``content``, equal for equal files and negative for unusable ones;
+            ``brightness``, ``contrast`` (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255);
+            ``enlarged``, the factor 1, 2, 4 or 8 by which a sampled image was enlarged. NaN if unknown.
+        small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole image squeezed into a square; black if unusable.
+        hashes: (N, HASH_BITS) bool, perceptual hashes.
     """
 
     table: pd.DataFrame
@@ -66,13 +63,13 @@ class ImageStats:
 
     @property
     def readable(self) -> npt.NDArray[np.int64]:
-        """(n,) rows of the pictures that can be used, ascending."""
+        """(n,) rows of usable images, ascending."""
         return np.flatnonzero(self.table["reason"] == "").astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class _Portrait:
-    """Of one picture."""
+class _ImageRecord:
+    """Statistics of one image."""
 
     reason: str
     format: str = ""
@@ -89,24 +86,21 @@ class _Portrait:
 def collect_image_stats(
     dataset: ImageDataset, *, workers: int, progress: Callable[[int], object] | None = None
 ) -> ImageStats:
-    """Look at every picture of a dataset, once.
+    """Read every image of a dataset once, in ``workers`` threads.
 
-    Args:
-        dataset: of any kind of pictures.
-        workers: threads; decoding leaves the interpreter to the others.
-        progress: called with the number of pictures looked at so far.
+    ``progress`` is called with the number of images so far.
 
     Raises:
-        InputError: a store of another machine does not answer.
+        InputError: Remote storage does not answer.
     """
-    image_extensions()  # loads Pillow's plugins once, before the threads would
+    image_extensions()  # loads Pillow's plugins once, before the threads
     reader = source_reader(dataset)
     detailed = set(np.linspace(0, len(dataset) - 1, min(len(dataset), _DETAILED)).astype(np.int64).tolist())
-    found: list[_Portrait] = []
+    found: list[_ImageRecord] = []
 
-    def of_chunk(rows: Sequence[int]) -> list[_Portrait]:
+    def of_chunk(rows: Sequence[int]) -> list[_ImageRecord]:
         ahead = reader.ahead(rows)
-        return [_portrait(ahead, row, detailed=row in detailed) for row in rows]
+        return [_read_image(ahead, row, detailed=row in detailed) for row in rows]
 
     chunks = [range(first, min(first + _CHUNK, len(dataset))) for first in range(0, len(dataset), _CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
@@ -115,16 +109,16 @@ def collect_image_stats(
             found += part
             if progress is not None:
                 progress(len(found))
-    return _together(found)
+    return _stack(found)
 
 
-def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
+def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
     try:
         source = reader.source(row)
         content = file_bytes(source)
         glance = probe_bytes(content)
         if glance.reason:
-            return _Portrait(glance.reason)
+            return _ImageRecord(glance.reason)
         with open_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
         if isinstance(source, str) and packed_record(source) is not None:
@@ -134,14 +128,14 @@ def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
         )
         enlarged = _enlarged(content) if detailed else math.nan
     except FileNotFoundError:
-        return _Portrait("does not exist")
+        return _ImageRecord("does not exist")
     except NotRegularFileError:
-        return _Portrait("is not a regular file, but a pipe or a device")
+        return _ImageRecord("is not a regular file, but a pipe or a device")
     except OSError as error:
-        return _Portrait(f"may not be read ({(error.strerror or str(error)).lower()})")
+        return _ImageRecord(f"may not be read ({(error.strerror or str(error)).lower()})")
     except UnreadableImageError as error:
-        return _Portrait(error.reason)
-    return _Portrait(
+        return _ImageRecord(error.reason)
+    return _ImageRecord(
         reason="",
         format=kind,
         mode=mode,
@@ -156,13 +150,13 @@ def _portrait(reader: Reader, row: int, *, detailed: bool) -> _Portrait:
 
 
 def _enlarged(content: bytes) -> float:
-    """How many times an image was enlarged, by its empty octaves: 1, 2, 4 or 8; NaN where it shows too little.
+    """Factor by which an image was enlarged, from its empty octaves: 1, 2, 4 or 8; NaN with too little detail.
 
-    Images of the world have about as much energy in each octave of spatial frequency; enlarging adds empty octaves.
+    Natural images have about equal energy in each octave of spatial frequency; enlarging adds empty octaves.
     Source: Field, "Relations between the statistics of natural images", 1987; the test by octaves is ours.
 
     Raises:
-        UnreadablePicture: the pixels are damaged.
+        UnreadableImageError: The pixels are damaged.
     """
     with open_stored(content) as picture:
         whole = picture.pixels(1, True, picture.height)
@@ -183,19 +177,19 @@ def _enlarged(content: bytes) -> float:
 
 
 def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
-    """Of some (n, SMALL_PX, SMALL_PX, 3) squares, by the names of ``_MEASURED``, a value each."""
+    """Brightness, contrast and mean colors, by the names of ``_MEASURED``, of (n, SMALL_PX, SMALL_PX, 3) squares."""
     means, grey = small.mean(axis=(1, 2)), small @ np.array(_LUMA)
     values = (grey.mean(axis=(1, 2)), grey.std(axis=(1, 2)), means[:, 0], means[:, 1], means[:, 2])
     return dict(zip(_MEASURED, values, strict=True))
 
 
-def _together(found: Sequence[_Portrait]) -> ImageStats:
+def _stack(found: Sequence[_ImageRecord]) -> ImageStats:
     small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
     columns = ("reason", "format", "mode", "width", "height", "bytes", "enlarged")
     table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
     table["content"] = [one.content if not one.reason else -1 - row for row, one in enumerate(found)]
     unknown = (table["reason"] != "").to_numpy()
-    # Some at a time: as floats, all would be eight times their bytes.
+    # In chunks: floats take eight times the bytes.
     parts = [_measures(small[first : first + _CHUNK]) for first in range(0, len(small), _CHUNK)]
     for name in _MEASURED:
         values = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)

@@ -13,7 +13,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import has_groups
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import number, percent
-from efficientnetv2.evaluation.split_leakage import NEAR_KM, Bools, Places
+from efficientnetv2.evaluation.locations import NEAR_KM, Bools, Places
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.utils.errors import count_of
 

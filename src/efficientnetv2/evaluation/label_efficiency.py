@@ -78,7 +78,8 @@ def _how(curve: LabelCurve) -> str:
         )
     return (
         f"Each point is the mean of {curve.points[0].draws} draws, the last {last}. Bands are 95 % intervals over "
-        f"images and draws. Dotted: {dotted}. The trained model reaches more than this probe, and may gain more from labels."
+        f"images and draws. Dotted: {dotted}. The trained model reaches more than this probe, and may gain "
+        "more from labels."
     )
 
 

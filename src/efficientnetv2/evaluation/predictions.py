@@ -119,7 +119,8 @@ def optimistic_warning(names: Sequence[str]) -> str:
     report, them = ("its report", "it") if len(names) == 1 else ("their reports", "them")
     return (
         f"Warning: metrics of {' and '.join(names)} are optimistic, according to {report}: some of these images "
-        f"trained or selected {them}. So the difference does not say which is better on new images. Compare on other images."
+        f"trained or selected {them}. So the difference does not say which is better on new images. "
+        "Compare on other images."
     )
 
 

@@ -14,14 +14,14 @@ from PIL import Image
 from efficientnetv2.checks import report
 from efficientnetv2.checks import report as page
 from efficientnetv2.checks.class_counts import class_table, column_headings
+from efficientnetv2.checks.findings import Finding
 from efficientnetv2.checks.report import CheckFindings, check_dataset
+from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
 from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
-from efficientnetv2.evaluation.data_issues import Finding
-from efficientnetv2.evaluation.split_leakage import check_time_column
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB

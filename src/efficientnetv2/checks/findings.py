@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.errors import count_of
 
 Severity = Literal["wrong", "doubtful", "note"]
-SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
+_SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,12 @@ class CheckSection:
 
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """The most severe first."""
-    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+    return sorted(findings, key=lambda each: _SEVERITIES.index(each.severity))
+
+
+def single_rows(rows: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+    """Rows as groups of one image each."""
+    return tuple((int(row),) for row in rows)
 
 
 def crosses_splits(dataset: ImageDataset, rows: Sequence[int]) -> bool:
@@ -65,9 +70,9 @@ def labels_differ(dataset: ImageDataset, rows: Sequence[int]) -> bool:
 
 def share_text(part: int, of: int) -> str:
     """``330 of 1,044 images (32 %)``, ``6 of 9,999 images (under 1 %)``."""
-    hundredths = 100 * part / max(1, of)
-    shown = "under 1" if 0 < hundredths < 0.5 else f"{hundredths:.0f}"
-    return f"{part:,} of {count_of(of, 'picture')} ({shown} %)"
+    percent = 100 * part / max(1, of)
+    shown = "under 1" if 0 < percent < 0.5 else f"{percent:.0f}"
+    return f"{part:,} of {count_of(of, 'image')} ({shown} %)"
 
 
 def count_groups(groups: Sequence[Sequence[int]]) -> str:
@@ -81,10 +86,10 @@ def split_names(dataset: ImageDataset) -> npt.NDArray[np.object_]:
     return np.where(dataset.in_train, "train", dataset.split)
 
 
-def connected_groups(count: int, together: Sequence[Sequence[int]]) -> Ints:
+def connected_groups(count: int, groups: Sequence[Sequence[int]]) -> Ints:
     """(count,) ids of the connected components of rows that belong together."""
-    edges = [(group[0], other) for group in together for other in group[1:]]
+    edges = [(group[0], other) for group in groups for other in group[1:]]
     rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
-    numbers: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
-    return numbers
+    ids: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    return ids

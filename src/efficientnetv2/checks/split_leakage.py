@@ -1,0 +1,271 @@
+"""Leakage between splits: images of one location, one group or one time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.checks.findings import CheckSection, Finding, share_text, single_rows, split_names
+from efficientnetv2.data.augmented_copies import copy_groups
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.folds import format_time, time_column, times_of
+from efficientnetv2.evaluation.locations import DEGREES, NEAR_KM, Bools, Places
+from efficientnetv2.utils.errors import InputError, count_of, some
+
+# Groups that are listed image by image. Ours.
+_SHOWN = 100
+# Times of day this close may be one burst of a camera. Ours.
+_NEAR = pd.Timedelta(hours=1)
+
+
+def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> CheckSection:
+    """Images with another one nearby, with the same label, and in another split. ``near_km`` is on the sphere."""
+    places = Places.of(dataset)
+    if places is None or not len(places.rows):
+        return CheckSection({}, list(_incomplete_locations(dataset)))
+    labels, split = dataset.labels[places.rows], split_names(dataset)[places.rows]
+    everyone = np.ones(len(places.rows), dtype=bool)
+    nearest = places.nearest_km(everyone, everyone)
+    nearest_of_label = np.full(len(nearest), np.inf)
+    for label in np.unique(labels[labels >= 0]):
+        own = labels == label
+        nearest_of_label[own] = places.nearest_km(own, own)[own]
+    close = nearest <= near_km
+    near, alike = int(close.sum()), int((close & (nearest_of_label <= nearest)).sum())
+    across = {}
+    for name in sorted(set(split) - {"train"}):
+        asking = split == name
+        leaking = (places.nearest_km(asking, split == "train") <= near_km) & asking
+        across[name] = (int(leaking.sum()), int(asking.sum()))
+    facts = {
+        "near_km": near_km,
+        "placed": len(places.rows),
+        "near_another": near,
+        "nearest_of_its_label": alike,
+        "near_training_pictures": {name: count for name, (count, _) in across.items()},
+        "median_km_to_nearest": float(np.median(nearest)) if len(nearest) > 1 else None,
+    }
+    findings = [
+        Finding(
+            "place_across_splits",
+            "doubtful",
+            f"{share_text(count, of)} in {name} are within {near_km:g} km of a training image.",
+            "Their metrics say little about new locations. Without this split, effnetv2 train holds out spatial "
+            "blocks.",
+        )
+        for name, (count, of) in across.items()
+        if count
+    ]
+    if near:
+        findings.append(
+            Finding(
+                "place",
+                "note" if across else "doubtful",
+                f"{share_text(near, len(places.rows))} have another within {near_km:g} km. For {alike:,} of these the "
+                "nearest has the same label.",
+                "A random split would put neighbors on both sides. effnetv2 train holds out spatial blocks instead if "
+                "every image has a location.",
+            )
+        )
+    return CheckSection(facts, [*findings, *_without_location(dataset, places)])
+
+
+_HALF_LOCATED = "Fill them in, or remove both columns: training refuses a dataset that is located in part."
+
+
+def _incomplete_locations(dataset: ImageDataset) -> Iterator[Finding]:
+    """What is wrong if no image has a location: nothing, unless training would refuse it."""
+    table = dataset.table
+    filled = [name for name in DEGREES if name in table and table[name].notna().any()]
+    if len(filled) == 2:
+        sentence = "No image has both a latitude and a longitude: each has one of them at most."
+        yield Finding("no_place", "wrong", sentence, _HALF_LOCATED)
+    elif filled:
+        (name,), (other,) = filled, set(DEGREES) - set(filled)
+        missing = f"the column {other} is empty" if other in table else f"there is no column {other}"
+        yield Finding(
+            "half_a_place",
+            "wrong",
+            f"There is a {name}, but {missing}. A location needs both.",
+            f"Add the {other}, or remove the column {name}: training refuses one without the other.",
+        )
+
+
+def _without_location(dataset: ImageDataset, places: Places) -> Iterator[Finding]:
+    lost = np.setdiff1d(np.arange(len(dataset)), places.rows)
+    if len(lost):
+        sentence = f"{share_text(len(lost), len(dataset))} have no latitude or longitude; the others do."
+        yield Finding("no_place", "wrong", sentence, _HALF_LOCATED, single_rows(lost))
+
+
+def group_members(dataset: ImageDataset) -> list[list[int]]:
+    """Rows of each group in the column ``group``, if there is one."""
+    if "group" not in dataset.table:
+        return []
+    return [np.asarray(rows).tolist() for rows in dataset.table.groupby("group").indices.values()]
+
+
+def augmentation_families(dataset: ImageDataset) -> list[list[int]]:
+    """Rows of each image with its augmented copies (``data.augmented_copies``), two or more each."""
+    family = copy_groups(dataset)
+    if family is None:
+        return []
+    rows = pd.Series(np.arange(len(dataset))).groupby(family).agg(list)
+    return [members for members in rows if len(members) > 1]
+
+
+def group_section(dataset: ImageDataset) -> CheckSection:
+    """Groups that are split, and groups that determine the label."""
+    if "group" not in dataset.table or not dataset.table["group"].notna().any():
+        return CheckSection({})
+    table = pd.DataFrame(
+        {"group": dataset.table["group"], "label": dataset.labels, "split": split_names(dataset)}
+    )
+    known = table.dropna(subset="group")
+    groups = known.groupby("group")
+    num_splits = groups["split"].nunique()
+    across = num_splits[num_splits > 1]
+    several = groups.size() > 1
+    labeled = known[known["label"] >= 0]
+    pure = labeled.groupby("group")["label"].nunique().reindex(several[several].index) == 1
+    facts = {
+        "groups": len(several),
+        "of_one_picture": int((~several).sum()),
+        "across_splits": [str(name) for name in across.index],
+        "of_one_label": int(pure.sum()),
+    }
+    findings = []
+    if len(across):
+        findings.append(
+            Finding(
+                "group_across_splits",
+                "wrong",
+                f"{count_of(len(across), 'group')} of {len(several):,} are in two splits: {some(across.index)}.",
+                "Put each group into one split. Its images are not independent, so metrics are too high.",
+                tuple(tuple(known.index[known["group"] == name].tolist()) for name in across.index[:_SHOWN]),
+            )
+        )
+    if len(pure) > 1 and pure.all() and labeled["label"].nunique() > 1:
+        findings.append(
+            Finding(
+                "group_tells_label",
+                "note",
+                f"Each of the {len(pure):,} groups of several images has one label only.",
+                "Only new groups show whether a model knows the class or recognizes the group. Keep groups whole in "
+                "splits.",
+            )
+        )
+    lost = table.index[table["group"].isna()]
+    if len(lost):
+        sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a group of its own."
+        findings.append(Finding("no_group", "note", sentence, "", single_rows(lost)))
+    return CheckSection(facts, findings)
+
+
+def check_time_column(dataset: ImageDataset, column: str | None) -> None:
+    """Reject a column without times before the images are read.
+
+    Raises:
+        InputError: The column was requested and is missing, or nothing in it is a time.
+    """
+    name = time_column(dataset, column)
+    if column is not None and name is not None and not times_of(dataset, name).notna().any():
+        raise InputError(
+            f"--time-column {column}: no value is a number, such as a year, or a date such as 2016-05-31. Name another "
+            "column."
+        )
+
+
+def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSection:
+    """Images of one time, and splits with common times. ``column`` None takes a likely column.
+
+    Raises:
+        InputError: As of ``check_time_column``.
+    """
+    check_time_column(dataset, column)
+    name = time_column(dataset, column)
+    if name is None:
+        return CheckSection({})
+    times = times_of(dataset, name)
+    known = times.notna().to_numpy()
+    if not known.any():
+        return CheckSection({})
+    split = split_names(dataset)
+    timed = known & _has_time_of_day(times)
+    by_hour = bool(timed.any())
+    used = timed if by_hour else known
+    findings, shared = [], {}
+    for part in sorted(set(split) - {"train"}):
+        asking = (split == part) & used
+        shared[part] = _num_shared(times[asking], times[(split == "train") & used], by_hour=by_hour)
+        if shared[part]:
+            images = share_text(shared[part], int(asking.sum()))
+            findings.append(_times_across_splits(part, name, images, by_hour=by_hour))
+    in_bursts = _num_in_bursts(times[timed]) if by_hour else 0
+    if in_bursts:
+        findings.append(
+            Finding(
+                "time",
+                "doubtful",
+                f"{share_text(in_bursts, len(dataset))} were taken within an hour of another, by column {name}.",
+                "Images of one scene belong into one split: name what they share with --group-column.",
+            )
+        )
+    lost = np.flatnonzero(~known)
+    if len(lost):
+        sentence = f"{share_text(len(lost), len(dataset))} have no {name}."
+        findings.append(
+            Finding("no_time", "note", sentence, "To split by time, fill it in.", single_rows(lost))
+        )
+    facts = {
+        "column": name,
+        "first": format_time(times[known].min()),
+        "last": format_time(times[known].max()),
+        "known": int(known.sum()),
+        "shared_with_training": shared,
+        "within_an_hour": in_bursts,
+    }
+    return CheckSection(facts, findings)
+
+
+def _has_time_of_day(times: pd.Series[Any]) -> Bools:
+    """(N,) whether the time of day is known: a date alone reads like midnight."""
+    if not pd.api.types.is_datetime64_any_dtype(times):
+        return np.zeros(len(times), dtype=bool)
+    return np.asarray(times.notna() & (times != times.dt.normalize()), dtype=bool)
+
+
+def _num_shared(asking: pd.Series[Any], training: pd.Series[Any], *, by_hour: bool) -> int:
+    """Number of images with the time of a training image, or within an hour of one."""
+    if not by_hour:
+        return int(asking.isin(list(set(training))).sum())
+    moments = np.sort(training.dt.tz_localize(None).to_numpy())
+    asked = asking.dt.tz_localize(None).to_numpy()
+    first = np.searchsorted(moments, asked - _NEAR.to_timedelta64(), side="left")
+    last = np.searchsorted(moments, asked + _NEAR.to_timedelta64(), side="right")
+    return int((last > first).sum())
+
+
+def _num_in_bursts(times: pd.Series[Any]) -> int:
+    """Number of images within an hour of another one."""
+    gaps = (times.sort_values().diff() <= _NEAR).to_numpy()
+    return int((gaps | np.append(gaps[1:], False)).sum())
+
+
+def _times_across_splits(part: str, name: str, images: str, *, by_hour: bool) -> Finding:
+    if by_hour:
+        return Finding(
+            "time_across_splits",
+            "doubtful",
+            f"{images} in {part} were taken within an hour of a training image, by column {name}.",
+            "A burst in two splits leaks training images. Put each burst into one split, or split by time.",
+        )
+    return Finding(
+        "time_across_splits",
+        "note",
+        f"{images} in {part} share their {name} with training images.",
+        f"Their metrics say nothing about a later {name}. To measure that, split by time.",
+    )
