@@ -202,7 +202,7 @@ def test_of_places_and_groups_both_are_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "end"),
-    [(1, "chance explains."), (2, ", and so is 1 more slice."), (3, ", and so are 2 more slices.")],
+    [(1, "chance explains."), (2, ", and so is 1 more subgroup."), (3, ", and so are 2 more subgroups.")],
 )
 def test_slices_that_are_worse_are_counted(count, end):
     below = [

@@ -180,7 +180,7 @@ def duplicate_section(
     pairs = near_duplicates(looked, key=key)
     alike = _between(dataset, same, pairs)
     likeness = {
-        way: f"correlation {one.alike:.2f}" for one, ways in zip(pairs, alike, strict=True) for way in ways
+        way: f"correlation {each.alike:.2f}" for each, ways in zip(pairs, alike, strict=True) for way in ways
     }
     findings = [
         *_harms(dataset, [[group] for group in same], "same", {}),
@@ -190,12 +190,12 @@ def duplicate_section(
         "same_files": [[dataset.paths[row] for row in group] for group in same],
         "near_duplicates": [
             {
-                "paths": [dataset.paths[one.first], dataset.paths[one.second]],
-                "correlation": one.alike,
+                "paths": [dataset.paths[each.first], dataset.paths[each.second]],
+                "correlation": each.alike,
                 "across_splits": any(crosses_splits(dataset, way) for way in ways),
                 "labels_differ": any(labels_differ(dataset, way) for way in ways),
             }
-            for one, ways in zip(pairs, alike, strict=True)
+            for each, ways in zip(pairs, alike, strict=True)
         ],
     }
     return CheckSection(facts, findings), pairs
@@ -209,17 +209,18 @@ def _between(
 
     def each_kind(row: int) -> list[int]:
         kinds = {
-            (dataset.split[one], str(dataset.targets[one])): one for one in reversed(files.get(row, (row,)))
+            (dataset.split[each], str(dataset.targets[each])): each
+            for each in reversed(files.get(row, (row,)))
         }
         return [row, *sorted(set(kinds.values()) - {row})]
 
     return [
         [
             (min(first, second), max(first, second))
-            for first in each_kind(one.first)
-            for second in each_kind(one.second)
+            for first in each_kind(each.first)
+            for second in each_kind(each.second)
         ]
-        for one in pairs
+        for each in pairs
     ]
 
 
@@ -279,7 +280,7 @@ def _harms(
             f"{sentence}.",
             advice,
             tuple(groups),
-            tuple(likeness.get(one, "") for one in groups),
+            tuple(likeness.get(each, "") for each in groups),
         )
         for kind, severity, groups, sentence, advice in kinds
         if groups

@@ -129,7 +129,7 @@ def find_lookalikes(
         for group in groups[agreeing == size]:
             found.append((tuple(group.tolist()), round(float(ratio[group].max()), 3)))
             named[group] = True
-    return sorted(found, key=lambda one: one[1])
+    return sorted(found, key=lambda each: each[1])
 
 
 def _neighbours(

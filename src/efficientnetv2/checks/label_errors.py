@@ -131,8 +131,8 @@ def _contradicted(
         "remove them from a test set.",
         tuple((int(rows[at]),) for at in order),
         tuple(
-            f"looks like {one['suggested']}, {100 * float(str(one['probability'])):.0f} %"
-            for one in suspected
+            f"looks like {each['suggested']}, {100 * float(str(each['probability'])):.0f} %"
+            for each in suspected
         ),
     )
 

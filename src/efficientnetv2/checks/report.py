@@ -56,21 +56,21 @@ class CheckFindings:
     @property
     def findings(self) -> list[Finding]:
         """All findings, the most severe first."""
-        return by_severity([one for section in self.sections.values() for one in section.findings])
+        return by_severity([each for section in self.sections.values() for each in section.findings])
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         paths = self.dataset.paths
         found = [
             {
-                "kind": one.kind,
-                "severity": one.severity,
-                "sentence": one.sentence,
-                "advice": one.advice,
-                "pictures": [[paths[row] for row in group] for group in one.groups],
-                "remarks": list(one.captions) if any(one.captions) else [],
+                "kind": each.kind,
+                "severity": each.severity,
+                "sentence": each.sentence,
+                "advice": each.advice,
+                "pictures": [[paths[row] for row in group] for group in each.groups],
+                "remarks": list(each.captions) if any(each.captions) else [],
             }
-            for one in self.findings
+            for each in self.findings
         ]
         values: dict[str, Any] = json_values(
             {
@@ -200,7 +200,7 @@ def _page(
     dataset = inspection.dataset
     table = class_table(dataset)
     largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
-    stretched = any(one.kind in ("dark", "bright") for one in inspection.findings)
+    stretched = any(each.kind in ("dark", "bright") for each in inspection.findings)
     addresses: dict[int, str | None] = {}
 
     def shown(row: int) -> _Shown:
@@ -214,16 +214,16 @@ def _page(
 
     looks = inspection.sections["looks"].facts
     rows = set(largest)
-    colours = {name: one for name, one in looks["by_class"].items() if name in rows}
+    colours = {name: each for name, each in looks["by_class"].items() if name in rows}
     return render(
         "inspection.html.j2",
         source=dataset.source,
         pictures=len(dataset),
         classes=dataset.class_names,
         notes=dataset.notes,
-        findings=[(one, _groups(one, shown)) for one in inspection.findings],
-        wrong=sum(one.severity == "wrong" for one in inspection.findings),
-        doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
+        findings=[(each, _groups(each, shown)) for each in inspection.findings],
+        wrong=sum(each.severity == "wrong" for each in inspection.findings),
+        doubtful=sum(each.severity == "doubtful" for each in inspection.findings),
         weights=inspection.weights,
         stretched=thumbnails.CONTRAST_NOTE if stretched else None,
         splits=column_headings(table),

@@ -50,9 +50,9 @@ class ImageStats:
 
     Attributes:
         table: (N rows) ``reason`` why an image cannot be used ('' if it can); ``format`` and ``mode`` as in Pillow;
-            ``width``, ``height`` in pixels; ``bytes``; ``content``, equal for equal files and negative for unusable ones;
-            ``brightness``, ``contrast`` (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255);
-            ``enlarged``, the factor 1, 2, 4 or 8 by which a sampled image was enlarged. NaN if unknown.
+            ``width``, ``height`` in pixels; ``bytes``; ``content``, equal for equal files, negative if unusable;
+            ``brightness``, ``contrast`` (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to
+            255); ``enlarged``, the factor 1, 2, 4 or 8 by which a sampled image was enlarged. NaN if unknown.
         small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole image squeezed into a square; black if unusable.
         hashes: (N, HASH_BITS) bool, perceptual hashes.
     """
@@ -184,14 +184,16 @@ def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]
 
 
 def _stack(found: Sequence[_ImageRecord]) -> ImageStats:
-    small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
+    small = np.array([each.small for each in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
     columns = ("reason", "format", "mode", "width", "height", "bytes", "enlarged")
-    table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
-    table["content"] = [one.content if not one.reason else -1 - row for row, one in enumerate(found)]
+    table = pd.DataFrame({name: [getattr(each, name) for each in found] for name in columns})
+    table["content"] = [each.content if not each.reason else -1 - row for row, each in enumerate(found)]
     unknown = (table["reason"] != "").to_numpy()
     # In chunks: floats take eight times the bytes.
     parts = [_measures(small[first : first + _CHUNK]) for first in range(0, len(small), _CHUNK)]
     for name in _MEASURED:
         values = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
         table[name] = np.where(unknown, np.nan, values)
-    return ImageStats(table, small, np.array([one.hash for one in found], dtype=bool).reshape(-1, HASH_BITS))
+    return ImageStats(
+        table, small, np.array([each.hash for each in found], dtype=bool).reshape(-1, HASH_BITS)
+    )

@@ -31,35 +31,35 @@ def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
             "small": SMALL_SLICE,
             "count": len(found),
         },
-        {"slices": [asdict(one) for one in found]},
+        {"slices": [asdict(each) for each in found]},
     )
 
 
-def worst_slice(found: Sequence[SliceMetrics]) -> str:
+def worst_slice(slices: Sequence[SliceMetrics]) -> str:
     """A sentence on the worst subgroup."""
-    below = [one for one in found if one.below]
-    if below:
-        worst = min(below, key=lambda one: one.top1)
-        more = len(below) - 1
-        others = (
-            f", and so {'is' if more == 1 else 'are'} {more} more slice{'s' * (more > 1)}" if more else ""
-        )
-        return f"Of {_said(worst)} are classified correctly: worse than the rest by more than chance explains{others}."
-    large = [one for one in found if not one.small]
+    below = sorted((each for each in slices if each.below), key=lambda each: each.top1)
+    large = below or [each for each in slices if not each.small]
     if not large:
-        return f"Each slice has fewer than {SMALL_SLICE} images: too few to say."
-    return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are classified correctly."
+        return f"Each subgroup has fewer than {SMALL_SLICE} images: too few to say."
+    worst = large[0]
+    right = (
+        f"Of the {count_of(worst.pictures, 'image')} with {worst.column} {worst.value}, {percent(worst.top1)} are "
+        "classified correctly"
+    )
+    if not below:
+        return (
+            f"No subgroup is worse by more than chance explains. The lowest: {right[0].lower()}{right[1:]}."
+        )
+    more = len(below) - 1
+    others = f", and so {'is' if more == 1 else 'are'} {count_of(more, 'more subgroup')}" if more else ""
+    return f"{right}: worse than the rest by more than chance explains{others}."
 
 
 def subgroup_verdict(found: Sequence[SliceMetrics]) -> str:
     """Whether the model is equally good in all subgroups, in a word or two."""
-    if below := sum(one.below for one in found):
+    if below := sum(each.below for each in found):
         return f"No, {below} of {len(found)} worse."
-    return "Too few images to tell." if all(one.small for one in found) else "Yes."
-
-
-def _said(one: SliceMetrics) -> str:
-    return f"the {count_of(one.pictures, 'image')} with {one.column} {one.value}, {percent(one.top1)}"
+    return "Too few images to tell." if all(each.small for each in found) else "Yes."
 
 
 def cost_section(

@@ -122,45 +122,45 @@ class UnpairedComparison:
         return asdict(self)
 
 
-def compare_unpaired(one: FinishedRun, other: FinishedRun) -> UnpairedComparison | None:
+def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedComparison | None:
     """First minus second run as independent samples; None if the classes differ, or a run has no image.
 
     Images in both make the interval wider than necessary.
     """
-    classes = [set(each.answers.get("true_label", ())) for each in (one, other)]
+    classes = [set(each.answers.get("true_label", ())) for each in (first, second)]
     if not classes[0] or classes[0] != classes[1]:
         return None
-    both = [each.report["intervals"] for each in (one, other)]
+    both = [each.report["intervals"] for each in (first, second)]
     metrics = {
-        name: unpaired_difference((one.report[name], *both[0][name]), (other.report[name], *both[1][name]))
+        name: unpaired_difference((first.report[name], *both[0][name]), (second.report[name], *both[1][name]))
         for name in ("top1", "macro_f1")
         if all(name in intervals for intervals in both)
     }
     return UnpairedComparison(
-        (len(one.answers), len(other.answers)),
-        len(one.answers.index.intersection(other.answers.index)),
+        (len(first.answers), len(second.answers)),
+        len(first.answers.index.intersection(second.answers.index)),
         metrics,
-        optimistic_warning([each.name for each in (one, other) if each.optimistic]),
+        optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
 
 
-def compare_runs(one: FinishedRun, other: FinishedRun) -> RunComparison | None:
+def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | None:
     """First minus second run, image by image; None if they were evaluated on different images.
 
     Raises:
         InputError: An image has different true labels.
     """
-    if not one.answers.index.symmetric_difference(other.answers.index).empty:
+    if not first.answers.index.symmetric_difference(second.answers.index).empty:
         return None
-    found = compare_predictions(one.answers, other.answers)
+    found = compare_predictions(first.answers, second.answers)
     if found is None:
         return None
     found = replace(
         found,
-        by_name=different_root_note(one.root, other.root),
-        optimistic=optimistic_warning([each.name for each in (one, other) if each.optimistic]),
+        by_name=different_root_note(first.root, second.root),
+        optimistic=optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
-    times = (one.train_s, other.train_s)
+    times = (first.train_s, second.train_s)
     return RunComparison(
         found, None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1])
     )

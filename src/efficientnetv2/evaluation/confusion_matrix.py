@@ -10,18 +10,19 @@ from scipy.sparse import coo_array
 
 from efficientnetv2.evaluation.text_wrap import text_width, wrap_name
 
-_SIDE_PX = 900  # of the widest matrix
-_CELL_PX = (9.0, 64.0)  # least (its label can just be read) and most
-_LABELLED = 120  # classes at most, for their labels to fit
-_LISTED = 12  # mistakes at most
-_COUNTED = 20  # classes at most, for counts to fit into the cells
-_NAME_LETTERS = 22  # of a line; a longer name takes as many as its cell has room for, then is cut
-_LINE = 1.15  # height of a line over that of its letters
-_LINES = 3  # at most
-_LEAST_FONT_PX = 10.0  # that can still be read
-_FULL = 0.75  # share of the row from which text on a cell needs another color on a dark page
-_AXIS_FONT_PX = 13.0  # of the titles of both axes
-_CELLS = 50_000  # drawn at most, 2 MB of the page; ImageNet's validation pictures fill no more. Ours
+# Ours, from looking at pages: lengths in CSS pixels.
+_SIDE_PX = 900  # largest matrix
+_CELL_PX = (9.0, 64.0)  # smallest cell with a readable label, and largest cell
+_LABELED = 120  # classes whose labels fit
+_LISTED = 12  # confusions listed
+_COUNTED = 20  # classes whose counts fit into the cells
+_NAME_LETTERS = 22  # letters of a line of a label
+_LINE = 1.15  # line height in letters
+_LINES = 3  # lines of a label
+_LEAST_FONT_PX = 10.0  # readable font
+_FULL = 0.75  # share of a row from which text on a cell needs another color
+_AXIS_FONT_PX = 13.0  # axis titles
+_CELLS = 50_000  # cells drawn, 2 MB of the page; the ImageNet validation set fills no more
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,13 @@ class Matrix:
     def of(cls, confusion: coo_array, class_names: Sequence[str]) -> Matrix:
         """Lay out a (K, K) matrix of counts, rows true, columns predicted."""
         classes = len(class_names)
-        labelled = classes <= _LABELLED
+        labeled = classes <= _LABELED
         cell_px = _SIDE_PX / classes
-        if labelled:
+        if labeled:
             cell_px = min(max(cell_px, _CELL_PX[0]), _CELL_PX[1])
         font_px = _font_px(cell_px)
         lines = min(_LINES, max(1, int(cell_px / (font_px * _LINE))))
-        labels = tuple(wrap_name(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
+        labels = tuple(wrap_name(name, _NAME_LETTERS, lines) for name in class_names) if labeled else ()
         totals = confusion.sum(axis=1)
         rows, columns, counts = confusion.row, confusion.col, confusion.data
         drawn = np.sort(np.argsort(-counts, kind="stable")[:_CELLS])
@@ -127,7 +128,7 @@ class Matrix:
             Cell(int(rows[at]), int(columns[at]), int(counts[at]), float(counts[at] / totals[rows[at]]))
             for at in drawn
         )
-        # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
+        # 0.62: width of a letter over its height. Ours.
         widest = max((text_width(line) for label in labels for line in label), default=0.0)
         margin_px = 1.6 * _AXIS_FONT_PX + font_px * (2 + 0.62 * widest)
         counted, left_out = classes <= _COUNTED, len(rows) - len(drawn)

@@ -114,7 +114,7 @@ class CrossValidation:
         return [
             f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
             *self._starts(),
-            *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
+            *(f"Warning: {each.sentence()}" if each.flattering else each.sentence() for each in self.beside),
         ]
 
     def new_places(self) -> NewPlaceEstimate | None:
@@ -190,13 +190,13 @@ class CrossValidation:
             return []
         sentence = f"Chosen in each fold by {words} on a part of its training images. The metrics above chose nothing."
         numbers = [fold.number for fold in self.folds]
-        rows = [[one.name, *(percent(one.scores.get(number)) for number in numbers)] for one in self.tries]
+        rows = [[each.name, *(percent(each.scores.get(number)) for number in numbers)] for each in self.tries]
         return [
             Section("Candidates", [sentence], ["hyperparameters", *(f"fold {n + 1}" for n in numbers)], rows)
         ]
 
     def _comparisons(self) -> list[Section]:
-        sentences = [f"!{one.sentence()}" if one.flattering else one.sentence() for one in self.beside]
+        sentences = [f"!{each.sentence()}" if each.flattering else each.sentence() for each in self.beside]
         return [Section("New locations", sentences)] if sentences else []
 
     def to_json(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class CrossValidation:
             "split_by": self.by,
             "folds": [asdict(fold) for fold in self.folds],
             "over_folds": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
-            "tries": [{"settings": one.name, "scores": dict(one.scores)} for one in self.tries],
-            "splits_compared": [one.to_json() for one in self.beside],
+            "tries": [{"settings": each.name, "scores": dict(each.scores)} for each in self.tries],
+            "splits_compared": [each.to_json() for each in self.beside],
             "apart": None if self.apart is None else asdict(self.apart) | {"near_km": NEAR_KM},
         }

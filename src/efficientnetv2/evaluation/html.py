@@ -22,7 +22,8 @@ from efficientnetv2.evaluation.plot_style import svg
 from efficientnetv2.evaluation.text_wrap import breakable, command, sentence
 
 THUMBNAIL_PX = 160
-_GENERATOR = "effnetv2"  # in the head of every page, so that it is known for one
+# In the head of every page, to recognize it.
+_GENERATOR = "effnetv2"
 
 
 def render(template: str, **values: Any) -> str:
@@ -118,11 +119,11 @@ def duration(seconds: float) -> str:
 def json_values(value: Any) -> Any:
     """Plain JSON values; NaN and infinity become None, any other object its text."""
     if isinstance(value, Mapping):
-        return {str(key): json_values(one) for key, one in value.items()}
+        return {str(key): json_values(each) for key, each in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         return json_values(value.tolist())
     if isinstance(value, list | tuple):
-        return [json_values(one) for one in value]
+        return [json_values(each) for each in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
@@ -134,14 +135,14 @@ def json_text(value: Any) -> str:
 
 
 def _json(value: Any, depth: int = 0) -> str:
-    rows = isinstance(value, list) and bool(value) and all(isinstance(one, list | dict) for one in value)
+    rows = isinstance(value, list) and bool(value) and all(isinstance(each, list | dict) for each in value)
     if depth < 3 and isinstance(value, dict) and value:
         lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {_json(one, depth + 1)}" for key, one in value.items()
+            f"{json.dumps(key, ensure_ascii=False)}: {_json(each, depth + 1)}" for key, each in value.items()
         ]
         start, end = "{", "}"
     elif depth < 3 and rows:
-        lines = [json.dumps(one, ensure_ascii=False) for one in value]
+        lines = [json.dumps(each, ensure_ascii=False) for each in value]
         start, end = "[", "]"
     else:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -87,26 +87,29 @@ def draw_label_curve(curve: LabelCurve) -> Figure:
     """Macro-F1 against the number of labels on a log axis; the extrapolation is dotted."""
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
-    points, foretold = curve.points, [one for one in (curve.carried, curve.forecast) if one is not None]
-    sizes = [one.pictures for one in points]
+    points, foretold = curve.points, [each for each in (curve.carried, curve.forecast) if each is not None]
+    sizes = [each.pictures for each in points]
     colour = COLORS[0]
     ax.fill_between(
-        sizes, [100 * one.low for one in points], [100 * one.high for one in points], color=colour, alpha=0.2,
+        sizes, [100 * each.low for each in points], [100 * each.high for each in points], color=colour, alpha=0.2,
         linewidth=0,
     )  # fmt: skip
-    ax.plot(sizes, [100 * one.macro_f1 for one in points], color=colour, marker="o", markersize=4)
+    ax.plot(sizes, [100 * each.macro_f1 for each in points], color=colour, marker="o", markersize=4)
     dotted = [points[-1], *foretold]
     ax.plot(
-        [one.pictures for one in dotted], [100 * one.macro_f1 for one in dotted], color=colour, linestyle=":"
+        [each.pictures for each in dotted],
+        [100 * each.macro_f1 for each in dotted],
+        color=colour,
+        linestyle=":",
     )
-    for one in foretold:
+    for each in foretold:
         ax.errorbar(
-            [one.pictures], [100 * one.macro_f1],
-            yerr=[[max(0.0, 100 * (one.macro_f1 - one.low))], [max(0.0, 100 * (one.high - one.macro_f1))]],
+            [each.pictures], [100 * each.macro_f1],
+            yerr=[[max(0.0, 100 * (each.macro_f1 - each.low))], [max(0.0, 100 * (each.high - each.macro_f1))]],
             color=colour, marker="o", markerfacecolor="none", markersize=5, capsize=3, linewidth=1,
         )  # fmt: skip
     ax.set_xscale("log", base=2)
-    ticks = _ticks([*sizes, *(one.pictures for one in foretold)])
+    ticks = _ticks([*sizes, *(each.pictures for each in foretold)])
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel("labeled images", color=INK)

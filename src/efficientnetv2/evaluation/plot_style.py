@@ -18,14 +18,14 @@ from efficientnetv2.evaluation.text_wrap import wrap_name
 WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
 INK = "#333333"
 GRID = "#dddddd"
-# Okabe and Ito's colours, told apart by all eyes. Not quite black is theirs: matplotlib does not write down #000000.
+# Source: Okabe and Ito, for color blindness; not quite black, since matplotlib omits #000000.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101")
-_STROKES = ("-", "--", ":", "-.")  # of lines of one colour
-# What stands for them on a dark page; all others stay.
+_STROKES = ("-", "--", ":", "-.")
+# Their replacements on a dark page.
 ON_DARK = {
     INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
 }  # fmt: skip
-_DOTS_PER_INCH = 144  # of a picture for a page that is not ours
+_DOTS_PER_INCH = 144
 
 
 def line_styles() -> Iterator[tuple[str, str]]:
@@ -57,7 +57,7 @@ def svg(figure: Figure) -> bytes:
     file = io.BytesIO()
     with _any_script():
         if (engine := figure.get_layout_engine()) is not None:
-            # Left to savefig, all is drawn twice: it draws once more, for nothing, to lay it out.
+            # Layout within savefig would draw everything twice.
             engine.execute(figure)
             figure.set_layout_engine("none")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -86,7 +86,7 @@ def is_titled(file: Path, title: str | None) -> bool:
     try:
         with Image.open(file, formats=["PNG"]) as image:
             return bool(image.info.get("Title") == title)
-    except OSError:  # Pillow's own error for what is no picture is one too
+    except OSError:  # also Pillow's error for a file that is not an image
         return False
 
 

@@ -17,7 +17,7 @@ from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 MetricsRow = Mapping[str, Any]
 
-# Of a training row, what is worth a panel where it changes: name → words.
+# Hyperparameters of a training row that get a panel if they change: name -> title.
 HYPERPARAMETERS = {
     "image_px": "image px",
     "randaugment": "RandAugment",
@@ -113,18 +113,18 @@ def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figur
         _draw(ax, words, lines, stepwise=True)
     for ax in axes[1:]:
         if (legend := ax.get_legend()) is not None:
-            legend.remove()  # the first one's holds for all
+            legend.remove()  # the first legend is enough
     axes[-1].set_xlabel("epoch", color=INK)
     return figure
 
 
 def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool) -> None:
-    for (name, points), (colour, stroke) in zip(lines.items(), line_styles(), strict=False):
+    for (name, points), (color, stroke) in zip(lines.items(), line_styles(), strict=False):
         ax.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
             label=label_text(name),
-            color=colour,
+            color=color,
             linestyle=stroke,
             linewidth=1.5,
             drawstyle="steps-post" if stepwise else "default",
@@ -147,10 +147,10 @@ def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[f
     ]
 
 
-# A run with more of them has no stages that a page could list: its setting changes all the time. Ours.
+# More stages mean that hyperparameters change all the time. Ours.
 _MOST_STAGES = 12
-# What sets one stage apart from the next, of a training row.
-_SETTING = (
+# Hyperparameters that define a stage.
+_STAGE_KEYS = (
     "image_px", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "dropout", "drop_path", "label_smoothing",
 )  # fmt: skip
 
@@ -177,26 +177,26 @@ def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
     """The stages of a run from rows of ``metrics.jsonl``; none if its hyperparameters change all the time."""
     rows = [row for row in history if row.get("kind") == "train" and row.get("train_s")]
     stages = [
-        list(part) for _, part in itertools.groupby(rows, key=lambda row: [row.get(n) for n in _SETTING])
+        list(part) for _, part in itertools.groupby(rows, key=lambda row: [row.get(n) for n in _STAGE_KEYS])
     ]
     if len(stages) > _MOST_STAGES:
         return ()
     scores = [(row["step"], row["top1"]) for row in _validations(history)] if rows else []
-    costs, begun_step, begun_epoch = [], 0, 0.0
+    costs, start_step, start_epoch = [], 0, 0.0
     for part in stages:
         seconds = sum(row["train_s"] for row in part)
-        within = [top1 for step, top1 in scores if begun_step < step <= part[-1]["step"]]
+        within = [top1 for step, top1 in scores if start_step < step <= part[-1]["step"]]
         costs.append(
             StageCost(
                 image_px=part[-1]["image_px"],
-                epochs=part[-1]["epoch"] - begun_epoch,
+                epochs=part[-1]["epoch"] - start_epoch,
                 seconds=seconds,
                 images_per_s=sum(row["images_per_s"] * row["train_s"] for row in part) / seconds,
                 input_wait_share=sum(row["waited_s"] for row in part) / seconds,
                 top1=within[-1] if within else None,
             )
         )
-        begun_step, begun_epoch = part[-1]["step"], part[-1]["epoch"]
+        start_step, start_epoch = part[-1]["step"], part[-1]["epoch"]
     return tuple(costs)
 
 
@@ -236,9 +236,9 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     scale, unit = _unit(max(stage.seconds for stage in stages))
     waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
-    places = range(len(names))  # of their own each: two names may be cut to the same
+    places = range(len(names))  # two names may be cut to the same text
     ax.barh(places, works, height=0.6, color=COLORS[0], label="training")
-    bars = ax.barh(places, waits, left=works, height=0.6, color=COLORS[1], label="waiting for pictures")
+    bars = ax.barh(places, waits, left=works, height=0.6, color=COLORS[1], label="waiting for images")
     speeds = [f" {stage.images_per_s:,.0f} images/s" for stage in stages]
     ax.bar_label(bars, speeds, fontsize=9, color=INK)
     ax.set_yticks(places, names)
@@ -260,12 +260,12 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     scale, unit = _unit(max(points[-1][0] for points in lines.values()))
-    for (name, points), (colour, stroke) in zip(lines.items(), line_styles(), strict=False):
+    for (name, points), (color, stroke) in zip(lines.items(), line_styles(), strict=False):
         ax.plot(
             [seconds / scale for seconds, _ in points],
             [100 * top1 for _, top1 in points],
             label=label_text(name),
-            color=colour,
+            color=color,
             linestyle=stroke,
             linewidth=1.5,
             marker="o",
@@ -325,16 +325,16 @@ class SizeCurve:
     def advice(self) -> str:
         """What may be concluded, in a sentence or two."""
         if self.role == "chose":
-            return f"The pictures of minival, which give no figure, have chosen {self.own_px} px among these."
+            return f"The selection set (minival) chose {self.own_px} px among these."
         if self.role == "may choose":
             px = best(self.points).image_px
             return (
-                f"Best at {px} px. Evaluate at it: --image-px {px}. The model file of one network keeps it: effnetv2 "
-                f"convert MODEL OUT --image-px {px}."
+                f"Best at {px} px. To evaluate at it: --image-px {px}. To keep it in a model file: "
+                f"effnetv2 convert MODEL OUT --image-px {px}."
             )
         return (
-            "A size chosen by this curve makes the figure of these pictures optimistic: choose it by pictures that "
-            "train the model (DATA: manifest.csv of its run, with --split train), then give it with --image-px."
+            "A size chosen by this curve makes the metrics of these images optimistic. Choose it on training images "
+            "(DATA: manifest.csv of the run, with --split train), then pass it with --image-px."
         )
 
     def to_json(self) -> list[Mapping[str, Any]]:

@@ -93,20 +93,20 @@ def per_class_f1(answers: pd.DataFrame) -> dict[str, float]:
     return dict(zip(names, scores.tolist(), strict=True))
 
 
-def common_images(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
+def common_images(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index[str]:
     """Paths in both tables, in the order of the first.
 
     Raises:
         InputError: An image has different true labels.
     """
-    both = one.index.intersection(other.index, sort=False)
-    mine, theirs = one.loc[both, "true_label"], other.loc[both, "true_label"]
-    unlike = (mine != theirs).to_numpy()
-    if unlike.any():
-        first = int(unlike.argmax())
+    both = first.index.intersection(second.index, sort=False)
+    labels = [table.loc[both, "true_label"] for table in (first, second)]
+    differ = (labels[0] != labels[1]).to_numpy()
+    if differ.any():
+        row = int(differ.argmax())
         raise InputError(
-            f"{both[first]!s} is '{mine.iloc[first]}' in one table and '{theirs.iloc[first]}' in the other "
-            f"({int(unlike.sum())} of {len(both)} images have such a difference). Evaluate both again with the same "
+            f"{both[row]!s} is '{labels[0].iloc[row]}' in one table and '{labels[1].iloc[row]}' in the other "
+            f"({int(differ.sum())} of {len(both)} images have such a difference). Evaluate both again with the same "
             "labels."
         )
     return both

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-# Behind which of a name's signs a line may end; and the options of a command, which no line parts.
+# Where a name may break; and options of a command, which do not break.
 _JOINTS = re.compile(r"(?<=\w[_/\\;-])(?![_/\\.,;:=-]|$)|(?<=\w[.,:])(?![_/\\.,;:=\d\s-]|$)")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
-# A percent sign behind a number, with the space that belongs between them or without.
+# A percent sign behind a number.
 _PERCENTAGE = re.compile(r"(?<=\d) ?%(?!\w)")
 _PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
-# Of a letter of Chinese, Japanese or Korean, in ordinary letters. Ours, from looking at pages.
+# Width of a Chinese, Japanese or Korean letter, in ordinary letters. Ours, from looking at pages.
 _WIDE = 1.7
 
 

@@ -14,16 +14,16 @@ from PIL import Image, ImageOps
 from efficientnetv2.evaluation.html import THUMBNAIL_PX, thumbnail
 from efficientnetv2.evaluation.plot_style import label_text
 
-# Mean brightness, of 255, below and above which people see little in a picture on a screen. Ours.
+# Mean brightness, of 255, outside which little is visible on a screen. Ours.
 DARK, BRIGHT = 40.0, 215.0
-CONTRAST_NOTE = "Each picture is shown with its contrast stretched, so that there is something to see."
+CONTRAST_NOTE = "Each image is shown with its contrast stretched."
 
 ImageLike = Image.Image | npt.NDArray[np.uint8]
 
 
 def is_low_contrast(pictures: Iterable[ImageLike | None]) -> bool:
     """Whether the median image is nearly black or nearly white; False for none."""
-    known = [float(np.asarray(_tiny(one)).mean()) for one in pictures if one is not None]
+    known = [float(np.asarray(_tiny(each)).mean()) for each in pictures if each is not None]
     return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
 
 
@@ -51,7 +51,7 @@ def stretch_contrast(
     low, high = np.percentile(_grey(by), (1, 99))
     levels = (np.arange(256) - low) * 255 / max(high - low, 1.0)
     table = levels.round().clip(0, 255).astype(np.uint8)
-    return [table[one] if np.median(_grey(one)) <= high else one for one in pictures]
+    return [table[each] if np.median(_grey(each)) <= high else each for each in pictures]
 
 
 def _grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -71,10 +71,11 @@ def _tiny(picture: ImageLike) -> Image.Image:
     return image.convert("L").resize((16, 16), Image.Resampling.BOX)
 
 
-_SIDE_IN = 1.45  # of a picture on the sheet: legible at the width of a screen
+# Contact sheet: side of an image in inches, font size, letters of a caption line and number of lines. Ours.
+_SIDE_IN = 1.45
 _LETTERS = 7
-_CAPTION = (24, 3)  # letters of a line as wide as a picture, and lines at most
-# Of letters that matplotlib's own font lacks, as Linux, Windows and macOS have them; those that are installed serve.
+_CAPTION = (24, 3)
+# Fonts of Linux, Windows and macOS with letters that matplotlib's font lacks.
 _FURTHER_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Thai", "Noto Sans Devanagari", "Noto Sans Arabic",
     "WenQuanYi Zen Hei", "Microsoft YaHei", "Leelawadee UI", "Nirmala UI", "PingFang SC", "Thonburi",
@@ -101,7 +102,7 @@ def draw_rows(rows: Sequence[ImageRow]) -> Figure:
     for row, part in zip(rows, parts, strict=True):
         part.suptitle(row.words, x=0.01, ha="left", fontsize=_LETTERS + 2)
         for place, ax in enumerate(part.subplots(1, columns, squeeze=False)[0]):
-            # Unsmoothed: how coarse the picture is belongs to what is to be seen.
+            # Unsmoothed: the coarseness of an image is to be visible.
             ax.imshow(row.images[place], interpolation="nearest")
             ax.set_xlabel(_caption(row.captions[place]), fontsize=_LETTERS, fontfamily=fonts)
             ax.set_xticks([])
@@ -116,7 +117,7 @@ def _caption(text: str) -> str:
     letters, most = _CAPTION
     first, *others = text.split(" + ")
     return "\n".join(
-        label_text(one, letters=letters, lines=most) for one in (first, *(f"+ {one}" for one in others))
+        label_text(each, letters=letters, lines=most) for each in (first, *(f"+ {each}" for each in others))
     )
 
 

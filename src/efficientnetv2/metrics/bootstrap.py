@@ -146,24 +146,23 @@ def metrics_from_counts(sums: Floats) -> dict[str, Floats]:
 
 def macro_intervals(confusion: coo_array, *, key: Key, draws: int) -> tuple[Interval, Interval]:
     """Intervals of macro-F1 and balanced accuracy, with single images drawn from a (K, K) confusion matrix."""
-    present, row_starts = np.unique(confusion.row, return_index=True)
-    columns, counts = confusion.col, confusion.data
-    correct = np.flatnonzero(confusion.row == columns)
-    by_column = np.argsort(columns, kind="stable")
-    predicted, column_starts = np.unique(columns[by_column], return_index=True)
-    scored = np.isin(predicted, present)  # a class without a true image has no metric
+    rows, columns = confusion.row, confusion.col
+    present = np.unique(rows)  # a class without a true image has no metric
+    masks = (rows == columns, np.ones(len(rows), dtype=bool), np.isin(columns, present))
+    units = np.concatenate([np.flatnonzero(mask) for mask in masks])
+    places = np.concatenate(
+        [
+            number * len(present) + np.searchsorted(present, ids[mask])
+            for number, (mask, ids) in enumerate(zip(masks, (rows, rows, columns), strict=True))
+        ]
+    )
+    cells = csr_array((np.ones(len(units)), (units, places)), shape=(len(rows), 3 * len(present)))
     f1, recall = np.empty((2, draws))
-    for part, cells in _multinomial(counts, max(1, CELLS_AT_ONCE // len(counts)), key, draws):
-        sums = np.zeros((3, len(cells), len(present)))
-        sums[0][:, np.searchsorted(present, confusion.row[correct])] = cells[:, correct]
-        sums[1] = np.add.reduceat(cells, row_starts, axis=1)
-        totals = np.add.reduceat(cells[:, by_column], column_starts, axis=1)
-        sums[2][:, np.searchsorted(present, predicted[scored])] = totals[:, scored]
+    for part, times in _multinomial(confusion.data, max(1, CELLS_AT_ONCE // max(cells.shape)), key, draws):
         # Only the means are kept: 2,000 draws of all classes of ImageNet-21k would be a gigabyte.
-        absent = sums[1] == 0
-        f1_of, recall_of = 2 * sums[0] / np.maximum(sums[1] + sums[2], 1), sums[0] / np.maximum(sums[1], 1)
-        f1[part] = np.nanmean(np.where(absent, np.nan, f1_of), axis=1)
-        recall[part] = np.nanmean(np.where(absent, np.nan, recall_of), axis=1)
+        sums = np.ascontiguousarray(times @ cells).reshape(len(times), 3, len(present))
+        metrics = metrics_from_counts(sums)
+        f1[part], recall[part] = metrics["macro_f1"], metrics["balanced_accuracy"]
     return percentile_interval(f1), percentile_interval(recall)
 
 

@@ -145,7 +145,7 @@ def multilabel_metrics(
     totals = support + assigned.sum(axis=0)
     f1 = 2 * hits / np.maximum(totals, 1)
     per_class = _per_class(images, classes, support, scores, f1, class_names)
-    averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
+    averages = [each.average_precision for each in per_class.values() if each.average_precision is not None]
     return MultilabelMetrics(
         top1=float(correct.mean()),
         top5=float(top5_correct(true, scores).mean()) if len(class_names) > TOP else None,

@@ -98,10 +98,10 @@ def _distinct_texts(ends: Sequence[Any]) -> list[str]:
     """The ends of quartiles, as short as keeps them distinct."""
     tried: Iterator[list[str]]
     if isinstance(ends[0], pd.Timestamp):
-        days = [one.date().isoformat() for one in ends]
-        tried = chain([days], ([one.isoformat(" ", to) for one in ends] for to in _TIMES))
+        days = [each.date().isoformat() for each in ends]
+        tried = chain([days], ([each.isoformat(" ", to) for each in ends] for to in _TIMES))
     else:
-        tried = ([_short(one, digits) for one in ends] for digits in _DIGITS)
+        tried = ([_short(each, digits) for each in ends] for digits in _DIGITS)
     return next(texts for texts in tried if len(set(texts)) == len(texts))
 
 
@@ -136,7 +136,7 @@ def slice_metrics(
         below = _worse(hits[inside], hits[~inside], level=0.05 / len(parts))
         macro = None if true.ndim > 1 else _macro_f1(true[inside], answers[inside])
         found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
-    return tuple(sorted(found, key=lambda one: (not one.below, one.small, one.top1)))
+    return tuple(sorted(found, key=lambda each: (not each.below, each.small, each.top1)))
 
 
 def _worse(inside: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], *, level: float) -> bool:
