@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,35 +63,35 @@ class DuplicatePair:
     alike: float
 
 
-def exact_duplicates(looked: ImageStats) -> list[list[int]]:
+def exact_duplicates(stats: ImageStats) -> list[list[int]]:
     """Rows of files with equal bytes, by group, in their order."""
-    rows = pd.Series(looked.readable)
-    contents = looked.table["content"].to_numpy()[looked.readable]
+    rows = pd.Series(stats.readable)
+    contents = stats.table["content"].to_numpy()[stats.readable]
     groups = [group.tolist() for _, group in rows.groupby(contents, sort=False) if len(group) > 1]
     return sorted(groups)
 
 
-def is_blank(looked: ImageStats) -> npt.NDArray[np.bool_]:
+def is_blank(stats: ImageStats) -> npt.NDArray[np.bool_]:
     """(N,) whether a readable image has a single color."""
-    spread = looked.small.max(axis=(1, 2)) - looked.small.min(axis=(1, 2))  # (N, 3), never below 0
+    spread = stats.small.max(axis=(1, 2)) - stats.small.min(axis=(1, 2))  # (N, 3), never below 0
     empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
-    return empty & (looked.table["reason"] == "").to_numpy()
+    return empty & (stats.table["reason"] == "").to_numpy()
 
 
-def near_duplicates(looked: ImageStats, *, key: Key) -> list[DuplicatePair]:
+def near_duplicates(stats: ImageStats, *, key: Key) -> list[DuplicatePair]:
     """Pairs of different files that look the same, the most alike first.
 
     Of exact duplicates one is compared. Of long series of similar images only the closest pairs are reported, and those
     that connect the series.
     """
-    usable = np.zeros(len(looked.table), dtype=bool)
-    usable[looked.readable] = True
-    usable &= ~looked.table["content"].duplicated().to_numpy() & ~is_blank(looked)
+    usable = np.zeros(len(stats.table), dtype=bool)
+    usable[stats.readable] = True
+    usable &= ~stats.table["content"].duplicated().to_numpy() & ~is_blank(stats)
     rows = np.flatnonzero(usable).astype(np.int64)
-    pairs = rows[candidate_pairs(looked.hashes[rows], key=key)]
-    alike = _correlation(looked.small, pairs)
+    pairs = rows[candidate_pairs(stats.hashes[rows], key=key)]
+    alike = _correlation(stats.small, pairs)
     kept = np.flatnonzero(alike >= LEAST_ALIKE)
-    kept = kept[_thinned(pairs[kept], 1 - alike[kept], len(looked.table), _NAMED)]
+    kept = kept[_thinned(pairs[kept], 1 - alike[kept], len(stats.table), _NAMED)]
     order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -alike[kept]))]
     return [DuplicatePair(int(pairs[at, 0]), int(pairs[at, 1]), round(float(alike[at]), 4)) for at in order]
 
@@ -169,119 +170,112 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
     return alike
 
 
-_KIND = {"same": "the same file", "near": "nearly the same image"}
-
-
 def duplicate_section(
-    dataset: ImageDataset, looked: ImageStats, *, key: Key
+    dataset: ImageDataset, stats: ImageStats, *, key: Key
 ) -> tuple[CheckSection, list[DuplicatePair]]:
     """Findings on exact and near duplicates by the harm that they do, and the pairs of near duplicates."""
-    same = [tuple(group) for group in exact_duplicates(looked)]
-    pairs = near_duplicates(looked, key=key)
-    alike = _between(dataset, same, pairs)
-    likeness = {
-        way: f"correlation {each.alike:.2f}" for each, ways in zip(pairs, alike, strict=True) for way in ways
+    exact = [tuple(group) for group in exact_duplicates(stats)]
+    pairs = near_duplicates(stats, key=key)
+    file_pairs = _between(dataset, exact, pairs)
+    captions = {
+        group: f"correlation {pair.alike:.2f}"
+        for pair, groups in zip(pairs, file_pairs, strict=True)
+        for group in groups
     }
     findings = [
-        *_harms(dataset, [[group] for group in same], "same", {}),
-        *_harms(dataset, alike, "near", likeness),
+        *_harms(dataset, [[group] for group in exact], "same", {}),
+        *_harms(dataset, file_pairs, "near", captions),
     ]
     facts = {
-        "same_files": [[dataset.paths[row] for row in group] for group in same],
+        "same_files": [[dataset.paths[row] for row in group] for group in exact],
         "near_duplicates": [
             {
-                "paths": [dataset.paths[each.first], dataset.paths[each.second]],
-                "correlation": each.alike,
-                "across_splits": any(crosses_splits(dataset, way) for way in ways),
-                "labels_differ": any(labels_differ(dataset, way) for way in ways),
+                "paths": [dataset.paths[pair.first], dataset.paths[pair.second]],
+                "correlation": pair.alike,
+                "across_splits": any(crosses_splits(dataset, group) for group in groups),
+                "labels_differ": any(labels_differ(dataset, group) for group in groups),
             }
-            for each, ways in zip(pairs, alike, strict=True)
+            for pair, groups in zip(pairs, file_pairs, strict=True)
         ],
     }
     return CheckSection(facts, findings), pairs
 
 
 def _between(
-    dataset: ImageDataset, same: Sequence[tuple[int, ...]], pairs: Sequence[DuplicatePair]
+    dataset: ImageDataset, exact: Sequence[tuple[int, ...]], pairs: Sequence[DuplicatePair]
 ) -> list[list[tuple[int, ...]]]:
     """For each near pair the pairs of files that it stands for, with exact duplicates of another split or label."""
-    files = {row: group for group in same for row in group}
+    copies = {row: group for group in exact for row in group}
 
-    def each_kind(row: int) -> list[int]:
-        kinds = {
-            (dataset.split[each], str(dataset.targets[each])): each
-            for each in reversed(files.get(row, (row,)))
+    def distinct(row: int) -> list[int]:
+        by_split_and_label = {
+            (dataset.split[copy], str(dataset.targets[copy])): copy
+            for copy in reversed(copies.get(row, (row,)))
         }
-        return [row, *sorted(set(kinds.values()) - {row})]
+        return [row, *sorted(set(by_split_and_label.values()) - {row})]
 
     return [
         [
             (min(first, second), max(first, second))
-            for first in each_kind(each.first)
-            for second in each_kind(each.second)
+            for first in distinct(pair.first)
+            for second in distinct(pair.second)
         ]
-        for each in pairs
+        for pair in pairs
     ]
 
 
 def _harms(
     dataset: ImageDataset,
-    found: Sequence[Sequence[tuple[int, ...]]],
-    how: str,
-    likeness: Mapping[tuple[int, ...], str],
+    duplicates: Sequence[Sequence[tuple[int, ...]]],
+    how: Literal["same", "near"],
+    captions: Mapping[tuple[int, ...], str],
 ) -> list[Finding]:
     """A finding for duplicates across splits, one for different labels, and one for the rest.
 
-    Args:
-        found: For each duplicate all groups that it stands for; the first that does harm is reported.
-        how: A key of ``_KIND``.
-        likeness: Caption of each group.
+    ``duplicates`` has for each all groups that it stands for; the first that does harm is reported.
     """
-    each_across = [next((group for group in ways if crosses_splits(dataset, group)), None) for ways in found]
-    each_unlike = [next((group for group in ways if labels_differ(dataset, group)), None) for ways in found]
-    across = [group for group in each_across if group is not None]
-    unlike = [group for group in each_unlike if group is not None]
-    told = zip(found, each_across, each_unlike, strict=True)
-    rest = [ways[0] for ways, crosses, differs in told if crosses is None and differs is None]
+    across = [
+        next((group for group in groups if crosses_splits(dataset, group)), None) for groups in duplicates
+    ]
+    unlike = [
+        next((group for group in groups if labels_differ(dataset, group)), None) for groups in duplicates
+    ]
+    harmless = [
+        groups[0] for groups, *harms in zip(duplicates, across, unlike, strict=True) if harms == [None, None]
+    ]
     # Pairs share images: five alike images are ten pairs, but only four images are redundant.
-    repeated = len(dataset) - len(np.unique(connected_groups(len(dataset), rest)))
-    what = _KIND[how]
-    grave: Severity = "wrong" if how == "same" else "doubtful"
-    kinds: tuple[tuple[str, Severity, list[tuple[int, ...]], str, str], ...] = (
+    redundant = len(dataset) - len(np.unique(connected_groups(len(dataset), harmless)))
+    what = {"same": "the same file", "near": "nearly the same image"}[how]
+    severity: Severity = "wrong" if how == "same" else "doubtful"
+    kinds: tuple[tuple[str, Severity, Sequence[tuple[int, ...] | None], str, str], ...] = (
         (
-            f"{how}_across_splits",
-            grave,
+            "across_splits",
+            severity,
             across,
-            f"{count_groups(across)} in two splits: {what} is trained on and evaluated",
+            f"in two splits: {what} is trained on and evaluated.",
             "Remove them from one of the splits: metrics of the other are too high.",
         ),
         (
-            f"{how}_other_label",
-            grave,
+            "other_label",
+            severity,
             unlike,
-            f"{count_groups(unlike)} with different labels: {what}, but two labels",
+            f"with different labels: {what}, but two labels.",
             "At least one label is wrong, or the image shows several things. Look at them.",
         ),
         (
-            f"{how}_picture",
+            "picture",
             "note",
-            rest,
-            f"{count_groups(rest)} of {what}, labels and splits agreeing: "
-            + share_text(repeated, len(dataset)) + " are redundant",
+            harmless,
+            f"of {what}, with equal labels and splits: {share_text(redundant, len(dataset))} are redundant.",
             "Automatic splits keep equal files together."
             if how == "same"
             else "Give them one value in a column group and name it with --group-column, so that no split parts them.",
         ),
-    )  # fmt: skip
-    return [
-        Finding(
-            kind,
-            severity,
-            f"{sentence}.",
-            advice,
-            tuple(groups),
-            tuple(likeness.get(each, "") for each in groups),
-        )
-        for kind, severity, groups, sentence, advice in kinds
-        if groups
-    ]
+    )
+    findings = []
+    for kind, of_severity, found, text, advice in kinds:
+        if groups := tuple(group for group in found if group is not None):
+            shown = tuple(captions.get(group, "") for group in groups)
+            sentence = f"{count_groups(groups)} {text}"
+            findings.append(Finding(f"{how}_{kind}", of_severity, sentence, advice, groups, shown))
+    return findings

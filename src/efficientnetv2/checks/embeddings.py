@@ -10,6 +10,7 @@ import numpy.typing as npt
 from efficientnetv2.checks.findings import (
     CheckSection,
     Finding,
+    Severity,
     connected_groups,
     count_groups,
     crosses_splits,
@@ -52,49 +53,55 @@ def lookalike_section(
     Returns:
         The section, and the groups with all their copies.
     """
-    same = connected_groups(len(dataset), copies)[embeddings.samples]
-    alone = np.unique(same, return_index=True)[1]
-    alone.sort()
-    family: dict[int, list[int]] = {}
-    for number, row in zip(same.tolist(), embeddings.samples.tolist(), strict=True):
-        family.setdefault(number, []).append(row)
+    copy_ids = connected_groups(len(dataset), copies)[embeddings.samples]
+    originals = np.unique(copy_ids, return_index=True)[1]
+    originals.sort()
+    rows_of: dict[int, list[int]] = {}
+    for copy_id, row in zip(copy_ids.tolist(), embeddings.samples.tolist(), strict=True):
+        rows_of.setdefault(copy_id, []).append(row)
     scenes = [
-        (tuple(sorted(row for place in places for row in family[int(same[alone[place]])])), ratio)
-        for places, ratio in find_lookalikes(embeddings.vectors[alone].astype(np.float32), counting=counting)
+        (tuple(sorted(row for place in places for row in rows_of[int(copy_ids[originals[place]])])), ratio)
+        for places, ratio in find_lookalikes(
+            embeddings.vectors[originals].astype(np.float32), counting=counting
+        )
     ]
     across = [scene for scene in scenes if crosses_splits(dataset, scene[0])]
     unlike = [scene for scene in scenes if labels_differ(dataset, scene[0])]
     harmful = {*across, *unlike}
-    kinds = (
+    kinds: tuple[tuple[str, Severity, list[tuple[tuple[int, ...], float]], str, str], ...] = (
         (
             "lookalike_across_splits",
+            "doubtful",
             across,
-            "look like one scene, on both sides of a split",
+            ", on both sides of a split",
             "The evaluation repeats training images. Look at them, and put them into one split.",
         ),
         (
             "lookalike_other_label",
+            "doubtful",
             unlike,
-            "look like one scene, with different labels",
+            ", with different labels",
             "Look at them: one label may be wrong.",
         ),
         (
             "lookalike",
+            "note",
             [scene for scene in scenes if scene not in harmful],
-            "look like one scene",
-            "Shifted, turned, taken twice? Then name what they share with --group-column, so that no split parts them.",
+            "",
+            "Shifted, rotated, taken twice? Then name what they share with --group-column, so that no split parts "
+            "them.",
         ),
     )
     findings = [
         Finding(
             kind,
-            "note" if kind == "lookalike" else "doubtful",
-            f"{count_groups([group for group, _ in found])} of images {what}.",
+            severity,
+            f"{count_groups([group for group, _ in found])} of images look like one scene{what}.",
             advice,
             tuple(group for group, _ in found),
             tuple(f"distance ratio {ratio:.2f}" for _, ratio in found),
         )
-        for kind, found, what, advice in kinds
+        for kind, severity, found, what, advice in kinds
         if found
     ]
     facts = {

@@ -42,14 +42,14 @@ class CheckFindings:
     """Everything that was found in a dataset.
 
     Attributes:
-        looked: Statistics of its images.
+        stats: Statistics of its images.
         sections: By key of ``inspection.json``: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``,
             ``network`` and ``shards``.
         weights: Pretrained weights of the embeddings. None without embeddings.
     """
 
     dataset: ImageDataset
-    looked: ImageStats
+    stats: ImageStats
     sections: Mapping[str, CheckSection]
     weights: str | None = None
 
@@ -87,7 +87,7 @@ class CheckFindings:
 
 def check_dataset(
     dataset: ImageDataset,
-    looked: ImageStats,
+    stats: ImageStats,
     *,
     key: Key,
     near_km: float = NEAR_KM,
@@ -109,11 +109,11 @@ def check_dataset(
     Raises:
         InputError: The time column has no times.
     """
-    duplicated, near = duplicate_section(dataset, looked, key=key.fold("near"))
+    duplicates, near = duplicate_section(dataset, stats, key=key.fold("near"))
     sections = {
         "counts": class_count_section(dataset),
-        "looks": image_stats_section(dataset, looked),
-        "copies": duplicated,
+        "looks": image_stats_section(dataset, stats),
+        "copies": duplicates,
         "place": location_section(dataset, near_km=near_km),
         "time": time_section(dataset, column=time_column),
         "group": group_section(dataset),
@@ -122,20 +122,20 @@ def check_dataset(
         sections["shards"] = CheckSection({}, _damaged(damage))
     if embeddings is not None:
         # A copy has the label of its original: in training it would confirm a wrong one.
-        known = [
-            *exact_duplicates(looked),
+        copies = [
+            *exact_duplicates(stats),
             *([pair.first, pair.second] for pair in near),
             *augmentation_families(dataset),
         ]
-        alike, scenes = lookalike_section(dataset, embeddings, known, counting=counting)
-        together: list[Sequence[int]] = [*known, *scenes, *group_members(dataset)]
-        doubted = label_error_section(
+        lookalikes, scenes = lookalike_section(dataset, embeddings, copies, counting=counting)
+        together: list[Sequence[int]] = [*copies, *scenes, *group_members(dataset)]
+        label_errors = label_error_section(
             dataset, embeddings, together, key=key.fold("labels"), counting=counting
         )
         sections["network"] = CheckSection(
-            {**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings]
+            {**lookalikes.facts, **label_errors.facts}, [*lookalikes.findings, *label_errors.findings]
         )
-    return CheckFindings(dataset, looked, sections, weights)
+    return CheckFindings(dataset, stats, sections, weights)
 
 
 def _damaged(damage: Damage) -> list[Finding]:
@@ -257,7 +257,7 @@ def _examples(inspection: CheckFindings) -> dict[str, list[int]]:
     """A few readable images of each of the largest classes, a fixed random choice."""
     dataset: ImageDataset = inspection.dataset
     labels = np.full(len(dataset), -1)
-    labels[inspection.looked.readable] = dataset.labels[inspection.looked.readable]
+    labels[inspection.stats.readable] = dataset.labels[inspection.stats.readable]
     numbers = np.bincount(labels[labels >= 0], minlength=len(dataset.class_names))
     chosen: dict[str, list[int]] = {}
     for label in np.argsort(-numbers, kind="stable")[:_CLASSES]:
