@@ -92,29 +92,31 @@ def test_scenes_shown_again_do_not_choose_the_strength():
 
 def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
     """In 8 dimensions a fit of two classes takes 3,200 multiply-adds a picture; five of them answer, five choose."""
-    sizes, learnt = [], module._learnt
+    sizes, learnt = [], module._fit_classifier
 
     def counted(vectors, labels, strength):
         sizes.append(len(vectors))
         return learnt(vectors, labels, strength)
 
-    monkeypatch.setattr(module, "_learnt", counted)
-    monkeypatch.setattr(module, "_MOST_ANSWERING", 26 * 5 * 3200)
-    monkeypatch.setattr(module, "_MOST_CHOOSING", 26 * 5 * 3200)
+    monkeypatch.setattr(module, "_fit_classifier", counted)
+    monkeypatch.setattr(module, "_MAX_PREDICTION_WORK", 26 * 5 * 3200)
+    monkeypatch.setattr(module, "_MAX_TUNING_WORK", 26 * 5 * 3200)
     found = asked([])
     assert max(sizes) <= 26
     assert found.facts["asked"] == 2 * EACH
     assert [one["path"] for one in found.facts["suspected_labels"]] == ["0.jpg"]
     assert mentions(found.findings[0].advice, "26")
-    monkeypatch.setattr(module, "_MOST_CHOOSING", 0)
+    monkeypatch.setattr(module, "_MAX_TUNING_WORK", 0)
     sizes.clear()
     asked([])
     assert len(sizes) == 5, "the usual strength is not chosen"
 
 
 def test_so_many_classes_that_they_would_take_hours_are_not_asked_about(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ANSWERING", 19 * 5 * 3200)  # ten pictures of either class are twenty
-    monkeypatch.setattr(module, "_learnt", lambda *_: pytest.fail("it has learnt"))
+    monkeypatch.setattr(
+        module, "_MAX_PREDICTION_WORK", 19 * 5 * 3200
+    )  # ten pictures of either class are twenty
+    monkeypatch.setattr(module, "_fit_classifier", lambda *_: pytest.fail("it has learnt"))
     found = asked([])
     assert found.facts == {}
     assert [one.kind for one in found.findings] == ["unchecked_labels"]
@@ -142,5 +144,5 @@ def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():
 
 def test_a_rare_class_is_learnt_whole_where_the_others_are_not():
     labels = np.repeat([0, 1], [10_000, 12])
-    taught = labels[module._lesson(labels, 500, Key.of(0))]
+    taught = labels[module._stratified_sample(labels, 500, Key.of(0))]
     assert np.bincount(taught).tolist() == [499, 10]

@@ -97,7 +97,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
         (class_folders / "blue" / f"{number}.HEIC").write_bytes(b"x")
     done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
-    found = "3 files .heic passed over: 3 in 'blue'."
+    found = "3 files .heic ignored: 3 in 'blue'."
     assert f"To look at: {found}" in done.stdout
     folder = class_folders.parent / "seen"
     told = json.loads((folder / "inspection.json").read_text())

@@ -101,7 +101,7 @@ def test_the_figures_are_of_all_answers_together(whole):
     assert {f"fold{number}/report.html" for number in (1, 2)} <= set(re.findall(r'href="([^"]+)"', page))
     assert "out-of-fold" in page
     assert page.count('alt="Grad-CAM"') >= 8, "of each picture shown, by the network that answered it"
-    assert "How each of them learnt, its own report shows" in page
+    assert "Training curves are in the report of each fold" in page
     files = ("manifest.csv", "fold1/model.safetensors", "fold2/model.safetensors")
     assert report["hashes"] == {
         name: hashlib.sha256((folder / "folds" / name).read_bytes()).hexdigest() for name in files
@@ -166,7 +166,7 @@ def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
         model_file.save(folder / f"scaled/fold{number}" / model_file.NAME, network)
     words = ("crossval", "pictures", "--out", "scaled", "--resume")
     evaluating = ("evaluate", "scaled", "pictures", "--out", "rated", "--device", "cpu")
-    said = "Each of the 2 networks has a temperature of its own (1.25 to 1.5), fitted on 31 to 32 pictures of minival."
+    said = "Each of the 2 models has its own temperature (1.25 to 1.5), fitted on 31 to 32 images of minival."
     for line, out in ((words, "scaled"), (evaluating, "rated")):
         done = effnetv2(*line, cwd=folder)
         assert done.returncode == 0, done.stderr
@@ -256,7 +256,7 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
     members = json.loads((place / "folds" / ensemble.NAME).read_text())["members"]
     assert len(members) == 4
     page = (place / "folds/report.html").read_text(encoding="utf-8")
-    assert "each by 2 networks together (their mean) that had not learnt" in page
+    assert "each predicted by 2 models together (their mean) not trained on it" in page
     assert "each predicted by 2 models together not trained on it" in page
     assert "Of the 2 networks that answered a picture together it is the first." in page
     assert mentions(page.replace("<wbr>", ""), "fold 1")

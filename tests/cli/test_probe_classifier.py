@@ -234,7 +234,7 @@ def test_more_labels_are_more_than_there_are_though_the_probe_learnt_from_a_samp
     assert curve["points"][-1]["pictures"] == 48
     assert (curve["carried"]["pictures"], curve["forecast"]["pictures"]) == (72, 144)
     page = (run / "report.html").read_text()
-    assert page.count("a sample of the 72 training pictures") == 2  # in the answers, and above the drawing
+    assert page.count("a sample of the 72 training images") == 2  # in the answers, and above the drawing
 
 
 def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are(sampled):

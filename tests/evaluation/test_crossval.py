@@ -32,9 +32,9 @@ def test_networks_that_answer_together_are_said_to():
     whole = CrossValidation("class", "", "macro_f1", [fold, fold], members=2)
     first = whole.sections()[0]
     assert any(
-        "each by 2 networks together (their mean) that had not learnt" in one for one in first.sentences
+        "each predicted by 2 models together (their mean) not trained on it" in one for one in first.sentences
     )
-    assert (first.columns[-1], first.rows[0][-1]) == ("settings", "balance=null; balance=equal")
+    assert (first.columns[-1], first.rows[0][-1]) == ("hyperparameters", "balance=null; balance=equal")
     assert len(whole.lines()) == 1, "all folds begin alike"
 
 
@@ -47,7 +47,7 @@ def test_how_near_the_learnt_pictures_are_stands_in_the_report():
 def test_whose_recipe_is_shown_is_said_where_it_is_not_that_of_all():
     def said(*folds, **words):
         first = CrossValidation("class", "", "macro_f1", folds, **words).sections()[0]
-        return [one for one in first.sentences if one.startswith("What this report shows as recipe")]
+        return [one for one in first.sentences if one.startswith("Recipe, epochs and automatic choices")]
 
     assert said(FOLD, FOLD) == []
     for other in ({"chosen": ("balance=null",)}, {"epochs": 5.0}, {"weights": ("none",)}):

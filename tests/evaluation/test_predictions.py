@@ -36,7 +36,7 @@ def test_of_few_places_it_is_said_what_they_leave_open(places, told):
     clusters = pd.Series([row % places for row in range(20)], index=answers.index)
     found = compare_predictions(answers, answers, clusters=clusters)
     (line,) = summary_lines(ReportContext(last=("before", found)))
-    assert ("Of only 9 clusters nothing is certain unless six or more differ." in line) is told
+    assert ("With only 9 clusters, nothing is certain unless six or more differ." in line) is told
     assert mentions(line, places, "clusters")
     assert "places" not in line, "they may be pictures with their copies"
 

@@ -67,7 +67,7 @@ def test_where_nothing_is_left_to_learn_it_is_said():
     assert mentions(words, "120")
     assert "with 240" in words
     assert "sample" not in words
-    assert "the last of all training pictures" in learning_curve_section(found).how
+    assert "the last of all training images" in learning_curve_section(found).how
 
 
 @pytest.mark.parametrize("carried", [None, LabelPoint(960, 0.41, 0.3, 0.5, 5)])
@@ -76,7 +76,7 @@ def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
     points = (LabelPoint(48, 0.537, 0.4, 0.66, 5), LabelPoint(96, 0.465, 0.33, 0.6, 1))
     found = LabelCurve(points, LabelPoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
     word, words = label_efficiency_verdict(found)
-    assert word == "Not told."
+    assert word == "Not known."
     assert mentions(" ".join(words.split()), "53.7", "48", "46.5", "96")
     assert "192" not in words
     assert label_efficiency_verdict(replace(found, gain=0.001))[0] == "Perhaps."

@@ -29,12 +29,12 @@ from efficientnetv2.utils.shell import Counting, uncounted
 # Cross-validation folds. Ours, a common choice.
 FOLDS = 5
 # Minimum number of images of a class to check its labels. Ours.
-_LEAST_OF_A_CLASS = 10
+_MIN_CLASS_IMAGES = 10
 # Candidates of the inverse L2 penalty; iterations of the fit. Ours.
 _STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 _ITERATIONS = 100
 # Multiply-adds of all fits that predict, and of all that choose the penalty: an hour on a core, or less. Ours.
-_MOST_ANSWERING, _MOST_CHOOSING = 3e13, 5e12
+_MAX_PREDICTION_WORK, _MAX_TUNING_WORK = 3e13, 5e12
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,11 +57,11 @@ def label_error_section(
     ``together`` are rows of one thing or group, which no fold separates.
     """
     groups = connected_groups(len(dataset), together)[embeddings.samples]
-    counted, shown = _seen(dataset, embeddings, groups)
-    classes = np.flatnonzero((counted >= _LEAST_OF_A_CLASS) & (shown >= FOLDS))
-    most = _affordable(_MOST_ANSWERING, FOLDS, len(classes), embeddings.vectors.shape[1])
-    notes = _unchecked(dataset.class_names, counted, shown, classes, most)
-    if len(classes) < 2 or most < _LEAST_OF_A_CLASS * len(classes):
+    counted, distinct = _class_sizes(dataset, embeddings, groups)
+    classes = np.flatnonzero((counted >= _MIN_CLASS_IMAGES) & (distinct >= FOLDS))
+    most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, len(classes), embeddings.vectors.shape[1])
+    notes = _unchecked(dataset.class_names, counted, distinct, classes, most)
+    if len(classes) < 2 or most < _MIN_CLASS_IMAGES * len(classes):
         return CheckSection({}, notes)
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
@@ -99,21 +99,21 @@ def _contradicted(
         n_jobs=1,
     )
     own = dataset.targets[rows].reshape(len(rows), -1)
-    answers = classes[probabilities.argmax(axis=1)]
-    agreeing = (own == answers[:, None]).any(axis=1)
-    order = order[~agreeing[order]]
+    predicted = classes[probabilities.argmax(axis=1)]
+    agrees = (own == predicted[:, None]).any(axis=1)
+    order = order[~agrees[order]]
     names = dataset.class_names
     suspected = [
         {
             "path": dataset.paths[rows[at]],
             "label": (dataset.separator or "").join(names[label] for label in own[at] if label >= 0),
-            "suggested": names[answers[at]],
+            "suggested": names[predicted[at]],
             "probability": round(float(probabilities[at].max()), 3),
             "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
         }
         for at in order
     ]
-    accuracy = float(agreeing.mean())
+    accuracy = float(agrees.mean())
     facts: dict[str, Any] = {
         "asked": len(labels),
         "out_of_fold_accuracy": accuracy,
@@ -137,23 +137,25 @@ def _contradicted(
     )
 
 
-def _seen(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
+def _class_sizes(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
     """(K,) images and (K,) distinct things of each class."""
     labelled, many = embeddings.labels >= 0, len(dataset.class_names)
     different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
-    counted, shown = (
+    counted, distinct = (
         np.bincount(each, minlength=many).astype(np.int64)
         for each in (embeddings.labels[labelled], different)
     )
-    return counted, shown
+    return counted, distinct
 
 
-def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, most: int) -> list[Finding]:
+def _unchecked(
+    names: Sequence[str], counted: Ints, distinct: Ints, classes: Ints, most: int
+) -> list[Finding]:
     """Which classes are not checked, and why."""
     there = int((counted > 0).sum())
     if there < 2:
         return []
-    if most < _LEAST_OF_A_CLASS * len(classes):
+    if most < _MIN_CLASS_IMAGES * len(classes):
         return [
             Finding(
                 "unchecked_labels",
@@ -162,10 +164,10 @@ def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, 
                 "Check the images of some of the classes at a time.",
             )
         ]
-    few = (counted > 0) & (counted < _LEAST_OF_A_CLASS)
-    alike = (counted >= _LEAST_OF_A_CLASS) & (shown < FOLDS)
+    few = (counted > 0) & (counted < _MIN_CLASS_IMAGES)
+    alike = (counted >= _MIN_CLASS_IMAGES) & (distinct < FOLDS)
     reasons = {
-        f"fewer than {_LEAST_OF_A_CLASS} images": np.flatnonzero(few),
+        f"fewer than {_MIN_CLASS_IMAGES} images": np.flatnonzero(few),
         f"fewer than {FOLDS} different things": np.flatnonzero(alike),
         "no other class is left": classes if len(classes) == 1 else classes[:0],
     }
@@ -188,17 +190,17 @@ def _unchecked(names: Sequence[str], counted: Ints, shown: Ints, classes: Ints, 
     ]
 
 
-def _affordable(work: float, fits: int, classes: int, width: int) -> int:
+def _affordable_images(work: float, fits: int, classes: int, width: int) -> int:
     """Number of images that classifiers can be trained on with so many multiply-adds in total."""
     return int(work / (fits * 2 * _ITERATIONS * max(1, classes) * width))
 
 
-def _lesson(labels: Ints, most: int, key: Key) -> Ints:
+def _stratified_sample(labels: Ints, most: int, key: Key) -> Ints:
     """Ascending positions of about ``most`` images, stratified by class with a minimum each; all if there are fewer."""
     if len(labels) <= most:
         return np.arange(len(labels))
     counts = np.bincount(labels)
-    taken = np.maximum(_LEAST_OF_A_CLASS, counts * most // len(labels))
+    taken = np.maximum(_MIN_CLASS_IMAGES, counts * most // len(labels))
     order = key.generator().permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     place = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]  # within its class
@@ -215,52 +217,54 @@ def out_of_fold_probabilities(
         labels: (n,) 0 to K - 1, each often enough to be in every fold.
         groups: (n,) equal for images that no fold separates.
     """
-    strength = _strength(vectors, labels, groups, key, counting)
+    strength = _choose_strength(vectors, labels, groups, key, counting)
     classes = int(labels.max()) + 1
-    most = _affordable(_MOST_ANSWERING, FOLDS, classes, vectors.shape[1])
+    most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, classes, vectors.shape[1])
     probabilities = np.zeros((len(labels), classes))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=_seed(key.fold("folds")))
     parts = [
-        (learning[_lesson(labels[learning], most, key.fold("lesson", number))], asking)
-        for number, (learning, asking) in enumerate(folds.split(vectors, labels, groups))
-        if len(asking)  # not where there are few groups, and they are large
+        (train_part[_stratified_sample(labels[train_part], most, key.fold("lesson", number))], test_rows)
+        for number, (train_part, test_rows) in enumerate(folds.split(vectors, labels, groups))
+        if len(test_rows)  # not where there are few groups, and they are large
     ]
     done = 0
-    with counting("checking labels", sum(len(taught) for taught, _ in parts)) as counted:
-        for taught, asking in parts:
-            classifier = _learnt(vectors[taught], labels[taught], strength)
-            probabilities[np.ix_(asking, classifier.classes_)] = classifier.predict_proba(vectors[asking])
-            done += len(taught)
+    with counting("checking labels", sum(len(train_rows) for train_rows, _ in parts)) as counted:
+        for train_rows, test_rows in parts:
+            classifier = _fit_classifier(vectors[train_rows], labels[train_rows], strength)
+            probabilities[np.ix_(test_rows, classifier.classes_)] = classifier.predict_proba(
+                vectors[test_rows]
+            )
+            done += len(train_rows)
             counted(done)
     return probabilities
 
 
-def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: Counting) -> float:
+def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: Counting) -> float:
     """The inverse L2 penalty of lowest log-loss; the usual one if there is too much or too little to choose by."""
     every = np.arange(labels.max() + 1)
-    most = _affordable(_MOST_CHOOSING, len(_STRENGTHS), len(every), vectors.shape[1])
-    if most < _LEAST_OF_A_CLASS * len(every):
+    most = _affordable_images(_MAX_TUNING_WORK, len(_STRENGTHS), len(every), vectors.shape[1])
+    if most < _MIN_CLASS_IMAGES * len(every):
         return USUAL_STRENGTH
-    some_of_all = _lesson(labels, most, key.fold("sample"))
-    vectors, labels, groups = vectors[some_of_all], labels[some_of_all], groups[some_of_all]
+    sample = _stratified_sample(labels, most, key.fold("sample"))
+    vectors, labels, groups = vectors[sample], labels[sample], groups[sample]
     together = replace(Together.nothing(len(labels)), clusters=groups)
     parts = choosing(together, labels, key=key.fold("choosing"))
     if not parts:
         return USUAL_STRENGTH
-    true = np.concatenate([labels[asked] for _, asked in parts])
+    true = np.concatenate([labels[test_rows] for _, test_rows in parts])
 
     def loss(strength: float) -> float:
         probabilities = np.zeros((len(true), len(every)), dtype=vectors.dtype)
-        ends = np.cumsum([len(asked) for _, asked in parts])
-        for (learning, asked), end in zip(parts, ends.tolist(), strict=True):
-            classifier = _learnt(vectors[learning], labels[learning], strength)
+        ends = np.cumsum([len(test_rows) for _, test_rows in parts])
+        for (train_part, test_rows), end in zip(parts, ends.tolist(), strict=True):
+            classifier = _fit_classifier(vectors[train_part], labels[train_part], strength)
             # A class that is one large group may have no training images.
-            rows = np.arange(end - len(asked), end)
-            probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[asked])
+            rows = np.arange(end - len(test_rows), end)
+            probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[test_rows])
         return float(log_loss(true, probabilities, labels=every))
 
     losses: dict[float, float] = {}
-    each = sum(len(learning) for learning, _ in parts)
+    each = sum(len(train_part) for train_part, _ in parts)
     with counting("choosing the label classifier", each * len(_STRENGTHS)) as counted:
         for strength in _STRENGTHS:
             losses[strength] = loss(strength)
@@ -268,7 +272,7 @@ def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: C
     return min(losses, key=lambda strength: losses[strength])
 
 
-def _learnt(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
+def _fit_classifier(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
     # As in ``inference.linear_probe``: the matrices are small, and near convergence is good enough.
     with warnings.catch_warnings(), threadpool_limits(1):
