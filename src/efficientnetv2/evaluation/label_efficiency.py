@@ -9,7 +9,7 @@ from dataclasses import asdict
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import percent
-from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, style_axes
+from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
 
@@ -85,31 +85,29 @@ def _how(curve: LabelCurve) -> str:
 
 def draw_label_curve(curve: LabelCurve) -> Figure:
     """Macro-F1 against the number of labels on a log axis; the extrapolation is dotted."""
-    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
-    ax = figure.subplots()
-    points, foretold = curve.points, [each for each in (curve.carried, curve.forecast) if each is not None]
-    sizes = [each.pictures for each in points]
-    colour = COLORS[0]
-    ax.fill_between(
-        sizes, [100 * each.low for each in points], [100 * each.high for each in points], color=colour, alpha=0.2,
-        linewidth=0,
-    )  # fmt: skip
-    ax.plot(sizes, [100 * each.macro_f1 for each in points], color=colour, marker="o", markersize=4)
-    dotted = [points[-1], *foretold]
+    figure, ax = single_plot(2.6)
+    points, extrapolated = (
+        curve.points,
+        [each for each in (curve.carried, curve.forecast) if each is not None],
+    )
+    sizes, color = [each.pictures for each in points], COLORS[0]
+    rows = [(each.macro_f1, each.low, each.high) for each in points]
+    draw_band(ax, sizes, rows, marker="o", markersize=4)
+    dotted = [points[-1], *extrapolated]
     ax.plot(
         [each.pictures for each in dotted],
         [100 * each.macro_f1 for each in dotted],
-        color=colour,
+        color=color,
         linestyle=":",
     )
-    for each in foretold:
+    for each in extrapolated:
         ax.errorbar(
             [each.pictures], [100 * each.macro_f1],
             yerr=[[max(0.0, 100 * (each.macro_f1 - each.low))], [max(0.0, 100 * (each.high - each.macro_f1))]],
-            color=colour, marker="o", markerfacecolor="none", markersize=5, capsize=3, linewidth=1,
+            color=color, marker="o", markerfacecolor="none", markersize=5, capsize=3, linewidth=1,
         )  # fmt: skip
     ax.set_xscale("log", base=2)
-    ticks = _ticks([*sizes, *(each.pictures for each in foretold)])
+    ticks = _ticks([*sizes, *(each.pictures for each in extrapolated)])
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel("labeled images", color=INK)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -40,6 +43,24 @@ def label_text(name: str, *, letters: float = 30, lines: int = 2) -> str:
     """
     text = "\n".join(wrap_name(name, letters, lines)).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def single_plot(height_in: float) -> tuple[Figure, Axes]:
+    """A figure of the page's width with one panel."""
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.subplots()
+
+
+def draw_band(
+    ax: Axes,
+    x: Sequence[float] | npt.NDArray[np.floating[Any]],
+    fractions: Sequence[tuple[float, float, float]],
+    **line: Any,
+) -> None:
+    """A line in percent with its 95 % intervals: value, low and high of each point as fractions."""
+    values, low, high = (100 * np.array(each) for each in zip(*fractions, strict=True))
+    ax.fill_between(x, low, high, color=COLORS[0], alpha=0.2, linewidth=0)
+    ax.plot(x, values, color=COLORS[0], **line)
 
 
 def style_axes(ax: Axes, words: str) -> None:

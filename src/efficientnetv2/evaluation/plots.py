@@ -11,7 +11,16 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, line_styles, style_axes
+from efficientnetv2.evaluation.plot_style import (
+    COLORS,
+    INK,
+    WIDTH_IN,
+    draw_band,
+    label_text,
+    line_styles,
+    single_plot,
+    style_axes,
+)
 from efficientnetv2.inference.resolutions import SizePoint, best
 from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
@@ -231,8 +240,7 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
         return None
     names, stages = zip(*named, strict=True)
     height = sum(0.15 + 0.15 * (1 + name.count("\n")) for name in names)
-    figure = Figure(figsize=(WIDTH_IN, 0.9 + height), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = single_plot(0.9 + height)
     scale, unit = _unit(max(stage.seconds for stage in stages))
     waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
@@ -257,20 +265,13 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure
     lines = {name: points for name, rows in histories.items() if (points := top1_over_time(rows))}
     if not lines:
         return None
-    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = single_plot(2.6)
     scale, unit = _unit(max(points[-1][0] for points in lines.values()))
     for (name, points), (color, stroke) in zip(lines.items(), line_styles(), strict=False):
         ax.plot(
-            [seconds / scale for seconds, _ in points],
-            [100 * top1 for _, top1 in points],
-            label=label_text(name),
-            color=color,
-            linestyle=stroke,
-            linewidth=1.5,
-            marker="o",
-            markersize=3,
-        )
+            [seconds / scale for seconds, _ in points], [100 * top1 for _, top1 in points], label=label_text(name),
+            color=color, linestyle=stroke, linewidth=1.5, marker="o", markersize=3,
+        )  # fmt: skip
     ax.margins(y=0.18)  # room for the sizes, above the curve
     _mark_stages(ax, histories, scale)
     if len(lines) > 1:
@@ -344,19 +345,11 @@ class SizeCurve:
 
 def draw_sizes(curve: SizeCurve) -> Figure:
     """Top-1 with its interval against the image size; the sizes of model file and training are marked."""
-    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
-    ax = figure.subplots()
-    points: Sequence[SizePoint] = curve.points
-    sizes = [point.image_px for point in points]
-    ax.fill_between(
-        sizes,
-        [100 * point.low for point in points],
-        [100 * point.high for point in points],
-        color=COLORS[0],
-        alpha=0.2,
-        linewidth=0,
+    figure, ax = single_plot(2.6)
+    sizes = [point.image_px for point in curve.points]
+    draw_band(
+        ax, sizes, [(point.top1, point.low, point.high) for point in curve.points], marker="o", markersize=3
     )
-    ax.plot(sizes, [100 * point.top1 for point in points], color=COLORS[0], marker="o", markersize=3)
     marks = {curve.own_px: "model file"}
     if curve.trained_px is not None:
         both = curve.trained_px == curve.own_px

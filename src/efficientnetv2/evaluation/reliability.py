@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
-from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, WIDTH_IN, style_axes
+from efficientnetv2.evaluation.plot_style import (
+    COLORS,
+    GRID,
+    INK,
+    WIDTH_IN,
+    draw_band,
+    single_plot,
+    style_axes,
+)
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.calibration import (
     ReliabilityBin,
@@ -353,22 +361,15 @@ def draw_reliability(bins: Sequence[ReliabilityBin]) -> Figure:
 
 def draw_coverage(curve: CoverageCurve) -> Figure:
     """Accuracy against coverage with its 95 % interval."""
-    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = single_plot(2.6)
     # The accuracy of fewer than ten images jumps with each image.
     points = np.flatnonzero(_enough(curve)).tolist() or [len(curve.answered) - 1]
     if len(points) > _POINTS:
         points = [points[place] for place in np.linspace(0, len(points) - 1, _POINTS).round().astype(int)]
-    x = 100 * curve.answered[points]
-    ends = [
-        wilson_interval(float(curve.accuracy[point]), round(curve.answered[point] * curve.pictures))
-        for point in points
-    ]
-    ax.fill_between(
-        x, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=COLORS[0], alpha=0.2,
-        linewidth=0,
-    )  # fmt: skip
-    ax.plot(x, 100 * curve.accuracy[points], color=COLORS[0], linewidth=1.5)
+    accuracy = [float(curve.accuracy[point]) for point in points]
+    counts = [round(curve.answered[point] * curve.pictures) for point in points]
+    rows = [(value, *wilson_interval(value, count)) for value, count in zip(accuracy, counts, strict=True)]
+    draw_band(ax, 100 * curve.answered[points], rows, linewidth=1.5)
     ax.set_xlim(0, 101)
     ax.set_xlabel("images left, %, the most confident first", color=INK)
     style_axes(ax, "accuracy of these, %, with its 95 % interval")
