@@ -214,7 +214,7 @@ def test_slices_that_are_worse_are_counted(count, end):
 
 def test_a_probe_of_fewer_pictures_is_compared_on_these():
     """80.5 % of all against the probe's 81.0 % of 500, of which the network has 83 %."""
-    figures = SimpleNamespace(top1=0.805, macro_f1=0.8, pictures=2_000)
+    figures = SimpleNamespace(top1=0.805, macro_f1=0.8, num_images=2_000)
     facts = ReportMetadata("x", "val", linear_probe=0.81, linear_probe_macro_f1=0.8)
     even = Difference(0.02, 0.0, 0.04)
     better = PairedDifference(500, even, even, even, {})
@@ -236,7 +236,7 @@ def test_a_probe_of_fewer_pictures_is_compared_on_these():
     ],
 )
 def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt, there, on, said):
-    figures = SimpleNamespace(top1=0.7, macro_f1=0.7, pictures=2_000)
+    figures = SimpleNamespace(top1=0.7, macro_f1=0.7, num_images=2_000)
     facts = ReportMetadata(
         "x", on, linear_probe=0.8, linear_probe_macro_f1=0.8, linear_probe_pictures=learnt,
         linear_probe_of_pictures=there,
@@ -245,7 +245,7 @@ def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt
 
 
 def test_a_kept_start_is_not_said_to_have_lost_to_itself():
-    figures = SimpleNamespace(top1=0.8, macro_f1=0.8, pictures=2_000)
+    figures = SimpleNamespace(top1=0.8, macro_f1=0.8, num_images=2_000)
     facts = ReportMetadata(
         "x",
         "val",

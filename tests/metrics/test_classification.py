@@ -42,7 +42,7 @@ def test_six_pictures_by_hand():
     assert found.majority_class == "forest"
     assert found.confusion.toarray().tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
     assert found.class_names == NAMES
-    assert found.pictures == 6
+    assert found.num_images == 6
 
 
 @given(data=st.data(), classes=st.integers(2, 8), pictures=st.integers(1, 40))

@@ -66,16 +66,16 @@ def _fold_models(metadata: ReportMetadata) -> str:
 
 def headline(metrics: Metrics) -> str:
     """``93.2 % of 120 images are classified correctly.``; a count for few images."""
-    correct = round(metrics.top1 * metrics.pictures)
-    counted = metrics.pictures < _COUNTED
-    share = f"{correct if counted else percent(metrics.top1)} of {count_of(metrics.pictures, 'image')}"
+    correct = round(metrics.top1 * metrics.num_images)
+    counted = metrics.num_images < _COUNTED
+    share = f"{correct if counted else percent(metrics.top1)} of {count_of(metrics.num_images, 'image')}"
     # With sigmoid an image may have no assigned label, though its most probable class is one of its labels.
     if isinstance(metrics, MultilabelMetrics) and metrics.answer == "sigmoid":
         return f"The most probable class is right for {share}."
-    verb = "is" if metrics.pictures == 1 or (counted and correct == 1) else "are"
+    verb = "is" if metrics.num_images == 1 or (counted and correct == 1) else "are"
     if not isinstance(metrics, MultilabelMetrics):
         return f"{share} {verb} classified correctly."
-    return f"{share} {verb} given one of {'its' if metrics.pictures == 1 else 'their'} labels."
+    return f"{share} {verb} given one of {'its' if metrics.num_images == 1 else 'their'} labels."
 
 
 def majority_phrase(metrics: Metrics) -> str:
@@ -115,7 +115,7 @@ def dataset_notes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
     )
     classes = count_of(len(metrics.class_names), "class")
     notes = [
-        f"{trained or 'Evaluated'} on {count_of(metrics.pictures, 'image')} ({metadata.evaluated_on}), in {classes}."
+        f"{trained or 'Evaluated'} on {count_of(metrics.num_images, 'image')} ({metadata.evaluated_on}), in {classes}."
     ]
     if metadata.views == "symmetries":
         notes.append(
@@ -174,7 +174,7 @@ def probe_training_images(metadata: ReportMetadata) -> str | None:
 
 def probe_evaluated_images(metrics: Metrics, difference: PairedDifference | None) -> str | None:
     """``500 of these images``, if the linear probe was evaluated on fewer."""
-    if difference is None or difference.pictures >= metrics.pictures:
+    if difference is None or difference.pictures >= metrics.num_images:
         return None
     return f"{difference.pictures:,} of these images"
 
@@ -192,7 +192,7 @@ def probe_warning(
     if metadata.kept_model == "start":
         return metadata.kept_reason
     top1, f1, images = metrics.top1, metrics.macro_f1, ""
-    if difference is not None and difference.pictures < metrics.pictures:
+    if difference is not None and difference.pictures < metrics.num_images:
         top1, f1 = probe_top1 + difference.top1.value, probe_f1 + difference.macro_f1.value
         images = f" on the {difference.pictures:,} images that both predicted"
     compared = {

@@ -112,7 +112,7 @@ def next_steps(
             (5.0, _imbalance(metrics, metadata)),
             (6.0, _more_labels(metadata, label_curve)),
         ]
-    images = metrics.pictures + (metadata.train_pictures or 0)
+    images = metrics.num_images + (metadata.train_pictures or 0)
     many_conflicts = metadata.label_conflicts > _MANY_CONFLICTS * images
     candidates.append((1.5 if many_conflicts else 4.0, _label_errors(metadata, suspects)))
     steps = [step for _, step in sorted(candidates, key=lambda each: each[0]) if step is not None]

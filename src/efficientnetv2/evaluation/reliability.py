@@ -275,7 +275,7 @@ def _abstention_text(curve: CoverageCurve, abstain_below: float | None) -> str:
     if interval is None:
         return f"No prediction reaches {threshold}. {text}"
     return (
-        f"{count} of {curve.pictures} predictions reach {threshold}. "
+        f"{count} of {curve.num_images} predictions reach {threshold}. "
         f"Of these, {percent(accuracy)} are right ({100 * interval[0]:.1f} to {percent(interval[1])}). {text}"
     )
 
@@ -291,7 +291,7 @@ def _targets(curve: CoverageCurve) -> list[dict[str, Any]]:
             row |= {
                 "threshold": 0.0 if point == len(curve.answered) - 1 else float(curve.threshold[point]),
                 "answered": float(curve.answered[point]),
-                "pictures": round(curve.answered[point] * curve.pictures),
+                "pictures": round(curve.answered[point] * curve.num_images),
             }
         rows.append(row)
     return rows
@@ -306,13 +306,13 @@ def _highest_accuracy(curve: CoverageCurve) -> dict[str, Any] | None:
     return {
         "accuracy": float(curve.accuracy[point]),
         "threshold": float(curve.threshold[point]),
-        "pictures": round(curve.answered[point] * curve.pictures),
+        "pictures": round(curve.answered[point] * curve.num_images),
     }
 
 
 def _enough(curve: CoverageCurve) -> npt.NDArray[np.bool_]:
     """(P,) whether a point has enough images that chance does not decide its accuracy."""
-    enough: npt.NDArray[np.bool_] = curve.answered * curve.pictures >= _MIN_IMAGES - 0.5
+    enough: npt.NDArray[np.bool_] = curve.answered * curve.num_images >= _MIN_IMAGES - 0.5
     return enough
 
 
@@ -329,7 +329,7 @@ def _point(curve: CoverageCurve, threshold: float, *, asked: bool) -> dict[str, 
     count, accuracy, interval = curve.answered_at(threshold)
     low, high = interval or (None, None)
     return {
-        "answered": count / curve.pictures, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high,
+        "answered": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high,
         "asked": asked,
     }  # fmt: skip
 
@@ -367,7 +367,7 @@ def draw_coverage(curve: CoverageCurve) -> Figure:
     if len(points) > _POINTS:
         points = [points[place] for place in np.linspace(0, len(points) - 1, _POINTS).round().astype(int)]
     accuracy = [float(curve.accuracy[point]) for point in points]
-    counts = [round(curve.answered[point] * curve.pictures) for point in points]
+    counts = [round(curve.answered[point] * curve.num_images) for point in points]
     rows = [(value, *wilson_interval(value, count)) for value, count in zip(accuracy, counts, strict=True)]
     draw_band(ax, 100 * curve.answered[points], rows, linewidth=1.5)
     ax.set_xlim(0, 101)

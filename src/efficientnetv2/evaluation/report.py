@@ -112,7 +112,7 @@ class Report:
                 "majority_top1": metrics.majority_top1,
                 "majority_class": metrics.majority_class,
                 "ece": metrics.ece,
-                "pictures": metrics.pictures,
+                "pictures": metrics.num_images,
                 "optimistic": metadata.optimistic,
                 "intervals": self.intervals,
                 "drawn_whole": self.context.bootstrap_unit,

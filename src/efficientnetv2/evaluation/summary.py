@@ -140,7 +140,7 @@ def limitations(
             "images related otherwise (of one day, one camera)",
         )
     sentences = [
-        f"The intervals cover chance in the choice of these {metrics.pictures:,} images{unit}: top-1 from "
+        f"The intervals cover chance in the choice of these {metrics.num_images:,} images{unit}: top-1 from "
         f"{100 * low:.1f} to {percent(high)}. They do not cover another training seed, wrong labels, and {related}."
     ]
     few = [name for name, each in metrics.per_class.items() if 0 < each.support < SMALL_SLICE]
@@ -173,10 +173,8 @@ def _performance(
     metrics: Metrics, intervals: Mapping[str, Interval], metadata: ReportMetadata
 ) -> SummaryItem:
     question = "How good is it?"
-    text = (
-        f"On {evaluated_images(metrics.pictures, metadata)}{': optimistic.' if metadata.optimistic else '.'}"
-    )
-    if metrics.pictures < SMALL_SLICE:
+    text = f"On {evaluated_images(metrics.num_images, metadata)}{': optimistic.' if metadata.optimistic else '.'}"
+    if metrics.num_images < SMALL_SLICE:
         text += " So few images say little beyond the interval."
     if isinstance(metrics, MultilabelMetrics):
         interval = _interval(intervals.get("mean_average_precision"))
@@ -195,7 +193,7 @@ def _without_label(metrics: MultilabelMetrics) -> str:
     """How many images get no label, although each has one."""
     if not metrics.without:
         return ""
-    if metrics.without == metrics.pictures:
+    if metrics.without == metrics.num_images:
         return " No class reaches a probability of 0.5, so no image gets a label: the model has learned too little."
     verb = "gets" if metrics.without == 1 else "get"
     return f" {count_of(metrics.without, 'image')} {verb} no label, because no class reaches 0.5."

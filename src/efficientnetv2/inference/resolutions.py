@@ -50,8 +50,8 @@ def size_points(answer: Answer, sizes: Sequence[int], class_names: Sequence[str]
     for px in sizes:
         predictions, seconds = answer(px)
         score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
-        low, high = wilson_interval(score.top1, score.pictures)
-        speed = round(score.pictures / max(1e-9, seconds), 1)
+        low, high = wilson_interval(score.top1, score.num_images)
+        speed = round(score.num_images / max(1e-9, seconds), 1)
         points.append(SizePoint(px, score.top1, low, high, score.macro_f1, speed))
     return tuple(points)
 

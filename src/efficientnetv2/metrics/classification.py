@@ -62,7 +62,7 @@ class ClassificationMetrics:
         return tuple(self.per_class)
 
     @property
-    def pictures(self) -> int:
+    def num_images(self) -> int:
         """Number of images."""
         return int(self.confusion.sum())
 

@@ -46,7 +46,7 @@ def metric_intervals(
     return {
         name: (low, high)
         if high - low > _ROUNDING
-        else wilson_interval(min(1.0, low), count or metrics.pictures)
+        else wilson_interval(min(1.0, low), count or metrics.num_images)
         for name, (low, high) in intervals.items()
     }
 
@@ -55,7 +55,7 @@ def accuracy_intervals(metrics: Metrics) -> dict[str, Interval]:
     """Wilson's 95 % intervals of ``top1`` and, with more than five classes, ``top5``."""
     accuracies = {"top1": metrics.top1, "top5": metrics.top5}
     return {
-        name: wilson_interval(value, metrics.pictures)
+        name: wilson_interval(value, metrics.num_images)
         for name, value in accuracies.items()
         if value is not None
     }
@@ -135,7 +135,7 @@ def _image_intervals(
 ) -> dict[str, Interval]:
     if not isinstance(metrics, MultilabelMetrics):
         return bootstrap_intervals(metrics, key=key)
-    single = np.arange(metrics.pictures, dtype=np.int64)
+    single = np.arange(metrics.num_images, dtype=np.int64)
     intervals = _multilabel_intervals(metrics, labels, probabilities, single, key)
     # Average precision of a few images is higher in the draws, which repeat images, than on all of them.
     values = {name: float(getattr(metrics, name)) for name in intervals}

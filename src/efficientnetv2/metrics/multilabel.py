@@ -66,7 +66,7 @@ class MultilabelMetrics:
     majority_top1: float
     majority_class: str
     ece: float
-    pictures: int
+    num_images: int
     answer: Answer = "softmax"
     without: int = 0
 
@@ -156,7 +156,7 @@ def multilabel_metrics(
         majority_top1=float(support.max() / len(true)),
         majority_class=class_names[int(support.argmax())],
         ece=expected_calibration_error(np.where(correct, predicted, -1), scores),
-        pictures=len(true),
+        num_images=len(true),
         answer=answer,
         without=int((~assigned.any(axis=1)).sum()),
     )

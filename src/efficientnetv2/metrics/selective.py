@@ -27,7 +27,7 @@ class CoverageCurve:
     answered: Floats
     accuracy: Floats
     aurc: float
-    pictures: int
+    num_images: int
 
     def at_share(self, share: float) -> int:
         """The first point with at least this coverage."""
@@ -38,7 +38,7 @@ class CoverageCurve:
         point = int(np.searchsorted(-self.threshold, -threshold, side="right")) - 1
         if point < 0:
             return 0, None, None
-        count, share = round(self.answered[point] * self.pictures), float(self.accuracy[point])
+        count, share = round(self.answered[point] * self.num_images), float(self.accuracy[point])
         return count, share, wilson_interval(share, count)
 
 
@@ -61,5 +61,5 @@ def coverage_curve(correct: npt.ArrayLike, confidence: npt.ArrayLike) -> Coverag
         answered=ranks[last] / len(hits),
         accuracy=np.cumsum(hits)[last] / ranks[last],
         aurc=float(np.mean(1 - mean_accuracy)),
-        pictures=len(hits),
+        num_images=len(hits),
     )

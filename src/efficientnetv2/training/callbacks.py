@@ -484,7 +484,7 @@ class TrainingCallbacks:
         names = self.job.train.class_names
         score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
         name, mean = macro_metric(score)
-        row = {"top1": score.top1, name: mean, "images": score.pictures}
+        row = {"top1": score.top1, name: mean, "images": score.num_images}
         self.job.folder.record({"kind": kind, "step": self.state.step, "epoch": self._epoch, **row})
         return row
 

@@ -229,7 +229,7 @@ def _save(
         name, mean = macro_metric(score)
         metrics[f"{job.answered}_top1"] = score.top1
         metrics[f"{job.answered}_{name}"] = mean
-        metrics[f"{job.answered}_images"] = score.pictures
+        metrics[f"{job.answered}_images"] = score.num_images
     modelfile.save(
         job.folder.model_file,
         eval_network(state),

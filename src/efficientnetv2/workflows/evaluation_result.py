@@ -194,7 +194,7 @@ class Outcome:
         reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
-            f"{MACRO_METRICS[name]} {mean:.1%}{reach} on {count_of(score.pictures, 'picture')} "
+            f"{MACRO_METRICS[name]} {mean:.1%}{reach} on {count_of(score.num_images, 'image')} "
             f"({self.facts.evaluated_on}){whole}."
         )
         if isinstance(score, MultilabelMetrics):
