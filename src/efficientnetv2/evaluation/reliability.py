@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,54 +86,25 @@ def reliability_section(
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     correct = is_correct(labels, predicted)
     true = np.where(correct, predicted, -1)
-    bins, ece = reliability_bins(true, scores), expected_calibration_error(true, scores)
-    by_chance = calibration_error_by_chance(bins, key=Key.of(0).fold("calibration"))
-    before = None if scaled is None else expected_calibration_error(true, scaled.before)
+    bins = reliability_bins(true, scores)
     mean, accuracy = float(confidence.mean()), float(correct.mean())
-    calibration = {
-        "ece": ece,
-        "ece_by_chance": by_chance,
-        "ece_within_chance": _within_chance(ece, by_chance),
-        "mean_probability": mean,
-        "bins": [asdict(each) for each in bins],
-    }
-    if scaled is not None:
-        calibration |= {
-            "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "fitted_pictures": scaled.pictures,
-            "ece_before": before,
-        }  # fmt: skip
-    if any(members):
-        calibration["members"] = [
-            each
-            and {
-                "temperature": each.temperature,
-                "fitted_on": each.fitted_on,
-                "fitted_pictures": each.pictures,
-            }
-            for each in members
-        ]
-    bias = _bias(mean, accuracy, top1_interval or wilson_interval(accuracy, len(correct)))
-    compared = f"{_bias_text(bias, len(correct), training_images)}."
+    calibration = _calibration(true, scores, bins, scaled, members)
     if softmax_multilabel:
         text, verdict = _SOFTMAX_MULTILABEL, "Not measured."
     else:
-        verdict = (
-            "Not known." if training_images else _verdict(bias, within_chance=_within_chance(ece, by_chance))
-        )
+        bias = _bias(mean, accuracy, top1_interval or wilson_interval(accuracy, len(correct)))
+        within = calibration["ece_within_chance"]
+        verdict = "Not known." if training_images else _verdict(bias, within_chance=within)
+        compared = f"{_bias_text(bias, len(correct), training_images)}."
         if answer == "sigmoid":
             text = (
                 f"The mean probability of the most probable class is {percent(mean)}, and for {percent(accuracy)} of "
                 f"the images that class is one of their labels{compared}"
             )
         else:
-            temperature = (
-                _member_temperatures(members)
-                if any(members)
-                else _temperature(scaled, ece, before, by_chance, known_images=bool(training_images))
-            )
             text = (
                 f"The mean probability of its predictions is {percent(mean)}, and {percent(accuracy)} of them are "
-                f"right{compared} {temperature}"
+                f"right{compared} {_temperature(calibration, members, on_training_images=bool(training_images))}"
             )
     curve = coverage_curve(correct, confidence)
     points, targets = _points(curve, abstain_below), _targets(curve)
@@ -164,6 +135,41 @@ def reliability_section(
             },
         },
     )
+
+
+def _calibration(
+    true: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.floating[Any]],
+    bins: Sequence[ReliabilityBin],
+    scaled: TemperatureScaling | None,
+    members: Sequence[Calibration | None],
+) -> dict[str, Any]:
+    """The values of ``report.json``."""
+    ece = expected_calibration_error(true, scores)
+    by_chance = calibration_error_by_chance(bins, key=Key.of(0).fold("calibration"))
+    values: dict[str, Any] = {
+        "ece": ece,
+        "ece_by_chance": by_chance,
+        "ece_within_chance": _within_chance(ece, by_chance),
+        "mean_probability": float(scores.max(axis=1).mean()),
+        "bins": [asdict(each) for each in bins],
+    }
+    if scaled is not None:
+        values |= {
+            "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "fitted_pictures": scaled.pictures,
+            "ece_before": expected_calibration_error(true, scaled.before),
+        }  # fmt: skip
+    if any(members):
+        values["members"] = [
+            each
+            and {
+                "temperature": each.temperature,
+                "fitted_on": each.fitted_on,
+                "fitted_pictures": each.pictures,
+            }
+            for each in members
+        ]
+    return values
 
 
 def _within_chance(ece: float, by_chance: float) -> bool:
@@ -204,26 +210,24 @@ def _verdict(bias: tuple[str, bool] | None, *, within_chance: bool) -> str:
 
 
 def _temperature(
-    scaled: TemperatureScaling | None,
-    ece: float,
-    before: float | None,
-    by_chance: float,
-    *,
-    known_images: bool,
+    values: Mapping[str, Any], members: Sequence[Calibration | None], *, on_training_images: bool
 ) -> str:
-    """What the temperature changed, or whether one is needed. Of training images nothing is concluded."""
-    if scaled is not None and before is not None:
-        fitted = f"a temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} images of {scaled.fitted_on}"
-        if known_images:
-            return f"It has {fitted}. A temperature changes no prediction."
-        verb = "lowered" if ece < before else "did not lower"
-        return (
-            f"It has {fitted}, which {verb} the calibration error (from {percent(before)} to {percent(ece)}). A "
-            "temperature changes no prediction."
+    """What a temperature changed, or whether one is needed. On training images nothing is concluded."""
+    if any(members):
+        return _member_temperatures(members)
+    ece, by_chance = values["ece"], values["ece_by_chance"]
+    if "temperature" in values:
+        fitted = (
+            f"It has a temperature of {values['temperature']:.3g}, fitted on {values['fitted_pictures']} images of "
+            f"{values['fitted_on']}"
         )
-    if known_images:
+        verb = "lowered" if ece < values["ece_before"] else "did not lower"
+        change = f"(from {percent(values['ece_before'])} to {percent(ece)})"
+        effect = "" if on_training_images else f", which {verb} the calibration error {change}"
+        return f"{fitted}{effect}. A temperature changes no prediction."
+    if on_training_images:
         return "No temperature was fitted."
-    if _within_chance(ece, by_chance):
+    if values["ece_within_chance"]:
         return (
             f"The calibration error, {percent(ece)}, is within chance (up to {percent(by_chance)}). "
             "No temperature is needed."
