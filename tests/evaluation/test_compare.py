@@ -28,7 +28,7 @@ def _run(name, right, seconds):
 
 def placed(run, places):
     """The run, its report knowing where each picture was taken."""
-    return replace(run, answers=run.answers.assign(drawn_whole=places.map(str)))
+    return replace(run, predictions=run.predictions.assign(drawn_whole=places.map(str)))
 
 
 def test_a_gain_is_that_of_the_same_pictures():
@@ -55,7 +55,7 @@ def test_where_only_one_is_better_the_interval_is_the_binomial_one():
 def test_pictures_of_a_place_are_drawn_as_one():
     """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
     one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
-    places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
+    places = pd.Series([number // 10 for number in range(100)], index=one.predictions.index)
     found = compare_runs(one, placed(other, places)).over
     assert found.together == 10
     wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
@@ -68,19 +68,19 @@ def test_two_runs_have_one_interval_between_them(tmp_path):
     """Whichever is compared with which, whoever knows the places, however they list their pictures."""
     draw = np.random.default_rng(0)
     one, other = (_run(name, draw.random(120) < right, 1.0) for name, right in (("a", 0.6), ("b", 0.5)))
-    places = pd.Series(draw.integers(12, size=120), index=one.answers.index)
+    places = pd.Series(draw.integers(12, size=120), index=one.predictions.index)
     found = compare_runs(placed(one, places), other).over
     backwards = compare_runs(other, placed(one, places)).over
     for name in ("top1", "macro_f1", "balanced_accuracy"):
         this, that = getattr(found, name), getattr(backwards, name)
         assert (this.value, this.low, this.high) == (-that.value, -that.high, -that.low)
-    shuffled = replace(other, answers=other.answers.sample(frac=1, random_state=1))
+    shuffled = replace(other, predictions=other.predictions.sample(frac=1, random_state=1))
     assert compare_runs(placed(one, places), shuffled).over == found
     assert compare_runs(one, placed(other, places)).over == found
     assert compare_runs(placed(one, (places + 5) % 12), other).over == found
     coarser = places // 3
     assert compare_runs(placed(one, coarser), placed(other, places)).over.together == 4
-    alone = compare_predictions(one.answers, other.answers, clusters=places)
+    alone = compare_predictions(one.predictions, other.predictions, clusters=places)
     assert alone == found
     assert compare_runs(one, other).over != found
 
@@ -88,7 +88,7 @@ def test_two_runs_have_one_interval_between_them(tmp_path):
 def test_few_places_make_no_interval_narrower_and_nothing_certain():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
     alone = compare_runs(one, other).over
-    halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
+    halves = pd.Series([number // 50 for number in range(100)], index=one.predictions.index)
     found = compare_runs(placed(one, halves), other).over
     assert alone.top1.low > 0
     assert (found.top1.low, found.top1.high, found.together) == (0, alone.top1.high, 2)
@@ -108,9 +108,9 @@ def test_other_pictures_are_not_compared():
 def _evaluated(name, right, of, first):
     """An evaluation of its own images with Wilson's interval, as a report has it."""
     run = _run(name, [True] * right + [False] * (of - right), 1.0)
-    answers = run.answers.set_axis([f"{first + number}.jpg" for number in range(of)])
+    answers = run.predictions.set_axis([f"{first + number}.jpg" for number in range(of)])
     low, high = wilson_interval(right / of, of)
-    return replace(run, answers=answers, report={"top1": right / of, "intervals": {"top1": [low, high]}})
+    return replace(run, predictions=answers, report={"top1": right / of, "intervals": {"top1": [low, high]}})
 
 
 def test_runs_on_different_images_are_two_independent_samples():
@@ -121,7 +121,9 @@ def test_runs_on_different_images_are_two_independent_samples():
     assert (found.images, found.shared, found.optimistic) == ((70, 80), 0, "")
     assert compare_unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60)).shared == 10
     other = _evaluated("c", 5, 9, 500)
-    assert compare_unpaired(other, replace(other, answers=other.answers.assign(true_label="z"))) is None
+    assert (
+        compare_unpaired(other, replace(other, predictions=other.predictions.assign(true_label="z"))) is None
+    )
 
 
 @pytest.mark.parametrize("as_json", [False, True])

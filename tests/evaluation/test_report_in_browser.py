@@ -209,7 +209,7 @@ def cross_validated(folder, classes):
             for n in range(5)
         ],
         tries=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
-        beside=[
+        comparisons=[
             Dealt(
                 "the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart
             )

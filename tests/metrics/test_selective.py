@@ -14,7 +14,7 @@ from efficientnetv2.metrics.selective import coverage_curve
 def test_four_pictures_by_hand():
     """Right, right, wrong, right from the surest on: wrong shares 0, 0, 1/3, 1/4, mean 7/48."""
     curve = coverage_curve([1, 1, 0, 1], [0.9, 0.8, 0.7, 0.6])
-    assert curve.answered.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curve.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert curve.accuracy == pytest.approx([1, 1, 2 / 3, 3 / 4])
     assert curve.threshold.tolist() == [0.9, 0.8, 0.7, 0.6]
     assert curve.aurc == pytest.approx(7 / 48)
@@ -22,17 +22,17 @@ def test_four_pictures_by_hand():
 
 def test_of_a_threshold():
     curve = coverage_curve([1, 1, 0, 1], [0.9, 0.8, 0.7, 0.6])
-    assert curve.answered_at(0.7) == (3, pytest.approx(2 / 3), wilson_interval(2 / 3, 3))
-    assert curve.answered_at(0.65)[0] == 3
-    assert curve.answered_at(0.71)[0] == 2
-    assert curve.answered_at(0.0)[0] == 4
-    assert curve.answered_at(0.95) == (0, None, None)
+    assert curve.at_threshold(0.7) == (3, pytest.approx(2 / 3), wilson_interval(2 / 3, 3))
+    assert curve.at_threshold(0.65)[0] == 3
+    assert curve.at_threshold(0.71)[0] == 2
+    assert curve.at_threshold(0.0)[0] == 4
+    assert curve.at_threshold(0.95) == (0, None, None)
 
 
 def test_the_point_of_a_share_answers_at_least_that_share():
     curve = coverage_curve([1, 1, 0, 1, 1], [0.9, 0.8, 0.8, 0.8, 0.6])
-    assert curve.answered.tolist() == [0.2, 0.8, 1.0]
-    assert [curve.answered[curve.at_share(share)] for share in (0.1, 0.2, 0.5, 0.8, 0.81, 1.0)] == [
+    assert curve.coverage.tolist() == [0.2, 0.8, 1.0]
+    assert [curve.coverage[curve.at_coverage(share)] for share in (0.1, 0.2, 0.5, 0.8, 0.81, 1.0)] == [
         0.2, 0.2, 0.8, 0.8, 1.0, 1.0,
     ]  # fmt: skip
 

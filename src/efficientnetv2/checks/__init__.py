@@ -1,1 +1,1 @@
-"""What is the matter with a set of pictures, found before anything is trained on it."""
+"""Checks of a dataset before training: duplicates, leakage, label errors and image statistics."""

@@ -178,8 +178,8 @@ def _enlarged(content: bytes) -> float:
 
 def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
     """Brightness, contrast and mean colors, by the names of ``_MEASURED``, of (n, SMALL_PX, SMALL_PX, 3) squares."""
-    means, grey = small.mean(axis=(1, 2)), small @ np.array(_LUMA)
-    values = (grey.mean(axis=(1, 2)), grey.std(axis=(1, 2)), means[:, 0], means[:, 1], means[:, 2])
+    means, gray = small.mean(axis=(1, 2)), small @ np.array(_LUMA)
+    values = (gray.mean(axis=(1, 2)), gray.std(axis=(1, 2)), means[:, 0], means[:, 1], means[:, 2])
     return dict(zip(_MEASURED, values, strict=True))
 
 

@@ -1,1 +1,1 @@
-"""Judging a run: what it reached, on which pictures, and how to get there again."""
+"""Evaluation of a run: metrics as a report, plots, explanations and comparisons."""

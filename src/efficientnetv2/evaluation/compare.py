@@ -33,14 +33,14 @@ class FinishedRun:
     Attributes:
         report: Its ``report.json``.
         history: Rows of its ``metrics.jsonl``.
-        answers: Its predictions, as of ``load_predictions``.
+        predictions: As of ``load_predictions``.
         root: What their paths are relative to, as of ``data_root``.
     """
 
     name: str
     report: Mapping[str, Any]
     history: tuple[MetricsRow, ...]
-    answers: pd.DataFrame
+    predictions: pd.DataFrame
     root: str | None = None
 
     @property
@@ -84,9 +84,9 @@ class FinishedRun:
                 f"{folder}: its images have several labels; compare takes runs with one label per image. Leave it out."
             )
         history = RunDir(folder, lambda line: None).history()
-        answers = load_predictions(folder)
-        root = data_root(folder, list(answers.index))
-        return cls(name, report, tuple(history), answers, root)
+        predictions = load_predictions(folder)
+        root = data_root(folder, list(predictions.index))
+        return cls(name, report, tuple(history), predictions, root)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
 
     Images in both make the interval wider than necessary.
     """
-    classes = [set(each.answers.get("true_label", ())) for each in (first, second)]
+    classes = [set(each.predictions.get("true_label", ())) for each in (first, second)]
     if not classes[0] or classes[0] != classes[1]:
         return None
     both = [each.report["intervals"] for each in (first, second)]
@@ -137,8 +137,8 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
         if all(name in intervals for intervals in both)
     }
     return UnpairedComparison(
-        (len(first.answers), len(second.answers)),
-        len(first.answers.index.intersection(second.answers.index)),
+        (len(first.predictions), len(second.predictions)),
+        len(first.predictions.index.intersection(second.predictions.index)),
         metrics,
         optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
@@ -150,9 +150,9 @@ def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | Non
     Raises:
         InputError: An image has different true labels.
     """
-    if not first.answers.index.symmetric_difference(second.answers.index).empty:
+    if not first.predictions.index.symmetric_difference(second.predictions.index).empty:
         return None
-    found = compare_predictions(first.answers, second.answers)
+    found = compare_predictions(first.predictions, second.predictions)
     if found is None:
         return None
     found = replace(

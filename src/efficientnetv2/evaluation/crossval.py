@@ -82,7 +82,7 @@ class CrossValidation:
         by: Rule of the folds, ``data.folds.Folds.rule``.
         note: How the folds were made.
         over_classes: Key of the macro metric, one of ``MACRO_METRICS``.
-        beside: Comparisons with other folds.
+        comparisons: With other folds.
         members: Models that predict each fold together.
         timed: Whether a time budget decided the number of epochs.
     """
@@ -92,7 +92,7 @@ class CrossValidation:
     over_classes: str
     folds: Sequence[FoldScore]
     tries: Sequence[Candidate] = ()
-    beside: Sequence[SplitComparison] = ()
+    comparisons: Sequence[SplitComparison] = ()
     members: int = 1
     timed: bool = False
     apart: TrainDistance | None = None
@@ -114,12 +114,15 @@ class CrossValidation:
         return [
             f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
             *self._starts(),
-            *(f"Warning: {each.sentence()}" if each.flattering else each.sentence() for each in self.beside),
+            *(
+                f"Warning: {each.sentence()}" if each.flattering else each.sentence()
+                for each in self.comparisons
+            ),
         ]
 
     def new_places(self) -> NewPlaceEstimate | None:
         """What the folds say of new locations; None if no location or group is known."""
-        return new_place_estimate(self.by, self.beside, self.apart)
+        return new_place_estimate(self.by, self.comparisons, self.apart)
 
     def sections(self) -> list[Section]:
         """Sections of the page."""
@@ -196,7 +199,9 @@ class CrossValidation:
         ]
 
     def _comparisons(self) -> list[Section]:
-        sentences = [f"!{each.sentence()}" if each.flattering else each.sentence() for each in self.beside]
+        sentences = [
+            f"!{each.sentence()}" if each.flattering else each.sentence() for each in self.comparisons
+        ]
         return [Section("New locations", sentences)] if sentences else []
 
     def to_json(self) -> dict[str, Any]:
@@ -206,6 +211,6 @@ class CrossValidation:
             "folds": [asdict(fold) for fold in self.folds],
             "over_folds": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
             "tries": [{"settings": each.name, "scores": dict(each.scores)} for each in self.tries],
-            "splits_compared": [each.to_json() for each in self.beside],
+            "splits_compared": [each.to_json() for each in self.comparisons],
             "apart": None if self.apart is None else asdict(self.apart) | {"near_km": NEAR_KM},
         }

@@ -38,13 +38,13 @@ Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 
-def supports_grad_cam(network: Network) -> bool:
+def supports_grad_cam(model: Network) -> bool:
     """Whether a model is one of this package with a classifier."""
-    return isinstance(network, EfficientNet) and network.num_classes > 0
+    return isinstance(model, EfficientNet) and model.num_classes > 0
 
 
 def grad_cam(
-    network: Network,
+    model: Network,
     images: npt.NDArray[np.uint8],
     classes: npt.NDArray[np.int64],
     *,
@@ -64,16 +64,16 @@ def grad_cam(
         InputError: The model is not supported, or there is no such stage.
         MemoryShortError: A single image does not fit into memory.
     """
-    layer = _layer(network, stage)
+    layer = _layer(model, stage)
     from captum.attr import LayerGradCam  # takes a moment to load, and only here
 
-    device = next(network.parameters()).device
-    explainer = LayerGradCam(network, layer)
+    device = next(model.parameters()).device
+    explainer = LayerGradCam(model, layer)
     maps: list[Tensor] = []
 
     def heat(batch: Tensor) -> Tensor:
         start = sum(len(part) for part in maps)
-        inputs = normalise(batch.to(device), mean=network.preprocessing.mean, std=network.preprocessing.std)
+        inputs = normalise(batch.to(device), mean=model.preprocessing.mean, std=model.preprocessing.std)
         target = torch.from_numpy(classes[start : start + len(batch)]).to(device)
         with torch.enable_grad():
             found = explainer.attribute(inputs, target=target, relu_attributions=True)
@@ -81,7 +81,7 @@ def grad_cam(
         return maps[-1]
 
     most = _BATCH
-    with _frozen(network):
+    with _frozen(model):
         for start in range(0, len(images), _BATCH):
             part = np.ascontiguousarray(images[start : start + _BATCH])
             _, most = as_many_as_fit(heat, torch.from_numpy(part).permute(0, 3, 1, 2), most, device)
@@ -89,11 +89,11 @@ def grad_cam(
 
 
 @contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
+def _frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients, so that activations are kept from the explained layer on only."""
-    training = {module for module in network.modules() if module.training}
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    network.eval().requires_grad_(False)
+    training = {module for module in model.modules() if module.training}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
     try:
         yield
     finally:
@@ -103,15 +103,15 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad = True
 
 
-def _layer(network: Network, stage: int | None) -> nn.Module:
-    if not isinstance(network, EfficientNet) or network.num_classes == 0:
+def _layer(model: Network, stage: int | None) -> nn.Module:
+    if not isinstance(model, EfficientNet) or model.num_classes == 0:
         raise InputError("Grad-CAM needs a model of this package with a classifier; this is another model.")
     if stage is None:
-        return network.head
-    lasts = np.cumsum([each.layers for each in network.architecture.stages]) - 1
+        return model.head
+    lasts = np.cumsum([each.layers for each in model.architecture.stages]) - 1
     if not 1 <= stage <= len(lasts):
         raise InputError(f"stage must be 1 to {len(lasts)}, not {stage}.")
-    return network.blocks[int(lasts[stage - 1])]
+    return model.blocks[int(lasts[stage - 1])]
 
 
 def _resized(maps: Tensor, height: int, width: int) -> Tensor:

@@ -128,7 +128,7 @@ def suspect_labels(curve: CoverageCurve) -> int:
 
     Errors of a model that is often wrong, however confident, say little of the labels.
     """
-    count, accuracy, _ = curve.answered_at(_CONFIDENT)
+    count, accuracy, _ = curve.at_threshold(_CONFIDENT)
     return 0 if accuracy is None or accuracy < _MOSTLY_RIGHT else round(count * (1 - accuracy))
 
 

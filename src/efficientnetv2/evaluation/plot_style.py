@@ -33,7 +33,7 @@ _DOTS_PER_INCH = 144
 
 def line_styles() -> Iterator[tuple[str, str]]:
     """Color and style of one line after another; the first twenty differ."""
-    return cycle((colour, stroke) for stroke, colour in product(_STROKES, COLORS))
+    return cycle((color, stroke) for stroke, color in product(_STROKES, COLORS))
 
 
 def label_text(name: str, *, letters: float = 30, lines: int = 2) -> str:

@@ -70,26 +70,28 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     return table[[name for name in _READ if name in table]].drop_duplicates("path").set_index("path")
 
 
-def saved_clusters(answers: pd.DataFrame) -> pd.Series[int] | None:
+def saved_clusters(predictions: pd.DataFrame) -> pd.Series[int] | None:
     """(N,) cluster ids that the report used, by path; None for single images."""
-    if CLUSTER_COLUMN not in answers:
+    if CLUSTER_COLUMN not in predictions:
         return None
-    numbers: npt.NDArray[np.int64] = pd.factorize(answers[CLUSTER_COLUMN])[0].astype(np.int64)
-    return pd.Series(numbers, index=answers.index)
+    numbers: npt.NDArray[np.int64] = pd.factorize(predictions[CLUSTER_COLUMN])[0].astype(np.int64)
+    return pd.Series(numbers, index=predictions.index)
 
 
-def save_predictions(folder: Path, answers: pd.DataFrame) -> None:
+def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:
     """Write a table with columns ``path``, ``label`` and ``true_label`` for ``load_predictions``."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / PREDICTIONS_CSV, answers)
+    write_table(folder / PREDICTIONS_CSV, predictions)
 
 
-def per_class_f1(answers: pd.DataFrame) -> dict[str, float]:
+def per_class_f1(predictions: pd.DataFrame) -> dict[str, float]:
     """F1 of each class with images."""
     from sklearn.metrics import f1_score  # takes a second to load
 
-    names = sorted(answers["true_label"].unique())
-    scores = f1_score(answers["true_label"], answers["label"], labels=names, average=None, zero_division=0.0)
+    names = sorted(predictions["true_label"].unique())
+    scores = f1_score(
+        predictions["true_label"], predictions["label"], labels=names, average=None, zero_division=0.0
+    )
     return dict(zip(names, scores.tolist(), strict=True))
 
 

@@ -267,14 +267,14 @@ def _optimism_warning(training_images: str, selection_images: str) -> str:
 
 
 def _abstention_text(curve: CoverageCurve, abstain_below: float | None) -> str:
-    half = curve.at_share(0.5)
+    half = curve.at_coverage(0.5)
     text = (
-        f"Of the {percent(float(curve.answered[half]))} most confident predictions, "
+        f"Of the {percent(float(curve.coverage[half]))} most confident predictions, "
         f"{percent(float(curve.accuracy[half]))} are right; of all, {percent(float(curve.accuracy[-1]))}."
     )
     if abstain_below is None:
         return text
-    count, accuracy, interval = curve.answered_at(abstain_below)
+    count, accuracy, interval = curve.at_threshold(abstain_below)
     threshold = f"the threshold of {percent(abstain_below)} (--abstain-below)"
     if interval is None:
         return f"No prediction reaches {threshold}. {text}"
@@ -293,9 +293,9 @@ def _targets(curve: CoverageCurve) -> list[dict[str, Any]]:
         if len(reached):
             point = int(reached[-1])
             row |= {
-                "threshold": 0.0 if point == len(curve.answered) - 1 else float(curve.threshold[point]),
-                "answered": float(curve.answered[point]),
-                "pictures": round(curve.answered[point] * curve.num_images),
+                "threshold": 0.0 if point == len(curve.coverage) - 1 else float(curve.threshold[point]),
+                "answered": float(curve.coverage[point]),
+                "pictures": round(curve.coverage[point] * curve.num_images),
             }
         rows.append(row)
     return rows
@@ -310,19 +310,19 @@ def _highest_accuracy(curve: CoverageCurve) -> dict[str, Any] | None:
     return {
         "accuracy": float(curve.accuracy[point]),
         "threshold": float(curve.threshold[point]),
-        "pictures": round(curve.answered[point] * curve.num_images),
+        "pictures": round(curve.coverage[point] * curve.num_images),
     }
 
 
 def _enough(curve: CoverageCurve) -> npt.NDArray[np.bool_]:
     """(P,) whether a point has enough images that chance does not decide its accuracy."""
-    enough: npt.NDArray[np.bool_] = curve.answered * curve.num_images >= _MIN_IMAGES - 0.5
+    enough: npt.NDArray[np.bool_] = curve.coverage * curve.num_images >= _MIN_IMAGES - 0.5
     return enough
 
 
 def _points(curve: CoverageCurve, abstain_below: float | None) -> list[dict[str, Any]]:
     """Rows of the table, by decreasing coverage."""
-    thresholds = dict.fromkeys(float(curve.threshold[curve.at_share(coverage)]) for coverage in _COVERAGES)
+    thresholds = dict.fromkeys(float(curve.threshold[curve.at_coverage(coverage)]) for coverage in _COVERAGES)
     rows = [_point(curve, threshold, asked=False) for threshold in thresholds]
     if abstain_below is not None:
         rows.append(_point(curve, abstain_below, asked=True))
@@ -330,7 +330,7 @@ def _points(curve: CoverageCurve, abstain_below: float | None) -> list[dict[str,
 
 
 def _point(curve: CoverageCurve, threshold: float, *, asked: bool) -> dict[str, Any]:
-    count, accuracy, interval = curve.answered_at(threshold)
+    count, accuracy, interval = curve.at_threshold(threshold)
     low, high = interval or (None, None)
     return {
         "answered": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high,
@@ -367,13 +367,13 @@ def draw_coverage(curve: CoverageCurve) -> Figure:
     """Accuracy against coverage with its 95 % interval."""
     figure, ax = single_plot(2.6)
     # The accuracy of fewer than ten images jumps with each image.
-    points = np.flatnonzero(_enough(curve)).tolist() or [len(curve.answered) - 1]
+    points = np.flatnonzero(_enough(curve)).tolist() or [len(curve.coverage) - 1]
     if len(points) > _POINTS:
         points = [points[place] for place in np.linspace(0, len(points) - 1, _POINTS).round().astype(int)]
     accuracy = [float(curve.accuracy[point]) for point in points]
-    counts = [round(curve.answered[point] * curve.num_images) for point in points]
+    counts = [round(curve.coverage[point] * curve.num_images) for point in points]
     rows = [(value, *wilson_interval(value, count)) for value, count in zip(accuracy, counts, strict=True)]
-    draw_band(ax, 100 * curve.answered[points], rows, linewidth=1.5)
+    draw_band(ax, 100 * curve.coverage[points], rows, linewidth=1.5)
     ax.set_xlim(0, 101)
     ax.set_xlabel("images left, %, the most confident first", color=INK)
     style_axes(ax, "accuracy of these, %, with its 95 % interval")

@@ -21,9 +21,9 @@ CONTRAST_NOTE = "Each image is shown with its contrast stretched."
 ImageLike = Image.Image | npt.NDArray[np.uint8]
 
 
-def is_low_contrast(pictures: Iterable[ImageLike | None]) -> bool:
+def is_low_contrast(images: Iterable[ImageLike | None]) -> bool:
     """Whether the median image is nearly black or nearly white; False for none."""
-    known = [float(np.asarray(_tiny(each)).mean()) for each in pictures if each is not None]
+    known = [float(np.asarray(_tiny(each)).mean()) for each in images if each is not None]
     return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
 
 
@@ -41,20 +41,20 @@ def shrink(picture: Image.Image) -> Image.Image:
 
 
 def stretch_contrast(
-    pictures: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
+    images: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
 ) -> list[npt.NDArray[np.uint8]]:
     """(H, W, 3) images with the contrast that ``by`` needs, so that their brightness stays comparable.
 
     The gray levels from the 1st to the 99th percentile of ``by`` are stretched. An image with a median above them, such
     as a negative, stays as it is.
     """
-    low, high = np.percentile(_grey(by), (1, 99))
+    low, high = np.percentile(_gray(by), (1, 99))
     levels = (np.arange(256) - low) * 255 / max(high - low, 1.0)
     table = levels.round().clip(0, 255).astype(np.uint8)
-    return [table[each] if np.median(_grey(each)) <= high else each for each in pictures]
+    return [table[each] if np.median(_gray(each)) <= high else each for each in images]
 
 
-def _grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _gray(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(picture).convert("L"))
 
 

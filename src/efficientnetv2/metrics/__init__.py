@@ -1,1 +1,1 @@
-"""Figures of a classifier: how often it is right, how sure of itself, how far chance reaches."""
+"""Metrics of classifiers with confidence intervals and tests."""

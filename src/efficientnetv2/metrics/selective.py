@@ -18,28 +18,28 @@ class CoverageCurve:
 
     Attributes:
         threshold: (P,) decreasing.
-        answered: (P,) coverage, the fraction of images at or above the threshold, up to 1.
+        coverage: (P,) fraction of images at or above the threshold, up to 1.
         accuracy: (P,) fraction of these that is correct.
         aurc: Area under the risk-coverage curve, 0 to 1; images of equal probability count in mean order.
     """
 
     threshold: Floats
-    answered: Floats
+    coverage: Floats
     accuracy: Floats
     aurc: float
     num_images: int
 
-    def at_share(self, share: float) -> int:
+    def at_coverage(self, fraction: float) -> int:
         """The first point with at least this coverage."""
-        return int(np.searchsorted(self.answered, share - 1e-9))
+        return int(np.searchsorted(self.coverage, fraction - 1e-9))
 
-    def answered_at(self, threshold: float) -> tuple[int, float | None, Interval | None]:
+    def at_threshold(self, threshold: float) -> tuple[int, float | None, Interval | None]:
         """Number of images at or above a threshold, their accuracy and its 95 % interval; None for no image."""
         point = int(np.searchsorted(-self.threshold, -threshold, side="right")) - 1
         if point < 0:
             return 0, None, None
-        count, share = round(self.answered[point] * self.num_images), float(self.accuracy[point])
-        return count, share, wilson_interval(share, count)
+        count, fraction = round(self.coverage[point] * self.num_images), float(self.accuracy[point])
+        return count, fraction, wilson_interval(fraction, count)
 
 
 def coverage_curve(correct: npt.ArrayLike, confidence: npt.ArrayLike) -> CoverageCurve:
@@ -58,7 +58,7 @@ def coverage_curve(correct: npt.ArrayLike, confidence: npt.ArrayLike) -> Coverag
     last = first + sizes - 1
     return CoverageCurve(
         threshold=scores[last],
-        answered=ranks[last] / len(hits),
+        coverage=ranks[last] / len(hits),
         accuracy=np.cumsum(hits)[last] / ranks[last],
         aurc=float(np.mean(1 - mean_accuracy)),
         num_images=len(hits),

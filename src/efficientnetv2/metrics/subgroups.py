@@ -125,7 +125,7 @@ def slice_metrics(
     Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups
         (Bonferroni).
     """
-    true, answers, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
+    true, predictions, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
     cuts = {name: cut for name in columns if (cut := slice_values(columns[name])) is not None}
     parts = [(str(name), str(value)) for name, cut in cuts.items() for value in cut.unique()]
     found = []
@@ -134,7 +134,7 @@ def slice_metrics(
         count, share = int(inside.sum()), float(hits[inside].mean())
         low, high = wilson_interval(share, count)
         below = _worse(hits[inside], hits[~inside], level=0.05 / len(parts))
-        macro = None if true.ndim > 1 else _macro_f1(true[inside], answers[inside])
+        macro = None if true.ndim > 1 else _macro_f1(true[inside], predictions[inside])
         found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
     return tuple(sorted(found, key=lambda each: (not each.below, each.small, each.top1)))
 
@@ -151,7 +151,7 @@ def sliceable_columns(table: pd.DataFrame, *, without: Sequence[str]) -> list[st
     return [name for name in names if slice_values(table[name]) is not None]
 
 
-def _macro_f1(true: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
+def _macro_f1(true: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64]) -> float:
     from sklearn.metrics import f1_score  # takes a second to load
 
-    return float(f1_score(true, answers, labels=np.unique(true), average="macro", zero_division=0))
+    return float(f1_score(true, predictions, labels=np.unique(true), average="macro", zero_division=0))

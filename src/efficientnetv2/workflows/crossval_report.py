@@ -203,7 +203,7 @@ def _whole(
             Candidate(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
             for place in range(len(plan.tries) if plan.chooses else 0)
         ],
-        beside=comparisons,
+        comparisons=comparisons,
         members=plan.members,
         timed=runs.words.minutes is not None,
         apart=fold_train_distance(dataset, [(part.learning, part.answering) for part in dealt.parts]),
