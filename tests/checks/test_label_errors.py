@@ -135,7 +135,7 @@ def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():
     vectors = np.random.default_rng(0).normal(size=(len(labels), 8)).astype(np.float32)
     find_lookalikes(vectors, counting=counting)
     out_of_fold_probabilities(vectors, labels, np.arange(len(labels)), key=Key.of(0), counting=counting)
-    assert list(told) == ["comparing", "choosing how to check labels", "checking labels"]
+    assert list(told) == ["comparing", "choosing the label classifier", "checking labels"]
     for total, *done in told.values():
         assert done == sorted(done)
         assert done[-1] == total

@@ -457,10 +457,10 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     )
     text = (tmp_path / report.PAGE_NAME).read_text()
     for words in (
-        "Nothing is wrong in 1 picture.",
+        "Nothing is wrong in 1 image.",
         ": 1 class.",
-        "1 picture has a place",
-        "known of 1 picture.",
+        "1 image has a location",
+        "known for 1 image.",
     ):
         assert words in text
 
@@ -479,7 +479,7 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     )
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
-    assert [name for name, of in rows if of != "mean colour"] == ["a", "b", "d"]
+    assert [name for name, of in rows if of != "mean color"] == ["a", "b", "d"]
     assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colours too"
     assert mentions(text, "3", "5", "inspection.json")
     told = json.loads((tmp_path / report.JSON_NAME).read_text())

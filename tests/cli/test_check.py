@@ -114,7 +114,7 @@ def test_where_no_split_is_known_there_are_just_pictures(class_folders):
     """Nor is a colour told by a square alone."""
     done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^class +pictures$", done.stdout, re.MULTILINE)
+    assert re.search(r"^class +images$", done.stdout, re.MULTILINE)
     page = (class_folders.parent / "seen/inspection.html").read_text()
     assert "<th>pictures</th>" in page
     assert "no split" not in page
@@ -227,7 +227,7 @@ def test_pictures_without_labels_are_inspected_too(listed):
     table(folder, [row.split(",")[0] for row in rows], header="path")
     done = effnetv2("inspect", folder / "list.csv", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "No picture has a label" in done.stdout
+    assert "No image has a label" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -212,9 +212,7 @@ def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(t
         (tmp_path / name / "report.json").write_text(json.dumps(told))
     compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
     said = "".join(capsys.readouterr().out.split())
-    sentence = (
-        f"Compared by name: their pictures lie in {tmp_path}/photos_2024 and in {tmp_path}/photos_2023."
-    )
+    sentence = f"Compared by name: the images are in {tmp_path}/photos_2024 and in {tmp_path}/photos_2023."
     assert said.count("Comparedbyname") == 1
     assert "".join(sentence.split()) in said
 
@@ -252,7 +250,9 @@ def test_a_run_that_is_under_way_is_not_called_stopped(tmp_path):
         FinishedRun.read(tmp_path, "here")
     assert "--resume" not in str(said.value)
     stopped = tmp_path / "a run"
-    with pytest.raises(InputError, match=mentioning("no run")) as said:
+    with pytest.raises(
+        InputError, match=mentioning("not the folder of a finished run", "report.json")
+    ) as said:
         FinishedRun.read(stopped, "here")
     assert f"--out '{stopped}' --resume" in str(said.value)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore
+from efficientnetv2.evaluation.crossval import CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import TrainDistance
 
 FOLD = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k",))
@@ -17,7 +17,9 @@ def test_folds_that_began_from_different_weights_are_named():
         return FoldScore(number, "", 20, 10, 0.5, 0.5, 4.0, 60.0, (weights,))
 
     alike, apart = (
-        CrossValidation("class", "", "macro_f1", [score(0, "a.in1k"), score(1, other), score(2, "a.in1k")])
+        CrossValidationSummary(
+            "class", "", "macro_f1", [score(0, "a.in1k"), score(1, other), score(2, "a.in1k")]
+        )
         for other in ("a.in1k", "none")
     )
     assert len(alike.lines()) == 1
@@ -29,7 +31,7 @@ def test_folds_that_began_from_different_weights_are_named():
 def test_networks_that_answer_together_are_said_to():
     tries = ("balance=null", "balance=equal")
     fold = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k", "none"), tries)
-    whole = CrossValidation("class", "", "macro_f1", [fold, fold], members=2)
+    whole = CrossValidationSummary("class", "", "macro_f1", [fold, fold], members=2)
     first = whole.sections()[0]
     assert any(
         "each predicted by 2 models together (their mean) not trained on it" in one for one in first.sentences
@@ -40,13 +42,13 @@ def test_networks_that_answer_together_are_said_to():
 
 def test_how_near_the_learnt_pictures_are_stands_in_the_report():
     near = TrainDistance("place", 40, 10, 9.1)
-    told = CrossValidation("place", "", "macro_f1", [FOLD], apart=near).to_json()["apart"]
+    told = CrossValidationSummary("place", "", "macro_f1", [FOLD], apart=near).to_json()["apart"]
     assert (told["near"], told["known"], told["near_km"]) == (10, 40, 5.0)
 
 
 def test_whose_recipe_is_shown_is_said_where_it_is_not_that_of_all():
     def said(*folds, **words):
-        first = CrossValidation("class", "", "macro_f1", folds, **words).sections()[0]
+        first = CrossValidationSummary("class", "", "macro_f1", folds, **words).sections()[0]
         return [one for one in first.sentences if one.startswith("Recipe, epochs and automatic choices")]
 
     assert said(FOLD, FOLD) == []

@@ -137,7 +137,7 @@ def test_every_stage_has_its_map_and_the_network_is_left_as_it_was(taught):
     for parameter, left in zip(taught.parameters(), gradients, strict=True):
         assert parameter.grad is None if left is None else torch.equal(parameter.grad, left)
     assert grad_cam(taught, images[:0], classes[:0]).shape == (0, PX, PX)
-    with pytest.raises(InputError, match="stages 1 to 3"):
+    with pytest.raises(InputError, match="stage must be 1 to 3"):
         grad_cam(taught, images, classes, stage=4)
 
 
@@ -181,7 +181,7 @@ def test_where_memory_runs_out_fewer_are_looked_at_at_a_time(taught):
 def test_a_network_without_classes_is_refused():
     network = EfficientNet(TINY, num_classes=0)
     assert not supports_grad_cam(network)
-    with pytest.raises(InputError, match="have a classifier"):
+    with pytest.raises(InputError, match="with a classifier"):
         grad_cam(network, np.zeros((1, PX, PX, 3), np.uint8), np.zeros(1, np.int64))
 
 

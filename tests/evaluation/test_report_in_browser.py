@@ -17,7 +17,7 @@ from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
 from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
-from efficientnetv2.evaluation.crossval import Candidate, CrossValidation, FoldScore
+from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
 from efficientnetv2.evaluation.label_efficiency import learning_curve_section
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
@@ -189,7 +189,7 @@ def cross_validated(folder, classes):
     names, true, _, probabilities = answered(classes)
     tries = ["progressive.image_px={start: 128, end: 332} augment.flip=symmetries", "balance=effective"]
     apart = {name: Difference(0.1, 0.05, 0.15) for name in ("top1", "macro_f1")}
-    whole = CrossValidation(
+    whole = CrossValidationSummary(
         by="time",
         note="Five folds by time, " + "of which each is answered by those before it, " * 3,
         over_classes="macro_f1",

@@ -89,7 +89,7 @@ def test_with_one_label_each_they_are_the_figures_of_one_label():
         classification_metrics(labels, shares, names),
         compute_metrics(labels[:, None], shares, names),
     )
-    for name in ("top1", "top5", "ece", "majority_top1", "majority_class", "pictures"):
+    for name in ("top1", "top5", "ece", "majority_top1", "majority_class", "num_images"):
         assert getattr(several, name) == pytest.approx(getattr(one, name)), name
     assert macro_metric(one) == ("macro_f1", one.macro_f1)
 

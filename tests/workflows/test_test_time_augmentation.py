@@ -55,7 +55,7 @@ def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
     page = (tmp_path / "sizes" / "report.html").read_text()
     assert mentions(page, "image size")
     assert mentions(page, "64", "training")
-    assert "choose it by pictures that" in page
+    assert "Choose it on training images" in page
     assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == told["sizes"]
 
 
@@ -109,7 +109,7 @@ def test_two_runs_compared(trained, tmp_path):
     reports = [json.loads((run / "report.json").read_text()) for run in (tmp_path / "fixed", trained / "run")]
     assert [fixed["top1"], growing["top1"]] == [report["top1"] for report in reports]
     for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
-        answers = FinishedRun.read(run, "run").answers
+        answers = FinishedRun.read(run, "run").predictions
         assert len(answers) == report["pictures"]
         assert (answers["label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
     stages = reports[1]["stages"]

@@ -75,7 +75,7 @@ class FoldSpread:
 
 
 @dataclass(frozen=True)
-class CrossValidation:
+class CrossValidationSummary:
     """Everything beside the pooled metrics.
 
     Attributes:

@@ -15,7 +15,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.clusters import Clusters, split_clusters
-from efficientnetv2.evaluation.crossval import Candidate, CrossValidation
+from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary
 from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.predictions import per_class_f1
@@ -191,10 +191,10 @@ def _compared(
 
 def _whole(
     runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[SplitComparison]
-) -> CrossValidation:
+) -> CrossValidationSummary:
     """What the folds came to."""
     dataset, plan = runs.dataset, runs.plan
-    return CrossValidation(
+    return CrossValidationSummary(
         by=dealt.rule,
         note=dealt.note,
         over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
@@ -366,7 +366,7 @@ def _learnt(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _known(
-    whole: CrossValidation,
+    whole: CrossValidationSummary,
     baseline: Baseline | None,
     dataset: ImageDataset,
     looked: tuple[TemplateSection, ...],
