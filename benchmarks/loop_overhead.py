@@ -23,7 +23,7 @@ from efficientnetv2.data.sampler import Sampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import RunLength, init_state
@@ -134,12 +134,8 @@ def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
     return train_steps(
         init_state(network, recipe),
         batches,
-        recipe=recipe,
-        preprocessing=Preprocessing(image_px=px),
+        StepContext(recipe, Preprocessing(image_px=px), num_classes=10, key=Key.of(0), device=CPU),
         length=RunLength(steps, steps_per_epoch=1.0),
-        num_classes=10,
-        key=Key.of(0),
-        device=CPU,
     )
 
 

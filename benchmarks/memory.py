@@ -31,7 +31,7 @@ from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import RunLength, init_state
@@ -138,12 +138,8 @@ def flat(*, write: bool) -> None:
     steps = train_steps(
         init_state(place(create("efficientnetv2_b0", num_classes=10), CPU), recipe),
         map(noise, requests(plan)),
-        recipe=recipe,
-        preprocessing=Preprocessing(image_px=128),
+        StepContext(recipe, Preprocessing(image_px=128), num_classes=10, key=Key.of(0), device=CPU),
         length=RunLength(PASSES * plan.stages * STEPS, steps_per_epoch=plan.stages * STEPS),
-        num_classes=10,
-        key=Key.of(0),
-        device=CPU,
     )
     memory = [psutil.Process().memory_info().rss / 2**20 for done in steps if (done.step + 1) % STEPS == 0]
     passes = [memory[first : first + plan.stages] for first in range(0, len(memory), plan.stages)]

@@ -40,7 +40,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.loop import StepOutput, train_steps
+from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
@@ -241,12 +241,14 @@ def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Ite
     return train_steps(
         init_state(place(work.network(), work.device), recipe),
         read(requests),
-        recipe=recipe,
-        preprocessing=Preprocessing(image_px=work.image_px),
+        StepContext(
+            recipe,
+            Preprocessing(image_px=work.image_px),
+            num_classes=work.num_classes,
+            key=Key.of(0),
+            device=work.device,
+        ),
         length=RunLength(steps, steps_per_epoch=1.0),
-        num_classes=work.num_classes,
-        key=Key.of(0),
-        device=work.device,
     )
 
 

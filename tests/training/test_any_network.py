@@ -13,7 +13,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import RunLength, init_state
@@ -50,12 +50,8 @@ def run(network, group_images):
     steps = train_steps(
         state,
         map(noise, Sampler(LABELS, PLAN, 4, 8, group_images, None, Key.of(0))),
-        recipe=recipe,
-        preprocessing=network.preprocessing,
+        StepContext(recipe, network.preprocessing, num_classes=2, key=Key.of(0), device=torch.device("cpu")),
         length=RunLength(4, steps_per_epoch=2),
-        num_classes=2,
-        key=Key.of(0),
-        device=torch.device("cpu"),
     )
     losses = [float(done.loss) for done in steps]
     assert len(losses) == 4

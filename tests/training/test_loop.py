@@ -17,7 +17,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training import loop
-from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
@@ -68,13 +68,9 @@ def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_GR
     done = train_steps(
         state,
         map(pictures, requests),
-        recipe=recipe,
-        preprocessing=Preprocessing(image_px=32),
+        StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
         length=RunLength(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
-        num_classes=3,
-        key=Key.of(0),
-        device=CPU,
-        at_a_time=at_a_time,
+        microbatches=at_a_time,
     )
     return network, state, done
 
@@ -226,12 +222,8 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     for _ in train_steps(
         resumed,
         map(grey, rest),
-        recipe=recipe,
-        preprocessing=Preprocessing(image_px=32),
+        StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
         length=RunLength(6, steps_per_epoch=3),
-        num_classes=3,
-        key=Key.of(0),
-        device=CPU,
     ):
         pass
     for one, other in ((state.network, resumed.network), (state.best, resumed.best)):

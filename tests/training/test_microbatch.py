@@ -46,7 +46,7 @@ def run(at_a_time, *, steps=6, network=None):
     network, state, done = running(
         PLAN, steps, network=network or small(), pictures=noisy, at_a_time=at_a_time, **SGD
     )
-    seen = [(float(one.loss), one.at_a_time) for one in done]
+    seen = [(float(one.loss), one.microbatches) for one in done]
     return [loss for loss, _ in seen], state, [each for _, each in seen]
 
 
@@ -157,12 +157,13 @@ def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch
 
     network.register_forward_pre_hook(short)
     sent = SimpleNamespace(
-        sending=True, begin_step=lambda image_px: None, of_pass=lambda *, last: nullcontext(network)
+        sending=True, begin_step=lambda image_px: None, forward_pass=lambda *, last: nullcontext(network)
     )
     step = [SimpleNamespace(request=SimpleNamespace(setting=Setting(48)), labels=torch.zeros(2))] * 4
-    constants = SimpleNamespace(device=torch.device("cpu"), groups=8)
+    context = SimpleNamespace(device=torch.device("cpu"), groups=8)
+    state = SimpleNamespace(network=network, scaler=None)
     monkeypatch.setattr(
-        loop, "forward_backward", lambda network, groups, constants, forward: forward(torch.zeros(2))
+        loop, "forward_backward", lambda network, groups, context, forward, scaler: forward(torch.zeros(2))
     )
     with pytest.raises(MemoryShortError, match=mentioning("other processes", "step")):
-        loop._all_groups(network, step, constants, SimpleNamespace(), sent, MicrobatchPlan({48: 4}))
+        loop._accumulate_gradients(state, step, context, SimpleNamespace(), sent, MicrobatchPlan({48: 4}))

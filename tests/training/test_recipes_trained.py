@@ -106,9 +106,13 @@ def trained(
         return Batch(request, images, torch.from_numpy(labels[request.samples]), ())
 
     steps = loop.train_steps(
-        init_state(network, recipe), map(answered, requests), recipe=recipe, length=length, num_classes=CLASSES,
-        preprocessing=Preprocessing(image_px=32), key=key, device=torch.device("cpu"),
-    )  # fmt: skip
+        init_state(network, recipe),
+        map(answered, requests),
+        loop.StepContext(
+            recipe, Preprocessing(image_px=32), num_classes=CLASSES, key=key, device=torch.device("cpu")
+        ),
+        length=length,
+    )
     return list(steps), list(zip(requests, passes, strict=True))
 
 

@@ -20,7 +20,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training.ddp import AsyncFlags
-from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils import distributed
 from efficientnetv2.utils.device import place
@@ -56,12 +56,8 @@ def trained(groups, steps, *, frozen=False):
         done = train_steps(
             state,
             map(grey, requests),
-            recipe=recipe,
-            preprocessing=Preprocessing(image_px=32),
+            StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
             length=RunLength(steps, steps_per_epoch=1),
-            num_classes=3,
-            key=Key.of(0),
-            device=CPU,
             world=world,
         )
         losses = [float(one.loss) for one in done]

@@ -146,20 +146,19 @@ class MemoryProbe:
         batches = [
             _noise(setting, group, group_images, channels, self.num_classes) for group in range(groups)
         ]
-        constants = StepContext(
-            self.recipe.augment,
+        sizes = {"batch_images": groups * group_images, "group_images": group_images}
+        precision = "fp32" if self.recipe.precision == "auto" else self.recipe.precision
+        context = StepContext(
+            self.recipe.model_copy(update=sizes | {"precision": precision}),
             self.network.preprocessing,
-            self.num_classes,
-            Key.of(self.recipe.seed).fold("preflight"),
-            self.device,
-            groups,
-            "fp32" if self.recipe.precision == "auto" else self.recipe.precision,
-            scaler=None,
+            num_classes=self.num_classes,
+            key=Key.of(self.recipe.seed).fold("preflight"),
+            device=self.device,
         )
         taken = None
         try:
             with Peak(self.device) as peak:
-                forward_backward(network, batches, constants, network)
+                forward_backward(network, batches, context, network)
             taken = peak.bytes - self._taken
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

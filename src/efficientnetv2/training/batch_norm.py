@@ -55,7 +55,7 @@ class GhostBatchNormStats:
             self._batches = [count.clone() for count in self._counts()]
 
     @torch.no_grad()
-    def begin_again(self) -> None:
+    def restart_step(self) -> None:
         """Before the first group is computed a second time: forget what the step's groups had."""
         if self.apart and self._before:  # empty where every batch-norm is frozen
             torch._foreach_zero_(self._sums)

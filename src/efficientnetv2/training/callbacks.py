@@ -23,10 +23,11 @@ from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training.early_stopping import ModelSelection
-from efficientnetv2.training.loop import DeferredWorkerDeath, StepOutput
+from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.schedule_points import log_steps, stage_ends, validation_steps
+from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.time_budget import Pacer
 from efficientnetv2.training.train_state import RunLength, TrainState
 from efficientnetv2.utils.distributed import broadcast_from_main
@@ -255,7 +256,7 @@ class TrainingCallbacks:
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
             with worker_errors():
-                self._killed.tell()
+                self._killed.raise_pending()
         self._stepped = time.perf_counter()
 
     def _keep_up(self, done: StepOutput) -> None:
@@ -309,7 +310,7 @@ class TrainingCallbacks:
                 whole["used_s"] = self._pacer.used_s
             if self.selection is not None:
                 whole["selection"] = self.selection.to_dict()
-            with self._killed.held():  # half a checkpoint cannot be kept
+            with self._killed.deferred():  # half a checkpoint cannot be kept
                 resume.save(self.job.folder.checkpoints, whole, self.state.step)
         self._saved = time.perf_counter()
 
@@ -352,16 +353,16 @@ class TrainingCallbacks:
 
     def _note_short_memory(self, done: StepOutput) -> None:
         """Fewer groups at a time than before: say so, and let a resumed run begin with them."""
-        if done.at_a_time == self._at_a_time:
+        if done.microbatches == self._at_a_time:
             return
         px = done.setting.image_px
-        before, now = self._at_a_time.at(px), done.at_a_time.at(px)
+        before, now = self._at_a_time.at(px), done.microbatches.at(px)
         self.job.folder.log(
             f"Warning: memory ran out at step {done.step} with {before} groups of {px} px at a time. The step was done "
             f"again with {now} at a time, and so will be those to come: slower, with the same result."
         )
-        self.job.folder.amend_beginning(groups_at_a_time=done.at_a_time.to_json())
-        self._at_a_time = done.at_a_time
+        self.job.folder.amend_beginning(groups_at_a_time=done.microbatches.to_json())
+        self._at_a_time = done.microbatches
 
     def _row(self, done: StepOutput) -> None:
         self._refuse_loss()

@@ -48,7 +48,7 @@ class GradientSync:
         self._image_px, self.sending = image_px, False
 
     @contextmanager
-    def of_pass(self, *, last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+    def forward_pass(self, *, last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
         """Around forward and backward of each pass; gives what to call with the pictures."""
         if self._parallel is None:
             yield self.network

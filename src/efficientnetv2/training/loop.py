@@ -1,21 +1,16 @@
-"""The loop: batches in, steps done, whatever the setting of the moment is.
+"""The training loop: batches in, optimizer steps out.
 
-Image size, dropout, stochastic depth and augmentation change inside the one loop, because the setting
-travels with the batch. Nothing here prints, saves or evaluates: ``train_steps`` yields after every step and
-whoever drives it (``training.trainer``) does the rest.
+Image size, dropout, stochastic depth and augmentation change inside the one loop, because the step's settings travel
+with the batch. The loop neither logs, saves nor evaluates: it yields after every step, and ``training.trainer`` does
+the rest.
 """
 
 from __future__ import annotations
 
 import itertools
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +21,6 @@ from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.progressive.step_plan import StepPlan
-from efficientnetv2.training import optim
 from efficientnetv2.training.batch_norm import GhostBatchNormStats
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.ddp import GradientSync
@@ -38,9 +32,11 @@ from efficientnetv2.training.microbatch import (
     out_of_memory_message,
     out_of_memory_mid_step_message,
 )
+from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import RunLength, TrainState
-from efficientnetv2.transforms.pipeline import AugmentPlan, augment, yes_or_no
+from efficientnetv2.transforms.pipeline import augment, yes_or_no
 from efficientnetv2.utils.device import Precision, autocast, send
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
@@ -51,18 +47,17 @@ from efficientnetv2.utils.rng import Key
 
 @dataclass
 class StepOutput:
-    """What a step was.
+    """Result of a step.
 
     Args:
-        step: its number, from 0.
-        setting: that held.
-        loss: of all groups; scalar tensor, still on the device: reading it waits for the device.
-        lr: the scheduled learning rate, of which each group of weights has its share.
-        images: pictures in this step, on all processes.
-        unreadable: sample and reason of each picture that could not be read, on this process.
-        waited_s: for the step's pictures: how long the loop had nothing to do. Where no worker reads ahead, that is
-            the reading itself.
-        at_a_time: how many groups ran in one pass at last, on this process.
+        step: Number of the step, from 0.
+        setting: Image size and regularization of the step.
+        loss: Mean loss of all groups, a scalar tensor on the device. Reading it waits for the device.
+        lr: Scheduled learning rate. Each parameter group has a multiple of it.
+        images: Images of the step, on all processes.
+        unreadable: Sample number and reason of each image that this process could not read.
+        waited_s: Seconds that the loop waited for the images. Without workers, this is the time to read them.
+        microbatches: Groups per pass on this process from now on.
     """
 
     step: int
@@ -72,283 +67,227 @@ class StepOutput:
     images: int
     unreadable: tuple[tuple[int, str], ...]
     waited_s: float
-    at_a_time: MicrobatchPlan
+    microbatches: MicrobatchPlan
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What is the same in every pass of a run.
+    """What all steps of a run have in common.
 
     Args:
-        plan: of the augmentation.
-        preprocessing: of the network; its mean and std.
-        num_classes: K.
-        key: of the run.
-        device: that holds the network.
-        groups: of a step.
-        precision: of the network's multiplications.
-        scaler: of fp16's losses; None in every other precision.
-        terms: what differs from class to class, on the device; of no effect on ``sigmoid``'s loss.
-        answer: what the network learns to answer.
+        recipe: Resolved recipe.
+        preprocessing: Mean and std of the model's inputs.
+        num_classes: Number of classes, K.
+        key: Random key of the run.
+        device: Device of the model.
+        class_terms: Per-class weights and offsets.
+        activation: Activation of the head, which decides the loss.
     """
 
-    plan: AugmentPlan
+    recipe: Recipe
     preprocessing: Preprocessing
     num_classes: int
     key: Key
     device: torch.device
-    groups: int
-    precision: Precision
-    scaler: torch.amp.GradScaler | None
-    terms: ClassTerms = NO_CLASS_TERMS
-    answer: Answer = "softmax"
+    class_terms: ClassTerms = NO_CLASS_TERMS
+    activation: Answer = "softmax"
+
+    @property
+    def groups(self) -> int:
+        """Groups of a step."""
+        assert self.recipe.group_images is not None, "resolve_recipe() comes first"
+        return self.recipe.batch_images // self.recipe.group_images
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the forward and backward pass."""
+        assert self.recipe.precision != "auto", "resolve_recipe() comes first"
+        return self.recipe.precision
 
 
 def train_steps(
     state: TrainState,
     batches: Iterable[Batch],
+    context: StepContext,
     *,
-    recipe: Recipe,
-    preprocessing: Preprocessing,
     length: RunLength,
-    num_classes: int,
-    key: Key,
-    device: torch.device,
-    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS,
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
     world: World = SINGLE_PROCESS,
-    terms: ClassTerms = NO_CLASS_TERMS,
-    answer: Answer = "softmax",
     say: Callable[[str], None] = lambda line: None,
     plan: StepPlan | None = None,
 ) -> Iterator[StepOutput]:
-    """Train from ``state.step`` to the end, yielding after every step.
+    """Train from ``state.step`` to the end and yield after every step.
 
     Args:
-        state: changed in place.
-        batches: one per group of this process's, in order, beginning with its first group of ``state.step``.
-        recipe: settled.
-        preprocessing: of the network; its mean and std.
-        length: of the run.
-        num_classes: K.
-        key: of the run.
-        device: that holds the network.
-        at_a_time: how many groups run in one pass; fewer from the step on in which memory runs out.
-        world: the processes that share the groups.
-        terms: what differs from class to class.
-        answer: what the network learns to answer.
+        state: Changed in place.
+        batches: The groups of this process in order, starting with its first group of ``state.step``.
+        context: What all steps have in common.
+        length: Length of the run.
+        microbatches: Groups per pass. Reduced where memory runs out.
+        world: Processes that share the groups.
         say: gets lines on what takes minutes before the first step: compiling.
-        plan: Where each step stands in the schedule, if the number of steps may change. None takes ``length``.
+        plan: Position of each step in the schedule if the number of steps may change. None follows ``length``.
 
     Raises:
-        InputError: memory is too short for a single group, or ran out when half of a step was with other processes.
+        InputError: Memory runs out with a single group, or after gradients were sent to other processes.
     """
-    assert recipe.group_images is not None, "resolve_recipe() comes first"
-    groups = recipe.batch_images // recipe.group_images
-    momentum = 1 - recipe.batch_norm_momentum
-    assert recipe.precision != "auto", "resolve_recipe() comes first"
-    statistics = GhostBatchNormStats(
-        state.network, groups=groups, momentum=momentum, world=world, may_overflow=state.scaler is not None
+    model, recipe, device = state.network, context.recipe, context.device
+    context = replace(context, class_terms=context.class_terms.to(device))
+    batch_norm = GhostBatchNormStats(
+        model,
+        groups=context.groups,
+        momentum=1 - recipe.batch_norm_momentum,
+        world=world,
+        may_overflow=state.scaler is not None,
     )
-    state.network.train()
-    gradients = GradientSync(
-        compile_model(state.network, recipe, device, at_a_time, world=world, say=say), world
-    )
-    constants = StepContext(
-        recipe.augment,
-        preprocessing,
-        num_classes,
-        key,
-        device,
-        groups,
-        recipe.precision,
-        state.scaler,
-        terms.to(device),
-        answer,
-    )
+    model.train()
+    gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world, say=say), world)
     setting: Setting | None = None
-    killed = DeferredWorkerDeath()
-    for step, waited_s in _by_step(batches, len(world.groups(groups))):
-        request = step[0].request
+    worker_death = DeferredWorkerDeath()
+    for groups, waited_s in _groups_by_step(batches, len(world.groups(context.groups))):
+        request = groups[0].request
         if request.setting != setting:
             setting = request.setting
-            apply_setting(state.network, setting)
-        with killed.held():  # half a step cannot be kept
-            statistics.begin_step()
-            loss, at_a_time = _all_groups(state.network, step, constants, statistics, gradients, at_a_time)
+            apply_setting(model, setting)
+        with worker_death.deferred():  # a step is done whole or not at all
+            batch_norm.begin_step()
+            loss, microbatches = _accumulate_gradients(
+                state, groups, context, batch_norm, gradients, microbatches
+            )
             gradients.end_step()
-            statistics.end_step(loss)
-            lr = _update(state, recipe, length, state.step if plan is None else plan.position(state.step))
-        unreadable = tuple(failure for batch in step for failure in batch.unreadable)
-        images = recipe.batch_images
-        yield StepOutput(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
-        killed.tell()
+            batch_norm.end_step(loss)
+            lr = _set_learning_rate(state, recipe, length, plan)
+            optimizer_step(state, recipe)
+        unreadable = tuple(failure for batch in groups for failure in batch.unreadable)
+        yield StepOutput(
+            request.step, setting, loss, lr, recipe.batch_images, unreadable, waited_s, microbatches
+        )
+        worker_death.raise_pending()
 
 
-class DeferredWorkerDeath:
-    """Lets PyTorch say between two steps that a process which reads was killed: it says so wherever the main one is."""
-
-    def __init__(self) -> None:
-        self._came: tuple[int, FrameType | None] | None = None
-        self._told: Any = None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within, nothing is said."""
-        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._told = signal.signal(signal.SIGCHLD, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGCHLD, self._told)
-
-    def tell(self) -> None:
-        """Say what was held back.
-
-        Raises:
-            RuntimeError: PyTorch's, of a process that was killed.
-        """
-        came, self._came = self._came, None
-        if came is not None and callable(self._told):
-            self._told(*came)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = number, frame
-
-
-def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch], float]]:
-    """This process's groups of each step together, and the seconds that were spent waiting for them."""
-    coming = iter(batches)
+def _groups_by_step(batches: Iterable[Batch], count: int) -> Iterator[tuple[list[Batch], float]]:
+    """This process's groups of each step, and the seconds spent waiting for them."""
+    iterator = iter(batches)
     while True:
         began = time.perf_counter()
-        step = list(itertools.islice(coming, groups))
-        if not step:
+        groups = list(itertools.islice(iterator, count))
+        if not groups:
             return
-        yield step, time.perf_counter() - began
+        yield groups, time.perf_counter() - began
 
 
-def _all_groups(
-    network: nn.Module,
-    step: Sequence[Batch],
-    constants: StepContext,
-    statistics: GhostBatchNormStats,
+def _accumulate_gradients(
+    state: TrainState,
+    groups: Sequence[Batch],
+    context: StepContext,
+    batch_norm: GhostBatchNormStats,
     gradients: GradientSync,
-    at_a_time: MicrobatchPlan,
+    microbatches: MicrobatchPlan,
 ) -> tuple[Tensor, MicrobatchPlan]:
-    """The gradients of this process's groups; where memory runs out, again from the first, half as many at a time.
+    """Gradients of this process's groups; if memory runs out, all over with half as many groups per pass.
 
-    Returns:
-        Their share of the step's loss, a scalar on the device, and how many groups run at a time from now on.
+    Returns their part of the step's loss, a scalar on the device, and the groups per pass from now on.
     """
-    image_px = step[0].request.setting.image_px
+    image_px = groups[0].request.setting.image_px
     while True:
-        loss = torch.zeros((), device=constants.device)
+        loss = torch.zeros((), device=context.device)
         gradients.begin_step(image_px)
         try:
-            for groups in chunks(step, at_a_time.at(image_px)):
-                with gradients.of_pass(last=groups[-1] is step[-1]) as forward:
-                    loss += forward_backward(network, groups, constants, forward)
-                statistics.after_groups(len(groups))
-            return loss, at_a_time
+            for microbatch in chunks(groups, microbatches.at(image_px)):
+                with gradients.forward_pass(last=microbatch[-1] is groups[-1]) as forward:
+                    loss += forward_backward(state.network, microbatch, context, forward, state.scaler)
+                batch_norm.after_groups(len(microbatch))
+            return loss, microbatches
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if at_a_time.at(image_px) == 1:
-                raise MemoryShortError(
-                    out_of_memory_message(len(step[0].labels), constants.groups, image_px, error)
-                ) from error
+            if microbatches.at(image_px) == 1:
+                message = out_of_memory_message(len(groups[0].labels), context.groups, image_px, error)
+                raise MemoryShortError(message) from error
             if gradients.sending:
                 raise MemoryShortError(out_of_memory_mid_step_message(image_px, error)) from error
-        # Only here, where the error and all that its traceback held on to are gone, is memory free again.
-        at_a_time = at_a_time.halved(image_px)
-        network.zero_grad(set_to_none=True)
-        statistics.begin_again()
-        release(constants.device)
+        # Only here, after the error and the tensors of its traceback are gone, is the memory free again.
+        microbatches = microbatches.halved(image_px)
+        state.network.zero_grad(set_to_none=True)
+        batch_norm.restart_step()
+        release(context.device)
 
 
 def forward_backward(
-    network: nn.Module,
+    model: nn.Module,
     batches: Sequence[Batch],
-    constants: StepContext,
+    context: StepContext,
     forward: Callable[[Tensor], Tensor],
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Forward and backward of some groups in one pass: gradients are added to those of the step's other groups.
+    """Forward and backward pass of some groups of a step. Adds to the gradients.
 
     Args:
-        network: in training mode.
-        batches: a group each, of one step.
-        constants: of the run.
-        forward: the network itself, or what calls it.
+        model: Model in training mode.
+        batches: One group each.
+        context: What all steps have in common.
+        forward: The model, or what calls it.
+        scaler: Scaler of the loss in fp16.
 
     Returns:
-        Their share of the step's loss, a scalar on the device.
+        The groups' part of the step's loss, a scalar on the device.
     """
-    key = constants.key
-    groups = [augment_batch(batch, constants) for batch in batches]
-    images, labels = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True))
+    groups = [augment_batch(batch, context) for batch in batches]
+    images, targets = (
+        torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True)
+    )
     requests = [batch.request for batch in batches]
-    seeds = [key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
-    with one_pass(network, images=len(batches[0].labels), seeds=seeds):
-        with autocast(constants.device, constants.precision):
+    seeds = [context.key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
+    with one_pass(model, images=len(batches[0].labels), seeds=seeds):
+        with autocast(context.device, context.precision):
             logits = forward(images)
-        loss = _loss(logits, labels, constants)
-        loss = loss * (len(batches) / constants.groups)
-        scaled = constants.scaler.scale(loss) if constants.scaler else loss
+        if context.activation == "sigmoid":
+            loss = binary_cross_entropy(logits, targets)
+        else:
+            loss = cross_entropy(logits, targets, offsets=context.class_terms.offsets)
+        loss = loss * (len(batches) / context.groups)
+        scaled = scaler.scale(loss) if scaler else loss
         scaled.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-def _loss(logits: Tensor, labels: Tensor, constants: StepContext) -> Tensor:
-    if constants.answer == "sigmoid":
-        return binary_cross_entropy(logits, labels)
-    return cross_entropy(logits, labels, offsets=constants.terms.offsets)
-
-
-def augment_batch(batch: Batch, constants: StepContext) -> tuple[Tensor, Tensor]:
-    """A group as the network gets it: (n, 3, S, S) normalised pictures, and (n, K) targets."""
-    request, key, stronger = batch.request, constants.key, constants.terms.stronger
-    first = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
+def augment_batch(batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a group: (N, 3, S, S) normalized images and (N, K) class probabilities."""
+    request, key, terms = batch.request, context.key, context.class_terms
+    first_labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
     return augment(
-        send(batch.images, constants.device),
-        send(batch.labels, constants.device),
+        send(batch.images, context.device),
+        send(batch.labels, context.device),
         setting=request.setting,
         key=key.fold("augment"),
         ids=request.ids,
         mix_key=key.fold("mix", request.step, request.group),
-        plan=constants.plan,
-        preprocessing=constants.preprocessing,
-        num_classes=constants.num_classes,
-        stronger=None if stronger is None else stronger[first.cpu()],
-        targets=constants.terms.targets if constants.answer == "softmax" else yes_or_no,
+        plan=context.recipe.augment,
+        preprocessing=context.preprocessing,
+        num_classes=context.num_classes,
+        stronger=None if terms.stronger is None else terms.stronger[first_labels.cpu()],
+        targets=terms.targets if context.activation == "softmax" else yes_or_no,
     )
 
 
-def _update(state: TrainState, recipe: Recipe, length: RunLength, position: float) -> float:
-    """One step of the optimizer and of the moving average; the learning rate it used."""
-    share = optim.lr_factor(
-        recipe.schedule, position, steps=length.steps, steps_per_epoch=length.steps_per_epoch
-    )
-    lr = recipe.optimizer.lr * share
+def _set_learning_rate(state: TrainState, recipe: Recipe, length: RunLength, plan: StepPlan | None) -> float:
+    """Set the rate of each parameter group, and return the scheduled one."""
+    position = state.step if plan is None else plan.position(state.step)
+    factor = lr_factor(recipe.schedule, position, steps=length.steps, steps_per_epoch=length.steps_per_epoch)
+    lr = recipe.optimizer.lr * factor
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_share"] if position >= group["begins"] * length.steps else 0.0
-    optimizer_step(state, recipe)
     return lr
 
 
 def optimizer_step(state: TrainState, recipe: Recipe) -> None:
-    """The end of a step: gradients clipped, the optimizer's step at the rates it has, the moving average.
-
-    Args:
-        state: whose gradients are those of the whole batch; changed in place, and the step is counted.
-        recipe: settled.
-    """
+    """End of a step: clip the gradients, update the weights and the EMA, count the step."""
     if recipe.optimizer.clip_norm is not None:
         if state.scaler:
             state.scaler.unscale_(state.optimizer)
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip_norm)
     if state.scaler:
-        state.scaler.step(state.optimizer)  # leaves the step out where gradients overflowed
+        state.scaler.step(state.optimizer)  # skips the step if gradients overflowed
         state.scaler.update()
     else:
         state.optimizer.step()

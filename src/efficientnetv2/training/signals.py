@@ -130,3 +130,35 @@ class GracefulStop:
     def _restore(self, but: int | None = None) -> None:
         for number in [one for one in self._before if one != but]:
             signal.signal(number, self._before.pop(number))
+
+
+class DeferredWorkerDeath:
+    """Delays PyTorch's error about a killed data loader process until the work in progress is whole.
+
+    PyTorch raises it from a SIGCHLD handler, wherever the main thread is.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[int, FrameType | None] | None = None
+        self._handler: Any = None
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, no error is raised."""
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._handler = signal.signal(signal.SIGCHLD, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, self._handler)
+
+    def raise_pending(self) -> None:
+        """Raise PyTorch's RuntimeError if a process was killed meanwhile."""
+        pending, self._pending = self._pending, None
+        if pending is not None and callable(self._handler):
+            self._handler(*pending)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._pending = number, frame

@@ -24,7 +24,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.train_state import RunLength, TrainState, init_state
@@ -223,14 +223,16 @@ def _steps(
     loop = train_steps(
         state,
         timed.batches(),
-        recipe=timed.recipe,
-        preprocessing=job.preprocessing,
+        StepContext(
+            timed.recipe,
+            job.preprocessing,
+            num_classes=len(job.train.class_names),
+            key=job.key,
+            device=job.device,
+            activation=job.answer,
+        ),
         length=RunLength(_STEPS, _STEPS),
-        num_classes=len(job.train.class_names),
-        key=job.key,
-        device=job.device,
-        at_a_time=job.at_a_time,
-        answer=job.answer,
+        microbatches=job.at_a_time,
         say=say,
     )
     for _ in loop:

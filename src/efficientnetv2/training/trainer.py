@@ -32,7 +32,7 @@ from efficientnetv2.training import checkpoint
 from efficientnetv2.training.callbacks import ProgressListener, StopRequestedError, TrainingCallbacks
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.early_stopping import ModelSelection
-from efficientnetv2.training.loop import StepOutput, train_steps
+from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
 from efficientnetv2.training.post_training import EvalSizeSelection, calibrate, select_eval_size
 from efficientnetv2.training.run_config import RunConfig, eval_network
@@ -348,16 +348,18 @@ def _steps(
     return train_steps(
         state,
         batches(),
-        recipe=recipe,
-        preprocessing=job.preprocessing,
+        StepContext(
+            recipe,
+            job.preprocessing,
+            num_classes=len(job.train.class_names),
+            key=job.key,
+            device=job.device,
+            class_terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
+            activation=job.answer,
+        ),
         length=job.length,
-        num_classes=len(job.train.class_names),
-        key=job.key,
-        device=job.device,
-        at_a_time=job.at_a_time,
+        microbatches=job.at_a_time,
         world=job.world,
-        terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
-        answer=job.answer,
         say=job.folder.log,
         plan=plan,
     )

@@ -173,18 +173,15 @@ def _as_trained(
         if recipe.rare_randaugment != 1
         else NO_CLASS_TERMS
     )
-    constants = StepContext(
-        recipe.augment,
+    context = StepContext(
+        recipe,
         preprocessing,
-        len(train.class_names),
-        key,
-        torch.device("cpu"),
-        1,
-        "fp32",
-        None,
-        terms,
+        num_classes=len(train.class_names),
+        key=key,
+        device=torch.device("cpu"),
+        class_terms=terms,
     )
-    images, labels = augment_batch(batch, constants)
+    images, labels = augment_batch(batch, context)
     seen_so = tuple(_for_the_eye(image, preprocessing) for image in images)
     own = train.targets[samples].reshape(len(samples), -1)
     said = tuple(
