@@ -98,13 +98,13 @@ def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
     """Weights, statistics, moments, moving average, loss scale and step: also after further steps they are equal."""
     undisturbed, other = state(kind), state(kind)
     steps(undisturbed, 3)
-    checkpoint.save(tmp_path, undisturbed.to_dict(), undisturbed.step)
+    checkpoint.save(tmp_path, undisturbed.state_dict(), undisturbed.step)
     steps(other, 1)  # whatever it had is replaced
     kept, damaged = checkpoint.load_latest(tmp_path)
-    other.load_dict(kept)
+    other.load_state_dict(kept)
     assert damaged == []
     for _ in range(2):
-        pairs = list(zip(numbers(undisturbed.to_dict()), numbers(other.to_dict()), strict=True))
+        pairs = list(zip(numbers(undisturbed.state_dict()), numbers(other.state_dict()), strict=True))
         assert len(pairs) > 20
         assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
         for one in (undisturbed, other):
@@ -115,8 +115,8 @@ def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
 def test_no_part_of_a_state_may_be_left_out_of_a_checkpoint(part):
     first, second = state("adamw"), state("adamw")
     steps(first, 2)
-    kept = first.to_dict()
+    kept = first.state_dict()
     assert kept[part], "it has something to lose"
     del kept[part]
     with pytest.raises(KeyError, match=part):
-        second.load_dict(kept)
+        second.load_state_dict(kept)

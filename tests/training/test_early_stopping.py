@@ -245,7 +245,7 @@ def test_auto_minival_chooses_between_start_and_end(start, kept):
     for step, figure in ((10, 0.8), (20, 0.9), (30, 0.6)):
         selection.add(step, {"top1": figure, "macro_f1": figure}, at(step))
     again = ModelSelection(recipe, RunLength(30, 10))
-    again.load_dict(selection.to_dict())
+    again.load_state_dict(selection.state_dict())
     for one in (selection, again):
         one.apply(network)
         assert network.weight.item() == filled[0 if kept == "start" else 30]

@@ -213,10 +213,10 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     _, part, done = running(plan, 6, **changes)
     for _ in range(3):
         next(done)
-    kept = part.to_dict()
+    kept = part.state_dict()
     torch.manual_seed(99)
     _, resumed, _ = running(plan, 6, network=create(SMALL, num_classes=3), **changes)
-    resumed.load_dict(kept)
+    resumed.load_state_dict(kept)
     recipe = recipe_of(plan, batch_images=8, group_images=8, **changes)
     rest = Sampler(LABELS, plan, 6, 8, 8, None, Key.of(0), first_step=resumed.step)
     for _ in train_steps(
@@ -226,7 +226,7 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
         length=RunLength(6, steps_per_epoch=3),
     ):
         pass
-    for one, other in ((state.network, resumed.network), (state.best, resumed.best)):
+    for one, other in ((state.network, resumed.network), (state.eval_network, resumed.eval_network)):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
     assert whole is state.network

@@ -75,7 +75,7 @@ def test_losses_and_weights_do_not_depend_on_how_many_groups_run_at_a_time(count
     more_losses, more, _ = run(MicrobatchPlan({32: count, 48: count}))
     assert more_losses == pytest.approx(losses, abs=1e-5)
     for state in ("network", "ema"):
-        kept, wanted = more.to_dict()[state], one.to_dict()[state]
+        kept, wanted = more.state_dict()[state], one.state_dict()[state]
         assert set(kept) == set(wanted)
         for name, tensor in kept.items():
             torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -235,7 +235,7 @@ def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
     assert state.scaler is not None
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 8.0})
     other = init_state(network(), recipe_of("precision=fp16", "compile=off"))
-    other.load_dict(state.to_dict())
+    other.load_state_dict(state.state_dict())
     assert other.scaler.state_dict()["scale"] == 8.0
 
 

@@ -63,7 +63,7 @@ def trained(groups, steps, *, frozen=False):
         losses = [float(one.loss) for one in done]
         kept = {
             f"{kind}.{name}": tensor.numpy()
-            for kind, one in (("now", state.network), ("average", state.best))
+            for kind, one in (("now", state.network), ("average", state.eval_network))
             for name, tensor in one.state_dict().items()
         }
         return losses, seen, kept

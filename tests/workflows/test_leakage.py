@@ -126,7 +126,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     run._ended(job, state, books, None, None)
     kept = modelfile.load(told.model_file).trained_on
     assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
-    state.best.trained_on = network.trained_on
+    state.eval_network.trained_on = network.trained_on
     monkeypatch.setattr(run, "content_hashes", gone)
     run._ended(job, state, books, None, None)
     assert modelfile.load(told.model_file).trained_on is None

@@ -293,7 +293,7 @@ class TrainingCallbacks:
         """Before anything is kept of the weights: rarely, for it waits for the device."""
         self._refuse_loss()
         job = self.job
-        check_weights_finite(self.state.best, self.state.step - 1, self._lr, job.recipe, job.length)
+        check_weights_finite(self.state.eval_network, self.state.step - 1, self._lr, job.recipe, job.length)
 
     def _write(self) -> None:
         if not self.job.world.is_main_process:
@@ -305,11 +305,11 @@ class TrainingCallbacks:
         }
         with self._apart():
             kept = {"seconds": self.seconds, "row": row, "to_validate": self._to_validate}
-            whole = self.state.to_dict() | kept
+            whole = self.state.state_dict() | kept
             if self._pacer is not None:
                 whole["used_s"] = self._pacer.used_s
             if self.selection is not None:
-                whole["selection"] = self.selection.to_dict()
+                whole["selection"] = self.selection.state_dict()
             with self._killed.deferred():  # half a checkpoint cannot be kept
                 resume.save(self.job.folder.checkpoints, whole, self.state.step)
         self._saved = time.perf_counter()

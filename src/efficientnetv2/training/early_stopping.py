@@ -146,12 +146,12 @@ class ModelSelection:
         """Give a network of the same shape the weights that were best."""
         network.load_state_dict(self._weights)
 
-    def to_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
         points = [(point.step, point.figure) for point in self._points]
         return {"points": points, "weights": self._weights, "start": self._start}
 
-    def load_dict(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
         """Take over what ``to_dict`` gave."""
         self._points = [Validation(*point) for point in kept["points"]]
         self._weights = kept["weights"]

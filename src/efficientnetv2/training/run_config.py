@@ -185,5 +185,5 @@ def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) ->
 
 def eval_network(state: TrainState) -> Network:
     """The network that is evaluated and goes into the model file."""
-    assert isinstance(state.best, Network)
-    return state.best
+    assert isinstance(state.eval_network, Network)
+    return state.eval_network

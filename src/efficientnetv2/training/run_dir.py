@@ -28,7 +28,7 @@ from efficientnetv2.utils.memory import reason_of
 from efficientnetv2.utils.shell import typed
 
 if TYPE_CHECKING:
-    from efficientnetv2.training.metrics_log import SummaryWriter
+    from efficientnetv2.training.tensorboard import SummaryWriter
 
 
 # What a run that has come to its end writes beside its model file, in this order.
@@ -369,9 +369,7 @@ def _writing(file: Path) -> Iterator[None]:
 
 
 def _board(folder: Path, step: int) -> SummaryWriter:
-    """A TensorBoard log that goes on at a step."""
-    from efficientnetv2.training.metrics_log import (
-        SummaryWriter,  # half a second, which not every process needs
-    )
+    """A TensorBoard log that continues at a step."""
+    from efficientnetv2.training.tensorboard import SummaryWriter  # takes half a second
 
     return SummaryWriter(str(folder), purge_step=step)

@@ -1,4 +1,4 @@
-"""When a run looks up from its steps: after which of them a stage ends, a row and a point of the curve are due."""
+"""After which steps a stage ends, and a log row and a validation are due. Steps are counted as done."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from bisect import bisect_left
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.train_state import RunLength
 
-# Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
+# Log rows in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
 _ROWS = 200
 
 
 def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
-    """The numbers of steps done at which a stage ends, growing; the last is the run's.
-
-    Args:
-        recipe: of the run.
-        length: of the run.
-    """
+    """The steps after which a stage ends, in order; the last is the run's end."""
     ends: list[int] = []
     while not ends or ends[-1] < length.steps:
         ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, steps=length.steps))
@@ -25,14 +20,7 @@ def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
 
 
 def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The numbers of steps done at which the validation curve gets a point.
-
-    At every stage's end, and every ``validate_epochs`` unless a stage ends soon, where there is one anyway.
-
-    Args:
-        recipe: of the run.
-        length: of the run.
-    """
+    """The steps before a validation: each stage's end, and every ``validate_epochs`` unless a stage ends soon."""
     every = max(1, round(recipe.validate_epochs * length.steps_per_epoch))
     ends = stage_ends(recipe, length)
     between = range(every, length.steps, every)
@@ -40,11 +28,6 @@ def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
 
 
 def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The numbers of steps done at which a row of training figures is written: evenly, and at every stage's end.
-
-    Args:
-        recipe: of the run.
-        length: of the run.
-    """
+    """The steps before a log row: evenly spaced, and each stage's end."""
     every = max(1, length.steps // _ROWS)
     return frozenset(range(every, length.steps + 1, every)) | frozenset(stage_ends(recipe, length))

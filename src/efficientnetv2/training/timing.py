@@ -430,7 +430,7 @@ def _checkpoints(state: TrainState, folder: Path) -> tuple[LinearCost, Path]:
 
     def save(step: int) -> tuple[float, Path]:
         began = time.perf_counter()
-        path = resume.save(folder, state.to_dict() | {"seconds": 0.0}, step)
+        path = resume.save(folder, state.state_dict() | {"seconds": 0.0}, step)
         return time.perf_counter() - began, path
 
     (first_s, _), (second_s, path) = save(state.step), save(state.step + 1)

@@ -279,7 +279,7 @@ def _begin(
     state = init_state(place(job.network, job.device), job.recipe)
 
     def fits(kept: dict[str, Any]) -> bool:
-        return state.fits(kept) and (selection is None or "selection" in kept)
+        return state.matches(kept) and (selection is None or "selection" in kept)
 
     newest, damaged = (
         broadcast_from_main(job.world, lambda: checkpoint.load_latest(job.folder.checkpoints, fits))
@@ -299,8 +299,8 @@ def _begin(
         return state, {}
     books = TrainingCallbacks.taken(newest)
     if selection:
-        selection.load_dict(newest.pop("selection"))
-    state.load_dict(newest)
+        selection.load_state_dict(newest.pop("selection"))
+    state.load_state_dict(newest)
     job.folder.forget_after(state.step)
     if state.step >= plan.steps or (selection and selection.over):
         job.folder.log(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
