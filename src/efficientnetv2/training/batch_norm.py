@@ -1,4 +1,4 @@
-"""Batch-norm over a step that is made of several groups."""
+"""Batch-norm statistics of a step that consists of several groups (ghost batches)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_reduce_s
 
 
 class GhostBatchNormStats:
-    """Batch-norm statistics of a step made of several groups: updated as one.
+    """Updates the running statistics once per step, towards the mean over its groups.
 
-    Each group is normalised by its own statistics; the running ones move once per step, towards the
-    mean over the groups, and a step counts as one batch. So they depend neither on how many groups run at a
-    time nor on how many processes share them. With one group PyTorch's own update does the same, and this does
-    nothing, but in fp16.
+    Each group is normalized by its own statistics. So the running ones depend neither on the groups per pass nor on the
+    number of processes. With a single group PyTorch's update does the same, and this does nothing except in fp16.
+    Source of the ghost batches: arXiv:1705.08741.
 
     Args:
-        network: whose batch-norms to look after.
-        groups: of a step.
-        momentum: PyTorch's: share of the new statistics.
-        world: the processes that share the groups.
-        may_overflow: computed in fp16, where a step is left out whose gradients overflow. Statistics that did stay as
-            they were before it: one infinity would stay in the running ones for good.
+        network: Model with the batch-norm modules.
+        groups: Groups of a step.
+        momentum: Weight of the new statistics, as in PyTorch.
+        world: Processes that share the groups.
+        may_overflow: Whether training is in fp16. Statistics that overflow then keep their value, as one infinity would
+            stay in the running ones for good.
     """
 
     def __init__(
@@ -37,44 +36,43 @@ class GhostBatchNormStats:
         may_overflow: bool = False,
     ) -> None:
         self.groups, self.momentum, self.world, self.may_overflow = groups, momentum, world, may_overflow
-        # Blocks that are computed twice put the same statistics there twice: that is harmless only with momentum 1.
-        self.apart = groups > 1 or may_overflow or bool(getattr(network, "recomputed", False))
+        # Recomputed blocks update their statistics twice, which is harmless only with momentum 1.
+        self.manual = groups > 1 or may_overflow or bool(getattr(network, "recomputed", False))
         self.norms = [
             module
             for module in network.modules()
             if isinstance(module, _NormBase) and module.track_running_stats
         ]
-        set_batch_norm(network, momentum=1.0 if self.apart else momentum)
+        set_batch_norm(network, momentum=1.0 if self.manual else momentum)
 
     @torch.no_grad()
     def begin_step(self) -> None:
-        """Before the first group: put the running statistics aside."""
-        if self.apart:
+        """Before the first group: save the running statistics."""
+        if self.manual:
             self._before = [tensor.clone() for tensor in self._running()]
             self._sums = [torch.zeros_like(tensor) for tensor in self._before]
             self._batches = [count.clone() for count in self._counts()]
 
     @torch.no_grad()
     def restart_step(self) -> None:
-        """Before the first group is computed a second time: forget what the step's groups had."""
-        if self.apart and self._before:  # empty where every batch-norm is frozen
+        """Before the groups of a step run again: drop their statistics."""
+        if self.manual and self._before:  # empty if every batch-norm is frozen
             torch._foreach_zero_(self._sums)
 
     @torch.no_grad()
     def after_groups(self, count: int) -> None:
-        """After each forward pass of so many groups: with momentum 1 the buffers hold the mean of theirs."""
-        if self.apart and self._before:
+        """After a forward pass of ``count`` groups: with momentum 1 the buffers hold the mean of theirs."""
+        if self.manual and self._before:
             torch._foreach_add_(self._sums, self._running(), alpha=count)
 
     @torch.no_grad()
     def end_step(self, loss: Tensor) -> None:
-        """After the last group: move the statistics put aside towards the groups' mean.
+        """After the last group: move the saved statistics towards the mean of the groups.
 
-        Args:
-            loss: of this process's groups, a scalar that becomes that of all groups: it goes in the same message.
+        ``loss``, a scalar, is summed over the processes in the same message.
         """
-        all_reduce_sum(self.world, [loss, *(self._sums if self.apart else [])])
-        if self.apart and self._before:
+        all_reduce_sum(self.world, [loss, *(self._sums if self.manual else [])])
+        if self.manual and self._before:
             torch._foreach_div_(self._sums, self.groups)
             if self.may_overflow:
                 self._sums = [

@@ -1,8 +1,7 @@
-"""Checkpoints: everything a run needs to go on to the same bits.
+"""Checkpoints: everything that a run needs to resume to the same bits.
 
-A checkpoint is written beside its place, synced and renamed, so that at every moment the newest whole
-one is a valid one. The last two are kept while the run is under way, and none once it has finished: its schedules have
-run out, so whoever wants to train longer begins another run from the model file.
+Files are written atomically. The last two checkpoints are kept during a run, and none after its end: to train longer,
+start another run from the model file.
 """
 
 from __future__ import annotations
@@ -20,29 +19,24 @@ from efficientnetv2.utils.io import remedy, remove_partial, write_atomically
 from efficientnetv2.utils.memory import is_out_of_memory
 
 _NAME = re.compile(r"step_(\d+)\.pt")
-_DAMAGED = ".damaged"  # in the place of its suffix
+_DAMAGED_SUFFIX = ".damaged"
 _KEPT = 2
 
 
-def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
-    """Write the checkpoint of a step and drop all but the last two.
-
-    Args:
-        folder: the run's ``checkpoints/``; made if need be.
-        kept: tensors and plain values.
-        step: steps done.
+def save(folder: Path, state: dict[str, Any], step: int) -> Path:
+    """Write a checkpoint after ``step`` steps, and remove all but the last two.
 
     Raises:
-        InputError: it could not be written (a full disk, say); the earlier ones are untouched.
+        InputError: The file can't be written, as on a full disk. Earlier checkpoints stay.
     """
     path = folder / f"step_{step:08d}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
-        write_atomically(path, lambda file: torch.save(kept, file))
+        write_atomically(path, lambda file: torch.save(state, file))
     except (OSError, RuntimeError) as error:
         before = saved_steps(folder)
-        rest = f"The checkpoint of step {before[-1]} is whole" if before else "There is none before it"
+        rest = f"The checkpoint of step {before[-1]} is whole" if before else "There is no earlier checkpoint"
         raise InputError(
             f"{path}: the checkpoint could not be written ({error}). {rest}. {remedy(error)}, then go on with --resume."
         ) from error
@@ -52,11 +46,7 @@ def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run that has finished, damaged ones and halves too; the folder stays.
-
-    Args:
-        folder: the run's ``checkpoints/``, which need not be there.
-    """
+    """Remove all checkpoints of a finished run, also damaged and partial ones. The folder stays."""
     if not folder.is_dir():
         return
     remove_partial(folder)
@@ -66,53 +56,49 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps of the whole checkpoints in a folder, oldest first."""
+    """Steps of the checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
 def load_latest(
-    folder: Path, fits: Callable[[dict[str, Any]], bool] = lambda kept: True
+    folder: Path, matches: Callable[[dict[str, Any]], bool] = lambda state: True
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that is whole.
+    """The latest checkpoint that is whole (None without checkpoints), and a sentence for each damaged one.
 
     Args:
-        folder: the run's ``checkpoints/``.
-        fits: whether the run can take over what a checkpoint holds; one that does not fit counts as damaged.
-
-    Returns:
-        What was kept (None if there is no checkpoint), and a sentence for each that was damaged.
+        folder: Checkpoints of the run.
+        matches: Whether a checkpoint has the state of this run. If not, it counts as damaged.
 
     Raises:
-        InputError: there are checkpoints, but none is whole, now or when they were looked at before; or one can't be
-            read now, and may well be whole.
+        InputError: All checkpoints are damaged, or one can't be read now but may be whole.
     """
     damaged: list[str] = []
     for step in reversed(saved_steps(folder)):
         path = folder / f"step_{step:08d}.pt"
         try:
-            kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if not fits(kept):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if not matches(state):
                 raise ValueError("it does not hold the state of this run")
-            return kept, damaged
-        except Exception as error:  # a damaged zip raises whatever its damage hits
+            return state, damaged
+        except Exception as error:  # a damaged file may raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if _is_passing(error):
+            if _is_temporary(error):
                 raise InputError(
-                    f"{path} can't be read now ({reason}), but may well be whole. Mend that, then go on with --resume; "
-                    "or move the file away, to go on from the checkpoint before it."
+                    f"{path} can't be read now ({reason}), but may be whole. Fix that, then go on with --resume; or "
+                    "move the file away, to go on from the checkpoint before it."
                 ) from error
             damaged.append(f"{path} is damaged ({reason})")
-            path.rename(path.with_suffix(_DAMAGED))  # so that it is not taken for the newest again
-    damaged = damaged or [f"{path} is damaged" for path in sorted(folder.glob(f"step_*{_DAMAGED}"))]
+            path.rename(path.with_suffix(_DAMAGED_SUFFIX))
+    damaged = damaged or [f"{path} is damaged" for path in sorted(folder.glob(f"step_*{_DAMAGED_SUFFIX}"))]
     if damaged:
-        raise InputError("; ".join(damaged) + ". Start anew with another --out.")
+        raise InputError("; ".join(damaged) + ". Start a new run with another --out.")
     return None, []
 
 
-def _is_passing(error: Exception) -> bool:
-    """Whether reading failed for want of memory, of permission, of the disk: nothing that the file is to blame for."""
-    # A file that was cut short may send the reader to a place before its beginning, which is EINVAL.
-    of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
-    return of_the_system or is_out_of_memory(error)
+def _is_temporary(error: Exception) -> bool:
+    """Whether reading failed for memory, permission or the disk, rather than for the content of the file."""
+    # A truncated file may make the reader seek before its start, which is EINVAL.
+    is_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    return is_system or is_out_of_memory(error)

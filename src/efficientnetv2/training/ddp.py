@@ -1,4 +1,4 @@
-"""Gradients of many processes: summed layer by layer while the last backward pass of a step goes on."""
+"""Data-parallel training: gradients, signals and groups of a step shared by several processes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,13 @@ from efficientnetv2.utils.errors import InputError, count_of
 
 
 class GradientSync:
-    """Passes whose gradients become, by the end of a step, the sum over all processes.
+    """Sums the gradients of a step over all processes.
 
-    They are sent while the last backward pass goes on, layer by layer. Only the first step of each picture size
-    keeps them back until its end: if a size does not fit into memory, that is where it shows, and what has been sent
-    can't be computed anew.
-
-    Args:
-        network: on its device, the same on every process.
-        world: of processes.
+    They are sent layer by layer during the last backward pass. The first step of each image size sends them at its end:
+    it shows whether the size fits into memory, and gradients that are sent can't be computed again.
 
     Attributes:
-        sending: whether the pass that runs, or ran last, sends its gradients.
+        sending: Whether the current or last pass sends its gradients.
     """
 
     def __init__(self, network: nn.Module, world: World) -> None:
@@ -44,12 +39,12 @@ class GradientSync:
         self._image_px = 0
 
     def begin_step(self, image_px: int) -> None:
-        """Before the first pass of a step with pictures of that size; again, if the step is computed anew."""
+        """Before the first pass of a step, also of one that starts again."""
         self._image_px, self.sending = image_px, False
 
     @contextmanager
     def forward_pass(self, *, last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Around forward and backward of each pass; gives what to call with the pictures."""
+        """Context of the forward and backward pass; gives the module to call with the images."""
         if self._parallel is None:
             yield self.network
             return
@@ -58,7 +53,7 @@ class GradientSync:
             yield self._parallel
 
     def end_step(self) -> None:
-        """After the last pass: what was kept back is summed now."""
+        """After the last pass: send what was not sent yet."""
         if self._parallel is not None and not self.sending:
             all_reduce_sum(
                 self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None]
@@ -68,24 +63,24 @@ class GradientSync:
 
 def _parallel(network: nn.Module, world: World) -> DistributedDataParallel:
     with warnings.catch_warnings():
-        # The word for it that PyTorch 2.15 prefers is unknown to those before.
+        # Versions before PyTorch 2.15 do not know the new name.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         parallel = DistributedDataParallel(
             network,
             process_group=world.tensors,
-            # Statistics of batch-norm are summed by ``batch_norm.GhostBatchNormStats``, once per step.
+            # ``GhostBatchNormStats`` sums the statistics, once per step.
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
-    # Behind a lambda, because PyTorch compares the hook's annotations, which here are strings.
+    # A lambda, because PyTorch compares the annotations of the hook, which are strings here.
     parallel.register_comm_hook(world.tensors, lambda group, bucket: _summed(group, bucket))
     return parallel
 
 
 def _summed(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Gradients summed: each group's loss is divided by the number of all groups already.
+    """The sum, as each group's loss is divided by the number of all groups already.
 
-    DistributedDataParallel by itself takes the mean, which is another number where processes have unequal shares.
+    The mean, PyTorch's default, would be wrong where processes have unequal numbers of groups.
     """
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     future = work.get_future()
@@ -96,85 +91,64 @@ Note = TypeVar("Note")
 
 
 class AsyncFlags(Generic[Note]):
-    """What everybody has to say after a step: whether to stop, and anything else, which is rare.
+    """Shares after each step whether to stop, and rare notes, among all processes.
 
-    An answer comes a step later, so that nobody waits for it; but it comes to all after the same step.
-
-    Args:
-        world: of processes.
+    The result arrives one step later, so that no process waits, but on all processes after the same step.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._noted: list[Note] = []
-        self._asked: tuple[dist.Work, Tensor] | None = None
+        self._pending: tuple[dist.Work, Tensor] | None = None
 
     def after_step(self, *, stop: bool, noted: Sequence[Note], last: bool) -> tuple[bool, list[Note]]:
-        """Called by all after every step.
+        """Whether all processes stop now, and the notes of all of them. All processes call this after every step.
 
         Args:
-            stop: whether this process wants all to stop.
-            noted: what it has to tell.
-            last: whether no step comes after; then the answer is of this one.
-
-        Returns:
-            Whether all stop now, and what there was to tell, from all of them.
+            stop: Whether this process wants to stop.
+            noted: Its notes.
+            last: Whether this is the last step, whose result does not wait for another.
         """
         if not self._world.is_distributed:
             return stop, list(noted)
         self._noted += noted
-        stops, tells = self._answer()
-        self._ask(stop)
+        stop_all, has_notes = self._receive()
+        self._send(stop)
         if last:
-            now = self._answer()
-            stops, tells = stops or now[0], tells or now[1]
-        if not tells:
-            return stops, []
-        told = [note for notes in all_gather_object(self._world, self._noted) for note in notes]
+            now = self._receive()
+            stop_all, has_notes = stop_all or now[0], has_notes or now[1]
+        if not has_notes:
+            return stop_all, []
+        shared = [note for notes in all_gather_object(self._world, self._noted) for note in notes]
         self._noted = []
-        return stops, told
+        return stop_all, shared
 
-    def _ask(self, stop: bool) -> None:
+    def _send(self, stop: bool) -> None:
         flags = torch.tensor([int(stop), int(bool(self._noted))])
         work = dist.all_reduce(flags, async_op=True)
         assert work is not None
-        self._asked = (work, flags)
+        self._pending = (work, flags)
 
-    def _answer(self) -> tuple[bool, bool]:
-        if self._asked is None:
+    def _receive(self) -> tuple[bool, bool]:
+        if self._pending is None:
             return False, False
-        work, flags = self._asked
+        work, flags = self._pending
         work.wait()
-        self._asked = None
+        self._pending = None
         return bool(flags[0]), bool(flags[1])
 
 
 def evenly_shared(possible: Sequence[int], *, batch_images: int, processes: int) -> Sequence[int]:
-    """The sizes of groups that a number of processes can share best.
-
-    Args:
-        possible: sizes in order, at least one; each divides ``batch_images``.
-        batch_images: of a step.
-        processes: that share its groups.
-
-    Returns:
-        Those of which all processes get equally many; else those of which each gets one; else all.
-    """
-    evenly = [n for n in possible if batch_images // n % processes == 0]
-    enough = [n for n in possible if batch_images // n >= processes]
+    """The group sizes that give all processes equally many groups, or else at least one group each, or else all."""
+    evenly = [size for size in possible if batch_images // size % processes == 0]
+    enough = [size for size in possible if batch_images // size >= processes]
     return evenly or enough or possible
 
 
 def parallel_speed(world: World, device: torch.device) -> int:
-    """How many processes' worth of work is done in the time that one of them, alone, takes for its own.
+    """Speed of all processes together, in multiples of a single one that runs alone.
 
-    On GPUs that of all. On a CPU of as many of a machine's as its cores bear with the threads that each has: divided
-    among them (``utils.device.pick_own_device``) that of all, and of one where one has as many as there are
-    cores.
-
-    Args:
-        world: the processes, as many on each machine.
-        device: of this one.
+    On GPUs this is their number. On CPUs it is limited by the cores of each machine and the threads of each process.
     """
     if device.type == "cuda":
         return world.size
@@ -182,16 +156,16 @@ def parallel_speed(world: World, device: torch.device) -> int:
 
 
 def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:
-    """Every process has a group of every step; and where they share batch-norm statistics, equally many on a GPU each.
+    """Check that each process gets a group of every step and, with ``sync_batch_norm``, equally many on a GPU each.
 
     Args:
-        recipe: with ``group_images`` known.
-        device: to train on.
-        world: the processes.
-        begun: the run is there already, and its groups are fixed.
+        recipe: Recipe with ``group_images``.
+        device: Device of the run.
+        world: Processes of the run.
+        begun: Whether the run exists already, so that its groups are fixed.
 
     Raises:
-        InputError: that can't be.
+        InputError: A process would get no group, or an unequal number.
     """
     assert recipe.group_images is not None, "resolve_recipe() comes first"
     batch, group, processes = recipe.batch_images, recipe.group_images, world.size
@@ -199,7 +173,7 @@ def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begu
     if groups < processes:
         raise InputError(
             f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only "
-            f"{groups}: group_images is {group}, of {count_of(batch, 'picture')} a batch. "
+            f"{groups}: group_images is {group}, of {count_of(batch, 'image')} a batch. "
             f"{_fewer_or(batch, group, processes, begun=begun)} at most {groups}."
         )
     if recipe.sync_batch_norm and world.is_distributed and device.type != "cuda":
@@ -214,10 +188,10 @@ def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begu
 
 
 def _fewer_or(batch: int, group: int, processes: int, *, begun: bool) -> str:
-    """What else can be done than to start fewer processes."""
+    """The alternative to fewer processes."""
     if begun:
         return "Start"
-    smaller = [n for n in divisors(batch, most=group) if batch // n >= processes]
+    smaller = [size for size in divisors(batch, most=group) if batch // size >= processes]
     if not smaller:
         return f"Use a larger batch (--batch-images {processes} or more), or start"
     return f"Set it to {smaller[-1]} (--set group_images={smaller[-1]}), or start"

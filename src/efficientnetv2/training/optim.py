@@ -1,4 +1,4 @@
-"""Optimizers, the learning rate as a function of the step, and the moving average of weights."""
+"""Optimizers, the learning rate schedule, and the moving average of the weights (EMA)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,17 @@ from efficientnetv2.training import recipe
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
-    """RMSprop as TensorFlow has it, which the published training runs used.
+    """RMSprop as in TensorFlow, which the published training runs used.
 
-    It differs from ``torch.optim.RMSprop`` twice: epsilon stands inside the square root, and the
-    running mean square starts at 1, so that the first steps are small. The learning rate goes into the
-    momentum buffer, so a falling rate does not shrink what was gathered before::
+    Unlike in ``torch.optim.RMSprop``, epsilon is inside the square root, and the running mean square starts at 1, which
+    keeps the first steps small. The learning rate goes into the momentum buffer, so a later decrease does not shrink
+    what the buffer holds::
 
         square = decay * square + (1 - decay) * grad^2
         buffer = momentum * buffer + lr * grad / sqrt(square + epsilon)
         weight = weight - buffer
 
-    Args:
-        params: as of any optimizer.
-        lr: learning rate.
-        decay: of the running mean square.
-        momentum: of the buffer.
-        epsilon: inside the root.
-        weight_decay: L2, added to the gradient.
+    ``weight_decay`` is L2, added to the gradient.
 
     Source: TensorFlow's RMSPropOptimizer; epsilon 0.001, decay and momentum 0.9 in the released code.
     """
@@ -65,14 +59,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step on the gradients at hand.
-
-        Args:
-            closure: evaluates the model again and returns the loss, as in any optimizer.
-
-        Returns:
-            The closure's loss, or None.
-        """
+        """Update the weights by their gradients; see ``torch.optim.Optimizer.step``."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -101,32 +88,27 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
 
 def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer of a recipe: decay for weights alone, the classifier and each depth at its own rate.
+    """The optimizer of a recipe, for the parameters that require gradients.
 
-    Args:
-        network: whose parameters to train; those with ``requires_grad`` off are left out.
-        optimizer: of the recipe; with a ``layer_decay`` below 1 the network is a ``Network``.
-
-    Returns:
-        With parameter groups of equal decay, rate and beginning; each has ``lr_factor``, its rate over the scheduled
-        one, and ``begins``, the share of the run from which on it learns.
+    Each parameter group has ``lr_share``, its multiple of the scheduled rate, and ``begins``, the fraction of the run
+    after which it trains. Only weights have weight decay. ``layer_decay`` and ``unfreeze`` need a ``Network``.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    shares, beginnings = _lr_shares(network, optimizer), _beginnings(network, optimizer)
-    spared = _spared(network)
+    factors, starts = _lr_factors(network, optimizer), _start_fractions(network, optimizer)
+    excluded = _excluded_from_decay(network)
     for name, weight in network.named_parameters():
         if weight.requires_grad:
-            share, begins = shares.get(id(weight), 1.0), beginnings.get(id(weight), 0.0)
-            decays = id(weight) not in spared and _decays(name, weight)
-            groups.setdefault((decays, share, begins), []).append(weight)
+            decays = id(weight) not in excluded and _decays(name, weight)
+            key = decays, factors.get(id(weight), 1.0), starts.get(id(weight), 0.0)
+            groups.setdefault(key, []).append(weight)
     parameters: list[dict[str, Any]] = [
         {
             "params": weights,
             "weight_decay": optimizer.weight_decay if decays else 0.0,
-            "lr_share": share,
-            "begins": begins,
+            "lr_share": factor,  # saved in checkpoints, as is "begins"
+            "begins": start,
         }
-        for (decays, share, begins), weights in groups.items()
+        for (decays, factor, start), weights in groups.items()
     ]
     if optimizer.kind == "rmsprop":
         return TensorFlowRMSprop(
@@ -145,9 +127,9 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
             fused=True,
         )
         if optimizer.momentum:
-            # From 0 the first step comes to what it does without. But a first step that is left out, for gradients
-            # overflowed in fp16, would leave PyTorch's fused one with whatever was in memory.
-            for weight in (one for group in sgd.param_groups for one in group["params"]):
+            # The first step from a buffer of 0 equals that without a buffer. But in fp16 a first step with overflow is
+            # skipped, and then PyTorch's fused SGD would use uninitialized memory.
+            for weight in (weight for group in sgd.param_groups for weight in group["params"]):
                 sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         return sgd
     betas = (optimizer.momentum, optimizer.decay)
@@ -155,74 +137,73 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
 
 
 def _decays(name: str, weight: nn.Parameter) -> bool:
-    """Whether a parameter is a weight: no bias or table of them, and nothing that scales or stands for one vector.
+    """Whether a parameter has weight decay: no bias, norm, scale (ConvNeXt) or single vector (class token).
 
-    Biases and the gammas and betas of norms have one dimension; others have some of length 1 beside it, as the scales
-    of ConvNeXt's blocks or a transformer's class token. A convolution or a linear layer of one output is a weight.
+    A convolution or linear layer with one output counts as a weight.
     """
     last = name.rpartition(".")[2]
-    one_vector = weight.numel() == max(weight.shape, default=1)
-    return weight.ndim > 1 and "bias" not in last and (last == "weight" or not one_vector)
+    is_vector = weight.numel() == max(weight.shape, default=1)
+    return weight.ndim > 1 and "bias" not in last and (last == "weight" or not is_vector)
 
 
-def _spared(network: nn.Module) -> set[int]:
-    """Parameters, by their ``id``, that a network of timm's names itself as not to be decayed."""
-    spared: set[int] = set()
+def _excluded_from_decay(network: nn.Module) -> set[int]:
+    """``id`` of the parameters that a timm model excludes from weight decay."""
+    excluded: set[int] = set()
     for prefix, module in network.named_modules():
-        named = getattr(module, "no_weight_decay", None)
-        if callable(named):
-            names = {".".join(part for part in (prefix, name) if part) for name in named()}
-            spared |= {id(weight) for name, weight in network.named_parameters() if name in names}
-    return spared
+        no_weight_decay = getattr(module, "no_weight_decay", None)
+        if callable(no_weight_decay):
+            names = {".".join(part for part in (prefix, name) if part) for name in no_weight_decay()}
+            excluded |= {id(weight) for name, weight in network.named_parameters() if name in names}
+    return excluded
 
 
-def _lr_shares(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
-    """Rates over the scheduled one, by the parameter's ``id``; 1 for those that are not in it."""
-    shares: dict[int, float] = {}
+def _lr_factors(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
+    """Multiples of the scheduled rate by ``id`` of the parameter; others have 1."""
+    factors: dict[int, float] = {}
     if optimizer.layer_decay != 1:
-        assert isinstance(network, Network), "layers have depths in a Network"
-        depths = layer_groups(network)
-        for depth, weights in enumerate(depths):
-            share = optimizer.layer_decay ** (len(depths) - 1 - depth)
-            shares |= {id(weight): share for weight in weights}
+        assert isinstance(network, Network), "only a Network has layer groups"
+        groups = layer_groups(network)
+        for depth, weights in enumerate(groups):
+            factor = optimizer.layer_decay ** (len(groups) - 1 - depth)
+            factors |= {id(weight): factor for weight in weights}
     if optimizer.head_lr != 1:
-        shares |= {id(weight): optimizer.head_lr for weight in _of_classifiers(network)}
-    return shares
+        factors |= {id(weight): optimizer.head_lr for weight in _classifier_parameters(network)}
+    return factors
 
 
-def _beginnings(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
-    """Shares of the run from which on parameters learn, by their ``id``; 0 for those that are not in it."""
+def _start_fractions(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
+    """Fraction of the run after which a parameter trains, by its ``id``; others have 0."""
     if optimizer.unfreeze is None:
         return {}
-    assert isinstance(network, Network), "layers have depths in a Network"
-    depths = layer_groups(network)
-    last = max(1, len(depths) - 1)
+    assert isinstance(network, Network), "only a Network has layer groups"
+    groups = layer_groups(network)
+    last = max(1, len(groups) - 1)
     return {
         id(weight): optimizer.unfreeze * (last - depth) / last
-        for depth, weights in enumerate(depths)
+        for depth, weights in enumerate(groups)
         for weight in weights
     }
 
 
-def _of_classifiers(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the classifiers; of a module that is no ``Network``, of its last linear layer."""
+def _classifier_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the classifiers, or of the last linear layer of a module that is not a ``Network``."""
     linears: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    found = classifiers_of(network) if isinstance(network, Network) else linears[-1:]
-    return [weight for module in found for weight in module.parameters()]
+    classifiers = classifiers_of(network) if isinstance(network, Network) else linears[-1:]
+    return [weight for module in classifiers for weight in module.parameters()]
 
 
 def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
-    """The learning rate at a step, as a share of its peak.
+    """The learning rate at a step, as a fraction of its peak.
 
-    Warm-up grows linearly and reaches the peak at its end. The staircase is counted from the run's start, as in the
-    released code, so it has begun to fall when warm-up ends; the cosine begins there, which is ours (the released code
-    counts it from the start too). Warm-up is one step ahead of the released code, whose first step has a rate of 0.
+    Warm-up is linear and reaches the peak at its end. As in the released code, the staircase counts from the start of
+    the run. The cosine starts where warm-up ends, which is ours (the released code counts it from the start). Warm-up
+    is one step ahead of the released code, whose first step has a rate of 0.
 
     Args:
-        schedule: of the recipe.
-        step: 0 ≤ step < steps. A fraction lies between two steps of the schedule.
-        steps: of the run.
-        steps_per_epoch: may be a fraction.
+        schedule: Schedule of the recipe.
+        step: Position in the schedule, 0 ≤ step < steps; may be between two steps.
+        steps: Steps of the run.
+        steps_per_epoch: Steps of an epoch, may be a fraction.
     """
     warmup_steps = min(schedule.warmup_epochs * steps_per_epoch, schedule.warmup_share * steps)
     if step < warmup_steps:
@@ -238,38 +219,35 @@ def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_e
 class EMA:
     """Exponential moving average of all weights and batch-norm statistics.
 
-    Args:
-        network: to follow.
-        decay: in the long run. Early on it is capped by (1 + step) / (10 + step), so that the average
-            forgets the random start.
+    Early on, the decay is at most (1 + step) / (10 + step), so that the average forgets the random start.
 
-    Source: arXiv:2104.00298, section 5.1 (0.9999); cap and statistics as the released code, but the cap counts steps
-        from 0, where the released code takes its counter of finished steps: one step apart.
+    Source: arXiv:2104.00298, section 5.1 (0.9999). The cap and the statistics are those of the released code, which
+        counts finished steps, while this counts from 0.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        # Found once: with a step of a tenth of a second, walking through all modules after each is a percent of it.
-        self._places, self._followed = _places(network), weakref.ref(network)
-        self._averages = [held[name] for held, name in _places(self.network)]
+        # Found once: a walk through all modules takes a percent of a step of 0.1 s.
+        self._slots, self._source = _float_slots(network), weakref.ref(network)
+        self._averages = [owner[name] for owner, name in _float_slots(self.network)]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network as it is after this step (counted from 0)."""
-        assert network is self._followed(), "it is the one that this follows"
+        """Move the average towards the weights after a step, counted from 0."""
+        assert network is self._source(), "the EMA follows one network"
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averages, [held[name] for held, name in self._places], 1 - decay)
+        torch._foreach_lerp_(self._averages, [owner[name] for owner, name in self._slots], 1 - decay)
 
 
-def _places(network: nn.Module) -> list[tuple[Mapping[str, Any], str]]:
-    """Where a network's floating-point weights and statistics stand, each once, also where modules share one."""
-    found: dict[tuple[int, torch.Size], tuple[Mapping[str, Any], str]] = {}
+def _float_slots(network: nn.Module) -> list[tuple[Mapping[str, Any], str]]:
+    """Owner and name of each floating-point parameter and saved buffer; shared ones once."""
+    slots: dict[tuple[int, torch.Size], tuple[Mapping[str, Any], str]] = {}
     for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for name, one in held.items():
+        for owner in (module._parameters, module._buffers):
+            for name, tensor in owner.items():
                 if name in module._non_persistent_buffers_set:
-                    continue  # made anew with the network, as it stands in no file
-                if one is not None and one.is_floating_point():
-                    found.setdefault((one.data_ptr(), one.shape), (held, name))
-    return list(found.values())
+                    continue
+                if tensor is not None and tensor.is_floating_point():
+                    slots.setdefault((tensor.data_ptr(), tensor.shape), (owner, name))
+    return list(slots.values())
