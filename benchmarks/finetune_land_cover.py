@@ -40,7 +40,8 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.estimate import epochs_for_budget
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.training.recipe_io import with_overrides
@@ -142,7 +143,7 @@ def trained(
 def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minutes: float | None) -> dict:
     """Train and answer."""
     began = time.perf_counter()
-    settled = resolve_recipe(recipe, images=len(train), class_names=train.class_names, device=DEVICE)
+    settled = resolve_recipe(recipe, TrainingSet(len(train), train.class_names), Hardware(DEVICE))
     recipe = settled.recipe
     preprocessing = replace(
         settled.network.preprocessing,

@@ -26,7 +26,8 @@ from efficientnetv2.nas.proxy_task import Proxy, refuse_leaks
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.trial import measurement, try_out
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe, with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -134,9 +135,7 @@ def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path
     if about.exists():
         return validate_recipe(json.loads(about.read_text(encoding="utf-8"))["recipe"], where=str(about))
     begun = asked.model_copy(update={"model": space.backbone})
-    settled = resolve_recipe(
-        begun, images=len(train), class_names=train.class_names, device=torch.device("cpu")
-    )
+    settled = resolve_recipe(begun, TrainingSet(len(train), train.class_names), Hardware(torch.device("cpu")))
     return settled.recipe.model_copy(update={"model": "auto", "group_images": None})
 
 

@@ -16,7 +16,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import Foreign
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.training import auto_batch as room
-from efficientnetv2.training.auto_batch import MemoryProbe, largest
+from efficientnetv2.training.auto_batch import Hardware, MemoryProbe, largest
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
@@ -74,7 +74,7 @@ def network():
 
 def preflight(net=None, *, limit_gib=None, **changes):
     recipe = recipe_of(PLAN, **({"batch_images": 32, "group_images": 4} | changes))
-    return MemoryProbe(recipe, net or network(), num_classes=3, device=CPU, limit_gib=limit_gib)
+    return MemoryProbe(recipe, net or network(), Hardware(CPU, limit_gib))
 
 
 def test_a_trial_leaves_no_trace():
@@ -179,7 +179,7 @@ def test_processes_on_one_machine_share_its_memory_and_the_groups(monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: 12 * GIB // sharing)
     recipe = recipe_of(PLAN, batch_images=32, group_images=4)
     world = World(rank=0, size=3, local_rank=0, local_size=3)
-    tries = MemoryProbe(recipe, network(), num_classes=3, device=CPU, limit_gib=None, world=world)
+    tries = MemoryProbe(recipe, network(), Hardware(CPU, None, world))
     assert tries.room == pytest.approx(4 * GIB * 0.9, rel=0.01)
     assert tries.groups_at_a_time([PLAN.last], group_images=4) == MicrobatchPlan({64: 3}), (
         "8 groups: 3, 3 and 2"

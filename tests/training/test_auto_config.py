@@ -19,15 +19,14 @@ from efficientnetv2.progressive.schedule import Ramp, Setting
 from efficientnetv2.training import auto_batch as preflight
 from efficientnetv2.training import auto_config as settle_room
 from efficientnetv2.training import initial_weights
-from efficientnetv2.training.auto_batch import MemoryProbe
-from efficientnetv2.training.auto_config import fit_into_memory, resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware, MemoryProbe
+from efficientnetv2.training.auto_config import TimeConstraints, TrainingSet, fit_into_memory, resolve_recipe
 from efficientnetv2.training.image_sizes import smallest_group
 from efficientnetv2.training.initial_weights import build_model
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.mixup import mix
-from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB
 from efficientnetv2.utils.rng import Key
@@ -42,12 +41,9 @@ def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=Non
     recipe = with_overrides(get_recipe(recipe), settings)
     return resolve_recipe(
         recipe,
-        images=images,
-        class_names=CLASSES,
-        device=CPU,
-        memory_gib=memory_gib,
-        minutes=minutes,
-        training_s=training_s,
+        TrainingSet(images, CLASSES),
+        Hardware(CPU, memory_gib),
+        time=TimeConstraints(minutes=minutes, training_s=training_s),
     )
 
 
@@ -70,9 +66,9 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     assert any("efficientnetv2_b0" in note for note in result.notes)
     assert any("128 px" in note for note in result.notes)
     assert any("Precision: " in note for note in result.notes)
-    assert (
-        resolve_recipe(result.recipe, images=32, class_names=CLASSES, device=CPU).recipe == result.recipe
-    ), "settling again changes nothing"
+    assert resolve_recipe(result.recipe, TrainingSet(32, CLASSES), Hardware(CPU)).recipe == result.recipe, (
+        "settling again changes nothing"
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,13 +145,13 @@ def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
 def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
     """Looked at once more when the precision is known, 16 pictures do not fit any more; nobody has asked for 16."""
     room_for(17)
-    real = MemoryProbe.settled
+    real = MemoryProbe.for_recipe
 
     def later(self, recipe):
         room_for(13)
         return real(self, recipe)
 
-    monkeypatch.setattr(MemoryProbe, "settled", later)
+    monkeypatch.setattr(MemoryProbe, "for_recipe", later)
     result = settled("batch_images=32")
     assert result.recipe.group_images == 8
     assert mentions(result.notes, "8", "32", "batch-norm")
@@ -167,13 +163,12 @@ def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, mon
 def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
     recipe = settled("batch_images=32", "group_images=16").recipe
     network = build_model(recipe, recipe.model, num_classes=2)
-    told = {"num_classes": 2, "device": CPU, "memory_gib": None, "world": SINGLE_PROCESS}
     room_for(13)
     with pytest.raises(InputError, match=mentioning("8", "memory")):
-        fit_into_memory(recipe, network, **told)
+        fit_into_memory(recipe, network, Hardware(CPU))
     room_for(0.4)
     with pytest.raises(InputError, match=mentioning("1", "memory")):
-        fit_into_memory(recipe, network, **told)
+        fit_into_memory(recipe, network, Hardware(CPU))
 
 
 @pytest.mark.parametrize(("known", "begins"), [((), "fresh"), (CLASSES, "probe")])
@@ -230,7 +225,7 @@ def test_with_plenty_of_memory_nothing_is_tried(room_for):
 def test_as_many_groups_as_fit_run_at_a_time_and_it_is_said(room_for):
     room_for(13)
     result = settled("batch_images=32", "group_images=4")
-    assert result.at_a_time.at(128) == 3  # of 8 groups: 3 + 3 + 2
+    assert result.microbatches.at(128) == 3  # of 8 groups: 3 + 3 + 2
     assert any(mentions(note, "3", "64") for note in result.notes)
 
 
@@ -343,9 +338,9 @@ def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
 @pytest.mark.parametrize(
     ("image_px", "said"),
     [
-        ("70", "64 px in the place of 70"),
-        ("{start: 40, end: 70}", "32 px in the place of 40 and 64 px in the place of 70"),
-        ("{start: 32, end: 90}", "96 px in the place of 90"),
+        ("70", "64 px instead of 70"),
+        ("{start: 40, end: 70}", "32 px instead of 40 and 64 px instead of 70"),
+        ("{start: 32, end: 90}", "96 px instead of 90"),
         ("{start: 32, end: 64}", None),
     ],
 )
@@ -390,7 +385,7 @@ def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
         match=mentioning("32", "64", "--image-px", "--set", "progressive.stages=1"),
     ):
         settled(*growing)
-    with pytest.raises(InputError, match=r"a training picture is \d+ px"):  # before a step of 96 px is timed
+    with pytest.raises(InputError, match=r"a training image is \d+ px"):  # before a step of 96 px is timed
         settled("batch_images=8", "progressive.image_px={start: 64, end: 96}", minutes=5.0, training_s=100.0)
     assert settled(*growing, "progressive.stages=1").recipe.eval_px == 64
     with pytest.raises(InputError, match=mentioning("96", "64", "--set", "eval_px=64")):
@@ -450,13 +445,12 @@ def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(d
     preflight = SimpleNamespace(
         device=torch.device(device),
         groups_at_a_time=lambda settings, group_images: MicrobatchPlan(),
+        world=SimpleNamespace(is_distributed=True, size=4),
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(settle_room, "_settled_group", lambda *given, **how: 8)
-        *_, notes = settle_room._fitted(
-            recipe, preflight, SimpleNamespace(many=True, size=4), asked_for=True, begun=True
-        )
-    assert any("Each of the 4 GPUs gets 8 pictures a step" in note for note in notes) == told
+        patched.setattr(settle_room, "_group_size", lambda *given, **how: 8)
+        *_, notes = settle_room._fit_groups(recipe, preflight, is_set=True, begun=True)
+    assert any("Each of the 4 GPUs gets 8 images a step" in note for note in notes) == told
     assert any("--batch-images 128" in note for note in notes) == told
 
 
@@ -475,12 +469,9 @@ def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last
     recipe = with_overrides(get_recipe("quick"), ["precision=fp32", "compile=off"])
     found = resolve_recipe(
         recipe,
-        images=200,
-        class_names=CLASSES,
-        device=CPU,
-        minutes=10.0,
-        training_s=training_s,
-        stored_px=256,
+        TrainingSet(200, CLASSES, stored_px=256),
+        Hardware(CPU),
+        time=TimeConstraints(minutes=10.0, training_s=training_s),
     )
     assert found.recipe.progressive.last.image_px == last_px
     assert found.recipe.eval_px == last_px

@@ -64,7 +64,7 @@ def job(class_folders, tmp_path, monkeypatch):
         folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),
         workers=0,
-        at_a_time=MicrobatchPlan({32: 3, 64: 4}),
+        microbatches=MicrobatchPlan({32: 3, 64: 4}),
     )
 
 
@@ -133,7 +133,7 @@ def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypa
 def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
     growing = with_overrides(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
     said = []
-    compiling.compile_model(job.network.train(), growing, job.device, job.at_a_time, say=said.append)
+    compiling.compile_model(job.network.train(), growing, job.device, job.microbatches, say=said.append)
     assert without_seconds(said) == EXPECTED
 
 
@@ -142,7 +142,7 @@ def test_of_several_processes_each_compiles_what_its_share_makes(job):
     said = []
     world = World(rank=0, size=2, local_rank=0, local_size=2)
     compiling.compile_model(
-        job.network.train(), job.recipe, job.device, job.at_a_time, world=world, say=said.append
+        job.network.train(), job.recipe, job.device, job.microbatches, world=world, say=said.append
     )
     assert [line for line in said if line.startswith("Compiling")] == [
         f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))

@@ -11,7 +11,13 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.progressive.schedule import Progressive, Ramp
-from efficientnetv2.training.auto_config import limit_upscaling, lower_sizes_for_budget, resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import (
+    TrainingSet,
+    limit_upscaling,
+    lower_sizes_for_budget,
+    resolve_recipe,
+)
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
@@ -101,7 +107,7 @@ def settled_run(words, folder):
     """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
     cpu = torch.device("cpu")
     asked, _ = begin_recipe(words, cpu, lambda line: None)
-    recipe = resolve_recipe(asked, images=300, class_names=("a", "b"), device=cpu, stored_px=32).recipe
+    recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_px=32), Hardware(cpu)).recipe
     assert recipe.progressive.last.image_px < asked.progressive.last.image_px, "or it would say nothing"
     (folder / "run").mkdir()
     (folder / "run/recipe.yaml").write_text(recipe.to_yaml())

@@ -48,7 +48,7 @@ def test_a_run_of_two_stages():
     Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 pictures
     each, 0.8 s. A checkpoint at both ends, 0.7 s. All pictures of val at last, 2.9 s, and the model file.
     """
-    run = whole(recipe(), at_a_time=MicrobatchPlan({64: 4, 128: 2}))
+    run = whole(recipe(), microbatches=MicrobatchPlan({64: 4, 128: 2}))
     assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
     assert [stage.seconds for stage in run.stages] == pytest.approx([1 + 30 * 0.08, 2 + 30 * 0.24])
     assert [stage.images_per_s for stage in run.stages] == pytest.approx([100, 100 / 3])
@@ -79,7 +79,7 @@ def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
 
 
 def test_groups_at_a_time_are_no_more_than_a_step_has():
-    run = whole(recipe("group_images=4"), at_a_time=MicrobatchPlan({64: 4, 128: 1}))
+    run = whole(recipe("group_images=4"), microbatches=MicrobatchPlan({64: 4, 128: 1}))
     assert [stage.groups_at_a_time for stage in run.stages] == [2, 1]
 
 

@@ -56,7 +56,7 @@ def grey(request):
     return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
 
 
-def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_GROUP_PER_PASS, **changes):
+def running(progressive, steps, *, network=None, pictures=grey, microbatches=ONE_GROUP_PER_PASS, **changes):
     """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
@@ -70,7 +70,7 @@ def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_GR
         map(pictures, requests),
         StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
         length=RunLength(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
-        microbatches=at_a_time,
+        microbatches=microbatches,
     )
     return network, state, done
 

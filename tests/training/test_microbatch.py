@@ -41,10 +41,10 @@ def noisy(request):
     return replace(batch, images=(batch.images + spread).clamp(0, 255).to(torch.uint8))
 
 
-def run(at_a_time, *, steps=6, network=None):
+def run(microbatches, *, steps=6, network=None):
     """Losses, the network and the groups at a time after each step: four groups of two pictures."""
     network, state, done = running(
-        PLAN, steps, network=network or small(), pictures=noisy, at_a_time=at_a_time, **SGD
+        PLAN, steps, network=network or small(), pictures=noisy, microbatches=microbatches, **SGD
     )
     seen = [(float(one.loss), one.microbatches) for one in done]
     return [loss for loss, _ in seen], state, [each for _, each in seen]
@@ -107,9 +107,9 @@ def refusing(most, *, when="forward", error=None):
 def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
     """From the second stage on: the same bits as a run that had half as many there from the beginning."""
     network, passes = refusing(4, when=when)
-    losses, state, at_a_time = run(MicrobatchPlan({32: 4, 48: 4}), network=network)
-    assert [each.at(48) for each in at_a_time] == [4, 4, 4, 2, 2, 2]
-    assert [each.at(32) for each in at_a_time] == [4] * 6
+    losses, state, microbatches = run(MicrobatchPlan({32: 4, 48: 4}), network=network)
+    assert [each.at(48) for each in microbatches] == [4, 4, 4, 2, 2, 2]
+    assert [each.at(32) for each in microbatches] == [4] * 6
     assert passes == [(32, 8)] * 3 + [(48, 8)] + [(48, 4)] * 6
     wanted_losses, wanted, _ = run(MicrobatchPlan({32: 4, 48: 2}))
     assert losses == wanted_losses

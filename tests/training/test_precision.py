@@ -366,11 +366,13 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
 
 
 @pytest.mark.parametrize(
-    ("groups", "at_a_time", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])]
+    ("groups", "microbatches", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])]
 )
-def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(groups, at_a_time, passes):
+def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(
+    groups, microbatches, passes
+):
     """8 groups, 3 at a time: 3, 3 and 2."""
-    assert compiling._passes(groups, at_a_time) == passes
+    assert compiling._passes(groups, microbatches) == passes
 
 
 def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):

@@ -33,7 +33,7 @@ def test_training_is_the_same_dropout_and_statistics_included(group_images):
             4,
             network=network(stages),
             pictures=noisy,
-            at_a_time=MicrobatchPlan({32: 2, 48: 2}) if group_images == 2 else MicrobatchPlan(),
+            microbatches=MicrobatchPlan({32: 2, 48: 2}) if group_images == 2 else MicrobatchPlan(),
             **SGD | {"group_images": group_images},
         )
         return [float(one.loss) for one in done], state.state_dict()

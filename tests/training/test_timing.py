@@ -66,7 +66,7 @@ def job(class_folders, tmp_path, monkeypatch):
         folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),
         workers=0,
-        at_a_time=MicrobatchPlan({32: 2, 64: 1}),
+        microbatches=MicrobatchPlan({32: 2, 64: 1}),
     )
 
 
@@ -106,7 +106,7 @@ def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     large = job.recipe.model_copy(update={"batch_images": 40})
     reader = Slow(source_reader(job.train))
     found = measure_timings(
-        replace(job, recipe=large, reader=reader, at_a_time=MicrobatchPlan({32: 1, 64: 1})), tmp_path
+        replace(job, recipe=large, reader=reader, microbatches=MicrobatchPlan({32: 1, 64: 1})), tmp_path
     )
     assert all(rate.each_s > 40 * SLEEP_S for rate in found.steps)
     assert reader.asked == 2 * 5 * 4, "at both sizes a tenth of each of five steps"

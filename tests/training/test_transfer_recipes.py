@@ -4,7 +4,8 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.train_state import RunLength
@@ -66,7 +67,7 @@ def test_steps_become_the_epochs_that_they_make():
         | {"precision": "fp32", "compile": False},
         where="here",
     )
-    settled = resolve_recipe(recipe, images=50_000, class_names=("a", "b"), device=torch.device("cpu"))
+    settled = resolve_recipe(recipe, TrainingSet(50_000, ("a", "b")), Hardware(torch.device("cpu")))
     assert settled.recipe.epochs == pytest.approx(102.4)
     assert settled.recipe.steps is None
     assert RunLength.of(settled.recipe, 50_000).steps == 10_000

@@ -18,7 +18,8 @@ from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import optuna
 from efficientnetv2.nas.study import create, opened
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.rng import Key
@@ -73,7 +74,7 @@ def test_a_larger_network_is_trained_as_the_printed_command_says(image_px, phi, 
     recipe = trained_by(done.stdout.partition("that the search did not see: ")[2])
     quickly = {"epochs": 1.0, "batch_images": 8, "precision": "fp32", "compile": False}
     settled = resolve_recipe(
-        recipe.model_copy(update=quickly), images=64, class_names=("a", "b"), device=torch.device("cpu")
+        recipe.model_copy(update=quickly), TrainingSet(64, ("a", "b")), Hardware(torch.device("cpu"))
     ).recipe
     grown = grow(SPACE.backbone, compound(float(phi)), eval_px=image_px)
     assert settled.model == grown.architecture

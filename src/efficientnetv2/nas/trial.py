@@ -33,7 +33,8 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import timing as rates
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
@@ -202,12 +203,10 @@ def grouped(architecture: Architecture, proxy: Proxy, device: torch.device) -> P
     """
     settled = resolve_recipe(
         proxy.recipe.model_copy(update={"model": architecture, "seed": 0, **LEFT_OUT}),
-        images=len(proxy.train),
-        class_names=proxy.train.class_names,
-        device=device,
-        memory_gib=proxy.memory_gib,
+        TrainingSet(len(proxy.train), proxy.train.class_names),
+        Hardware(device, proxy.memory_gib),
     )
-    return replace(proxy, recipe=settled.recipe, at_a_time=settled.at_a_time)
+    return replace(proxy, recipe=settled.recipe, at_a_time=settled.microbatches)
 
 
 def in_its_groups(pace: Pace, proxy: Proxy, device: torch.device) -> Pace:
@@ -309,7 +308,7 @@ def _job(
         folder=folder,
         device=device,
         workers=proxy.workers,
-        at_a_time=proxy.at_a_time,
+        microbatches=proxy.at_a_time,
         strict=proxy.strict,
     )
 

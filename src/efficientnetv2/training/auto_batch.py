@@ -1,7 +1,7 @@
-"""Before the first step: which groups fit into memory, and how many of them at a time, by trying.
+"""Which group size fits into memory, and how many groups per pass.
 
-What a pass will need is counted first, in no time and no memory. Where that is far below what is free, there is
-nothing to find out; elsewhere a pass is really made, on noise, and the memory it took decides.
+The activations of a pass are counted first, without time or memory. If the count is far below the free memory, it
+decides. If not, a real pass on noise does.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -30,57 +31,61 @@ from efficientnetv2.utils.errors import MemoryShortError
 from efficientnetv2.utils.memory import GIB, Peak, free_bytes, in_use_bytes, is_out_of_memory, release
 from efficientnetv2.utils.rng import Key
 
-# Shares of what is free, all ours. Of a measured pass: the rest is for fragments, and for what others take later.
+# Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
 _MEASURED = 0.9
-# Of a counted one that is tried: what is counted, activations, was 1.1 to 1.3 times less than a pass then took.
+# Fraction for a counted pass that is then tried: a pass took 1.1 to 1.3 times the count of its activations. Ours.
 _COUNTED = 0.6
-# Of a counted one that needs no trial.
+# Fraction for a counted pass that needs no trial. Ours.
 _PLENTY = 0.25
-# A number is tried if it is so many times what is known to fit.
+# A number is tried if it is at least this multiple of one that fits. Ours.
 _WORTH_A_TRIAL = 1.05
-# Tensors as large as the weights that a run keeps beside them: two moments, the moving average.
+# Copies of the weights in a run: two moments and the EMA.
 _BESIDE_WEIGHTS = 3
 
 
-class MemoryProbe:
-    """Tries passes of a run that has not begun.
+@dataclass(frozen=True)
+class Hardware:
+    """What a run computes on.
 
     Args:
-        recipe: settled but for ``group_images`` and perhaps the precision, which then is fp32 here.
-        network: to train; unchanged, copies are tried.
-        num_classes: K.
-        device: to train on.
-        limit_gib: of memory that each process may take in all; None is what there is.
-        world: the processes that share the groups and, on a CPU, the memory.
-
-    Attributes:
-        room: bytes that a pass may take.
-        limited: whether the limit sets that, rather than what there is.
-        took: of each group that was tried for ``largest_group``, by its pictures: bytes, None where memory ran out.
-
-    Raises:
-        MemoryShortError: as much memory is taken already as the limit allows, or more.
+        device: Device of the model.
+        memory_gib: Memory limit of each process. None is all that is free.
+        world: Processes that share the groups of a step and, on a CPU, the memory.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: Network,
-        *,
-        num_classes: int,
-        device: torch.device,
-        limit_gib: float | None,
-        world: World = SINGLE_PROCESS,
-    ) -> None:
-        self.recipe, self.network, self.num_classes = recipe, network, num_classes
-        self.device, self.world, self._limit_gib = device, world, limit_gib
-        release(device)
-        self._taken = in_use_bytes(device)
+    device: torch.device
+    memory_gib: float | None = None
+    world: World = SINGLE_PROCESS
+
+
+class MemoryProbe:
+    """Finds what fits into memory, by passes of a run that has not begun.
+
+    Args:
+        recipe: Recipe, whose ``group_images`` may be open, and whose ``precision`` counts as fp32 if it is open.
+        network: Model to train. Copies of it run.
+        hardware: What the run computes on.
+
+    Attributes:
+        room: Bytes for a pass.
+        limited: Whether ``memory_gib`` decides ``room``, rather than the free memory.
+        took: Bytes of each group size that ``largest_group`` tried; None where memory ran out.
+
+    Raises:
+        MemoryShortError: Program and weights reach the memory limit already.
+    """
+
+    def __init__(self, recipe: Recipe, network: Network, hardware: Hardware) -> None:
+        self.recipe, self.network, self.hardware = recipe, network, hardware
+        self.device, self.world = hardware.device, hardware.world
+        limit_gib = hardware.memory_gib
+        release(self.device)
+        self._taken = in_use_bytes(self.device)
         weights = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
-        sharing = world.local_size if device.type == "cpu" else 1
-        free = free_bytes(device, limit_gib, sharing=sharing)
+        sharing = self.world.local_size if self.device.type == "cpu" else 1
+        free = free_bytes(self.device, limit_gib, sharing=sharing)
         self.room = max(0, int((free - _BESIDE_WEIGHTS * weights) * _MEASURED))
-        self.limited = limit_gib is not None and free < free_bytes(device, None, sharing=sharing)
+        self.limited = limit_gib is not None and free < free_bytes(self.device, None, sharing=sharing)
         self.took: dict[int, int | None] = {}
         self._counts: dict[int, int] = {}
         self._need_two: dict[int, bool] = {}
@@ -88,14 +93,14 @@ class MemoryProbe:
         if limit_gib is not None and limit_gib <= least:
             raise MemoryShortError(
                 f"--memory-gib {limit_gib:g}: the program and the weights alone take "
-                f"{math.ceil(100 * least) / 100:.2f} GiB, before the first picture. Give more."
+                f"{math.ceil(100 * least) / 100:.2f} GiB, before the first image. Give more."
             )
 
     def counted(self, image_px: int) -> int:
-        """Bytes of activations that one picture of that size makes a pass keep.
+        """Bytes of activations per image of a size.
 
         Raises:
-            InputError: the network cannot take pictures of that size.
+            InputError: The model cannot process images of that size.
         """
         if image_px not in self._counts:
             self._counts[image_px] = activation_bytes(self.network, image_px)
@@ -103,55 +108,38 @@ class MemoryProbe:
 
     @cached_property
     def stride(self) -> int | None:
-        """See ``models.memory_profile.stride``; of ours as their architecture has it."""
+        """Total stride of the model; None if it is not known."""
         if isinstance(self.network, EfficientNet):
             return self.network.architecture.stride
         return stride(self.network)
 
     def needs_two(self, image_px: int) -> bool:
-        """Whether a pass over one picture of that size fails in training, as of batch-norm of one number does."""
+        """Whether a training pass of one image fails, as batch-norm does with one value per channel."""
         if image_px not in self._need_two:
             self._need_two[image_px] = not trains_one(self.network, image_px)
         return self._need_two[image_px]
 
-    def settled(self, recipe: Recipe) -> MemoryProbe:
-        """The same for a recipe that leaves less open: memory is looked at again, but not counted again."""
-        other = MemoryProbe(
-            recipe,
-            self.network,
-            num_classes=self.num_classes,
-            device=self.device,
-            limit_gib=self._limit_gib,
-            world=self.world,
-        )
+    def for_recipe(self, recipe: Recipe) -> MemoryProbe:
+        """The same for a more resolved recipe: memory is measured again, but not counted again."""
+        other = MemoryProbe(recipe, self.network, self.hardware)
         other._counts, other._need_two = self._counts, self._need_two
         return other
 
     def trial(self, setting: Setting, *, group_images: int, groups: int = 1) -> int | None:
-        """Make a pass and see what it takes.
-
-        Args:
-            setting: that holds in it.
-            group_images: pictures of a group.
-            groups: in the pass.
-
-        Returns:
-            Bytes at its highest, above what was taken before any pass; None if memory ran out.
-        """
+        """Peak bytes of a pass of some groups, above the use before any pass; None if memory ran out."""
         network = copy.deepcopy(self.network)
         place(network, self.device)
         network.train()
         apply_setting(network, setting)
         channels = self.network.in_channels
-        batches = [
-            _noise(setting, group, group_images, channels, self.num_classes) for group in range(groups)
-        ]
+        num_classes = self.network.num_classes
+        batches = [_noise(setting, group, group_images, channels, num_classes) for group in range(groups)]
         sizes = {"batch_images": groups * group_images, "group_images": group_images}
         precision = "fp32" if self.recipe.precision == "auto" else self.recipe.precision
         context = StepContext(
             self.recipe.model_copy(update=sizes | {"precision": precision}),
             self.network.preprocessing,
-            num_classes=self.num_classes,
+            num_classes=num_classes,
             key=Key.of(self.recipe.seed).fold("preflight"),
             device=self.device,
         )
@@ -168,7 +156,7 @@ class MemoryProbe:
         return taken
 
     def largest_group(self, setting: Setting, *, among: Sequence[int]) -> int:
-        """The largest of these numbers of pictures that fits as a group; 0 if none does (the first was tried)."""
+        """The largest of some group sizes that fits; 0 if none does (the first was tried)."""
 
         def taken(images: int) -> int | None:
             self.took[images] = self.trial(setting, group_images=images)
@@ -178,21 +166,21 @@ class MemoryProbe:
         return largest(among, each=self.counted(setting.image_px), room=self.room, taken=taken)
 
     def groups_at_a_time(self, settings: Sequence[Setting], *, group_images: int) -> MicrobatchPlan:
-        """How many groups run in one pass at each size: as many as fit, in passes of about the same number.
+        """Groups per pass at each size: as many as fit, in passes of about equal size.
 
-        More at a time keep a processor busier. Groups of 4 pictures of 64 px went through V2-B0 1.7 times as fast in
-        passes of 8 groups as in passes of one, on one core.
+        Larger passes are faster: V2-B0 at 64 px and groups of 4 was 1.7 times as fast with 8 groups per pass as with
+        one, on one core.
 
         Args:
-            settings: one for each size.
-            group_images: pictures of a group, of which a single one fits at each size.
+            settings: One for each image size.
+            group_images: Images of a group. One group fits at each size.
         """
         groups = len(self.world.groups(self.recipe.batch_images // group_images))
-        synchronised = self.recipe.sync_batch_norm and self.world.is_distributed
-        if groups == 1 or synchronised or not takes_several(self.network):
+        synchronized = self.recipe.sync_batch_norm and self.world.is_distributed
+        if groups == 1 or synchronized or not takes_several(self.network):
             return MicrobatchPlan({setting.image_px: 1 for setting in settings})
         by_px = {}
-        for setting in sorted(settings, key=lambda one: one.image_px):
+        for setting in sorted(settings, key=lambda setting: setting.image_px):
 
             def taken(count: int, setting: Setting = setting) -> int | None:
                 return self.trial(setting, group_images=group_images, groups=count)
@@ -205,38 +193,35 @@ class MemoryProbe:
 
 
 def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int], int | None]) -> int:
-    """The largest number that fits, by trying from what the count says is safe.
+    """The largest number that fits, by trials from what the count says is safe; 0 if not even the first fits.
 
     Args:
-        among: numbers to choose from, growing.
-        each: bytes that one of them takes, as counted.
-        room: bytes there are.
-        taken: tries a number; the bytes it took, or None where memory ran out.
-
-    Returns:
-        One of ``among``; 0 if not even the first fits.
+        among: Numbers to choose from, growing.
+        each: Counted bytes of a single one.
+        room: Bytes available.
+        taken: Tries a number, and returns the bytes it took, or None where memory ran out.
     """
     if among[-1] * each <= room * _PLENTY:
         return among[-1]
-    number = max((one for one in among if one * each <= room * _COUNTED), default=among[0])
+    number = max((count for count in among if count * each <= room * _COUNTED), default=among[0])
     fits, too_many = 0, among[-1] + 1
     while number:
         bytes_taken = taken(number)
-        # What came out says how many there is room for; without any figure, half as many.
+        # The measured bytes say how many fit. Without a measurement, try half as many.
         reach = number / 2 if bytes_taken is None else number * room / max(1, bytes_taken)
         if bytes_taken is not None and bytes_taken <= room:
             fits = number
         else:
             too_many = number
-        untried = [one for one in among if fits * _WORTH_A_TRIAL < one < too_many]
-        number = max((one for one in untried if one <= reach), default=0)
+        untried = [count for count in among if fits * _WORTH_A_TRIAL < count < too_many]
+        number = max((count for count in untried if count <= reach), default=0)
         if number == 0 and fits == 0 and untried:
             number = untried[0]
     return fits
 
 
 def _noise(setting: Setting, group: int, images: int, channels: int, num_classes: int) -> Batch:
-    """A group of pictures of noise."""
+    """A group of random images."""
     px = setting.image_px
     samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)
     noise = np.random.default_rng(group).integers(0, 256, (images, px, px, channels), dtype=np.uint8)

@@ -1,13 +1,11 @@
-"""Before the first step: every "auto" of a recipe becomes a value, and each choice is said in a line."""
+"""Before the first step: every "auto" of a recipe becomes a value, and a note says each choice in one line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from efficientnetv2.data.sampler import BETA
 from efficientnetv2.models.adapt import classifiers_of
@@ -15,7 +13,7 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.regularization import apply_setting
 from efficientnetv2.models.wrappers import Foreign
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.auto_batch import Hardware, MemoryProbe
 from efficientnetv2.training.ddp import evenly_shared, parallel_speed, validate_sharing
 from efficientnetv2.training.image_sizes import (
     rounding_note,
@@ -38,38 +36,198 @@ from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.transforms.autoaugment import refuse_channels
 from efficientnetv2.transforms.randaugment import names_for
-from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.utils.memory import GIB
 
-# To which pictures are enlarged, however small they are stored: two positions each way are left after the last stage.
-_LEAST_PX = 64
-# Sizes are lowered until so many epochs fit into the time. Ours: with fewer, most images are seen at one size only.
-_LEAST_EPOCHS = 3.0
-# Sizes are lowered by multiples of this where the recipe has no multiple: the stride of most networks.
+# Smallest image size that sizes are lowered to: the feature maps still have two positions each way. Ours.
+_MIN_PX = 64
+# Sizes are lowered until this many epochs fit into the time. With fewer, most images are seen at one size only. Ours.
+_MIN_EPOCHS = 3.0
+# Sizes are lowered in steps of this where the recipe has no multiple: the stride of most models.
 _STRIDE = 32
+# A GPU with fewer images per step waits more than it computes. Ours.
+_MIN_GPU_IMAGES = 32
+UNUSED_PREFIX = "Without effect here: "
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a recipe depends on in the training images.
+
+    Args:
+        images: Number of images.
+        class_names: Names of the classes.
+        in_channels: Channels of an image.
+        stored_px: Size of the stored images. None if it is not known.
+    """
+
+    images: int
+    class_names: tuple[str, ...]
+    in_channels: int = RGB
+    stored_px: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeConstraints:
+    """What a time limit means before the first step. None is no limit.
+
+    Args:
+        minutes: Minutes of the whole run, which decide the number of steps later.
+        training_s: Seconds for steps. Image sizes are lowered until three epochs fit.
+        read_s: Seconds to read one training image.
+        compile_within_s: Seconds that compiling may take.
+    """
+
+    minutes: float | None = None
+    training_s: float | None = None
+    read_s: float = 0.0
+    compile_within_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe without "auto", its initial model on the device, and a note for each choice."""
+
+    recipe: Recipe
+    network: Network
+    microbatches: MicrobatchPlan
+    notes: tuple[str, ...]
+
+
+def resolve_recipe(
+    recipe: Recipe,
+    data: TrainingSet,
+    hardware: Hardware,
+    *,
+    time: TimeConstraints | None = None,
+    repeated: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> ResolvedRecipe:
+    """Decide what the recipe leaves open.
+
+    Args:
+        recipe: Recipe of the run.
+        data: Its training images.
+        hardware: Device, memory and processes.
+        time: Time constraints. None for a run without a time limit.
+        repeated: Whether earlier runs of the same kind used this recipe, so that its groups are fixed.
+        say: gets lines on what takes minutes meanwhile: compiling.
+
+    Raises:
+        InputError: The run is impossible: weights that are missing or of another model, more stages than steps, a group
+            that does not fit into memory, or fewer groups than processes.
+    """
+    time = time or TimeConstraints()
+    if recipe.augment.autoaugment:
+        refuse_channels(data.in_channels)
+    recipe, size_notes = limit_upscaling(recipe, data.stored_px)
+    initial = build_initial_model(
+        recipe, class_names=data.class_names, device=hardware.device, in_channels=data.in_channels
+    )
+    if time.training_s is not None:
+        without_candidates = recipe.model_copy(update={"eval_px_tried": None})
+        validate_sizes(
+            without_candidates, MemoryProbe(recipe, initial.network, hardware)
+        )  # before a size is timed
+        epochs_of = _epochs_in_time(time, recipe, initial.network, data.images, hardware)
+        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, data.stored_px)
+        size_notes = lowered or size_notes
+    notes = [
+        *initial.notes,
+        *(size_notes or rounding_note(recipe)),
+        *_channel_notes(recipe, data.in_channels),
+    ]
+    notes += unused_settings(recipe, scratch=initial.weights == "none", processes=hardware.world.size)
+    changes: dict[str, Any] = {}
+    for fields, more_notes in (
+        _model_fields(recipe, initial),
+        _epoch_fields(recipe, data.images),
+        _eval_fields(recipe),
+    ):
+        changes |= fields
+        notes += more_notes
+    if recipe.time_shares is not None and recipe.progressive.shares is not None:
+        notes.append(
+            "Stage lengths: progressive.shares, as measured for time_shares before; "
+            "--set progressive.shares=null measures again."
+        )
+    if recipe.progressive.order == "random" and recipe.progressive.seed is None:
+        changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
+    recipe = validate_recipe(recipe.to_json() | changes, where=recipe.name)
+    notes += _regularization_notes(recipe, initial.network)
+    steps = RunLength.of(recipe, data.images).steps
+    if time.minutes is None:
+        recipe.progressive.at(0, steps=steps)  # raises if there are more stages than steps
+    resolved = _resolve_computation(recipe, initial.network, steps, hardware, time, repeated, say)
+    return replace(resolved, notes=(*notes, *resolved.notes))
+
+
+def _resolve_computation(
+    recipe: Recipe,
+    network: Network,
+    steps: int,
+    hardware: Hardware,
+    time: TimeConstraints,
+    repeated: bool,
+    say: Callable[[str], None],
+) -> ResolvedRecipe:
+    """Group size, precision, compiling and microbatches, which depend on the hardware."""
+    probe = MemoryProbe(recipe, network, hardware)
+    validate_sizes(recipe, probe)
+    is_set = recipe.group_images is not None
+    group = _group_size(recipe, probe, is_set=is_set, begun=repeated)
+    recipe = validate_recipe(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    validate_sharing(recipe, hardware.device, hardware.world)
+    choice = choose_precision(
+        recipe,
+        network,
+        steps=steps,
+        device=hardware.device,
+        minutes=time.minutes,
+        at_once=parallel_speed(hardware.world, hardware.device),
+        compile_within_s=time.compile_within_s,
+        say=say,
+    )
+    recipe = validate_recipe(
+        recipe.to_json() | {"precision": choice.precision, "compile": choice.compile}, where=recipe.name
+    )
+    # In that precision, compiled, and with the memory that is free by now, a chosen group may have to be smaller.
+    group, microbatches, group_notes = _fit_groups(
+        recipe, probe.for_recipe(recipe), is_set=is_set, begun=repeated
+    )
+    recipe = validate_recipe(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    validate_sharing(recipe, hardware.device, hardware.world)
+    notes = (choice.note, *group_notes) if choice.note else tuple(group_notes)
+    return ResolvedRecipe(recipe, network, microbatches, notes)
+
+
+def fit_into_memory(recipe: Recipe, network: Network, hardware: Hardware) -> tuple[MicrobatchPlan, list[str]]:
+    """The groups per pass of a resumed run, and a note for each choice.
+
+    Raises:
+        InputError: Not even one group fits into memory.
+    """
+    _, microbatches, notes = _fit_groups(
+        recipe, MemoryProbe(recipe, network, hardware), is_set=True, begun=True
+    )
+    return microbatches, notes
 
 
 def limit_upscaling(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str]]:
-    """The recipe with sizes that are not beyond its ``enlarge``, which is settled, and a sentence if they are others.
-
-    Args:
-        recipe: with sizes as it was named, or as they were asked for.
-        stored_px: side of the pictures as they are stored; None if it is not known.
-    """
+    """The recipe with ``enlarge`` applied to its sizes, and a note if they change."""
     plan, most = recipe.progressive, recipe.enlarge
     recipe = recipe.model_copy(update={"enlarge": None})
     if most is None or stored_px is None:
         return recipe, []
     multiple = plan.px_multiple
-    end_px = max(_LEAST_PX, math.ceil(most * stored_px / multiple) * multiple)
+    end_px = max(_MIN_PX, math.ceil(most * stored_px / multiple) * multiple)
     if end_px >= plan.last.image_px:
         return recipe, []
     smaller = plan.with_image_px(end_px)
-    least_px = smaller.stage(0).image_px
-    sizes = f"{end_px} px" if least_px == end_px else f"{least_px} to {end_px} px"
+    first_px = smaller.stage(0).image_px
+    sizes = f"{end_px} px" if first_px == end_px else f"{first_px} to {end_px} px"
     return recipe.model_copy(update={"progressive": smaller}), [
-        f"Sizes: {sizes} instead of up to {plan.last.image_px}: the pictures are stored at {stored_px:g} px, and more "
+        f"Sizes: {sizes} instead of up to {plan.last.image_px}: the images are stored at {stored_px:g} px, and more "
         f"than {most:g} times that would take longer and show no more (--image-px {plan.last.image_px}, or --set "
         "enlarge=null)."
     ]
@@ -78,27 +236,26 @@ def limit_upscaling(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, li
 def lower_sizes_for_budget(
     recipe: Recipe, epochs_of: Callable[[Recipe], float], stored_px: float | None
 ) -> tuple[Recipe, list[str]]:
-    """The recipe with image sizes at which three epochs fit into the time, and a sentence if they are lower.
+    """The recipe with image sizes at which three epochs fit into the time, and a note if they are lower.
 
-    Sizes that are lowered are not above the size at which the images are stored. Where three epochs fit at no size,
-    the recipe gets the smallest.
+    Lowered sizes are not above the stored size. Where three epochs fit at no size, the recipe gets the smallest.
 
     Args:
         recipe: Recipe with its sizes.
         epochs_of: Number of epochs that fit into the time with the sizes of a recipe.
-        stored_px: Side of the images as they are stored, in pixels. None if it is not known.
+        stored_px: Size of the stored images, in pixels. None if it is not known.
     """
     plan = recipe.progressive
     last_px, fitting = plan.last.image_px, epochs_of(recipe)
-    if fitting >= _LEAST_EPOCHS or last_px <= _LEAST_PX:
+    if fitting >= _MIN_EPOCHS or last_px <= _MIN_PX:
         return recipe, []
     step = plan.px_multiple if plan.px_multiple > 1 else _STRIDE
-    most_px = last_px - 1 if stored_px is None else min(last_px - 1, max(_LEAST_PX, int(stored_px)))
-    sizes = [px for px in range(most_px // step * step, 0, -step) if px >= _LEAST_PX] or [_LEAST_PX]
+    most_px = last_px - 1 if stored_px is None else min(last_px - 1, max(_MIN_PX, int(stored_px)))
+    sizes = [px for px in range(most_px // step * step, 0, -step) if px >= _MIN_PX] or [_MIN_PX]
     lower = recipe
     for px in sizes:
-        lower = _ending_at(recipe, px)
-        if epochs_of(lower) >= _LEAST_EPOCHS:
+        lower = _with_last_size(recipe, px)
+        if epochs_of(lower) >= _MIN_EPOCHS:
             break
     evaluated = "" if lower.eval_px is None else f", and evaluation at {lower.eval_px} px"
     trained = sorted({lower.progressive.stage(0).image_px, lower.progressive.last.image_px})
@@ -109,410 +266,228 @@ def lower_sizes_for_budget(
     ]
 
 
-def _ending_at(recipe: Recipe, px: int) -> Recipe:
-    """The recipe with its last training size, and the others in proportion."""
-    share = px / recipe.progressive.last.image_px
+def _with_last_size(recipe: Recipe, px: int) -> Recipe:
+    """The recipe with another last training size, and the other sizes in proportion."""
+    factor = px / recipe.progressive.last.image_px
 
-    def smaller(size: int) -> int:
-        return max(px, round(size * share / _STRIDE) * _STRIDE)
+    def scaled(size: int) -> int:
+        return max(px, round(size * factor / _STRIDE) * _STRIDE)
 
     changes: dict[str, object] = {"progressive": recipe.progressive.with_image_px(px), "enlarge": None}
     if recipe.eval_px is not None:
-        changes["eval_px"] = smaller(recipe.eval_px)
+        changes["eval_px"] = scaled(recipe.eval_px)
     if isinstance(recipe.eval_px_tried, tuple):
-        changes["eval_px_tried"] = tuple(sorted({smaller(size) for size in recipe.eval_px_tried}))
+        changes["eval_px_tried"] = tuple(sorted({scaled(size) for size in recipe.eval_px_tried}))
     return recipe.model_copy(update=changes)
 
 
-UNUSED_PREFIX = "Without effect here: "  # what the sentence begins with
-
-
-def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
-    """What was set and has no effect, in a sentence; none where all has.
-
-    Args:
-        recipe: as it was asked for.
-        scratch: whether the network begins without weights.
-        processes: that share the run.
-    """
-    found = []
-    if scratch and recipe.optimizer.unfreeze is not None:
-        found.append("optimizer.unfreeze (from scratch all layers learn from the beginning)")
-    if scratch and recipe.classifier == "probe":
-        found.append("classifier=probe (from scratch there is nothing that a probe could be of)")
-    if recipe.sync_batch_norm and processes == 1:
-        found.append("sync_batch_norm (there is one process)")
-    if recipe.time_shares is not None and recipe.progressive.stages == 1:
-        found.append("time_shares (there is one stage)")
-    if recipe.effective_beta != BETA and "effective" not in (recipe.balance, recipe.class_weights):
-        found.append("effective_beta (neither balance nor class_weights is effective)")
-    found += _of_schedule(recipe.schedule)
-    if recipe.compile is True and recipe.progressive.continuous:
-        found.append(
-            "compile for most of the run (the setting changes at every step; PyTorch compiles a few of them, in the "
-            "middle of training)"
-        )
-    return [f"{UNUSED_PREFIX}{'; '.join(found)}."] if found else []
-
-
-def _of_schedule(schedule: Schedule) -> list[str]:
-    """Numbers of another kind of schedule."""
-    usual = Schedule(kind=schedule.kind)
-    of_kinds = {"staircase": ("factor", "every_epochs"), "cosine": ("final",)}
-    return [
-        f"schedule.{name} (a {kind}'s, and schedule.kind is {schedule.kind})"
-        for kind, names in of_kinds.items()
-        if kind != schedule.kind
-        for name in names
-        if getattr(schedule, name) != getattr(usual, name)
-    ]
-
-
-# Pictures that a GPU gets of a step, below which it waits for the next one more than it computes. Ours.
-_FEW_OF_A_STEP = 32
-
-
-@dataclass(frozen=True)
-class ResolvedRecipe:
-    """A recipe with nothing left to decide.
-
-    Args:
-        recipe: as it is written into the run folder.
-        network: to begin with, on the device.
-        at_a_time: how many groups run in one pass.
-        notes: what was chosen and why, a line each.
-    """
-
-    recipe: Recipe
-    network: Network
-    at_a_time: MicrobatchPlan
-    notes: tuple[str, ...]
-
-
-def resolve_recipe(
-    recipe: Recipe,
-    *,
-    images: int,
-    class_names: tuple[str, ...],
-    device: torch.device,
-    memory_gib: float | None = None,
-    world: World = SINGLE_PROCESS,
-    in_channels: int = RGB,
-    stored_px: float | None = None,
-    minutes: float | None = None,
-    training_s: float | None = None,
-    read_s: float = 0.0,
-    compile_within_s: float | None = None,
-    repeated: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> ResolvedRecipe:
-    """Decide what the recipe leaves open, for so many training pictures on that device.
-
-    Args:
-        recipe: of the run.
-        images: to train on.
-        class_names: of these.
-        device: to train on.
-        memory_gib: that each process may take of its memory; None is what there is.
-        world: the processes that will share the groups.
-        in_channels: of the pictures.
-        stored_px: their side, as they are stored; None if it is not known.
-        minutes: that the run is to take, where they will decide its epochs, and with them all that hangs on its steps.
-        training_s: Seconds that the steps may take. Image sizes are lowered until three epochs fit. None keeps the
-            sizes.
-        read_s: Seconds to read one training image.
-        compile_within_s: Seconds that compiling may take before the first step. None sets no bound.
-        repeated: the recipe is one that runs of the same kind were begun with, so its groups are fixed.
-        say: gets lines on what takes minutes meanwhile: compiling.
-
-    Raises:
-        InputError: the run could not take place: weights that can't be had or are of another network, more stages
-            than steps, a group that does not fit, or fewer groups than processes.
-    """
-    if recipe.augment.autoaugment:
-        refuse_channels(in_channels)
-    recipe, smaller = limit_upscaling(recipe, stored_px)
-    begun = build_initial_model(recipe, class_names=class_names, device=device, in_channels=in_channels)
-    if training_s is not None:
-        preflight = MemoryProbe(
-            recipe,
-            begun.network,
-            num_classes=len(class_names),
-            device=device,
-            limit_gib=memory_gib,
-            world=world,
-        )
-        validate_sizes(recipe.model_copy(update={"eval_px_tried": None}), preflight)  # before one is timed
-        epochs_of = _epochs_within(training_s, recipe, begun.network, images, device, world, read_s)
-        recipe, lower = lower_sizes_for_budget(recipe, epochs_of, stored_px)
-        smaller = lower or smaller
-    changes: dict[str, Any] = {"weights": begun.weights}
-    changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
-    notes = [*begun.notes, *(smaller or rounding_note(recipe)), *_left_out(recipe, in_channels)]
-    notes += unused_settings(recipe, scratch=begun.weights == "none", processes=world.size)
-    if begun.weights == "none":
-        changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
-    if begun.weights != "none" and isinstance(begun.network, EfficientNet):
-        changes["pooling"] = begun.network.architecture.pooling  # a checkpoint has to be made for the same
-    if begun.weights != "none":
-        changes["classifier"], fresh = _classifier(recipe, begun)
-        notes += fresh
-    if begun.weights == "none" and recipe.name == "finetune":
-        notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
-    if begun.weights != "none" and recipe.name == "quick":
-        notes.append(
-            "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
-            "finetune mostly reaches more (--recipe finetune)."
-        )
-    if recipe.steps is not None:
-        changes |= {"epochs": recipe.steps * recipe.batch_images / images, "steps": None}
-        notes.append(
-            f"Epochs: {changes['epochs']:g}, for {count_of(recipe.steps, 'step')} of {recipe.batch_images}."
-        )
-    elif recipe.epochs == "auto":
-        seen, least, most = recipe.epochs_auto
-        changes["epochs"] = round(min(most, max(least, seen / images)), 2)
-        bound = "most" if seen > most * images else "fewest" if seen < least * images else None
-        notes.append(_epochs_of(changes["epochs"], images, seen, bound))
-    evaluated, told = _evaluated(recipe)
-    changes, notes = changes | evaluated, notes + told
-    if recipe.time_shares is not None and recipe.progressive.shares is not None:
-        notes.append(
-            "Stage lengths: progressive.shares, as measured for time_shares before; "
-            "--set progressive.shares=null measures anew."
-        )
-    if recipe.progressive.order == "random" and recipe.progressive.seed is None:
-        changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
-    recipe = validate_recipe(recipe.to_json() | changes, where=recipe.name)
-    notes += _regularization(recipe, begun.network)
-    steps = RunLength.of(recipe, images).steps
-    if minutes is None:
-        recipe.progressive.at(0, steps=steps)
-    preflight = MemoryProbe(
-        recipe,
-        begun.network,
-        num_classes=len(class_names),
-        device=device,
-        limit_gib=memory_gib,
-        world=world,
-    )
-    validate_sizes(recipe, preflight)
-    asked_for = recipe.group_images is not None
-    group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=repeated)
-    recipe = validate_recipe(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    validate_sharing(recipe, device, world)
-    speed = choose_precision(
-        recipe,
-        begun.network,
-        steps=steps,
-        device=device,
-        minutes=minutes,
-        at_once=parallel_speed(world, device),
-        compile_within_s=compile_within_s,
-        say=say,
-    )
-    recipe = validate_recipe(
-        recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
-    )
-    notes += [speed.note] if speed.note else []
-    # In that precision, and compiled, and with what is free by now, a group that was chosen may have to be smaller.
-    group, at_a_time, further = _fitted(
-        recipe, preflight.settled(recipe), world, asked_for=asked_for, begun=repeated
-    )
-    recipe = validate_recipe(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    validate_sharing(recipe, device, world)
-    return ResolvedRecipe(recipe, begun.network, at_a_time, (*notes, *further))
-
-
-def _epochs_within(
-    training_s: float,
-    recipe: Recipe,
-    network: Network,
-    images: int,
-    device: torch.device,
-    world: World,
-    read_s: float,
+def _epochs_in_time(
+    time: TimeConstraints, recipe: Recipe, network: Network, images: int, hardware: Hardware
 ) -> Callable[[Recipe], float]:
-    """Roughly how many epochs fit into so many seconds, as a function of the recipe with its sizes."""
-    last_s = seconds_per_image(recipe, network, device) / recipe.progressive.last.image_px**2
+    """About how many epochs fit into the time, as a function of the recipe with its sizes."""
+    pixel_s = seconds_per_image(recipe, network, hardware.device) / recipe.progressive.last.image_px**2
+    parallel = parallel_speed(hardware.world, hardware.device)
+    training_s = time.training_s or 0.0
 
-    def epochs_of(one: Recipe) -> float:
-        plan = one.progressive
+    def epochs_of(sized: Recipe) -> float:
+        plan = sized.progressive
         pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
-        return training_s * parallel_speed(world, device) / (images * (read_s + last_s * pixels))
+        return training_s * parallel / (images * (time.read_s + pixel_s * pixels))
 
     return epochs_of
 
 
-def _evaluated(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
-    """The sizes at evaluation that the recipe leaves open, and a sentence on them."""
-    last, changes = recipe.progressive.last.image_px, dict[str, Any]()
-    among = ""
-    if recipe.eval_px_tried == "auto":
-        changes["eval_px_tried"] = default_eval_sizes(last)
-        among = f" among {', '.join(map(str, default_eval_sizes(last)))}"
-    if recipe.eval_px is None:
-        changes["eval_px"] = last
-    if not changes:
-        return {}, []
-    px, which = recipe.eval_px or last, "" if recipe.eval_px else ", the last training size"
-    chosen = "" if recipe.eval_px_tried is None else f", or what minival chooses in the end{among}"
-    return changes, [f"Evaluation at {px} px{which}{chosen}."]
+def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
+    """A note on fields of the requested recipe that have no effect.
 
-
-def _classifier(recipe: Recipe, begun: InitialModel) -> tuple[str, list[str]]:
-    """How the classifier begins on given weights, and a sentence where that is not as the recipe has it."""
-    several = len(classifiers_of(begun.network))
-    if recipe.classifier == "probe" and several > 1 and not begun.network.class_names:
-        return "fresh", [
-            f"Classifier: fresh, for {model_title(begun.model)} has {several} of them, whose answers it puts together, "
-            "and a linear probe would be the values of one."
+    Args:
+        recipe: Recipe as requested.
+        scratch: Whether the model starts without weights.
+        processes: Number of processes of the run.
+    """
+    unused = []
+    if scratch and recipe.optimizer.unfreeze is not None:
+        unused.append("optimizer.unfreeze (from scratch all layers train from the start)")
+    if scratch and recipe.classifier == "probe":
+        unused.append("classifier=probe (from scratch there is nothing to fit a probe on)")
+    if recipe.sync_batch_norm and processes == 1:
+        unused.append("sync_batch_norm (there is one process)")
+    if recipe.time_shares is not None and recipe.progressive.stages == 1:
+        unused.append("time_shares (there is one stage)")
+    if recipe.effective_beta != BETA and "effective" not in (recipe.balance, recipe.class_weights):
+        unused.append("effective_beta (neither balance nor class_weights is effective)")
+    default = Schedule(kind=recipe.schedule.kind)
+    for kind, names in {"staircase": ("factor", "every_epochs"), "cosine": ("final",)}.items():
+        unused += [
+            f"schedule.{name} (for {kind}, and schedule.kind is {recipe.schedule.kind})"
+            for name in names
+            if kind != recipe.schedule.kind and getattr(recipe.schedule, name) != getattr(default, name)
         ]
-    # Whoever fits a probe has said "probe" before.
-    return "fresh" if recipe.classifier == "auto" else recipe.classifier, []
+    if recipe.compile is True and recipe.progressive.continuous:
+        unused.append(
+            "compile for most of the run (the settings change at every step; PyTorch compiles a few of them, in the "
+            "middle of training)"
+        )
+    return [f"{UNUSED_PREFIX}{'; '.join(unused)}."] if unused else []
 
 
-def _left_out(recipe: Recipe, in_channels: int) -> list[str]:
-    """What of the augmentation is not done to pictures that are not red, green and blue, in a sentence."""
-    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
-    drawn = any(stage.randaugment is not None for stage in stages)
-    if in_channels == RGB or not (drawn or recipe.augment.colour):
-        return []
-    operations = f"RandAugment draws from {', '.join(names_for(in_channels))}" if drawn else ""
-    jitter = "the jitter changes brightness alone" if recipe.augment.colour else ""
-    what = " and ".join(filter(None, (operations, jitter)))
-    return [
-        f"Augmentation of {count_of(in_channels, 'channel')}: {what}; what else changes colours is made for red, green "
-        "and blue."
+def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any], list[str]]:
+    """Fields that the initial model decides, and notes."""
+    model = initial.model if isinstance(initial.model, str) else initial.model.to_json()
+    fields: dict[str, Any] = {"weights": initial.weights, "model": model}
+    if initial.weights == "none":
+        all_layers_train = recipe.optimizer.model_dump() | {"unfreeze": None}
+        fields |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": all_layers_train}
+        if recipe.name == "finetune":
+            return fields, [
+                "The recipe finetune is made for pretrained weights; from scratch, quick learns faster."
+            ]
+        return fields, []
+    if isinstance(initial.network, EfficientNet):
+        fields["pooling"] = initial.network.architecture.pooling  # a checkpoint needs the same
+    notes = []
+    # Whoever fits a probe has set "probe" before.
+    fields["classifier"] = "fresh" if recipe.classifier == "auto" else recipe.classifier
+    classifiers = len(classifiers_of(initial.network))
+    if recipe.classifier == "probe" and classifiers > 1 and not initial.network.class_names:
+        fields["classifier"] = "fresh"
+        notes.append(
+            f"Classifier: fresh, as {model_title(initial.model)} has {classifiers} classifiers and combines their "
+            "predictions, and a linear probe would be one."
+        )
+    if recipe.name == "quick":
+        notes.append(
+            "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
+            "finetune mostly reaches more (--recipe finetune)."
+        )
+    return fields, notes
+
+
+def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str]]:
+    """The epochs, if they are open, and a note on what decides them."""
+    if recipe.steps is not None:
+        epochs = recipe.steps * recipe.batch_images / images
+        note = f"Epochs: {epochs:g}, for {count_of(recipe.steps, 'step')} of {recipe.batch_images}."
+        return {"epochs": epochs, "steps": None}, [note]
+    if recipe.epochs != "auto":
+        return {}, []
+    seen, least, most = recipe.epochs_auto
+    epochs = round(min(most, max(least, seen / images)), 2)
+    bound = "most" if seen > most * images else "fewest" if seen < least * images else None
+    if bound is None:
+        return {"epochs": epochs}, [f"Epochs: {epochs:g}, so that about {seen:,} images are seen."]
+    return {"epochs": epochs}, [
+        f"Epochs: {epochs:g}, the {bound} that the recipe chooses by itself: {round(epochs * images):,} images are "
+        f"seen, where it aims at {seen:,}."
     ]
 
 
-def _regularization(recipe: Recipe, network: Network) -> list[str]:
-    """Which modules of the network the run will set, what it has none for, or in which shares, in a sentence."""
+def _eval_fields(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """The image sizes at evaluation, if they are open, and a note."""
+    last_px = recipe.progressive.last.image_px
+    fields: dict[str, Any] = {}
+    among = ""
+    if recipe.eval_px_tried == "auto":
+        fields["eval_px_tried"] = default_eval_sizes(last_px)
+        among = f" among {', '.join(map(str, default_eval_sizes(last_px)))}"
+    if recipe.eval_px is None:
+        fields["eval_px"] = last_px
+    if not fields:
+        return {}, []
+    px, which = recipe.eval_px or last_px, "" if recipe.eval_px else ", the last training size"
+    selected = "" if recipe.eval_px_tried is None else f", or what minival selects in the end{among}"
+    return fields, [f"Evaluation at {px} px{which}{selected}."]
+
+
+def _channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
+    """A note on augmentation that is reduced for images that are not RGB."""
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    has_randaugment = any(stage.randaugment is not None for stage in stages)
+    if in_channels == RGB or not (has_randaugment or recipe.augment.colour):
+        return []
+    operations = f"RandAugment draws from {', '.join(names_for(in_channels))}" if has_randaugment else ""
+    jitter = "the jitter changes brightness alone" if recipe.augment.colour else ""
+    what = " and ".join(filter(None, (operations, jitter)))
+    return [
+        f"Augmentation of {count_of(in_channels, 'channel')}: {what}; other color operations need red, green and blue."
+    ]
+
+
+def _regularization_notes(recipe: Recipe, network: Network) -> list[str]:
+    """A note on the modules whose dropout and stochastic depth the run sets."""
     last = recipe.progressive.last
-    # Of a wrapped one the names are those that its owner knows.
-    module = network.module if isinstance(network, Foreign) else network
-    # Its rates alone: the rest of the setting is done by the run itself, which has nothing to tell of that.
     if not (last.dropout or last.drop_path):
         return []
-    reached = apply_setting(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
-    return [f"Regularization: {reached}."]
+    module = network.module if isinstance(network, Foreign) else network  # names as its library has them
+    report = apply_setting(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
+    return [f"Regularization: {report}."]
 
 
-def _epochs_of(epochs: float, images: int, aim: int, bound: str | None) -> str:
-    """What decided them: how many pictures are to be seen, or the bound of what a recipe takes by itself."""
-    if bound is None:
-        return f"Epochs: {epochs:g}, so that about {aim:,} pictures are seen."
-    return (
-        f"Epochs: {epochs:g}, the {bound} that the recipe takes by itself: {round(epochs * images):,} pictures are "
-        f"seen, where it aims at {aim:,}."
-    )
-
-
-def _all_learn(recipe: Recipe) -> dict[str, Any]:
-    """The optimizer of a run from scratch, where no layer has anything that would be worth waiting for."""
-    return recipe.optimizer.model_dump() | {"unfreeze": None}
-
-
-def fit_into_memory(
-    recipe: Recipe,
-    network: Network,
-    *,
-    num_classes: int,
-    device: torch.device,
-    memory_gib: float | None,
-    world: World,
-) -> tuple[MicrobatchPlan, list[str]]:
-    """How many groups of a run that goes on there is memory for.
-
-    Args:
-        recipe: of the run.
-        network: to train.
-        num_classes: K.
-        device: to train on.
-        memory_gib: that each process may take of its memory; None is what there is.
-        world: the processes that share the groups.
-
-    Returns:
-        How many groups run at a time, and a sentence for each choice.
-
-    Raises:
-        InputError: not even one group fits.
-    """
-    preflight = MemoryProbe(
-        recipe, network, num_classes=num_classes, device=device, limit_gib=memory_gib, world=world
-    )
-    _, at_a_time, notes = _fitted(recipe, preflight, world, asked_for=True, begun=True)
-    return at_a_time, notes
-
-
-def _fitted(
-    recipe: Recipe, preflight: MemoryProbe, world: World, *, asked_for: bool, begun: bool = False
+def _fit_groups(
+    recipe: Recipe, probe: MemoryProbe, *, is_set: bool, begun: bool = False
 ) -> tuple[int, MicrobatchPlan, list[str]]:
-    """Pictures of a group, how many groups run at a time, and a sentence for each choice."""
-    group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=begun)
-    at_a_time = preflight.groups_at_a_time(settings_by_size(recipe), group_images=group)
+    """Images per group, groups per pass, and a note for each choice."""
+    group = _group_size(recipe, probe, is_set=is_set, begun=begun)
+    microbatches = probe.groups_at_a_time(settings_by_size(recipe), group_images=group)
+    world, batch = probe.world, recipe.batch_images
     notes = []
-    if group < recipe.batch_images:
-        notes.append(
-            f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
-        )
+    if group < batch:
+        notes.append(f"Groups of {group} of the {batch} images of a batch share batch-norm statistics.")
     notes += filter(None, [unmixed_note(recipe, group)])
-    if (
-        world.is_distributed
-        and preflight.device.type != "cpu"
-        and recipe.batch_images // world.size < _FEW_OF_A_STEP
-    ):
+    if world.is_distributed and probe.device.type != "cpu" and batch // world.size < _MIN_GPU_IMAGES:
         notes.append(
-            f"Each of the {world.size} GPUs gets {recipe.batch_images // world.size} pictures a step, which leaves it "
-            f"idle between them. --batch-images {_FEW_OF_A_STEP * world.size} or more uses them better; the learning "
-            "rate follows."
+            f"Each of the {world.size} GPUs gets {batch // world.size} images a step, which leaves it idle between "
+            f"them. --batch-images {_MIN_GPU_IMAGES * world.size} or more uses them better; the learning rate follows."
         )
-    if at_a_time.most > 1:
-        notes.append(f"Of a step's {recipe.batch_images // group} groups run at a time: {at_a_time}.")
-    return group, at_a_time, notes
+    if microbatches.most > 1:
+        notes.append(f"Of a step's {batch // group} groups run at a time: {microbatches}.")
+    return group, microbatches, notes
 
 
-def _settled_group(
-    recipe: Recipe, preflight: MemoryProbe, world: World, *, asked_for: bool, begun: bool = False
-) -> int:
-    """``group_images``: as asked for, if it fits; else the largest divisor of the batch that does, and can be shared.
+def _group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, begun: bool = False) -> int:
+    """``group_images``: as set, if it fits; else the largest divisor of the batch that fits and can be shared.
 
     Args:
-        recipe: ``group_images`` may be open, or was chosen before: then it may become smaller.
-        preflight: of the run.
-        world: the processes that share the groups.
-        asked_for: the user has set it.
-        begun: the run is there already, or others of its kind, and its groups are fixed.
+        recipe: Recipe, whose ``group_images`` may be open or a choice that may become smaller.
+        probe: Memory of the run.
+        is_set: Whether the user has set it.
+        begun: Whether the run, or others of its kind, exist already, so that its groups are fixed.
     """
     batch, given = recipe.batch_images, recipe.group_images
-    least, why = smallest_group(recipe, preflight)
+    least, reason = smallest_group(recipe, probe)
     if (given or batch) < least:
         larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
         fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
         raise InputError(
-            f"A group of {count_of(given or batch, 'picture')} {why}: take at least {least} ({fix})."
+            f"A group of {count_of(given or batch, 'image')} {reason}: take at least {least} ({fix})."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
-    among = possible if asked_for else evenly_shared(possible, batch_images=batch, processes=world.size)
+    candidates = (
+        possible if is_set else evenly_shared(possible, batch_images=batch, processes=probe.world.size)
+    )
     largest = max(settings_by_size(recipe), key=lambda setting: setting.image_px)
-    group = preflight.largest_group(largest, among=among)
-    px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
-    more = "Give more (--memory-gib)" if preflight.limited else "End what else takes memory"
-    if group == 0:
-        took = preflight.took[among[0]]
-        tried = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
-        less = "" if begun else ", or use a smaller network (--model) or smaller pictures (--image-px)"
-        raise MemoryShortError(
-            f"Not even a group of {among[0]} of {px} px fits. When {model_title(recipe.model)} tried one, {tried} "
+    group = probe.largest_group(largest, among=candidates)
+    if group == 0 or (is_set and given is not None and group < given):
+        raise _group_too_large(recipe, probe, candidates[0], group, begun=begun)
+    return group
+
+
+def _group_too_large(
+    recipe: Recipe, probe: MemoryProbe, smallest: int, fitting: int, *, begun: bool
+) -> MemoryShortError:
+    px = max(setting.image_px for setting in settings_by_size(recipe))
+    room = f"the {probe.room / GIB:.2f} GiB of memory that are free for it"
+    more = "Give more (--memory-gib)" if probe.limited else "End what else takes memory"
+    if fitting == 0:
+        took = probe.took[smallest]
+        result = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
+        less = "" if begun else ", or use a smaller model (--model) or smaller images (--image-px)"
+        return MemoryShortError(
+            f"Not even a group of {smallest} of {px} px fits. When {model_title(recipe.model)} tried one, {result} "
             f"{room}. {more}{less}."
         )
-    if asked_for and given is not None and group < given:
-        fix = (
-            f"{more}: the run was begun with it" if begun else f"Set it to that (--set group_images={group})"
-        )
-        raise MemoryShortError(
-            f"group_images is {given}, but of the divisors of the batch of {batch} the largest that fits at {px} px "
-            f"into {room} is {group}. {fix}."
-        )
-    return group
+    fix = f"{more}: the run was begun with it" if begun else f"Set it to that (--set group_images={fitting})"
+    return MemoryShortError(
+        f"group_images is {recipe.group_images}, but of the divisors of the batch of {recipe.batch_images} the largest "
+        f"that fits at {px} px into {room} is {fitting}. {fix}."
+    )

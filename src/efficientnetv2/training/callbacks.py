@@ -164,7 +164,7 @@ class TrainingCallbacks:
         self._row_before_s: float = row["train_s"]
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
-        self._at_a_time = job.at_a_time
+        self._microbatches = job.microbatches
         self._killed = DeferredWorkerDeath()
         self._stage_ends = stage_ends(job.recipe, job.length)
         self._rows = sorted(log_steps(job.recipe, job.length))
@@ -353,16 +353,16 @@ class TrainingCallbacks:
 
     def _note_short_memory(self, done: StepOutput) -> None:
         """Fewer groups at a time than before: say so, and let a resumed run begin with them."""
-        if done.microbatches == self._at_a_time:
+        if done.microbatches == self._microbatches:
             return
         px = done.setting.image_px
-        before, now = self._at_a_time.at(px), done.microbatches.at(px)
+        before, now = self._microbatches.at(px), done.microbatches.at(px)
         self.job.folder.log(
             f"Warning: memory ran out at step {done.step} with {before} groups of {px} px at a time. The step was done "
             f"again with {now} at a time, and so will be those to come: slower, with the same result."
         )
         self.job.folder.amend_beginning(groups_at_a_time=done.microbatches.to_json())
-        self._at_a_time = done.microbatches
+        self._microbatches = done.microbatches
 
     def _row(self, done: StepOutput) -> None:
         self._refuse_loss()

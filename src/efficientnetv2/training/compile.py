@@ -39,7 +39,7 @@ def compile_model(
     network: nn.Module,
     recipe: Recipe,
     device: torch.device,
-    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS,
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
     *,
     world: World = SINGLE_PROCESS,
     say: Callable[[str], None] = lambda line: None,
@@ -54,7 +54,7 @@ def compile_model(
             stay as they are.
         recipe: settled.
         device: that holds the network.
-        at_a_time: how many groups run in one pass.
+        microbatches: how many groups run in one pass.
         world: the processes that share a step's groups; compiled is what this one makes of its share.
         say: gets a line before each compilation and after it: they take minutes.
     """
@@ -72,7 +72,9 @@ def compile_model(
     programs = [
         (setting, groups)
         for setting in settings
-        for groups in _passes(len(world.groups(recipe.batch_images // group)), at_a_time.at(setting.image_px))
+        for groups in _passes(
+            len(world.groups(recipe.batch_images // group)), microbatches.at(setting.image_px)
+        )
     ]
     kept = [tensor.clone() for tensor in _tensors(network)]
     reason = None
@@ -113,13 +115,13 @@ def _every_program() -> AbstractContextManager[object]:
     return raised
 
 
-def _passes(groups: int, at_a_time: int) -> list[int]:
+def _passes(groups: int, microbatches: int) -> list[int]:
     """How many groups there are in a pass of a step: as many as run at a time, and the rest in the last one.
 
     Each is compiled apart, and PyTorch may compile one of them rightly and another wrongly.
     """
-    whole, rest = divmod(groups, at_a_time)
-    return [at_a_time] * (whole > 0) + [rest] * (rest > 0)
+    whole, rest = divmod(groups, microbatches)
+    return [microbatches] * (whole > 0) + [rest] * (rest > 0)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:
@@ -149,16 +151,16 @@ class _Trial:
         pictures = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
         # As many groups as 16 bits have memory for would not fit in fp32. Those of a pass know nothing of each other,
         # so that one after another they have the same gradients.
-        exact = self._gradients(self.network, pictures, "fp32", at_a_time=1)
-        plain = self._gradients(self.network, pictures, self.precision, at_a_time=1)
-        compiled = self._gradients(call, pictures, self.precision, at_a_time=self.groups)
+        exact = self._gradients(self.network, pictures, "fp32", microbatches=1)
+        plain = self._gradients(self.network, pictures, self.precision, microbatches=1)
+        compiled = self._gradients(call, pictures, self.precision, microbatches=self.groups)
         lengths = _lengths(exact)
         allowed = _NOISE * _lengths(plain, exact) + _ROUNDINGS * _ROUNDING[self.precision] * lengths
         allowed += _NOTHING * torch.linalg.vector_norm(lengths)
         return bool((_lengths(compiled, exact) <= allowed).all())
 
     def _gradients(
-        self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision, *, at_a_time: int
+        self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision, *, microbatches: int
     ) -> list[Tensor]:
         """One for each weight, of a loss that every class takes part in: the mean over all pictures.
 
@@ -166,9 +168,9 @@ class _Trial:
             call: the network itself, or what was compiled of it.
             pictures: (groups * group_images, C, S, S).
             precision: of the multiplications.
-            at_a_time: groups in a pass.
+            microbatches: groups in a pass.
         """
-        for seeds in chunks(range(self.groups), at_a_time):
+        for seeds in chunks(range(self.groups), microbatches):
             part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
             with one_pass(self.network, images=self.group_images, seeds=seeds):
                 with autocast(self.device, precision):

@@ -95,7 +95,7 @@ def estimate_run(
     images: int,
     val_images: int,
     minival_images: int = 0,
-    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS,
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
 ) -> RunEstimate:
     """What the run takes from its first step to its last answer.
 
@@ -105,14 +105,14 @@ def estimate_run(
         images: to train on.
         val_images: to evaluate on.
         minival_images: to choose by; then training is taken to go on to its end.
-        at_a_time: how many groups run in one pass.
+        microbatches: how many groups run in one pass.
 
     Raises:
         InputError: a stage would get no step.
     """
     length = RunLength.of(recipe, images)
     recipe.progressive.at(0, steps=length.steps)
-    stages = _stages(recipe, rates, length, at_a_time)
+    stages = _stages(recipe, rates, length, microbatches)
     # Which of the sizes minival chooses is not known: the largest.
     areas = [(px / (recipe.eval_px or px)) ** 2 for px in eval_size_candidates(recipe)]
     largest = max(areas, default=1.0)
@@ -170,7 +170,7 @@ def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tu
 
 
 def _stages(
-    recipe: Recipe, rates: StepTimings, length: RunLength, at_a_time: MicrobatchPlan
+    recipe: Recipe, rates: StepTimings, length: RunLength, microbatches: MicrobatchPlan
 ) -> tuple[StageEstimate, ...]:
     by_px = {rate.image_px: rate for rate in rates.steps}
     groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
@@ -184,7 +184,7 @@ def _stages(
                 steps=steps,
                 images_per_s=recipe.batch_images / each,
                 seconds=begin + each * steps,
-                groups_at_a_time=min(groups, at_a_time.at(px)),
+                groups_at_a_time=min(groups, microbatches.at(px)),
                 memory_bytes=by_px[px].memory_bytes,
             )
         )

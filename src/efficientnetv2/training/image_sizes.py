@@ -1,4 +1,4 @@
-"""Before the first step: whether the network takes pictures of every size of the recipe, and groups as small."""
+"""Image sizes and group sizes that a model can process, checked before the first step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from efficientnetv2.utils.errors import InputError
 
 
 def settings_by_size(recipe: Recipe) -> list[Setting]:
-    """A setting of each size; of one that grows at every step, those where stages begin and the last."""
+    """One setting per image size; of sizes that grow at every step, the first of each stage and the last."""
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
 
 
 def requested_px(recipe: Recipe) -> tuple[float, float]:
-    """The first and the last size of training as asked for, before they are rounded to ``px_multiple``."""
+    """First and last training size as requested, before ``px_multiple`` rounds them."""
     plan = recipe.progressive
     if not isinstance(plan.image_px, Ramp):
         return plan.image_px, plan.image_px
@@ -30,153 +30,131 @@ def requested_px(recipe: Recipe) -> tuple[float, float]:
 
 
 def rounding_note(recipe: Recipe) -> list[str]:
-    """A sentence on the first or the last size where a multiple is trained at in its place."""
+    """A note if the first or last size is rounded to a multiple."""
     plan = recipe.progressive
     first, last = requested_px(recipe)
     trained = {first: plan.stage(0).image_px, last: plan.last.image_px}
-    others = [f"{px} px in the place of {asked:g}" for asked, px in trained.items() if px != round(asked)]
-    if plan.px_multiple == 1 or not others:
+    changed = [
+        f"{px} px instead of {requested:g}" for requested, px in trained.items() if px != round(requested)
+    ]
+    if plan.px_multiple == 1 or not changed:
         return []
     return [
-        f"Sizes are multiples of {plan.px_multiple} px: {' and '.join(others)} (--set progressive.px_multiple=1 rounds "
-        "nothing)."
+        f"Sizes are multiples of {plan.px_multiple} px: {' and '.join(changed)} (--set progressive.px_multiple=1 "
+        "rounds nothing)."
     ]
 
 
-def validate_sizes(recipe: Recipe, preflight: MemoryProbe) -> None:
-    """The network takes every size: any from its stride on, others than ours if a pass of it can be counted, too.
-
-    Args:
-        recipe: its sizes in training and at evaluation.
-        preflight: of the run.
+def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
+    """Check that the model can process every size in training and evaluation.
 
     Raises:
-        InputError: it does not, naming the size and what to take.
+        InputError: It can't. The message gives the size and a fix.
     """
-    validate_stride(recipe, recipe.model, preflight.stride)
-    if isinstance(preflight.network, EfficientNet):
+    validate_stride(recipe, recipe.model, probe.stride)
+    if isinstance(probe.network, EfficientNet):
         return
     trained = sorted(setting.image_px for setting in settings_by_size(recipe))
-    for what, px in [*(("a training picture", px) for px in trained), *_evaluated(recipe)]:
+    for field, px in [*(("progressive", px) for px in trained), *_eval_sizes(recipe)]:
         if px is None:
             continue
         try:
-            preflight.counted(px)
+            probe.counted(px)
         except InputError as error:
-            fix = _instead(recipe, preflight, "progressive" if what == "a training picture" else what)
-            raise InputError(f"{what} is {px} px. {error}{fix}") from error
+            what = "a training image" if field == "progressive" else field
+            raise InputError(f"{what} is {px} px. {error}{_fix(recipe, probe, field)}") from error
 
 
 def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | None) -> None:
-    """No size of the recipe is below the network's stride.
-
-    Args:
-        recipe: its sizes in training and at evaluation; those that are open are not looked at.
-        model: the network.
-        stride: of it, in pixels; None is not known.
+    """Check that no size is below the model's stride. Open sizes, and an unknown stride (None), pass.
 
     Raises:
-        InputError: one is, naming the size and what to take.
+        InputError: A size is too small. The message gives the size and a fix.
     """
-    # As asked, before a multiple is made of them: nobody who asks for 8 px means the 32 that it would be rounded to.
+    # As requested, before rounding: whoever asks for 8 px does not mean the 32 px it would be rounded to.
     first, last = (round(px) for px in requested_px(recipe))
-    larger = "Take larger pictures (--image-px, or --set progressive.image_px={...})."
-    begin = f'--set "progressive.image_px={{start: {stride}, end: {last}}}"'
-    trained_on = [
-        ("the largest training picture", last, larger),
+    larger = "Take larger images (--image-px, or --set progressive.image_px={...})."
+    start = f'--set "progressive.image_px={{start: {stride}, end: {last}}}"'
+    trained = [
+        ("the largest training image", last, larger),
         (
-            "the smallest training picture",
+            "the smallest training image",
             first,
-            f"Begin with larger ones ({begin}), or take larger ones throughout (--image-px).",
+            f"Start with larger ones ({start}), or take larger ones throughout (--image-px).",
         ),
     ]
     if first == last:
-        trained_on = [("every training picture", last, larger)]
-    evaluated = [(field, px, f"Take larger ones (--set {field}=...).") for field, px in _evaluated(recipe)]
-    for what, px, fix in [*trained_on, *evaluated]:
+        trained = [("every training image", last, larger)]
+    evaluated = [(field, px, f"Take larger ones (--set {field}=...).") for field, px in _eval_sizes(recipe)]
+    for what, px, fix in [*trained, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(
-                f"{what} is {px} px, but {model_title(model)} makes one number of every {stride} x {stride} pixels: at "
-                f"least {stride} px. {fix}"
+                f"{what} is {px} px, but {model_title(model)} has a stride of {stride} px: at least {stride} px. {fix}"
             )
 
 
-def _evaluated(recipe: Recipe) -> list[tuple[str, int | None]]:
-    """The sizes at evaluation, by the fields that name them."""
-    tried = [("eval_px_tried", px) for px in eval_size_candidates(recipe) if px != recipe.eval_px]
-    return [("eval_px", recipe.eval_px), *tried]
+def _eval_sizes(recipe: Recipe) -> list[tuple[str, int | None]]:
+    """The sizes at evaluation with the field of each."""
+    candidates = [("eval_px_tried", px) for px in eval_size_candidates(recipe) if px != recipe.eval_px]
+    return [("eval_px", recipe.eval_px), *candidates]
 
 
-def _instead(recipe: Recipe, preflight: MemoryProbe, field: str) -> str:
-    """A size that the network takes, and the words for it; nothing where none is known."""
-    for px in (recipe.progressive.last.image_px, preflight.network.preprocessing.image_px):
+def _fix(recipe: Recipe, probe: MemoryProbe, field: str) -> str:
+    """A size that the model can process and how to set it; '' if none is known."""
+    for px in (recipe.progressive.last.image_px, probe.network.preprocessing.image_px):
         try:
-            preflight.counted(px)
+            probe.counted(px)
         except InputError:
             continue
-        words = {
+        options = {
             "progressive": f"--image-px {px} --set progressive.stages=1",
             "eval_px": f"--set eval_px={px}",
             "eval_px_tried": "--set eval_px_tried=null",
         }
-        return f" It takes {px} px: {words[field]}."
+        return f" It takes {px} px: {options[field]}."
     return ""
 
 
-def smallest_group(recipe: Recipe, preflight: MemoryProbe) -> tuple[int, str]:
-    """The fewest pictures that a group can have, and what is wrong with fewer.
-
-    Args:
-        recipe: its sizes and its mixing.
-        preflight: of the run.
-    """
+def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
+    """The fewest images of a group, and what is wrong with fewer."""
     mixup, cutmix = _mixes(recipe)
     if mixup and cutmix:
-        return 4, "leaves mixup or cutmix, which share a group by halves, a picture without a partner"
+        return 4, "leaves mixup or cutmix, which share a group by halves, an image without a partner"
     if mixup or cutmix:
-        return 2, f"leaves {'mixup' if mixup else 'cutmix'} a picture without a partner to be mixed with"
-    network, px = preflight.network, _smallest_px(recipe)
-    if recipe.frozen_statistics:  # nothing takes statistics of the pictures of a pass
+        return 2, f"leaves {'mixup' if mixup else 'cutmix'} an image without a partner to be mixed with"
+    if recipe.frozen_statistics:  # batch-norm takes no statistics of the group
         return 1, ""
-    if isinstance(network, EfficientNet):
-        alone = math.ceil(px / network.architecture.stride) == 1
+    px = min(setting.image_px for setting in settings_by_size(recipe))
+    if isinstance(probe.network, EfficientNet):
+        single_value = math.ceil(px / probe.network.architecture.stride) == 1
     else:
-        alone = preflight.needs_two(px)
-    return (
-        (2, f"of {px} px leaves batch-norm one number per channel, which has no spread") if alone else (1, "")
-    )
+        single_value = probe.needs_two(px)
+    reason = f"of {px} px leaves batch-norm one number per channel, which has no spread"
+    return (2, reason) if single_value else (1, "")
 
 
 def unmixed_note(recipe: Recipe, group: int) -> str:
-    """A sentence on pictures of a group that are their own partner in mixing; empty where there are none.
+    """A note on images that mixing leaves without a partner; '' if there are none.
 
-    Partners are the pictures in reverse, as in the released code, so the middle one of an odd number stays as it is.
-
-    Args:
-        recipe: its mixing.
-        group: pictures of it.
+    Partners are the images in reverse order, as in the released code, so the middle of an odd number has none.
     """
     mixup, cutmix = _mixes(recipe)
     if not (mixup or cutmix):
         return ""
     parts = (group // 2, group - group // 2) if mixup and cutmix else (group,)
-    alone = sum(part % 2 for part in parts)
-    if alone == 0:
+    unmixed = sum(part % 2 for part in parts)
+    if unmixed == 0:
         return ""
     return (
-        f"Mixing: of each group of {group} pictures {alone} without a partner {'is' if alone == 1 else 'are'} left "
+        f"Mixing: of each group of {group} images {unmixed} without a partner {'is' if unmixed == 1 else 'are'} left "
         f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set group_images)."
     )
 
 
 def _mixes(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether any setting has mixup, and cutmix."""
+    """Whether any setting has mixup, and CutMix."""
     settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
     mixup, cutmix = (
         any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
     )
     return mixup, cutmix
-
-
-def _smallest_px(recipe: Recipe) -> int:
-    return min(setting.image_px for setting in settings_by_size(recipe))

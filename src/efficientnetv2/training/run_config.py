@@ -39,7 +39,7 @@ class RunConfig:
         folder: the run's.
         device: to train on.
         workers: processes that read pictures.
-        at_a_time: how many groups run in one pass.
+        microbatches: how many groups run in one pass.
         strict: stop at the first picture that can't be read, in training and in evaluation.
         world: the processes that run it together, each with a job of its own that differs in folder and device.
         reader: of the training pictures; None reads the originals.
@@ -54,7 +54,7 @@ class RunConfig:
     folder: RunDir
     device: torch.device
     workers: int
-    at_a_time: MicrobatchPlan = ONE_GROUP_PER_PASS
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS
     strict: bool = False
     world: World = SINGLE_PROCESS
     reader: Reader | None = None

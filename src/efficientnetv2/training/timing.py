@@ -217,7 +217,7 @@ def _steps(
     group = job.recipe.group_images
     assert group is not None, "resolve_recipe() comes first"
     most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
-    groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, most // group))
+    groups = min(job.recipe.batch_images // group, max(job.microbatches.most, most // group))
     recipe = job.recipe.model_copy(update={"batch_images": groups * group})
     timed = _Timed(job, recipe, run_steps, lost, within_s, say)
     loop = train_steps(
@@ -232,7 +232,7 @@ def _steps(
             activation=job.answer,
         ),
         length=RunLength(_STEPS, _STEPS),
-        microbatches=job.at_a_time,
+        microbatches=job.microbatches,
         say=say,
     )
     for _ in loop:

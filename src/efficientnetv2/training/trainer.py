@@ -358,7 +358,7 @@ def _steps(
             activation=job.answer,
         ),
         length=job.length,
-        microbatches=job.at_a_time,
+        microbatches=job.microbatches,
         world=job.world,
         say=job.folder.log,
         plan=plan,

@@ -18,7 +18,8 @@ from efficientnetv2.data.loader import decode_threads, thread_map
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.models import pretrained
 from efficientnetv2.preprocessing import RGB, Preprocessing
-from efficientnetv2.training.auto_config import ResolvedRecipe, resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import ResolvedRecipe, TimeConstraints, TrainingSet, resolve_recipe
 from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.initial_weights import better_weights
 from efficientnetv2.training.recipe import Recipe
@@ -203,17 +204,19 @@ def agreed(
     with screen.busy("choosing precision and memory"):
         settled = resolve_recipe(
             recipe,
-            images=len(prepared.train),
-            class_names=prepared.train.class_names,
-            device=device,
-            memory_gib=place.memory_gib,
-            world=world,
-            in_channels=prepared.dataset.channels,
-            stored_px=median_shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
-            minutes=words.minutes,
-            training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
-            read_s=_read_s(prepared.train, recipe, workers) if lowers else 0.0,
-            compile_within_s=compile_within_s,
+            TrainingSet(
+                len(prepared.train),
+                prepared.train.class_names,
+                in_channels=prepared.dataset.channels,
+                stored_px=median_shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
+            ),
+            Hardware(device, place.memory_gib, world),
+            time=TimeConstraints(
+                minutes=words.minutes,
+                training_s=60 * words.minutes * _FOR_STEPS if lowers and words.minutes is not None else None,
+                read_s=_read_s(prepared.train, recipe, workers) if lowers else 0.0,
+                compile_within_s=compile_within_s,
+            ),
             repeated=known.repeated,
             say=screen.detail,
         )

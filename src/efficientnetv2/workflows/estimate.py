@@ -205,7 +205,7 @@ def _whole(
         images=len(job.train),
         val_images=len(job.val),
         minival_images=job.minival_images,
-        at_a_time=job.at_a_time,
+        microbatches=job.microbatches,
     )
     return replace(run, others_s={**others_s, **run.others_s}, disk_bytes={**run.disk_bytes, **disk})
 

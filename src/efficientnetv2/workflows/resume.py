@@ -21,6 +21,7 @@ from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import parse
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import fit_into_memory
 from efficientnetv2.training.checkpoint import remove_checkpoints, saved_steps
 from efficientnetv2.training.ddp import validate_sharing
@@ -67,11 +68,8 @@ def go_on(
         screen.detail(pictures.note)
     network = _network_to_go_on_with(folder, recipe, prepared, device, screen)
     if memory_gib is not None:
-        classes = len(prepared.train.class_names)
-        at_a_time, notes = fit_into_memory(
-            recipe, network, num_classes=classes, device=device, memory_gib=memory_gib, world=world
-        )
-        folder.amend_beginning(groups_at_a_time=at_a_time.to_json())
+        microbatches, notes = fit_into_memory(recipe, network, Hardware(device, memory_gib, world))
+        folder.amend_beginning(groups_at_a_time=microbatches.to_json())
         for note in notes:
             folder.log(note)
     return folder, recipe, network, pictures

@@ -13,7 +13,8 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.nas.latency import fewest_steps
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
@@ -104,10 +105,8 @@ def _foretold(
 ) -> RunEstimate:
     found = resolve_recipe(
         recipe.model_copy(update={"model": network}),
-        images=len(prepared.train),
-        class_names=prepared.train.class_names,
-        device=machine.device,
-        memory_gib=machine.memory_gib,
+        TrainingSet(len(prepared.train), prepared.train.class_names),
+        Hardware(machine.device, machine.memory_gib),
     )
     choosing = prepared.minival
     assert choosing is not None, "a search sets pictures aside that choose"
@@ -121,7 +120,7 @@ def _foretold(
             folder=NullRunDir(Path(scratch)),
             device=machine.device,
             workers=machine.workers,
-            at_a_time=found.at_a_time,
+            microbatches=found.microbatches,
         )
         rates = measure_timings(job, Path(scratch), say=screen.say)
         return estimate_run(
@@ -130,5 +129,5 @@ def _foretold(
             images=len(prepared.train),
             val_images=len(choosing),
             minival_images=0,
-            at_a_time=found.at_a_time,
+            microbatches=found.microbatches,
         )

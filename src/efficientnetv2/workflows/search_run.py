@@ -20,7 +20,8 @@ from efficientnetv2.nas.study import Opened, Plan, Wanted, create, opened, plan_
 from efficientnetv2.nas.trial import measurement, try_out
 from efficientnetv2.nas.worker import Worker
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.auto_config import resolve_recipe
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.signals import signals_as_ctrl_c
@@ -317,11 +318,12 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) 
     }
     found = resolve_recipe(
         validate_recipe(plain, where=asked.recipe.name),
-        images=len(prepared.train),
-        class_names=prepared.train.class_names,
-        device=machine.device,
-        memory_gib=machine.memory_gib,
-        stored_px=prepared.stored_px(asked.recipe),
+        TrainingSet(
+            len(prepared.train),
+            prepared.train.class_names,
+            stored_px=prepared.stored_px(asked.recipe),
+        ),
+        Hardware(machine.device, machine.memory_gib),
         say=screen.say,
     )
     for note in found.notes:

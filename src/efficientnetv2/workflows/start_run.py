@@ -190,7 +190,7 @@ def _beginning(
         "launch": world.launch,
         "chosen": chosen,
         "preprocessing": settling.preprocessing.to_json(),
-        "groups_at_a_time": settling.settled.at_a_time.to_json(),
+        "groups_at_a_time": settling.settled.microbatches.to_json(),
     }
     if settling.seen.flattering:
         beginning["seen_before"] = settling.seen.to_json()

@@ -58,7 +58,7 @@ def job_of(
         folder=NullRunDir(path),
         device=device,
         workers=workers,
-        at_a_time=settled.at_a_time,
+        microbatches=settled.microbatches,
         reader=reader,
         minival=prepared.minival,
     )

@@ -187,7 +187,7 @@ class _Ready:
         network: to begin with, on the CPU.
         prepared: the pictures.
         preprocessing: of evaluation, and of the model file.
-        at_a_time: how many groups run in one pass.
+        microbatches: how many groups run in one pass.
         resumed: whether the run goes on.
         pictures: those to train on, if they are kept decoded.
         limit: Time of the run. None where its steps are fixed.
@@ -198,7 +198,7 @@ class _Ready:
     network: Network
     prepared: Prepared
     preprocessing: Preprocessing
-    at_a_time: MicrobatchPlan
+    microbatches: MicrobatchPlan
     resumed: bool
     pictures: Cached | None
     limit: TimeLimit | None
@@ -260,12 +260,14 @@ def _readied(
     if beginning.get("minival_unused"):
         prepared = replace(prepared, chooses=False)
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
-    at_a_time = MicrobatchPlan.from_json(beginning["groups_at_a_time"])
+    microbatches = MicrobatchPlan.from_json(beginning["groups_at_a_time"])
     limit = None
     if "time_limit" in beginning:
         now = time.monotonic() if began is None else began
         limit = TimeLimit.from_json(beginning["time_limit"], began=now, resumed=resumed)
-    return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures, limit)
+    return _Ready(
+        folder.path, recipe, network, prepared, preprocessing, microbatches, resumed, pictures, limit
+    )
 
 
 def _finished(known: Decided, place: Place) -> Finished | None:
@@ -296,7 +298,7 @@ def _run(
         folder=RunDir(path, screen.say) if world.is_main_process else NullRunDir(path),
         device=device,
         workers=workers,
-        at_a_time=ready.at_a_time,
+        microbatches=ready.microbatches,
         strict=place.strict,
         world=world,
         reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),
