@@ -280,7 +280,7 @@ def test_pictures_that_are_their_own_partner_are_said(mixing, group, alone, room
     settings = [f"progressive.{name}=0.5" for name in mixing]
     notes = settled("batch_images=12", f"group_images={group}", *settings).notes
     said = [note for note in notes if note.startswith("Mixing")]
-    assert [re.search(r"group of (\d+) pictures (\d+)", note).groups() for note in said] == (
+    assert [re.search(r"group of (\d+) images (\d+)", note).groups() for note in said] == (
         [(str(group), str(alone))] if alone else []
     )
     setting = Setting(image_px=8, **dict.fromkeys(mixing, 0.5))
@@ -496,12 +496,12 @@ def test_the_pooling_of_the_weights_is_settled(tmp_path):
     [
         (
             96,
-            "Epochs: 100, the most that the recipe takes by itself: 9,600 pictures are seen, where it aims at ",
+            "Epochs: 100, the most that the recipe chooses by itself: 9,600 images are seen, where it aims at ",
         ),
-        (9469, "Epochs: 10.56, so that about 100,000 pictures are seen."),
+        (9469, "Epochs: 10.56, so that about 100,000 images are seen."),
         (
             50_000,
-            "Epochs: 10, the fewest that the recipe takes by itself: 500,000 pictures are seen, where it aims at",
+            "Epochs: 10, the fewest that the recipe chooses by itself: 500,000 images are seen, where it aims at",
         ),
     ],
 )
