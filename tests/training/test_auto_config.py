@@ -299,7 +299,7 @@ def test_pictures_are_no_smaller_than_the_stride_of_the_network():
     settings = ["batch_images=8", f"model={small % (stage, stage)}", "eval_px=64"]
     settings += ["progressive.px_multiple=1", "progressive.stages=2"]
     assert settled(*settings, "progressive.image_px={start: 8, end: 64}").recipe.eval_px == 64
-    with pytest.raises(InputError, match=mentioning("7", "8", "pixels")):
+    with pytest.raises(InputError, match=mentioning("7", "8", "stride")):
         settled(*settings, "progressive.image_px={start: 7, end: 64}")
     with pytest.raises(InputError, match=mentioning("31", "efficientnetv2_b0", "32")):
         settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
