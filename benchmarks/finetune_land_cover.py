@@ -46,7 +46,7 @@ from efficientnetv2.training.estimate import epochs_for_budget
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import run
@@ -157,7 +157,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
     if minutes is not None:
         with tempfile.TemporaryDirectory() as scratch:
             rates = measure_timings(job, Path(scratch))
-        epochs = epochs_for_budget(minutes, recipe, rates, images=len(train), val_images=len(val))
+        epochs = epochs_for_budget(minutes, recipe, rates, ImageCounts(len(train), len(val)))
         recipe = recipe.model_copy(update={"epochs": epochs})
         job = replace(job, recipe=recipe)
     runs.begin(recipe, train, {})

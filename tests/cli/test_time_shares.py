@@ -19,7 +19,7 @@ from efficientnetv2.training.estimate import estimate_run
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_lock import validate_new_run_dir
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
@@ -70,7 +70,7 @@ def settled(class_folders, tmp_path):
 
 
 def stages(one):
-    return estimate_run(one, RATES, images=48, val_images=0).stages
+    return estimate_run(one, RATES, ImageCounts(48, 0)).stages
 
 
 def test_equal_shares_of_the_time(settled):

@@ -12,6 +12,7 @@ from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 
@@ -38,8 +39,8 @@ def recipe(*settings: str):
     )
 
 
-def whole(one, *, images: int = 48, val_images: int = 30, **more):
-    return estimate_run(one, RATES, images=images, val_images=val_images, **more)
+def whole(one, *, images: int = 48, val_images: int = 30, minival_images: int = 0, **more):
+    return estimate_run(one, RATES, ImageCounts(images, val_images, minival_images), **more)
 
 
 def test_a_run_of_two_stages():
@@ -116,7 +117,7 @@ def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
     growing = recipe(f"progressive={{stages: {stages}, image_px: {{start: 64, end: 128, continuous: true}}}}")
     sizes = {setting.image_px for setting in settings_by_size(growing)}
     measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_px in sizes))
-    run = estimate_run(growing, measured, images=8000, val_images=30)
+    run = estimate_run(growing, measured, ImageCounts(8000, 30))
     steps = sum(stage.steps for stage in run.stages)
     expected = 0.08 + 0.16 * ((64**2 + 64 * 128 + 128**2) / 3 - 64**2) / (128**2 - 64**2)
     training = sum(stage.seconds for stage in run.stages) - 3
@@ -146,7 +147,7 @@ def test_compiling_is_a_line_of_its_own():
 @pytest.mark.parametrize("minutes", [0.5, 2.0, 90.0])
 def test_epochs_are_what_fits_into_the_minutes(minutes):
     """With those epochs the run takes at most the time, and nearly all of it but the 3 % that stay free."""
-    epochs = epochs_for_budget(minutes, recipe(), RATES, images=48, val_images=30)
+    epochs = epochs_for_budget(minutes, recipe(), RATES, ImageCounts(48, 30))
     taken = whole(recipe(f"epochs={epochs}")).seconds
     assert taken <= minutes * 60 * 0.971
     longer = whole(recipe(f"epochs={1.01 * epochs + 1}")).seconds
@@ -159,8 +160,8 @@ def test_too_few_minutes_are_refused():
     So 8.62 s; 3 % of the time stay free.
     """
     with pytest.raises(InputError, match=mentioning("--minutes", "0.1", "0.15")):
-        epochs_for_budget(0.1, recipe(), RATES, images=48, val_images=30)
-    assert epochs_for_budget(0.15, recipe(), RATES, images=48, val_images=30)
+        epochs_for_budget(0.1, recipe(), RATES, ImageCounts(48, 30))
+    assert epochs_for_budget(0.15, recipe(), RATES, ImageCounts(48, 30))
 
 
 def test_minutes_are_refused_as_they_were_given():
@@ -169,7 +170,7 @@ def test_minutes_are_refused_as_they_were_given():
     Two first steps 3 + 0.32 / 4 s, two validations 1 + 0.6 / 4 s, two checkpoints 0.7 s, the last answer
     0.5 + 2.4 / 4 s, the model 0.1 s: 30 + 6.13 / 0.97 s.
     """
-    beside = {"images": 48, "val_images": 30, "spent_s": 30.0, "at_once": 4}
+    beside = {"counts": ImageCounts(48, 30), "spent_s": 30.0, "at_once": 4}
     with pytest.raises(InputError, match=mentioning("--minutes", "0.6", "0.61", "0.5")):
         epochs_for_budget(0.6, recipe(), RATES, **beside)
     assert epochs_for_budget(0.61, recipe(), RATES, **beside)
@@ -186,7 +187,7 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
     assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
     assert shared.answers.each_s == pytest.approx(0.08 / processes)
     one = recipe("group_images=2")
-    beside = {"images": 48, "val_images": 30}
+    beside = {"counts": ImageCounts(48, 30)}
     asked = minutes_for_steps(3000, one, RATES, **beside, at_once=processes)
     alike = estimate_run(recipe("group_images=2", "epochs=500"), shared, **beside)
     assert 60 * asked * 0.97 == pytest.approx(alike.seconds)
@@ -199,7 +200,7 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
 )
 def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
     """Each of four waits the whole 100 s; so much longer, 3 % of the time being free, they do the same steps."""
-    beside = {"images": 48, "val_images": 30, "at_once": 4}
+    beside = {"counts": ImageCounts(48, 30), "at_once": 4}
     shorter = epochs_for_budget(3.0, recipe(), RATES, **beside)
     longer = 3.0 + 100 / 0.97 / 60
     assert epochs_for_budget(longer, recipe(setting), replace(RATES, **whole_s), **beside) == shorter

@@ -1,11 +1,10 @@
-"""What a whole run will take, from what its pieces take: time, memory and disk, by stage. Arithmetic alone."""
+"""Time, memory and disk of a run, calculated from measured timings (``training.timing``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,31 @@ from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.post_training import eval_size_candidates
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.errors import InputError, count_of
 
-# Steps that are looked at, evenly spread, where the size may change with each of them. Ours.
-_LOOKED_AT = 1024
-# Share of the time given that stays free, for the noise of the machine. Ours.
+# Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.
+_SAMPLED_STEPS = 1024
+# Fraction of the given time that stays free, for the noise of the machine. Ours.
 _RESERVE = 0.03
-# Checkpoints on the disk at a time: two whole ones, and the one that is being written (``training.checkpoint``).
+# Checkpoints on the disk at a time: two whole ones, and one in writing (``training.checkpoint``).
 _CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage of a run to come; of a run whose size changes all the time, its steps of about one size.
+    """Estimate of a stage, or of the steps of similar size where the size changes all the time.
 
     Args:
-        image_px: side of the pictures; of about one size, the largest.
-        steps: of the run.
-        images_per_s: pictures of a second, reading included.
-        seconds: of these steps.
-        groups_at_a_time: that run in one pass.
-        memory_bytes: the most in use meanwhile.
+        image_px: Image size, the largest of similar ones.
+        steps: Number of steps.
+        images_per_s: Training images per second, reading included.
+        seconds: Time of the steps.
+        groups_at_a_time: Groups per pass.
+        memory_bytes: Peak memory.
     """
 
     image_px: int
@@ -51,13 +51,13 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run will take.
+    """Estimate of a run.
 
     Args:
-        length: of the run.
-        stages: in order; where the size changes all the time, by growing size.
-        others_s: all that is not steps: what it is → seconds.
-        disk_bytes: what stays in the run folder, or lies there at its fullest: what it is → bytes.
+        length: Length of the run.
+        stages: Stages in order, or by growing size where the size changes all the time.
+        others_s: Seconds of everything but the steps, by name.
+        disk_bytes: Peak bytes in the run directory, by name.
     """
 
     length: RunLength
@@ -67,12 +67,12 @@ class RunEstimate:
 
     @property
     def seconds(self) -> float:
-        """Of all."""
+        """Time of the whole run."""
         return sum(stage.seconds for stage in self.stages) + sum(self.others_s.values())
 
     @property
     def memory_bytes(self) -> int:
-        """The most in use at a time, in the step that takes most."""
+        """Peak memory."""
         return max(stage.memory_bytes for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,67 +90,56 @@ class RunEstimate:
 
 def estimate_run(
     recipe: Recipe,
-    rates: StepTimings,
+    timings: StepTimings,
+    counts: ImageCounts,
     *,
-    images: int,
-    val_images: int,
-    minival_images: int = 0,
     microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
 ) -> RunEstimate:
-    """What the run takes from its first step to its last answer.
+    """Estimate a run from its first step to its last prediction, without early stopping.
 
     Args:
-        recipe: settled.
-        rates: measured for this recipe, whatever its epochs were.
-        images: to train on.
-        val_images: to evaluate on.
-        minival_images: to choose by; then training is taken to go on to its end.
-        microbatches: how many groups run in one pass.
+        recipe: Resolved recipe.
+        timings: Timings of this recipe, with any number of epochs.
+        counts: Images of the run.
+        microbatches: Groups per pass.
 
     Raises:
-        InputError: a stage would get no step.
+        InputError: A stage would get no step.
     """
-    length = RunLength.of(recipe, images)
+    length = RunLength.of(recipe, counts.train)
     recipe.progressive.at(0, steps=length.steps)
-    stages = _stages(recipe, rates, length, microbatches)
-    # Which of the sizes minival chooses is not known: the largest.
+    stages = _stages(recipe, timings, length, microbatches)
+    # The largest, as it is open which size minival selects.
     areas = [(px / (recipe.eval_px or px)) ** 2 for px in eval_size_candidates(recipe)]
     largest = max(areas, default=1.0)
-    on_curve = minival_images or min(val_images, recipe.validate_images)
+    validated = counts.minival or min(counts.val, recipe.validate_images)
     saved = _checkpoints(recipe, length, stages)
-    # The model before training is looked at too, where it can classify and minival may choose it.
-    start = minival_images > 0 and recipe.weights != "none" and recipe.classifier == "probe"
+    # The model before training is validated too, if it can classify and minival may select it.
+    start = counts.minival > 0 and recipe.weights != "none" and recipe.classifier == "probe"
     others = {
-        "validation": (len(validation_steps(recipe, length)) + start) * rates.curve.seconds(on_curve),
-        "checkpoints": rates.checkpoints.seconds(saved),
-        "final evaluation": rates.answers.seconds(val_images) * largest,
-        "model file": rates.model_s,
+        "validation": (len(validation_steps(recipe, length)) + start) * timings.curve.seconds(validated),
+        "checkpoints": timings.checkpoints.seconds(saved),
+        "final evaluation": timings.answers.seconds(counts.val) * largest,
+        "model file": timings.model_s,
     }
-    if minival_images >= MIN_TEMPERATURE_IMAGES:
-        others["temperature"] = rates.answers.seconds(minival_images) * largest
+    if counts.minival >= MIN_TEMPERATURE_IMAGES:
+        others["temperature"] = timings.answers.seconds(counts.minival) * largest
     if areas:
-        others["evaluation sizes"] = rates.answers.seconds(minival_images) * sum(areas)
+        others["evaluation sizes"] = timings.answers.seconds(counts.minival) * sum(areas)
     if recipe.compile:
-        others = {"compiling": rates.compile_s, **others}
-    chosen_bytes = rates.model_bytes if minival_images else 0  # each checkpoint has the best weights too
+        others = {"compiling": timings.compile_s, **others}
+    best_bytes = timings.model_bytes if counts.minival else 0  # each checkpoint has the best weights too
     disk = {
-        "checkpoints": min(saved, _CHECKPOINTS) * (rates.checkpoint_bytes + chosen_bytes),
-        "model file": rates.model_bytes,
+        "checkpoints": min(saved, _CHECKPOINTS) * (timings.checkpoint_bytes + best_bytes),
+        "model file": timings.model_bytes,
     }
     return RunEstimate(length, stages, others, disk)
 
 
 def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tuple[int, list[float], int]]:
-    """How many steps of a run have which size.
+    """Size, some sizes that count with it, and number of steps: one entry per stage, in order.
 
-    Args:
-        plan: of the run.
-        steps: of the run.
-        measured: sizes that were measured, growing.
-
-    Returns:
-        A size, the sizes of some of the steps that are counted with it, and their number: for each stage in order. Of
-        a plan without stages to wait for, for each measured size; a step between two counts with the larger one.
+    Where the size changes all the time, one entry per ``measured`` size (growing), which takes the steps up to it.
     """
     if not plan.changes_always:
         firsts = [0]
@@ -159,24 +148,24 @@ def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tu
         sizes = [plan.at(first, steps=steps).image_px for first in firsts]
         counts = np.diff([*firsts, steps]).tolist()
         return [(px, [px], count) for px, count in zip(sizes, counts, strict=True)]
-    looked_at = np.linspace(0, steps - 1, min(steps, _LOOKED_AT)).round().astype(int).tolist()
+    sampled = np.linspace(0, steps - 1, min(steps, _SAMPLED_STEPS)).round().astype(int).tolist()
     by_px: dict[int, list[float]] = {px: [] for px in measured}
-    for step in looked_at:
+    for step in sampled:
         px = plan.at(step, steps=steps).image_px
-        by_px[min((one for one in measured if one >= px), default=measured[-1])].append(px)
-    shares = np.cumsum([0, *(len(some) for some in by_px.values())]) / len(looked_at)
+        by_px[min((size for size in measured if size >= px), default=measured[-1])].append(px)
+    shares = np.cumsum([0, *(len(some) for some in by_px.values())]) / len(sampled)
     counts = np.diff((shares * steps).round().astype(int)).tolist()
     return [(px, some, count) for (px, some), count in zip(by_px.items(), counts, strict=True) if count]
 
 
 def _stages(
-    recipe: Recipe, rates: StepTimings, length: RunLength, microbatches: MicrobatchPlan
+    recipe: Recipe, timings: StepTimings, length: RunLength, microbatches: MicrobatchPlan
 ) -> tuple[StageEstimate, ...]:
-    by_px = {rate.image_px: rate for rate in rates.steps}
+    by_px = {timing.image_px: timing for timing in timings.steps}
     groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
     stages: list[StageEstimate] = []
     for px, sizes, steps in steps_by_size(recipe.progressive, length.steps, sorted(by_px)):
-        each = float(np.mean([rates.step_s(size) for size in sizes]))
+        each = float(np.mean([timings.step_s(size) for size in sizes]))
         begin = by_px[px].begin_s if px not in {stage.image_px for stage in stages} else 0.0
         stages.append(
             StageEstimate(
@@ -192,7 +181,7 @@ def _stages(
 
 
 def _checkpoints(recipe: Recipe, length: RunLength, stages: tuple[StageEstimate, ...]) -> int:
-    """How many are written: at each stage's end, and after so many minutes without one."""
+    """Number of checkpoints: one at each stage's end, and every ``checkpoint_minutes`` within."""
     every_s = recipe.checkpoint_minutes * 60
     if every_s == 0:
         return length.steps
@@ -204,92 +193,64 @@ def _checkpoints(recipe: Recipe, length: RunLength, stages: tuple[StageEstimate,
 def epochs_for_budget(
     minutes: float,
     recipe: Recipe,
-    rates: StepTimings,
+    timings: StepTimings,
+    counts: ImageCounts,
     *,
-    images: int,
-    val_images: int,
-    minival_images: int = 0,
     spent_s: float = 0.0,
     at_once: int = 1,
 ) -> float:
-    """The epochs that fit into so many minutes.
+    """The epochs that fit into a number of minutes.
 
     Args:
-        minutes: of the run, from its first step to its last answer, and what has been spent before.
-        recipe: settled but for the epochs.
-        rates: of the run, measured by one process.
-        images: to train on.
-        val_images: to evaluate on.
-        minival_images: to choose by.
-        spent_s: on other work: filling a cache, or all that comes before the first step, and the report.
-        at_once: processes that share steps and answers, each as fast as one alone (``Rates.shared``).
+        minutes: Time from the first step to the last prediction, and ``spent_s``.
+        recipe: Recipe, resolved but for its epochs.
+        timings: Timings of one process.
+        counts: Images of the run.
+        spent_s: Seconds of other work: a cache, all before the first step, the report.
+        at_once: Processes that share steps and predictions, each as fast as one alone (``StepTimings.shared``).
 
     Raises:
-        InputError: not even one step per stage fits; it says how many minutes would do.
+        InputError: Not even one step per stage fits. The message gives the minutes that would do.
     """
-    takes_of = partial(
-        minutes_for_steps,
-        recipe=recipe,
-        rates=rates,
-        images=images,
-        val_images=val_images,
-        minival_images=minival_images,
-        spent_s=spent_s,
-        at_once=at_once,
-    )
+
+    def needed(steps: int) -> float:
+        return minutes_for_steps(steps, recipe, timings, counts, spent_s=spent_s, at_once=at_once)
+
     fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
-    if (takes := takes_of(fits)) > minutes:
-        digit = 10 ** (math.floor(math.log10(takes)) - 1)  # rounded up to two of them
-        least = count_of(float(f"{math.ceil(takes / digit) * digit:.2g}"), "minute")
+    if (shortest := needed(fits)) > minutes:
+        digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
+        least = count_of(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
+        other = f", {spent_s / 60:.2g} of them for preparation and the report" if spent_s else ""
         raise InputError(
             f"--minutes {minutes:g}: the shortest run has {count_of(fits, 'step')}, one for each stage; with "
-            f"validation, checkpoints and the last evaluation it takes about {least}{_besides(spent_s)}. Give at least "
-            "so many, or smaller pictures (--image-px) or a smaller network (--model)."
+            f"validation, checkpoints and the last evaluation it takes about {least}{other}. Give at least that, or "
+            "smaller images (--image-px) or a smaller model (--model)."
         )
-    while takes_of(too_many) <= minutes:
+    while needed(too_many) <= minutes:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        fits, too_many = (middle, too_many) if takes_of(middle) <= minutes else (fits, middle)
-    return float(f"{fits * recipe.batch_images / images:.4g}")
+        fits, too_many = (middle, too_many) if needed(middle) <= minutes else (fits, middle)
+    return float(f"{fits * recipe.batch_images / counts.train:.4g}")
 
 
 def minutes_for_steps(
     steps: int,
     recipe: Recipe,
-    rates: StepTimings,
+    timings: StepTimings,
+    counts: ImageCounts,
     *,
-    images: int,
-    val_images: int,
-    minival_images: int = 0,
     spent_s: float = 0.0,
     at_once: int = 1,
 ) -> float:
-    """The minutes that a run of so many steps is to be given: what it takes, what stays free, what has been spent.
-
-    Args:
-        steps: of the run, at least one per stage.
-        recipe: settled but for the epochs.
-        rates: of the run, measured by one process.
-        images: to train on.
-        val_images: to evaluate on.
-        minival_images: to choose by.
-        spent_s: before the first step.
-        at_once: processes that share steps and answers, as of ``epochs_for_budget``.
+    """The minutes to give a run of a number of steps: its time, a reserve and ``spent_s``; see ``epochs_for_budget``.
 
     Raises:
-        InputError: a stage would get no step.
+        InputError: A stage would get no step.
     """
     run = estimate_run(
-        recipe.model_copy(update={"epochs": steps * recipe.batch_images / images}),
-        rates.shared(at_once, recipe.batch_images // (recipe.group_images or 1)),
-        images=images,
-        val_images=val_images,
-        minival_images=minival_images,
+        recipe.model_copy(update={"epochs": steps * recipe.batch_images / counts.train}),
+        timings.shared(at_once, recipe.batch_images // (recipe.group_images or 1)),
+        counts,
     )
     return (spent_s + run.seconds / (1 - _RESERVE)) / 60
-
-
-def _besides(spent_s: float) -> str:
-    """What part of the minutes goes into other work than the run itself, in words; '' for nothing."""
-    return f", {spent_s / 60:.2g} of them for preparation and the report" if spent_s else ""

@@ -26,6 +26,15 @@ _MOST_UNREADABLE = 0.5
 
 
 @dataclass(frozen=True)
+class ImageCounts:
+    """Number of images of a run: to train on, to evaluate on, and to select the weights by."""
+
+    train: int
+    val: int
+    minival: int = 0
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """What to run, on what, where.
 
@@ -76,9 +85,9 @@ class RunConfig:
         return "test" if (self.val.split == "test").all() else "val"
 
     @property
-    def minival_images(self) -> int:
-        """How many pictures choose the weights to keep; 0 keeps the last ones."""
-        return 0 if self.minival is None else len(self.minival)
+    def image_counts(self) -> ImageCounts:
+        """Number of images of each part."""
+        return ImageCounts(len(self.train), len(self.val), 0 if self.minival is None else len(self.minival))
 
     @property
     def start(self) -> str:

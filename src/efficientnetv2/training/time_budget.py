@@ -128,13 +128,7 @@ class Pacer:
         self._validations = sorted(validation_steps(recipe, length))
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._moments = sorted({*self._ends[:-1], *evenly} - {0})
-        run = estimate_run(
-            recipe,
-            limit.rates,
-            images=len(job.train),
-            val_images=len(job.val),
-            minival_images=job.minival_images,
-        )
+        run = estimate_run(recipe, limit.rates, job.image_counts)
         self._validation_s = run.others_s["validation"] / len(self._validations)
         apart = ("compiling", "validation", "checkpoints")
         self._final_s = sum(seconds for what, seconds in run.others_s.items() if what not in apart)

@@ -202,9 +202,7 @@ def _whole(
     run = estimate_run(
         job.recipe,
         rates,
-        images=len(job.train),
-        val_images=len(job.val),
-        minival_images=job.minival_images,
+        job.image_counts,
         microbatches=job.microbatches,
     )
     return replace(run, others_s={**others_s, **run.others_s}, disk_bytes={**run.disk_bytes, **disk})

@@ -17,7 +17,7 @@ from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.errors import count_of
@@ -126,8 +126,6 @@ def _foretold(
         return estimate_run(
             found.recipe,
             rates,
-            images=len(prepared.train),
-            val_images=len(choosing),
-            minival_images=0,
+            ImageCounts(len(prepared.train), len(choosing)),
             microbatches=found.microbatches,
         )

@@ -228,10 +228,8 @@ def _given(
     return partial(
         asked,
         recipe=job.recipe,
-        rates=rates,
-        images=len(job.train),
-        val_images=len(job.val),
-        minival_images=job.minival_images,
+        timings=rates,
+        counts=job.image_counts,
         spent_s=spent_s,
         at_once=parallel_speed(world, job.device),
     )
