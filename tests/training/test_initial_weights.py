@@ -395,7 +395,7 @@ def test_a_file_of_code_is_no_network_that_train_takes(tmp_path):
 
 @pytest.mark.parametrize("model", ["efficientnetv2_s.in1k", "timm:resnet50.a1_in1k"])
 def test_a_model_that_names_weights_is_refused(model):
-    with pytest.raises(InputError, match=f"Say --weights {model}"):
+    with pytest.raises(InputError, match=f"--weights {model}"):
         begun("weights=none", f"model={model}")
 
 

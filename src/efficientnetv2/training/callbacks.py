@@ -432,7 +432,7 @@ class TrainingCallbacks:
         score = broadcast_from_main(job.world, lambda: self._scored(kind, predictions))
         best = False
         if self.selection is not None and self.state.step == 0:
-            self.selection.add_start(score, eval_network(self.state), what=job.start)
+            self.selection.add_start(score, eval_network(self.state), name=job.start)
         elif self.selection is not None:
             best = self.selection.add(self.state.step, score, eval_network(self.state))
         self._to_validate = False  # the figure stands, whether or not the log can be written

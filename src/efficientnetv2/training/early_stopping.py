@@ -1,10 +1,9 @@
-"""Which weights of a run are kept: with minival, those of the validation that was best on it.
+"""Which weights of a run are kept, and when training ends early: both by validations on minival.
 
-The model before training is a candidate where it can classify, so no run ends with a worse model than it began with.
-With ``minival: auto`` it and the last weights are the only candidates: of many validations on few images the best one
-is mostly the luckiest one, and its weights have not seen the end of the schedule.
-``val``, of which the run's figure is, chooses nothing. The choice travels in the checkpoints, so that a run that
-is killed and goes on chooses the same.
+The model before training is a candidate if it can classify, so that no run ends with a worse model than it began with.
+With ``minival: auto`` it and the last weights are the only candidates: of many validations on few images the best is
+mostly the luckiest, and its weights miss the end of the schedule. ``val``, which gives the metrics of the run, selects
+nothing. The selection is part of each checkpoint, so a resumed run selects the same.
 """
 
 from __future__ import annotations
@@ -21,64 +20,49 @@ from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.errors import count_of
 
-_WORDS = {"top1": "top-1", "macro_f1": "macro-F1"}
+_METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A validation on minival.
-
-    Args:
-        step: steps done; 0 is the model before training.
-        figure: higher is better.
-    """
+    """A validation on minival after ``step`` steps. Of the metric, higher is better."""
 
     step: int
-    figure: float
+    metric: float
 
 
-def best_validation(points: Sequence[Validation]) -> Validation:
-    """The best validation; of equals the latest, whose weights have seen more pictures. Ours."""
-    return max(points, key=lambda point: (point.figure, point.step))
+def best_validation(validations: Sequence[Validation]) -> Validation:
+    """The best validation; of equal ones the latest, whose weights have seen more images. Ours."""
+    return max(validations, key=lambda validation: (validation.metric, validation.step))
 
 
-def validations_without_improvement(points: Sequence[Validation], *, first_step: int) -> int:
-    """How many validations have passed without a better figure than all before them.
-
-    Args:
-        points: in order.
-        first_step: those up to this step are not counted.
-    """
-    top = max((point.figure for point in points), default=0.0)
-    since = next((number for number, point in enumerate(points) if point.figure == top), 0)
-    return sum(point.step > first_step for point in points[since + 1 :])
+def validations_without_improvement(validations: Sequence[Validation], *, first_step: int) -> int:
+    """Validations after ``first_step`` since the best metric first appeared."""
+    best = max((validation.metric for validation in validations), default=0.0)
+    first_best = next((index for index, validation in enumerate(validations) if validation.metric == best), 0)
+    return sum(validation.step > first_step for validation in validations[first_best + 1 :])
 
 
 def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
-    """That patience cannot end a run before its last step, in a sentence; none where it can, or is not asked for.
-
-    Args:
-        recipe: of the run.
-        length: of the run.
-    """
-    begun = [0, *stage_ends(recipe, length)][-2]
-    count = sum(step > begun for step in validation_steps(recipe, length))
+    """A note if ``patience`` is set but can't end the run early."""
+    last_stage = [0, *stage_ends(recipe, length)][-2]
+    count = sum(step > last_stage for step in validation_steps(recipe, length))
     if recipe.patience is None or recipe.patience < count:
         return []
     fewer = f", or a patience of {count - 1} at most" if count > 1 else ""
     return [
-        f"patience is {recipe.patience}, but the last stage has {count_of(count, 'validation')}, the run's end among "
-        f"them, and only those count: it cannot end this run early. Take more epochs{fewer}."
+        f"patience is {recipe.patience}, but the last stage has {count_of(count, 'validation')}, that at the end of "
+        f"the run included, and only those count: it cannot end this run early. Take more epochs{fewer}."
     ]
 
 
 class ModelSelection:
-    """Keeps the weights that were best on minival, and says when waiting for better ones is over.
+    """Keeps the weights that are best on minival, and says when early stopping ends the run.
 
     Args:
-        recipe: of the run, with minival.
-        length: of the run.
-        plan: Steps of the run where their number may change. None takes those of ``length``.
+        recipe: Recipe of the run, with minival.
+        length: Length of the run.
+        plan: Steps of the run if their number may change. None follows ``length``.
 
     Attributes:
         ends_only: Whether the start and the last weights are the only candidates.
@@ -89,78 +73,71 @@ class ModelSelection:
         self.ends_only = recipe.minival == "auto" and recipe.patience is None
         self._plan = plan or StepPlan(length.steps)
         self._last_stage = [0, *stage_ends(recipe, length)][-2]
-        self._points: list[Validation] = []
+        self._validations: list[Validation] = []
         self._weights: dict[str, Tensor] = {}
-        self._start = ""
+        self._start_name = ""
 
-    def add_start(self, figures: dict[str, float], network: nn.Module, *, what: str) -> None:
-        """The model before training, as a candidate.
+    def add_start(self, metrics: dict[str, float], network: nn.Module, *, name: str) -> None:
+        """Add the model before training; ``name`` describes it in messages."""
+        self._start_name = name
+        self.add(0, metrics, network)
 
-        Args:
-            figures: on minival, as ``add`` takes them.
-            network: that had them.
-            what: it is, in words.
-        """
-        self._start = what
-        self.add(0, figures, network)
-
-    def add(self, step: int, figures: dict[str, float], network: nn.Module) -> bool:
-        """After a validation: its weights are kept if they are a candidate and no candidate before was better.
+    def add(self, step: int, metrics: dict[str, float], network: nn.Module) -> bool:
+        """Add a validation, and keep its weights if they are a candidate and none before was better.
 
         Args:
-            step: steps done.
-            figures: on minival, by the names that ``chosen_by`` has.
-            network: that had them.
+            step: Steps done.
+            metrics: Metrics on minival, by the names of ``chosen_by``.
+            network: Model with the weights.
 
         Returns:
-            Whether they are.
+            Whether the weights are kept.
         """
-        self._points.append(Validation(step, figures[self._by]))
+        self._validations.append(Validation(step, metrics[self._by]))
         if step and self.ends_only and step < self._plan.steps:
             return False
         if best_validation(self._candidates).step != step:
             return False
         self._weights = {
-            name: one.detach().to("cpu", copy=True) for name, one in network.state_dict().items()
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()
         }
         return True
 
     @property
     def _candidates(self) -> list[Validation]:
-        """The validations whose weights may be kept: all, or those of the first and of the last model."""
         if not self.ends_only:
-            return self._points
-        return [point for point in self._points if point.step == 0 or point is self._points[-1]]
+            return self._validations
+        last = self._validations[-1]
+        return [validation for validation in self._validations if validation.step == 0 or validation is last]
 
     @property
     def over(self) -> bool:
         """Whether training ends now, before its last step."""
         if self._patience is None:
             return False
-        before = (one.step for one in self._points if self._plan.position(one.step) <= self._last_stage)
-        return (
-            validations_without_improvement(self._points, first_step=max(before, default=0)) >= self._patience
-        )
+        steps = (validation.step for validation in self._validations)
+        before = max((step for step in steps if self._plan.position(step) <= self._last_stage), default=0)
+        return validations_without_improvement(self._validations, first_step=before) >= self._patience
 
     def apply(self, network: nn.Module) -> None:
-        """Give a network of the same shape the weights that were best."""
+        """Load the best weights into a model of the same shape."""
         network.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
-        points = [(point.step, point.figure) for point in self._points]
-        return {"points": points, "weights": self._weights, "start": self._start}
+        points = [(validation.step, validation.metric) for validation in self._validations]
+        return {"points": points, "weights": self._weights, "start": self._start_name}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Take over what ``to_dict`` gave."""
-        self._points = [Validation(*point) for point in kept["points"]]
-        self._weights = kept["weights"]
-        self._start = kept.get("start", "")  # of an earlier version there is none
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self._validations = [Validation(*point) for point in state["points"]]
+        self._weights = state["weights"]
+        self._start_name = state.get("start", "")  # missing in checkpoints of earlier versions
 
     def to_json(self) -> dict[str, Any]:
-        """What was chosen, and how; for the report and the model file."""
+        """The selection, for the report and the model file."""
         best = best_validation(self._candidates)
-        start, trained = self._sides()
+        start, trained = self._start_and_trained()
         return {
             "kept_model": "start" if best.step == 0 else "trained",
             "start_metric": start,
@@ -169,47 +146,48 @@ class ModelSelection:
             "selected_by": self._by,
             "selected_step": best.step,
             "selected_epoch": self._epoch(best.step),
-            "selected_figure": best.figure,
-            "validations": len(self._points),
-            "stopped_early": self.over and self._points[-1].step < self._plan.steps,
+            "selected_figure": best.metric,
+            "validations": len(self._validations),
+            "stopped_early": self.over and self._validations[-1].step < self._plan.steps,
         }
 
     def __str__(self) -> str:
-        """What was chosen, in sentences."""
-        best = best_validation(self._candidates)
-        start, trained = self._sides()
-        figure = f"{best.figure:.1%}"
+        """The selection, in sentences."""
+        best, name = best_validation(self._candidates), _METRIC_NAMES[self._by]
+        start, trained = self._start_and_trained()
         if best.step == 0:
             at_most = "" if self.ends_only else " at most"
-            most = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
+            reached = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
             return (
-                f"Kept: {self._start}, without the training. On minival its {_WORDS[self._by]} is {figure}.{most} "
-                "The images of val chose nothing."
+                f"Kept: {self._start_name}, without the training. On minival its {name} is {best.metric:.1%}.{reached} "
+                "The images of val selected nothing."
             )
         before = "" if start is None else f" Before training it was {start:.1%}."
         if self.ends_only:
             return (
-                f"Kept: the last weights (epoch {self._epoch(best.step):.3g}), whose {_WORDS[self._by]} on minival is "
-                f"{figure}.{before} The images of val chose nothing."
+                f"Kept: the last weights (epoch {self._epoch(best.step):.3g}), whose {name} on minival is "
+                f"{best.metric:.1%}.{before} The images of val selected nothing."
             )
         return (
             f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):.3g}), which were best on "
-            f"minival, {_WORDS[self._by]} {figure}, of {count_of(len(self._points), 'validation')}.{before} "
-            "The pictures of val chose nothing."
+            f"minival, {name} {best.metric:.1%}, of {count_of(len(self._validations), 'validation')}.{before} "
+            "The images of val selected nothing."
         )
 
-    def _sides(self) -> tuple[float | None, float | None]:
-        """The metric of the model before training, and the best of those that training came to, if candidates."""
-        start = next((point.figure for point in self._points if point.step == 0), None)
-        return start, max((point.figure for point in self._candidates if point.step), default=None)
+    def _start_and_trained(self) -> tuple[float | None, float | None]:
+        """Metric of the model before training, and the best of the trained candidates."""
+        start = next((validation.metric for validation in self._validations if validation.step == 0), None)
+        return start, max(
+            (validation.metric for validation in self._candidates if validation.step), default=None
+        )
 
     def why_over(self) -> str:
-        """Why training ends, in a sentence."""
-        last = self._points[-1].step
+        """Why training ends early, in a sentence."""
+        last = self._validations[-1].step
         return (
             f"Stopped early, after step {last} of {self._plan.steps} (epoch {self._epoch(last):g}): "
-            f"{_WORDS[self._by]} on minival has not risen for {count_of(self._patience or 0, 'validation')} "
-            f"(patience)."
+            f"{_METRIC_NAMES[self._by]} on minival has not risen for {count_of(self._patience or 0, 'validation')} "
+            "(patience)."
         )
 
     def _epoch(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""What a recipe's words for networks and weights mean, and which are to be had."""
+"""The model that a run starts with: from scratch, or from weights by name, from a file, or the best available."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
 from efficientnetv2.utils.rng import Key
 
-# Of the preprocessing that comes with weights; size and framing are the recipe's, for training draws its pictures so.
+# Preprocessing that comes with weights. Size and framing are the recipe's.
 _USED = ("interpolation", "mean", "std")
-# What Keras, torchvision and Ultralytics call pretrained weights: words for the best, and datasets by our tags. Ours.
+# Names of pretrained weights in Keras, torchvision and Ultralytics, and of datasets by our tags. Ours.
 _PRETRAINED = ("default", "pretrained", "true", "yes")
 _DATASETS = {
     **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "in1k"),
     **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "in21k"),
 }
 
-# Folder of the weights of the repository that this package runs in.
+# Weights of the repository, if the package runs in one.
 BUNDLED = Path(__file__).parents[3] / "examples/weights"
 
 
 @dataclass(frozen=True)
 class WeightsCandidate:
-    """A start for a network that can be had without the user's help.
+    """Weights that are available for a model.
 
     Args:
-        word: for ``load_weights``; "none" for fresh weights.
-        note: which and from where, or why none.
-        title: what a person calls it, beside others.
-        lacking: why better ones could not be had; empty where there are none.
-        bundled: whether the weights are those of the repository, which aerial images trained.
+        word: Argument of ``load_weights``, or "none" for random weights.
+        note: Which weights and from where, or why none.
+        title: Name for users.
+        lacking: Why better weights are not available; empty if there are none.
+        bundled: Whether they are the repository's, which were trained on aerial images.
     """
 
     word: str
@@ -60,63 +60,51 @@ class WeightsCandidate:
 
 
 def validate_model_name(model: str | Architecture) -> None:
-    """A recipe's model is a network; what names weights is for its weights.
+    """Check that a recipe's model is a known model, not weights.
 
     Raises:
-        InputError: it names weights, or no network that there is.
+        InputError: It names weights, or is unknown.
     """
     if not isinstance(model, str) or model == "auto" or model in NAMES:
         return
     if model.endswith(".py"):
         raise InputError(
-            f"--model {model}: a network of your own code trains in a loop of your own, with the same progressive "
-            "learning: docs/progressive.md, examples/loops."
+            f"--model {model}: a model in your own code trains in your own loop, with the same progressive learning: "
+            "docs/progressive.md, examples/loops."
         )
     if (is_foreign(model) and "." in model) or Path(model).exists() or model in pretrained.names():
         raise InputError(
-            f"--model {model}: that names weights, and the network comes with them. Say --weights {model}."
+            f"--model {model}: that names weights, which include the model. Pass --weights {model}."
         )
     if not is_foreign(model):
         raise unknown(model)
 
 
 def default_model(device: torch.device) -> str:
-    """The network for those who name none. Ours: what trains within minutes there."""
+    """The default model of a device. Ours: one that trains within minutes there."""
     return "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
 
 
 def stride_of(model: str | Architecture) -> int | None:
-    """How many pixels, each way, a network of ours makes one number of; None of others, which have to be built for it.
-
-    Args:
-        model: as a recipe names it; not "auto".
-    """
+    """Total stride of a model of this package; None for others, which must be built to know."""
     if isinstance(model, str):
         return architecture(model).stride if model in NAMES else None
     return model.stride
 
 
 def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> WeightsCandidate:
-    """The best weights for a network that can be had: by name, from the cache, from the repository.
-
-    Args:
-        model: as a recipe names it.
-        shipped: as for ``weights_candidates``.
-    """
+    """The best available weights of a model; see ``weights_candidates``."""
     return weights_candidates(model, shipped=shipped)[0]
 
 
 def weights_candidates(
     model: str | Architecture, *, shipped: Path | None = None
 ) -> tuple[WeightsCandidate, ...]:
-    """Every start for a network that can be had, what promises most first, from scratch last.
-
-    Of published weights only the best are looked at: it is those alone that may have to be fetched.
+    """All available weights of a model, the most promising first, "none" last. May download the best.
 
     Args:
-        model: as a recipe names it.
-        shipped: folder of model files ``NAME.safetensors``; None is ``examples/weights`` of the repository that
-            this package runs in.
+        model: Model of a recipe.
+        shipped: Folder with files ``NAME.safetensors``. None is ``examples/weights`` of the repository.
     """
     if isinstance(model, str) and is_foreign(model):
         note = f"Weights of {model} have a tag: --weights {model.partition('@')[0]}.TAG."
@@ -145,19 +133,19 @@ def weights_candidates(
 
 
 def _published(model: str) -> tuple[WeightsCandidate | None, str]:
-    """The best published weights that can be had, and what is wrong with better ones."""
+    """The best available published weights, and why better ones are not available."""
     reason = ""
     for number, name in enumerate(pretrained.best(model)):
         where = "the cache" if hub.cached(name) else hub.url(name)
         if number and where != "the cache":
-            continue  # the network has failed once
+            continue  # the download failed once
         try:
             hub.fetch(name)
         except InputError as error:
             reason = reason or str(error)
             continue
         if reason:
-            note = f"Weights: {name}, from the cache; better ones could not be had: {reason}"
+            note = f"Weights: {name}, from the cache; better ones are not available: {reason}"
         else:
             note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
         return WeightsCandidate(name, note, name, reason), reason
@@ -165,11 +153,7 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
 
 
 def better_weights(model: str | Architecture, word: str) -> str | None:
-    """The name of ImageNet weights that promise more than a run's own; None where there are none.
-
-    Args:
-        model: as a recipe names it.
-        word: for the run's weights. Those of the repository were trained on aerial images, and "none" on nothing.
+    """Name of ImageNet weights that promise more than the repository's (``word``) or "none"; None if there are none.
 
     Example::
 
@@ -183,31 +167,27 @@ def better_weights(model: str | Architecture, word: str) -> str | None:
 
 
 def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network, tuple[str, ...]]:
-    """The network that a word for weights means.
+    """Load a model with weights, and notes on how the file was read.
 
     Args:
-        word: a model file or run folder; weights of timm, torchvision, Keras or the authors, recognised from the
-            file; a name such as ``efficientnetv2_s.in1k``; or one of another library with a tag,
-            ``timm:resnet50.a1_in1k``.
-        num_classes: of the classifier that another library puts on weights of its own that come without one, or with
-            several; all others keep theirs. None leaves it out of the first, and as it is in the second.
-
-    Returns:
-        The network, and what there is to say of how it was read.
+        word: A model file or run directory; a weights file of timm, torchvision, Keras or the official code; a name
+            such as ``efficientnetv2_s.in1k``; or weights of another library, ``timm:resnet50.a1_in1k``.
+        num_classes: Classes of the classifier that another library adds to weights without one, or with several. All
+            others keep theirs. None adds none, and keeps several.
 
     Raises:
-        InputError: it is none of these, or can't be read or fetched.
+        InputError: The weights are unknown, or can't be read or downloaded.
     """
     path = Path(word)
     if _is_here(word):
         if members := members_of(path):
             raise InputError(
-                f"--weights {word}: these are {len(members)} networks that answer together, but training begins from "
-                f"one. Give one of them: --weights {members[0].parent}"
+                f"--weights {word}: this is an ensemble of {len(members)} models, but training starts from one. Give "
+                f"one of them: --weights {members[0].parent}"
             )
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return model_file.load(path), ()
-        if path.stem in pretrained.names():  # a file of ``models --fetch``, carried here under its name
+        if path.stem in pretrained.names():  # a file of ``models --fetch``
             return hub.read(path, path.stem), ()
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
@@ -219,7 +199,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
     if is_foreign(word):
         tagged = f"{word.partition('@')[0]}.TAG"
         raise InputError(
-            f"--weights {word}: that is a network. Its weights have a tag, {tagged}, as its library lists them."
+            f"--weights {word}: that is a model. Its weights have a tag, {tagged}, as its library lists them."
         )
     if "." in word and word.partition(".")[0] in NAMES:
         return hub.load(word), ()
@@ -227,13 +207,10 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
 
 
 def validate_weights_name(word: str) -> None:
-    """Refuse a word for weights that names none, before anything is read or fetched.
-
-    Args:
-        word: as for ``load_weights``, auto or none.
+    """Check that weights exist, without reading or downloading them.
 
     Raises:
-        InputError: there is no such file, and no weights of that name.
+        InputError: There is no such file, and no weights of that name.
     """
     if word in ("auto", "none") or _is_here(word) or is_foreign(word):
         return
@@ -243,10 +220,10 @@ def validate_weights_name(word: str) -> None:
 
 
 def _no_weights(word: str) -> InputError:
-    """The error for a word that names no weights."""
+    """The error for unknown weights."""
     if word in NAMES:
         tags = ", ".join(pretrained.best(word)) or "none"
-        return InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
+        return InputError(f"--weights {word}: that is a model. Its weights: {tags}.")
     if word.casefold() in _PRETRAINED:
         return InputError(f"--weights {word}: for the best pretrained weights, write --weights auto.")
     tag = _DATASETS.get(re.sub(r"[-_]|v\d$", "", word.casefold()))
@@ -263,40 +240,32 @@ def _no_weights(word: str) -> InputError:
 
 
 def absolute_weights_path(word: str) -> str:
-    """The word for weights that means the same from another folder.
-
-    Args:
-        word: as for ``load_weights``, auto or none.
-
-    Returns:
-        The absolute path of what lies here, links as they are, for their names say what they are; any other word as it
-        is.
-    """
+    """The absolute path of local weights, links unresolved, as names matter; any other word unchanged."""
     return os.path.abspath(word) if word not in ("auto", "none") and _is_here(word) else word
 
 
 def _is_here(word: str) -> bool:
-    """Whether there is a file or folder of that name, or a checkpoint of TensorFlow's, which is several files."""
+    """Whether it is a file, a folder, or a TensorFlow checkpoint, which is several files."""
     return Path(word).exists() or Path(f"{word}.index").exists()
 
 
 def model_title(model: str | Architecture) -> str:
-    """What a person calls the network that a recipe names."""
+    """Name of a recipe's model for users."""
     if isinstance(model, str):
         return model
     near = shape_name(replace(model, pooling="mean"))
     if near is None:
-        return f"a network of its own ({count_of(len(model.stages), 'stage')})"
+        return f"a custom architecture ({count_of(len(model.stages), 'stage')})"
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
 
 
 def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
-    """Whether weights of one network fit the other; padding and epsilon go with the weights."""
+    """Whether weights of one model fit the other. Padding and epsilon come with the weights."""
     return _shape(one) == _shape(other)
 
 
 def _shape(model: str | Architecture) -> Architecture | str:
-    """All but padding, epsilon and pooling; of another library's the name alone, for its weights say the size."""
+    """The architecture without padding, epsilon and pooling; the name alone for other libraries."""
     if isinstance(model, str) and is_foreign(model):
         return model.partition(".")[0].partition("@")[0]
     table = architecture(model) if isinstance(model, str) else model
@@ -308,13 +277,13 @@ NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a
 
 @dataclass(frozen=True, eq=False)
 class InitialModel:
-    """Where a run begins.
+    """The model that a run starts with.
 
     Args:
-        model: as the recipe names it from now on: ``build_model`` makes a network of the same shape from it.
-        weights: as the recipe names them from now on: "none", or what ``load_weights`` takes.
-        network: fitted to the classes, frozen as the recipe says.
-        notes: what was chosen, a sentence each.
+        model: Value for the recipe: ``build_model`` makes a model of the same shape from it.
+        weights: Value for the recipe: "none", or an argument of ``load_weights``.
+        network: Model for the classes, frozen as in the recipe.
+        notes: A sentence for each choice.
     """
 
     model: str | Architecture
@@ -326,16 +295,16 @@ class InitialModel:
 def build_initial_model(
     recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device, in_channels: int = RGB
 ) -> InitialModel:
-    """The network to train, and where its weights are from.
+    """Build the model to train.
 
     Args:
-        recipe: model and weights may be "auto".
-        class_names: of the pictures to train on.
-        device: to train on; which network is the default depends on it.
-        in_channels: of these pictures; weights for others are adapted (``models.adapt``).
+        recipe: Recipe; model and weights may be "auto".
+        class_names: Classes of the training images.
+        device: Device of the run, which decides the default model.
+        in_channels: Channels of the images. Weights for others are adapted (``models.adapt``).
 
     Raises:
-        InputError: weights that can't be had or are of another network, or a recipe that does not fit the network.
+        InputError: Weights are missing or of another model, or the recipe does not fit the model.
     """
     validate_model_name(recipe.model)
     notes: list[str] = []
@@ -348,11 +317,11 @@ def build_initial_model(
         return _from_weights(recipe, word, class_names, in_channels, notes)
     if recipe.freeze_stages or recipe.frozen_statistics:
         recipe = recipe.model_copy(update=NOTHING_FROZEN)
-        notes.append("Nothing is frozen, for there are no weights worth keeping.")
+        notes.append("Nothing is frozen, as there are no pretrained weights.")
     model = recipe.model
     if model == "auto":
         model = default_model(device)
-        notes.append(f"Network: {model} (with a GPU efficientnetv2_s, without one efficientnetv2_b0).")
+        notes.append(f"Model: {model} (with a GPU efficientnetv2_s, without one efficientnetv2_b0).")
     network = build_model(recipe, model, num_classes=len(class_names), in_channels=in_channels)
     return InitialModel(model, "none", network, tuple(notes))
 
@@ -360,16 +329,10 @@ def build_initial_model(
 def build_model(
     recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB
 ) -> Network:
-    """A network with fresh weights, as the recipe wants it. The same recipe gives the same weights.
-
-    Args:
-        recipe: its seed, initialisation, pooling and freezing are used.
-        model: a name or an architecture.
-        num_classes: of its classifier.
-        in_channels: of the pictures.
+    """A model with random weights. The same recipe gives the same weights.
 
     Raises:
-        InputError: no such network, or one that the recipe does not fit.
+        InputError: The model is unknown, or the recipe does not fit it.
     """
     _seed(recipe)
     made = create(model, num_classes=num_classes, in_channels=in_channels)
@@ -387,20 +350,20 @@ def build_model(
 def _from_weights(
     recipe: Recipe, word: str, class_names: tuple[str, ...], in_channels: int, notes: list[str]
 ) -> InitialModel:
-    _seed(recipe)  # where another library draws the classifier
+    _seed(recipe)  # another library may draw the classifier
     network, said = load_weights(word, num_classes=len(class_names))
-    network.calibration = None  # of the answers that it gave before
+    network.calibration = None  # training makes it invalid
     notes += [f"--weights {word}: {note}." for note in said]
     model = _name(network)
     if recipe.model == "auto":
-        notes.append(f"Network: {model_title(model)}, which the weights are of.")
+        notes.append(f"Model: {model_title(model)}, that of the weights.")
     elif not same_shape(recipe.model, model):
         raise InputError(
-            f"--weights {word}: its network is {model_title(model)}, not {model_title(recipe.model)}. Say --model "
-            "auto to train the network that the weights are of, or take weights of the other."
+            f"--weights {word}: the model is {model_title(model)}, not {model_title(recipe.model)}. Pass --model auto "
+            "to train the model of the weights, or other weights."
         )
     if network.in_channels != in_channels:
-        notes.append(_adapted(network, word, in_channels))
+        notes.append(_adapt_channels(network, word, in_channels))
     _seed(recipe)
     same_classes = network.class_names == class_names
     if not same_classes and isinstance(network, Foreign) and len(classifiers_of(network)) > 1:
@@ -423,37 +386,37 @@ def _from_weights(
 
 
 def _head(recipe: Recipe, network: Network, classes: int) -> str:
-    """How a classifier begins that the weights have not brought, in words: one alone gets the values of the probe."""
+    """How a new classifier starts, in words. Only a single classifier gets the values of the probe."""
     if recipe.classifier == "probe" and len(classifiers_of(network)) == 1:
-        return f"with a classifier for {count_of(classes, 'class')} that begins as the linear probe"
+        return f"with a classifier for {count_of(classes, 'class')} that starts as the linear probe"
     return f"a fresh classifier for {count_of(classes, 'class')}"
 
 
-def _adapted(network: Network, word: str, in_channels: int) -> str:
-    """Let a network for pictures of other channels read those of the run; says how."""
+def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
+    """Adapt a model to the channels of the images, and say how."""
     had = network.in_channels
     ours = "RGB" if in_channels == RGB else count_of(in_channels, "channel")
     try:
         fit(network, in_channels=in_channels)
     except InputError as error:
         raise InputError(
-            f"--weights {word}: its network takes pictures of {count_of(had, 'channel')}, and pictures are read as "
-            f"{ours}; {error}. Take weights for {ours}."
+            f"--weights {word}: its model takes images of {count_of(had, 'channel')}, and images are read as {ours}; "
+            f"{error}. Take weights for {ours}."
         ) from error
-    read = f"Its first convolution read {count_of(had, 'channel')}"
+    read = f"Its first convolution takes {count_of(had, 'channel')}"
     if in_channels == 1:
-        return f"{read}, and pictures have one: it gets the sum of their weights."
+        return f"{read}, and images have one: it gets the sum of their weights."
     each = "red, green and blue get" if in_channels == RGB else f"the {in_channels} get"
     if had == 1:
         return f"{read}; {each} its weights, scaled by 1/{in_channels}."
     return (
-        f"{read}, and pictures are read as {ours}: {each} the weights of the first {min(had, in_channels)} in turn, "
+        f"{read}, and images are read as {ours}: {each} the weights of the first {min(had, in_channels)} in turn, "
         f"scaled by {had}/{in_channels}."
     )
 
 
 def _frozen(recipe: Recipe, network: Network) -> str:
-    """What keeps the weights given, in a sentence."""
+    """What is frozen, in a sentence."""
     if recipe.freeze_stages == 0:
         return (
             "Batch-norm keeps the statistics of the weights (--set frozen_statistics=false lets them adapt)."
@@ -462,7 +425,7 @@ def _frozen(recipe: Recipe, network: Network) -> str:
         1: "the stem and the first stage",
         "all": "everything but the classifier",
     }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
-    # With "all" they are among what is kept.
+    # With "all" the statistics are included.
     also = recipe.frozen_statistics and recipe.freeze_stages != "all"
     statistics = "the statistics of all batch-norms" if also else ""
     every = sum(weight.numel() for weight in network.parameters())
@@ -483,13 +446,15 @@ def _zero_classifiers(network: Network) -> None:
 
 
 def _name(network: Network) -> str | Architecture:
-    """As a recipe names the network of given weights; its pooling is another field of the recipe."""
+    """Value of a recipe's ``model`` for a model. Its pooling is another field."""
     if isinstance(network, EfficientNet):
         table = replace(network.architecture, pooling="mean")
         return next((name for name in NAMES if architecture(name) == table), table)
-    assert isinstance(network, Foreign), "there are two kinds of networks"
+    assert isinstance(network, Foreign)
     if network.source is None:
-        raise InputError("The weights are of a module that only its own code can make: begin a Job with it.")
+        raise InputError(
+            "The weights are of a module that only your own code can make: pass the module in a RunConfig."
+        )
     return network.source
 
 
@@ -498,6 +463,6 @@ def _recompute(network: Network, stages: int) -> None:
         network.recompute_stages(stages)
     elif stages:
         raise InputError(
-            f"recompute_stages is {stages}, but only of this project's networks it is known what a stage is. Leave it "
-            "out, or make the groups smaller (--set group_images=...)."
+            f"recompute_stages is {stages}, but only models of this package have known stages. Leave it out, or make "
+            "the groups smaller (--set group_images=...)."
         )
