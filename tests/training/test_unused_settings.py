@@ -26,7 +26,7 @@ def said(*settings, scratch=False, processes=1):
         (["effective_beta=0.99"], "effective_beta"),
         (
             ["schedule={kind: cosine, factor: 0.9}"],
-            r"schedule.factor (a staircase's, and schedule.kind is cosine)",
+            "schedule.factor (for staircase, and schedule.kind is cosine)",
         ),
         (["schedule={kind: constant, final: 0.1}"], "schedule.final"),
         (["compile=true", "progressive={image_px: {start: 64, end: 128, continuous: true}}"], "compile"),
