@@ -488,7 +488,7 @@ def clock(monkeypatch):
 
 def books_of(job, clock, kept, selection=None):
     """Of a run that compiles for 100 s; a step of 8 pictures takes 1 s, a quarter of it for waiting."""
-    state = SimpleNamespace(step=0, best=job.network, to_dict=lambda: {"step": state.step})
+    state = SimpleNamespace(step=0, eval_network=job.network, state_dict=lambda: {"step": state.step})
     kept_by = TrainingCallbacks(job, state, Nobody(), kept, selection)
     clock.now += 100
     kept_by.training_begins()
@@ -537,7 +537,7 @@ def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
 
 def test_steps_before_an_early_end_are_in_a_row(job, clock):
     """A validation after step 15 ends it; rows are due after 12 and 24."""
-    selection = SimpleNamespace(over=False, to_dict=dict)
+    selection = SimpleNamespace(over=False, state_dict=dict)
     ended, steps = books_of(job("run"), clock, {}, selection)
     steps(1, 14)
     selection.over = True
