@@ -349,10 +349,12 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
     batch = proxy.recipe.batch_images
     limits: list[float | None] = []
 
-    def settled(recipe, *, memory_gib, **more):
-        limits.append(memory_gib)
+    def settled(recipe, data, hardware):
+        limits.append(hardware.memory_gib)
         two = MicrobatchPlan({32: 2})
-        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // 2}), at_a_time=two)
+        return SimpleNamespace(
+            recipe=recipe.model_copy(update={"group_images": batch // 2}), microbatches=two
+        )
 
     monkeypatch.setattr(child, "resolve_recipe", settled)
     halved = child.grouped(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
@@ -381,11 +383,11 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     of_pace = proxy.recipe.model_copy(update={"group_images": begun and batch // begun})
     proxy = replace(proxy, pace=Pace(other, of_pace, 0.1))
 
-    def settled(recipe, **more):
+    def settled(recipe, *given):
         fitting = 1 if recipe.model == other else 4
         own = recipe.group_images or batch // fitting
         return SimpleNamespace(
-            recipe=recipe.model_copy(update={"group_images": own}), at_a_time=ONE_GROUP_PER_PASS
+            recipe=recipe.model_copy(update={"group_images": own}), microbatches=ONE_GROUP_PER_PASS
         )
 
     timed = []
