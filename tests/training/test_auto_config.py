@@ -181,11 +181,8 @@ def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begi
     one_size = ("progressive.stages=1", "progressive.image_px=224", "batch_images=2")
     result = settled(*given, *one_size, recipe="finetune", images=4)
     assert result.recipe.classifier == begins
-    said = (
-        "Classifier: fresh, for timm:deit_tiny_distilled_patch16_224 has 2 of them, whose answers it puts together, "
-        "and a linear probe would be the values of one."
-    )
-    assert (said in result.notes) == (begins == "fresh")
+    facts = ("Classifier: fresh", "timm:deit_tiny_distilled_patch16_224", "2", "linear probe")
+    assert mentions(result.notes, *facts) == (begins == "fresh")
     both = [result.network.module.head.weight, result.network.module.head_dist.weight]
     assert all((weight.abs().max() == 0) == (begins == "fresh") for weight in both)
 

@@ -272,7 +272,7 @@ def test_auto_takes_second_best_from_the_cache_where_the_best_cannot_be_fetched(
     found = best_weights("efficientnetv2_b3")
     assert found.word == "efficientnetv2_b3.in1k"
     assert found.lacking
-    assert f"better ones could not be had: {found.lacking}" in found.note
+    assert f"better ones are not available: {found.lacking}" in found.note
 
 
 def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothing(tmp_path, given):
@@ -313,9 +313,9 @@ def test_a_run_folder_whose_training_has_not_ended_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("had", "turns", "scale", "said"),
     [
-        (1, [0, 0, 0], 1 / 3, "read 1 channel; red, green and blue get its weights, scaled by 1/3"),
-        (2, [0, 1, 0], 2 / 3, "read 2 channels, .* of the first 2 in turn, scaled by 2/3"),
-        (4, [0, 1, 2], 4 / 3, "read 4 channels, .* of the first 3 in turn, scaled by 4/3"),
+        (1, [0, 0, 0], 1 / 3, "takes 1 channel; red, green and blue get its weights, scaled by 1/3"),
+        (2, [0, 1, 0], 2 / 3, "takes 2 channels, .* of the first 2 in turn, scaled by 2/3"),
+        (4, [0, 1, 2], 4 / 3, "takes 4 channels, .* of the first 3 in turn, scaled by 4/3"),
     ],
 )
 def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, turns, scale, said, tmp_path):
