@@ -111,7 +111,7 @@ def test_what_has_been_measured_is_not_measured_again():
         (["time_shares=[1, 2, 3]"], ("time_shares", "1.0", "2.0", "3.0", "0", "2")),
         (["time_shares=[1, 0]"], ("1.0", "0.0", "0")),
         (["time_shares=even"], ("time_shares", "even", "equal")),
-        (["time_shares=equal", "progressive.order=random"], ("order is random, so that there are no stages",)),
+        (["time_shares=equal", "progressive.order=random"], ("no stages", "order is random")),
         (["time_shares=equal", "progressive.image_px={start: 64, end: 128, continuous: true}"],
          ("step", "stage")),
     ],

@@ -438,7 +438,7 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     first, second = (child._job(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
     assert [one.recipe.group_images for one in (first, second)] == [4, 4]
     assert [one.recipe.seed for one in (first, second)] == [0, 1]
-    assert first.at_a_time == once.at_a_time
+    assert first.microbatches == once.at_a_time
     weights = [next(iter(one.network.parameters())) for one in (first, second)]
     assert not torch.equal(*weights), "each begins with its own"
 

@@ -75,5 +75,5 @@ def test_the_recipe_says_how_many_stages():
 def test_other_networks_have_no_stages_to_recompute():
     pytest.importorskip("timm")
     recipe = get_recipe("quick").model_copy(update={"recompute_stages": 1})
-    with pytest.raises(InputError, match="only of this project's networks"):
+    with pytest.raises(InputError, match="only models of this package"):
         build_model(recipe, "timm:resnet18", num_classes=3)
