@@ -215,7 +215,7 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     assert difference["value"] == pytest.approx(eight["top1"] - own["top1"])
     assert difference["low"] <= difference["value"] <= difference["high"]
     page = " ".join((tmp_path / "eight/report.html").read_text().split())
-    assert "looked at in all eight flips and turns" in page
+    assert "averaged over the eight flips and rotations" in page
     assert "Is it better with test-time augmentation?" in page
 
     network = model_file.load(trained / "run")
