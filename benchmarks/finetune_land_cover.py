@@ -75,7 +75,7 @@ CANDIDATES = {"frozen": ["frozen_statistics=true"], "adapted": ["frozen_statisti
 class _Quiet:
     """Watches nothing."""
 
-    def progress(self, done, of, setting, images_per_s, seconds_left, loss) -> None:
+    def on_log(self, step, num_steps, settings, loss, images_per_s, seconds_left) -> None:
         """Said nowhere."""
 
 
@@ -152,7 +152,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
         crop_fraction=1.0,
         views=recipe.eval_views,
     )
-    runs = RunDir(folder, lambda line: None)
+    runs = RunDir(folder)
     job = RunConfig(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
     if minutes is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -161,7 +161,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
         recipe = recipe.model_copy(update={"epochs": epochs})
         job = replace(job, recipe=recipe)
     runs.begin(recipe, train, {})
-    result = run(job, resumed=False, watch=_Quiet())
+    result = run(job, resumed=False)
     for file in runs.checkpoints.iterdir():
         file.unlink()
     return {

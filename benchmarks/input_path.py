@@ -59,7 +59,6 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.optional_deps import of_torchvision
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import uncounted
 from efficientnetv2.utils.timer import Spread, alternate
 from efficientnetv2.workflows.evaluation_result import versions
 
@@ -221,8 +220,6 @@ def kept_in_memory(reading: Reading) -> Reader:
             image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL
         ),
         threads=1,
-        say=lambda _line: None,
-        counting=uncounted,
     )
     filled = cache_in_memory(order, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
     return filled.reader(np.arange(len(dataset)), source_reader(dataset))

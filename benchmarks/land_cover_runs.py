@@ -19,6 +19,8 @@ from benchmarks.at_once import at_once
 from benchmarks.finetune_land_cover import KNOWN
 from benchmarks.record import RESULTS, hardware
 
+from efficientnetv2.cli.bars import TrainingBar
+from efficientnetv2.cli.console import Screen
 from efficientnetv2.nas.trial import die_with_parent
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
@@ -150,7 +152,9 @@ def pretrained(work: Work, name: str) -> None:
     small = [one for one in work.small if not one.startswith(("epochs", "validate_epochs"))]
     # Pooling is that of the pictures to come, whose subject lies at the centre; of these it does not.
     words = work.words(start, [*small, *PRETRAINING[name], "pooling=mean"])
-    train_and_report(words, Source(work.aerial), _place(out, (out / "recipe.yaml").exists(), probe=False))
+    with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
+        place = _place(out, (out / "recipe.yaml").exists(), probe=False)
+        train_and_report(words, Source(work.aerial), place, callbacks=[bar])
 
 
 def validated(work: Work, asked: Validation) -> dict[str, Any]:
@@ -161,7 +165,8 @@ def validated(work: Work, asked: Validation) -> dict[str, Any]:
             print(f"\n{out}", flush=True)
             plan = Plan(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
             place = _place(out, (out / FILE).exists(), probe=asked.probe)
-            crossvalidate(asked.words, Source(work.pictures), place, plan)
+            with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
+                crossvalidate(asked.words, Source(work.pictures), place, plan, callbacks=[bar])
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         names = {start: name for name, start in work.starts.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)

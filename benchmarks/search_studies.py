@@ -56,7 +56,7 @@ def trials_of(study: Path) -> list[Row]:
     file = study / "study.db"
     if not file.exists():
         return []
-    storage = Storage(url_of(file), patience_s=60, say=print)
+    storage = Storage(url_of(file), patience_s=60)
     return [] if plan_of(storage, study.name) is None else rows_of(opened(storage, study.name))
 
 

@@ -17,6 +17,9 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from tests.log_lines import forget_log
+
+from efficientnetv2.cli.console import Screen
 
 # No test reaches a network, nor what the user has in his caches; nor does a process that a test starts. This stands
 # before anything imports huggingface_hub, which reads it once. Nothing listens on port 9: a refusal takes no time.
@@ -78,6 +81,19 @@ def paint(path: Path, colour: tuple[int, int, int], number: int = 0, px: int = 4
     noise = np.random.default_rng(abs(hash((colour, number))) % 2**32).integers(-40, 40, (px, px, 3))
     Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _log_of_each_test():
+    yield
+    forget_log()
+
+
+@pytest.fixture
+def on_screen():
+    """The log of the package on stdout, details too, as commands show it."""
+    with Screen(verbose=True) as screen:
+        yield screen
 
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200)}

@@ -27,6 +27,7 @@ from benchmarks.paper.reproduce import CELLS, TRAINED, Request, reproduce, table
 from benchmarks.paper.scale import SCALES
 from benchmarks.record import hardware
 
+from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.device import pick_device
@@ -97,7 +98,8 @@ def run(request: Request, *, recorded: bool) -> None:
             records.sync_runs(stored, request.folder / CELLS, here, device.type)
 
     sync()
-    table = reproduce(request, Screen(quiet=True), on_line=sync)
+    with Screen(quiet=True) as screen, TrainingBar(screen) as bar:
+        table = reproduce(request, say=screen.say, on_line=sync, callbacks=[bar])
     sync()
     print(json.dumps(table.to_json()) if request.json else table.markdown(), flush=True)
     print(f"Written to {request.folder}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ from benchmarks.paper.scale import EMBEDDED, SCALES, Scale
 from benchmarks.paper.table import Table
 from matplotlib.figure import Figure
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.demo import embedded
 from efficientnetv2.evaluation.plot_style import png
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
@@ -80,12 +80,16 @@ class Request:
 
 
 class _Log:
-    """Writes lines to the screen and to log.txt; the first line creates the folder."""
+    """Hands lines to ``say`` and writes them into log.txt; the first line creates the folder."""
 
     def __init__(
-        self, request: Request, config: Mapping[str, str | None], screen: Screen, on_line: Callable[[], None]
+        self,
+        request: Request,
+        config: Mapping[str, str | None],
+        say: Callable[[str], None],
+        on_line: Callable[[], None],
     ) -> None:
-        self._request, self._config, self._screen, self._on_line = request, config, screen, on_line
+        self._request, self._config, self._say, self._on_line = request, config, say, on_line
         self._begun = False
 
     def begin(self) -> None:
@@ -102,13 +106,21 @@ class _Log:
     def __call__(self, line: str) -> None:
         self.begin()
         self._on_line()
-        self._screen.say(line)
+        self._say(line)
         with (self._request.folder / _LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
 
 
-def reproduce(request: Request, screen: Screen, *, on_line: Callable[[], None] = lambda: None) -> Table:
-    """Make a table and write it to the request's folder; ``on_line`` is called before each line of its log.
+def reproduce(
+    request: Request,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    on_line: Callable[[], None] = lambda: None,
+    callbacks: Sequence[Callback] = (),
+) -> Table:
+    """Make a table and write it to the request's folder.
+
+    ``say`` gets each line of its log, ``on_line`` is called before it, ``callbacks`` in each training run.
 
     Raises:
         InputError: there is no such table, options do not fit it, a run refuses its input, or the folder holds another
@@ -121,14 +133,14 @@ def reproduce(request: Request, screen: Screen, *, on_line: Callable[[], None] =
     folder = request.folder
     _refuse_another(folder, config)
     if (folder / _TABLE).exists():
-        screen.say(f"{folder / _TABLE} is there already: it will be replaced.")
-    log = _Log(request, config, screen, on_line)
+        say(f"{folder / _TABLE} is there already: it will be replaced.")
+    log = _Log(request, config, say, on_line)
     try:
         if name in MEASURED:
             table = MEASURED[name](scale, device, log)
         else:
             source, seeds = Source(_data(name, scale, request)), request.seeds or scale.seeds
-            runs = Runs(source, seeds, config["weights"], request.device, folder / CELLS, log, screen)
+            runs = Runs(source, seeds, config["weights"], request.device, folder / CELLS, log, callbacks)
             table = TRAINED[name](scale, runs)
     except KeyboardInterrupt as stop:
         if name in MEASURED:

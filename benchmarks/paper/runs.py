@@ -14,14 +14,15 @@ from typing import Any
 from benchmarks.paper.requirements import refuse_missing
 from benchmarks.paper.table import Measurement
 
-from efficientnetv2.cli.console import Aside, Screen, duration
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.download import sha256_of
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, duration
 from efficientnetv2.utils.io import read_object, write_text_atomically
+from efficientnetv2.utils.logs import hushed
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.run_options import Place
@@ -52,7 +53,8 @@ class Cell:
 class Runs:
     """What the runs of a table share: every cell is run with seeds 0 to ``seeds`` - 1, in folders of ``out``.
 
-    ``weights`` None leaves them to the recipe. ``say`` gets a line when a run begins and when it ends.
+    ``weights`` None leaves them to the recipe. ``say`` gets a line when a run begins and when it ends,
+    ``callbacks`` are called in each run.
     """
 
     source: Source
@@ -61,7 +63,7 @@ class Runs:
     device: str
     out: Path
     say: Callable[[str], None]
-    screen: Screen = field(default_factory=Screen, compare=False)
+    callbacks: Sequence[Callback] = field(default=(), compare=False)
 
     def measurements(self, cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Measurement]]:
         """(row, column) -> top-1 in % and minutes of training, one per seed; trains what is not done yet.
@@ -114,8 +116,8 @@ class Runs:
             )
             source = replace(self.source, data=self.data_of(cell))
             place = Place(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
-            # Of a run among many only the progress bar is shown; its log is in its folder.
-            train_and_report(words, source, place, Aside(self.screen, speaking=not progress))
+            with hushed():  # its log is in its folder
+                train_and_report(words, source, place, callbacks=self.callbacks)
             write_text_atomically(config_file, json.dumps(self.config(cell), indent=1) + "\n")
         fix = f"Remove {folder}, and it is trained again."
         report = read_object(report_file, "top1", "train_s", fix=fix)

@@ -5,6 +5,7 @@ The public names, listed below, are imported when they are first used, so that `
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from efficientnetv2.progressive.schedule import Progressive as Progressive
     from efficientnetv2.progressive.schedule import Ramp as Ramp
     from efficientnetv2.progressive.schedule import Setting as Setting
+    from efficientnetv2.training.callbacks import Callback as Callback
     from efficientnetv2.utils.errors import InputError as InputError
     from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
     from efficientnetv2.workflows.check import check as check
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 _HOME = {
     "train": "workflows.train",
     "Run": "workflows.results",
+    "Callback": "training.callbacks",
     "evaluate": "workflows.evaluate",
     "Evaluation": "workflows.results",
     "predict": "workflows.predict",
@@ -86,6 +89,8 @@ _HOME = {
 }
 
 __all__ = list(_HOME)
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from efficientnetv2.checks import label_errors as module
 from efficientnetv2.checks.embeddings import find_lookalikes
 from efficientnetv2.checks.label_errors import label_error_section, out_of_fold_probabilities
 from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.progress import reported_to
 from efficientnetv2.utils.rng import Key
 
 EACH = 30
@@ -127,14 +128,15 @@ def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():
     told = {}
 
     @contextmanager
-    def counting(what, total):
+    def counting(what, total, unit):
         told[what] = [total]
         yield told[what].append
 
     labels = np.repeat([0, 1], EACH)
     vectors = np.random.default_rng(0).normal(size=(len(labels), 8)).astype(np.float32)
-    find_lookalikes(vectors, counting=counting)
-    out_of_fold_probabilities(vectors, labels, np.arange(len(labels)), key=Key.of(0), counting=counting)
+    with reported_to(counting):
+        find_lookalikes(vectors)
+        out_of_fold_probabilities(vectors, labels, np.arange(len(labels)), key=Key.of(0))
     assert list(told) == ["comparing", "choosing the label classifier", "checking labels"]
     for total, *done in told.values():
         assert done == sorted(done)

@@ -37,7 +37,6 @@ def prepared(data: object, recipe: str) -> Prepared:
         minival=of.minival,
         seed=of.seed,
         strict=False,
-        say=lambda line: None,
     )
 
 

@@ -14,7 +14,6 @@ from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -333,12 +332,12 @@ def lossless(folder, number=60, classes=COLOURS):
 
 
 def looked_at(data, **more):
-    return prepare(Source(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False, "say": [].append} | more)
+    return prepare(Source(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False} | more)
 
 
 def begun(data, path, **more):
     """A run's folder as it is when its first step begins, and its pictures."""
-    prepared, folder = looked_at(data, **more), RunDir(path, lambda line: None)
+    prepared, folder = looked_at(data, **more), RunDir(path)
     beginning = {"preprocessing": Preprocessing(image_px=32).to_json()}
     beginning |= {"command": "effnetv2 train", "chosen": [], "groups_at_a_time": {}}
     folder.begin(get_recipe("quick"), prepared.dataset, beginning)
@@ -355,17 +354,17 @@ def cut_short(file):
 
 def test_a_run_goes_on_where_a_picture_of_it_cannot_be_read_any_more(tmp_path):
     """Its own list stands, splits drawn among what could be read then; each row where it was."""
-    data, said = lossless(tmp_path / "pictures"), []
+    data = lossless(tmp_path / "pictures")
     before = begun(data, tmp_path / "run", minival=6)
     whole = cut_short(data / before.train.paths[0])
     now = looked_at(data, minival=6)
     assert now.dataset.digest() != before.dataset.digest()
-    again = as_begun(tmp_path / "run", now, Screen(mute=True))
+    again = as_begun(tmp_path / "run", now)
     assert again.dataset.digest() == before.dataset.digest()
     assert again.dataset.class_names == before.dataset.class_names
     assert len(np.unique(again.contents)) == len(before.dataset)
     (data / before.train.paths[0]).write_bytes(whole)
-    again = as_begun(tmp_path / "run", looked_at(data, minival=6, say=said.append), Screen(mute=True))
+    again = as_begun(tmp_path / "run", looked_at(data, minival=6))
     assert again.dataset.digest() == before.dataset.digest()
     log = (tmp_path / "run/log.txt").read_text()
     assert sum(mentions(line, "1", "can't be read") for line in log.splitlines()) == 1
@@ -376,7 +375,7 @@ def test_a_run_goes_on_without_a_picture_that_was_repaired_since_it_began(tmp_pa
     whole = cut_short(data / "red/07.png")
     before = begun(data, tmp_path / "run")
     (data / "red/07.png").write_bytes(whole)
-    again = as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+    again = as_begun(tmp_path / "run", looked_at(data))
     assert again.dataset.digest() == before.dataset.digest()
     assert mentions((tmp_path / "run/log.txt").read_text(), "red/07.png")
 
@@ -389,12 +388,12 @@ def test_what_else_differs_is_refused_where_pictures_cannot_be_read(tmp_path):
     cut_short(first)
     second.rename(tmp_path / "away.png")
     with pytest.raises(InputError, match=mentioning("2", "gone")):
-        as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+        as_begun(tmp_path / "run", looked_at(data))
     (tmp_path / "away.png").rename(second)
     cut_short(second)
     cut_short(third)  # of 48 that are trained on, and of 60 in all
     with pytest.raises(InputError, match=r"3 gone \(first: "):
-        as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+        as_begun(tmp_path / "run", looked_at(data))
 
 
 def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_read(tmp_path):
@@ -405,12 +404,12 @@ def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_rea
     frame.to_csv(tmp_path / "given.csv", index=False)
     before = begun(tmp_path / "given.csv", tmp_path / "run")
     cut_short(paths[0])
-    again = as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
+    again = as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"))
     assert again.dataset.digest() == before.dataset.digest()
     frame.loc[1, "split"] = "val"
     frame.to_csv(tmp_path / "given.csv", index=False)
     with pytest.raises(InputError, match="1 gone"):
-        as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
+        as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"))
 
 
 def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_short(tmp_path):

@@ -22,7 +22,6 @@ from tests.messages import each_mentions, mentioning, mentions
 from tests.processes import effnetv2_together
 from tests.training.test_time_budget import BEGINNING
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import Progressive, Ramp
@@ -187,7 +186,7 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
 
 
 def prepared(pictures, seed=0):
-    return prepare(Source(str(pictures)), holdout=0.2, seed=seed, strict=False, say=lambda line: None)
+    return prepare(Source(str(pictures)), holdout=0.2, seed=seed, strict=False)
 
 
 def of_recipe(**changes):
@@ -208,7 +207,7 @@ def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
                 )
     given = prepared(tmp_path / "set")
     assert (len(given.train), len(given.trainable)) == (12, 12)
-    kept = cached("disk", of_recipe(), given, CPU, Screen(quiet=True))
+    kept = cached("disk", of_recipe(), given, CPU)
     assert "12 pictures" in kept.note
 
 
@@ -217,7 +216,7 @@ def test_samples_find_their_own_pictures(where, large, caches):
     """Whatever the order of the list and the hold-out are: each has one colour."""
     for seed in (0, 1):
         train = prepared(large, seed).train
-        kept = cached(where, of_recipe(), prepared(large, seed), CPU, Screen(quiet=True))
+        kept = cached(where, of_recipe(), prepared(large, seed), CPU)
         for sample in range(len(train)):
             strongest = kept.reader.source(sample).reshape(-1, 3).mean(0).argmax()
             assert "rgb"[strongest] == train.paths[sample][0]
@@ -229,15 +228,15 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
     ready = prepared(large)
     settings = ("precision=fp32", "compile=false", "epochs=1", "batch_images=4", "group_images=4")
     begun = with_overrides(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
-    filled = cached("ram", begun, ready, CPU, Screen(quiet=True))
+    filled = cached("ram", begun, ready, CPU)
     lower = begun.model_copy(update={"progressive": begun.progressive.with_image_px(64)})
-    run = RunDir(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run")
     facts = {"cache": "ram", "cache_px": filled.image_px}
     run.begin(lower, ready.dataset, {**BEGINNING, **facts})
-    *_, again = go_on(run.path, lower, Words(), ready, CPU, None, Screen(quiet=True), World())
+    *_, again = go_on(run.path, lower, Words(), ready, CPU, None, World())
     pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, again)]
     np.testing.assert_array_equal(*pixels)
-    assert len(pixels[0][0]) > len(cached("ram", lower, ready, CPU, Screen(quiet=True)).reader.source(0))
+    assert len(pixels[0][0]) > len(cached("ram", lower, ready, CPU).reader.source(0))
 
 
 def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
@@ -253,9 +252,9 @@ def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
 
 def test_a_list_in_another_order_has_the_same_cache(large, caches):
     first = prepared(large)
-    cached("disk", of_recipe(), first, CPU, Screen(quiet=True))
+    cached("disk", of_recipe(), first, CPU)
     backwards = replace(first, dataset=first.dataset.select(range(len(first.dataset))[::-1]))
-    kept = cached("disk", of_recipe(), backwards, CPU, Screen(quiet=True))
+    kept = cached("disk", of_recipe(), backwards, CPU)
     assert "there already" in kept.note
     strongest = kept.reader.source(0).reshape(-1, 3).mean(0).argmax()
     assert "rgb"[strongest] == backwards.train.paths[0][0]
@@ -267,7 +266,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
     for low in (0.0, 9.0, 0.0):
         rule = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
         ready = replace(given, dataset=replace(given.dataset, bands=rule))
-        done.append(cached("disk", of_recipe(), ready, CPU, Screen(quiet=True)))
+        done.append(cached("disk", of_recipe(), ready, CPU))
     assert done[0].reader.path == done[2].reader.path != done[1].reader.path
     assert "there already" in done[2].note
 
@@ -275,7 +274,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
     monkeypatch.setattr(image_cache, "free_bytes", lambda device: 1_000_000)
     with pytest.raises(InputError, match=mentioning("24", "2", "MiB", "--cache")):
-        cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
+        cached("ram", of_recipe(), prepared(large), CPU)
 
 
 def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(large, tmp_path):
@@ -293,23 +292,21 @@ def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
     done = effnetv2("shards", large, tmp_path / "packed", "--shard-pictures", "7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     of_files, of_shards = prepared(large), prepared(tmp_path / "packed")
-    files, shards = (
-        cached("disk", of_recipe(), one, CPU, Screen(quiet=True)) for one in (of_files, of_shards)
-    )
+    files, shards = (cached("disk", of_recipe(), one, CPU) for one in (of_files, of_shards))
     assert shards.reader.path != files.reader.path
     for sample in range(24):
         assert np.array_equal(files.reader.source(sample), shards.reader.source(sample))
-    assert "there already" in cached("disk", of_recipe(), of_shards, CPU, Screen(quiet=True)).note
+    assert "there already" in cached("disk", of_recipe(), of_shards, CPU).note
     tar = next((tmp_path / "packed").glob("*.tar"))
     os.utime(tar, (0, 0))
-    assert "filled in" in cached("disk", of_recipe(), of_shards, CPU, Screen(quiet=True)).note
+    assert "filled in" in cached("disk", of_recipe(), of_shards, CPU).note
 
 
 def test_memory_does_not_reach_to_another_machine(large, caches):
     two = World(rank=0, size=4, local_rank=0, local_size=2)
     with pytest.raises(InputError, match=mentioning("2", "--cache")):
-        cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True), two)
-    assert cached("disk", of_recipe(), prepared(large), CPU, Screen(quiet=True), two).where == "disk"
+        cached("ram", of_recipe(), prepared(large), CPU, two)
+    assert cached("disk", of_recipe(), prepared(large), CPU, two).where == "disk"
 
 
 def test_minutes_count_the_filling(large, monkeypatch):
@@ -362,10 +359,10 @@ def test_what_a_cache_will_take_is_foreseen_from_some_of_the_pictures(where, lar
     """Half of the pictures are kept to foresee all: the bytes are those of the cache but for its index."""
     ready = prepared(large)
     monkeypatch.setattr(image_cache, "_FORESEEN", len(ready.train) // 2)
-    before = foreseen(where, of_recipe(), ready, CPU, Screen(quiet=True))
+    before = foreseen(where, of_recipe(), ready, CPU)
     assert len(before.pictures) == len(ready.train) // 2
     assert not list(caches.rglob("*")), "nothing was kept"
-    real = cached(where, of_recipe(), ready, CPU, Screen(quiet=True))
+    real = cached(where, of_recipe(), ready, CPU)
     size = real.reader.path.stat().st_size
     assert before.bytes == pytest.approx(size, rel=0.3)
     assert before.seconds > 0
@@ -381,33 +378,33 @@ def test_a_cache_on_disk_that_is_there_takes_no_time(large, caches, monkeypatch)
 
     monkeypatch.setattr(image_cache, "_in_ram", kept)
     monkeypatch.setattr(image_cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True)).seconds >= 100
-    cached("disk", of_recipe(), ready, CPU, Screen(quiet=True))
-    assert foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True)).seconds == 0
+    assert foreseen("disk", of_recipe(), ready, CPU).seconds >= 100
+    cached("disk", of_recipe(), ready, CPU)
+    assert foreseen("disk", of_recipe(), ready, CPU).seconds == 0
 
 
 def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
     monkeypatch.setattr(image_cache, "_room", lambda device: 200_000)
     monkeypatch.setattr(image_cache, "_FORESEEN", 1)
     with pytest.raises(InputError, match=mentioning("--cache", "disk")):
-        foreseen("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
+        foreseen("ram", of_recipe(), prepared(large), CPU)
 
 
 def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_for(large, caches, monkeypatch):
     ready = prepared(large)
-    whole = cached("disk", of_recipe(), ready, CPU, Screen(quiet=True)).reader.path.stat().st_size
+    whole = cached("disk", of_recipe(), ready, CPU).reader.path.stat().st_size
     monkeypatch.setattr(image_cache, "_room", lambda device: whole // 3)
-    before = foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True))
+    before = foreseen("disk", of_recipe(), ready, CPU)
     assert len(ready.train) // 8 < len(before.pictures) < len(ready.train) // 2
     assert before.bytes == pytest.approx(whole, rel=0.4)
     monkeypatch.setattr(image_cache, "_room", lambda device: 1)
     with pytest.raises(InputError, match="--cache ram"):
-        foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True))
+        foreseen("disk", of_recipe(), ready, CPU)
 
 
 def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
     words = Words(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
-    recipe, _ = begin_recipe(words, CPU, print)
+    recipe, _ = begin_recipe(words, CPU)
     assert recipe.cache_detail == 0.9
 
 

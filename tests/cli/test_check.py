@@ -16,6 +16,7 @@ from PIL import Image
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.cli.check import inspect
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import Packing, pack
@@ -290,7 +291,7 @@ def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
     assert "beside the class folders of" in done.stderr
 
 
-ASKED = {"weights": "none", "near_km": 5.0, "device": "cpu", "workers": 0, "as_json": False}
+ASKED = {"weights": "none", "near_km": 5.0, "device": "cpu", "workers": 0}
 
 
 def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed, monkeypatch):
@@ -312,9 +313,7 @@ def test_a_full_disk_costs_no_finding(listed, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left on device"):
-        check.inspect_and_tell(
-            Source(str(folder / "list.csv")), folder=folder / "seen", time_column=None, **ASKED
-        )
+        inspect(str(folder / "list.csv"), out=folder / "seen", device="cpu", workers=0)
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "1", "32", "3", "label")
     assert "Pictures and all the rest" not in said

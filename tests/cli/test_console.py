@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import shutil
@@ -16,9 +17,12 @@ from tests.messages import mentions
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.cli import console as screen
 from efficientnetv2.cli import models
-from efficientnetv2.cli.console import Aside, Screen, TrainingBar
+from efficientnetv2.cli.bars import TrainingBar
+from efficientnetv2.cli.console import Screen
 from efficientnetv2.models import pretrained
 from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.utils.logs import hushed
+from efficientnetv2.utils.progress import progress
 
 TITLE = "Things"
 COLUMNS = ["name", "number", "what for"]
@@ -159,9 +163,10 @@ def test_a_training_that_nobody_watches_says_how_long_it_will_take(monkeypatch):
     monkeypatch.setattr(screen.time, "perf_counter", lambda: now[0])
     made, said = as_file(terminal=False)
     with TrainingBar(made) as bar:
+        bar.on_train_start(0, 100)
         for done in range(1, 101):
             now[0] = 61.0 * done
-            bar.progress(done, 100, Setting(64, dropout=0.1), 77.0, 3600.0 - 36 * done, 1.5)
+            bar.on_log(done, 100, Setting(64, dropout=0.1), 1.5, 77.0, 3600.0 - 36 * done)
     lines = said().splitlines()
     assert lines[0] == "1%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 59 min 24 s left"
     assert 15 < len(lines) < 25
@@ -173,14 +178,14 @@ def test_a_fold_that_nobody_watches_says_how_far_it_is_too(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(screen.time, "perf_counter", lambda: now[0])
     made, said = as_file(terminal=False)
-    aside = Aside(made, speaking=False)
-    aside.say("as the first fold has said it")
-    with aside.counting("looking", 100) as counted:
+    with made, hushed(), progress("looking", 100) as counted:
+        logging.getLogger("efficientnetv2").info("as the first fold has said it")
         now[0] = 60.0
         counted(60)
-    with TrainingBar(aside) as bar:
+    with TrainingBar(made) as bar:
+        bar.on_train_start(0, 4)
         now[0] = 120.0
-        bar.progress(1, 4, Setting(64), 77.0, 3600.0, 1.5)
+        bar.on_log(1, 4, Setting(64), 1.5, 77.0, 3600.0)
     assert said().splitlines() == [
         "looking: 60 of 100, 1 images/s, 40 s left",
         "25%: 64 px, loss 1.500, 77 images/s, 1 h 00 min left",

@@ -23,7 +23,6 @@ from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
 from tests.metrics.test_bootstrap import alike_places
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, assign_folds, time_folds
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict
@@ -388,6 +387,7 @@ def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, s
         crossval.crossvalidate(replace(words, weights="none"), source, place, Plan(folds=2, tries=tries))
 
 
+@pytest.mark.usefixtures("on_screen")
 def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, capsys):
     """What is trained is not lost by it."""
     data = dataset(np.arange(150) % 2)
@@ -395,7 +395,7 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
-    runs = Runs(Words(), Plan(folds=3), Place(device="cpu"), data, np.arange(150), 0, Screen())
+    runs = Runs(Words(), Plan(folds=3), Place(device="cpu"), data, np.arange(150), 0)
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
     told = " ".join(capsys.readouterr().out.split())
     assert mentions(told, "no linear probe")
@@ -464,7 +464,7 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     vectors = np.zeros((len(looked_at), 8), np.float32)
     met = Embeddings(looked_at, data.labels[looked_at], vectors)
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: met)
-    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
+    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0)
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
 
 
@@ -499,7 +499,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
     place = Place(device="cpu", workers=0)
-    runs = Runs(Words(), Plan(folds=3), place, data, np.arange(156), 0, Screen(mute=True))
+    runs = Runs(Words(), Plan(folds=3), place, data, np.arange(156), 0)
     found = crossval_baseline.probed(tmp_path, runs, dealt, None)
     assert found.labels.points[-1].pictures == 99
     assert (found.labels.carried, found.labels.forecast.pictures) == (None, 198)
@@ -529,7 +529,7 @@ def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
     embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: embedded)
     contents = np.arange(len(data))
-    runs = Runs(Words(), Plan(folds=len(dealt.parts)), Place(), data, contents, 0, Screen(mute=True))
+    runs = Runs(Words(), Plan(folds=len(dealt.parts)), Place(), data, contents, 0)
     return crossval_baseline.probed(tmp_path, runs, dealt, None)
 
 
@@ -617,7 +617,7 @@ def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     data = dataset(np.arange(60_000) % 2)
     data.to_csv(tmp_path / "manifest.csv")
     began = time.perf_counter()
-    rows, left_out = crossval._readable_then(tmp_path, data, np.arange(1, 60_000), Screen(mute=True))
+    rows, left_out = crossval._readable_then(tmp_path, data, np.arange(1, 60_000))
     assert time.perf_counter() - began < 10
     assert rows.tolist() == list(range(60_000)), "the first is of the folds, though it can't be read any more"
     assert left_out == []
@@ -772,7 +772,7 @@ def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
 def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, split):
     """All of it val, or a class that stands in val alone: the folds are dealt of both."""
     file = table_of(tmp_path, split=split)
-    dataset, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
+    dataset, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
     assert set(dataset.split) == {""}
     dealt = assign_folds(dataset, k=2, seed=0, contents=contents)
     assert all({0, 1} == set(dataset.labels[part.learning]) for part in dealt.parts)
@@ -781,12 +781,13 @@ def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, spl
 def test_a_class_of_test_alone_is_refused(tmp_path):
     file = table_of(tmp_path, split=["train", "test"] * 3)
     with pytest.raises(InputError, match=mentioning("'b'", "test")):
-        crossval._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
+        crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
 
 
+@pytest.mark.usefixtures("on_screen")
 def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
     file = table_of(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
-    crossval._pictures(Source(str(file)), Place(device="cpu"), Screen(), 0)
+    crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
     said = capsys.readouterr().out
     assert mentions(said, "1", "3", "'x'", "test")
     assert "'y'" not in said, "what is given as val is dealt out like all else"
@@ -828,6 +829,7 @@ def begun(words, source, place, plan, monkeypatch):
 SHORT = Words(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",))
 
 
+@pytest.mark.usefixtures("on_screen")
 def test_folds_of_several_labels_begun_with_another_set_beside_them_go_on_without_it(
     tmp_path, monkeypatch, capsys
 ):
@@ -867,7 +869,7 @@ def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     It trains for ``epochs_of`` its number of pictures, each of which takes a second a time.
     """
 
-    def run(words, source, place, screen):
+    def run(words, source, place, *_, **__):
         if (place.out / "report.json").exists():
             return
         part = load_dataset(source.data)
@@ -926,7 +928,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     contents = np.arange(48)
     dealt = plan.dealt(data, contents, 0)
     words = Words(minutes=90, settings=("batch_images=16",))
-    runs = Runs(words, plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
+    runs = Runs(words, plan, Place(out=tmp_path / "out"), data, contents, 0)
     answered = runs.answer(dealt, tmp_path / "out", "Fold")
 
     assert [one.score.chosen for one in answered] == [(plan.tries[number],) for number in (0, 1, 0)]

@@ -15,7 +15,6 @@ from tests.command_line import NETWORK
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures import io
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
@@ -84,7 +83,7 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     monkeypatch.setattr(weights_selection, "_answers", answers)
     monkeypatch.setattr(train_job, "_run", answered)
     place = Place(out=tmp_path / "out", device="cpu", workers=0)
-    runs = Runs(Words(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0, Screen(mute=True))
+    runs = Runs(Words(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
     told = runs.answer(dealt, tmp_path / "out", "Fold")
 
     files_of = [starts[number == odd].word for number in range(3)]
@@ -128,7 +127,7 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
     dealt = plan.dealt(data, contents, 0)
     assert [len(part.learning) for part in dealt.parts] == [24, 48, 72]
     place = Place(out=tmp_path / "out")
-    runs = Runs(Words(minutes=90), plan, place, data, contents, 0, Screen(mute=True))
+    runs = Runs(Words(minutes=90), plan, place, data, contents, 0)
     runs.answer(dealt, tmp_path / "out", "Fold")
     assert len(spent) == plan.runs
     assert sum(spent) == pytest.approx(0.9 * 90 * 60, rel=0.02)
@@ -141,7 +140,7 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
     monkeypatch.setattr(crossval_runs, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
     data, contents = load_dataset(painted(tmp_path, 48)), np.arange(48)
     plan = Plan(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
-    runs = Runs(Words(minutes=1), plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
+    runs = Runs(Words(minutes=1), plan, Place(out=tmp_path / "out"), data, contents, 0)
     with pytest.raises(InputError, match=mentioning("--minutes", "1", "epochs=100")):
         runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
 
@@ -165,8 +164,8 @@ def unlike(asked, reached):
     """Training whose answers are those of its run's name and seed alone, so that a mean of them is told from each."""
     plain = fake_training(reached, asked)
 
-    def run(words, source, place, screen):
-        plain(words, source, place, screen)
+    def run(words, source, place, *_, **__):
+        plain(words, source, place)
         file = place.out / "predictions.csv"
         table = pd.read_csv(file)
         sure = np.random.default_rng([*place.out.name.encode(), words.seed or 0]).uniform(
@@ -189,9 +188,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=3, by="class", tries=THREE, members=2)
     dealt = plan.dealt(data, np.arange(48), 0)
-    runs = Runs(
-        Words(settings=("epochs=3",)), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True)
-    )
+    runs = Runs(Words(settings=("epochs=3",)), plan, Place(out=out), data, np.arange(48), 0)
     told = runs.answer(dealt, out, "Fold")
 
     assert [one.score.chosen for one in told] == [THREE[1:], (THREE[2], THREE[0]), THREE[1:]]
@@ -218,7 +215,7 @@ def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeyp
     plan = Plan(folds=2, by="class", members=3)
     dealt = plan.dealt(data, np.arange(48), 7)
     words = Words(settings=("seed=7",))
-    runs = Runs(words, plan, Place(out=out), data, np.arange(48), 7, Screen(mute=True))
+    runs = Runs(words, plan, Place(out=out), data, np.arange(48), 7)
     told = runs.answer(dealt, out, "Fold")
     assert [(place.out.name, words.settings) for words, _, place in asked[:3]] == [
         ("fold1", ("seed=7",)), ("fold1_member2", ("seed=7", "seed=8")), ("fold1_member3", ("seed=7", "seed=9")),
@@ -246,9 +243,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
     words = Words(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
     place = Place(out=tmp_path / "out", device="cpu", workers=0)
     dealt = plan.dealt(data, np.arange(24), 5)
-    told = Runs(words, plan, place, data, np.arange(24), 5, Screen(mute=True)).answer(
-        dealt, tmp_path / "out", "Fold"
-    )
+    told = Runs(words, plan, place, data, np.arange(24), 5).answer(dealt, tmp_path / "out", "Fold")
     assert len(compared) == 2 * 2, "two starts in each of two folds"
     assert [one.score.weights for one in told] == [(starts[0].word,), (starts[1].word,)]
     for number in range(2):
@@ -284,7 +279,7 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
     data, contents, plan = load_dataset(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
     words = Words(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
     place = Place(out=tmp_path / "out", device="cpu", workers=0)
-    runs = Runs(words, plan, place, data, contents, 0, Screen(mute=True))
+    runs = Runs(words, plan, place, data, contents, 0)
     with pytest.raises(InputError, match=mentioning("2", "group_images", "8", "4")) as told:
         runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
     assert mentions(str(told.value), "memory")
@@ -304,7 +299,7 @@ def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch)
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=2, by="class", tries=TRIES, members=2)
     dealt = plan.dealt(data, np.arange(48), 0)
-    runs = Runs(Words(), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True))
+    runs = Runs(Words(), plan, Place(out=out), data, np.arange(48), 0)
     told = runs.answer(dealt, out, "Fold")
     assert not (out / "choosing").exists()
     assert len(asked) == plan.runs == 4
@@ -352,7 +347,7 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
     words = Words(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
     for out in (tmp_path / "out", tmp_path / "elsewhere/out"):
         place = Place(out=out, device="cpu", workers=0)
-        Runs(words, plan, place, data, contents, 0, Screen(mute=True)).answer(dealt, out, "Fold")
+        Runs(words, plan, place, data, contents, 0).answer(dealt, out, "Fold")
     assert len(begun) == 2 * plan.runs
     assert len({len(ready.prepared.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
     assert "32 pictures decoded" in begun[0].pictures.note

@@ -40,8 +40,8 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     network = model_file.load(tmp_path / "run/model.safetensors")
-    parts = prepare(Source(str(tmp_path / "run/manifest.csv")), holdout=0.25, minival=9, seed=0, strict=False,
-                    say=lambda line: None)  # fmt: skip
+    source = Source(str(tmp_path / "run/manifest.csv"))
+    parts = prepare(source, holdout=0.25, minival=9, seed=0, strict=False)
 
     def top1(part, px):
         answers = shared_answers(

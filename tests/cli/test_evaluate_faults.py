@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.cli.results import ResultPrinter
 from efficientnetv2.data import image_metadata
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -19,7 +20,7 @@ from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import Asking
 
-MACHINE = {"device": "cpu", "workers": 0, "strict": False, "split": None, "as_json": False}
+MACHINE = {"device": "cpu", "workers": 0, "strict": False, "split": None}
 
 
 @pytest.fixture
@@ -44,6 +45,10 @@ def saved(tmp_path, name, px):
     return str(file)
 
 
+def printing(screen):
+    return {"on_result": ResultPrinter(screen, as_json=False)}
+
+
 def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictures, tmp_path, monkeypatch):
     pytest.importorskip("timm")
     model = saved(tmp_path, "timm:vit_tiny_patch16_224", 224)
@@ -53,7 +58,7 @@ def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictur
             evaluate_and_report(model, pictures, out=None, **MACHINE, **words)
 
 
-def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkeypatch, capsys):
+def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkeypatch, capsys, on_screen):
     """What trained the model is asked for after the answers; to shards of a URL it is not known without reading."""
     model = saved(tmp_path, "efficientnetv2_b0", 32)
 
@@ -61,14 +66,14 @@ def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkey
         raise InputError("https://store/0.tar: no answer")
 
     monkeypatch.setattr(evaluate, "seen", gone)
-    evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE)
+    evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE, **printing(on_screen))
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "https://store/0.tar")
     assert mentions(said, "not known")
     assert (tmp_path / "out/report.json").is_file()
 
 
-def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys, on_screen):
     model = saved(tmp_path, "efficientnetv2_b0", 32)
 
     def full(source, target):
@@ -76,16 +81,18 @@ def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left on device"):
-        evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE)
+        evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE, **printing(on_screen))
     assert "top-1" in capsys.readouterr().out
 
 
-def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_off(pictures, tmp_path, capsys):
+def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_off(
+    pictures, tmp_path, capsys, on_screen
+):
     """Its size is not known, so that there are two; without it all others have one."""
     (tmp_path / "pictures/red/0.jpg").write_bytes(b"")
     model = saved(tmp_path, "efficientnetv2_b0", 32)
     words = MACHINE | {"asking": Asking(slices="longer_side_px")}
-    evaluate_and_report(model, pictures, out=tmp_path / "out", **words)
+    evaluate_and_report(model, pictures, out=tmp_path / "out", **words, **printing(on_screen))
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "longer_side_px")
     assert "slices" not in json.loads((tmp_path / "out/report.json").read_text())

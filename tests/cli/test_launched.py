@@ -9,7 +9,6 @@ import torch
 from tests.command_line import effnetv2_fresh
 from tests.messages import mentions
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
@@ -45,6 +44,7 @@ def test_a_launcher_of_one_process_is_none(tmp_path, monkeypatch):
     ("device", "gpus", "told"),
     [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)],
 )
+@pytest.mark.usefixtures("on_screen")
 def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
     device, gpus, told, monkeypatch, capsys
 ):
@@ -72,6 +72,6 @@ def test_a_run_that_is_damaged_bars_no_launch_of_another(tmp_path, monkeypatch):
     (damaged / "recipe.yaml").write_text("name: quick\n")
     (damaged / "beginning.json").write_text('{"command": "effn')
     words = Words(model="efficientnetv2_b0", weights="none")
-    begun = decided(words, Place(), torch.device("cpu"), Screen(mute=True), World(launch="a-new-one"))
+    begun = decided(words, Place(), torch.device("cpu"), World(launch="a-new-one"))
     assert not begun.resumed
     assert begun.path != damaged

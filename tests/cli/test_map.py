@@ -24,6 +24,7 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.map import print_map
 from efficientnetv2.geospatial.predict_map import Grid, Tally
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
@@ -31,7 +32,7 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.area import _of_table
-from efficientnetv2.workflows.predict_map import _tell
+from efficientnetv2.workflows.predict_map import DrawnMap
 
 NAMES = ("forest", "other", "plantation")
 SMALL = Architecture(
@@ -143,7 +144,10 @@ def test_classes_that_are_not_on_the_map_are_counted_not_listed(capsys):
     pixels, sure = np.zeros(1_000, np.int64), np.full(1_000, np.nan)
     pixels[[3, 700]], sure[[3, 700]] = (10, 30), 0.5
     names = tuple(f"c{number:03d}" for number in range(1_000))
-    _tell(Tally(pixels, None, sure, 0), names, Path("map.tif"), Grid(8, 8, 4, 4), 1.0, Screen())
+    tally, grid = Tally(pixels, None, sure, 0), Grid(8, 8, 4, 4)
+    print_map(
+        DrawnMap(Path("map.tif"), Path("raster.tif"), names, tally, grid, Bands((1, 2, 3)), 1.0), Screen()
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith("c")][1:] == [
         ["c700", "701", "30", "75.0%", "0.50"],
@@ -510,9 +514,7 @@ def test_a_class_is_known_however_its_letters_are_composed(tmp_path):
     one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))
     rows = pd.DataFrame({"map": [two, "elm", one], "label": [two, "elm", "elm"]})
     rows.to_csv(tmp_path / "sample.csv", index=False)
-    crossed, lost = _of_table(
-        tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif", Screen(quiet=True)
-    )
+    crossed, lost = _of_table(tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif")
     assert (crossed.toarray().tolist(), lost) == ([[1, 1], [0, 1]], 0)
 
 

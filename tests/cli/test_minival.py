@@ -196,9 +196,7 @@ def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
 
 def test_a_cache_on_disk_holds_what_another_run_would_train_on(painted):
     """Without minival, or with another seed's hold-out, a run trains on other pictures of the same 48."""
-    ready = prepare(
-        Source(str(painted)), holdout=0.25, minival=9, seed=0, strict=False, say=lambda line: None
-    )
+    ready = prepare(Source(str(painted)), holdout=0.25, minival=9, seed=0, strict=False)
     assert (len(ready.train), len(ready.minival), len(ready.val)) == (27, 9, 12)
     assert len(ready.trainable) == 48
     assert set(ready.minival.paths).isdisjoint([*ready.train.paths, *ready.val.paths])

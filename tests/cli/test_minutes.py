@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, estimate
 from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.estimate import plan_and_tell
+from efficientnetv2.workflows.estimate import plan_run
 from efficientnetv2.workflows.linear_probe import images_within, probe_s
 from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.run_options import Place
@@ -105,9 +104,8 @@ TINY = (
 def planned(capsys, folder, out, *settings: str, **words) -> dict:
     """What ``plan`` says as JSON, without a word of its own."""
     asked = Words(model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words)
-    place = Place(out=out, device="cpu", workers=0, as_json=True)
-    plan_and_tell(asked, Source(str(folder)), place)
-    return json.loads(capsys.readouterr().out)
+    place = Place(out=out, device="cpu", workers=0)
+    return plan_run(asked, Source(str(folder)), place).to_json()
 
 
 @pytest.mark.parametrize(

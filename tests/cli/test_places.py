@@ -12,16 +12,16 @@ import pytest
 import torch
 from tests.command_line import NETWORK, TINY, effnetv2
 from tests.data.test_splits import dataset
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.main import app, with_home
 from efficientnetv2.nas.storage import file_of
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_dir import RUN_FILES, RunDir
+from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_lock import validate_new_run_dir
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
@@ -39,7 +39,7 @@ from efficientnetv2.workflows.predict import predict_and_write
 from efficientnetv2.workflows.report_folder import report_folder
 from efficientnetv2.workflows.run_options import Place, decided
 
-MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
+MACHINE = {"device": "cpu", "workers": 0}
 
 
 @pytest.mark.parametrize("verb", ["train", "plan"])
@@ -74,7 +74,7 @@ def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_
     for out in (tmp_path / "file", tmp_path / "file/run"):
         place = Place(out=out)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
-            decided(Words(recipe="quick"), place, torch.device("cpu"), Screen(mute=True), SINGLE_PROCESS)
+            decided(Words(recipe="quick"), place, torch.device("cpu"), SINGLE_PROCESS)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
             _folder(place)
 
@@ -87,7 +87,7 @@ def test_the_answers_of_a_run_are_not_written_over(tmp_path):
 
 def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
     (class_folders / "red/text.jpg").write_text("no picture")
-    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), Screen(mute=True), 0)
+    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), 0)
     assert len(readable) == 48
     list_skipped(tmp_path / "skipped.csv", skipped)
     assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
@@ -103,8 +103,8 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(t
 
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
     (class_folders / "red/text.jpg").write_text("no picture")
-    said: list[str] = []
-    prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=said.append)
+    said = logged_lines()
+    prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
     assert any(line.startswith("Skipped 1 unreadable picture, the first: red/text.jpg ") for line in said)
     assert not any("skipped.csv" in line for line in said)
 
@@ -130,10 +130,10 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
     place = Place(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
     with pytest.raises(KeyboardInterrupt) as told:
-        train.trained(words, Source(str(class_folders)), place, Screen(mute=True))
+        train.trained(words, Source(str(class_folders)), place, RunLog())
     again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
     assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
-    plain = Place(tmp_path / "run", as_json=True)
+    plain = Place(tmp_path / "run")
     assert train._again(Source(str(class_folders)), plain, tmp_path / "run") == f"Go on with: {again}"
 
 
@@ -161,14 +161,14 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
     place = Place(tmp_path / "run", device="cpu", workers=0)
     world = World(size=2 * machines, local_size=2)
     with pytest.raises(KeyboardInterrupt) as told:
-        train.trained(words, Source(str(class_folders)), place, Screen(mute=True), world)
+        train.trained(words, Source(str(class_folders)), place, RunLog(), world)
     again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
     assert str(told.value) == f"{said} {again}"
 
 
 @pytest.mark.parametrize("verb", ["train", "crossval"])
 def test_how_to_run_is_said_in_words_that_there_are(verb):
-    place = Place(device="cpu", workers=0, memory_gib=6.5, strict=True, as_json=True, probe=False)
+    place = Place(device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     options = {name for one in get_command(app).commands[verb].params for name in one.opts}
     assert {word for word in place.words if word.startswith("--")} <= options
 
@@ -181,20 +181,20 @@ def visited(folder: Path, content: bytes) -> Path:
 @pytest.mark.parametrize("content", [b"", b"label,map\n\xff,a\n", b"label,map\na,a\na,a,a,a\n"])
 def test_a_sample_that_is_no_table_is_refused(content, tmp_path):
     with pytest.raises(InputError, match=mentioning("visited.csv", "CSV", "UTF-8")):
-        _of_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"), Screen(mute=True))
+        _of_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"))
 
 
 def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
     file = visited(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
-    counts, left_out = _of_table(file, "label", ["NA", "None"], Path("map.tif"), Screen(mute=True))
+    counts, left_out = _of_table(file, "label", ["NA", "None"], Path("map.tif"))
     assert (counts.toarray().tolist(), left_out) == ([[1, 0], [1, 1]], 0)
     with pytest.raises(InputError, match=mentioning("2", "label", "empty")):
-        _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"), Screen(mute=True))
+        _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"))
 
 
 def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
     """In much of Europe by semicolons; rows left blank do not count, but those behind them keep their numbers."""
-    label = ("label", ["a", "b"], Path("map.tif"), Screen(mute=True))
+    label = ("label", ["a", "b"], Path("map.tif"))
     file = visited(tmp_path, b"\xef\xbb\xbflabel;map\na;a\n\n;\nb;a\n;\n")
     counts, left_out = _of_table(file, *label)
     assert (counts.toarray().tolist(), left_out) == ([[1, 1], [0, 0]], 0)
@@ -253,8 +253,8 @@ def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, mo
 def test_an_evaluation_lies_outside_of_data(class_folders):
     for inside in ("red", "new", "."):
         with pytest.raises(InputError, match=mentioning("DATA")):
-            report_folder(class_folders / inside, str(class_folders), Screen(mute=True))
-    with report_folder(class_folders.parent / "evaluation", str(class_folders), Screen(mute=True)):
+            report_folder(class_folders / inside, str(class_folders))
+    with report_folder(class_folders.parent / "evaluation", str(class_folders)):
         pass
 
 
@@ -289,7 +289,7 @@ def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders
     notes = {}
     for name in ("given", "plain"):
         source = Source(str(class_folders / f"{name}.csv"))
-        notes[name] = prepare(source, holdout=0.2, seed=0, strict=False, say=lambda line: None).split_note
+        notes[name] = prepare(source, holdout=0.2, seed=0, strict=False).split_note
     assert mentions(notes["given"], "3", "val", "1", "8")
     assert mentions(notes["given"], "'P0'", "val")
     assert "more than one split" not in notes["plain"]
@@ -328,14 +328,13 @@ def test_a_run_that_never_began_leaves_its_place_to_the_next(tmp_path):
 
 def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkeypatch):
     """So whatever stops it, the next one knows its folder."""
-    folder, wrote = RunDir(tmp_path / "run", lambda line: None), []
+    folder, wrote = RunDir(tmp_path / "run"), []
     for name in ("write_text_atomically", "write_atomically"):
         monkeypatch.setattr(
             f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name)
         )
-    monkeypatch.setattr(RunDir, "note", lambda self, line: wrote.append(line))
-    folder.begin(get_recipe("quick"), dataset([0, 1]), {}, ["Recipe: quick"])
-    assert wrote == ["beginning.json", "Recipe: quick", "manifest.csv", "recipe.yaml"]
+    folder.begin(get_recipe("quick"), dataset([0, 1]), {})
+    assert wrote == ["beginning.json", "manifest.csv", "recipe.yaml"]
 
 
 def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_path):

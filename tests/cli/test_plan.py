@@ -71,7 +71,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     # At its fullest: the checkpoints go when the report is there.
     place = "efficientnetv2.workflows.run_report:remove_checkpoints"
     killed_at(place, "train", class_folders, *words, "--out", "run", cwd=tmp_path)
-    run = RunDir(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run")
     rows = run.history()
     assert told["steps"] == rows[-1]["step"]
     assert [stage["image_px"] for stage in told["stages"]] == [32, 64]
@@ -169,7 +169,7 @@ def test_what_train_refuses_is_refused(class_folders, tmp_path):
 def test_a_cache_in_memory_is_in_the_processors(device, counted):
     foretold = RunEstimate(RunLength(1, 1.0), (StageEstimate(32, 1, 1.0, 1.0, 1, 2_000),), {})
     kept = Foreseen("ram", None, None, 7_000, 0.0)
-    assert estimate._as_json(foretold, kept, torch.device(device), [])["memory_bytes"] == counted
+    assert estimate.RunPlan(foretold, kept, torch.device(device), (), 1.0).memory_bytes == counted
 
 
 def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folders, monkeypatch):

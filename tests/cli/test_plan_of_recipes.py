@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
@@ -16,7 +14,7 @@ from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.estimate import plan_and_tell
+from efficientnetv2.workflows.estimate import plan_run
 from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.run_options import Place
 
@@ -66,9 +64,8 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
         epochs=8 * get_recipe(recipe).batch_images / (TRAIN - 6),
         settings=("minival=6", "eval_px=64", "group_images=2", "precision=fp32", "compile=false"),
     )
-    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
-    plan_and_tell(words, Source(str(imagenet)), place)
-    told = json.loads(capsys.readouterr().out)
+    place = Place(out=tmp_path / "run", device="cpu", workers=0)
+    told = plan_run(words, Source(str(imagenet)), place).to_json()
     assert [stage["steps"] for stage in told["stages"]] == [2] * 4
     assert all(stage["seconds"] > 0 for stage in told["stages"])
     assert told["steps"] == 8, "of the pictures without minival"
@@ -85,10 +82,9 @@ def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, c
         epochs=STEPS_PER_STAGE * stages * recipe.batch_images / TRAIN,
         settings=(SMALL, "minival=null", "group_images=8", "precision=fp32", "compile=false"),
     )
-    plan_and_tell(
-        words, Source(str(imagenet)), Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
-    )
-    told = json.loads(capsys.readouterr().out)
+    told = plan_run(
+        words, Source(str(imagenet)), Place(out=tmp_path / "run", device="cpu", workers=0)
+    ).to_json()
     plan = recipe.progressive.with_image_px(PX)
     assert [stage["image_px"] for stage in told["stages"]] == [plan.stage(i).image_px for i in range(stages)]
     assert [stage["steps"] for stage in told["stages"]] == [STEPS_PER_STAGE] * stages
@@ -114,10 +110,10 @@ NONE_WILL_DO = "weights none foretells the same steps"
 @pytest.mark.parametrize("name", ONWARDS)
 def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(name, imagenet, tmp_path):
     """Each such recipe is foretold with ``--weights none`` above."""
-    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    place = Place(out=tmp_path / "run", device="cpu", workers=0)
     words = Words(recipe=name, settings=("minival=null", "made_for=null"))
     with pytest.raises(InputError, match=r"not in the cache.* To plan without them: --" + NONE_WILL_DO):
-        plan_and_tell(words, Source(str(imagenet)), place)
+        plan_run(words, Source(str(imagenet)), place)
 
 
 @pytest.mark.usefixtures("offline")
@@ -131,16 +127,16 @@ def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(na
     ],
 )
 def test_only_the_same_steps_are_promised(given_, led, imagenet, tmp_path):
-    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    place = Place(out=tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(InputError, match=mentioning("cache")) as told:
-        plan_and_tell(Words(**{"recipe": "transfer_paper", **given_}), Source(str(imagenet)), place)
+        plan_run(Words(**{"recipe": "transfer_paper", **given_}), Source(str(imagenet)), place)
     assert NONE_WILL_DO in str(told.value) if led else NONE_WILL_DO not in str(told.value)
     assert (led or "") in str(told.value)
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_run_is_not_led_away_from_its_weights(imagenet, tmp_path):
-    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    place = Place(out=tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(InputError, match=mentioning("cache")) as told:
         train.train_and_report(Words(recipe="transfer_paper"), Source(str(imagenet)), place)
     assert "To plan" not in str(told.value)

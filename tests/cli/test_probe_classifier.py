@@ -22,6 +22,7 @@ from tests.messages import mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.results import ResultPrinter, print_outcome
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference import linear_probe as room
@@ -218,11 +219,13 @@ def sampled(tmp_path_factory):
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(room, "_MOST_PICTURES", 48)
-        train_and_report(
-            words,
-            Source(str(place / "pictures")),
-            Place(out=place / "run", device="cpu", workers=0, verbose=True),
-        )
+        with Screen(verbose=True) as screen:
+            train_and_report(
+                words,
+                Source(str(place / "pictures")),
+                Place(out=place / "run", device="cpu", workers=0),
+                on_result=ResultPrinter(screen, as_json=False),
+            )
     return place / "run", " ".join(said.getvalue().split())
 
 
@@ -271,7 +274,7 @@ def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_f
             pd.Index(dataset.paths)
         )
         known = Known(probe=probe.iloc[:answered])
-        Outcome(right, dataset, dataset.class_names, facts, known=known).show(Screen(), as_json=False)
+        print_outcome(Outcome(right, dataset, dataset.class_names, facts, known=known), Screen())
         said = " ".join(capsys.readouterr().out.split())
         assert ("had, on 12 of these images, top-1 50.0%" in said) is (answered == 12)
         assert ("it began with had top-1 50.0%" in said) is (answered == 48)

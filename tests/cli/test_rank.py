@@ -14,7 +14,6 @@ from PIL import Image
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
@@ -80,12 +79,11 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
     kept = []
     monkeypatch.setattr(active_learning, "sheet", lambda shown, **_: kept.extend(shown) or "")
     file = tmp_path / "next.csv"
-    active_learning.write_ranking(
-        file, asked, answers, device=torch.device("cpu"), workers=0, screen=Screen(quiet=True)
-    )
+    active_learning.write_ranking(file, asked, answers, device=torch.device("cpu"), workers=0)
     assert [one.picture.size for one in kept] == [(320, 160)] * 2
 
 
+@pytest.mark.usefixtures("on_screen")
 def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, model, capsys):
     """The picture that is labelled in the first row is no longer asked for; nor are all, once all are labelled."""
     rows = [(path, Path(path).parent.name) for path in load_dataset(str(class_folders)).paths[:8]]
@@ -99,7 +97,7 @@ def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, m
         asked = SimpleNamespace(network=model_file.load(model), dataset=dataset)
         answers = Predictions(np.arange(1, 8), dataset.labels[1:], torch.randn(7, 3))
         place = model.parent / f"{name}_ranked.csv"
-        active_learning.write_ranking(place, asked, answers, device=device, workers=0, screen=Screen())
+        active_learning.write_ranking(place, asked, answers, device=device, workers=0)
         said[name] = " ".join(capsys.readouterr().out.split())
         ranked = pd.read_csv(place)["path"]
         assert sorted(ranked) == sorted(table["path"][3 if name == "some" else 1 :])

@@ -12,7 +12,6 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import each_mentions, mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
@@ -157,13 +156,13 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     recipe = read_recipe(tmp_path / "run/recipe.yaml")
     words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False, "say": [].append}
     now = prepare(Source(str(tmp_path / "pictures"), bands="4,3,2"), **words)
-    again = as_begun(tmp_path / "run", now, Screen(mute=True))
+    again = as_begun(tmp_path / "run", now)
     bands = model_file.load(tmp_path / "run").preprocessing.bands
     assert now.dataset.bands != bands == again.dataset.bands
     assert again.dataset.digest() == begun.digest()
     other = prepare(Source(str(tmp_path / "pictures"), bands="2,3,4"), **words)
     with pytest.raises(InputError, match=mentioning("4,3,2", "raster")):
-        as_begun(tmp_path / "run", other, Screen(mute=True))
+        as_begun(tmp_path / "run", other)
 
 
 def test_bands_that_are_not_there_are_refused(trained, tmp_path):

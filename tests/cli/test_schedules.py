@@ -35,7 +35,7 @@ def test_a_run_follows_its_plan(settings, sizes, class_folders, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    run = RunDir(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run")
     rows = [row for row in run.history() if row["kind"] == "train"]
     plan = read_recipe(run.recipe_file).progressive
     assert [row["step"] for row in rows] == list(range(1, 11))

@@ -229,7 +229,7 @@ def test_a_study_begun_by_another_version_goes_on_and_says_so(found, tmp_path):
     shutil.copytree(found / "study", tmp_path / "study")
     resume = ("search", "resume", tmp_path / "study", "--workers", 0)
     assert "was begun with" not in here(*resume).stdout
-    storage = Storage(url_of(tmp_path / "study/study.db"), patience_s=5, say=print)
+    storage = Storage(url_of(tmp_path / "study/study.db"), patience_s=5)
     plan = plan_of(storage, "study").to_json()
     assert plan["version"] == version("efficientnetv2")
     study_id = storage.rdb.get_study_id_from_name("study")
@@ -412,7 +412,7 @@ def test_a_study_is_not_gone_on_with_on_other_bands(more, on_rasters):
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_rasters):
     """Also of a study begun before plans kept them, as it was said to this machine."""
-    storage = Storage(url_of(on_rasters / "study/study.db"), patience_s=5, say=print)
+    storage = Storage(url_of(on_rasters / "study/study.db"), patience_s=5)
     if not kept:
         plain = plan_of(storage, "study").to_json() | {"bands": None}
         study_id = storage.rdb.get_study_id_from_name("study")
@@ -424,7 +424,7 @@ def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_raster
     assert done.returncode == 0, done.stderr
     train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
     source = Source(train[1], bands=train[train.index("--bands") + 1])
-    prepared = prepare(source, holdout=0.2, minival=0.1, seed=0, strict=False, say=print)
+    prepared = prepare(source, holdout=0.2, minival=0.1, seed=0, strict=False)
     assert prepared.dataset.bands.numbers == (4, 3, 2)
 
 

@@ -5,7 +5,6 @@ import signal
 import pytest
 from tests.messages import mentioning
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.overrides import Words
@@ -23,7 +22,6 @@ def test_before_the_first_step_the_same_command_is_enough(number, resume, how, t
             Words(),
             Source("here"),
             Place(out=tmp_path / "run", resume=resume, device="cpu"),
-            Screen(mute=True),
         )
     assert signal.getsignal(signal.SIGTERM) is before
     assert not list(tmp_path.iterdir())

@@ -163,7 +163,7 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stage lengths: " in done.stdout
-    run = RunDir(tmp_path / "run", lambda line: None)
+    run = RunDir(tmp_path / "run")
     kept = read_recipe(run.recipe_file)
     small, large = kept.progressive.shares
     assert small > large, "steps at 32 px are shorter than those at 256"

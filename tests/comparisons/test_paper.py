@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import re
 import shlex
@@ -18,7 +19,6 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement, Row, Table
 from PIL import Image
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
@@ -36,7 +36,7 @@ def nothing_missing(monkeypatch):
 
 def made(table, folder, **options):
     request = Request(table, out=folder, **{"device": "cpu", **options})
-    return reproduce.reproduce(request, Screen(mute=True))
+    return reproduce.reproduce(request)
 
 
 def test_table_6_equals_the_paper_cell_by_cell(tmp_path):
@@ -188,7 +188,7 @@ def test_sizes_and_batches_are_the_papers_at_the_papers_scale():
 def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     trained = []
 
-    def fake(words, source, place, screen):
+    def fake(words, source, place, **_):
         trained.append((words.recipe, words.seed, place.resume))
         place.out.mkdir(parents=True)
         report = {"top1": 0.5 + words.seed / 10, "train_s": 120.0}
@@ -218,7 +218,7 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
 
 
 def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeypatch):
-    def fake(words, source, place, screen):
+    def fake(words, source, place, **_):
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
@@ -241,8 +241,8 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
 
     recipes = []
 
-    def settled(words, source, place, screen):
-        recipe = begin_recipe(words, pick_device("cpu"), lambda line: None)[0]
+    def settled(words, source, place, **_):
+        recipe = begin_recipe(words, pick_device("cpu"))[0]
         recipes.append(recipe)
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
@@ -451,7 +451,7 @@ def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
 def test_words_that_no_run_began_with_do_not_bind_the_folder(tmp_path, monkeypatch):
     trained = []
 
-    def train(words, source, place, screen):
+    def train(words, source, place, **_):
         trained.append(source.data)
         if source.data == "nowhere":
             raise InputError("nowhere does not exist")
@@ -477,7 +477,7 @@ def test_a_table_replaces_itself_and_says_so(tmp_path, capsys):
     place = f"{tmp_path / 'table.json'} is there already: it will be replaced."
     before = []
     for there in (False, True):
-        reproduce.reproduce(Request("6", device="cpu", out=tmp_path), Screen(quiet=True))
+        reproduce.reproduce(Request("6", device="cpu", out=tmp_path))
         assert (place in " ".join(capsys.readouterr().err.split())) == there
         before.append([(tmp_path / name).read_bytes() for name in WRITTEN])
     assert before[0] == before[1]
@@ -541,9 +541,8 @@ def one_row(name):
 def test_what_runs_come_to_is_a_line_each_and_stdout_has_the_table_alone(tmp_path, monkeypatch, capsys):
     """The rest is in their folders."""
 
-    def fake(words, source, place, screen):
-        screen.say("Training")
-        screen.table("Per class", ["class"], [["a"]])
+    def fake(words, source, place, **_):
+        logging.getLogger("efficientnetv2").info("Training")
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
@@ -552,14 +551,13 @@ def test_what_runs_come_to_is_a_line_each_and_stdout_has_the_table_alone(tmp_pat
     printed = capsys.readouterr()
     assert printed.err.count("  top-1 50.0%, 1 min 00 s of training: ") == 4
     assert "Training" not in printed.err
-    assert "Per class" not in printed.err
     assert json.loads(printed.out)["table"] == "13"
 
 
 def test_a_table_of_runs_that_is_stopped_says_how_it_continues(tmp_path, monkeypatch, capsys):
     """Not how its run alone would."""
 
-    def stopped(words, source, place, screen):
+    def stopped(words, source, place, **_):
         raise KeyboardInterrupt("Go on with: effnetv2 train ...")
 
     monkeypatch.setattr(runs, "train_and_report", stopped)

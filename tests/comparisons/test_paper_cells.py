@@ -22,8 +22,8 @@ def cell_of(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
     monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
 
-    def begin(words, source, place, screen):
-        begun.append((begin_recipe(words, torch.device("cpu"), lambda line: None)[0], source.data))
+    def begin(words, source, place, **_):
+        begun.append((begin_recipe(words, torch.device("cpu"))[0], source.data))
         place.out.mkdir(parents=True)
         report = {"top1": len(begun) / 1000, "train_s": 60.0 * len(begun)}
         (place.out / "report.json").write_text(json.dumps(report))

@@ -471,7 +471,7 @@ def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, m
         for number in range(4):
             paint(tmp_path / name / "xy"[number % 2] / f"{name}{number}.jpg", (90, 90, 90), number)
 
-    def train(words, source, place, screen):
+    def train(words, source, place, **_):
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
@@ -501,7 +501,7 @@ def test_the_command_of_every_record_is_taken(file, monkeypatch):
     """What is in capitals stands for files."""
     requests = []
 
-    def stop(request, screen, **more):
+    def stop(request, **more):
         requests.append(request)
         raise KeyboardInterrupt
 

@@ -42,8 +42,8 @@ def begun(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
 
-    def begin(words, source, place, screen):
-        asked.append((begin_recipe(words, pick_device("cpu"), lambda line: None)[0], source.data))
+    def begin(words, source, place, **_):
+        asked.append((begin_recipe(words, pick_device("cpu"))[0], source.data))
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import netcdf_file
 from tests.conftest import paint
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
@@ -531,14 +532,14 @@ def test_what_is_declared_or_a_measurement_is_not_taken_for_missing(tmp_path):
 def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
     with_fill(tmp_path, -9999)
     listed = load_dataset(tmp_path, require_labels=False)
-    said = []
-    found = with_rule(listed, Source(str(tmp_path), bands="all"), seed=0, say=said.append)
+    said = logged_lines()
+    found = with_rule(listed, Source(str(tmp_path), bands="all"), seed=0)
     assert found.bands.nodata == (-9999,)
     assert any("-9999" in line and "--nodata none" in line for line in said)
     assert not any("-9999" in line for line in said if "become 0 to 255" in line)
     said.clear()
     given = Source(str(tmp_path), bands="all", nodata="-9999,0.5")
-    assert with_rule(listed, given, seed=0, say=said.append).bands.nodata == (-9999, 0.5)
+    assert with_rule(listed, given, seed=0).bands.nodata == (-9999, 0.5)
     assert not any("Missing data" in line for line in said)
     for wrong in ("x", "nan", "1,,2"):
         with pytest.raises(InputError, match=f"--nodata: invalid value '{wrong}'"):
@@ -549,7 +550,7 @@ def test_nodata_of_ordinary_images_is_refused(tmp_path):
     paint(tmp_path / "a/0.jpg", (90, 90, 90))
     source = Source(str(tmp_path), nodata="0")
     with pytest.raises(InputError, match=r"--nodata 0: .*ordinary"):
-        with_rule(source.read_any(), source, seed=0, say=print)
+        with_rule(source.read_any(), source, seed=0)
 
 
 def printed(path, kind=np.uint8):
@@ -591,8 +592,8 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
         write_raster(tmp_path / name / "bright.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
         write_raster(tmp_path / name / "deep.tif", deep(3))
     write_raster(tmp_path / "a/third.tif", deep(3))
-    said = []
-    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    said = logged_lines()
+    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0)
     assert re.fullmatch(
         r"Rasters of different types train together, 3 of uint16 and 2 of uint8, and are seen by this one rule, which "
         r"makes 1[67] of 255 of the largest value of 8 bits: those will look all but black\. Scale all of them alike, "
@@ -602,12 +603,12 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
     for name in ("a/deep", "b/deep", "a/third"):
         write_raster(tmp_path / f"{name}.tif", deep(3, least=0, most=300))
     said.clear()
-    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0)
     assert "of the largest value of 8 bits. Scale all of them alike" in said[1]
     for name in ("a", "b"):
         (tmp_path / name / "bright.tif").unlink()
     said.clear()
-    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0)
     assert len(said) == 1, "of one kind there is nothing to tell"
 
 

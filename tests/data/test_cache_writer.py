@@ -20,6 +20,7 @@ from PIL import Image
 from tests.command_line import SERVER
 from tests.conftest import COLOURS, paint
 from tests.data.caches import PLENTY, in_a_cache, order
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data import cache_writer
@@ -34,6 +35,7 @@ from efficientnetv2.data.image_cache import PIXELS_AT, CacheSpec
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.progress import reported_to
 
 
 class Counted:
@@ -103,10 +105,10 @@ def touch(dataset):
 
 @pytest.mark.parametrize("change", [change_a_byte, touch])
 def test_a_changed_picture_makes_the_cache_stale(change, class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), []
+    dataset, said = load_dataset(class_folders), logged_lines()
     before = cache_on_disk(tmp_path / "cache", order(dataset))
     change(dataset)
-    after = cache_on_disk(tmp_path / "cache", order(dataset, said=said))
+    after = cache_on_disk(tmp_path / "cache", order(dataset))
     assert not after.reused
     assert mentions(said[0], "cache")
     assert after.content != before.content
@@ -116,10 +118,10 @@ def test_a_changed_picture_makes_the_cache_stale(change, class_folders, tmp_path
 
 
 def test_a_cache_that_is_cut_off_is_filled_anew(class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), []
+    dataset, said = load_dataset(class_folders), logged_lines()
     file = cache_on_disk(tmp_path / "cache", order(dataset)).path
     os.truncate(file, file.stat().st_size // 2)
-    assert not cache_on_disk(tmp_path / "cache", order(dataset, said=said)).reused
+    assert not cache_on_disk(tmp_path / "cache", order(dataset)).reused
     assert each_mentions(said, (file, "cache"))
 
 
@@ -133,7 +135,7 @@ class Failing(Counted):
 
 
 def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), []
+    dataset, said = load_dataset(class_folders), logged_lines()
     failing = replace(order(dataset), reader=Failing(dataset))
     poor = cache_on_disk(tmp_path / "cache", failing)
     with pytest.raises(UnreadableImageError, match="input/output error"):
@@ -141,7 +143,7 @@ def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folde
     assert cache_on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
     assert cache_writer.is_cached(tmp_path / "cache", failing)
     assert not cache_writer.is_cached(tmp_path / "cache", order(dataset))
-    filled = cache_on_disk(tmp_path / "cache", order(dataset, said=said))
+    filled = cache_on_disk(tmp_path / "cache", order(dataset))
     assert each_mentions(said, (filled.path, "cache"))
     whole = cache_in_memory(order(dataset), room_bytes=PLENTY)
     assert pixels_of(filled, dataset) == pixels_of(whole, dataset)
@@ -191,7 +193,7 @@ def large(tmp_path):
 
 
 FILL = """
-import sys, time
+import logging, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from efficientnetv2.utils.errors import InputError
@@ -199,9 +201,12 @@ from efficientnetv2.data.cache_writer import CacheJob, cache_on_disk
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.data.readers import source_reader
+from efficientnetv2.utils.progress import reported_to
+
+logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO)
 
 @contextmanager
-def slowly(what, total):
+def slowly(what, total, unit):
     def counted(done):
         print(what, done, flush=True)
         while (what, done) == ("filling the cache", 16) and not Path(sys.argv[3]).exists():
@@ -210,8 +215,9 @@ def slowly(what, total):
 
 dataset = load_dataset(sys.argv[1])
 try:
-    order = CacheJob(source_reader(dataset), len(dataset), CacheSpec(160, "shorter"), 2, print, slowly)
-    print(cache_on_disk(Path(sys.argv[2]), order).reused)
+    order = CacheJob(source_reader(dataset), len(dataset), CacheSpec(160, "shorter"), 2)
+    with reported_to(slowly):
+        print(cache_on_disk(Path(sys.argv[2]), order).reused)
 except InputError as error:
     sys.exit(str(error))
 """
@@ -322,7 +328,7 @@ def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_
 
 
 def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), []
+    dataset, said = load_dataset(class_folders), logged_lines()
     old, young = (
         cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path
         for name in ("old", "young")
@@ -330,7 +336,7 @@ def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_
     for file, days in ((old, 31), (young, 29)):
         os.utime(file, (time.time() - days * 86400,) * 2)
     (tmp_path / "something else").mkdir()
-    cache_on_disk(tmp_path / "new", order(dataset, said=said))
+    cache_on_disk(tmp_path / "new", order(dataset))
     assert not old.parent.exists()
     assert young.exists()
     assert (tmp_path / "something else").exists()
@@ -344,7 +350,7 @@ def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
     class_folders, tmp_path, monkeypatch
 ):
     """Between the listing and the look at it."""
-    dataset, said = load_dataset(class_folders), []
+    dataset, said = load_dataset(class_folders), logged_lines()
     files = [
         cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path
         for name in ("taken", "gone")
@@ -361,7 +367,7 @@ def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
 
     with FileLock(files[0].parent / "lock"), monkeypatch.context() as patch:
         patch.setattr(Path, "glob", listed)
-        remove_unused_caches(tmp_path, said.append)
+        remove_unused_caches(tmp_path)
     assert files[0].exists()
     assert said == []
 
@@ -370,10 +376,11 @@ def test_progress_ends_at_the_number_of_pictures(class_folders):
     seen = {}
 
     @contextmanager
-    def counting(what, total):
+    def counting(what, total, unit):
         yield lambda done: seen.setdefault((what, total), []).append(done)
 
-    cache_in_memory(order(load_dataset(class_folders), counting=counting), room_bytes=PLENTY)
+    with reported_to(counting):
+        cache_in_memory(order(load_dataset(class_folders)), room_bytes=PLENTY)
     assert set(seen) == {("measuring pictures", 48), ("filling the cache", 48)}
     assert all(done == sorted(done) and done[-1] == 48 for done in seen.values())
 

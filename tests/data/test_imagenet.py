@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tests.command_line import TINY, effnetv2
 from tests.conftest import paint
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
@@ -206,6 +207,6 @@ def test_wrong_counts_are_said_before_any_picture_is_looked_at(short):
 
 
 def test_wrong_counts_of_a_set_that_may_be_any_are_not_remarked_on(short):
-    said: list[str] = []
-    prepare(Source(str(short)), holdout=0.2, seed=0, strict=False, say=said.append)
+    said = logged_lines()
+    prepare(Source(str(short)), holdout=0.2, seed=0, strict=False)
     assert not [line for line in said if "ImageNet" in line]

@@ -13,6 +13,7 @@ from tests.command_line import effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.faults.test_finished import SAVING, WORDS
 from tests.faults.test_kill_and_resume import bits
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
@@ -123,7 +124,7 @@ def test_whatever_a_checkpoint_holds_that_does_not_fit_is_set_aside(content, tmp
 def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):
     row = {"kind": "train", "step": 1, "epoch": 0.5}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"kind": "tr')
-    folder = RunDir(tmp_path, lambda line: None)
+    folder = RunDir(tmp_path)
     folder.set_aside_damaged()
     assert folder.history() == [row]
     assert not (tmp_path / "metrics.jsonl.damaged").exists()
@@ -153,6 +154,6 @@ def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_aga
 def test_damaged_predictions_of_the_probe_do_not_keep_a_run_from_its_report(tmp_path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe/predictions.csv").write_bytes(b"\xff\xfe\0\0")
-    said = []
-    assert known_of_run(tmp_path, {"linear_probe": {}}, None, said.append).probe is None
+    said = logged_lines()
+    assert known_of_run(tmp_path, {"linear_probe": {}}, None).probe is None
     assert mentions(said[0], "probe/predictions.csv", "damaged")

@@ -112,7 +112,7 @@ def test_drawings_show_what_there_is():
 
 def test_the_decision_that_rewards_follow_matters_most(tmp_path):
     """Fused networks of stage 2 are worth 0.6, the others 0.5, whatever else was decided."""
-    storage = Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, say=print, create=True)
+    storage = Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, create=True)
     create(
         storage, "study", PLAN.model_copy(update={"reward": Reward(step_seconds=0, parameters=0)}), trials=40
     )

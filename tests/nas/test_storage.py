@@ -17,6 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning
 from tests.postgres import server
 
@@ -34,8 +35,8 @@ from efficientnetv2.nas.storage import (
 from efficientnetv2.utils.errors import InputError
 
 
-def opened(tmp_path, *, patience_s: float = 30, say=lambda line: None, create: bool = True) -> Storage:
-    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=patience_s, say=say, create=create)
+def opened(tmp_path, *, patience_s: float = 30, create: bool = True) -> Storage:
+    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=patience_s, create=create)
 
 
 def study(tmp_path) -> Ledger:
@@ -69,7 +70,7 @@ def test_a_password_is_not_shown(url, shown):
 @pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host"])
 def test_other_databases_are_refused(url):
     with pytest.raises(InputError, match="SQLite"):
-        Storage(url, patience_s=0, say=print, create=True)
+        Storage(url, patience_s=0, create=True)
 
 
 def test_another_driver_is_refused_by_its_name():
@@ -86,7 +87,7 @@ def test_a_folder_may_have_any_name(name, tmp_path):
     file = tmp_path / name / "study.db"
     file.parent.mkdir()
     assert file_of(url_of(file)) == file
-    storage = Storage(url_of(file), patience_s=5, say=print, create=True)
+    storage = Storage(url_of(file), patience_s=5, create=True)
     storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
     assert [one.name for one in tmp_path.iterdir()] == [name]
     with contextlib.closing(sqlite3.connect(file)) as database:
@@ -98,16 +99,16 @@ def test_a_folder_may_have_any_name(name, tmp_path):
 
 def test_a_file_takes_no_options(tmp_path):
     with pytest.raises(InputError, match="is written %3F"):
-        Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", patience_s=0, say=print, create=True)
+        Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", patience_s=0, create=True)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=mentioning("TLS")) as refused:
-        Storage("postgresql://me:secret@host/db?sslmode=require", patience_s=0, say=print)
+        Storage("postgresql://me:secret@host/db?sslmode=require", patience_s=0)
     assert "secret" not in str(refused.value)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match=mentioning("No such file")):
-        Storage(f"sqlite:///{tmp_path}/nowhere/study.db", patience_s=0, say=print, create=True)
+        Storage(f"sqlite:///{tmp_path}/nowhere/study.db", patience_s=0, create=True)
 
 
 def test_tables_of_another_version_are_told_with_what_to_do(tmp_path):
@@ -276,8 +277,8 @@ def test_a_worker_here_is_lost_with_its_process(tmp_path):
     ],
 )
 def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reason, tmp_path):
-    said: list[str] = []
-    storage = opened(tmp_path, say=said.append)
+    said = logged_lines()
+    storage = opened(tmp_path)
     tries = iter([True, True, False])
 
     def call() -> str:
@@ -325,10 +326,10 @@ def of_another_program(file):
 def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
     study(tmp_path)
     damage(tmp_path / "study.db")
-    said = []
+    said = logged_lines()
 
     def ask():
-        storage = opened(tmp_path, say=said.append, create=False)
+        storage = opened(tmp_path, create=False)
         storage.patiently(storage.rdb.get_all_studies)
 
     with pytest.raises(InputError, match=mentioning("study.db", "database")):
@@ -352,7 +353,7 @@ def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_agai
     monkeypatch.setattr(pg8000, "connect", connect)
     monkeypatch.setenv("PGPASSWORD", "of the environment")
     with pytest.raises(InputError, match="PGPASSWORD") as error:
-        Storage(url, patience_s=600, say=print, create=True)
+        Storage(url, patience_s=600, create=True)
     assert [(words["user"], words["password"]) for words in asked] == [("me", given)]
     assert given not in str(error.value)
 
@@ -367,17 +368,17 @@ def test_a_server_that_wants_a_password(monkeypatch):
     with server() as one:
         rules = one.folder / "data/pg_hba.conf"
         rules.write_text(f"host all reader 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
-        trusted = Storage(one.url, patience_s=30, say=print, create=True)
+        trusted = Storage(one.url, patience_s=30, create=True)
         with trusted.rdb.engine.connect() as connection, connection.begin():
             connection.execute(text("CREATE USER reader SUPERUSER PASSWORD 's%c'"))
             connection.execute(text("SELECT pg_reload_conf()"))
         trusted.rdb.engine.dispose()
         theirs = one.url.replace("tester", "reader")
         with pytest.raises(InputError, match="PGPASSWORD"):
-            Storage(theirs, patience_s=600, say=print)
+            Storage(theirs, patience_s=600)
         for environment, url in [("s%c", theirs), ("old", theirs.replace("reader", "reader:s%25c"))]:
             monkeypatch.setenv("PGPASSWORD", environment)
-            let_in = Storage(url, patience_s=30, say=print)
+            let_in = Storage(url, patience_s=30)
             assert let_in.rdb.get_all_studies() == []
             let_in.rdb.engine.dispose()
     gc.collect()

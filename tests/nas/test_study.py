@@ -40,7 +40,7 @@ PLAN = Plan(
 
 
 def storage(tmp_path) -> Storage:
-    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, say=print, create=True)
+    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, create=True)
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock, Timeout
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentions
 from tests.nas.test_study import PLAN, storage
 from tests.nas.tiny import SPACE
@@ -19,22 +20,15 @@ from efficientnetv2.nas.results import rows_of
 from efficientnetv2.nas.storage import MOST_BEGUN, Claim, Ledger, optuna
 from efficientnetv2.nas.study import Plan, create, opened
 from efficientnetv2.nas.trial import EpochTold, Outcome, StepTold, measurement
-from efficientnetv2.nas.worker import Worker
+from efficientnetv2.nas.worker import Watch, Worker
 from efficientnetv2.utils.timer import Spread
 
 
-class Watch:
-    """Keeps what it is told of ended trials, and what it is to say."""
+class Keeps(Watch):
+    """Keeps what it is told of ended trials."""
 
     def __init__(self) -> None:
         self.found: list[Measurement] = []
-        self.said: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-    def told(self, number: int, one: object) -> None:
-        pass
 
     def ended(self, number: int, found: Measurement, reward: float, *, stopped: bool) -> None:
         self.found.append(found)
@@ -49,7 +43,7 @@ def worker(tmp_path, *, trials: int, done: int = 0, running: int = 0, plan: Plan
     for _ in range(running):
         study.study.ask()
     proxy = SimpleNamespace(recipe=PLAN.recipe, num_classes=3, seeds=(0,))
-    return Worker(study, proxy, Ledger(one, "study"), Watch())
+    return Worker(study, proxy, Ledger(one, "study"), Keeps())
 
 
 @pytest.mark.parametrize(
@@ -99,9 +93,10 @@ def test_a_trial_that_another_worker_has_taken_over_and_ended_is_stopped(tmp_pat
     one.opened.study.tell(0, state=optuna().trial.TrialState.PRUNED)
     assert not one._told(claim, network, EpochTold(0, 2.0, 0.6))
     found = measurement(network, one.proxy, Outcome(None, (), None, None))
+    said = logged_lines()
     one._finish(claim, found, outcome=Outcome(None, (), None, None))
     assert one.watch.found == []
-    assert each_mentions(one.watch.said, ("0", "trial", "worker"))
+    assert each_mentions(said, ("0", "trial", "worker"))
 
 
 def told_of(one: Worker, claim: Claim, epochs: list[EpochTold]) -> list[bool]:

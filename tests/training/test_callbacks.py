@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from dataclasses import replace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
@@ -20,17 +22,18 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import callbacks, schedule_points
 from efficientnetv2.training import checkpoint as resume
-from efficientnetv2.training.callbacks import TrainingCallbacks
+from efficientnetv2.training.callbacks import Callback, TrainingCallbacks
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_dir import RunDir, RunLog
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.logs import attached
 
 
 def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
@@ -50,11 +53,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-class Nobody:
-    def progress(self, *facts):
-        pass
-
-
 @pytest.fixture
 def job(class_folders, tmp_path):
     """24 pictures to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
@@ -71,7 +69,7 @@ def job(class_folders, tmp_path):
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
-            folder=RunDir(tmp_path / name, lambda line: None),
+            folder=RunDir(tmp_path / name),
             device=torch.device("cpu"),
             workers=0,
             strict=strict,
@@ -105,7 +103,7 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
             return super().look(state, part, **words)
 
     one = Watching(**vars(one))
-    result = run(one, resumed=False, watch=Nobody())
+    result = run(one, resumed=False)
     assert asked == [*((step, [3, 3, 3]) for step in range(3, 24, 3)), (24, [8, 8, 8])]
     points = [row for row in result.history if row["kind"] == "val"]
     assert [row["images"] for row in points] == [9] * 7 + [24]
@@ -113,13 +111,13 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
     assert points[-1]["top1"] == pytest.approx(float(right))
 
 
-class Outage(Nobody):
+class Outage(Callback):
     """All of val is gone after a step, until it is brought back."""
 
     def __init__(self, job, after):
         self.job, self.after = job, after
 
-    def progress(self, done, *facts):
+    def on_log(self, done, *facts):
         if done == self.after:
             self.back = gone(self.job, len(self.job.val))
 
@@ -140,20 +138,20 @@ def figures_of(result):
 def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
     """It comes after step 4; the validation after step 6 finds nothing. Brought back, all is as if it had not been."""
     alone = job("alone", minival=minival)
-    expected = run(alone, resumed=False, watch=Nobody())
+    expected = run(alone, resumed=False)
     one = job("run", minival=minival)
     outage, asked = Outage(one, after=4), 6 if minival else 24
     with pytest.raises(
         InputError, match=rf"{asked} of the {asked} images .* Bring them back, then go on with --resume"
     ):
-        run(one, resumed=False, watch=outage)
+        run(one, resumed=False, callbacks=[outage])
     assert resume.saved_steps(one.folder.checkpoints) == [6]
     again = job("run", minival=minival)
     with pytest.raises(InputError, match="Bring them back"):
-        run(again, resumed=True, watch=Nobody())
+        run(again, resumed=True)
     outage.back()
     again = job("run", minival=minival)
-    found = run(again, resumed=True, watch=Nobody())
+    found = run(again, resumed=True)
     assert figures_of(found) == figures_of(expected)
     assert kept_weights(again) == kept_weights(alone)
     assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
@@ -163,22 +161,22 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
 def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
     """All of train is gone after step 4: nothing can take the place of a picture, or, if strict, none may be missed."""
     alone = job("alone")
-    run(alone, resumed=False, watch=Nobody())
+    run(alone, resumed=False)
     one = job("run", strict=strict)
 
-    class Gone(Nobody):
-        def progress(self, done, *facts):
+    class Gone(Callback):
+        def on_log(self, done, *facts):
             if done == 4:
                 self.back = gone(replace(one, val=one.train), len(one.train) - strict * 20)
 
     outage = Gone()
     with pytest.raises(InputError, match=mentioning("--resume")):
-        run(one, resumed=False, watch=outage)
+        run(one, resumed=False, callbacks=[outage])
     (step,) = resume.saved_steps(one.folder.checkpoints)
     assert step >= 4
     outage.back()
     again = job("run", strict=strict)
-    run(again, resumed=True, watch=Nobody())
+    run(again, resumed=True)
     if not strict:  # else another picture stood in for one that was gone
         assert step == 4
         assert kept_weights(again) == kept_weights(alone)
@@ -186,29 +184,29 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
 
 def test_an_outage_at_the_last_evaluation_leaves_the_model_without_its_metrics(job):
     one = job("run")
-    run(one, resumed=False, watch=Nobody())
+    run(one, resumed=False)
     trained = kept_weights(one)
     one.folder.model_file.unlink()
     back = gone(one, len(one.val))
     with pytest.raises(InputError, match=mentioning("24", "model.safetensors")):
-        run(job("run"), resumed=True, watch=Nobody())
+        run(job("run"), resumed=True)
     assert kept_weights(one) == trained
     assert "val_top1" not in modelfile.load(one.folder.model_file).metrics
     assert not one.folder.finished, "--resume makes up for the report"
     back()
-    assert len(run(job("run"), resumed=True, watch=Nobody()).predictions.labels) == 24
+    assert len(run(job("run"), resumed=True).predictions.labels) == 24
     assert modelfile.load(one.folder.model_file).metrics["val_images"] == 24
 
 
 def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job):
     """2 of 24 do not decode when the first validation reads them: damaged within, or gone."""
-    said = []
+    said = logged_lines()
     one = job("run")
-    one = replace(one, folder=RunDir(one.folder.path, said.append))
+    one = replace(one, folder=RunDir(one.folder.path))
     gone(one, 1)
     whole = Path(one.val.file(1)).read_bytes()
     Path(one.val.file(1)).write_bytes(whole[:300])
-    done = run(one, resumed=False, watch=Nobody())
+    done = run(one, resumed=False)
     assert len(done.predictions.labels) == 22
     assert modelfile.load(one.folder.model_file).metrics["val_images"] == 22
     assert one.folder.skipped == set(one.val.paths[:2])
@@ -223,14 +221,14 @@ def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(
     one = replace(one, val=one.val.select([0]))
     gone(one, 1)
     with pytest.raises(InputError, match=mentioning("1", "image")):
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
 
 
 @pytest.mark.parametrize("minival", [False, True])
 def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
     """A cluster kills 30 s after it; nothing trained is lost, and the run goes on with that validation."""
     alone = job("alone", minival=minival)
-    expected = run(alone, resumed=False, watch=Nobody())
+    expected = run(alone, resumed=False)
     one, looked = job("run", minival=minival), []
 
     def stop(module, inputs):
@@ -240,12 +238,12 @@ def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
 
     one.network.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
     assert len(looked) == 1
     assert resume.saved_steps(one.folder.checkpoints) == [3]
     assert all(row["kind"] == "train" for row in one.folder.history())
     again = job("run", minival=minival)
-    found = run(again, resumed=True, watch=Nobody())
+    found = run(again, resumed=True)
     assert figures_of(found) == figures_of(expected)
     assert kept_weights(again) == kept_weights(alone)
 
@@ -260,9 +258,9 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
 
     one.network.register_forward_pre_hook(no_memory)
     with pytest.raises(MemoryShortError, match=mentioning("48", "CUDA", "out of memory")):
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
     assert resume.saved_steps(one.folder.checkpoints) == [3]
-    again = run(job("run"), resumed=True, watch=Nobody())
+    again = run(job("run"), resumed=True)
     assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
 
 
@@ -282,7 +280,7 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
     with torch.no_grad():
         one.network.classifier.weight.fill_(float("nan"))
     with pytest.raises(DivergedError, match=mentioning("learning rate")) as refused:
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
     assert ("warm-up" in str(refused.value)) == (advice is not None)
     assert advice is None or advice in str(refused.value)
 
@@ -299,7 +297,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_du
 
     one.network.register_forward_pre_hook(broken_in_the_fifth)
     with pytest.raises(DivergedError, match=mentioning("4", "step")):
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
     assert len(passes) == 5
     assert resume.saved_steps(one.folder.checkpoints) == []
 
@@ -311,12 +309,12 @@ def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job
 
     norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
 
-    class Breaks(Nobody):
-        def progress(self, done, *facts):
+    class Breaks(Callback):
+        def on_log(self, done, *facts):
             norm.running_mean.fill_(value)
 
     with pytest.raises(DivergedError, match=mentioning("2", "step")):
-        run(one, resumed=False, watch=Breaks())
+        run(one, resumed=False, callbacks=[Breaks()])
     assert not one.folder.model_file.exists()
 
 
@@ -326,14 +324,14 @@ def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverge
     norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
     norm.running_mean.fill_(float("nan"))
     with pytest.raises(InputError, match="weights are of no use") as refused:
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
     assert "step -1" not in str(refused.value)
 
 
 def test_a_learning_rate_that_is_far_too_high_is_named_with_the_step_and_a_lower_one(job):
     one = job("run", "optimizer.lr=1e6")
     with pytest.raises(DivergedError, match=mentioning("--set", "optimizer.lr=0.1")):
-        run(one, resumed=False, watch=Nobody())
+        run(one, resumed=False)
     assert not one.folder.model_file.exists()
 
 
@@ -341,13 +339,13 @@ FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="a device that is always full is Linux's")
 
 
-class FullDisk(Nobody):
+class FullDisk(Callback):
     """From a step on a file of the run lies on a disk that is full."""
 
     def __init__(self, file, after):
         self.file, self.after = file, after
 
-    def progress(self, done, *facts):
+    def on_log(self, done, *facts):
         if done == self.after:
             self.file.rename(self.file.with_name("before"))
             self.file.symlink_to(FULL)
@@ -362,15 +360,18 @@ class FullDisk(Nobody):
 def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
     """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
     monkeypatch.setattr(schedule_points, "_ROWS", 12)
-    expected = run(job("alone", minival=minival), resumed=False, watch=Nobody())
+    expected = run(job("alone", minival=minival), resumed=False)
     one = job("run", minival=minival)
-    one.folder.note("The run begins.")
-    disk = FullDisk(one.folder.path / name, after=4)
-    with pytest.raises(InputError, match=mentioning(name, "--resume")):
-        run(one, resumed=False, watch=disk)
+    log = RunLog()
+    log.write_to(one.folder.path)
+    with attached(log):
+        logging.getLogger("efficientnetv2").info("The run begins.")
+        disk = FullDisk(one.folder.path / name, after=4)
+        with pytest.raises(InputError, match=mentioning(name, "--resume")):
+            run(one, resumed=False, callbacks=[disk])
     assert resume.saved_steps(one.folder.checkpoints) == [6]
     disk.has_room()
-    found = run(job("run", minival=minival), resumed=True, watch=Nobody())
+    found = run(job("run", minival=minival), resumed=True)
     curves = [
         [(row["kind"], row["step"], row["top1"]) for row in result.history if row["kind"] != "train"]
         for result in (expected, found)
@@ -398,17 +399,19 @@ def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job
     one = job("run", "checkpoint_minutes=0")
     try:
         with pytest.raises(ReaderKilledError, match="--workers"):
-            run(one, resumed=False, watch=Nobody())
+            run(one, resumed=False)
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert resume.saved_steps(one.folder.checkpoints) == [1]
 
 
 def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
-    folder = RunDir(tmp_path, lambda line: None)
+    folder, log = RunDir(tmp_path), RunLog()
+    log.write_to(tmp_path)
+    line = logging.makeLogRecord({"msg": "epoch 1"})
     for name, write in (
         ("metrics.jsonl", lambda: folder.record({"kind": "train", "step": 1, "loss": 0.5})),
-        ("log.txt", lambda: folder.note("epoch 1")),
+        ("log.txt", lambda: log.emit(line)),
         ("skipped.csv", lambda: folder.skip("a.jpg", "is empty (0 bytes)")),
     ):
         (tmp_path / name).symlink_to(FULL)
@@ -420,15 +423,15 @@ def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_pa
 @pytest.mark.parametrize("begun", ["", "path,reason\n"])
 def test_a_list_of_what_was_skipped_that_a_full_disk_left_empty_is_gone_on_with(begun, tmp_path):
     (tmp_path / "skipped.csv").write_text(begun)
-    folder = RunDir(tmp_path, lambda line: None)
+    folder = RunDir(tmp_path)
     for name in ("a.jpg", "b.jpg"):
         folder.skip(name, "is empty (0 bytes)")
-    assert RunDir(tmp_path, lambda line: None).skipped == {"a.jpg", "b.jpg"}
+    assert RunDir(tmp_path).skipped == {"a.jpg", "b.jpg"}
 
 
 def test_a_list_of_what_was_skipped_that_was_cut_off_in_its_first_line_is_no_reason_to_stop(tmp_path):
     (tmp_path / "skipped.csv").write_text("pa\na.jpg,is empty (0 bytes)\n")
-    assert RunDir(tmp_path, lambda line: None).skipped_count == 0
+    assert RunDir(tmp_path).skipped_count == 0
 
 
 def test_up_to_half_of_an_evaluations_images_are_skipped_but_with_strict_none(job):
@@ -452,8 +455,8 @@ def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit
     one = job("run")
     for row in range(2):
         one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
-    resumed = replace(one, folder=RunDir(one.folder.path, lambda line: None))
-    kept_by = TrainingCallbacks(resumed, SimpleNamespace(step=0), Nobody(), {})
+    resumed = replace(one, folder=RunDir(one.folder.path))
+    kept_by = TrainingCallbacks(resumed, SimpleNamespace(step=0), [], {})
     kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
     with pytest.raises(InputError, match=mentioning("2", "24", "--resume")):
         kept_by.note_unreadable([(1, "is empty (0 bytes)")])
@@ -489,7 +492,7 @@ def clock(monkeypatch):
 def books_of(job, clock, kept, selection=None):
     """Of a run that compiles for 100 s; a step of 8 pictures takes 1 s, a quarter of it for waiting."""
     state = SimpleNamespace(step=0, eval_network=job.network, state_dict=lambda: {"step": state.step})
-    kept_by = TrainingCallbacks(job, state, Nobody(), kept, selection)
+    kept_by = TrainingCallbacks(job, state, [], kept, selection)
     clock.now += 100
     kept_by.training_begins()
 
@@ -553,14 +556,14 @@ def test_the_bar_moves_between_rows_too(job, monkeypatch):
     """A day's run has one in seven minutes."""
     shown = []
 
-    class Looks(Nobody):
-        def progress(self, done, *facts):
+    class Looks(Callback):
+        def on_log(self, done, *facts):
             shown.append((done, *facts))
 
     monkeypatch.setattr(callbacks, "_SHOWN_S", -1.0)
     monkeypatch.setattr(callbacks, "log_steps", lambda recipe, length: frozenset({12, 24}))
     one = job("run")
-    run(one, resumed=False, watch=Looks())
+    run(one, resumed=False, callbacks=[Looks()])
     assert [done for done, *_ in shown] == list(range(1, 25))
     assert [row["step"] for row in one.folder.history() if row["kind"] == "train"] == [12, 24]
     assert all(images_per_s > 0 for _, _, _, images_per_s, _, _ in shown)

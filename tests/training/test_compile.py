@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning
 from tests.training.test_precision import SMALL
 from torch._dynamo.testing import CompileCounter
@@ -40,11 +41,6 @@ EXPECTED = [
 ]
 
 
-class Nobody:
-    def progress(self, *words):
-        pass
-
-
 @pytest.fixture
 def job(class_folders, tmp_path, monkeypatch):
     """One step of each size; PyTorch's compiler, which takes minutes, does nothing."""
@@ -73,10 +69,10 @@ def without_seconds(lines):
 
 
 def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
-    said = []
-    job = replace(job, folder=RunDir(tmp_path / "run", said.append))
+    said = logged_lines()
+    job = replace(job, folder=RunDir(tmp_path / "run"))
     job.folder.begin(job.recipe, job.train, {})
-    run(job, resumed=False, watch=Nobody())
+    run(job, resumed=False)
     assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
     written = (tmp_path / "run/log.txt").read_text()
     assert all(line in written for line in said)
@@ -93,20 +89,18 @@ def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
 
     monkeypatch.setattr(callbacks, "time", clock)
     monkeypatch.setattr(compiling._Trial, "agrees", agrees)
-    result = run(
-        replace(job, folder=RunDir(tmp_path / "run", lambda line: None)), resumed=False, watch=Nobody()
-    )
+    result = run(replace(job, folder=RunDir(tmp_path / "run")), resumed=False)
     assert result.seconds == 300
     assert metrics_log.training_seconds(result.history) < 1
 
 
 def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
     """As one that was killed before its report was written."""
-    job = replace(job, folder=RunDir(tmp_path / "run", lambda line: None))
+    job = replace(job, folder=RunDir(tmp_path / "run"))
     job.folder.begin(job.recipe, job.train, {})
-    first = run(job, resumed=False, watch=Nobody())
-    said = []
-    again = run(replace(job, folder=RunDir(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
+    first = run(job, resumed=False)
+    said = logged_lines()
+    again = run(replace(job, folder=RunDir(tmp_path / "run")), resumed=True)
     assert each_mentions(said, ("2", "step"), ("8", "val"))
     assert np.array_equal(again.predictions.logits, first.predictions.logits)
 
@@ -117,33 +111,31 @@ def of_compiling(said):
 
 
 def test_whoever_measures_a_run_is_told_too(job, tmp_path):
-    said = []
-    measure_timings(job, tmp_path, say=said.append)
+    said = logged_lines()
+    measure_timings(job, tmp_path)
     assert without_seconds(of_compiling(said)) == EXPECTED
 
 
 def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling._Trial, "agrees", lambda self, call, px: self.groups != 1)
-    said = []
+    said = logged_lines()
     with pytest.warns(UserWarning, match=mentioning("32", "gradients")):
-        measure_timings(job, tmp_path, say=said.append)
+        measure_timings(job, tmp_path)
     assert without_seconds(of_compiling(said)) == EXPECTED[:3]
 
 
 def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
     growing = with_overrides(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
-    said = []
-    compiling.compile_model(job.network.train(), growing, job.device, job.microbatches, say=said.append)
+    said = logged_lines()
+    compiling.compile_model(job.network.train(), growing, job.device, job.microbatches)
     assert without_seconds(said) == EXPECTED
 
 
 def test_of_several_processes_each_compiles_what_its_share_makes(job):
     """Four groups of two, at most three or four at a time: each of two processes has two, in one pass."""
-    said = []
+    said = logged_lines()
     world = World(rank=0, size=2, local_rank=0, local_size=2)
-    compiling.compile_model(
-        job.network.train(), job.recipe, job.device, job.microbatches, world=world, say=said.append
-    )
+    compiling.compile_model(job.network.train(), job.recipe, job.device, job.microbatches, world=world)
     assert [line for line in said if line.startswith("Compiling")] == [
         f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))
     ]

@@ -15,6 +15,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.early_stopping import (
     ModelSelection,
     Validation,
@@ -73,11 +74,6 @@ def test_without_patience_nothing_is_said_of_it():
     assert unused_patience(recipe, RunLength.of(recipe, 3000)) == []
 
 
-class Unseen:
-    def progress(self, *facts):
-        pass
-
-
 class StoppedError(Exception):
     """Stands for whatever ends a process."""
 
@@ -104,7 +100,7 @@ def job(class_folders, tmp_path):
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
-            folder=RunDir(tmp_path / name, lambda line: None),
+            folder=RunDir(tmp_path / name),
             device=torch.device("cpu"),
             workers=0,
             minival=minival,
@@ -156,7 +152,7 @@ def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
     """Before training 5 of 6 are right (the last number), then 4 at most: the file has the weights of the start."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
     one = job("run", *BEGUN)
-    result = run(one, resumed=False, watch=Unseen())
+    result = run(one, resumed=False)
     assert list(seen) == [0, 3, 6, 9, 12, 15, 18, 21, 24]
     assert same(weights_of(one), seen[0])
     assert not same(seen[0], seen[24])
@@ -171,7 +167,7 @@ def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
 def test_a_model_better_than_its_start_is_kept(job, scripted):
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 4 / 6, 3 / 6)
     one = job("run", *BEGUN)
-    run(one, resumed=False, watch=Unseen())
+    run(one, resumed=False)
     assert same(weights_of(one), seen[18])
     told = modelfile.load(one.folder.model_file).metrics
     assert (told["kept_model"], told["start_metric"]) == ("trained", pytest.approx(3 / 6))
@@ -182,15 +178,15 @@ def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
     """Stopped before the first checkpoint the run begins anew; after it the checkpoint has the start's weights."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
 
-    class Ends:
-        def progress(self, done, *facts):
+    class Ends(Callback):
+        def on_log(self, done, *facts):
             if done >= stop:
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        run(job("run", *BEGUN), resumed=False, watch=Ends())
+        run(job("run", *BEGUN), resumed=False, callbacks=[Ends()])
     resumed = job("run", *BEGUN)
-    result = run(resumed, resumed=True, watch=Unseen())
+    result = run(resumed, resumed=True)
     assert same(weights_of(resumed), seen[0])
     assert [row["step"] for row in result.history if row["kind"] == "minival"] == [*range(0, 25, 3)]
 
@@ -199,7 +195,7 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     """The moving average's after the fifth validation; the end of the run is not as good."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run")
-    result = run(one, resumed=False, watch=Unseen())
+    result = run(one, resumed=False)
     assert list(seen) == [3, 6, 9, 12, 15, 18, 21, 24]
     assert same(weights_of(one), seen[15])
     assert not same(seen[15], seen[24])
@@ -221,7 +217,7 @@ def test_auto_minival_keeps_the_last_weights_though_some_before_were_luckier(job
     """Without a classifier the model before training is no candidate."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run", "minival=auto")
-    run(one, resumed=False, watch=Unseen())
+    run(one, resumed=False)
     assert same(weights_of(one), seen[24])
     told = modelfile.load(one.folder.model_file).metrics
     assert (told["selected_step"], told["kept_model"]) == (24, "trained")
@@ -257,7 +253,7 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
     """Best at step 6. In the first stage nothing is counted; 15 and 18 are the last stage's first two."""
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 1)
     one = job("run", "patience=2")
-    result = run(one, resumed=False, watch=Unseen())
+    result = run(one, resumed=False)
     assert list(seen) == [3, 6, 9, 12, 15, 18]
     assert result.images == 18 * 8
     assert same(weights_of(one), seen[18]), "as good as at 6, and later"
@@ -278,13 +274,13 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
     """It was killed before the model file was written: resumed, it does no further step and chooses the same."""
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1, 1)
     one = job("run", "patience=2")
-    run(one, resumed=False, watch=Unseen())
+    run(one, resumed=False)
     first = weights_of(one)
     assert same(first, seen[6])
     one.folder.model_file.unlink()
     seen.clear()
     again = job("run", "patience=2")
-    result = run(again, resumed=True, watch=Unseen())
+    result = run(again, resumed=True)
     assert not seen, "it was over with its last checkpoint"
     assert mentions(said(again), "18", "step")
     assert "from step" not in said(again)
@@ -296,17 +292,17 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
 def test_an_interrupted_run_chooses_the_same(at, job):
     """With the network's own answers. At 16 the best may be behind, at 22 it may be after the last checkpoint."""
     alone = job("alone")
-    run(alone, resumed=False, watch=Unseen())
+    run(alone, resumed=False)
 
-    class Ends:
-        def progress(self, done, *facts):
+    class Ends(Callback):
+        def on_log(self, done, *facts):
             if done == at:
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        run(job("killed"), resumed=False, watch=Ends())
+        run(job("killed"), resumed=False, callbacks=[Ends()])
     killed = job("killed")
-    run(killed, resumed=True, watch=Unseen())
+    run(killed, resumed=True)
     assert same(weights_of(killed), weights_of(alone))
     ours, theirs = (modelfile.load(one.folder.model_file).metrics for one in (killed, alone))
     assert ours == theirs
@@ -315,7 +311,7 @@ def test_an_interrupted_run_chooses_the_same(at, job):
 def test_macro_f1_may_choose(job, scripted):
     scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run", "chosen_by=macro_f1")
-    run(one, resumed=False, watch=Unseen())
+    run(one, resumed=False)
     told = modelfile.load(one.folder.model_file).metrics
     assert told["selected_by"] == "macro_f1"
     best = next(
@@ -329,7 +325,7 @@ def test_macro_f1_may_choose(job, scripted):
 def test_without_minival_the_last_weights_are_kept(job, scripted):
     scripted()
     one = replace(job("run", "minival=null"), minival=None)
-    result = run(one, resumed=False, watch=Unseen())
+    result = run(one, resumed=False)
     assert result.selection is None
     assert "selected_on" not in modelfile.load(one.folder.model_file).metrics
     assert [row["step"] for row in result.history if row["kind"] == "val"] == [3, 6, 9, 12, 15, 18, 21, 24]

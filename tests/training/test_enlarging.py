@@ -93,11 +93,11 @@ def test_one_size_stays_one():
 )
 def test_a_size_that_was_asked_for_is_taken(words):
     named_so = Words(recipe="quick", weights="none", image_px=words.image_px, settings=words.settings)
-    recipe, _ = begin_recipe(named_so, "cpu", lambda line: None)
+    recipe, _ = begin_recipe(named_so, "cpu")
     assert recipe.enlarge is None
     assert limit_upscaling(recipe, 32) == (recipe, [])
     also = Words(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
-    assert begin_recipe(also, "cpu", lambda line: None)[0].enlarge == 3
+    assert begin_recipe(also, "cpu")[0].enlarge == 3
 
 
 QUICKLY = ("group_images=8", "batch_images=8", "precision=fp32", "compile=false", "epochs=5")
@@ -106,7 +106,7 @@ QUICKLY = ("group_images=8", "batch_images=8", "precision=fp32", "compile=false"
 def settled_run(words, folder):
     """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
     cpu = torch.device("cpu")
-    asked, _ = begin_recipe(words, cpu, lambda line: None)
+    asked, _ = begin_recipe(words, cpu)
     recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_px=32), Hardware(cpu)).recipe
     assert recipe.progressive.last.image_px < asked.progressive.last.image_px, "or it would say nothing"
     (folder / "run").mkdir()
@@ -115,7 +115,7 @@ def settled_run(words, folder):
 
 
 def gone_on(words, file):
-    return resumed_recipe(words, file, lambda line: None)
+    return resumed_recipe(words, file)
 
 
 @pytest.mark.parametrize("further", [("enlarge=3",), ()])
@@ -229,9 +229,9 @@ def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path)
     )
     (tmp_path / "recipe.yaml").write_text(there.to_yaml())
     words = Words(recipe=own, model="efficientnetv2_b0", weights="none", minutes=5)
-    assert resumed_recipe(words, tmp_path / "recipe.yaml", lambda line: None).eval_px == 96
+    assert resumed_recipe(words, tmp_path / "recipe.yaml").eval_px == 96
     with pytest.raises(InputError, match="progressive"):
-        resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml", lambda line: None)
+        resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize(

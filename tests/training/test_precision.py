@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.training.test_loop import running
 from torch import nn
@@ -50,7 +51,7 @@ def measured(monkeypatch, **seconds):
     """Let every step take as long as said: by precision, and ``compiled``."""
     real = speed._Bench.side
 
-    def side(self, precision, *, compiles=False, say=None):
+    def side(self, precision, *, compiles=False):
         made = real(self, precision)
         object.__setattr__(made, "step", lambda: seconds["compiled" if compiles else precision])
         return made
@@ -100,9 +101,9 @@ def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
 )
 def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
     measured(monkeypatch, fp32=step_s, compiled=compiled_s)
-    said = []
+    said = logged_lines()
     choice = choose_precision(
-        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU, say=said.append
+        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU
     )
     assert choice.compile is chosen
     assert said == (
@@ -132,9 +133,9 @@ def test_a_run_whose_pictures_grow_is_as_much_shorter(monkeypatch):
 def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypatch, minutes, chosen):
     """1,000 steps of 10 s are 167 minutes, yet 15 are too few to try; 200 steps are 33, yet 150 are enough."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
-    steps, said = (1_000, []) if minutes == 15.0 else (200, [])
+    steps, said = 1_000 if minutes == 15.0 else 200, logged_lines()
     recipe = recipe_of("precision=fp32", "batch_images=8")
-    choice = choose_precision(recipe, network(), steps=steps, device=CPU, minutes=minutes, say=said.append)
+    choice = choose_precision(recipe, network(), steps=steps, device=CPU, minutes=minutes)
     assert choice.compile is chosen
     assert bool(said) is chosen
 
@@ -142,10 +143,10 @@ def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypa
 @pytest.mark.parametrize(("within_s", "tried"), [(None, True), (1e6, True), (599.0, False), (0.0, False)])
 def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, monkeypatch):
     measured(monkeypatch, fp32=10.0, compiled=5.0)
-    said = []
+    said = logged_lines()
     choice = choose_precision(
         recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU,
-        compile_within_s=within_s, say=said.append,
+        compile_within_s=within_s,
     )  # fmt: skip
     assert choice.compile is tried
     assert bool(said) is tried

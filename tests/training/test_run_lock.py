@@ -196,7 +196,7 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
         place = Place(out=out, resume=resume, device="cpu", workers=0, probe=False)
         return train_job.train_and_report(words, Source(str(class_folders)), place)
 
-    def stopped(job, *, resumed, watch, limit):
+    def stopped(job, *, resumed, callbacks, limit):
         before = _contents(out)
         with pytest.raises(InputError, match=mentioning("mine", "another process")):
             train(Words(), resume=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions
 
 from efficientnetv2.cli.console import Screen
@@ -18,8 +20,8 @@ from efficientnetv2.training.signals import GracefulStop, defer_signals, signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_may_repeat_itself(number):
-    said = []
-    with GracefulStop(said.append, launched=True) as interruption:
+    said = logged_lines()
+    with GracefulStop(launched=True) as interruption:
         assert not interruption.requested
         for _ in range(3):
             os.kill(os.getpid(), number)
@@ -28,10 +30,11 @@ def test_a_launcher_may_repeat_itself(number):
 
 
 _CLOSED = """
-import signal, sys
+import logging, signal, sys
 from efficientnetv2.training.signals import GracefulStop
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though the tests are run under nohup
-with GracefulStop(lambda line: print(line, flush=True)) as interruption:
+logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO)
+with GracefulStop() as interruption:
     if sys.argv[2:]:
         signal.raise_signal(signal.Signals[sys.argv[2]])
     print("at work", flush=True)
@@ -65,7 +68,7 @@ def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(be
 def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with GracefulStop(print) as interruption, defer_signals(), signals_as_ctrl_c():
+        with GracefulStop() as interruption, defer_signals(), signals_as_ctrl_c():
             os.kill(os.getpid(), signal.SIGHUP)
         assert not interruption.requested
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -97,10 +100,10 @@ def test_what_cleans_up_as_a_window_is_closed_is_told_of_it_once():
 
 
 def test_a_person_who_repeats_it_means_at_once():
-    said = []
+    said = logged_lines()
 
     def interrupted_twice():
-        with GracefulStop(said.append):
+        with GracefulStop():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -123,8 +126,8 @@ def test_a_line_that_is_being_written_is_not_written_again():
 
     screen = Screen()
     screen.notes = Console(file=Terminal(), width=200)
-    with GracefulStop(screen.say) as interruption:
-        screen.say("epoch 1.0: top-1 50.0 %")
+    with screen, GracefulStop() as interruption:
+        logging.getLogger("efficientnetv2").info("epoch 1.0: top-1 50.0 %")
     assert interruption.requested
     lines = screen.notes.file.getvalue().splitlines()
     assert lines.count("epoch 1.0: top-1 50.0 %") == 1
@@ -135,8 +138,8 @@ def test_a_line_that_is_being_written_is_not_written_again():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_forked_off_within_says_nothing(number):
     """As those that read pictures are, which a terminal's Ctrl-C reaches too."""
-    said = []
-    with GracefulStop(said.append) as interruption:
+    said = logged_lines()
+    with GracefulStop() as interruption:
         child = os.fork()
         if child == 0:
             os.kill(os.getpid(), number)

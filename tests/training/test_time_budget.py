@@ -19,6 +19,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import time_budget
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
@@ -189,7 +190,7 @@ def timed(class_folders, tmp_path):
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
-            folder=RunDir(tmp_path / name, lambda line: None),
+            folder=RunDir(tmp_path / name),
             device=torch.device("cpu"),
             workers=0,
         )
@@ -210,13 +211,13 @@ def limit_of(step_s: float, steps: int) -> TimeLimit:
     return TimeLimit(steps * step_s, 0.0, rates, began=0.0)
 
 
-class Copying:
+class Copying(Callback):
     """Keeps a copy of the run folder as it is after a step."""
 
     def __init__(self, folder, to, after: int) -> None:
         self.folder, self.to, self.after = folder, to, after
 
-    def progress(self, done, *facts):
+    def on_log(self, done, *facts):
         if done == self.after:
             shutil.copytree(self.folder, self.to)
 
@@ -247,7 +248,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
     first.folder.begin(first.recipe, first.train, BEGINNING)
     Paces(monkeypatch, seed=1)
     watch = Copying(first.folder.path, tmp_path / "second", after=36)
-    run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
+    run(first, resumed=False, callbacks=[watch], limit=limit_of(1.0, 60))
     planned = first.folder.beginning()["revisions"]
     assert len({steps for _, _, steps in planned}) > 2, "the pace has changed the plan"
     assert any(decided > 36 for decided, _, _ in planned)
@@ -255,7 +256,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
     second = timed("second")
     shutil.copy(first.folder.beginning_file, second.folder.beginning_file)
     clock = Paces(monkeypatch, seed=2)
-    run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 60))
+    run(second, resumed=True, limit=limit_of(1.0, 60))
     assert clock.now < 50, "it goes on from a checkpoint"
     assert second.folder.beginning()["revisions"] == planned
     assert weights_of(second) == weights_of(first)
@@ -268,7 +269,7 @@ def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatc
     one = timed("run")
     one.folder.begin(one.recipe, one.train, BEGINNING)
     Paces(monkeypatch, seed=3)
-    run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit_of(1.0, 80))
+    run(one, resumed=False, limit=limit_of(1.0, 80))
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
     sizes = [row["image_px"] for row in rows]
     assert sizes == sorted(sizes)
@@ -286,14 +287,14 @@ def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypat
     first.folder.begin(first.recipe, first.train, BEGINNING)
     clock = Paces(monkeypatch, seed=1)
     watch = Copying(first.folder.path, tmp_path / "second", after=36)
-    run(first, resumed=False, watch=watch, limit=limit_of(1.0, 60))
+    run(first, resumed=False, callbacks=[watch], limit=limit_of(1.0, 60))
 
     second = timed("second")
     kept = torch.load(max(second.folder.checkpoints.glob("*.pt")), weights_only=False)
     limit = replace(limit_of(1.0, 60), began=clock.now)
     clock.now += 4
     before = clock.now
-    run(second, resumed=True, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
+    run(second, resumed=True, limit=limit)
     assert kept["used_s"] > 10
     assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)
 
@@ -304,6 +305,6 @@ def test_each_step_counts_with_its_own_time(timed, monkeypatch):
     one.folder.begin(one.recipe, one.train, BEGINNING)
     monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_px, seconds: took.append(seconds))
     limit, began = replace(limit_of(1.0, 60), began=time.monotonic()), time.perf_counter()
-    run(one, resumed=False, watch=SimpleNamespace(progress=lambda *facts: None), limit=limit)
+    run(one, resumed=False, limit=limit)
     assert len(took) > 10
     assert sum(took) < time.perf_counter() - began

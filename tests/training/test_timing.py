@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
@@ -128,8 +129,8 @@ def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
 
 
 def test_what_is_measured_is_said_before_with_the_time_left(job, tmp_path):
-    said = []
-    measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path, say=said.append)
+    said = logged_lines()
+    measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path)
     answers, first, second, checkpoints = said
     assert mentions(first, "32", "1", "2")
     assert re.fullmatch(r"Measuring steps of 64 px \(2 of 2, about \d+ s left\)\.", second)
@@ -148,7 +149,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
         asked.append(rates)
         return True
 
-    found = measure_timings(job, tmp_path, in_vain=in_vain, say=said.append)
+    found = measure_timings(job, tmp_path, in_vain=in_vain)
     assert not any("64 px" in line for line in said)
     (least,) = asked
     assert least.answers.each_s > 0
@@ -211,8 +212,8 @@ def test_answers_take_what_they_take_to_begin_and_each():
 @pytest.mark.parametrize(("within_s", "sizes"), [(1e6, [32, 64]), (0.0, [32])])
 def test_sizes_that_no_time_is_left_for_are_taken_to_grow_as_their_pixels_do(within_s, sizes, job, tmp_path):
     """With no time at all, one step of the smallest images is timed after one that is not."""
-    said = []
-    found = measure_timings(job, tmp_path, within_s=within_s, say=said.append)
+    said = logged_lines()
+    found = measure_timings(job, tmp_path, within_s=within_s)
     assert [line.split()[3] for line in said if "steps of" in line] == [str(px) for px in sizes]
     assert [rate.image_px for rate in found.steps] == [32, 64]
     small, large = found.steps

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.utils import device as accelerate
@@ -182,8 +183,8 @@ def test_no_more_workers_than_cores_and_memory_can_bear(
 ):
     monkeypatch.setattr(accelerate, "cores", lambda: cores)
     monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
-    said = []
-    assert few_enough(workers, sharing=sharing, say=said.append) == given
+    said = logged_lines()
+    assert few_enough(workers, sharing=sharing) == given
     assert len(said) == (given < workers)
     if said:
         assert said[0].startswith(f"--workers {workers} is lowered to {given}: ")

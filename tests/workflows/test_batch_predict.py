@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.command_line import effnetv2
 from tests.conftest import paint
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 
@@ -142,8 +143,8 @@ def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
     pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=2))
     for number in range(23):
         (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
-    lines: list[str] = []
-    damage = tell(load_dataset(tmp_path / "packed"), strict=False, say=lines.append)
+    lines = logged_lines()
+    damage = tell(load_dataset(tmp_path / "packed"), strict=False)
     assert len(damage.reasons) == 46
     assert len(lines) == 21
     assert mentions(lines[19], "pictures-000019.tar", "missing")
@@ -210,13 +211,14 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "map"])
+@pytest.mark.usefixtures("on_screen")
 def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tmp_path, monkeypatch, capsys):
     """Else a set of a million pictures takes days that could be an hour, in silence."""
     monkeypatch.setattr(
         batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says."
     )
     model, source = str(tmp_path / model), Source(str(class_folders))
-    plain = {"device": "cpu", "as_json": False}
+    plain = {"device": "cpu"}
     if verb == "predict":
         predict_and_write(model, source, out=tmp_path / "out.csv", workers=0, strict=False, **plain)
     elif verb == "evaluate":

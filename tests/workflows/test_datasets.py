@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tests.conftest import paint
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import datasets as module
 from efficientnetv2.workflows.crossval import _pictures
@@ -36,8 +36,8 @@ def damage(file):
 
 
 def prepared(photos, strict=False):
-    said = []
-    return prepare(Source(str(photos)), holdout=0.2, seed=0, strict=strict, say=said.append), " ".join(said)
+    said = logged_lines()
+    return prepare(Source(str(photos)), holdout=0.2, seed=0, strict=strict), " ".join(said)
 
 
 def test_damage_of_evaluated_images_is_found_before_the_first_step(photos):
@@ -66,10 +66,11 @@ def test_of_very_many_a_part_is_decoded(photos, monkeypatch):
     assert mentions(prepared(photos)[1], "7", "decoded")
 
 
+@pytest.mark.usefixtures("on_screen")
 def test_every_fold_is_evaluated_so_all_images_are_decoded(photos, capsys):
     for path in ("val/red/03.jpg", "train/red/05.jpg"):
         damage(photos / path)
-    dataset, contents, skipped = _pictures(Source(str(photos)), SimpleNamespace(strict=False), Screen(), 0)
+    dataset, contents, skipped = _pictures(Source(str(photos)), SimpleNamespace(strict=False), 0)
     assert {path for path, _ in skipped} == {"val/red/03.jpg", "train/red/05.jpg"}
     assert len(dataset) == len(contents) == 58
     assert np.isin([path for path, _ in skipped], dataset.paths).sum() == 0

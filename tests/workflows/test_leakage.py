@@ -17,7 +17,6 @@ from tests.file_server import serving
 from tests.messages import each_mentions, mentioning, mentions
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.shards.writer import Packing, pack
@@ -114,7 +113,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     files = load_dataset(class_folders)
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainedOn(2, np.array([1, 2]))
-    told = RunDir(tmp_path / "run", lambda line: None)
+    told = RunDir(tmp_path / "run")
     recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
     job = RunConfig(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
     state = init_state(network, recipe)
@@ -142,7 +141,7 @@ def weights_of(pictures, tmp_path, class_names=()):
 
 def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
     """Nine of 48 pictures are held out; the weights have learnt from four of these, or from the others alone."""
-    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=lambda line: None)
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
     found = seen_before(place, network, prepared)
@@ -155,7 +154,7 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
 
 def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
     """As minival of the run that trained them, or of one before that."""
-    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=lambda line: None)
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
     end = "the figure on them is optimistic. For an honest one hold out others, by a column split or the --seed of"
@@ -196,7 +195,7 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
 
 
 def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
-    quiet = {"strict": False, "say": lambda line: None}
+    quiet = {"strict": False}
     prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
     with pytest.raises(InputError, match=mentioning("6", "minival")):
@@ -252,8 +251,8 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
     prepared = SimpleNamespace(train=pictures, dataset=pictures)
     monkeypatch.setattr(resume, "saved_steps", lambda _: [7])
-    folder, device = RunDir(tmp_path, print), torch.device("cpu")
-    network = resume._network_to_go_on_with(folder, recipe, prepared, device, Screen(mute=True))
+    folder, device = RunDir(tmp_path), torch.device("cpu")
+    network = resume._network_to_go_on_with(folder, recipe, prepared, device)
     again = network.trained_on
     assert (again.pictures, again.marks.tolist()) == (3, [4, 5, 6])
     assert (again.earlier.pictures, again.earlier.marks.tolist()) == (9, [1, 2])
@@ -294,7 +293,7 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
 
 def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
     """For which classes those before it were is not known, and other classes are no reason to refuse it."""
-    quiet = {"strict": False, "say": lambda line: None}
+    quiet = {"strict": False}
     prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)

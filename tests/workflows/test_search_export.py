@@ -60,7 +60,7 @@ def trained_by(command: str) -> Recipe:
     parser.add_argument("--set", dest="settings", action="append", default=[])
     said = parser.parse_args(shlex.split(command))
     words = Words(model=said.model, image_px=said.image_px, settings=tuple(said.settings))
-    return begin_recipe(words, torch.device("cpu"), lambda line: None)[0]
+    return begin_recipe(words, torch.device("cpu"))[0]
 
 
 @pytest.mark.parametrize("image_px", [48, 64])

@@ -14,8 +14,8 @@ from PIL import Image
 from tests.command_line import effnetv2
 from tests.conftest import paint
 from tests.file_server import serving
+from tests.log_lines import logged_lines
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.reader import Damage
 from efficientnetv2.data.shards.storage import RemoteStore
@@ -48,14 +48,13 @@ def network(tmp_path):
 @pytest.fixture
 def so_far(network, class_folders, tmp_path):
     """A new one at each call, as each start of the program makes it; words replace what it is made of."""
-    said: list[str] = []
+    said = logged_lines()
 
     def made(**words):
         of = {
             "network": network,
             "preprocessing": network.preprocessing,
             "dataset": load_dataset(class_folders, require_labels=False),
-            "say": said.append,
         } | words
         return SoFar(tmp_path / "labels.csv", **of)
 
@@ -215,7 +214,6 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
             device=torch.device("cpu"),
             workers=0,
             strict=False,
-            screen=Screen(quiet=True),
             world=World(),
             so_far=kept,
         )
@@ -231,7 +229,7 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     monkeypatch.setattr(batch_predict, "shared_answers", lambda *_, **__: given)
     found, _ = answered(
         Asked(network, dataset, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
-        device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True), world=World(), so_far=so_far(),
+        device=torch.device("cpu"), workers=0, strict=False, world=World(), so_far=so_far(),
     )  # fmt: skip
     assert found.logits.data_ptr() == given.logits.data_ptr()
 
@@ -256,8 +254,7 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     for rank in (0, 1):
         found, _ = answered(
             Asked(network, dataset, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
-            device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True),
-            world=World(rank=rank, size=2), so_far=so_far(),
+            device=torch.device("cpu"), workers=0, strict=False, world=World(rank=rank, size=2), so_far=so_far(),
         )  # fmt: skip
         answers.append(found)
     assert [one.tolist() for one in said] == [[0, 2]]
@@ -279,7 +276,7 @@ def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_fol
     with pytest.raises((InputError, KeyboardInterrupt)) as ended:
         predict_job.predict_and_write(
             str(tmp_path / MODEL), Source(str(class_folders)), out=tmp_path / "labels.csv",
-            rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False, as_json=False,
+            rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False,
         )  # fmt: skip
     assert ("the same command goes on" in str(ended.value)) == (stop == signal.SIGTERM)
     assert (tmp_path / "labels.csv").exists()

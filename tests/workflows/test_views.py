@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.command_line import effnetv2
 from tests.conftest import COLOURS, paint
+from tests.log_lines import logged_lines
 from tests.messages import mentions
 
 from efficientnetv2 import create
@@ -29,20 +30,20 @@ def network(temperature=4.0):
 
 @pytest.mark.parametrize("changed", [{"views": "symmetries"}, {"image_px": 48}])
 def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
-    one, said = network(), []
-    for_own_views(one, one.preprocessing, said.append)
+    one, said = network(), logged_lines()
+    for_own_views(one, one.preprocessing)
     assert one.calibration is not None
-    for_own_views(one, replace(one.preprocessing, **changed), said.append)
+    for_own_views(one, replace(one.preprocessing, **changed))
     assert one.calibration is None
     [line] = said
     assert mentions(line, "32", "one")
-    for_own_views(one, replace(one.preprocessing, **changed), said.append)
+    for_own_views(one, replace(one.preprocessing, **changed))
     assert len(said) == 1, "there is none to leave out"
 
 
 def test_of_networks_that_answer_together_each_leaves_its_own_out():
-    together, said = Ensemble([network(), network(None)]), []
-    for_own_views(together, replace(together.preprocessing, views="symmetries"), said.append)
+    together, said = Ensemble([network(), network(None)]), logged_lines()
+    for_own_views(together, replace(together.preprocessing, views="symmetries"))
     assert calibrations(together) == (None, None)
     assert len(said) == 1
 

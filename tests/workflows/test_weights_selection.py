@@ -17,7 +17,6 @@ from tests.data.test_splits import dataset
 from tests.messages import mentions
 from tests.metrics.test_bootstrap import alike_places
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
@@ -38,10 +37,6 @@ CPU = torch.device("cpu")
 SMALL = ("progressive.stages=2", "progressive.image_px={start: 32, end: 32}")
 
 
-def silent(line):
-    """Said nowhere."""
-
-
 def painted(folder, names=("red", "green", "blue"), each=12):
     """Classes of a colour each: any network that sees anything tells them apart."""
     for name in names:
@@ -51,15 +46,15 @@ def painted(folder, names=("red", "green", "blue"), each=12):
 
 
 def decided(words, starts, tmp_path):
-    recipe, notes = begin_recipe(words, CPU, silent, found=starts[0])
+    recipe, notes = begin_recipe(words, CPU, found=starts[0])
     return Decided(tmp_path / "run", recipe, tuple(notes), starts=starts)
 
 
 def compared(words, starts, source, tmp_path, place=None):
     known = decided(words, starts, tmp_path)
     recipe = known.recipe
-    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=False, say=silent)
-    return known, chosen(known, words, prepared, CPU, 0, place or Place(), Screen(quiet=True)), prepared
+    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=False)
+    return known, chosen(known, words, prepared, CPU, 0, place or Place()), prepared
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +78,7 @@ def found(file, title):
 SCRATCH = WeightsCandidate("none", "Weights: none, training from scratch.")
 
 
+@pytest.mark.usefixtures("on_screen")
 def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
     """Before the first picture: where nobody sees a bar, as under nohup, it would look like hanging."""
 
@@ -94,7 +90,7 @@ def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
     starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     with pytest.raises(InputError, match="first answer"):
         compared(Words(settings=SMALL), starts, source, tmp_path)
-    assert mentions(capsys.readouterr().err, "2", "30", "training")
+    assert mentions(capsys.readouterr().out, "2", "30", "training")
 
 
 def test_the_better_features_win_wherever_they_stand(files, tmp_path):
@@ -320,10 +316,10 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
     words = Words(minutes=60, settings=SMALL)
     source = Source(str(painted(tmp_path / "pictures", each=120)))
     known = decided(words, starts, tmp_path)
-    prepared = prepare(source, holdout=known.recipe.holdout, seed=0, strict=False, say=silent)
+    prepared = prepare(source, holdout=known.recipe.holdout, seed=0, strict=False)
     assert len(prepared.train) == 288
     budget = SimpleNamespace(left_s=left_s)
-    after = chosen(known, words, prepared, CPU, 0, Place(), Screen(quiet=True), budget)
+    after = chosen(known, words, prepared, CPU, 0, Place(), budget)
     assert clock.images == looked_at
     assert clock.now <= 40 * 1.5 + 187 * 0.5
     if len(looked_at) < 3:

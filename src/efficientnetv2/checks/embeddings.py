@@ -19,7 +19,7 @@ from efficientnetv2.checks.findings import (
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Embeddings
-from efficientnetv2.utils.shell import Counting, uncounted
+from efficientnetv2.utils.progress import progress
 
 # Largest ratio of the distance to the last image of a scene over that to the next image: Lowe's ratio test (IJCV 2004,
 # 0.8 for keypoints). Stricter, from looking at pairs of aerial images. Ours.
@@ -38,8 +38,6 @@ def lookalike_section(
     dataset: ImageDataset,
     embeddings: Embeddings,
     copies: Sequence[Sequence[int]],
-    *,
-    counting: Counting = uncounted,
 ) -> tuple[CheckSection, list[tuple[int, ...]]]:
     """Images far more alike than any other: one scene again, shifted, rotated, or in other light.
 
@@ -61,9 +59,7 @@ def lookalike_section(
         rows_of.setdefault(copy_id, []).append(row)
     scenes = [
         (tuple(sorted(row for place in places for row in rows_of[int(copy_ids[originals[place]])])), ratio)
-        for places, ratio in find_lookalikes(
-            embeddings.vectors[originals].astype(np.float32), counting=counting
-        )
+        for places, ratio in find_lookalikes(embeddings.vectors[originals].astype(np.float32))
     ]
     across = [scene for scene in scenes if crosses_splits(dataset, scene[0])]
     unlike = [scene for scene in scenes if labels_differ(dataset, scene[0])]
@@ -110,9 +106,7 @@ def lookalike_section(
     return CheckSection(facts, findings), [group for group, _ in scenes]
 
 
-def find_lookalikes(
-    vectors: Floats, *, most: float = STANDS_OUT, counting: Counting = uncounted
-) -> list[tuple[tuple[int, ...], float]]:
+def find_lookalikes(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[tuple[int, ...], float]]:
     """Groups of (n, d) vectors that are close to each other and far from all others, the clearest first.
 
     Args:
@@ -124,7 +118,7 @@ def find_lookalikes(
         nested ones the larger counts.
     """
     largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
-    with counting("comparing", len(vectors)) as counted:
+    with progress("comparing", len(vectors)) as counted:
         nearest, distances = _neighbours(vectors, max(0, largest), counted)
     found: list[tuple[tuple[int, ...], float]] = []
     named = np.zeros(len(vectors), dtype=bool)

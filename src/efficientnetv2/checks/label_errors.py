@@ -23,8 +23,8 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, Together, choosing
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import some
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import Counting, uncounted
 
 # Cross-validation folds. Ours, a common choice.
 FOLDS = 5
@@ -45,7 +45,6 @@ def label_error_section(
     together: Sequence[Sequence[int]],
     *,
     key: Key,
-    counting: Counting = uncounted,
 ) -> CheckSection:
     """Labels that a linear classifier contradicts out of fold.
 
@@ -65,9 +64,7 @@ def label_error_section(
         return CheckSection({}, notes)
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
-    probabilities = out_of_fold_probabilities(
-        embeddings.vectors[usable], labels, groups[usable], key=key, counting=counting
-    )
+    probabilities = out_of_fold_probabilities(embeddings.vectors[usable], labels, groups[usable], key=key)
     facts, finding = _contradicted(dataset, embeddings.samples[usable], labels, classes, probabilities, most)
     return CheckSection(facts, notes if finding is None else [finding, *notes])
 
@@ -208,7 +205,7 @@ def _stratified_sample(labels: Ints, most: int, key: Key) -> Ints:
 
 
 def out_of_fold_probabilities(
-    vectors: Floats, labels: Ints, groups: Ints, *, key: Key, counting: Counting = uncounted
+    vectors: Floats, labels: Ints, groups: Ints, *, key: Key
 ) -> npt.NDArray[np.float64]:
     """(n, K) probabilities of a linear classifier trained on other folds, or on a sample of them if there are too many.
 
@@ -217,7 +214,7 @@ def out_of_fold_probabilities(
         labels: (n,) 0 to K - 1, each often enough to be in every fold.
         groups: (n,) equal for images that no fold separates.
     """
-    strength = _choose_strength(vectors, labels, groups, key, counting)
+    strength = _choose_strength(vectors, labels, groups, key)
     classes = int(labels.max()) + 1
     most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, classes, vectors.shape[1])
     probabilities = np.zeros((len(labels), classes))
@@ -228,7 +225,7 @@ def out_of_fold_probabilities(
         if len(test_rows)  # not where there are few groups, and they are large
     ]
     done = 0
-    with counting("checking labels", sum(len(train_rows) for train_rows, _ in parts)) as counted:
+    with progress("checking labels", sum(len(train_rows) for train_rows, _ in parts)) as counted:
         for train_rows, test_rows in parts:
             classifier = _fit_classifier(vectors[train_rows], labels[train_rows], strength)
             probabilities[np.ix_(test_rows, classifier.classes_)] = classifier.predict_proba(
@@ -239,7 +236,7 @@ def out_of_fold_probabilities(
     return probabilities
 
 
-def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: Counting) -> float:
+def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> float:
     """The inverse L2 penalty of lowest log-loss; the usual one if there is too much or too little to choose by."""
     every = np.arange(labels.max() + 1)
     most = _affordable_images(_MAX_TUNING_WORK, len(_STRENGTHS), len(every), vectors.shape[1])
@@ -265,7 +262,7 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, coun
 
     losses: dict[float, float] = {}
     each = sum(len(train_part) for train_part, _ in parts)
-    with counting("choosing the label classifier", each * len(_STRENGTHS)) as counted:
+    with progress("choosing the label classifier", each * len(_STRENGTHS)) as counted:
         for strength in _STRENGTHS:
             losses[strength] = loss(strength)
             counted(each * len(losses))

@@ -34,7 +34,6 @@ from efficientnetv2.evaluation.locations import NEAR_KM
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import Counting, uncounted
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,6 @@ def check_dataset(
     embeddings: Embeddings | None = None,
     weights: str | None = None,
     damage: Damage | None = None,
-    counting: Counting = uncounted,
 ) -> CheckFindings:
     """Run all checks.
 
@@ -127,11 +125,9 @@ def check_dataset(
             *([pair.first, pair.second] for pair in near),
             *augmentation_families(dataset),
         ]
-        lookalikes, scenes = lookalike_section(dataset, embeddings, copies, counting=counting)
+        lookalikes, scenes = lookalike_section(dataset, embeddings, copies)
         together: list[Sequence[int]] = [*copies, *scenes, *group_members(dataset)]
-        label_errors = label_error_section(
-            dataset, embeddings, together, key=key.fold("labels"), counting=counting
-        )
+        label_errors = label_error_section(dataset, embeddings, together, key=key.fold("labels"))
         sections["network"] = CheckSection(
             {**lookalikes.facts, **label_errors.facts}, [*lookalikes.findings, *label_errors.findings]
         )

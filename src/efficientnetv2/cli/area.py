@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.utils.errors import some
+
+if TYPE_CHECKING:
+    from efficientnetv2.metrics.area import Estimate
+    from efficientnetv2.workflows.area import MapAreas
 
 
 def area(
@@ -36,6 +42,49 @@ def area(
     - `effnetv2 area map.tif visited.csv`
     - `effnetv2 area map.tif evaluation/ --json`
     """
-    from efficientnetv2.workflows.area import estimate_and_tell
+    from efficientnetv2.workflows.area import estimate_areas
 
-    estimate_and_tell(map_file, sample, label_column=label_column, as_json=as_json)
+    with Screen(quiet=as_json) as screen:
+        areas = estimate_areas(map_file, sample, label_column=label_column)
+        print_areas(areas, screen)
+    if as_json:
+        print_json(areas.to_json())
+
+
+def print_areas(areas: MapAreas, screen: Screen) -> None:
+    """Print the area of each class, and how good the map is."""
+    found, unit = areas.found, "pixels" if areas.hectares is None else "ha"
+    total = float(areas.pixels) if areas.hectares is None else areas.hectares
+    rows = [
+        [
+            name, f"{one.mapped * total:,.1f}", f"{one.share.value * total:,.1f}", f"{one.share.margin * total:,.1f}",
+            _share(one.users_accuracy), _share(one.producers_accuracy), str(one.samples),
+        ]
+        for name, one in sorted(found.classes.items(), key=lambda item: -item[1].share.value)
+        if one.mapped or one.samples or one.share.value
+    ]  # fmt: skip
+    columns = ["class", f"mapped, {unit}", f"area, {unit}", "± 95 %", "user's", "producer's", "sample"]
+    screen.table("Area by class, corrected by the sample", columns, rows)
+    if nowhere := len(found.classes) - len(rows):
+        screen.say(
+            f"Of the map's {len(found.classes):,} classes {nowhere:,} {'is' if nowhere == 1 else 'are'} neither on it "
+            "nor in the sample."
+        )
+    screen.say(f"The map is right on {_share(found.accuracy)} of its area.")
+    flawless = {
+        name: one.samples
+        for name, one in found.classes.items()
+        if one.users_accuracy is not None and one.mapped and one.users_accuracy.value == 1
+    }
+    if flawless:
+        # The rule of three: of n draws without an event, its share is below 3 / n with 95 % confidence.
+        shares = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
+        most = ", ".join(shares[:5]) + (", ..." if len(shares) > 5 else "")
+        screen.say(
+            f"No mistake was found where the map says {some(flawless)}. The intervals take that as certain; so few "
+            f"places leave room for this share of mistakes there: {most}."
+        )
+
+
+def _share(one: Estimate | None) -> str:
+    return "" if one is None else f"{one.value:.1%} ± {100 * one.margin:.1f}"

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import spread
-
-OUT = Path("augmented.png")
 
 
 @spread
@@ -18,7 +17,9 @@ def augment(
     data: options.Data,
     recipe: options.RecipeOptions,
     table: options.TableOptions,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = OUT,
+    out: Annotated[
+        Path | None, typer.Option(help="PNG to write. (Default: augmented.png.)", show_default=False)
+    ] = None,
     pictures: Annotated[
         int,
         typer.Option(help="How many, side by side, of all classes in turn.", callback=options.between(1, 24)),
@@ -39,4 +40,5 @@ def augment(
     """
     from efficientnetv2.workflows.augmentation_preview import draw_sheet
 
-    draw_sheet(recipe.words(), table.source(data), out, pictures=pictures, device=device, strict=strict)
+    with Screen():
+        draw_sheet(recipe.words(), table.source(data), out, pictures=pictures, device=device, strict=strict)

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import spread
+from efficientnetv2.utils import shell
+from efficientnetv2.utils.errors import count_of
 
 
 @spread
@@ -63,14 +66,32 @@ def balance(
     """
     from efficientnetv2.workflows.oversample import balance_and_write
 
-    balance_and_write(
-        table.source(data),
-        out,
-        to=to,
-        fewer=fewer,
-        recipe=recipe,
-        settings=tuple(settings or ()),
-        seed=seed,
-        strict=strict,
-        as_json=as_json,
-    )
+    with Screen(quiet=as_json) as screen:
+        made = balance_and_write(
+            table.source(data),
+            out,
+            to=to,
+            fewer=fewer,
+            recipe=recipe,
+            settings=tuple(settings or ()),
+            seed=seed,
+            strict=strict,
+        )
+        if as_json:
+            print_json(made.to_json())
+        else:
+            rows = [[name, str(before), str(after)] for name, (before, after) in made.counts.items()]
+            screen.table("Training pictures", ["class", "before", "after"], rows)
+        left_out = count_of(sum(before - after for before, after in made.counts.values()), "picture")
+        written = count_of(made.copies, "augmented picture")
+        what = f"{left_out} left out, none written" if fewer else f"{written} written"
+        screen.say(f"{what}. Table: {made.table}")
+        words = [
+            "effnetv2",
+            "train",
+            str(made.table),
+            *shell.options(bands=table.bands),
+            "--set",
+            "balance=null",
+        ]
+        screen.say(f"To train on it as it is, drawn as often as listed: {shell.typed(words)}")

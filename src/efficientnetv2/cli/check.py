@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import between
+from efficientnetv2.utils.errors import count_of, escaped
+
+if TYPE_CHECKING:
+    from efficientnetv2.checks.findings import Finding
+    from efficientnetv2.checks.report import CheckFindings
+    from efficientnetv2.data.dataset import ImageDataset
+
+# Kinds of findings whose groups are named on the screen, and how many of each, and images of a group. Ours.
+_CLASSES_SHOWN = 30
+_NAMED, _GROUPS_NAMED = ("same_", "near_", "lookalike", "unreadable"), 5
+_WORDS = {"wrong": "To mend", "doubtful": "To look at", "note": "Good to know"}
 
 
 def inspect(
@@ -73,23 +85,57 @@ def inspect(
     from efficientnetv2.workflows.check import inspect_and_tell  # torch, which takes seconds
     from efficientnetv2.workflows.data_config import Source
 
-    inspect_and_tell(
-        Source(
-            data,
-            path_column,
-            label_column,
-            group_column,
-            labels,
-            label_separator,
-            bands,
-            layout,
-            nodata=nodata,
-        ),
-        folder=folder,
-        weights=weights,
-        near_km=near_km,
-        time_column=time_column,
-        device=device,
-        workers=workers,
-        as_json=as_json,
-    )
+    def tell(found: CheckFindings) -> None:
+        if as_json:
+            print_json(found.to_json())
+        _print(found, screen)
+
+    with Screen(quiet=as_json) as screen:
+        inspect_and_tell(
+            Source(
+                data,
+                path_column,
+                label_column,
+                group_column,
+                labels,
+                label_separator,
+                bands,
+                layout,
+                nodata=nodata,
+            ),
+            folder=folder,
+            weights=weights,
+            near_km=near_km,
+            time_column=time_column,
+            device=device,
+            workers=workers,
+            on_result=tell,
+        )
+
+
+def _print(found: CheckFindings, screen: Screen) -> None:
+    from efficientnetv2.checks.class_counts import class_table, column_headings
+
+    dataset, table = found.dataset, class_table(found.dataset)
+    if len(table):
+        more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
+        rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
+        screen.table(f"Pictures by class{more}", ["class", *column_headings(table)], rows[:_CLASSES_SHOWN])
+    findings = found.findings
+    screen.say(f"{count_of(len(dataset), 'picture')}, {count_of(len(findings), 'finding')}.")
+    for one in findings:
+        screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
+        if one.kind.startswith(_NAMED):
+            _name_groups(one, dataset, screen)
+
+
+def _name_groups(finding: Finding, dataset: ImageDataset, screen: Screen) -> None:
+    """The first groups of a finding by their paths."""
+    captions = finding.captions or ("",) * len(finding.groups)
+    for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
+        names = [escaped(dataset.paths[row]) for row in group[:_GROUPS_NAMED]]
+        more = len(group) - len(names)
+        paths = " = ".join([*names, *([f"{more:,} more"] if more > 0 else [])])
+        screen.say(f"  {paths}: {caption}" if caption else f"  {paths}")
+    if len(finding.groups) > _GROUPS_NAMED:
+        screen.say(f"  and {len(finding.groups) - _GROUPS_NAMED:,} more on the page")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientnetv2.cli import options
-from efficientnetv2.cli.console import Screen, answer, duration
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.utils.errors import duration
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 
 if TYPE_CHECKING:
@@ -74,16 +75,16 @@ def compare(
         for one, found in zip(finished[1:], gains, strict=True)
     ]
     plain = _as_json(finished, gains, apart)
-    screen = Screen(quiet=as_json)
-    if out is not None:
-        tell_replaced(out / _TOLD, screen)
-        _write(out, finished, plain)
-    if as_json:
-        answer(plain)
-    else:
-        _tell(finished, gains, apart, screen)
-    if out is not None:
-        screen.say(f"Pictures: {out}")
+    with Screen(quiet=as_json) as screen:
+        if out is not None:
+            tell_replaced(out / _TOLD)
+            _write(out, finished, plain)
+        if as_json:
+            print_json(plain)
+        else:
+            _tell(finished, gains, apart, screen)
+        if out is not None:
+            screen.say(f"Pictures: {out}")
 
 
 def _refuse_others(out: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from textwrap import fill
 from types import TracebackType
 from typing import Any, Self
@@ -20,14 +21,14 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from efficientnetv2.progressive.schedule import Setting
-from efficientnetv2.utils.errors import escaped
+from efficientnetv2.utils.errors import duration, escaped
+from efficientnetv2.utils.logs import attached
+from efficientnetv2.utils.progress import reported_to
 
 _NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # of a column of numbers, with gaps
 _GAP = 2  # spaces between two columns
@@ -38,47 +39,40 @@ _INDENT = " " * 4
 
 
 class Screen:
-    """Where a command writes.
+    """Where a command writes. Within its context, it shows the log and the progress of the package.
+
+    Warnings go to stderr.
 
     Args:
-        quiet: with ``--json``: only the answer, on stdout; notes go to stderr.
-        mute: nothing at all: another process of the run says it.
-        verbose: show details too.
+        quiet: With ``--json``: only the result on stdout. Lines go to stderr.
+        verbose: Show details (level DEBUG) too. A run's log.txt has them in any case.
     """
 
-    def __init__(self, *, quiet: bool = False, mute: bool = False, verbose: bool = True) -> None:
-        self.notes = Console(
-            stderr=quiet, quiet=mute, highlight=False, soft_wrap=True, markup=False, emoji=False
-        )
-        self._verbose = verbose
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.notes = Console(stderr=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._level = logging.DEBUG if verbose else logging.INFO
         self._bar: Progress | None = None
-        self._said: list[str] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(attached(_Shown(self, self._level)))
+            stack.enter_context(reported_to(self.counting))
+            self._leave = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave.close()
+
+    def warn(self, line: str) -> None:
+        """Print a line on stderr."""
+        Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(
+            self._writable(line)
+        )
 
     def say(self, line: str) -> None:
-        """A line of plain text, above the progress bar if there is one."""
-        self._said.append(line)
-        self._print(line)
-
-    def detail(self, line: str) -> None:
-        """A line that only a verbose screen shows; a run's log has it, see ``taken``."""
-        if self._verbose:
-            self.say(line)
-        else:
-            self._said.append(line)
-
-    def taken(self) -> list[str]:
-        """All lines since the last call, details too: for a log that is made later than they were said."""
-        lines, self._said = self._said, []
-        return lines
-
-    @contextmanager
-    def busy(self, what: str) -> Iterator[None]:
-        """Within, a terminal shows what is being done; elsewhere nothing is shown."""
-        with self.notes.status(what) if self.notes.is_interactive else nullcontext():
-            yield
-
-    def _print(self, line: str) -> None:
-        """The same in the place of a bar, which a run among many has too that keeps its lines to itself."""
+        """Print a line of plain text, above the progress bar if there is one."""
         (self._bar.console if self._bar else self.notes).print(self._writable(line))
 
     def _writable(self, text: str) -> str:
@@ -87,8 +81,12 @@ class Screen:
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
     @contextmanager
-    def counting(self, what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        """A bar of pictures done, or of other units; yields what to call with their number so far."""
+    def counting(self, what: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        """Show a progress bar, and without a total that something is under way; see ``utils.progress``."""
+        if total is None:
+            with self.notes.status(what) if self.notes.is_interactive else nullcontext():
+                yield lambda done: None
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -96,16 +94,16 @@ class Screen:
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
         )
-        with _passing(self.notes, columns) as bar:
+        with passing(self.notes, columns) as bar:
             task = bar.add_task(what, total=total, speed="")
-            started, lines = time.perf_counter(), _Lines(self)
+            started, lines = time.perf_counter(), Lines(self)
 
             def counted(done: int) -> None:
                 speed = done / max(1e-9, time.perf_counter() - started)
                 bar.update(task, completed=done, speed=f"{speed:.0f} {unit}/s")
                 if lines.due():
                     left = duration((total - done) / max(1e-9, speed))
-                    self._print(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
+                    self.say(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
 
             yield counted
 
@@ -171,32 +169,20 @@ class Screen:
                 )
 
 
-class Aside(Screen):
-    """The screen of a run among many: its bars, and its lines only where nobody has said the like before.
+class _Shown(logging.Handler):
+    """Prints the log of the package on a screen."""
 
-    Args:
-        screen: of the whole.
-        speaking: let lines and tables through.
-    """
+    def __init__(self, screen: Screen, level: int) -> None:
+        super().__init__(level)
+        self._screen = screen
 
-    def __init__(self, screen: Screen, *, speaking: bool) -> None:
-        super().__init__(mute=True, verbose=screen._verbose)
-        self.notes, self._speaking = screen.notes, speaking
-
-    def say(self, line: str) -> None:
-        """A line, if this run may speak."""
-        if self._speaking:
-            super().say(line)
-        else:
-            self._said.append(line)
-
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table, likewise."""
-        if self._speaking:
-            super().table(title, columns, rows)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line; an error in doing so is the command's."""
+        show = self._screen.warn if record.levelno >= logging.WARNING else self._screen.say
+        show(record.getMessage())
 
 
-def _passing(console: Console, columns: Iterable[ProgressColumn]) -> Progress:
+def passing(console: Console, columns: Iterable[ProgressColumn]) -> Progress:
     """A bar that is gone when it is done; where none can be drawn, nothing: else each would leave an empty line.
 
     Args:
@@ -206,7 +192,7 @@ def _passing(console: Console, columns: Iterable[ProgressColumn]) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
 
 
-class _Lines:
+class Lines:
     """When a line is due in the place of a bar that nobody sees.
 
     Args:
@@ -246,72 +232,6 @@ def _drawn(
     return table
 
 
-def answer(value: Any) -> None:
-    """The answer of ``--json``: one JSON value on stdout."""
+def print_json(value: Any) -> None:
+    """Print the result of a command with ``--json``: one JSON value on stdout."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-class StandingBar:
-    """A progress bar that stands below the lines that are said while its block runs.
-
-    Args:
-        screen: to write on.
-        counted: how what is done is shown; its fields: ``what`` before it, ``beside`` it, and ``left``, the time.
-    """
-
-    def __init__(self, screen: Screen, counted: ProgressColumn) -> None:
-        self.screen = screen
-        columns = (
-            TextColumn("{task.fields[what]}", markup=False),
-            BarColumn(bar_width=24),
-            counted,
-            TextColumn("{task.fields[beside]}", markup=False),
-            TextColumn("{task.fields[left]}", markup=False),
-        )
-        self._bar = _passing(screen.notes, columns)
-        self._task = self._bar.add_task("", what="starting", beside="", left="", total=None)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        self.screen._bar = self._bar
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.screen._bar = None
-        self._bar.stop()
-
-
-class TrainingBar(StandingBar):
-    """A progress bar of a training run: pictures a second, the current setting, time left."""
-
-    def __init__(self, screen: Screen) -> None:
-        super().__init__(screen, TaskProgressColumn())
-        self._lines = _Lines(screen)
-
-    def progress(
-        self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
-    ) -> None:
-        """Show how far the run has come."""
-        dropout = "" if setting.dropout is None else f", dropout {setting.dropout:.2g}"
-        augment = "" if setting.randaugment is None else f", RandAugment {setting.randaugment:.3g}"
-        mixup = f", mixup {setting.mixup_alpha:.2g}" if setting.mixup_alpha else ""
-        what = f"{setting.image_px} px{dropout}{augment}{mixup}, loss {loss:.3f}"
-        speed, left = f"{images_per_s:.0f} images/s", f"{duration(seconds_left)} left"
-        over = done == of  # what follows, answering and reporting, has lines of its own
-        self._bar.update(
-            self._task, completed=done, total=of, what=what, beside=speed, left="" if over else left
-        )
-        if not over and self._lines.due():
-            self.screen._print(f"{done / of:.0%}: {what}, {speed}, {left}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

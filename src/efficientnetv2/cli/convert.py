@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from efficientnetv2.cli import options
-from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
@@ -275,7 +275,7 @@ def convert(
     if to == "timm" and out.is_dir():
         screen.say(f'In timm: timm.create_model("local-dir:{out}", pretrained=True)')
     if as_json:
-        answer(
+        print_json(
             {
                 "recognised": recognised,
                 "architecture": network.architecture.to_json() if isinstance(network, EfficientNet) else None,

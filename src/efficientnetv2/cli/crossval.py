@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import spread
 
 
@@ -106,7 +107,9 @@ def crossval(
 
     if not resume:
         refuse_run_within(data, out, "crossval")
-    from efficientnetv2.workflows.crossval import crossvalidate  # torch, which takes seconds
+    from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
+    from efficientnetv2.cli.results import ResultPrinter
+    from efficientnetv2.workflows.crossval import crossvalidate
     from efficientnetv2.workflows.crossval_config import Plan
 
     plan = Plan(
@@ -119,9 +122,11 @@ def crossval(
         members=members,
         compare_splits=compare_splits,
     )
-    crossvalidate(
-        recipe.words(), table.source(data), machine.place(out, resume=resume), plan, said=_typed(context)
-    )
+    with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
+        crossvalidate(
+            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, said=_typed(context),
+            callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json),
+        )  # fmt: skip
 
 
 def _typed(context: typer.Context) -> frozenset[str]:

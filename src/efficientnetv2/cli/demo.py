@@ -68,7 +68,8 @@ def demo(
     import sys
     import time
 
-    from efficientnetv2.cli.console import Screen, answer, duration
+    from efficientnetv2.cli.console import Screen, print_json
+    from efficientnetv2.utils.errors import duration
 
     pictures = embedded()
     screen = Screen(quiet=as_json)
@@ -91,7 +92,7 @@ def demo(
                     f"Skipped (the demo would take more than {duration(MOST_S)}). To run it, type the command."
                 )
                 if as_json:
-                    answer(json.loads((out / "report.json").read_text(encoding="utf-8")))
+                    print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
                 break
         screen.say("")
         with redirect_stdout(sys.stderr) if as_json and not last else nullcontext():
@@ -252,7 +253,7 @@ def _outlook_on_folds(out: Path) -> str:
     Args:
         out: folder of that run, whose report says how long it took.
     """
-    from efficientnetv2.cli.console import duration
+    from efficientnetv2.utils.errors import duration
 
     how = "by how long that of step 2 did; probes come on top."
     return f"Its {FOLDS} runs train for about {duration(_folds_s(out))}, {how}"

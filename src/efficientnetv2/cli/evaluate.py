@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen
 
 
 def evaluate(
@@ -101,22 +102,24 @@ def evaluate(
     - `effnetv2 evaluate model.safetensors test.csv --views symmetries`
     - `effnetv2 evaluate model.safetensors train.csv --sizes 96,128,160,192 --out sizes/`
     """
+    from efficientnetv2.cli.results import ResultPrinter
     from efficientnetv2.workflows.data_config import Source
     from efficientnetv2.workflows.evaluate import evaluate_and_report
     from efficientnetv2.workflows.evaluate_options import Asking
 
     source = Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
-    evaluate_and_report(
-        model,
-        source,
-        split=split,
-        out=out,
-        device=device,
-        workers=workers,
-        strict=strict,
-        as_json=as_json,
-        image_px=image_px,
-        sizes=sizes,
-        views=views,
-        asking=Asking(slices, costs, abstain_below, against, calibrate),
-    )
+    with Screen(quiet=as_json) as screen:
+        evaluate_and_report(
+            model,
+            source,
+            split=split,
+            out=out,
+            device=device,
+            workers=workers,
+            strict=strict,
+            image_px=image_px,
+            sizes=sizes,
+            views=views,
+            asking=Asking(slices, costs, abstain_below, against, calibrate),
+            on_result=ResultPrinter(screen, as_json=as_json),
+        )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.utils.errors import count_of, duration
+from efficientnetv2.utils.shell import typed
+
+if TYPE_CHECKING:
+    from efficientnetv2.workflows.predict_map import DrawnMap
 
 OUT = Path("map.tif")
 
@@ -81,4 +87,44 @@ def draw_map(
     from efficientnetv2.workflows.predict_map import Wanted, map_and_write
 
     wanted = Wanted(window_m, window_px, stride_px, bands, value_range)
-    map_and_write(model, raster, wanted, out=out, batch_images=batch_images, device=device, as_json=as_json)
+    with Screen(quiet=as_json) as screen:
+        drawn = map_and_write(model, raster, wanted, out=out, batch_images=batch_images, device=device)
+        print_map(drawn, screen)
+    if as_json:
+        print_json(drawn.to_json())
+
+
+def print_map(drawn: DrawnMap, screen: Screen) -> None:
+    """Print the classes on a map, and how it is used."""
+    covered = max(1, int(drawn.tally.pixels.sum()))
+    columns = ["class", "value", "pixels", "share", "hectares", "probability"]
+    rows = []
+    met = (place for place in range(len(drawn.class_names)) if drawn.tally.pixels[place])
+    for place in sorted(met, key=lambda place: -int(drawn.tally.pixels[place])):
+        pixels = int(drawn.tally.pixels[place])
+        rows.append(
+            [
+                drawn.class_names[place], str(place + 1), f"{pixels:,}", f"{pixels / covered:.1%}",
+                "" if drawn.tally.hectares is None else f"{drawn.tally.hectares[place]:,.1f}",
+                f"{drawn.tally.confidence[place]:.2f}",
+            ]
+        )  # fmt: skip
+    if drawn.tally.hectares is None:
+        columns, rows = (
+            [columns[i] for i in (0, 1, 2, 3, 5)],
+            [[row[i] for i in (0, 1, 2, 3, 5)] for row in rows],
+        )
+    screen.table("On the map", columns, rows)
+    if nowhere := len(drawn.class_names) - len(rows):
+        are = "is" if nowhere == 1 else "are"
+        screen.say(f"Of the model's {count_of(len(drawn.class_names), 'class')} {nowhere:,} {are} not on it.")
+    if drawn.tally.nodata:
+        screen.say(f"{count_of(drawn.tally.nodata, 'pixel')} without data stay so.")
+    screen.say(
+        f"{count_of(len(drawn.grid), 'window')} in {duration(drawn.seconds)} "
+        f"({len(drawn.grid) / max(drawn.seconds, 1e-9):.0f} windows/s)."
+    )
+    screen.say(
+        f"Written to {drawn.out}. These areas repeat the model's mistakes; a sample whose truth is known corrects "
+        "them: " + typed(["effnetv2", "area", str(drawn.out), "SAMPLE.csv"])
+    )

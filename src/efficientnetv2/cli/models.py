@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from efficientnetv2.cli import options
-from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.cli.console import Screen, print_json
 
 Pretrained = Annotated[
     bool,
@@ -37,7 +37,7 @@ def models(pretrained: Pretrained = False, fetch: Fetch = None, as_json: options
         return
     rows = _pretrained() if pretrained else _published()
     if as_json:
-        answer(rows)
+        print_json(rows)
     elif pretrained:
         _show_pretrained(rows)
     else:
@@ -49,13 +49,14 @@ def _fetch(name: str, *, as_json: bool) -> None:
     from efficientnetv2.models import hub
     from efficientnetv2.utils.shell import typed
 
-    path = hub.fetch(name)
+    screen = Screen()
+    with screen:
+        path = hub.fetch(name)
     megabytes = round(path.stat().st_size / 1e6, 1)
     if as_json:
-        answer({"name": name, "path": str(path), "megabytes": megabytes})
+        print_json({"name": name, "path": str(path), "megabytes": megabytes})
         return
     carried = f"{name}{path.suffix}"
-    screen = Screen()
     screen.say(f"File: {path} ({megabytes:g} MB)")
     screen.say(f"To train from it: {typed(['effnetv2', 'train', 'DATA', '--weights', name])}")
     screen.say(f"For a machine without a network, copy it: {typed(['cp', str(path), carried])}")

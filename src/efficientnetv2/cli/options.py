@@ -336,8 +336,7 @@ class MachineOptions:
         """Where and how to run."""
         from efficientnetv2.workflows.run_options import Place
 
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Place(out, resume, against=against, **own)
+        return Place(out, resume, self.device, self.workers, self.memory_gib, self.strict, against=against)
 
 
 Answer = TypeVar("Answer")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
 
 OUT = Path("predictions.csv")
 
@@ -71,16 +72,18 @@ def predict(
     from efficientnetv2.workflows.predict import predict_and_write
 
     source = Source(data, path_column, label_column)
-    predict_and_write(
-        model,
-        source,
-        out=out,
-        rank=rank,
-        device=device,
-        workers=workers,
-        strict=strict,
-        as_json=as_json,
-        abstain_below=abstain_below,
-        views=views,
-        separator=label_separator,
-    )
+    with Screen(quiet=as_json):
+        table = predict_and_write(
+            model,
+            source,
+            out=out,
+            rank=rank,
+            device=device,
+            workers=workers,
+            strict=strict,
+            abstain_below=abstain_below,
+            views=views,
+            separator=label_separator,
+        )
+    if as_json and table is not None:
+        print_json(table.to_dict(orient="records"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientnetv2.cli import options
-from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.cli.console import Screen, print_json
 
 if TYPE_CHECKING:  # heavy, and --help has to be quick
     from efficientnetv2.training.recipe import Recipe
@@ -63,7 +63,7 @@ def recipes(
         return
     labels = {key: named.title for key, named in RECIPES.items()}
     if as_json:
-        answer([{"name": key, "label": label} for key, label in labels.items()])
+        print_json([{"name": key, "label": label} for key, label in labels.items()])
         return
     Screen().table("Recipes", ["name", "what for"], [[key, label] for key, label in labels.items()])
 
@@ -74,7 +74,7 @@ def _one(name: str, as_json: bool) -> None:
     recipe = load_recipe(name, "NAME")
     stages = _stages(recipe)
     if as_json:
-        answer(recipe.to_json() | {"stages": stages})
+        print_json(recipe.to_json() | {"stages": stages})
         return
     screen = Screen()
     label = f"{recipe.name}, as it stands in {name}." if name not in RECIPES else RECIPES[name].description
@@ -102,7 +102,7 @@ def _fields(name: str | None, word: str, as_json: bool) -> None:
     found = find_fields(word)
     said = None if name is None else field_values(load_recipe(name, "NAME"))
     if as_json:
-        answer([one.to_json() | ({} if said is None else {"value": said[one.name]}) for one in found])
+        print_json([one.to_json() | ({} if said is None else {"value": said[one.name]}) for one in found])
         return
     columns = ["field", "values", "default", *([] if name is None else [f"in {name}"]), "meaning"]
     rows = [

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import spread
+from efficientnetv2.workflows import search_options
 
 search = typer.Typer(
     help="Look for a network that is accurate and fast to train, on your pictures and your machine.\n\n"
@@ -58,7 +60,7 @@ Wait = Annotated[
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class SearchOptions(search_options.SearchOptions):
     """What is searched, and for what."""
 
     panel: ClassVar[str] = "What is searched"
@@ -129,7 +131,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class ProxyOptions:
+class ProxyOptions(search_options.ProxyOptions):
     """How a network is tried."""
 
     panel: ClassVar[str] = "How a network is tried"
@@ -171,7 +173,7 @@ class ProxyOptions:
 
 
 @dataclass(frozen=True)
-class PlaceOptions:
+class PlaceOptions(search_options.WorkerOptions):
     """What a worker takes of the machine, and how it answers."""
 
     panel: ClassVar[str] = "The machine"
@@ -190,19 +192,6 @@ class PlaceOptions:
     strict: options.Strict = False
     wait: Wait = 10.0
     as_json: options.Json = False
-
-    @property
-    def words(self) -> list[str]:
-        """The same as one types it: what a worker that goes on with a study has to be told again."""
-        from efficientnetv2.utils import shell
-
-        return shell.options(
-            device=None if self.device == "auto" else self.device,
-            workers=self.workers,
-            threads=self.threads,
-            memory_gib=self.memory_gib,
-            strict=self.strict,
-        )
 
 
 @spread
@@ -237,16 +226,18 @@ def run(
     - `effnetv2 search run studies/photos --data photos/ --epochs 10 --image-px 96 --sampler evolution`
     - `effnetv2 search run big --data imagenet/ --preset paper --storage postgresql://me@host/searches`
     """
-    from efficientnetv2.cli.console import Screen
+    from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
     from efficientnetv2.workflows import search_plan, search_run
     from efficientnetv2.workflows.search_config import Asked
 
-    say = Screen(quiet=place.as_json).say
-    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), place, say)
-    if dry_run:
-        search_plan.dry_run(asked)
-    else:
-        search_run.run_study(asked)
+    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), place)
+    with Screen(quiet=place.as_json) as screen:
+        if dry_run:
+            search_tables.print_cost(search_plan.dry_run(asked), screen, as_json=place.as_json)
+            return
+        with bars.StudyBar(screen) as bar:
+            worked = search_run.run_study(asked, bar)
+        search_tables.print_end(worked, screen, as_json=place.as_json)
 
 
 @spread
@@ -263,9 +254,13 @@ def resume(
     - `effnetv2 search resume studies/photos`
     - `effnetv2 search resume studies/photos --trials 200 --minutes 60`
     """
+    from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
     from efficientnetv2.workflows.search_run import resume_study
 
-    resume_study(study, storage, trials, minutes, place)
+    with Screen(quiet=place.as_json) as screen:
+        with bars.StudyBar(screen) as bar:
+            worked = resume_study(study, storage, trials, minutes, place, bar)
+        search_tables.print_end(worked, screen, as_json=place.as_json)
 
 
 def show(
@@ -283,9 +278,11 @@ def show(
     - `effnetv2 search show studies/photos`
     - `effnetv2 search show studies/photos --json`
     """
+    from efficientnetv2.cli import search_tables
     from efficientnetv2.workflows.search_report import show_study
 
-    show_study(study, storage, wait, as_json=as_json)
+    with Screen(quiet=as_json) as screen:
+        search_tables.print_drawn(show_study(study, storage, wait), screen, as_json=as_json)
 
 
 def best(
@@ -301,9 +298,12 @@ def best(
     - `effnetv2 search best studies/photos`
     - `effnetv2 search best studies/photos --json`
     """
-    from efficientnetv2.workflows.search_report import tell_best
+    from efficientnetv2.cli import search_tables
+    from efficientnetv2.workflows.search_report import Read
 
-    tell_best(study, storage, wait, most=most, as_json=as_json)
+    with Screen(quiet=as_json) as screen:
+        read = Read.of(study, storage, wait)
+        search_tables.print_best(read, study, screen, most=most, as_json=as_json)
 
 
 def export(
@@ -335,4 +335,5 @@ def export(
     """
     from efficientnetv2.workflows.search_export import export_found
 
-    export_found(study, storage, wait, out=out, trial=trial, grown_by=grow)
+    with Screen():
+        export_found(study, storage, wait, out=out, trial=trial, grown_by=grow)

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.utils import shell
+from efficientnetv2.utils.errors import count_of
 
 
 def shards(
@@ -61,12 +64,32 @@ def shards(
     """
     from efficientnetv2.data.shards.writer import Packing
     from efficientnetv2.workflows.data_config import Source
-    from efficientnetv2.workflows.shards import pack_and_tell
+    from efficientnetv2.workflows.shards import pack_shards
 
     packing = Packing(round(shard_mb * 1_000_000), shard_pictures, image_px, seed, strict)
-    pack_and_tell(
-        Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout),
-        out,
-        packing,
-        as_json=as_json,
-    )
+    source = Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
+    with Screen(quiet=as_json) as screen:
+        dataset, packed = pack_shards(source, out, packing)
+        index = packed.index
+        splits = index.table["split"].replace("", "without a split").value_counts()
+        total = sum(shard.bytes for shard in index.shards)
+        if as_json:
+            print_json(
+                {
+                    "out": str(out),
+                    "pictures": len(index.table),
+                    "shards": [shard.name for shard in index.shards],
+                    "bytes": total,
+                    "classes": list(dataset.class_names),
+                    "splits": {str(split): int(count) for split, count in splits.items()},
+                    "left_out": [{"path": path, "reason": reason} for path, reason in packed.skipped],
+                }
+            )
+            return
+        parts = ", ".join(f"{count} {split}" for split, count in splits.items())
+        screen.say(
+            f"{count_of(len(index.table), 'picture')} of {count_of(len(dataset.class_names), 'class')} ({parts}) in "
+            f"{count_of(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
+        )
+        train = ["effnetv2", "train", str(out), *shell.options(label_separator=dataset.separator)]
+        screen.say(f"Train on them with: {shell.typed(train)}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import spread
 
 
@@ -55,7 +56,13 @@ def train(
 
     if not resume:
         refuse_run_within(data, out, "train")
-    from efficientnetv2.workflows.train import train_and_report  # torch, which takes seconds
+    from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
+    from efficientnetv2.cli.results import ResultPrinter
+    from efficientnetv2.workflows.train import train_and_report
 
     place = machine.place(out, resume=resume, against=against)
-    train_and_report(recipe.words(), table.source(data), place, began=began)
+    with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
+        train_and_report(
+            recipe.words(), table.source(data), place,
+            began=began, callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json),
+        )  # fmt: skip

@@ -7,6 +7,7 @@ that could be taken for a cache, and two runs that want the same one fill it onc
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -38,7 +39,10 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import UNUSED_DAYS, is_unused, remove_partial, write_atomically
-from efficientnetv2.utils.shell import Counting
+from efficientnetv2.utils.logs import silenced
+from efficientnetv2.utils.progress import progress
+
+_logger = logging.getLogger(__name__)
 
 # All ours: how many pieces of work each thread is given ahead, so that none waits; the pictures of a piece, when their
 # headers are read and when they are decoded: more are handed over, and fetched from far away, at less cost, but take
@@ -59,16 +63,12 @@ class CacheJob:
         count: how many there are.
         kept: at what size.
         threads: that decode.
-        say: gets a line for the user.
-        counting: shows progress.
     """
 
     reader: Reader
     count: int
     kept: CacheSpec
     threads: int
-    say: Callable[[str], None]
-    counting: Counting
 
 
 def image_offsets(order: CacheJob) -> Ints:
@@ -82,7 +82,7 @@ def image_offsets(order: CacheJob) -> Ints:
     """
     lengths: list[int] = []
     with (
-        order.counting("measuring pictures", order.count) as counted,
+        progress("measuring pictures", order.count) as counted,
         _working(_bytes_kept, order, _HEADERS) as pieces,
     ):
         for several in pieces:
@@ -125,7 +125,7 @@ def write_cache(path: Path, order: CacheJob, places: Ints, content: str) -> None
     path.touch()
     with (
         path.open("r+b") as file,
-        order.counting("filling the cache", order.count) as counted,
+        progress("filling the cache", order.count) as counted,
         _working(_decoded, order, _PICTURES) as decoded,
     ):
         for row, picture in enumerate(itertools.chain.from_iterable(decoded)):
@@ -257,14 +257,14 @@ def cache_on_disk(folder: Path, order: CacheJob) -> CacheFile:
     file = folder / "pictures.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / "lock", order.say):
+        with _alone(folder / "lock"):
             content = cache_digest(order.reader, order.count, order.kept)
-            if reused := _there(file, content, order, order.say):
+            if reused := _there(file, content, order):
                 os.utime(file)  # used today: see remove_unused
             else:
                 file.unlink(missing_ok=True)
                 remove_partial(folder)
-                remove_unused_caches(folder.parent, order.say)
+                remove_unused_caches(folder.parent)
                 places = image_offsets(order)
                 _refuse_without_room(folder, order, total_bytes(places))
                 write_atomically(file, lambda partial: write_cache(partial, order, places, content))
@@ -279,10 +279,11 @@ def cache_on_disk(folder: Path, order: CacheJob) -> CacheFile:
 def is_cached(folder: Path, order: CacheJob) -> bool:
     """Whether ``cache_on_disk`` would find the cache in its folder, whole and of these pictures."""
     content = cache_digest(order.reader, order.count, order.kept)
-    return _there(folder / "pictures.bin", content, order, lambda line: None)
+    with silenced():
+        return _there(folder / "pictures.bin", content, order)
 
 
-def remove_unused_caches(caches: Path, say: Callable[[str], None]) -> None:
+def remove_unused_caches(caches: Path) -> None:
     """Remove the caches of a folder that no run has used for 30 days, but those that one is at now."""
     for file in caches.glob("*/pictures.bin"):
         if not is_unused(file):
@@ -290,7 +291,9 @@ def remove_unused_caches(caches: Path, say: Callable[[str], None]) -> None:
         with suppress(Timeout, OSError), FileLock(file.parent / "lock", timeout=0):
             if is_unused(file):  # still: whoever had the lock may have used it
                 shutil.rmtree(file.parent, ignore_errors=True)
-                say(f"Removed the cache {file.parent}, which no run has used for {UNUSED_DAYS} days.")
+                _logger.info(
+                    f"Removed the cache {file.parent}, which no run has used for {UNUSED_DAYS} days."
+                )
 
 
 def format_bytes(count: int) -> str:
@@ -298,7 +301,7 @@ def format_bytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
 
 
-def _there(file: Path, content: str, order: CacheJob, say: Callable[[str], None]) -> bool:
+def _there(file: Path, content: str, order: CacheJob) -> bool:
     """Whether this cache is in its place; if there is another, why it will not do is said.
 
     What could not be read when it was filled is asked for again: a mount that failed for a moment leaves the files as
@@ -310,25 +313,27 @@ def _there(file: Path, content: str, order: CacheJob, say: Callable[[str], None]
     except FileNotFoundError:
         return False
     except InvalidCacheError as error:
-        say(f"The cache {file} {error}: filling it anew.")
+        _logger.info(f"The cache {file} {error}: filling it anew.")
         return False
     if index.content != content:
-        say(f"The pictures are not those in the cache {file} any more: filling it anew.")
+        _logger.info(f"The pictures are not those in the cache {file} any more: filling it anew.")
         return False
     if any_readable(order, list(index.reasons)):
-        say(f"Pictures that could not be read when the cache {file} was filled can be now: filling it anew.")
+        _logger.info(
+            f"Pictures that could not be read when the cache {file} was filled can be now: filling it anew."
+        )
         return False
     return True
 
 
 @contextmanager
-def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _alone(lock: Path) -> Iterator[None]:
     """One process at a time; the system lets go of the lock of a killed one."""
     alone = FileLock(lock)
     try:
         alone.acquire(timeout=0)
     except Timeout:
-        say(f"Another run is filling the cache {lock.parent}: waiting for it.")
+        _logger.info(f"Another run is filling the cache {lock.parent}: waiting for it.")
         alone.acquire()
     try:
         yield

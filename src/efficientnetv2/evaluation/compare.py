@@ -83,7 +83,7 @@ class FinishedRun:
             raise InputError(
                 f"{folder}: its images have several labels; compare takes runs with one label per image. Leave it out."
             )
-        history = RunDir(folder, lambda line: None).history()
+        history = RunDir(folder).history()
         predictions = load_predictions(folder)
         root = data_root(folder, list(predictions.index))
         return cls(name, report, tuple(history), predictions, root)

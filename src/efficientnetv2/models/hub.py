@@ -6,8 +6,8 @@ timm and torchvision find them too. What is there is used without asking the net
 
 from __future__ import annotations
 
+import logging
 import re
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -36,6 +36,8 @@ from efficientnetv2.utils.errors import InputError
 
 if TYPE_CHECKING:
     from efficientnetv2.models.efficientnet import Network
+
+_logger = logging.getLogger(__name__)
 
 PYTORCH = "https://download.pytorch.org"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -136,10 +138,9 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
     if hub.offline:
         raise _missing(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids to fetch it")
     server = "/".join(url(entry, hub).split("/")[:3])
-    print(
+    _logger.warning(
         f"Downloading the weights '{entry.name}' from {server}. This stops after {STALL_S:g} s without progress. "
-        "HF_HUB_OFFLINE=1 skips downloads.",
-        file=sys.stderr,
+        "HF_HUB_OFFLINE=1 skips downloads."
     )
     get: Callable[[Remote, Hub], Path] = _from_pytorch if entry.source == "torchvision" else _from_hub
     try:

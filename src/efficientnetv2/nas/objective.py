@@ -169,3 +169,12 @@ def _cost(measurement: Measurement, name: str, whose: str) -> float:
             f"the reward counts {name}, which was not measured of the {whose}: measure it, or give it exponent 0."
         )
     return float(value)
+
+
+def figures(found: Measurement) -> str:
+    """What was measured of a network, in a line."""
+    step = "" if found.step_seconds is None else f", {1000 * found.step_seconds:.3g} ms a step"
+    seen_s = found.inference_seconds
+    seen = "" if seen_s is None else f", {1000 * seen_s:.3g} ms a picture at inference"
+    top1 = "top-1 unknown" if found.top1 is None else f"top-1 {found.top1:.1%}"
+    return f"{top1}{step}{seen}, {found.parameters / 1e6:.3g} M parameters"

@@ -33,6 +33,8 @@ from efficientnetv2.utils.optional_deps import needed
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
+_logger = logging.getLogger(__name__)
+
 
 Answer = TypeVar("Answer")
 
@@ -65,7 +67,6 @@ class Storage:
     Args:
         url: ``sqlite:///FILE``, as ``url_of`` writes it, or ``postgresql://USER@HOST/DATABASE``.
         patience_s: how long to try again while it can't be reached.
-        say: gets a line when it can't be, and when it can again.
         create: make the file or the tables if they are not there.
 
     Raises:
@@ -73,10 +74,8 @@ class Storage:
         InputError: it is neither, or can't be opened.
     """
 
-    def __init__(
-        self, url: str, *, patience_s: float, say: Callable[[str], None], create: bool = False
-    ) -> None:
-        self.url, self.patience_s, self._say = url, patience_s, say
+    def __init__(self, url: str, *, patience_s: float, create: bool = False) -> None:
+        self.url, self.patience_s = url, patience_s
         self.unanswered = 0  # how often the database has not answered so far
         self._lock: FileLock | None = None
         self.file = file_of(url)
@@ -192,13 +191,13 @@ class Storage:
                         "finished is lost."
                     ) from error
                 if not told:
-                    self._say(f"The study's database does not answer ({reason}). Trying again.")
+                    _logger.info(f"The study's database does not answer ({reason}). Trying again.")
                     told = True
                 time.sleep(pause)
                 pause = min(_PAUSE_S, 2 * pause)
                 continue
             if told:
-                self._say("The study's database answers again.")
+                _logger.info("The study's database answers again.")
             return answer
 
     def _advice(self, reason: str) -> str:

@@ -35,6 +35,7 @@ from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import timing as rates
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
@@ -288,7 +289,7 @@ def _trained(
 ) -> float:
     """One run; its top-1 on the pictures that choose."""
     job = _job(architecture, proxy, proxy.seeds[number], device, _Telling(folder, number, device, tell))
-    predictions = run(job, resumed=False, watch=_Pausing(quiet)).predictions
+    predictions = run(job, resumed=False, callbacks=[_Pausing(quiet)]).predictions
     return classification_metrics(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
 
 
@@ -335,14 +336,20 @@ class _Telling(NullRunDir):
             self._tell(EpochTold(self._number, *point, peak_bytes(self._device)))
 
 
-class _Pausing:
+class _Pausing(Callback):
     """Looks up from the steps now and then: somebody may want quiet."""
 
     def __init__(self, quiet: Quiet) -> None:
         self._quiet = quiet
 
-    def progress(
-        self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
+    def on_log(
+        self,
+        step: int,
+        num_steps: int,
+        settings: Setting,
+        loss: float,
+        images_per_s: float,
+        seconds_left: float,
     ) -> None:
         """Called at every row of figures."""
         self._quiet.pause()

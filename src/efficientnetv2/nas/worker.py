@@ -6,24 +6,29 @@ down when it has ended, in one turn, so that it counts once.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from textwrap import shorten
+from typing import Any
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.objective import Measurement, figures
 from efficientnetv2.nas.proxy_task import Proxy
 from efficientnetv2.nas.storage import MOST_BEGUN, Claim, Ledger, optuna, token_of
 from efficientnetv2.nas.study import Opened
 from efficientnetv2.nas.trial import EpochTold, Outcome, StepTold, measurement, try_out
 from efficientnetv2.utils.errors import InputError
 
+_logger = logging.getLogger(__name__)
+
 # All ours. With cached step times every so many trials one is measured all the same. So many failures in a row are no
 # accident. Seconds between two looks at whether the others have finished, at first and at last.
 _VERIFIED, _FAILED_IN_A_ROW, _LOOK_S, _LONGEST_LOOK_S = 10, 5, 1.0, 30.0
+_REASON = 160  # letters of why a trial failed; log.txt has the rest
 _AT_ITS_END = 0.95  # of the epochs, which come out as whole steps: ours
 
 
@@ -46,11 +51,8 @@ class Standing:
     seconds_left: float | None
 
 
-class Watch(Protocol):
-    """Whoever looks on."""
-
-    def say(self, line: str) -> None:
-        """A sentence."""
+class Watch:
+    """What looks on while a worker tries networks: a subclass overrides the methods that it needs."""
 
     def stands(self, standing: Standing) -> None:
         """After every trial, and when the worker begins."""
@@ -106,7 +108,7 @@ class Worker:
             claim = self.ledger.claim(standing.target)
             if claim is None:
                 if waiting is None:
-                    self.watch.say("The last trials are with other workers; waiting for them.")
+                    _logger.info("The last trials are with other workers; waiting for them.")
                 # Seldom, after a while: dozens of workers may be waiting, each of whom reads all of the study.
                 waiting = _LOOK_S if waiting is None else min(_LONGEST_LOOK_S, 1.5 * waiting)
                 time.sleep(waiting)
@@ -267,9 +269,19 @@ class Worker:
                 return True
 
         if self.storage.patiently(write):
+            _log_end(claim.number, found, reward, stopped=stopped)
             self.watch.ended(claim.number, found, reward, stopped=stopped)
         else:
-            self.watch.say(f"Trial {claim.number} was taken over by another worker meanwhile.")
+            _logger.info(f"Trial {claim.number} was taken over by another worker meanwhile.")
+
+
+def _log_end(number: int, found: Measurement, reward: float, *, stopped: bool) -> None:
+    if found.failure is None:
+        _logger.info(f"Trial {number}: {figures(found)}; reward {reward:.4f}{', stopped early' * stopped}.")
+        return
+    reason = shorten(found.failed_because, _REASON, placeholder=" ... (log.txt)")
+    _logger.info(f"Trial {number} failed: {reason}")
+    _logger.debug(f"Trial {number} failed: {found.failure}")
 
 
 def _seconds(trials: Sequence[Any]) -> list[float]:

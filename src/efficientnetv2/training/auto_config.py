@@ -101,7 +101,6 @@ def resolve_recipe(
     *,
     time: TimeConstraints | None = None,
     repeated: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> ResolvedRecipe:
     """Decide what the recipe leaves open.
 
@@ -111,7 +110,6 @@ def resolve_recipe(
         hardware: Device, memory and processes.
         time: Time constraints. None for a run without a time limit.
         repeated: Whether earlier runs of the same kind used this recipe, so that its groups are fixed.
-        say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
         InputError: The run is impossible: weights that are missing or of another model, more stages than steps, a group
@@ -158,7 +156,7 @@ def resolve_recipe(
     steps = RunLength.of(recipe, data.images).steps
     if time.minutes is None:
         recipe.progressive.at(0, steps=steps)  # raises if there are more stages than steps
-    resolved = _resolve_computation(recipe, initial.network, steps, hardware, time, repeated, say)
+    resolved = _resolve_computation(recipe, initial.network, steps, hardware, time, repeated)
     return replace(resolved, notes=(*notes, *resolved.notes))
 
 
@@ -169,7 +167,6 @@ def _resolve_computation(
     hardware: Hardware,
     time: TimeConstraints,
     repeated: bool,
-    say: Callable[[str], None],
 ) -> ResolvedRecipe:
     """Group size, precision, compiling and microbatches, which depend on the hardware."""
     probe = MemoryProbe(recipe, network, hardware)
@@ -186,7 +183,6 @@ def _resolve_computation(
         minutes=time.minutes,
         at_once=parallel_speed(hardware.world, hardware.device),
         compile_within_s=time.compile_within_s,
-        say=say,
     )
     recipe = validate_recipe(
         recipe.to_json() | {"precision": choice.precision, "compile": choice.compile}, where=recipe.name

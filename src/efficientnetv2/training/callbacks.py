@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,8 @@ from efficientnetv2.training.time_budget import Pacer
 from efficientnetv2.training.train_state import RunLength, TrainState
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, InputError, count_of
+
+_logger = logging.getLogger(__name__)
 
 # Share of the learning rate to try next, and the largest rate that is advised. Ours.
 _LOWER, _LARGEST_LR = 0.1, 0.1
@@ -112,13 +116,45 @@ def _longer_warmup(recipe: Recipe, length: RunLength) -> str:
 _SHOWN_S = 10.0
 
 
-class ProgressListener(Protocol):
-    """Whoever looks on: a progress bar, say."""
+class Callback:
+    """Code that runs at points of a training run: a subclass overrides the methods that it needs.
 
-    def progress(
-        self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
+    Callbacks run in the first process. An exception ends the run; with ``resume=True`` it goes on from its last
+    checkpoint. A resumed run calls ``on_train_start`` and ``on_stage_start`` again.
+
+    Example::
+
+        class StopAtLoss(ev2.Callback):
+            def on_log(self, step, num_steps, settings, loss, images_per_s, seconds_left):
+                if loss < 0.1:
+                    raise KeyboardInterrupt
+    """
+
+    def on_train_start(self, step: int, num_steps: int) -> None:
+        """Before the first step, and before the model is compiled; ``step`` have been done in earlier parts."""
+
+    def on_stage_start(self, stage: int, step: int, settings: Setting) -> None:
+        """Before the first step of a stage, counted from 0, with the image size and regularization of that step."""
+
+    def on_step_end(self, step: int, num_steps: int, settings: Setting) -> None:
+        """After each step; ``step`` have been done. A run with a time limit may change ``num_steps`` under way."""
+
+    def on_log(
+        self,
+        step: int,
+        num_steps: int,
+        settings: Setting,
+        loss: float,
+        images_per_s: float,
+        seconds_left: float,
     ) -> None:
-        """Called now and then while training."""
+        """After a row of training metrics is written, and at least every 10 seconds."""
+
+    def on_validation_end(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """After a validation; ``metrics`` are those of its row in ``metrics.jsonl``, such as ``top1``."""
+
+    def on_train_end(self, step: int) -> None:
+        """After the last step, before the final evaluation."""
 
 
 class StopRequestedError(Exception):
@@ -133,7 +169,7 @@ class TrainingCallbacks:
     Args:
         job: that runs.
         state: that it changes.
-        watch: gets told of progress.
+        callbacks: called in the first process.
         kept: of earlier parts of a resumed run, as ``taken`` gives it; empty for a new one.
         selection: of the weights to keep; None keeps the last ones.
         plan: Steps of the run where their number may change. None takes those of the recipe.
@@ -144,13 +180,14 @@ class TrainingCallbacks:
         self,
         job: RunConfig,
         state: TrainState,
-        watch: ProgressListener,
+        callbacks: Sequence[Callback],
         kept: Mapping[str, Any],
         selection: ModelSelection | None = None,
         plan: StepPlan | None = None,
         pacer: Pacer | None = None,
     ) -> None:
-        self.job, self.state, self.watch, self.selection = job, state, watch, selection
+        self.job, self.state, self.selection = job, state, selection
+        self._callbacks = tuple(callbacks) if job.world.is_main_process else ()
         self._plan, self._pacer = plan or StepPlan(job.length.steps), pacer
         seconds: float = kept.get("seconds", 0.0)
         row = kept.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
@@ -198,6 +235,8 @@ class TrainingCallbacks:
             StopAskedError: in the middle.
             InputError: too much of minival can't be read.
         """
+        for callback in self._callbacks:
+            callback.on_train_start(self.state.step, self._plan.steps)
         if self.state.step == 0 and self.selection is not None and self.job.start:
             with self._apart():
                 self._validate()
@@ -218,8 +257,20 @@ class TrainingCallbacks:
         """Called when the first pictures are asked for: what was before, compiling the network, is no training."""
         if self._pacer is not None:
             self._pacer.plan(self.state.step, begins=True)
+        self._stage_begins()
         self._stepped = time.perf_counter()
         self._row_begun = self._stepped - self._row_before_s
+
+    def _stage_begins(self) -> None:
+        step, scheduled = self._plan.scheduled_step(self.state.step), self._plan.scheduled
+        settings = self.job.recipe.progressive.at(step, steps=scheduled)
+        for callback in self._callbacks:
+            callback.on_stage_start(bisect_right(self._stage_ends, step), self.state.step, settings)
+
+    def end(self) -> None:
+        """Tell callbacks that the last step is done."""
+        for callback in self._callbacks:
+            callback.on_train_end(self.state.step)
 
     def after(self, done: StepOutput) -> None:
         """After a step: rows, validation and checkpoints when they are due.
@@ -257,6 +308,10 @@ class TrainingCallbacks:
             self.save(done)
             with worker_errors():
                 self._killed.raise_pending()
+        for callback in self._callbacks:
+            callback.on_step_end(step, self._plan.steps, done.setting)
+        if ends_stage and not self.over:
+            self._stage_begins()
         self._stepped = time.perf_counter()
 
     def _keep_up(self, done: StepOutput) -> None:
@@ -343,7 +398,7 @@ class TrainingCallbacks:
             # may be back.
             self._lost.add(sample)
             if folder.skip(train.paths[sample], reason):
-                folder.log(f"Skipped from now on: {what}.")
+                _logger.info(f"Skipped from now on: {what}.")
             if len(self._lost) > MAX_UNREADABLE * len(train):
                 raise InputError(
                     f"{len(self._lost)} of {len(train)} training pictures have become unreadable during the run, more "
@@ -357,7 +412,7 @@ class TrainingCallbacks:
             return
         px = done.setting.image_px
         before, now = self._microbatches.at(px), done.microbatches.at(px)
-        self.job.folder.log(
+        _logger.info(
             f"Warning: memory ran out at step {done.step} with {before} groups of {px} px at a time. The step was done "
             f"again with {now} at a time, and so will be those to come: slower, with the same result."
         )
@@ -390,10 +445,10 @@ class TrainingCallbacks:
         self._show(done, images_per_s)
 
     def _show(self, done: StepOutput, images_per_s: float) -> None:
+        step, steps, loss = self.state.step, self._plan.steps, float(done.loss)
         left = self._seconds_left(done.setting, images_per_s)
-        self.watch.progress(
-            self.state.step, self._plan.steps, done.setting, images_per_s, left, float(done.loss)
-        )
+        for callback in self._callbacks:
+            callback.on_log(step, steps, done.setting, loss, images_per_s, left)
         self._shown = time.perf_counter()
 
     @property
@@ -459,10 +514,12 @@ class TrainingCallbacks:
     def _log_point(self, score: dict[str, float], on: str, *, best: bool = False) -> None:
         means = [f"{words} {score[name]:.3f}" for name, words in MACRO_METRICS.items() if name in score]
         when = f"epoch {self._epoch:.1f}" if self.state.step else "before training"
-        self.job.folder.log(
+        _logger.info(
             f"{when}: top-1 {score['top1']:.1%}, {''.join(means)} "
             f"on {count_of(int(score['images']), f'{on} picture')}{', the best so far' * best}"
         )
+        for callback in self._callbacks:
+            callback.on_validation_end(self.state.step, self._epoch, score)
 
     def _refuse_to_stay(self, done: int) -> None:
         """After a batch of a validation, which may take longer than whoever asked this process to stop will wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import count_of
+
+_logger = logging.getLogger(__name__)
 
 # How far each weight's gradient may lie from fp32's: so many times as far as the plain network's in the same precision,
 # and so many roundings of its own length, and this share of all gradients'. Ours, for these reasons:
@@ -42,7 +45,6 @@ def compile_model(
     microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
     *,
     world: World = SINGLE_PROCESS,
-    say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
 
@@ -56,7 +58,6 @@ def compile_model(
         device: that holds the network.
         microbatches: how many groups run in one pass.
         world: the processes that share a step's groups; compiled is what this one makes of its share.
-        say: gets a line before each compilation and after it: they take minutes.
     """
     if recipe.compile is not True:
         return network
@@ -84,11 +85,11 @@ def compile_model(
                 apply_setting(network, setting)
                 px, began = setting.image_px, time.perf_counter()
                 size = f"{count_of(groups * group, 'picture')} of {px} px"
-                say(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
+                _logger.info(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
                 if not _Trial(network, recipe.precision, group, groups, device).agrees(call, px):
                     reason = f"at {px} px it then gives other gradients"
                     break
-                say(
+                _logger.info(
                     f"Compiled in {time.perf_counter() - began:.0f} s; its gradients are those of the plain network."
                 )
     except Exception as error:  # a compiler raises whatever the machine lacks

@@ -113,7 +113,6 @@ def train_steps(
     length: RunLength,
     microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
     world: World = SINGLE_PROCESS,
-    say: Callable[[str], None] = lambda line: None,
     plan: StepPlan | None = None,
 ) -> Iterator[StepOutput]:
     """Train from ``state.step`` to the end and yield after every step.
@@ -125,7 +124,6 @@ def train_steps(
         length: Length of the run.
         microbatches: Groups per pass. Reduced where memory runs out.
         world: Processes that share the groups.
-        say: gets lines on what takes minutes before the first step: compiling.
         plan: Position of each step in the schedule if the number of steps may change. None follows ``length``.
 
     Raises:
@@ -141,7 +139,7 @@ def train_steps(
         may_overflow=state.scaler is not None,
     )
     model.train()
-    gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world, say=say), world)
+    gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
     setting: Setting | None = None
     worker_death = DeferredWorkerDeath()
     for groups, waited_s in _groups_by_step(batches, len(world.groups(context.groups))):

@@ -6,6 +6,7 @@ how much depends on the pictures.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,8 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import broadcast_from_main
+
+_logger = logging.getLogger(__name__)
 
 _STRIDE = 32
 
@@ -111,7 +114,7 @@ def calibrate(job: RunConfig, state: TrainState) -> Calibration | None:
     if job.minival is None:
         return None
     if len(job.minival) < MIN_TEMPERATURE_IMAGES:
-        job.folder.log(
+        _logger.info(
             f"No temperature was fitted: minival has {len(job.minival)} images, "
             f"but a temperature needs {MIN_TEMPERATURE_IMAGES}."
         )
@@ -127,7 +130,7 @@ def calibrate(job: RunConfig, state: TrainState) -> Calibration | None:
     found = broadcast_from_main(job.world, fitted)
     if found is not None:
         eval_network(state).calibration = found
-        job.folder.log(
+        _logger.info(
             f"Temperature {found.temperature:.3g}, fitted on {found.pictures} pictures of minival: probabilities are "
             "stated by it."
         )

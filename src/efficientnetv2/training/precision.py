@@ -6,9 +6,10 @@ What is chosen goes into the recipe, so a resumed run computes as it began.
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +25,8 @@ from efficientnetv2.utils.device import Precision, autocast, lower_precision, pl
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.memory import is_out_of_memory, release
 from efficientnetv2.utils.timer import waiting
+
+_logger = logging.getLogger(__name__)
 
 # A run of fewer steps is not compiled, and on a GPU takes 16 bits unmeasured: measuring would cost more than a wrong
 # choice. Ours.
@@ -74,7 +77,6 @@ def choose_precision(
     minutes: float | None = None,
     at_once: int = 1,
     compile_within_s: float | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> PrecisionChoice:
     """Decide the recipe's open ``precision`` and ``compile``.
 
@@ -91,7 +93,6 @@ def choose_precision(
         at_once: processes that share the steps, each as fast as this one alone.
         compile_within_s: Seconds that compiling may take before the first step. With 0, compiling is not tried. None
             sets no bound; with a bound, a single step of each precision is timed.
-        say: gets lines on what takes minutes: compiling.
     """
     timed = _TIMED_STEPS if compile_within_s is None else 1
     bench = _Bench(recipe, network, device, None if minutes is not None else steps, timed)
@@ -101,7 +102,7 @@ def choose_precision(
         precision, note = _precision(bench)
         notes.append(note)
     if compiles == "auto":
-        compiles, note = _compile(bench, precision, minutes, at_once, compile_within_s, say)
+        compiles, note = _compile(bench, precision, minutes, at_once, compile_within_s)
         notes.append(note)
     return PrecisionChoice(precision, compiles, " ".join(notes))
 
@@ -158,7 +159,6 @@ def _compile(
     minutes: float | None,
     at_once: int,
     within_s: float | None,
-    say: Callable[[str], None],
 ) -> tuple[bool, str]:
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
@@ -177,9 +177,9 @@ def _compile(
             "Not compiled (trying it may take minutes). `train` tries it where its time allows, and keeps it if the "
             "run gets faster."
         )
-    say("Trying whether compiling pays, with a few steps of the last stage.")
+    _logger.info("Trying whether compiling pays, with a few steps of the last stage.")
     began = time.perf_counter()
-    compiled = bench.side(precision, compiles=True, say=say)
+    compiled = bench.side(precision, compiles=True)
     compile_s = (time.perf_counter() - began) * plan.stages
     plain_s, compiled_s = bench.step_seconds([plain, compiled])
     saved_s = run_s * (1 - compiled_s / plain_s) - compile_s
@@ -221,9 +221,7 @@ class _Bench:
         images = self.steps * self.recipe.batch_images
         return last_s * pixels / plan.last.image_px**2 * images / len(plain.images) / at_once
 
-    def side(
-        self, precision: Precision, *, compiles: bool = False, say: Callable[[str], None] = lambda line: None
-    ) -> _Side:
+    def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
         """A copy of the network, called in one way."""
         network = copy.deepcopy(self.network)
         place(network, self.device)
@@ -237,7 +235,7 @@ class _Bench:
             "group_images": count,
             "progressive": replace(self.recipe.progressive, stages=1, shares=None),
         }
-        call = compile_model(network.train(), self.recipe.model_copy(update=changes), self.device, say=say)
+        call = compile_model(network.train(), self.recipe.model_copy(update=changes), self.device)
         px, classes = setting.image_px, network.num_classes
         generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
         images = torch.rand(count, network.in_channels, px, px, generator=generator)

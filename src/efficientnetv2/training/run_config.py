@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.rng import Key
+
+_logger = logging.getLogger(__name__)
 
 # Share of the images of an evaluation that may be unreadable: beyond it storage is down. Ours.
 _MOST_UNREADABLE = 0.5
@@ -132,7 +135,7 @@ class RunConfig:
             if self.folder.skip(part.paths[row], reason)
         ]
         if new:
-            self.folder.log(
+            _logger.info(
                 f"Skipped {len(new):,} of {count_of(len(part), 'image')} to be evaluated. The first is {new[0]}."
             )
         return predictions

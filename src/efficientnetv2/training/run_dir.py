@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +25,14 @@ from efficientnetv2.utils.io import (
     write_atomically,
     write_text_atomically,
 )
+from efficientnetv2.utils.logs import Recorder
 from efficientnetv2.utils.memory import reason_of
 from efficientnetv2.utils.shell import typed
 
 if TYPE_CHECKING:
     from efficientnetv2.training.tensorboard import SummaryWriter
+
+_logger = logging.getLogger(__name__)
 
 
 # What a run that has come to its end writes beside its model file, in this order.
@@ -53,18 +57,17 @@ class RunDir:
 
     Args:
         path: of the folder; made if need be.
-        say: also gets each line of the log, for the screen.
 
     Raises:
         InputError: the folder can't be made.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {path}: {error.strerror or error}. Give another folder.") from error
-        self.path, self._say = path, say
+        self.path = path
         self._board: SummaryWriter | None = None
         self._skipped = self._skipped_before()
 
@@ -116,9 +119,7 @@ class RunDir:
         """
         return self.model_file.exists() and (self.reported or not saved_steps(self.checkpoints))
 
-    def begin(
-        self, recipe: Recipe, dataset: ImageDataset, beginning: dict[str, Any], lines: Sequence[str] = ()
-    ) -> None:
+    def begin(self, recipe: Recipe, dataset: ImageDataset, beginning: dict[str, Any]) -> None:
         """Write down what was decided, before the first step.
 
         The beginning first, for beside it the rest is known for a run's; the recipe last, for with it the run is there.
@@ -127,15 +128,12 @@ class RunDir:
             recipe: settled.
             dataset: of the pictures.
             beginning: how the run was begun, as plain values.
-            lines: for ``log.txt``, that have been on the screen already.
         """
         remove_partial(self.path)
         for old in (self.checkpoints, self.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
         self.metrics_file.unlink(missing_ok=True)
         write_text_atomically(self.beginning_file, json.dumps(beginning, indent=2))
-        for line in lines:
-            self.note(line)
         write_atomically(self.manifest_file, dataset.to_csv)
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
@@ -165,21 +163,6 @@ class RunDir:
         """
         with _writing(self.beginning_file):
             write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
-
-    def log(self, line: str) -> None:
-        """A line for the screen and, with the time, for ``log.txt``; see ``note``."""
-        self._say(line)
-        self.note(line)
-
-    def note(self, line: str) -> None:
-        """A line for ``log.txt`` alone: it has been on the screen already.
-
-        Raises:
-            InputError: it can't be written, as on a full disk.
-        """
-        path = self.path / "log.txt"
-        with _writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def record(self, row: dict[str, Any]) -> None:
         """A row for ``metrics.jsonl`` and TensorBoard.
@@ -225,13 +208,13 @@ class RunDir:
             InputError: A file can't be renamed or written.
         """
         if read_skipped(self.skipped_file) is None:
-            self.log(quarantine(self.skipped_file, "The list of skipped images starts again."))
+            _logger.info(quarantine(self.skipped_file, "The list of skipped images starts again."))
         rows, damaged = self._rows()
         if damaged:
             note = quarantine(self.metrics_file, f"The run keeps its {count_of(len(rows), 'whole row')}.")
             with _writing(self.metrics_file):
                 write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-            self.log(note)
+            _logger.info(note)
 
     @property
     def skipped(self) -> frozenset[str]:
@@ -270,6 +253,34 @@ class RunDir:
                 board.close()
 
 
+class RunLog(Recorder):
+    """The lines of a run with their time: in memory until its folder is there, from then on in ``log.txt``.
+
+    A line that can't be written, as on a full disk, raises InputError where it is logged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file: Path | None = None
+        self._waiting: list[logging.LogRecord] = []
+
+    def write_to(self, folder: Path) -> None:
+        """Write what was logged so far, and from now on each line, into ``log.txt`` of a folder."""
+        self._file = folder / "log.txt"
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            self.emit(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or keep it until there is a file."""
+        if self._file is None:
+            self._waiting.append(record)
+            return
+        with _writing(self._file), self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            when = datetime.fromtimestamp(record.created)
+            file.write(f"{when:%Y-%m-%d %H:%M:%S}  {record.getMessage()}\n")
+
+
 class NullRunDir(RunDir):
     """The run folder as all processes but the first have it: what they would write is left to the first.
 
@@ -280,12 +291,6 @@ class NullRunDir(RunDir):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._skipped: set[str] = set()
-
-    def log(self, line: str) -> None:
-        """Said by the first process."""
-
-    def note(self, line: str) -> None:
-        """Written by the first process."""
 
     def record(self, row: dict[str, Any]) -> None:
         """Written by the first process."""

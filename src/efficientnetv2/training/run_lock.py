@@ -26,7 +26,7 @@ def validate_new_run_dir(path: Path) -> None:
         InputError: it holds a run, or something else.
     """
     if (path / "recipe.yaml").exists():
-        if RunDir(path, lambda line: None).finished:
+        if RunDir(path).finished:
             raise InputError(f"--out {path} holds a run already, which has finished. Give another folder.")
         go_on = typed(["effnetv2", "train", "DATA", "--out", str(path), "--resume"])  # whatever verb asks
         raise InputError(

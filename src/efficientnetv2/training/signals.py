@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+_logger = logging.getLogger(__name__)
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
@@ -71,13 +74,12 @@ class GracefulStop:
     A window that is closed never does: its shell hands the signal on, and as the shell ends the system sends it again.
 
     Args:
-        say: gets a line when the first signal comes.
         launched: by something that signals its processes as it likes, often twice, and kills them when its patience
             ends: no further signal counts then.
     """
 
-    def __init__(self, say: Callable[[str], None], *, launched: bool = False) -> None:
-        self.requested, self._say, self._launched = False, say, launched
+    def __init__(self, *, launched: bool = False) -> None:
+        self.requested, self._launched = False, launched
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
         self._said = threading.Event()
@@ -116,7 +118,7 @@ class GracefulStop:
 
     def _tell(self, line: str) -> None:
         try:
-            self._say(line)
+            _logger.info(line)
         finally:
             self._said.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 import statistics
 import time
@@ -31,6 +32,8 @@ from efficientnetv2.training.train_state import RunLength, TrainState, init_stat
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import Peak
 from efficientnetv2.utils.timer import waiting
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,6 @@ def measure_timings(
     run_steps: int | None = None,
     in_vain: Callable[[StepTimings], bool] = lambda rates: False,
     within_s: float | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> StepTimings:
     """Do a little of everything that the run will do.
 
@@ -168,21 +170,20 @@ def measure_timings(
             of the question. Then the sizes left are not measured, but taken to grow as their pixels do.
         within_s: Seconds that the steps may take, about. Fewer steps are timed then, and sizes that no time is left for
             are taken to grow as their pixels do. None measures all sizes thoroughly.
-        say: gets a line before each thing that takes a while.
 
     Raises:
         InputError: what the run would raise: pictures that can't be read, memory or disk too short.
     """
     state = init_state(place(copy.deepcopy(job.network), job.device), job.recipe)
-    say("Measuring answers.")
+    _logger.info("Measuring answers.")
     curve = _answers(job, state, once=True)
     answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
 
     def lost(compile_s: float, steps: tuple[StepTiming, ...]) -> bool:
         return in_vain(StepTimings(compile_s, steps, curve, answers, LinearCost(0.0, 0.0), 0, 0.0, 0))
 
-    compile_s, steps = _steps(job, state, run_steps, lost, within_s, say)
-    say("Measuring checkpoints.")
+    compile_s, steps = _steps(job, state, run_steps, lost, within_s)
+    _logger.info("Measuring checkpoints.")
     checkpoints, checkpoint = _checkpoints(state, scratch)
     began = time.perf_counter()
     model = scratch / "model.safetensors"
@@ -211,7 +212,6 @@ def _steps(
     run_steps: int | None,
     lost: _Lost,
     within_s: float | None,
-    say: Callable[[str], None],
 ) -> tuple[float, tuple[StepTiming, ...]]:
     """Seconds of compiling, and the steps of each size."""
     group = job.recipe.group_images
@@ -219,7 +219,7 @@ def _steps(
     most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
     groups = min(job.recipe.batch_images // group, max(job.microbatches.most, most // group))
     recipe = job.recipe.model_copy(update={"batch_images": groups * group})
-    timed = _Timed(job, recipe, run_steps, lost, within_s, say)
+    timed = _Timed(job, recipe, run_steps, lost, within_s)
     loop = train_steps(
         state,
         timed.batches(),
@@ -233,7 +233,6 @@ def _steps(
         ),
         length=RunLength(_STEPS, _STEPS),
         microbatches=job.microbatches,
-        say=say,
     )
     for _ in loop:
         timed.after_step()
@@ -249,7 +248,6 @@ class _Timed:
         run_steps: see ``measure_timings``.
         lost: whether sizes like these, after so many seconds of compiling, make the rest of no use.
         within_s: see ``measure_timings``.
-        say: gets a line before each size.
 
     Attributes:
         compile_s: until the loop asked for the first pictures.
@@ -263,9 +261,8 @@ class _Timed:
         run_steps: int | None,
         lost: _Lost,
         within_s: float | None,
-        say: Callable[[str], None],
     ) -> None:
-        self.job, self.recipe, self._lost, self._within_s, self._say = job, recipe, lost, within_s, say
+        self.job, self.recipe, self._lost, self._within_s = job, recipe, lost, within_s
         self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
@@ -285,7 +282,7 @@ class _Timed:
         drawn = iter(self._sampler())
         self.compile_s = time.perf_counter() - self._begun
         for number, setting in enumerate(self._settings, start=1):
-            self._say(
+            _logger.info(
                 f"Measuring steps of {setting.image_px} px ({number} of {len(self._settings)}{self._left()})."
             )
             with ExitStack() as self._watching:

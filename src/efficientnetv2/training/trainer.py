@@ -6,7 +6,8 @@ run in ``training.recipe``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from efficientnetv2.models.provenance import TrainedOn
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint
-from efficientnetv2.training.callbacks import ProgressListener, StopRequestedError, TrainingCallbacks
+from efficientnetv2.training.callbacks import Callback, StopRequestedError, TrainingCallbacks
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
@@ -42,6 +43,8 @@ from efficientnetv2.training.train_state import TrainState, init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, count_of
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,13 +70,15 @@ class Result:
     calibration: Calibration | None = None
 
 
-def run(job: RunConfig, *, resumed: bool, watch: ProgressListener, limit: TimeLimit | None = None) -> Result:
+def run(
+    job: RunConfig, *, resumed: bool, callbacks: Sequence[Callback] = (), limit: TimeLimit | None = None
+) -> Result:
     """Train, or go on training, to the end; under many processes each calls it with its own job.
 
     Args:
         job: what to run.
         resumed: go on from the newest checkpoint, if there is one.
-        watch: gets told of progress.
+        callbacks: called in the first process.
         limit: Time that the run has. Its steps are then planned under way, and the run folder keeps the plan. None
             takes the steps of the recipe.
 
@@ -96,12 +101,13 @@ def run(job: RunConfig, *, resumed: bool, watch: ProgressListener, limit: TimeLi
         if limit is None
         else Pacer(job, plan, limit, before.get("used_s"), thins=selection is None or selection.ends_only)
     )
-    books = TrainingCallbacks(job, state, watch, before, selection, plan, pacer)
+    books = TrainingCallbacks(job, state, callbacks, before, selection, plan, pacer)
     try:
         _train(job, state, books, plan)
+        books.end()
         if pacer is not None:
             epochs = epochs_trained(job, state.step)
-            job.folder.log(f"Steps: {state.step:,} ({epochs:g} epochs), as many as the time was enough for.")
+            _logger.info(f"Steps: {state.step:,} ({epochs:g} epochs), as many as the time was enough for.")
         return _ended(job, state, books, selection, plan)
     except StopRequestedError:
         raise KeyboardInterrupt from None
@@ -127,9 +133,9 @@ def _ended(
         if job.recipe.eval_px_tried is not None and job.minival is not None:
             sizes = select_eval_size(job, state)
             job = sizes.chosen(job)
-            job.folder.log(str(sizes))
+            _logger.info(str(sizes))
         calibration = calibrate(job, state)
-        job.folder.log(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
+        _logger.info(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
         predictions = job.predict(state, job.val)
     except DivergedError as error:
         if job.world.is_main_process:
@@ -139,7 +145,7 @@ def _ended(
         raise type(error)(f"{error} The model is saved: {job.folder.model_file}") from error
     books.finish(predictions)
     for note in unread(job, predictions):
-        job.folder.log(note)
+        _logger.info(note)
     seconds = books.seconds
     if job.world.is_main_process:
         _save(job, state, selection, predictions)
@@ -163,7 +169,7 @@ def _train(job: RunConfig, state: TrainState, books: TrainingCallbacks, plan: St
     """
     notes = AsyncFlags[tuple[int, str]](job.world)
     steps = _steps(job, state, books.training_begins, plan)
-    with GracefulStop(job.folder.log, launched=job.world.launch is not None) as interruption:
+    with GracefulStop(launched=job.world.launch is not None) as interruption:
         books.stopping = lambda: interruption.requested
         done: StepOutput | None = None
         books.begin()
@@ -194,9 +200,9 @@ def _train(job: RunConfig, state: TrainState, books: TrainingCallbacks, plan: St
 
 def _choose(job: RunConfig, state: TrainState, selection: ModelSelection, plan: StepPlan) -> None:
     if state.step < plan.steps:
-        job.folder.log(selection.why_over())
+        _logger.info(selection.why_over())
     selection.apply(eval_network(state))
-    job.folder.log(str(selection))
+    _logger.info(str(selection))
 
 
 def unread(job: RunConfig, predictions: Predictions) -> list[str]:
@@ -266,7 +272,7 @@ def _remembered(job: RunConfig) -> TrainedOn | None:
         chose = None if job.minival is None else those(job.minival)
         own = replace(those(job.train), chose=chose)
     except InputError as error:  # a store is gone by now, which is no reason to lose the model
-        job.folder.log(f"The model file does not know the pictures that trained it: {error}")
+        _logger.info(f"The model file does not know the pictures that trained it: {error}")
         return None
     return own.begun_from(job.network.trained_on, most=MAX_HASHED)
 
@@ -287,14 +293,14 @@ def _begin(
         else (None, [])
     )
     for sentence in damaged:
-        job.folder.log(f"{sentence}; going on from the one before it.")
+        _logger.info(f"{sentence}; going on from the one before it.")
     if job.recipe.sync_batch_norm and job.world.is_distributed:
         convert_sync_batch_norm(
             state.network, job.world
         )  # not the moving average, which is evaluated and kept
     if newest is None:
         if resumed:
-            job.folder.log("There is no checkpoint yet: starting at step 0.")
+            _logger.info("There is no checkpoint yet: starting at step 0.")
         job.folder.forget_after(-1)
         return state, {}
     books = TrainingCallbacks.taken(newest)
@@ -303,9 +309,9 @@ def _begin(
     state.load_state_dict(newest)
     job.folder.forget_after(state.step)
     if state.step >= plan.steps or (selection and selection.over):
-        job.folder.log(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
+        _logger.info(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
     else:
-        job.folder.log(f"Going on from step {state.step} of {plan.steps}.")
+        _logger.info(f"Going on from step {state.step} of {plan.steps}.")
     return state, books
 
 
@@ -360,6 +366,5 @@ def _steps(
         length=job.length,
         microbatches=job.microbatches,
         world=job.world,
-        say=job.folder.log,
         plan=plan,
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
 from efficientnetv2.utils.memory import free_bytes, reason_of
+
+_logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -196,13 +198,12 @@ def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
     return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
 
 
-def few_enough(workers: int, *, sharing: int = 1, say: Callable[[str], None]) -> int:
+def few_enough(workers: int, *, sharing: int = 1) -> int:
     """As many of the processes that are asked for as the cores and the memory can bear.
 
     Args:
         workers: that the user wants to read pictures.
         sharing: how many processes train on this machine, each with as many.
-        say: gets a line if it is fewer.
     """
     own_cores = max(1, cores() // sharing)
     by_cores = _WORKERS_PER_CORE * own_cores
@@ -216,24 +217,21 @@ def few_enough(workers: int, *, sharing: int = 1, say: Callable[[str], None]) ->
     else:
         reason = f"for as many there is free memory, at about {_WORKER_BYTES >> 20} MiB each"
     fewer = min(by_cores, by_memory)
-    say(f"--workers {workers} is lowered to {fewer}: {reason}.")
+    _logger.info(f"--workers {workers} is lowered to {fewer}: {reason}.")
     return fewer
 
 
-def workers_for(
-    asked: int | None, device: torch.device, *, sharing: int = 1, say: Callable[[str], None]
-) -> int:
+def workers_for(asked: int | None, device: torch.device, *, sharing: int = 1) -> int:
     """How many processes read pictures: as many as asked for and bearable; None chooses by the machine.
 
     Args:
         asked: as ``--workers`` says.
         device: to compute on.
         sharing: how many processes compute on this machine, each with as many.
-        say: gets a line if it is fewer than asked for.
     """
     if asked is None:
         return pick_workers(device, sharing=sharing)
-    return few_enough(asked, sharing=sharing, say=say)
+    return few_enough(asked, sharing=sharing)
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

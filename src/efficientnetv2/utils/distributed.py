@@ -7,9 +7,9 @@ pass goes on, batch-norm statistics and losses once per step. So N processes com
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
-import sys
 import threading
 import time
 import uuid
@@ -28,6 +28,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, count_of
 from efficientnetv2.utils.shell import START_OR_UNSET, number, placed
+
+_logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
@@ -177,11 +179,9 @@ def _telling_of_waiting(world: World) -> Iterator[None]:
     """Within, the processes find each other. After some seconds the first one says that it waits."""
 
     def tell() -> None:
-        print(
+        _logger.warning(
             f"Waiting for the other {count_of(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
-            f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}",
-            file=sys.stderr,
-            flush=True,
+            f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}"
         )
 
     timer = threading.Timer(_WAITS_S, tell)

@@ -12,8 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -82,20 +81,6 @@ def tell_launcher(message: str, *, cause: bool = True) -> None:
         Path(os.environ[_FILE]).write_text(json.dumps(told), encoding="utf-8")
     except OSError:  # the message is on the screen all the same
         return
-
-
-# From what is counted and how many there are to what is called with the number done.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-
-
-def uncounted(what: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
-    """A ``Counting`` where nobody looks on.
-
-    Args:
-        what: is counted.
-        total: how many there are.
-    """
-    return nullcontext(lambda done: None)
 
 
 #: The call of the Python API that is running, as text; None in a command.

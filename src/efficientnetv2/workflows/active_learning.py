@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
@@ -24,11 +24,14 @@ from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place, write_text_atomically
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import Asked
 from efficientnetv2.workflows.outputs import refuse_others
 from efficientnetv2.workflows.predictions_io import header_of
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,7 @@ def check_ranks(network: Network, model: str) -> None:
 
 
 def write_ranking(
-    file: Path, asked: Asked, predictions: Predictions, *, device: torch.device, workers: int, screen: Screen
+    file: Path, asked: Asked, predictions: Predictions, *, device: torch.device, workers: int
 ) -> None:
     """Look at the pictures once more, for what the classifier reads of them; then write the table and the sheet.
 
@@ -136,14 +139,13 @@ def write_ranking(
         predictions: its answers.
         device: to compute on.
         workers: processes that read pictures.
-        screen: to write on.
 
     Raises:
         InputError: it can't be written.
     """
     predictions, labelled = _without_labels(asked.dataset, predictions)
     answered = asked.dataset.select(predictions.samples)
-    with screen.counting("comparing", len(answered)) as counted:
+    with progress("comparing", len(answered)) as counted:
         embedded = embed_manifest(
             asked.network, answered, preprocessing=asked.network.preprocessing, device=device, workers=workers,
             progress=counted,
@@ -151,7 +153,7 @@ def write_ranking(
     rows = embedded.samples  # what could be read twice
     probabilities = predictions.probabilities[rows]
     key = Key.of(_SEED).fold("label next")
-    with screen.counting("choosing", min(MOST, len(rows))) as chosen:
+    with progress("choosing", min(MOST, len(rows))) as chosen:
         found = rank(probabilities, embedded.vectors, key=key, progress=chosen)
     names = np.array(asked.network.class_names, dtype=object)
     best = top_classes(probabilities, 2)
@@ -195,7 +197,7 @@ def write_ranking(
         if labelled
         else ""
     )
-    screen.say(f"What to label next: {file}, its first {len(shown)} as pictures in {page}.{left}")
+    _logger.info(f"What to label next: {file}, its first {len(shown)} as pictures in {page}.{left}")
 
 
 def _without_labels(dataset: ImageDataset, predictions: Predictions) -> tuple[Predictions, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +15,65 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 
-from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.csv_dialect import find_column, read_cells
 from efficientnetv2.data.geotiff import opened, reading
 from efficientnetv2.geospatial import map_file as mapfile
 from efficientnetv2.geospatial.pixel_area import untrue
-from efficientnetv2.metrics.area import AdjustedAreas, Estimate, adjusted_areas
+from efficientnetv2.metrics.area import AdjustedAreas, adjusted_areas
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+
+_logger = logging.getLogger(__name__)
 
 Counts = npt.NDArray[np.int64]
 _COORDINATES = (("x", "y"), ("longitude", "latitude"))
 
 
-def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_json: bool) -> None:
-    """Everything that ``effnetv2 area`` does.
+@dataclass(frozen=True, eq=False)
+class MapAreas:
+    """The areas of a map's classes.
+
+    Args:
+        found: as shares of the map.
+        pixels: of the map.
+        hectares: of the map; None where the size of its pixels is not known.
+        left_out: places of the sample that are not on the map.
+    """
+
+    found: AdjustedAreas
+    pixels: int
+    hectares: float | None
+    left_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; hectares beside shares where they are known."""
+        return _plain(self.found, self.hectares) | {"left_out": self.left_out}
+
+
+def estimate_areas(map_file: Path, sample: Path, *, label_column: str) -> MapAreas:
+    """Estimate the area of each class of a map from a sample whose truth is known.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=as_json)
     names, pixels, hectares = mapfile.classes_and_areas(map_file)
     if not pixels.sum():
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
     with opened(map_file) as dataset:
         if fault := untrue(dataset):
-            screen.say(fault)
+            _logger.info(fault)
     file = sample / "report.json" if sample.is_dir() else sample
     if file.suffix == ".json":
         counts, lost = _of_report(file, names, map_file), 0
-        screen.say(
+        _logger.info(
             f"{file} tells of pictures that were not drawn from this map. The areas are right as far as these pictures "
             "are a random sample of what the map calls each class."
         )
     else:
-        counts, lost = _of_table(file, label_column, names, map_file, screen)
+        counts, lost = _of_table(file, label_column, names, map_file)
     mapped = pixels if hectares is None else hectares
     found = adjusted_areas(counts, mapped, names)
-    _tell(found, float(mapped.sum()), "pixels" if hectares is None else "ha", screen)
-    if as_json:
-        answer(_plain(found, None if hectares is None else float(hectares.sum())) | {"left_out": lost})
+    total = None if hectares is None else float(hectares.sum())
+    return MapAreas(found, int(pixels.sum()), total, lost)
 
 
 def _of_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
@@ -100,9 +121,7 @@ def _confusion(report: dict[str, Any]) -> tuple[Counts, Counts, Counts]:
     return whole.row, whole.col, whole.data
 
 
-def _of_table(
-    file: Path, label_column: str, names: Sequence[str], map_file: Path, screen: Screen
-) -> tuple[coo_array, int]:
+def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Path) -> tuple[coo_array, int]:
     """(K, K) of places whose truth is known, and how many were left out."""
     if not file.is_file():
         raise InputError(f"{file} does not exist. Give a CSV of places, or the folder of an evaluation.")
@@ -136,7 +155,7 @@ def _of_table(
             f"{columns[1]} exchanged, or of another coordinate system?"
         )
     if lost := int((~on_map).sum()):
-        screen.say(
+        _logger.info(
             f"{count_of(lost, 'place')} of {len(table)} left out: not on the map, or without data there."
         )
     return _crossed(values[on_map] - 1, true[on_map], len(names)), lost
@@ -219,42 +238,6 @@ def _projected(places: npt.NDArray[np.float64], crs: Any) -> npt.NDArray[np.floa
 
 def _crossed(mapped: Counts, true: Counts, classes: int) -> coo_array:
     return coo_array((np.ones(len(true), dtype=np.int64), (mapped, true)), shape=(classes, classes))
-
-
-def _tell(found: AdjustedAreas, total: float, unit: str, screen: Screen) -> None:
-    rows = [
-        [
-            name, f"{one.mapped * total:,.1f}", f"{one.share.value * total:,.1f}", f"{one.share.margin * total:,.1f}",
-            _share(one.users_accuracy), _share(one.producers_accuracy), str(one.samples),
-        ]
-        for name, one in sorted(found.classes.items(), key=lambda item: -item[1].share.value)
-        if one.mapped or one.samples or one.share.value
-    ]  # fmt: skip
-    columns = ["class", f"mapped, {unit}", f"area, {unit}", "± 95 %", "user's", "producer's", "sample"]
-    screen.table("Area by class, corrected by the sample", columns, rows)
-    if nowhere := len(found.classes) - len(rows):
-        screen.say(
-            f"Of the map's {len(found.classes):,} classes {nowhere:,} {'is' if nowhere == 1 else 'are'} neither on it "
-            "nor in the sample."
-        )
-    screen.say(f"The map is right on {_share(found.accuracy)} of its area.")
-    flawless = {
-        name: one.samples
-        for name, one in found.classes.items()
-        if one.users_accuracy is not None and one.mapped and one.users_accuracy.value == 1
-    }
-    if flawless:
-        # The rule of three: of n draws without an event, its share is below 3 / n with 95 % confidence.
-        shares = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
-        most = ", ".join(shares[:5]) + (", ..." if len(shares) > 5 else "")
-        screen.say(
-            f"No mistake was found where the map says {some(flawless)}. The intervals take that as certain; so few "
-            f"places leave room for this share of mistakes there: {most}."
-        )
-
-
-def _share(one: Estimate | None) -> str:
-    return "" if one is None else f"{one.value:.1%} ± {100 * one.margin:.1f}"
 
 
 def _plain(found: AdjustedAreas, hectares: float | None) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import torch
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.training import recipe_fields
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
@@ -126,11 +125,6 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
             CALL.reset(token)
 
     return called
-
-
-def notes_screen() -> Screen:
-    """A screen that writes notes to stderr and nothing to stdout; one process of several speaks."""
-    return Screen(quiet=True, mute=not world_from_env().is_main_process, verbose=False)
 
 
 def refuse_launched(function: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.cli.augment import OUT
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError, display_channels
@@ -39,27 +38,33 @@ from efficientnetv2.workflows.output_paths import refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 from efficientnetv2.workflows.overrides import Words, begin_recipe
 
+_logger = logging.getLogger(__name__)
+
 # Of a size that grows at every step: moments to look at. Ours.
 _MOMENTS = 4
+OUT = Path("augmented.png")
 _TITLE = "effnetv2 augment"  # in the file, so that it is known for a sheet
 _STRETCHED = "dark ones with the contrast stretched as this picture of their column needs, to be seen at all"
 
 
-def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device: str, strict: bool) -> None:
-    """Everything that ``effnetv2 augment`` does.
+def draw_sheet(
+    words: Words, source: Source, out: Path | None, *, pictures: int, device: str, strict: bool
+) -> None:
+    """Draw a sheet of what each stage of a recipe feeds to the network.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen()
+    verb = None if out is not None else "augment"
+    out = out or OUT
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_place(out, "--out", such_as="sheet.png")
-    refuse_within(source.data, out.parent, "--out", verb="augment" if out == OUT else None)
+    refuse_within(source.data, out.parent, "--out", verb=verb)
     refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
-    tell_replaced(out, screen)
+    tell_replaced(out)
     on = pick_device(device)
-    recipe, chosen = begin_recipe(words, on, screen.say)
+    recipe, chosen = begin_recipe(words, on)
     prepared = prepare(
         source,
         holdout=recipe.holdout,
@@ -67,12 +72,10 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
         minival=recipe.minival,
         seed=recipe.seed,
         strict=strict,
-        say=screen.say,
-        counting=screen.counting,
     )
     recipe, smaller = limit_upscaling(recipe, prepared.stored_px(recipe))
     for line in [*chosen, *smaller]:
-        screen.say(line)
+        _logger.info(line)
     train = prepared.train
     network = build_initial_model(
         recipe, class_names=train.class_names, device=on, in_channels=train.channels
@@ -80,7 +83,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
     preprocessing = eval_preprocessing(recipe, network, train.bands)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
-    reader = shown(recipe, train, samples, on, screen)
+    reader = shown(recipe, train, samples, on)
     rows = [
         _as_evaluated(train, samples, preprocessing),
         *(
@@ -93,7 +96,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
         write_atomically(out, lambda partial: partial.write_bytes(image))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror or error}. Give another place.") from error
-    screen.say(f"Sheet: {out}")
+    _logger.info(f"Sheet: {out}")
 
 
 def _is_sheet(file: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError
@@ -30,6 +30,8 @@ from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import as_details
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared, prepare
@@ -117,14 +119,13 @@ def refuse_words(known: Decided, words: Words, source: Source, place: Place, ver
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
 
 
-def looked_at(recipe: Recipe, source: Source, place: Place, screen: Screen) -> Prepared:
+def looked_at(recipe: Recipe, source: Source, place: Place) -> Prepared:
     """The pictures as the recipe parts them, every one looked at; see ``prepare``.
 
     Args:
         recipe: of the run.
         source: of the pictures.
         place: of the run.
-        screen: gets sentences, shows progress.
 
     Raises:
         InputError: what is wrong with the pictures.
@@ -137,9 +138,7 @@ def looked_at(recipe: Recipe, source: Source, place: Place, screen: Screen) -> P
         made_for=recipe.made_for,
         seed=recipe.seed,
         strict=place.strict,
-        say=screen.say,
-        detail=screen.detail,
-        counting=screen.counting,
+        detail_level=logging.DEBUG,
     )
 
 
@@ -168,7 +167,6 @@ def agreed(
     prepared: Prepared,
     device: torch.device,
     place: Place,
-    screen: Screen,
     world: World = SINGLE_PROCESS,
     *,
     budget: StartupBudget | None = None,
@@ -183,7 +181,6 @@ def agreed(
         prepared: its pictures.
         device: to train on.
         place: of the run.
-        screen: gets sentences.
         world: the processes that will run it.
         budget: Time before the first step. With ``--minutes``, the run then ends in that time, and image sizes are
             lowered until three epochs fit. None keeps the sizes.
@@ -201,7 +198,7 @@ def agreed(
     compile_within_s = None if budget is None else budget.left_s
     if not compiles:
         compile_within_s = 0.0
-    with screen.busy("choosing precision and memory"):
+    with progress("choosing precision and memory", None), as_details():
         settled = resolve_recipe(
             recipe,
             TrainingSet(
@@ -218,7 +215,6 @@ def agreed(
                 compile_within_s=compile_within_s,
             ),
             repeated=known.repeated,
-            say=screen.detail,
         )
     seen = seen_before(
         settled.recipe.weights, settled.network, prepared, refuse=settled.recipe.minival != "auto"

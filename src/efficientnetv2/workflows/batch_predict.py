@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -19,7 +20,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import packed_record
@@ -38,8 +38,11 @@ from efficientnetv2.utils.device import device_note, pick_own_device
 from efficientnetv2.utils.distributed import World, broadcast_from_main
 from efficientnetv2.utils.errors import InputError, count_of, escaped
 from efficientnetv2.utils.io import write_atomically
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.predictions_io import header_of
+
+_logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 
@@ -58,7 +61,6 @@ class SoFar:
         network: that answers, on the CPU still.
         preprocessing: as the pictures are seen.
         dataset: of all pictures.
-        say: gets a line where they can't be kept.
         every_s: seconds between two writes.
     """
 
@@ -69,13 +71,12 @@ class SoFar:
         preprocessing: Preprocessing,
         dataset: ImageDataset,
         *,
-        say: Callable[[str], None],
         every_s: float = _EVERY_S,
     ) -> None:
         self._folder = table.with_name(f".{table.name}.answers")
         self._manifest, self._classes = dataset, network.num_classes
         self._asked = _digest(network, preprocessing, dataset)
-        self._say, self._every_s, self._written_at = say, every_s, time.monotonic()
+        self._every_s, self._written_at = every_s, time.monotonic()
         self._unwritten: list[tuple[Ints, Tensor, Ints]] = []  # rows, logits, marks
         self._states: dict[str, Stat | None] = {}  # of shards, so that each is asked for once
         self._failed = False
@@ -130,7 +131,7 @@ class SoFar:
                 write_atomically(file, lambda partial: _save(partial, part))
             except OSError as error:
                 self._failed = True
-                self._say(
+                _logger.info(
                     f"Answers so far are not kept: {self._folder}: {error.strerror or error}. Going on without; if "
                     "stopped now, the answers since the last time are lost."
                 )
@@ -220,20 +221,19 @@ SKIPPED = "skipped.csv"
 _SKIPPED_COLUMNS = ["path", "reason"]
 
 
-def device_to_answer_on(word: str, world: World, screen: Screen) -> torch.device:
+def device_to_answer_on(word: str, world: World) -> torch.device:
     """The device of this process, and a line where it was taken unasked though it is not tested, or there is a better.
 
     Args:
         word: as ``--device`` says it.
         world: the processes.
-        screen: of this process.
 
     Raises:
         InputError: no such device here, or none for each process.
     """
     device = pick_own_device(word, world.local_rank, world.local_size)
     if note := device_note(word, device):
-        screen.say(note)
+        _logger.info(note)
     return device
 
 
@@ -284,7 +284,6 @@ def answered(
     device: torch.device,
     workers: int,
     strict: bool,
-    screen: Screen,
     world: World,
     so_far: SoFar | None = None,
 ) -> tuple[Predictions, float]:
@@ -297,7 +296,6 @@ def answered(
         device: of this process.
         workers: of this process, that read pictures.
         strict: refuse the first unreadable picture instead of skipping it.
-        screen: of this process.
         world: the processes.
         so_far: what of these answers is on the disk, and where this process keeps its own; None keeps none.
 
@@ -314,10 +312,10 @@ def answered(
     known = so_far.found() if so_far is not None and world.is_main_process else None
     rows = None if so_far is None else broadcast_from_main(world, lambda: None if known is None else known[0])
     if rows is not None and len(rows):
-        screen.say(told(len(rows)))
+        _logger.info(told(len(rows)))
         left = np.setdiff1d(left, rows)
     started = time.perf_counter()
-    with screen.counting(what, len(left)) as counted, kept(so_far):
+    with progress(what, len(left)) as counted, kept(so_far):
         predictions = shared_answers(
             asked.network,
             dataset.select(left) if len(left) < len(dataset) else dataset,
@@ -380,9 +378,7 @@ def _with(predictions: Predictions, dataset: ImageDataset, rows: Ints, logits: t
     )
 
 
-def tell_unreadable(
-    dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: Damage, screen: Screen
-) -> None:
+def tell_unreadable(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: Damage) -> None:
     """Name the first few pictures that could not be read, and count the rest; shards have had a line each.
 
     A reason is said once: that a raster does not fit the model's rule takes several sentences.
@@ -391,16 +387,15 @@ def tell_unreadable(
         dataset: of all pictures.
         unreadable: row and reason of each.
         damage: of the shards.
-        screen: to write on.
     """
     others = [(row, reason) for row, reason in unreadable if row not in damage.reasons]
     said: set[str] = set()
     for row, reason in others[:_NAMED]:
         why = "likewise" if reason in said else reason.removesuffix(".")
-        screen.say(f"Skipped {escaped(dataset.paths[row])}: {why}.")
+        _logger.info(f"Skipped {escaped(dataset.paths[row])}: {why}.")
         said.add(reason)
     if len(others) > _NAMED:
-        screen.say(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
+        _logger.info(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
 
 
 def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:

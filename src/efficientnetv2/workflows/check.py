@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +15,9 @@ from PIL import Image
 
 from efficientnetv2.checks import report
 from efficientnetv2.checks import report as page
-from efficientnetv2.checks.class_counts import class_table, column_headings
-from efficientnetv2.checks.findings import Finding
 from efficientnetv2.checks.report import CheckFindings, check_dataset
 from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
-from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
@@ -27,15 +26,15 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import best_weights, default_model, load_weights
 from efficientnetv2.utils.device import cores, pick_device, workers_for
-from efficientnetv2.utils.errors import InputError, count_of, escaped
+from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import folder_for, read_object
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     PathLike,
     TableArguments,
     api,
-    notes_screen,
     number,
     path_of,
     path_text,
@@ -51,12 +50,10 @@ from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 from efficientnetv2.workflows.report_folder import inspection_folder
 from efficientnetv2.workflows.results import html_table
 
+_logger = logging.getLogger(__name__)
+
 # Looking waits for the disk as well as for the processor. Ours.
 _THREADS_PER_CORE = 2
-_CLASSES_SHOWN = 30
-# Kinds of findings whose groups are named on the screen, and how many of each, and images of a group. Ours.
-_NAMED, _GROUPS_NAMED = ("same_", "near_", "lookalike", "unreadable"), 5
-_WORDS = {"wrong": "To mend", "doubtful": "To look at", "note": "Good to know"}
 _SEED = 0  # of the search for copies and of folds: an inspection is to say the same each time
 
 
@@ -69,10 +66,9 @@ def inspect_and_tell(
     time_column: str | None,
     device: str,
     workers: int | None,
-    as_json: bool,
-    screen: Screen | None = None,
+    on_result: Callable[[CheckFindings], None] = lambda found: None,
 ) -> CheckFindings:
-    """Everything that ``effnetv2 inspect`` does.
+    """Look for duplicates, leakage and label errors, and write_check_report the page.
 
     Args:
         source: of the pictures.
@@ -82,13 +78,11 @@ def inspect_and_tell(
         time_column: of a table; None finds it.
         device: as ``--device`` says it.
         workers: processes that read pictures for the network; None chooses by the machine.
-        as_json: answer with what was found.
-        screen: Where notes go. None makes one.
+        on_result: gets what was found before it is written: a full disk loses no finding.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = screen or Screen(quiet=as_json)
     on = pick_device(device)
     dataset = source.read_any()
     check_time_column(dataset, time_column)
@@ -98,15 +92,15 @@ def inspect_and_tell(
             (report.PAGE_NAME, report.is_check_page),
         ):
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
-        tell_replaced(folder / report.PAGE_NAME, screen)
-        network, name = _network(weights, screen)
-        damage = tell(dataset, strict=False, say=screen.say)
-        dataset = with_rule(dataset, source, seed=_SEED, say=screen.say)
+        tell_replaced(folder / report.PAGE_NAME)
+        network, name = _network(weights)
+        damage = tell(dataset, strict=False)
+        dataset = with_rule(dataset, source, seed=_SEED)
         # A person looks at three bands, and so do the networks that find look-alikes.
         if dataset.bands is not None:
             dataset = replace(dataset, bands=dataset.bands.shown)
-        looked = _looked(dataset, screen)
-        embeddings = None if network is None else _embedded(network, dataset, looked, on, workers, screen)
+        looked = _looked(dataset)
+        embeddings = None if network is None else _embedded(network, dataset, looked, on, workers)
         found = check_dataset(
             dataset,
             looked,
@@ -116,31 +110,28 @@ def inspect_and_tell(
             embeddings=embeddings,
             weights=name,
             damage=damage,
-            counting=screen.counting,
         )
-        if as_json:  # before it is written: a full disk loses no finding
-            answer(found.to_json())
-        _tell(found, screen)
+        on_result(found)
         _write(folder, found)
-    screen.say(f"Pictures and all the rest: {folder / report.PAGE_NAME}")
+    _logger.info(f"Pictures and all the rest: {folder / report.PAGE_NAME}")
     return found
 
 
-def _looked(dataset: ImageDataset, screen: Screen) -> ImageStats:
-    with screen.counting("looking", len(dataset)) as counted:
+def _looked(dataset: ImageDataset) -> ImageStats:
+    with progress("looking", len(dataset)) as counted:
         looked = collect_image_stats(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
         raise none_readable(dataset, 0, looked.table["reason"].iloc[0])
     return looked
 
 
-def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
+def _network(weights: str) -> tuple[Network | None, str | None]:
     """The network that embeds, and what it is called; none unless asked for."""
     if weights == "none":
         return None, None
     if weights == "auto":
         found = best_weights(default_model(pick_device("cpu")))
-        screen.say(found.note)
+        _logger.info(found.note)
         if found.word == "none":
             raise InputError(
                 "--weights auto: there are none to be had. Give a model file, or leave the option out: all but labels "
@@ -154,7 +145,7 @@ def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
             f"looks at {RGB}. Give weights for red, green and blue."
         )
     for note in notes:
-        screen.say(f"{weights}: {note}.")
+        _logger.info(f"{weights}: {note}.")
     return network, weights
 
 
@@ -164,16 +155,15 @@ def _embedded(
     looked: ImageStats,
     on: torch.device,
     workers: int | None,
-    screen: Screen,
 ) -> Embeddings:
     readable = dataset.select(looked.readable)
-    with screen.counting("embedding", len(readable)) as counted:
+    with progress("embedding", len(readable)) as counted:
         found = embed_manifest(
             network,
             readable,
             preprocessing=network.preprocessing,
             device=on,
-            workers=workers_for(workers, on, say=screen.say),
+            workers=workers_for(workers, on),
             progress=counted,
         )
     return Embeddings(looked.readable[found.samples], found.labels, found.vectors)
@@ -191,32 +181,6 @@ def _write(folder: Path, found: CheckFindings) -> None:
         raise InputError(
             f"--out {folder}: the page could not be written ({error.strerror or error})."
         ) from error
-
-
-def _tell(found: CheckFindings, screen: Screen) -> None:
-    dataset, table = found.dataset, class_table(found.dataset)
-    if len(table):
-        more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
-        rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
-        screen.table(f"Pictures by class{more}", ["class", *column_headings(table)], rows[:_CLASSES_SHOWN])
-    findings = found.findings
-    screen.say(f"{count_of(len(dataset), 'picture')}, {count_of(len(findings), 'finding')}.")
-    for one in findings:
-        screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
-        if one.kind.startswith(_NAMED):
-            _name_groups(one, dataset, screen)
-
-
-def _name_groups(finding: Finding, dataset: ImageDataset, screen: Screen) -> None:
-    """The first groups of a finding by their paths."""
-    captions = finding.captions or ("",) * len(finding.groups)
-    for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
-        names = [escaped(dataset.paths[row]) for row in group[:_GROUPS_NAMED]]
-        more = len(group) - len(names)
-        paths = " = ".join([*names, *([f"{more:,} more"] if more > 0 else [])])
-        screen.say(f"  {paths}: {caption}" if caption else f"  {paths}")
-    if len(finding.groups) > _GROUPS_NAMED:
-        screen.say(f"  and {len(finding.groups) - _GROUPS_NAMED:,} more on the page")
 
 
 class DatasetCheck:
@@ -335,7 +299,5 @@ def check(
         time_column=time_column,
         device=str(device),
         workers=number("workers", workers, 0),
-        as_json=False,
-        screen=notes_screen(),
     )
     return DatasetCheck(folder)

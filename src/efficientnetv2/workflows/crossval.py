@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.augmented_copies import validate_copy_splits
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
@@ -21,19 +21,21 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import validate_images
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, count_of, some
-from efficientnetv2.utils.io import check_folder, read_object, write_atomically
+from efficientnetv2.utils.io import check_folder, write_atomically
+from efficientnetv2.utils.logs import silenced
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line, typed
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
     api,
-    notes_screen,
     number,
     refuse_launched,
     run_arguments,
@@ -53,11 +55,14 @@ from efficientnetv2.workflows.crossval_report import OTHERWISE, conclude
 from efficientnetv2.workflows.crossval_runs import Runs
 from efficientnetv2.workflows.data_config import Source, with_rule
 from efficientnetv2.workflows.datasets import decode_evaluated
+from efficientnetv2.workflows.evaluation_result import Outcome
 from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
 from efficientnetv2.workflows.overrides import Words, begin_recipe, refuse_too_small, says_length, starts_open
 from efficientnetv2.workflows.predictions_io import MOST_CLASSES
 from efficientnetv2.workflows.results import CrossValidation
 from efficientnetv2.workflows.run_options import Place
+
+_logger = logging.getLogger(__name__)
 
 _NAME = "crossval"  # in that of a folder that nobody has named
 
@@ -68,9 +73,10 @@ def crossvalidate(
     place: Place,
     plan: Plan,
     said: Collection[str] = (),
-    screen: Screen | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_result: Callable[[Outcome | Path], None] = lambda result: None,
 ) -> Path:
-    """Everything that ``effnetv2 crossval`` does.
+    """Train a network for each fold, and report the answers of all.
 
     Args:
         words: about the recipe.
@@ -78,7 +84,8 @@ def crossvalidate(
         place: where and how to run.
         plan: of the folds.
         said: names of what was typed, a default or not: folds that are gone on with were begun with it.
-        screen: Where notes go. None makes one.
+        callbacks: called in every run.
+        on_result: gets what the folds came to; of some that had finished before, the file of their report.
 
     Returns:
         The folder.
@@ -87,14 +94,15 @@ def crossvalidate(
         InputError: anything a user can mend.
         KeyboardInterrupt: Ctrl-C; says how to go on.
     """
-    screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
     folder, resumed = _folder(place)
     if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
         words = replace(words, weights=absolute_weights_path(words.weights))
     if not resumed:
         refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
-        _tell_finished(folder, screen, as_json=place.as_json)
+        on_result(folder / "report.json")
+        _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
+        _logger.info(f"Report: {folder / 'report.html'}")
         return folder
     asked = plan
     if resumed:
@@ -102,9 +110,9 @@ def crossvalidate(
     # Before every picture is looked at: what is refused takes no time.
     recipe = _recipe(words, plan, place, source.label_separator)
     begun = folder if resumed else None
-    dataset, contents, skipped = _pictures(source, place, screen, recipe.seed, begun)
+    dataset, contents, skipped = _pictures(source, place, recipe.seed, begun)
     if resumed:
-        plan = _without_vain_comparison(plan, dataset, screen)
+        plan = _without_vain_comparison(plan, dataset)
     dealt = plan.dealt(dataset, contents, recipe.seed)
     others = plan.otherwise(dataset, contents, recipe.seed, dealt)
     now = _digest(dataset, dealt)
@@ -116,23 +124,23 @@ def crossvalidate(
     if resumed:
         dataset = _where_it_lay(folder, dataset)
         _refuse_other_rule(folder, asked, plan, dataset, contents, recipe.seed, digest, said)
-    screen.say(dealt.note)
+    _logger.info(dealt.note)
     if not resumed:
         name = _NAME if place.out is None else None
         with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
             _begin(folder, words, plan, source, now, dataset, dealt)
-        screen.say(f"Folder: {folder}")
+        _logger.info(f"Folder: {folder}")
         list_skipped(folder / SKIPPED, skipped)
         if skipped:
-            screen.say(f"What could not be read is listed in {folder / SKIPPED}.")
+            _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
     at = replace(place, out=folder)
-    runs = Runs(words, plan, at, dataset, contents, recipe.seed, screen, source.bands, source.nodata)
+    runs = Runs(words, plan, at, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks)
     try:
         with lock_run_dir(folder):
             answered = runs.answer(dealt, folder, "Fold")
             compared = others if plan.compare_splits else None
             again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
-            conclude(folder, runs, dealt, answered, others, again, skipped)
+            conclude(folder, runs, dealt, answered, others, again, skipped, on_result)
     except KeyboardInterrupt as stop:
         go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
         raise KeyboardInterrupt(f"Go on with: {typed(go_on)}") from stop
@@ -176,7 +184,7 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def _pictures(
-    source: Source, place: Place, screen: Screen, seed: int, begun: Path | None = None
+    source: Source, place: Place, seed: int, begun: Path | None = None
 ) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read.
 
@@ -186,7 +194,6 @@ def _pictures(
     Args:
         source: of all.
         place: how strict.
-        screen: to say on what is left out.
         seed: of the recipe.
         begun: the folder of folds that are gone on with; None of new ones.
     """
@@ -198,36 +205,33 @@ def _pictures(
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
     validate_copy_splits(dataset)
-    with screen.counting("looking", len(dataset)) as counted:
+    with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=place.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):
-        screen.say(note)
+        _logger.info(note)
     skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
     rows = found.readable
     if begun is not None:
-        rows, skipped = _readable_then(begun, dataset, rows, screen)
+        rows, skipped = _readable_then(begun, dataset, rows)
     else:
         if skipped:
-            screen.say(
+            _logger.info(
                 f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
             )
         answered = rows[dataset.split[rows] != "test"]
         # By a rule, as each fold reads rasters; the folds measure and tell their own.
-        part = with_rule(dataset.select(answered), source, seed=seed, say=lambda line: None)
-        bad = decode_evaluated(
-            part, np.arange(len(part)), strict=place.strict, say=screen.say, counting=screen.counting
-        )
+        with silenced():
+            part = with_rule(dataset.select(answered), source, seed=seed)
+        bad = decode_evaluated(part, np.arange(len(part)), strict=place.strict)
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
         rows = np.setdiff1d(rows, answered[list(bad)])
     dataset = dataset.select(rows)
     if apart := split_groups_warning(dataset):
-        screen.say(apart.strip())
+        _logger.info(apart.strip())
     return dataset, found.contents[rows], skipped
 
 
-def _readable_then(
-    folder: Path, dataset: ImageDataset, readable: Ints, screen: Screen
-) -> tuple[Ints, list[tuple[str, str]]]:
+def _readable_then(folder: Path, dataset: ImageDataset, readable: Ints) -> tuple[Ints, list[tuple[str, str]]]:
     """The rows that were readable when the folds were begun, with those that are new, and what was left out then."""
     there = ImageDataset.from_csv(
         folder / "manifest.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
@@ -235,19 +239,19 @@ def _readable_then(
     paths, listed = dataset.paths, set(there.paths)
     recorded = read_skipped(folder / SKIPPED)
     if recorded is None:
-        screen.say(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
+        _logger.info(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
     left_out = [(path, why) for path, why in recorded or () if path not in listed]
     unread = {path for path, _ in left_out}
     # By sets: numpy's isin compares every path with every other, hours of a million pictures.
     dealt, known = (np.flatnonzero([path in those for path in paths]) for those in (listed, unread))
     lost, back = np.setdiff1d(dealt, readable), np.intersect1d(known, readable)
     if len(lost):
-        screen.say(
+        _logger.info(
             f"{count_of(len(lost), 'picture')} of the folds can't be read any more (first: {paths[lost[0]]}), to be "
             "passed over."
         )
     if len(back):
-        screen.say(
+        _logger.info(
             f"{count_of(len(back), 'picture')} that could not be read when the folds were begun can be now (first: "
             f"{paths[back[0]]}), left out as before."
         )
@@ -261,7 +265,8 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
         InputError: one of them is none, or of no effect on pictures whose labels ``separator`` parts.
     """
     device = pick_device(place.device)
-    recipe, _ = begin_recipe(words, device, lambda line: None)
+    with silenced():
+        recipe, _ = begin_recipe(words, device)
     starts = [one.word for one in starts_open(words, device)]
 
     def refuse(one: Recipe, asked: Words) -> None:
@@ -281,7 +286,9 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
         for further in dict.fromkeys((plan.try_settings, ())):
             try:
                 tried = with_further(words, (*plan.settings_of(index), *further))
-                refuse(begin_recipe(tried, device, lambda line: None)[0], tried)
+                with silenced():
+                    further_recipe, _ = begin_recipe(tried, device)
+                refuse(further_recipe, tried)
             except InputError as error:  # for the words alone have just been taken
                 said = "".join(f" --try-set {setting}" for setting in further)
                 reason = str(error).replace("--set ", "")  # which nobody typed
@@ -289,14 +296,14 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
     return recipe
 
 
-def _without_vain_comparison(plan: Plan, dataset: ImageDataset, screen: Screen) -> Plan:
+def _without_vain_comparison(plan: Plan, dataset: ImageDataset) -> Plan:
     """Without folds that were asked for beside these, where nothing could be told of them: none are begun so any more.
 
     Those that earlier versions have begun would else be refused for a word that can't be taken back.
     """
     if not plan.compare_splits or dataset.separator is None:
         return plan
-    screen.say(
+    _logger.info(
         "--compare-splits, with which these folds were begun, is left out from here on: the pictures have several "
         "labels each, but what neighbours flatter is measured of one."
     )
@@ -383,14 +390,6 @@ def _called(dealt: Folds | None) -> str:
     return "Fold at random" if dealt is not None and dealt.by == "class" else "Fold by place"
 
 
-def _tell_finished(folder: Path, screen: Screen, *, as_json: bool) -> None:
-    if as_json:
-        fix = "Remove it, and --resume writes the report again from the folds."
-        answer(read_object(folder / "report.json", fix=fix))
-    screen.say(f"The cross-validation in {folder} has finished: nothing is left to do.")
-    screen.say(f"Report: {folder / 'report.html'}")
-
-
 @api
 def cross_validate(
     data: PathLike,
@@ -459,4 +458,4 @@ def cross_validate(
     )
     if not resume:
         refuse_run_within(source.data, place.out, "crossval")
-    return CrossValidation(crossvalidate(words, source, place, plan, screen=notes_screen()))
+    return CrossValidation(crossvalidate(words, source, place, plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.crossval_runs import Runs, preprocessing_of_first
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +167,7 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
     try:
         network = build_initial_model(recipe, class_names=names, device=device, in_channels=channels).network
     except InputError as error:
-        runs.screen.say(
+        _logger.info(
             f"No linear probe stands beside the folds, for what they began with is not to be had: {error}"
         )
         return None
@@ -172,13 +176,13 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
     most = 2 * most_pictures(network, preprocessing.image_px, len(runs.dataset.class_names), device)
     if len(rows) > most:
         rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
-    with runs.screen.counting("linear probe", len(rows)) as counted:
+    with progress("linear probe", len(rows)) as counted:
         found = embed_manifest(
             network,
             runs.dataset.select(rows),
             preprocessing=preprocessing,
             device=device,
-            workers=workers_for(runs.place.workers, device, say=runs.screen.say),
+            workers=workers_for(runs.place.workers, device),
             progress=counted,
         )
     lost = tuple((int(rows[row]), reason) for row, reason in found.unreadable)

@@ -23,6 +23,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, some
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.logs import silenced
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.overrides import Words, begin_recipe, field_of, says_length
 
@@ -396,7 +397,8 @@ def _same_recipe(before: Words, now: Words, device: torch.device) -> bool:
             return True
         if (again.minutes, again.cache) != (before.minutes, before.cache):  # which no recipe holds
             return False
-        there, here = (begin_recipe(words, device, lambda line: None)[0] for words in (before, again))
+        with silenced():
+            there, here = (begin_recipe(words, device)[0] for words in (before, again))
     except InputError:
         return False
     return there == here

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
@@ -37,6 +37,8 @@ from efficientnetv2.workflows.crossval_runs import Answered, Runs, preprocessing
 from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
 from efficientnetv2.workflows.explain import explained_by_folds
 from efficientnetv2.workflows.report_sections import Known
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def conclude(
     others: Folds | None,
     again: list[Answered] | None,
     skipped: Sequence[tuple[str, str]],
+    on_result: Callable[[Outcome | Path], None],
 ) -> None:
     """Figures of all answers together, the report, and the folds' networks as one.
 
@@ -127,11 +130,12 @@ def conclude(
         others: folds dealt otherwise, if there are any.
         again: what those answered, if they were trained.
         skipped: path and reason of the pictures that could not be read before they were dealt.
+        on_result: gets the figures before the report is written: a full disk loses none.
     """
-    dataset, screen, plan = runs.dataset, runs.screen, runs.plan
+    dataset, plan = runs.dataset, runs.plan
     pooled = _pooled(dataset, answered)
     lost = _lost(dataset, answered, pooled)
-    _tell_lost(folder, skipped, lost, screen)
+    _tell_lost(folder, skipped, lost)
     key = Key.of(runs.seed).fold("crossval")
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
     comparisons = [] if others is None else _compared(dataset, pooled, again, baseline, dealt, others, key)
@@ -161,13 +165,13 @@ def conclude(
         whole=_hanging(folder, dataset, dealt, pooled),
     )
     outcome = Outcome(pooled, asked, dataset.class_names, facts, known=known)
-    outcome.show(screen, as_json=runs.place.as_json)  # before it is written: a full disk loses no figure
+    on_result(outcome)
     outcome.write(folder, sections=whole.sections())
     for line in (*whole.lines(), together):
-        screen.say(line)
-    screen.say(f"Report: {folder / 'report.html'}")
+        _logger.info(line)
+    _logger.info(f"Report: {folder / 'report.html'}")
     for line in outcome.next_lines:
-        screen.say(line)
+        _logger.info(line)
 
 
 def _compared(
@@ -322,16 +326,14 @@ def _lost(dataset: ImageDataset, answered: Sequence[Answered], pooled: Predictio
     return [(dataset.paths[row], unread[row]) for row in sorted(unread)]
 
 
-def _tell_lost(
-    folder: Path, skipped: Sequence[tuple[str, str]], lost: Sequence[tuple[str, str]], screen: Screen
-) -> None:
+def _tell_lost(folder: Path, skipped: Sequence[tuple[str, str]], lost: Sequence[tuple[str, str]]) -> None:
     """Say of pictures that passed for readable until they were decoded what is said of the others."""
     if not lost:
         return
-    screen.say(f"Skipped {count_of(len(lost), 'unreadable picture')}, the first: {' '.join(lost[0])}.")
+    _logger.info(f"Skipped {count_of(len(lost), 'unreadable picture')}, the first: {' '.join(lost[0])}.")
     file = folder / SKIPPED
     list_skipped(file, [*skipped, *lost])
-    screen.say(f"What could not be read is listed in {file}.")
+    _logger.info(f"What could not be read is listed in {file}.")
 
 
 def _fold_of(answered: Sequence[Answered]) -> Ints:

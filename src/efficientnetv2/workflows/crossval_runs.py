@@ -7,9 +7,11 @@ later ones repeat it, but for the seed.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.cli.console import Aside, Screen, duration
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
-from efficientnetv2.training.run_dir import quarantine, read_skipped
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
+from efficientnetv2.utils.errors import InputError, count_of, duration
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
+from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.batch_predict import SKIPPED
 from efficientnetv2.workflows.crossval_config import Plan, with_further
@@ -37,6 +40,8 @@ from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predictions_io import read_predictions
 from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.train import trained
+
+_logger = logging.getLogger(__name__)
 
 # Of --minutes, what goes into runs; the rest is for measuring, the probe and the reports. Ours.
 _FOR_RUNS = 0.9
@@ -199,9 +204,9 @@ class Runs:
         dataset: of all pictures, readable.
         contents: (N,) equal for identical files.
         seed: of the recipe.
-        screen: gets lines and bars.
         bands: of rasters, as ``--bands`` says them.
         nodata: Missing data of rasters, as ``--nodata`` says it.
+        callbacks: called in every run.
     """
 
     words: Words
@@ -210,9 +215,9 @@ class Runs:
     dataset: ImageDataset
     contents: Ints
     seed: int
-    screen: Screen
     bands: str | None = None
     nodata: str | None = None
+    callbacks: Sequence[Callback] = ()
 
     def answer(self, dealt: Folds, folder: Path, what: str) -> list[Answered]:
         """Every fold, in order; what is done already is only read.
@@ -229,7 +234,7 @@ class Runs:
         if not (folder / run_name(number) / "report.json").exists():
             span = f" ({part.note})" if part.note else ""
             learning, answering = count_of(len(part.learning), "picture"), f"{len(part.answering):,}"
-            self.screen.say(f"{called}: learns from {learning}, answers {answering}{span}.")
+            _logger.info(f"{called}: learns from {learning}, answers {answering}{span}.")
         scores = self._scores(dealt, number, folder, called)
         tries = answerers(self.plan, scores)
         runs = [
@@ -255,7 +260,7 @@ class Runs:
             chosen=tuple(self.plan.name_of(attempt) for attempt in tries if attempt is not None),
         )
         chose = f", with {'; '.join(score.chosen)}" if scores else ""
-        self.screen.say(
+        _logger.info(
             f"{called}: {MACRO_METRICS[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
             f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
         )
@@ -301,7 +306,7 @@ class Runs:
             report, *_ = self._run(dealt, choosing, run, learning, asked, words, settled, called)
             figure, scores[name] = _mean_of(report)
             seconds += report["wall_s"]
-            self.screen.say(
+            _logger.info(
                 f"{called}, choosing: {MACRO_METRICS[figure]} {scores[name]:.3f} with "
                 f"{self.plan.name_of(place)} ({duration(report['wall_s'])})."
             )
@@ -347,7 +352,7 @@ class Runs:
         begun = (path / "recipe.yaml").exists()
         if begun:  # it goes on with what it has settled itself
             words, settled = Words(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
-        place = replace(self.place, out=path, resume=begun, as_json=False, probe=False, settled=settled)
+        place = replace(self.place, out=path, resume=begun, probe=False, settled=settled)
         source = Source(
             str(file), label_separator=self.dataset.separator, bands=self.bands, nodata=self.nodata
         )
@@ -356,7 +361,9 @@ class Runs:
             place = replace(
                 place, common=Common.of(self.dataset, [one.learning for one in dealt.parts], own, rows)
             )
-            trained(words, source, place, Aside(self.screen, speaking=not begun and not settled))
+            log, first = RunLog(), not begun and not settled  # further runs say what the first has said
+            with nullcontext() if first else hushed(), attached(log):
+                trained(words, source, place, log, callbacks=self.callbacks)
         except InputError as error:
             raise InputError(self._explained(str(error), called, words)) from error
         return self._ran(path, {one: int(row) for one, row in zip(own.paths, rows, strict=True)}, answering)
@@ -383,7 +390,7 @@ class Runs:
         unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
         recorded = read_skipped(path / SKIPPED)
         if recorded is None:
-            self.screen.say(quarantine(path / SKIPPED, "Why images of this run were skipped is not known."))
+            _logger.info(quarantine(path / SKIPPED, "Why images of this run were skipped is not known."))
         unread |= {place_of[one]: why for one, why in recorded or () if one in place_of}
         return report, probabilities, answered, unread
 

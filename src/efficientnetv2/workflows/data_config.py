@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -24,6 +24,8 @@ from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
 from efficientnetv2.workflows.predictions_io import holds_predictions
+
+_logger = logging.getLogger(__name__)
 
 # Damaged shards that get a line each. Ours.
 _SHARDS_NAMED = 20
@@ -101,10 +103,7 @@ class Source:
         if self.bands is not None:
             bands_asked(self.bands)  # wrong numbers are refused before an image is read
         if is_url(self.data):
-            print(
-                f"Reading shards from {self.data}. This stops after 30 s without an answer.",
-                file=sys.stderr,
-            )
+            _logger.warning(f"Reading shards from {self.data}. This stops after 30 s without an answer.")
         folder = Path(os.path.expanduser(self.data))
         if (folder / "recipe.yaml").is_file() and (folder / "beginning.json").is_file():
             raise InputError(
@@ -133,16 +132,13 @@ class Source:
         )
 
 
-def with_rule(
-    dataset: ImageDataset, source: Source, *, seed: int, say: Callable[[str], None]
-) -> ImageDataset:
+def with_rule(dataset: ImageDataset, source: Source, *, seed: int) -> ImageDataset:
     """The same pictures, their rasters to be read by a rule that the training ones have given.
 
     Args:
         dataset: its pictures are read as ordinary ones.
         source: which bands were asked for.
         seed: of which rasters are measured.
-        say: gets sentences, if there are any.
 
     Raises:
         InputError: see ``data.bands.rule_of``.
@@ -169,15 +165,15 @@ def with_rule(
             )
         return dataset
     for line in _told(bands, given=asked is not None):
-        say(line)
+        _logger.info(line)
     if missing is None and bands.nodata:
         values = " and ".join(f"{value:g}" for value in bands.nodata)
-        say(
+        _logger.info(
             f"Missing data: {values}, which no file declares, fills connected areas far from all other values. Pixels "
             "of this value are read as missing. Pass --nodata none if the value is a measurement."
         )
     if len(set(map(depth, bands.kinds))) > 1:
-        say(_told_kinds(bands, kinds_counted(filter(is_raster, files[True]), bands)))
+        _logger.info(_told_kinds(bands, kinds_counted(filter(is_raster, files[True]), bands)))
     return replace(dataset, bands=bands)
 
 
@@ -253,7 +249,7 @@ def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:
     return numbers
 
 
-def tell(dataset: ImageDataset, *, strict: bool, say: Callable[[str], None]) -> Damage:
+def tell(dataset: ImageDataset, *, strict: bool) -> Damage:
     """Say what was noted on the way to a dataset, and which of its shards are damaged; no picture is read.
 
     Returns:
@@ -263,13 +259,13 @@ def tell(dataset: ImageDataset, *, strict: bool, say: Callable[[str], None]) -> 
         InputError: a shard is damaged, with ``strict``; or is not the one its index was written for.
     """
     for note in dataset.notes:
-        say(note)
+        _logger.info(note)
     if dataset.shards is None:
         return Damage({}, ())
     damage = damage_of(dataset.table, dataset.shards)
     refuse_damage(dataset, damage, strict)
     for note in damage.notes[:_SHARDS_NAMED]:
-        say(note)
+        _logger.info(note)
     if len(damage.notes) > _SHARDS_NAMED:
-        say(f"And {len(damage.notes) - _SHARDS_NAMED:,} more damaged shards.")
+        _logger.info(f"And {len(damage.notes) - _SHARDS_NAMED:,} more damaged shards.")
     return damage

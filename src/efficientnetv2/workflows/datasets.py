@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -26,8 +27,10 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, count_of, escaped, some
-from efficientnetv2.utils.shell import Counting, uncounted
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.workflows.data_config import Source, with_rule
+
+_logger = logging.getLogger(__name__)
 
 # Images of the evaluated parts that are decoded before a run: half a minute of one core. Ours.
 _MOST_DECODED = 10_000
@@ -129,12 +132,10 @@ def prepare(
     holdout: float,
     seed: int,
     strict: bool,
-    say: Callable[[str], None],
-    detail: Callable[[str], None] | None = None,
     minival: int | float | Literal["auto"] | None = None,
     made_for: Published | None = None,
     answered: EvalSplit = "val",
-    counting: Counting = uncounted,
+    detail_level: int = logging.INFO,
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
 
@@ -143,12 +144,10 @@ def prepare(
         holdout: share of train that becomes val where none is given.
         seed: of that choice.
         strict: an unreadable picture is an error.
-        say: gets sentences.
-        detail: gets a sentence that nobody needs who sees the progress; None leaves it out.
         minival: as ``Recipe.minival``: the training pictures that choose the weights to keep; None lets none.
         made_for: the published set that the pictures should be; None if they need not be any.
         answered: what figures are to be of; test where there is any of it.
-        counting: shows how many pictures have been looked at, as ``Screen.counting`` does.
+        detail_level: of the line on how many images were decoded.
 
     Raises:
         InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
@@ -158,20 +157,19 @@ def prepare(
     validate_copy_splits(dataset)
     others = () if made_for is None else compare(dataset, made_for, strict=strict)
     for note in (*dataset.notes, *others):
-        say(note)
-    if detail is not None:
-        detail(f"Check: {count_of(len(dataset), 'image')} (unreadable files, duplicates)")
-    with counting("looking", len(dataset)) as counted:
+        _logger.info(note)
+    _logger.debug(f"Check: {count_of(len(dataset), 'image')} (unreadable files, duplicates)")
+    with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
-        say(note)
+        _logger.info(note)
     asked: EvalSplit = "test" if answered == "test" and (dataset.split == "test").any() else "val"
     skipped = tuple(
         (dataset.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
     )
     if skipped:
         dataset = _readable(dataset, found.readable, asked)
-        say(
+        _logger.info(
             f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {escaped(' '.join(skipped[0]))}."
         )
     holdout_drawn = asked == "val" and not (dataset.split == "val").any()
@@ -184,10 +182,10 @@ def prepare(
     copies, further = excluded_copies(dataset, ~dataset.in_train)
     if copies.any():
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
-    dataset = with_rule(dataset, source, seed=seed, say=say)
+    dataset = with_rule(dataset, source, seed=seed)
     parts = ("minival", asked) if chooses else (asked,)
     evaluated = np.flatnonzero(np.isin(dataset.split, parts))
-    if bad := decode_evaluated(dataset, evaluated, strict=strict, say=say, detail=detail, counting=counting):
+    if bad := decode_evaluated(dataset, evaluated, strict=strict, detail_level=detail_level):
         skipped += tuple((dataset.paths[row], reason) for row, reason in bad.items())
         kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
         dataset, contents = _readable(dataset, kept, asked), contents[kept]
@@ -210,9 +208,7 @@ def decode_evaluated(
     rows: Ints,
     *,
     strict: bool,
-    say: Callable[[str], None],
-    detail: Callable[[str], None] | None = None,
-    counting: Counting,
+    detail_level: int = logging.INFO,
 ) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 
@@ -223,9 +219,7 @@ def decode_evaluated(
         dataset: of the images.
         rows: that are evaluated.
         strict: an image that cannot be decoded is an error.
-        say: gets sentences on skipped images.
-        detail: gets the sentence on how many were decoded; None gives it to ``say``.
-        counting: shows how many images have been decoded.
+        detail_level: of the line on how many images were decoded.
 
     Returns:
         Why an image cannot be decoded, by its row.
@@ -236,15 +230,16 @@ def decode_evaluated(
     if dataset.shards is not None and is_url(dataset.shards.base):
         rows = rows[:0]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
-    with counting("decoding", len(rows)) as counted:
+    with progress("decoding", len(rows)) as counted:
         bad = undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
-    (detail or say)(
+    _logger.log(
+        detail_level,
         f"Checked {count_of(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
-        f"{len(dataset) - len(rows):,} the header and the end were read."
+        f"{len(dataset) - len(rows):,} the header and the end were read.",
     )
     if bad:
         row, reason = next(iter(bad.items()))
-        say(
+        _logger.info(
             f"Skipped {count_of(len(bad), 'image')} that cannot be decoded, the first: "
             f"{escaped(dataset.paths[row])} {reason}."
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,8 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.cli.console import Screen, answer, duration
-from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
@@ -30,14 +29,13 @@ from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
     api,
-    notes_screen,
     refuse_launched,
     run_arguments,
 )
@@ -66,6 +64,8 @@ from efficientnetv2.workflows.time_budget import (
 )
 from efficientnetv2.workflows.weights_selection import chosen
 
+_logger = logging.getLogger(__name__)
+
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
 _PROBED = 500
 # Seconds from the command on after which nothing more is measured, and the share of what is left by then that measuring
@@ -75,39 +75,64 @@ _WITHIN_S, _MEASURING = 70.0, 0.5
 _COMPILE_S, _REPORT_BYTES = 100.0, 1_000_000
 
 
-def plan_and_tell(
-    words: Words, source: Source, place: Place, screen: Screen | None = None, *, began: float | None = None
-) -> dict[str, Any]:
-    """Everything that ``effnetv2 plan`` does.
+@dataclass(frozen=True, eq=False)
+class RunPlan:
+    """What a run will take.
+
+    Args:
+        estimate: of its steps, and of all else.
+        cache: of decoded pictures; None where it has none.
+        device: that it trains on.
+        notes: what was chosen, and why, a sentence each.
+        epochs: that it trains.
+    """
+
+    estimate: RunEstimate
+    cache: Foreseen | None
+    device: torch.device
+    notes: tuple[str, ...]
+    epochs: float
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the device; a cache in memory is in the processor's."""
+        cached = self.cache is not None and self.cache.where == "ram" and self.device.type == "cpu"
+        return self.estimate.memory_bytes + (self.cache.bytes if self.cache is not None and cached else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        plain = self.estimate.to_json() | {"memory_bytes": self.memory_bytes, "chosen": list(self.notes)}
+        if self.cache is not None:
+            plain["cache"] = {"where": self.cache.where, "bytes": self.cache.bytes}
+        return plain
+
+
+def plan_run(words: Words, source: Source, place: Place, *, began: float | None = None) -> RunPlan:
+    """Measure a few steps of a run, and foretell the rest; nothing is left behind.
 
     Args:
         words: about the recipe.
         source: of the pictures.
         place: where and how the run would run.
-        screen: Where notes go. None makes one.
         began: ``time.monotonic()`` when the command began. None is now.
-
-    Returns:
-        The estimate as plain JSON values.
 
     Raises:
         InputError: anything that ``train`` would refuse before its first step.
     """
-    screen = screen or Screen(quiet=place.as_json, verbose=place.verbose)
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
-    workers = workers_for(place.workers, device, say=screen.say)
-    known = decided(words, place, device, screen, SINGLE_PROCESS)
+    workers = workers_for(place.workers, device)
+    known = decided(words, place, device, SINGLE_PROCESS)
     refuse_words(known, words, source, place, "plan")
-    prepared = looked_at(known.recipe, source, place, screen)
+    prepared = looked_at(known.recipe, source, place)
     before = time.perf_counter()
-    known = chosen(known, words, prepared, device, workers, place, screen, budget)
+    known = chosen(known, words, prepared, device, workers, place, budget)
     choosing_s = time.perf_counter() - before
     try:
         settling = agreed(
-            known, words, prepared, device, place, screen, budget=budget, workers=workers, compiles=False
+            known, words, prepared, device, place, budget=budget, workers=workers, compiles=False
         )
     except UnfetchedError as error:
         raise InputError(f"{error}{_without_them(known.recipe, words)}") from error
@@ -115,8 +140,8 @@ def plan_and_tell(
     begun_s = budget.used_s - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
     notes = [prepared.split_note, *settling.notes]
-    kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
-    screen.say(to_measure(job.recipe, words.minutes, whole=True))
+    kept = foreseen(words.cache, settled.recipe, prepared, device)
+    _logger.info(to_measure(job.recipe, words.minutes, whole=True))
     spent_s = 0.0 if kept is None else kept.seconds
     with scratch(known.path) as folder:
         before = time.perf_counter()
@@ -127,7 +152,6 @@ def plan_and_tell(
             run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
             in_vain=in_vain(words.minutes, job, spent_s=spent_s),
             within_s=_MEASURING * budget.left_s,
-            say=screen.say,
         )
         measuring_s = time.perf_counter() - before
         if job.recipe.compile:
@@ -161,15 +185,8 @@ def plan_and_tell(
     if words.minutes is not None:
         others_s = _within_minutes(others_s, words.minutes)
     foretold = _whole(job, rates, others_s, disk)
-    as_json = _as_json(foretold, kept, device, notes)
-    if place.as_json:
-        answer(as_json)
-        return as_json
-    for note in notes:
-        screen.say(note)
-    assert job.recipe.epochs != "auto", "resolve_recipe() comes first"
-    _tell(foretold, kept, device, screen, epochs=float(job.recipe.epochs))
-    return as_json
+    assert job.recipe.epochs != "auto", "resolve_recipe() has done so"
+    return RunPlan(foretold, kept, device, tuple(notes), float(job.recipe.epochs))
 
 
 def _without_them(recipe: Recipe, words: Words) -> str:
@@ -219,7 +236,7 @@ def _around(
     estimated = []
     folder = scratch / "run"
     began = time.perf_counter()
-    run = RunDir(folder, lambda line: None)
+    run = RunDir(folder)
     run.begin(job.recipe, prepared.dataset, {})
     history = _rows(job)
     for row in history:
@@ -294,58 +311,6 @@ def _probe_s(job: RunConfig, rates: StepTimings) -> float:
 def _noise(job: RunConfig, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     key: Key = job.key.fold("rehearsal")
     return key.generator().standard_normal((rows, columns), dtype=np.float32)
-
-
-def _tell(
-    foretold: RunEstimate, kept: Foreseen | None, device: torch.device, screen: Screen, *, epochs: float
-) -> None:
-    rows = [
-        [
-            str(number),
-            str(stage.image_px),
-            f"{stage.steps:,}",
-            f"{stage.images_per_s:.0f}",
-            str(stage.groups_at_a_time),
-            format_bytes(stage.memory_bytes),
-            duration(stage.seconds),
-        ]
-        for number, stage in enumerate(foretold.stages, start=1)
-    ]
-    columns = ["stage", "px", "steps", "images/s", "groups at a time", "memory", "time"]
-    screen.table("By stage", columns, rows)
-    screen.table(
-        "Besides",
-        ["what", "time"],
-        [[what, duration(seconds)] for what, seconds in foretold.others_s.items()],
-    )
-    until_then = {"checkpoints": "checkpoints, until it has finished"}
-    disk = [[until_then.get(what, what), format_bytes(count)] for what, count in foretold.disk_bytes.items()]
-    if kept is not None:
-        disk.append(["cache (in memory)" if kept.where == "ram" else "cache", format_bytes(kept.bytes)])
-    screen.table("Kept", ["what", "size"], disk)
-    memory, on_disk = (
-        format_bytes(_memory(foretold, kept, device)),
-        format_bytes(sum(foretold.disk_bytes.values())),
-    )
-    screen.say(
-        f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, {memory} of memory, {on_disk} of "
-        "disk in the run folder."
-    )
-
-
-def _memory(foretold: RunEstimate, kept: Foreseen | None, device: torch.device) -> int:
-    """Of the device; a cache in memory is in the processor's."""
-    cached = kept is not None and kept.where == "ram" and device.type == "cpu"
-    return foretold.memory_bytes + (kept.bytes if kept is not None and cached else 0)
-
-
-def _as_json(
-    foretold: RunEstimate, kept: Foreseen | None, device: torch.device, notes: list[str]
-) -> dict[str, Any]:
-    plain = foretold.to_json() | {"memory_bytes": _memory(foretold, kept, device), "chosen": notes}
-    if kept is not None:
-        plain["cache"] = {"where": kept.where, "bytes": kept.bytes}
-    return plain
 
 
 class Estimate:
@@ -437,4 +402,4 @@ def estimate(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
     refuse_run_within(source.data, place.out, "plan")
-    return Estimate(plan_and_tell(words, source, place, notes_screen(), began=began))
+    return Estimate(plan_run(words, source, place, began=began).to_json())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
@@ -27,12 +27,12 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
 from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     TTA,
     PathLike,
     api,
-    notes_screen,
     number,
     path_of,
     path_text,
@@ -70,9 +70,10 @@ from efficientnetv2.workflows.test_time_augmentation import (
     over_own,
     several_sizes,
     size_curve,
-    tell_sizes,
     views_asked,
 )
+
+_logger = logging.getLogger(__name__)
 
 _SPLITS = (*SPLITS, "all")
 
@@ -86,14 +87,13 @@ def evaluate_and_report(
     device: str,
     workers: int | None,
     strict: bool,
-    as_json: bool,
     image_px: int | None = None,
     sizes: str | None = None,
     views: str | None = None,
     asking: Asking = Asking(),  # noqa: B008 - frozen
-    screen: Screen | None = None,
+    on_result: Callable[[Outcome, SizeCurve | None], None] = lambda outcome, sizes: None,
 ) -> Outcome | None:
-    """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
+    """Evaluate a model and report, alone or as one of many processes.
 
     Args:
         model: a model file or run folder.
@@ -103,12 +103,11 @@ def evaluate_and_report(
         device: as ``--device`` says it.
         workers: processes that read pictures; None chooses by the machine.
         strict: refuse the first unreadable picture.
-        as_json: only the report on stdout.
         image_px: at which the pictures are seen; None is as the model file says.
         sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
         views: how each is looked at, as ``--views`` says it; None is as the model file says.
         asking: what else is asked.
-        screen: Where notes go. None makes one.
+        on_result: gets the metrics before the report is written: a full disk loses none.
 
     Returns:
         The metrics and predictions; None on every process but the first.
@@ -117,18 +116,17 @@ def evaluate_and_report(
         InputError: anything a user can mend.
     """
     world, outcome = world_from_env(), None
-    screen = screen or Screen(quiet=as_json, mute=not world.is_main_process)
     with process_group(world, mend="Run it again."), ExitStack() as kept:
+        if not world.is_main_process:
+            kept.enter_context(silenced())
         if out is not None and world.is_main_process:
-            kept.enter_context(report_folder(out, source.data, screen))
-        on = device_to_answer_on(device, world, screen)
-        readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
+            kept.enter_context(report_folder(out, source.data))
+        on = device_to_answer_on(device, world)
+        readers = workers_for(workers, on, sharing=world.local_size)
         asked, name, looking, compared, wanted = broadcast_from_main(
-            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, views, asking)
+            world, lambda: _asked(model, source, split, strict, image_px, sizes, views, asking)
         )
-        answers_at = partial(
-            answered, asked, device=on, workers=readers, strict=strict, screen=screen, world=world
-        )
+        answers_at = partial(answered, asked, device=on, workers=readers, strict=strict, world=world)
         px, own = looking.image_px, asked.network.preprocessing.views
         answers = {
             size: answers_at(f"evaluating at {size} px", preprocessing=replace(looking, image_px=size))
@@ -141,7 +139,7 @@ def evaluate_and_report(
         if world.is_main_process:
             predictions, seconds = answers[px]
             looked_at = asked.dataset.select(predictions.samples)
-            known = _known(model, asked.network, looked_at, screen)
+            known = _known(model, asked.network, looked_at)
             whole = evaluation_clusters(run_of(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
@@ -161,9 +159,9 @@ def evaluate_and_report(
                 unseen=None if fresh is None else fresh.words,
                 whole=whole,
             )
-            outcome = _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
+            outcome = _report(asked, predictions, facts, wanted, there, curve, out, on_result)
             if asking.calibrate is not None:
-                write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
+                write_calibrated(asking.calibrate, asked.network, predictions, known, name)
         return outcome
 
 
@@ -172,7 +170,6 @@ def _asked(
     source: Source,
     split: str | None,
     strict: bool,
-    screen: Screen,
     image_px: int | None,
     sizes: str | None,
     views: str | None,
@@ -207,17 +204,17 @@ def _asked(
         check_calibrates(asking.calibrate, network, part, name, looking)
         # Before hours of answers; the report asks again, of the pictures that could be read.
         refuse_trained(asking.calibrate, seen(Path(model), network.trained_on, part), name)
-    for_own_views(network, looking, screen.say)
-    asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
+    for_own_views(network, looking)
+    asked = Asked(network, part, tell(part, strict=strict))
     return asked, name, looking, compared, wanted
 
 
-def _known(model: str, network: Network, looked_at: ImageDataset, screen: Screen) -> Seen:
+def _known(model: str, network: Network, looked_at: ImageDataset) -> Seen:
     """Whether the pictures trained the model: to find out is no reason to lose their answers."""
     try:
         return seen(Path(model), network.trained_on, looked_at)
     except InputError as error:
-        screen.say(f"What is in the pictures can't be looked up any more: {error}")
+        _logger.info(f"What is in the pictures can't be looked up any more: {error}")
         return Seen(None, exact=False, of=len(looked_at))
 
 
@@ -299,30 +296,27 @@ def _report(
     known: Known,
     curve: SizeCurve | None,
     out: Path | None,
-    screen: Screen,
-    as_json: bool,
+    on_result: Callable[[Outcome, SizeCurve | None], None],
 ) -> Outcome:
     part, unreadable = asked.dataset, predictions.unreadable
-    tell_unreadable(part, unreadable, asked.damage, screen)
+    tell_unreadable(part, unreadable, asked.damage)
     if out is not None:
         names, as_seen = asked.network.class_names, asked.network.preprocessing
         px = int(facts.others["image_px"])
         sections = explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
         known = replace(known, sections=sections)
     outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
-    outcome.show(screen, as_json=as_json)  # before it is written: a full disk loses no figure
+    on_result(outcome, curve)
     if out is not None:
         list_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
         outcome.write(out, sizes=curve)
-    if curve is not None and not as_json:
-        tell_sizes(curve, screen)
     if not facts.optimistic:  # else it has been said with that
         for note in facts.notes:
-            screen.say(note)
+            _logger.info(note)
     if unreadable:
-        screen.say(skipped_in_all(part, unreadable, None if out is None else out / SKIPPED))
+        _logger.info(skipped_in_all(part, unreadable, None if out is None else out / SKIPPED))
     if out is not None:
-        screen.say(f"Report: {out / 'report.html'}")
+        _logger.info(f"Report: {out / 'report.html'}")
     return outcome
 
 
@@ -412,7 +406,6 @@ def evaluate(
         device=str(device),
         workers=number("workers", workers, 0),
         strict=strict,
-        as_json=False,
         image_px=number("image_size", image_size, 1),
         sizes=",".join(map(str, sizes)) or None,
         views=views_of(tta),
@@ -423,7 +416,6 @@ def evaluate(
             path_of("baseline", baseline),
             path_of("calibrate", calibrate),
         ),
-        screen=notes_screen(),
     )
     assert outcome is not None, "this is the only process"
     return Evaluation(folder, outcome.to_json(), outcome.table())

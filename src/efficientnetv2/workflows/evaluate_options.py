@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.inference.predict import Predictions
@@ -22,6 +22,8 @@ from efficientnetv2.workflows.cost_matrix import read_costs
 from efficientnetv2.workflows.leakage import Seen
 from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.report_sections import Wanted, check_slices
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,7 @@ def refuse_trained(out: Path, known: Seen, name: str) -> None:
         )
 
 
-def write_calibrated(
-    out: Path, network: Network, predictions: Predictions, known: Seen, name: str, screen: Screen
-) -> None:
+def write_calibrated(out: Path, network: Network, predictions: Predictions, known: Seen, name: str) -> None:
     """Write the model with a temperature that makes these answers' probabilities true.
 
     Args:
@@ -132,7 +132,6 @@ def write_calibrated(
         predictions: of labelled pictures.
         known: whether these trained the network.
         name: what they are called.
-        screen: to say it on.
 
     Raises:
         InputError: the pictures trained the network, too few of them could be read, or the file can't be written.
@@ -142,7 +141,7 @@ def write_calibrated(
     temperature = before * fit_temperature(predictions.labels, predictions.logits.numpy())
     network.calibration = Calibration(temperature, len(predictions.labels), name)
     model_file.save(out, network)
-    screen.say(
+    _logger.info(
         f"Written to {out}: the same model with temperature {temperature:.3g}, fitted on these "
         f"{len(predictions.labels)} pictures. Its calibration on them would be optimistic: evaluate it on others."
     )

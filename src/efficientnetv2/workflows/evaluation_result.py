@@ -1,4 +1,4 @@
-"""What a run or an evaluation came to: figures, intervals, mistakes; on the screen and as a report."""
+"""What a run or an evaluation came to: metrics, intervals, mistakes, as a report and as plain values."""
 
 from __future__ import annotations
 
@@ -15,37 +15,29 @@ from urllib.parse import quote
 import pandas as pd
 from PIL import Image
 
-from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.image_io import Source
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails as seeing
-from efficientnetv2.evaluation.headline import probe_evaluated_images, probe_training_images, probe_warning
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.sections import Section
-from efficientnetv2.evaluation.summary import summary_lines
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import (
-    ASSIGNMENT_RULES,
-    MACRO_METRICS,
     Metrics,
-    MultilabelMetrics,
     compute_metrics,
-    macro_metric,
 )
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
 from efficientnetv2.workflows.report_folder import inspection_folder
 from efficientnetv2.workflows.report_sections import Findings, Known, Wanted, gathered
 
-_CLASSES_SHOWN = 30
 # Next steps on the screen; the report has all. Ours.
 _STEPS_SHOWN = 2
 
@@ -175,70 +167,6 @@ class Outcome:
             drawn_whole=None if whole is None or whole.what is None else whole.clusters,
         )
 
-    def show(self, screen: Screen, *, as_json: bool) -> None:
-        """The figures, for a person or for a program."""
-        if as_json:
-            answer(self.to_json())
-            return
-        score, low_high = self.figures, self.intervals
-        columns, rows = _by_class(score)
-        more = (
-            f" (the first {_CLASSES_SHOWN} of {len(rows)}; all in the report)"
-            if len(rows) > _CLASSES_SHOWN
-            else ""
-        )
-        screen.table(f"By class{more}", columns, rows[:_CLASSES_SHOWN])
-        name, mean = macro_metric(score)
-        drawn = self.findings.context.bootstrap_unit
-        whole = "" if drawn is None else f", bootstrap of whole {drawn}"
-        reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
-        screen.say(
-            f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
-            f"{MACRO_METRICS[name]} {mean:.1%}{reach} on {count_of(score.num_images, 'image')} "
-            f"({self.facts.evaluated_on}){whole}."
-        )
-        if isinstance(score, MultilabelMetrics):
-            screen.say(
-                f"With every class {ASSIGNMENT_RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, "
-                f"macro-F1 {score.f1_macro:.1%}."
-            )
-        low, high = low_high["top1"]
-        verdict = (
-            "above"
-            if low > score.majority_top1
-            else "below"
-            if high < score.majority_top1
-            else "not clearly above"
-        )
-        screen.say(
-            f"That is {verdict} always answering '{score.majority_class}', which is right for "
-            f"{score.majority_top1:.1%}."
-        )
-        lost = probe_warning(score, self.facts, self.findings.context.probe)
-        if lost is not None:
-            screen.say(lost)
-        elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:
-            fewer = probe_training_images(self.facts)
-            learnt = "" if fewer is None else f", trained on {fewer},"
-            on = probe_evaluated_images(score, self.findings.context.probe)
-            screen.say(
-                f"The linear probe on the weights it began with{learnt} had{f', on {on},' if on else ''} top-1 "
-                f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.1%}."
-            )
-        for line in summary_lines(self.findings.context):
-            screen.say(line)
-        if self.facts.optimistic:
-            why = (
-                "the network was trained on these pictures."
-                if self.facts.on_training_split
-                else "these pictures also chose the model."
-            )
-            screen.say("Optimistic: " + " ".join(self.facts.notes or [why]))
-        if self.facts.wall_s is not None and self.facts.images_per_s is not None:
-            waited = self.facts.input_wait_share
-            share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"
-            screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s{share}.")
-
     def _addresses(self, folder: Path, mistakes: Sequence[Misclassification]) -> dict[str, str]:
         """Where the images lie that the page shows, as seen from its folder; of those that are files alone."""
         galleries = (one for part in self.findings.sections for one in part.data.get("galleries", ()))
@@ -291,21 +219,6 @@ def _links(folder: Path, data: str) -> dict[str, str]:
 
 def _small(source: Source) -> Image.Image:
     return seeing.shrink(load_image(source))
-
-
-def _by_class(score: Metrics) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the classes that have a picture."""
-    if isinstance(score, MultilabelMetrics):
-        return ["class", "average precision", "F1", "pictures"], [
-            [name, f"{one.average_precision:.3f}", f"{one.f1:.3f}", str(one.support)]
-            for name, one in score.per_class.items()
-            if one.average_precision is not None and one.f1 is not None
-        ]
-    return ["class", "user's (precision)", "producer's (recall)", "F1", "pictures"], [
-        [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]
-        for name, one in score.per_class.items()
-        if one.precision is not None and one.recall is not None and one.f1 is not None
-    ]
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.cache_writer import (
     CacheFile,
     CacheJob,
@@ -85,7 +84,6 @@ def cached(
     recipe: Recipe,
     prepared: Prepared,
     device: torch.device,
-    screen: Screen,
     world: World = SINGLE_PROCESS,
     image_px: int | None = None,
 ) -> Cached | None:
@@ -96,7 +94,6 @@ def cached(
         recipe: of the run.
         prepared: its pictures.
         device: that it trains on.
-        screen: shows progress.
         world: the processes that will read them. On one machine they share what the first has filled.
         image_px: Largest training size that they are kept for, where the run's own was lowered since. None takes that
             of the recipe.
@@ -114,7 +111,7 @@ def cached(
     begun = time.perf_counter()
     pictures, rows = _to_keep(where, prepared)
     px = image_px or max(setting.image_px for setting in settings_by_size(recipe))
-    order = _order(pictures, recipe, screen, px)
+    order = _order(pictures, recipe, px)
     filled = (
         _in_ram(order, device)
         if where == "ram"
@@ -125,9 +122,7 @@ def cached(
     return Cached(where, reader, _note(where, filled, order, seconds), seconds, px)
 
 
-def foreseen(
-    where: str | None, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
-) -> Foreseen | None:
+def foreseen(where: str | None, recipe: Recipe, prepared: Prepared, device: torch.device) -> Foreseen | None:
     """What ``cached`` would do, from keeping some of the pictures in memory; nothing stays behind.
 
     Args:
@@ -135,7 +130,6 @@ def foreseen(
         recipe: of the run.
         prepared: its pictures.
         device: that it trains on.
-        screen: shows progress.
 
     Returns:
         None if the recipe reads the originals.
@@ -147,12 +141,12 @@ def foreseen(
         return None
     where = _said(where, recipe, SINGLE_PROCESS)
     pictures, _ = _to_keep(where, prepared)
-    whole = _order(pictures, recipe, screen)
+    whole = _order(pictures, recipe)
     begun = time.perf_counter()
     there = where == "disk" and is_cached(_folder(pictures, whole.kept, prepared), whole)
     looking_s = time.perf_counter() - begun
     drawn = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(prepared.train))
-    some, filled, begun = _as_many_as_fit(prepared.train, drawn[:_FORESEEN], recipe, device, screen)
+    some, filled, begun = _as_many_as_fit(prepared.train, drawn[:_FORESEEN], recipe, device)
     share = len(some) / len(pictures)
     count, seconds = round(filled.bytes / share), (time.perf_counter() - begun) / share
     if where == "ram" and count > _room(device):
@@ -165,7 +159,7 @@ def foreseen(
 
 
 def _as_many_as_fit(
-    train: ImageDataset, drawn: Ints, recipe: Recipe, device: torch.device, screen: Screen
+    train: ImageDataset, drawn: Ints, recipe: Recipe, device: torch.device
 ) -> tuple[ImageDataset, CacheFile, float]:
     """Some of the drawn pictures, kept in memory, which has to hold no more of what is to lie on disk; since when.
 
@@ -175,16 +169,14 @@ def _as_many_as_fit(
     while True:
         some, begun = train.select(np.sort(drawn)), time.perf_counter()
         try:
-            return some, _in_ram(_order(some, recipe, screen), device), begun
+            return some, _in_ram(_order(some, recipe), device), begun
         except InputError:
             if len(drawn) == 1:
                 raise
             drawn = drawn[: len(drawn) // 2]
 
 
-def shown(
-    recipe: Recipe, train: ImageDataset, samples: Ints, device: torch.device, screen: Screen
-) -> Reader | None:
+def shown(recipe: Recipe, train: ImageDataset, samples: Ints, device: torch.device) -> Reader | None:
     """What training reads of a few pictures where all are kept as the recipe says; None if it reads the originals.
 
     Args:
@@ -192,7 +184,6 @@ def shown(
         train: the training pictures.
         samples: of these, which are to be read.
         device: that it trains on.
-        screen: shows progress.
 
     Raises:
         InputError: memory has no room for them.
@@ -201,7 +192,7 @@ def shown(
         return None
     rows = np.full(len(train), -1, dtype=np.int64)
     rows[samples] = np.arange(len(samples))
-    return _in_ram(_order(train.select(samples), recipe, screen), device).reader(rows, source_reader(train))
+    return _in_ram(_order(train.select(samples), recipe), device).reader(rows, source_reader(train))
 
 
 def rows_of(pictures: ImageDataset, train: ImageDataset) -> Ints:
@@ -254,14 +245,12 @@ def _to_keep(where: str, prepared: Prepared) -> tuple[ImageDataset, Ints]:
     return replace(common.pictures, bands=train.bands), common.rows[rows_of(common.own, train)]
 
 
-def _order(pictures: ImageDataset, recipe: Recipe, screen: Screen, image_px: int | None = None) -> CacheJob:
+def _order(pictures: ImageDataset, recipe: Recipe, image_px: int | None = None) -> CacheJob:
     return CacheJob(
         reader=source_reader(pictures),
         count=len(pictures),
         kept=_kept(recipe, image_px),
         threads=cores(),
-        say=screen.say,
-        counting=screen.counting,
     )
 
 
@@ -270,7 +259,6 @@ def reader_here(
     recipe: Recipe,
     prepared: Prepared,
     device: torch.device,
-    screen: Screen,
     world: World,
 ) -> Reader | None:
     """What this process reads: the cache that the first one has filled, or one on its own machine's disk.
@@ -280,7 +268,6 @@ def reader_here(
         recipe: of the run.
         prepared: its pictures.
         device: that it trains on.
-        screen: shows progress.
         world: the processes of the run; each calls this.
 
     Raises:
@@ -290,7 +277,7 @@ def reader_here(
         return None
     here: Cached | None = filled
     if world.machines > 1 and not world.is_main_process:
-        here = cached(filled.where, recipe, prepared, device, screen, world, filled.image_px)
+        here = cached(filled.where, recipe, prepared, device, world, filled.image_px)
     all_gather_object(world, None)  # nobody waits within a step for one that is still filling
     assert here is not None, "the recipe is the same for all"
     return here.reader

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
@@ -25,9 +25,12 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.report_sections import Known
+
+_logger = logging.getLogger(__name__)
 
 PROBE = "probe"  # in a run folder: what the probe answered
 # Seconds of fitting and of the label curve for each image, class and feature, on a slow core. Ours.
@@ -63,7 +66,6 @@ def probed(
     recipe: Recipe,
     device: torch.device,
     workers: int,
-    screen: Screen,
     most: int | None = None,
 ) -> FittedProbe:
     """What a linear classifier on the network's features reaches.
@@ -76,15 +78,14 @@ def probed(
         recipe: of the run.
         device: to compute on.
         workers: processes that read pictures.
-        screen: shows progress.
         most: Number of images of either part, at most. None looks at as many as take seconds.
     """
     train, val = prepared.train, prepared.val
     if most is None:
         most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
     embedded = sum(min(len(part), most) for part in (train, val))
-    screen.detail(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
-    with screen.counting("linear probe", embedded) as counted:
+    _logger.debug(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
+    with progress("linear probe", embedded) as counted:
         fit = linear_probe(
             network,
             train,
@@ -185,7 +186,6 @@ def known_of_run(
     folder: Path,
     beginning: Mapping[str, Any],
     calibration: Calibration | None,
-    say: Callable[[str], None],
 ) -> Known:
     """What a run knows beside its answers: those of the probe, the label curve, its temperature.
 
@@ -193,14 +193,15 @@ def known_of_run(
         folder: of the run.
         beginning: as the run folder keeps it.
         calibration: of the network kept.
-        say: gets a line if the probe's predictions are damaged; the report then leaves them out.
     """
     answers = None
     if (folder / PROBE / ANSWERS).is_file() and "linear_probe" in beginning:
         try:
             answers = load_predictions(folder / PROBE)
         except InputError:
-            say(f"{folder / PROBE / ANSWERS} is damaged. The report leaves the linear probe's classes out.")
+            _logger.info(
+                f"{folder / PROBE / ANSWERS} is damaged. The report leaves the linear probe's classes out."
+            )
     labels, sections = None, []
     if "label_curve" in beginning:
         curve = TypeAdapter(LabelCurve).validate_python(beginning["label_curve"])

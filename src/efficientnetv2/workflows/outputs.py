@@ -6,22 +6,23 @@ pictures are never replaced unasked.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.utils.errors import InputError
 
+_logger = logging.getLogger(__name__)
 
-def tell_replaced(file: Path, screen: Screen) -> None:
+
+def tell_replaced(file: Path) -> None:
     """Say that a file will be replaced, if it is there.
 
     Args:
         file: to write.
-        screen: to say it on.
     """
     if file.exists():
-        screen.say(f"{file} is there already: it will be replaced.")
+        _logger.info(f"{file} is there already: it will be replaced.")
 
 
 def refuse_others(

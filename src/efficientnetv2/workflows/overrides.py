@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe, load_recipe, recipe_file
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
+from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import typed
+
+_logger = logging.getLogger(__name__)
 
 CACHES = ("ram", "disk")
 # With --cache and nothing else said: half of the crops have all the pixels that the files would give them, the smaller
@@ -127,7 +131,8 @@ def starts_open(words: Words, device: torch.device) -> tuple[WeightsCandidate, .
     """
     if words.recipe is None:
         return _starts(words.model, device) if words.weights in (None, "auto") else ()
-    recipe = _named(words, lambda line: None)
+    with silenced():
+        recipe = _named(words)
     if recipe.weights != "auto":
         return ()
     there = _starts(recipe.model, device)
@@ -160,7 +165,7 @@ def refuse_too_small(recipe: Recipe, device: torch.device, begun_from: Collectio
 
 
 def begin_recipe(
-    words: Words, device: torch.device, say: Callable[[str], None], *, found: WeightsCandidate | None = None
+    words: Words, device: torch.device, *, found: WeightsCandidate | None = None
 ) -> tuple[Recipe, list[str]]:
     """The recipe of a new run, its "auto" fields still open, and what was chosen so far, a sentence each.
 
@@ -169,13 +174,12 @@ def begin_recipe(
     Args:
         words: about it.
         device: to train on; which network is the default depends on it.
-        say: gets sentences.
         found: the start, where the words leave it open; None takes the best that can be had.
     """
     if words.model is not None:
         validate_model_name(words.model)
     if words.recipe is not None:
-        recipe = _named(words, say)
+        recipe = _named(words)
         if found is None or recipe.weights != "auto":
             return recipe, []
         return recipe.model_copy(update={"weights": found.word}), [found.note]
@@ -187,22 +191,21 @@ def begin_recipe(
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
     notes.append(f"Recipe: {name} ({why}).")
-    return apply(words, get_recipe(name).model_copy(update={"weights": weights}), say), notes
+    return apply(words, get_recipe(name).model_copy(update={"weights": weights})), notes
 
 
-def _named(words: Words, say: Callable[[str], None]) -> Recipe:
+def _named(words: Words) -> Recipe:
     """The recipe that the words name, changed by the others."""
     recipe = words.recipe if isinstance(words.recipe, Recipe) else get_recipe(str(words.recipe))
-    return apply(words, recipe, say)
+    return apply(words, recipe)
 
 
-def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+def apply(words: Words, recipe: Recipe) -> Recipe:
     """The recipe changed by the words, checked once all of them are in.
 
     Args:
         words: about it; its name, or its file, has been looked up.
         recipe: to change.
-        say: gets sentences.
 
     Raises:
         InputError: a word is none of a recipe's, or what they come to is no recipe.
@@ -223,7 +226,7 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
         if not {"optimizer", "optimizer.lr"} & {field_of(setting) for setting in words.settings}:
             lr = _following(recipe, words.batch_images)
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
-            say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
+            _logger.info(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
     sized = words.image_px is not None or any(_names_sizes(setting) for setting in words.settings)
@@ -238,7 +241,7 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     last = changed.progressive.last.image_px
     own = "eval_px" in {field_of(setting) for setting in words.settings}
     if sized and not own and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
-        say(
+        _logger.info(
             f"Evaluation stays at {changed.eval_px} px, though training ends at {last} px: --set eval_px says another."
         )
     return changed
@@ -290,7 +293,7 @@ _OPEN = {
 }  # fmt: skip
 
 
-def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
+def resumed_recipe(words: Words, recipe_file: Path) -> Recipe:
     """The recipe of the run to go on with.
 
     Raises:
@@ -301,7 +304,8 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     fields = {field_of(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
-    asked = apply(words, base, lambda line: None)
+    with silenced():
+        asked = apply(words, base)
     if there.weights == "none":
         asked = asked.model_copy(update=_without_weights(asked))
     if asked.steps is not None:
@@ -317,7 +321,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if isinstance(words.recipe, str) and get_recipe(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
-        run = RunDir(recipe_file.parent, lambda line: None)
+        run = RunDir(recipe_file.parent)
         raise InputError(
             f"--resume: the run in {run.path} was begun with another recipe. "
             + "; ".join(differing)
@@ -328,14 +332,14 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
             )
         )
     if words.minutes is not None:
-        run = RunDir(recipe_file.parent, lambda line: None)
+        run = RunDir(recipe_file.parent)
         limit = run.beginning().get("time_limit") if run.beginning_file.exists() else None
         fixed = (
             count_of(float(there.epochs), "epoch")
             if limit is None
             else count_of(limit["seconds"] / 60, "minute")
         )
-        say(
+        _logger.info(
             f"--minutes changes nothing: the length was fixed when the run began, at {fixed}. To change it, begin "
             "another run with another --out."
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
@@ -22,12 +22,16 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.export import FOLDER, materialise, spread_copies
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.logs import silenced
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import options, typed
+from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.output_paths import refuse_within
 from efficientnetv2.workflows.overrides import Words, begin_recipe
+
+_logger = logging.getLogger(__name__)
 
 TABLE = "pictures.csv"
 # What else there is where no copies can be made.
@@ -35,6 +39,26 @@ _INSTEAD = (
     "Leave pictures out instead (--fewer), or let training draw rare classes more often: effnetv2 train DATA --set "
     "balance=equal"
 )
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """A table of pictures that has been written.
+
+    Args:
+        table: the file.
+        copies: augmented pictures that were written.
+        counts: training pictures of each class before and after.
+    """
+
+    table: Path
+    copies: int
+    counts: dict[str, tuple[int, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        classes = {name: {"before": before, "after": after} for name, (before, after) in self.counts.items()}
+        return {"table": str(self.table), "copies": self.copies, "train": classes}
 
 
 def balance_and_write(
@@ -47,14 +71,12 @@ def balance_and_write(
     settings: tuple[str, ...],
     seed: int,
     strict: bool,
-    as_json: bool,
-) -> None:
-    """Everything that ``effnetv2 balance`` does.
+) -> Balanced:
+    """Write a table of pictures whose classes are drawn alike, and the augmented pictures that it takes.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=as_json)
     if to not in get_args(Balance):
         hint = did_you_mean(to, get_args(Balance))
         raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(Balance))}{hint}")
@@ -67,22 +89,18 @@ def balance_and_write(
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
         refuse_within(source.data, out, "OUT")
-    decided, _ = begin_recipe(
-        Words(recipe=recipe, weights="none", seed=seed, settings=settings),
-        pick_device("cpu"),
-        lambda line: None,
-    )
+    words = Words(recipe=recipe, weights="none", seed=seed, settings=settings)
+    with silenced():
+        decided, _ = begin_recipe(words, pick_device("cpu"))
     prepared = prepare(
         source,
         holdout=decided.holdout,
         seed=seed,
         strict=strict,
-        say=screen.say,
-        counting=screen.counting,
     )
     dataset = prepared.dataset
     _refuse_unfit(dataset, fewer)
-    screen.say(prepared.split_note)
+    _logger.info(prepared.split_note)
     teach = np.flatnonzero(dataset.split == "train")
     before = np.bincount(dataset.labels[teach], minlength=len(dataset.class_names))
     wanted = target_counts(before, cast(Balance, to), fewer=fewer, beta=decided.effective_beta)
@@ -95,13 +113,14 @@ def balance_and_write(
     if fewer:
         table = called[_kept(dataset, teach, wanted, seed)].reset_index(drop=True)
     else:
-        table = _more(dataset, called, teach, wanted, out, decided, seed, screen)
+        table = _more(dataset, called, teach, wanted, out, decided, seed)
     try:
         write_table(file, table)
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    told = (dataset.class_names, before, wanted, file, table, screen)
-    _tell(*told, fewer=fewer, bands=source.bands, as_json=as_json)
+    made = 0 if fewer else int((table[AUGMENTED_FROM] != "").sum())
+    counts = {name: (int(b), int(a)) for name, b, a in zip(dataset.class_names, before, wanted, strict=True)}
+    return Balanced(file, made, counts)
 
 
 def _check_out(out: Path, fewer: bool) -> None:
@@ -124,8 +143,8 @@ def _check_out(out: Path, fewer: bool) -> None:
 def _refuse_unfit(dataset: ImageDataset, fewer: bool) -> None:
     if is_copy(dataset).any():
         raise InputError(
-            f"{dataset.source} holds augmented copies already (column {AUGMENTED_FROM}). Balance the set "
-            "that it was made from."
+            f"{dataset.source} holds augmented copies already (column {AUGMENTED_FROM}). Balance the set that "
+            "it was made from."
         )
     if not fewer and dataset.channels != RGB:
         raise InputError(
@@ -156,13 +175,12 @@ def _more(
     out: Path,
     recipe: Recipe,
     seed: int,
-    screen: Screen,
 ) -> pd.DataFrame:
     """The table, as it is ``called``, and behind it copies of rare classes' pictures, which are written."""
     key = Key.of(seed)
     copies = np.zeros(len(dataset), dtype=np.int64)
     copies[teach] = spread_copies(dataset.labels[teach], wanted, key=key)
-    with screen.counting("augmenting", int(copies.sum())) as counted:
+    with progress("augmenting", int(copies.sum())) as counted:
         try:
             made = materialise(
                 dataset,
@@ -177,32 +195,3 @@ def _more(
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     made[AUGMENTED_FROM] = made[AUGMENTED_FROM].map(dict(zip(dataset.paths, called["path"], strict=True)))
     return pd.concat([called.assign(**{AUGMENTED_FROM: ""}), made], ignore_index=True)
-
-
-def _tell(
-    class_names: Sequence[str],
-    before: Ints,
-    wanted: Ints,
-    file: Path,
-    table: pd.DataFrame,
-    screen: Screen,
-    *,
-    fewer: bool,
-    bands: str | None,
-    as_json: bool,
-) -> None:
-    made = 0 if fewer else int((table[AUGMENTED_FROM] != "").sum())
-    if as_json:
-        classes = {
-            name: {"before": int(b), "after": int(a)}
-            for name, b, a in zip(class_names, before, wanted, strict=True)
-        }
-        answer({"table": str(file), "copies": made, "train": classes})
-    else:
-        rows = [[name, str(b), str(a)] for name, b, a in zip(class_names, before, wanted, strict=True)]
-        screen.table("Training pictures", ["class", "before", "after"], rows)
-    left_out = count_of(int((before - wanted).sum()), "picture")
-    what = f"{left_out} left out, none written" if fewer else f"{count_of(made, 'augmented picture')} written"
-    screen.say(f"{what}. Table: {file}")
-    train = ["effnetv2", "train", str(file), *options(bands=bands), "--set", "balance=null"]
-    screen.say(f"To train on it as it is, drawn as often as listed: {typed(train)}")

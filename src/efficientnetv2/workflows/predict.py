@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import model_file
@@ -18,13 +19,13 @@ from efficientnetv2.utils.device import workers_for
 from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place
+from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.active_learning import check_rank, check_ranks, write_ranking
 from efficientnetv2.workflows.arguments import (
     TTA,
     PathLike,
     api,
-    notes_screen,
     number,
     path_of,
     path_text,
@@ -51,6 +52,8 @@ from efficientnetv2.workflows.predictions_io import is_predictions, predictions_
 from efficientnetv2.workflows.previous_runs import KINDS
 from efficientnetv2.workflows.test_time_augmentation import for_own_views, views_asked
 
+_logger = logging.getLogger(__name__)
+
 # Classes whose pictures the screen counts; the table has them all. Ours.
 _COUNTED = 10
 
@@ -64,13 +67,11 @@ def predict_and_write(
     device: str,
     workers: int | None,
     strict: bool,
-    as_json: bool,
     abstain_below: float | None = None,
     views: str | None = None,
     separator: str | None = None,
-    screen: Screen | None = None,
 ) -> pd.DataFrame | None:
-    """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
+    """Predict images and write a table, alone or as one of many processes.
 
     Args:
         model: a model file or run folder.
@@ -80,11 +81,9 @@ def predict_and_write(
         device: as ``--device`` says it.
         workers: processes that read pictures; None chooses by the machine.
         strict: refuse the first unreadable picture.
-        as_json: only the answers on stdout.
         abstain_below: probability below which a picture's label stays empty; None labels all.
         views: how each is looked at, as ``--views`` says it; None is as the model file says.
         separator: between the labels of a picture that may have several; None gives each one.
-        screen: Where notes go. None makes one.
 
     Returns:
         The table; None on every process but the first.
@@ -93,16 +92,15 @@ def predict_and_write(
         InputError: anything a user can mend.
     """
     world, table = world_from_env(), None
-    screen = screen or Screen(quiet=as_json, mute=not world.is_main_process)
-    with process_group(world, mend="Run it again."):
-        on = device_to_answer_on(device, world, screen)
-        readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
+    with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
+        on = device_to_answer_on(device, world)
+        readers = workers_for(workers, on, sharing=world.local_size)
         asked, looking = broadcast_from_main(
-            world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
+            world, lambda: _asked(model, source, out, rank, strict, views, separator)
         )
         so_far = None
         if out is not None:
-            so_far = SoFar(out, asked.network, looking, asked.dataset, say=screen.say)
+            so_far = SoFar(out, asked.network, looking, asked.dataset)
         predictions, _ = answered(
             asked,
             "predicting",
@@ -110,15 +108,14 @@ def predict_and_write(
             device=on,
             workers=readers,
             strict=strict,
-            screen=screen,
             world=world,
             so_far=so_far,
         )
         if world.is_main_process:
             with kept(so_far):  # ranking looks at all pictures once more
-                table = _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+                table = _write(asked, predictions, out, abstain_below, separator)
                 if rank is not None:
-                    write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
+                    write_ranking(rank, asked, predictions, device=on, workers=readers)
             if so_far is not None:
                 so_far.remove()
         return table
@@ -130,7 +127,6 @@ def _asked(
     out: Path | None,
     rank: Path | None,
     strict: bool,
-    screen: Screen,
     views: str | None,
     separator: str | None,
 ) -> tuple[Asked, Preprocessing]:
@@ -155,11 +151,11 @@ def _asked(
     if rank is not None:
         check_ranks(network, model)
     check_reads_files(network, model)
-    for_own_views(network, looking, screen.say)
+    for_own_views(network, looking)
     dataset = replace(source.read(require_labels=False), bands=own.bands)
-    damage = tell(dataset, strict=strict, say=screen.say)
+    damage = tell(dataset, strict=strict)
     for place in filter(None, (rank, out)):  # not of a run that is refused
-        tell_replaced(place, screen)
+        tell_replaced(place)
     return Asked(network, dataset, damage), looking
 
 
@@ -203,13 +199,11 @@ def _write(
     asked: Asked,
     predictions: Predictions,
     out: Path | None,
-    screen: Screen,
-    as_json: bool,
     abstain_below: float | None,
     separator: str | None,
 ) -> pd.DataFrame:
     dataset, unreadable = asked.dataset, predictions.unreadable
-    tell_unreadable(dataset, unreadable, asked.damage, screen)
+    tell_unreadable(dataset, unreadable, asked.damage)
     paths = [dataset.paths[row] for row in predictions.samples]
     table = predictions_table(
         predictions,
@@ -223,13 +217,11 @@ def _write(
         write_predictions(out, table)
         listed = list_beside(out)
         list_skipped(listed, [(dataset.paths[row], why) for row, why in unreadable])
-    screen.say(_counted(table, separator, asked.network.answer))
+    _logger.info(_counted(table, separator, asked.network.answer))
     if unreadable:
-        screen.say(skipped_in_all(dataset, unreadable, listed))
+        _logger.info(skipped_in_all(dataset, unreadable, listed))
     if out is not None:
-        screen.say(f"Written to {out}.")
-    if as_json:
-        answer(table.to_dict(orient="records"))
+        _logger.info(f"Written to {out}.")
     return table
 
 
@@ -304,11 +296,9 @@ def predict(
         device=str(device),
         workers=number("workers", workers, 0),
         strict=strict,
-        as_json=False,
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
         views=views_of(tta),
         separator=label_separator,
-        screen=notes_screen(),
     )
     assert table is not None, "this is the only process"
     return table

@@ -1,14 +1,14 @@
-"""What ``map`` does: settle windows and bands, draw the map, say what stands on it."""
+"""Map a raster: settle windows and bands, then draw."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.cli.console import Screen, answer, duration
 from efficientnetv2.data.geotiff import Dataset, all_bands, bands_seen, names_of, opened, side_m
 from efficientnetv2.data.raster_checks import amiss, in_codes, in_pages, kinds_of, unlike
 from efficientnetv2.geospatial import map_file
@@ -21,10 +21,13 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place
-from efficientnetv2.utils.shell import command_line, typed
+from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import device_to_answer_on, refuse_swapped
 from efficientnetv2.workflows.data_config import bands_asked
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,67 @@ class Wanted:
     value_range: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnMap:
+    """A map that has been drawn.
+
+    Args:
+        out: the file.
+        raster: it is of.
+        class_names: of the model.
+        tally: of its pixels.
+        grid: of the windows.
+        bands: read.
+        seconds: that it took.
+    """
+
+    out: Path
+    raster: Path
+    class_names: tuple[str, ...]
+    tally: Tally
+    grid: Grid
+    bands: Bands
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        covered = max(1, int(self.tally.pixels.sum()))
+        return {
+            "map": str(self.out),
+            "raster": str(self.raster),
+            "bands": list(self.bands.numbers),
+            "windows": len(self.grid),
+            "window_px": self.grid.window_px,
+            "stride_px": self.grid.stride_px,
+            "seconds": round(self.seconds, 2),
+            "nodata_pixels": self.tally.nodata,
+            "classes": {
+                name: {
+                    "value": place + 1,
+                    "pixels": int(self.tally.pixels[place]),
+                    "share": int(self.tally.pixels[place]) / covered,
+                    "hectares": None if self.tally.hectares is None else float(self.tally.hectares[place]),
+                    "probability": float(self.tally.confidence[place]) if self.tally.pixels[place] else None,
+                }
+                for place, name in enumerate(self.class_names)
+            },
+        }
+
+
 def map_and_write(
-    model: str, raster: Path, wanted: Wanted, *, out: Path, batch_images: int, device: str, as_json: bool
-) -> None:
-    """Everything that ``effnetv2 map`` does.
+    model: str, raster: Path, wanted: Wanted, *, out: Path, batch_images: int, device: str
+) -> DrawnMap:
+    """Map a raster.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=as_json)
-    on = device_to_answer_on(device, World(), screen)
+    on = device_to_answer_on(device, World())
     refuse_swapped(model, raster, "map")
     _refuse_place(out, raster)
     with opened(raster) as source:
         refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 map")
-        tell_replaced(out, screen)
+        tell_replaced(out)
         network = model_file.load(model)
         check_classes(network, model)
         check_one_class(network, "a map has one class at each place", model)
@@ -65,10 +114,10 @@ def map_and_write(
         bands = bands_for(source, network.preprocessing, wanted, str(raster))
         grid = grid_for(source, network.preprocessing, wanted, raster)
         for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
-            screen.say(line)
+            _logger.info(line)
         tallies: list[Tally] = []
         started = time.perf_counter()
-        with signals_as_ctrl_c(), screen.counting("mapping", len(grid), "windows") as counted:
+        with signals_as_ctrl_c(), progress("mapping", len(grid), "windows") as counted:
 
             def fill(put: map_file.Put) -> None:
                 tallies.append(
@@ -92,9 +141,7 @@ def map_and_write(
             }
             map_file.write(out, source, network.class_names, fill, told=told)
         seconds = time.perf_counter() - started
-    _tell(tallies[0], network.class_names, out, grid, seconds, screen)
-    if as_json:
-        answer(_answered(tallies[0], network.class_names, out, raster, grid, bands, seconds))
+    return DrawnMap(out, raster, network.class_names, tallies[0], grid, bands, seconds)
 
 
 def _refuse_place(out: Path, raster: Path) -> None:
@@ -253,65 +300,3 @@ def _chosen(
     if fault := untrue(source):
         lines.append(fault)
     return lines
-
-
-def _tell(
-    tally: Tally, names: tuple[str, ...], out: Path, grid: Grid, seconds: float, screen: Screen
-) -> None:
-    covered = max(1, int(tally.pixels.sum()))
-    columns = ["class", "value", "pixels", "share", "hectares", "probability"]
-    rows = []
-    met = (place for place in range(len(names)) if tally.pixels[place])
-    for place in sorted(met, key=lambda place: -int(tally.pixels[place])):
-        pixels = int(tally.pixels[place])
-        rows.append(
-            [
-                names[place], str(place + 1), f"{pixels:,}", f"{pixels / covered:.1%}",
-                "" if tally.hectares is None else f"{tally.hectares[place]:,.1f}",
-                f"{tally.confidence[place]:.2f}",
-            ]
-        )  # fmt: skip
-    if tally.hectares is None:
-        columns, rows = (
-            [columns[i] for i in (0, 1, 2, 3, 5)],
-            [[row[i] for i in (0, 1, 2, 3, 5)] for row in rows],
-        )
-    screen.table("On the map", columns, rows)
-    if nowhere := len(names) - len(rows):
-        are = "is" if nowhere == 1 else "are"
-        screen.say(f"Of the model's {count_of(len(names), 'class')} {nowhere:,} {are} not on it.")
-    if tally.nodata:
-        screen.say(f"{count_of(tally.nodata, 'pixel')} without data stay so.")
-    screen.say(
-        f"{count_of(len(grid), 'window')} in {duration(seconds)} ({len(grid) / max(seconds, 1e-9):.0f} windows/s)."
-    )
-    screen.say(
-        f"Written to {out}. These areas repeat the model's mistakes; a sample whose truth is known corrects them: "
-        + typed(["effnetv2", "area", str(out), "SAMPLE.csv"])
-    )
-
-
-def _answered(
-    tally: Tally, names: tuple[str, ...], out: Path, raster: Path, grid: Grid, bands: Bands, seconds: float
-) -> dict[str, Any]:
-    covered = max(1, int(tally.pixels.sum()))
-    return {
-        "map": str(out),
-        "raster": str(raster),
-        "bands": list(bands.numbers),
-        "windows": len(grid),
-        "window_px": grid.window_px,
-        "stride_px": grid.stride_px,
-        "seconds": round(seconds, 2),
-        "nodata_pixels": tally.nodata,
-        "classes": {
-            name: {
-                "value": place + 1,
-                "pixels": int(tally.pixels[place]),
-                "share": int(tally.pixels[place]) / covered,
-                "hectares": None if tally.hectares is None else float(tally.hectares[place]),
-                "probability": float(tally.confidence[place]) if tally.pixels[place] else None,
-            }
-            for place, name in enumerate(names)
-        },
-    }

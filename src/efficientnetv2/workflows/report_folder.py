@@ -6,7 +6,6 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.shards.index import INDEX
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
@@ -31,13 +30,12 @@ def inspection_folder(data: str) -> Path:
     return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
 
 
-def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManager[None]:
+def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     """The folder, made before the work and removed if that fails.
 
     Args:
         out: the folder.
         data: what is evaluated, which may lie there.
-        screen: to say it on where an earlier report will be replaced.
 
     Raises:
         InputError: it can't be written to, lies among the class folders of DATA, is a run's or a cross-validation's
@@ -56,7 +54,7 @@ def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManage
         )
     for name, (ours, other) in _OURS.items():
         refuse_others(out / name, f"--out {out}:", ours, f"is {other}")
-    tell_replaced(out / "report.html", screen)
+    tell_replaced(out / "report.html")
     return folder_for(out, "--out")
 
 

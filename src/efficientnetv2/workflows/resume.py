@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.cli.console import Screen, answer
 from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
@@ -39,6 +40,8 @@ from efficientnetv2.workflows.overrides import Words, longer
 from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.start_run import length_line, model_lines
 
+_logger = logging.getLogger(__name__)
+
 
 def go_on(
     path: Path,
@@ -47,7 +50,6 @@ def go_on(
     prepared: Prepared,
     device: torch.device,
     memory_gib: float | None,
-    screen: Screen,
     world: World,
 ) -> tuple[RunDir, Recipe, Network, Cached | None]:
     """The folder, recipe and network of a run begun before; its checkpoint brings the weights.
@@ -56,27 +58,26 @@ def go_on(
     ``prepared`` is as ``as_begun`` gives it.
     """
     validate_sharing(recipe, device, world, begun=True)
-    folder = RunDir(path, screen.say)
+    folder = RunDir(path)
     for line in (*model_lines(recipe, (), device), length_line(recipe, len(prepared.train), None, path)):
-        folder.log(line)
+        _logger.info(line)
     # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
     beginning = folder.beginning()
     where = words.cache or beginning.get("cache")
-    pictures = cached(where, recipe, prepared, device, screen, world, beginning.get("cache_px"))
+    pictures = cached(where, recipe, prepared, device, world, beginning.get("cache_px"))
     if pictures is not None:
-        folder.note(pictures.note)
-        screen.detail(pictures.note)
-    network = _network_to_go_on_with(folder, recipe, prepared, device, screen)
+        _logger.debug(pictures.note)
+    network = _network_to_go_on_with(folder, recipe, prepared, device)
     if memory_gib is not None:
         microbatches, notes = fit_into_memory(recipe, network, Hardware(device, memory_gib, world))
         folder.amend_beginning(groups_at_a_time=microbatches.to_json())
         for note in notes:
-            folder.log(note)
+            _logger.info(note)
     return folder, recipe, network, pictures
 
 
 def _network_to_go_on_with(
-    folder: RunDir, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
+    folder: RunDir, recipe: Recipe, prepared: Prepared, device: torch.device
 ) -> Network:
     class_names, channels = prepared.train.class_names, prepared.dataset.channels
     if saved_steps(folder.checkpoints) or recipe.weights == "none":
@@ -87,7 +88,7 @@ def _network_to_go_on_with(
         return network
     begun = build_initial_model(recipe, class_names=class_names, device=device, in_channels=channels)
     for note in begun.notes:
-        folder.log(note)
+        _logger.info(note)
     if recipe.classifier == "probe":
         preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
         probed(
@@ -97,13 +98,12 @@ def _network_to_go_on_with(
             recipe,
             device,
             0,
-            screen,
             folder.beginning().get("probe_images"),
         )
     return begun.network
 
 
-def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
+def as_begun(path: Path, prepared: Prepared) -> Prepared:
     """The pictures of a run that is gone on with, as it was begun with them.
 
     A picture that can't be read any more makes them no others, nor one that can be read again. Then the run's own list
@@ -113,12 +113,11 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
     Args:
         path: of the run's folder.
         prepared: what DATA gives now.
-        screen: gets a line if there are such pictures.
 
     Raises:
         InputError: they are others, or read in another way.
     """
-    folder = RunDir(path, screen.say)
+    folder = RunDir(path)
     separator, now = folder.beginning().get("label_separator"), prepared.dataset
     if separator != now.separator:
         given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
@@ -138,7 +137,7 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
         if bands is not None and now.bands is not None and bands.numbers == now.bands.numbers:
             # What becomes 0 and 255 was measured on those that could be read now.
             prepared = replace(prepared, dataset=replace(now, bands=bands))
-        folder.log(_passed_over(gone, new))
+        _logger.info(_passed_over(gone, new))
     _refuse_other_bands(path, bands, prepared.dataset.bands)
     return prepared
 
@@ -160,7 +159,7 @@ def _from_elsewhere(folder: RunDir, there: ImageDataset, now: ImageDataset) -> I
         return there
     was = way.rstrip("/") if is_url(way) else os.path.realpath(folder.path / way)
     write_atomically(folder.manifest_file, moved.to_csv)
-    folder.log(
+    _logger.info(
         f"The pictures are read from {now.root}; when the run began, from {was}. Their names, labels and splits are "
         "the same."
     )
@@ -276,7 +275,7 @@ class Finished:
         Raises:
             InputError: its report is gone, or see ``Other.named``.
         """
-        folder = RunDir(path, lambda line: None)
+        folder = RunDir(path)
         if not folder.reported:
             again = typed(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
             raise InputError(
@@ -289,37 +288,36 @@ class Finished:
         return cls(path, recipe, other)
 
 
-def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
+def tell_finished(run: Finished, on_result: Callable[[Path], None]) -> None:
     """Say that nothing is left to do, where the result lies, and how to train longer.
 
     Nothing in the folder changes, but that checkpoints go which a kill has left behind.
 
     Args:
         run: that has finished.
-        screen: to say it on.
-        as_json: answer with the report again.
+        on_result: gets the file of its report.
     """
-    folder = RunDir(run.path, screen.say)
+    folder = RunDir(run.path)
     report = folder.path / "report.json"
     fix = f"Remove it. For metrics: {typed(['effnetv2', 'evaluate', str(folder.path), 'DATA'])}"
     told = read_object(report, "epochs", fix=fix) if folder.reported else {}
-    if as_json and told:
-        answer(told)
+    if told:
+        on_result(report)
     # It may have ended before all of the recipe's epochs.
     epochs = count_of(float(told.get("epochs", run.recipe.epochs)), "epoch")
-    screen.say(f"The run in {folder.path} has finished after {epochs}: nothing is left to do.")
-    screen.say(f"Model: {folder.model_file}")
+    _logger.info(f"The run in {folder.path} has finished after {epochs}: nothing is left to do.")
+    _logger.info(f"Model: {folder.model_file}")
     if folder.reported:
-        screen.say(f"Report: {report.with_suffix('.html')}")
+        _logger.info(f"Report: {report.with_suffix('.html')}")
         for line in _compared(run):
-            screen.say(line)
+            _logger.info(line)
     else:
         again = typed(["effnetv2", "evaluate", str(folder.path), "DATA"])
-        screen.say(f"Its report is not there any more. For figures: {again}")
+        _logger.info(f"Its report is not there any more. For figures: {again}")
     if saved_steps(folder.checkpoints):
         remove_checkpoints(folder.checkpoints)
-        screen.say("Its checkpoints, which nothing needs any more, were removed.")
-    screen.say(longer(folder.path))
+        _logger.info("Its checkpoints, which nothing needs any more, were removed.")
+    _logger.info(longer(folder.path))
 
 
 def _compared(run: Finished) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
@@ -20,6 +20,7 @@ from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_folder
+from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.shell import options, typed
 from efficientnetv2.workflows.datasets import Common
 from efficientnetv2.workflows.output_paths import RUNS
@@ -31,6 +32,8 @@ from efficientnetv2.workflows.overrides import (
     starts_open,
 )
 from efficientnetv2.workflows.previous_runs import Other
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,6 @@ class Place:
         workers: None chooses by the machine.
         memory_gib: that the training process may take; None is what there is.
         strict: stop at the first unreadable picture.
-        as_json: only the report on stdout.
-        verbose: show every choice on the screen.
         probe: compare with a linear probe on the given weights, before training.
         against: folder of another run that the report compares with; None takes the one that a run gone on with was
             begun against, or else the last before it.
@@ -60,8 +61,6 @@ class Place:
     workers: int | None = None
     memory_gib: float | None = None
     strict: bool = False
-    as_json: bool = False
-    verbose: bool = False
     probe: bool = True
     against: Path | None = None
     settled: tuple[Path, ...] = ()
@@ -125,7 +124,7 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
     return known, words
 
 
-def decided(words: Words, place: Place, device: torch.device, screen: Screen, world: World) -> Decided:
+def decided(words: Words, place: Place, device: torch.device, world: World) -> Decided:
     """All that can be decided without looking at an image.
 
     A launcher starts and restarts a run with one command, so that there ``--resume`` may find no run yet.
@@ -136,22 +135,23 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
     if world.launch is not None and not place.resume:
         path = _begun_by(world, place.out)
         if path is not None:
-            screen.say(f"Started again by the same launch (restart {world.restarts}).")
-            return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
+            _logger.info(f"Started again by the same launch (restart {world.restarts}).")
+            return Decided(path, resumed_recipe(words, path / "recipe.yaml"), resumed=True)
     if place.resume:
         path = place.out or newest_run(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
-            return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
+            return Decided(path, resumed_recipe(words, path / "recipe.yaml"), resumed=True)
         if world.launch is None and (path is None or not _never_began(path)):
             raise InputError(f"--resume: there is no run in {path or RUNS}. {_to_resume(path)}")
-        screen.say(f"There is no run in {path or RUNS} yet: starting one.")
+        _logger.info(f"There is no run in {path or RUNS} yet: starting one.")
     if place.out is not None:
         validate_new_run_dir(place.out)
     check_folder(place.out or RUNS, "--out")
     if note := device_note(place.device, device):
-        screen.say(note)
+        _logger.info(note)
     starts = starts_open(words, device)
-    recipe, chosen = begin_recipe(words, device, screen.detail, found=starts[0] if starts else None)
+    with as_details():
+        recipe, chosen = begin_recipe(words, device, found=starts[0] if starts else None)
     validate_weights_name(recipe.weights)
     refuse_too_small(recipe, device, [one.word for one in starts])
     return Decided(place.out or new_run_path(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
@@ -170,7 +170,7 @@ def _to_resume(path: Path | None) -> str:
     }
     if not there:
         return "To start a run, leave out --resume."
-    run = next((one for one in there.values() if not RunDir(one, lambda line: None).finished), None)
+    run = next((one for one in there.values() if not RunDir(one).finished), None)
     run = run or next(iter(there.values()))
     command = typed(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
     return f"To resume the newest run: {command}. To start a new run, leave out --resume."
@@ -185,7 +185,7 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
     for recipe_file in runs_newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
         if not recipe_file.exists():
             continue
-        folder = RunDir(recipe_file.parent, lambda line: None)
+        folder = RunDir(recipe_file.parent)
         if not folder.beginning_file.exists():  # a copy of a part of a run, or one of an early version
             continue
         to_go_on_with = world.restarts > 0 or not folder.finished

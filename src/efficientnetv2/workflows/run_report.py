@@ -43,7 +43,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
     probe = beginning.get("linear_probe")
     before = beginning.get("seen_before", {"pictures": 0})
     selected = result.selection.to_json() if result.selection else {}
-    known = known_of_run(job.folder.path, beginning, result.calibration, job.folder.log)
+    known = known_of_run(job.folder.path, beginning, result.calibration)
     learnt = _learnt_from(job)
     facts = ReportMetadata(
         data=prepared.dataset.source,

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.cli.search import PlaceOptions, ProxyOptions, SearchOptions
 from efficientnetv2.nas.results import best
 from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.training.recipe import MAX_COUNT
@@ -20,7 +19,6 @@ from efficientnetv2.workflows.arguments import (
     PathLike,
     TableArguments,
     api,
-    notes_screen,
     number,
     path_of,
     path_text,
@@ -32,6 +30,7 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.report_folder import inspection_folder
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.search_config import Asked
+from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 from efficientnetv2.workflows.search_report import Read, show_study
 from efficientnetv2.workflows.search_run import resume_study, run_study
 from efficientnetv2.workflows.study_dir import DRAWN, StudyFolder, from_anywhere
@@ -93,10 +92,10 @@ class Study:
 
     def write_report(self) -> Path:
         """Write the page and its plots: accuracy against step time and size, reward over trials."""
-        return show_study(self.path, self.storage, 1.0, as_json=False, screen=notes_screen())
+        return show_study(self.path, self.storage, 1.0).page
 
     def _read(self) -> Read:
-        return Read.of(self.path, self.storage, 1.0, notes_screen())
+        return Read.of(self.path, self.storage, 1.0)
 
     def __repr__(self) -> str:
         read = self._read()
@@ -196,11 +195,11 @@ def search(
     """
     refuse_launched("search")
     refuse_unknown(search, table, TableArguments)
-    source, screen = source_of(data, table), notes_screen()
+    source = source_of(data, table)
     folder = path_of("output", output) or Path("studies") / inspection_folder(source.data).name
     number("trials", trials, 1, MAX_COUNT)
     number("minutes", minutes, 0, whole=False)
-    place = PlaceOptions(
+    place = WorkerOptions(
         str(device),
         number("workers", workers, 0),
         number("threads", threads, 1),
@@ -214,7 +213,7 @@ def search(
             raise InputError(
                 f"resume: the study in {folder} is of {known.data}, not of {source.data}. Pass its data."
             )
-        resume_study(folder, storage, trials, minutes, place, screen)
+        resume_study(folder, storage, trials, minutes, place)
         return Study(folder, storage)
     searched = SearchOptions(
         preset=preset,
@@ -236,5 +235,5 @@ def search(
         seed=number("seed", seed, 0),
         settings=list(settings_of(settings or {})),
     )
-    run_study(Asked(folder, storage, trials, minutes, searched, proxy, source, place, screen.say), screen)
+    run_study(Asked(folder, storage, trials, minutes, searched, proxy, source, place))
     return Study(folder, storage)

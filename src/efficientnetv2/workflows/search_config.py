@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -27,9 +26,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.overrides import Words, begin_recipe
-
-if TYPE_CHECKING:
-    from efficientnetv2.cli.search import PlaceOptions, ProxyOptions, SearchOptions
+from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,6 @@ class Asked:
         minutes: for this worker.
         searched, proxy, place: the options.
         source: of the pictures.
-        say: gets lines on what follows from the words.
 
     Raises:
         InputError: a word that means nothing, or words that do not go together.
@@ -110,8 +106,7 @@ class Asked:
     searched: SearchOptions
     proxy: ProxyOptions
     source: Source
-    place: PlaceOptions
-    say: Callable[[str], None] = field(default=lambda line: None)
+    place: WorkerOptions
 
     def __post_init__(self) -> None:
         if self.searched.preset not in PRESETS:
@@ -215,7 +210,7 @@ class Asked:
             name, _, value = (part.strip() for part in setting.partition("="))
             if value != "null" and (why := _NOT_OF_TRIALS.get(name)) is not None:
                 raise InputError(f"--set {setting}: {why}")
-        recipe, _ = begin_recipe(words, torch.device("cpu"), self.say)
+        recipe, _ = begin_recipe(words, torch.device("cpu"))
         named = {setting.partition("=")[0].strip() for setting in words.settings}
         if recipe.minival is None and "minival" in named:
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -14,13 +15,16 @@ import torch
 from efficientnetv2.architectures import io
 from efficientnetv2.architectures.registry import round_channels, scale
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.cli.console import Screen
+from efficientnetv2.nas.objective import figures
 from efficientnetv2.nas.results import Row, best
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 from efficientnetv2.workflows.overrides import Words, begin_recipe
-from efficientnetv2.workflows.search_report import Read, figures
+from efficientnetv2.workflows.search_report import Read
+
+_logger = logging.getLogger(__name__)
 
 MOST_PX = 480  # at inference: arXiv:2104.00298, section 3.3
 # Of compound scaling: about a million times the multiply-adds. Ours; the largest EfficientNet published, L2, is 4.3 =
@@ -185,27 +189,26 @@ def export_found(
         InputError: there is no study, no such trial, no such way to grow, the file can't be written, or the study's own
             has been changed by hand.
     """
-    screen = Screen()
     if grown_by is not None:
         growth_of(grown_by)  # refused before the study is read
-    read = Read.of(path, storage, wait, screen)
+    read = Read.of(path, storage, wait)
     if trial is None:
         row = best(read.rows)[0]
     else:
         row = next((one for one in read.rows if one.number == trial), None) or _missing(trial, read)
     network, told, larger = _exported(read, row, grown_by)
     target = _place(read, out)
-    tell_replaced(target, screen)
+    tell_replaced(target)
     io.write(target, network, comment=told)
-    screen.say(f"{told}.")
-    screen.say(f"Written: {target}")
+    _logger.info(f"{told}.")
+    _logger.info(f"Written: {target}")
     if read.folder.pictures_file.exists():
         sized = [] if larger is None else _sizes(larger)
         words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
         words += _bands(read)
         # Else those that chose among networks, which the table calls minival, would be left aside.
         words += ["--set", "minival=0.1"]
-        screen.say(f"Train it fully, judged by pictures that the search did not see: {typed(words)}")
+        _logger.info(f"Train it fully, judged by pictures that the search did not see: {typed(words)}")
 
 
 def _exported(read: Read, row: Row, grown_by: str | None) -> tuple[Architecture, str, Grown | None]:
@@ -235,7 +238,8 @@ def _sizes(grown: Grown) -> list[str]:
     """Words of ``train`` for the pictures of a larger network; they begin at its stride where they would below it."""
     train_px, stride = grown.train_px, grown.architecture.stride
     words = Words(model=grown.architecture, image_px=train_px)
-    recipe, _ = begin_recipe(words, torch.device("cpu"), lambda line: None)
+    with silenced():
+        recipe, _ = begin_recipe(words, torch.device("cpu"))
     said = ["--image-px", str(train_px), "--set", f"eval_px={grown.eval_px}"]
     if recipe.progressive.stage(0).image_px < stride:
         said += ["--set", f"progressive.image_px={{start: {stride}, end: {train_px}}}"]

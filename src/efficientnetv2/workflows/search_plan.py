@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.cli.console import Screen, answer, duration
-from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.nas.latency import fewest_steps
+from efficientnetv2.nas.space import Space
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
@@ -27,23 +29,67 @@ from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_run import Machine, for_all, looked_at, refuse_joining, settled
 from efficientnetv2.workflows.study_dir import StudyFolder
 
+_logger = logging.getLogger(__name__)
+
 # Networks that are rehearsed beside the backbone, drawn from the space; starting a trial and timing its step, in
 # seconds, where steps are short. Ours.
 _DRAWN, _AROUND_S = 2, 10.0
 
 
-def dry_run(asked: Asked) -> None:
+@dataclass(frozen=True)
+class StudyCost:
+    """What a study would take.
+
+    Args:
+        trials: number.
+        space: of the networks.
+        recipe: of a trial.
+        images: to train on.
+        trial_s: seconds of a trial of each network that was rehearsed.
+        memory_bytes: likewise.
+        parameters: likewise.
+    """
+
+    trials: int
+    space: Space
+    recipe: Recipe
+    images: int
+    trial_s: dict[str, float]
+    memory_bytes: dict[str, int]
+    parameters: dict[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole study, by one worker."""
+        return self.trials * statistics.mean(self.trial_s.values())
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """Of a trial."""
+        return max(self.memory_bytes.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "trials": self.trials,
+            "trial_seconds": self.trial_s,
+            "seconds": self.seconds,
+            "memory_bytes": self.most_memory_bytes,
+            "networks": self.space.count,
+        }
+
+
+def dry_run(asked: Asked) -> StudyCost:
     """Foretell a study by rehearsing a few of its networks.
 
     Raises:
         InputError: anything that ``search run`` would refuse before its first trial.
     """
-    screen = Screen(quiet=asked.place.as_json)
-    machine = Machine.of(asked.place, screen)
+    machine = Machine.of(asked.place)
     folder = StudyFolder(asked.study)
-    prepared = looked_at(asked, folder, screen)
-    refuse_joining(asked, prepared, machine, folder, screen)
-    recipe = for_all(settled(asked, prepared, machine, screen), asked)
+    prepared = looked_at(asked, folder)
+    refuse_joining(asked, prepared, machine, folder)
+    recipe = for_all(settled(asked, prepared, machine), asked)
     drawn = {
         f"drawn {number}": asked.space.decode(
             asked.space.sample(Key.of(asked.seed).fold("rehearsal", number))
@@ -53,44 +99,15 @@ def dry_run(asked: Asked) -> None:
     networks = {"the backbone": asked.space.backbone} | drawn
     if machine.training_threads is not None:
         torch.set_num_threads(machine.training_threads)
-    screen.say(f"Measuring a few steps of {count_of(len(networks), 'network')}.")
-    runs = {name: _foretold(network, recipe, prepared, machine, screen) for name, network in networks.items()}
+    _logger.info(f"Measuring a few steps of {count_of(len(networks), 'network')}.")
+    runs = {name: _foretold(network, recipe, prepared, machine) for name, network in networks.items()}
     around = {name: _around_s(run, runs["the backbone"]) for name, run in runs.items()}
     each = {name: around[name] + len(asked.seeds) * run.seconds for name, run in runs.items()}
-    usual_s = statistics.mean(each.values())
-    memory = max(run.memory_bytes for run in runs.values())
-    if asked.place.as_json:
-        answer(
-            {
-                "trials": asked.trials,
-                "trial_seconds": each,
-                "seconds": asked.trials * usual_s,
-                "memory_bytes": memory,
-                "networks": asked.space.count,
-            }
-        )
-        return
-    screen.say(asked.space.describe())
     classes = len(prepared.train.class_names)
     sizes = {name: cost(one, image_px=64, num_classes=classes).total for name, one in networks.items()}
-    screen.table(
-        f"A trial: {count_of(float(recipe.epochs), 'epoch')} of {count_of(len(prepared.train), 'picture')}",
-        ["network", "parameters, M", "time", "memory"],
-        [
-            [
-                name,
-                f"{sizes[name].parameters / 1e6:.3g}",
-                duration(each[name]),
-                format_bytes(run.memory_bytes),
-            ]
-            for name, run in runs.items()
-        ],
-    )
-    screen.say(
-        f"In all about {duration(asked.trials * usual_s)} for {count_of(asked.trials, 'trial')} by one worker like "
-        f"this one, and its share of that by several; {format_bytes(memory)} of memory. Trials that are stopped early "
-        "take less."
-    )
+    memory = {name: run.memory_bytes for name, run in runs.items()}
+    parameters = {name: size.parameters for name, size in sizes.items()}
+    return StudyCost(asked.trials, asked.space, recipe, len(prepared.train), each, memory, parameters)
 
 
 def _around_s(run: RunEstimate, backbone: RunEstimate) -> float:
@@ -100,9 +117,7 @@ def _around_s(run: RunEstimate, backbone: RunEstimate) -> float:
     return max(_AROUND_S, own_steps * own + paced_steps * paced)
 
 
-def _foretold(
-    network: Architecture, recipe: Recipe, prepared: Prepared, machine: Machine, screen: Screen
-) -> RunEstimate:
+def _foretold(network: Architecture, recipe: Recipe, prepared: Prepared, machine: Machine) -> RunEstimate:
     found = resolve_recipe(
         recipe.model_copy(update={"model": network}),
         TrainingSet(len(prepared.train), prepared.train.class_names),
@@ -122,7 +137,7 @@ def _foretold(
             workers=machine.workers,
             microbatches=found.microbatches,
         )
-        rates = measure_timings(job, Path(scratch), say=screen.say)
+        rates = measure_timings(job, Path(scratch))
         return estimate_run(
             found.recipe,
             rates,

@@ -1,7 +1,8 @@
-"""What ``search run`` and ``search resume`` do: open a study or begin it, then work for it."""
+"""Open a study or begin it, then work for it."""
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -10,32 +11,34 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.cli.console import Screen, answer
-from efficientnetv2.cli.search import PlaceOptions
 from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy, refuse_leaks
-from efficientnetv2.nas.results import best, ended, exponents, rows_of
+from efficientnetv2.nas.results import exponents
 from efficientnetv2.nas.space import other_version
 from efficientnetv2.nas.storage import Ledger, NoStudiesError
 from efficientnetv2.nas.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.nas.trial import measurement, try_out
-from efficientnetv2.nas.worker import Worker
+from efficientnetv2.nas.worker import Watch, Worker
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import cache_folder
+from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.utils.timer import system
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared, prepare
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.search_config import Asked
-from efficientnetv2.workflows.search_report import StudyBar, figures
+from efficientnetv2.workflows.search_options import WorkerOptions
 from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyFolder
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +62,14 @@ class Machine:
     strict: bool
 
     @classmethod
-    def of(cls, place: PlaceOptions, screen: Screen) -> Machine:
+    def of(cls, place: WorkerOptions) -> Machine:
         """As the options say.
 
         Raises:
             InputError: no such device here, or not so many threads.
         """
         device = pick_device(place.device)
-        workers = workers_for(place.workers, device, say=screen.say)
+        workers = workers_for(place.workers, device)
         threads = torch.get_num_threads() if device.type == "cpu" else None
         if place.threads is not None and place.threads > (threads or 0):
             there = (
@@ -102,7 +105,24 @@ class Machine:
         )
 
 
-def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) -> Prepared:
+@dataclass(frozen=True, eq=False)
+class Worked:
+    """What a worker leaves when it ends.
+
+    Args:
+        study: it worked for.
+        folder: of the study.
+        finished: whether all trials have ended.
+        again: the command by which it goes on.
+    """
+
+    study: Opened
+    folder: StudyFolder
+    finished: bool
+    again: str
+
+
+def pictures(source: Source, recipe: Recipe, *, strict: bool) -> Prepared:
     """The pictures of a search: what trains, what chooses, and what it never looks at.
 
     Raises:
@@ -115,8 +135,6 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
         made_for=recipe.made_for,
         seed=recipe.seed,
         strict=strict,
-        say=screen.say,
-        counting=screen.counting,
     )
     if prepared.dataset.channels != RGB:
         raise InputError(
@@ -124,31 +142,32 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
             f"{count_of(prepared.dataset.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
             "-b), then train the network that is found on all of them."
         )
-    screen.say(prepared.split_note.replace("the weights to keep", "among networks"))
+    _logger.info(prepared.split_note.replace("the weights to keep", "among networks"))
     refuse_leaks(prepared.dataset, prepared.contents)
     return prepared
 
 
-def run_study(asked: Asked, screen: Screen | None = None) -> None:
-    """Everything that ``effnetv2 search run`` does.
-
-    Args:
-        asked: What is searched, and how.
-        screen: Where notes go. None makes one.
+def run_study(asked: Asked, watch: Watch | None = None) -> Worked:
+    """Begin a study, or join one, and work for it.
 
     Raises:
         InputError: anything a user can mend.
     """
+    log = RunLog()
+    with attached(log):
+        return _run_study(asked, watch, log)
+
+
+def _run_study(asked: Asked, watch: Watch | None, log: RunLog) -> Worked:
     until = _end_of(asked.minutes)
-    screen = screen or Screen(quiet=asked.place.as_json)
-    machine = Machine.of(asked.place, screen)
+    machine = Machine.of(asked.place)
     folder = StudyFolder(asked.study)
-    prepared = looked_at(asked, folder, screen)
+    prepared = looked_at(asked, folder)
     url = _url(asked, folder)
     if url == folder.own_storage:
         folder.make()
     known = folder.file.exists()  # of a study that was begun nothing is made anew: its database may be lost
-    storage = folder.database(url, patience_s=60 * asked.place.wait, say=screen.say, create=not known)
+    storage = folder.database(url, patience_s=60 * asked.place.wait, create=not known)
     wanted = replace(asked.wanted, **_found_here(prepared, machine))
     where = folder.where(url)
     plan = plan_of(storage, folder.name)
@@ -157,22 +176,23 @@ def run_study(asked: Asked, screen: Screen | None = None) -> None:
     elif known:
         raise InputError(folder.lost(url))
     folder.make()  # only now: what is refused leaves nothing
+    log.write_to(folder.path)
     if plan is None:
         folder.forget_times()
         plan = create(
             storage,
             folder.name,
-            begun(asked, prepared, machine, folder, screen),
+            begun(asked, prepared, machine, folder),
             trials=asked.trials,
         )
     refuse_other(plan, wanted, where)
     study = opened(storage, folder.name)
     _refuse_trials(asked, study, where)
     folder.begin(asked.source, url, prepared.dataset, plan)
-    _work(study, machine, prepared, folder, until, screen, asked.place)
+    return _work(study, machine, prepared, folder, until, asked.place, watch)
 
 
-def looked_at(asked: Asked, folder: StudyFolder, screen: Screen) -> Prepared:
+def looked_at(asked: Asked, folder: StudyFolder) -> Prepared:
     """The pictures of a study that may lie in that folder; nothing is made there.
 
     Raises:
@@ -181,14 +201,12 @@ def looked_at(asked: Asked, folder: StudyFolder, screen: Screen) -> Prepared:
     if not folder.file.exists():
         refuse_within(asked.source.data, folder.path, "STUDY")
         refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
-    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
+    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict)
     folder.check()
     return prepared
 
 
-def refuse_joining(
-    asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder, screen: Screen
-) -> None:
+def refuse_joining(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder) -> None:
     """Refuse what ``run_study`` would of a study that is there already; nothing is made.
 
     Raises:
@@ -196,7 +214,7 @@ def refuse_joining(
     """
     url = _url(asked, folder)
     try:
-        storage = folder.database(url, patience_s=60 * asked.place.wait, say=screen.say)
+        storage = folder.database(url, patience_s=60 * asked.place.wait)
     except NoStudiesError:
         return
     plan = plan_of(storage, folder.name)
@@ -229,28 +247,30 @@ def resume_study(
     storage_url: str | None,
     trials: int | None,
     minutes: float | None,
-    place: PlaceOptions,
-    screen: Screen | None = None,
-) -> None:
-    """Everything that ``effnetv2 search resume`` does.
+    place: WorkerOptions,
+    watch: Watch | None = None,
+) -> Worked:
+    """Go on with a study.
 
     Raises:
         InputError: there is no such study, its pictures are others by now, or anything else a user can mend.
     """
     until = _end_of(minutes)
-    screen = screen or Screen(quiet=place.as_json)
     folder = StudyFolder(path)
     source = folder.source(storage_url)
     url = folder.storage(storage_url)
-    storage = folder.database(url, patience_s=60 * place.wait, say=screen.say)
+    storage = folder.database(url, patience_s=60 * place.wait)
     study = opened(storage, folder.name)
-    machine = Machine.of(place, screen)
-    prepared = pictures(source, study.plan.asked, strict=place.strict, screen=screen)
+    machine = Machine.of(place)
+    prepared = pictures(source, study.plan.asked, strict=place.strict)
     wanted = Wanted(**_found_here(prepared, machine))
     refuse_other(study.plan, wanted, folder.where(url), resumed=True)
     if trials is not None:
         study.extend(trials)
-    _work(study, machine, prepared, folder, until, screen, place)
+    log = RunLog()
+    with attached(log):
+        log.write_to(folder.path)
+        return _work(study, machine, prepared, folder, until, place, watch)
 
 
 def _end_of(minutes: float | None) -> float | None:
@@ -268,27 +288,27 @@ def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
     }
 
 
-def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder, screen: Screen) -> Plan:
+def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder) -> Plan:
     """The plan of a new study: its recipe settled, its backbone measured.
 
     Raises:
         InputError: the recipe can't be had, or the backbone can't be trained by it.
     """
-    of_backbone = settled(asked, prepared, machine, screen)
+    of_backbone = settled(asked, prepared, machine)
     group, backbone = of_backbone.group_images, asked.space.backbone
-    screen.say("Measuring the backbone's training step.")
+    _logger.info("Measuring the backbone's training step.")
     proxy = machine.proxy(of_backbone, asked, prepared, folder)
     outcome = try_out(backbone, replace(proxy, seeds=()))
     reference = measurement(backbone, proxy, outcome)
     if outcome.failed is not None:
-        folder.log(f"The backbone failed: {reference.failure}")
+        _logger.debug(f"The backbone failed: {reference.failure}")
         raise InputError(
             f"the backbone of the space can't be trained by this recipe ({reference.failed_because}; all of it stands "
             "in log.txt). Take smaller pictures (--image-px), fewer at a time (--batch-images), or another space."
         )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
     assert outcome.step is not None, "as its time was"
-    screen.say(
+    _logger.info(
         f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."
     )
     return Plan(
@@ -310,7 +330,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
     )
 
 
-def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) -> Recipe:
+def settled(asked: Asked, prepared: Prepared, machine: Machine) -> Recipe:
     """The recipe of a trial of the backbone, with nothing left to decide."""
     plain = asked.recipe.to_json() | {
         "model": asked.space.backbone.to_json(),
@@ -324,10 +344,9 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) 
             stored_px=prepared.stored_px(asked.recipe),
         ),
         Hardware(machine.device, machine.memory_gib),
-        say=screen.say,
     )
     for note in found.notes:
-        screen.say(note)
+        _logger.info(note)
     return found.recipe.model_copy(update={"model": "auto"})
 
 
@@ -342,59 +361,27 @@ def _work(
     prepared: Prepared,
     folder: StudyFolder,
     until: float | None,
-    screen: Screen,
-    place: PlaceOptions,
-) -> None:
+    place: WorkerOptions,
+    watch: Watch | None,
+) -> Worked:
     plan = study.plan
     if (other := other_version(plan.version, version("efficientnetv2"))) is not None:
-        screen.say(other)
-        folder.log(other)
-    screen.say(
+        _logger.info(other)
+    _logger.info(
         f"The study '{study.name}': {count_of(study.target, 'trial')} of {plan.space.count:,} networks by "
         f"{plan.sampler}, for {exponents(plan.reward)}; {count_of(float(plan.recipe.epochs), 'epoch')} of "
         f"{count_of(len(prepared.train), 'picture')}, {count_of(len(prepared.minival or ()), 'picture')} choose."
     )
     proxy = machine.proxy(plan.recipe, plan, prepared, folder)
     try:
-        with signals_as_ctrl_c(), StudyBar(screen, folder.log) as bar:
-            finished = Worker(study, proxy, Ledger(study.storage, study.name), bar).work(until=until)
+        with signals_as_ctrl_c():
+            worker = Worker(study, proxy, Ledger(study.storage, study.name), watch or Watch())
+            finished = worker.work(until=until)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"Go on with: {_again(folder, place)}") from stop
-    _tell_end(study, folder, screen, place, finished=finished)
+    return Worked(study, folder, finished, _again(folder, place))
 
 
-def _again(folder: StudyFolder, place: PlaceOptions) -> str:
+def _again(folder: StudyFolder, place: WorkerOptions) -> str:
     """How a worker goes on with a study, in the same way."""
     return typed(["effnetv2", "search", "resume", str(folder.path), *place.words])
-
-
-def _tell_end(
-    study: Opened, folder: StudyFolder, screen: Screen, place: PlaceOptions, *, finished: bool
-) -> None:
-    rows = rows_of(study)
-    ends = ended(rows)
-    done = [row for row in rows if row.end == "finished"]
-    leader = best(rows)[0] if done else None
-    if place.as_json:
-        answer(
-            {
-                "study": study.name,
-                "trials": study.target,
-                **ends,
-                "complete": finished,
-                "best": None if leader is None else leader.to_json(),
-            }
-        )
-    path = typed([str(folder.path)])
-    state = "All trials have ended" if finished else "Time is up"
-    screen.say(
-        f"{state}: {ends['finished']} finished, {ends['stopped']} stopped early, {ends['failed']} failed, of "
-        f"{study.target}."
-    )
-    if leader is not None:
-        screen.say(
-            f"The best is trial {leader.number}: {figures(leader.measurement)}; reward {leader.reward:.4f}."
-        )
-        screen.say(f"See it: effnetv2 search best {path}; draw all: effnetv2 search show {path}")
-    if not finished:
-        screen.say(f"Go on with: {_again(folder, place)}")

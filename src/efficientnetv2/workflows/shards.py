@@ -1,55 +1,35 @@
-"""What ``shards`` does: read the dataset, pack it, say what came of it."""
+"""Pack the pictures of a data set into shards."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from efficientnetv2.cli.console import Screen, answer
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.writer import Packing, pack
-from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.shell import options, typed
+from efficientnetv2.data.shards.writer import Packed, Packing, pack
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.output_paths import lies_within
 
+_logger = logging.getLogger(__name__)
 
-def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool) -> None:
-    """Everything that ``effnetv2 shards`` does.
+
+def pack_shards(source: Source, out: Path, packing: Packing) -> tuple[ImageDataset, Packed]:
+    """Pack labelled pictures into shards, and return both.
 
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=as_json)
     place = _place(source.data, out)
     dataset = source.read(for_training=False)
-    tell(dataset, strict=packing.strict, say=screen.say)
-    with screen.counting("packing", len(dataset)) as counted:
+    tell(dataset, strict=packing.strict)
+    with progress("packing", len(dataset)) as counted:
         packed = pack(dataset, place, packing, progress=counted, called=source.words)
     for path, reason in packed.skipped:
-        screen.say(f"Left out {path}: {reason}.")
-    index = packed.index
-    splits = index.table["split"].replace("", "without a split").value_counts()
-    total = sum(shard.bytes for shard in index.shards)
-    if as_json:
-        answer(
-            {
-                "out": str(out),
-                "pictures": len(index.table),
-                "shards": [shard.name for shard in index.shards],
-                "bytes": total,
-                "classes": list(dataset.class_names),
-                "splits": {str(split): int(count) for split, count in splits.items()},
-                "left_out": [{"path": path, "reason": reason} for path, reason in packed.skipped],
-            }
-        )
-        return
-    parts = ", ".join(f"{count} {split}" for split, count in splits.items())
-    screen.say(
-        f"{count_of(len(index.table), 'picture')} of {count_of(len(dataset.class_names), 'class')} ({parts}) in "
-        f"{count_of(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
-    )
-    train = ["effnetv2", "train", str(out), *options(label_separator=dataset.separator)]
-    screen.say(f"Train on them with: {typed(train)}")
+        _logger.info(f"Left out {path}: {reason}.")
+    return dataset, packed
 
 
 def _place(data: str, out: Path) -> Path:

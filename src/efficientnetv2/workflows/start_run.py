@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.inference.linear_probe import Probe, most_pictures
@@ -26,6 +26,8 @@ from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.logs import as_details
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.auto_config import Agreed, agreed, last_notes, probes, unprobed
 from efficientnetv2.workflows.data_config import Source
@@ -46,6 +48,8 @@ from efficientnetv2.workflows.time_budget import (
     to_measure,
 )
 
+_logger = logging.getLogger(__name__)
+
 # Share of the time that is left before the first step which measuring steps may take. Ours.
 _MEASURING = 0.4
 _WEIGHTS = "Weights: "  # what a note on them begins with
@@ -58,29 +62,28 @@ def begin(
     device: torch.device,
     workers: int,
     place: Place,
-    screen: Screen,
     world: World,
     budget: StartupBudget | None = None,
 ) -> tuple[RunDir, Recipe, Network, Cached | None]:
     """Settle the recipe, then write into the folder, which is claimed: what is refused leaves nothing behind."""
     path = decided.path
-    settling = agreed(decided, words, prepared, device, place, screen, world, budget=budget, workers=workers)
+    settling = agreed(decided, words, prepared, device, place, world, budget=budget, workers=workers)
     recipe, network, prepared = settling.settled.recipe, settling.settled.network, settling.prepared
-    pictures = cached(words.cache, recipe, prepared, device, screen, world)
+    pictures = cached(words.cache, recipe, prepared, device, world)
     chosen = [*settling.notes, *([] if pictures is None else [pictures.note])]
     weights, model = model_lines(recipe, chosen, device)
-    screen.say(weights)
-    screen.say(model)
+    _logger.info(weights)
+    _logger.info(model)
     warnings = set(settling.seen.lines)
     told = 0  # of the notes
     limit, probe_images = None, None
     if to_be_measured(words.minutes, recipe):
         # What is settled by then is said before the measurement, which takes a while.
         chosen = still_so(chosen, words.minutes)
-        _tell(chosen, screen, warnings, shown=weights)
+        _tell(chosen, warnings, shown=weights)
         told = len(chosen)
         recipe, notes, limit, probe_images = _by_measuring(
-            settling, decided, words, prepared, pictures, device, workers, place, screen, world, budget
+            settling, decided, words, prepared, pictures, device, workers, place, world, budget
         )
         settling = replace(
             settling, preprocessing=eval_preprocessing(recipe, network, prepared.dataset.bands)
@@ -88,17 +91,17 @@ def begin(
         chosen += notes
     chosen += last_notes(recipe, settling, decided, prepared)
     warnings |= set(unused_patience(recipe, RunLength.of(recipe, len(prepared.train))))
-    _tell([*chosen, *unprobed(recipe, place, prepared)][told:], screen, warnings, shown=weights)
-    screen.say(length_line(recipe, len(prepared.train), words.minutes, path))
+    _tell([*chosen, *unprobed(recipe, place, prepared)][told:], warnings, shown=weights)
+    _logger.info(length_line(recipe, len(prepared.train), words.minutes, path))
     beginning = _beginning(settling, decided, words, prepared, chosen, pictures, world)
     if probe_images is not None:
         beginning["probe_images"] = probe_images
     if probes(recipe, place, probe_images) and prepared.dataset.separator is None:
-        fit = probed(network, prepared, settling.preprocessing, recipe, device, workers, screen, probe_images)
+        fit = probed(network, prepared, settling.preprocessing, recipe, device, workers, probe_images)
         network.to("cpu")  # other processes get it from here, each for its own device
         # Else it begins with the classifier of the weights.
         begins_there = recipe.classifier == "probe" and not network.class_names
-        screen.detail(_reached(fit.probe, prepared, begins_there=begins_there))
+        _logger.debug(_reached(fit.probe, prepared, begins_there=begins_there))
         if place.probe:
             labelled, balanced = int((~is_copy(prepared.train)).sum()), recipe.balance is not None
             beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
@@ -106,12 +109,12 @@ def begin(
         beginning |= decided.against.keep(path)
     if limit is not None:
         beginning["time_limit"] = limit.to_json()
-    folder = RunDir(path, screen.say)
-    folder.begin(recipe, prepared.dataset, beginning, screen.taken())
+    folder = RunDir(path)
+    folder.begin(recipe, prepared.dataset, beginning)
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
     if prepared.skipped:
-        folder.log(f"What could not be read is listed in {folder.skipped_file}.")
+        _logger.info(f"What could not be read is listed in {folder.skipped_file}.")
     return folder, recipe, network, pictures
 
 
@@ -124,7 +127,6 @@ def _by_measuring(
     device: torch.device,
     workers: int,
     place: Place,
-    screen: Screen,
     world: World,
     budget: StartupBudget | None,
 ) -> tuple[Recipe, list[str], TimeLimit | None, int | None]:
@@ -135,7 +137,7 @@ def _by_measuring(
     recipe, minutes = settling.settled.recipe, words.minutes
     if minutes is None:
         budget = None
-    screen.detail(to_measure(recipe, minutes, whole=budget is not None))
+    _logger.debug(to_measure(recipe, minutes, whole=budget is not None))
     reader, spent_s = (None, 0.0) if pictures is None else (pictures.reader, pictures.seconds)
     job = job_of(settling.settled, prepared, decided.path, device, workers, reader)
     # The run compiles; its pace is measured again under way.
@@ -144,8 +146,8 @@ def _by_measuring(
         spent_s = budget.used_s
     lost = in_vain(minutes, job, spent_s=spent_s, world=world)
     within_s = None if budget is None else _MEASURING * budget.left_s
-    with scratch(decided.path) as beside, screen.busy("measuring steps"):
-        rates = measure_timings(plain, beside, in_vain=lost, within_s=within_s, say=screen.detail)
+    with scratch(decided.path) as beside, progress("measuring steps", None), as_details():
+        rates = measure_timings(plain, beside, in_vain=lost, within_s=within_s)
     if budget is None or minutes is None:
         return *settled_by(rates, job, minutes, spent_s=spent_s, world=world), None, None
     notes, probe_images, probe_s = list[str](), None, 0.0
@@ -207,16 +209,16 @@ def _beginning(
     return beginning
 
 
-def _tell(notes: Sequence[str], screen: Screen, warnings: Collection[str], *, shown: str) -> None:
+def _tell(notes: Sequence[str], warnings: Collection[str], *, shown: str) -> None:
     """The notes on what was chosen, as details; warnings are shown in any case, and one note has been shown.
 
     What was lowered or left out for want of time (``--minutes``) is shown as well.
     """
     for note in notes:
         if note in warnings or note.startswith(UNUSED_PREFIX) or "--minutes" in note:
-            screen.say(note)
+            _logger.info(note)
         elif note != shown:
-            screen.detail(note)
+            _logger.debug(note)
 
 
 def data_lines(source: Source, prepared: Prepared) -> list[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +133,12 @@ class StudyFolder:
             f"it back, or remove {self.file} and {self.pictures_file} to begin anew."
         )
 
-    def database(
-        self, url: str, *, patience_s: float, say: Callable[[str], None], create: bool = False
-    ) -> Storage:
+    def database(self, url: str, *, patience_s: float, create: bool = False) -> Storage:
         """The study's database, open.
 
         Args:
             url: of the database.
             patience_s: how long to try again while it can't be reached.
-            say: gets a line when it can't be, and when it can again.
             create: make the file or the tables if they are not there.
 
         Raises:
@@ -151,7 +146,7 @@ class StudyFolder:
             InputError: one was; or it can't be opened.
         """
         try:
-            return Storage(url, patience_s=patience_s, say=say, create=create)
+            return Storage(url, patience_s=patience_s, create=create)
         except NoStudiesError as error:
             if not self.file.exists():
                 raise
@@ -199,11 +194,6 @@ class StudyFolder:
                 f"that is said of it: {typed(words)}"
             )
         return Source(**self._read()["data"])
-
-    def log(self, line: str) -> None:
-        """A line with the time for ``log.txt``."""
-        with (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def _read(self) -> dict[str, Any]:
         said = yaml_io.read(self.file)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.plots import SizeCurve
@@ -20,6 +20,8 @@ from efficientnetv2.preprocessing import Preprocessing, Views
 from efficientnetv2.progressive.schedule import IMAGE_PX, Progressive
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.workflows.report_sections import by_picture
+
+_logger = logging.getLogger(__name__)
 
 # The family halves a picture five times; the most is what a recipe takes.
 _LEAST_PX, _MOST_PX = 32, IMAGE_PX[1]
@@ -81,17 +83,6 @@ def size_curve(
     )
 
 
-def tell_sizes(curve: SizeCurve, screen: Screen) -> None:
-    """The curve as a table, and what it may be used for."""
-    rows = [
-        [str(point.image_px), f"{point.top1:.3f}", f"{point.low:.3f}", f"{point.high:.3f}",
-         f"{point.macro_f1:.3f}", f"{point.images_per_s:.0f}"]
-        for point in curve.points
-    ]  # fmt: skip
-    screen.table("By size", ["px", "top-1", "low", "high", "macro-F1", "images/s"], rows)
-    screen.say(curve.advice)
-
-
 def _trained_px(network: Network) -> int | None:
     """The size of the last training step, where the model file says it."""
     try:
@@ -124,19 +115,18 @@ def views_asked(word: str | None, own: Views) -> Views:
     return found
 
 
-def for_own_views(network: Network, looking: Preprocessing, say: Callable[[str], object]) -> None:
+def for_own_views(network: Network, looking: Preprocessing) -> None:
     """Leave a temperature out that was fitted to pictures looked at otherwise, and say so.
 
     Args:
         network: as loaded; changed in place where it has one.
         looking: how the pictures are looked at.
-        say: gets a line if one is left out.
     """
     own = network.preprocessing
     if (looking.views, looking.image_px) == (own.views, own.image_px) or not leave_temperature_out(network):
         return
     px, views = looking.image_px, looking.views
-    say(
+    _logger.info(
         f"The temperature was fitted at {own.image_px} px with views '{own.views}', and the pictures are looked at at "
         f"{px} px with views '{views}': it is left out. To fit another to a single model: effnetv2 convert MODEL "
         f"OUT.safetensors --image-px {px} --views {views}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +13,15 @@ from typing import Unpack
 
 import torch
 
-from efficientnetv2.cli.console import Screen, TrainingBar
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
@@ -34,9 +36,10 @@ from efficientnetv2.utils.distributed import (
     world_from_env,
 )
 from efficientnetv2.utils.errors import ReaderKilledError, count_of
+from efficientnetv2.utils.logs import attached, silenced
 from efficientnetv2.utils.memory import limit
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.arguments import Overrides, PathLike, api, notes_screen, run_arguments
+from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.auto_config import looked_at, refuse_words
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared, refuse_missing
@@ -52,24 +55,28 @@ from efficientnetv2.workflows.run_report import report_of
 from efficientnetv2.workflows.start_run import begin, data_lines
 from efficientnetv2.workflows.weights_selection import chosen
 
+_logger = logging.getLogger(__name__)
+
 
 def train_and_report(
     words: Words,
     source: Source,
     place: Place,
-    screen: Screen | None = None,
     *,
     began: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_result: Callable[[Outcome | Path], None] = lambda result: None,
 ) -> Path:
-    """Everything that ``effnetv2 train`` does, alone or as one of many processes.
+    """Train and report, alone or as one of many processes.
 
     Args:
         words: about the recipe.
         source: of the pictures.
         place: where and how to run.
-        screen: of whoever trains as a part of more; None is one's own.
         began: ``time.monotonic()`` when the command began: the minutes are those from then to the report. None takes
             them from the first step to the last prediction.
+        callbacks: called in the first process.
+        on_result: gets what the run came to; of a run that had finished before, the file of its report.
 
     Returns:
         The run folder.
@@ -77,16 +84,21 @@ def train_and_report(
     Raises:
         InputError: anything a user can mend.
     """
-    world, own = world_from_env(), screen is None
-    screen = screen or Screen(quiet=place.as_json, mute=not world.is_main_process, verbose=place.verbose)
-    with process_group(world, mend="The last checkpoint is whole: go on with --resume."):
-        if own and not world.is_distributed and (note := _others_idle(pick_device(place.device))):
-            screen.say(note)
-        done = trained(words, source, place, screen, world, began=began)
-        if isinstance(done, Trained):
-            done.tell(screen, as_json=place.as_json)
-        elif world.is_main_process:
-            tell_finished(done, screen, as_json=place.as_json)
+    world, log = world_from_env(), RunLog()
+    with (
+        process_group(world, mend="The last checkpoint is whole: go on with --resume."),
+        attached(log) if world.is_main_process else silenced(),
+    ):
+        if not world.is_distributed and (note := _others_idle(pick_device(place.device))):
+            _logger.info(note)
+        done = trained(words, source, place, log, world, began=began, callbacks=callbacks)
+        if isinstance(done, Finished):
+            if world.is_main_process:
+                tell_finished(done, on_result)
+        elif done.outcome is not None:
+            on_result(done.outcome)
+            for line in _closing_lines(done.path, done.outcome):
+                _logger.info(line)
         return done.path
 
 
@@ -115,32 +127,26 @@ class Trained:
     path: Path
     outcome: Outcome | None
 
-    def tell(self, screen: Screen, *, as_json: bool) -> None:
-        """Say what it came to, where it lies, and how it is used.
 
-        Args:
-            screen: to say it on.
-            as_json: answer with the report.
-        """
-        if self.outcome is None:
-            return
-        folder = RunDir(self.path, screen.say)
-        self.outcome.show(screen, as_json=as_json)
-        folder.log(f"Model: {folder.model_file}")
-        folder.log(f"Report: {folder.path / 'report.html'}")
-        for line in self.outcome.next_lines:
-            folder.log(line)
-        folder.log(f"For new pictures: {typed(['effnetv2', 'predict', str(folder.path), 'PICTURES'])}")
+def _closing_lines(path: Path, outcome: Outcome) -> list[str]:
+    """Where the result of a run lies, and how it is used."""
+    return [
+        f"Model: {RunDir(path).model_file}",
+        f"Report: {path / 'report.html'}",
+        *outcome.next_lines,
+        f"For new pictures: {typed(['effnetv2', 'predict', str(path), 'PICTURES'])}",
+    ]
 
 
 def trained(
     words: Words,
     source: Source,
     place: Place,
-    screen: Screen,
+    log: RunLog,
     world: World = SINGLE_PROCESS,
     *,
     began: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Trained | Finished:
     """Train, and write the report, without showing what it says; what is finished already is left as it is.
 
@@ -148,33 +154,33 @@ def trained(
         words: about the recipe.
         source: of the pictures.
         place: where and how to run.
-        screen: gets lines and bars.
+        log: written into the run's folder from when there is one.
         world: the processes that do it together.
         began: As of ``train_and_report``.
+        callbacks: called in the first process.
 
     Raises:
         InputError: anything a user can mend.
         KeyboardInterrupt: Ctrl-C; says how ``train`` goes on.
     """
-    screen.taken()  # lines of an earlier run
     device = pick_own_device(place.device, world.local_rank, world.local_size)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
     world = with_tensor_group(world, device)
-    workers = workers_for(place.workers, device, sharing=world.local_size, say=screen.say)
+    workers = workers_for(place.workers, device, sharing=world.local_size)
     with ExitStack() as kept:
         try:
             # Of several processes the launcher stops the others.
             with nullcontext() if world.is_distributed else signals_as_ctrl_c():
                 ready = broadcast_from_main(
-                    world, lambda: _readied(words, source, place, device, workers, screen, world, kept, began)
+                    world, lambda: _readied(words, source, place, device, workers, log, world, kept, began)
                 )
         except KeyboardInterrupt as stop:
             how = "goes on" if place.resume else "begins anew"
             raise KeyboardInterrupt(f"No step had been taken: the same command {how}.") from stop
         if isinstance(ready, Finished):
             return ready
-        return Trained(ready.path, _run(ready, source, place, device, workers, screen, world))
+        return Trained(ready.path, _run(ready, source, place, device, workers, world, callbacks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +216,13 @@ def _readied(
     place: Place,
     device: torch.device,
     workers: int,
-    screen: Screen,
+    log: RunLog,
     world: World,
     kept: ExitStack,
     began: float | None,
 ) -> _Ready | Finished:
     """What is decided before the first step; the run's folder is locked from then on, until ``kept`` is closed."""
-    known = decided(words, place, device, screen, world)
+    known = decided(words, place, device, world)
     recipe, resumed = known.recipe, known.resumed
     refuse_words(known, words, source, place, "train")
     if resumed:
@@ -225,27 +231,28 @@ def _readied(
         kept.enter_context(lock_run_dir(known.path))
         if (done := _finished(known, place)) is not None:  # while this one waited
             return done
+        log.write_to(known.path)
     # Before it looks at every picture.
     theirs = None if place.against is None else load_predictions(place.against)
-    prepared = looked_at(recipe, source, place, screen)
+    prepared = looked_at(recipe, source, place)
     if resumed:
-        RunDir(known.path, screen.say).set_aside_damaged()
+        RunDir(known.path).set_aside_damaged()
         prepared = replace(
-            as_begun(known.path, prepared, screen), chooses=recipe.minival is not None
+            as_begun(known.path, prepared), chooses=recipe.minival is not None
         )  # what can't be read now may leave too few to set aside
     for line in data_lines(source, prepared):
-        screen.say(line)
+        _logger.info(line)
     prepared = replace(prepared, common=place.common)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     budget = None
     if began is not None and words.minutes is not None:
         budget = StartupBudget(60 * words.minutes * BEFORE_SHARE, began)
-    known = chosen(known, words, prepared, device, workers, place, screen, budget)
+    known = chosen(known, words, prepared, device, workers, place, budget)
     known, words = repeating(known, words, place)
     if resumed:
         folder, recipe, network, pictures = go_on(
-            known.path, recipe, words, prepared, device, place.memory_gib, screen, world
+            known.path, recipe, words, prepared, device, place.memory_gib, world
         )
         if known.against is not None:
             folder.amend_beginning(**known.against.keep(folder.path))
@@ -253,8 +260,9 @@ def _readied(
         with create_run_dir(known.path, name=known.recipe.name if place.out is None else None) as path:
             known = replace(known, path=path)
             folder, recipe, network, pictures = begin(
-                known, words, prepared, device, workers, place, screen, world, budget
+                known, words, prepared, device, workers, place, world, budget
             )
+            log.write_to(folder.path)
             kept.enter_context(lock_run_dir(folder.path))
     beginning = folder.beginning()
     if beginning.get("minival_unused"):
@@ -272,7 +280,7 @@ def _readied(
 
 def _finished(known: Decided, place: Place) -> Finished | None:
     """The run, if nothing is left to do; None if something is."""
-    if not RunDir(known.path, lambda line: None).finished:
+    if not RunDir(known.path).finished:
         return None
     if place.against is None:
         return Finished(known.path, known.recipe)
@@ -285,8 +293,8 @@ def _run(
     place: Place,
     device: torch.device,
     workers: int,
-    screen: Screen,
     world: World,
+    callbacks: Sequence[Callback],
 ) -> Outcome | None:
     recipe, path = ready.recipe, ready.path
     job = RunConfig(
@@ -295,13 +303,13 @@ def _run(
         train=ready.prepared.train,
         val=ready.prepared.val,
         preprocessing=ready.preprocessing,
-        folder=RunDir(path, screen.say) if world.is_main_process else NullRunDir(path),
+        folder=RunDir(path) if world.is_main_process else NullRunDir(path),
         device=device,
         workers=workers,
         microbatches=ready.microbatches,
         strict=place.strict,
         world=world,
-        reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),
+        reader=reader_here(ready.pictures, recipe, ready.prepared, device, world),
         minival=ready.prepared.minival,
     )
     by = f" by {world.size} processes" if world.is_distributed else ""
@@ -313,11 +321,9 @@ def _run(
         f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
         f"{recipe.batch_images}{planned}) on {device.type}{by}."
     )
-    job.folder.note(summary)
-    screen.detail(summary)
+    _logger.debug(summary)
     try:
-        with TrainingBar(screen) as bar:
-            result = run(job, resumed=ready.resumed, watch=bar, limit=ready.limit)
+        result = run(job, resumed=ready.resumed, callbacks=callbacks, limit=ready.limit)
         return report_of(job, ready.prepared, result) if world.is_main_process else None
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_again(source, place, path, world)) from stop
@@ -344,12 +350,14 @@ def train(
     device: str | torch.device = "auto",
     workers: int | None = None,
     baseline: PathLike | None = None,
+    callbacks: Sequence[Callback] = (),
     **overrides: Unpack[Overrides],
 ) -> Run:
     """Train a classifier and write its report.
 
-    The run is the one of ``effnetv2 train`` with the same options and seed, to the bit. Notes go to stderr. With
-    ``workers`` above 0 on macOS or Windows, call it under ``if __name__ == "__main__":``.
+    The run is the one of ``effnetv2 train`` with the same options and seed, to the bit. Nothing is printed: the package
+    logs to ``logging.getLogger("efficientnetv2")``. With ``workers`` above 0 on macOS or
+    Windows, call it under ``if __name__ == "__main__":``.
 
     Example::
 
@@ -369,6 +377,7 @@ def train(
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         workers: Processes that read images; 0 reads in this one. None chooses by the machine.
         baseline: Another run to compare with on the same images. None takes the newest that predicted them.
+        callbacks: Called at points of the training, see `Callback`.
         overrides: Hyperparameters, and how ``data`` is read: ``model``, ``weights``, ``epochs``, ``minutes``,
             ``image_size``, ``batch_size``, ``lr``, ``crop_mode``, ``seed``, ``cache``, ``memory_gib``, ``strict``,
             ``path_column``, ``label_column``, ``group_column``, ``labels``, ``label_separator``, ``bands``,
@@ -388,4 +397,4 @@ def train(
     )  # fmt: skip
     if not resume:
         refuse_run_within(source.data, place.out, "train")
-    return Run(train_and_report(words, source, place, notes_screen(), began=began))
+    return Run(train_and_report(words, source, place, began=began, callbacks=callbacks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
@@ -25,11 +25,15 @@ from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_lock import new_run_path
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.logs import as_details, silenced
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.output_paths import RUNS
 from efficientnetv2.workflows.overrides import Words, begin_recipe, refuse_too_small
 from efficientnetv2.workflows.run_options import Decided, Place
+
+_logger = logging.getLogger(__name__)
 
 _FOLDS = 3
 # Pictures and classes that are compared on, at most: for each start about 10 s on two cores, with V2-B0 at 224 px.
@@ -97,7 +101,6 @@ def chosen(
     device: torch.device,
     workers: int,
     place: Place,
-    screen: Screen,
     budget: StartupBudget | None = None,
 ) -> Decided:
     """Choose among the starts at hand, if there is more than one; else nothing changes.
@@ -116,7 +119,6 @@ def chosen(
         device: to compute on.
         workers: processes that read pictures.
         place: of the run.
-        screen: shows progress.
         budget: Time before the first step, of which comparing takes a part at most. Fewer images are compared then, or
             the first start is taken. None compares as many as the minutes allow.
 
@@ -148,17 +150,18 @@ def chosen(
         return known
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
     answers: list[Ints] = []
-    screen.detail(
+    _logger.debug(
         f"Comparing {len(known.starts)} starts by linear probes, on {count_of(len(task.pictures), 'training picture')} "
         "each. Without it: --weights NAME, FILE or none."
     )
     ends = None if within_s is None else began + _LATE * within_s
-    with screen.counting("comparing weights", len(known.starts) * len(task.pictures)) as counted:
+    with progress("comparing weights", len(known.starts) * len(task.pictures)) as counted:
         for number, found in enumerate(known.starts):
             before = number * len(task.pictures)
             try:
-                progress = _shifted(counted, before, ends)
-                answers.append(_answers(found, recipe, task, device, workers, progress))
+                answers.append(
+                    _answers(found, recipe, task, device, workers, _shifted(counted, before, ends))
+                )
             except _LateError:
                 return _uncompared(known)
     figures = [task.value(one) for one in answers]
@@ -174,8 +177,8 @@ def chosen(
         f"{_FOLDS} folds{task.kept}{why} ({time.perf_counter() - began:.0f} s). To choose yourself: "
         "--weights NAME, FILE or none."
     )
-    say = screen.detail if best else lambda line: None
-    settled, notes = begin_recipe(words, device, say, found=replace(winner, note=note))
+    with as_details() if best else silenced():  # what the first says is known
+        settled, notes = begin_recipe(words, device, found=replace(winner, note=note))
     lacking = [f"Not compared, but promising more: {one.lacking}" for one in known.starts if one.lacking]
     assert (settled.holdout, settled.minival, settled.seed) == (recipe.holdout, recipe.minival, recipe.seed)
     moved = place.out is None and settled.name != recipe.name
@@ -226,7 +229,8 @@ def _fitting(
     fitting, unfit = [], []
     for found in starts:
         try:
-            recipe, _ = begin_recipe(words, device, lambda line: None, found=found)
+            with silenced():
+                recipe, _ = begin_recipe(words, device, found=found)
             refuse_too_small(recipe, device, [found.word])
             fitting.append(found)
         except InputError as error:

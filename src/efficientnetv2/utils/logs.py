@@ -1,0 +1,84 @@
+"""What a block of code does to the log of the package: record it, keep it from handlers, or turn it off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from efficientnetv2.utils.progress import reported_to
+
+PACKAGE = logging.getLogger("efficientnetv2")
+
+
+class Recorder(logging.Handler):
+    """A handler that gets every line, also those that ``hushed`` and ``as_details`` keep from others."""
+
+    shown = logging.DEBUG  # level from which others get lines
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+
+
+@contextmanager
+def attached(handler: logging.Handler) -> Iterator[None]:
+    """Send the block's lines of the package to ``handler`` too. Other handlers get what they get without it."""
+    level, shown = PACKAGE.level, PACKAGE.getEffectiveLevel()
+    if isinstance(handler, Recorder):
+        handler.shown = shown
+    with _filtered(lambda other, record: record.levelno >= shown):
+        PACKAGE.setLevel(min(shown, handler.level))
+        PACKAGE.addHandler(handler)
+        try:
+            yield
+        finally:
+            PACKAGE.removeHandler(handler)
+            PACKAGE.setLevel(level)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep all lines of the block from the handlers that were there before, but for recorders."""
+    with _filtered(lambda handler, record: False):
+        yield
+
+
+@contextmanager
+def as_details() -> Iterator[None]:
+    """Show the block's lines of level INFO only where those of level DEBUG are shown."""
+    recorders = (one for one in PACKAGE.handlers if isinstance(one, Recorder))
+    shown = max((PACKAGE.getEffectiveLevel(), *(one.shown for one in recorders)))
+    with _filtered(
+        lambda handler, record: record.levelno > logging.INFO or max(handler.level, shown) <= logging.DEBUG
+    ):
+        yield
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Turn log and progress off, as in every process of a run but the first."""
+    level = PACKAGE.level
+    PACKAGE.setLevel(logging.CRITICAL + 1)
+    try:
+        with reported_to(None):
+            yield
+    finally:
+        PACKAGE.setLevel(level)
+
+
+@contextmanager
+def _filtered(passes: Callable[[logging.Handler, logging.LogRecord], bool]) -> Iterator[None]:
+    """Let handlers that are there now get a line of the package only if it ``passes``."""
+
+    def filter_of(handler: logging.Handler) -> Callable[[logging.LogRecord], bool]:
+        return lambda record: record.name.partition(".")[0] != PACKAGE.name or passes(handler, record)
+
+    handlers = [one for one in (*PACKAGE.handlers, *logging.root.handlers) if not isinstance(one, Recorder)]
+    filters = [(handler, filter_of(handler)) for handler in handlers]
+    for handler, rule in filters:
+        handler.addFilter(rule)
+    try:
+        yield
+    finally:
+        for handler, rule in filters:
+            handler.removeFilter(rule)
