@@ -1,0 +1,84 @@
+"""Callbacks of training: what they are told, and when; one that raises stops the run."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+import efficientnetv2 as ev2
+
+TINY = {
+    "model": "efficientnetv2_b0", "weights": "none", "epochs": 2, "batch_size": 16, "device": "cpu", "workers": 0,
+    "settings": {
+        "progressive": {"stages": 2, "image_px": {"start": 32, "end": 64}}, "compile": False, "precision": "fp32",
+    },
+}  # fmt: skip
+
+
+class Recorder(ev2.Callback):
+    """Every event, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple] = []
+
+    def on_train_start(self, step, num_steps):
+        self.events.append(("start", step, num_steps))
+
+    def on_stage_start(self, stage, step, settings):
+        self.events.append(("stage", stage, step, settings.image_px))
+
+    def on_step_end(self, step, num_steps, settings):
+        self.events.append(("step", step))
+
+    def on_log(self, step, num_steps, settings, loss, images_per_s, seconds_left):
+        assert loss > 0
+        assert images_per_s > 0
+        assert seconds_left >= 0
+
+    def on_validation_end(self, step, epoch, metrics):
+        self.events.append(("validation", step))
+        assert 0 <= metrics["top1"] <= 1
+
+    def on_train_end(self, step):
+        self.events.append(("end", step))
+
+
+def test_a_callback_is_told_of_each_step_stage_and_validation_and_nothing_is_printed(
+    class_folders, tmp_path, capsys, caplog
+):
+    recorder = Recorder()
+    with caplog.at_level(logging.INFO, logger="efficientnetv2"):
+        run = ev2.train(class_folders, output=tmp_path / "run", callbacks=[recorder], **TINY)
+    steps = [event[1] for event in recorder.events if event[0] == "step"]
+    assert recorder.events[0] == ("start", 0, len(steps))
+    assert steps == list(range(1, len(steps) + 1))
+    (first, second) = [event[1:] for event in recorder.events if event[0] == "stage"]
+    assert first == (0, 0, 32)
+    assert second[0] == 1
+    assert second[1] in steps
+    assert second[2] > 32
+    assert ("end", len(steps)) in recorder.events
+    assert recorder.events[-1] == ("validation", len(steps))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    assert f"Report: {run.report_path}" in caplog.messages
+    log = (tmp_path / "run/log.txt").read_text()
+    assert all(line in log for line in caplog.messages)
+    assert "Training efficientnetv2_b0" in log  # a detail
+
+
+def test_a_callback_that_raises_stops_the_run(class_folders, tmp_path):
+    class Enough(Exception):  # noqa: N818 - no error
+        """Ends the run."""
+
+    class Stop(ev2.Callback):
+        def on_step_end(self, step, num_steps, settings):
+            if step == 3:
+                raise Enough
+
+    with pytest.raises(Enough):
+        ev2.train(class_folders, output=tmp_path / "run", callbacks=[Stop()], **TINY)
+    assert not (tmp_path / "run/model.safetensors").exists()
+    run = ev2.train(class_folders, output=tmp_path / "run", resume=True, device="cpu", workers=0)
+    assert run.metrics["top1"] > 0
