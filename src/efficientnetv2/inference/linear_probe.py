@@ -198,7 +198,7 @@ def strictest(
     """The strictest level by whose folds every class can be learnt; the last where there is none.
 
     Args:
-        levels: as ``data.groups.levels_of`` gives them.
+        levels: as ``data.groups.groupings`` gives them.
         labels: (n,) class ids.
         parts: number of folds.
         key: of the folds.

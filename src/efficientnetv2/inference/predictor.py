@@ -274,7 +274,7 @@ def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
     """Whether an image is a band of values, of which Pillow would keep the upper bits.
 
     Files of other formats are read so by their paths too, in training as here. Without the extra geo, so are TIFFs
-    where the model has no rule (``raster_files.ordinary_rule``).
+    where the model has no rule (``data.readers.default_bands``).
     """
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
     return deep and image.format in ("TIFF", None) and (bands is not None or tiff_tags.readable())

@@ -70,7 +70,7 @@ def copies_of(
     Raises:
         InputError: symmetries of a picture that is not square.
     """
-    ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampling.Request counts draws
+    ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampler.BatchRequest counts draws
     images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
     for part in portions(images):
         changed = augment_each(images[part].contiguous(), setting, key, ids[part], plan)
@@ -103,7 +103,7 @@ def materialise(
         origin, as the dataset has that, in ``augmented_from``.
 
     Raises:
-        UnreadablePicture: a picture can't be read.
+        UnreadableImageError: a picture can't be read.
         InputError: see ``copies_of``.
     """
     reader = source_reader(dataset)
