@@ -635,7 +635,7 @@ def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp
     found = crossval._where_it_lay(folder, load_dataset(tmp_path / "link"))
     assert all(Path(found.file(row)).is_file() for row in range(len(found)))
     there = pd.read_csv(folder / "manifest.csv")["path"].tolist()
-    assert found.seen_from(folder / "manifest.csv")["path"].tolist() == there
+    assert found.relative_to(folder / "manifest.csv")["path"].tolist() == there
 
 
 def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):

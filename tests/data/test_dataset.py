@@ -165,7 +165,7 @@ def test_a_link_further_up_keeps_the_short_way(dataset, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     here = load_dataset(tmp_path / "link/all.csv")
     (tmp_path / "runs").mkdir()
-    assert here.seen_from(tmp_path / "link/runs/manifest.csv")["path"].iloc[0] == "../0,é.png"
+    assert here.relative_to(tmp_path / "link/runs/manifest.csv")["path"].iloc[0] == "../0,é.png"
 
 
 def test_what_was_derived_does_not_travel_and_opening_makes_no_list_of_paths(dataset):

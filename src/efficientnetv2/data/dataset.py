@@ -1,19 +1,12 @@
-"""The dataset: which pictures there are, with which labels, in which split.
-
-::
-
-    dataset = read("train.csv")            # or a folder, a Parquet file, "cifar10"
-    dataset.class_names                    # ('grassland', 'plantation', ...)
-    dataset.subset("train").labels         # int64 class ids
-"""
+"""Datasets of labeled images with splits, loaded from a folder, a table, shards or a built-in dataset."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -23,142 +16,39 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data import builtin_datasets, image_folder, label_rules, multilabel, table
-from efficientnetv2.data import table as tables
 from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.records import SPLITS, ImageRecords, Ints, is_image, validate_path_text
+from efficientnetv2.data.records import (
+    SPLITS,
+    ImageRecords,
+    Ints,
+    Layout,
+    ReadOptions,
+    is_image,
+    validate_path_text,
+)
 from efficientnetv2.data.shards import open
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 
-# What pictures and their tables often come in that is not read, and what makes it so. Ours.
-_FIRST = {
+# Fixes for common files that are not supported. Ours.
+_FIXES = {
     **dict.fromkeys((".zip", ".rar", ".7z"), "Unpack it first, and give the folder."),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save its sheet as CSV in UTF-8 first, and give that."),
 }
-
-
-def read_records(
-    data: str,
-    *,
-    path_column: str,
-    label_column: str,
-    group_column: str | None,
-    label_separator: str | None,
-    require_labels: bool,
-    strict: bool,
-    layout: image_folder.Layout = "auto",
-    empty_classes: bool = False,
-) -> ImageRecords:
-    """What DATA lists, as it stands there; no rule but those of its kind is applied yet.
-
-    Args:
-        data: as ``load_dataset`` has it, and likewise:
-        path_column: of a table.
-        label_column: of a table or shards.
-        group_column: of a table.
-        label_separator: of a table or shards.
-        require_labels: False for prediction.
-        strict: take the labels that there are as training would.
-        layout: of a folder: what its sub-folders are.
-        empty_classes: leave out class folders without an image instead of refusing them.
-
-    Raises:
-        InputError: there is no such DATA, it is of no kind that is read, or what is of its kind is refused.
-    """
-    if layout != "auto" and not _is_plain_folder(data):
-        raise InputError(
-            f"--layout {layout}: {data} is no folder of images. Give a folder, or leave the option out."
-        )
-    if open.is_shards(data):
-        if path_column != "path":
-            raise InputError(
-                f"{data} is a set of shards, which know their pictures. Leave --path-column {path_column} out."
-            )
-        return open.read_shards(
-            data, label_column=label_column, group_column=group_column, require_labels=require_labels,
-            label_separator=label_separator, strict_labels=strict,
-        )  # fmt: skip
-    place = Path(os.path.expanduser(data)).absolute()
-    named = {"--path-column": path_column != "path", "--label-column": label_column != "label"}
-    named["--group-column"] = group_column is not None
-    if place.is_dir():
-        _refuse_columns(f"{data} is a folder", named)
-        if builtin_datasets.is_cifar_folder(place):
-            return builtin_datasets.read_cifar_folder(place, data)
-        return image_folder.read_folder(
-            place,
-            data,
-            require_labels=require_labels,
-            classes_first=strict,
-            layout=layout,
-            empty_classes=empty_classes,
-        )
-    if not place.is_file():
-        if data in builtin_datasets.BUILTIN_NAMES:
-            _refuse_columns(f"{data} is a standard set", named)
-            return builtin_datasets.read_builtin(data)
-        if set("*?[") & set(data):
-            raise InputError(
-                f"data path '{data}' does not exist, and patterns of images are not expanded. Give their folder "
-                f"({place.parent}), or a CSV file with a column path."
-            )
-        beside = os.listdir(place.parent) if place.parent.is_dir() else []
-        near = did_you_mean(place.name, [*beside, *builtin_datasets.BUILTIN_NAMES])
-        what = "a folder" if require_labels else "a picture, a folder of pictures"
-        raise InputError(
-            f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
-            f"or one of the standard sets {', '.join(builtin_datasets.BUILTIN_NAMES)}."
-        )
-    if place.suffix.lower() in image_folder.TABLE_SUFFIXES:
-        return table.read_table(
-            place, data, path_column=path_column, label_column=label_column, group_column=group_column,
-            require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
-        )  # fmt: skip
-    if not is_image(place.name):
-        fix = _FIRST.get(place.suffix.lower(), "If it is a picture, convert it to JPEG first.")
-        raise InputError(
-            f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture of a kind that is opened here. "
-            f"{fix}"
-        )
-    if require_labels:
-        raise InputError(
-            f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."
-        )
-    _refuse_columns(f"{data} is a picture", named)
-    return image_folder.read_single_image(place, data)
-
-
-def _is_plain_folder(data: str) -> bool:
-    place = Path(os.path.expanduser(data))
-    return place.is_dir() and not open.is_shards(data) and not builtin_datasets.is_cifar_folder(place)
-
-
-def _refuse_columns(what: str, named: Mapping[str, bool]) -> None:
-    """Refuse options that name columns where there are none: nobody is to believe that they were heeded.
-
-    Args:
-        what: DATA is, as the beginning of a message.
-        named: option -> whether it names a column.
-    """
-    if said := [option for option, given in named.items() if given]:
-        raise InputError(f"{what}, which has no columns. Give a table, or leave {' and '.join(said)} out.")
-
-
-# Classes that are left out and named in a note. Ours.
-_CLASSES_NAMED = 20
+# Classes that a note names. Ours.
+_MAX_NAMED = 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageDataset(ImageRecords):
-    """A listing that passed the rules, and the classes its labels are.
+    """Images with validated labels, class names and splits.
 
     Args:
-        class_names: sorted; a label's class id is its place here.
-        separator: of the labels in a cell, where an image may have several (``data.multilabel``); None if one.
-        bands: how the rasters among the pictures are read (``data.bands``); None takes all for ordinary pictures.
-        root, source, table, rows, notes, standard, shards, passed_over: see ``ImageRecords``.
+        class_names: Sorted names. A class id is an index into them.
+        separator: Text between the labels of one image in the column ``label``. None: one label per image.
+        bands: How rasters are read (``data.bands``). None reads every image with Pillow.
     """
 
     class_names: tuple[str, ...]
@@ -167,15 +57,14 @@ class ImageDataset(ImageRecords):
 
     @property
     def channels(self) -> int:
-        """Of its pictures, as they are read."""
+        """Number of channels of an image."""
         return RGB if self.bands is None else self.bands.channels
 
     @cached_property
     def targets(self) -> Ints:
-        """Class ids that the network is to answer, -1 where unlabelled. Read-only.
+        """Class ids, -1 for none. Read-only.
 
-        (N,) where a picture has one label. Where it may have several (N, M): those of the fewest pictures first,
-        -1 behind the last of a picture.
+        (N,) for one label per image. (N, M) for several: labels of the rarest class first, then -1.
         """
         if self.separator is None:
             return self.labels
@@ -185,7 +74,7 @@ class ImageDataset(ImageRecords):
 
     @cached_property
     def labels(self) -> Ints:
-        """(N,) class ids, -1 where unlabelled; of several labels the first, see ``targets``. Read-only."""
+        """(N,) class ids, -1 for none. The first label of a multi-label image. Read-only."""
         if self.separator is not None:
             return self.targets[:, 0]
         codes, labels = pd.factorize(self.table["label"])
@@ -195,85 +84,70 @@ class ImageDataset(ImageRecords):
         return ids
 
     def subset(self, split: str) -> Self:
-        """The pictures of one split, classes unchanged: an id means the same in every split.
-
-        Raises:
-            InputError: no such split, or nothing in it.
-        """
+        """Images of one split. Class ids stay the same. Raises InputError for an unknown or empty split."""
         if split not in SPLITS:
             raise InputError(
                 f"'{split}' is no split{did_you_mean(split, SPLITS)} There are train, minival, val and test."
             )
         rows = np.flatnonzero(self.split == split)
         if not len(rows):
-            there = ", ".join(
-                f"{name or 'no split'} {number:,}" for name, number in Counter(self.split).items()
-            )
-            raise InputError(f"{self.source} has no pictures in {split}; there are: {there}.")
+            counts = ", ".join(f"{name or 'no split'} {n:,}" for name, n in Counter(self.split).items())
+            raise InputError(f"{self.source} has no images in {split}; there are: {counts}.")
         return self.select(rows)
 
-    def renamed(self, change: Callable[[str], str]) -> Self:
-        """The same pictures, their classes called otherwise: two that come to one name become one."""
-        table = self.table.assign(label=multilabel.map_labels(self.table["label"], change, self.separator))
-        return replace(
-            self, table=table, class_names=tuple(sorted({change(name) for name in self.class_names}))
-        )
+    def map_classes(self, change: Callable[[str], str]) -> Self:
+        """Rename classes. Classes that get the same name become one."""
+        labels = multilabel.map_labels(self.table["label"], change, self.separator)
+        names = tuple(sorted({change(name) for name in self.class_names}))
+        return replace(self, table=self.table.assign(label=labels), class_names=names)
 
     def with_split(self, split: npt.NDArray[np.object_]) -> Self:
-        """The same pictures in other splits: (N,) names."""
+        """Replace the splits by these (N,) names."""
         return replace(self, table=self.table.assign(split=split.tolist()))
 
     def digest(self) -> str:
-        """32 hexadecimal digits of paths, labels and splits in their order: other data, other digits."""
-        # Of pictures without any label the column is of numbers, which a text does not go into.
+        """32 hexadecimal digits of paths, labels and splits in their order."""
+        # A column of missing labels is numeric: it takes no text before it is of objects.
         columns = (self.table[name].astype(object).fillna("") for name in ("path", "label", "split"))
         content = hashlib.blake2b(digest_size=16)
         for column in columns:
             content.update(f"{len(column)}\0".encode())
-            content.update("\0".join(column).encode())  # no path holds a NUL
+            content.update("\0".join(column).encode())  # no path contains a NUL
         return content.hexdigest()
 
     def to_csv(self, path: str | Path) -> None:
-        """Write all columns, relative paths as seen from the file's folder.
+        """Write all columns atomically, with paths relative to the file's folder."""
+        write_table(Path(path), self.relative_to(Path(path)))
 
-        Other processes see the whole file or none. Read it with ``load_dataset``, or ``from_csv`` to skip the checks.
-        """
-        table = self.seen_from(Path(path))
-        write_table(Path(path), table)
-
-    def seen_from(self, file: Path) -> pd.DataFrame:
-        """The table as a file of that name holds it: relative paths from its folder.
-
-        Raises:
-            InputError: the way from there has a name that is not valid text.
-        """
+    def relative_to(self, file: Path) -> pd.DataFrame:
+        """The table with paths relative to the folder of a file. Raises InputError if a path is not valid text."""
         prefix = _prefix(file, self.root)
         validate_path_text(prefix)
 
-        def seen(name: str) -> str:
+        def relative(name: str) -> str:
             return name if os.path.isabs(name) or is_url(name) else prefix + name
 
-        table = self.table.assign(path=[seen(name) for name in self.paths])
-        if AUGMENTED_FROM in table and self.shards is None:  # in shards these are the names within
-            made = is_copy(self)
+        table = self.table.assign(path=[relative(name) for name in self.paths])
+        if AUGMENTED_FROM in table and self.shards is None:  # in shards these are names within the tar
+            copies = is_copy(self)
             table[AUGMENTED_FROM] = table[AUGMENTED_FROM].astype(object)
-            table.loc[made, AUGMENTED_FROM] = [seen(name) for name in table.loc[made, AUGMENTED_FROM]]
+            table.loc[copies, AUGMENTED_FROM] = [relative(name) for name in table.loc[copies, AUGMENTED_FROM]]
         return table
 
     @classmethod
     def from_csv(
         cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None
     ) -> ImageDataset:
-        """What ``to_csv`` wrote, without checking it again: equal digest, equal class ids.
+        """Read a file that ``to_csv`` wrote, without validation. Digest and class ids stay the same.
 
         Args:
-            path: of the run's ``manifest.csv``.
-            root: folder or URL that the dataset's paths started from.
-            source: what the user had given.
-            separator: of the dataset that was written.
+            path: ``manifest.csv`` of a run.
+            root: ``root`` of the written dataset.
+            source: ``source`` of the written dataset.
+            separator: ``separator`` of the written dataset.
 
         Raises:
-            InputError: there is no such file, or it is no dataset.
+            InputError: The file is missing or was not written by ``to_csv``.
         """
         text = dict.fromkeys(("path", "label", "split", "group", AUGMENTED_FROM), str)
         try:
@@ -286,7 +160,7 @@ class ImageDataset(ImageRecords):
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None
         except (KeyError, ValueError) as error:
-            raise InputError(f"{path} is no manifest of a run: {error}. Start a new run.") from None
+            raise InputError(f"{path} is not the manifest of a run: {error}. Start a new run.") from None
         return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 
 
@@ -301,142 +175,214 @@ def load_dataset(
     require_labels: bool = True,
     for_training: bool = True,
     strict_labels: bool | None = None,
-    heeded: Sequence[str] = SPLITS,
-    layout: image_folder.Layout = "auto",
+    use_splits: Sequence[str] = SPLITS,
+    layout: Layout = "auto",
     min_images_per_class: int = 0,
 ) -> ImageDataset:
-    """The dataset of a folder, a table, a packed set, a picture, or a standard set.
+    """Load a dataset and validate it.
+
+    ::
+
+        dataset = load_dataset("train.csv")       # or a folder, a Parquet file, shards, "cifar10"
+        dataset.class_names                       # ('grassland', 'plantation', ...)
+        dataset.subset("train").labels            # int64 class ids
 
     Args:
-        data: a folder with a sub-folder per class; a folder with train/ (training/), val/ (valid/, validation/) and
-            test/ (testing/) of class folders; a CSV, TSV or Parquet file; shards, as a folder, URL, index or pattern
-            (``shards.opening``); a folder of CIFAR binary files; the name
-            of a standard set (``standard.NAMES``). Without ``require_labels`` also a folder of pictures,
-            a table without labels, or one picture.
-        path_column: of a table.
-        label_column: of a table; in shards without an index, of their JSON members.
-        group_column: of a table, or as above: pictures of one group (a patient, a site) are never split up.
-            An empty group is a group of its own. A column called ``group`` is taken unasked.
-        labels: ``casefold`` merges labels that differ only by case, surrounding space or the encoding of their
-            letters (``rules.folded``).
-        label_separator: of a table or shards: what stands between the labels of a picture that has several
-            (``data.multilabel``). None takes a cell for one label.
-        layout: Meaning of the sub-folders of a folder: ``classes``, ``splits``, or ``auto``, which goes by their names
-            and contents, and refuses what may be either.
-        min_images_per_class: Classes with fewer training images are left out, with a note. Their images in other splits
-            are left out too.
-        require_labels: False for prediction: labels are then taken where they are, and not checked.
-        for_training: False for evaluation: one class, or no train part, will do.
-        strict_labels: take the labels that there are as training would: refuse those that are ``rules.folded``
-            alike, pass over pictures beside class folders; None where labels are required.
-        heeded: splits that count, before any rule is applied; a picture of another is taken as one of none.
+        data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a
+            CSV, TSV or Parquet file, shards (``shards.open``), a folder of CIFAR binary files, or the name of a
+            built-in dataset. Without ``require_labels`` also a folder of images, or one image.
+        path_column: Column of paths in a table.
+        label_column: Column of labels in a table, or field of the JSON members of shards.
+        group_column: Column of groups (a patient, a site) that splits keep together. A column ``group`` is used
+            without being named. An image without a group is alone.
+        labels: ``casefold`` merges labels that differ by case, surrounding space or Unicode form.
+        label_separator: Text between the labels of one image. None: one label per image.
+        require_labels: False for prediction. Labels are then read where present, and not checked.
+        for_training: False for evaluation. Then one class, or no training split, is enough.
+        strict_labels: Apply the rules of training to existing labels. None is as ``require_labels``.
+        use_splits: Given splits that count. Images of other splits become images without a split.
+        layout: Meaning of the sub-folders of a folder.
+        min_images_per_class: Skip classes with fewer training images, with a note.
 
     Returns:
-        Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
-        stays so; ``splits.with_holdout`` counts it as train, since nothing set it aside.
+        Images in the order of the table, or of the names of folders and files. Missing splits stay empty;
+        ``splits.with_holdout`` takes these images as training images.
 
     Raises:
-        InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse; or, for training, a name in ``data``
-            that is not valid text.
+        InputError: The data are missing or break a rule. The message names file, row, rule and fix.
     """
-    tables.validate_columns(path_column, label_column, group_column)
-    if for_training:  # a run lists its pictures, by their way from its folder
+    table.validate_columns(path_column, label_column, group_column)
+    if for_training:  # a run writes the paths of its images to a table
         validate_path_text(str(data))
-    strict = require_labels if strict_labels is None else strict_labels
-    listing = read_records(
-        str(data),
+    options = ReadOptions(
         path_column=path_column,
         label_column=label_column,
         group_column=group_column,
         label_separator=label_separator,
         require_labels=require_labels,
-        strict=strict,
+        strict=require_labels if strict_labels is None else strict_labels,
         layout=layout,
-        empty_classes=min_images_per_class > 0 or (require_labels and not for_training),
+        allow_empty_classes=min_images_per_class > 0 or (require_labels and not for_training),
     )
-    unheeded = ~np.isin(listing.split, ("", *heeded))
-    if unheeded.any():
-        split = np.where(unheeded, "", listing.split).tolist()
-        listing = replace(listing, table=listing.table.assign(split=split))
+    records = _read(str(data), options)
+    unused = ~np.isin(records.split, ("", *use_splits))
+    if unused.any():
+        split = np.where(unused, "", records.split).tolist()
+        records = replace(records, table=records.table.assign(split=split))
     if require_labels:
-        label_rules.validate_labeled(listing)
-    # The rules about labels look at each picture once for each of its labels.
-    taken = None if label_separator is None else multilabel.split_labels(listing, label_separator)
-    by_label = listing if taken is None else taken.listing
-    spelled, note = label_rules.merge_spellings(by_label, labels, strict=strict)
-    by_label = replace(by_label, table=by_label.table.assign(label=spelled))
-    listed = listing.rows is not None or listing.shards is not None  # folders hold one label each
-    asked = strict and taken is None and listed
-    unsaid = multilabel.unseparated_hint(spelled.dropna().unique()) if asked else None
-    notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
-    cells = spelled if taken is None else multilabel.join_labels(spelled, taken, str(label_separator))
-    listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
+        label_rules.validate_labeled(records)
+    records, by_label = _clean_labels(records, options, labels)
     if min_images_per_class > 0:
-        listing, by_label = _without_scarce(listing, by_label, min_images_per_class, label_separator)
-    if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
-        label_rules.validate_unique_paths(listing)
+        records, by_label = _without_small_classes(records, by_label, min_images_per_class, label_separator)
+    if records.shards is None or records.rows is not None:  # indexes of shards have unique paths
+        label_rules.validate_unique_paths(records)
     if require_labels and for_training:
-        label_rules.validate_labels_not_blank(listing)
-        label_rules.validate_places(listing)
+        label_rules.validate_labels_not_blank(records)
+        label_rules.validate_places(records)
         label_rules.validate_train_split(by_label)
         label_rules.validate_two_classes(by_label)
-    fields = {name: getattr(listing, name) for name in ImageRecords.__dataclass_fields__}
     names = _class_names(by_label.table["label"], None)
-    return ImageDataset(**fields, class_names=names, separator=label_separator)
+    values = {one.name: getattr(records, one.name) for one in fields(ImageRecords)}
+    return ImageDataset(**values, class_names=names, separator=label_separator)
 
 
-def _without_scarce(
-    listing: ImageRecords, by_label: ImageRecords, least: int, separator: str | None
+def _read(data: str, options: ReadOptions) -> ImageRecords:
+    """Records of any source."""
+    path = Path(os.path.expanduser(data)).absolute()
+    is_shards = open.is_shards(data)
+    is_cifar = path.is_dir() and not is_shards and builtin_datasets.is_cifar_folder(path)
+    if options.layout != "auto" and (not path.is_dir() or is_shards or is_cifar):
+        raise InputError(
+            f"--layout {options.layout}: {data} is not a folder of images. Give a folder, or leave the option out."
+        )
+    if is_shards:
+        if options.path_column != "path":
+            raise InputError(
+                f"{data} is a set of shards, which know their images. "
+                f"Leave --path-column {options.path_column} out."
+            )
+        return open.read_shards(data, options)
+    if path.is_dir():
+        _refuse_columns(f"{data} is a folder", options)
+        if is_cifar:
+            return builtin_datasets.read_cifar_folder(path, data)
+        return image_folder.read_folder(path, data, options)
+    if not path.is_file():
+        if data in builtin_datasets.BUILTIN_NAMES:
+            _refuse_columns(f"{data} is a built-in dataset", options)
+            return builtin_datasets.read_builtin(data)
+        raise InputError(_missing_message(data, path, options.require_labels))
+    if path.suffix.lower() in image_folder.TABLE_SUFFIXES:
+        return table.read_table(path, data, options)
+    if not is_image(path.name):
+        fix = _FIXES.get(path.suffix.lower(), "If it is an image, convert it to JPEG first.")
+        raise InputError(
+            f"'{data}' is not a folder, a CSV, TSV or Parquet file, or an image in a supported format. {fix}"
+        )
+    if options.require_labels:
+        raise InputError(
+            f"'{data}' is a single image without a label. Give a folder or a table of labeled ones."
+        )
+    _refuse_columns(f"{data} is an image", options)
+    return image_folder.read_single_image(path, data)
+
+
+def _missing_message(data: str, path: Path, require_labels: bool) -> str:
+    if set("*?[") & set(data):
+        return (
+            f"data path '{data}' does not exist, and patterns of images are not expanded. Give their folder "
+            f"({path.parent}), or a CSV file with a column path."
+        )
+    neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = did_you_mean(path.name, [*neighbors, *builtin_datasets.BUILTIN_NAMES])
+    what = "a folder" if require_labels else "an image, a folder of images"
+    return (
+        f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
+        f"or one of the built-in datasets {', '.join(builtin_datasets.BUILTIN_NAMES)}."
+    )
+
+
+def _refuse_columns(what: str, options: ReadOptions) -> None:
+    """Refuse options that name columns of a source without columns."""
+    given = {
+        "--path-column": options.path_column != "path",
+        "--label-column": options.label_column != "label",
+        "--group-column": options.group_column is not None,
+    }
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise InputError(f"{what}, which has no columns. Give a table, or leave {' and '.join(names)} out.")
+
+
+def _clean_labels(
+    records: ImageRecords, options: ReadOptions, spelling: label_rules.Spelling
 ) -> tuple[ImageRecords, ImageRecords]:
-    """Both without the classes that have fewer training images, and with a note on what is left out."""
+    """Records with normalized labels, and the same with one row per label of an image."""
+    separator = options.label_separator
+    split = None if separator is None else multilabel.split_labels(records, separator)
+    by_label = records if split is None else split.records
+    labels, note = label_rules.merge_spellings(by_label, spelling, strict=options.strict)
+    by_label = replace(by_label, table=by_label.table.assign(label=labels))
+    has_cells = records.rows is not None or records.shards is not None  # folders give one label each
+    hint = None
+    if options.strict and split is None and has_cells:
+        hint = multilabel.unseparated_hint(labels.dropna().unique())
+    if split is not None and separator is not None:
+        labels = multilabel.join_labels(labels, split, separator)
+    notes = (*records.notes, *(text for text in (note, hint) if text is not None))
+    return replace(records, table=records.table.assign(label=labels), notes=notes), by_label
+
+
+def _without_small_classes(
+    records: ImageRecords, by_label: ImageRecords, minimum: int, separator: str | None
+) -> tuple[ImageRecords, ImageRecords]:
+    """Both without classes of fewer training images, with a note."""
     labels = by_label.table["label"]
     counts = labels[by_label.in_train].value_counts().reindex(labels.dropna().unique(), fill_value=0)
-    scarce = sorted(str(name) for name in counts.index[counts < least])
-    if not scarce:
-        return listing, by_label
-    if len(scarce) == len(counts):
+    small = sorted(str(name) for name in counts.index[counts < minimum])
+    if not small:
+        return records, by_label
+    if len(small) == len(counts):
         raise InputError(
-            f"--min-images-per-class {least}: every class of {listing.source} has fewer training images. The largest "
+            f"--min-images-per-class {minimum}: every class of {records.source} has fewer training images. The largest "
             f"has {counts.max():,}. Give a smaller number."
         )
-    by_label = by_label.select(np.flatnonzero(~labels.isin(scarce)))
-    cells = listing.table["label"]
+    by_label = by_label.select(np.flatnonzero(~labels.isin(small)))
+    cells = records.table["label"]
     if separator is None:
-        left = ~cells.isin(scarce)
+        keep = ~cells.isin(small)
     else:
-        rest = {
-            cell: separator.join(label for label in cell.split(separator) if label not in scarce)
+        reduced = {
+            cell: separator.join(label for label in cell.split(separator) if label not in small)
             for cell in cells.dropna().unique()
         }
-        cells = cells.map(rest)
-        left = cells != ""
+        cells = cells.map(reduced)
+        keep = cells != ""
     note = (
-        f"Left out {count_of(len(scarce), 'class')} with fewer than {count_of(least, 'training image')} each "
-        f"({count_of(int((~left).sum()), 'image')}): {some(scarce, _CLASSES_NAMED)}."
+        f"Left out {count_of(len(small), 'class')} with fewer than {count_of(minimum, 'training image')} each "
+        f"({count_of(int((~keep).sum()), 'image')}): {some(small, _MAX_NAMED)}."
     )
-    listing = replace(listing, table=listing.table.assign(label=cells), notes=(*listing.notes, note))
-    return listing.select(np.flatnonzero(left)), by_label
+    records = replace(records, table=records.table.assign(label=cells), notes=(*records.notes, note))
+    return records.select(np.flatnonzero(keep)), by_label
 
 
 def _class_names(cells: pd.Series[str], separator: str | None) -> tuple[str, ...]:
     distinct = cells.dropna().unique()
-    labels = (
-        distinct if separator is None else [label for cell in distinct for label in cell.split(separator)]
-    )
-    return tuple(sorted(set(labels)))
+    if separator is not None:
+        distinct = np.array([label for cell in distinct for label in cell.split(separator)], dtype=object)
+    return tuple(sorted(set(distinct)))
 
 
 def _prefix(file: Path, root: Path | str) -> str:
-    """What stands before a path under ``root`` when it is written from the folder of ``file``."""
+    """Text before the paths below ``root`` in a table that is written to ``file``."""
     if isinstance(root, str):
         return f"{root}/"
     folder = file.absolute().parent
     try:
-        way = os.path.relpath(root, folder)
-        # From a folder that a link leads to, the way up is another than its name says.
-        if os.path.realpath(folder / way) != os.path.realpath(root):
-            way = os.path.relpath(root, os.path.realpath(folder))
-        prefix = Path(way).as_posix()
-    except ValueError:  # Windows: on another drive
+        relative = os.path.relpath(root, folder)
+        # Through a symbolic link, ``..`` leads elsewhere than the names suggest.
+        if os.path.realpath(folder / relative) != os.path.realpath(root):
+            relative = os.path.relpath(root, os.path.realpath(folder))
+        prefix = Path(relative).as_posix()
+    except ValueError:  # Windows: another drive
         prefix = root.as_posix()
     return "" if prefix == "." else prefix.rstrip("/") + "/"

@@ -1,7 +1,4 @@
-"""What must hold of labelled pictures before anything is trained on them.
-
-Each rule takes a listing and raises an ``InputError`` that names the row or file, the rule and the fix.
-"""
+"""Rules that labeled images must satisfy before training. Each raises InputError with row or file, rule and fix."""
 
 from __future__ import annotations
 
@@ -19,114 +16,106 @@ from efficientnetv2.utils.errors import InputError, count_of, some
 Spelling = Literal["exact", "casefold"]
 
 
-def validate_labeled(listing: ImageRecords) -> None:
-    """Every picture has a label."""
-    empty = np.flatnonzero(listing.table["label"].isna())
+def validate_labeled(records: ImageRecords) -> None:
+    """Every image has a label."""
+    empty = np.flatnonzero(records.table["label"].isna())
     if len(empty):
         raise InputError(
-            f"{listing.where(int(empty[0]))}: the label is empty "
-            f"({len(empty)} of {len(listing)} {listing.unit} have none). Fill it in, or leave these out."
+            f"{records.where(int(empty[0]))}: the label is empty "
+            f"({len(empty)} of {len(records)} {records.unit} have none). Fill it in, or leave these out."
         )
 
 
 def normalize_label(label: str) -> str:
-    """What labels share that differ by case, by space around them, or by how Unicode encodes their letters.
-
-    An accent may be a part of its letter (NFC, as most write it) or follow it (NFD, as macOS names files).
-    """
+    """Label without differences of case, surrounding space and Unicode form (NFC, NFD as on macOS)."""
     return unicodedata.normalize("NFC", label.strip()).casefold()
 
 
 def merge_spellings(
-    listing: ImageRecords, spelling: Spelling, *, strict: bool
+    records: ImageRecords, spelling: Spelling, *, strict: bool
 ) -> tuple[pd.Series[str], str | None]:
-    """Labels without surrounding space, those that are ``normalize_label`` alike merged where that was asked for.
+    """Labels without surrounding space, and a note on merged labels.
 
-    Args:
-        listing: its labels may be NaN.
-        spelling: ``casefold`` merges into the commonest spelling.
-        strict: with ``exact``, refuse labels that are ``normalize_label`` alike.
-
-    Returns:
-        The labels, and a sentence about what was merged, or None.
+    ``casefold`` merges labels that ``normalize_label`` maps to one text into the commonest spelling. ``exact`` keeps
+    them, and refuses them if strict.
     """
-    labels = listing.table["label"]
+    labels = records.table["label"]
     counts = labels.value_counts()
     stripped: Counter[str] = Counter()
     for label, count in counts.items():
         stripped[str(label).strip()] += count
-    # The commonest spelling first, and of it the one without space around it.
+    # The commonest spelling first; of equal ones that without surrounding space.
     commonest = sorted(counts.index, key=lambda label: (-stripped[label.strip()], label.strip(), len(label)))
     first: dict[str, str] = {}
     merged: dict[str, str] = {}
     for label in commonest:
-        chosen = first.setdefault(normalize_label(label), label)
-        if chosen != label:
-            merged[label] = chosen
+        target = first.setdefault(normalize_label(label), label)
+        if target != label:
+            merged[label] = target
     if merged and spelling == "exact":
         if strict:
-            raise InputError(_differs(listing, merged, counts))
+            raise InputError(_spelling_message(records, merged, counts))
         return labels.str.strip() if len(counts) else labels, None
     note = None
     if merged:
-        note = "Merged labels: " + ", ".join(f"'{odd}' into '{kept}'" for odd, kept in merged.items()) + "."
-    if not merged and all(label == label.strip() for label in counts.index):
-        return labels, None  # a map would take its time and memory over many pictures
+        note = "Merged labels: " + ", ".join(f"'{label}' into '{to}'" for label, to in merged.items()) + "."
+    elif all(label == label.strip() for label in counts.index):
+        return labels, None  # mapping millions of labels takes time and memory
     return labels.map({label: merged.get(label, label).strip() for label in commonest}), note
 
 
-def _differs(listing: ImageRecords, merged: dict[str, str], counts: pd.Series[int]) -> str:
-    at = int(np.flatnonzero(listing.table["label"].isin(list(merged)))[0])
-    odd = listing.table["label"].iloc[at]
-    kept = merged[odd]
-    one, other = odd.strip(), kept.strip()
+def _spelling_message(records: ImageRecords, merged: dict[str, str], counts: pd.Series[int]) -> str:
+    at = int(np.flatnonzero(records.table["label"].isin(list(merged)))[0])
+    label = records.table["label"].iloc[at]
+    other = merged[label]
     ways = {
-        "case": unicodedata.normalize("NFC", one) != unicodedata.normalize("NFC", other),
-        "how its letters are encoded (Unicode NFC and NFD)": one.casefold() != other.casefold(),
-        "surrounding space": odd.replace(one, other, 1) != kept,
+        "case": unicodedata.normalize("NFC", label.strip()) != unicodedata.normalize("NFC", other.strip()),
+        "how its letters are encoded (Unicode NFC and NFD)": label.strip().casefold()
+        != other.strip().casefold(),
+        "surrounding space": label.replace(label.strip(), other.strip(), 1) != other,
     }
     how = " and ".join(way for way, differs in ways.items() if differs)
-    others = int(counts[odd]) - 1
-    more = f" ({others} more {listing.unit} are like it)" if others else ""
-    further = [name for name in merged if name != odd]
+    others = int(counts[label]) - 1
+    more = f" ({others} more {records.unit} are like it)" if others else ""
+    further = [name for name in merged if name != label]
     if further:
         more += f"; {count_of(len(further), 'more label')} differ from others only so: {some(further)}"
-    fix = "Rename the class folder" if listing.rows is None else "Correct the row"
+    fix = "Rename the class folder" if records.rows is None else "Correct the row"
     return (
-        f"{listing.where(at)}: label '{odd}' differs from '{kept}' ({counts[kept]} {listing.unit}) "
+        f"{records.where(at)}: label '{label}' differs from '{other}' ({counts[other]} {records.unit}) "
         f"only by {how}{more}.\n{fix}, or pass --labels casefold to merge them."
     )
 
 
-def validate_unique_paths(listing: ImageRecords) -> None:
-    """A path stands in the list once."""
-    paths = listing.table["path"]
+def validate_unique_paths(records: ImageRecords) -> None:
+    """Every path occurs once."""
+    paths = records.table["path"]
     repeated = np.flatnonzero(paths.duplicated())
     if not len(repeated):
         return
     second = int(repeated[0])
-    same = paths.iloc[second]
-    first = int(np.flatnonzero(paths == same)[0])
-    labels = listing.table["label"].iloc[[first, second]].tolist()
-    unlike = pd.notna(labels[0]) and labels[0] != labels[1]
-    how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if unlike else ""
+    path = paths.iloc[second]
+    first = int(np.flatnonzero(paths == path)[0])
+    labels = records.table["label"].iloc[[first, second]].tolist()
+    conflict = pd.notna(labels[0]) and labels[0] != labels[1]
+    how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if conflict else ""
     more = f" {len(repeated)} rows repeat a path in all." if len(repeated) > 1 else ""
+    again = records.paths[second] if records.rows is None else f"row {records.rows[second]}"
     raise InputError(
-        f"{listing.where(first)} and {_row(listing, second)}: '{same}' is listed twice{how}.{more} "
-        "Keep one row for each picture."
+        f"{records.where(first)} and {again}: '{path}' is listed twice{how}.{more} Keep one row for each image."
     )
 
 
-def validate_places(listing: ImageRecords) -> None:
-    """Latitude and longitude are known for all pictures or for none."""
-    table = listing.table
+def validate_places(records: ImageRecords) -> None:
+    """Latitude and longitude are known for all images or for none."""
+    table = records.table
     have = [name for name in ("latitude", "longitude") if name in table and table[name].notna().any()]
     if not have:
         return
     if len(have) == 1:
         other = "longitude" if have == ["latitude"] else "latitude"
         raise InputError(
-            f"{listing.source} has a {have[0]} but no {other}: a place needs both. Add the {other}, "
+            f"{records.source} has a {have[0]} but no {other}: a place needs both. Add the {other}, "
             f"or remove the column {have[0]}."
         )
     for name in have:
@@ -134,67 +123,63 @@ def validate_places(listing: ImageRecords) -> None:
         if len(empty):
             others = len(table) - len(empty)
             raise InputError(
-                f"{listing.where(int(empty[0]))}: the {name} is empty, but {others} of "
+                f"{records.where(int(empty[0]))}: the {name} is empty, but {others} of "
                 f"{len(table)} rows {'has' if others == 1 else 'have'} one. Fill it in, or remove the columns latitude "
-                "and longitude (places are then not kept whole when pictures are held out)."
+                "and longitude (splits then do not keep places together)."
             )
 
 
-def validate_train_split(listing: ImageRecords) -> None:
-    """What a network is validated or tested on needs something to train on; its labels must occur there."""
-    train = listing.in_train
+def validate_train_split(records: ImageRecords) -> None:
+    """There are training images, and every label occurs among them."""
+    train = records.in_train
     if not train.any():
-        there = " and ".join(name for name in SPLITS if name in listing.split)
-        if listing.shards is not None and listing.rows is None:
-            fix = "Name shards of training pictures too."
-        elif listing.rows is None:
-            fix = "Add a folder train/ beside it, or call the one that holds the training pictures so."
-            fix = " ".join([fix, *listing.notes])  # what was passed over may be what is missed
+        there = " and ".join(name for name in SPLITS if name in records.split)
+        if records.shards is not None and records.rows is None:
+            fix = "Name shards of training images too."
+        elif records.rows is None:
+            fix = "Add a folder train/ beside it, or rename the one that holds the training images."
+            fix = " ".join([fix, *records.notes])  # the notes may name the missing folder as skipped
         else:
             fix = "Mark rows as train."
-        raise InputError(f"{listing.source} has {there} without train: there is nothing to train on. {fix}")
-    labels = listing.table["label"]
+        raise InputError(f"{records.source} has {there} without train: there is nothing to train on. {fix}")
+    labels = records.table["label"]
     unseen = np.flatnonzero(~train & ~labels.isin(labels[train].unique()).to_numpy(dtype=bool))
     if len(unseen):
-        names, splits = sorted(set(labels.iloc[unseen])), sorted(set(listing.split[unseen]))
-        at = int(unseen[0])
+        names, splits = sorted(set(labels.iloc[unseen])), sorted(set(records.split[unseen]))
         raise InputError(
             f"label unseen in training: {some(names)} occurs only in {' and '.join(splits)} "
-            f"({_places(listing, unseen)}). Correct the label '{labels.iloc[at]}', move pictures of it to "
+            f"({_locations(records, unseen)}). Correct the label '{labels.iloc[int(unseen[0])]}', move images of it to "
             "train, or leave them out."
         )
 
 
-def validate_labels_not_blank(listing: ImageRecords) -> None:
-    """A class has a name: runs and folds list their images in tables, where a blank cell is no label."""
-    blank = np.flatnonzero(listing.table["label"].str.strip() == "")
+def validate_labels_not_blank(records: ImageRecords) -> None:
+    """Class names are not blank: tables of runs and folds read a blank cell as no label."""
+    blank = np.flatnonzero(records.table["label"].str.strip() == "")
     if len(blank):
-        what = "folder" if listing.shards is None else "class"
+        what = "folder" if records.shards is None else "class"
         raise InputError(
-            f"{listing.where(int(blank[0]))}: the name of the class is blank. Rename the {what}."
+            f"{records.where(int(blank[0]))}: the name of the class is blank. Rename the {what}."
         )
 
 
-def validate_two_classes(listing: ImageRecords) -> None:
-    """A classifier tells at least two classes apart."""
-    names = listing.table["label"].dropna().unique()
-    if len(names) < 2:
-        around = (
-            f" If '{names[0]}' is a folder around the class folders, give {listing.source}/{names[0]}."
-            if listing.rows is None
-            and any(f"{names[0]}/" in path.rpartition("/")[0] for path in listing.paths)
-            else ""
-        )
-        raise InputError(
-            f"{listing.source} has one class only, '{names[0]}' ({len(listing)} {listing.unit}): "
-            f"a classifier needs at least two. Add pictures of another class.{around}"
-        )
+def validate_two_classes(records: ImageRecords) -> None:
+    """There are at least two classes."""
+    names = records.table["label"].dropna().unique()
+    if len(names) >= 2:
+        return
+    nested = records.rows is None and any(f"{names[0]}/" in path.rpartition("/")[0] for path in records.paths)
+    hint = (
+        f" If '{names[0]}' is a folder around the class folders, give {records.source}/{names[0]}."
+        if nested
+        else ""
+    )
+    raise InputError(
+        f"{records.source} has one class only, '{names[0]}' ({len(records)} {records.unit}): "
+        f"a classifier needs at least two. Add images of another class.{hint}"
+    )
 
 
-def _row(listing: ImageRecords, index: int) -> str:
-    return listing.paths[index] if listing.rows is None else f"row {listing.rows[index]}"
-
-
-def _places(listing: ImageRecords, indices: npt.NDArray[np.intp]) -> str:
-    shown = ", ".join(listing.where(int(index)) for index in indices[:3])
+def _locations(records: ImageRecords, indices: npt.NDArray[np.intp]) -> str:
+    shown = ", ".join(records.where(int(index)) for index in indices[:3])
     return shown if len(indices) <= 3 else f"{shown} and {len(indices) - 3} more"

@@ -198,7 +198,7 @@ def _pictures(
         begun: the folder of folds that are gone on with; None of new ones.
     """
     # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
-    dataset = source.read(heeded=("test",))
+    dataset = source.read(use_splits=("test",))
     if len(dataset.class_names) > MOST_CLASSES:
         raise InputError(
             f"{dataset.source} has {len(dataset.class_names):,} classes, but answers are put together for at most "
@@ -358,7 +358,7 @@ def _where_it_lay(folder: Path, dataset: ImageDataset) -> ImageDataset:
     way = before.removesuffix(now).rstrip("/")
     was = way if is_url(way) else os.path.realpath(folder / way)
     if isinstance(dataset.root, Path) and was == os.path.realpath(dataset.root):
-        # From the folder as it is called, as ``ImageDataset.seen_from`` does, unless a link in that leads elsewhere.
+        # From the folder as it is called, as ``ImageDataset.relative_to`` does, unless a link in that leads elsewhere.
         places = [Path(os.path.normpath(one / way)) for one in (folder.absolute(), folder.resolve())]
         return replace(dataset, root=next(one for one in places if os.path.realpath(one) == was))
     raise InputError(

@@ -14,9 +14,8 @@ import numpy as np
 
 from efficientnetv2.data.bands import rule_of
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.image_folder import Layout
 from efficientnetv2.data.raster_checks import depth, kinds_counted
-from efficientnetv2.data.records import SPLITS
+from efficientnetv2.data.records import SPLITS, Layout
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.reader import Damage, damage_of
 from efficientnetv2.data.tiff_tags import is_raster
@@ -83,7 +82,7 @@ class Source:
         require_labels: bool = True,
         for_training: bool = True,
         strict_labels: bool | None = None,
-        heeded: Sequence[str] = SPLITS,
+        use_splits: Sequence[str] = SPLITS,
     ) -> ImageDataset:
         """The dataset; see ``data.dataset.read``.
 
@@ -126,7 +125,7 @@ class Source:
             require_labels=require_labels,
             for_training=for_training,
             strict_labels=strict_labels,
-            heeded=heeded,
+            use_splits=use_splits,
             layout=cast(Layout, self.layout),
             min_images_per_class=self.min_images_per_class,
         )

@@ -31,7 +31,7 @@ def in_classes_of(
     if merge:
         _refuse_two(dataset, class_names, model)
         spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
-        dataset = dataset.renamed(
+        dataset = dataset.map_classes(
             lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
         )
     call = typed(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])

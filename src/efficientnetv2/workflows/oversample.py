@@ -109,7 +109,7 @@ def balance_and_write(
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    called = dataset.seen_from(file)
+    called = dataset.relative_to(file)
     if fewer:
         table = called[_kept(dataset, teach, wanted, seed)].reset_index(drop=True)
     else:

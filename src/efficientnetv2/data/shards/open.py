@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.multilabel import join_lists
-from efficientnetv2.data.records import ImageRecords, is_image, is_system_folder
+from efficientnetv2.data.records import ImageRecords, ReadOptions, is_image, is_system_folder
 from efficientnetv2.data.shards.index import (
     CHECKSUM,
     COMPRESSED,
@@ -64,41 +64,26 @@ def is_shards(data: str) -> bool:
     return place.suffix.lower() == ".parquet" and place.is_file() and is_index(place)
 
 
-def read_shards(
-    data: str,
-    *,
-    label_column: str,
-    group_column: str | None,
-    require_labels: bool,
-    label_separator: str | None = None,
-    strict_labels: bool = True,
-) -> ImageRecords:
-    """List the pictures of a set of shards.
+def read_shards(data: str, options: ReadOptions) -> ImageRecords:
+    """List the images of a set of shards.
 
-    Args:
-        data: as above.
-        label_column: of the index, or of the samples' ``.json``; without one, their ``.cls`` is the label.
-        group_column: of the same; a column called ``group`` is taken unasked.
-        require_labels: False takes pictures that have none.
-        label_separator: joins the labels of a JSON list.
-        strict_labels: without a separator, refuse such lists (``several.from_lists``).
+    Labels come from the column of the index, else from that field of the samples' ``.json``, else from ``.cls``.
 
     Raises:
-        InputError: there are no such shards, their index is of no use, tars without an index hold pictures without a
-            label, or lists of labels where a picture has one, or a store can't be reached.
+        InputError: There are no such shards, their index is unusable, labels are missing or are lists where an image
+            has one label, or a store cannot be reached.
     """
     base, names = _named(data)
-    listing = _joined(
-        read_named(base, names, data, label_column, group_column), label_separator, strict_labels
-    )
-    within = _folders_within(listing)
-    if within and require_labels:
+    records = read_named(base, names, data, options.label_column, options.group_column)
+    records = _joined(records, options.label_separator, options.strict)
+    within = _folders_within(records)
+    if within and options.require_labels:
         raise InputError(f"{data} {within}")
-    if require_labels and listing.shards is not None:
-        _refuse_unlabelled(listing.shards)
-    if within and strict_labels:
-        return replace(listing, notes=(*listing.notes, f"No image has a label: {data} {within}"))
-    return listing
+    if options.require_labels and records.shards is not None:
+        _refuse_unlabelled(records.shards)
+    if within and options.strict:
+        return replace(records, notes=(*records.notes, f"No image has a label: {data} {within}"))
+    return records
 
 
 def _folders_within(listing: ImageRecords) -> str:
