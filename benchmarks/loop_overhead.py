@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
@@ -129,7 +129,7 @@ def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
         plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark"
     )
     network = place(create("efficientnetv2_b0", num_classes=10), CPU)
-    requests = Sampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))
+    requests = TrainSampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))
     batches = (Batch(request, pictures, labels, ()) for request in requests)
     return train_steps(
         init_state(network, recipe),

@@ -27,7 +27,7 @@ from PIL import Image
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.sampler import BatchRequest, Sampler
+from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.data.shards.writer import Packing, pack
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
@@ -120,7 +120,7 @@ def make(folder: Path, pictures: int) -> None:
 def requests(dataset: ImageDataset, pictures: int) -> list[BatchRequest]:
     """The first requests of a run."""
     steps = pictures // BATCH
-    return list(Sampler(dataset.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
+    return list(TrainSampler(dataset.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
 
 
 def trained_on(dataset: ImageDataset, order: list[BatchRequest]):

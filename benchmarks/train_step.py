@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.sampler import BatchRequest, Sampler
+from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models.conversion import timm as timm_names
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -237,7 +237,7 @@ def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
 def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepOutput]:
     """Endless steps of our training loop; ``read`` makes batches of the requested images, whose labels are (N,)."""
     size, steps = work.batch_images, 1_000_000  # nobody reaches the end
-    requests = Sampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
+    requests = TrainSampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
     return train_steps(
         init_state(place(work.network(), work.device), recipe),
         read(requests),

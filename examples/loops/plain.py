@@ -19,7 +19,7 @@ def train(steps=60, first_step=0, accumulate=1):
     network = efficientnet_b0(num_classes=len(pictures.classes))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
-    batches = ev2.ProgressiveBatches(len(pictures), batch_images=16, **words)
+    batches = ev2.ProgressiveBatchSampler(len(pictures), batch_images=16, **words)
     loader = DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=collate)
     for micro, batch in enumerate(loader, start=first_step * accumulate):
         reached = ev2.apply_setting(network, batch["setting"])

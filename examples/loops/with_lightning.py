@@ -21,7 +21,7 @@ class Classifier(lightning.LightningModule):
         of = self.trainer
         words = {"rank": of.global_rank, "world": of.world_size, "accumulate": of.accumulate_grad_batches}
         words |= {"progressive": PLAN, "steps": of.max_steps, "first_step": of.global_step}
-        batches = ev2.ProgressiveBatches(len(self.pictures), batch_images=16, **words)
+        batches = ev2.ProgressiveBatchSampler(len(self.pictures), batch_images=16, **words)
         return DataLoader(Growing(self.pictures), batch_sampler=batches, collate_fn=plain)
 
     def training_step(self, batch, batch_idx):

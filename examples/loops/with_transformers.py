@@ -27,7 +27,7 @@ class ProgressiveTrainer(Trainer):
         words = {"rank": of.process_index, "world": world, "accumulate": accumulate}
         images = of.train_batch_size * world * accumulate
         words |= {"progressive": PLAN, "steps": of.max_steps, "batch_images": images}
-        batches = ev2.ProgressiveBatches(len(pictures), **words)
+        batches = ev2.ProgressiveBatchSampler(len(pictures), **words)
         return DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=with_setting)
 
     def training_step(self, model, inputs, *others):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from efficientnetv2.architectures.spec import fused as fused
     from efficientnetv2.architectures.spec import mbconv as mbconv
     from efficientnetv2.data.dataset import load_dataset as load_dataset
-    from efficientnetv2.data.progressive_sampler import ProgressiveBatches as ProgressiveBatches
+    from efficientnetv2.data.progressive_sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.adapt import fit as fit
     from efficientnetv2.models.adapt import freeze as freeze
@@ -80,7 +80,7 @@ _HOME = {
     "Progressive": "progressive.schedule",
     "Ramp": "progressive.schedule",
     "Setting": "progressive.schedule",
-    "ProgressiveBatches": "data.progressive_sampler",
+    "ProgressiveBatchSampler": "data.progressive_sampler",
     "paper": "progressive.presets",
     "released": "progressive.presets",
     "Preprocessing": "preprocessing",

@@ -23,7 +23,7 @@ from efficientnetv2.data.image_cache import CacheIndex, CacheSpec, InvalidCacheE
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.loader import TrainingImages, training_batches
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.sampler import BatchRequest, Sampler
+from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.utils.errors import InputError
@@ -170,7 +170,7 @@ def training(dataset, reader, threads=1):
 def test_batches_from_the_cache_do_not_depend_on_who_reads_them(workers, threads, class_folders):
     dataset = load_dataset(class_folders)
     reader = in_a_cache(dataset)
-    sampler = Sampler(
+    sampler = TrainSampler(
         dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
     )
     alone = list(training_batches(training(dataset, reader), sampler, workers=0))
@@ -185,7 +185,9 @@ def test_reading_opens_no_original(class_folders, monkeypatch):
     monkeypatch.setattr("efficientnetv2.data.image_io.Path.read_bytes", None)
     for path in class_folders.rglob("*.jpg"):
         path.unlink()
-    sampler = Sampler(dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3))
+    sampler = TrainSampler(
+        dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
+    )
     batches = list(training_batches(training(dataset, reader), sampler, workers=0))
     assert sum(len(batch.labels) for batch in batches) == 3 * 48
     assert not any(batch.unreadable for batch in batches)

@@ -185,7 +185,7 @@ def jpeg_cut_in_two():
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>404 Not Found</html>", "is not an image in a format that is opened here"),
+        (b"<html>404 Not Found</html>", "is not an image in a supported format"),
         (encoded(slope(), "PNG")[:20], "is cut off before its end"),
         (png_cut_in_two(), "is cut off before its end"),
         (jpeg_cut_in_two(), "is cut off before its end"),
@@ -198,7 +198,7 @@ def test_what_is_wrong_is_said_with_the_files_name(tmp_path, content, reason):
     file.write_bytes(content)
     with pytest.raises(UnreadableImageError, match=f"bad.jpg: {reason}"):
         load_image(file)
-    with pytest.raises(UnreadableImageError, match=f"the picture: {reason}"):
+    with pytest.raises(UnreadableImageError, match=f"the image: {reason}"):
         load_image(content)
 
 

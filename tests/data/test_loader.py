@@ -18,7 +18,7 @@ from efficientnetv2.data.loader import (
     training_batches,
     worker_errors,
 )
-from efficientnetv2.data.sampler import BatchRequest, Sampler
+from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
@@ -39,7 +39,7 @@ def request(samples, turns=None, px=32):
 
 
 def sampler(dataset):
-    return Sampler(dataset.labels, PLAN, 6, 8, 4, "equal", Key.of(3))
+    return TrainSampler(dataset.labels, PLAN, 6, 8, 4, "equal", Key.of(3))
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.messages import mentioning, mentions
 from torch.utils.data import DataLoader, Dataset
 
-from efficientnetv2.data.progressive_sampler import ProgressiveBatches
+from efficientnetv2.data.progressive_sampler import ProgressiveBatchSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.presets import paper
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
@@ -37,7 +37,7 @@ PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 @given(images=st.integers(1, 50), batch=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 9))
 def test_every_picture_comes_once_an_epoch(images, batch, epochs, seed):
     steps = max(3, -(-images * epochs // batch))
-    batches = ProgressiveBatches(images, batch_images=batch, progressive=PLAN, steps=steps, seed=seed)
+    batches = ProgressiveBatchSampler(images, batch_images=batch, progressive=PLAN, steps=steps, seed=seed)
     drawn = [index for group in batches for index, _ in group]
     for epoch in range(epochs):
         part = drawn[epoch * images : (epoch + 1) * images]
@@ -45,27 +45,27 @@ def test_every_picture_comes_once_an_epoch(images, batch, epochs, seed):
 
 
 def test_each_index_comes_with_the_setting_of_its_step():
-    batches = list(ProgressiveBatches(10, batch_images=4, progressive=PLAN, steps=6))
+    batches = list(ProgressiveBatchSampler(10, batch_images=4, progressive=PLAN, steps=6))
     assert [{setting.image_px for _, setting in batch} for batch in batches] == [
         {32}, {32}, {48}, {48}, {64}, {64}
     ]  # fmt: skip
 
 
 def test_going_on_gives_what_would_have_come():
-    whole = list(ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, seed=3))
-    rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, seed=3, first_step=4)
+    whole = list(ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, seed=3))
+    rest = ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, seed=3, first_step=4)
     assert list(rest) == whole[4:]
 
 
 def test_of_a_run_that_has_come_to_its_end_nothing_is_left():
     """Lightning asks for its batches all the same, and then ends; the length stays that of the run."""
-    rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, first_step=6)
+    rest = ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, first_step=6)
     assert (list(rest), len(rest)) == ([], 6)
 
 
 def test_the_length_is_that_of_the_whole_run():
     """Lightning adds what a run that goes on has behind it, and ends where the sum reaches the length."""
-    rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
+    rest = ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
     assert (len(rest), len(list(rest))) == (12, 4)
 
 
@@ -76,11 +76,11 @@ def test_micro_batches_of_a_step_are_its_pictures(images, micro, accumulate, wor
     """One after the other those of a step alone, with its setting; each process has as many of each."""
     words = {"batch_images": micro * accumulate * world, "progressive": PLAN, "steps": 4}
     ranks = [
-        list(ProgressiveBatches(images, **words, rank=rank, world=world, accumulate=accumulate))
+        list(ProgressiveBatchSampler(images, **words, rank=rank, world=world, accumulate=accumulate))
         for rank in range(world)
     ]
     assert {len(batch) for batches in ranks for batch in batches} == {micro}
-    for step, alone in enumerate(ProgressiveBatches(images, **words)):
+    for step, alone in enumerate(ProgressiveBatchSampler(images, **words)):
         parts = [batches[step * accumulate : (step + 1) * accumulate] for batches in ranks]
         drawn = [one for part in parts for batch in part for one in batch]
         assert sorted(index for index, _ in drawn) == sorted(index for index, _ in alone)
@@ -91,17 +91,17 @@ def test_micro_batches_of_a_step_are_its_pictures(images, micro, accumulate, wor
 def test_processes_share_the_pictures_of_each_step(images, share, world, steps):
     """As many each; together those of one process alone, each as often as there, with the same setting."""
     words = {"batch_images": share * world, "progressive": PLAN, "steps": steps}
-    ranks = [list(ProgressiveBatches(images, **words, rank=rank, world=world)) for rank in range(world)]
+    ranks = [list(ProgressiveBatchSampler(images, **words, rank=rank, world=world)) for rank in range(world)]
     assert {len(batch) for batches in ranks for batch in batches} == {share}
     drawn = [sorted((index, setting.image_px) for batch in step for index, setting in batch)
              for step in zip(*ranks, strict=True)]  # fmt: skip
-    alone = ProgressiveBatches(images, **words)
+    alone = ProgressiveBatchSampler(images, **words)
     assert drawn == [sorted((index, setting.image_px) for index, setting in batch) for batch in alone]
 
 
 def test_two_processes_never_train_on_the_same_picture():
     first, second = (
-        list(ProgressiveBatches(48, batch_images=16, progressive=PLAN, steps=3, rank=rank, world=2))
+        list(ProgressiveBatchSampler(48, batch_images=16, progressive=PLAN, steps=3, rank=rank, world=2))
         for rank in (0, 1)
     )
     seen = [{index for batch in batches for index, _ in batch} for batches in (first, second)]
@@ -110,10 +110,10 @@ def test_two_processes_never_train_on_the_same_picture():
 
 
 def test_epochs_and_seeds_differ_in_order():
-    batches = list(ProgressiveBatches(32, batch_images=32, progressive=PLAN, steps=3))
+    batches = list(ProgressiveBatchSampler(32, batch_images=32, progressive=PLAN, steps=3))
     orders = [[index for index, _ in batch] for batch in batches]
     assert orders[0] != orders[1]
-    other = list(ProgressiveBatches(32, batch_images=32, progressive=PLAN, steps=3, seed=1))
+    other = list(ProgressiveBatchSampler(32, batch_images=32, progressive=PLAN, steps=3, seed=1))
     assert [index for index, _ in other[0]] != orders[0]
 
 
@@ -124,7 +124,7 @@ class _Sizes(Dataset):
 
 
 def test_a_dataloader_with_workers_reads_it_in_order():
-    batches = ProgressiveBatches(8, batch_images=4, progressive=PLAN, steps=3)
+    batches = ProgressiveBatchSampler(8, batch_images=4, progressive=PLAN, steps=3)
     loader = DataLoader(_Sizes(), batch_sampler=batches, num_workers=1)
     assert [images.shape[-1] for images in loader] == [32, 48, 64]
     again = [[int(image[0, 0]) for image in images] for images in loader]
@@ -157,7 +157,7 @@ def test_a_dataloader_with_workers_reads_it_in_order():
 def test_what_cannot_be_is_refused(changes, sentence):
     words = {"images": 5, "batch_images": 2, "progressive": PLAN, "steps": 9} | changes
     with pytest.raises(InputError, match=mentioning(*sentence)):
-        ProgressiveBatches(words.pop("images"), **words)
+        ProgressiveBatchSampler(words.pop("images"), **words)
 
 
 NEEDS = {"plain": "torchvision", "with_lightning": "lightning", "with_transformers": "transformers"}

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.data.sampler import Sampler, class_members, epoch_order
+from efficientnetv2.data.sampler import TrainSampler, class_members, epoch_order
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.utils.rng import Key
 
@@ -21,7 +21,7 @@ def sampler(**changes):
         "balance": None,
         "key": Key.of(1),
     }
-    return Sampler(**(base | changes))
+    return TrainSampler(**(base | changes))
 
 
 def rows(requests):

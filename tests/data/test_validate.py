@@ -61,8 +61,8 @@ def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
     ("data", "reason"),
     [
         (b"", "is empty (0 bytes)"),
-        (b"path,label\n1.jpg,cat\n" * 9, "holds text, not a picture"),
-        (bytes(range(256)), "is no picture that Pillow can read"),
+        (b"path,label\n1.jpg,cat\n" * 9, "holds text, not an image"),
+        (bytes(range(256)), "is not an image that Pillow can read"),
         (encoded(0, px=1), "is too small: 1×1 px"),
         (encoded(0, "PNG", px=1), "is too small: 1×1 px"),
         (encoded(0, px=300)[:-3000], "is cut short (truncated)"),
@@ -233,7 +233,7 @@ def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
         noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
     (note,) = validate_images(load_dataset(tmp_path, require_labels=False), workers=1).notes
     assert note == (
-        "Read as RGB, but not stored so: 10 grey (three equal channels), 4 with an alpha channel (laid over white), "
+        "Read as RGB, but not stored so: 10 gray (three equal channels), 4 with an alpha channel (laid over white), "
         "2 CMYK, 1 gray of 16 bits (the upper 8 bits are read; the extra 'geo' measures the range of TIFFs)."
     )
 

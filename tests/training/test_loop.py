@@ -11,7 +11,7 @@ from torch import nn
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -61,7 +61,7 @@ def running(progressive, steps, *, network=None, pictures=grey, microbatches=ONE
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
     recipe = recipe_of(progressive, **({"batch_images": 8, "group_images": 8} | changes))
-    requests = Sampler(
+    requests = TrainSampler(
         LABELS, recipe.progressive, steps, recipe.batch_images, recipe.group_images, None, Key.of(0)
     )
     state = init_state(network, recipe)
@@ -151,7 +151,7 @@ def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
             module.rate = 0.0
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    requests = Sampler(LABELS, Progressive(image_px=32), steps, 8, 8, None, Key.of(0))
+    requests = TrainSampler(LABELS, Progressive(image_px=32), steps, 8, 8, None, Key.of(0))
     means = Preprocessing(image_px=32)
     for request in requests:
         batch = grey(request)
@@ -177,7 +177,7 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
     """Two groups of 4: the step is along the mean of the gradients that each group gives alone."""
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0).train()
-    request = next(iter(Sampler(LABELS, Progressive(image_px=32), 1, 8, 8, None, Key.of(0))))
+    request = next(iter(TrainSampler(LABELS, Progressive(image_px=32), 1, 8, 8, None, Key.of(0))))
     batch, means = grey(request), Preprocessing(image_px=32)
     images = normalise(batch.images, mean=means.mean, std=means.std)
     wanted = torch.zeros_like(network.classifier.weight)
@@ -218,7 +218,7 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     _, resumed, _ = running(plan, 6, network=create(SMALL, num_classes=3), **changes)
     resumed.load_state_dict(kept)
     recipe = recipe_of(plan, batch_images=8, group_images=8, **changes)
-    rest = Sampler(LABELS, plan, 6, 8, 8, None, Key.of(0), first_step=resumed.step)
+    rest = TrainSampler(LABELS, plan, 6, 8, 8, None, Key.of(0), first_step=resumed.step)
     for _ in train_steps(
         resumed,
         map(grey, rest),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import BatchRequest, Sampler
+from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
@@ -97,7 +97,7 @@ def trained(
     network.register_forward_pre_hook(look)
     key, length = Key.of(0), RunLength.of(recipe, PICTURES)
     first = labels if labels.ndim == 1 else labels[:, 0]
-    requests = list(Sampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.balance, key))
+    requests = list(TrainSampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.balance, key))
     noise = np.random.default_rng(0)
 
     def answered(request: BatchRequest) -> Batch:

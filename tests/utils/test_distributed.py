@@ -14,7 +14,7 @@ from tests.messages import mentioning, mentions
 from tests.processes import in_processes
 from tests.training.test_loop import CPU, LABELS, SMALL, grey, recipe_of
 
-from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ def trained(groups, steps, *, frozen=False):
         recipe = recipe_of(
             PLAN, batch_images=24, group_images=24 // groups, ema_decay=0.9, optimizer=optimizer
         )
-        requests = Sampler(
+        requests = TrainSampler(
             LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
         )
         seen = {(request.step, request.group): request.ids.tolist() for request in requests}

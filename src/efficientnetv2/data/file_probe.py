@@ -1,7 +1,6 @@
-"""A file at a glance: is it a picture, does it look whole, what would tell it from another?
+"""Quick checks of image files: is a file an image, is it complete, which bytes tell it from others.
 
-Nothing is decoded that need not be: a JPEG is believed if its header reads and its end is there, and so is a raster
-that Pillow can't open.
+Only what is needed is decoded: a JPEG counts as complete if its header is readable and its end marker is there.
 """
 
 from __future__ import annotations
@@ -37,13 +36,14 @@ from efficientnetv2.data.image_io import (
 from efficientnetv2.data.records import image_extensions
 from efficientnetv2.data.tiff_tags import cut_short, glance, is_raster, lacks_reader
 
-# All ours: how far from a file's end JPEG's end marker may lie (some cameras pad), and how much of the end is hashed.
+# Distance of JPEG's end marker from the end of a file, since some cameras pad; bytes of the end that are hashed; size
+# up to which a file is read at once. Ours.
 _END_MARKER, _END_BYTES = b"\xff\xd9", 64
 _TAIL_BYTES = 1024
-_SMALL_BYTES = 65536  # up to here a file is read in one go
-# The share of files, missing or unreadable, that may be skipped. Ours.
+_SMALL_BYTES = 65536
+# Maximum fraction of missing or unreadable files that is skipped. Ours.
 MAX_UNREADABLE = 0.05
-_CHUNK = 256  # files a thread takes at a time
+_CHUNK = 256  # files per task of a thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,14 +51,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class FileProbe:
-    """A file at a glance.
+    """Result of a quick check.
 
     Args:
-        reason: why it cannot be used; '' if it can.
-        colours: what becomes RGB when it is read; see ``pictures.not_rgb``.
-        size: in bytes.
-        tail: a hash of its end.
-        brightest: level, 0 to 255, of the largest value, where values of more than 8 bits become levels; else None.
+        reason: Why the file is unusable; '' if it is usable.
+        colours: What reading converts to RGB; see ``image_io.rgb_conversion``.
+        size: Size in bytes.
+        tail: Hash of the end of the file.
+        brightest: Maximum of an image of more than 8 bits, as a level, 0 to 255. Otherwise None.
     """
 
     reason: str
@@ -69,25 +69,25 @@ class FileProbe:
 
     @property
     def too_large(self) -> bool:
-        """Whether that it has too many pixels is why it cannot be used."""
+        """Whether the file is unusable because it has too many pixels."""
         return self.reason == _too_large()
 
 
 def probe(file: str) -> FileProbe:
-    """Whether a file is a picture that decodes, as far as a glance shows; Pillow may warn as it looks."""
+    """Check a file. Pillow may warn."""
     try:
         with regular_file(file) as raw:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
-            seen = _seen(stream, size)
-        if not (size and is_raster(file) and (seen.reason or seen.colours)):
-            return seen
-        if not seen.reason and (seen.brightest is None or not tiff_tags.readable()):
-            return replace(seen, reason=cut_short(file))
-        if seen.too_large or not (tiff_tags.readable() or lacks_reader(file)):
-            return seen
+            found = _probe(stream, size)
+        if not (size and is_raster(file) and (found.reason or found.colours)):
+            return found
+        if not found.reason and (found.brightest is None or not tiff_tags.readable()):
+            return replace(found, reason=cut_short(file))
+        if found.too_large or not (tiff_tags.readable() or lacks_reader(file)):
+            return found
         reason, colours = glance(file)
-        return replace(seen, reason=reason, colours=colours, brightest=None)
+        return replace(found, reason=reason, colours=colours, brightest=None)
     except FileNotFoundError:
         return FileProbe("does not exist")
     except NotRegularFileError:
@@ -97,37 +97,37 @@ def probe(file: str) -> FileProbe:
 
 
 def probe_bytes(content: bytes) -> FileProbe:
-    """The same of a file's content."""
-    return _seen(io.BytesIO(content), len(content))
+    """Check the content of a file."""
+    return _probe(io.BytesIO(content), len(content))
 
 
-def max_levels(looks: Sequence[FileProbe]) -> list[int]:
-    """The highest levels of those that have one: of usable images of more than 8 bits."""
-    return [seen.brightest for seen in looks if seen.brightest is not None and not seen.reason]
+def max_levels(probes: Sequence[FileProbe]) -> list[int]:
+    """Maximum levels of the usable images of more than 8 bits."""
+    return [one.brightest for one in probes if one.brightest is not None and not one.reason]
 
 
-def _seen(stream: IO[bytes], size: int) -> FileProbe:
+def _probe(stream: IO[bytes], size: int) -> FileProbe:
     if size == 0:
         return FileProbe("is empty (0 bytes)")
     stream.seek(max(0, size - _TAIL_BYTES))
     tail = stream.read()
     stream.seek(0)
     mark = int.from_bytes(hashlib.blake2b(tail, digest_size=8).digest(), "little")
-    return replace(_glance(stream, tail), size=size, tail=mark)
+    return replace(_check(stream, tail), size=size, tail=mark)
 
 
-def _glance(stream: IO[bytes], tail: bytes) -> FileProbe:
-    """Why a file cannot be used, and which colours it has; without its size and end."""
+def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
+    """The check without size and hash."""
     level = None
     try:
-        picture = image_in(stream)
-        width, height = picture.size
+        image = image_in(stream)
+        width, height = image.size
         if min(width, height) < MIN_SIDE:
             return FileProbe(f"is too small: {width}×{height} px")
-        colours, deep = rgb_conversion(picture), is_high_bit_depth_image(picture)
-        if picture.format == "PNG" and not deep:
-            picture.verify()  # the sums of its chunks, up to its last one
-        elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
+        colours, is_deep = rgb_conversion(image), is_high_bit_depth_image(image)
+        if image.format == "PNG" and not is_deep:
+            image.verify()  # checksums of all chunks
+        elif image.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
             if stream.seek(0, os.SEEK_END) > MAX_BYTES:
                 return FileProbe(f"has more than {MAX_BYTES // 2**30} GiB")
             stream.seek(0)
@@ -140,15 +140,15 @@ def _glance(stream: IO[bytes], tail: bytes) -> FileProbe:
         return FileProbe(str(error))
     except UnidentifiedImageError:
         return FileProbe(
-            "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read"
+            "holds text, not an image" if _is_text(tail) else "is not an image that Pillow can read"
         )
     except UnreadableImageError as error:
         return FileProbe("is cut short (truncated)" if error.is_cut else error.reason)
-    except Exception as error:  # a decoder meeting broken data raises all kinds
-        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        words = str(error) or type(error).__name__
-        return FileProbe("is cut short (truncated)" if cut else f"cannot be decoded ({words})")
-    return FileProbe("", colours, brightest=level if deep else None)
+    except Exception as error:  # decoders raise nearly everything on damaged files
+        is_cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        text = str(error) or type(error).__name__
+        return FileProbe("is cut short (truncated)" if is_cut else f"cannot be decoded ({text})")
+    return FileProbe("", colours, brightest=level if is_deep else None)
 
 
 def _too_large() -> str:
@@ -160,23 +160,19 @@ def _is_text(data: bytes) -> bool:
 
 
 def map_chunks(
-    work: Callable[[Sequence[Item]], list[Result]],
+    function: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
     workers: int,
     progress: Callable[[int], object] | None = None,
 ) -> list[Result]:
-    """``work`` of the items, a few hundred at a time, in threads; the results in their order.
+    """Results of a function that takes a few hundred items at a time, in threads, in the order of the items.
 
-    Args:
-        work: a few items -> a result for each.
-        items: all of them.
-        workers: threads.
-        progress: called with the number of items done so far.
+    ``progress`` gets the number of finished items.
     """
     image_extensions()  # loads Pillow's plugins once, before the threads would
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
-        chunks = pool.map(lambda first: work(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))
+        chunks = pool.map(lambda first: function(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))
         done: list[Result] = []
         for results in chunks:
             done += results

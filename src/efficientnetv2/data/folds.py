@@ -18,7 +18,7 @@ import pandas as pd
 
 from efficientnetv2.data.augmented_copies import copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, kept_whole, select_groupings
+from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import (
     class_targets,
@@ -77,7 +77,7 @@ class Folds:
     @property
     def kept(self) -> tuple[str, ...]:
         """What ``clusters`` keep whole beside identical files, in words: ``places``, ``groups``, both or neither."""
-        return kept_whole(block=self.block, groups=self.groups)
+        return grouping_names(block=self.block, groups=self.groups)
 
     def of_picture(self, count: int) -> Ints:
         """(N,) the fold that answers each of ``count`` pictures; -1 for those that none does."""

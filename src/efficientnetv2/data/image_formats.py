@@ -63,7 +63,7 @@ def _foreign(beginning: bytes) -> str | None:
         return "is a pointer of Git LFS: fetch the image with git lfs pull"
     for pattern, what, fix in _FOREIGN:
         if re.match(pattern, beginning, re.DOTALL | re.IGNORECASE):
-            return f"is not an image in a format that is opened here, but {what}: {fix}"
+            return f"is not an image in a supported format, but {what}: {fix}"
     return None
 
 

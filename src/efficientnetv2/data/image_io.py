@@ -1,4 +1,4 @@
-"""Open anything Pillow opens, as upright RGB; or say in words why not."""
+"""Open any image that Pillow reads, as upright RGB, or explain why it is unreadable."""
 
 from __future__ import annotations
 
@@ -30,37 +30,32 @@ from efficientnetv2.utils.memory import Shared
 Pixels = npt.NDArray[np.uint8]
 
 # A path, the bytes of a file, a record of a CIFAR file ("data_batch_1.bin#17"), a Pillow image, or decoded pixels:
-# (height, width, channels), upright; red, green and blue, or bands of a raster as ``data.bands`` reads them.
+# (height, width, channels), upright, RGB or the bands of a raster as ``data.bands`` reads them.
 Source = str | Path | bytes | Image.Image | Pixels
 
-#: The shorter side that a picture needs, in pixels. Ours.
+#: Minimum shorter side of an image, in pixels. Ours.
 MIN_SIDE = 2
 _CIFAR_PX = 32
-_DEEP = ("I", "F")  # how the modes of 16 and 32 bits begin
-# Formats that can be decoded at a smaller scale, and so must not be loaded before that is chosen.
+_HIGH_BIT_DEPTH = ("I", "F")  # prefixes of Pillow's modes with 16 and 32 bits
+# Formats that can be decoded at a smaller scale, and so must not be loaded before the scale is chosen.
 _SCALABLE = ("JPEG", "MPO")
-# Memory that an image takes at the peak of its decoding, per pixel: a JPEG of one scan; of several, which are kept;
-# anything else, measured at 11 (GIF) to 22 (WebP). Ours.
+# Peak memory of decoding, bytes per pixel: a JPEG of one scan; of several, which are kept; anything else, measured at
+# 11 (GIF) to 22 (WebP). Ours.
 _JPEG_BYTES, _SCANS_BYTES, _PILLOW_BYTES = 6, 12, 24
-# Images below 64 MiB are not counted: threads that decode such are as many as cores. Ours.
+# Images below 64 MiB are not counted: at most one per core is decoded at a time. Ours.
 _DECODING = Shared(small=64 * 2**20, share=0.5)
-# Share of the values of a deep image that may lie outside of the range that is read: clouds, missing data. Ours.
-_MOST_OUTSIDE = 0.1
+# Maximum fraction of values outside the range that is read (clouds, missing data) in a high-bit-depth image. Ours.
+_MAX_OUTSIDE = 0.1
 _ALL_BITS = "the extra 'geo' measures the range of TIFFs"
 _CUT = "is cut off before its end"
 _RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
 
 
 class UnreadableImageError(Exception):
-    """A picture that cannot be used, and why.
-
-    Args:
-        name: the file, or "the picture" where it has no name.
-        reason: in words, to follow the name and a colon.
-    """
+    """An image that cannot be read. name: file, or "the image". reason: text that follows the name and a colon."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)  # both, so that it survives the way from a worker process
+        super().__init__(name, reason)  # both, so that it can be pickled
         self.name = name
         self.reason = reason
 
@@ -69,22 +64,21 @@ class UnreadableImageError(Exception):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the file's end is missing."""
+        """Whether the end of the file is missing."""
         return self.reason.startswith(_CUT)
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A picture as it is stored: its header read, its pixels perhaps not yet.
+    """An image as stored, with its header read.
 
     Args:
-        width: in pixels, before it is turned upright.
-        height: likewise.
+        width: In pixels, before it is turned upright.
+        height: In pixels, before it is turned upright.
         orientation: EXIF's, 1 (upright) to 8.
-        scales: what its sides can be divided by in decoding; 1 among them.
-        pixels: from one of ``scales``, whether exactness matters and how many rows are needed (see
-            ``jpeg.decode``) to (height, width, channels) uint8, mostly in RGB, each side divided and rounded up; rows
-            that are not needed may be left out at the bottom.
+        scales: Divisors of the sides that decoding supports, 1 among them.
+        pixels: (scale, whether exactness matters, number of rows needed) -> (height, width, channels) uint8, mostly
+            RGB, each side divided and rounded up. Rows that are not needed may be missing at the bottom.
     """
 
     width: int
@@ -96,45 +90,39 @@ class StoredImage:
 
 @contextmanager
 def open_stored(source: Source) -> Iterator[StoredImage]:
-    """The picture with its header read, its pixels not yet.
-
-    Everything that fails within the block, decoding included, comes out as ``UnreadableImageError``.
-
-    Args:
-        source: see ``Source``.
+    """Open an image without decoding it. Errors within the block, such as of decoding, are translated too.
 
     Raises:
-        UnreadablePicture: no such file, not a picture, damaged, smaller than 2 px, or so large that it
-            may be an attack (Pillow's limit, 179 million pixels).
+        UnreadableImageError: The file is missing, not an image, damaged, smaller than 2 px, or so large that it may be
+            an attack (Pillow's limit, 179 million pixels).
     """
     try:
         content = _content(source)
         if isinstance(content, np.ndarray):
-            yield _checked(
-                StoredImage(
-                    content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _bottom: content
-                )
+            validate_size(content.shape[1], content.shape[0])
+            yield StoredImage(
+                content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _rows: content
             )
         elif isinstance(content, Image.Image):
-            with _quietly():
-                yield _by_pillow(content.copy())
-        elif (found := jpeg.header(content)) is not None:
-            pixels = partial(_jpeg_pixels, content, found)
-            picture = _checked(
-                StoredImage(found.width, found.height, found.orientation, jpeg.scales(found), pixels)
-            )
+            with _no_warnings():
+                yield _from_pillow(content.copy())
+        elif (header := jpeg.header(content)) is not None:
+            validate_size(header.width, header.height)
             each = _JPEG_BYTES
-            if found.rows_in_order is None:
-                jpeg.refuse_many_scans(content, found.width * found.height)
+            if header.rows_in_order is None:
+                jpeg.refuse_many_scans(content, header.width * header.height)
                 each = _SCANS_BYTES
-            with _DECODING.take(each * found.width * found.height):
-                yield picture
+            with _DECODING.take(each * header.width * header.height):
+                pixels = partial(_jpeg_pixels, content, header)
+                yield StoredImage(
+                    header.width, header.height, header.orientation, jpeg.scales(header), pixels
+                )
         else:
-            with _quietly(), open_image(content) as image:
+            with _no_warnings(), open_image(content) as image:
                 validate_size(*image.size)
                 jpeg.refuse_many_scans(content, image.width * image.height)
                 with _DECODING.take(_PILLOW_BYTES * image.width * image.height):
-                    yield _by_pillow(image, content)
+                    yield _from_pillow(image, content)
     except UnreadableImageError as error:
         raise UnreadableImageError(_name(source), error.reason) from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
@@ -142,120 +130,96 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
 
 
 def image_size(source: Source) -> tuple[int, int]:
-    """Width and height before any turning upright; of a file no more than the header is read.
+    """Width and height as stored, not turned upright. Reads only the header of a file.
 
-    Raises:
-        UnreadablePicture: with the reason in words.
+    Raises UnreadableImageError with a reason.
     """
     if isinstance(source, str | Path) and not _RECORD.fullmatch(str(source)):
         try:
-            with _quietly(), open_image(source) as image:
+            with _no_warnings(), open_image(source) as image:
                 return image.size
         except Exception as error:  # as in ``open_stored``
             raise UnreadableImageError(_name(source), _reason(error)) from error
-    with open_stored(source) as picture:
-        return picture.width, picture.height
+    with open_stored(source) as stored:
+        return stored.width, stored.height
 
 
 def max_pixels() -> int:
-    """Of how many pixels a picture is taken for an attack: Pillow's limit."""
+    """Number of pixels from which an image may be an attack: Pillow's limit."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def is_high_bit_depth(source: Source) -> bool:
-    """Whether a picture stores values of more than 8 bits, as far as its header says; not what can't be read.
+    """Whether an image has more than 8 bits and one channel, by its header. False for unreadable images.
 
-    Pillow knows such ones of one channel alone; of colours it hands on 8 bits.
+    Pillow reads colors of more than 8 bits as 8 bits.
     """
     if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and _RECORD.fullmatch(str(source))):
         return False
     try:
-        with _quietly():
+        with _no_warnings():
             if isinstance(source, Image.Image):
-                return source.mode.startswith(_DEEP)
+                return source.mode.startswith(_HIGH_BIT_DEPTH)
             with open_image(source) as image:
-                return image.mode.startswith(_DEEP)
-    except Exception:  # as in ``open_stored``: whoever reads it will say
+                return image.mode.startswith(_HIGH_BIT_DEPTH)
+    except Exception:  # reading it will give the reason
         return False
 
 
-def max_level(source: Source) -> int:
-    """Decode an image once, at its smallest scale, and find its highest level, 0 to 255.
-
-    Raises:
-        UnreadablePicture: with the reason in words.
-    """
-    with open_stored(source) as picture:
-        return int(picture.pixels(max(picture.scales), True, picture.height).max())
-
-
 def is_high_bit_depth_image(image: Image.Image) -> bool:
-    """Whether an image that is opened, not loaded, stores more than 8 bits; of colors too."""
-    return image.mode.startswith(_DEEP) or ";16" in str(getattr(image, "tile", ""))
+    """Whether an opened, not loaded image stores more than 8 bits, in gray or in color."""
+    return image.mode.startswith(_HIGH_BIT_DEPTH) or ";16" in str(getattr(image, "tile", ""))
+
+
+def max_level(source: Source) -> int:
+    """Decode an image once, at its smallest scale, and find its maximum, 0 to 255.
+
+    Raises UnreadableImageError with a reason.
+    """
+    with open_stored(source) as stored:
+        return int(stored.pixels(max(stored.scales), True, stored.height).max())
 
 
 def display_channels(pixels: Pixels) -> Pixels:
-    """What people are shown of pixels: three channels as they are, of more the first three, of fewer the first as grey.
-
-    Args:
-        pixels: (H, W, C).
-
-    Returns:
-        (H, W, 3).
-    """
+    """(H, W, 3) pixels to display: the first three channels, or the first as gray."""
     return pixels[..., :RGB] if pixels.shape[-1] >= RGB else pixels[..., :1].repeat(RGB, axis=-1)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Pillow's warnings are about the picture, and what is wrong enough becomes an error here anyway."""
+def _no_warnings() -> Iterator[None]:
+    """Suppress Pillow's warnings: serious ones become errors here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _checked(picture: StoredImage) -> StoredImage:
-    validate_size(picture.width, picture.height)
-    return picture
-
-
 def validate_size(width: int, height: int) -> None:
-    """Refuse an image in which there is nothing to see.
-
-    Raises:
-        UnreadablePicture: a side is shorter than ``MIN_SIDE``.
-    """
+    """Raise UnreadableImageError if a side is shorter than ``MIN_SIDE``."""
     if min(width, height) < MIN_SIDE:
         raise UnreadableImageError("", f"is {width} x {height} px; at least 2 x 2 are needed")
 
 
-def _by_pillow(image: Image.Image, content: bytes = b"") -> StoredImage:
-    """As Pillow reads it; without content the image is the user's own.
-
-    Raises:
-        Exception: the pixels are damaged.
-    """
+def _from_pillow(image: Image.Image, content: bytes = b"") -> StoredImage:
+    """As Pillow reads it. Without content it is the caller's image."""
     if image.format in _SCALABLE:
-        return StoredImage(
-            *image.size, _orientation_of(image), jpeg.SCALES, partial(_pillow_pixels, image, content)
-        )
-    # Images that cannot be decoded at a smaller scale are loaded for the orientation. TIFF images turn themselves in
-    # that and are upright afterwards; of a PNG the metadata may stand behind the pixels.
+        pixels = partial(_pillow_pixels, image, content)
+        return StoredImage(*image.size, _orientation(image), jpeg.SCALES, pixels)
+    # Other formats are loaded first. TIFF images turn themselves upright while loading, and the metadata of a PNG may
+    # follow the pixels.
     image = loaded(image, content)
-    return _checked(
-        StoredImage(*image.size, _orientation_of(image), (1,), partial(_pillow_pixels, image, b""))
-    )
+    validate_size(*image.size)
+    return StoredImage(*image.size, _orientation(image), (1,), partial(_pillow_pixels, image, b""))
 
 
-def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int, exact: bool, bottom: int) -> Pixels:
-    pixels = jpeg.decode(content, found, scale, exact=exact, bottom=bottom)
+def _jpeg_pixels(content: bytes, header: jpeg.Header, scale: int, exact: bool, rows: int) -> Pixels:
+    pixels = jpeg.decode(content, header, scale, exact=exact, bottom=rows)
     if pixels is not None:
         return pixels
-    with _quietly(), open_image(content) as image:
-        return _pillow_pixels(image, b"", scale, exact, bottom)
+    with _no_warnings(), open_image(content) as image:
+        return _pillow_pixels(image, b"", scale, exact, rows)
 
 
-def _pillow_pixels(image: Image.Image, content: bytes, scale: int, _exact: bool, _bottom: int) -> Pixels:
+def _pillow_pixels(image: Image.Image, content: bytes, scale: int, _exact: bool, _rows: int) -> Pixels:
     if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
     pixels = np.asarray(to_rgb(image))
@@ -264,8 +228,8 @@ def _pillow_pixels(image: Image.Image, content: bytes, scale: int, _exact: bool,
     return pixels
 
 
-def _orientation_of(image: Image.Image) -> int:
-    """How the stored picture is to be turned: EXIF's 1 (upright) to 8."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata does not spoil the pixels; damaged pixels fail when they load
@@ -274,80 +238,72 @@ def _orientation_of(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in red, green, blue; not turned.
+    """The image in RGB, not turned.
 
-    What is transparent shows white, as on a page. 16-bit values keep their upper 8 bits; 32-bit whole
-    numbers are read as 16-bit ones (that is how Pillow hands on most 16-bit formats); floats of 0 to 1 become
-    0 to 255, whatever else the image holds, so that all images of a dataset are read by one rule.
+    Transparent pixels become white. 16-bit values keep their upper 8 bits. 32-bit integers are read as 16-bit ones,
+    which is how Pillow opens most 16-bit formats. Floats of 0 to 1 become 0 to 255, whatever the image holds, so that
+    all images of a dataset follow one rule.
 
     Raises:
-        UnreadablePicture: more than a tenth of the values lie outside of that range.
+        UnreadableImageError: More than a tenth of the values are outside that range.
     """
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image) >> 8)
+        return _gray(np.asarray(image) >> 8)
     if image.mode == "I":
-        return _grey(_within(np.asarray(image), 65535).clip(0, 65535) >> 8)
+        return _gray(_in_range(np.asarray(image), 65535).clip(0, 65535) >> 8)
     if image.mode == "F":
-        return _grey(_within(np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0), 1).clip(0, 1) * 255)
+        return _gray(_in_range(np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0), 1).clip(0, 1) * 255)
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         assert converted is not None  # None is only for inPlace
         return converted
-    if _see_through(image):
+    if _has_alpha(image):
         above = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), above).convert("RGB")
     return image.convert("RGB")
 
 
 def rgb_conversion(image: Image.Image) -> str:
-    """What becomes RGB when an image is read, in words; '' for RGB itself and for what only stores it otherwise.
-
-    Args:
-        image: opened; its pixels need not be loaded.
-    """
-    if _see_through(image):
+    """What an opened image loses when it becomes RGB, in words. '' for RGB and for other encodings of it."""
+    if _has_alpha(image):
         return "with an alpha channel (laid over white)"
     if image.mode == "I":
         return f"gray of 16 or 32 bits (0 to 65,535 become 0 to 255; {_ALL_BITS})"
     if image.mode == "F":
         return f"gray of floating-point values (0 to 1 become 0 to 255; {_ALL_BITS})"
     if is_high_bit_depth_image(image):
-        kind = "gray" if image.mode.startswith(_DEEP) else "colors"
-        return f"{kind} of 16 bits (the upper 8 bits are read; {_ALL_BITS})"
+        colors = "gray" if image.mode.startswith(_HIGH_BIT_DEPTH) else "colors"
+        return f"{colors} of 16 bits (the upper 8 bits are read; {_ALL_BITS})"
     if image.mode in ("1", "L"):
-        return "grey (three equal channels)"
+        return "gray (three equal channels)"
     return "" if image.mode in ("RGB", "RGBX", "P", "YCbCr", "HSV") else image.mode
 
 
-def _see_through(image: Image.Image) -> bool:
+def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
-def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
+def _gray(levels: npt.NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
-def _within(values: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
-    """The values, if nearly all of them lie in 0 to ``most``.
-
-    Raises:
-        UnreadablePicture: they do not.
-    """
-    if ((values < 0) | (values > most)).mean() > _MOST_OUTSIDE:
+def _in_range(values: npt.NDArray[Any], largest: int) -> npt.NDArray[Any]:
+    """The values, if nearly all of them are between 0 and ``largest``."""
+    if ((values < 0) | (values > largest)).mean() > _MAX_OUTSIDE:
         raise UnreadableImageError(
             "",
-            f"holds values from {values.min():g} to {values.max():g}, but only 0 to {most:,} are read without a range. "
-            "Install the extra 'geo', which measures the range of a dataset's TIFFs, or scale all images alike",
+            f"holds values from {values.min():g} to {values.max():g}, but only 0 to {largest:,} are read without a "
+            "range. Install the extra 'geo', which measures the range of a dataset's TIFFs, or scale all images alike",
         )
     return values
 
 
 def _content(source: Source) -> bytes | Image.Image | Pixels:
-    """The content of a file; a Pillow image or pixels as they are."""
+    """The content of a file. Pillow images and pixels stay."""
     if isinstance(source, Image.Image | np.ndarray):
         return source
     if isinstance(source, bytes):
@@ -370,26 +326,22 @@ def _cifar_record(path: str, index: int) -> Pixels:
 
 
 def _name(source: Source) -> str:
-    return str(source) if isinstance(source, str | Path) else "the picture"
+    return str(source) if isinstance(source, str | Path) else "the image"
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | jpeg.DamagedJpegError | ForeignFormatError):
         return str(error)
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
-        return "is a folder, not a picture"
+        return "is a folder, not an image"
     if isinstance(error, NotRegularFileError):
         return "is not a regular file, but a pipe or a device"
     if isinstance(error, PermissionError):
         return "may not be read (permission denied)"
-    if isinstance(error, jpeg.DamagedJpegError):
-        return str(error)
-    if isinstance(error, ForeignFormatError):
-        return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image in a format that is opened here, or its beginning is damaged"
+        return "is not an image in a supported format, or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError):
         return f"is too large to be safe ({error})"
     if isinstance(error, MemoryError):

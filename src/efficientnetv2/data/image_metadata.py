@@ -1,4 +1,4 @@
-"""Pictures known by their contents, wherever they lie and whatever they are called."""
+"""Hashes of the contents of images, and their sizes, read without decoding."""
 
 from __future__ import annotations
 
@@ -21,29 +21,27 @@ from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import mark_of
 from efficientnetv2.utils.rng import Floats, Key
 
-# Pictures that are looked into: whole sets of most people, and of a million enough to find a part of it again. Their
-# marks take 8 bytes each: 131 kB, 0.5 % of the smallest network of the family. Ours.
+# Images that are hashed: all of most datasets, and of a million enough to recognize a part. A model file keeps 8 bytes
+# of each: 131 kB, 0.5 % of the smallest model of the family. Ours.
 MAX_HASHED = 16_384
-# Reading waits for the disk or the net more than for the processor. Ours.
+# Images whose headers are read, in a few seconds. For more images none is. Ours.
+MAX_MEASURED = 50_000
+# Images whose median size is taken, in a tenth of a second. Ours.
+_MAX_SAMPLED = 100
+# Reading waits for the disk or the network more than for the processor. Ours.
 _THREADS = 8
 
 
 def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[Ints, Ints]:
-    """Marks of the contents of a dataset's pictures: of all, or of a part drawn evenly, always the same one.
+    """Hashes of the files of all images, or of ``most`` images, always the same ones.
 
-    The mark of a picture is a hash of its file's bytes; a shard with our index has that of the file that was packed,
-    and then no picture is read. Otherwise the files are read once, whole.
-
-    Args:
-        dataset: of any kind of pictures.
-        most: that are read.
+    The index of shards has the hashes of the packed files, so that no image is read. Other files are read once.
 
     Returns:
-        (n,) rows of the dataset, ascending; and the (n,) marks of their pictures, 0 to 2^63 - 1. What can't be read
-        is left out.
+        (n,) ascending rows, and (n,) hashes, 0 to 2^63 - 1. Unreadable images are missing.
 
     Raises:
-        InputError: a store of another machine does not answer.
+        InputError: A remote store does not answer.
     """
     rows = np.arange(len(dataset), dtype=np.int64)
     if len(rows) > most:
@@ -51,22 +49,17 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
         rows = np.sort(drawn).astype(np.int64)
     if CONTENT in dataset.table:
         return rows, dataset.table[CONTENT].to_numpy(dtype=np.int64)[rows]
-    marks = np.array(_read(dataset, rows.tolist()), dtype=np.int64)
-    return rows[marks >= 0], marks[marks >= 0]
+    reader = source_reader(replace(dataset, bands=None))  # files, however they are read
 
-
-def _read(dataset: ImageDataset, rows: Sequence[int]) -> list[int]:
-    """The mark of each picture, -1 where it can't be read."""
-    reader = source_reader(replace(dataset, bands=None))  # the files, however they are read
-
-    def marks(chunk: Sequence[int]) -> list[int]:
+    def hash_chunk(chunk: Sequence[int]) -> list[int]:
         ahead = reader.ahead(chunk)
-        return [_mark(ahead, row) for row in chunk]
+        return [_content_hash(ahead, row) for row in chunk]
 
-    return map_chunks(marks, rows, _THREADS)
+    hashes = np.array(map_chunks(hash_chunk, rows.tolist(), _THREADS), dtype=np.int64)
+    return rows[hashes >= 0], hashes[hashes >= 0]
 
 
-def _mark(reader: Reader, row: int) -> int:
+def _content_hash(reader: Reader, row: int) -> int:
     try:
         return mark_of(file_bytes(reader.source(row)))
     except (UnreadableImageError, OSError):
@@ -74,66 +67,42 @@ def _mark(reader: Reader, row: int) -> int:
 
 
 def file_bytes(source: Source) -> bytes:
-    """A picture's file as it is; of a record in a binary file, which has no format of its own, a PNG.
-
-    Raises:
-        UnreadablePicture: it is no picture.
-        OSError: its file can't be read.
-    """
+    """The file of an image; a PNG of a record in a binary file. Raises UnreadableImageError and OSError."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, str | Path) and packed_record(str(source)) is None:
         return read_file(source)
-    lossless = io.BytesIO()
-    load_image(source).save(lossless, "PNG")
-    return lossless.getvalue()
-
-
-# Headers that are read: a few seconds' worth. Of more pictures none is. Ours.
-MAX_MEASURED = 50_000
-# Pictures whose sides stand for those of all: a tenth of a second's worth. Ours.
-_SOME = 100
-# Reading waits for the disk more than for the processor. Ours.
-_THREADS_sides = 8
+    png = io.BytesIO()
+    load_image(source).save(png, "PNG")
+    return png.getvalue()
 
 
 def longer_sides(dataset: ImageDataset) -> Floats | None:
-    """The longer side of each picture, in pixels; turning it upright does not change that.
+    """(N,) longer side of each image in pixels, NaN for unreadable headers.
 
-    Args:
-        dataset: of any kind of pictures.
-
-    Returns:
-        (N,), NaN where a header can't be read; None where it takes more than headers of files: of shards, records in
-        binary files and rasters, and of more than ``MAX_MEASURED`` pictures.
+    None for shards, records of binary files, rasters, and more than ``MAX_MEASURED`` images.
     """
     if dataset.shards is not None or dataset.bands is not None or len(dataset) > MAX_MEASURED:
         return None
     files = [dataset.file(row) for row in range(len(dataset))]
     if any(packed_record(file) is not None for file in files):
         return None
-    return np.array(map_chunks(_of_chunk, files, _THREADS_sides), dtype=np.float64)
-
-
-def median_shorter_side(dataset: ImageDataset) -> float | None:
-    """The median of the shorter sides of some pictures, in pixels; None where none of them can be had.
-
-    Args:
-        dataset: of any kind of pictures.
-    """
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(_SOME, len(dataset))).astype(np.int64)).tolist()
-    reader = BestEffortReader(source_reader(dataset).ahead(rows))
-    sizes = [size for row in rows if (size := reader.made(row, image_size)) is not None]
-    return float(np.median([min(size) for size in sizes])) if sizes else None
-
-
-def _of_chunk(files: Sequence[str]) -> list[float]:
-    return [_longer_side(file) for file in files]
+    sides = map_chunks(lambda chunk: [_longer_side(file) for file in chunk], files, _THREADS)
+    return np.array(sides, dtype=np.float64)
 
 
 def _longer_side(file: str) -> float:
     try:
         with open_image(file) as image:
             return float(max(image.size))
-    except Exception:  # a decoder meeting broken data raises all kinds
+    except Exception:  # decoders raise nearly everything on damaged files
         return math.nan
+
+
+def median_shorter_side(dataset: ImageDataset) -> float | None:
+    """Median shorter side, in pixels, of up to 100 images. None if none of them is readable."""
+    count = min(_MAX_SAMPLED, len(dataset))
+    rows = np.unique(np.linspace(0, len(dataset) - 1, count).astype(np.int64)).tolist()
+    reader = BestEffortReader(source_reader(dataset).ahead(rows))
+    sizes = [size for row in rows if (size := reader.read(row, image_size)) is not None]
+    return float(np.median([min(size) for size in sizes])) if sizes else None

@@ -1,14 +1,4 @@
-"""Progressive learning in a training loop of one's own: a batch sampler for any ``DataLoader``.
-
-The setting of a step has to reach the data set, which makes the picture of that size, and the network,
-whose dropout grows with it. So each index comes with its setting::
-
-    batches = ProgressiveBatches(len(photos), batch_images=32, progressive=plan, steps=1_000)
-    loader = DataLoader(photos, batch_sampler=batches, num_workers=4)  # photos[index, setting]
-
-Several processes, as of ``torchrun``, share each step: give ``rank`` and ``world``. Whole examples, for a plain loop,
-Lightning and Hugging Face's Trainer: ``examples/loops/``.
-"""
+"""A batch sampler for progressive learning with any ``DataLoader`` and training loop."""
 
 from __future__ import annotations
 
@@ -23,31 +13,34 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
 
 
-class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
-    """The batches of a whole run, one per step, each index with the setting of its step.
+class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
+    """The batches of a whole run, one per step. Each index comes with the setting of its step.
 
-    Every picture is drawn once an epoch; epochs need not end with a batch. What a step gets depends on its
-    number and the seed alone, so a run goes on with ``first_step`` as if it had never stopped, and worker
-    processes may read ahead: the setting travels with the index. Let the data set hand it on, so that the network is
-    set as the pictures are made, whatever the loop counts.
+    ::
+
+        sampler = ProgressiveBatchSampler(len(photos), batch_images=32, progressive=plan, steps=1_000)
+        loader = DataLoader(photos, batch_sampler=sampler, num_workers=4)  # calls photos[index, setting]
+
+    The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to the
+    model (``apply_setting``). Every image is drawn once an epoch; epochs need not end with a batch. Batches depend only
+    on step and seed, so that workers may read ahead and a run may resume. ``examples/loops/`` has whole examples for a
+    plain loop, Lightning and Hugging Face's Trainer.
 
     Args:
-        images: in the data set.
-        batch_images: per step, of all processes and micro-batches together; a multiple of ``world * accumulate``.
-        progressive: the schedule.
-        steps: of the optimizer, in the whole run.
-        seed: of the order.
-        first_step: where to begin; 0 where the loop itself skips what it had (Hugging Face's Trainer does). ``steps``
-            where nothing is left to do, and there are no batches: so it is asked for when a run that has come to its
-            end is gone on with.
-        rank, world: this process's number and how many there are; it gets every ``world``-th picture of each step.
-        accumulate: micro-batches that a step's pictures come in, where gradients are summed over several before the
-            optimizer steps. They share the step's setting.
+        images: Number of images in the dataset.
+        batch_images: Images per step, in all processes and micro-batches. A multiple of ``world * accumulate``.
+        progressive: Schedule.
+        steps: Optimizer steps of the whole run.
+        seed: Seed of the order.
+        first_step: Step to resume from. 0 where the loop itself skips batches (Hugging Face's Trainer). ``steps`` gives
+            no batches, for a finished run.
+        rank: Index of this process, which gets every ``world``-th image of each step.
+        world: Number of processes, as of ``torchrun``.
+        accumulate: Micro-batches per step, where gradients are accumulated. They share one setting.
 
     Raises:
-        InputError: no pictures, no steps, a batch below 1 or that processes and micro-batches cannot share evenly, a
-            rank that there is not, fewer than 1 micro-batch, a first step outside the run, or more stages than steps in
-            growing order.
+        InputError: A value is out of range, processes and micro-batches cannot share a batch evenly, or the schedule
+            has more stages than steps.
     """
 
     def __init__(
@@ -64,26 +57,24 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
         accumulate: int = 1,
     ) -> None:
         if images < 1:
-            raise InputError(
-                f"images is {images}: there is nothing to draw from. Look at the data set's length."
-            )
+            raise InputError(f"images is {images}, but must be at least 1. Check the length of the dataset.")
         if batch_images < 1:
-            raise InputError(f"batch_images is {batch_images}, but a step has at least 1 picture.")
+            raise InputError(f"batch_images is {batch_images}, but must be at least 1.")
         if not 0 <= rank < world:
             raise InputError(f"rank is {rank} and world is {world}, but ranks go from 0 to world - 1.")
         if accumulate < 1:
-            raise InputError(f"accumulate is {accumulate}, but a step has at least 1 micro-batch.")
+            raise InputError(f"accumulate is {accumulate}, but must be at least 1.")
         if batch_images % (world * accumulate):
             sharers = {"processes": world, "micro-batches": accumulate}
-            said = " and ".join(f"{number} {noun}" for noun, number in sharers.items() if number > 1)
+            shared_by = " and ".join(f"{number} {noun}" for noun, number in sharers.items() if number > 1)
             raise InputError(
-                f"batch_images is {batch_images}, but {said} share each step evenly. "
+                f"batch_images is {batch_images}, but {shared_by} share each step evenly. "
                 f"Take a multiple of {world * accumulate}."
             )
         if steps < 1:
             raise InputError(
-                f"steps is {steps}, but a run has at least 1. Give the number of the optimizer's steps: epochs * "
-                "images / batch_images. A trainer that was given epochs alone does not know it; give it max_steps."
+                f"steps is {steps}, but must be at least 1. Give the number of optimizer steps: epochs * images / "
+                "batch_images. A trainer that was given epochs alone does not know it; give it max_steps."
             )
         progressive.at(0, steps=steps)  # refuses stages that do not fit into the steps
         if not 0 <= first_step <= steps:
@@ -101,8 +92,8 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
         micro_images = self.batch_images // self.accumulate
         for micro in range(self.first_step * self.accumulate, self.steps * self.accumulate):
             setting = self.progressive.at(micro // self.accumulate, steps=self.steps)
-            batch, begin = [], micro * micro_images
-            for place in range(begin + self.rank, begin + micro_images, self.world):
+            batch, start = [], micro * micro_images
+            for place in range(start + self.rank, start + micro_images, self.world):
                 if place // self.images != epoch:
                     epoch = place // self.images
                     order = epoch_order(labels, None, key, epoch)[0]
@@ -110,5 +101,5 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
             yield batch
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run, wherever it begins: a loop that goes on counts from the run's beginning."""
+        """Micro-batches of the whole run from step 0: resuming loops count from there."""
         return self.accumulate * self.steps

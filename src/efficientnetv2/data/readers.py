@@ -1,7 +1,4 @@
-"""Where the content of a picture comes from: its file, a shard, the cache.
-
-What is done with it (crop, resize, framing) is ``data.decode``'s affair and the same for all.
-"""
+"""Readers of the images of a dataset: files, shards, and rasters by a rule. Decoding is in ``data.decode``."""
 
 from __future__ import annotations
 
@@ -26,53 +23,42 @@ Result = TypeVar("Result")
 
 
 class Reader(Protocol):
-    """Gives the pictures of one dataset, by their place in it.
+    """Reads the images of one dataset by their index.
 
-    It is asked from several threads at once, and travels to worker processes as a pickle: what can't travel
-    (an open file, a mapping, a connection) is opened by each process on first use.
+    Several threads call it at once, and it is pickled for worker processes: each process opens files, mappings and
+    connections on first use.
     """
 
     def source(self, sample: int) -> Source:
-        """What ``decode.train_picture`` and ``decode.eval_picture`` take.
-
-        Args:
-            sample: position in the dataset.
+        """The image, to be decoded by ``data.decode``.
 
         Raises:
-            UnreadablePicture: its content can't be had; another of its class will stand in.
-            InputError: a store of another machine does not answer.
+            UnreadableImageError: The content is unavailable. In training, another image of its class replaces it.
+            InputError: A remote store does not answer.
         """
         ...
 
     def name(self, sample: int) -> str:
-        """How a message names the picture, so that it can be found."""
+        """Name of the image for messages, so that it can be found."""
         ...
 
     def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same pictures that will be asked for these: what is far away is fetched together.
-
-        Raises:
-            InputError: a store of another machine does not answer.
-        """
+        """A reader for these samples, whose remote content is fetched together. Raises as ``source``."""
         ...
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """A short text for each that is another one when its content has changed; found without reading it."""
+        """A short text for each sample that changes with its content, found without reading the content."""
         ...
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """The originals: a file for each picture, or a record of a packed one.
-
-    Args:
-        dataset: of the pictures.
-    """
+    """Files, and records of packed files."""
 
     dataset: ImageDataset
 
     def source(self, sample: int) -> Source:
-        """The path; decoding opens it."""
+        """The path."""
         return self.dataset.file(sample)
 
     def name(self, sample: int) -> str:
@@ -80,67 +66,12 @@ class FileReader:
         return self.dataset.file(sample)
 
     def ahead(self, samples: Sequence[int]) -> FileReader:
-        """Itself: each file is opened when its turn comes."""
+        """The same reader."""
         return self
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Each file's size and when it was last written."""
+        """Size and modification time of each file."""
         return [_stamp(self.dataset.file(sample)) for sample in samples]
-
-
-def source_reader(dataset: ImageDataset) -> Reader:
-    """The reader of what a dataset lists, as it is stored; rasters by the dataset's rule, if it has one."""
-    if dataset.shards is not None:
-        shards = ShardReader(dataset.table, dataset.shards)
-        return shards if dataset.bands is None else RasterReader(shards, dataset.bands, packed=True)
-    return FileReader(dataset) if dataset.bands is None else RasterReader(FileReader(dataset), dataset.bands)
-
-
-def eval_reader(dataset: ImageDataset) -> Reader:
-    """The reader of what a network answers: the same, but rasters that need a rule are refused where there is none.
-
-    Not so those that train: of these the rule is made, or none of them needs one.
-    """
-    reader = source_reader(dataset)
-    return PillowReader(reader) if isinstance(reader, FileReader) else reader
-
-
-def display_reader(dataset: ImageDataset) -> Reader:
-    """The reader of what people are shown: what was answered, but of rasters three channels (``Bands.shown``)."""
-    return eval_reader(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
-
-
-class BestEffortReader:
-    """Pictures that can be done without, such as those on a page: they could be read a moment ago.
-
-    Args:
-        reader: of them. It is not asked again once its store does not answer, for each picture would wait as long.
-    """
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader: Reader | None = reader
-
-    def made(self, sample: int, make: Callable[[Source], Result]) -> Result | None:
-        """What is made of a picture; None where it can't be had any more.
-
-        Args:
-            sample: position in the dataset.
-            make: of what the reader gives; it may raise ``UnreadableImageError``.
-        """
-        try:
-            source = self._source(sample)
-            return None if source is None else make(source)
-        except UnreadableImageError:
-            return None
-
-    def _source(self, sample: int) -> Source | None:
-        if self._reader is None:
-            return None
-        try:
-            return self._reader.source(sample)
-        except InputError:
-            self._reader = None
-            return None
 
 
 def _stamp(file: str) -> str:
@@ -152,18 +83,60 @@ def _stamp(file: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def source_reader(dataset: ImageDataset) -> Reader:
+    """Reader of the images as stored, of rasters by ``dataset.bands``."""
+    if dataset.shards is not None:
+        shards = ShardReader(dataset.table, dataset.shards)
+        return shards if dataset.bands is None else RasterReader(shards, dataset.bands, packed=True)
+    files = FileReader(dataset)
+    return files if dataset.bands is None else RasterReader(files, dataset.bands)
+
+
+def eval_reader(dataset: ImageDataset) -> Reader:
+    """Reader for prediction: as ``source_reader``, but without ``dataset.bands``, rasters that need them are refused.
+
+    For training, bands are measured where a raster needs them.
+    """
+    reader = source_reader(dataset)
+    return PillowReader(reader) if isinstance(reader, FileReader) else reader
+
+
+def display_reader(dataset: ImageDataset) -> Reader:
+    """Reader of images to display: as ``eval_reader``, but three channels of rasters (``Bands.shown``)."""
+    return eval_reader(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
+
+
+class BestEffortReader:
+    """Reads optional images, such as examples of a report, without raising.
+
+    Once a remote store does not answer, it is not asked again: each image would wait as long.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader: Reader | None = reader
+
+    def read(self, sample: int, convert: Callable[[Source], Result]) -> Result | None:
+        """An image, converted. None if it is unreadable. ``convert`` may raise ``UnreadableImageError``."""
+        if self._reader is None:
+            return None
+        try:
+            return convert(self._reader.source(sample))
+        except UnreadableImageError:
+            return None
+        except InputError:
+            self._reader = None
+            return None
+
+
 def default_bands(path: str) -> Bands | None:
-    """How a network that learnt ordinary pictures reads a raster: by a rule, or None where Pillow opens it.
+    """How a model that was trained on ordinary images reads a raster. None where Pillow opens the file.
 
-    Ordinary pictures that Pillow can't open, such as three bands that are not called red, green and blue, keep their
-    8-bit values. What the network would see otherwise than it is, such as 16 bits nearly black, is refused. Without the
-    extra ``geo`` nobody looks for that: such files trained the network as Pillow opens them, and are answered so.
-
-    Args:
-        path: of any file.
+    Images that Pillow cannot open, such as three bands without color names, keep their 8-bit values. Images that the
+    model would misread, such as 16 bits that look black, are refused. Without the extra ``geo`` this is not checked:
+    such models were trained on files as Pillow opens them.
 
     Raises:
-        UnreadablePicture: it needs a rule, which such a network lacks; or only the extra opens it.
+        UnreadableImageError: The raster needs a rule, or only the extra opens it.
     """
     if not is_raster(path):
         return None
@@ -180,30 +153,24 @@ def default_bands(path: str) -> Bands | None:
             if fault := in_codes(raster):
                 raise UnreadableImageError(path, fault)
             return Bands(bands_seen(raster))
-    except InputError:  # no raster: whoever reads it will say what is wrong
+    except InputError:  # not a raster: reading it gives the reason
         return None
 
 
 @dataclass(frozen=True)
 class RasterReader:
-    """A reader of files that reads the rasters among them by a rule.
-
-    Args:
-        files: reads all others.
-        bands: the rule.
-        packed: none of them is a file of its own, and so none is read by the rule.
-    """
+    """Reads rasters by a rule, and other images by another reader. ``packed``: no image is a file of its own."""
 
     files: Reader
     bands: Bands
     packed: bool = False
 
     def source(self, sample: int) -> Source:
-        """A raster's pixels, or what the files' reader gives.
+        """Pixels of a raster, or what the other reader gives.
 
         Raises:
-            UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed, or it
-                holds values of more than 8 bits, which the rule reads of rasters alone.
+            UnreadableImageError: A raster does not fit the rule. Or another image has not the channels or the bit depth
+                that the rule is for.
         """
         path = self.files.name(sample)
         if is_raster(path) and not self.packed:
@@ -220,30 +187,22 @@ class RasterReader:
         return self.files.name(sample)
 
     def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same pictures."""
+        """A reader of the same images."""
         return RasterReader(self.files.ahead(samples), self.bands, self.packed)
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Each file's, and by which rule it is read."""
+        """Stamp of each file, and the rule."""
         return [f"{stamp} {self.bands!r}" for stamp in self.files.stamps(samples)]
 
 
 @dataclass(frozen=True)
 class PillowReader:
-    """A reader of files for a network that learnt ordinary pictures: what is none of them is refused.
-
-    Args:
-        files: reads the pictures.
-    """
+    """Reads files for a model that was trained on ordinary images, and refuses rasters that need a rule."""
 
     files: Reader
 
     def source(self, sample: int) -> Source:
-        """What the files' reader gives, or the pixels of a raster that Pillow can't open.
-
-        Raises:
-            UnreadablePicture: it is a raster that needs a rule, see ``default_bands``.
-        """
+        """What the other reader gives, or pixels of a raster that Pillow cannot open; see ``default_bands``."""
         path = self.files.name(sample)
         bands = default_bands(path)
         return self.files.source(sample) if bands is None else picture(path, bands)
@@ -253,9 +212,9 @@ class PillowReader:
         return self.files.name(sample)
 
     def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same pictures."""
+        """A reader of the same images."""
         return PillowReader(self.files.ahead(samples))
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Each file's."""
+        """Stamp of each file."""
         return self.files.stamps(samples)

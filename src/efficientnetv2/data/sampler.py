@@ -1,9 +1,7 @@
-"""Which pictures each step gets: the sampler, a pure function of the step.
+"""The images of each training step: a pure function of the step, so that a resumed run draws the same ones.
 
-A run reads one endless stream of samples, epoch after epoch, and cuts it into steps of
-``batch_images`` and groups of ``group_images``. Epoch ends need not meet step ends, so no picture is
-dropped; unbalanced, each is seen once an epoch. Whoever asks for step 1,000 gets the same pictures as a
-run that arrived there.
+A run reads one endless stream of samples, epoch after epoch, and cuts it into steps of ``batch_images`` and groups of
+``group_images``. Epochs need not end with a step, so no image is dropped.
 """
 
 from __future__ import annotations
@@ -18,27 +16,21 @@ import numpy.typing as npt
 
 from efficientnetv2.progressive.schedule import Progressive, Setting
 from efficientnetv2.progressive.step_plan import StepPlan
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.rng import Floats, Key
 
-#: How strongly rare classes are brought forward: ``equal`` until all count alike, ``sqrt`` half of the way on a scale
-#: of ratios, ``effective`` by the effective number of pictures.
-Balance = Literal["sqrt", "effective", "equal"]
-Floats = npt.NDArray[np.float64]
+#: How classes are balanced: ``equal`` draws all equally often, ``sqrt`` by the square root of their size, ``effective``
+#: by their size over their effective number of images.
+ClassSampling = Literal["sqrt", "effective", "equal"]
 
-# Of ``effective``: with n pictures of a class, about min(n, 1 / (1 - beta)) count in full. Of the values that the
-# paper compares (0.9, 0.99, 0.999, 0.9999) the one for classes of some hundred to some thousand pictures. Ours.
-BETA = 0.999
+Ints = npt.NDArray[np.int64]
+
+# beta of ``effective``: about min(n, 1 / (1 - beta)) of n images count in full. The paper compares 0.9, 0.99, 0.999 and
+# 0.9999; this one suits classes of some hundred to some thousand images. Ours.
+DEFAULT_BETA = 0.999
 
 
-def effective_number(counts: npt.ArrayLike, beta: float = BETA) -> Floats:
-    """How many pictures those of a class are worth, since each further one overlaps with what is there.
-
-    Args:
-        counts: (K,) pictures of each class.
-        beta: 0 lets each class count as one picture, towards 1 all pictures count.
-
-    Returns:
-        (K,) ``(1 - beta^n) / (1 - beta)``.
+def effective_number(counts: npt.ArrayLike, beta: float = DEFAULT_BETA) -> Floats:
+    """Effective number of images of each class: (K,) ``(1 - beta^n) / (1 - beta)``. Images overlap.
 
     Source: arXiv:1901.05555, equation 1 (proposition 1).
     """
@@ -46,120 +38,102 @@ def effective_number(counts: npt.ArrayLike, beta: float = BETA) -> Floats:
     return number
 
 
-def image_weights(counts: npt.ArrayLike, balance: Balance, beta: float = BETA) -> Floats:
-    """How much one picture of each class counts, before any scale: (K,), 0 for a class without pictures.
+def image_weights(counts: npt.ArrayLike, balance: ClassSampling, beta: float = DEFAULT_BETA) -> Floats:
+    """(K,) unscaled weight of one image of each class, 0 for a class without images.
 
-    Args:
-        counts: (K,) pictures of each class.
-        balance: see there.
-        beta: of ``effective``.
-
-    Source: ``effective`` is arXiv:1901.05555, equation 2; ``equal`` is its limit for beta towards 1, the inverse of the
-        number; ``sqrt`` the inverse of its root, as arXiv:1805.00932, section 2.2, draws hashtags.
+    Source: ``effective`` is arXiv:1901.05555, equation 2. Its limit for beta towards 1 is ``equal``, the inverse count.
+    ``sqrt`` is the inverse root, as arXiv:1805.00932, section 2.2, draws hashtags.
     """
     number = np.asarray(counts, dtype=np.float64)
-    worth = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[balance]
-    each: Floats = np.divide(1.0, worth, out=np.zeros_like(worth), where=number > 0)
-    return each
+    size = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[balance]
+    weights: Floats = np.divide(1.0, size, out=np.zeros_like(size), where=number > 0)
+    return weights
 
 
-def class_fractions(counts: npt.ArrayLike, balance: Balance | None, beta: float = BETA) -> Floats:
-    """How often each class is drawn, as shares that sum to 1.
-
-    Args:
-        counts: (K,) pictures of each class, not all 0.
-        balance: None draws as many as there are.
-        beta: of ``effective``.
-    """
+def class_fractions(
+    counts: npt.ArrayLike, balance: ClassSampling | None, beta: float = DEFAULT_BETA
+) -> Floats:
+    """(K,) fraction of draws of each class. None draws in proportion to the (K,) counts."""
     drawn = np.asarray(counts, dtype=np.float64)
     if balance is not None:
         drawn = drawn * image_weights(counts, balance, beta)
-    shares: Floats = drawn / drawn.sum()
-    return shares
+    fractions: Floats = drawn / drawn.sum()
+    return fractions
 
 
 def target_counts(
-    counts: npt.ArrayLike, balance: Balance, *, fewer: bool = False, beta: float = BETA
-) -> npt.NDArray[np.int64]:
-    """How many pictures of each class a balanced set has.
+    counts: npt.ArrayLike, balance: ClassSampling, *, fewer: bool = False, beta: float = DEFAULT_BETA
+) -> Ints:
+    """(K,) images of each class in a balanced dataset.
 
-    Args:
-        counts: (K,) pictures of each class.
-        balance: in which proportions.
-        fewer: none is added, frequent classes have some left out; else none is left out, rare ones get copies.
-        beta: of ``effective``.
+    ``fewer`` only removes images of frequent classes. Otherwise only copies of rare classes are added.
     """
     number = np.asarray(counts, dtype=np.int64)
-    there = number > 0
+    present = number > 0
     drawn = class_fractions(number, balance, beta)
-    # As shares of the class that keeps its number: the rarest if none is added, else the commonest.
-    keeps = int(np.where(there, number, number.max() + 1).argmin() if fewer else number.argmax())
-    wanted = np.round(drawn / drawn[keeps] * number[keeps]).astype(np.int64)
-    return np.where(there, np.minimum(wanted, number) if fewer else np.maximum(wanted, number), 0)
-
-
-Ids = npt.NDArray[np.int64]
+    # Relative to the class that keeps its count: the rarest where images are removed, else the commonest.
+    kept = int(np.where(present, number, number.max() + 1).argmin() if fewer else number.argmax())
+    wanted = np.round(drawn / drawn[kept] * number[kept]).astype(np.int64)
+    return np.where(present, np.minimum(wanted, number) if fewer else np.maximum(wanted, number), 0)
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a worker is asked for: the pictures of one group of one step, and the setting they meet.
+    """The images of one group of one step.
 
     Args:
-        step: of the run.
-        group: of the step, from 0.
-        setting: that holds at this step.
-        samples: (n,) positions in the training dataset.
-        turns: (n,) how often each had been drawn before in the run; unbalanced, that is the epoch.
+        step: Step of the run, from 0.
+        group: Group of the step, from 0.
+        setting: Values of the schedule at this step.
+        samples: (n,) indices into the training dataset.
+        turns: (n,) how often each had been drawn before in the run. Without balancing this is the epoch.
     """
 
     step: int
     group: int
     setting: Setting
-    samples: Ids
-    turns: Ids
+    samples: Ints
+    turns: Ints
 
     @property
-    def ids(self) -> Ids:
-        """(n,) the draw id of each picture, never the same twice: what its crop, flip and all else are drawn by."""
+    def ids(self) -> Ints:
+        """(n,) draw ids, unique in the run. They key the crop, flip and other randomness of each image."""
         return (self.turns << 32) | self.samples
 
 
 @dataclass(frozen=True)
-class Sampler:
+class TrainSampler:
     """The requests of a whole run, from any step on.
 
     Args:
-        labels: (N,) class ids of the training pictures.
-        progressive: the schedule of settings.
-        steps: of the whole run, as the recipe has it.
-        batch_images: pictures a step.
-        group_images: pictures a group; divides ``batch_images``.
-        balance: None draws every picture once an epoch; ``equal`` draws every class equally often,
-            ``sqrt`` in proportion to the square root of its size, ``effective`` in proportion to its size over its
-            effective number of pictures; see ``data.sampler``.
-        key: of the run.
-        first_step: where to begin.
-        rank, world: this process's number and how many there are; it gets every ``world``-th group.
-        beta: of ``effective``.
-        plan: Steps of the run where their number may change. None takes ``steps``.
+        labels: (N,) class ids of the training images.
+        progressive: Schedule.
+        steps: Steps of the whole run by the recipe.
+        batch_images: Images per step.
+        group_images: Images per group. Divides ``batch_images``.
+        balance: None draws every image once an epoch.
+        key: Random key of the run.
+        first_step: Step to start from.
+        rank: Index of this process, which gets every ``world``-th group.
+        world: Number of processes.
+        beta: See ``effective_number``.
+        plan: Steps of a run whose length may change. None takes ``steps``.
     """
 
-    labels: npt.NDArray[np.int64]
+    labels: Ints
     progressive: Progressive
     steps: int
     batch_images: int
     group_images: int
-    balance: Balance | None
+    balance: ClassSampling | None
     key: Key
     first_step: int = 0
     rank: int = 0
     world: int = 1
-    beta: float = BETA
+    beta: float = DEFAULT_BETA
     plan: StepPlan | None = None
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        """Requests in the order of the run: step by step, this rank's groups of each."""
         count = len(self.labels)
         order = lru_cache(maxsize=2)(
             lambda epoch: epoch_order(self.labels, self.balance, self.key, epoch, beta=self.beta)
@@ -168,7 +142,7 @@ class Sampler:
         while step < plan.steps:
             plan.requested = max(plan.requested, step + 1)
             setting = self.progressive.at(plan.scheduled_step(step), steps=self.steps)
-            for group in range(self.rank, self.batch_images // self.group_images, self.world):
+            for group in self._groups:
                 first = step * self.batch_images + group * self.group_images
                 epochs, places = np.divmod(np.arange(first, first + self.group_images), count)
                 drawn = [order(int(epoch))[:, places[epochs == epoch]] for epoch in np.unique(epochs)]
@@ -177,75 +151,53 @@ class Sampler:
             step += 1
 
     def __len__(self) -> int:
-        """Number of requests that ``__iter__`` gives."""
-        groups = len(range(self.rank, self.batch_images // self.group_images, self.world))
         steps = self.steps if self.plan is None else self.plan.steps
-        return (steps - self.first_step) * groups
+        return (steps - self.first_step) * len(self._groups)
+
+    @property
+    def _groups(self) -> range:
+        return range(self.rank, self.batch_images // self.group_images, self.world)
 
 
 def epoch_order(
-    labels: npt.NDArray[np.int64], balance: Balance | None, key: Key, epoch: int, *, beta: float = BETA
-) -> Ids:
-    """The samples of one epoch, in order.
+    labels: Ints, balance: ClassSampling | None, key: Key, epoch: int, *, beta: float = DEFAULT_BETA
+) -> Ints:
+    """The samples of one epoch: (2, N), indices into (N,) labels and how often each had been drawn before.
 
-    Unbalanced, a permutation. Balanced, each class fills its quota from a stream of its own
-    permutations that runs on from epoch to epoch, so that within a class every picture is seen equally
-    often; and classes are dealt evenly over the epoch, so that every batch is balanced.
-
-    Args:
-        labels: (N,) class ids, 0 to K-1.
-        balance: see ``Sampler``.
-        key: of the run.
-        epoch: from 0.
-        beta: see ``Sampler``.
-
-    Returns:
-        (2, N): positions in ``labels``, and how often each had been drawn before.
+    Without balancing, a permutation. Balanced, each class fills its quota from its own stream of permutations, which
+    runs on from epoch to epoch: within a class every image is drawn equally often. Classes are spread evenly over the
+    epoch, so that every batch is balanced.
     """
     if balance is None:
         shuffled = key.fold("order", epoch).generator().permutation(len(labels))
         return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
     counts = np.bincount(labels)
-    for cls, (quota, members) in enumerate(
-        zip(_quotas(counts, balance, beta), class_members(labels, len(counts)), strict=True)
-    ):
+    quotas = _quotas(counts, balance, beta)
+    for cls, (quota, members) in enumerate(zip(quotas, class_members(labels, len(counts)), strict=True)):
         if quota == 0:
             continue
-        rounds, within = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), len(members))
-        for turn, places_in in zip(*_runs(rounds, within), strict=True):
-            shuffled = key.fold("order of class", cls, int(turn)).generator().permutation(members)
-            chosen = shuffled[places_in]
+        turns, within = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), len(members))
+        starts = np.flatnonzero(np.diff(turns, prepend=-1))
+        for turn, here in zip(turns[starts], np.split(within, starts[1:]), strict=True):
+            chosen = key.fold("order of class", cls, int(turn)).generator().permutation(members)[here]
             parts.append(np.stack([chosen, np.full_like(chosen, turn)]))
         jitter = key.fold("deal", cls, epoch).generator().random(quota)
         places.append((np.arange(quota) + jitter) / quota)
-    order: Ids = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(places), kind="stable")]
+    order: Ints = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(places), kind="stable")]
     return order
 
 
-def class_members(labels: npt.NDArray[np.int64], classes: int) -> list[npt.NDArray[np.int64]]:
-    """The positions of each class, ascending, in one look at all: of many classes one for each would take minutes.
-
-    Args:
-        labels: (N,) class ids.
-        classes: K; each has its entry, though it may have no member.
-    """
+def class_members(labels: Ints, classes: int) -> list[Ints]:
+    """Ascending indices of each of the classes, in one pass over the (N,) labels."""
     ends = np.cumsum(np.bincount(labels, minlength=classes))[:-1]
     return np.split(np.argsort(labels, kind="stable"), ends)
 
 
-def _runs(
-    rounds: npt.NDArray[np.int64], values: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
-    """Ascending rounds, each once, and the values of each."""
-    begins = np.flatnonzero(np.diff(rounds, prepend=-1))
-    return rounds[begins], np.split(values, begins[1:])
-
-
-def _quotas(counts: npt.NDArray[np.int64], balance: Balance, beta: float) -> npt.NDArray[np.int64]:
-    """How many of each class an epoch of the same length draws; largest remainders get the rest."""
-    shares = class_fractions(counts, balance, beta) * counts.sum()
-    quotas: npt.NDArray[np.int64] = np.floor(shares).astype(np.int64)
-    rest = np.argsort(quotas - shares, kind="stable")[: counts.sum() - quotas.sum()]
+def _quotas(counts: Ints, balance: ClassSampling, beta: float) -> Ints:
+    """(K,) draws of each class in an epoch of the same length. Largest remainders get the rest."""
+    exact = class_fractions(counts, balance, beta) * counts.sum()
+    quotas: Ints = np.floor(exact).astype(np.int64)
+    rest = np.argsort(quotas - exact, kind="stable")[: counts.sum() - quotas.sum()]
     quotas[rest] += 1
     return quotas

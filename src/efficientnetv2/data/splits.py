@@ -1,8 +1,7 @@
-"""Holding out pictures to validate on: seeded, by class, keeping together what belongs together.
+"""Random, stratified splits that keep similar images together.
 
-Pictures of one group, of one place, or of identical content say the same thing twice; with one in train
-and the other in val the figure would flatter. What must not part is joined into *clusters*, and whole
-clusters are dealt out so that each part gets its share of every class.
+Images of one group, one place or identical content are not independent. With one in train and another in val, metrics
+would be too good. Such images form clusters, and a split assigns whole clusters.
 """
 
 from __future__ import annotations
@@ -16,22 +15,27 @@ import pandas as pd
 
 from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, has_groups, select_groupings
+from efficientnetv2.data.groups import (
+    BLOCKS,
+    Grouping,
+    SplitBy,
+    groupings,
+    has_groups,
+    select_groupings,
+)
 from efficientnetv2.data.records import SPLITS, Ints
 from efficientnetv2.data.stratified_split import class_counts, keeps_every_class, stratified_group_split
 from efficientnetv2.utils.errors import InputError, count_of, some
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.rng import Floats, Key
 
-# A part held out by blocks should hold between half and one and a half of what was asked for; else
-# smaller blocks are tried. Ours.
-_SHARE = (0.5, 1.5)
+# A part held out by blocks should have between 0.5 and 1.5 times the wanted size. Else smaller blocks are tried. Ours.
+_SIZE_RANGE = (0.5, 1.5)
 
 _OWN_VAL = "give a val split of your own"
 _VALIDATE = "validate on"
 
-#: Which pictures a run is judged by: held out of train, or those given as test.
+#: Split that a run is evaluated on: val, held out of train or given, or the given test.
 EvalSplit = Literal["val", "test"]
-Floats = npt.NDArray[np.float64]
 
 
 def with_holdout(
@@ -44,280 +48,259 @@ def with_holdout(
     blocks: Sequence[float] = BLOCKS,
     instead: str = _OWN_VAL,
 ) -> tuple[ImageDataset, str]:
-    """Give a dataset a val split, where it has none, from its train pictures; test is never touched.
+    """Hold out a val split from the training images, unless there is one. Test images stay.
 
-    A row without a split counts as train. Groups (column ``group``) and places (``latitude``,
-    ``longitude``) stay whole. If a class would vanish from train or val, spatial blocks shrink from 1° to
-    1/32°, then places, and last groups, are split up; the sentence says so. Identical files never part.
+    Images without a split are training images. Groups (column ``group``) and places (``latitude``, ``longitude``) stay
+    together. If a class would vanish from train or val, spatial blocks shrink from 1° to 1/32°, then places and last
+    groups are divided. Identical files always stay together.
 
     Args:
-        dataset: labelled.
-        fraction: of the train pictures to hold out, 0 < fraction < 1; or, from 2, about how many of them.
-        seed: the same seed holds out the same pictures.
-        contents: (N,) ids, equal for identical files (``check``); None if not known.
-        by: what is kept whole; see ``SplitBy``.
-        blocks: sides of spatial blocks in degrees, tried in this order.
-        instead: what else the user may do where there is no way.
+        dataset: Labeled images.
+        fraction: Part of the training images to hold out, between 0 and 1. Or about their number, from 2.
+        seed: Seed of the split.
+        contents: (N,) ids, equal for identical files (``validate_images``). None if unknown.
+        by: What stays together.
+        blocks: Sides of spatial blocks in degrees, in the order of trying.
+        instead: Alternative for the user in error messages.
 
     Returns:
-        The dataset with every picture in train, val or test, and a sentence that says what was done.
+        The dataset with every image in train, val or test, and a sentence on how it was split.
 
     Raises:
-        InputError: a class has no or one (distinct) picture in train; fraction is out of range or all there are; or
-            what ``by`` names is not known, or can't be kept whole.
+        InputError: A class has fewer than two distinct training images, the fraction is out of range, or groups or
+            places are unknown or cannot stay together.
     """
     train = np.flatnonzero(dataset.in_train)
     split = dataset.split.copy()
     split[train] = "train"
     unmarked = int((dataset.split == "").sum())
-    given = "val" in split
-    aside = f" {unmarked} without a split count as train." if unmarked and unmarked < len(dataset) else ""
-    if given:
-        validating = count_of(int((split == "val").sum()), "picture")
-        return dataset.with_split(split), f"Validating on the {validating} given as val.{aside}"
-    fraction = _share(fraction, len(train))
+    note = f" {unmarked} without a split count as train." if unmarked and unmarked < len(dataset) else ""
+    if "val" in split:
+        given = count_of(int((split == "val").sum()), "image")
+        return dataset.with_split(split), f"Validating on the {given} given as val.{note}"
+    fraction = _as_fraction(fraction, len(train))
     part = dataset.select(train)
-    levels = groupings(part, None if contents is None else np.asarray(contents)[train], blocks)
-    validate_two_per_class(part, levels[-1].clusters, instead=instead)
-    levels = select_groupings(part, levels, by)
+    available = groupings(part, None if contents is None else np.asarray(contents)[train], blocks)
+    validate_two_per_class(part, available[-1].clusters, instead=instead)
+    available = select_groupings(part, available, by)
     target = class_targets(part, np.array([1 - fraction, fraction]))
-    level, parts = split_by_groupings(part, levels, target, Key.of(seed).fold("holdout"), instead=instead)
+    key = Key.of(seed).fold("holdout")
+    grouping, parts = split_by_groupings(part, available, target, key, instead=instead)
     split[train[parts == 1]] = "val"
-    how = describe_split(levels, level, parts == 1)
-    held, of = int((parts == 1).sum()), len(train)
-    note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
-    return dataset.with_split(split), note
-
-
-def evaluate_on_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
-    """Train on all that is set aside neither as test nor as minival, what was given as val too.
-
-    Args:
-        dataset: labelled, with pictures in test.
-
-    Returns:
-        The dataset with those pictures in train, and a sentence that says what was done.
-    """
-    split = dataset.split.copy()
-    given = split == "val"
-    split[dataset.in_train | given] = "train"
-    asked, learnt = (int((split == name).sum()) for name in ("test", "train"))
-    too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
+    how = describe_split(available, grouping, parts == 1)
+    held, total = int((parts == 1).sum()), len(train)
     return dataset.with_split(split), (
-        f"Answering the {count_of(asked, 'picture')} given as test, by which nothing is chosen; training on "
-        f"{count_of(learnt, 'picture')}{too}."
+        f"Held out {held} of {total} images ({100 * held / total:.0f} %) as val, {how}, seed {seed}.{note}"
     )
 
 
-def _share(fraction: float, pictures: int) -> float:
-    """What is to be held out, as a share."""
-    whole = fraction >= 2 and fraction == int(fraction)
-    if whole and fraction >= pictures:
+def evaluate_on_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
+    """Train on all images but test and minival, also on those given as val, and describe it in a sentence."""
+    split = dataset.split.copy()
+    given = split == "val"
+    split[dataset.in_train | given] = "train"
+    test, train = (int((split == name).sum()) for name in ("test", "train"))
+    too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
+    return dataset.with_split(split), (
+        f"Evaluating on the {count_of(test, 'image')} given as test, by which nothing is chosen; training on "
+        f"{count_of(train, 'image')}{too}."
+    )
+
+
+def _as_fraction(fraction: float, images: int) -> float:
+    is_count = fraction >= 2 and fraction == int(fraction)
+    if is_count and fraction >= images:
         raise InputError(
-            f"{fraction:,.0f} pictures are to be held out, but there are {pictures:,} in train. Say fewer, or a share "
+            f"{fraction:,.0f} images are to be held out, but there are {images:,} in train. Say fewer, or a fraction "
             "(--set holdout=0.2); or give a val split."
         )
-    if not whole and not 0 < fraction < 1:
+    if not is_count and not 0 < fraction < 1:
         raise InputError(
-            f"the fraction to hold out is {fraction}, but lies between 0 and 1, both excluded, or is a number of "
-            "pictures from 2."
+            f"the fraction to hold out is {fraction}, but must be between 0 and 1, both excluded, or a number of "
+            "images from 2."
         )
-    return fraction / pictures if whole else fraction
+    return fraction / images if is_count else fraction
 
 
-def class_targets(part: ImageDataset, shares: Floats) -> Floats:
-    """(P, K) pictures of each class that parts of these shares should get.
-
-    Args:
-        part: the pictures to deal out.
-        shares: (P,) of all.
-    """
-    target: Floats = shares[:, None] * np.bincount(part.labels, minlength=len(part.class_names))
+def class_targets(part: ImageDataset, fractions: Floats) -> Floats:
+    """(P, K) images of each class for parts of these (P,) sizes."""
+    target: Floats = fractions[:, None] * np.bincount(part.labels, minlength=len(part.class_names))
     return target
 
 
 def split_by_groupings(
     part: ImageDataset,
-    levels: list[Grouping],
+    available: list[Grouping],
     target: Floats,
     key: Key,
     *,
     both: str = "both in train and in val",
     instead: str = _OWN_VAL,
 ) -> tuple[Grouping, Ints]:
-    """Deal by the first level with every class and about the sizes asked for; else the first with every class.
+    """Split by the first grouping with every class and about the wanted sizes, else the first with every class.
 
     Args:
-        part: the pictures to deal out.
-        levels: the strictest first.
-        target: (P, K) how many pictures of each class each part should get.
-        key: the same key deals in the same way.
-        both: where every class is to be.
-        instead: what else the user may do where there is no way.
+        part: Images to split.
+        available: Groupings, the strictest first.
+        target: (P, K) wanted images of each class in each part.
+        key: Random key.
+        both: Where every class must be, for error messages.
+        instead: Alternative for the user in error messages.
 
     Returns:
-        The level, and (N,) the part of each picture.
+        The grouping, and the (N,) part of each image.
 
     Raises:
-        InputError: a class vanishes by all of them.
+        InputError: Every grouping loses a class.
     """
-    spare: tuple[Grouping, Ints] | None = None
-    pictures, classes = _each_label(part)
-    for level in levels:
-        parts = stratified_group_split(level.clusters, part.labels, target=target, key=key)
-        counts = class_counts(parts[pictures], classes, *target.shape)
-        if keeps_every_class(counts):
-            spare = spare or (level, parts)
+    fallback: tuple[Grouping, Ints] | None = None
+    images, classes = _image_labels(part)
+    for grouping in available:
+        parts = stratified_group_split(grouping.clusters, part.labels, target=target, key=key)
+        if keeps_every_class(class_counts(parts[images], classes, *target.shape)):
+            fallback = fallback or (grouping, parts)
             size = np.bincount(parts, minlength=len(target)) / target.sum(axis=1)
-            if level.block is None or (size.min() >= _SHARE[0] and size.max() <= _SHARE[1]):
-                # Without blocks, uneven sizes do not justify taking apart what blocks or groups join.
-                return (level, parts) if level.block is not None else spare
-    if spare is None:
-        raise InputError(_no_way(part, levels[-1], both, instead))
-    return spare
+            if grouping.block is None or (size.min() >= _SIZE_RANGE[0] and size.max() <= _SIZE_RANGE[1]):
+                # Without blocks, uneven sizes do not justify dividing blocks or groups.
+                return (grouping, parts) if grouping.block is not None else fallback
+    if fallback is None:
+        raise InputError(_lost_class(part, available[-1], both, instead))
+    return fallback
 
 
-def _no_way(part: ImageDataset, level: Grouping, both: str, instead: str) -> str:
-    """Why even the loosest way makes a class vanish."""
-    kept = level.kept
-    if not kept:
+def _lost_class(part: ImageDataset, grouping: Grouping, both: str, instead: str) -> str:
+    names = grouping.names
+    if not names:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
         return f"{part.source}: {why} no way to have every class {both}. Correct their labels, or {instead}."
-    pictures, classes = _each_label(part)
-    of_class = pd.Series(level.clusters[pictures]).groupby(classes).nunique()
-    lone = [part.class_names[label] for label in of_class.index[of_class == 1]]
-    whole, other = " and ".join(kept), " and ".join(one.removesuffix("s") for one in kept)
-    lie = f"lie in one {other}" if len(kept) == 1 else "hang together, by place or by group"
-    why = f" All pictures of class {some(lone)} {lie}." if lone else ""
+    images, classes = _image_labels(part)
+    clusters = pd.Series(grouping.clusters[images]).groupby(classes).nunique()
+    single = [part.class_names[label] for label in clusters.index[clusters == 1]]
+    whole, one = " and ".join(names), " and ".join(name.removesuffix("s") for name in names)
+    where = f"lie in one {one}" if len(names) == 1 else "are connected, by place or by group"
+    why = f" All images of class {some(single)} {where}." if single else ""
     return (
-        f"{part.source}: with {whole} kept whole, a class would vanish from a part.{why} Add pictures of it from "
-        f"another {other}, or leave the class out; or do not keep {whole} whole (--by class)."
+        f"{part.source}: with {whole} kept whole, a class would vanish from a part.{why} Add images of it from "
+        f"another {one}, or leave the class out; or do not keep {whole} whole (--by class)."
     )
 
 
-def _each_label(part: ImageDataset) -> tuple[Ints, Ints]:
-    """Of every label of every picture: the picture's row, and the class id."""
+def _image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
+    """Image row and class id of every label."""
     targets = part.targets.reshape(len(part), -1)
-    pictures, places = np.nonzero(targets >= 0)
-    return pictures, targets[pictures, places]
+    images, places = np.nonzero(targets >= 0)
+    return images, targets[images, places]
 
 
 def validate_two_per_class(
-    part: ImageDataset,
-    clusters: Ints,
-    purpose: str = _VALIDATE,
-    instead: str = _OWN_VAL,
+    part: ImageDataset, clusters: Ints, purpose: str = _VALIDATE, instead: str = _OWN_VAL
 ) -> None:
-    """Every class has two distinct pictures, one to train on and one for something else.
+    """Every class has two distinct images, one to train on and one for the purpose.
 
     Args:
-        part: the pictures to deal out.
-        clusters: (N,) equal for identical files.
-        purpose: of the other one.
-        instead: what else the user may do.
+        part: Images to split.
+        clusters: (N,) numbers, equal for identical files.
+        purpose: Use of the other image, for error messages.
+        instead: Alternative for the user in error messages.
 
     Raises:
-        InputError: a class has none, one, or the same one several times.
+        InputError: A class has no, one, or one repeated image.
     """
-    pictures, classes = _each_label(part)
-    pairs = pd.DataFrame({"label": classes, "cluster": clusters[pictures]})
-    distinct = (
-        pairs.drop_duplicates().groupby("label").size().reindex(range(len(part.class_names)), fill_value=0)
-    )
-    scarce = np.flatnonzero(distinct.to_numpy() < 2)
+    images, classes = _image_labels(part)
+    pairs = pd.DataFrame({"label": classes, "cluster": clusters[images]}).drop_duplicates()
+    distinct = np.bincount(pairs["label"], minlength=len(part.class_names))
+    scarce = np.flatnonzero(distinct < 2)
     if not len(scarce):
         return
     label = int(scarce[0])
-    name, rows = part.class_names[label], pictures[classes == label]
+    name, rows = part.class_names[label], images[classes == label]
     more = ""
     if len(scarce) > 1:
         others = [part.class_names[one] for one in scarce[1:]]
         more = f" So it is with {count_of(len(others), 'more class')}: {some(others)}."
-    least = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1
-    if purpose != _VALIDATE:  # an image of each class may have been held out by then
-        least += 1
-    fix = f"Add images, pass --min-images-per-class {least} to leave such classes out"
     if not len(rows):
         raise InputError(
-            f"{part.source}: class '{name}' has no readable picture in train.{more} Add images, or leave the class out."
+            f"{part.source}: class '{name}' has no readable image in train.{more} Add images, or leave the class out."
         )
-    made = is_copy(part)[rows]
-    first = int(rows[np.argmin(made)])  # one that was taken, if it is there
-    where, file = part.where(first), part.paths[first]
-    what = _as_one(int((~made).sum()), int(made.sum()))
+    least = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1
+    if purpose != _VALIDATE:  # one image of each class may have been held out already
+        least += 1
+    copies = is_copy(part)[rows]
+    first = int(rows[np.argmin(copies)])  # an original, if there is one
+    what = _repeated(int((~copies).sum()), int(copies.sum()))
     raise InputError(
-        f"{where}: class '{name}' has {what} ('{file}'), but one is needed to train on and another to "
-        f"{purpose}.{more} {fix}; or {instead}."
+        f"{part.where(first)}: class '{name}' has {what} ('{part.paths[first]}'), but one is needed to train on and "
+        f"another to {purpose}.{more} Add images, pass --min-images-per-class {least} to leave such classes out; or "
+        f"{instead}."
     )
 
 
-def _as_one(taken: int, made: int) -> str:
-    """What a class has that comes to one distinct picture: pictures that were taken, and copies of them."""
-    if not made:
-        return "one picture only" if taken == 1 else f"{taken} pictures, all of them the same file"
-    copies = "1 copy" if made == 1 else f"{made} copies"
-    if taken > 1:
-        return f"{taken} pictures, all of them the same file, and {copies} made from it"
-    return f"one picture only, and {copies} made from it" if taken else f"{copies} of one picture only"
+def _repeated(originals: int, copies: int) -> str:
+    """Images that count as one distinct image, in words."""
+    if not copies:
+        return "one image only" if originals == 1 else f"{originals} images, all of them the same file"
+    made = "1 copy" if copies == 1 else f"{copies} copies"
+    if originals > 1:
+        return f"{originals} images, all of them the same file, and {made} made from it"
+    return f"one image only, and {made} made from it" if originals else f"{made} of one image only"
 
 
 def describe_split(
-    levels: list[Grouping], level: Grouping, held: npt.NDArray[np.bool_] | None, *, folds: int | None = None
+    available: list[Grouping],
+    used: Grouping,
+    held_out: npt.NDArray[np.bool_] | None,
+    *,
+    folds: int | None = None,
 ) -> str:
-    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way.
+    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``, and what was divided.
 
     Args:
-        levels: that there were.
-        level: by which it was done.
-        held: (N,) those that were held out; None if all parts are alike.
-        folds: how many parts there are, if all are alike.
+        available: All groupings.
+        used: The one of the split.
+        held_out: (N,) images that were held out. None for folds.
+        folds: Number of folds, if any.
     """
     words = []
-    if level.blocks is not None and level.block is not None:
-        total = len(np.unique(level.blocks))
-        count = (
-            f"{total} blocks" if held is None else f"{len(np.unique(level.blocks[held]))} of {total} blocks"
-        )
+    if used.blocks is not None and used.block is not None:
+        total = len(np.unique(used.blocks))
+        count = f"{total} blocks"
+        if held_out is not None:
+            count = f"{len(np.unique(used.blocks[held_out]))} of {count}"
         why = ""
-        if level is not levels[0]:
+        if used is not available[0]:
             why = "; with larger ones a class would vanish from a part, or a part be far from its share"
-        words.append(f"by spatial blocks of {level.block:g}° ({count}{why})")
-    if level.groups:
+        words.append(f"by spatial blocks of {used.block:g}° ({count}{why})")
+    if used.groups:
         words.append("groups whole")
-    return ", ".join([*words, "stratified by class", *_given_up(levels, level, folds)])
+    return ", ".join([*words, "stratified by class", *_divided(available, used, folds)])
 
 
-def _given_up(levels: list[Grouping], level: Grouping, folds: int | None) -> list[str]:
-    """What is not kept whole though it is known, and why."""
-    places = [one for one in levels if one.block is not None][-1:] if level.block is None else []
-    groups = [one for one in levels if one.groups and one.block is None] if not level.groups else []
+def _divided(available: list[Grouping], used: Grouping, folds: int | None) -> list[str]:
+    """What is known but not kept together, and why."""
+    places = [one for one in available if one.block is not None][-1:] if used.block is None else []
+    groups = [one for one in available if one.groups and one.block is None] if not used.groups else []
     reasons: dict[str, list[str]] = {}
     for what, loosest in [*(("places", one) for one in places), *(("groups", one) for one in groups)]:
-        empty = folds is not None and loosest.count < folds
-        reasons.setdefault(
-            "a part would be empty" if empty else "a class would vanish from a part", []
-        ).append(what)
+        is_empty = folds is not None and loosest.count < folds
+        reason = "a part would be empty" if is_empty else "a class would vanish from a part"
+        reasons.setdefault(reason, []).append(what)
     return [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
 
 
 def split_groups_warning(dataset: ImageDataset) -> str:
-    """A sentence on groups that the splits part, to follow another; empty for none.
-
-    Args:
-        dataset: its pictures without a split count as train.
-    """
+    """A sentence on groups in several splits, starting with a space. Empty for none."""
     if not has_groups(dataset):
         return ""
-    sides = np.where(dataset.in_train, "train", dataset.split)
-    known = pd.DataFrame({"group": dataset.table["group"], "side": sides}).dropna(subset="group")
-    counts = known.groupby("group", sort=False)["side"].nunique()
-    apart = counts.index[counts > 1]
-    if not len(apart):
+    splits = np.where(dataset.in_train, "train", dataset.split)
+    known = pd.DataFrame({"group": dataset.table["group"], "split": splits}).dropna(subset="group")
+    counts = known.groupby("group", sort=False)["split"].nunique()
+    divided = counts.index[counts > 1]
+    if not len(divided):
         return ""
-    there = set(known["side"][known["group"] == apart[0]])
-    named = f"'{apart[0]}', in {' and '.join(name for name in SPLITS if name in there)}"
+    first = set(known["split"][known["group"] == divided[0]])
+    named = f"'{divided[0]}', in {' and '.join(name for name in SPLITS if name in first)}"
     return (
-        f" {len(apart):,} of {count_of(len(counts), 'group')} {'lies' if len(apart) == 1 else 'lie'} in more than one "
-        f"split (the first: {named}): their pictures are not independent, so figures may be too good. Put each whole "
+        f" {len(divided):,} of {count_of(len(counts), 'group')} {'lies' if len(divided) == 1 else 'lie'} in more than "
+        f"one split (the first: {named}): their images are not independent, so metrics may be too good. Put each whole "
         "into one split."
     )

@@ -67,7 +67,7 @@ def glance(path: str) -> tuple[str, str]:
                 return fault, ""
             return _end_lacking(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
-        return "is no picture that Pillow can read, and no raster that GDAL can open", ""
+        return "is not an image that Pillow can read, and no raster that GDAL can open", ""
 
 
 def cut_short(path: str) -> str:

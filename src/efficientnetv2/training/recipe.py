@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from efficientnetv2.architectures.spec import Architecture, Pooling
 from efficientnetv2.data.imagenet import Published
-from efficientnetv2.data.sampler import BETA, Balance
+from efficientnetv2.data.sampler import DEFAULT_BETA, ClassSampling
 from efficientnetv2.data.splits import EvalSplit
 from efficientnetv2.preprocessing import Framing, Views
 from efficientnetv2.progressive.schedule import Progressive
@@ -193,13 +193,13 @@ class Recipe(StrictModel):
     cross-entropy; no `class_weights`, no `logit_adjustment`). `softmax` gives the labels of an image equal shares of 1,
     as in the paper on ImageNet-21k. An error if set for images of one label.
     """
-    balance: Balance | None = None
+    balance: ClassSampling | None = None
     """Class-balanced sampling: `equal`, `effective` or `sqrt` draw rare classes more often. null draws every image once
     an epoch. See `data.sampler`.
     """
-    class_weights: Balance | None = None
+    class_weights: ClassSampling | None = None
     """Weights of classes in the loss, by the same rules as `balance`. With `balance`, both apply."""
-    effective_beta: float = Field(default=BETA, ge=0, lt=1)
+    effective_beta: float = Field(default=DEFAULT_BETA, ge=0, lt=1)
     """Beta of `effective`: how soon more images of a class add nothing new."""
     logit_adjustment: float | None = Field(default=None, gt=0)
     """Temperature of logit adjustment, 1 in the paper: training adds the log frequency of each class to its logit, so

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches
-from efficientnetv2.data.sampler import BatchRequest, Sampler
+from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training import checkpoint as resume
@@ -355,10 +355,10 @@ class _Timed:
         """Steps that are not counted. Workers begin at the same time: what each reads first comes at once."""
         return max(_WARM_UP if self._within_s is None else 1, self.job.workers)
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> TrainSampler:
         recipe = self.recipe
         assert recipe.group_images is not None, "resolve_recipe() comes first"
-        return Sampler(
+        return TrainSampler(
             labels=self.job.train.labels,
             progressive=recipe.progressive,
             steps=_STEPS,

@@ -22,7 +22,7 @@ from efficientnetv2.data.loader import (
     training_batches,
     worker_errors,
 )
-from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file as modelfile
@@ -323,7 +323,7 @@ def _steps(
     assert recipe.group_images is not None, "resolve_recipe() comes first"
     if state.step >= plan.steps:
         return iter(())
-    sampler = Sampler(
+    sampler = TrainSampler(
         labels=job.train.labels,
         progressive=recipe.progressive,
         steps=job.length.steps,

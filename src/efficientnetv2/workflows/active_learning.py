@@ -173,7 +173,7 @@ def write_ranking(
     pictures = BestEffortReader(display_reader(answered))
 
     def picture(row: int) -> Image.Image | None:
-        return pictures.made(row, lambda source: thumbnails.shrink(load_image(source)))
+        return pictures.read(row, lambda source: thumbnails.shrink(load_image(source)))
 
     shown = [
         Ranked(

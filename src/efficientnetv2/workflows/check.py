@@ -173,7 +173,7 @@ def _write(folder: Path, found: CheckFindings) -> None:
     pictures = BestEffortReader(source_reader(found.dataset))
 
     def picture(row: int) -> Image.Image | None:
-        return pictures.made(row, load_image)
+        return pictures.read(row, load_image)
 
     try:
         report.write_check_report(folder, found, picture=picture, command=command_line(), versions=versions())

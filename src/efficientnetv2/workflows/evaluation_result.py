@@ -189,7 +189,7 @@ class Outcome:
                     true=", ".join(self.class_names[label] for label in targets[place] if label >= 0),
                     predicted=self.class_names[best],
                     probability=float(probabilities[place, best]),
-                    thumbnail=pictures.made(row, _small) if thumbnails else None,
+                    thumbnail=pictures.read(row, _small) if thumbnails else None,
                 )
             )
         return mistakes

@@ -126,7 +126,7 @@ def _seen(
     pictures, see = BestEffortReader(reader), partial(load_eval_image, preprocessing=preprocessing)
     images: dict[int, Pixels] = {}
     for place in places:
-        image = pictures.made(int(predictions.samples[place]), see)
+        image = pictures.read(int(predictions.samples[place]), see)
         if image is not None:
             images[place] = image
     if not images or not supports_grad_cam(network):

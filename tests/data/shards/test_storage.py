@@ -21,7 +21,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.loader import TrainingImages, evaluation_batches, training_batches
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.data.shards import storage
 from efficientnetv2.data.shards.storage import Range, RemoteStore
 from efficientnetv2.data.shards.writer import Packing, pack
@@ -62,7 +62,7 @@ def test_batches_are_those_of_the_files(workers, server, class_folders):
     batches = []
     for dataset in (load_dataset(f"{server.url}/shards"), load_dataset(class_folders)):
         pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
-        sampler = Sampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
+        sampler = TrainSampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
         batches.append(list(training_batches(pictures, sampler, workers=workers)))
     for far, near in zip(*batches, strict=True):
         assert torch.equal(far.images, near.images)
@@ -138,7 +138,7 @@ def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
     whole = Preprocessing(image_px=32)
     server.fail = [500] * 1000
     pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
-    sampler = Sampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
+    sampler = TrainSampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
     with pytest.raises(InputError, match="after 5 tries") as stopped:
         list(training_batches(pictures, sampler, workers=workers))
     assert "Traceback" not in str(stopped.value)
