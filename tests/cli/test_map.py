@@ -381,13 +381,13 @@ def test_where_only_the_names_beside_it_cannot_be_written_the_map_is_whole(model
 
 def planted_map(tmp_path):
     """300 x 100 px: forest at the left, other in the middle, plantation at the right; and a last row without data."""
-    from efficientnetv2.data.geotiff import opened
+    from efficientnetv2.data.geotiff import open_raster
     from efficientnetv2.geospatial import map_file
 
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 101, 300), np.uint8))
     values = np.repeat([[1] * 100 + [2] * 100 + [3] * 100], 101, axis=0).astype(np.uint8)
     values[100] = 0
-    with opened(raster) as source:
+    with open_raster(raster) as source:
         map_file.write(
             tmp_path / "map.tif",
             source,

@@ -20,14 +20,21 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.data.bands import picture, rule_of
+from efficientnetv2.data.bands import load_raster, measure_bands
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image
 from efficientnetv2.data.file_probe import probe
-from efficientnetv2.data.geotiff import all_bands, bands_seen, levels, opened, read, unplaced_quietly
+from efficientnetv2.data.geotiff import (
+    all_bands,
+    ignore_not_georeferenced,
+    open_raster,
+    read_raster,
+    scale_to_uint8,
+    visible_bands,
+)
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.image_metadata import content_hashes
-from efficientnetv2.data.raster_checks import amiss, unlike
+from efficientnetv2.data.raster_checks import band_mismatch, mismatch
 from efficientnetv2.data.readers import default_bands, display_reader, eval_reader, source_reader
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -44,7 +51,7 @@ def deep(bands=5, px=24, least=1_000, most=4_000):
 @given(st.integers(0, 60_000), st.integers(1, 5_000), st.integers(0, 65_535))
 def test_values_are_spread_evenly_and_cut_off_at_the_ends(low, span, value):
     bands = Bands((1, 1, 1), (low,) * 3, (low + span,) * 3)
-    found = levels(np.full((3, 1, 1), value, np.uint16), np.ones((3, 1, 1), bool), bands)
+    found = scale_to_uint8(np.full((3, 1, 1), value, np.uint16), np.ones((3, 1, 1), bool), bands)
     assert abs(int(found[0, 0, 0]) - np.clip(255 * (value - low) / span, 0, 255)) <= 0.51
 
 
@@ -54,8 +61,8 @@ def test_what_is_missing_gets_its_level(tmp_path):
     values[:, 0, 0], values[:, 0, 1], values[1, 0, 2] = -9999, np.nan, np.nan
     path = write_raster(tmp_path / "float.tif", values, nodata=-9999)
     bands = Bands((1, 2, 3), (0,) * 3, (1,) * 3, missing=(10, 20, 30))
-    with opened(path) as dataset:
-        found, valid = read(dataset, bands)
+    with open_raster(path) as dataset:
+        found, valid = read_raster(dataset, bands)
     assert found[0, 0].tolist() == found[0, 1].tolist() == [10, 20, 30]
     assert found[0, 2].tolist() == [128, 20, 128]
     assert found[3, 3].tolist() == [128, 128, 128]
@@ -66,18 +73,18 @@ def test_an_alpha_band_says_where_there_is_data(tmp_path):
     values = np.full((4, 4, 4), 200, np.uint8)
     values[3, 0, 0] = 0
     path = write_raster(tmp_path / "alpha.tif", values, photometric="RGB", alpha="yes")
-    with opened(path) as dataset:
-        assert bands_seen(dataset) == all_bands(dataset) == (1, 2, 3)
-        _, valid = read(dataset, Bands((1, 2, 3)))
+    with open_raster(path) as dataset:
+        assert visible_bands(dataset) == all_bands(dataset) == (1, 2, 3)
+        _, valid = read_raster(dataset, Bands((1, 2, 3)))
     assert valid.sum() == 15
 
 
 def test_a_part_is_that_part(tmp_path):
     values = deep(3, 30)
     path = write_raster(tmp_path / "deep.tif", values)
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         bands = Bands((3, 2, 1), (0,) * 3, (65535,) * 3)
-        found, _ = read(dataset, bands, left=5, top=7, width=11, height=4)
+        found, _ = read_raster(dataset, bands, left=5, top=7, width=11, height=4)
     expected = np.rint(values[::-1, 7:11, 5:16].transpose(1, 2, 0) / 257)
     assert np.abs(found - expected).max() <= 1
 
@@ -87,8 +94,8 @@ def test_the_raster_says_which_bands_are_red_green_and_blue(tmp_path):
     kinds = rasterio.enums.ColorInterp
     with rasterio.open(path, "r+") as target:
         target.colorinterp = [kinds.blue, kinds.green, kinds.red, kinds.undefined]
-    with opened(path) as dataset:
-        assert bands_seen(dataset) == (3, 2, 1)
+    with open_raster(path) as dataset:
+        assert visible_bands(dataset) == (3, 2, 1)
         assert all_bands(dataset) == (3, 2, 1, 4)
 
 
@@ -99,15 +106,15 @@ def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
         values = deep()
         values[3] = np.linspace(least, least + 100, 24 * 24).reshape(24, 24)
         files.append(str(write_raster(tmp_path / f"{name}.tif", values)))
-    rule = rule_of(files, (4, 3, 2), seed=0)
+    rule = measure_bands(files, (4, 3, 2), seed=0)
     assert rule.numbers == (4, 3, 2)
     assert rule.low[0] == pytest.approx(2, abs=1)
     assert rule.high[0] == pytest.approx(998, abs=1)
     assert rule.low[1] > 1_000
     assert rule.missing[0] == pytest.approx(127, abs=2)
     assert rule.picture_m == pytest.approx(240)  # 24 px of 10 m
-    assert rule == rule_of(files, (4, 3, 2), seed=0)
-    alone = rule_of(files[:1], (4, 3, 2), seed=0)
+    assert rule == measure_bands(files, (4, 3, 2), seed=0)
+    alone = measure_bands(files[:1], (4, 3, 2), seed=0)
     assert alone.high[0] < 101  # so that the line above is not of the first alone
 
 
@@ -120,7 +127,7 @@ def test_a_rule_is_of_the_pixels_not_of_the_averages_that_a_file_holds_beside_th
     )
     with rasterio.open(beside, "r+") as target:
         target.build_overviews([2, 4, 8, 16], rasterio.enums.Resampling.average)
-    one, other = (rule_of([str(file)], "all", seed=0) for file in (plain, beside))
+    one, other = (measure_bands([str(file)], "all", seed=0) for file in (plain, beside))
     assert (one.low, one.high) == (other.low, other.high)
     assert other.high[0] - other.low[0] == pytest.approx(2 * 2.326 * 400, rel=0.1)
 
@@ -131,7 +138,7 @@ def test_values_far_from_0_keep_what_they_differ_by(kind):
     low = 2_000_000_000
     values = (low + np.arange(256).reshape(1, 16, 16)).astype(kind)
     rule = Bands((1,), low=(low,), high=(low + 255,), missing=(0,))
-    found = levels(values, np.ones_like(values, bool), rule)
+    found = scale_to_uint8(values, np.ones_like(values, bool), rule)
     assert found.flatten().tolist() == list(range(256))
 
 
@@ -142,7 +149,7 @@ def test_a_raster_that_says_how_it_is_turned_is_read_as_it_is_to_be_seen(turned,
     colours = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     file = tmp_path / "scan.tif"
     Image.fromarray(colours).save(file, tiffinfo={274: turned}, big_tiff=big)
-    seen = picture(str(file), Bands((1, 2, 3)))
+    seen = load_raster(str(file), Bands((1, 2, 3)))
     assert np.array_equal(seen, np.asarray(load_image(str(file))))
     assert seen.shape == ((30, 20, 3) if turned >= 5 else (20, 30, 3))
 
@@ -150,17 +157,17 @@ def test_a_raster_that_says_how_it_is_turned_is_read_as_it_is_to_be_seen(turned,
 def test_eight_bits_stay_as_they_are(tmp_path):
     values = RNG.integers(30, 60, (6, 16, 16)).astype(np.uint8)
     path = str(write_raster(tmp_path / "six.tif", values, photometric="MINISBLACK"))
-    rule = rule_of([path], (6, 1, 1), seed=0)
+    rule = measure_bands([path], (6, 1, 1), seed=0)
     assert (rule.low, rule.high) == ((0,) * 3, (255,) * 3)
-    np.testing.assert_array_equal(picture(path, rule), values[[5, 0, 0]].transpose(1, 2, 0))
+    np.testing.assert_array_equal(load_raster(path, rule), values[[5, 0, 0]].transpose(1, 2, 0))
 
 
 def test_ordinary_pictures_need_no_rule(tmp_path):
     plain = write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8))
     jpeg = paint(tmp_path / "a.jpg", (200, 10, 10))
-    assert rule_of([str(plain), str(jpeg)], None, seed=0) is None
+    assert measure_bands([str(plain), str(jpeg)], None, seed=0) is None
     with pytest.raises(InputError, match=mentioning("--bands", "1,2,3")):
-        rule_of([str(jpeg)], (1, 2, 3), seed=0)
+        measure_bands([str(jpeg)], (1, 2, 3), seed=0)
 
 
 def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
@@ -168,13 +175,13 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
     with rasterio.open(path, "r+") as target:
         target.set_band_description(4, "B4 red")
     with pytest.raises(InputError, match=mentioning("five.tif", "5", "4", "B4", "7", "--bands")):
-        rule_of([str(path)], (7,), seed=0)
+        measure_bands([str(path)], (7,), seed=0)
     three = str(write_raster(tmp_path / "three.tif", deep(3)))
     with pytest.raises(InputError, match=mentioning("three.tif", "3", "4", "B4", "2")):
-        rule_of([str(path), three], (4, 3, 2), seed=0)
+        measure_bands([str(path), three], (4, 3, 2), seed=0)
     empty = str(write_raster(tmp_path / "empty.tif", np.zeros((3, 9, 9), np.uint16), nodata=0))
     with pytest.raises(InputError, match=mentioning("empty.tif", "raster")):
-        rule_of([empty], None, seed=0)
+        measure_bands([empty], None, seed=0)
 
 
 def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
@@ -185,7 +192,7 @@ def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
     write_raster(tmp_path / "set/b/two.tif", deep(px=40))
     paint(tmp_path / "set/b/three.jpg", (10, 200, 10))
     listed = load_dataset(tmp_path / "set")
-    rule = rule_of([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
+    rule = measure_bands([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
     pictures = source_reader(replace(listed, bands=rule))
     seen = [load_eval_image(pictures.source(row), Preprocessing(image_px=16)) for row in range(3)]
     assert [one.shape for one in seen] == [(16, 16, 3)] * 3
@@ -205,9 +212,9 @@ def test_damaged_rasters_are_told_from_good_ones(tmp_path):
     bad.write_bytes(b"II*\0 no more than a beginning" * 9)
     assert mentions(probe(str(bad)).reason, "GDAL", "raster")
     with pytest.raises(UnreadableImageError, match=mentioning("good.tif", "5", "6")):
-        picture(str(good), Bands((6, 6, 6)))
+        load_raster(str(good), Bands((6, 6, 6)))
     with pytest.raises(UnreadableImageError, match=r"bad\.tif"):
-        picture(str(bad), Bands((1, 2, 3)))
+        load_raster(str(bad), Bands((1, 2, 3)))
 
 
 @pytest.mark.parametrize("interleave", ["band", "pixel"])
@@ -231,7 +238,7 @@ def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monk
     (tmp_path / "half.tif").write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "text.tif").write_text("<html>Not found</html>")
     Image.new("RGB", (1, 1)).save(tmp_path / "small.tif")
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
     assert "a web page" in probe(str(tmp_path / "text.tif")).reason
     assert "too small" in probe(str(tmp_path / "small.tif")).reason
     assert "geo" not in probe(str(tmp_path / "half.tif")).reason
@@ -242,13 +249,13 @@ def test_a_picture_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypat
     """GDAL would read 600 MB for it, at each draw."""
     plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 40, 40)).astype(np.uint8)))
     five = str(write_raster(tmp_path / "five.tif", deep(px=40)))
-    rule = rule_of([five], None, seed=0)
+    rule = measure_bands([five], None, seed=0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     assert "a decompression bomb" in probe(plain).reason
     assert "0 million pixels" in probe(five).reason
     assert "effnetv2 map" in probe(five).reason
     with pytest.raises(UnreadableImageError, match="Cut it into pieces"):
-        picture(five, rule)
+        load_raster(five, rule)
 
 
 def test_ordinary_pictures_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_path, monkeypatch):
@@ -257,11 +264,11 @@ def test_ordinary_pictures_stored_as_pillow_cannot_read_them_are_left_to_gdal(tm
     path = str(write_raster(tmp_path / "webp.tif", values, compress="WEBP", webp_lossless=True))
     monkeypatch.setattr("efficientnetv2.data.tiff_tags._loads", lambda image: False)
     assert probe(path).reason == ""
-    rule = rule_of([path], None, seed=0)
-    np.testing.assert_array_equal(picture(path, rule), values.transpose(1, 2, 0))
-    np.testing.assert_array_equal(picture(path, default_bands(path)), values.transpose(1, 2, 0))
+    rule = measure_bands([path], None, seed=0)
+    np.testing.assert_array_equal(load_raster(path, rule), values.transpose(1, 2, 0))
+    np.testing.assert_array_equal(load_raster(path, default_bands(path)), values.transpose(1, 2, 0))
     monkeypatch.setattr("efficientnetv2.data.tiff_tags._loads", lambda image: True)
-    assert rule_of([path], None, seed=0) is None
+    assert measure_bands([path], None, seed=0) is None
 
 
 def test_what_is_answered_needs_no_rule_either_where_what_trains_has_none(tmp_path):
@@ -269,10 +276,10 @@ def test_what_is_answered_needs_no_rule_either_where_what_trains_has_none(tmp_pa
     jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8)))
     (tmp_path / "broken.tif").write_bytes(b"II*\0 broken")
-    assert rule_of([jpeg], None, seed=0, others=[plain, str(tmp_path / "broken.tif")]) is None
+    assert measure_bands([jpeg], None, seed=0, others=[plain, str(tmp_path / "broken.tif")]) is None
     sixteen = str(write_raster(tmp_path / "deep.tif", deep(3)))
     with pytest.raises(InputError, match=mentioning("deep.tif", "uint16", "8")):
-        rule_of([jpeg, plain], None, seed=0, others=[plain, sixteen])
+        measure_bands([jpeg, plain], None, seed=0, others=[plain, sixteen])
 
 
 def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(tmp_path):
@@ -282,18 +289,18 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
     png = tmp_path / "set/a/two.png"
     Image.fromarray(deep(1)[0]).save(png)
     jpeg = str(paint(tmp_path / "set/a/three.jpg", (9, 200, 9)))
-    rule = rule_of([raster, jpeg], None, seed=0)
+    rule = measure_bands([raster, jpeg], None, seed=0)
     fault = r"two\.png.*holds values of more than 8 bits.*gdal_translate -of GTiff"
     for files, others in (([raster, jpeg, str(png)], []), ([raster, jpeg], [str(png)])):
         with pytest.raises(InputError, match=fault):
-            rule_of(files, None, seed=0, others=others)
+            measure_bands(files, None, seed=0, others=others)
     listed = load_dataset(tmp_path / "set", require_labels=False)
     answered = eval_reader(replace(listed, bands=rule))
     rows = {path.rpartition("/")[2]: row for row, path in enumerate(listed.paths)}
     with pytest.raises(UnreadableImageError, match=fault):
         answered.source(rows["two.png"])
     assert answered.source(rows["three.jpg"]) == jpeg
-    plain = rule_of([raster], (1, 1, 1), seed=0)
+    plain = measure_bands([raster], (1, 1, 1), seed=0)
     eight = replace(plain, low=(0.0,) * 3, high=(255.0,) * 3, kinds=("uint8",))
     assert eval_reader(replace(listed, bands=eight)).source(rows["two.png"]) == str(png)
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
@@ -311,9 +318,9 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
 
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", deep()))
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo")
-    assert rule_of([path], None, seed=0) is None
+    assert measure_bands([path], None, seed=0) is None
 
 
 def test_a_container_of_rasters_has_no_bands_itself(tmp_path):
@@ -345,22 +352,22 @@ OLD_SIXTEEN, OLD_EIGHT = replace(SIXTEEN, kinds=()), replace(EIGHT, kinds=())
 def test_a_rule_is_for_the_kind_of_values_it_was_measured_on(tmp_path, rule, kind, fits):
     """8 bits by a rule of 16 would be black, 16 by one of 8 white; of older rules little is known."""
     path = str(write_raster(tmp_path / "one.tif", RNG.integers(0, 127, (3, 8, 8)).astype(kind)))
-    with opened(path) as dataset:
-        assert (unlike(dataset, rule) == "") == fits
+    with open_raster(path) as dataset:
+        assert (mismatch(dataset, rule) == "") == fits
     if fits:
-        assert picture(path, rule).shape == (8, 8, 3)
+        assert load_raster(path, rule).shape == (8, 8, 3)
     else:
         with pytest.raises(
             UnreadableImageError, match=rf"one\.tif: holds {kind}, but the rule by which .* gdal_translate"
         ):
-            picture(path, rule)
+            load_raster(path, rule)
 
 
 def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
     deep_one = str(write_raster(tmp_path / "deep.tif", deep()))
     signed = str(write_raster(tmp_path / "signed.tif", deep().astype(np.int16)))
     bright = str(write_raster(tmp_path / "bright.tif", RNG.integers(0, 255, (5, 24, 24)).astype(np.uint8)))
-    rule = rule_of([deep_one, signed], "all", seed=0, others=[deep_one])
+    rule = measure_bands([deep_one, signed], "all", seed=0, others=[deep_one])
     assert rule.kinds == rule.shown.kinds == ("int16", "uint16")
     seen = Preprocessing(image_px=16).seeing(rule)
     assert Preprocessing.from_json(seen.to_json()) == seen
@@ -371,8 +378,8 @@ def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
         InputError,
         match=mentioning("bright.tif", "uint8", "0", "255", "uint16", "UInt16", "FROM", "TO"),
     ):
-        rule_of([deep_one], "all", seed=0, others=[bright])
-    assert rule_of([deep_one, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
+        measure_bands([deep_one], "all", seed=0, others=[bright])
+    assert measure_bands([deep_one, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
 
 
 def test_bands_of_different_types_are_refused_by_name(tmp_path):
@@ -388,14 +395,14 @@ def test_bands_of_different_types_are_refused_by_name(tmp_path):
     )
     path = tmp_path / "joined.vrt"
     path.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="24">{joined}</VRTDataset>')
-    with unplaced_quietly(), rasterio.open(path) as dataset:
-        told = amiss(dataset, Bands((1, 2, 3)))
+    with ignore_not_georeferenced(), rasterio.open(path) as dataset:
+        told = band_mismatch(dataset, Bands((1, 2, 3)))
         assert mentions(told, "1", "uint16", "2", "3", "float32")
         assert mentions(told, "gdal_translate", "Float32")
-        assert amiss(dataset, Bands((2, 1))) == ""
+        assert band_mismatch(dataset, Bands((2, 1))) == ""
     with (
         pytest.raises(InputError, match=mentioning("gdal_translate", "joined.vrt", "joined.tif")),
-        opened(path),
+        open_raster(path),
     ):
         pass
 
@@ -477,9 +484,9 @@ def test_overviews_and_masks_beside_a_raster_are_read(tmp_path):
         target.build_overviews([2, 4])
         target.write_mask(np.zeros((400, 400), bool))
     assert {file.name for file in tmp_path.iterdir()} == {"x.tif", "x.tif.ovr", "x.tif.msk"}
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         assert dataset.overviews(1) == [2, 4]
-        assert not read(dataset, Bands((1,)))[1].any()
+        assert not read_raster(dataset, Bands((1,)))[1].any()
 
 
 def with_fill(
@@ -506,27 +513,27 @@ def with_fill(
 def test_missing_data_that_no_file_declares_is_found(tmp_path, fill, least, most, kind):
     """As after many crops: else nearly all real values would become one level."""
     files = with_fill(tmp_path, fill, least=least, most=most, kind=kind)
-    rule = rule_of(files, "all", seed=0)
+    rule = measure_bands(files, "all", seed=0)
     assert rule.nodata == (fill,)
     assert min(rule.low) >= least
     assert max(rule.high) <= most
-    seen = picture(files[0], rule)
+    seen = load_raster(files[0], rule)
     assert (seen[:, :6] == rule.missing).all()
     assert len(np.unique(seen[:, 6:])) > 200
-    with opened(files[0]) as dataset:
-        assert read(dataset, rule)[1].sum() == 40 * 34
-    assert rule_of(files, "all", seed=0, nodata=()).nodata == (), "--nodata none"
+    with open_raster(files[0]) as dataset:
+        assert read_raster(dataset, rule)[1].sum() == 40 * 34
+    assert measure_bands(files, "all", seed=0, nodata=()).nodata == (), "--nodata none"
 
 
 def test_what_is_declared_or_a_measurement_is_not_taken_for_missing(tmp_path):
     declared = with_fill(tmp_path, -9999, nodata=-9999)
-    assert rule_of(declared, "all", seed=0).nodata == ()
+    assert measure_bands(declared, "all", seed=0).nodata == ()
     bright = with_fill(tmp_path, 1.2)  # clouds lie near the others
-    assert rule_of(bright, "all", seed=0).nodata == ()
+    assert measure_bands(bright, "all", seed=0).nodata == ()
     alone = with_fill(tmp_path, -9999, np.s_[:, ::5, ::5])  # no area
-    assert rule_of(alone, "all", seed=0).nodata == ()
+    assert measure_bands(alone, "all", seed=0).nodata == ()
     codes = [str(write_raster(tmp_path / "codes.tif", np.repeat([[[0], [40]]], 8, axis=2).astype(np.uint16)))]
-    assert rule_of(codes, "all", seed=0).nodata == ()
+    assert measure_bands(codes, "all", seed=0).nodata == ()
 
 
 def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
@@ -564,12 +571,12 @@ def test_a_printed_picture_is_an_ordinary_one(tmp_path):
     path = tmp_path / "printed.tif"
     inks = Image.frombytes("CMYK", (24, 24), RNG.bytes(24 * 24 * 4))
     inks.save(path)
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         assert [colour.name for colour in dataset.colorinterp] == ["red", "green", "blue", "alpha"]
     jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
-    assert rule_of([str(path), jpeg], None, seed=0) is None
+    assert measure_bands([str(path), jpeg], None, seed=0) is None
     # Among rasters it is seen with the same colours, but for rounding.
-    seen = picture(str(path), Bands((1, 2, 3))).astype(int)
+    seen = load_raster(str(path), Bands((1, 2, 3))).astype(int)
     np.testing.assert_allclose(seen, np.asarray(inks.convert("RGB")), atol=1)
 
 
@@ -577,12 +584,12 @@ def test_a_printed_picture_of_16_bits_is_ordinary_alone_and_refused_by_its_name_
     """Pillow makes colours of its inks, GDAL does not; no other picture is to blame."""
     path, jpeg = printed(tmp_path / "printed.tif", np.uint16), str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     assert probe(path).reason == ""
-    assert rule_of([jpeg, path], None, seed=0) is None
+    assert measure_bands([jpeg, path], None, seed=0) is None
     five = str(write_raster(tmp_path / "five.tif", deep()))
     for files in ([jpeg, path, five], [five, path]):
         with pytest.raises(InputError, match=mentioning("printed.tif", "RGB")):
-            rule_of(files, None, seed=0)
-    assert rule_of([path], (1, 2, 3, 4), seed=0).channels == 4, "by number anything may be seen"
+            measure_bands(files, None, seed=0)
+    assert measure_bands([path], (1, 2, 3, 4), seed=0).channels == 4, "by number anything may be seen"
 
 
 def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
@@ -618,7 +625,7 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
     kinds = rasterio.enums.ColorInterp
     with rasterio.open(path, "r+") as target:
         target.colorinterp = [kinds.blue, kinds.green, kinds.red]
-    rule = rule_of([str(path)], None, seed=0)
+    rule = measure_bands([str(path)], None, seed=0)
     assert (rule.numbers, rule.low, rule.high) == ((3, 2, 1), (0,) * 3, (255,) * 3)
     with pytest.raises(UnreadableImageError, match=mentioning("3", "2", "1", "gdal_translate")):
         default_bands(str(path))
@@ -638,12 +645,12 @@ def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters
     path = str(
         write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile)
     )
-    assert rule_of([path], None, seed=0) is None
+    assert measure_bands([path], None, seed=0) is None
     assert default_bands(path) is None
     beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
     with pytest.raises(InputError, match=rf"coded\.tif holds .*{fault}"):
-        rule_of([path, beside], None, seed=0)
-    assert rule_of([path], (1,), seed=0).channels == 1, "by number anything may be seen"
+        measure_bands([path, beside], None, seed=0)
+    assert measure_bands([path], (1,), seed=0).channels == 1, "by number anything may be seen"
 
 
 def coloured_bands(path, *colours):
@@ -659,20 +666,22 @@ def test_bands_that_were_found_by_colour_are_looked_for_by_colour_in_all(tmp_pat
     rgb = coloured_bands(tmp_path / "rgb.tif", "red", "green", "blue")
     unnamed = str(write_raster(tmp_path / "unnamed.tif", deep(3)))
     with pytest.raises(InputError, match=mentioning("rgb.tif", "3", "1", "2")):
-        rule_of([bgr, rgb], None, seed=0)
+        measure_bands([bgr, rgb], None, seed=0)
     with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
-        rule_of([bgr], None, seed=0, others=[rgb])
-    rule = rule_of([bgr, unnamed], None, seed=0)
+        measure_bands([bgr], None, seed=0, others=[rgb])
+    rule = measure_bands([bgr, unnamed], None, seed=0)
     assert (rule.numbers, rule.names) == ((3, 2, 1), ("red", "green", "blue"))
     with pytest.raises(UnreadableImageError, match=mentioning("rgb.tif", "3")):
-        picture(rgb, rule)
-    with opened(rgb) as dataset:
+        load_raster(rgb, rule)
+    with open_raster(rgb) as dataset:
         asked = Preprocessing(image_px=16).seeing(rule)
         with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
             bands_for(dataset, asked, Wanted(), "rgb.tif")
         assert bands_for(dataset, asked, Wanted(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
-    assert rule_of([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no colour counts"
-    assert picture(rgb, replace(rule, names=())).shape == (24, 24, 3), "a rule of before colours were kept"
+    assert measure_bands([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no colour counts"
+    assert load_raster(rgb, replace(rule, names=())).shape == (24, 24, 3), (
+        "a rule of before colours were kept"
+    )
 
 
 def test_what_a_raster_describes_its_bands_as_counts_before_their_colours(tmp_path):
@@ -680,10 +689,10 @@ def test_what_a_raster_describes_its_bands_as_counts_before_their_colours(tmp_pa
     path = write_raster(tmp_path / "named.tif", RNG.integers(0, 255, (4, 24, 24)).astype(np.uint8))
     with rasterio.open(path, "r+") as target:
         target.descriptions = ("blue", "green", "red", "infrared")
-    assert rule_of([str(path)], None, seed=0).names == ("blue", "green", "red")
-    by_number = rule_of([str(path)], (3, 2, 1), seed=0)
+    assert measure_bands([str(path)], None, seed=0).names == ("blue", "green", "red")
+    by_number = measure_bands([str(path)], (3, 2, 1), seed=0)
     assert by_number.names == ("red", "green", "blue")
-    assert picture(str(path), by_number).shape == (24, 24, 3)
+    assert load_raster(str(path), by_number).shape == (24, 24, 3)
 
 
 @pytest.mark.parametrize(
@@ -700,11 +709,11 @@ def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
     expected = np.broadcast_to(values, (3, 24, 24)).transpose(1, 2, 0)
     listed = load_dataset(tmp_path / "set", require_labels=False)
     assert probe(path).reason == ""
-    rule = rule_of([listed.file(row) for row in range(2)], None, seed=0)
+    rule = measure_bands([listed.file(row) for row in range(2)], None, seed=0)
     for reader in (source_reader(replace(listed, bands=rule)), eval_reader(listed), display_reader(listed)):
         np.testing.assert_array_equal(reader.source(0), expected)
         assert load_eval_image(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.readable", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo", "raster")
     with pytest.raises(UnreadableImageError, match=mentioning("one.tif", "geo")):
         eval_reader(listed).source(0)

@@ -13,11 +13,11 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.data.bands import picture, rule_of
+from efficientnetv2.data.bands import load_raster, measure_bands
 from efficientnetv2.data.cache_writer import CacheJob, cache_in_memory
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
-from efficientnetv2.data.geotiff import levels, opened, read
+from efficientnetv2.data.geotiff import open_raster, read_raster, scale_to_uint8
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.data.image_io import UnreadableImageError, display_channels
 from efficientnetv2.data.readers import display_reader, source_reader
@@ -46,8 +46,8 @@ def test_every_depth_is_read_as_rasterio_gives_it(tmp_path, kind, count):
     path = write_raster(tmp_path / "any.tif", values.astype(kind))
     numbers = tuple(range(count, 0, -1))
     bands = Bands(numbers, low=tuple(100.0 + n for n in numbers), high=tuple(150.0 + n for n in numbers))
-    with opened(path) as dataset, rasterio.open(path) as theirs:
-        found, valid = read(dataset, bands)
+    with open_raster(path) as dataset, rasterio.open(path) as theirs:
+        found, valid = read_raster(dataset, bands)
         stored = theirs.read(list(numbers)).astype(np.float64)
     wanted = (stored - np.array(bands.low)[:, None, None]) / 50 * 255
     assert found.shape == (12, 10, count)
@@ -59,8 +59,8 @@ def test_the_rule_of_all_bands_and_its_figures(tmp_path):
     """Mean and deviation of each band against numpy, on levels made by hand."""
     files = [str(write_raster(tmp_path / f"{n}.tif", deep(least=500 * n, most=2_000))) for n in range(3)]
     stored = np.concatenate([rasterio.open(file).read().reshape(5, -1) for file in files], axis=1)
-    rule = rule_of(files, None, seed=0)
-    assert rule == rule_of(files, "all", seed=0) == rule_of(files, (1, 2, 3, 4, 5), seed=0)
+    rule = measure_bands(files, None, seed=0)
+    assert rule == measure_bands(files, "all", seed=0) == measure_bands(files, (1, 2, 3, 4, 5), seed=0)
     assert rule.numbers == (1, 2, 3, 4, 5)
     for band in range(5):
         low, high = np.percentile(stored[band], [1, 99])
@@ -69,7 +69,7 @@ def test_the_rule_of_all_bands_and_its_figures(tmp_path):
         assert rule.missing[band] == pytest.approx(seen.mean(), abs=0.51)
         assert rule.spread[band] == pytest.approx(seen.std(), rel=1e-3)
     prepared = Preprocessing(image_px=16).seeing(rule)
-    pixels = np.stack([picture(file, rule) for file in files]).reshape(-1, 5) / 255
+    pixels = np.stack([load_raster(file, rule) for file in files]).reshape(-1, 5) / 255
     normalised = (pixels - prepared.mean) / prepared.std
     assert np.abs(normalised.mean(axis=0)).max() < 0.02
     assert np.abs(normalised.std(axis=0) - 1).max() < 0.02
@@ -95,20 +95,20 @@ def test_what_is_missing_in_one_band_alone(tmp_path):
     values[1, 0, 0], values[:, 0, 1] = -9999, -9999
     path = write_raster(tmp_path / "int.tif", values, nodata=-9999)
     bands = Bands((1, 2, 3, 4), low=(0,) * 4, high=(1000,) * 4, missing=(10, 20, 30, 40))
-    with opened(path) as dataset:
-        found, valid = read(dataset, bands)
+    with open_raster(path) as dataset:
+        found, valid = read_raster(dataset, bands)
     assert found[0, 0].tolist() == [128, 20, 128, 128]
     assert found[0, 1].tolist() == [10, 20, 30, 40]
     assert valid.sum() == 15
     dark = np.full((4, 4, 4), 500, np.uint16)
     dark[3, 0, 0], dark[:, 0, 1] = 0, 0
-    with opened(write_raster(tmp_path / "dark.tif", dark, nodata=0)) as dataset:
-        found, valid = read(dataset, bands)
+    with open_raster(write_raster(tmp_path / "dark.tif", dark, nodata=0)) as dataset:
+        found, valid = read_raster(dataset, bands)
     assert found[0, 0].tolist() == [128, 128, 128, 0]
     assert found[0, 1].tolist() == [10, 20, 30, 40]
     assert valid.sum() == 15
     # What is missing in one band does not stretch it.
-    rule = rule_of([str(path)], "all", seed=0)
+    rule = measure_bands([str(path)], "all", seed=0)
     assert min(rule.low) == 500
 
 
@@ -117,12 +117,12 @@ def test_a_fourth_band_of_eight_bits_that_gdal_calls_alpha(tmp_path):
     values = np.full((4, 6, 6), 200, np.uint8)
     values[3, :3] = 0  # near infrared over water
     path = str(write_raster(tmp_path / "naip.tif", values, photometric="RGB", alpha="yes"))
-    rule = rule_of([path], (1, 2, 3, 4), seed=0)
-    with opened(path) as dataset:
-        found, valid = read(dataset, rule)
+    rule = measure_bands([path], (1, 2, 3, 4), seed=0)
+    with open_raster(path) as dataset:
+        found, valid = read_raster(dataset, rule)
     np.testing.assert_array_equal(found, values.transpose(1, 2, 0))
     assert valid.all()
-    assert rule_of([path], "all", seed=0).numbers == (1, 2, 3)
+    assert measure_bands([path], "all", seed=0).numbers == (1, 2, 3)
 
 
 @settings(max_examples=20, deadline=None)
@@ -149,12 +149,12 @@ def test_people_are_shown_the_first_three(tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     path = str(write_raster(tmp_path / "set/a/one.tif", deep()))
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    rule = rule_of([path], (4, 3, 2, 5, 1), seed=0)
+    rule = measure_bands([path], (4, 3, 2, 5, 1), seed=0)
     shown = np.asarray(load_image(display_reader(replace(listed, bands=rule)).source(0)))
-    np.testing.assert_array_equal(shown, picture(path, rule)[..., :3])
-    pair = rule_of([path], (5, 2), seed=0)
+    np.testing.assert_array_equal(shown, load_raster(path, rule)[..., :3])
+    pair = measure_bands([path], (5, 2), seed=0)
     assert pair.shown.numbers == (5, 5, 5)
-    np.testing.assert_array_equal(display_channels(picture(path, pair)), picture(path, pair.shown))
+    np.testing.assert_array_equal(display_channels(load_raster(path, pair)), load_raster(path, pair.shown))
 
 
 def test_the_cache_keeps_every_channel(tmp_path):
@@ -162,7 +162,7 @@ def test_the_cache_keeps_every_channel(tmp_path):
     for number in range(3):
         write_raster(tmp_path / f"set/a/{number}.tif", deep(px=20 + number))
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    rule = rule_of([listed.file(row) for row in range(3)], "all", seed=0)
+    rule = measure_bands([listed.file(row) for row in range(3)], "all", seed=0)
     reader = source_reader(replace(listed, bands=rule))
     order = CacheJob(reader, 3, CacheSpec(64, "shorter"), 1, print, _nothing_counted)
     kept = cache_in_memory(order, room_bytes=1 << 30).reader(np.arange(3), reader)
@@ -186,16 +186,16 @@ def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
     swapped = named(write_raster(tmp_path / "swapped.tif", deep()), "B04", "B03", "B02", "B08", "B11")
     three = str(write_raster(tmp_path / "three.tif", deep(3)))
     jpeg = str(paint(tmp_path / "photo.jpg", (9, 9, 9)))
-    assert rule_of([five], "all", seed=0).listed == "1 B02, 2 B03, 3 B04, 4 B08, 5 B11"
+    assert measure_bands([five], "all", seed=0).listed == "1 B02, 2 B03, 3 B04, 4 B08, 5 B11"
     with pytest.raises(InputError, match=mentioning("swapped.tif", "1", "B04", "3", "gdal_translate")):
-        rule_of([five, swapped], "all", seed=0)
+        measure_bands([five, swapped], "all", seed=0)
     with pytest.raises(InputError, match=mentioning("three.tif", "3", "1", "B02", "5", "B11")):
-        rule_of([five], "all", seed=0, others=[three])
+        measure_bands([five], "all", seed=0, others=[three])
     with pytest.raises(InputError, match=mentioning("photo.jpg", "3", "5", "1", "B02")):
-        rule_of([five, jpeg], "all", seed=0)
+        measure_bands([five, jpeg], "all", seed=0)
     # Other names than those of the first are nobody's fault.
     other = named(write_raster(tmp_path / "other.tif", deep()), *"abcde")
-    assert rule_of([five, other], "all", seed=0).names[0] == "B02"
+    assert measure_bands([five, other], "all", seed=0).names[0] == "B02"
 
 
 @pytest.mark.parametrize("asked", ["all", None])
@@ -209,10 +209,12 @@ def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_
     for first, other, counts in ((small, large, (more, fewer)), (large, small, (fewer, more))):
         message = rf"{other} has {counts[0]} bands?, but bands? .* to be seen, as in {first}, which has {counts[1]}\."
         with pytest.raises(InputError, match=message):
-            rule_of([first, other], asked, seed=0)
+            measure_bands([first, other], asked, seed=0)
         with pytest.raises(InputError, match=message):
-            rule_of([first], asked, seed=0, others=[other])
-    assert rule_of([small, large], (1, 1, 1), seed=0).numbers == (1, 1, 1), "by number anything may be seen"
+            measure_bands([first], asked, seed=0, others=[other])
+    assert measure_bands([small, large], (1, 1, 1), seed=0).numbers == (1, 1, 1), (
+        "by number anything may be seen"
+    )
 
 
 def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
@@ -220,13 +222,13 @@ def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
     three = str(write_raster(tmp_path / "three.tif", deep(3), photometric="RGB"))
     four = str(write_raster(tmp_path / "four.tif", deep(4), photometric="RGB", alpha="unspecified"))
     for files in ([three, four], [four, three]):
-        assert rule_of(files, None, seed=0).numbers == (1, 2, 3)
+        assert measure_bands(files, None, seed=0).numbers == (1, 2, 3)
     with pytest.raises(InputError, match=mentioning("four.tif", "4", "three.tif", "3")):
-        rule_of([three, four], "all", seed=0)
+        measure_bands([three, four], "all", seed=0)
     plain = [
         str(write_raster(tmp_path / f"plain{n}.tif", deep(n, least=0, most=99).astype("u1"))) for n in (1, 3)
     ]
-    assert rule_of(plain, None, seed=0) is rule_of(plain[::-1], None, seed=0) is None
+    assert measure_bands(plain, None, seed=0) is measure_bands(plain[::-1], None, seed=0) is None
 
 
 def test_bands_in_pages_are_told(tmp_path):
@@ -237,7 +239,7 @@ def test_bands_in_pages_are_told(tmp_path):
     path = tmp_path / "pages.tif"
     pages[0].save(path, save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match=mentioning("1", "2", "3", "4")):
-        rule_of([str(path)], (1, 2, 3, 4), seed=0)
+        measure_bands([str(path)], (1, 2, 3, 4), seed=0)
 
 
 def paged(path, *sides, kind=np.uint8):
@@ -260,11 +262,11 @@ def test_bands_in_pages_are_not_left_out_unsaid(tmp_path, asked, kind):
     )
     for files in ([pages], [plain, pages], [pages, plain]):
         with pytest.raises(InputError, match=message):
-            rule_of(files, asked, seed=0)
+            measure_bands(files, asked, seed=0)
     if asked == "all":
         with pytest.raises(InputError, match=message):
-            rule_of([plain], asked, seed=0, others=[pages])
-    assert rule_of([pages, plain], (1,), seed=0).numbers == (1,)
+            measure_bands([plain], asked, seed=0, others=[pages])
+    assert measure_bands([pages, plain], (1,), seed=0).numbers == (1,)
 
 
 def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_path):
@@ -272,7 +274,7 @@ def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_pat
     path = write_raster(tmp_path / "set/a/one.tif", deep())
     paint(tmp_path / "set/a/two.jpg", (9, 9, 9))
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    reader = source_reader(replace(listed, bands=rule_of([str(path)], "all", seed=0)))
+    reader = source_reader(replace(listed, bands=measure_bands([str(path)], "all", seed=0)))
     assert reader.source(0).shape == (24, 24, 5)
     with pytest.raises(UnreadableImageError, match=mentioning("two.jpg")):
         reader.source(1)
@@ -327,5 +329,5 @@ def test_the_command_for_rasters_reads_the_table_as_it_was_read(tmp_path):
 def test_levels_of_nothing_but_gaps():
     rule = Bands((1, 2), missing=(7, 8))
     nothing = np.full((2, 3, 3), np.nan)
-    found = levels(nothing, np.isfinite(nothing), rule)
+    found = scale_to_uint8(nothing, np.isfinite(nothing), rule)
     assert torch.from_numpy(found).reshape(-1, 2).unique(dim=0).tolist() == [[7, 8]]

@@ -12,7 +12,7 @@ import pytest
 from tests.messages import mentioning
 from tests.rasters import UTM, rasterio, write_raster
 
-from efficientnetv2.data.geotiff import opened
+from efficientnetv2.data.geotiff import open_raster
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.utils.errors import InputError
 
@@ -34,7 +34,7 @@ def written(tmp_path):
                 rows, columns = (slice(*side) for side in window)
                 put(values[rows, columns], sure[rows, columns], window)
 
-    with opened(raster) as source:
+    with open_raster(raster) as source:
         map_file.write(tmp_path / "map.tif", source, NAMES, fill, told={"model": "m"})
     return tmp_path / "map.tif", values
 
@@ -87,7 +87,7 @@ def test_smaller_copies_hold_the_same_classes(written):
 def test_a_small_map_needs_no_copies(tmp_path):
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 90, 90), np.uint8))
     ones = np.ones((90, 90), np.int64)
-    with opened(raster) as source:
+    with open_raster(raster) as source:
         map_file.write(
             tmp_path / "map.tif", source, NAMES, lambda put: put(ones, ones, ((0, 90), (0, 90))), told={}
         )
@@ -99,7 +99,7 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 4, 4), np.uint8))
     names = [str(number) for number in range(65_536)]
     with (
-        opened(raster) as source,
+        open_raster(raster) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")),
     ):
         map_file.write(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
     monkeypatch.setattr(rasterio.io.DatasetWriter, "build_overviews", fails)
     ones = np.ones((700, 1300), np.int64)
     with (
-        opened(path.with_name("blank.tif")) as source,
+        open_raster(path.with_name("blank.tif")) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "write error")),
     ):
         map_file.write(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), told={})

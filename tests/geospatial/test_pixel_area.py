@@ -7,13 +7,13 @@ import pytest
 from tests.messages import mentions
 from tests.rasters import rasterio, warp, write_raster
 
-from efficientnetv2.data.geotiff import is_mercator, opened
+from efficientnetv2.data.geotiff import is_mercator, open_raster
 from efficientnetv2.geospatial.pixel_area import row_hectares, side_m, untrue
 
 
 def measured(tmp_path, height=180, width=360, **words):
     path = write_raster(tmp_path / "raster.tif", np.zeros((1, height, width), np.uint8), **words)
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         return side_m(dataset), row_hectares(dataset)
 
 
@@ -125,7 +125,7 @@ def test_transverse_and_oblique_projections_are_no_mercators(tmp_path, crs, plac
 )  # fmt: skip
 def test_areas_of_a_projection_that_are_far_off_are_not_told(tmp_path, crs, place, covered):
     path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         assert row_hectares(dataset) is None
         assert mentions(untrue(dataset), covered, "pixel")
 
@@ -140,7 +140,7 @@ def test_areas_of_a_projection_that_are_far_off_are_not_told(tmp_path, crs, plac
 def test_areas_of_a_projection_that_are_true_are_told(tmp_path, crs, place):
     """Of UTM at the middle and the edge of a zone and at the date line, of equal-area ones, over a pole too."""
     path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         assert row_hectares(dataset) is not None
         assert untrue(dataset) == ""
 
@@ -151,10 +151,10 @@ def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
     between = rasterio.Affine(1_000, 0, -500, 0, (low - high) / 4, high - (low - high) / 8)
     pixels = np.zeros((1, 5, 2), np.uint8)
     path = write_raster(tmp_path / "polar.tif", pixels, crs="EPSG:3413", transform=between)
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         assert mentions(untrue(dataset), "93", "100")
     path = write_raster(tmp_path / "web.tif", np.zeros((1, 4, 4), np.uint8), **placed("EPSG:3857", 10, 60))
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         assert mentions(untrue(dataset), "25")
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.messages import mentioning
 from tests.rasters import PLACE, UTM, coloured, rasterio, write_raster
 
-from efficientnetv2.data.geotiff import opened
+from efficientnetv2.data.geotiff import open_raster
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.predict_map import Grid, draw
 from efficientnetv2.models.efficientnet import Network
@@ -40,7 +40,7 @@ def mapped(tmp_path, raster, *, window_px, stride_px=None, bands=RGB, network=No
     out = tmp_path / "map.tif"
     network = network or Colours()
     tallies = []
-    with opened(raster) as source:
+    with open_raster(raster) as source:
         grid = Grid(source.height, source.width, window_px, stride_px or window_px // 2)
         map_file.write(
             out, source, network.class_names,
@@ -124,7 +124,7 @@ class Counted:
 def test_a_row_of_blocks_is_read_twice_at_most(tmp_path):
     """Once for its windows, once for where there is data: each read decodes the strips that go over the whole width."""
     raster = write_raster(tmp_path / "scene.tif", np.full((3, 256, 5000), 90, np.uint8))
-    with opened(raster) as source:
+    with open_raster(raster) as source:
         counted, grid, put = Counted(source), Grid(256, 5000, 256, 256), []
         tally = draw(Colours(), counted, lambda *block: put.append(block[2]), grid, RGB)
     assert counted.reads == 2

@@ -14,37 +14,37 @@ import numpy.typing as npt
 from efficientnetv2.data import tiff_tags
 from efficientnetv2.data.decode import upright
 from efficientnetv2.data.geotiff import (
-    Dataset,
+    RasterDataset,
     all_bands,
-    bands_seen,
-    names_of,
-    names_or_colours,
-    opened,
-    read,
-    side_m,
-    values_of,
+    band_names,
+    band_names_or_colors,
+    open_raster,
+    pixel_side_m,
+    read_raster,
+    read_values,
+    visible_bands,
 )
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import (
-    First,
-    amiss,
-    deep,
-    elsewhere_deep,
-    in_codes,
-    in_inks,
-    in_pages,
-    kinds_of,
-    not_ordinary,
-    otherwise_many,
-    unlike,
+    ReferenceRaster,
+    band_count_mismatch,
+    band_mismatch,
+    cmyk_fault,
+    dtypes_of,
+    is_high_bit_depth_rule,
+    mismatch,
+    multipage_fault,
+    no_rule_fault,
+    not_geotiff_fault,
+    palette_fault,
 )
 from efficientnetv2.data.tiff_tags import (
     SUFFIXES,
-    beyond_pillow,
-    is_beside,
+    gdal_only_content,
     is_raster,
+    needs_bands,
     orientation,
-    too_large,
+    size_fault,
 )
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of
@@ -59,30 +59,30 @@ _PERCENTILES = (1.0, 99.0)
 _LEAST_SHARE, _BESIDE_SHARE, _LEAST_VALUES = 0.001, 0.5, 16
 _MIDDLE = 128  # level of a band that has no value anywhere
 
-Asked = tuple[int, ...] | Literal["all"] | None
+BandSelection = tuple[int, ...] | Literal["all"] | None
 
 
-def picture(path: str, bands: Bands) -> Pixels:
+def load_raster(path: str, bands: Bands) -> Pixels:
     """A whole raster as a picture.
 
     Raises:
         UnreadablePicture: it is not like those that the rule is for (``fitting.unlike``), or can't be read.
     """
     try:
-        with opened(path) as dataset:
-            if fault := unlike(dataset, bands) or too_large(dataset):
+        with open_raster(path) as dataset:
+            if fault := mismatch(dataset, bands) or size_fault(dataset):
                 raise UnreadableImageError(path, fault)
             # Upright, as an ordinary picture beside it is read.
-            return upright(read(dataset, bands)[0], orientation(path))
+            return upright(read_raster(dataset, bands)[0], orientation(path))
     except MemoryError as error:
         raise UnreadableImageError(path, "needs more memory than there is") from error
     except InputError as error:
         raise UnreadableImageError(path, str(error)) from error
 
 
-def rule_of(
+def measure_bands(
     files: Sequence[str],
-    asked: Asked,
+    asked: BandSelection,
     *,
     seed: int,
     others: Sequence[str] = (),
@@ -121,14 +121,14 @@ def rule_of(
             f"--bands {asked if asked == 'all' else ','.join(map(str, asked))}: there are no rasters "
             f"({' or '.join(SUFFIXES)}) among the training pictures. Leave it out."
         )
-    if not rasters or (asked is None and not (tiff_tags.readable() and any(map(_needs_rule, rasters)))):
-        if tiff_tags.readable():
+    if not rasters or (asked is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
+        if tiff_tags.has_gdal():
             _refuse_beside(others)
         return None
     bands, first = _chosen(rasters, asked)
     # Rasters first: an ordinary picture is not to blame for what they are.
     asked_first = sorted(files, key=is_raster, reverse=True)
-    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, first)}
+    kinds = {kind for file in asked_first for kind in _kinds(file, bands, band_mismatch, first)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
     chosen = [rasters[one] for one in sorted(drawn.tolist())]
@@ -143,8 +143,8 @@ def rule_of(
         )
     rule = _measured_rule(bands, parts)
     for file in others:
-        _kinds(file, rule, unlike, first)
-    if deep(rule):
+        _kinds(file, rule, mismatch, first)
+    if is_high_bit_depth_rule(rule):
         _refuse_deep([file for file in (*files, *others) if not is_raster(file)], rule)
     return rule
 
@@ -154,8 +154,8 @@ def _refuse_beside(others: Sequence[str]) -> None:
     for file in filter(is_raster, others):
         with suppress(InputError):  # what can't be read is left to who reads it
             fault = ""
-            with opened(file) as dataset:
-                fault = not_ordinary(dataset) if is_beside(dataset, file) else ""
+            with open_raster(file) as dataset:
+                fault = no_rule_fault(dataset) if needs_bands(dataset, file) else ""
         if fault:
             raise InputError(f"{file} {fault}")
 
@@ -164,22 +164,22 @@ def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
     """Of 16 bits Pillow would keep the upper 8, where the rule spreads them."""
     for file in ordinary_ones:
         if is_high_bit_depth(file):
-            raise InputError(f"{file} {elsewhere_deep(rule)}")
+            raise InputError(f"{file} {not_geotiff_fault(rule)}")
 
 
-def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
+def _chosen(rasters: Sequence[str], asked: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
     """The bands, and what the first raster that can be read calls them; that one, unless they were given by number."""
     for file in rasters:
         try:
-            with opened(file) as dataset:
+            with open_raster(file) as dataset:
                 if isinstance(asked, tuple):
                     # It counts for nothing which of them the raster calls red.
-                    return Bands(asked, names=names_of(dataset, asked)), None
-                numbers = (bands_seen if asked is None else all_bands)(dataset)
-                first = First.of(file, dataset, every_seen=asked == "all")
-                return Bands(numbers, names=names_or_colours(dataset, numbers)), first
+                    return Bands(asked, names=band_names(dataset, asked)), None
+                numbers = (visible_bands if asked is None else all_bands)(dataset)
+                first = ReferenceRaster.of(file, dataset, every_seen=asked == "all")
+                return Bands(numbers, names=band_names_or_colors(dataset, numbers)), first
         except InputError:
-            if not tiff_tags.readable():
+            if not tiff_tags.has_gdal():
                 raise
     raise InputError(
         f"None of the rasters among the training pictures can be read. The first is {rasters[0]}."
@@ -187,7 +187,7 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
 
 
 def _kinds(
-    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], first: First | None
+    file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: ReferenceRaster | None
 ) -> tuple[str, ...]:
     """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
@@ -199,15 +199,21 @@ def _kinds(
     """
     if not is_raster(file):
         if bands.channels != RGB:
-            raise InputError(f"{file} {ordinary(bands)}. Leave it out, or see three bands: --bands 4,3,2.")
+            raise InputError(
+                f"{file} {channels_fault(bands)}. Leave it out, or see three bands: --bands 4,3,2."
+            )
         return ()
     try:
-        with opened(file) as dataset:
+        with open_raster(file) as dataset:
             fault = ""
             if first is not None:
-                fault = in_inks(dataset) or in_codes(dataset) or otherwise_many(dataset, bands, first)
-            fault = fault or why_not(dataset, bands) or ("" if first is None else in_pages(dataset))
-            kinds = () if fault else kinds_of(dataset, bands.numbers)
+                fault = (
+                    cmyk_fault(dataset)
+                    or palette_fault(dataset)
+                    or band_count_mismatch(dataset, bands, first)
+                )
+            fault = fault or why_not(dataset, bands) or ("" if first is None else multipage_fault(dataset))
+            kinds = () if fault else dtypes_of(dataset, bands.numbers)
     except InputError:
         return ()
     if fault:
@@ -215,7 +221,7 @@ def _kinds(
     return kinds
 
 
-def ordinary(bands: Bands) -> str:
+def channels_fault(bands: Bands) -> str:
     """Why an ordinary picture does not fit a rule of other than three channels, to follow its name."""
     return (
         f"is an ordinary picture of {RGB} channels, red, green and blue, but pictures of "
@@ -263,8 +269,8 @@ class _Part:
 
 def _needs_rule(file: str) -> bool:
     try:
-        with opened(file) as dataset:
-            return is_beside(dataset, file) or bool(beyond_pillow(file))
+        with open_raster(file) as dataset:
+            return needs_bands(dataset, file) or bool(gdal_only_content(file))
     except InputError:
         return False
 
@@ -306,18 +312,18 @@ def _some(file: str, bands: Bands) -> _Part | None:
     """Of a raster; None where it can't be read."""
     try:
         # Of averages the range would be too narrow for the pixels.
-        with opened(file, overviews=False) as dataset:
+        with open_raster(file, overviews=False) as dataset:
             return _measured(dataset, bands)
     except InputError:
         return None
 
 
-def _measured(dataset: Dataset, bands: Bands) -> _Part:
+def _measured(dataset: RasterDataset, bands: Bands) -> _Part:
     shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
     whole = ((0, dataset.height), (0, dataset.width))
-    values, present = values_of(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
+    values, present = read_values(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
     grid = np.where(present, values, np.nan).astype(np.float64)
-    side = side_m(dataset)
+    side = pixel_side_m(dataset)
     return _Part(
         grid,
         grid[:, present.any(axis=0)],

@@ -34,7 +34,7 @@ from efficientnetv2.data.image_io import (
     rgb_conversion,
 )
 from efficientnetv2.data.records import image_extensions
-from efficientnetv2.data.tiff_tags import cut_short, glance, is_raster, lacks_reader
+from efficientnetv2.data.tiff_tags import is_raster, needs_gdal, probe_raster, truncation_fault
 
 # Distance of JPEG's end marker from the end of a file, since some cameras pad; bytes of the end that are hashed; size
 # up to which a file is read at once. Ours.
@@ -82,11 +82,11 @@ def probe(file: str) -> FileProbe:
             found = _probe(stream, size)
         if not (size and is_raster(file) and (found.reason or found.colours)):
             return found
-        if not found.reason and (found.brightest is None or not tiff_tags.readable()):
-            return replace(found, reason=cut_short(file))
-        if found.too_large or not (tiff_tags.readable() or lacks_reader(file)):
+        if not found.reason and (found.brightest is None or not tiff_tags.has_gdal()):
+            return replace(found, reason=truncation_fault(file))
+        if found.too_large or not (tiff_tags.has_gdal() or needs_gdal(file)):
             return found
-        reason, colours = glance(file)
+        reason, colours = probe_raster(file)
         return replace(found, reason=reason, colours=colours, brightest=None)
     except FileNotFoundError:
         return FileProbe("does not exist")

@@ -26,11 +26,11 @@ from efficientnetv2.utils.optional_deps import needed
 from efficientnetv2.utils.shell import typed
 
 Valid = npt.NDArray[np.bool_]
-Dataset = Any  # rasterio.DatasetReader; rasterio has no types
+RasterDataset = Any  # rasterio.DatasetReader; rasterio has no types
 
 # GDAL keeps blocks it has decoded; by itself it would take a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
-COLOURS = ("red", "green", "blue")  # GDAL's words for what a band is seen as
+COLORS = ("red", "green", "blue")  # GDAL's words for what a band is seen as
 # Names of Mercator's projection, of one or two standard parallels, on the ellipsoid or on a sphere; others, such as the
 # transverse one, begin otherwise. In WKT it is PROJECTION or METHOD.
 _MERCATOR = re.compile(
@@ -49,7 +49,7 @@ _OPENING = threading.Lock()  # which warnings are shown is the whole process's a
 
 
 @contextmanager
-def opened(path: str | Path, *, overviews: bool = True) -> Iterator[Dataset]:
+def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterDataset]:
     """A raster to read from, of bounded memory.
 
     Args:
@@ -68,7 +68,7 @@ def opened(path: str | Path, *, overviews: bool = True) -> Iterator[Dataset]:
     # This would be the only file at a URL that is opened.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="/none"):
         try:
-            with _OPENING, unplaced_quietly():
+            with _OPENING, ignore_not_georeferenced():
                 # Unlike rasterio.open it takes several drivers.
                 dataset = rasterio.io.DatasetReader(
                     str(path), driver=list(DRIVERS), **({} if overviews else {"OVERVIEW_LEVEL": "NONE"})
@@ -105,7 +105,7 @@ def _refuse_strange_beside(path: str | Path) -> None:
 
 
 @contextmanager
-def unplaced_quietly() -> Iterator[None]:
+def ignore_not_georeferenced() -> Iterator[None]:
     """Without rasterio's warning that a raster is placed nowhere: commands say what follows from that."""
     rasterio = needed("rasterio", "geo", "Reading a raster")
     with warnings.catch_warnings():
@@ -113,7 +113,7 @@ def unplaced_quietly() -> Iterator[None]:
         yield
 
 
-def bands_seen(dataset: Dataset) -> tuple[int, ...]:
+def visible_bands(dataset: RasterDataset) -> tuple[int, ...]:
     """Which bands a picture is made of where nobody says it: those that the raster calls red, green and blue.
 
     Where it does not, a single band three times, as a grey picture; else all of them, but not an alpha band.
@@ -121,20 +121,20 @@ def bands_seen(dataset: Dataset) -> tuple[int, ...]:
     Args:
         dataset: opened.
     """
-    named = named_colours(dataset)
+    named = color_bands(dataset)
     every = all_bands(dataset)
     if len(named) == RGB:
         return named
     return every * RGB if len(every) == 1 else every
 
 
-def all_bands(dataset: Dataset) -> tuple[int, ...]:
+def all_bands(dataset: RasterDataset) -> tuple[int, ...]:
     """Every band but alpha, from 1; those that the raster calls red, green and blue first, in that order.
 
     Args:
         dataset: opened.
     """
-    named = named_colours(dataset)
+    named = color_bands(dataset)
     others = [
         number
         for number, colour in enumerate(dataset.colorinterp, start=1)
@@ -143,28 +143,28 @@ def all_bands(dataset: Dataset) -> tuple[int, ...]:
     return (*named, *others)
 
 
-def named_colours(dataset: Dataset) -> tuple[int, ...]:
-    """The bands that the raster calls red, green and blue (``COLOURS``); none where one of these is not there."""
+def color_bands(dataset: RasterDataset) -> tuple[int, ...]:
+    """The bands that the raster calls red, green and blue (``COLORS``); none where one of these is not there."""
     colours = [colour.name for colour in dataset.colorinterp]
-    there = all(colour in colours for colour in COLOURS)
-    return tuple(colours.index(colour) + 1 for colour in COLOURS) if there else ()
+    there = all(colour in colours for colour in COLORS)
+    return tuple(colours.index(colour) + 1 for colour in COLORS) if there else ()
 
 
-def names_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+def band_names(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """What the raster describes some of its bands as; '' where it says nothing, or has no such band."""
     names = [name or "" for name in dataset.descriptions]
     return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
 
 
-def names_or_colours(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
-    """What the raster calls some of its bands: as ``names_of``, else red, green or blue where it has all three."""
-    colours = dict(zip(named_colours(dataset), COLOURS, strict=False))  # none where one is missing
-    names = zip(numbers, names_of(dataset, numbers), strict=True)
+def band_names_or_colors(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
+    """What the raster calls some of its bands: as ``band_names``, else red, green or blue where it has all three."""
+    colours = dict(zip(color_bands(dataset), COLORS, strict=False))  # none where one is missing
+    names = zip(numbers, band_names(dataset, numbers), strict=True)
     return tuple(name or colours.get(number, "") for number, name in names)
 
 
-def read(
-    dataset: Dataset,
+def read_raster(
+    dataset: RasterDataset,
     bands: Bands,
     left: int = 0,
     top: int = 0,
@@ -190,13 +190,13 @@ def read(
     width = dataset.width - left if width is None else width
     height = dataset.height - top if height is None else height
     window = ((top, top + height), (left, left + width))
-    values, present = values_of(dataset, bands.numbers, window, nodata=bands.nodata)
+    values, present = read_values(dataset, bands.numbers, window, nodata=bands.nodata)
     valid: Valid = np.logical_or.reduce(present)
-    return levels(values, present, bands), valid
+    return scale_to_uint8(values, present, bands), valid
 
 
 @contextmanager
-def reading(dataset: Dataset) -> Iterator[None]:
+def read_errors(dataset: RasterDataset) -> Iterator[None]:
     """Around whatever reads values.
 
     Args:
@@ -214,8 +214,8 @@ def reading(dataset: Dataset) -> Iterator[None]:
         ) from error
 
 
-def values_of(
-    dataset: Dataset,
+def read_values(
+    dataset: RasterDataset,
     numbers: tuple[int, ...],
     window: tuple[tuple[int, int], tuple[int, int]],
     shape: tuple[int, int] | None = None,
@@ -241,7 +241,7 @@ def values_of(
     """
     distinct = sorted(set(numbers))
     size = {} if shape is None else {"out_shape": (len(distinct), *shape)}
-    with reading(dataset):
+    with read_errors(dataset):
         stored = dataset.read(distinct, window=window, **size)
         present = dataset.read_masks(distinct, window=window, **size) > 0
     if _asks_for_alpha(dataset, distinct):
@@ -253,17 +253,17 @@ def values_of(
         if dataset.nodatavals[number - 1] == 0:
             present[place] |= somewhere & np.isfinite(stored[place])
     asked = [distinct.index(number) for number in numbers]
-    return stored[asked], having(stored[asked], present[asked], nodata)
+    return stored[asked], mask_nodata(stored[asked], present[asked], nodata)
 
 
-def having(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:
+def mask_nodata(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:
     """Where values are present and none of those that mean missing data; both arrays (bands, H, W)."""
     for value in nodata:
         present = present & (values.astype(np.float64) != np.float64(value))
     return present
 
 
-def _asks_for_alpha(dataset: Dataset, numbers: Sequence[int]) -> bool:
+def _asks_for_alpha(dataset: RasterDataset, numbers: Sequence[int]) -> bool:
     """Whether all that masks a raster is a band called alpha that is asked for as a band, and so masks nothing.
 
     GDAL calls the fourth of four 8-bit bands so where the file does not say what it is: often it is near infrared.
@@ -273,7 +273,7 @@ def _asks_for_alpha(dataset: Dataset, numbers: Sequence[int]) -> bool:
     return "alpha" in flags and bool(set(alpha) & set(numbers))
 
 
-def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
+def scale_to_uint8(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
     """Values of bands as a picture.
 
     Args:
@@ -300,7 +300,7 @@ def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
     return picture
 
 
-def side_m(dataset: Dataset) -> float | None:
+def pixel_side_m(dataset: RasterDataset) -> float | None:
     """Metres along a side of a pixel; None where the raster has no coordinates in a unit of length.
 
     Of pixels that are not square, the side of a square of equal area. In Mercator's projection, which enlarges towards
@@ -317,7 +317,7 @@ def side_m(dataset: Dataset) -> float | None:
     return side if share is None or abs(share - 1) <= TOLERANCE else side * math.sqrt(share)
 
 
-def _ground_m(dataset: Dataset, metres: float) -> float:
+def _ground_m(dataset: RasterDataset, metres: float) -> float:
     """Metres on the ground that a metre in Mercator's projection is, at a raster's middle.
 
     What it is on the equator, by the longitudes that it goes over: more than one where the projection is true to scale

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from efficientnetv2.data.geotiff import (
-    COLOURS,
-    Dataset,
+    COLORS,
+    RasterDataset,
     all_bands,
-    bands_seen,
-    names_of,
-    names_or_colours,
-    opened,
+    band_names,
+    band_names_or_colors,
+    open_raster,
+    visible_bands,
 )
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of
@@ -25,7 +25,7 @@ _INKS = ("cyan", "magenta", "yellow", "black")
 
 
 @dataclass(frozen=True)
-class First:
+class ReferenceRaster:
     """The raster that says which bands are seen of all, where none were given by number.
 
     Args:
@@ -39,18 +39,18 @@ class First:
     seen: int | None
 
     @classmethod
-    def of(cls, file: str, dataset: Dataset, *, every_seen: bool) -> First:
+    def of(cls, file: str, dataset: RasterDataset, *, every_seen: bool) -> ReferenceRaster:
         """Of an opened file; ``every_seen`` where all bands are asked for."""
         every = len(all_bands(dataset))
-        return cls(file, every, None if every_seen else len(set(bands_seen(dataset))))
+        return cls(file, every, None if every_seen else len(set(visible_bands(dataset))))
 
 
-def kinds_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+def dtypes_of(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """The types that values of some bands are stored as, each once, in order: ``uint16``."""
     return tuple(sorted({dataset.dtypes[number - 1] for number in numbers}))
 
 
-def kinds_counted(rasters: Iterable[str], bands: Bands) -> Counter[str]:
+def count_dtypes(rasters: Iterable[str], bands: Bands) -> Counter[str]:
     """How many rasters store the bands of a rule as each type: ``uint16`` -> 40.
 
     Args:
@@ -59,32 +59,32 @@ def kinds_counted(rasters: Iterable[str], bands: Bands) -> Counter[str]:
     """
     found: Counter[str] = Counter()
     for file in rasters:
-        with contextlib.suppress(InputError), opened(file) as dataset:
-            found.update(kinds_of(dataset, bands.numbers))
+        with contextlib.suppress(InputError), open_raster(file) as dataset:
+            found.update(dtypes_of(dataset, bands.numbers))
     return found
 
 
-def unlike(dataset: Dataset, bands: Bands) -> str:
+def mismatch(dataset: RasterDataset, bands: Bands) -> str:
     """Why a raster can't be read by a rule, to follow its name; '' where it can.
 
-    As ``amiss``; or its values are of another kind than those that the rule was measured on, so that all of it would
+    As ``band_mismatch``; or its values are of another type than measured, so that all of it would
     become white or black.
 
     Args:
         dataset: opened.
         bands: the rule.
     """
-    return amiss(dataset, bands) or otherwise_stored(kinds_of(dataset, bands.numbers)[0], bands)
+    return band_mismatch(dataset, bands) or dtype_mismatch(dtypes_of(dataset, bands.numbers)[0], bands)
 
 
-def otherwise_stored(kind: str, bands: Bands) -> str:
+def dtype_mismatch(kind: str, bands: Bands) -> str:
     """Why values of a kind can't be read by a rule, to follow the raster's name; '' where they can.
 
     Of a rule of an older model file, which does not know its kinds, this much is known: what leaves values of 0 to 255
     as they are was measured on 8 bits.
     """
-    kinds = bands.kinds or (() if deep(bands) else ("uint8",))
-    if not kinds or depth(kind) in map(depth, kinds):
+    kinds = bands.kinds or (() if is_high_bit_depth_rule(bands) else ("uint8",))
+    if not kinds or dtype_group(kind) in map(dtype_group, kinds):
         return ""
     low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
     return (
@@ -94,12 +94,12 @@ def otherwise_stored(kind: str, bands: Bands) -> str:
     )
 
 
-def deep(bands: Bands) -> bool:
+def is_high_bit_depth_rule(bands: Bands) -> bool:
     """Whether a rule makes levels of other values than 8 bits."""
     return set(zip(bands.low, bands.high, strict=True)) != {(0.0, 255.0)}
 
 
-def elsewhere_deep(bands: Bands) -> str:
+def not_geotiff_fault(bands: Bands) -> str:
     """Why values of 16 bits in another format than TIFF can't be read beside a rule, to follow the picture's name."""
     low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
     return (
@@ -108,7 +108,7 @@ def elsewhere_deep(bands: Bands) -> str:
     )
 
 
-def depth(kind: str) -> str:
+def dtype_group(kind: str) -> str:
     """One word for types that hold the same numbers for the same ground: 8 bits and fractions are scaled otherwise."""
     if kind.startswith("float"):
         return "float"
@@ -120,7 +120,7 @@ def _in_gdal(kind: str) -> str:
     return "Byte" if kind == "uint8" else kind.capitalize().replace("Uint", "UInt")
 
 
-def amiss(dataset: Dataset, bands: Bands) -> str:
+def band_mismatch(dataset: RasterDataset, bands: Bands) -> str:
     """Why bands can't be read from a raster, whatever their values mean, to follow its name; '' where they can.
 
     One may be missing, stand elsewhere by its name or colour, hold complex numbers, or numbers of another type than the
@@ -132,10 +132,10 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
     """
     if max(bands.numbers) > dataset.count:
         having = count_of(dataset.count, "band")
-        return lacking(f"{having}{_described(dataset)}", bands, _pages_joined(dataset))
+        return missing_bands_fault(f"{having}{_described(dataset)}", bands, _pages_joined(dataset))
     known = list(zip(bands.numbers, bands.names, strict=True))
     # Colours count as names where the bands were found by them.
-    called_so = names_or_colours if set(COLOURS) <= set(bands.names) else names_of
+    called_so = band_names_or_colors if set(COLORS) <= set(bands.names) else band_names
     for number, band in zip(bands.numbers, called_so(dataset, bands.numbers), strict=True):
         elsewhere = [place for place, called in known if band and called == band]
         if elsewhere and number not in elsewhere:
@@ -143,7 +143,7 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
                 f"calls its band {number} {band}, but {band} is to be band {elsewhere[0]} ({bands.listed}), as in the "
                 "first training picture. Put the bands into that order, with GDAL by gdal_translate -b."
             )
-    kinds = kinds_of(dataset, bands.numbers)
+    kinds = dtypes_of(dataset, bands.numbers)
     if strange := [kind for kind in kinds if "complex" in kind]:
         return (
             f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
@@ -159,18 +159,18 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
     return ""
 
 
-def otherwise_many(dataset: Dataset, bands: Bands, first: First) -> str:
+def band_count_mismatch(dataset: RasterDataset, bands: Bands, first: ReferenceRaster) -> str:
     """Why a raster of more or fewer bands than the first can't be seen as it is, to follow its name; '' where it can.
 
     It can where each is seen by as many of its bands: as red, green and blue, whatever else they hold. Of bands in
-    pages ``amiss`` and ``in_pages`` know more.
+    pages ``band_mismatch`` and ``multipage_fault`` know more.
 
     Args:
         dataset: opened.
         bands: the rule.
         first: the raster that it was made by.
     """
-    there = First.of(first.file, dataset, every_seen=first.seen is None)
+    there = ReferenceRaster.of(first.file, dataset, every_seen=first.seen is None)
     alike = there.every == first.every or (there.seen == first.seen and first.seen is not None)
     if alike or _pages_joined(dataset):
         return ""
@@ -189,7 +189,7 @@ def _wanted(bands: Bands) -> str:
     return f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
 
 
-def lacking(having: str, bands: Bands, fix: str = "") -> str:
+def missing_bands_fault(having: str, bands: Bands, fix: str = "") -> str:
     """That a picture has not all bands of a rule, to follow its name.
 
     Args:
@@ -201,7 +201,7 @@ def lacking(having: str, bands: Bands, fix: str = "") -> str:
     return f"has {having}, but {_wanted(bands)} to be seen. {fix}"
 
 
-def in_codes(dataset: Dataset) -> str:
+def palette_fault(dataset: RasterDataset) -> str:
     """Why the numbers of an ordinary picture are no levels, to follow its name; '' where they are.
 
     Pillow makes colours of a palette's numbers, inverts levels that count from white, and spreads levels of few bits;
@@ -235,17 +235,17 @@ def in_codes(dataset: Dataset) -> str:
     return ""
 
 
-def not_ordinary(dataset: Dataset) -> str:
+def no_rule_fault(dataset: RasterDataset) -> str:
     """Why a network that learnt ordinary pictures can't be asked about a raster, to follow its name.
 
     Args:
         dataset: opened; no ordinary picture.
     """
     kinds = ", ".join(sorted(set(dataset.dtypes)))
-    seen = tuple(dict.fromkeys(bands_seen(dataset)))
+    seen = tuple(dict.fromkeys(visible_bands(dataset)))
     fix = "".join(f" -b {number}" for number in seen) if len(seen) in (1, RGB) else " -b RED -b GREEN -b BLUE"
     if kinds != "uint8":
-        return too_deep(kinds, fix)
+        return bit_depth_fault(kinds, fix)
     pages = len(dataset.subdatasets)
     having = count_of(dataset.count, "band") + (f" in the first of its {pages} pages" if pages > 1 else "")
     if dataset.count == RGB:
@@ -256,7 +256,7 @@ def not_ordinary(dataset: Dataset) -> str:
     return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
 
 
-def too_deep(kinds: str, chosen: str = " -b 1") -> str:
+def bit_depth_fault(kinds: str, chosen: str = " -b 1") -> str:
     """Why a model of ordinary pictures can't be asked about values of other than 8 bits, to follow the picture's name.
 
     Args:
@@ -269,7 +269,7 @@ def too_deep(kinds: str, chosen: str = " -b 1") -> str:
     )
 
 
-def in_pages(dataset: Dataset) -> str:
+def multipage_fault(dataset: RasterDataset) -> str:
     """Why bands of a raster have to be given by number, to follow its name; '' where all of them can be seen.
 
     Bands in further pages of a TIFF are not among those that GDAL counts, and they may be of another size.
@@ -280,12 +280,12 @@ def in_pages(dataset: Dataset) -> str:
     fix = _pages_joined(dataset)
     if not fix or not dataset.count:
         return ""
-    first = ",".join(map(str, bands_seen(dataset)))
+    first = ",".join(map(str, visible_bands(dataset)))
     having = count_of(dataset.count, "band")
     return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
 
 
-def in_inks(dataset: Dataset) -> str:
+def cmyk_fault(dataset: RasterDataset) -> str:
     """Why a printed picture can't be seen as a raster, to follow its name; '' of all others.
 
     GDAL itself makes red, green and blue of the inks where they are of 8 bits.
@@ -298,7 +298,7 @@ def in_inks(dataset: Dataset) -> str:
     return f"holds a printed picture's inks ({', '.join(_INKS)}). Save it as RGB of 8 bits, or leave it out."
 
 
-def _pages_joined(dataset: Dataset) -> str:
+def _pages_joined(dataset: RasterDataset) -> str:
     """How pages become bands, as a sentence; '' of a raster of one page."""
     pages = len(dataset.subdatasets)
     if pages < 2:
@@ -309,7 +309,7 @@ def _pages_joined(dataset: Dataset) -> str:
     )
 
 
-def _described(dataset: Dataset) -> str:
+def _described(dataset: RasterDataset) -> str:
     """What the raster calls its bands, in parentheses; '' where it calls them nothing."""
     named = [f"{number} {name}" for number, name in enumerate(dataset.descriptions, start=1) if name]
     return f" ({', '.join(named[:20])})" if named else ""

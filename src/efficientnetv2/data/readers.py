@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from efficientnetv2.data import tiff_tags
-from efficientnetv2.data.bands import ordinary, picture
+from efficientnetv2.data.bands import channels_fault, load_raster
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.geotiff import bands_seen, opened
+from efficientnetv2.data.geotiff import open_raster, visible_bands
 from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
-from efficientnetv2.data.raster_checks import deep, elsewhere_deep, in_codes, not_ordinary
+from efficientnetv2.data.raster_checks import (
+    is_high_bit_depth_rule,
+    no_rule_fault,
+    not_geotiff_fault,
+    palette_fault,
+)
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import ShardReader
 from efficientnetv2.data.tiff_tags import is_raster
@@ -140,19 +145,19 @@ def default_bands(path: str) -> Bands | None:
     """
     if not is_raster(path):
         return None
-    if not tiff_tags.readable():
-        if tiff_tags.lacks_reader(path):
-            raise UnreadableImageError(path, tiff_tags.glance(path)[0])
+    if not tiff_tags.has_gdal():
+        if tiff_tags.needs_gdal(path):
+            raise UnreadableImageError(path, tiff_tags.probe_raster(path)[0])
         return None
     try:
-        with opened(path) as raster:
-            if tiff_tags.is_beside(raster, path):
-                raise UnreadableImageError(path, not_ordinary(raster))
-            if not tiff_tags.beyond_pillow(path):
+        with open_raster(path) as raster:
+            if tiff_tags.needs_bands(raster, path):
+                raise UnreadableImageError(path, no_rule_fault(raster))
+            if not tiff_tags.gdal_only_content(path):
                 return None
-            if fault := in_codes(raster):
+            if fault := palette_fault(raster):
                 raise UnreadableImageError(path, fault)
-            return Bands(bands_seen(raster))
+            return Bands(visible_bands(raster))
     except InputError:  # not a raster: reading it gives the reason
         return None
 
@@ -174,12 +179,12 @@ class RasterReader:
         """
         path = self.files.name(sample)
         if is_raster(path) and not self.packed:
-            return picture(path, self.bands)
+            return load_raster(path, self.bands)
         if self.bands.channels != RGB:
-            raise UnreadableImageError(path, ordinary(self.bands))
+            raise UnreadableImageError(path, channels_fault(self.bands))
         source = self.files.source(sample)
-        if deep(self.bands) and is_high_bit_depth(source):
-            raise UnreadableImageError(path, elsewhere_deep(self.bands))
+        if is_high_bit_depth_rule(self.bands) and is_high_bit_depth(source):
+            raise UnreadableImageError(path, not_geotiff_fault(self.bands))
         return source
 
     def name(self, sample: int) -> str:
@@ -205,7 +210,7 @@ class PillowReader:
         """What the other reader gives, or pixels of a raster that Pillow cannot open; see ``default_bands``."""
         path = self.files.name(sample)
         bands = default_bands(path)
-        return self.files.source(sample) if bands is None else picture(path, bands)
+        return self.files.source(sample) if bands is None else load_raster(path, bands)
 
     def name(self, sample: int) -> str:
         """The path."""

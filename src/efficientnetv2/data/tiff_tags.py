@@ -10,10 +10,10 @@ from collections.abc import Callable
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from efficientnetv2.data.geotiff import Dataset, bands_seen, opened, reading
+from efficientnetv2.data.geotiff import RasterDataset, open_raster, read_errors, visible_bands
 from efficientnetv2.data.image_formats import MAX_SIDE, open_image
 from efficientnetv2.data.image_io import MIN_SIDE, max_pixels
-from efficientnetv2.data.raster_checks import in_inks, in_pages
+from efficientnetv2.data.raster_checks import cmyk_fault, multipage_fault
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, count_of
 
@@ -32,12 +32,12 @@ def is_raster(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
-def readable() -> bool:
+def has_gdal() -> bool:
     """Whether the extra ``geo`` is installed."""
     return importlib.util.find_spec("rasterio") is not None
 
 
-def lacks_reader(path: str) -> bool:
+def needs_gdal(path: str) -> bool:
     """Whether a file is a TIFF that Pillow does not know, so that only the extra ``geo`` could read it."""
     if not unknown_to_pillow(path):
         return False
@@ -50,45 +50,45 @@ def is_tiff(content: bytes) -> bool:
     return content[:4] in _TIFF
 
 
-def glance(path: str) -> tuple[str, str]:
+def probe_raster(path: str) -> tuple[str, str]:
     """Why a raster cannot be used, or ''; and what it is, in words. As ``data.file_probe`` wants it.
 
     Of its values only the last block is read: a file that is cut short lacks it, and it takes a few milliseconds.
     """
-    if not readable():
+    if not has_gdal():
         return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
     try:
-        with opened(path) as dataset:
+        with open_raster(path) as dataset:
             if min(dataset.width, dataset.height) < MIN_SIDE:
                 return f"is too small: {dataset.width}×{dataset.height} px", ""
             if not dataset.count:
                 return "has no bands", ""
-            if fault := too_large(dataset):
+            if fault := size_fault(dataset):
                 return fault, ""
             return _end_lacking(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
         return "is not an image that Pillow can read, and no raster that GDAL can open", ""
 
 
-def cut_short(path: str) -> str:
+def truncation_fault(path: str) -> str:
     """Why a raster whose first band Pillow has read can't be used, or '': others may lie behind; '' without ``geo``."""
-    if not readable():
+    if not has_gdal():
         return ""
     try:
-        with opened(path) as dataset:
+        with open_raster(path) as dataset:
             return _end_lacking(dataset) if dataset.count else ""
     except InputError:  # what GDAL can't open, Pillow has read
         return ""
 
 
-def _end_lacking(dataset: Dataset) -> str:
+def _end_lacking(dataset: RasterDataset) -> str:
     """Why a raster is not whole, or '': the last block of its last band lies at the end of a file, or near it."""
     height, width = dataset.block_shapes[-1]
     top, left = (
         (side - 1) // block * block for side, block in zip(dataset.shape, (height, width), strict=True)
     )
     try:
-        with reading(dataset):
+        with read_errors(dataset):
             dataset.read(dataset.count, window=((top, dataset.height), (left, dataset.width)))
     except InputError:
         return "is a raster that is cut short or damaged: its last block can't be read"
@@ -133,7 +133,7 @@ def orientation(path: str) -> int:
     return said if isinstance(said, int) and said in range(1, 9) else 1
 
 
-def too_large(dataset: Dataset) -> str:
+def size_fault(dataset: RasterDataset) -> str:
     """Why a raster can't be a picture, to follow its name; '' where it can."""
     pixels = dataset.width * dataset.height
     fix = "Cut it into pieces, with GDAL by gdal_retile.py; a model answers it as it is by effnetv2 map"
@@ -144,22 +144,22 @@ def too_large(dataset: Dataset) -> str:
     return ""
 
 
-def beyond_pillow(path: str) -> str:
+def gdal_only_content(path: str) -> str:
     """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
     return _held(path, lambda dataset: True) if unknown_to_pillow(path) else ""
 
 
-def beside_ordinary(path: str) -> str:
+def raster_content(path: str) -> str:
     """The same of a raster that Pillow can't open, or that needs a rule, which Pillow has none of."""
-    return beyond_pillow(path) or _held(path, lambda dataset: is_beside(dataset, path))
+    return gdal_only_content(path) or _held(path, lambda dataset: needs_bands(dataset, path))
 
 
-def _held(path: str, said: Callable[[Dataset], bool]) -> str:
+def _held(path: str, said: Callable[[RasterDataset], bool]) -> str:
     """What a raster holds, if GDAL can open it and it is one of those; else ''."""
-    if not readable():
+    if not has_gdal():
         return ""
     try:
-        with opened(path) as dataset:
+        with open_raster(path) as dataset:
             if not dataset.count or not said(dataset):
                 return ""
             return f"{count_of(dataset.count, 'band')} of {dataset.dtypes[0]}"
@@ -167,14 +167,14 @@ def _held(path: str, said: Callable[[Dataset], bool]) -> str:
         return ""
 
 
-def is_beside(dataset: Dataset, file: str) -> bool:
+def needs_bands(dataset: RasterDataset, file: str) -> bool:
     """Whether a raster is none of the ordinary pictures, which Pillow, if it opens them, and GDAL see alike."""
-    if in_pages(dataset):
+    if multipage_fault(dataset):
         return True
     turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
-    if turned or in_inks(dataset):
-        return bool(beyond_pillow(file))
+    if turned or cmyk_fault(dataset):
+        return bool(gdal_only_content(file))
     if set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS:
         return True
     # Three in another order are not seen so by Pillow.
-    return dataset.count == RGB and bands_seen(dataset) != (1, 2, 3)
+    return dataset.count == RGB and visible_bands(dataset) != (1, 2, 3)

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.geotiff import Dataset, opened, reading, unplaced_quietly
+from efficientnetv2.data.geotiff import RasterDataset, ignore_not_georeferenced, open_raster, read_errors
 from efficientnetv2.geospatial.pixel_area import row_hectares
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
@@ -44,7 +44,7 @@ _COUNTED_PX = 2**20  # at a time, of a row of blocks: some 40 MB, however wide a
 
 def write(
     path: Path,
-    source: Dataset,
+    source: RasterDataset,
     class_names: Sequence[str],
     fill: Callable[[Put], None],
     *,
@@ -95,7 +95,7 @@ def write(
         _add_overviews(partial)
 
     try:
-        with unplaced_quietly():
+        with ignore_not_georeferenced():
             write_atomically(path, written)
     except OSError as error:
         # GDAL's own words lie beneath rasterio's "see previous exception".
@@ -170,7 +170,7 @@ def categories(class_names: Sequence[str]) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _describe(target: Dataset, class_names: Sequence[str], told: Mapping[str, str]) -> None:
+def _describe(target: RasterDataset, class_names: Sequence[str], told: Mapping[str, str]) -> None:
     target.set_band_description(1, "class")
     target.set_band_description(2, "probability of the class, per cent")
     target.update_tags(class_names=json.dumps(list(class_names), ensure_ascii=False), **told)
@@ -203,12 +203,12 @@ def classes_and_areas(
     Raises:
         InputError: it is no such map, or holds a value that is none of its classes.
     """
-    with opened(path) as dataset:
+    with open_raster(path) as dataset:
         names = class_names_of(dataset, path)
         pixels, hectares = np.zeros(len(names) + 1, np.int64), np.zeros(len(names) + 1)
         of_row = row_hectares(dataset)
         for rows, columns in _parts(dataset):
-            with reading(dataset):
+            with read_errors(dataset):
                 stored = dataset.read(1, window=(rows, columns), masked=True)
             values = classes_of(stored, len(names), path).ravel()
             pixels += np.bincount(values, minlength=len(pixels))
@@ -218,7 +218,7 @@ def classes_and_areas(
     return names, pixels[1:], None if of_row is None else hectares[1:]
 
 
-def _parts(dataset: Dataset) -> Iterator[Window]:
+def _parts(dataset: RasterDataset) -> Iterator[Window]:
     """Windows that cover a raster, none of which cuts a block of ours in two."""
     wide = _COUNTED_PX // BLOCK_PX
     for top in range(0, dataset.height, BLOCK_PX):
@@ -260,14 +260,14 @@ def classes_of(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArra
 def is_map(path: Path) -> bool:
     """Whether a file is a map that ``write`` made."""
     try:
-        with opened(path) as dataset:
+        with open_raster(path) as dataset:
             class_names_of(dataset, path)
     except InputError:
         return False
     return True
 
 
-def class_names_of(dataset: Dataset, path: Path) -> tuple[str, ...]:
+def class_names_of(dataset: RasterDataset, path: Path) -> tuple[str, ...]:
     """The names that a map's values stand for, in their order.
 
     Raises:

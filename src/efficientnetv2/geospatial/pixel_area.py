@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.data.geodesy import ECCENTRICITY_2, RADIUS_M, TOLERANCE, ground_share
-from efficientnetv2.data.geotiff import Dataset, is_mercator, side_m
+from efficientnetv2.data.geotiff import RasterDataset, is_mercator, pixel_side_m
 
 
-def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
+def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
     """Hectares that a pixel covers, for each row of a raster.
 
     In a projection what the projection says, where that is true to 1 %, as it is of UTM and of equal-area ones. In
@@ -33,7 +33,7 @@ def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
     if crs.is_projected:
         if untrue(dataset):
             return None
-        side = side_m(dataset)
+        side = pixel_side_m(dataset)
         assert side is not None, "a projection has a unit of length"
         return np.full(dataset.height, side**2 / 1e4)
     if not crs.is_geographic or transform.b or transform.d:
@@ -44,7 +44,7 @@ def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
     return result
 
 
-def untrue(dataset: Dataset) -> str:
+def untrue(dataset: RasterDataset) -> str:
     """Why a projection's areas are not told in hectares, as a sentence; '' where they are true, or none is given.
 
     Measured at the raster's middle and its corners, as far as they lie on the earth.
@@ -69,7 +69,7 @@ def untrue(dataset: Dataset) -> str:
     )
 
 
-def _ground_shares(dataset: Dataset) -> list[float]:
+def _ground_shares(dataset: RasterDataset) -> list[float]:
     """Of the area that a projection states, what is there on the ellipsoid: at a raster's middle, then its corners."""
     rows, columns = (0, dataset.height - 1), (0, dataset.width - 1)
     places = [

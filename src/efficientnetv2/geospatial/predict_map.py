@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.geotiff import Dataset, Valid, read, values_of
+from efficientnetv2.data.geotiff import RasterDataset, Valid, read_raster, read_values
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Put, Window
 from efficientnetv2.geospatial.pixel_area import row_hectares
@@ -168,7 +168,7 @@ class Tally:
 
 def draw(
     network: Network,
-    source: Dataset,
+    source: RasterDataset,
     put: Put,
     grid: Grid,
     bands: Bands,
@@ -208,7 +208,7 @@ def draw(
     return tally.result()
 
 
-def _blocks(source: Dataset, bands: Bands, top: int, bottom: int) -> Iterator[tuple[Window, Valid]]:
+def _blocks(source: RasterDataset, bands: Bands, top: int, bottom: int) -> Iterator[tuple[Window, Valid]]:
     """The blocks of a row, from the left, and where each has data.
 
     Many are read at once: a strip of a raster goes over its whole width, and would be decoded for each of them.
@@ -217,7 +217,7 @@ def _blocks(source: Dataset, bands: Bands, top: int, bottom: int) -> Iterator[tu
     for first in range(0, source.width, some_px):
         last = min(first + some_px, source.width)
         window = ((top, bottom), (first, last))
-        valid = np.logical_or.reduce(values_of(source, bands.numbers, window, nodata=bands.nodata)[1])
+        valid = np.logical_or.reduce(read_values(source, bands.numbers, window, nodata=bands.nodata)[1])
         for left in range(first, last, BLOCK_PX):
             right = min(left + BLOCK_PX, last)
             yield ((top, bottom), (left, right)), valid[:, left - first : right - first]
@@ -269,7 +269,7 @@ class _Answering:
     """Asks the network about rows of windows, from the top down, and keeps those that are still needed."""
 
     network: Network
-    source: Dataset
+    source: RasterDataset
     grid: Grid
     bands: Bands
     batch_images: int
@@ -311,7 +311,7 @@ class _Answering:
         px = self.grid.window_px
         for part in _together(self.grid.lefts, px):
             width = part[-1] + px - part[0]
-            pixels, valid = read(self.source, self.bands, part[0], top, width, px)
+            pixels, valid = read_raster(self.source, self.bands, part[0], top, width, px)
             for left in part:
                 inside = slice(left - part[0], left - part[0] + px)
                 counts.append(float(valid[:, inside].mean()))

@@ -21,12 +21,18 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.data import tiff_tags
-from efficientnetv2.data.bands import ordinary
-from efficientnetv2.data.bands import picture as raster_picture
+from efficientnetv2.data.bands import channels_fault
+from efficientnetv2.data.bands import load_raster
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.geotiff import having, levels
+from efficientnetv2.data.geotiff import mask_nodata, scale_to_uint8
 from efficientnetv2.data.image_io import UnreadableImageError, is_high_bit_depth
-from efficientnetv2.data.raster_checks import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
+from efficientnetv2.data.raster_checks import (
+    bit_depth_fault,
+    dtype_mismatch,
+    is_high_bit_depth_rule,
+    missing_bands_fault,
+    not_geotiff_fault,
+)
 from efficientnetv2.data.readers import default_bands
 from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.inference.predict import check_classes, check_reads_files, embed, predict
@@ -237,14 +243,14 @@ def _framed(picture: Picture, preprocessing: Preprocessing) -> npt.NDArray[np.ui
     if bands is None and isinstance(picture, str | Path):
         bands = default_bands(str(picture))
     if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
-        return load_eval_image(raster_picture(str(picture), bands), preprocessing)
+        return load_eval_image(load_raster(str(picture), bands), preprocessing)
     if isinstance(picture, Image.Image) and _is_deep(picture, bands):
         return load_eval_image(_levels_of_image(picture, bands), preprocessing)
     if bands is not None and (bands.channels != RGB or _holds_values(picture, bands)):
         return load_eval_image(_levels_of(picture, bands), preprocessing)
     readable = _readable(picture)
-    if bands is not None and deep(bands) and is_high_bit_depth(readable):
-        raise UnreadableImageError(_named(picture), elsewhere_deep(bands))
+    if bands is not None and is_high_bit_depth_rule(bands) and is_high_bit_depth(readable):
+        raise UnreadableImageError(_named(picture), not_geotiff_fault(bands))
     return load_eval_image(readable, preprocessing)
 
 
@@ -277,7 +283,7 @@ def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
     where the model has no rule (``data.readers.default_bands``).
     """
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return deep and image.format in ("TIFF", None) and (bands is not None or tiff_tags.readable())
+    return deep and image.format in ("TIFF", None) and (bands is not None or tiff_tags.has_gdal())
 
 
 def _holds_values(picture: Picture, bands: Bands) -> bool:
@@ -287,7 +293,12 @@ def _holds_values(picture: Picture, bands: Bands) -> bool:
     """
     if not isinstance(picture, np.ndarray):
         return False
-    measured = deep(bands) and "uint8" in bands.kinds and picture.ndim == 3 and picture.shape[2] == RGB
+    measured = (
+        is_high_bit_depth_rule(bands)
+        and "uint8" in bands.kinds
+        and picture.ndim == 3
+        and picture.shape[2] == RGB
+    )
     return picture.dtype != np.uint8 or measured
 
 
@@ -302,11 +313,11 @@ def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.
     """An image of one band by its rule, refused as the raster of this band would be."""
     values = np.asarray(image)
     if bands is None:
-        fault = too_deep(values.dtype.name)
+        fault = bit_depth_fault(values.dtype.name)
     elif max(bands.numbers) > 1:
-        fault = lacking("1 band", bands)
+        fault = missing_bands_fault("1 band", bands)
     else:
-        fault = otherwise_stored(values.dtype.name, bands)
+        fault = dtype_mismatch(values.dtype.name, bands)
     if bands is None or fault:
         raise UnreadableImageError(_named(image), fault)
     return _levels_of(np.stack([values] * bands.channels, axis=2), bands)
@@ -315,17 +326,17 @@ def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.
 def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
     """An array of bands by their rule; all else is refused."""
     if not isinstance(picture, np.ndarray):
-        raise UnreadableImageError(_named(picture), ordinary(bands))
+        raise UnreadableImageError(_named(picture), channels_fault(bands))
     if picture.ndim != 3 or picture.shape[2] != bands.channels or not picture.size:
         raise InputError(
             f"an array {picture.dtype} {picture.shape} is no picture of this model. Give one (H, W, {bands.channels}): "
             f"the values of bands {bands.listed}, as a raster holds them."
         )
     # Of three bands, values of 0 to 1 for those of 0 to 255 are a usual mistake; other arrays are taken at their word.
-    if bands.channels == RGB and (fault := otherwise_stored(picture.dtype.name, bands)):
+    if bands.channels == RGB and (fault := dtype_mismatch(picture.dtype.name, bands)):
         raise UnreadableImageError("the picture", fault)
     values = picture.transpose(2, 0, 1)
-    return levels(values, having(values, np.isfinite(values), bands.nodata), bands)
+    return scale_to_uint8(values, mask_nodata(values, np.isfinite(values), bands.nodata), bands)
 
 
 def _readable(picture: Picture) -> str | Path | bytes | Image.Image:

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 
 from efficientnetv2.data.csv_dialect import find_column, read_cells
-from efficientnetv2.data.geotiff import opened, reading
+from efficientnetv2.data.geotiff import open_raster, read_errors
 from efficientnetv2.geospatial import map_file as mapfile
 from efficientnetv2.geospatial.pixel_area import untrue
 from efficientnetv2.metrics.area import AdjustedAreas, adjusted_areas
@@ -58,7 +58,7 @@ def estimate_areas(map_file: Path, sample: Path, *, label_column: str) -> MapAre
     names, pixels, hectares = mapfile.classes_and_areas(map_file)
     if not pixels.sum():
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
-    with opened(map_file) as dataset:
+    with open_raster(map_file) as dataset:
         if fault := untrue(dataset):
             _logger.info(fault)
     file = sample / "report.json" if sample.is_dir() else sample
@@ -201,7 +201,7 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.N
 
 def _sampled(map_file: Path, classes: int, places: npt.NDArray[np.float64], *, in_degrees: bool) -> Counts:
     """(n,) values of the map at places; 0 beside it, and where it has no data."""
-    with opened(map_file) as dataset:
+    with open_raster(map_file) as dataset:
         if in_degrees:
             if dataset.crs is None:
                 raise InputError(
@@ -211,7 +211,7 @@ def _sampled(map_file: Path, classes: int, places: npt.NDArray[np.float64], *, i
         values = np.zeros(len(places), dtype=np.int64)
         there = np.isfinite(places).all(axis=1)
         if there.any():
-            with reading(dataset):
+            with read_errors(dataset):
                 sampled = dataset.sample(places[there].tolist(), indexes=1, masked=True)
                 stored = np.concatenate([np.ma.filled(value, mapfile.NODATA) for value in sampled])
             values[there] = mapfile.classes_of(stored, classes, map_file)

@@ -37,7 +37,7 @@ from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import SPLITS, image_extensions, is_image
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, INDEX, PLACE, SUFFIX, Index, Shard, save
 from efficientnetv2.data.shards.reader import mark_of
-from efficientnetv2.data.tiff_tags import beside_ordinary, is_raster
+from efficientnetv2.data.tiff_tags import is_raster, raster_content
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import folder_for, locked
 from efficientnetv2.utils.rng import Key
@@ -219,7 +219,7 @@ def _refuse_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
     if dataset.shards is not None:
         return
     for row in (row for row, path in enumerate(dataset.paths) if is_raster(path)):
-        if held := beside_ordinary(dataset.file(row)):
+        if held := raster_content(dataset.file(row)):
             raise InputError(
                 f"{dataset.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
                 "Train on the files themselves, as a folder or a table (--bands says which bands are seen): "
