@@ -226,8 +226,8 @@ def file_of(dataset, folder):
         (lambda content: content[:-1], "is cut off"),
         (lambda content: content + b"x", "is cut off"),
         (lambda content: content[:-200] + bytes(100) + content[-100:], "is damaged"),
-        (lambda content: b"", "is no cache of pictures"),
-        (lambda content: bytes(len(content)), "is no cache of pictures"),
+        (lambda content: b"", "is no cache of images"),
+        (lambda content: bytes(len(content)), "is no cache of images"),
         (lambda content: content[:8] + bytes([9]) + content[9:], "was written by another version"),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_run_never_meets_the_pictures_of_another_cache_in_its_place(class_fold
             training(dataset, reader)[BatchRequest(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
         ]
     }
-    assert "holds other pictures by now" in failure
+    assert "holds other images by now" in failure
 
 
 def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folders):

@@ -13,6 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.records import ReadOptions
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
@@ -323,24 +324,24 @@ def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
     ("files", "message"),
     [
         ([], "holds no images. Give a folder with one sub-folder per class"),
-        (["a.jpg", "b.jpg"], "holds 2 pictures but no class folders"),
+        (["a.jpg", "b.jpg"], "holds 2 images but no class folders"),
         (
             ["cat/1.jpg", "cat/2.jpg"],
-            r"has one class only, 'cat' \(2 pictures\): .* Add pictures of another class\.$",
+            r"has one class only, 'cat' \(2 images\): .* Add images of another class\.$",
         ),
         (["pets/cat/1.jpg", "pets/dog/2.jpg"], r"one class only, .* give .*/pets\.$"),
         (
             ["val/a/1.jpg", "val/b/1.jpg"],
             "val without train: there is nothing to train on. Add a folder train/",
         ),
-        (["train/1.jpg", "val/2.jpg"], "train holds 1 picture but no class folders"),
+        (["train/1.jpg", "val/2.jpg"], "train holds 1 image but no class folders"),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "val/c/9.jpg"],
             r"label unseen in training: 'c' occurs only in val \(val/c/9.jpg\)",
         ),
         (
             ["plant/1.jpg", "plant/2.jpg", "Plant/3.jpg"],
-            r"Plant/3.jpg: label 'Plant' differs from 'plant' \(2 pictures\) only by case.\nRename the class",
+            r"Plant/3.jpg: label 'Plant' differs from 'plant' \(2 images\) only by case.\nRename the class",
         ),
     ],
 )
@@ -401,10 +402,10 @@ def test_an_inspection_names_class_folders_without_a_picture(tmp_path):
     """Training would refuse them."""
     draw(tmp_path / "a/1.png", tmp_path / "b/1.png")
     (tmp_path / "c").mkdir()
-    notes = folders.read_folder(tmp_path, "here", require_labels=False, classes_first=True).notes
+    notes = folders.read_folder(tmp_path, "here", ReadOptions(require_labels=False)).notes
     assert len(notes) == 1
     assert "'c'" in notes[0]
-    assert folders.read_folder(tmp_path, "here", require_labels=False).notes == ()
+    assert folders.read_folder(tmp_path, "here", ReadOptions(require_labels=False, strict=False)).notes == ()
 
 
 def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
@@ -560,7 +561,7 @@ def test_columns_are_of_tables(words, named, class_folders):
     with pytest.raises(InputError, match=mentioning(named, "column")):
         load_dataset(class_folders, **words)
     picture = next(class_folders.rglob("*.jpg"))
-    with pytest.raises(InputError, match="jpg is a picture, which has no columns"):
+    with pytest.raises(InputError, match="jpg is an image, which has no columns"):
         load_dataset(picture, require_labels=False, **words)
     with pytest.raises(InputError, match=mentioning("cifar10", "column")):
         load_dataset("cifar10", **words)

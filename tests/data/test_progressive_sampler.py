@@ -141,7 +141,7 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"first_step": 10}, ("first_step", "10", "9", "0")),
         ({"first_step": -1}, ("first_step", "-1", "9", "0")),
         ({"world": 3}, ("batch_images", "2", "3")),
-        ({"accumulate": 0}, ("0", "1", "step")),
+        ({"accumulate": 0}, ("accumulate", "0", "1")),
         (
             {"accumulate": 4},
             ("batch_images", "2", "4"),

@@ -167,7 +167,7 @@ def test_places_are_held_out_by_blocks_of_a_degree():
     )
     val = held.split == "val"
     assert note == (
-        f"Held out {val.sum()} of 600 pictures ({val.mean():.0%}) as val, by spatial blocks of 1° "
+        f"Held out {val.sum()} of 600 images ({val.mean():.0%}) as val, by spatial blocks of 1° "
         f"({blocks[val].nunique()} of {blocks.nunique()} blocks), stratified by class, seed 4."
     ).replace("%)", " %)")
     assert 110 <= val.sum() <= 130
@@ -177,7 +177,7 @@ def test_places_are_held_out_by_blocks_of_a_degree():
 def test_the_last_block_of_a_row_is_not_the_first_of_the_next(degrees):
     """Fiji on one side of the date line, the Aleutians 7 degrees further north on the other."""
     table = pd.DataFrame({"latitude": [0.1, 0.1 + degrees], "longitude": [179.9, -179.9]})
-    first, second = groups._blocks(SimpleNamespace(table=table), degrees)
+    first, second = groups._block_ids(SimpleNamespace(table=table), degrees)
     assert first != second
 
 
@@ -253,8 +253,8 @@ def test_a_class_with_one_picture_is_refused_by_name():
         with_holdout(dataset([0, 0, 0, 1, 1, 1]), seed=0, contents=np.array([0, 1, 2, 3, 3, 3]))
     made_from = ["", "", "", "6.jpg", "6.jpg", "6.jpg", ""]
     for copies, words in (
-        (4, "one picture only, and 3 copies made from it"),
-        (3, "3 copies of one picture only"),
+        (4, "one image only, and 3 copies made from it"),
+        (3, "3 copies of one image only"),
     ):
         part = dataset([0, 0, 0, 1, 1, 1, 1], augmented_from=made_from).select(np.arange(3 + copies))
         file = "6.jpg" if copies == 4 else "3.jpg"

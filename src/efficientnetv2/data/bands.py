@@ -1,4 +1,4 @@
-"""Pictures that are rasters: told from ordinary ones, measured once for a whole set, read by that one rule."""
+"""Measure one rule, ``Bands``, for the rasters of a dataset, and read rasters by it."""
 
 from __future__ import annotations
 
@@ -50,29 +50,26 @@ from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
 
-# Of a set's rasters so many are measured, drawn evenly, and of each about so many pixels: enough that a percentile of
-# all moves by less than a grey level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.
-_MEASURED, _SIDE_PX = 256, 64
+# Rasters that are measured, drawn evenly, and side of the grid of pixels of each: enough that percentiles move by less
+# than a gray level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.
+_MAX_RASTERS, _SIDE_PX = 256, 64
 _PERCENTILES = (1.0, 99.0)
-# When the least or greatest value is missing data that no file declares: so many of the pixels have it, most of these
-# beside another, and it lies further from all others than their own spread. Bands of few values are codes. Ours.
-_LEAST_SHARE, _BESIDE_SHARE, _LEAST_VALUES = 0.001, 0.5, 16
-_MIDDLE = 128  # level of a band that has no value anywhere
+# When the minimum or maximum is undeclared missing data: minimum fraction of pixels with it, minimum fraction of these
+# next to another, and minimum number of distinct other values, since bands of fewer hold codes. It must be further from
+# all others than their spread. Ours.
+_MIN_FRACTION, _ADJACENT_FRACTION, _MIN_VALUES = 0.001, 0.5, 16
+_MIDDLE = 128  # level of a band without any value
 
 BandSelection = tuple[int, ...] | Literal["all"] | None
 
 
 def load_raster(path: str, bands: Bands) -> Pixels:
-    """A whole raster as a picture.
-
-    Raises:
-        UnreadablePicture: it is not like those that the rule is for (``fitting.unlike``), or can't be read.
-    """
+    """A whole raster as an image. Raises UnreadableImageError if it does not fit the rule or is unreadable."""
     try:
         with open_raster(path) as dataset:
             if fault := mismatch(dataset, bands) or size_fault(dataset):
                 raise UnreadableImageError(path, fault)
-            # Upright, as an ordinary picture beside it is read.
+            # Upright, as ordinary images are read.
             return upright(read_raster(dataset, bands)[0], orientation(path))
     except MemoryError as error:
         raise UnreadableImageError(path, "needs more memory than there is") from error
@@ -88,49 +85,43 @@ def measure_bands(
     others: Sequence[str] = (),
     nodata: tuple[float, ...] | None = None,
 ) -> Bands | None:
-    """How the rasters of a set are to be seen: one rule for all, by those that train.
+    """Measure one rule for all rasters of a dataset, on training images.
 
-    8-bit values stay as they are. Of others the 1st to the 99th percentile of each band, over all pictures, become 0
-    to 255. What stands for missing data is the bands' mean.
+    8-bit values stay. For other types, the 1st to the 99th percentile of each band becomes 0 to 255. Missing data
+    become the mean of the band.
 
     Args:
-        files: of the pictures that train; all of them are asked what they hold, and as what kind of values; some are
-            measured.
-        asked: which bands are the channels: their numbers, "all" but alpha, or None as ``raster.bands_seen`` finds
-            them in the first raster.
-        seed: of which are measured.
-        others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
-        nodata: Values that mean missing data, besides those that the files declare. None finds one at the end of the
-            range that fills connected areas far from all other values, such as -9999.
+        files: Training images. All are checked, some are measured.
+        asked: Bands that become channels: numbers, "all" but alpha, or None for the visible bands of the first raster.
+        seed: Seed of the drawn rasters.
+        others: Further images that will be read by the rule, and must match the measured types.
+        nodata: Values that mean missing data, besides those that the files declare. None finds a minimum or maximum
+            that fills connected areas far from all other values, such as -9999.
 
     Returns:
-        None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
-        this order, or of a printed picture's inks, of which Pillow makes these; Pillow opens them all, and no bands
-        were given.
+        None where no rule is needed: without given bands, all images are 8-bit, of one page, gray or RGB in this order
+        (or CMYK, which Pillow converts), and Pillow opens them.
 
     Raises:
-        InputError: a picture is one of the others and needs a rule where those that train do not, or holds 16 bits in
-            no TIFF where there is a rule for them; or it lacks a band, has its bands in another order or, where none
-            were given by number, has more than the first, or has them in further pages, as inks or as a palette's
-            numbers, stores them as different types, is one of the others and of another kind than all that train, or is
-            no raster where other than three channels are asked for; or the extra ``geo`` is not installed.
+        InputError: An image does not fit the rule, or needs one where the training images do not, or the extra ``geo``
+            is not installed. The message names it and the reason.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
         raise InputError(
             f"--bands {asked if asked == 'all' else ','.join(map(str, asked))}: there are no rasters "
-            f"({' or '.join(SUFFIXES)}) among the training pictures. Leave it out."
+            f"({' or '.join(SUFFIXES)}) among the training images. Leave it out."
         )
     if not rasters or (asked is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
         if tiff_tags.has_gdal():
             _refuse_beside(others)
         return None
     bands, first = _chosen(rasters, asked)
-    # Rasters first: an ordinary picture is not to blame for what they are.
+    # Rasters first, so that a message does not blame an ordinary image.
     asked_first = sorted(files, key=is_raster, reverse=True)
     kinds = {kind for file in asked_first for kind in _kinds(file, bands, band_mismatch, first)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
-    drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
+    drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MAX_RASTERS]
     chosen = [rasters[one] for one in sorted(drawn.tolist())]
     bands = replace(bands, nodata=nodata or ())
     parts = _parts(chosen, bands)
@@ -150,9 +141,9 @@ def measure_bands(
 
 
 def _refuse_beside(others: Sequence[str]) -> None:
-    """Where all that train are ordinary pictures, what is answered is too: there is no rule for it."""
+    """Refuse rasters that need a rule where the training images have none."""
     for file in filter(is_raster, others):
-        with suppress(InputError):  # what can't be read is left to who reads it
+        with suppress(InputError):  # unreadable files are reported elsewhere
             fault = ""
             with open_raster(file) as dataset:
                 fault = no_rule_fault(dataset) if needs_bands(dataset, file) else ""
@@ -161,19 +152,19 @@ def _refuse_beside(others: Sequence[str]) -> None:
 
 
 def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
-    """Of 16 bits Pillow would keep the upper 8, where the rule spreads them."""
+    """Refuse 16-bit images in other formats: Pillow would keep the upper 8 bits, and the rule scales them."""
     for file in ordinary_ones:
         if is_high_bit_depth(file):
             raise InputError(f"{file} {not_geotiff_fault(rule)}")
 
 
 def _chosen(rasters: Sequence[str], asked: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
-    """The bands, and what the first raster that can be read calls them; that one, unless they were given by number."""
+    """Bands with the names of the first readable raster, and that raster unless the bands were given by number."""
     for file in rasters:
         try:
             with open_raster(file) as dataset:
                 if isinstance(asked, tuple):
-                    # It counts for nothing which of them the raster calls red.
+                    # Without colors: given bands may be in any order.
                     return Bands(asked, names=band_names(dataset, asked)), None
                 numbers = (visible_bands if asked is None else all_bands)(dataset)
                 first = ReferenceRaster.of(file, dataset, every_seen=asked == "all")
@@ -181,21 +172,16 @@ def _chosen(rasters: Sequence[str], asked: BandSelection) -> tuple[Bands, Refere
         except InputError:
             if not tiff_tags.has_gdal():
                 raise
-    raise InputError(
-        f"None of the rasters among the training pictures can be read. The first is {rasters[0]}."
-    )
+    raise InputError(f"None of the rasters among the training images can be read. The first is {rasters[0]}.")
 
 
 def _kinds(
     file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: ReferenceRaster | None
 ) -> tuple[str, ...]:
-    """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
+    """Types of an image's values. None for ordinary and for unreadable images. Raises InputError on a mismatch.
 
-    Bands in further pages, of inks or of a palette, and how many there are, are nobody's fault where those to be seen
-    were given by number: there is no first then.
-
-    Raises:
-        InputError: the rule does not fit it. What can't be read is left to who reads it.
+    Without a reference raster the bands were given by number, so that pages, CMYK, palettes and the number of bands do
+    not matter.
     """
     if not is_raster(file):
         if bands.channels != RGB:
@@ -222,9 +208,9 @@ def _kinds(
 
 
 def channels_fault(bands: Bands) -> str:
-    """Why an ordinary picture does not fit a rule of other than three channels, to follow its name."""
+    """Why an ordinary image does not fit a rule of other than three channels, to follow its name."""
     return (
-        f"is an ordinary picture of {RGB} channels, red, green and blue, but pictures of "
+        f"is an ordinary image of {RGB} channels, red, green and blue, but images of "
         f"{count_of(bands.channels, 'band')} ({bands.listed}) are needed, from a GeoTIFF"
     )
 
@@ -244,7 +230,7 @@ def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
         low=tuple(least for least, _ in ends),
         high=tuple(most for _, most in ends),
         missing=tuple(round(float(one.mean())) if len(one) else _MIDDLE for one in known),
-        # A band that is the same everywhere has no spread; by a level it is at least told from others.
+        # A constant band has no spread; 1 avoids a division by zero.
         spread=tuple(max(1.0, round(float(one.std()), 3)) if len(one) else 1.0 for one in known),
         picture_m=float(np.median(sides)) if sides else None,
     )
@@ -252,12 +238,12 @@ def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What was measured of a raster.
+    """Sample of a raster.
 
     Args:
         grid: (channels, H, W) values, evenly taken, NaN where missing.
-        values: (channels, n) of these where any channel has one.
-        kind: Type of the values as stored.
+        values: (channels, n) values where any channel has one.
+        kind: Type of the stored values.
         side_m: Side on the ground, in meters.
     """
 
@@ -280,7 +266,7 @@ def _parts(files: Sequence[str], bands: Bands) -> list[_Part]:
 
 
 def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
-    """The least and the greatest value of a band, where that is missing data that no file declares."""
+    """Minimum and maximum values of bands that are undeclared missing data."""
     deep = [part for part in parts if part.kind != np.uint8]
     found = set()
     for channel in range(len(deep[0].values) if deep else 0):
@@ -288,10 +274,10 @@ def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
         values = values[np.isfinite(values)]
         for end in (values.min(initial=np.inf), values.max(initial=-np.inf)):
             others = values[values != end]
-            if len(values) - len(others) < max(2, _LEAST_SHARE * len(values)) or len(others) < _LEAST_VALUES:
+            if len(values) - len(others) < max(2, _MIN_FRACTION * len(values)) or len(others) < _MIN_VALUES:
                 continue
             low, high = np.percentile(others, _PERCENTILES)
-            if np.abs(others - end).min() <= high - low or len(np.unique(others)) < _LEAST_VALUES:
+            if np.abs(others - end).min() <= high - low or len(np.unique(others)) < _MIN_VALUES:
                 continue
             if _connected([part.grid[channel] == end for part in deep]):
                 found.add(float(end))
@@ -299,19 +285,19 @@ def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
 
 
 def _connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
-    """Whether most of the pixels that (H, W) masks mark have a marked one beside them."""
-    beside = 0
+    """Whether most marked pixels of (H, W) masks are next to another."""
+    adjacent = 0
     for mask in masks:
         around = np.pad(mask, 1)
-        neighbours = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
-        beside += int((mask & neighbours).sum())
-    return beside >= _BESIDE_SHARE * sum(int(mask.sum()) for mask in masks)
+        neighbors = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+        adjacent += int((mask & neighbors).sum())
+    return adjacent >= _ADJACENT_FRACTION * sum(int(mask.sum()) for mask in masks)
 
 
 def _some(file: str, bands: Bands) -> _Part | None:
-    """Of a raster; None where it can't be read."""
+    """The sample of a raster. None if it is unreadable."""
     try:
-        # Of averages the range would be too narrow for the pixels.
+        # Not from overviews: the range of averages would be too narrow.
         with open_raster(file, overviews=False) as dataset:
             return _measured(dataset, bands)
     except InputError:

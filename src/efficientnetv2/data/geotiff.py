@@ -1,7 +1,6 @@
-"""GeoTIFF and what else GDAL opens: any number of bands and any depth become a picture, by one rule.
+"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``.
 
-The rule is ``Bands``: which bands are the channels, and which values become 0 and 255. A pixel has data where one of
-these bands has; where a band has none, its level ``missing`` stands.
+A pixel has data where any selected band has. A band without data there gets its level ``missing``.
 """
 
 from __future__ import annotations
@@ -28,44 +27,39 @@ from efficientnetv2.utils.shell import typed
 Valid = npt.NDArray[np.bool_]
 RasterDataset = Any  # rasterio.DatasetReader; rasterio has no types
 
-# GDAL keeps blocks it has decoded; by itself it would take a twentieth of the machine's memory. Ours.
+# GDAL's cache of decoded blocks; its default is a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
-COLORS = ("red", "green", "blue")  # GDAL's words for what a band is seen as
-# Names of Mercator's projection, of one or two standard parallels, on the ellipsoid or on a sphere; others, such as the
-# transverse one, begin otherwise. In WKT it is PROJECTION or METHOD.
+COLORS = ("red", "green", "blue")  # GDAL's color interpretations
+# Mercator's projection in WKT, with one or two standard parallels, on the ellipsoid or on a sphere. Names of others,
+# such as the transverse one, begin otherwise.
 _MERCATOR = re.compile(
     r'\b(PROJECTION|METHOD)\["(Mercator|Popular[ _]Visualisation[ _]Pseudo[ _]Mercator)', re.IGNORECASE
 )
-_STEP_M = 1_000.0  # in Mercator's projection, to see how far that is on the equator. Ours.
-# GDAL's drivers that are used: formats of files whose pixels lie in the file, or in local files beside it. None of them
-# takes pixels from a network or from other files that the content names, as VRT, WMS and HTTP do. Ours.
+_STEP_M = 1_000.0  # step in Mercator's projection whose length on the equator is measured. Ours.
+# Enabled drivers of GDAL: formats with pixels in the file, or in local files of its name. None reads from a network or
+# from files that the content names, as VRT, WMS and HTTP do. Ours.
 DRIVERS = (
     "GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "GIF", "HFA", "ENVI", "EHdr", "ERS", "NITF", "AAIGrid",
     "SAGA", "SRTMHGT", "PCIDSK", "RMF", "SGI", "GRIB", "netCDF", "HDF5", "HDF5Image", "BAG", "GPKG",
 )  # fmt: skip
-_BESIDE = (".ovr", ".msk")  # suffixes of overviews and masks, which GDAL opens by any driver
+_SIDECARS = (".ovr", ".msk")  # overviews and masks, which GDAL opens by any driver
 _TIFF_STARTS = (b"II", b"MM")
-_OPENING = threading.Lock()  # which warnings are shown is the whole process's affair
+_OPENING = threading.Lock()  # warning filters belong to the process
 
 
 @contextmanager
 def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterDataset]:
-    """A raster to read from, of bounded memory.
-
-    Args:
-        path: of it.
-        overviews: read fewer pixels from the smaller copies that the file may hold, which are averages; else from its
-            own.
+    """Open a raster, with bounded memory. ``overviews`` uses the file's smaller copies, which are averages.
 
     Raises:
-        InputError: the extra ``geo`` is not installed, there is no such file, it is no raster of ``DRIVERS``, or it
+        InputError: The extra ``geo`` is not installed, there is no such file, it is no raster of ``DRIVERS``, or it
             refers to overviews elsewhere.
     """
     rasterio = needed("rasterio", "geo", f"Reading the raster {path}")
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist, or is no file. Give a GeoTIFF or another raster.")
-    _refuse_strange_beside(path)
-    # This would be the only file at a URL that is opened.
+    _refuse_unsafe_sidecars(path)
+    # With this name, no file at a URL is opened.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="/none"):
         try:
             with _OPENING, ignore_not_georeferenced():
@@ -89,24 +83,20 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
             yield dataset
 
 
-def _refuse_strange_beside(path: str | Path) -> None:
-    """Refuse overviews and masks beside a raster that are no TIFFs: their content may name other files, or URLs.
-
-    Raises:
-        InputError: naming the file.
-    """
-    for suffix in _BESIDE:
-        beside = Path(f"{path}{suffix}")
-        if beside.is_file():
-            with beside.open("rb") as file:
+def _refuse_unsafe_sidecars(path: str | Path) -> None:
+    """Refuse overviews and masks that are no TIFFs: their content may name other files or URLs."""
+    for suffix in _SIDECARS:
+        sidecar = Path(f"{path}{suffix}")
+        if sidecar.is_file():
+            with sidecar.open("rb") as file:
                 start = file.read(2)
             if start not in _TIFF_STARTS:
-                raise InputError(f"{beside} is no TIFF, so {path} is not opened. Remove {beside.name}.")
+                raise InputError(f"{sidecar} is no TIFF, so {path} is not opened. Remove {sidecar.name}.")
 
 
 @contextmanager
 def ignore_not_georeferenced() -> Iterator[None]:
-    """Without rasterio's warning that a raster is placed nowhere: commands say what follows from that."""
+    """Suppress rasterio's warning about missing georeferencing: commands explain its consequences."""
     rasterio = needed("rasterio", "geo", "Reading a raster")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
@@ -114,13 +104,7 @@ def ignore_not_georeferenced() -> Iterator[None]:
 
 
 def visible_bands(dataset: RasterDataset) -> tuple[int, ...]:
-    """Which bands a picture is made of where nobody says it: those that the raster calls red, green and blue.
-
-    Where it does not, a single band three times, as a grey picture; else all of them, but not an alpha band.
-
-    Args:
-        dataset: opened.
-    """
+    """Numbers of the default bands: those named red, green and blue; a single band three times; else all but alpha."""
     named = color_bands(dataset)
     every = all_bands(dataset)
     if len(named) == RGB:
@@ -129,11 +113,7 @@ def visible_bands(dataset: RasterDataset) -> tuple[int, ...]:
 
 
 def all_bands(dataset: RasterDataset) -> tuple[int, ...]:
-    """Every band but alpha, from 1; those that the raster calls red, green and blue first, in that order.
-
-    Args:
-        dataset: opened.
-    """
+    """Numbers, from 1, of all bands but alpha. Red, green and blue come first, if the raster names all three."""
     named = color_bands(dataset)
     others = [
         number
@@ -144,20 +124,20 @@ def all_bands(dataset: RasterDataset) -> tuple[int, ...]:
 
 
 def color_bands(dataset: RasterDataset) -> tuple[int, ...]:
-    """The bands that the raster calls red, green and blue (``COLORS``); none where one of these is not there."""
+    """Numbers of the bands named red, green and blue. Empty if any is missing."""
     colours = [colour.name for colour in dataset.colorinterp]
     there = all(colour in colours for colour in COLORS)
     return tuple(colours.index(colour) + 1 for colour in COLORS) if there else ()
 
 
 def band_names(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
-    """What the raster describes some of its bands as; '' where it says nothing, or has no such band."""
+    """Descriptions of bands, '' for none."""
     names = [name or "" for name in dataset.descriptions]
     return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
 
 
 def band_names_or_colors(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
-    """What the raster calls some of its bands: as ``band_names``, else red, green or blue where it has all three."""
+    """Descriptions of bands, else red, green or blue if the raster names all three."""
     colours = dict(zip(color_bands(dataset), COLORS, strict=False))  # none where one is missing
     names = zip(numbers, band_names(dataset, numbers), strict=True)
     return tuple(name or colours.get(number, "") for number, name in names)
@@ -171,21 +151,9 @@ def read_raster(
     width: int | None = None,
     height: int | None = None,
 ) -> tuple[Pixels, Valid]:
-    """A part of a raster as a picture.
+    """A window of a raster as an image: (height, width, channels) uint8, and (height, width) whether there is data.
 
-    Args:
-        dataset: opened.
-        bands: the rule.
-        left: first column.
-        top: first row.
-        width: columns; None is to the right end.
-        height: rows; None is to the lower end.
-
-    Returns:
-        (height, width, channels) uint8, and (height, width) whether there is data.
-
-    Raises:
-        InputError: the file is damaged or cut short.
+    None reads to the right or lower end. Raises InputError if the file is damaged.
     """
     width = dataset.width - left if width is None else width
     height = dataset.height - top if height is None else height
@@ -197,14 +165,7 @@ def read_raster(
 
 @contextmanager
 def read_errors(dataset: RasterDataset) -> Iterator[None]:
-    """Around whatever reads values.
-
-    Args:
-        dataset: opened.
-
-    Raises:
-        InputError: the file is damaged or cut short.
-    """
+    """Translate read errors: raises InputError if the file is damaged or cut short."""
     try:
         yield
     except OSError as error:
@@ -222,29 +183,28 @@ def read_values(
     *,
     nodata: Sequence[float] = (),
 ) -> tuple[npt.NDArray[Any], Valid]:
-    """Values as they are stored, and where there are any.
+    """Stored values, and whether each is valid, (bands, H, W) both.
 
     Args:
-        dataset: opened.
-        numbers: of the bands, from 1.
-        window: first and last row, first and last column; the last ones are not within.
-        shape: (H, W) to take fewer pixels, evenly; None takes all.
+        dataset: Opened raster.
+        numbers: Numbers of the bands, from 1.
+        window: Rows and columns, from first to last, the last excluded.
+        shape: (H, W) to read fewer pixels, evenly. None reads all.
         nodata: Values that mean missing data in any band, besides those that the file declares.
 
     Returns:
-        (bands, H, W) twice: the values, and whether each is one: a number, and neither the file's nodata value nor
-        masked by the file. A 0 that is the nodata value counts where another of the bands has data: it may well be
-        meant.
+        Values, and whether each is a number, not the file's nodata value, and not masked. A nodata value of 0 is valid
+        where another band has data: it may be a measurement.
 
     Raises:
-        InputError: the file is damaged or cut short.
+        InputError: The file is damaged or cut short.
     """
     distinct = sorted(set(numbers))
     size = {} if shape is None else {"out_shape": (len(distinct), *shape)}
     with read_errors(dataset):
         stored = dataset.read(distinct, window=window, **size)
         present = dataset.read_masks(distinct, window=window, **size) > 0
-    if _asks_for_alpha(dataset, distinct):
+    if _alpha_is_band(dataset, distinct):
         present[:] = True
     if stored.dtype.kind == "f":
         present &= np.isfinite(stored)
@@ -257,16 +217,16 @@ def read_values(
 
 
 def mask_nodata(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:
-    """Where values are present and none of those that mean missing data; both arrays (bands, H, W)."""
+    """Where (bands, H, W) values are present and none of the nodata values."""
     for value in nodata:
         present = present & (values.astype(np.float64) != np.float64(value))
     return present
 
 
-def _asks_for_alpha(dataset: RasterDataset, numbers: Sequence[int]) -> bool:
-    """Whether all that masks a raster is a band called alpha that is asked for as a band, and so masks nothing.
+def _alpha_is_band(dataset: RasterDataset, numbers: Sequence[int]) -> bool:
+    """Whether the only mask is a band named alpha that is read as a band, and so masks nothing.
 
-    GDAL calls the fourth of four 8-bit bands so where the file does not say what it is: often it is near infrared.
+    GDAL names the fourth of four 8-bit bands so where the file does not name it: often it is near infrared.
     """
     flags = {flag.name for band in dataset.mask_flag_enums for flag in band}
     alpha = [number for number, colour in enumerate(dataset.colorinterp, start=1) if colour.name == "alpha"]
@@ -274,68 +234,54 @@ def _asks_for_alpha(dataset: RasterDataset, numbers: Sequence[int]) -> bool:
 
 
 def scale_to_uint8(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
-    """Values of bands as a picture.
-
-    Args:
-        values: (channels, H, W), as stored.
-        present: (channels, H, W) whether each is a value.
-        bands: the rule.
-
-    Returns:
-        (H, W, channels) uint8.
-    """
-    picture = np.empty((*values.shape[1:], len(values)), np.uint8)
+    """(channels, H, W) stored values, and whether each is valid, as an (H, W, channels) uint8 image."""
+    image = np.empty((*values.shape[1:], len(values)), np.uint8)
     for channel, (low, high, level) in enumerate(zip(bands.low, bands.high, bands.missing, strict=True)):
         band = values[channel]
         if band.dtype == np.uint8 and (low, high) == (0, 255):
-            picture[..., channel] = band
+            image[..., channel] = band
         else:
-            # Whole numbers of 32 bits, and floats of 64, lose in float32 what they differ by.
+            # float32 is too coarse for 32-bit integers and 64-bit floats.
             wide = np.float32 if band.dtype.itemsize <= 2 or band.dtype == np.float32 else np.float64
-            with np.errstate(over="ignore"):  # of nodata such as the least float
+            with np.errstate(over="ignore"):  # nodata may be the smallest float
                 scaled = (band.astype(wide) - wide(low)) * wide(255 / (high - low))
-            # What is too large is cut like all that lies beyond; a NaN is absent.
-            picture[..., channel] = np.rint(np.nan_to_num(scaled).clip(0, 255))
-        picture[..., channel][~present[channel]] = level
-    return picture
+            # Infinities are clipped like all other values; NaN is missing data.
+            image[..., channel] = np.rint(np.nan_to_num(scaled).clip(0, 255))
+        image[..., channel][~present[channel]] = level
+    return image
 
 
 def pixel_side_m(dataset: RasterDataset) -> float | None:
-    """Metres along a side of a pixel; None where the raster has no coordinates in a unit of length.
+    """Side of a pixel in meters, or None without coordinates in a unit of length.
 
-    Of pixels that are not square, the side of a square of equal area. In Mercator's projection, which enlarges towards
-    the poles, and in others that are not true to area by 1 % or more, such as a polar stereographic one far from the
-    latitude that it is true at, what that is on the ground at the raster's middle.
+    For pixels that are not square, the side of a square of equal area. Mercator's projection, and others whose areas
+    are off by 1 % or more, are corrected for the center of the raster.
     """
     if dataset.crs is None or not dataset.crs.is_projected:
         return None
-    metres: float = dataset.crs.linear_units_factor[1]
-    side = math.sqrt(abs(dataset.transform.determinant)) * metres
+    meters: float = dataset.crs.linear_units_factor[1]
+    side = math.sqrt(abs(dataset.transform.determinant)) * meters
     if is_mercator(dataset.crs):
-        return side * _ground_m(dataset, metres)
+        return side * _ground_m(dataset, meters)
     share = ground_share(dataset, dataset.height // 2, dataset.width // 2)
     return side if share is None or abs(share - 1) <= TOLERANCE else side * math.sqrt(share)
 
 
-def _ground_m(dataset: RasterDataset, metres: float) -> float:
-    """Metres on the ground that a metre in Mercator's projection is, at a raster's middle.
+def _ground_m(dataset: RasterDataset, meters: float) -> float:
+    """Meters on the ground per meter in Mercator's projection, at the center of a raster.
 
-    What it is on the equator, by the longitudes that it goes over: more than one where the projection is true to scale
-    at another latitude; times the cosine of the latitude.
-
-    Args:
-        dataset: opened.
-        metres: of its unit of length.
+    That is the scale on the equator, from the longitudes of a step, times the cosine of the latitude. ``meters`` is
+    the projection's unit of length.
     """
-    from rasterio.warp import transform  # there is a dataset, so it is installed
+    from rasterio.warp import transform
 
     east, north = dataset.xy(dataset.height // 2, dataset.width // 2)
-    places = ([east, east + _STEP_M / metres], [north, north])
+    places = ([east, east + _STEP_M / meters], [north, north])
     (first, second), (latitude, _) = transform(dataset.crs, "EPSG:4326", *places)
-    turned = math.radians((second - first) % 360)  # beyond the date line they count from -180
-    return RADIUS_M * turned / _STEP_M * math.cos(math.radians(latitude))
+    angle = math.radians((second - first) % 360)  # longitudes continue at -180 beyond the date line
+    return RADIUS_M * angle / _STEP_M * math.cos(math.radians(latitude))
 
 
 def is_mercator(crs: Any) -> bool:
-    """Whether coordinates are in Mercator's projection, which enlarges by the secant of the latitude."""
+    """Whether coordinates are in Mercator's projection, whose scale is the secant of the latitude."""
     return _MERCATOR.search(crs.to_wkt()) is not None

@@ -1,14 +1,10 @@
-"""Pictures kept decoded: what is kept of each, the one file that holds them, and the reader of that file.
+"""A cache of decoded images: their size, the file that holds them, and its reader. ``data.cache_writer`` fills it.
 
-The file is mapped into memory, so that all processes share its pages. How it is filled: ``data.cache_writer``; where
-it lies: ``data.cache_writer``.
+The file is mapped into memory, so that all processes share its pages::
 
-::
-
-    preamble: magic, version, place and length of the index, the index's BLAKE2b hash
-    pixels:   of one picture after the other, (height, width, channels) uint8 each
-    index:    numpy's npz: channels, a place and a size for each picture, which are unreadable and why, whose
-              pixels these are
+    preamble: magic, version, offset and length of the index, the index's BLAKE2b hash
+    pixels:   of one image after the other, (height, width, channels) uint8
+    index:    numpy's npz: digest, channels, offset and size of each image, unreadable images and reasons
 """
 
 from __future__ import annotations
@@ -35,122 +31,111 @@ from efficientnetv2.utils.errors import InputError
 
 _MAGIC, _VERSION = b"effnetv2", 2
 _PREAMBLE = struct.Struct("<8sQQQ32s")
-# Where the pixels begin: a page, so that the system reads ahead in whole ones.
-PIXELS_AT = 4096
-# Points each way of the grid on which the shares of crops are counted. Ours.
+# Offset of the pixels: a page, so that the system reads ahead in whole pages.
+PIXELS_OFFSET = 4096
+# Grid points each way for the quantile of crop sizes. Ours.
 _GRID = 401
+
+Side = Literal["shorter", "mean", "longer"]
+_SIDES: dict[Framing, Side] = {"whole": "shorter", "crop": "mean", "pad": "longer"}
 
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The size at which a picture is kept: its shape unchanged, never enlarged.
+    """Size of cached images. They keep their aspect ratio and are never enlarged.
 
     Args:
-        px: that the side in question gets at least, if the picture has so many.
-        side: which: the ``shorter`` or ``longer`` one, or the square root of the area (``mean``).
+        px: Minimum length of the side, as far as the image has it.
+        side: The ``shorter`` or ``longer`` side, or the square root of the area (``mean``).
     """
 
     px: int
-    side: Literal["shorter", "mean", "longer"]
+    side: Side
 
     @classmethod
     def enough(cls, *, image_px: int, framing: Framing, area_min: float, detail: float) -> CacheSpec:
-        """The size from which a share of the random crops has all the pixels that it needs.
+        """The size from which a fraction of the random crops has all the pixels that it needs.
 
         Args:
-            image_px: the largest that a crop is resized to.
-            framing: how crops are drawn; see ``decode.train_picture``.
-            area_min: smallest share of the picture that a crop covers.
-            detail: share of the crops that are not made from fewer pixels than the picture itself would give
-                them, in (0, 1]; of square pictures framed ``whole``, of others about so many or more. The rest is
-                enlarged, the smallest crop most: by the size at detail 1 over this one.
+            image_px: Largest size that a crop is resized to.
+            framing: See ``decode.load_train_image``.
+            area_min: Minimum fraction of the image that a crop covers.
+            detail: Fraction of the crops, in (0, 1], that lose no pixels. Exact for square images framed ``whole``,
+                about so for others. Smaller crops are enlarged, at most by the size at detail 1 over this size.
         """
         area = np.linspace(area_min, 1, _GRID)[:, None]
-        shape = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))
-        flatter = np.minimum(shape, 1 / shape)
-        fits = area <= flatter
-        shorter_side = np.sqrt(area * flatter)[fits]  # of the crop, over the picture's
-        # Where no shape fits, draw_crop falls back on the whole picture.
+        aspect = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))
+        flat = np.minimum(aspect, 1 / aspect)
+        fits = area <= flat
+        shorter_side = np.sqrt(area * flat)[fits]  # of the crop, relative to the image
+        # Where no shape fits, draw_crop falls back to the whole image.
         part = float(np.quantile(shorter_side, 1 - detail)) if fits.any() else 1.0
-        sides: dict[Framing, Literal["shorter", "mean", "longer"]] = {
-            "whole": "shorter", "crop": "mean", "pad": "longer",
-        }  # fmt: skip
-        return cls(math.ceil(image_px / part - 1e-9), sides[framing])
+        return cls(math.ceil(image_px / part - 1e-9), _SIDES[framing])
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height kept of a picture of this width and height."""
+        """Cached width and height of an image."""
         lengths = {"shorter": min(width, height), "longer": max(width, height)}
         scale = min(1.0, self.px / lengths.get(self.side, math.sqrt(width * height)))
-        kept = (max(min(MIN_SIDE, side), math.ceil(side * scale - 1e-9)) for side in (width, height))
-        return next(kept), next(kept)
+        sides = (max(min(MIN_SIDE, side), math.ceil(side * scale - 1e-9)) for side in (width, height))
+        return next(sides), next(sides)
 
 
-def cache_digest(reader: Reader, count: int, kept: CacheSpec) -> str:
-    """32 hexadecimal digits of which pictures are kept, and how: other files, other digits.
-
-    Args:
-        reader: of the originals.
-        count: how many there are.
-        kept: at what size.
-    """
-    digest = hashlib.blake2b(f"{_VERSION} {kept}".encode(), digest_size=16)
+def cache_digest(reader: Reader, count: int, spec: CacheSpec) -> str:
+    """32 hexadecimal digits of the images of a reader and their size: other files give other digits."""
+    digest = hashlib.blake2b(f"{_VERSION} {spec.px} {spec.side}".encode(), digest_size=16)
     for sample, stamp in enumerate(reader.stamps(range(count))):
         digest.update(f"\0{reader.name(sample)}\0{stamp}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 class InvalidCacheError(Exception):
-    """A file that is no cache of pictures, or not all of one; the message says what is wrong."""
+    """A file that is no cache, or an incomplete one. The message follows the name of the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class CacheIndex:
-    """What stands behind the pixels.
+    """The index behind the pixels.
 
     Args:
-        content: see ``cache_digest``.
-        offsets: (N,) int64, where each picture begins in the file.
-        sizes: (N, 2) int32: height and width; 0 where it could not be read.
-        reasons: why not, by the picture's number.
-        channels: of all pictures.
+        digest: See ``cache_digest``.
+        offsets: (N,) int64 offset of each image in the file.
+        sizes: (N, 2) int32 height and width; 0 for unreadable images.
+        reasons: Reason of each unreadable image, by its row.
+        channels: Channels of all images.
     """
 
-    content: str
+    digest: str
     offsets: Ints
     sizes: npt.NDArray[np.int32]
     reasons: dict[int, str]
     channels: int
 
     def write(self, file: BinaryIO) -> None:
-        """Behind the pixels, and the preamble in front of them last: without it the file is none."""
+        """Append the index, then write the preamble: without it the file is no cache."""
         packed = io.BytesIO()
         rows, reasons = list(self.reasons), list(self.reasons.values())
         np.savez(
-            packed, content=np.array(self.content), offsets=self.offsets, sizes=self.sizes,
+            packed, content=np.array(self.digest), offsets=self.offsets, sizes=self.sizes,
             rows=np.array(rows, np.int64), reasons=np.array(reasons, np.str_), channels=np.array(self.channels),
         )  # fmt: skip
         content = packed.getvalue()
-        at = file.seek(0, io.SEEK_END)
+        offset = file.seek(0, io.SEEK_END)
         file.write(content)
         file.seek(0)
-        file.write(_PREAMBLE.pack(_MAGIC, _VERSION, at, len(content), _hash(content)))
+        file.write(_PREAMBLE.pack(_MAGIC, _VERSION, offset, len(content), _hash(content)))
 
     @classmethod
     def read(cls, file: BinaryIO) -> CacheIndex:
-        """The index of a file.
-
-        Raises:
-            NotWhole: it has none, or another version's, or is cut off or damaged.
-        """
+        """The index of a file. Raises InvalidCacheError if it is missing, damaged or of another version."""
         preamble = file.read(_PREAMBLE.size)
         if len(preamble) < _PREAMBLE.size or not preamble.startswith(_MAGIC):
-            raise InvalidCacheError("is no cache of pictures")
-        _, version, at, length, digest = _PREAMBLE.unpack(preamble)
+            raise InvalidCacheError("is no cache of images")
+        _, version, offset, length, digest = _PREAMBLE.unpack(preamble)
         if version != _VERSION:
             raise InvalidCacheError(f"was written by another version ({version}, not {_VERSION})")
-        if file.seek(0, io.SEEK_END) != at + length:
+        if file.seek(0, io.SEEK_END) != offset + length:
             raise InvalidCacheError("is cut off")
-        file.seek(at)
+        file.seek(offset)
         content = file.read(length)
         if _hash(content) != digest:
             raise InvalidCacheError("is damaged")
@@ -161,31 +146,29 @@ class CacheIndex:
 
 
 class CachedImageReader:
-    """The reader of a cache: nothing is opened or decoded any more.
+    """Reads the images of a cache file.
 
     Args:
-        path: of the file.
-        content: that it has to have; a run never meets another's pictures because the file was replaced.
-        rows: (N,) each sample's number in the file.
-        originals: reader of what was kept, which knows how messages name the samples.
-        holder: kept as long as this reader is, in the process that made it: the memory the file lies in.
+        path: Cache file.
+        digest: Expected digest, so that a replaced file is noticed.
+        rows: (N,) row of each sample in the file.
+        originals: Reader of the original images, which names the samples.
+        holder: Object that keeps the file's memory alive, in the process that made it.
     """
 
-    def __init__(
-        self, path: Path, content: str, rows: Ints, originals: Reader, holder: object = None
-    ) -> None:
-        self.path, self.content, self.rows, self.originals = path, content, rows, originals
+    def __init__(self, path: Path, digest: str, rows: Ints, originals: Reader, holder: object = None) -> None:
+        self.path, self.digest, self.rows, self.originals = path, digest, rows, originals
         self._holder = holder
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_file"} | {"_holder": None}
 
     def source(self, sample: int) -> Pixels:
-        """The pixels, mapped and not copied.
+        """Pixels, mapped and not copied.
 
         Raises:
-            UnreadablePicture: it could not be read when the cache was filled.
-            InputError: the file is no longer the one that the run began with.
+            UnreadableImageError: The image was unreadable when the cache was filled.
+            InputError: The file has been replaced since the run started.
         """
         index, mapped = self._file
         row = int(self.rows[sample])
@@ -197,35 +180,35 @@ class CachedImageReader:
         return mapped[first:end].reshape(height, width, index.channels)
 
     def name(self, sample: int) -> str:
-        """The original's."""
+        """Name of the original."""
         return self.originals.name(sample)
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """The originals'."""
+        """Stamps of the originals."""
         return self.originals.stamps(samples)
 
     def ahead(self, samples: Sequence[int]) -> CachedImageReader:
-        """Itself: the system reads pages when they are touched."""
+        """The same reader: the system reads pages when they are used."""
         return self
 
     @cached_property
     def _file(self) -> tuple[CacheIndex, Pixels]:
-        """Opened by each process for itself, on first use."""
+        """Index and pixels. Each process opens the file on first use."""
         try:
             with self.path.open("rb") as file:
                 index = CacheIndex.read(file)
-                if index.content != self.content:
-                    raise InvalidCacheError("holds other pictures by now")
-                # Not "c", of which the system may want to have memory for the whole: a cache may be larger than that.
+                if index.digest != self.digest:
+                    raise InvalidCacheError("holds other images by now")
+                # Not "c", which may reserve memory for the whole file: a cache may be larger than memory.
                 return index, np.asarray(np.memmap(file, np.uint8, "r"))
         except InvalidCacheError as error:
             raise InputError(
-                f"The cache {self.path} has changed during the run: it {error}. Go on with --resume, which fills "
+                f"The cache {self.path} has changed during the run: it {error}. Resume with --resume, which fills "
                 "it again."
             ) from error
         except OSError as error:
             raise InputError(
-                f"The cache {self.path} can't be read ({error.strerror or error}). Once it can, go on with --resume."
+                f"The cache {self.path} can't be read ({error.strerror or error}). Once it can, resume with --resume."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a TIFF is, to Pillow and to GDAL: an ordinary picture, a raster, or neither."""
+"""What Pillow and GDAL see in a TIFF: an ordinary image, a raster, or neither."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from efficientnetv2.data.raster_checks import cmyk_fault, multipage_fault
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, count_of
 
-#: How files are called that may be rasters.
+#: Suffixes of files that may be rasters.
 SUFFIXES = (".tif", ".tiff")
-# How a TIFF begins, in either order of bytes, and one of more than 4 GB.
+# First bytes of a TIFF and of a BigTIFF, in either byte order.
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Ways to store a TIFF's values that Pillow knows by their numbers, and can read only as its own libtiff was built.
-_SELDOM_READ = ("lzma", "zstd", "webp")
+# Compressions that Pillow reads only if its libtiff was built with them.
+_OPTIONAL_COMPRESSION = ("lzma", "zstd", "webp")
 _PLAIN_BANDS = (1, 3)
-_ORIENTATION = 274  # its tag in a TIFF
+_ORIENTATION = 274  # TIFF tag
 
 
 def is_raster(path: str) -> bool:
-    """Whether a file is called as a raster is; ordinary pictures may be called so too."""
+    """Whether a file has the suffix of a raster. Ordinary images may have it too."""
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
@@ -38,7 +38,7 @@ def has_gdal() -> bool:
 
 
 def needs_gdal(path: str) -> bool:
-    """Whether a file is a TIFF that Pillow does not know, so that only the extra ``geo`` could read it."""
+    """Whether a file is a TIFF that Pillow cannot read, so that only the extra ``geo`` can."""
     if not unknown_to_pillow(path):
         return False
     with open(path, "rb") as file:
@@ -46,15 +46,12 @@ def needs_gdal(path: str) -> bool:
 
 
 def is_tiff(content: bytes) -> bool:
-    """Whether the bytes of a file begin as a TIFF does."""
+    """Whether content starts like a TIFF."""
     return content[:4] in _TIFF
 
 
 def probe_raster(path: str) -> tuple[str, str]:
-    """Why a raster cannot be used, or ''; and what it is, in words. As ``data.file_probe`` wants it.
-
-    Of its values only the last block is read: a file that is cut short lacks it, and it takes a few milliseconds.
-    """
+    """Why a raster is unusable, or '', and what it is. Reads only the last block, which a truncated file lacks."""
     if not has_gdal():
         return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
     try:
@@ -65,24 +62,24 @@ def probe_raster(path: str) -> tuple[str, str]:
                 return "has no bands", ""
             if fault := size_fault(dataset):
                 return fault, ""
-            return _end_lacking(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
+            return _missing_end(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
         return "is not an image that Pillow can read, and no raster that GDAL can open", ""
 
 
 def truncation_fault(path: str) -> str:
-    """Why a raster whose first band Pillow has read can't be used, or '': others may lie behind; '' without ``geo``."""
+    """Why a raster whose first band Pillow has read is incomplete, or ''. Also '' without the extra ``geo``."""
     if not has_gdal():
         return ""
     try:
         with open_raster(path) as dataset:
-            return _end_lacking(dataset) if dataset.count else ""
-    except InputError:  # what GDAL can't open, Pillow has read
+            return _missing_end(dataset) if dataset.count else ""
+    except InputError:  # Pillow has read it
         return ""
 
 
-def _end_lacking(dataset: RasterDataset) -> str:
-    """Why a raster is not whole, or '': the last block of its last band lies at the end of a file, or near it."""
+def _missing_end(dataset: RasterDataset) -> str:
+    """Why a raster is incomplete, or ''. The last block of the last band is near the end of the file."""
     height, width = dataset.block_shapes[-1]
     top, left = (
         (side - 1) // block * block for side, block in zip(dataset.shape, (height, width), strict=True)
@@ -96,13 +93,10 @@ def _end_lacking(dataset: RasterDataset) -> str:
 
 
 def unknown_to_pillow(path: str) -> bool:
-    """Whether Pillow does not know a file for a picture, or not how its values are stored.
-
-    What else is wrong with one, whoever reads it will say.
-    """
+    """Whether Pillow does not support the format or the compression of a file. Other faults do not count."""
     try:
         with warnings.catch_warnings(action="ignore"), open_image(path) as image:
-            return image.info.get("compression") in _SELDOM_READ and not _loads(image)
+            return image.info.get("compression") in _OPTIONAL_COMPRESSION and not _loads(image)
     except UnidentifiedImageError:
         return True
     except Exception:
@@ -118,7 +112,7 @@ def _loads(image: Image.Image) -> bool:
 
 
 def orientation(path: str) -> int:
-    """How a TIFF says that its pixels are turned, 1 to 8 as TIFF numbers it, which GDAL does not heed; else 1."""
+    """Orientation tag of a TIFF, 1 to 8, which GDAL ignores. 1 without a tag or on errors, which reading reports."""
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -127,40 +121,40 @@ def orientation(path: str) -> int:
             tags = ImageFileDirectory_v2(head + (file.read(8) if b"+" in head[2:4] else b""))
             file.seek(tags.next)
             tags.load(file)
-            said = tags.get(_ORIENTATION, 1)
-    except Exception:  # whatever else is wrong with it, whoever reads it will say
+            value = tags.get(_ORIENTATION, 1)
+    except Exception:
         return 1
-    return said if isinstance(said, int) and said in range(1, 9) else 1
+    return value if isinstance(value, int) and value in range(1, 9) else 1
 
 
 def size_fault(dataset: RasterDataset) -> str:
-    """Why a raster can't be a picture, to follow its name; '' where it can."""
+    """Why a raster is too large for an image, to follow its name, or ''."""
     pixels = dataset.width * dataset.height
-    fix = "Cut it into pieces, with GDAL by gdal_retile.py; a model answers it as it is by effnetv2 map"
+    fix = "Cut it into pieces, with GDAL by gdal_retile.py; effnetv2 map predicts it as a whole"
     if pixels > max_pixels():
-        return f"has {pixels / 1e6:,.0f} million pixels, more than the {max_pixels() // 1_000_000} of a picture. {fix}"
+        return f"has {pixels / 1e6:,.0f} million pixels, more than the {max_pixels() // 1_000_000} of an image. {fix}"
     if max(dataset.shape) > MAX_SIDE:
         return f"is {dataset.width:,} x {dataset.height:,} px; a side may have {MAX_SIDE:,}. {fix}"
     return ""
 
 
 def gdal_only_content(path: str) -> str:
-    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
-    return _held(path, lambda dataset: True) if unknown_to_pillow(path) else ""
+    """Content of a raster that GDAL opens and Pillow does not, as "5 bands of uint16". '' for other files."""
+    return _content(path, lambda dataset: True) if unknown_to_pillow(path) else ""
 
 
 def raster_content(path: str) -> str:
-    """The same of a raster that Pillow can't open, or that needs a rule, which Pillow has none of."""
-    return gdal_only_content(path) or _held(path, lambda dataset: needs_bands(dataset, path))
+    """Content of a raster that Pillow does not open or that needs ``Bands``. '' for other files."""
+    return gdal_only_content(path) or _content(path, lambda dataset: needs_bands(dataset, path))
 
 
-def _held(path: str, said: Callable[[RasterDataset], bool]) -> str:
-    """What a raster holds, if GDAL can open it and it is one of those; else ''."""
+def _content(path: str, matches: Callable[[RasterDataset], bool]) -> str:
+    """Content of a raster that matches, or ''."""
     if not has_gdal():
         return ""
     try:
         with open_raster(path) as dataset:
-            if not dataset.count or not said(dataset):
+            if not dataset.count or not matches(dataset):
                 return ""
             return f"{count_of(dataset.count, 'band')} of {dataset.dtypes[0]}"
     except InputError:
@@ -168,7 +162,7 @@ def _held(path: str, said: Callable[[RasterDataset], bool]) -> str:
 
 
 def needs_bands(dataset: RasterDataset, file: str) -> bool:
-    """Whether a raster is none of the ordinary pictures, which Pillow, if it opens them, and GDAL see alike."""
+    """Whether a raster is not an ordinary image, which Pillow (if it opens it) and GDAL read alike."""
     if multipage_fault(dataset):
         return True
     turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
@@ -176,5 +170,5 @@ def needs_bands(dataset: RasterDataset, file: str) -> bool:
         return bool(gdal_only_content(file))
     if set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS:
         return True
-    # Three in another order are not seen so by Pillow.
+    # Pillow ignores another order of red, green and blue.
     return dataset.count == RGB and visible_bands(dataset) != (1, 2, 3)

@@ -115,7 +115,7 @@ def cached(
     filled = (
         _in_ram(order, device)
         if where == "ram"
-        else cache_on_disk(_folder(pictures, order.kept, prepared), order)
+        else cache_on_disk(_folder(pictures, order.spec, prepared), order)
     )
     seconds = time.perf_counter() - begun
     reader = filled.reader(rows, source_reader(prepared.train))
@@ -143,7 +143,7 @@ def foreseen(where: str | None, recipe: Recipe, prepared: Prepared, device: torc
     pictures, _ = _to_keep(where, prepared)
     whole = _order(pictures, recipe)
     begun = time.perf_counter()
-    there = where == "disk" and is_cached(_folder(pictures, whole.kept, prepared), whole)
+    there = where == "disk" and is_cached(_folder(pictures, whole.spec, prepared), whole)
     looking_s = time.perf_counter() - begun
     drawn = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(prepared.train))
     some, filled, begun = _as_many_as_fit(prepared.train, drawn[:_FORESEEN], recipe, device)
@@ -249,7 +249,7 @@ def _order(pictures: ImageDataset, recipe: Recipe, image_px: int | None = None) 
     return CacheJob(
         reader=source_reader(pictures),
         count=len(pictures),
-        kept=_kept(recipe, image_px),
+        spec=_kept(recipe, image_px),
         threads=cores(),
     )
 
@@ -324,9 +324,9 @@ def _folder(pictures: ImageDataset, kept: CacheSpec, prepared: Prepared) -> Path
 
 
 def _note(where: str, filled: CacheFile, order: CacheJob, seconds: float) -> str:
-    side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.kept.side]
+    side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.spec.side]
     decoded = count_of(order.count, "picture")
-    size = f"{decoded} decoded, their {side} at most {order.kept.px} px, {format_bytes(filled.bytes)}"
+    size = f"{decoded} decoded, their {side} at most {order.spec.px} px, {format_bytes(filled.bytes)}"
     if where == "ram":
         return f"Cache: {size} of memory, filled in {seconds:.0f} s."
     done = "there already" if filled.reused else f"filled in {seconds:.0f} s"
