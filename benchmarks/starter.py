@@ -54,7 +54,7 @@ def ship(run: Path, pictures: str) -> None:
 def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
     """Macro-F1 of linear probes, of all pictures' answers together."""
     dealt = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
-    parts = [(part.learning, part.answering) for part in dealt.parts]
+    parts = [(part.train_rows, part.val_rows) for part in dealt.parts]
     answers = probe_folds(embedded, parts, key=Key.of(seed), balanced=True)
     return classification_metrics(
         embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names

@@ -483,7 +483,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     """One of the 100 that teach fold 1, met while the probe looks: 99 are all there are, and nothing is carried on."""
     data = dataset(np.arange(156) % 2, split=["test"] * 6 + [""] * 150)
     dealt = assign_folds(data, k=3, seed=0, contents=np.arange(156), by="class")
-    lost = int(dealt.parts[0].learning[5]) - 6  # where it stands among those that are looked at
+    lost = int(dealt.parts[0].train_rows[5]) - 6  # where it stands among those that are looked at
 
     def looked_at(network, pictures, **_):
         seen = np.delete(np.arange(150), lost)
@@ -775,7 +775,7 @@ def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, spl
     dataset, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
     assert set(dataset.split) == {""}
     dealt = assign_folds(dataset, k=2, seed=0, contents=contents)
-    assert all({0, 1} == set(dataset.labels[part.learning]) for part in dealt.parts)
+    assert all({0, 1} == set(dataset.labels[part.train_rows]) for part in dealt.parts)
 
 
 def test_a_class_of_test_alone_is_refused(tmp_path):
@@ -939,7 +939,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     ]  # fmt: skip
     place_of = dict(zip((Path(path).name for path in data.paths), np.arange(48) // 2, strict=True))
     for number, part in enumerate(dealt.parts):
-        answers = {Path(data.paths[row]).name for row in part.answering}
+        answers = {Path(data.paths[row]).name for row in part.val_rows}
         for _, listed, _ in asked[3 * number : 3 * number + 2]:
             assert answers.isdisjoint(Path(path).name for path in listed.paths)
             inner = [{place_of[Path(p).name] for p in listed.subset(name).paths} for name in ("train", "val")]
@@ -952,8 +952,10 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     assert first[1].settings == ("batch_images=16", "balance=equal", "optimizer.lr=0.001", "epochs=2")
     assert first[2].settings == ("batch_images=16", "balance=null")
     # Both tries of the first fold took 3 epochs of 1 s a picture; what those of all take goes off the minutes.
-    tried = sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].learning)
-    pictures = [len(part.learning) for part in dealt.parts]
+    tried = (
+        sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].train_rows)
+    )
+    pictures = [len(part.train_rows) for part in dealt.parts]
     assert first[2].minutes == pytest.approx(
         (90 * 0.9 - tried * sum(pictures) / 60) * pictures[0] / sum(pictures)
     )
@@ -991,7 +993,7 @@ def test_few_years_are_enough_to_choose_by():
     data, contents = dataset([0, 1] * 20, year=years), np.arange(40)
     plan = Plan(folds=1, by="time", tries=("", "balance=null"))
     dealt = plan.dealt(data, contents, 0)
-    assert set(years[dealt.parts[0].learning]) == {2001, 2002}
+    assert set(years[dealt.parts[0].train_rows]) == {2001, 2002}
     learning, asked = plan.parted(data, contents, dealt, 0, 0)
     assert (set(years[learning]), set(years[asked])) == ({2001}, {2002})
     more = replace(plan, folds=3)
@@ -1064,7 +1066,7 @@ def test_a_random_split_that_flatters_is_found():
     both = [assign_folds(data, k=4, seed=0, by=by) for by in ("class", "place")]
     answers = []
     for dealt in both:
-        pairs = [(part.learning, part.answering) for part in dealt.parts]
+        pairs = [(part.train_rows, part.val_rows) for part in dealt.parts]
         given = probe_folds(embedded, pairs, key=Key.of(0), balanced=False)
         answers.append(Predictions(np.arange(240), labels, torch.eye(2)[given]))
     found = beside("the linear probe", answers[1], answers[0], both[1], both[0], 2, Key.of(0))

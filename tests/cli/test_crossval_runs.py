@@ -71,9 +71,9 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     """Who may learn from one picture prefers the first weights, who answers it the second."""
     data, contents, plan = load_dataset(painted(tmp_path, 25)), np.arange(25), Plan(folds=3, by="class")
     dealt = plan.dealt(data, contents, 0)
-    sizes = [len(part.learning) for part in dealt.parts]
+    sizes = [len(part.train_rows) for part in dealt.parts]
     odd = next(number for number in (1, 2) if sizes[3 - number] != sizes[0])
-    picture = Path(data.paths[dealt.parts[odd].answering[0]]).name
+    picture = Path(data.paths[dealt.parts[odd].val_rows[0]]).name
 
     def answers(found, recipe, task, *_):
         learnt = picture in {Path(path).name for path in task.pictures.paths}
@@ -125,7 +125,7 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
     data, contents = of_years(tmp_path, 96), np.arange(96)
     plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
     dealt = plan.dealt(data, contents, 0)
-    assert [len(part.learning) for part in dealt.parts] == [24, 48, 72]
+    assert [len(part.train_rows) for part in dealt.parts] == [24, 48, 72]
     place = Place(out=tmp_path / "out")
     runs = Runs(Words(minutes=90), plan, place, data, contents, 0)
     runs.answer(dealt, tmp_path / "out", "Fold")
@@ -199,7 +199,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
         assert one.probabilities[order] == pytest.approx((own[0] + own[1]) / 2, abs=1e-6)
         right = (one.probabilities.argmax(axis=1) == data.labels[one.rows]).mean()
         assert one.score.top1 == pytest.approx(right)
-        assert one.score.seconds == 2 * 3 * len(dealt.parts[number].learning)
+        assert one.score.seconds == 2 * 3 * len(dealt.parts[number].train_rows)
     trained = {place.out.name: (words.settings, place.settled) for words, _, place in asked}
     assert trained["fold2_member2"][0][-1] == THREE[0]
     assert trained["fold3"][1] == (out / "fold1/recipe.yaml",), "of the same try, not of the others"

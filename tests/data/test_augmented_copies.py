@@ -67,7 +67,7 @@ def test_a_copy_is_known_by_its_origin_in_shards(table, tmp_path):
     assert copy_groups(again).tolist() == of_path(again)
     for part in assign_folds(again, k=3, seed=0).parts:
         shown = np.array(of_path(again))
-        assert not set(shown[part.learning]) & set(shown[part.answering])
+        assert not set(shown[part.train_rows]) & set(shown[part.val_rows])
 
 
 def test_copies_of_copies_belong_to_the_first_of_all():

@@ -432,11 +432,11 @@ READS_WITHIN = """
 import sys
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.preprocessing import Bands
-from efficientnetv2.data.geotiff import opened, read, values_of
+from efficientnetv2.data.geotiff import open_raster, read_values
 try:
-    with opened(sys.argv[1]) as dataset:
+    with open_raster(sys.argv[1]) as dataset:
         dataset.overviews(1)
-        values_of(dataset, (1,), ((0, dataset.height), (0, dataset.width)), (20, 20))
+        read_values(dataset, (1,), ((0, dataset.height), (0, dataset.width)), (20, 20))
 except InputError as error:
     print(error)
 """

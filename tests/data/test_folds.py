@@ -24,7 +24,7 @@ def places(count: int) -> dict[str, np.ndarray]:
 
 def test_by_class_the_folds_are_as_even_as_scikit_learns():
     labels = np.repeat([0, 1, 2], [53, 31, 12])
-    ours = assign_folds(dataset(labels), k=5, seed=0, by="class").of_picture(len(labels))
+    ours = assign_folds(dataset(labels), k=5, seed=0, by="class").fold_of_image(len(labels))
     theirs = np.zeros(len(labels), dtype=int)
     for number, (_, answering) in enumerate(StratifiedKFold(5).split(labels, labels)):
         theirs[answering] = number
@@ -36,7 +36,9 @@ def test_by_class_the_folds_are_as_even_as_scikit_learns():
 def test_by_class_neighbours_part_and_by_place_they_do_not():
     labels = np.tile([0, 1, 0, 1], 20)
     data = dataset(labels, **places(80))
-    by_class, by_place = (assign_folds(data, k=4, seed=0, by=by).of_picture(80) for by in ("class", "place"))
+    by_class, by_place = (
+        assign_folds(data, k=4, seed=0, by=by).fold_of_image(80) for by in ("class", "place")
+    )
     assert (by_place[::2] == by_place[1::2]).all()
     assert not (by_class[::2] == by_class[1::2]).all()
 
@@ -63,9 +65,9 @@ def test_groups_of_two_classes_each_are_dealt_whole():
     labels = np.tile([0, 1, 1, 2, 2, 0], 6)
     group = [f"g{number}" for number in np.arange(36) // 2]
     dealt = assign_folds(dataset(labels, group=group), k=3, seed=0, by="group")
-    fold = dealt.of_picture(36)
+    fold = dealt.fold_of_image(36)
     assert pd.Series(fold).groupby(group).nunique().max() == 1
-    assert all(set(labels[part.learning]) == {0, 1, 2} for part in dealt.parts)
+    assert all(set(labels[part.train_rows]) == {0, 1, 2} for part in dealt.parts)
 
 
 def test_fewer_pictures_than_folds():
@@ -76,7 +78,7 @@ def test_fewer_pictures_than_folds():
 def test_a_class_with_fewer_pictures_than_folds_is_named():
     dealt = assign_folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
     assert mentions(dealt.note, "'c1'", "fold")
-    assert sum((dealt.of_picture(23)[20:] == number).any() for number in range(5)) == 3
+    assert sum((dealt.fold_of_image(23)[20:] == number).any() for number in range(5)) == 3
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
         assign_folds(dataset([0] * 20 + [1]), k=5, seed=0)
 
@@ -93,16 +95,16 @@ def test_by_time_the_past_teaches_the_future(rows, k):
         dealt = time_folds(data, k=k, column="year")
     except InputError:  # too few moments, or a class that is new; see below
         return
-    answered = np.concatenate([part.answering for part in dealt.parts])
+    answered = np.concatenate([part.val_rows for part in dealt.parts])
     assert len(set(answered)) == len(answered)
     first = years[np.setdiff1d(np.arange(len(years)), answered)]
     for part in dealt.parts:
-        assert years[part.learning].max() < years[part.answering].min()
-        assert set(labels[part.learning]) == {0, 1}
+        assert years[part.train_rows].max() < years[part.val_rows].min()
+        assert set(labels[part.train_rows]) == {0, 1}
         # All of the past, and all of each moment.
-        assert (years[part.learning].min(), len(part.learning)) == (
+        assert (years[part.train_rows].min(), len(part.train_rows)) == (
             years.min(),
-            (years < years[part.answering].min()).sum(),
+            (years < years[part.val_rows].min()).sum(),
         )
     assert first.max() < min(years[answered])
 
@@ -110,7 +112,7 @@ def test_by_time_the_past_teaches_the_future(rows, k):
 def test_periods_hold_about_as_many_pictures():
     years = np.repeat(np.arange(2000, 2016), 5)
     dealt = time_folds(dataset(np.tile([0, 1], 40), year=years), k=3, column="year")
-    assert [len(part.answering) for part in dealt.parts] == [20, 20, 20]
+    assert [len(part.val_rows) for part in dealt.parts] == [20, 20, 20]
     assert each_mentions(
         [part.note for part in dealt.parts],
         ("2000", "2003", "2004", "2007"),
@@ -123,7 +125,7 @@ def test_dates_are_put_in_order():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
     dealt = time_folds(dataset([0, 1] * 6, taken=dates), k=2, column="taken")
     assert mentions(dealt.parts[0].note, "2015-01-01", "2015-09-01", "2016-01-01", "2016-09-01")
-    assert sorted(dealt.parts[1].answering) == [8, 9, 10, 11]
+    assert sorted(dealt.parts[1].val_rows) == [8, 9, 10, 11]
 
 
 def test_times_of_summer_and_of_winter_are_of_one_clock():
@@ -133,7 +135,7 @@ def test_times_of_summer_and_of_winter_are_of_one_clock():
     ]
     dealt = time_folds(dataset([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
     assert dealt.parts[0].note.startswith("taken 2016-07-01T22:30:00+00:00 to ")
-    assert list(dealt.parts[0].answering) == [3, 4, 5]
+    assert list(dealt.parts[0].val_rows) == [3, 4, 5]
 
 
 def test_a_copy_of_what_is_answered_is_not_learnt_from():
@@ -141,8 +143,8 @@ def test_a_copy_of_what_is_answered_is_not_learnt_from():
     contents[11] = 0  # the newest picture is a copy of the oldest
     data = dataset([0, 1] * 6, year=np.arange(12))
     dealt = time_folds(data, k=2, column="year", contents=contents)
-    assert 0 in dealt.parts[0].learning
-    assert 0 not in dealt.parts[1].learning
+    assert 0 in dealt.parts[0].train_rows
+    assert 0 not in dealt.parts[1].train_rows
 
 
 def test_times_that_are_none_are_refused_by_row():
@@ -190,7 +192,7 @@ def test_as_many_groups_as_folds_are_left_out_one_by_one():
     patient = np.repeat(np.arange(10), 3)
     for seed in range(5):
         dealt = assign_folds(dataset(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
-        assert [len(set(patient[part.answering])) for part in dealt.parts] == [1] * 10
+        assert [len(set(patient[part.val_rows])) for part in dealt.parts] == [1] * 10
 
 
 def test_too_few_places_give_way_for_the_reason_that_holds():
@@ -235,10 +237,10 @@ def test_the_latest_quarter_by_time_is_cut_off_once():
     years = np.repeat([2001, 2002, 2003, 2004], [10, 10, 60, 20])
     data = dataset(np.tile([0, 1], 50), year=years)
     held = time_holdout(data, share=0.25, column="year")
-    assert set(years[held.answering]) == {2004}
-    assert len(held.learning) == 80
+    assert set(years[held.val_rows]) == {2004}
+    assert len(held.train_rows) == 80
     two = time_holdout(data.select(range(20)), share=0.25, column="year")
-    assert (len(two.learning), len(two.answering)) == (10, 10)
+    assert (len(two.train_rows), len(two.val_rows)) == (10, 10)
     with pytest.raises(InputError, match=mentioning("year", "column")):
         time_holdout(data.select(range(10)), share=0.25, column="year")
     late = dataset([0, 1] * 4 + [2, 2], year=[1] * 8 + [2] * 2)

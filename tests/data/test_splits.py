@@ -95,7 +95,7 @@ def test_folds_keep_together_what_belongs_together(data, k):
         dealt = assign_folds(given_, k=k, seed=0, contents=contents)
     except InputError:
         return
-    fold, note = dealt.of_picture(len(given_)), dealt.note
+    fold, note = dealt.fold_of_image(len(given_)), dealt.note
     assert set(fold) == set(range(k))
     if contents is not None:
         assert parts_of(contents, fold) == 1
@@ -108,7 +108,7 @@ def test_folds_keep_together_what_belongs_together(data, k):
 def test_no_fold_is_empty_though_each_class_has_fewer_pictures_than_folds():
     data = dataset([0, 0, 0, 1, 1, 1])
     for seed in range(10):
-        fold = assign_folds(data, k=5, seed=seed).of_picture(6)
+        fold = assign_folds(data, k=5, seed=seed).fold_of_image(6)
         assert sorted(np.bincount(fold, minlength=5)) == [1, 1, 1, 1, 2]
 
 
@@ -241,7 +241,7 @@ def test_a_given_val_is_left_alone_and_test_is_never_touched():
     held, note = with_holdout(data, seed=0)
     assert held.split.tolist()[8:] == ["test"] * 4
     assert set(held.split[:8]) == {"train", "val"}
-    fold = assign_folds(data, k=2, seed=0).of_picture(12)
+    fold = assign_folds(data, k=2, seed=0).fold_of_image(12)
     assert (fold[8:] == -1).all()
     assert sorted(fold[:8]) == [0] * 4 + [1] * 4
 

@@ -70,10 +70,10 @@ def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
     row = np.arange(12)
     run, dataset = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
     dealt = assign_folds(dataset, k=3, seed=0, by="place", blocks=(0.3,))
-    dealt.told(dataset).to_csv(run / "manifest.csv")
+    dealt.with_folds(dataset).to_csv(run / "manifest.csv")
     assert parts(run, dataset.paths) == len(np.unique(dealt.clusters)) == 6
     again = load_dataset(run / "manifest.csv")
-    assert "kept_whole" not in assign_folds(again, k=3, seed=0, by="class").told(again).table
+    assert "kept_whole" not in assign_folds(again, k=3, seed=0, by="class").with_folds(again).table
 
 
 def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):

@@ -74,7 +74,7 @@ def test_each_fold_is_asked_what_its_own_network_learnt():
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     dealt = {by: assign_folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
     found = {
-        by: fold_train_distance(data, [(part.learning, part.answering) for part in one.parts])
+        by: fold_train_distance(data, [(part.train_rows, part.val_rows) for part in one.parts])
         for by, one in dealt.items()
     }
     assert found["place"].near == 0 < found["class"].near

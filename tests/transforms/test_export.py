@@ -155,8 +155,8 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
         except InputError:
             continue
         for part in dealt.parts:
-            assert not set(family[part.learning]) & set(family[part.answering])
-            assert not is_copy(data)[part.answering].any()
+            assert not set(family[part.train_rows]) & set(family[part.val_rows])
+            assert not is_copy(data)[part.val_rows].any()
 
 
 def test_given_splits_that_part_a_copy_from_its_origin_are_refused():

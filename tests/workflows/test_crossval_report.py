@@ -60,8 +60,8 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
         dealt = time_folds(data, k=3, column="year", contents=contents)
     else:
         dealt = assign_folds(data, k=3, seed=0, contents=contents, by=by)
-    dealt.told(data).to_csv(tmp_path / "manifest.csv")
-    rows = np.concatenate([part.answering for part in dealt.parts])
+    dealt.with_folds(data).to_csv(tmp_path / "manifest.csv")
+    rows = np.concatenate([part.val_rows for part in dealt.parts])
     pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
     found = crossval_report._hanging(tmp_path, data, dealt, pooled)
     assert found.what == drawn
@@ -73,8 +73,8 @@ def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_pat
     """Each field was seen in one year: though the folds were not dealt by them, they did not part them."""
     data = dataset(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
     dealt = time_folds(data, k=3, column="year")
-    dealt.told(data).to_csv(tmp_path / "manifest.csv")
-    rows = np.concatenate([part.answering for part in dealt.parts])
+    dealt.with_folds(data).to_csv(tmp_path / "manifest.csv")
+    rows = np.concatenate([part.val_rows for part in dealt.parts])
     pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
     found = crossval_report._hanging(tmp_path, data, dealt, pooled)
     assert found.what == "groups"

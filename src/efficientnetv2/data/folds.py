@@ -1,9 +1,6 @@
-"""Folds to cross-validate by: each picture is answered by a network that has learnt from others.
+"""Folds for cross-validation: by class, group or place, or by time.
 
-By class, group or place the folds are parts of which one answers and the others teach; by time see ``data.folds``.
-
-scikit-learn's ``StratifiedGroupKFold`` serves the same end, but may leave a class out of what teaches (see
-``data.stratified_split``).
+scikit-learn's ``StratifiedGroupKFold`` may leave a class out of the training part; see ``data.stratified_split``.
 """
 
 from __future__ import annotations
@@ -29,37 +26,36 @@ from efficientnetv2.data.splits import (
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.utils.rng import Key
 
-#: In the tables of a cross-validation and of its runs, numbers equal where its folds kept pictures together by place
-#: or group.
+#: Column of a cross-validation's tables: numbers, equal for images that the folds kept together by place or group.
 KEPT_WHOLE = "kept_whole"
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One network's task.
+    """Training and validation images of one model.
 
     Args:
-        learning: (n,) rows that it may learn from, ascending.
-        answering: (m,) rows that it answers, none of them among those.
-        note: what sets it apart from the others, where that has a name: its period.
+        train_rows: (n,) ascending rows to train on.
+        val_rows: (m,) other rows, to predict.
+        note: Name of the fold, if any: its period.
     """
 
-    learning: Ints
-    answering: Ints
+    train_rows: Ints
+    val_rows: Ints
     note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """All of them.
+    """The folds of a cross-validation.
 
     Args:
-        parts: the folds, in order; no picture is answered twice.
-        note: a sentence that says how they were made.
-        clusters: (N,) numbers from 0, equal where pictures were kept together: what chance draws as one.
-        by: the rule: ``auto``, ``class``, ``group``, ``place`` or ``time``.
-        block: side of the spatial blocks in degrees, None without.
-        groups: whether those of the group column are kept whole.
+        parts: Folds, in order. No image is predicted twice.
+        note: A sentence on how they were made.
+        clusters: (N,) numbers from 0, equal for images that were kept together: units of the bootstrap.
+        by: The rule.
+        block: Side of the spatial blocks in degrees, or None.
+        groups: Whether groups were kept together.
     """
 
     parts: tuple[Fold, ...]
@@ -71,31 +67,30 @@ class Folds:
 
     @property
     def rule(self) -> str:
-        """What the folds came to: ``place`` also where ``auto`` has kept blocks whole, else ``by``."""
+        """``place`` where spatial blocks were kept together, also by ``auto``. Otherwise ``by``."""
         return self.by if self.block is None else "place"
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """What ``clusters`` keep whole beside identical files, in words: ``places``, ``groups``, both or neither."""
+    def names(self) -> tuple[str, ...]:
+        """See ``grouping_names``."""
         return grouping_names(block=self.block, groups=self.groups)
 
-    def of_picture(self, count: int) -> Ints:
-        """(N,) the fold that answers each of ``count`` pictures; -1 for those that none does."""
+    def fold_of_image(self, count: int) -> Ints:
+        """(N,) fold that predicts each of ``count`` images, or -1."""
         numbers = np.full(count, -1, dtype=np.int64)
         for number, part in enumerate(self.parts):
-            numbers[part.answering] = number
+            numbers[part.val_rows] = number
         return numbers
 
-    def told(self, dataset: ImageDataset) -> ImageDataset:
-        """The same pictures with the columns ``fold``, from 1, and those of ``marked``."""
-        return self.marked(
-            replace(dataset, table=dataset.table.assign(fold=self.of_picture(len(dataset)) + 1))
-        )
+    def with_folds(self, dataset: ImageDataset) -> ImageDataset:
+        """The dataset with the column ``fold``, from 1, and that of ``with_clusters``."""
+        table = dataset.table.assign(fold=self.fold_of_image(len(dataset)) + 1)
+        return self.with_clusters(replace(dataset, table=table))
 
-    def marked(self, dataset: ImageDataset) -> ImageDataset:
-        """The same pictures with the column ``KEPT_WHOLE``, if places or groups were; never with that of others."""
+    def with_clusters(self, dataset: ImageDataset) -> ImageDataset:
+        """The dataset with the column ``KEPT_WHOLE`` if places or groups were kept together, else without it."""
         table = dataset.table.drop(columns=KEPT_WHOLE, errors="ignore")
-        if self.kept:
+        if self.names:
             table = table.assign(**{KEPT_WHOLE: self.clusters})
         return replace(dataset, table=table)
 
@@ -109,28 +104,28 @@ def assign_folds(
     by: SplitBy = "auto",
     blocks: Sequence[float] = BLOCKS,
 ) -> Folds:
-    """Deal the pictures that are not in test into k folds, under the rules of ``splits.with_holdout``.
+    """Assign the images that are not in test to k folds, by the rules of ``splits.with_holdout``.
 
-    A class with fewer (distinct) pictures than folds is missing from some of them, but never from what
-    the others make up together; the sentence names it.
+    A class with fewer distinct images than folds is missing from some folds, but never from a training part. The note
+    names it.
 
     Args:
-        dataset: labelled.
-        k: 2 or more.
-        seed: the same seed gives the same folds.
-        contents: as for ``with_holdout``.
-        by: what is kept whole.
-        blocks: sides of spatial blocks in degrees, tried in this order.
+        dataset: Labeled images.
+        k: Number of folds, 2 or more.
+        seed: Seed of the folds.
+        contents: (N,) ids, equal for identical files. None if unknown.
+        by: What stays together.
+        blocks: Sides of spatial blocks in degrees, in the order of trying.
 
     Raises:
-        InputError: a class has no or one (distinct) picture, k is out of range, or what ``by`` names is not known or
-            can't be kept whole.
+        InputError: A class has fewer than two distinct images, k is out of range, or groups or places are unknown or
+            cannot stay together.
     """
     chosen = np.flatnonzero(dataset.split != "test")
     if not 2 <= k <= len(chosen):
-        mend = _so_many(len(chosen)) if len(chosen) > 1 else "Give more pictures"
+        fix = _fewer_folds(len(chosen)) if len(chosen) > 1 else "Give more images"
         raise InputError(
-            f"{dataset.source}: {count_of(len(chosen), 'picture')} cannot be dealt into {count_of(k, 'fold')}. {mend}."
+            f"{dataset.source}: {count_of(len(chosen), 'image')} cannot be divided into {count_of(k, 'fold')}. {fix}."
         )
     part = dataset.select(chosen)
     levels = groupings(part, None if contents is None else np.asarray(contents)[chosen], blocks)
@@ -145,32 +140,22 @@ def assign_folds(
     own = ~is_copy(part)
     parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
     how = describe_split(levels, level, None, folds=k)
-    note = f"Dealt {len(chosen)} pictures into {k} folds, {how}, seed {seed}."
-    return Folds(
-        parts,
-        f"{note}{_scarce(part, dealt, k)}{outside_folds(dataset)}",
-        clusters,
-        by,
-        level.block,
-        level.groups,
-    )
+    note = f"Divided {len(chosen)} images into {k} folds, {how}, seed {seed}."
+    note = f"{note}{_scarce(part, dealt, k)}{outside_folds(dataset)}"
+    return Folds(parts, note, clusters, by, level.block, level.groups)
 
 
 def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
-    """Each fold gets something, with all kept whole that the rule does not give up.
-
-    Raises:
-        InputError: there is less of it than folds.
-    """
-    # By ``auto`` places give way where they are too few, but whoever names groups wants none on both sides.
+    """Refuse more folds than clusters, with everything kept together that the rule requires."""
+    # ``auto`` divides places where they are too few, but never given groups.
     loosest = next((level for level in reversed(levels) if level.groups), levels[-1])
     if loosest.count >= k:
         return
-    fewer = _so_many(loosest.count)
+    fewer = _fewer_folds(loosest.count)
     if not loosest.groups and loosest.block is None:
         raise InputError(
-            f"{part.source}: {count_of(loosest.count, 'distinct picture')} cannot be dealt into {k} folds: identical "
-            f"files, and a picture and its copies, count as one. {fewer}."
+            f"{part.source}: {count_of(loosest.count, 'distinct image')} cannot be divided into {k} folds: identical "
+            f"files, and an image and its copies, count as one. {fewer}."
         )
     what = "group" if loosest.block is None else "place"
     too = ", with their groups," if loosest.block is not None and loosest.groups else ""
@@ -179,43 +164,38 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
         *(["take smaller blocks (--block-degrees)"] if (loosest.block or 0) > BLOCKS[-1] else []),
         f"do not keep {what}s whole (--by class)",
     ]
-    said = ", or ".join(ways)
+    fix = ", or ".join(ways)
     raise InputError(
-        f"{part.source}: {count_of(loosest.count, what)}{too} cannot be dealt whole into {k} folds. "
-        f"{said[0].upper()}{said[1:]}."
+        f"{part.source}: {count_of(loosest.count, what)}{too} cannot be divided whole into {k} folds. "
+        f"{fix[0].upper()}{fix[1:]}."
     )
 
 
-def _so_many(most: int) -> str:
-    """The number of folds that so many pieces, two or more, can be dealt into."""
+def _fewer_folds(most: int) -> str:
     return f"Take 2{f' to {most}' if most > 2 else ''} folds (--folds)"
 
 
 def _scarce(part: ImageDataset, dealt: Ints, k: int) -> str:
-    """A sentence on classes that some fold has none of."""
+    """A sentence on classes that some fold lacks."""
     there = pd.crosstab(part.labels, dealt) > 0
     absent = [part.class_names[int(label)] for label in there.index[there.sum(axis=1) < k]]
     if not absent:
         return ""
-    return f" Not every fold has a picture of class {some(absent)}: there are too few, or they lie too close."
+    return f" Not every fold has an image of class {some(absent)}: there are too few, or they lie too close."
 
 
 def outside_folds(dataset: ImageDataset) -> str:
-    """A sentence on the pictures given as test, if there are any; to follow another."""
+    """A sentence on images given as test, starting with a space, or ''."""
     tests = int((dataset.split == "test").sum())
-    return f" The {count_of(tests, 'picture')} given as test are left aside." if tests else ""
+    return f" The {count_of(tests, 'image')} given as test are left aside." if tests else ""
 
 
-# Columns that are taken for the time unasked, in any case; the first that there is. Ours.
+# Default names of the column of time, in any case. The first match counts. Ours.
 TIMES = ("year", "date", "datetime", "timestamp", "time")
 
 
 def time_column(dataset: ImageDataset, column: str | None) -> str | None:
-    """The column of the time: as asked for, else the first that is called so; None if there is none.
-
-    Raises:
-        InputError: it was asked for and is not there.
-    """
+    """The given column of time, else the first of ``TIMES``, else None. Raises InputError if the given is missing."""
     columns = [str(name) for name in dataset.table.columns]
     if column is not None:
         if column not in columns:
@@ -229,17 +209,12 @@ def time_column(dataset: ImageDataset, column: str | None) -> str | None:
 
 
 def times_of(dataset: ImageDataset, column: str) -> pd.Series[Any]:
-    """(N,) numbers, such as years, or dates; missing where a cell is neither.
+    """(N,) numbers, such as years, or dates in UTC. Missing where a cell is neither.
 
-    Args:
-        dataset: of the pictures.
-        column: of its table: timestamps, or dates as ISO 8601 has them. Those with an offset from UTC become UTC, those
-            without one count as such; where as many cells are numbers as are dates, they are numbers.
+    Dates are timestamps or ISO 8601; without an offset they are UTC. With as many numbers as dates, cells are numbers.
     """
     given = dataset.table[column]
-    if pd.api.types.is_datetime64_any_dtype(
-        given
-    ):  # as Parquet keeps them; as numbers they would be nanoseconds
+    if pd.api.types.is_datetime64_any_dtype(given):  # of Parquet; as numbers these would be nanoseconds
         return pd.to_datetime(given, utc=True)
     numbers = pd.to_numeric(given, errors="coerce")
     if numbers.notna().sum() == given.notna().sum():
@@ -249,31 +224,26 @@ def times_of(dataset: ImageDataset, column: str) -> pd.Series[Any]:
 
 
 def format_time(moment: object) -> str:
-    """A number or date of ``times_of`` as people write it: 2016, 20160531, 2016-05-31, 2016-05-31T12:00:00.
-
-    Args:
-        moment: one of them.
-    """
+    """A number or date of ``times_of`` as text: 2016, 20160531, 2016-05-31, 2016-05-31T12:00:00."""
     if isinstance(moment, pd.Timestamp):
         return moment.date().isoformat() if moment == moment.normalize() else moment.isoformat()
     return f"{moment:.15g}" if isinstance(moment, float) else str(moment)
 
 
 def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | None = None) -> Folds:
-    """The past answers for the future: k folds of k + 1 periods with about as many pictures each.
+    """Forward-chaining folds: k + 1 periods of about equal size; fold i trains on periods before period i + 1.
 
-    Fold i learns from all periods before period i + 1, and answers that. Pictures of one moment never part; a picture
-    that is answered is not learnt from under another name.
+    Images of one time stay together. Copies of predicted images are not trained on.
 
     Args:
-        dataset: labelled; its splits, ``test`` aside, do not count.
-        k: 1 or more.
-        column: of numbers (a year), or of dates.
-        contents: as for ``splits.with_holdout``.
+        dataset: Labeled images. Given splits but ``test`` do not count.
+        k: Number of folds, 1 or more.
+        column: Column of numbers (a year) or dates.
+        contents: (N,) ids, equal for identical files. None if unknown.
 
     Raises:
-        InputError: there is no such column, a row has no time, there are fewer moments than periods, or a class appears
-            only after the first period.
+        InputError: The column is missing, a row has no time, there are fewer distinct times than periods, or a class
+            first appears after the training part.
     """
     chosen = np.flatnonzero(dataset.split != "test")
     times = _times(dataset, column)[chosen]
@@ -282,51 +252,45 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
     for number in range(1, k + 1):
         span = f"{column} {_span(times[period < number])}, then {_span(times[period == number])}"
         part = _of_period(dataset, chosen, period, number, contents, span)
-        if unlearnt := _unlearnt(dataset, part):
+        if unseen := _unseen_class(dataset, part):
             raise InputError(
-                f"{dataset.source}: by {column}, {unlearnt} the pictures that fold {number} answers, so that nothing "
-                "can be learnt of it. Take fewer folds (--folds), or leave the class out."
+                f"{dataset.source}: by {column}, {unseen} the images that fold {number} predicts, so that nothing "
+                "can be learned of it. Take fewer folds (--folds), or leave the class out."
             )
         parts.append(part)
     same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
     clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = pd.factorize(same[chosen])[0]
     note = (
-        f"By time, column '{column}': {count_of(k, 'fold')} of {len(chosen)} pictures, each learns from the past and "
-        f"answers what comes next; the first {int((period == 0).sum())} only teach."
+        f"By time, column '{column}': {count_of(k, 'fold')} of {len(chosen)} images, each trains on the past and "
+        f"predicts the next period; the first {int((period == 0).sum())} images are only trained on."
     )
     return Folds(tuple(parts), f"{note}{outside_folds(dataset)}", clusters, "time")
 
 
 def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: Ints | None = None) -> Fold:
-    """The latest pictures answer, all before them teach: one cut, where this share is met most closely.
+    """One split by time: the latest images are for validation, about ``share`` of all, between 0 and 1.
 
-    As by ``time_folds`` pictures of one moment never part, and what is answered is not learnt from under another name.
-
-    Args:
-        dataset: labelled; its splits, ``test`` aside, do not count.
-        share: of the pictures that are to answer, between 0 and 1.
-        column: as for ``time_folds``.
-        contents: as for ``splits.with_holdout``.
+    Other arguments and rules as ``time_folds``.
 
     Raises:
-        InputError: there is no such column, a row has no time, all have one, or a class appears only after the cut.
-            What to do about it depends on what the pictures are, so whoever asks says it.
+        InputError: The column is missing, a row has no time, all have the same, or a class first appears after the
+            split. The caller adds a fix, which depends on the images.
     """
     chosen = np.flatnonzero(dataset.split != "test")
     times = _times(dataset, column)[chosen]
     moments, counts = np.unique(times, return_counts=True)
     if len(moments) < 2:
         raise InputError(
-            f"{dataset.source}: column '{column}' says the same of all of them, so none is later."
+            f"{dataset.source}: column '{column}' has the same value in all rows, so no image is later."
         )
     cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(chosen))))
     period = (np.searchsorted(moments, times) > cut).astype(np.int64)
     part = _of_period(dataset, chosen, period, 1, contents, f"{column} from {format_time(moments[cut + 1])}")
-    if unlearnt := _unlearnt(dataset, part):
+    if unseen := _unseen_class(dataset, part):
         raise InputError(
-            f"{dataset.source}: by {column}, {unlearnt} the latest {count_of(len(part.answering), 'picture')}, so "
-            "that nothing can be learnt of it."
+            f"{dataset.source}: by {column}, {unseen} the latest {count_of(len(part.val_rows), 'image')}, so "
+            "that nothing can be learned of it."
         )
     return part
 
@@ -334,19 +298,19 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
 def _of_period(
     dataset: ImageDataset, chosen: Ints, period: Ints, number: int, contents: Ints | None, note: str
 ) -> Fold:
-    """A period answers, those before it teach, but not what is answered under another name."""
+    """The fold that predicts a period and trains on those before it, without copies of predicted images."""
     same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
-    family, made = copy_groups(dataset), is_copy(dataset)[chosen]
-    answering = chosen[(period == number) & ~made]
+    groups, copies = copy_groups(dataset), is_copy(dataset)[chosen]
+    val = chosen[(period == number) & ~copies]
     past = chosen[period < number]
-    learning = past[~np.isin(same[past], same[answering])]
-    if family is not None:
-        learning = learning[~np.isin(family[learning], family[answering])]
-    return Fold(learning, answering, note)
+    train = past[~np.isin(same[past], same[val])]
+    if groups is not None:
+        train = train[~np.isin(groups[train], groups[val])]
+    return Fold(train, val, note)
 
 
 def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
-    """(N,) numbers or dates, which can be put in order."""
+    """(N,) sortable numbers or dates."""
     time_column(dataset, column)
     given = dataset.table[column]
     times = times_of(dataset, column)
@@ -364,7 +328,7 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
 
 
 def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
-    """(N,) 0 to k, about as many pictures in each, moments whole."""
+    """(N,) period of each image, 0 to k. Periods have about equal sizes and do not divide a time."""
     moments, counts = np.unique(times, return_counts=True)
     if k < 1 or len(moments) < k + 1:
         most = len(moments) - 1
@@ -387,13 +351,13 @@ def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     return period
 
 
-def _unlearnt(dataset: ImageDataset, part: Fold) -> str:
-    """What keeps a period from being answered, to go on with its name; empty if two classes at least are learnt."""
-    unlearnt = np.setdiff1d(dataset.targets[part.answering], [*np.unique(dataset.targets[part.learning]), -1])
-    if len(unlearnt):
-        return f"class '{dataset.class_names[int(unlearnt[0])]}' does not appear before"
-    learnt = np.setdiff1d(dataset.targets[part.learning], [-1])
-    return "there is one class only before" if len(learnt) < 2 else ""
+def _unseen_class(dataset: ImageDataset, part: Fold) -> str:
+    """Why a period cannot be predicted, to precede its name. Empty if its classes, two at least, are in the past."""
+    trained = np.setdiff1d(dataset.targets[part.train_rows], [-1])
+    unseen = np.setdiff1d(dataset.targets[part.val_rows], [*trained, -1])
+    if len(unseen):
+        return f"class '{dataset.class_names[int(unseen[0])]}' does not appear before"
+    return "there is one class only before" if len(trained) < 2 else ""
 
 
 def _span(times: npt.NDArray[np.object_]) -> str:

@@ -1,8 +1,7 @@
-"""Dealing clusters of pictures out to parts, so that each part gets its share of every class.
+"""Divide clusters of images into parts so that each part gets its share of every class.
 
-scikit-learn's ``StratifiedGroupKFold`` serves the same end, but knows only equal folds, may leave a class
-out of one, and takes each lone picture as a group of its own, which a million of them do not allow. Here
-clusters are dealt one by one and lone pictures a class at a time.
+scikit-learn's ``StratifiedGroupKFold`` makes only equal folds, may leave a class out of one, and is slow for a million
+images, each a group of its own. Here clusters are assigned one by one, and single images a class at a time.
 """
 
 from __future__ import annotations
@@ -17,26 +16,25 @@ from efficientnetv2.utils.rng import Key
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# The best of so many orders of dealing is taken, unless there are so many clusters that one order will
-# do as well as another. Ours.
-_DEALS, _FEW_CLUSTERS = 16, 10_000
+# Random orders of assigning, of which the best is taken, and clusters above which one order is enough. Ours.
+_ATTEMPTS, _FEW_CLUSTERS = 16, 10_000
 
 
 def stratified_group_split(
-    clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _DEALS
+    clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _ATTEMPTS
 ) -> Ints:
-    """Deal pictures out to parts, clusters whole.
+    """Divide images into parts, with clusters together.
 
     Args:
-        clusters: (N,) from 0 without gaps; pictures of one number must not part.
+        clusters: (N,) numbers from 0 without gaps, equal for images that stay together.
         labels: (N,) class ids.
-        target: (P, K) how many pictures of each class each part should get; a class's sum to all there are of it.
-        key: the same key deals in the same way.
-        attempts: random deals to take the best of.
+        target: (P, K) wanted images of each class in each part. Sums to all images of a class.
+        key: Random key.
+        attempts: Random orders to take the best of.
 
     Returns:
-        (N,) parts 0 to P-1: the best of several random deals. First no class may vanish, where that is
-        possible at all; then the squared distance from the target, class by class, is least.
+        (N,) parts 0 to P-1 of the best attempt: first it keeps every class where possible, then its squared distance
+        from the target is smallest.
     """
     num_parts, num_classes = target.shape
     bundles = _bundles(clusters, labels, num_classes)
@@ -44,7 +42,9 @@ def stratified_group_split(
     chosen = np.zeros(len(labels), dtype=np.int64)
     for attempt in range(attempts if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
         generator = key.fold("attempt", attempt).generator()
-        parts = _deal_lone(_deal_bundles(bundles, target, generator), bundles, labels, target, generator)
+        parts = _assign_singles(
+            _assign_bundles(bundles, target, generator), bundles, labels, target, generator
+        )
         counts = class_counts(parts, labels, num_parts, num_classes)
         distance = float((((counts - target) / np.maximum(target, 1)) ** 2).sum())
         score = (not keeps_every_class(counts), distance)
@@ -54,39 +54,39 @@ def stratified_group_split(
 
 
 def class_counts(parts: Ints, labels: Ints, num_parts: int, num_classes: int) -> Ints:
-    """(P, K) pictures of each class in each part."""
+    """(P, K) images of each class in each part."""
     flat = np.bincount(parts * num_classes + labels, minlength=num_parts * num_classes)
     return flat.reshape(num_parts, num_classes).astype(np.int64)
 
 
 def keeps_every_class(counts: Ints) -> bool:
-    """With two parts: every class is in both. With more: in what remains when any one is set aside."""
+    """Whether every class is in at least two parts, so that it stays in the others if any part is held out."""
     return bool((counts.sum(axis=1) > 0).all() and ((counts > 0).sum(axis=0) >= 2).all())
 
 
 @dataclass(frozen=True)
 class _Bundles:
-    """The clusters of two pictures and more, and which classes they hold how often.
+    """Clusters of two or more images, and their classes.
 
     Args:
-        of_picture: (N,) the bundle of each picture, -1 for lone ones.
-        starts: (B+1,) where a bundle's classes begin in the next two.
-        classes: class ids, bundle by bundle.
-        counts: pictures of that class in that bundle.
-        lone: (K,) lone pictures of each class.
+        of_image: (N,) bundle of each image, -1 for single images.
+        starts: (B+1,) start of a bundle in the next two.
+        classes: Class ids, bundle by bundle.
+        counts: Images of that class in that bundle.
+        singles: (K,) single images of each class.
     """
 
-    of_picture: Ints
+    of_image: Ints
     starts: Ints
     classes: Ints
     counts: Ints
-    lone: Ints
+    singles: Ints
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def held(self, bundle: int) -> tuple[Ints, Ints]:
-        """Classes of a bundle, and how many pictures of each."""
+        """Classes of a bundle, and images of each."""
         here = slice(self.starts[bundle], self.starts[bundle + 1])
         return self.classes[here], self.counts[here]
 
@@ -94,19 +94,19 @@ class _Bundles:
 def _bundles(clusters: Ints, labels: Ints, num_classes: int) -> _Bundles:
     large = np.bincount(clusters) > 1
     number = np.where(large, np.cumsum(large) - 1, -1).astype(np.int64)
-    of_picture = number[clusters]
-    bundled = of_picture >= 0
-    pairs, counts = np.unique(of_picture[bundled] * num_classes + labels[bundled], return_counts=True)
+    of_image = number[clusters]
+    bundled = of_image >= 0
+    pairs, counts = np.unique(of_image[bundled] * num_classes + labels[bundled], return_counts=True)
     starts = np.searchsorted(pairs // num_classes, np.arange(large.sum() + 1))
-    lone = np.bincount(labels[~bundled], minlength=num_classes)
-    return _Bundles(of_picture, starts, pairs % num_classes, counts, lone)
+    singles = np.bincount(labels[~bundled], minlength=num_classes)
+    return _Bundles(of_image, starts, pairs % num_classes, counts, singles)
 
 
-def _deal_bundles(bundles: _Bundles, target: Floats, generator: np.random.Generator) -> Ints:
-    """(B,) the part of each bundle, dealt in random order.
+def _assign_bundles(bundles: _Bundles, target: Floats, generator: np.random.Generator) -> Ints:
+    """(B,) part of each bundle, assigned in random order.
 
-    Each goes where it lowers most, or raises least, ``Σ (filled - target)² / target²``: into an empty
-    small part first, unless it is too large for it.
+    Each goes where it lowers ``Σ (filled - target)² / target²`` most: into an empty small part first, unless it is too
+    large for it.
     """
     parts = np.zeros(len(bundles), dtype=np.int64)
     filled = np.zeros_like(target)
@@ -119,23 +119,23 @@ def _deal_bundles(bundles: _Bundles, target: Floats, generator: np.random.Genera
         part = int(ties[0] if len(ties) == 1 else generator.choice(ties))
         parts[bundle] = part
         filled[part, classes] += counts
-    _bring_back(bundles, parts, filled, target, generator)
+    _restore_classes(bundles, parts, filled, target, generator)
     _fill_empty(bundles, parts, filled, target)
     return parts
 
 
-def _bring_back(
+def _restore_classes(
     bundles: _Bundles, parts: Ints, filled: Floats, target: Floats, generator: np.random.Generator
 ) -> None:
-    """Move a bundle (in place) for each class that stands in one part and has no lone picture for another."""
-    narrow = ((filled > 0).sum(axis=0) < 2) & (bundles.lone == 0) & (target.sum(axis=0) > 0)
+    """Move a bundle, in place, for each class that is in one part only and has no single image for another."""
+    narrow = ((filled > 0).sum(axis=0) < 2) & (bundles.singles == 0) & (target.sum(axis=0) > 0)
     if not narrow.any():
         return
     owner = np.repeat(np.arange(len(bundles)), np.diff(bundles.starts))
     size = np.add.reduceat(bundles.counts, bundles.starts[:-1])
     for label in np.flatnonzero(narrow):
         if (filled[:, label] > 0).sum() >= 2:
-            continue  # an earlier move brought it along
+            continue  # moved with an earlier class
         home = int(np.argmax(filled[:, label]))
         missing = np.where(np.arange(len(target)) == home, -np.inf, target[:, label] - filled[:, label])
         goal = int(np.argmax(missing))
@@ -145,21 +145,21 @@ def _bring_back(
             left = filled[:, classes].copy()
             left[home] -= counts
             left[goal] += counts
-            if (((left > 0).sum(axis=0) >= 2) | (bundles.lone[classes] > 0)).all():
+            if (((left > 0).sum(axis=0) >= 2) | (bundles.singles[classes] > 0)).all():
                 parts[bundle] = goal
                 filled[:, classes] = left
                 break
 
 
 def _fill_empty(bundles: _Bundles, parts: Ints, filled: Floats, target: Floats) -> None:
-    """Move a bundle (in place) into each part that has none, where lone pictures are too few for that.
+    """Move a bundle, in place, into each empty part, where single images are too few for that.
 
-    Bundles of one class each see no difference between an empty part and one that holds another class. What moves is
-    the smallest bundle of the part that is fullest; a class stands in no fewer parts than before.
+    To a bundle of one class, an empty part and a part of another class cost the same. The smallest bundle of the
+    fullest part moves; no class loses a part.
     """
     size = np.add.reduceat(bundles.counts, bundles.starts[:-1]) if len(bundles) else bundles.counts
     empty = np.flatnonzero(filled.sum(axis=1) == 0)
-    for goal in empty[int(bundles.lone.sum()) :]:
+    for goal in empty[int(bundles.singles.sum()) :]:
         able = np.flatnonzero(np.bincount(parts, minlength=len(target))[parts] > 1)
         if not len(able):
             return
@@ -171,12 +171,12 @@ def _fill_empty(bundles: _Bundles, parts: Ints, filled: Floats, target: Floats) 
         parts[bundle] = goal
 
 
-def _deal_lone(
+def _assign_singles(
     dealt: Ints, bundles: _Bundles, labels: Ints, target: Floats, generator: np.random.Generator
 ) -> Ints:
-    """(N,) parts of all pictures: those in bundles as dealt, lone ones so that each class fills up."""
+    """(N,) parts of all images: bundles as assigned, single images so that each class reaches its target."""
     num_parts, num_classes = target.shape
-    parts = np.append(dealt, -1)[bundles.of_picture]
+    parts = np.append(dealt, -1)[bundles.of_image]
     bundled = parts >= 0
     filled = class_counts(parts[bundled], labels[bundled], num_parts, num_classes)
     lone = np.flatnonzero(~bundled)
@@ -193,9 +193,9 @@ def _deal_lone(
 
 
 def _amounts(count: int, target: Floats, filled: Ints, rank: Ints) -> Ints:
-    """(P,) how many of ``count`` lone pictures each part gets: empty parts one, then by what is missing.
+    """(P,) how many of ``count`` single images each part gets: one for empty parts, then by what is missing.
 
-    Where parts are equal, those that stand first in ``rank`` come first.
+    Ties go to the first in ``rank``.
     """
     amounts = np.zeros(len(target), dtype=np.int64)
     amounts[rank[filled[rank] == 0][:count]] = 1

@@ -312,7 +312,7 @@ def _without_vain_comparison(plan: Plan, dataset: ImageDataset) -> Plan:
 
 def _digest(dataset: ImageDataset, dealt: Folds) -> str:
     """Of the pictures and who answers them."""
-    folds = dealt.of_picture(len(dataset))
+    folds = dealt.fold_of_image(len(dataset))
     return dataset.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
 
 
@@ -371,7 +371,9 @@ def _where_it_lay(folder: Path, dataset: ImageDataset) -> ImageDataset:
 def _begin(
     folder: Path, words: Words, plan: Plan, source: Source, digest: str, dataset: ImageDataset, dealt: Folds
 ) -> None:
-    write_atomically(folder / "manifest.csv", dealt.told(dataset.with_split(_taught(dataset, dealt))).to_csv)
+    write_atomically(
+        folder / "manifest.csv", dealt.with_folds(dataset.with_split(_taught(dataset, dealt))).to_csv
+    )
     remember(folder, words, plan, source, digest, command_line())
 
 
@@ -382,7 +384,7 @@ def _taught(dataset: ImageDataset, dealt: Folds) -> npt.NDArray[np.object_]:
     """
     split = np.where(dataset.split == "test", "test", "").astype(object)
     for part in dealt.parts:
-        split[part.learning] = "train"
+        split[part.train_rows] = "train"
     return split
 
 

@@ -88,7 +88,7 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
 
     def answers(of: Folds) -> Predictions:
-        pairs = [(part.learning, part.answering) for part in of.parts]
+        pairs = [(part.train_rows, part.val_rows) for part in of.parts]
         whole = _together(embedded, of, runs.dataset)
         given = probe_folds(embedded, pairs, key=key, balanced=balanced, together=whole)
         known = given >= 0
@@ -109,10 +109,10 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         reached.top1,
         reached.macro_f1,
         _labels(embedded, dealt, asked, key, runs.dataset, balanced=balanced),
-        f"That is of fold {asked + 1} alone, which learns from {len(dealt.parts[asked].learning):,} of "
+        f"That is of fold {asked + 1} alone, which learns from {len(dealt.parts[asked].train_rows):,} of "
         f"{count_of(int((runs.dataset.split != 'test').sum()), 'picture')}.",
-        round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
-        round(float(np.mean([len(part.learning) for part in dealt.parts]))),
+        round(float(np.mean([np.isin(part.train_rows, embedded.samples).sum() for part in dealt.parts]))),
+        round(float(np.mean([len(part.train_rows) for part in dealt.parts]))),
     )
 
 
@@ -128,7 +128,7 @@ def _labels(
     asked = dealt.parts[number]
     learning, answering = (
         Embeddings(embedded.samples[part], embedded.labels[part], embedded.vectors[part])
-        for rows in (asked.learning, asked.answering)
+        for rows in (asked.train_rows, asked.val_rows)
         for part in [np.isin(embedded.samples, rows)]
     )
     if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
@@ -137,7 +137,7 @@ def _labels(
     learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, together=whole)
     answers = learnt.predict(answering.vectors)
     # What could not be read is no label; only what was not looked at makes a sample.
-    there = np.setdiff1d(asked.learning, [row for row, _ in embedded.unreadable])
+    there = np.setdiff1d(asked.train_rows, [row for row, _ in embedded.unreadable])
     return label_curve(
         learning,
         answering,

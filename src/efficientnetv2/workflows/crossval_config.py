@@ -220,7 +220,7 @@ class Plan:
         Raises:
             InputError: there are too few pictures of a class to choose by, or of moments.
         """
-        rows = dealt.parts[number].learning
+        rows = dealt.parts[number].train_rows
         part = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
         fix = ""
         try:
@@ -234,7 +234,7 @@ class Plan:
                 last = time_holdout(
                     part, share=_CHOOSING, column=self._time(dataset), contents=contents[rows]
                 )
-                return rows[last.learning], rows[last.answering]
+                return rows[last.train_rows], rows[last.val_rows]
             held, _ = with_holdout(
                 part,
                 fraction=_CHOOSING,

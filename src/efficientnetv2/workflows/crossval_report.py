@@ -210,7 +210,7 @@ def _whole(
         comparisons=comparisons,
         members=plan.members,
         timed=runs.words.minutes is not None,
-        apart=fold_train_distance(dataset, [(part.learning, part.answering) for part in dealt.parts]),
+        apart=fold_train_distance(dataset, [(part.train_rows, part.val_rows) for part in dealt.parts]),
     )
 
 
@@ -389,7 +389,7 @@ def _known(
 
 def _hanging(folder: Path, dataset: ImageDataset, dealt: Folds, pooled: Predictions) -> Clusters:
     """What chance draws as a whole: what the folds kept so, or, where they heeded neither, what they did not part."""
-    own = Clusters(dealt.clusters[pooled.samples], " and ".join(dealt.kept) or None)
+    own = Clusters(dealt.clusters[pooled.samples], " and ".join(dealt.names) or None)
     if own.what is not None:
         return own
     return split_clusters(folder, dataset.select(pooled.samples).paths) or own  # which joins identical files
