@@ -25,7 +25,7 @@ from benchmarks.record import RESULTS, record
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import epoch_order
-from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Index, Shard, save
+from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Shard, ShardIndex, save_index
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.rng import Key
 
@@ -101,7 +101,7 @@ def make(folder: Path, pictures: int) -> None:
         }
     )
     table["path"] = table["path"] + "?" + table.index.astype(str)  # numbers may repeat, names must not
-    save(Index(table, shards), folder / "index.parquet")
+    save_index(ShardIndex(table, shards), folder / "index.parquet")
 
 
 def measured(folder: str) -> dict[str, float]:

@@ -28,7 +28,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.utils.rng import Key
@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder) / "files", options.pictures)
-        pack(load_dataset(Path(folder) / "files"), Path(folder) / "shards", Packing(SHARD_BYTES))
+        write_shards(load_dataset(Path(folder) / "files"), Path(folder) / "shards", PackOptions(SHARD_BYTES))
         datasets = {name: load_dataset(Path(folder) / name) for name in ("shards", "files")}
         order = requests(datasets["files"], options.round_pictures)
         turns = {"training": trained_on, "bytes": read_bytes}

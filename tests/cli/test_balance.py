@@ -12,7 +12,7 @@ from tests.command_line import TINY, effnetv2
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
 ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_px=32")
 
@@ -121,7 +121,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
 
 def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
     """A table of both could not be trained on; pictures can be left out of it all the same."""
-    pack(load_dataset(imbalanced), tmp_path / "packed", Packing(shard_bytes=10**9))
+    write_shards(load_dataset(imbalanced), tmp_path / "packed", PackOptions(shard_bytes=10**9))
     done = effnetv2("balance", "packed", "even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "the pictures of packed stand in shards" in done.stderr

@@ -19,7 +19,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.cli.check import inspect
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import check
 from efficientnetv2.workflows.data_config import Source
@@ -190,7 +190,7 @@ def test_names_cannot_command_the_terminal(class_folders):
 @pytest.mark.parametrize("indexed", [True, False])
 def test_a_shard_cut_in_half_is_named(class_folders, indexed):
     folder = class_folders.parent
-    pack(load_dataset(class_folders), folder / "shards", Packing(10**9))
+    write_shards(load_dataset(class_folders), folder / "shards", PackOptions(10**9))
     (file,) = (folder / "shards").glob("*.tar")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     if not indexed:

@@ -302,7 +302,7 @@ def test_what_later_runs_would_miss_is_told_before_the_first(tmp_path, monkeypat
     with pytest.raises(InputError) as refused:
         made("8", tmp_path / "made", scale="paper", weights="none")
     for name in ("cifar10", "cifar100", "flowers102", "stanford_cars"):
-        assert f"The standard set '{name}' is neither under" in str(refused.value)
+        assert f"The built-in dataset '{name}' is neither under" in str(refused.value)
     assert not list(tmp_path.iterdir()), "nothing is begun"
 
 

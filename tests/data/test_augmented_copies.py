@@ -13,7 +13,7 @@ from tests.data.test_splits import dataset
 from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import assign_folds
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
 ORIGINS = 12
 
@@ -57,7 +57,7 @@ def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tm
 
 
 def test_a_copy_is_known_by_its_origin_in_shards(table, tmp_path):
-    pack(load_dataset(table), tmp_path / "shards", Packing(shard_bytes=50_000, shard_pictures=5))
+    write_shards(load_dataset(table), tmp_path / "shards", PackOptions(shard_bytes=50_000, shard_pictures=5))
     data = load_dataset(str(tmp_path / "shards"))
     assert copy_groups(data).tolist() == of_path(data)
     written = tmp_path / "runs/one/manifest.csv"

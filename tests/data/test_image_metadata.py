@@ -11,7 +11,7 @@ import pytest
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
 
 def by_name(dataset):
@@ -26,7 +26,7 @@ def test_files_copies_and_shards_of_both_kinds_have_the_same_marks(class_folders
     assert all(0 <= mark < 2**63 for mark in files.values())
     shutil.copytree(class_folders, tmp_path / "elsewhere")
     assert by_name(load_dataset(tmp_path / "elsewhere")) == files
-    pack(load_dataset(class_folders), tmp_path / "shards", Packing(10**9))
+    write_shards(load_dataset(class_folders), tmp_path / "shards", PackOptions(10**9))
     assert by_name(load_dataset(tmp_path / "shards")) == files
     (tmp_path / "shards/index.parquet").unlink()
     assert by_name(load_dataset(tmp_path / "shards")) == files
@@ -35,7 +35,7 @@ def test_files_copies_and_shards_of_both_kinds_have_the_same_marks(class_folders
 def test_of_shards_with_an_index_no_picture_is_read_and_shrunk_ones_count_as_the_originals(
     class_folders, tmp_path, monkeypatch
 ):
-    pack(load_dataset(class_folders), tmp_path / "small", Packing(10**9, image_px=16))
+    write_shards(load_dataset(class_folders), tmp_path / "small", PackOptions(10**9, image_px=16))
     monkeypatch.setattr(image_metadata, "source_reader", None)
     small = by_name(load_dataset(tmp_path / "small"))
     monkeypatch.undo()
@@ -49,7 +49,7 @@ def test_a_packed_record_has_the_mark_of_what_a_shard_of_it_holds(tmp_path):
     records = [bytes([row % 2]) + pixels[row].tobytes() for row in range(4)]
     (tmp_path / "set/data_batch_1.bin").write_bytes(b"".join(records))
     packed = load_dataset(tmp_path / "set")
-    pack(packed, tmp_path / "shards", Packing(10**9))
+    write_shards(packed, tmp_path / "shards", PackOptions(10**9))
     assert content_hashes(packed)[1].tolist() == content_hashes(load_dataset(tmp_path / "shards"))[1].tolist()
 
 
@@ -86,6 +86,6 @@ def test_what_cannot_be_read_is_left_out(tmp_path):
 def test_no_more_are_read_than_asked_for(most, tmp_path, monkeypatch):
     dataset, read_ones = many(tmp_path, 10), []
     mark_of = image_metadata.mark_of
-    monkeypatch.setattr(image_metadata, "mark_of", lambda data: read_ones.append(data) or mark_of(data))
+    monkeypatch.setattr(image_metadata, "content_hash", lambda data: read_ones.append(data) or mark_of(data))
     content_hashes(dataset, most=most)
     assert len(read_ones) == most

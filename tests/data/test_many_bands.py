@@ -21,7 +21,7 @@ from efficientnetv2.data.geotiff import open_raster, read_raster, scale_to_uint8
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.data.image_io import UnreadableImageError, display_channels
 from efficientnetv2.data.readers import display_reader, source_reader
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import IMAGENET_MEAN, Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -296,12 +296,16 @@ def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, 
     grey = write_raster(tmp_path / "set/a/grey.tif", np.full((1, 24, 24), 9, np.uint8))
     path = write_raster(tmp_path / "set/a/raster.tif", values)
     with pytest.raises(InputError) as refused:
-        pack(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
+        write_shards(
+            load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9)
+        )
     assert mentions(str(refused.value), path, held)
     assert str(refused.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
     path.unlink()  # the grey one is an ordinary picture, whatever it is called
-    packed = pack(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
+    packed = write_shards(
+        load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9)
+    )
     assert (grey.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
 
 
@@ -309,10 +313,10 @@ def test_the_command_for_rasters_can_be_pasted(tmp_path):
     (tmp_path / "my set/a").mkdir(parents=True)
     write_raster(tmp_path / "my set/a/raster.tif", deep())
     with pytest.raises(InputError) as refused:
-        pack(
+        write_shards(
             load_dataset(tmp_path / "my set", require_labels=False),
             tmp_path / "packed",
-            Packing(10**9),
+            PackOptions(10**9),
         )
     assert shlex.split(str(refused.value))[-3:] == ["effnetv2", "train", str(tmp_path / "my set")]
 

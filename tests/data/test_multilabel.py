@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.multilabel import pad_labels, unseparated_hint
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
@@ -201,7 +201,7 @@ def test_copies_with_other_labels_are_told(tmp_path):
 
 def test_shards_keep_several_labels(tmp_path):
     dataset = load_dataset(table(tmp_path), label_separator=";")
-    pack(dataset, tmp_path / "shards", Packing(1_000_000))
+    write_shards(dataset, tmp_path / "shards", PackOptions(1_000_000))
     back = load_dataset(tmp_path / "shards", label_separator=";")
     assert names(back) == names(dataset)
     unasked = load_dataset(tmp_path / "shards").notes

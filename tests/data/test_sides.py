@@ -9,7 +9,7 @@ from PIL import Image
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import longer_sides, median_shorter_side
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
 
 def test_the_longer_side_is_read_off_the_header(class_folders):
@@ -23,7 +23,7 @@ def test_the_longer_side_is_read_off_the_header(class_folders):
 
 
 def test_where_a_header_is_not_enough_it_is_not_known(class_folders, tmp_path, monkeypatch):
-    pack(load_dataset(class_folders), tmp_path / "packed", Packing(10**9))
+    write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(10**9))
     assert longer_sides(load_dataset(tmp_path / "packed")) is None
     monkeypatch.setattr(image_metadata, "MAX_MEASURED", 47)
     assert longer_sides(load_dataset(class_folders)) is None
@@ -37,7 +37,7 @@ def test_the_side_of_most_pictures_is_known_wherever_they_lie(class_folders, tmp
     (class_folders / "blue/blue_02.jpg").write_bytes(b"no picture")
     dataset = load_dataset(class_folders)
     if packed:
-        pack(dataset, tmp_path / "packed", Packing(10**9))
+        write_shards(dataset, tmp_path / "packed", PackOptions(10**9))
         dataset = load_dataset(tmp_path / "packed")
     assert median_shorter_side(dataset) == 48
 

@@ -18,7 +18,7 @@ from tests.processes import effnetv2_together
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError
@@ -45,7 +45,9 @@ def model(tmp_path):
 @pytest.fixture
 def shards(class_folders, tmp_path):
     """48 pictures in 5 shards, the second of which is missing with its 10."""
-    pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    write_shards(
+        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=10)
+    )
     (tmp_path / "packed/pictures-000001.tar").unlink()
     return "packed"
 
@@ -140,7 +142,9 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
 
 
 def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
-    pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=2))
+    write_shards(
+        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=2)
+    )
     for number in range(23):
         (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
     lines = logged_lines()

@@ -19,7 +19,7 @@ from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
@@ -67,7 +67,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
         copy = tmp_path / "copies" / file.parent.name / f"{97 * number}.jpg"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
-    pack(load_dataset(class_folders), tmp_path / "served/small", Packing(10**9, image_px=16))
+    write_shards(load_dataset(class_folders), tmp_path / "served/small", PackOptions(10**9, image_px=16))
     said = "Optimistic: 39 of these 48 pictures trained the model."
     with serving(tmp_path / "served") as server:
         for data in ("copies", "served/small", f"{server.url}/small"):
@@ -311,7 +311,7 @@ def test_shards_remember_their_originals(class_folders, tmp_path):
     """Trained on shards, also on smaller pictures in them; evaluated on the files that they were packed from."""
     files = load_dataset(class_folders)
     for name, image_px in (("whole", None), ("small", 16)):
-        pack(files, tmp_path / name, Packing(10**9, image_px=image_px))
+        write_shards(files, tmp_path / name, PackOptions(10**9, image_px=image_px))
         known = seen(tmp_path / "m", remembered(load_dataset(tmp_path / name)), files)
         assert mentions(known.note, "48")
 

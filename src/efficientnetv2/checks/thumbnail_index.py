@@ -23,7 +23,7 @@ from efficientnetv2.data.image_io import Pixels, UnreadableImageError, open_stor
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import image_extensions, packed_record
-from efficientnetv2.data.shards.reader import mark_of
+from efficientnetv2.data.shards.reader import content_hash
 
 # Side of the hashed square: four times the eight frequencies of the hash. Source: imagehash.
 _HASHED_PX = 32
@@ -142,7 +142,7 @@ def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
         width=width,
         height=height,
         bytes=len(content),
-        content=mark_of(content),
+        content=content_hash(content),
         enlarged=enlarged,
         small=np.asarray(square.reduce(_HASHED_PX // SMALL_PX)),
         hash=imagehash.phash(square).hash.ravel(),

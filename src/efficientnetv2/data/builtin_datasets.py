@@ -1,6 +1,6 @@
-"""Standard data sets by name, where they lie on disk. Nothing is ever downloaded.
+"""Built-in datasets by name, found on disk and never downloaded; and the binary files of CIFAR.
 
-torchvision knows their layouts and checks their files; what is taken from it is the list of files.
+torchvision knows their layouts and checks their files; only the list of files is taken from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.records import ImageRecords, records_table
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import of_torchvision
@@ -26,18 +25,23 @@ VARIABLE = "EFFNETV2_DATA"
 
 
 class DatasetNotFoundError(InputError):
-    """There is no folder in which a standard set could lie."""
+    """There is no folder that could hold a built-in dataset."""
 
 
 @dataclass(frozen=True)
 class _Set:
-    """A class of torchvision's, and what it calls our splits."""
+    """A dataset class of torchvision.
+
+    Args:
+        name: Name of the class.
+        splits: torchvision's name of a split -> ours. Empty without splits.
+        choices: Further arguments. The first choice that is on disk counts.
+        available: Whether torchvision can download it.
+    """
 
     name: str
-    splits: Mapping[str, str] = field(default_factory=dict)  # theirs -> ours; none: the set has no splits
-    choices: tuple[Mapping[str, str], ...] = (
-        MappingProxyType({}),
-    )  # further arguments, the first that is there
+    splits: Mapping[str, str] = field(default_factory=dict)
+    choices: tuple[Mapping[str, str], ...] = (MappingProxyType({}),)
     available: bool = True
 
 
@@ -64,17 +68,13 @@ BUILTIN_NAMES = tuple(_SETS)
 
 
 def read_builtin(name: str) -> ImageRecords:
-    """List a standard set that lies in the folder of ``EFFNETV2_DATA`` or in ``data/``.
-
-    Args:
-        name: one of ``BUILTIN_NAMES``.
+    """List a dataset of ``BUILTIN_NAMES`` in the folder ``EFFNETV2_DATA`` or in ``data/``.
 
     Raises:
-        NotAtHandError: there is neither folder.
-        InputError: it lies in neither, or torchvision finds its files damaged. The message gives
-            torchvision's call that fetches it.
+        DatasetNotFoundError: There is neither folder.
+        InputError: The dataset is missing or damaged. The message has torchvision's call that downloads it.
     """
-    told: list[str] = []
+    errors: list[str] = []
     for place in _places():
         if not place.is_dir():
             continue
@@ -83,8 +83,8 @@ def read_builtin(name: str) -> ImageRecords:
                 return _cifar(place, name)
             return _listed(place, name, _SETS[name])
         except (RuntimeError, FileNotFoundError) as error:
-            told.append(f"{place}: {error}")
-    raise (InputError if told else DatasetNotFoundError)(_not_found(name, told))
+            errors.append(f"{place}: {error}")
+    raise (InputError if errors else DatasetNotFoundError)(_not_found(name, errors))
 
 
 def _places() -> list[Path]:
@@ -105,7 +105,7 @@ def _listed(place: Path, name: str, known: _Set) -> ImageRecords:
 
 
 def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
-    datasets = of_torchvision("datasets")  # heavy: only where a standard set is asked for
+    datasets = of_torchvision("datasets")  # a heavy import
     make: Callable[..., Any] = getattr(datasets, known.name)
     problem: Exception | None = None
     for choice in known.choices:
@@ -113,7 +113,7 @@ def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
             rows = []
             for theirs, ours in known.splits.items() or [("", "")]:
                 split = {"split": theirs} if theirs else {}
-                # A loader that hands on the path: items are then (path, class id), and nothing is decoded.
+                # With this loader items are (path, class id), and nothing is decoded.
                 pictures = make(place, loader=str, **split, **choice)
                 names = [n if isinstance(n, str) else n[0] for n in pictures.classes]
                 rows += [
@@ -127,7 +127,7 @@ def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
 
 
 def _pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
-    """Lines of ``annotations/trainval.txt``: ``Abyssinian_100 1 1 1``, file and numbers of its kind."""
+    """Images of ``annotations/trainval.txt``, whose lines are like ``Abyssinian_100 1 1 1``."""
     folder = Path("oxford-iiit-pet")
     lines = (place / folder / "annotations" / f"{theirs}.txt").read_text(encoding="utf-8").splitlines()
     files = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
@@ -135,29 +135,29 @@ def _pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
 
 
 def _cifar(place: Path, name: str) -> ImageRecords:
-    """The binary version; made once from the Python version, whose sums torchvision checks first."""
-    layout = builtin_datasets.CIFAR10 if name == "cifar10" else builtin_datasets.CIFAR100
+    """The binary version, made once from the Python version, whose checksums torchvision checks."""
+    layout = CIFAR10 if name == "cifar10" else CIFAR100
     folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
-    if not builtin_datasets.is_cifar_folder(folder):
+    if not is_cifar_folder(folder):
         datasets = of_torchvision("datasets")
         make: Callable[..., Any] = getattr(datasets, _SETS[name].name)
         parts = [make(place, train=train) for train in (True, False)]
         train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
         try:
-            builtin_datasets.write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
+            write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
         except PermissionError:
             raise InputError(
                 f"{place} may not be written to, but {name}'s binary version has to be made there once. "
                 f"Change its permissions, or put the binary version into {folder}."
             ) from None
-    return builtin_datasets.read_cifar_folder(folder, name)
+    return read_cifar_folder(folder, name)
 
 
-def _not_found(name: str, told: list[str]) -> str:
+def _not_found(name: str, errors: list[str]) -> str:
     known = _SETS[name]
     given = os.environ.get(VARIABLE)
     places = f"data/ ({Path('data').absolute()}) nor under {VARIABLE} ({given or 'not set'})"
-    what = f" torchvision says: {'; '.join(told)}." if told else ""
+    what = f" torchvision reports: {'; '.join(errors)}." if errors else ""
     if not known.available:
         call = (
             f"Its first address is gone; put a copy where torchvision.datasets.{known.name}('data') finds it."
@@ -165,9 +165,7 @@ def _not_found(name: str, told: list[str]) -> str:
     else:
         size = ", size='160px'" if name == "imagenette" else ""
         call = f"Get it with torchvision.datasets.{known.name}('data'{size}, download=True)."
-    return (
-        f"The standard set '{name}' is neither under {places}.{what} It is never downloaded unasked. {call}"
-    )
+    return f"The built-in dataset '{name}' is neither under {places}.{what} It is never downloaded unasked. {call}"
 
 
 PIXELS = 3072  # 32 × 32 × 3: the red plane, the green, the blue
@@ -176,7 +174,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Layout:
-    """How one of the two sets lies on disk; its last label byte is the class."""
+    """Binary layout of CIFAR-10 or CIFAR-100. The last label byte is the class."""
 
     standard: str
     label_bytes: int
@@ -186,7 +184,7 @@ class Layout:
 
     @property
     def record(self) -> int:
-        """Bytes of a picture and its labels."""
+        """Bytes of an image and its labels."""
         return self.label_bytes + PIXELS
 
 
@@ -197,12 +195,12 @@ CIFAR100 = Layout("cifar100", 2, ("train.bin",), "test.bin", "fine_label_names.t
 
 
 def layout_of(file: str) -> Layout:
-    """The layout of a packed file, by its name."""
+    """The layout of a binary file, by its name."""
     return CIFAR100 if Path(file).name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
 
 
 def is_cifar_folder(folder: Path) -> bool:
-    """Whether a folder holds CIFAR's binary training files; ``train.bin`` beside class folders is somebody else's."""
+    """Whether a folder has CIFAR's binary training files. ``train.bin`` next to class folders is another file."""
     if any(folder.glob("data_batch_*.bin")):
         return True
     if not (folder / CIFAR100.train[0]).is_file():
@@ -213,8 +211,7 @@ def is_cifar_folder(folder: Path) -> bool:
 def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
     """List the records of a folder of binary files, ``data_batch_1.bin#0`` and so on.
 
-    Raises:
-        InputError: a file is cut short, the class names are missing, or a label has no name.
+    Raises InputError if a file is truncated, the class names are missing, or a label has no name.
     """
     layout = CIFAR10 if any(folder.glob("data_batch_*.bin")) else CIFAR100
     names = _class_names(folder / layout.names, source)
@@ -243,11 +240,7 @@ def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
 
 
 def cifar_records(file: Path) -> Bytes:
-    """(N, label bytes + 3072) of a packed file, mapped, not read.
-
-    Raises:
-        InputError: it does not consist of whole records.
-    """
+    """(N, label bytes + 3072) of a binary file, mapped into memory. Raises InputError if it is truncated."""
     record, size = layout_of(file.name).record, file.stat().st_size
     if size % record:
         raise InputError(
@@ -266,17 +259,17 @@ def write_cifar_folder(
     train: tuple[Bytes, Bytes],
     test: tuple[Bytes, Bytes],
 ) -> None:
-    """Write the binary layout, the folder appearing only once it is whole.
+    """Write the binary layout atomically, unless the folder exists.
 
     Args:
-        folder: to make; nothing is done where it is there already.
-        layout: which of the two sets.
-        names: of the classes, by id.
-        train: (N, 32, 32, 3) pictures and (N,) class ids; CIFAR-100's coarse labels are written as 0.
-        test: the same.
+        folder: Folder to create.
+        layout: Layout of the dataset.
+        names: Class names, by id.
+        train: (N, 32, 32, 3) images and (N,) class ids. CIFAR-100's coarse labels become 0.
+        test: The same for test.
     """
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    partial.mkdir()  # not tempfile's, which nobody else may read
+    partial.mkdir()  # a folder of tempfile would be private
     try:
         (partial / layout.names).write_text("\n".join(names) + "\n", encoding="utf-8")
         pieces = np.array_split(np.arange(len(train[1])), len(layout.train))
@@ -292,7 +285,7 @@ def write_cifar_folder(
             try:
                 os.replace(partial, folder)
             except OSError:
-                if not folder.is_dir():  # else another process has made it meanwhile
+                if not folder.is_dir():  # otherwise another process has made it
                     raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

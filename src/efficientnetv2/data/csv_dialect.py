@@ -1,4 +1,4 @@
-"""CSV as spreadsheets write it: parted by commas, in much of Europe by semicolons, or by tabs."""
+"""Read and write CSV as spreadsheets do: separated by commas, semicolons (in much of Europe) or tabs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,9 @@ _QUOTED = re.compile(r'"[^"]*"')
 
 
 def read_header(file: Path) -> tuple[str, list[str]]:
-    """What parts the cells of a table, and the names of its columns.
+    """Separator and column names of a table. The separator is the commonest in the first row.
 
-    It is what stands most often between the names in the first row.
-
-    Args:
-        file: text in UTF-8, with a byte order mark or without.
-
-    Raises:
-        UnicodeDecodeError: it is no such text.
+    The file is UTF-8, with or without a byte order mark. Raises UnicodeDecodeError.
     """
     with open(file, encoding="utf-8-sig") as lines:
         header = lines.readline().rstrip("\r\n")
@@ -38,16 +32,9 @@ def read_header(file: Path) -> tuple[str, list[str]]:
 
 
 def read_cells(file: Path) -> pd.DataFrame:
-    """A table whose cells are all text, '' where one is empty.
+    """The rows of a table as text, '' for empty cells, without blank rows. The index is the row number in the file.
 
-    Args:
-        file: as for ``read_header``.
-
-    Returns:
-        Its rows but the blank ones, indexed by their numbers in the file, whose header is row 1.
-
-    Raises:
-        ValueError: it is no such text, it is empty, or a row has more cells than there are names.
+    Raises ValueError if the file is not UTF-8, empty, or has rows with more cells than names.
     """
     separator, _ = read_header(file)
     with warnings.catch_warnings():
@@ -64,16 +51,8 @@ def read_cells(file: Path) -> pd.DataFrame:
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, whole or not at all, with plain line ends.
-
-    Args:
-        file: as for ``write_atomically``.
-        table: its index is left out.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    # Python's writer leaves a lone carriage return as it is, which every reader takes for the end of a line.
+    """Write a table as CSV, atomically, without its index. Raises OSError."""
+    # Python's writer does not quote a carriage return, which readers take for the end of a line.
     cells = [table[name] for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     texts = [pd.Series(table.columns), *cells]
     ends = any(text.astype("string").str.contains("\r", regex=False).any() for text in texts)
@@ -83,22 +62,16 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
     )
 
 
-def find_column(cells: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Cells in the spelling of the names that they read like.
+def match_names(cells: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Cells in the spelling of the distinct names that look the same.
 
-    An "ä" may be one letter or two (NFC, NFD), according to the system that a table was written on, and look the same.
-
-    Args:
-        cells: of a table.
-        names: all different.
-
-    Returns:
-        As many; a cell that is a name itself, or reads like none of them or like several, as it is.
+    An "ä" may be one letter or two (NFC, NFD), depending on the system. Cells that are a name, or look like none or
+    several, stay.
     """
     alike = Counter(map(_composed, names))
-    spelt = {_composed(name): name for name in names if alike[_composed(name)] == 1}
+    spelled = {_composed(name): name for name in names if alike[_composed(name)] == 1}
     exact = set(names)
-    return [cell if cell in exact else spelt.get(_composed(cell), cell) for cell in cells]
+    return [cell if cell in exact else spelled.get(_composed(cell), cell) for cell in cells]
 
 
 def _composed(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a projection's areas are on the ellipsoid WGS 84."""
+"""Areas of map projections on the ellipsoid WGS 84."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# WGS 84: equatorial radius in metres, and the square of the eccentricity.
+# WGS 84: equatorial radius in meters, and the square of the eccentricity.
 RADIUS_M = 6_378_137.0
 ECCENTRICITY_2 = 0.00669437999014
-# How far a pixel's area by its projection may be from the ellipsoid's. UTM is within half of that in its zone. Ours.
+# Maximum relative error of a projection's area. UTM has less than half of it in its zone. Ours.
 TOLERANCE = 0.01
-_SQUARE_M = 1_000.0  # side of the square by which that is measured; small beside the earth. Ours.
+_SQUARE_M = 1_000.0  # side of the measured square. Ours.
 
 
 def ground_share(dataset: Any, row: int, column: int) -> float | None:
-    """Of the area that a raster's projection states, what is there on the ellipsoid; None where it does not reach.
+    """Area on the ellipsoid / area in a raster's projection, around a pixel. None outside the projection's range.
 
-    Args:
-        dataset: opened (``rasterio.DatasetReader``), in a projection.
-        row: of the pixel around whose middle that is measured.
-        column: likewise.
+    ``dataset`` is a ``rasterio.DatasetReader``.
     """
-    from rasterio._err import CPLE_BaseError  # named nowhere else
-    from rasterio.warp import transform  # there is a dataset, so it is installed
+    from rasterio._err import CPLE_BaseError
+    from rasterio.warp import transform
 
     half = _SQUARE_M / 2 / dataset.crs.linear_units_factor[1]
     east, north = dataset.xy(row, column)
@@ -43,11 +40,9 @@ def ground_share(dataset: Any, row: int, column: int) -> float | None:
 def _in_space(
     longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """(n, 3) metres from the earth's centre, of places on the ellipsoid: without a seam, and whole at the poles."""
-    turned, risen = np.radians(longitudes), np.radians(latitudes)
-    radius = RADIUS_M / np.sqrt(1 - ECCENTRICITY_2 * np.sin(risen) ** 2)
-    across = radius * np.cos(risen)
-    return np.stack(
-        [across * np.cos(turned), across * np.sin(turned), radius * (1 - ECCENTRICITY_2) * np.sin(risen)],
-        axis=1,
-    )
+    """(n, 3) meters from the earth's center: continuous across the date line and at the poles."""
+    longitude, latitude = np.radians(longitudes), np.radians(latitudes)
+    radius = RADIUS_M / np.sqrt(1 - ECCENTRICITY_2 * np.sin(latitude) ** 2)
+    across = radius * np.cos(latitude)
+    height = radius * (1 - ECCENTRICITY_2) * np.sin(latitude)
+    return np.stack([across * np.cos(longitude), across * np.sin(longitude), height], axis=1)

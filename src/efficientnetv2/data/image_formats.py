@@ -1,4 +1,4 @@
-"""Image files and the formats that are opened: a fixed list, regular files alone, no side or text without a limit."""
+"""Open image files safely: a fixed list of formats, only regular files, limited sizes and texts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-#: Formats of Pillow that are opened, whatever a file is called. Left out are those that start other programs
-#: (EPS), only name what others decode, or unpack without a limit. TGA is last: such a file has no signature. Ours.
+#: Supported formats of Pillow, whatever the name of a file. Missing are those that start other programs (EPS), need
+#: other decoders, or unpack without a limit. TGA is last, since it has no signature. Ours.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "ICO", "DDS", "PCX", "PSD",
     "QOI", "SGI", "SUN", "TGA",
 )  # fmt: skip
 #: Longest side of an image, in pixels. Source: the JPEG format's largest, ITU-T T.81, table B.2.
 MAX_SIDE = 65_535
-#: Largest image file. Ours: more than any image of ``pictures.most_pixels`` takes, uncompressed, in 8 bits.
+#: Maximum size of a file: more than an uncompressed 8-bit image of ``image_io.max_pixels``. Ours.
 MAX_BYTES = 2**31
-# Without O_NONBLOCK, which Windows lacks, the opening of a pipe waits for its writer; of a file it changes nothing.
-_READING = (
-    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-)
+# Without O_NONBLOCK, which Windows lacks, opening a pipe waits for its writer. For files it changes nothing.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Parts of a PNG beside its pixels that are compressed, or text. Source: the PNG specification, section 11.3.
+# Chunks of a PNG with text or a color profile. Source: the PNG specification, section 11.3.
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
-# How files begin that are called as images and are none that is opened here. Source: the formats' specifications, and
-# the tests of file(1).
+# First bytes of other formats, their name and a fix. Source: the formats' specifications, and the tests of file(1).
 _CONVERT = "convert it to JPEG first"
 _FOREIGN = (
     (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevm|hevs|mif1|msf1)", "HEIC, as iPhones store images", _CONVERT),
@@ -54,11 +51,11 @@ _LFS = b"version https://git-lfs"
 
 
 class ForeignFormatError(UnidentifiedImageError):
-    """A file of another format than is opened here; the message says which, and what to do."""
+    """A file in a known format that is not supported. The message names it and a fix."""
 
 
 def _foreign(beginning: bytes) -> str | None:
-    """What a file holds, by its beginning, and what to do; None if that is not known."""
+    """Format of a file by its first bytes, with a fix. None if unknown."""
     if beginning.startswith(_LFS):
         return "is a pointer of Git LFS: fetch the image with git lfs pull"
     for pattern, what, fix in _FOREIGN:
@@ -69,35 +66,31 @@ def _foreign(beginning: bytes) -> str | None:
 
 @lru_cache(maxsize=1)
 def _known() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that this Pillow has."""
+    """``FORMATS`` that this build of Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 class NotRegularFileError(OSError):
-    """A pipe or a device, which may never end, in the place of a file."""
+    """A pipe or a device, which may never end, instead of a file."""
 
 
 class TooLongSideError(Image.DecompressionBombError):
-    """An image of a side that no image needs, whose every row or column takes memory of its own."""
+    """An image with a side longer than ``MAX_SIDE``."""
 
 
 def regular_file(path: str | Path) -> io.FileIO:
-    """A file opened for reading, unbuffered, if it is a regular one; never waits.
+    """Open a regular file for unbuffered reading, without waiting.
 
     Raises:
-        NotRegularFileError: it is a pipe, a socket or a device.
-        OSError: it does not exist, is a folder or may not be read.
+        NotRegularFileError: It is a pipe, a socket or a device.
+        OSError: It is missing, a folder or not readable.
     """
     return io.FileIO(_opened(path)[0])
 
 
 def read_file(path: str | Path) -> bytes:
-    """The content of a regular file, read to the size that it has now.
-
-    Raises:
-        OSError: see ``regular_file``; or it is larger than 2 GiB.
-    """
+    """Content of a regular file, up to its current size. Raises as ``regular_file``, and OSError above 2 GiB."""
     descriptor, size = _opened(path)
     try:
         if size > MAX_BYTES:
@@ -112,7 +105,7 @@ def read_file(path: str | Path) -> bytes:
 
 def _opened(path: str | Path) -> tuple[int, int]:
     """Descriptor and size of a regular file."""
-    descriptor = os.open(path, _READING)
+    descriptor = os.open(path, _FLAGS)
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode):
         return descriptor, status.st_size
@@ -123,14 +116,11 @@ def _opened(path: str | Path) -> tuple[int, int]:
 
 
 def image_in(file: IO[bytes]) -> Image.Image:
-    """An image of one of ``FORMATS``, its header read.
-
-    Args:
-        file: at the image's beginning, open as long as the image is used.
+    """Read the header of an image. The file is at the image's start, and stays open while the image is used.
 
     Raises:
-        ForeignFormatError: it is of another format that is known.
-        Exception: what Pillow raises on anything else: all kinds.
+        ForeignFormatError: The format is known but not supported.
+        Exception: Pillow raises nearly everything on damaged files.
     """
     start = file.tell()
     try:
@@ -152,11 +142,7 @@ def image_in(file: IO[bytes]) -> Image.Image:
 
 @contextmanager
 def open_image(source: str | Path | bytes) -> Iterator[Image.Image]:
-    """An image in a file or in a file's content, its header read.
-
-    Raises:
-        Exception: as ``image_in`` and ``regular_file``.
-    """
+    """Read the header of an image, given its path or content. Raises as ``image_in`` and ``regular_file``."""
     with (
         io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(regular_file(source)) as file,
         image_in(file) as image,
@@ -165,15 +151,7 @@ def open_image(source: str | Path | bytes) -> Iterator[Image.Image]:
 
 
 def loaded(image: Image.Image, content: bytes = b"") -> Image.Image:
-    """An image with its pixels; of a PNG also where Pillow refuses the amount of text behind them.
-
-    Args:
-        image: opened.
-        content: of its file, for that.
-
-    Raises:
-        Exception: what Pillow raises on damaged pixels: all kinds.
-    """
+    """Load the pixels. With the content of its file, also those of a PNG whose texts are too long for Pillow."""
     try:
         image.load()
     except ValueError as error:
@@ -185,12 +163,12 @@ def loaded(image: Image.Image, content: bytes = b"") -> Image.Image:
 
 
 def _is_text_limit(error: ValueError) -> bool:
-    """Whether Pillow refuses what stands beside the pixels of a PNG for its size."""
+    """Whether Pillow refuses the texts of a PNG because of their size."""
     return "MAX_TEXT_" in str(error)
 
 
 def without_text(content: bytes) -> bytes:
-    """A PNG without its texts and color profile, which do not change the pixels read here; other content as it is."""
+    """A PNG without texts and color profile, which do not change the pixels. Other content stays."""
     if not content.startswith(_PNG):
         return content
     kept, place = [_PNG], len(_PNG)

@@ -18,7 +18,7 @@ from efficientnetv2.data.image_io import Source, UnreadableImageError, image_siz
 from efficientnetv2.data.readers import BestEffortReader, Reader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
-from efficientnetv2.data.shards.reader import mark_of
+from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.utils.rng import Floats, Key
 
 # Images that are hashed: all of most datasets, and of a million enough to recognize a part. A model file keeps 8 bytes
@@ -61,7 +61,7 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
 
 def _content_hash(reader: Reader, row: int) -> int:
     try:
-        return mark_of(file_bytes(reader.source(row)))
+        return content_hash(file_bytes(reader.source(row)))
     except (UnreadableImageError, OSError):
         return -1
 

@@ -1,6 +1,6 @@
-"""Whether pictures are the published set that a recipe is made for, whole: its classes, its counts.
+"""Check that a dataset is the complete ImageNet that a recipe is for: its classes and counts.
 
-A folder that was unpacked in part trains as well as any other, for days, and then misses the published figure.
+A partly unpacked folder trains for days, and then misses the published metrics.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Published = Literal["imagenet1k", "imagenet21k"]
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of a published set. None is not known.
+    """Facts of a published dataset, None if unknown.
 
     Args:
-        title: as people call it.
-        classes: how many; of two, either.
-        train: its training pictures.
-        of_a_class: the fewest and the most of them in a class.
-        val: validation pictures of each class.
+        title: Name.
+        classes: Number of classes, or several possible numbers.
+        train: Training images.
+        of_a_class: Minimum and maximum training images of a class.
+        val: Validation images of each class.
     """
 
     title: str
@@ -37,57 +37,47 @@ class _Facts:
     val: int | None = None
 
 
-# ILSVRC 2012 as its organisers describe it (arXiv:1409.0575, Table 2). ImageNet-21k: 21,841 classes in
-# arXiv:2104.00298, section 5.2, 21,843 in the released code; how many pictures depends on when it was downloaded.
+# ILSVRC 2012 as its organizers describe it (arXiv:1409.0575, Table 2). ImageNet-21k: 21,841 classes in
+# arXiv:2104.00298, section 5.2, 21,843 in the released code; the number of images depends on the time of download.
 _FACTS = {
     "imagenet1k": _Facts("ImageNet-1k", (1000,), 1_281_167, (732, 1300), 50),
     "imagenet21k": _Facts("ImageNet-21k", (21_841, 21_843)),
 }
 _WORDNET_ID = re.compile(r"n\d{8}")
-# WordNet's classes in fewer than this share of a set's number are another set, a later or cleaned choice of them. Ours.
-_PART = 0.9
+# With a smaller fraction of its WordNet classes, a dataset is a later or cleaned version. Ours.
+_MIN_FRACTION = 0.9
 
 
 def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tuple[str, ...]:
-    """Name what is missing of a published set, or too much.
+    """A sentence for each difference to the published dataset that a recipe is for.
 
-    Args:
-        dataset: labelled; pictures without a split, and those of minival, count as train.
-        published: the set that the recipe is made for.
-        strict: wrong counts are an error too.
-
-    Returns:
-        A sentence for each thing that differs. Other pictures altogether (no class is called as one of the set) are
-        no error, for a recipe may serve them too.
+    Images without a split, and minival, count as train. A different dataset, without any class of the published one, is
+    no error.
 
     Raises:
-        InputError: some classes of the set are there and others are not; or, if strict, a count is wrong, that of the
-            classes too where it is not known which they are.
+        InputError: Only some classes of the published dataset are there. Or, if strict, a count is wrong.
     """
     facts = _FACTS[published]
     known, here = _ids(published), set(dataset.class_names)
     ids = _wordnet(here)
     counts: list[str] = []
     if known & here:
-        _refuse_other_classes(dataset, facts, missing=known - here, strange=here - known)
+        _validate_classes(dataset, facts, missing=known - here, unknown=here - known)
     elif not known and _is_most(ids, facts):
-        counts = _wrong_classes(facts, len(ids), strange=here - ids)
+        counts = _class_notes(facts, len(ids), unknown=here - ids)
     elif len(here) not in facts.classes:
         return (
-            f"The recipe is made for {facts.title}, of {facts.classes[0]:,} classes. These pictures are another "
-            f"set, of {len(here):,}: what it says of cost and result does not hold for them.",
+            f"The recipe is made for {facts.title}, of {facts.classes[0]:,} classes. These images are another "
+            f"dataset, of {len(here):,}: the recipe's cost and metrics do not hold for them.",
         )
-    notes = (*counts, *_wrong_counts(dataset, facts))
+    notes = (*counts, *_count_notes(dataset, facts))
     if notes and strict:
         raise InputError(f"{dataset.source}: {' '.join(notes)} {_fix(facts)}")
     return notes
 
 
 def recognised(dataset: ImageDataset) -> str | None:
-    """The title of the published set whose classes these are, whatever recipe they are for; None if of none.
-
-    Of ImageNet-1k all its classes and no other, of ImageNet-21k most of them.
-    """
+    """Title of the published dataset with these classes: exactly those of ImageNet-1k, or most of ImageNet-21k."""
     here = set(dataset.class_names)
     if here == _ids("imagenet1k"):
         return _FACTS["imagenet1k"].title
@@ -100,24 +90,22 @@ def _wordnet(names: set[str]) -> set[str]:
 
 
 def _is_most(ids: set[str], facts: _Facts) -> bool:
-    return len(ids) >= _PART * facts.classes[0]
+    return len(ids) >= _MIN_FRACTION * facts.classes[0]
 
 
 def _ids(published: Published) -> set[str]:
-    """The WordNet ids of the classes; of ImageNet-21k none, which are too many to carry along."""
+    """WordNet ids of the classes. Empty for ImageNet-21k, which has too many to include."""
     if published == "imagenet21k":
         return set()
     return set(files("efficientnetv2.data").joinpath("imagenet1k.txt").read_text(encoding="ascii").split())
 
 
-def _refuse_other_classes(
-    dataset: ImageDataset, facts: _Facts, *, missing: set[str], strange: set[str]
-) -> None:
+def _validate_classes(dataset: ImageDataset, facts: _Facts, *, missing: set[str], unknown: set[str]) -> None:
     wrong = [
         f"{len(names):,} {what} ({some(sorted(names), 3)})"
         for names, what in (
             (missing, f"of {facts.title}'s {facts.classes[0]:,} classes are missing"),
-            (strange, "of the classes are none of its"),
+            (unknown, "of the classes are none of its"),
         )
         if names
     ]
@@ -125,14 +113,8 @@ def _refuse_other_classes(
         raise InputError(f"{dataset.source}: {', and '.join(wrong)}. {_fix(facts)}")
 
 
-def _wrong_classes(facts: _Facts, there: int, *, strange: set[str]) -> list[str]:
-    """What is wrong with the number of classes, where it is not known which there are.
-
-    Args:
-        facts: of the set.
-        there: classes that are called by a WordNet id.
-        strange: the others.
-    """
+def _class_notes(facts: _Facts, there: int, *, unknown: set[str]) -> list[str]:
+    """Notes on the number of classes with a WordNet id, where their names are not known, and on other classes."""
     notes: list[str] = []
     least, most = min(facts.classes), max(facts.classes)
     if there < least:
@@ -142,13 +124,13 @@ def _wrong_classes(facts: _Facts, there: int, *, strange: set[str]) -> list[str]
         )
     elif there not in facts.classes:
         notes.append(f"There are {there:,} classes, but {facts.title} has {least:,} ({most:,} as released).")
-    if strange:
-        names = some(sorted(strange), 3)
-        notes.append(f"{count_of(len(strange), 'class')} not called by a WordNet id: {names}.")
+    if unknown:
+        names = some(sorted(unknown), 3)
+        notes.append(f"{count_of(len(unknown), 'class')} not called by a WordNet id: {names}.")
     return notes
 
 
-def _wrong_counts(dataset: ImageDataset, facts: _Facts) -> list[str]:
+def _count_notes(dataset: ImageDataset, facts: _Facts) -> list[str]:
     notes = []
     trained = dataset.in_train | (dataset.split == "minival")
     names = np.array(dataset.class_names, dtype=object)
@@ -157,21 +139,23 @@ def _wrong_counts(dataset: ImageDataset, facts: _Facts) -> list[str]:
         for rows in (trained, dataset.split == "val")
     )
     if facts.train is not None and train.sum() != facts.train:
-        notes.append(f"Train has {train.sum():,} pictures, but {facts.title} has {facts.train:,}.")
-    # Too few of one class and too many of another can come to the right sum.
+        notes.append(f"Train has {train.sum():,} images, but {facts.title} has {facts.train:,}.")
+    # Too few of one class and too many of another may give the right sum.
     if facts.of_a_class is not None:
         least, most = facts.of_a_class
-        notes += _not_so(f"Train of {facts.title} has {least:,} to {most:,}", names, train, least, most)
+        notes += _per_class_note(
+            f"Train of {facts.title} has {least:,} to {most:,}", names, train, least, most
+        )
     if facts.val is not None and val.any():
-        notes += _not_so(f"Val of {facts.title} has {facts.val}", names, val, facts.val, facts.val)
+        notes += _per_class_note(f"Val of {facts.title} has {facts.val}", names, val, facts.val, facts.val)
     return notes
 
 
-def _not_so(rule: str, names: np.ndarray, counts: np.ndarray, least: int, most: int) -> list[str]:
-    """A sentence on the classes that have other numbers of pictures; none where all are as they are to be."""
+def _per_class_note(rule: str, names: np.ndarray, counts: np.ndarray, least: int, most: int) -> list[str]:
+    """A sentence on classes with other numbers of images, if any."""
     odd = np.flatnonzero((counts < least) | (counts > most))
     shown = some([f"{names[one]}: {counts[one]:,}" for one in odd], 3)
-    return [f"{rule} pictures of each class; not so {shown}."] if len(odd) else []
+    return [f"{rule} images of each class; not so {shown}."] if len(odd) else []
 
 
 def _fix(facts: _Facts) -> str:

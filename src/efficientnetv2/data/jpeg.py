@@ -1,9 +1,8 @@
-"""Ordinary JPEG files, read by libjpeg-turbo directly: the same pixels as through Pillow, sooner.
+"""Decode ordinary JPEG files with libjpeg-turbo directly: the same pixels as Pillow's, faster.
 
-Pillow has the last word on everything unusual: other than 8 bits or 1 or 3 channels, colours that Adobe left
-untransformed, markers out of place, pictures so large that they may be an attack, and most of what the decoder
-complains about. For those ``header`` or ``decode`` says None, and the caller asks Pillow. Pillow is not asked where the
-decoder has lost pixels: it shows gray in their place, without a word.
+``header`` and ``decode`` return None for anything unusual, which Pillow then reads: other than 8 bits or 1 or 3
+channels, untransformed colors of Adobe, misplaced markers, very large images, and most warnings of the decoder. Lost
+pixels are refused: Pillow would show gray in their place without a warning.
 """
 
 from __future__ import annotations
@@ -16,43 +15,41 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image
 
-# What a side can be divided by at less cost than decoding all of it. The decoder has other fractions too, but they
-# take longer than the whole picture.
+# Divisors of the sides that make decoding cheaper. Other fractions of the decoder take longer than the full size.
 SCALES = (1, 2, 4, 8)
 
 _SOI = b"\xff\xd8\xff"
 _BASELINE, _EXTENDED, _PROGRESSIVE, _HUFFMAN = 0xC0, 0xC1, 0xC2, 0xC4
 _SCAN, _RESTARTS, _EXIF_OR_XMP, _ADOBE = 0xDA, 0xDD, 0xE1, 0xEE
-# Smaller pictures are decoded whole: at a few pixels, two of the decoder's scales (n/8) give the same size, and it
-# would not be known which it took.
-_LEAST_SCALED_PX = 64
-# What the decoder says of what follows a picture's last row, if nothing else was wrong: it tells the first thing only.
+# Smaller images are decoded at full size: at a few pixels, two of the decoder's scales (n/8) give the same size.
+_MIN_SCALED_PX = 64
+# The decoder's first warning, if the only fault is data after the last row.
 _MORE_ROWS = "extraneous bytes before marker 0xd9"
-# What its warnings say where pixels are lost. Bytes left over elsewhere, which cameras write, do no harm.
+# Warnings that pixels are lost. Extra bytes elsewhere, which cameras write, do no harm.
 # Source: jerror.h of libjpeg-turbo.
 _LOST = re.compile(
     r"premature end of data segment|bad (Huffman|arithmetic) code|instead of RST|before marker 0xd[0-7]"
 )
-# Scans of a progressive image, each a pass over all pixels; encoders write about ten. A small file of very many takes
-# minutes: a core passes over half a billion pixels in a second. Ours.
-MOST_SCANS = 64
-_MOST_PASSED = 5_000_000_000
-# Every marker but those within a scan. Source: ITU-T T.81, table B.1.
+# Maximum number of scans of a progressive image, and of pixels in all of them. Encoders write about ten scans; a small
+# file with very many takes minutes, at half a billion pixels per second. Ours.
+MAX_SCANS = 64
+_MAX_SCANNED = 5_000_000_000
+# All markers but those within a scan. Source: ITU-T T.81, table B.1.
 _MARKER, _EOI = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]"), b"\xff\xd9"
 
 
 class DamagedJpegError(Exception):
-    """The decoder lost pixels, or would take too long; the reason, to follow the file's name."""
+    """The decoder lost pixels, or would take too long. The message follows the file's name."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the frame header says of the rows.
+    """The frame header.
 
     Args:
-        height_at: where in the content the height stands, two bytes.
-        block_rows: rows that are coded together; the last may be fewer.
-        components: colours.
+        height_at: Offset of the height, two bytes.
+        block_rows: Rows that are coded together.
+        components: Number of color components.
     """
 
     height_at: int
@@ -62,13 +59,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known before decoding.
+    """Facts before decoding.
 
     Args:
-        width: in pixels, as stored.
-        height: likewise.
+        width: Stored width in pixels.
+        height: Stored height in pixels.
         orientation: EXIF's, 1 (upright) to 8.
-        rows_in_order: the frame, where the first rows can be decoded without those below; else None.
+        rows_in_order: The frame, if the first rows can be decoded without those below. Otherwise None.
     """
 
     width: int
@@ -78,11 +75,7 @@ class Header:
 
 
 def header(content: bytes) -> Header | None:
-    """The header of an ordinary JPEG file; None for every other content.
-
-    Args:
-        content: of a file of any kind.
-    """
+    """Header of an ordinary JPEG file. None for any other content."""
     if not content.startswith(_SOI):
         return None
     size: tuple[int, int] | None = None
@@ -93,7 +86,7 @@ def header(content: bytes) -> Header | None:
     while place + 4 <= len(content) and content[place] == 0xFF:
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
         if marker == _SCAN:
-            # Restarts would be taken for what follows the last row, and further scans stand below it.
+            # Restart markers look like the end of the last row, and further scans follow it.
             in_scan = content[place + 4 : place + 5]
             one_scan = frame is not None and in_scan == bytes([frame.components]) and not restarts
             return _header(size, exif, turned_elsewhere, frame if one_scan else None)
@@ -117,18 +110,10 @@ def header(content: bytes) -> Header | None:
 
 
 def refuse_many_scans(content: bytes, pixels: int) -> None:
-    """Refuse a JPEG file whose decoding would pass over all pixels very many times; other content is let through.
-
-    Args:
-        content: of a file of any kind.
-        pixels: of the image.
-
-    Raises:
-        DamagedJpegError: it has more than ``MOST_SCANS`` scans, or than ``_MOST_PASSED`` pixels in all of them.
-    """
+    """Raise DamagedJpegError for a JPEG file with more than ``MAX_SCANS`` scans, or with too many pixels in them."""
     if not content.startswith(_SOI):
         return
-    most = max(1, min(MOST_SCANS, _MOST_PASSED // max(1, pixels)))
+    most = max(1, min(MAX_SCANS, _MAX_SCANNED // max(1, pixels)))
     scans, place = 0, 2
     while (found := _MARKER.search(content, place)) is not None and found[0] != _EOI:
         scans += content[found.start() + 1] == _SCAN
@@ -140,17 +125,10 @@ def refuse_many_scans(content: bytes, pixels: int) -> None:
 
 
 def refuse_lost(content: bytes) -> None:
-    """Refuse a JPEG file that Pillow reads if pixels of it are lost; it is decoded once more, at the smallest scale.
-
-    Args:
-        content: of a JPEG file.
-
-    Raises:
-        DamagedJpegError: pixels are lost within the file.
-    """
+    """Raise DamagedJpegError if pixels of a JPEG file are lost. Decodes it at the smallest scale."""
     try:
         simplejpeg.decode_jpeg(content, min_height=1, min_width=1, fastdct=True, fastupsample=True)
-    except ValueError as error:  # what this decoder does not know either is left to Pillow
+    except ValueError as error:  # other errors are left to Pillow
         _refuse_if_lost(error)
 
 
@@ -162,24 +140,22 @@ def _refuse_if_lost(warning: ValueError) -> None:
 def decode(
     content: bytes, found: Header, scale: int, *, exact: bool = True, bottom: int | None = None
 ) -> npt.NDArray[np.uint8] | None:
-    """The pixels as stored, in RGB; None where the decoder complains.
+    """Stored pixels in RGB, or None if the decoder warns.
 
     Args:
-        content: of the file.
-        found: its header.
-        scale: one of ``SCALES``: each side is divided by it, rounded up. Small pictures are not scaled; see
-            ``scales``.
-        exact: False repeats colours that are stored at half the resolution, rather than interpolating them:
-            0.2 of a grey level in the mean, and sooner.
-        bottom: so many rows of the picture as stored are needed; what lies below may be left out, and damage there
-            goes unseen. Not if exact, because interpolated colours look at the rows below. None: all are needed.
+        content: The file.
+        found: Its header.
+        scale: Divisor of each side, one of ``scales``. Results are rounded up.
+        exact: False repeats colors that are stored at half the resolution instead of interpolating them: faster, with a
+            mean difference of 0.2 gray levels.
+        bottom: Number of rows that are needed. Rows below may be missing, and damage there is not noticed. Ignored if
+            exact, since interpolation uses the rows below. None: all.
 
     Returns:
-        (height, width, 3) uint8; if exact, equal to what Pillow gives at this scale. Fewer rows where ``bottom``
-        allows it; those that are there do not depend on it.
+        (height, width, 3) uint8, if exact equal to Pillow's at this scale. Rows do not depend on ``bottom``.
 
     Raises:
-        DamagedJpegError: pixels are lost within the file.
+        DamagedJpegError: Pixels are lost within the file.
     """
     frame = found.rows_in_order
     if frame is not None and bottom is not None and not exact:
@@ -192,7 +168,7 @@ def decode(
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
             content, min_height=height, min_width=width, fastupsample=not exact
         )
-    except ValueError as error:  # warnings of the decoder too
+    except ValueError as error:  # also for warnings
         _refuse_if_lost(error)
         return None
     return pixels if pixels.shape == (height, width, 3) else None
@@ -201,13 +177,9 @@ def decode(
 def _first_rows(
     content: bytes, frame: Frame, rows: int, width: int, scale: int
 ) -> npt.NDArray[np.uint8] | None:
-    """The upper part of a picture, for the time of just that: a decoder that is told of fewer rows stops there.
+    """The first rows of an image, by patching the height in the header. None for other warnings than extra data.
 
-    Unpacking the bits is most of the work of decoding, and no row can be unpacked without those above it; but
-    without those below.
-
-    Returns:
-        None where the decoder complains of anything but that there is more.
+    Unpacking the bits is most of the work. It needs all rows above, but none below.
     """
     shorter = bytearray(content)
     shorter[frame.height_at : frame.height_at + 2] = rows.to_bytes(2)
@@ -216,28 +188,28 @@ def _first_rows(
     try:
         simplejpeg.decode_jpeg(shorter, min_height=height, min_width=width, fastupsample=True, buffer=pixels)
     except ValueError as error:
-        # It says so when all rows are decoded.
+        # This warning comes after all rows are decoded.
         return pixels if str(error).endswith(_MORE_ROWS) else None
     return pixels
 
 
 def scales(found: Header) -> tuple[int, ...]:
-    """The scales at which a picture can be decoded."""
-    return SCALES if min(found.width, found.height) >= _LEAST_SCALED_PX else SCALES[:1]
+    """Supported divisors of the sides."""
+    return SCALES if min(found.width, found.height) >= _MIN_SCALED_PX else SCALES[:1]
 
 
 def _skippable(marker: int, length: int, segment: bytes) -> bool:
-    """Whether a segment says nothing about the pixels that the decoder and Pillow might read differently."""
+    """Whether the decoder and Pillow read the pixels alike despite this segment."""
     if length < 2:
         return False
     if marker == _ADOBE and segment.startswith(b"Adobe"):
-        return len(segment) > 11 and segment[11] == 1  # the usual colours, YCbCr
-    # Tables, comments, applications; not the frames of other processes, nor what stands outside segments.
+        return len(segment) > 11 and segment[11] == 1  # YCbCr, as usual
+    # Tables, comments, application data; not frames of other processes or markers outside segments.
     return marker == _HUFFMAN or 0xDB <= marker <= 0xDD or 0xE0 <= marker <= 0xEF or marker == 0xFE
 
 
 def _frame(segment: bytes, place: int) -> Frame | None:
-    """From the segment of a sequential frame, which begins at a place in the content."""
+    """From the segment of a sequential frame at this offset."""
     components = segment[5]
     if len(segment) != 6 + 3 * components:
         return None
@@ -261,11 +233,11 @@ def _header(
 
 
 def _orientation(segment: bytes) -> int | None:
-    """What the segment says, in range or not; None if nothing."""
+    """Orientation in a segment, also out of range. None if missing."""
     exif = Image.Exif()
     try:
         exif.load(segment)
         value = exif.get(ExifTags.Base.Orientation)
-    except Exception:  # as in ``pictures``: damaged metadata does not spoil the pixels
+    except Exception:  # damaged metadata does not spoil the pixels
         return None
     return value if value is None or isinstance(value, int) else 1

@@ -32,7 +32,7 @@ from efficientnetv2.data.records import (
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import SUFFIX
-from efficientnetv2.data.shards.open import lists_shards, read_listed
+from efficientnetv2.data.shards.open import locate_paths, points_into_shards
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 
 # File checks wait for the disk. Ours.
@@ -93,7 +93,7 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     table = _clean(table, file.parent, name, rows)
     notes += _missing_words_note(table["label"]) if options.strict else ()
     records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=notes)
-    return read_listed(records) if lists_shards(table) else _with_files(records)
+    return locate_paths(records) if points_into_shards(table) else _with_files(records)
 
 
 def validate_columns(path_column: str, label_column: str, group_column: str | None) -> None:

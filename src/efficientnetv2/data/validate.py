@@ -21,7 +21,7 @@ from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.imagenet import recognised
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
-from efficientnetv2.data.shards.reader import Damage, damage_of, look_within
+from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
 from efficientnetv2.utils.errors import InputError, count_of, escaped
 
 # Looking at files waits for the disk more than for the processor. Ours.
@@ -78,11 +78,11 @@ def validate_images(
     contents = np.arange(len(dataset), dtype=np.int64)
     if dataset.shards is None:
         reasons, colours, brightest = _look_at_files(dataset, contents, workers, progress)
-        damage = Damage({}, ())
+        damage = ShardDamage({}, ())
     else:
-        damage = damage_of(dataset.table, dataset.shards)
+        damage = find_damage(dataset.table, dataset.shards)
         refuse_damage(dataset, damage, strict)
-        marks, reasons, colours, brightest = look_within(
+        marks, reasons, colours, brightest = probe_images(
             dataset.table, dataset.shards, damage.reasons, workers
         )
         known = np.flatnonzero(marks >= 0)
@@ -148,7 +148,7 @@ def _why_undecodable(reader: Reader, row: int) -> str:
     return ""
 
 
-def refuse_damage(dataset: ImageDataset, damage: Damage, strict: bool) -> None:
+def refuse_damage(dataset: ImageDataset, damage: ShardDamage, strict: bool) -> None:
     """Refuse the first damaged shard, with ``strict``.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.csv_dialect import find_column, read_cells
+from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.utils.errors import InputError, did_you_mean, some
 
@@ -36,8 +36,8 @@ def read_costs(file: Path, class_names: Sequence[str]) -> ErrorCosts:
         raise InputError(f"--costs {file} is no CSV ({error}). {_how(class_names)}") from error
     table = table.set_index(table.columns[0])
     known = [*class_names, NO_ANSWER_COLUMN]
-    table.index = pd.Index(find_column(table.index.astype(str).str.strip(), class_names))
-    table.columns = pd.Index(find_column(table.columns.astype(str).str.strip(), known))
+    table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
+    table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), known))
     for what, names, wanted in (("row", table.index, class_names), ("column", table.columns, known)):
         for name in names:
             if name not in wanted:

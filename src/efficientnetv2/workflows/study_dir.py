@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.shards.index import is_pattern, is_url, parted
+from efficientnetv2.data.shards.index import is_pattern, is_url, split_location
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, url_of
 from efficientnetv2.nas.study import Plan
@@ -218,7 +218,7 @@ def from_anywhere(data: str) -> str:
         return str(place.absolute())
     if is_url(data) or not is_pattern(data):
         return data
-    return "/".join(parted(data))
+    return "/".join(split_location(data))
 
 
 def _absolute(url: str) -> str:

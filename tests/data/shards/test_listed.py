@@ -13,7 +13,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
@@ -21,7 +21,9 @@ from efficientnetv2.utils.errors import InputError
 @pytest.fixture
 def packed(class_folders, tmp_path):
     """48 pictures in 12 shards of 4; their dataset, as a run writes it beside itself."""
-    pack(load_dataset(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9, shard_pictures=4))
+    write_shards(
+        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_pictures=4)
+    )
     dataset = load_dataset(tmp_path / "shards")
     split = np.where(np.arange(48) % 4 == 0, "val", "train").astype(object)
     dataset = dataset.with_split(split)

@@ -18,9 +18,9 @@ from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.shards.index import expanded, load, save
+from efficientnetv2.data.shards.index import expand_braces, load_index, save_index
 from efficientnetv2.data.shards.storage import LocalStore, Range
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
@@ -28,16 +28,18 @@ from efficientnetv2.utils.errors import InputError
 @pytest.fixture
 def shards(class_folders: Path, tmp_path: Path) -> Path:
     """48 pictures in 12 shards of 4."""
-    pack(load_dataset(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9, shard_pictures=4))
+    write_shards(
+        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_pictures=4)
+    )
     return tmp_path / "shards"
 
 
 def test_braces_stand_for_what_bash_makes_of_them():
-    assert expanded("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
-    assert expanded("{train,val}-{0..1}.tar") == ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]
-    assert expanded("plain.tar") == ["plain.tar"]
+    assert expand_braces("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
+    assert expand_braces("{train,val}-{0..1}.tar") == ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]
+    assert expand_braces("plain.tar") == ["plain.tar"]
     with pytest.raises(InputError, match=mentioning("5", "3")):
-        expanded("x-{5..3}.tar")
+        expand_braces("x-{5..3}.tar")
 
 
 @pytest.mark.parametrize("data", ["", "/", "/index.parquet", "/pictures-{000000..000011}.tar", "/*.tar"])
@@ -74,7 +76,7 @@ def test_a_manifest_written_beside_a_run_is_read_back_equal(shards, tmp_path):
 def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_folders, tmp_path):
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "red/red_99.jpg")
     files = load_dataset(class_folders)
-    pack(files, tmp_path / "shards", Packing(10**9))
+    write_shards(files, tmp_path / "shards", PackOptions(10**9))
     report, of_files = (
         validate_images(load_dataset(tmp_path / "shards"), workers=1),
         validate_images(files, workers=1),
@@ -155,7 +157,7 @@ def test_another_column_can_be_the_label(tmp_path):
         for n in range(12)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
-    pack(load_dataset(tmp_path / "t.csv"), tmp_path / "shards", Packing(10**9))
+    write_shards(load_dataset(tmp_path / "t.csv"), tmp_path / "shards", PackOptions(10**9))
     assert load_dataset(tmp_path / "shards", label_column="species").class_names == ("x", "y", "z")
     with pytest.raises(InputError, match=mentioning("did you mean", "species")):
         load_dataset(tmp_path / "shards", label_column="specie")
@@ -320,11 +322,11 @@ def test_threads_and_processes_read_the_same(shards):
 
 def test_groups_lose_the_space_around_them_as_in_a_table(class_folders, tmp_path):
     """In an index that says 'P1 ', under its own name and under another."""
-    pack(load_dataset(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9))
+    write_shards(load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9))
     file = tmp_path / "shards/index.parquet"
-    index = load(file, "index")
+    index = load_index(file, "index")
     groups = ["P1", "P1 ", " P2", "  "] * 12
-    save(replace(index, table=index.table.assign(group=groups, patient=groups)), file)
+    save_index(replace(index, table=index.table.assign(group=groups, patient=groups)), file)
     for asked in (None, "patient"):
         found = load_dataset(tmp_path / "shards", group_column=asked).table["group"]
         assert found.iloc[:3].tolist() == ["P1", "P1", "P2"]

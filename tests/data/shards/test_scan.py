@@ -414,10 +414,10 @@ def test_of_several_pictures_the_plain_one_is_the_sample_s(jpegs, tmp_path):
 
 
 def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
-    from efficientnetv2.data.shards.writer import Packing, pack
+    from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
     files = load_dataset(class_folders)
-    pack(files, tmp_path / "shards", Packing(10**9, shard_pictures=20))
+    write_shards(files, tmp_path / "shards", PackOptions(10**9, shard_pictures=20))
     (tmp_path / "shards/index.parquet").unlink()
     dataset = load_dataset(tmp_path / "shards")
     label_of = dict(zip(files.paths, files.table["label"], strict=True))

@@ -24,7 +24,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.data.shards import storage
 from efficientnetv2.data.shards.storage import Range, RemoteStore
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
@@ -36,7 +36,9 @@ from efficientnetv2.utils.rng import Key
 @pytest.fixture
 def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """48 pictures in 5 shards."""
-    pack(load_dataset(class_folders), tmp_path / "served/shards", Packing(10**9, shard_pictures=10))
+    write_shards(
+        load_dataset(class_folders), tmp_path / "served/shards", PackOptions(10**9, shard_pictures=10)
+    )
     monkeypatch.setattr(storage, "_PAUSE_S", 0.01)
     with serving(tmp_path / "served") as files:
         yield files

@@ -25,11 +25,11 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.shards.index import save
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.index import save_index
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.utils.errors import InputError
 
-SMALL = Packing(shard_bytes=50_000)
+SMALL = PackOptions(shard_bytes=50_000)
 PARTIAL = ".out.effnetv2-partial"
 
 
@@ -57,7 +57,7 @@ def members(shard: Path) -> dict[str, bytes]:
 
 def test_labels_splits_bytes_and_all_columns_come_back_in_the_same_order(table, tmp_path):
     files = load_dataset(table)
-    pack(files, tmp_path / "shards", SMALL)
+    write_shards(files, tmp_path / "shards", SMALL)
     shards = load_dataset(tmp_path / "shards")
     assert shards.class_names == files.class_names
     assert shards.labels.tolist() == files.labels.tolist()
@@ -72,7 +72,7 @@ def test_labels_splits_bytes_and_all_columns_come_back_in_the_same_order(table, 
 def test_python_alone_reads_the_tars_and_finds_what_the_files_are(table, tmp_path):
     """No index, no code of ours: WebDataset's rules say that members of one key follow each other."""
     files = load_dataset(table)
-    pack(files, tmp_path / "shards", SMALL)
+    write_shards(files, tmp_path / "shards", SMALL)
     originals_of = {path: Path(files.file(row)).read_bytes() for row, path in enumerate(files.paths)}
     found = {}
     for shard in sorted((tmp_path / "shards").glob("*.tar")):
@@ -92,7 +92,7 @@ def test_python_alone_reads_the_tars_and_finds_what_the_files_are(table, tmp_pat
 
 
 def test_offsets_in_the_index_are_where_tarfile_finds_the_pictures(table, tmp_path):
-    packed = pack(load_dataset(table), tmp_path / "shards", SMALL)
+    packed = write_shards(load_dataset(table), tmp_path / "shards", SMALL)
     there = {}
     for number, shard in enumerate(packed.index.shards):
         file = tmp_path / "shards" / shard.name
@@ -107,14 +107,14 @@ def test_offsets_in_the_index_are_where_tarfile_finds_the_pictures(table, tmp_pa
 
 def test_shards_have_as_many_pictures_as_asked_for_and_the_order_is_drawn(table, tmp_path):
     files = load_dataset(table)
-    packed = pack(files, tmp_path / "a", Packing(shard_bytes=10**9, shard_pictures=6, seed=1))
+    packed = write_shards(files, tmp_path / "a", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=1))
     counts = {split: [s.pictures for s in packed.index.shards if s.name.startswith(split)] for split in
               ("train", "val", "test")}  # fmt: skip
     totals = pd.Series(files.split).value_counts()
     for split, of in counts.items():
         assert of == [6] * (totals[split] // 6) + ([totals[split] % 6] if totals[split] % 6 else [])
-    again = pack(files, tmp_path / "b", Packing(shard_bytes=10**9, shard_pictures=6, seed=1))
-    other = pack(files, tmp_path / "c", Packing(shard_bytes=10**9, shard_pictures=6, seed=2))
+    again = write_shards(files, tmp_path / "b", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=1))
+    other = write_shards(files, tmp_path / "c", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=2))
 
     def digests(folder):
         return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.glob("*.tar")}
@@ -136,7 +136,7 @@ def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alo
     wide.resize((30, 20)).save(tmp_path / "pictures/b/small.png")
     wide.crop((0, 0, 50, 50)).save(tmp_path / "pictures/b/exact.webp")
     files = load_dataset(tmp_path / "pictures")
-    pack(files, tmp_path / "shards", Packing(shard_bytes=10**9, image_px=50))
+    write_shards(files, tmp_path / "shards", PackOptions(shard_bytes=10**9, image_px=50))
     (content,) = (members(path) for path in (tmp_path / "shards").glob("*.tar"))
     (shard,) = (tmp_path / "shards").glob("*.tar")
     with tarfile.open(shard) as tar:
@@ -156,7 +156,7 @@ def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alo
 @pytest.mark.parametrize("orientation", [1, 3])
 def test_a_shrunk_picture_is_not_stretched_where_its_side_is_no_multiple_of_the_decoders_scale(orientation):
     """A line near the right edge of 1,025 pixels, of which an eighth is 128 and a bit."""
-    from efficientnetv2.data.shards.writer import shrunk
+    from efficientnetv2.data.shards.writer import shrink
 
     whole = np.full((769, 1025), 255, np.uint8)
     whole[:, 801:817] = 0
@@ -166,7 +166,7 @@ def test_a_shrunk_picture_is_not_stretched_where_its_side_is_no_multiple_of_the_
     (image if orientation == 1 else image.transpose(Image.Transpose.ROTATE_180)).save(
         stored, "JPEG", quality=95, exif=turned
     )
-    small, _ = shrunk(stored.getvalue(), 48)
+    small, _ = shrink(stored.getvalue(), 48)
     dark = 255 - np.asarray(Image.open(BytesIO(small)).convert("L"), float)[4:-4, 40:62]
     columns = np.arange(40, 62) + 0.5
     # The line's middle is 809 of 1,025, and the copy 64 wide.
@@ -175,13 +175,13 @@ def test_a_shrunk_picture_is_not_stretched_where_its_side_is_no_multiple_of_the_
 
 def test_a_shrunk_picture_is_the_shrunk_picture():
     """Against Pillow's full decode and resize, within what JPEG loses."""
-    from efficientnetv2.data.shards.writer import shrunk
+    from efficientnetv2.data.shards.writer import shrink
 
     y, x = np.mgrid[0:240, 0:400]
     smooth = np.stack([127 + 120 * np.sin(x / 40), 127 + 120 * np.cos(y / 30), (x + y) / 3], axis=2)
     whole, stored = Image.fromarray(smooth.astype(np.uint8)), BytesIO()
     whole.save(stored, "JPEG", quality=95)
-    small, extension = shrunk(stored.getvalue(), 60)
+    small, extension = shrink(stored.getvalue(), 60)
     assert extension == "jpg"
     expected = whole.resize((100, 60), Image.Resampling.BICUBIC)
     difference = np.abs(np.asarray(Image.open(BytesIO(small)), float) - np.asarray(expected, float))
@@ -193,7 +193,7 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path):
         paint(tmp_path / f"pictures/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
     (tmp_path / "pictures/a/00.jpg").write_bytes(b"no picture")
     files = load_dataset(tmp_path / "pictures")
-    packed = pack(files, tmp_path / "shards", SMALL)
+    packed = write_shards(files, tmp_path / "shards", SMALL)
     assert [path for path, _ in packed.skipped] == ["a/00.jpg"]
     assert "a/00.jpg" in (tmp_path / "shards/skipped.csv").read_text()
     shards = load_dataset(tmp_path / "shards")
@@ -213,7 +213,7 @@ def damaged(folder: Path, row: pd.Series) -> None:
 @pytest.mark.parametrize("image_px", [None, 40])
 def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_path):
     """A JPEG with a hole still decodes, to another picture; its checksum tells."""
-    packed = pack(load_dataset(table), tmp_path / "shards", Packing(10**9, image_px=image_px))
+    packed = write_shards(load_dataset(table), tmp_path / "shards", PackOptions(10**9, image_px=image_px))
     rows = packed.index.table
     assert rows["shard_crc32"].tolist() == [
         zlib.crc32((tmp_path / "shards" / packed.index.shards[row.shard].name).read_bytes()
@@ -237,7 +237,7 @@ def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_
     assert source_reader(chosen).source(0) == reader.source(hit + 1), "checksums go with their pictures"
     with pytest.raises(UnreadableImageError):
         source_reader(chosen).source(1)
-    again = pack(shards, tmp_path / "again", Packing(10**9))
+    again = write_shards(shards, tmp_path / "again", PackOptions(10**9))
     assert [path for path, _ in again.skipped] == [shards.paths[hit]]
     assert "crc" not in "".join(
         text.decode()
@@ -247,8 +247,8 @@ def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_
 
 
 def test_an_index_without_checksums_is_read_as_it_was(table, tmp_path):
-    packed = pack(load_dataset(table), tmp_path / "shards", Packing(10**9))
-    save(
+    packed = write_shards(load_dataset(table), tmp_path / "shards", PackOptions(10**9))
+    save_index(
         replace(packed.index, table=packed.index.table.drop(columns="shard_crc32")),
         tmp_path / "shards/index.parquet",
     )
@@ -268,7 +268,7 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
     both = load_dataset(f"{tmp_path}/{{a,b}}.tar")
-    pack(both, tmp_path / "again", Packing(10**9))
+    write_shards(both, tmp_path / "again", PackOptions(10**9))
     again = load_dataset(tmp_path / "again")
     labels = dict(zip(again.paths, again.table["label"], strict=True))
     inner = {path.partition("#")[2]: label for path, label in labels.items()}
@@ -278,12 +278,12 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
         "b.tar#0.jpg": "b",
         "b.tar#only b.jpg": "both",
     }
-    pack(both.select([0, 1]), tmp_path / "one", Packing(10**9))
+    write_shards(both.select([0, 1]), tmp_path / "one", PackOptions(10**9))
     assert [path.partition("#")[2] for path in load_dataset(tmp_path / "one").paths] == [
         "0.jpg",
         "only a.jpg",
     ]
-    pack(again, tmp_path / "third", Packing(10**9, seed=3))
+    write_shards(again, tmp_path / "third", PackOptions(10**9, seed=3))
     assert {path.partition("#")[2] for path in load_dataset(tmp_path / "third").paths} == set(inner)
 
 
@@ -297,14 +297,16 @@ def test_too_many_unreadable_pictures_leave_nothing_behind(bad, strict, said, tm
         if number < bad:
             path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=mentioning(*said)):
-        pack(load_dataset(tmp_path / "pictures"), tmp_path / "shards", Packing(50_000, strict=strict))
+        write_shards(
+            load_dataset(tmp_path / "pictures"), tmp_path / "shards", PackOptions(50_000, strict=strict)
+        )
     assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
 
 
 def test_a_set_packed_again_is_the_same_set(table, tmp_path):
     files = load_dataset(table)
-    pack(files, tmp_path / "once", SMALL)
-    pack(load_dataset(tmp_path / "once"), tmp_path / "twice", Packing(shard_bytes=10**9, seed=5))
+    write_shards(files, tmp_path / "once", SMALL)
+    write_shards(load_dataset(tmp_path / "once"), tmp_path / "twice", PackOptions(shard_bytes=10**9, seed=5))
     twice = load_dataset(tmp_path / "twice")
     assert [path.partition("#")[2] for path in twice.paths] == files.paths
     reader = source_reader(twice)
@@ -322,7 +324,7 @@ def test_records_of_a_binary_file_become_pngs_of_the_same_pixels(tmp_path):
     write_cifar_folder(
         tmp_path / "cifar", CIFAR10, names, train=(pictures[:20], ids[:20]), test=(pictures[20:], ids[20:])
     )
-    pack(load_dataset(tmp_path / "cifar"), tmp_path / "shards", Packing(shard_bytes=10**9))
+    write_shards(load_dataset(tmp_path / "cifar"), tmp_path / "shards", PackOptions(shard_bytes=10**9))
     shards = load_dataset(tmp_path / "shards")
     assert shards.standard == "cifar10"
     assert shards.labels.tolist() == ids.tolist()
@@ -337,11 +339,11 @@ def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path,
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - 1))
     with pytest.raises(InputError, match=mentioning("--image-px")):
-        pack(dataset, tmp_path / "new/out", Packing(10**9))
+        write_shards(dataset, tmp_path / "new/out", PackOptions(10**9))
     assert not (tmp_path / "new").exists()
-    pack(dataset, tmp_path / "smaller", Packing(10**9, image_px=16))
+    write_shards(dataset, tmp_path / "smaller", PackOptions(10**9, image_px=16))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed))
-    pack(dataset, tmp_path / "out", Packing(10**9))
+    write_shards(dataset, tmp_path / "out", PackOptions(10**9))
 
 
 def test_what_a_kill_has_left_takes_no_room_from_those_that_come(table, tmp_path, monkeypatch):
@@ -350,7 +352,7 @@ def test_what_a_kill_has_left_takes_no_room_from_those_that_come(table, tmp_path
     left.mkdir()
     (left / "pictures-000000.tar").write_bytes(b"half of it")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - left.exists()))
-    pack(dataset, tmp_path / "out", Packing(10**9))
+    write_shards(dataset, tmp_path / "out", PackOptions(10**9))
     assert len(load_dataset(tmp_path / "out")) == len(dataset)
 
 
@@ -360,14 +362,14 @@ def test_a_disk_that_becomes_full_is_named(table, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(InputError, match=mentioning("No space left on device")):
-        pack(load_dataset(table), tmp_path / "out", Packing(10**9))
+        write_shards(load_dataset(table), tmp_path / "out", PackOptions(10**9))
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".", "out"))] == []
 
 
 def test_a_folder_that_is_called_like_a_part_of_ours_is_left_alone(table, tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial/notes.txt").write_text("precious")
-    pack(load_dataset(table), tmp_path / "out", Packing(10**9))
+    write_shards(load_dataset(table), tmp_path / "out", PackOptions(10**9))
     assert (tmp_path / "out.partial/notes.txt").read_text() == "precious"
 
 
@@ -375,6 +377,6 @@ def test_of_two_that_pack_into_one_folder_the_second_is_refused(table, tmp_path)
     """It would take away what the first has written so far."""
     taken = pytest.raises(InputError, match=mentioning("out", "another process"))
     with FileLock(tmp_path / f"{PARTIAL}.lock"), taken:
-        pack(load_dataset(table), tmp_path / "out", Packing(10**9))
-    pack(load_dataset(table), tmp_path / "out", Packing(10**9))
+        write_shards(load_dataset(table), tmp_path / "out", PackOptions(10**9))
+    write_shards(load_dataset(table), tmp_path / "out", PackOptions(10**9))
     assert len(load_dataset(tmp_path / "out")) == len(load_dataset(table))

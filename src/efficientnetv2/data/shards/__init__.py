@@ -1,1 +1,1 @@
-"""Pictures packed into tars, as WebDataset lays them out, with an index beside them."""
+"""Images in tars in the layout of WebDataset, with an index."""

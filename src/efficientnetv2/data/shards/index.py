@@ -1,20 +1,19 @@
-"""The index of a set of shards: a Parquet file with a row per picture.
+"""Names of shards, and the index of a set of shards: a Parquet file with one row per image.
 
-Its columns are those of the dataset that was packed (``path``, ``label``, ``split``, ``group``, ...) and
+Its columns are those of the packed dataset (``path``, ``label``, ``split``, ``group``, ...) and
 
     shard           number of the tar in the list of shards
-    shard_offset    byte that the picture begins at
-    shard_bytes     its length
-    shard_content   a hash of the file that was packed, equal for identical files
-    shard_crc32     zlib's checksum of the bytes as they stand in the tar
+    shard_offset    first byte of the image
+    shard_bytes     length of the image
+    shard_content   hash of the packed file, equal for identical files
+    shard_crc32     zlib's checksum of the bytes in the tar
 
-The last two are missing in an index that was made from the tars' headers, the last one in an older index too. Such an
-index from headers has besides, where samples have several labels,
+An index from the headers of tars lacks the last two, and older indexes lack the last. An index from headers may have
 
-    shard_labels    a JSON list of them, where there is no label
+    shard_labels    JSON list of several labels, where there is no label
 
-Rows stand in the order of that dataset, whatever the order in the tars: so a run on the shards draws the same
-pictures as one on the files. The list of shards and the format's version stand in the file's metadata.
+Rows are in the order of the packed dataset, so that a run on shards draws the same images as a run on the files. The
+metadata of the file have the list of shards and the version of the format.
 """
 
 from __future__ import annotations
@@ -40,20 +39,20 @@ VERSION = 1
 PLACE = ("shard", "shard_offset", "shard_bytes")
 CONTENT = "shard_content"
 CHECKSUM = "shard_crc32"
-LIST = "shard_labels"
+LABEL_LIST = "shard_labels"
 _METADATA = b"efficientnetv2_shards"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar of the set.
+    """A tar.
 
     Args:
-        name: of the file, in the folder of the set.
-        bytes: that it should have.
-        pictures: in it.
-        damage: what was wrong with it when its headers were read, '' if nothing.
-        lacks: why pictures of it have no label, '' if all have one.
+        name: File name in the folder of the set.
+        bytes: Expected size.
+        pictures: Number of images.
+        damage: Damage found while reading its headers, or ''.
+        lacks: Why some images have no label, or ''.
     """
 
     name: str
@@ -65,44 +64,28 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Tars that belong together.
-
-    Args:
-        base: absolute folder or URL that they lie in.
-        shards: the tars, by number.
-    """
+    """Tars by number, and their absolute folder or URL."""
 
     base: str
     shards: tuple[Shard, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
-    """Everything an index says.
-
-    Args:
-        table: a row per picture.
-        shards: the tars, by number.
-        standard: name of the published data set that was packed, or None.
-    """
+class ShardIndex:
+    """Content of an index: one row per image, tars by number, and the name of the packed published dataset, if any."""
 
     table: pd.DataFrame
     shards: tuple[Shard, ...]
     standard: str | None = None
 
 
-def save(index: Index, file: Path) -> None:
-    """Write an index, whole or not at all.
-
-    Raises:
-        OSError: the folder is full or read-only.
-    """
+def save_index(index: ShardIndex, file: Path) -> None:
+    """Write an index atomically. Raises OSError."""
     table = index.table.copy(deep=False)
     for column in ("label", "split"):
-        table[column] = table[column].astype("category")  # a class name is then written once
-    for column in [
-        str(name) for name, kind in table.dtypes.items() if str(kind) == "object"
-    ]:  # what a CSV mixes has no type but text
+        table[column] = table[column].astype("category")  # writes each name once
+    mixed = [str(name) for name, dtype in table.dtypes.items() if str(dtype) == "object"]
+    for column in mixed:
         table[column] = table[column].map(str, na_action="ignore").astype("string")
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     plain = {
@@ -116,23 +99,15 @@ def save(index: Index, file: Path) -> None:
 
 
 def is_index(file: Path) -> bool:
-    """Whether a Parquet file is the index of a set of shards, of any version."""
+    """Whether a Parquet file is an index of shards, of any version."""
     try:
         return _METADATA in (pq.read_schema(file).metadata or {})
     except (OSError, ValueError):  # pyarrow's errors are ValueErrors
         return False
 
 
-def load(stream: IO[bytes] | Path, name: str) -> Index:
-    """Read an index.
-
-    Args:
-        stream: the file, or its content.
-        name: of it, for messages.
-
-    Raises:
-        InputError: it is no index, of another version, or damaged.
-    """
+def load_index(stream: IO[bytes] | Path, name: str) -> ShardIndex:
+    """Read an index. ``name`` is for messages. Raises InputError if it is no index, damaged, or of another version."""
     try:
         arrow = pq.read_table(stream)
     except (OSError, ValueError) as error:
@@ -158,14 +133,14 @@ def load(stream: IO[bytes] | Path, name: str) -> Index:
     if strange:
         raise InputError(f"{name} is damaged: '{strange[0]}' is no name of a shard in its folder. {_ANEW}")
     _refuse_misplaced(table, shards, name)
-    return Index(table, shards, plain.get("standard"))
+    return ShardIndex(table, shards, plain.get("standard"))
 
 
 _SHARDS = TypeAdapter(tuple[Shard, ...])
 
 
 def _refuse_misplaced(table: pd.DataFrame, shards: Sequence[Shard], name: str) -> None:
-    """Refuse places outside the shards, before anything is read there, and places that are listed twice."""
+    """Refuse places outside the shards, and repeated places."""
     number, start, size = (table[column].to_numpy(dtype=np.int64) for column in PLACE)
     if len(table) and not table["shard"].between(0, len(shards) - 1).all():
         raise InputError(f"{name} names shards that are not in its list of {len(shards)}. {_ANEW}")
@@ -180,7 +155,7 @@ def _refuse_misplaced(table: pd.DataFrame, shards: Sequence[Shard], name: str) -
     # Shards are smaller than 2^40 bytes, and there are fewer than 2^23 of them.
     places = number << 40 | start
     if len(np.unique(places)) < len(places):
-        raise InputError(f"{name} lists a picture twice: two rows point to one place in a shard. {_ANEW}")
+        raise InputError(f"{name} lists an image twice: two rows point to one place in a shard. {_ANEW}")
 
 
 _ANEW = "Write it anew with effnetv2 shards, or delete it to have the headers of the tars read instead."
@@ -205,7 +180,7 @@ def _metadata(arrow: pa.Table, name: str) -> dict[str, Any]:
 
 
 def _plain_text(arrow: pa.Table) -> pa.Table:
-    """Dictionaries spelled out: the rest of the package compares labels as text."""
+    """Dictionary columns as text, since other code compares labels as text."""
     for place, field in enumerate(arrow.schema):
         if pa.types.is_dictionary(field.type):
             arrow = arrow.set_column(place, field.name, arrow.column(place).cast(field.type.value_type))
@@ -213,65 +188,58 @@ def _plain_text(arrow: pa.Table) -> pa.Table:
     return arrow.replace_schema_metadata(pandas)
 
 
-INDEX = "index.parquet"
+INDEX_NAME = "index.parquet"
 SUFFIX = ".tar"
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
-#: Why such a one can't be read, to follow its name.
+#: Why a compressed shard can't be read, to follow its name.
 COMPRESSED = (
-    "is compressed, so no picture can be read out of its middle; pictures are compressed themselves and gain nothing "
+    "is compressed, so no image can be read out of its middle; images are compressed themselves and gain nothing "
     "by it. Unpack it to a plain .tar."
 )
 # The innermost pair of braces: a range of numbers or a list of words.
 _BRACES = re.compile(r"\{([^{}]*)\}")
-# A path into a shard: the first tar in it is the shard.
+# A path into a shard. The first tar in it is the shard.
 _WITHIN = re.compile(r"(.+?\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
-# A mistyped range should not fill the memory. Ours; ImageNet-21k in shards of 100 MB has 14,000.
-_MOST_SHARDS = 1_000_000
+# A mistyped range should not fill the memory. ImageNet-21k in shards of 100 MB has 14,000. Ours.
+_MAX_SHARDS = 1_000_000
 
 
 def is_url(data: str) -> bool:
-    """Whether DATA lies in a store of another machine (``s3://…``, ``https://…``)."""
+    """Whether data are in a remote store (``s3://…``, ``https://…``)."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", data) is not None
 
 
 def shard_of(path: str) -> tuple[str, str] | None:
-    """The tar, and the name within it, of a path into a shard (``../a/train-0.tar#its/own.jpg``), or None."""
+    """Tar and name within it of a path into a shard (``../a/train-0.tar#its/own.jpg``), or None."""
     match = _WITHIN.fullmatch(path)
     return (match[1], match[2]) if match else None
 
 
 def is_pattern(data: str) -> bool:
-    """Whether DATA names tars: one, or several with braces or stars.
-
-    Raises:
-        InputError: they are compressed ones.
-    """
+    """Whether data name tars: one, or several with braces or stars. Raises InputError for compressed tars."""
     if is_compressed(data):
         raise InputError(f"'{data}' {COMPRESSED}")
     return data.lower().endswith(SUFFIX)
 
 
 def is_compressed(name: str) -> bool:
-    """Whether a file is called as a compressed tar is."""
+    """Whether a file has the suffix of a compressed tar."""
     return name.lower().endswith(_COMPRESSED)
 
 
-def expanded(pattern: str) -> list[str]:
-    """The names that braces stand for, in their order: ``train-{000..002}.tar``, ``{train,val}-0.tar``.
+def expand_braces(pattern: str) -> list[str]:
+    """Names of a pattern with braces, as in bash and WebDataset: ``train-{000..002}.tar``, ``{train,val}-0.tar``.
 
-    As bash and WebDataset have it; a number keeps the leading zeros of the range's first one.
-
-    Raises:
-        InputError: a range runs backwards or is absurdly long.
+    Numbers keep the leading zeros of the first. Raises InputError for ranges that are backward or too long.
     """
     braces = _BRACES.search(pattern)
     if braces is None:
         return [pattern]
     before, after = pattern[: braces.start()], pattern[braces.end() :]
     words = _words(braces[1], pattern)
-    return [name for word in words for name in expanded(before + word + after)]
+    return [name for word in words for name in expand_braces(before + word + after)]
 
 
 def _words(inside: str, pattern: str) -> list[str]:
@@ -279,26 +247,22 @@ def _words(inside: str, pattern: str) -> list[str]:
     if numbers is None:
         return inside.split(",")
     first, last = int(numbers[1]), int(numbers[2])
-    if not first <= last < first + _MOST_SHARDS:
+    if not first <= last < first + _MAX_SHARDS:
         raise InputError(
             f"'{pattern}': {{{inside}}} counts from {first} to {last}, but a range goes upwards and names at most "
-            f"{_MOST_SHARDS} shards. Write the smaller number first."
+            f"{_MAX_SHARDS} shards. Write the smaller number first."
         )
     return [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
 
 
-def parted(data: str) -> tuple[str, str]:
-    """The folder or URL that shards lie in, absolute and without a slash at its end, and the last part of DATA.
+def split_location(data: str) -> tuple[str, str]:
+    """Absolute folder or URL of shards, without a final slash, and the last part of ``data``.
 
-    Args:
-        data: a pattern whose folders have neither braces nor stars, but for those that are called so.
-
-    Raises:
-        InputError: a folder of the pattern has some.
+    Raises InputError if a folder has braces or stars, unless it exists under this name.
     """
     base, _, name = data.replace("\\", "/").rpartition("/") if not is_url(data) else data.rpartition("/")
-    called_so = not is_url(data) and Path(os.path.expanduser(base)).is_dir()
-    if not called_so and any(sign in base for sign in "{}*[]"):
+    exists = not is_url(data) and Path(os.path.expanduser(base)).is_dir()
+    if not exists and any(sign in base for sign in "{}*[]"):
         raise InputError(
             f"'{data}': braces and stars stand in the name of a shard, not in its folder '{base}'. "
             "Give the shards of one folder."

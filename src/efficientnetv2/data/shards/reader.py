@@ -1,4 +1,4 @@
-"""What is wrong with a set of shards, before the first step; what is found is ``data.validate``'s to judge."""
+"""Read images from shards, and find damaged shards and images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ from efficientnetv2.utils.errors import InputError, count_of
 
 
 class ShardReader:
-    """A reader (``data.readers``) of pictures by shard, offset and length.
-
-    Args:
-        table: of a dataset, with the columns that an index adds.
-        shards: that they point into.
-    """
+    """A ``data.readers.Reader`` of images by shard, offset and length, the columns of an index."""
 
     def __init__(self, table: pd.DataFrame, shards: ShardSet) -> None:
         self._paths = table["path"]
@@ -36,41 +31,35 @@ class ShardReader:
         self._store: Store = store_at(shards.base)
 
     def source(self, sample: int) -> bytes:
-        """The picture's bytes.
+        """Bytes of the image.
 
         Raises:
-            UnreadablePicture: the shard is missing, cut short, damaged there, or can't be read.
-            InputError: a store of another machine does not answer.
+            UnreadableImageError: The shard is missing, truncated, damaged or unreadable.
+            InputError: A remote store does not answer.
         """
         (content,) = self._store.read([self._range(sample)])
-        return self.picture(sample, content)
+        return self.verified(sample, content)
 
     def name(self, sample: int) -> str:
-        """The set's folder or URL, the shard, and the name within."""
+        """Folder or URL of the set, shard, and name within."""
         return f"{self._shards.base}/{self._paths.iat[sample]}"
 
-    def ahead(self, samples: Sequence[int]) -> Fetched:
-        """The same pictures, those of ``samples`` read together.
-
-        Raises:
-            InputError: a store of another machine does not answer.
-        """
+    def ahead(self, samples: Sequence[int]) -> PrefetchedReader:
+        """A reader with these samples read together. Raises InputError if a remote store does not answer."""
         read = self._store.read([self._range(sample) for sample in samples])
-        return Fetched(self, MappingProxyType(dict(zip(samples, read, strict=True))))
+        return PrefetchedReader(self, MappingProxyType(dict(zip(samples, read, strict=True))))
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Each picture's place, and the state of its shard."""
+        """Offset of each image, and state of its shard."""
         numbers = sorted({int(self._number[sample]) for sample in samples})
         stats = self._store.stats([self._shards.shards[number].name for number in numbers])
         states = dict(zip(numbers, stats, strict=True))
         return [f"{self._offset[sample]} {states[int(self._number[sample])]}" for sample in samples]
 
-    def picture(self, sample: int, content: bytes | str) -> bytes:
-        """What the store gave for a picture.
+    def verified(self, sample: int, content: bytes | str) -> bytes:
+        """The content of the store, if it matches the checksum: decoders accept a JPEG with a hole in it.
 
-        Raises:
-            UnreadablePicture: it gave a reason instead, or bytes that are not those that were packed. (A decoder makes
-                a picture even of a JPEG with a hole in it, and nobody would know.)
+        Raises UnreadableImageError if it does not, or if the content is a reason.
         """
         if isinstance(content, str):
             raise UnreadableImageError(self.name(sample), content)
@@ -86,8 +75,8 @@ class ShardReader:
         return Range(name, start, start + int(self._bytes[sample]))
 
 
-class Fetched:
-    """A reader that has some pictures at hand and asks another for the rest."""
+class PrefetchedReader:
+    """A reader with some images in memory. Another reader reads the rest."""
 
     def __init__(self, reader: ShardReader, read: Mapping[int, bytes | str]) -> None:
         self._reader, self._read = reader, read
@@ -96,13 +85,13 @@ class Fetched:
         """See ``ShardReader.source``."""
         if sample not in self._read:
             return self._reader.source(sample)
-        return self._reader.picture(sample, self._read[sample])
+        return self._reader.verified(sample, self._read[sample])
 
     def name(self, sample: int) -> str:
         """See ``ShardReader.name``."""
         return self._reader.name(sample)
 
-    def ahead(self, samples: Sequence[int]) -> Fetched:
+    def ahead(self, samples: Sequence[int]) -> PrefetchedReader:
         """See ``ShardReader.ahead``."""
         return self._reader.ahead(samples)
 
@@ -115,34 +104,24 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Damage:
-    """What is wrong with the shards of a dataset.
-
-    Args:
-        reasons: why a picture is lost, by its row.
-        notes: a sentence for each damaged shard.
-    """
+class ShardDamage:
+    """Reason of each lost image, by its row, and a sentence for each damaged shard."""
 
     reasons: dict[int, str]
     notes: tuple[str, ...]
 
 
-def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
-    """Compare the shards with their index; no picture is read.
+def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
+    """Compare the sizes of shards with their index, without reading images.
 
-    Args:
-        table: of a dataset, with the columns that an index adds.
-        shards: that they point into.
-
-    Raises:
-        InputError: a shard is another than the index was written for, or a store can't be reached.
+    Raises InputError if a shard was replaced, or a remote store does not answer.
     """
     number, offset, size = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
     used = np.flatnonzero(np.bincount(number, minlength=len(shards.shards)))
     stats = store_at(shards.base).stats([shards.shards[shard].name for shard in used])
     reasons: dict[int, str] = {}
     empty = [shard for shard in shards.shards if shard.damage and not shard.pictures]
-    notes = [f"Damaged shard: {shard.name} {shard.damage}; none of its pictures are used." for shard in empty]
+    notes = [f"Damaged shard: {shard.name} {shard.damage}; none of its images are used." for shard in empty]
     for shard, stat in zip(used.tolist(), stats, strict=True):
         known = shards.shards[shard]
         damage, whole = _damage(known, stat, shards.base)
@@ -151,28 +130,22 @@ def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
         rows = np.flatnonzero(number == shard)
         gone = rows[offset[rows] + size[rows] > whole]
         reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
-        found = count_of(len(rows), "picture")
+        found = count_of(len(rows), "image")
         left = f"{len(rows) - len(gone)} of its {found}" if damage else f"the {found} found in it"
         are = "is" if len(rows) - len(gone) == 1 else "are"
         notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} {are} used.")
-    return Damage(reasons, tuple(notes))
+    return ShardDamage(reasons, tuple(notes))
 
 
-def look_within(
+def probe_images(
     table: pd.DataFrame, shards: ShardSet, lost: Collection[int], workers: int
 ) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
-    """Look at the pictures of shards, where whoever packed them did not.
-
-    Args:
-        table: of a dataset, with the columns that an index adds.
-        shards: that they point into.
-        lost: rows that need no look.
-        workers: threads.
+    """Check the images of shards, but the ``lost`` rows, unless their index shows that packing has checked them.
 
     Returns:
-        (N,) numbers, equal where the packed files held the same bytes, -1 where unknown; why a picture can't be used,
-        by its row; how many of which colours become RGB; and the highest level, 0 to 255, of each image of more than 8
-        bits. The last three are empty where no look was needed.
+        (N,) hashes, equal for identical files, -1 if unknown; the reason of each unusable image, by its row; counts of
+        conversions to RGB; and the maximum level, 0 to 255, of each image of more than 8 bits. The last three are empty
+        for checked images.
     """
     contents = np.full(len(table), -1, dtype=np.int64)
     if CONTENT in table:
@@ -197,13 +170,13 @@ def look_within(
 
 
 def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
-    """What is wrong with a shard in words, '' if nothing, and how many bytes of it are there."""
+    """Damage of a shard, or '', and the number of its bytes."""
     if stat is None:
         return "is missing", 0
     if stat.bytes > known.bytes:
         raise InputError(
             f"{base}/{known.name} has {stat.bytes:,} bytes, but {known.bytes:,} in the index: it was written anew "
-            "since, and the index would cut pictures out of the wrong places. Bring the right shard back, or write the "
+            "since, and the index would cut images out of the wrong places. Bring the right shard back, or write the "
             "index anew."
         )
     if stat.bytes < known.bytes:
@@ -211,14 +184,14 @@ def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
     return "", known.bytes
 
 
-def _look(reader: Fetched, row: int) -> tuple[FileProbe, int]:
+def _look(reader: PrefetchedReader, row: int) -> tuple[FileProbe, int]:
     try:
         data = reader.source(row)
     except UnreadableImageError as error:
         return FileProbe(error.reason), -1
-    return probe_bytes(data), mark_of(data)
+    return probe_bytes(data), content_hash(data)
 
 
-def mark_of(data: bytes) -> int:
-    """A number of 63 bits that tells files apart: equal for equal bytes."""
+def content_hash(data: bytes) -> int:
+    """63-bit hash of a file."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1

@@ -1,4 +1,4 @@
-"""Shards in a store of another machine, through fsspec: http, S3, Google Cloud Storage, Azure, ..."""
+"""Read parts of shards, in a local folder or, with fsspec, in a remote store: http, S3, Google Cloud, Azure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from efficientnetv2.utils.cpu import within
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import needed
 
-# Shards held open per process: far fewer than a system allows (1,024 as a rule). Ours.
+# Shards that a process keeps open. Systems usually allow 1,024 files. Ours.
 _OPEN = 128
 
 
@@ -41,71 +41,47 @@ class Range(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """A file at a glance: its size, and a word that differs once it was written anew."""
+    """Size of a file, and a text that changes when it is rewritten."""
 
     bytes: int
     stamp: str
 
 
 class Store(Protocol):
-    """Files of one folder, read in ranges. It travels to worker processes as a pickle."""
+    """Files of one folder, read in ranges. It is pickled for worker processes.
+
+    Methods raise InputError if the store does not answer.
+    """
 
     @property
     def base(self) -> str:
-        """The folder or URL, without a slash at its end."""
+        """Folder or URL, without a final slash."""
         ...
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
-        """The content of each range, or in words why it can't be had.
-
-        Raises:
-            InputError: the store can't be reached, so that nothing is known about the content.
-        """
+        """Content of each range, or why it is unavailable."""
         ...
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
-        """Size and state of each file, None where there is none.
-
-        Raises:
-            InputError: the store can't be reached, so that nothing is known.
-        """
+        """Size and state of each file, None for missing files."""
         ...
 
     def matching(self, pattern: str) -> list[str]:
-        """Names with stars in them spelled out, sorted; none where the store can't list its files.
-
-        Raises:
-            InputError: the store can't be reached, so that nothing is known.
-        """
+        """Sorted names of files that match a pattern with stars. Empty if the store cannot list its files."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read from its beginning, or to seek in.
-
-        Raises:
-            OSError: there is no such file, or it may not be read.
-            InputError: while reading: the store can't be reached.
-        """
+        """Open a file for reading and seeking. Raises OSError if it is missing or not readable."""
         ...
 
 
 def store_at(base: str) -> Store:
-    """The store of a folder or URL.
-
-    Raises:
-        InputError: of a URL: what reads it is not installed, or no one knows its kind.
-    """
-    if is_url(base):
-        return RemoteStore(base)
-    return LocalStore(base)
+    """The store of a folder or URL. Raises InputError if the kind of URL is unknown or its driver is missing."""
+    return RemoteStore(base) if is_url(base) else LocalStore(base)
 
 
 class LocalStore:
-    """A folder of this machine.
-
-    Args:
-        base: absolute.
-    """
+    """An absolute folder of this machine."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -120,7 +96,7 @@ class LocalStore:
         return self._base
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
-        """The content of each range, or in words why it can't be had."""
+        """See ``Store.read``."""
         return [self._read(*one) for one in ranges]
 
     def _read(self, shard: str, start: int, stop: int) -> bytes | str:
@@ -135,22 +111,18 @@ class LocalStore:
         return content
 
     def _content(self, path: str, start: int, count: int) -> bytes:
-        """Bytes of a shard; where its handle is of no use any more, by a new one, once.
-
-        Raises:
-            OSError: there is no such file, or it can't be read by a new handle either.
-        """
+        """Bytes of a shard. A stale handle is replaced once."""
         try:
             return self._opened(path).read(start, count)
         except FileNotFoundError:
             raise
         except OSError:
-            # A share that was away leaves every handle on it stale, so all go; those in use close after their reading.
+            # A lost network share leaves all handles stale. Those in use close after reading.
             self._opened.cache_clear()
         return self._opened(path).read(start, count)
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
-        """Size and state of each file, None where there is none."""
+        """See ``Store.stats``."""
 
         def stat(name: str) -> Stat | None:
             path = os.path.join(self._base, name)
@@ -162,17 +134,17 @@ class LocalStore:
         return [stat(name) for name in names]
 
     def matching(self, pattern: str) -> list[str]:
-        """Names with stars in them spelled out, sorted."""
+        """See ``Store.matching``."""
         there = os.listdir(self._base) if os.path.isdir(self._base) else []
         return sorted(name for name in there if fnmatchcase(name, pattern) and not name.startswith("."))
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read from its beginning, or to seek in."""
+        """See ``Store.open``."""
         return Path(self._base, name).open("rb")
 
 
 class _Opened:
-    """A file held open, closed once nobody uses it; several threads may read at once."""
+    """An open file for several threads, closed when nobody uses it."""
 
     def __init__(self, path: str) -> None:
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -183,7 +155,7 @@ class _Opened:
             os.close(self._handle)
 
     def read(self, start: int, count: int) -> bytes:
-        """Up to ``count`` bytes; fewer only where the file ends."""
+        """``count`` bytes, fewer only at the end of the file."""
         if not hasattr(os, "pread"):  # Windows
             with self._lock:
                 os.lseek(self._handle, start, os.SEEK_SET)
@@ -192,7 +164,7 @@ class _Opened:
 
 
 def _whole(part: Callable[[int], bytes], count: int) -> bytes:
-    """Reads until there is enough: a system may give less at a time, and gives at most 2 GiB."""
+    """Read until complete: a system may return less at a time, and returns at most 2 GiB."""
     content = part(0)
     while len(content) < count:
         more = part(len(content))
@@ -202,22 +174,22 @@ def _whole(part: Callable[[int], bytes], count: int) -> bytes:
     return content
 
 
-# All ours. Pictures that lie this close are fetched together, for a request takes as long as so many bytes do (20 ms
-# at 10 MB/s); but not more at once than memory holds easily.
+# Images this close are fetched together, since a request takes as long as so many bytes (20 ms at 10 MB/s); and the
+# maximum size of a request. Ours.
 _GAP_BYTES = 200_000
-_MOST_BYTES = 16_000_000
-# Tries of a request, and the pause before the second; each further one is twice as long: 7.5 s in all.
-_TRIES = 5
+_MAX_BYTES = 16_000_000
+# Attempts of a request, and the pause before the second. Each further pause is twice as long: 7.5 s in all. Ours.
+_ATTEMPTS = 5
 _PAUSE_S = 0.5
-# A server that says nothing for so long is asked again, until it has not answered for so long in all.
+# Timeout of one attempt, and of all. Ours.
 _SILENCE_S, _LIMIT_S = 15.0, 30.0
-# Bytes a second that a request has to bring on average, beyond the time that a first answer may take.
-_LEAST_BYTES_PER_S = 20_000
-_ASKED_AT_ONCE = 16
-# What is read at a time of a file that is read from its beginning. Ours.
+# Minimum average speed of a request, beyond the timeout. Ours.
+_MIN_BYTES_PER_S = 20_000
+_PARALLEL_REQUESTS = 16
+# Buffer for sequential reading. Ours.
 _READ_AHEAD_BYTES = 4_000_000
 
-# Packages that fsspec needs for a kind of store, and the extra that brings them.
+# Protocol -> package that fsspec needs, and our extra with it.
 _EXTRAS = {
     "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
     "az": ("adlfs", "azure"), "abfs": ("adlfs", "azure"),
@@ -225,30 +197,23 @@ _EXTRAS = {
 _KINDS = (
     "Known are https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure) and what else fsspec reads."
 )
-# Answers that will be the same next time: not there, not allowed. (Too busy and too slow will not.)
+# HTTP status codes that repeating will not change, but those of busy or slow servers.
 _FINAL = range(400, 500)
 _BUSY = (408, 425, 429)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class RemoteStore:
-    """Files under a URL.
-
-    Args:
-        base: the URL, without a slash at its end.
-
-    Raises:
-        InputError: what reads such URLs is not installed or can't begin, or nobody knows their kind.
-    """
+    """Files under a URL without a final slash. Raises InputError if its driver is unknown, missing or fails."""
 
     def __init__(self, base: str) -> None:
         self._base = base
         protocol = base.partition("://")[0].lower()
         self._options: dict[str, Any] = {}
-        if protocol == "ftp":  # fsspec would connect, log in and list the folder again for each picture
+        if protocol == "ftp":  # fsspec would connect, log in and list the folder for each image
             raise InputError(
-                f"{base}: a run draws pictures from all over its shards, thousands of small parts a minute, which FTP "
+                f"{base}: a run draws images from all over its shards, thousands of small parts a minute, which FTP "
                 f"was not made for. Copy the shards to this machine, or serve them by another way. {_KINDS}"
             )
         if protocol in _EXTRAS:
@@ -272,10 +237,10 @@ class RemoteStore:
                 f"{base}: reading {protocol}:// needs a package that is not installed, and that no extra of "
                 f"efficientnetv2 brings: {error}. {_KINDS}"
             ) from error
-        except Exception as error:  # of every driver its own kind
+        except Exception as error:  # each driver raises its own
             raise InputError(
-                f"{base}: can't be opened ({_words(error)}). Is the address right, and what the store wants to know "
-                "of whoever asks?"
+                f"{base}: can't be opened ({_words(error)}). Are the address and the credentials of the store "
+                "right?"
             ) from error
 
     def __reduce__(self) -> tuple[type[RemoteStore], tuple[str]]:
@@ -283,27 +248,24 @@ class RemoteStore:
 
     @property
     def base(self) -> str:
-        """The URL."""
+        """See ``Store.base``."""
         return self._base
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
-        """The content of each range, or in words why it can't be had.
+        """See ``Store.read``. Close ranges are fetched as one, others in parallel.
 
-        Ranges that lie close together are fetched as one, different ones at the same time.
-
-        Raises:
-            InputError: the store does not answer, or not to requests for a part of a file.
+        Raises InputError also if the server does not support ranges.
         """
-        # Each once: one drawn twice is asked for twice, and some releases of fsspec drop both of two equal ranges.
+        # Without duplicates: some releases of fsspec drop both of two equal ranges.
         once = sorted(set(ranges))
         shards, starts, stops = (list(column) for column in zip(*once, strict=True)) if once else ([], [], [])
-        merged = merge_offset_ranges(shards, starts, stops, max_gap=_GAP_BYTES, max_block=_MOST_BYTES)
+        merged = merge_offset_ranges(shards, starts, stops, max_gap=_GAP_BYTES, max_block=_MAX_BYTES)
         blocks = [Range(*block) for block in zip(*merged, strict=True)]
         contents = self._fetched(blocks)
         return [_cut(one, blocks, contents) for one in ranges]
 
     def _fetched(self, blocks: list[Range]) -> list[bytes | str]:
-        """The blocks, those that failed asked for again."""
+        """Contents of the blocks, with retries."""
         contents: dict[Range, bytes | str] = {}
         pending = list(dict.fromkeys(blocks))
         problem: Exception | None = None
@@ -318,7 +280,7 @@ class RemoteStore:
                 on_error="return",
             )
             try:
-                answers = within(_LIMIT_S + wanted / _LEAST_BYTES_PER_S, ask)
+                answers = within(_LIMIT_S + wanted / _MIN_BYTES_PER_S, ask)
             except TimeoutError as error:
                 raise InputError(_unanswered(f"{self._base}/{pending[0]}", error, began)) from error
             failed = []
@@ -342,19 +304,15 @@ class RemoteStore:
             return f"{block} can't be read ({_words(answer)})"
         if len(answer) > block.stop - block.start:
             raise InputError(
-                f"{self._base}/{block.shard}: asked for a part, the server sends the whole file, so pictures can't be "
+                f"{self._base}/{block.shard}: asked for a part, the server sends the whole file, so images can't be "
                 "read out of shards there (python -m http.server is such a one). Serve them with one that knows "
                 "ranges, as nginx, Apache and object stores do; or copy them here."
             )
         return answer
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
-        """Size and state of each file, None where there is none.
-
-        Raises:
-            InputError: the store does not answer.
-        """
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        """See ``Store.stats``."""
+        with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
             return list(pool.map(self._stat, names))
 
     def _stat(self, name: str) -> Stat | None:
@@ -367,56 +325,46 @@ class RemoteStore:
         return Stat(int(known["size"] or 0), str(next((word for word in words if word), "")))
 
     def matching(self, pattern: str) -> list[str]:
-        """Names with stars in them spelled out, sorted; none where the store can't list its files.
-
-        Raises:
-            InputError: the store does not answer.
-        """
-        # Not fsspec's glob, which takes a store that does not answer for an empty one.
+        """See ``Store.matching``."""
+        # Not fsspec's glob, which reports a store that does not answer as empty.
         listed = self._answer(
             f"{self._base}/", lambda files, path: cast(list[str], files.ls(path, detail=False))
         )
         names = (path.rstrip("/").rpartition("/")[2] for path in listed or [])
         return sorted(name for name in names if fnmatchcase(name, pattern) and not name.startswith("."))
 
-    def _answer(self, path: str, ask: Callable[[AbstractFileSystem, str], Answer]) -> Answer | None:
-        """What the store says of a path; None where it says that it is not there, not allowed or not to be had.
-
-        Raises:
-            InputError: the store does not answer.
-        """
+    def _answer(self, path: str, ask: Callable[[AbstractFileSystem, str], Result]) -> Result | None:
+        """Answer about a path. None if it is missing, forbidden or not supported."""
         problem: BaseException | None = None
         began = time.monotonic()
         for _ in _attempts():
-            files = self._files()  # of this thread: fsspec keeps one for each
+            files = self._files()  # fsspec keeps one per thread
             try:
                 return within(_LIMIT_S, partial(ask, files, path))
-            except NotImplementedError:  # a driver that cannot be asked this, and never will
+            except NotImplementedError:  # not supported by the driver
                 return None
-            except Exception as error:  # of every driver its own kind
-                # fsspec's http says "not found" of every failed look at a file, and gives the true one as its cause.
+            except Exception as error:  # each driver raises its own
+                # fsspec's http reports every failure as "not found", with the real one as its cause.
                 problem = error.__cause__ or error
                 if _is_final(problem):
                     return None
         raise InputError(_unanswered(path, problem, began))
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read from its beginning, or to seek in; read ahead some megabytes at a time."""
+        """See ``Store.open``. Reads some megabytes ahead."""
         (stat,) = self.stats([name])
         if stat is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._base}/{name}")
-        self.read(
-            [Range(name, 0, min(4, stat.bytes))]
-        )  # where parts can't be had, it shows before anything is begun
+        self.read([Range(name, 0, min(4, stat.bytes))])  # fails early if the server does not support ranges
         return cast(IO[bytes], io.BufferedReader(_Ranged(self, name, stat.bytes), _READ_AHEAD_BYTES))
 
     def _files(self) -> AbstractFileSystem:
-        # fsspec keeps one for each process: connections do not survive a fork.
+        # fsspec keeps one per process: connections do not survive a fork.
         return url_to_fs(self._base, **self._options)[0]
 
 
 def _cut(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes | str:
-    """A range out of the block that covers it; blocks are sorted."""
+    """A range of the block that covers it. Blocks are sorted."""
     place = (
         bisect.bisect_right(blocks, (one.shard, one.start), key=lambda block: (block.shard, block.start)) - 1
     )
@@ -430,7 +378,7 @@ def _cut(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes 
 
 
 class _Ranged(io.RawIOBase):
-    """A file of a store, as one reads files; each read is a request."""
+    """A raw file of a store. Each read is a request."""
 
     def __init__(self, store: RemoteStore, name: str, size: int) -> None:
         self._store, self._name, self._size, self._at = store, name, size, 0
@@ -457,8 +405,8 @@ class _Ranged(io.RawIOBase):
         return self._upto(self._size)
 
     def _upto(self, stop: int) -> bytes:
-        starts = range(self._at, stop, _MOST_BYTES)
-        parts = self._store.read([Range(self._name, at, min(at + _MOST_BYTES, stop)) for at in starts])
+        starts = range(self._at, stop, _MAX_BYTES)
+        parts = self._store.read([Range(self._name, at, min(at + _MAX_BYTES, stop)) for at in starts])
         for part in parts:
             if isinstance(part, str):
                 raise OSError(errno.EIO, part, f"{self._store.base}/{self._name}")
@@ -467,9 +415,9 @@ class _Ranged(io.RawIOBase):
 
 
 def _attempts() -> Iterator[int]:
-    """Numbers of tries, with growing pauses between them, as long as there is time for another."""
+    """Numbers of attempts, with growing pauses between them, until the time is over."""
     until = time.monotonic() + _LIMIT_S
-    for attempt in range(_TRIES):
+    for attempt in range(_ATTEMPTS):
         if attempt and time.monotonic() >= until:
             return
         if attempt:
@@ -479,10 +427,10 @@ def _attempts() -> Iterator[int]:
 
 def _unanswered(what: str, problem: BaseException | None, began: float) -> str:
     silent = time.monotonic() - began >= _LIMIT_S
-    tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_TRIES} tries"
+    tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_ATTEMPTS} attempts"
     return (
         f"{what}: can't be read, after {tried} ({_words(problem)}). Is the network there, and the store? "
-        "Then go on, with --resume if a run was under way."
+        "Then try again, with --resume for a run."
     )
 
 

@@ -1,8 +1,7 @@
-"""Pack the pictures of a dataset into tars as WebDataset lays them out.
+"""Pack a dataset into tars in the layout of WebDataset.
 
-A picture is three members of one key: ``000000123.jpg``, the file as it is; ``000000123.cls``, its class id (of
-several labels their ids, separated as the labels are); and ``000000123.json``, everything the dataset knows about
-it. The key is its row in the dataset.
+An image has three members of one key, its row in the dataset: ``000000123.jpg``, the file; ``000000123.cls``, its class
+id, or separated ids of several labels; and ``000000123.json``, all other columns.
 """
 
 from __future__ import annotations
@@ -35,29 +34,31 @@ from efficientnetv2.data.image_io import UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import SPLITS, image_extensions, is_image
-from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, INDEX, PLACE, SUFFIX, Index, Shard, save
-from efficientnetv2.data.shards.reader import mark_of
+from efficientnetv2.data.shards.index import (
+    CHECKSUM,
+    CONTENT,
+    INDEX_NAME,
+    PLACE,
+    SUFFIX,
+    Shard,
+    ShardIndex,
+    save_index,
+)
+from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.data.tiff_tags import is_raster, raster_content
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import folder_for, locked
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import options, typed
 
-# Quality of shrunk JPEGs: what it loses is less than what a smaller copy loses anyway. Ours.
+# Quality of shrunk JPEGs. It loses less than the shrinking. Ours.
 _JPEG_QUALITY = 95
-_JPEG = b"\xff\xd8\xff"  # how such a file begins
+_JPEG = b"\xff\xd8\xff"  # first bytes of a file
 
 
 @dataclass(frozen=True)
-class Content:
-    """A picture as it goes into a shard.
-
-    Args:
-        data: a file's bytes.
-        extension: of such a file, without its dot, in lower case.
-        mark: a hash of the file it was made from, 63 bits.
-        checksum: of ``data``, 32 bits.
-    """
+class PackedImage:
+    """An image in a shard: its file, extension in lower case without dot, 63-bit hash of the source, and CRC-32."""
 
     data: bytes
     extension: str
@@ -65,41 +66,30 @@ class Content:
     checksum: int
 
 
-def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> Content | str:
-    """The content of a picture, or in words why it can't be used.
-
-    Args:
-        reader: of the dataset.
-        sample: position in it.
-        path: of the picture, which tells its extension.
-        image_px: shorter side that it is shrunk to if it is larger, None for never.
-    """
+def pack_image(reader: Reader, sample: int, path: str, image_px: int | None) -> PackedImage | str:
+    """An image to pack, shrunk if its shorter side is longer than ``image_px``; or why it is unusable."""
     try:
         data = file_bytes(reader.source(sample))
-        seen = probe_bytes(data)
-        if seen.reason:
-            return seen.reason
+        if reason := probe_bytes(data).reason:
+            return reason
         extension = os.path.splitext(path)[1][1:].lower() if is_image(path) else _format(data)
-        small = None if image_px is None else shrunk(data, image_px)
+        small = None if image_px is None else shrink(data, image_px)
     except UnreadableImageError as error:
         return error.reason
     except OSError as error:
         return f"may not be read ({(error.strerror or str(error)).lower()})"
-    mark = mark_of(data)
+    mark = content_hash(data)
     stored_data, extension = (data, extension) if small is None else small
-    return Content(stored_data, extension, mark, zlib.crc32(stored_data))
+    return PackedImage(stored_data, extension, mark, zlib.crc32(stored_data))
 
 
-def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
-    """A copy whose shorter side is ``image_px``, upright, and its extension; None if it is no larger now.
+def shrink(data: bytes, image_px: int) -> tuple[bytes, str] | None:
+    """An upright copy with a shorter side of ``image_px``, and its extension. None if the image is not larger.
 
-    A JPEG stays one; anything else becomes a PNG, which loses nothing further.
-
-    Raises:
-        UnreadablePicture: the pixels are damaged.
+    A JPEG stays one. Other formats become PNG, without further loss. Raises UnreadableImageError.
     """
-    with open_stored(data) as picture:
-        shorter = min(picture.width, picture.height)
+    with open_stored(data) as stored:
+        shorter = min(stored.width, stored.height)
         if shorter <= image_px:
             return None
     share = image_px / shorter
@@ -118,22 +108,22 @@ def _format(data: bytes) -> str:
         return (image.format or "img").lower()
 
 
-# Pictures that threads read at a time; a shard's writer waits for them. Ours.
+# Images that threads read at a time, before they are written. Ours.
 _CHUNK = 256
 _THREADS = 8
 _BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True)
-class Packing:
-    """How pictures are packed.
+class PackOptions:
+    """How images are packed.
 
     Args:
-        shard_bytes: a shard is closed before it would grow beyond; a larger picture has one to itself.
-        shard_pictures: most pictures of a shard, None for any number.
-        image_px: shorter side that larger pictures are shrunk to; None leaves every file as it is.
-        seed: of the order within each split.
-        strict: refuse the first unreadable picture.
+        shard_bytes: Maximum size of a shard. A larger image gets its own shard.
+        shard_pictures: Maximum number of images of a shard. None for any.
+        image_px: Shorter side that larger images are shrunk to. None keeps every file.
+        seed: Seed of the order within each split.
+        strict: Refuse the first unreadable image.
     """
 
     shard_bytes: int
@@ -144,45 +134,40 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """What came of it.
+class PackResult:
+    """The written index, and path and reason of each unreadable image."""
 
-    Args:
-        index: as written.
-        skipped: path and reason of each picture that could not be read.
-    """
-
-    index: Index
+    index: ShardIndex
     skipped: tuple[tuple[str, str], ...]
 
 
-def pack(
+def write_shards(
     dataset: ImageDataset,
     out: Path,
-    packing: Packing,
+    packing: PackOptions,
     *,
     progress: Callable[[int], object] | None = None,
     called: Sequence[str] = (),
-) -> Packed:
+) -> PackResult:
     """Write the shards of a dataset and their index into a new folder.
 
-    Shards are called by their split (``train-000000.tar``; ``pictures-…`` where there is none) and filled in an
-    order drawn from the seed. Everything is written into a hidden folder beside, and renamed when it is whole;
-    the same pictures and packing give the same bytes.
+    Shards are named after their split (``train-000000.tar``, ``pictures-…`` without one), in an order drawn from the
+    seed. A hidden folder next to ``out`` is renamed when it is complete. The same images and options give the same
+    bytes.
 
     Args:
-        dataset: of any kind of pictures.
-        out: of the shards; not there yet, or empty.
-        packing: how.
-        progress: called now and then with the number of pictures done so far.
-        called: DATA and how it is read, as one types it, for messages; nothing is the dataset's source.
+        dataset: Images to pack.
+        out: New or empty folder.
+        packing: Options.
+        progress: Called with the number of finished images.
+        called: Data and options as typed by the user, for messages. Empty for the dataset's source.
 
     Raises:
-        InputError: a picture is a raster that Pillow can't open, too much is unreadable (``strict``: anything), or
-            ``out`` can't be written to, or is at this moment by another process.
+        InputError: An image is a raster that Pillow cannot open, too many images are unreadable (``strict``: any), or
+            ``out`` is not writable or in use by another process.
     """
     _refuse_rasters(dataset, called or [dataset.source, *options(label_separator=dataset.separator)])
-    partial = out.with_name(f".{out.name}.effnetv2-partial")  # which nobody else calls a folder
+    partial = out.with_name(f".{out.name}.effnetv2-partial")
     fix = "Give another folder."
     taken = "another process packs into it at this moment. Wait for its end, or give another folder."
     lock = Path(f"{partial}.lock")
@@ -191,15 +176,15 @@ def pack(
 
 
 def _packed(
-    dataset: ImageDataset, out: Path, partial: Path, packing: Packing, progress: Callable[[int], object]
-) -> Packed:
-    """The shards, whole or not at all."""
-    shutil.rmtree(partial, ignore_errors=True)  # left by a kill, it would take the room that is needed
-    _refuse_without_room(dataset, out, packing)
+    dataset: ImageDataset, out: Path, partial: Path, packing: PackOptions, progress: Callable[[int], object]
+) -> PackResult:
+    """Write all shards, or none."""
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    _require_room(dataset, out, packing)
     _make(partial, out)
     try:
         packed = _Packer(dataset, partial, packing, progress).run()
-        save(packed.index, partial / INDEX)
+        save_index(packed.index, partial / INDEX_NAME)
         if packed.skipped:
             write_table(partial / "skipped.csv", pd.DataFrame(packed.skipped, columns=["path", "reason"]))
         if out.is_dir():
@@ -215,21 +200,21 @@ def _packed(
 
 
 def _refuse_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
-    """Shards hold ordinary pictures; to leave out all rasters of a set would be no packing of it."""
+    """Refuse rasters: shards hold ordinary images."""
     if dataset.shards is not None:
         return
     for row in (row for row, path in enumerate(dataset.paths) if is_raster(path)):
-        if held := raster_content(dataset.file(row)):
+        if content := raster_content(dataset.file(row)):
             raise InputError(
-                f"{dataset.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
+                f"{dataset.file(row)} is a raster ({content}), and shards hold ordinary images of three channels. "
                 "Train on the files themselves, as a folder or a table (--bands says which bands are seen): "
                 f"{typed(['effnetv2', 'train', *called])}"
             )
 
 
-def _refuse_without_room(dataset: ImageDataset, out: Path, packing: Packing) -> None:
-    """Packing takes hours, and what a full disk has taken of it is of no use."""
-    if packing.image_px is not None:  # nobody knows how many bytes a smaller picture has
+def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> None:
+    """Refuse a disk that is too small before hours of packing."""
+    if packing.image_px is not None:  # the size of smaller images is unknown
         return
     if dataset.shards is None:
         needed = sum(_size(dataset.file(row)) for row in range(len(dataset)))
@@ -238,13 +223,13 @@ def _refuse_without_room(dataset: ImageDataset, out: Path, packing: Packing) -> 
     free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
     if needed > free:
         raise InputError(
-            f"{out}: the pictures of {dataset.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
+            f"{out}: the images of {dataset.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
             "there. Make room, give another folder, or have them smaller with --image-px."
         )
 
 
 def _size(file: str) -> int:
-    """Bytes of a picture's file; 0 where it is no file of its own, or is not there."""
+    """Bytes of an image's file, 0 for records and missing files."""
     try:
         return os.stat(file).st_size
     except OSError:
@@ -259,10 +244,10 @@ def _make(partial: Path, out: Path) -> None:
 
 
 class _Packer:
-    """Walks through the pictures split by split, a chunk at a time, in threads."""
+    """Packs the images split by split, in chunks that threads read."""
 
     def __init__(
-        self, dataset: ImageDataset, folder: Path, packing: Packing, progress: Callable[[int], object]
+        self, dataset: ImageDataset, folder: Path, packing: PackOptions, progress: Callable[[int], object]
     ) -> None:
         self.dataset, self.folder, self.packing, self.progress = dataset, folder, packing, progress
         self.reader = source_reader(dataset)
@@ -273,7 +258,7 @@ class _Packer:
         self.places = {name: np.full(count, -1, dtype=np.int64) for name in (*PLACE, CONTENT)}
         self.checksums = np.zeros(count, dtype=np.uint32)
 
-    def run(self) -> Packed:
+    def run(self) -> PackResult:
         image_extensions()  # loads Pillow's plugins once, before the threads would
         done = 0
         with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
@@ -297,7 +282,7 @@ class _Packer:
     def _add(self, rows: npt.NDArray[np.int64], shards: _Shards, pool: ThreadPoolExecutor) -> None:
         reader = self.reader.ahead(rows.tolist())
         image_px = self.packing.image_px
-        contents = pool.map(lambda row: content_of(reader, row, self.paths[row], image_px), rows.tolist())
+        contents = pool.map(lambda row: pack_image(reader, row, self.paths[row], image_px), rows.tolist())
         known = self.dataset.table.drop(columns=[*PLACE, CONTENT, CHECKSUM], errors="ignore").iloc[rows]
         for row, content, facts in zip(rows.tolist(), contents, known.to_dict("records"), strict=True):
             if isinstance(content, str):
@@ -315,25 +300,20 @@ class _Packer:
             )
         if len(self.skipped) > MAX_UNREADABLE * len(self.dataset):
             raise InputError(
-                f"{self.dataset.source}: more than {100 * MAX_UNREADABLE:.0f} % of the pictures cannot be used; "
+                f"{self.dataset.source}: more than {100 * MAX_UNREADABLE:.0f} % of the images cannot be used; "
                 f"the last: '{path}' {reason}. Repair or remove them."
             )
 
-    def _packed(self) -> Packed:
+    def _packed(self) -> PackResult:
         kept = np.setdiff1d(np.arange(len(self.dataset)), list(self.skipped))
         written = self.places | {CHECKSUM: self.checksums}
         table = self.dataset.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
         skipped = tuple((self.dataset.paths[row], reason) for row, reason in sorted(self.skipped.items()))
-        return Packed(Index(table, tuple(self.shards), self.dataset.standard), skipped)
+        return PackResult(ShardIndex(table, tuple(self.shards), self.dataset.standard), skipped)
 
 
 class _Shards:
-    """The tars of one split, one open at a time.
-
-    Args:
-        packer: whose folder they go to, and whose books say what stands where.
-        name: that they begin with.
-    """
+    """The tars of one split, one open at a time, whose names start with ``name``. The packer keeps the places."""
 
     def __init__(self, packer: _Packer, name: str) -> None:
         self._packer, self._name, self._count = packer, name, 0
@@ -348,8 +328,8 @@ class _Shards:
     ) -> None:
         self._close()
 
-    def add(self, row: int, content: Content, facts: dict[Hashable, Any]) -> None:
-        """Append a picture; ``facts`` are what the dataset knows about it."""
+    def add(self, row: int, content: PackedImage, facts: dict[Hashable, Any]) -> None:
+        """Append an image. ``facts`` are its columns."""
         key, dataset = f"{row:09d}", self._packer.dataset
         label = str(dataset.labels[row])
         if dataset.separator is not None:
@@ -363,7 +343,7 @@ class _Shards:
         tar = self._room_for(needed)
         places = self._packer.places
         places["shard"][row] = len(self._packer.shards)
-        places["shard_offset"][row] = tar.offset + _BLOCK  # behind the header
+        places["shard_offset"][row] = tar.offset + _BLOCK  # after the header
         places["shard_bytes"][row] = len(content.data)
         places[CONTENT][row] = content.mark
         self._packer.checksums[row] = content.checksum
@@ -398,22 +378,22 @@ class _Shards:
 
 
 def _closed(size: int) -> int:
-    """Bytes of a tar once its end is marked and filled up, as tarfile does it."""
+    """Size of a tar with its end mark and padding."""
     return -(-(size + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _known(facts: dict[Hashable, Any]) -> dict[Hashable, Any]:
-    """What is known, as JSON has it: nothing that is missing, no types of numpy's."""
-    known = {name: value for name, value in facts.items() if _said(value)}
+    """Facts for JSON: without missing values and numpy types."""
+    known = {name: value for name, value in facts.items() if _has_value(value)}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
 
 
-def _said(value: Any) -> bool:
+def _has_value(value: Any) -> bool:
     return np.ndim(value) > 0 or not (pd.isna(value) or value == "")
 
 
 def _within(dataset: ImageDataset) -> list[str]:
-    """Paths as they were before they were packed, if they tell the pictures of this dataset apart."""
+    """Paths from before packing, if they are unique in this dataset."""
     if dataset.shards is None:
         return dataset.paths
     inner = [path.partition("#")[2] for path in dataset.paths]
