@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from efficientnetv2.data import tiff_tags
 from efficientnetv2.data.bands import channels_fault, load_raster
@@ -163,10 +163,28 @@ def default_bands(path: str) -> Bands | None:
 
 
 @dataclass(frozen=True)
-class RasterReader:
-    """Reads rasters by a rule, and other images by another reader. ``packed``: no image is a file of its own."""
+class _FilteredReader:
+    """Reads images by another reader; subclasses change some of them."""
 
     files: Reader
+
+    def name(self, sample: int) -> str:
+        """The path."""
+        return self.files.name(sample)
+
+    def ahead(self, samples: Sequence[int]) -> Self:
+        """See ``Reader``."""
+        return replace(self, files=self.files.ahead(samples))
+
+    def stamps(self, samples: Sequence[int]) -> list[str]:
+        """Stamp of each file."""
+        return self.files.stamps(samples)
+
+
+@dataclass(frozen=True)
+class RasterReader(_FilteredReader):
+    """Reads rasters by a rule, and other images by another reader. ``packed``: no image is a file of its own."""
+
     bands: Bands
     packed: bool = False
 
@@ -187,39 +205,17 @@ class RasterReader:
             raise UnreadableImageError(path, not_geotiff_fault(self.bands))
         return source
 
-    def name(self, sample: int) -> str:
-        """The path."""
-        return self.files.name(sample)
-
-    def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same images."""
-        return RasterReader(self.files.ahead(samples), self.bands, self.packed)
-
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Stamp of each file, and the rule."""
         return [f"{stamp} {self.bands!r}" for stamp in self.files.stamps(samples)]
 
 
 @dataclass(frozen=True)
-class PillowReader:
+class PillowReader(_FilteredReader):
     """Reads files for a model that was trained on ordinary images, and refuses rasters that need a rule."""
-
-    files: Reader
 
     def source(self, sample: int) -> Source:
         """What the other reader gives, or pixels of a raster that Pillow cannot open; see ``default_bands``."""
         path = self.files.name(sample)
         bands = default_bands(path)
         return self.files.source(sample) if bands is None else load_raster(path, bands)
-
-    def name(self, sample: int) -> str:
-        """The path."""
-        return self.files.name(sample)
-
-    def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same images."""
-        return PillowReader(self.files.ahead(samples))
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Stamp of each file."""
-        return self.files.stamps(samples)

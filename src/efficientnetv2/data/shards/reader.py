@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ class ShardReader:
         self._checksums = table[CHECKSUM].to_numpy(dtype=np.uint32) if CHECKSUM in table else None
         self._shards = shards
         self._store: Store = store_at(shards.base)
+        self._fetched: dict[int, bytes | str] = {}  # content, or why it is unavailable
 
     def source(self, sample: int) -> bytes:
         """Bytes of the image.
@@ -37,17 +38,29 @@ class ShardReader:
             UnreadableImageError: The shard is missing, truncated, damaged or unreadable.
             InputError: A remote store does not answer.
         """
-        (content,) = self._store.read([self._range(sample)])
-        return self.verified(sample, content)
+        if sample in self._fetched:
+            content = self._fetched[sample]
+        else:
+            (content,) = self._store.read([self._range(sample)])
+        if isinstance(content, str):
+            raise UnreadableImageError(self.name(sample), content)
+        # Decoders accept a JPEG with a hole in it.
+        if self._checksums is not None and zlib.crc32(content) != self._checksums[sample]:
+            raise UnreadableImageError(
+                self.name(sample), f"is damaged: {self._range(sample)} are not what was packed"
+            )
+        return content
 
     def name(self, sample: int) -> str:
         """Folder or URL of the set, shard, and name within."""
         return f"{self._shards.base}/{self._paths.iat[sample]}"
 
-    def ahead(self, samples: Sequence[int]) -> PrefetchedReader:
+    def ahead(self, samples: Sequence[int]) -> ShardReader:
         """A reader with these samples read together. Raises InputError if a remote store does not answer."""
+        reader = copy.copy(self)
         read = self._store.read([self._range(sample) for sample in samples])
-        return PrefetchedReader(self, MappingProxyType(dict(zip(samples, read, strict=True))))
+        reader._fetched = dict(zip(samples, read, strict=True))
+        return reader
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Offset of each image, and state of its shard."""
@@ -56,48 +69,10 @@ class ShardReader:
         states = dict(zip(numbers, stats, strict=True))
         return [f"{self._offset[sample]} {states[int(self._number[sample])]}" for sample in samples]
 
-    def verified(self, sample: int, content: bytes | str) -> bytes:
-        """The content of the store, if it matches the checksum: decoders accept a JPEG with a hole in it.
-
-        Raises UnreadableImageError if it does not, or if the content is a reason.
-        """
-        if isinstance(content, str):
-            raise UnreadableImageError(self.name(sample), content)
-        if self._checksums is not None and zlib.crc32(content) != self._checksums[sample]:
-            raise UnreadableImageError(
-                self.name(sample), f"is damaged: {self._range(sample)} are not what was packed"
-            )
-        return content
-
     def _range(self, sample: int) -> Range:
         start = int(self._offset[sample])
         name = self._shards.shards[self._number[sample]].name
         return Range(name, start, start + int(self._bytes[sample]))
-
-
-class PrefetchedReader:
-    """A reader with some images in memory. Another reader reads the rest."""
-
-    def __init__(self, reader: ShardReader, read: Mapping[int, bytes | str]) -> None:
-        self._reader, self._read = reader, read
-
-    def source(self, sample: int) -> bytes:
-        """See ``ShardReader.source``."""
-        if sample not in self._read:
-            return self._reader.source(sample)
-        return self._reader.verified(sample, self._read[sample])
-
-    def name(self, sample: int) -> str:
-        """See ``ShardReader.name``."""
-        return self._reader.name(sample)
-
-    def ahead(self, samples: Sequence[int]) -> PrefetchedReader:
-        """See ``ShardReader.ahead``."""
-        return self._reader.ahead(samples)
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """See ``ShardReader.stamps``."""
-        return self._reader.stamps(samples)
 
 
 Ints = npt.NDArray[np.int64]
@@ -154,12 +129,12 @@ def probe_images(
     rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
     reader = ShardReader(table, shards)
 
-    def of_chunk(chunk: Sequence[int]) -> list[tuple[FileProbe, int]]:
+    def probe_chunk(chunk: Sequence[int]) -> list[tuple[FileProbe, int]]:
         fetched = reader.ahead(chunk)
-        return [_look(fetched, row) for row in chunk]
+        return [_probe(fetched, row) for row in chunk]
 
     reasons: dict[int, str] = {}
-    found = map_chunks(of_chunk, rows, workers)
+    found = map_chunks(probe_chunk, rows, workers)
     for row, (seen, content) in zip(rows, found, strict=True):
         if seen.reason:
             reasons[row] = seen.reason
@@ -184,7 +159,7 @@ def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
     return "", known.bytes
 
 
-def _look(reader: PrefetchedReader, row: int) -> tuple[FileProbe, int]:
+def _probe(reader: ShardReader, row: int) -> tuple[FileProbe, int]:
     try:
         data = reader.source(row)
     except UnreadableImageError as error:
