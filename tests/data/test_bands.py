@@ -207,7 +207,7 @@ def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
 def test_damaged_rasters_are_told_from_good_ones(tmp_path):
     good = write_raster(tmp_path / "good.tif", deep())
     assert probe(str(good)).reason == ""
-    assert mentions(probe(str(good)).colours, "5", "uint16")
+    assert mentions(probe(str(good)).colors, "5", "uint16")
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"II*\0 no more than a beginning" * 9)
     assert mentions(probe(str(bad)).reason, "GDAL", "raster")

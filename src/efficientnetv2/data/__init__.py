@@ -1,1 +1,1 @@
-"""From pictures on disk to uint8 batches: what there is, how it is split, drawn, decoded, delivered."""
+"""From images on disk to batches of uint8: datasets, splits, samplers, decoding, loading and caching."""

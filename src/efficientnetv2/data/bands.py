@@ -79,7 +79,7 @@ def load_raster(path: str, bands: Bands) -> Pixels:
 
 def measure_bands(
     files: Sequence[str],
-    asked: BandSelection,
+    selection: BandSelection,
     *,
     seed: int,
     others: Sequence[str] = (),
@@ -92,7 +92,7 @@ def measure_bands(
 
     Args:
         files: Training images. All are checked, some are measured.
-        asked: Bands that become channels: numbers, "all" but alpha, or None for the visible bands of the first raster.
+        selection: Bands that become channels: numbers, "all" but alpha, or None for those visible in the first raster.
         seed: Seed of the drawn rasters.
         others: Further images that will be read by the rule, and must match the measured types.
         nodata: Values that mean missing data, besides those that the files declare. None finds a minimum or maximum
@@ -107,16 +107,16 @@ def measure_bands(
             is not installed. The message names it and the reason.
     """
     rasters = [file for file in files if is_raster(file)]
-    if not rasters and asked is not None:
+    if not rasters and selection is not None:
         raise InputError(
-            f"--bands {asked if asked == 'all' else ','.join(map(str, asked))}: there are no rasters "
+            f"--bands {selection if selection == 'all' else ','.join(map(str, selection))}: there are no rasters "
             f"({' or '.join(SUFFIXES)}) among the training images. Leave it out."
         )
-    if not rasters or (asked is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
+    if not rasters or (selection is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
         if tiff_tags.has_gdal():
             _refuse_beside(others)
         return None
-    bands, first = _chosen(rasters, asked)
+    bands, first = _chosen(rasters, selection)
     # Rasters first, so that a message does not blame an ordinary image.
     asked_first = sorted(files, key=is_raster, reverse=True)
     kinds = {kind for file in asked_first for kind in _kinds(file, bands, band_mismatch, first)}
@@ -158,16 +158,16 @@ def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
             raise InputError(f"{file} {not_geotiff_fault(rule)}")
 
 
-def _chosen(rasters: Sequence[str], asked: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
+def _chosen(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
     """Bands with the names of the first readable raster, and that raster unless the bands were given by number."""
     for file in rasters:
         try:
             with open_raster(file) as dataset:
-                if isinstance(asked, tuple):
+                if isinstance(selection, tuple):
                     # Without colors: given bands may be in any order.
-                    return Bands(asked, names=band_names(dataset, asked)), None
-                numbers = (visible_bands if asked is None else all_bands)(dataset)
-                first = ReferenceRaster.of(file, dataset, every_seen=asked == "all")
+                    return Bands(selection, names=band_names(dataset, selection)), None
+                numbers = (visible_bands if selection is None else all_bands)(dataset)
+                first = ReferenceRaster.of(file, dataset, every_seen=selection == "all")
                 return Bands(numbers, names=band_names_or_colors(dataset, numbers)), first
         except InputError:
             if not tiff_tags.has_gdal():

@@ -114,10 +114,10 @@ def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
             for theirs, ours in known.splits.items() or [("", "")]:
                 split = {"split": theirs} if theirs else {}
                 # With this loader items are (path, class id), and nothing is decoded.
-                pictures = make(place, loader=str, **split, **choice)
-                names = [n if isinstance(n, str) else n[0] for n in pictures.classes]
+                images = make(place, loader=str, **split, **choice)
+                names = [n if isinstance(n, str) else n[0] for n in images.classes]
                 rows += [
-                    (path, names[label], ours) for path, label in (pictures[i] for i in range(len(pictures)))
+                    (path, names[label], ours) for path, label in (images[i] for i in range(len(images)))
                 ]
             return rows
         except (RuntimeError, FileNotFoundError) as error:
@@ -276,10 +276,10 @@ def write_cifar_folder(
         parts = [
             (name, train[0][piece], train[1][piece]) for name, piece in zip(layout.train, pieces, strict=True)
         ]
-        for name, pictures, ids in [*parts, (layout.test, *test)]:
+        for name, images, ids in [*parts, (layout.test, *test)]:
             rows = np.zeros((len(ids), layout.record), dtype=np.uint8)
             rows[:, layout.label_bytes - 1] = ids
-            rows[:, layout.label_bytes :] = pictures.transpose(0, 3, 1, 2).reshape(len(ids), PIXELS)
+            rows[:, layout.label_bytes :] = images.transpose(0, 3, 1, 2).reshape(len(ids), PIXELS)
             rows.tofile(partial / name)
         if not folder.exists():
             try:

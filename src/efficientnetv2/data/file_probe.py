@@ -55,14 +55,14 @@ class FileProbe:
 
     Args:
         reason: Why the file is unusable; '' if it is usable.
-        colours: What reading converts to RGB; see ``image_io.rgb_conversion``.
+        colors: What reading converts to RGB; see ``image_io.rgb_conversion``.
         size: Size in bytes.
         tail: Hash of the end of the file.
         brightest: Maximum of an image of more than 8 bits, as a level, 0 to 255. Otherwise None.
     """
 
     reason: str
-    colours: str = ""
+    colors: str = ""
     size: int = 0
     tail: int = 0
     brightest: int | None = None
@@ -80,14 +80,14 @@ def probe(file: str) -> FileProbe:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
             found = _probe(stream, size)
-        if not (size and is_raster(file) and (found.reason or found.colours)):
+        if not (size and is_raster(file) and (found.reason or found.colors)):
             return found
         if not found.reason and (found.brightest is None or not tiff_tags.has_gdal()):
             return replace(found, reason=truncation_fault(file))
         if found.too_large or not (tiff_tags.has_gdal() or needs_gdal(file)):
             return found
-        reason, colours = probe_raster(file)
-        return replace(found, reason=reason, colours=colours, brightest=None)
+        reason, colors = probe_raster(file)
+        return replace(found, reason=reason, colors=colors, brightest=None)
     except FileNotFoundError:
         return FileProbe("does not exist")
     except NotRegularFileError:
@@ -124,7 +124,7 @@ def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
         width, height = image.size
         if min(width, height) < MIN_SIDE:
             return FileProbe(f"is too small: {width}×{height} px")
-        colours, is_deep = rgb_conversion(image), is_high_bit_depth_image(image)
+        colors, is_deep = rgb_conversion(image), is_high_bit_depth_image(image)
         if image.format == "PNG" and not is_deep:
             image.verify()  # checksums of all chunks
         elif image.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
@@ -148,7 +148,7 @@ def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
         is_cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
         text = str(error) or type(error).__name__
         return FileProbe("is cut short (truncated)" if is_cut else f"cannot be decoded ({text})")
-    return FileProbe("", colours, brightest=level if is_deep else None)
+    return FileProbe("", colors, brightest=level if is_deep else None)
 
 
 def _too_large() -> str:

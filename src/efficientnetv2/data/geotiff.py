@@ -117,17 +117,17 @@ def all_bands(dataset: RasterDataset) -> tuple[int, ...]:
     named = color_bands(dataset)
     others = [
         number
-        for number, colour in enumerate(dataset.colorinterp, start=1)
-        if colour.name != "alpha" and number not in named
+        for number, color in enumerate(dataset.colorinterp, start=1)
+        if color.name != "alpha" and number not in named
     ]
     return (*named, *others)
 
 
 def color_bands(dataset: RasterDataset) -> tuple[int, ...]:
     """Numbers of the bands named red, green and blue. Empty if any is missing."""
-    colours = [colour.name for colour in dataset.colorinterp]
-    there = all(colour in colours for colour in COLORS)
-    return tuple(colours.index(colour) + 1 for colour in COLORS) if there else ()
+    colors = [color.name for color in dataset.colorinterp]
+    there = all(color in colors for color in COLORS)
+    return tuple(colors.index(color) + 1 for color in COLORS) if there else ()
 
 
 def band_names(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
@@ -138,9 +138,9 @@ def band_names(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...
 
 def band_names_or_colors(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """Descriptions of bands, else red, green or blue if the raster names all three."""
-    colours = dict(zip(color_bands(dataset), COLORS, strict=False))  # none where one is missing
+    colors = dict(zip(color_bands(dataset), COLORS, strict=False))  # none where one is missing
     names = zip(numbers, band_names(dataset, numbers), strict=True)
-    return tuple(name or colours.get(number, "") for number, name in names)
+    return tuple(name or colors.get(number, "") for number, name in names)
 
 
 def read_raster(
@@ -212,8 +212,8 @@ def read_values(
     for place, number in enumerate(distinct):
         if dataset.nodatavals[number - 1] == 0:
             present[place] |= somewhere & np.isfinite(stored[place])
-    asked = [distinct.index(number) for number in numbers]
-    return stored[asked], mask_nodata(stored[asked], present[asked], nodata)
+    places = [distinct.index(number) for number in numbers]
+    return stored[places], mask_nodata(stored[places], present[places], nodata)
 
 
 def mask_nodata(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:
@@ -229,7 +229,7 @@ def _alpha_is_band(dataset: RasterDataset, numbers: Sequence[int]) -> bool:
     GDAL names the fourth of four 8-bit bands so where the file does not name it: often it is near infrared.
     """
     flags = {flag.name for band in dataset.mask_flag_enums for flag in band}
-    alpha = [number for number, colour in enumerate(dataset.colorinterp, start=1) if colour.name == "alpha"]
+    alpha = [number for number, color in enumerate(dataset.colorinterp, start=1) if color.name == "alpha"]
     return "alpha" in flags and bool(set(alpha) & set(numbers))
 
 

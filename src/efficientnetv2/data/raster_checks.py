@@ -179,7 +179,7 @@ def palette_fault(dataset: RasterDataset) -> str:
     """
     if not dataset.count:
         return f"has no bands itself. {_pages_joined(dataset) or 'Give one that has.'}"
-    if any(colour.name == "palette" for colour in dataset.colorinterp):
+    if any(color.name == "palette" for color in dataset.colorinterp):
         return (
             "holds numbers of a palette's colors, not levels. Make them colors, with GDAL by gdal_translate -expand "
             "rgb; or see the numbers as they are: --bands 1,1,1."
@@ -239,7 +239,7 @@ def multipage_fault(dataset: RasterDataset) -> str:
 
 def cmyk_fault(dataset: RasterDataset) -> str:
     """Why a CMYK image cannot be read as a raster. GDAL itself converts 8-bit CMYK to RGB."""
-    if tuple(colour.name for colour in dataset.colorinterp) != _INKS:
+    if tuple(color.name for color in dataset.colorinterp) != _INKS:
         return ""
     return (
         f"holds the inks of a printed image ({', '.join(_INKS)}). Save it as RGB of 8 bits, or leave it out."

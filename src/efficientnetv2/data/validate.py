@@ -76,12 +76,12 @@ def validate_images(
     """
     contents = np.arange(len(dataset), dtype=np.int64)
     if dataset.shards is None:
-        reasons, colours, brightest = _check_files(dataset, contents, workers, progress)
+        reasons, colors, brightest = _check_files(dataset, contents, workers, progress)
         damage = ShardDamage({}, ())
     else:
         damage = find_damage(dataset.table, dataset.shards)
         refuse_damage(dataset, damage, strict)
-        marks, reasons, colours, brightest = probe_images(
+        marks, reasons, colors, brightest = probe_images(
             dataset.table, dataset.shards, damage.reasons, workers
         )
         known = np.flatnonzero(marks >= 0)
@@ -95,7 +95,7 @@ def validate_images(
         *damage.notes,
         *_across_splits(dataset, contents),
         *_copies(dataset, contents, conflicts),
-        *_turned_into_rgb(colours),
+        *_turned_into_rgb(colors),
         *_little_of_the_range(brightest),
     )
     return ImageValidation(
@@ -173,7 +173,7 @@ def _check_files(
     reasons = {int(index): one.reason for index, one in zip(files, probes, strict=True) if one.reason}
     _mark_same_files(contents, files, probes, dataset, workers)
     _mark_same_records(contents, np.flatnonzero(~is_file), reasons, dataset)
-    return reasons, Counter(one.colours for one in probes if one.colours), max_levels(probes)
+    return reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
 
 
 def _mark_same_files(
@@ -285,10 +285,10 @@ def _copies(dataset: ImageDataset, contents: Ints, pairs: Sequence[tuple[int, in
         yield f"Identical images carry different labels: {shown}{more}. One label of each is wrong."
 
 
-def _turned_into_rgb(colours: Counter[str]) -> Iterator[str]:
+def _turned_into_rgb(colors: Counter[str]) -> Iterator[str]:
     """A note on images that are converted to RGB."""
-    if colours:
-        each = ", ".join(f"{count:,} {kind}" for kind, count in colours.most_common())
+    if colors:
+        each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
         yield f"Read as RGB, but not stored so: {each}."
 
 

@@ -141,7 +141,7 @@ def probe_images(
         else:
             contents[row] = content
     looks = [seen for seen, _ in found]
-    return contents, reasons, Counter(seen.colours for seen in looks if seen.colours), max_levels(looks)
+    return contents, reasons, Counter(seen.colors for seen in looks if seen.colors), max_levels(looks)
 
 
 def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
