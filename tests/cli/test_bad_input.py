@@ -529,7 +529,7 @@ def test_mixup_with_pictures_of_one_class_is_refused_before_anything_runs(tmp_pa
         paint(tmp_path / "pictures/red" / f"{number}.jpg", COLOURS["red"], number)
     data = ("train", tmp_path / "pictures", "--workers", "0", "--out", tmp_path / "run")
     done = effnetv2(*data, "--set", "progressive.mixup_alpha=0.2", cwd=tmp_path)
-    refused(done, "red", "16", "Add pictures of another class")
+    refused(done, "red", "16", "Add images of another class")
     assert not (tmp_path / "run").exists()
 
 

@@ -294,7 +294,7 @@ def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(
         tmp_path / "scratch",
     ]
     monkeypatch.setattr(sys, "argv", ["search_record", *map(str, words)])
-    with pytest.raises(SystemExit, match="are the same picture"):
+    with pytest.raises(SystemExit, match="are the same image"):
         search_record.main()
     assert not list(tmp_path.glob("record*"))
 

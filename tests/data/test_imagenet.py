@@ -153,7 +153,7 @@ def test_a_picture_in_train_and_val_is_left_there_in_the_published_sets(tmp_path
         notes = validate_images(replace(small, class_names=classes)).notes
         assert f"the published splits of {title} are kept as they are" in notes[0]
     for classes in (tuple(ids()[1:]), (*ids(), "lost+found"), imagenet21k(19_000).class_names):
-        with pytest.raises(InputError, match="are the same picture"):
+        with pytest.raises(InputError, match="are the same image"):
             validate_images(replace(small, class_names=classes))
 
 

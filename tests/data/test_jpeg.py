@@ -296,7 +296,7 @@ def test_what_encoders_write_and_what_stands_behind_an_image_is_no_scan():
 
 
 def test_scans_of_a_large_image_are_fewer(monkeypatch):
-    monkeypatch.setattr(jpeg, "_MOST_PASSED", 12 * 203 * 149)
+    monkeypatch.setattr(jpeg, "_MAX_SCANNED", 12 * 203 * 149)
     assert mentions(answer(with_scans(20), 1), "12", "JPEG")
     assert answer(encoded(scene(), progressive=True), 1).shape == (149, 203, 3)
 

@@ -53,7 +53,7 @@ def test_a_reader_that_is_killed_costs_no_step_and_the_way_on_is_named(class_fol
     done = process.end()
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "A process that reads pictures was killed" in done.stderr
+    assert "A process that reads images was killed" in done.stderr
     assert f"--out {tmp_path / 'run'} --resume" in " ".join(done.stderr.split())
     (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*.pt")
     step = int(checkpoint.stem.removeprefix("step_"))

@@ -454,8 +454,8 @@ def test_no_memory_is_a_result(class_folders, tmp_path):
     ("error", "said"),
     [
         (
-            ReaderKilledError("A process that reads pictures was killed by the system"),
-            "reads pictures was killed",
+            ReaderKilledError("A process that reads images was killed by the system"),
+            "reads images was killed",
         ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
         (OSError(errno.ENOSPC, "No space left on device"), None),

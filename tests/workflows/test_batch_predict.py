@@ -60,10 +60,10 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
     words = ("predict", model, "--device", "cpu", "--workers", "0")
     mixed = effnetv2(*words, "mixed", cwd=tmp_path)
     assert mixed.returncode == 0, mixed.stderr
-    assert "Passed over in mixed: 1 file .heic. Such files are not opened here" in mixed.stdout
+    assert "Passed over in mixed: 1 file .heic. These formats are not supported" in mixed.stdout
     for data, told in (
         ("new", "new holds no images"),
-        ("new/1.HEIC", "nor a picture of a kind that is opened"),
+        ("new/1.HEIC", "or an image in a supported format"),
     ):
         refused = effnetv2(*words, data, cwd=tmp_path)
         assert refused.returncode == 2

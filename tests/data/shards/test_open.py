@@ -192,7 +192,7 @@ def test_an_index_that_names_too_few_shards_is_refused(shards):
 def test_an_index_that_lists_a_picture_twice_is_refused(shards):
     table = pq.read_table(shards / "index.parquet")
     pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), shards / "index.parquet")
-    with pytest.raises(InputError, match="lists a picture twice"):
+    with pytest.raises(InputError, match="lists an image twice"):
         load_dataset(shards)
 
 

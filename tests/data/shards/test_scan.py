@@ -258,7 +258,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
         "damaged",
     )
     assert ("lost the labels of '4'" in note) == (member == "4.json")
-    assert f"; the {len(left)} pictures found in it are used." in note
+    assert f"; the {len(left)} images found in it are used." in note
     assert len(load_dataset(str(file), require_labels=False)) == len(left)
     with pytest.raises(InputError, match=mentioning("x.tar", "damaged")):
         validate_images(dataset, workers=1, strict=True)
@@ -390,7 +390,7 @@ def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
     [
         (["1.jpg", "1.cls", "2.jpg", "2.cls", "1.jpg"], ("'1'",)),
         (["1.jpg", "1.jpg"], ("1.jpg",)),
-        (["1.jpg", "1.png", "1.cls"], ("has 2 pictures",)),
+        (["1.jpg", "1.png", "1.cls"], ("has 2 images",)),
     ],
 )
 def test_samples_that_cannot_be_told_apart_are_refused(names, message, jpegs, tmp_path):

@@ -84,7 +84,7 @@ def test_what_lies_far_apart_is_fetched_apart(tmp_path, monkeypatch):
     content = bytes(range(256)) * 400
     (tmp_path / "a.tar").write_bytes(content)
     monkeypatch.setattr(storage, "_GAP_BYTES", 1_000)
-    monkeypatch.setattr(storage, "_MOST_BYTES", 20_000)
+    monkeypatch.setattr(storage, "_MAX_BYTES", 20_000)
     ranges = [(60_000, 60_100), (0, 100), (1_000, 1_100), (5, 50), (70_000, 90_000), (90_000, 90_001)]
     with serving(tmp_path) as files:
         read_ = RemoteStore(files.url).read([Range("a.tar", *one) for one in ranges])
@@ -141,10 +141,10 @@ def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
     server.fail = [500] * 1000
     pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
     sampler = TrainSampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
-    with pytest.raises(InputError, match="after 5 tries") as stopped:
+    with pytest.raises(InputError, match="after 5 attempts") as stopped:
         list(training_batches(pictures, sampler, workers=workers))
     assert "Traceback" not in str(stopped.value)
-    with pytest.raises(InputError, match="after 5 tries") as stopped:
+    with pytest.raises(InputError, match="after 5 attempts") as stopped:
         list(evaluation_batches(dataset, whole, batch_images=8, workers=workers))
     assert "Traceback" not in str(stopped.value)
 
@@ -244,7 +244,7 @@ def test_a_file_is_read_from_its_beginning_and_sought_in_with_few_requests(tmp_p
     content = bytes(range(256)) * 4_000
     (tmp_path / "a.tar").write_bytes(content)
     monkeypatch.setattr(storage, "_READ_AHEAD_BYTES", 100_000)
-    monkeypatch.setattr(storage, "_MOST_BYTES", 300_000)
+    monkeypatch.setattr(storage, "_MAX_BYTES", 300_000)
     with serving(tmp_path) as files:
         store = RemoteStore(files.url)
         with store.open("a.tar") as stream:

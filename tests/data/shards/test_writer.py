@@ -289,7 +289,7 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
 
 @pytest.mark.parametrize(
     ("bad", "strict", "said"),
-    [(1, True, ("--strict",)), (3, False, ("more than 5 % of the pictures cannot be used",))],
+    [(1, True, ("--strict",)), (3, False, ("more than 5 % of the images cannot be used",))],
 )
 def test_too_many_unreadable_pictures_leave_nothing_behind(bad, strict, said, tmp_path):
     for number in range(40):
