@@ -60,7 +60,7 @@ def test_cifar10_is_made_binary_once_and_is_what_torchvision_reads(place, monkey
     python_version(monkeypatch, place / "cifar-10-batches-py", known, "labels", "label_names", batches)
     dataset = load_dataset("cifar10")
     train, test = known("data", train=True), known("data", train=False)
-    assert dataset.standard == "cifar10"
+    assert dataset.published == "cifar10"
     assert dataset.split.tolist() == ["train"] * 30 + ["test"] * 4
     assert dataset.labels.tolist() == train.targets + test.targets
     for index, pixels in enumerate(np.concatenate([train.data, test.data])):

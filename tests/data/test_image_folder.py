@@ -71,7 +71,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
     ):
         assert found.paths == ["a/1.jpg", "b/2.jpg"]
         assert each_mentions(found.notes, (tmp_path, "2", ".heic", "1", ".mov", "JPEG"))
-        assert found.passed_over == {".heic": {"a": 1, "b": 1}, ".mov": {"b": 1}}
+        assert found.unsupported_files == {".heic": {"a": 1, "b": 1}, ".mov": {"b": 1}}
 
 
 @pytest.mark.parametrize("name", ["clip.mpg", "clip.mpeg", "grid.h5", "weather.grib", "drawing.wmf"])

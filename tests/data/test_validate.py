@@ -192,7 +192,7 @@ def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
     dataset = folder_of(tmp_path, files)
     with pytest.raises(InputError, match=mentioning("train/a/1.jpg", "val/b/copy.jpg")):
         validate_images(dataset, workers=2)
-    published = validate_images(replace(dataset, standard="imagenette"), workers=2)
+    published = validate_images(replace(dataset, published="imagenette"), workers=2)
     assert "the published splits of imagenette are kept" in published.notes[0]
 
 

@@ -101,7 +101,7 @@ def _listed(place: Path, name: str, known: _Set) -> ImageRecords:
             for path, label, split in _torchvision_rows(place, known)
         ]
     paths, labels, splits = zip(*found, strict=True)
-    return ImageRecords(root=place, source=name, table=records_table(paths, labels, splits), standard=name)
+    return ImageRecords(root=place, source=name, table=records_table(paths, labels, splits), published=name)
 
 
 def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
@@ -176,7 +176,7 @@ Bytes = npt.NDArray[np.uint8]
 class Layout:
     """Binary layout of CIFAR-10 or CIFAR-100. The last label byte is the class."""
 
-    standard: str
+    published: str
     label_bytes: int
     train: tuple[str, ...]
     test: str
@@ -235,7 +235,7 @@ def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
     if not paths:
         raise InputError(f"{source} holds CIFAR binary files without a record. Get them again.")
     return ImageRecords(
-        root=folder, source=source, table=records_table(paths, labels, splits), standard=layout.standard
+        root=folder, source=source, table=records_table(paths, labels, splits), published=layout.published
     )
 
 

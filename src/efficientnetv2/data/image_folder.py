@@ -332,7 +332,7 @@ def _records(
         source=source,
         table=records_table(paths, labels, splits),
         notes=(*notes, *_unsupported_note(unsupported, source), *_systems_note(skipped, source)),
-        passed_over=unsupported,
+        unsupported_files=unsupported,
     )
 
 

@@ -76,7 +76,7 @@ def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tup
     return notes
 
 
-def recognised(dataset: ImageDataset) -> str | None:
+def recognized(dataset: ImageDataset) -> str | None:
     """Title of the published dataset with these classes: exactly those of ImageNet-1k, or most of ImageNet-21k."""
     here = set(dataset.class_names)
     if here == _ids("imagenet1k"):

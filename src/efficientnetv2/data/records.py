@@ -105,9 +105,9 @@ class ImageRecords:
             ``train-000003.tar#its/own/path.jpg``. For shards, ``shards.index`` has further columns.
         rows: (N,) row numbers in the user's file, whose header is row 1. None for folders.
         notes: Sentences for the user about skipped or merged data.
-        standard: Name of the published dataset that these splits come from, or None.
+        published: Name of the published dataset that these splits come from, or None.
         shards: Tars that hold the images. None for files.
-        passed_over: Files in formats that are not supported: extension -> folder below root -> count.
+        unsupported_files: Files in formats that are not supported: extension -> folder below root -> count.
     """
 
     root: Path | str
@@ -115,9 +115,9 @@ class ImageRecords:
     table: pd.DataFrame
     rows: Ints | None = None
     notes: tuple[str, ...] = ()
-    standard: str | None = None
+    published: str | None = None
     shards: ShardSet | None = None
-    passed_over: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unsupported_files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

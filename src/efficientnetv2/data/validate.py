@@ -18,7 +18,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, FileProbe, map_chunks, max_levels, probe
 from efficientnetv2.data.image_formats import regular_file
 from efficientnetv2.data.image_io import UnreadableImageError, max_level
-from efficientnetv2.data.imagenet import recognised
+from efficientnetv2.data.imagenet import recognized
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
@@ -256,8 +256,8 @@ def _across_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
         f"{table['split'].iloc[second]} are the same image"
     )
     more = f" ({len(pairs)} such pairs in all)" if len(pairs) > 1 else ""
-    if standard := dataset.standard or recognised(dataset):
-        return (f"{what}{more}; the published splits of {standard} are kept as they are.",)
+    if published := dataset.published or recognized(dataset):
+        return (f"{what}{more}; the published splits of {published} are kept as they are.",)
     raise InputError(
         f"{dataset.source}: {what}{more}. An image that was trained on cannot test the model: "
         "remove one of each pair, or put both into one split."

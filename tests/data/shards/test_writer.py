@@ -326,7 +326,7 @@ def test_records_of_a_binary_file_become_pngs_of_the_same_pixels(tmp_path):
     )
     write_shards(load_dataset(tmp_path / "cifar"), tmp_path / "shards", PackOptions(shard_bytes=10**9))
     shards = load_dataset(tmp_path / "shards")
-    assert shards.standard == "cifar10"
+    assert shards.published == "cifar10"
     assert shards.labels.tolist() == ids.tolist()
     reader = source_reader(shards)
     for row in range(30):

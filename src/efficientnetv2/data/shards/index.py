@@ -76,7 +76,7 @@ class ShardIndex:
 
     table: pd.DataFrame
     shards: tuple[Shard, ...]
-    standard: str | None = None
+    published: str | None = None
 
 
 def save_index(index: ShardIndex, file: Path) -> None:
@@ -90,7 +90,7 @@ def save_index(index: ShardIndex, file: Path) -> None:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     plain = {
         "version": VERSION,
-        "standard": index.standard,
+        "standard": index.published,
         "shards": [asdict(shard) for shard in index.shards],
     }
     metadata = {**(arrow.schema.metadata or {}), _METADATA: json.dumps(plain).encode()}

@@ -120,7 +120,7 @@ def list_store(
         source=data,
         table=_called(index),
         notes=notes,
-        standard=index.standard,
+        published=index.published,
         shards=ShardSet(base, index.shards),
     )
 

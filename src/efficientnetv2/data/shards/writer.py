@@ -309,7 +309,7 @@ class _Packer:
         written = self.places | {CHECKSUM: self.checksums}
         table = self.dataset.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
         skipped = tuple((self.dataset.paths[row], reason) for row, reason in sorted(self.skipped.items()))
-        return PackResult(ShardIndex(table, tuple(self.shards), self.dataset.standard), skipped)
+        return PackResult(ShardIndex(table, tuple(self.shards), self.dataset.published), skipped)
 
 
 class _Shards:
