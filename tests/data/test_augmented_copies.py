@@ -19,13 +19,13 @@ ORIGINS = 12
 
 
 def of_path(data: ImageDataset) -> list[int]:
-    """Which of the pictures taken each row shows, by its file's name."""
+    """Which of the images taken each row shows, by its file's name."""
     return [int(path.rpartition("/")[2][:2]) for path in data.paths]
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """12 pictures of 2 classes in a folder beside the table, each with two copies that the table calls otherwise."""
+    """12 images of 2 classes in a folder beside the table, each with two copies that the table calls otherwise."""
     rows = []
     (tmp_path / "data/pictures").mkdir(parents=True)
     for number in range(ORIGINS):

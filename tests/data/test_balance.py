@@ -19,7 +19,7 @@ def test_the_effective_number_by_hand():
 
 
 @given(COUNTS)
-def test_between_one_picture_a_class_and_all_of_them(counts):
+def test_between_one_image_a_class_and_all_of_them(counts):
     assert effective_number(counts, 0.0) == pytest.approx(np.ones(len(counts)))
     assert effective_number(counts, 1 - 1e-9) == pytest.approx(counts, rel=1e-4)
     assert class_fractions(counts, "effective", 0.0) == pytest.approx(class_fractions(counts, None))
@@ -35,7 +35,7 @@ def test_shares_of_three_classes_by_hand():
     assert class_fractions([30, 10, 4], "sqrt") == pytest.approx([0.5148, 0.2972, 0.1880], abs=1e-4)
 
 
-def test_a_class_without_pictures_has_no_share():
+def test_a_class_without_images_has_no_share():
     assert class_fractions([8, 0, 8], "equal").tolist() == [0.5, 0, 0.5]
     assert image_weights([8, 0], "sqrt")[1] == 0
 

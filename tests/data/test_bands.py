@@ -100,7 +100,7 @@ def test_the_raster_says_which_bands_are_red_green_and_blue(tmp_path):
 
 
 def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
-    """Band 4 of one picture lies at 0 to 100, of the other at 900 to 1,000: the rule spans both."""
+    """Band 4 of one image lies at 0 to 100, of the other at 900 to 1,000: the rule spans both."""
     files = []
     for name, least in (("a", 0), ("b", 900)):
         values = deep()
@@ -162,7 +162,7 @@ def test_eight_bits_stay_as_they_are(tmp_path):
     np.testing.assert_array_equal(load_raster(path, rule), values[[5, 0, 0]].transpose(1, 2, 0))
 
 
-def test_ordinary_pictures_need_no_rule(tmp_path):
+def test_ordinary_images_need_no_rule(tmp_path):
     plain = write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8))
     jpeg = paint(tmp_path / "a.jpg", (200, 10, 10))
     assert measure_bands([str(plain), str(jpeg)], None, seed=0) is None
@@ -184,7 +184,7 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
         measure_bands([empty], None, seed=0)
 
 
-def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
+def test_images_of_one_set_may_differ_in_size_and_kind(tmp_path):
     """Two rasters of different size and a JPEG, through the dataset's reader and a network's framing."""
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
@@ -245,7 +245,7 @@ def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monk
     assert probe(str(tmp_path / "half.tif")).reason
 
 
-def test_a_picture_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch):
+def test_a_image_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch):
     """GDAL would read 600 MB for it, at each draw."""
     plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 40, 40)).astype(np.uint8)))
     five = str(write_raster(tmp_path / "five.tif", deep(px=40)))
@@ -258,7 +258,7 @@ def test_a_picture_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypat
         load_raster(five, rule)
 
 
-def test_ordinary_pictures_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_path, monkeypatch):
+def test_ordinary_images_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_path, monkeypatch):
     """As WebP in a GeoTIFF, of which Pillow knows the number whether or not its libtiff reads it."""
     values = RNG.integers(0, 255, (3, 32, 32)).astype(np.uint8)
     path = str(write_raster(tmp_path / "webp.tif", values, compress="WEBP", webp_lossless=True))
@@ -561,13 +561,13 @@ def test_nodata_of_ordinary_images_is_refused(tmp_path):
 
 
 def printed(path, kind=np.uint8):
-    """A picture of a printer's: cyan, magenta, yellow and black."""
+    """A image of a printer's: cyan, magenta, yellow and black."""
     inks = (RNG.integers(0, 255, (4, 24, 24)) * (np.iinfo(kind).max // 255)).astype(kind)
     return str(write_raster(path, inks, photometric="CMYK", interleave="pixel"))
 
 
-def test_a_printed_picture_is_an_ordinary_one(tmp_path):
-    """One among photos makes no rasters of them; GDAL turns its inks into colours and calls black alpha."""
+def test_a_printed_image_is_an_ordinary_one(tmp_path):
+    """One among photos makes no rasters of them; GDAL turns its inks into colors and calls black alpha."""
     path = tmp_path / "printed.tif"
     inks = Image.frombytes("CMYK", (24, 24), RNG.bytes(24 * 24 * 4))
     inks.save(path)
@@ -580,8 +580,8 @@ def test_a_printed_picture_is_an_ordinary_one(tmp_path):
     np.testing.assert_allclose(seen, np.asarray(inks.convert("RGB")), atol=1)
 
 
-def test_a_printed_picture_of_16_bits_is_ordinary_alone_and_refused_by_its_name_among_rasters(tmp_path):
-    """Pillow makes colours of its inks, GDAL does not; no other picture is to blame."""
+def test_a_printed_image_of_16_bits_is_ordinary_alone_and_refused_by_its_name_among_rasters(tmp_path):
+    """Pillow makes colors of its inks, GDAL does not; no other image is to blame."""
     path, jpeg = printed(tmp_path / "printed.tif", np.uint16), str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     assert probe(path).reason == ""
     assert measure_bands([jpeg, path], None, seed=0) is None
@@ -620,7 +620,7 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
 
 
 def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
-    """Blue, green, red: as ordinary pictures Pillow would take blue for red, or not open them."""
+    """Blue, green, red: as ordinary images Pillow would take blue for red, or not open them."""
     path = write_raster(tmp_path / "bgr8.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
     kinds = rasterio.enums.ColorInterp
     with rasterio.open(path, "r+") as target:
@@ -660,8 +660,8 @@ def coloured_bands(path, *colours):
     return str(path)
 
 
-def test_bands_that_were_found_by_colour_are_looked_for_by_colour_in_all(tmp_path):
-    """Else red and blue would change places from one picture to the next."""
+def test_bands_that_were_found_by_color_are_looked_for_by_color_in_all(tmp_path):
+    """Else red and blue would change places from one image to the next."""
     bgr = coloured_bands(tmp_path / "bgr.tif", "blue", "green", "red")
     rgb = coloured_bands(tmp_path / "rgb.tif", "red", "green", "blue")
     unnamed = str(write_raster(tmp_path / "unnamed.tif", deep(3)))
@@ -684,7 +684,7 @@ def test_bands_that_were_found_by_colour_are_looked_for_by_colour_in_all(tmp_pat
     )
 
 
-def test_what_a_raster_describes_its_bands_as_counts_before_their_colours(tmp_path):
+def test_what_a_raster_describes_its_bands_as_counts_before_their_colors(tmp_path):
     """Described blue, green, red, and called red, green, blue by GDAL, as it calls three bands of 8 bits: no fault."""
     path = write_raster(tmp_path / "named.tif", RNG.integers(0, 255, (4, 24, 24)).astype(np.uint8))
     with rasterio.open(path, "r+") as target:
@@ -698,10 +698,8 @@ def test_what_a_raster_describes_its_bands_as_counts_before_their_colours(tmp_pa
 @pytest.mark.parametrize(
     ("bands", "profile"), [(3, {"photometric": "MINISBLACK"}), (1, {"compress": "LERC"})]
 )
-def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
-    tmp_path, monkeypatch, bands, profile
-):
-    """For training by a rule, so that each step does; for a network of ordinary pictures with their values."""
+def test_ordinary_images_that_pillow_cannot_open_are_read_all_the_same(tmp_path, monkeypatch, bands, profile):
+    """For training by a rule, so that each step does; for a network of ordinary images with their values."""
     (tmp_path / "set/a").mkdir(parents=True)
     values = RNG.integers(0, 255, (bands, 24, 24)).astype(np.uint8)
     path = str(write_raster(tmp_path / "set/a/one.tif", values, **profile))

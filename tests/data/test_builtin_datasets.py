@@ -126,7 +126,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
     assert mentions(report.notes[0], "cifar10", "split")
 
 
-def test_a_table_of_packed_pictures_reads_as_the_folder(tmp_path):
+def test_a_table_of_packed_images_reads_as_the_folder(tmp_path):
     pixels = [np.random.default_rng(i).bytes(3072) for i in range(2)]
     folder = binary(tmp_path, {"data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1]})
     dataset = load_dataset(folder)

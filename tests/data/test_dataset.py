@@ -169,7 +169,7 @@ def test_a_link_further_up_keeps_the_short_way(dataset, tmp_path):
 
 
 def test_what_was_derived_does_not_travel_and_opening_makes_no_list_of_paths(dataset):
-    """Of millions of pictures, each process would get or make its own."""
+    """Of millions of images, each process would get or make its own."""
     first = dataset.file(0)
     assert "paths" not in vars(dataset)
     assert len(dataset.paths) == len(dataset.labels)

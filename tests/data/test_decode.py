@@ -18,7 +18,7 @@ ROWS = Key.of(0).uniform_rows(range(20), CROP_UNIFORMS)
 
 
 def scene(width=500, height=375):
-    """A picture as smooth and as detailed as a photograph, without noise that no two scalings agree on."""
+    """A image as smooth and as detailed as a photograph, without noise that no two scalings agree on."""
     y, x = np.mgrid[0:height, 0:width]
     waves = [
         np.sin(x / 37 + c) + np.cos(y / 23 - c) + 0.5 * np.sin((x + y) / 6) + np.sign(np.sin(x / 60 + y / 50))
@@ -38,7 +38,7 @@ def decoded(content):
 
 
 def difference(ours, theirs):
-    """Mean over all values, in grey levels."""
+    """Mean over all values, in gray levels."""
     return float(np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).mean())
 
 
@@ -51,7 +51,7 @@ def snapped(box, px):
 SCENE = jpeg(scene())
 
 
-def test_a_training_picture_is_the_drawn_crop_resized_once():
+def test_a_training_image_is_the_drawn_crop_resized_once():
     """At a size that needs the full decode it is Pillow's own resize of the crop, but for rounding."""
     content = jpeg(scene(), subsampling="4:4:4")
     for row in ROWS[:5]:
@@ -64,7 +64,7 @@ def test_a_training_picture_is_the_drawn_crop_resized_once():
     assert ours.flags.writeable
 
 
-def test_whole_without_a_crop_is_the_whole_picture_squeezed():
+def test_whole_without_a_crop_is_the_whole_image_squeezed():
     content = jpeg(scene(), subsampling="4:4:4")
     ours = load_train_image(
         content, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0], interpolation="bilinear"
@@ -72,14 +72,14 @@ def test_whole_without_a_crop_is_the_whole_picture_squeezed():
     assert difference(ours, decoded(content).resize((320, 320), Image.Resampling.BILINEAR)) < 0.1
 
 
-def test_colours_stored_at_half_the_resolution_are_repeated_in_training_and_interpolated_in_evaluation():
+def test_colors_stored_at_half_the_resolution_are_repeated_in_training_and_interpolated_in_evaluation():
     ours = load_train_image(SCENE, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0])
     exact = load_eval_image(SCENE, Preprocessing(320))
     assert difference(exact, decoded(SCENE).resize((320, 320), Image.Resampling.BICUBIC)) < 0.1
     assert 0 < difference(ours, exact) < 0.4
 
 
-def test_whole_draws_crops_relative_to_the_pictures_own_shape():
+def test_whole_draws_crops_relative_to_the_images_own_shape():
     """Of a ribbon 8 times as wide as high, 80 % can be drawn: a crop in pixels would lose most of it."""
     ramp = np.tile(np.linspace(0, 255, 800).astype(np.uint8)[None, :, None], (100, 1, 3))
     ramp = Image.fromarray(ramp)
@@ -115,7 +115,7 @@ def test_a_scaled_decode_shows_what_a_full_one_does(px, framing):
         assert difference(trained, full) < 3.0
 
 
-def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
+def test_small_training_images_are_decoded_at_a_smaller_scale(monkeypatch):
     """Of 500 x 375 px whole, 128 px need 1/2 (188 lines), 40 px 1/8 (47); evaluation twice as many."""
     sizes = []
 
@@ -137,7 +137,7 @@ def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("px", [32, 128])
 def test_rows_below_a_crop_are_not_decoded_and_not_missed(orientation, px, monkeypatch):
-    """Wherever the crop lies and however the picture is turned: to the bit as with all rows; often with fewer."""
+    """Wherever the crop lies and however the image is turned: to the bit as with all rows; often with fewer."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -181,8 +181,8 @@ def test_centre_crop_is_the_fraction_of_the_shorter_side():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("px", [60, 200])
-def test_crops_are_those_of_the_upright_picture(orientation, px):
-    """Drawn from the header and cut from the picture as stored, yet the same as turning it first."""
+def test_crops_are_those_of_the_upright_image(orientation, px):
+    """Drawn from the header and cut from the image as stored, yet the same as turning it first."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = jpeg(
@@ -203,7 +203,7 @@ def test_crops_are_those_of_the_upright_picture(orientation, px):
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 9), (3, 400)])
 @pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
-def test_tiny_and_thin_pictures_are_framed_too(size, framing):
+def test_tiny_and_thin_images_are_framed_too(size, framing):
     image = Image.new("RGB", size, (9, 8, 7))
     for row in ROWS[:20]:
         ours = load_train_image(

@@ -17,7 +17,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 def places(count: int) -> dict[str, np.ndarray]:
-    """Pictures in pairs, each pair in a degree of its own."""
+    """Images in pairs, each pair in a degree of its own."""
     pair = np.arange(count) // 2
     return {"latitude": pair % 80 + 0.5, "longitude": pair * 3 % 170 + 0.5}
 
@@ -70,12 +70,12 @@ def test_groups_of_two_classes_each_are_dealt_whole():
     assert all(set(labels[part.train_rows]) == {0, 1, 2} for part in dealt.parts)
 
 
-def test_fewer_pictures_than_folds():
+def test_fewer_images_than_folds():
     with pytest.raises(InputError, match=mentioning("4", "9", "2", "--folds")):
         assign_folds(dataset([0, 0, 1, 1]), k=9, seed=0)
 
 
-def test_a_class_with_fewer_pictures_than_folds_is_named():
+def test_a_class_with_fewer_images_than_folds_is_named():
     dealt = assign_folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
     assert mentions(dealt.note, "'c1'", "fold")
     assert sum((dealt.fold_of_image(23)[20:] == number).any() for number in range(5)) == 3
@@ -109,7 +109,7 @@ def test_by_time_the_past_teaches_the_future(rows, k):
     assert first.max() < min(years[answered])
 
 
-def test_periods_hold_about_as_many_pictures():
+def test_periods_hold_about_as_many_images():
     years = np.repeat(np.arange(2000, 2016), 5)
     dealt = time_folds(dataset(np.tile([0, 1], 40), year=years), k=3, column="year")
     assert [len(part.val_rows) for part in dealt.parts] == [20, 20, 20]
@@ -138,7 +138,7 @@ def test_times_of_summer_and_of_winter_are_of_one_clock():
     assert list(dealt.parts[0].val_rows) == [3, 4, 5]
 
 
-def test_a_copy_of_what_is_answered_is_not_learnt_from():
+def test_a_copy_of_what_is_answered_is_not_learned_from():
     contents = np.arange(12)
     contents[11] = 0  # the newest picture is a copy of the oldest
     data = dataset([0, 1] * 6, year=np.arange(12))
@@ -233,7 +233,7 @@ def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
 
 
 def test_the_latest_quarter_by_time_is_cut_off_once():
-    """Of 10, 10, 60 and 20 pictures, the cut behind the third year leaves 20 %, nearer to 25 % than 80 %."""
+    """Of 10, 10, 60 and 20 images, the cut behind the third year leaves 20 %, nearer to 25 % than 80 %."""
     years = np.repeat([2001, 2002, 2003, 2004], [10, 10, 60, 20])
     data = dataset(np.tile([0, 1], 50), year=years)
     held = time_holdout(data, share=0.25, column="year")

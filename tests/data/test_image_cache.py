@@ -31,7 +31,7 @@ from efficientnetv2.utils.rng import Key
 
 
 def crops(width, height, framing, area_min, count=4000):
-    """Boxes of many draws, in pixels of the picture."""
+    """Boxes of many draws, in pixels of the image."""
     for uniforms in Key.of(1).uniform_rows(range(count), CROP_UNIFORMS):
         if framing == "crop":
             yield draw_crop(width, height, area_min, (3 / 4, 4 / 3), uniforms)
@@ -86,7 +86,7 @@ def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
     st.integers(1, 600),
     st.sampled_from(["shorter", "mean", "longer"]),
 )
-def test_a_picture_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
+def test_a_image_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
     kept = CacheSpec(px, side)
     across, down = kept.size(width, height)
     assert min(2, width) <= across <= width, "a strip stays a picture that is read"
@@ -137,14 +137,14 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
     assert np.mean(differences) < most, "grey levels of 256"
 
 
-def test_a_small_picture_is_kept_as_it_is(class_folders):
+def test_a_small_image_is_kept_as_it_is(class_folders):
     dataset = load_dataset(class_folders)
     reader = in_a_cache(dataset, CacheSpec(48, "shorter"))
     for sample in (0, 20, 47):
         assert np.array_equal(reader.source(sample), np.asarray(Image.open(dataset.file(sample))))
 
 
-def test_pictures_are_kept_upright_whatever_their_kind(tmp_path):
+def test_images_are_kept_upright_whatever_their_kind(tmp_path):
     wide = smooth(3, 20, 60)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -193,7 +193,7 @@ def test_reading_opens_no_original(class_folders, monkeypatch):
     assert not any(batch.unreadable for batch in batches)
 
 
-def test_a_reader_travels_without_the_pictures(class_folders):
+def test_a_reader_travels_without_the_images(class_folders):
     dataset = load_dataset(class_folders)
     reader = in_a_cache(dataset)
     before = reader.source(7).copy()
@@ -202,7 +202,7 @@ def test_a_reader_travels_without_the_pictures(class_folders):
     assert np.array_equal(pickle.loads(luggage).source(7), before)
 
 
-def test_an_unreadable_picture_has_its_stand_in_and_its_reason_as_without_a_cache(class_folders):
+def test_an_unreadable_image_has_its_stand_in_and_its_reason_as_without_a_cache(class_folders):
     dataset = load_dataset(class_folders)
     (class_folders / dataset.paths[20]).write_bytes(b"no longer a picture")
     (class_folders / dataset.paths[47]).write_bytes((class_folders / dataset.paths[47]).read_bytes()[:700])
@@ -240,7 +240,7 @@ def test_a_damaged_file_is_told_from_a_whole_one(damage, what, class_folders, tm
         reader.source(0)
 
 
-def test_a_run_never_meets_the_pictures_of_another_cache_in_its_place(class_folders, tmp_path):
+def test_a_run_never_meets_the_images_of_another_cache_in_its_place(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
     _, reader = file_of(dataset, tmp_path / "cache")
     file_of(dataset.select(range(20)), tmp_path / "cache")

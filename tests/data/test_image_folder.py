@@ -25,7 +25,7 @@ def draw(*files: Path) -> None:
 
 
 def test_class_folders_read_as_torchvision_reads_them(tmp_path):
-    """Same files, same classes, same ids as torchvision's ImageFolder, nested pictures included."""
+    """Same files, same classes, same ids as torchvision's ImageFolder, nested images included."""
     draw(
         *(
             tmp_path / name
@@ -38,7 +38,7 @@ def test_class_folders_read_as_torchvision_reads_them(tmp_path):
     assert mine == {(os.path.abspath(path), label) for path, label in theirs.samples}
 
 
-def test_hidden_files_and_files_that_are_no_pictures_are_passed_over(tmp_path):
+def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     for name in (
         "a/.hidden.jpg",
@@ -60,7 +60,7 @@ def lay(*files: Path) -> None:
         file.write_bytes(b"x")
 
 
-def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
+def test_images_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
     draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
     lay(*(tmp_path / name for name in ("a/3.HEIC", "b/deep/4.heic", "b/5.mov", "b/6.json", "b/Thumbs.db")))
     words = {"require_labels": False, "for_training": False}
@@ -83,7 +83,7 @@ def test_what_pillow_knows_but_does_not_decode_is_passed_over_like_other_files(n
     assert f"1 file {Path(name).suffix}" in found.notes[0]
 
 
-def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_asked_for(tmp_path):
+def test_what_is_not_opened_is_counted_within_splits_and_where_every_image_is_asked_for(tmp_path):
     draw(*(tmp_path / name for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")))
     draw(tmp_path / "test/5.jpg")
     lay(tmp_path / "train/a/6.heic", tmp_path / "val/b/7.heic", tmp_path / "test/8.heic")
@@ -119,7 +119,7 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_
         ),
     ],
 )
-def test_where_no_picture_is_found_the_other_files_are_named(tmp_path, files, labels, message):
+def test_where_no_image_is_found_the_other_files_are_named(tmp_path, files, labels, message):
     lay(*(tmp_path / name for name in files))
     with pytest.raises(InputError, match=mentioning(*message)):
         load_dataset(tmp_path, require_labels=labels)
@@ -147,7 +147,7 @@ def test_folders_beside_train_and_val_are_no_classes(tmp_path):
     assert load_dataset(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
 
 
-def test_every_picture_beside_a_folder_called_as_a_split_is_answered(tmp_path):
+def test_every_image_beside_a_folder_called_as_a_split_is_answered(tmp_path):
     """Where labels are taken, what is passed over is said."""
     draw(tmp_path / "test/s1/1.png", tmp_path / "siteB/2.png", tmp_path / "3.png")
     asked = load_dataset(tmp_path, require_labels=False, for_training=False)
@@ -294,7 +294,7 @@ def test_folders_that_link_to_each_other_end(tmp_path):
     assert load_dataset(tmp_path).paths == ["a/in/1.jpg", "a/in/tob/2.jpg", "b/2.jpg", "b/toa/in/1.jpg"]
 
 
-def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path):
+def test_a_link_to_itself_is_a_image_that_cannot_be_read(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "b/loop").symlink_to("loop")
@@ -304,14 +304,14 @@ def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path):
         validate_images(dataset, workers=1)
 
 
-def test_pictures_beside_class_folders_are_left_out_and_said(tmp_path):
+def test_images_beside_class_folders_are_left_out_and_said(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
     dataset = load_dataset(tmp_path)
     assert len(dataset) == 2
     assert "'preview.jpg'" in dataset.notes[0]
 
 
-def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
+def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
     draw(tmp_path / "1.jpg", tmp_path / "2/3.jpg")
     folder = load_dataset(tmp_path, require_labels=False)
     assert folder.paths == ["1.jpg", "2/3.jpg"]
@@ -398,7 +398,7 @@ def test_an_empty_class_folder_is_skipped_where_nothing_is_trained(tmp_path):
     assert any("'c'" in note for note in found.notes)
 
 
-def test_an_inspection_names_class_folders_without_a_picture(tmp_path):
+def test_an_inspection_names_class_folders_without_a_image(tmp_path):
     """Training would refuse them."""
     draw(tmp_path / "a/1.png", tmp_path / "b/1.png")
     (tmp_path / "c").mkdir()
@@ -456,8 +456,8 @@ def test_names_that_are_no_text_are_refused(tmp_path):
         load_dataset(tmp_path)
 
 
-def test_class_folders_win_over_a_picture_beside_them_where_labels_are_taken(tmp_path):
-    """As an inspection reads them; a prediction asks for every picture."""
+def test_class_folders_win_over_a_image_beside_them_where_labels_are_taken(tmp_path):
+    """As an inspection reads them; a prediction asks for every image."""
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
     words = {"require_labels": False, "for_training": False}
     inspected = load_dataset(tmp_path, **words, strict_labels=True)
@@ -469,7 +469,7 @@ def test_class_folders_win_over_a_picture_beside_them_where_labels_are_taken(tmp
     assert asked.labels.tolist() == [-1] * 3
 
 
-def test_pictures_beside_one_folder_are_inspected_all_the_same(tmp_path):
+def test_images_beside_one_folder_are_inspected_all_the_same(tmp_path):
     draw(tmp_path / "1.jpg", tmp_path / "2.jpg", tmp_path / "old/3.jpg")
     (tmp_path / "inspection").mkdir()
     found = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
@@ -494,7 +494,7 @@ def test_training_and_testing_are_splits(tmp_path, train, test):
     assert dataset.subset("test").paths == [f"{test}/x/1.jpg", f"{test}/y/1.jpg"]
 
 
-def test_a_set_without_training_pictures_is_refused_with_what_was_passed_over(tmp_path):
+def test_a_set_without_training_images_is_refused_with_what_was_passed_over(tmp_path):
     draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("learn", "test") for name in ("x", "y")))
     (tmp_path / "notes").mkdir()
     with pytest.raises(InputError) as refused:
@@ -535,7 +535,7 @@ def test_what_a_folder_takes_in(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
 def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all_the_same(tmp_path):
-    """A run's list of pictures holds the way to them; answers go by the names within."""
+    """A run's list of images holds the way to them; answers go by the names within."""
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     draw(Path(folder) / "a/1.jpg", Path(folder) / "b/2.jpg")
     with pytest.raises(InputError, match=mentioning("udce9", "UTF-8")):

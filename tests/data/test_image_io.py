@@ -55,7 +55,7 @@ def colour_of(source):
         ("F", float("nan"), {"kind": "TIFF"}, (0, 0, 0)),
     ],
 )
-def test_a_mode_becomes_the_colour_it_means(mode, value, options, expected):
+def test_a_mode_becomes_the_color_it_means(mode, value, options, expected):
     assert colour_of(one_colour(mode, value, **options)) == expected
 
 
@@ -134,7 +134,7 @@ def test_exif_orientation_is_applied_once(kind, orientation):
     assert np.array_equal(np.asarray(ours), np.asarray(expected))
 
 
-def test_damaged_metadata_does_not_spoil_a_picture():
+def test_damaged_metadata_does_not_spoil_a_image():
     content = encoded(slope(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert load_image(content).size == (40, 24)
     strange = Image.Exif()
@@ -209,7 +209,7 @@ def test_missing_files_and_folders_are_said(tmp_path):
         load_image(tmp_path)
 
 
-def test_decompression_bombs_are_refused_and_large_pictures_do_not_warn(monkeypatch):
+def test_decompression_bombs_are_refused_and_large_images_do_not_warn(monkeypatch):
     """Pillow warns above its limit and refuses above twice that: here at 20 and 40 pixels."""
     content = encoded(Image.new("L", (10, 3)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)

@@ -32,7 +32,7 @@ def test_files_copies_and_shards_of_both_kinds_have_the_same_marks(class_folders
     assert by_name(load_dataset(tmp_path / "shards")) == files
 
 
-def test_of_shards_with_an_index_no_picture_is_read_and_shrunk_ones_count_as_the_originals(
+def test_of_shards_with_an_index_no_image_is_read_and_shrunk_ones_count_as_the_originals(
     class_folders, tmp_path, monkeypatch
 ):
     write_shards(load_dataset(class_folders), tmp_path / "small", PackOptions(10**9, image_px=16))
@@ -54,7 +54,7 @@ def test_a_packed_record_has_the_mark_of_what_a_shard_of_it_holds(tmp_path):
 
 
 def many(folder, count):
-    """Files that only claim to be pictures: nothing decodes them."""
+    """Files that only claim to be images: nothing decodes them."""
     for number in range(count):
         (folder / f"{number:05d}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number:05d}.jpg", "label": "ab"[number % 2]} for number in range(count)]

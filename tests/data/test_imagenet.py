@@ -40,7 +40,7 @@ def imagenet(train: dict[str, int], val: dict[str, int] | None = None) -> ImageD
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, int]:
-    """1,281,167 pictures, 732 to 1,300 of a class."""
+    """1,281,167 images, 732 to 1,300 of a class."""
     counts = np.full(1000, 1300)
     counts[:3] = 732
     short = int(counts.sum()) - 1_281_167
@@ -54,7 +54,7 @@ def test_the_whole_set_is_not_remarked_on(whole):
     assert compare(imagenet(whole, dict.fromkeys(whole, 50)), "imagenet1k", strict=True) == ()
 
 
-def test_pictures_held_out_as_minival_are_counted(whole):
+def test_images_held_out_as_minival_are_counted(whole):
     data = imagenet(whole)
     split = data.split.copy()
     split[::50] = "minival"
@@ -78,7 +78,7 @@ def test_a_folder_too_many_is_named():
 
 
 def test_wrong_counts_are_named_and_refused_with_strict(whole):
-    """A class of which 600 pictures arrived, and one of val that lacks one."""
+    """A class of which 600 images arrived, and one of val that lacks one."""
     short = whole | {"n01440764": 600}
     val = dict.fromkeys(whole, 50) | {"n15075141": 49}
     assert each_mentions(
@@ -92,7 +92,7 @@ def test_wrong_counts_are_named_and_refused_with_strict(whole):
 
 
 def test_classes_that_make_up_for_each_other_are_named(whole):
-    """Pictures lie in another class's folder: the sum is right, one has too many and the other too few."""
+    """Images lie in another class's folder: the sum is right, one has too many and the other too few."""
     full, few = max(whole, key=lambda name: whole[name]), min(whole, key=lambda name: whole[name])
     strays = 1301 - whole[full]
     moved = whole | {full: 1301, few: whole[few] - strays}
@@ -108,14 +108,14 @@ def test_a_class_of_val_that_is_gone_is_named(whole):
     assert mentions(note, "n01440764: 0")
 
 
-def test_other_pictures_are_told_what_the_recipe_is_for():
+def test_other_images_are_told_what_the_recipe_is_for():
     (note,) = compare(imagenet({"cat": 2, "dog": 2}), "imagenet1k", strict=True)
     assert mentions(note, "ImageNet-1k", "1,000")
     assert "another set, of 2" in note
 
 
 def imagenet21k(classes: int, *others: str) -> ImageDataset:
-    """So many classes by their WordNet ids, and others, a picture each."""
+    """So many classes by their WordNet ids, and others, a image each."""
     return imagenet(dict.fromkeys([*(f"n{number:08d}" for number in range(classes)), *others], 1))
 
 
@@ -142,7 +142,7 @@ def test_an_imagenet21k_that_is_not_whole_is_named_and_refused_with_strict(class
     assert mentions(str(error.value), "--set", "made_for=null")
 
 
-def test_a_picture_in_train_and_val_is_left_there_in_the_published_sets(tmp_path):
+def test_a_image_in_train_and_val_is_left_there_in_the_published_sets(tmp_path):
     """Of ImageNet-21k over 100,000 are known; its figures are of the set as it is, whatever recipe it trains."""
     for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg"):
         paint(tmp_path / name, (90, 40, 160), int(name[-5]) % 3)  # the first and the last are the same
@@ -163,7 +163,7 @@ def test_other_sets_of_wordnets_are_no_imagenet21k():
 
 
 def test_the_recipes_for_imagenet_say_so():
-    """Those for pictures of one's own, and for other sets, take any."""
+    """Those for images of one's own, and for other sets, take any."""
     named_so = {name for name in RECIPES if get_recipe(name).made_for == "imagenet1k"}
     others = {name for name in RECIPES if get_recipe(name).made_for is None}
     assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_s_paper"} <= named_so
@@ -171,7 +171,7 @@ def test_the_recipes_for_imagenet_say_so():
     assert {"quick", "finetune", "transfer_paper", "transfer_released"} <= others
 
 
-def test_it_is_refused_before_any_picture_is_looked_at(tmp_path):
+def test_it_is_refused_before_any_image_is_looked_at(tmp_path):
     for name in ids()[:2]:
         paint(tmp_path / "in" / name / "1.jpg", (200, 60, 60))
         (tmp_path / "in" / name / "2.jpg").write_bytes(b"not a picture")
@@ -183,7 +183,7 @@ def test_it_is_refused_before_any_picture_is_looked_at(tmp_path):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    """Folders of each of the 1,000 classes, far from whole: a picture of each in train, and of one of them in val."""
+    """Folders of each of the 1,000 classes, far from whole: a image of each in train, and of one of them in val."""
     folder = tmp_path_factory.mktemp("short")
     for number, name in enumerate(ids()):
         for split in ("train", "val")[: 2 if number == 0 else 1]:
@@ -193,7 +193,7 @@ def short(tmp_path_factory):
     return folder
 
 
-def test_wrong_counts_are_said_before_any_picture_is_looked_at(short):
+def test_wrong_counts_are_said_before_any_image_is_looked_at(short):
     said: list[str] = []
     words = {"holdout": 0.2, "seed": 0, "say": said.append, "made_for": "imagenet1k"}
     assert len(prepare(Source(str(short)), strict=False, **words).train) == 1000

@@ -84,8 +84,8 @@ def sampled(sampling):
 @pytest.mark.parametrize("scale", jpeg.SCALES)
 @pytest.mark.parametrize("bottom", [1, 16, 17, 77, 128])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_rows_that_are_needed_are_those_of_the_whole_picture(sampling, bottom, scale):
-    """To the bit, up to the end of the row of blocks (8 or 16 rows): however colours are stored."""
+def test_rows_that_are_needed_are_those_of_the_whole_image(sampling, bottom, scale):
+    """To the bit, up to the end of the row of blocks (8 or 16 rows): however colors are stored."""
     content = sampled(sampling)
     found = jpeg.header(content)
     whole = jpeg.decode(content, found, scale, exact=False)
@@ -114,8 +114,8 @@ def test_where_the_first_rows_do_not_stand_alone_all_are_decoded_at_once(content
     assert np.array_equal(jpeg.decode(content, found, 1, exact=False, bottom=20), whole)
 
 
-def test_a_scan_of_one_colour_has_others_below_it():
-    """The scan's header: its length, two bytes, then how many colours it holds."""
+def test_a_scan_of_one_color_has_others_below_it():
+    """The scan's header: its length, two bytes, then how many colors it holds."""
     place = PLAIN.index(b"\xff\xda") + 4
     assert jpeg.header(PLAIN).rows_in_order is not None
     assert jpeg.header(PLAIN[:place] + b"\x01" + PLAIN[place + 1 :]).rows_in_order is None
@@ -145,7 +145,7 @@ def unless_lost(content, found, bottom):
 
 
 @given(place=st.integers(2, len(PLAIN) - 1), value=st.integers(1, 255), bottom=st.integers(1, 149))
-def test_damage_changes_the_needed_rows_as_it_changes_the_whole_picture(place, value, bottom):
+def test_damage_changes_the_needed_rows_as_it_changes_the_whole_image(place, value, bottom):
     content = PLAIN[:place] + bytes([PLAIN[place] ^ value]) + PLAIN[place + 1 :]
     if (found := jpeg.header(content)) is None:
         return
@@ -158,7 +158,7 @@ def test_damage_changes_the_needed_rows_as_it_changes_the_whole_picture(place, v
         assert np.array_equal(part, whole[: len(part)])
 
 
-def test_pictures_of_few_pixels_are_decoded_whole():
+def test_images_of_few_pixels_are_decoded_whole():
     assert jpeg.scales(jpeg.Header(63, 500, 1)) == (1,)
 
 
@@ -169,12 +169,12 @@ def test_the_orientation_is_exifs_and_1_where_that_is_nonsense(value):
     )
 
 
-def test_damaged_metadata_leaves_a_picture_upright():
+def test_damaged_metadata_leaves_a_image_upright():
     assert jpeg.header(encoded(scene(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")).orientation == 1
 
 
 def test_orientation_in_xmp_counts_as_in_pillow():
-    """Where EXIF says nothing, Pillow reads XMP; so the picture is left to it. EXIF goes first."""
+    """Where EXIF says nothing, Pillow reads XMP; so the image is left to it. EXIF goes first."""
     assert jpeg.header(with_segment(PLAIN, 0xE1, XMP)) is None
     with open_stored(with_segment(PLAIN, 0xE1, XMP)) as picture:
         assert picture.orientation == 6
@@ -183,7 +183,7 @@ def test_orientation_in_xmp_counts_as_in_pillow():
 
 
 def keep_untransformed():
-    """An RGB picture stored without the transform to YCbCr, which Adobe's segment says."""
+    """An RGB image stored without the transform to YCbCr, which Adobe's segment says."""
     return encoded(scene(), keep_rgb=True)
 
 
@@ -212,7 +212,7 @@ def test_everything_unusual_is_left_to_pillow(content):
     assert jpeg.header(content) is None
 
 
-def test_pictures_that_pillow_warns_of_are_left_to_it(monkeypatch):
+def test_images_that_pillow_warns_of_are_left_to_it(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 149 - 1)
     assert jpeg.header(PLAIN) is None
     with open_stored(PLAIN) as picture, warnings.catch_warnings():

@@ -64,14 +64,14 @@ def test_batches_are_uint8_in_channels_last_memory_with_their_labels(class_folde
     assert batch.images.float().mean((2, 3)).argmax(1).tolist() == [2, 1, 0]
 
 
-def test_every_draw_of_a_picture_is_cut_anew_and_can_be_repeated(class_folders):
+def test_every_draw_of_a_image_is_cut_anew_and_can_be_repeated(class_folders):
     reader = pictures(load_dataset(class_folders))
     first, again, later = (reader.batch(request([5], [turn])).images for turn in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
 
-def test_an_unreadable_picture_is_replaced_by_another_of_its_class_and_told(class_folders):
+def test_an_unreadable_image_is_replaced_by_another_of_its_class_and_told(class_folders):
     dataset = load_dataset(class_folders)
     gone = int(np.flatnonzero(dataset.labels == 1)[3])
     (class_folders / dataset.paths[gone]).write_bytes(b"no longer a picture")
@@ -105,7 +105,7 @@ def test_padding_is_of_the_networks_mean(class_folders, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_readable_picture_once_in_order(workers, class_folders):
+def test_evaluation_sees_every_readable_image_once_in_order(workers, class_folders):
     dataset = load_dataset(class_folders)
     (class_folders / dataset.paths[7]).write_bytes(b"")
     batches = list(evaluation_batches(dataset, WHOLE, batch_images=10, workers=workers))
@@ -134,7 +134,7 @@ class FromMemory:
         return self
 
 
-def test_pictures_are_the_same_wherever_their_bytes_come_from(class_folders):
+def test_images_are_the_same_wherever_their_bytes_come_from(class_folders):
     dataset = load_dataset(class_folders)
     reader = TrainingImages(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset))
     assert torch.equal(
@@ -177,7 +177,7 @@ def test_readers_read_on_when_a_window_is_closed(class_folders):
 
 
 def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
-    """Pictures alone lie there, and as many of them whatever is trained."""
+    """Images alone lie there, and as many of them whatever is trained."""
     with pytest.raises(InputError, match=mentioning("--workers")) as error, worker_errors():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that")
     assert not isinstance(error.value, ReaderKilledError)

@@ -128,7 +128,7 @@ def test_a_fourth_band_of_eight_bits_that_gdal_calls_alpha(tmp_path):
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(["whole", "crop", "pad"]), st.integers(1, 7), st.integers(0, 5))
 def test_framing_treats_every_channel_alike(framing, channels, seed):
-    """A picture of n channels is framed as each of its channels would be alone, thrice as red, green and blue."""
+    """A image of n channels is framed as each of its channels would be alone, thrice as red, green and blue."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (int(rng.integers(20, 60)), int(rng.integers(20, 60)), channels), np.uint8)
     mean = tuple(rng.uniform(0.2, 0.8, channels))
@@ -181,7 +181,7 @@ class _nothing_counted:  # noqa: N801 - stands for a function
         return None
 
 
-def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
+def test_images_that_do_not_fit_are_refused_by_name(tmp_path):
     five = named(write_raster(tmp_path / "five.tif", deep()), "B02", "B03", "B04", "B08", "B11")
     swapped = named(write_raster(tmp_path / "swapped.tif", deep()), "B04", "B03", "B02", "B08", "B11")
     three = str(write_raster(tmp_path / "three.tif", deep(3)))
@@ -218,7 +218,7 @@ def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_
 
 
 def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
-    """Colours that all rasters name are seen of all; 8 bits of one or three bands alone are ordinary pictures."""
+    """Colours that all rasters name are seen of all; 8 bits of one or three bands alone are ordinary images."""
     three = str(write_raster(tmp_path / "three.tif", deep(3), photometric="RGB"))
     four = str(write_raster(tmp_path / "four.tif", deep(4), photometric="RGB", alpha="unspecified"))
     for files in ([three, four], [four, three]):
@@ -243,7 +243,7 @@ def test_bands_in_pages_are_told(tmp_path):
 
 
 def paged(path, *sides, kind=np.uint8):
-    """A grey TIFF of pages of these sides."""
+    """A gray TIFF of pages of these sides."""
     from PIL import Image
 
     pages = [Image.fromarray(RNG.integers(0, 256, (px, px)).astype(kind)) for px in sides]
@@ -269,7 +269,7 @@ def test_bands_in_pages_are_not_left_out_unsaid(tmp_path, asked, kind):
     assert measure_bands([pages, plain], (1,), seed=0).numbers == (1,)
 
 
-def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_path):
+def test_an_ordinary_image_among_rasters_is_passed_over_when_asked_for(tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     path = write_raster(tmp_path / "set/a/one.tif", deep())
     paint(tmp_path / "set/a/two.jpg", (9, 9, 9))

@@ -36,8 +36,8 @@ def of_class(dataset: ImageDataset) -> list[int]:
     return np.bincount(dataset.labels[dataset.split == "minival"]).tolist()
 
 
-def test_each_class_gives_its_share_to_the_picture():
-    """100 pictures of 50, 30, 20: of 10 they give 5, 3, 2. Of 7 it would be 3.5, 2.1, 1.4: the half is rounded up."""
+def test_each_class_gives_its_share_to_the_image():
+    """100 images of 50, 30, 20: of 10 they give 5, 3, 2. Of 7 it would be 3.5, 2.1, 1.4: the half is rounded up."""
     labels = [0] * 50 + [1] * 30 + [2] * 20
     assert of_class(with_minival(dataset(labels), size=10)[0]) == [5, 3, 2]
     assert of_class(with_minival(dataset(labels), size=7)[0]) == [4, 2, 1]
@@ -52,7 +52,7 @@ def test_a_rare_class_gives_one_and_keeps_one():
 
 
 def test_imagenets_twenty_five_thousand():
-    """1,000 classes of 732 to 1,300 pictures, as many as ImageNet's train: 25,000 in all, each class within one."""
+    """1,000 classes of 732 to 1,300 images, as many as ImageNet's train: 25,000 in all, each class within one."""
     sizes = np.array([732 + 568 * number // 999 for number in range(1000)])
     held, note = with_minival(dataset(np.repeat(np.arange(1000), sizes).tolist()), size=25_000)
     counts = np.array(of_class(held))
@@ -62,7 +62,7 @@ def test_imagenets_twenty_five_thousand():
 
 
 def test_val_and_test_are_left_alone():
-    """Pictures without a split are training pictures, as everywhere."""
+    """Images without a split are training images, as everywhere."""
     split = ["train", "", "val", "test"] * 20
     held, _ = with_minival(dataset([0, 1] * 40, split=split), size=10)
     now = pd.crosstab(pd.Series(split), pd.Series(held.split))
@@ -70,7 +70,7 @@ def test_val_and_test_are_left_alone():
     assert now["minival"].sum() == 10
 
 
-def test_the_same_pictures_in_any_order_and_in_shards():
+def test_the_same_images_in_any_order_and_in_shards():
     labels = np.random.default_rng(0).integers(0, 3, 90)
     paths = [f"c{label}/{number}.jpg" for number, label in enumerate(labels)]
     there = chosen(with_minival(dataset(labels, paths), size=12)[0])
@@ -134,7 +134,7 @@ def test_fewer_than_classes_or_more_than_train_can_spare_is_refused(size):
 
 
 def test_a_class_that_would_stand_in_minival_alone_is_refused():
-    """A class of one picture, and one of two that are the same file."""
+    """A class of one image, and one of two that are the same file."""
     with pytest.raises(InputError, match=mentioning("12", "c001", "--set", "minival=null")):
         with_minival(dataset([0] * 10 + [1]), size=3)
     contents = np.array([*range(10), 10, 10])

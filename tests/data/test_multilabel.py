@@ -43,7 +43,7 @@ def names(dataset):
     return [{dataset.class_names[one] for one in row if one >= 0} for row in dataset.targets]
 
 
-def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
+def test_each_image_has_its_labels_the_rarest_first(tmp_path):
     dataset = load_dataset(table(tmp_path), label_separator=";")
     assert dataset.class_names == ("animal", "cat", "dog", "tree")
     assert dataset.table["label"].tolist() == [
@@ -156,7 +156,7 @@ def test_class_folders_give_one_label(tmp_path):
 
 
 def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
-    """``animal`` is never the rarest of a picture, and is in both parts all the same."""
+    """``animal`` is never the rarest of a image, and is in both parts all the same."""
     rows = {f"{n}.png": ("cat;animal", "dog;animal", "tree", "dog;tree;animal")[n % 4] for n in range(40)}
     dataset = load_dataset(table(tmp_path, rows), label_separator=";")
     assert "animal" not in {dataset.class_names[label] for label in dataset.labels}
@@ -167,7 +167,7 @@ def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
         assert len(held.subset("val")) == 8, note
 
 
-def test_a_class_of_one_picture_cannot_be_held_out_wherever_its_label_stands(tmp_path):
+def test_a_class_of_one_image_cannot_be_held_out_wherever_its_label_stands(tmp_path):
     rows = {f"{n}.png": "a" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b"}
     with pytest.raises(InputError, match=mentioning("14", "once")):
         with_holdout(load_dataset(table(tmp_path, rows), label_separator=";"), seed=0)

@@ -35,7 +35,7 @@ PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 
 
 @given(images=st.integers(1, 50), batch=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 9))
-def test_every_picture_comes_once_an_epoch(images, batch, epochs, seed):
+def test_every_image_comes_once_an_epoch(images, batch, epochs, seed):
     steps = max(3, -(-images * epochs // batch))
     batches = ProgressiveBatchSampler(images, batch_images=batch, progressive=PLAN, steps=steps, seed=seed)
     drawn = [index for group in batches for index, _ in group]
@@ -72,7 +72,7 @@ def test_the_length_is_that_of_the_whole_run():
 @given(
     images=st.integers(1, 40), micro=st.integers(1, 4), accumulate=st.integers(1, 4), world=st.integers(1, 3)
 )
-def test_micro_batches_of_a_step_are_its_pictures(images, micro, accumulate, world):
+def test_micro_batches_of_a_step_are_its_images(images, micro, accumulate, world):
     """One after the other those of a step alone, with its setting; each process has as many of each."""
     words = {"batch_images": micro * accumulate * world, "progressive": PLAN, "steps": 4}
     ranks = [
@@ -88,7 +88,7 @@ def test_micro_batches_of_a_step_are_its_pictures(images, micro, accumulate, wor
 
 
 @given(images=st.integers(1, 40), share=st.integers(1, 8), world=st.integers(1, 5), steps=st.integers(3, 12))
-def test_processes_share_the_pictures_of_each_step(images, share, world, steps):
+def test_processes_share_the_images_of_each_step(images, share, world, steps):
     """As many each; together those of one process alone, each as often as there, with the same setting."""
     words = {"batch_images": share * world, "progressive": PLAN, "steps": steps}
     ranks = [list(ProgressiveBatchSampler(images, **words, rank=rank, world=world)) for rank in range(world)]
@@ -99,7 +99,7 @@ def test_processes_share_the_pictures_of_each_step(images, share, world, steps):
     assert drawn == [sorted((index, setting.image_px) for index, setting in batch) for batch in alone]
 
 
-def test_two_processes_never_train_on_the_same_picture():
+def test_two_processes_never_train_on_the_same_image():
     first, second = (
         list(ProgressiveBatchSampler(48, batch_images=16, progressive=PLAN, steps=3, rank=rank, world=2))
         for rank in (0, 1)
@@ -245,7 +245,7 @@ OTHERS = {
         ("with_transformers", "gradient_accumulation_steps=2, per_device_train_batch_size=8"),
     ],
 )
-def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, words):
+def test_the_examples_grow_images_and_dropout_in_other_loops(script, words):
     """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again.
 
     They take any network, and say what it lacks.
@@ -318,7 +318,7 @@ def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
 
 
 @pytest.mark.parametrize("plan", ["the page's", "efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"])
-def test_the_examples_pictures_are_made_for_every_stage_of_any_plan(plan, monkeypatch):
+def test_the_examples_images_are_made_for_every_stage_of_any_plan(plan, monkeypatch):
     """All draws of RandAugment at the magnitudes of the paper, at 16 px to be quick."""
     photos = _photos(monkeypatch)
     progressive = _run_page("PLAN = ")["PLAN"] if plan == "the page's" else paper(plan)
@@ -409,7 +409,7 @@ def _run_page(*pieces, **changed):
 
 
 def test_the_pages_pieces_are_a_whole_script(tmp_path, monkeypatch, capsys):
-    """Plan, data set and loop, typed one after the other beside a folder of pictures."""
+    """Plan, data set and loop, typed one after the other beside a folder of images."""
     for number in range(32):
         folder = tmp_path / "photos" / f"class {number % 2}"
         folder.mkdir(parents=True, exist_ok=True)

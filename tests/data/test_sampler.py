@@ -28,8 +28,8 @@ def rows(requests):
     return [(r.step, r.group, r.setting.image_px, r.samples.tolist(), r.turns.tolist()) for r in requests]
 
 
-def test_an_epoch_sees_every_picture_once_even_if_steps_straddle_it():
-    """88 draws of 44 pictures are two passes, whatever the batch."""
+def test_an_epoch_sees_every_image_once_even_if_steps_straddle_it():
+    """88 draws of 44 images are two passes, whatever the batch."""
     drawn = np.concatenate([r.samples for r in sampler()])
     epochs = np.concatenate([r.turns for r in sampler()])
     for epoch in (0, 1):
@@ -58,8 +58,8 @@ def test_the_setting_of_the_step_travels_with_the_request():
         assert request.setting == PLAN.at(request.step, steps=11)
 
 
-def test_equal_balance_draws_each_class_a_third_and_every_picture_equally_often():
-    """44 draws over 3 classes: 15, 15, 14 by largest remainder; over many epochs no picture is preferred."""
+def test_equal_balance_draws_each_class_a_third_and_every_image_equally_often():
+    """44 draws over 3 classes: 15, 15, 14 by largest remainder; over many epochs no image is preferred."""
     order, _ = epoch_order(LABELS, "equal", Key.of(0), 0)
     assert sorted(np.bincount(LABELS[order])) == [14, 15, 15]
     seen = np.bincount(
@@ -94,7 +94,7 @@ def test_order_depends_on_seed_and_epoch_alone(epoch):
 
 @pytest.mark.parametrize("balance", [None, "sqrt", "equal"])
 def test_no_two_draws_of_a_run_have_the_same_id(balance):
-    """A rare class's picture that comes several times an epoch is cut and augmented anew each time."""
+    """A rare class's image that comes several times an epoch is cut and augmented anew each time."""
     ids = np.concatenate([r.ids for r in sampler(balance=balance, steps=60)])
     assert len(set(ids.tolist())) == len(ids)
 

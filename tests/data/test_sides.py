@@ -30,8 +30,8 @@ def test_where_a_header_is_not_enough_it_is_not_known(class_folders, tmp_path, m
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_side_of_most_pictures_is_known_wherever_they_lie(class_folders, tmp_path, packed):
-    """Of 48 pictures of 48 px three are larger, one unreadable; a hundred say it for all."""
+def test_the_side_of_most_images_is_known_wherever_they_lie(class_folders, tmp_path, packed):
+    """Of 48 images of 48 px three are larger, one unreadable; a hundred say it for all."""
     for place in range(3):
         Image.new("RGB", (400, 300)).save(class_folders / f"red/red_0{place}.jpg")
     (class_folders / "blue/blue_02.jpg").write_bytes(b"no picture")
@@ -42,7 +42,7 @@ def test_the_side_of_most_pictures_is_known_wherever_they_lie(class_folders, tmp
     assert median_shorter_side(dataset) == 48
 
 
-def test_the_side_of_no_picture_is_unknown(tmp_path):
+def test_the_side_of_no_image_is_unknown(tmp_path):
     for name in ("red/a.jpg", "blue/b.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"no picture")

@@ -33,7 +33,7 @@ def dataset(labels, **columns) -> ImageDataset:
 
 
 def parts_of(values, split) -> int:
-    """The most splits that pictures of one value stand in."""
+    """The most splits that images of one value stand in."""
     return int(pd.DataFrame({"value": values, "split": split}).groupby("value")["split"].nunique().max())
 
 
@@ -105,14 +105,14 @@ def test_folds_keep_together_what_belongs_together(data, k):
         assert set(given_.labels[fold != out]) == set(range(len(given_.class_names)))
 
 
-def test_no_fold_is_empty_though_each_class_has_fewer_pictures_than_folds():
+def test_no_fold_is_empty_though_each_class_has_fewer_images_than_folds():
     data = dataset([0, 0, 0, 1, 1, 1])
     for seed in range(10):
         fold = assign_folds(data, k=5, seed=seed).fold_of_image(6)
         assert sorted(np.bincount(fold, minlength=5)) == [1, 1, 1, 1, 2]
 
 
-def test_lone_pictures_are_stratified_to_the_picture():
+def test_lone_images_are_stratified_to_the_image():
     """20 % of 50, 30 and 10; of the last two, one, since each class is validated on."""
     labels = np.repeat([0, 1, 2, 3], [50, 30, 10, 2])
     held, note = with_holdout(dataset(labels), seed=0)
@@ -120,14 +120,14 @@ def test_lone_pictures_are_stratified_to_the_picture():
     assert mentions(note, "19", "92", "21", "val", "0")
 
 
-def test_another_seed_holds_out_other_pictures_of_the_same_number():
+def test_another_seed_holds_out_other_images_of_the_same_number():
     data = dataset(np.repeat([0, 1], 100))
     chosen = [np.flatnonzero(with_holdout(data, seed=seed)[0].split == "val") for seed in range(2)]
     assert len(chosen[0]) == len(chosen[1]) == 40
     assert len(np.intersect1d(*chosen)) < 20  # 8 of 40 expected
 
 
-def test_every_picture_is_held_out_as_often_as_another():
+def test_every_image_is_held_out_as_often_as_another():
     data = dataset(np.repeat([0, 1], [20, 10]))
     held = sum((with_holdout(data, seed=seed)[0].split == "val").astype(int) for seed in range(300))
     assert held.sum() == 300 * 6
@@ -215,7 +215,7 @@ def test_a_class_with_one_group_parts_groups_and_says_so():
     assert set(held.labels[held.split == "val"]) == {0, 1}
 
 
-def test_pictures_without_a_group_stand_alone():
+def test_images_without_a_group_stand_alone():
     data = dataset(np.repeat([0, 1], 20), group=[None] * 38 + ["x", "x"])
     held, note = with_holdout(data, seed=0)
     assert (held.split == "val").sum() == 8
@@ -223,7 +223,7 @@ def test_pictures_without_a_group_stand_alone():
 
 
 def test_pairs_of_copies_still_reach_both_parts():
-    """Two pictures of a class, each there twice: one pair is trained on, the other validated on."""
+    """Two images of a class, each there twice: one pair is trained on, the other validated on."""
     data = dataset([0, 0, 0, 0] + [1] * 40)
     for seed in range(5):
         held, _ = with_holdout(data, seed=seed, contents=np.r_[0, 0, 1, 1, 2:42])
@@ -246,7 +246,7 @@ def test_a_given_val_is_left_alone_and_test_is_never_touched():
     assert sorted(fold[:8]) == [0] * 4 + [1] * 4
 
 
-def test_a_class_with_one_picture_is_refused_by_name():
+def test_a_class_with_one_image_is_refused_by_name():
     with pytest.raises(InputError, match=mentioning("all.csv", "8", "'c2'", "6.jpg")):
         with_holdout(dataset([0, 0, 0, 1, 1, 1, 2]), seed=0)
     with pytest.raises(InputError, match=mentioning("'c1'", "3")):
@@ -278,14 +278,14 @@ def test_a_fraction_lies_between_0_and_1(fraction):
         assign_folds(dataset([0, 0, 1, 1]), k=1, seed=0)
 
 
-def test_a_number_of_pictures_can_be_held_out():
+def test_a_number_of_images_can_be_held_out():
     """Forty of 400, two classes of 200: 20 of each."""
     held, note = with_holdout(dataset([0] * 200 + [1] * 200), fraction=40, seed=0)
     assert [(held.split[part] == "val").sum() for part in (slice(200), slice(200, 400))] == [20, 20]
     assert mentions(note, "40", "400", "10")
 
 
-def test_more_pictures_than_there_are_cannot_be_held_out():
+def test_more_images_than_there_are_cannot_be_held_out():
     with pytest.raises(InputError, match=mentioning("100,000", "4")):
         with_holdout(dataset([0, 0, 1, 1]), fraction=100_000, seed=0)
 
@@ -305,7 +305,7 @@ def test_groups_that_splits_part_are_counted_and_the_first_named():
 
 
 def test_groups_that_no_split_parts_are_no_matter():
-    """Two words for train part nothing, and pictures without a group belong to none."""
+    """Two words for train part nothing, and images without a group belong to none."""
     data = dataset([0, 1] * 3, split=["train", "", "val"] * 2, group=["p", "p", "q", "p", None, None])
     assert split_groups_warning(data) == ""
     assert split_groups_warning(dataset([0, 1], split=["train", "val"], group=[None, None])) == ""

@@ -152,7 +152,7 @@ def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
 
 @pytest.mark.parametrize(("written", "named"), [(NFC, NFD), (NFD, NFC)])
 def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder):
-    """A table of a spreadsheet's, beside pictures that a Mac has packed; copies still know their origin."""
+    """A table of a spreadsheet's, beside images that a Mac has packed; copies still know their origin."""
     (folder / named).mkdir()
     for old, new in (("0.png", f"{named}/{named}.png"), ("1.png", f"{named}/copy.png")):
         (folder / old).rename(folder / new)
@@ -393,7 +393,7 @@ def test_files_that_are_no_tables_are_refused(folder):
         ("photo.cr2", ("JPEG",)),
     ],
 )
-def test_what_pictures_and_tables_come_in_is_refused_with_what_to_do_first(folder, name, fix):
+def test_what_images_and_tables_come_in_is_refused_with_what_to_do_first(folder, name, fix):
     with pytest.raises(InputError, match=mentioning(*fix)):
         load_dataset(write(folder, "x", name))
 

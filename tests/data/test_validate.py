@@ -47,7 +47,7 @@ def good(tmp_path: Path) -> ImageDataset:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 @pytest.mark.parametrize("px", [2, 40, 300])
-def test_whole_pictures_are_usable(tmp_path, kind, px):
+def test_whole_images_are_usable(tmp_path, kind, px):
     (tmp_path / "x").write_bytes(encoded(0, kind, px))
     assert probe(str(tmp_path / "x")).reason == ""
 
@@ -110,7 +110,7 @@ def test_a_flipped_byte_in_a_png_is_found(tmp_path):
     assert mentions(probe(str(tmp_path / "x.png")).reason, "decoded")
 
 
-def test_missing_files_and_folders_are_no_pictures(tmp_path):
+def test_missing_files_and_folders_are_no_images(tmp_path):
     assert probe(str(tmp_path / "none.jpg")).reason == "does not exist"
     assert mentions(probe(str(tmp_path)).reason, "directory")
 
@@ -181,7 +181,7 @@ def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
     assert mentions(one.notes[0], "600", "900")
 
 
-def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
+def test_a_image_in_train_and_val_is_refused_by_both_names(tmp_path):
     files = {
         f"{s}/{c}/{i}.jpg": encoded(i + 10 * ord(s[0]) + ord(c))
         for s in ("train", "val")
@@ -219,7 +219,7 @@ def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
     assert report.notes == ()
 
 
-def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
+def test_images_that_become_rgb_are_counted_by_kind(tmp_path):
     """Said before the first step: a network of three channels sees no near infrared, and no alpha."""
     rng = np.random.default_rng(0)
     for mode, count in (("L", 10), ("RGBA", 4), ("CMYK", 2)):
@@ -266,7 +266,7 @@ def deep_png(values):
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def test_colour_pictures_need_no_note(good):
+def test_color_images_need_no_note(good):
     assert validate_images(good, workers=1).notes == ()
 
 

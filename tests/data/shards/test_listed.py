@@ -20,7 +20,7 @@ from efficientnetv2.utils.errors import InputError
 
 @pytest.fixture
 def packed(class_folders, tmp_path):
-    """48 pictures in 12 shards of 4; their dataset, as a run writes it beside itself."""
+    """48 images in 12 shards of 4; their dataset, as a run writes it beside itself."""
     write_shards(
         load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_pictures=4)
     )
@@ -119,8 +119,8 @@ def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tm
         load_dataset(tmp_path / "runs/one/manifest.csv")
 
 
-def test_pictures_of_one_name_cannot_be_told_apart_by_a_table(class_folders, tmp_path):
-    """Tars of others may say the same path of two pictures; a table of them would point to either."""
+def test_images_of_one_name_cannot_be_told_apart_by_a_table(class_folders, tmp_path):
+    """Tars of others may say the same path of two images; a table of them would point to either."""
     with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
         for number, name in enumerate(("red", "blue")):
             facts = json.dumps({"path": "one.jpg", "label": name}).encode()

@@ -27,7 +27,7 @@ from efficientnetv2.utils.errors import InputError
 
 @pytest.fixture
 def shards(class_folders: Path, tmp_path: Path) -> Path:
-    """48 pictures in 12 shards of 4."""
+    """48 images in 12 shards of 4."""
     write_shards(
         load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_pictures=4)
     )
@@ -73,7 +73,7 @@ def test_a_manifest_written_beside_a_run_is_read_back_equal(shards, tmp_path):
     ]
 
 
-def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_folders, tmp_path):
+def test_a_whole_set_needs_no_look_at_its_images_and_knows_its_copies(class_folders, tmp_path):
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "red/red_99.jpg")
     files = load_dataset(class_folders)
     write_shards(files, tmp_path / "shards", PackOptions(10**9))
@@ -189,7 +189,7 @@ def test_an_index_that_names_too_few_shards_is_refused(shards):
         load_dataset(shards)
 
 
-def test_an_index_that_lists_a_picture_twice_is_refused(shards):
+def test_an_index_that_lists_a_image_twice_is_refused(shards):
     table = pq.read_table(shards / "index.parquet")
     pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), shards / "index.parquet")
     with pytest.raises(InputError, match="lists an image twice"):
@@ -252,7 +252,7 @@ def test_tars_beside_folders_of_a_system_are_shards(shards):
     assert len(load_dataset(shards)) == 48
 
 
-def test_a_table_of_pictures_called_index_is_a_table(class_folders, tmp_path):
+def test_a_table_of_images_called_index_is_a_table(class_folders, tmp_path):
     rows = [("pictures/red/red_00.jpg", "red"), ("pictures/green/green_00.jpg", "green")]
     pq.write_table(
         pa.Table.from_pandas(pd.DataFrame(rows, columns=["path", "label"])), tmp_path / "index.parquet"
@@ -301,7 +301,7 @@ def test_a_folder_above_may_be_called_with_braces_and_brackets(shards, tmp_path)
     assert load_dataset(folder / "list.csv").labels.tolist() == whole.labels.tolist()
 
 
-def test_shards_know_their_pictures(shards):
+def test_shards_know_their_images(shards):
     with pytest.raises(InputError, match=mentioning("--path-column", "shard")):
         load_dataset(shards, path_column="file")
 

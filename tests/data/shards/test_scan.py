@@ -217,7 +217,7 @@ def test_what_is_no_tar_at_all_is_named(jpegs, tmp_path):
         load_dataset(tmp_path / "set")
 
 
-def test_pictures_without_a_label_are_refused_for_training_and_taken_for_prediction(jpegs, tmp_path):
+def test_images_without_a_label_are_refused_for_training_and_taken_for_prediction(jpegs, tmp_path):
     members = plain(jpegs)
     del members["0003.cls"]
     file = str(write(tmp_path / "x.tar", members))
@@ -264,7 +264,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
         validate_images(dataset, workers=1, strict=True)
 
 
-def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
+def test_a_cls_that_was_lost_costs_its_image_alone(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
     content = bytearray(file.read_bytes())
     for lost in (3, 7):  # as many members come before, two a picture
@@ -277,7 +277,7 @@ def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
     assert mentions(note, "x.tar", "0001", "0003", "0001.cls")
 
 
-def test_pictures_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs, tmp_path):
+def test_images_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", {f"{n:02d}.jpg": jpeg for n, jpeg in enumerate(jpegs)})
     content = bytearray(file.read_bytes())
     broken = headers(file)[5].offset
@@ -289,7 +289,7 @@ def test_pictures_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs
         load_dataset(str(file))
 
 
-def test_a_tar_cut_between_a_picture_and_its_label_loses_the_picture(jpegs, tmp_path):
+def test_a_tar_cut_between_a_image_and_its_label_loses_the_image(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
     file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
     dataset = load_dataset(str(file))
@@ -374,7 +374,7 @@ def test_many_faults_are_counted(jpegs, tmp_path):
     assert mentions(note, "x.tar", "2.json", "3.json", "4.json", "3")
 
 
-def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
+def test_unreadable_images_are_found_by_a_look_at_each(jpegs, tmp_path):
     """Nobody looked at them when they were packed; so copies are found here too."""
     twice = [jpegs[0], *jpegs[:11] * 3]
     members = plain(twice)
@@ -403,7 +403,7 @@ def test_samples_that_cannot_be_told_apart_are_refused(names, message, jpegs, tm
         load_dataset(str(tmp_path / "x.tar"))
 
 
-def test_of_several_pictures_the_plain_one_is_the_sample_s(jpegs, tmp_path):
+def test_of_several_images_the_plain_one_is_the_sample_s(jpegs, tmp_path):
     members = {}
     for number, jpeg in enumerate(jpegs):
         members |= {f"{number}.mask.png": b"0", f"{number}.jpg": jpeg, f"{number}.cls": b"%d" % (number % 2)}
@@ -428,7 +428,7 @@ def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
 
 
 def described(jpegs, facts):
-    """Two pictures of a class each, and what their .json say beside the label."""
+    """Two images of a class each, and what their .json say beside the label."""
     members = {}
     for number, (jpeg, more) in enumerate(zip(jpegs, facts, strict=False)):
         members |= {

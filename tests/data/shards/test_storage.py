@@ -35,7 +35,7 @@ from efficientnetv2.utils.rng import Key
 
 @pytest.fixture
 def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """48 pictures in 5 shards."""
+    """48 images in 5 shards."""
     write_shards(
         load_dataset(class_folders), tmp_path / "served/shards", PackOptions(10**9, shard_pictures=10)
     )
@@ -94,7 +94,7 @@ def test_what_lies_far_apart_is_fetched_apart(tmp_path, monkeypatch):
         ]  # fmt: skip
 
 
-def test_a_picture_drawn_twice_is_asked_for_once(tmp_path, monkeypatch):
+def test_a_image_drawn_twice_is_asked_for_once(tmp_path, monkeypatch):
     """fsspec 2026.2 to 2026.7 take each of two equal ranges to lie within the other, and drop both."""
 
     def merged(shards, starts, stops, **words):
@@ -124,7 +124,7 @@ def test_a_busy_server_is_asked_again(status, server):
 
 
 def test_a_server_that_stays_broken_stops_the_run_naming_shard_and_bytes(server):
-    """Not taken for a damaged picture: another would stand in, and the run be another one after all."""
+    """Not taken for a damaged image: another would stand in, and the run be another one after all."""
     dataset = load_dataset(f"{server.url}/shards")
     row = dataset.table.iloc[0]
     where = f"bytes {row['shard_offset']} to {row['shard_offset'] + row['shard_bytes']}"
@@ -227,7 +227,7 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
         source_reader(dataset).source(int(rows.index[-1]))
 
 
-def test_a_server_without_ranges_is_recognised_and_told(server):
+def test_a_server_without_ranges_is_recognized_and_told(server):
     dataset = load_dataset(f"{server.url}/shards")
     server.no_ranges = True
     with pytest.raises(InputError, match=r"sends the whole file.*nginx"):

@@ -35,7 +35,7 @@ PARTIAL = ".out.effnetv2-partial"
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """40 pictures in three splits, with groups, places and a column of the user's own."""
+    """40 images in three splits, with groups, places and a column of the user's own."""
     rows = []
     for number in range(40):
         path = paint(tmp_path / f"pictures/{number:02d}.jpg", (5 * number, 90, 60), number)
@@ -91,7 +91,7 @@ def test_python_alone_reads_the_tars_and_finds_what_the_files_are(table, tmp_pat
     assert found == originals_of
 
 
-def test_offsets_in_the_index_are_where_tarfile_finds_the_pictures(table, tmp_path):
+def test_offsets_in_the_index_are_where_tarfile_finds_the_images(table, tmp_path):
     packed = write_shards(load_dataset(table), tmp_path / "shards", SMALL)
     there = {}
     for number, shard in enumerate(packed.index.shards):
@@ -105,7 +105,7 @@ def test_offsets_in_the_index_are_where_tarfile_finds_the_pictures(table, tmp_pa
     assert [tuple(row) for row in rows.to_numpy().tolist()] == [there[row] for row in range(len(rows))]
 
 
-def test_shards_have_as_many_pictures_as_asked_for_and_the_order_is_drawn(table, tmp_path):
+def test_shards_have_as_many_images_as_asked_for_and_the_order_is_drawn(table, tmp_path):
     files = load_dataset(table)
     packed = write_shards(files, tmp_path / "a", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=1))
     counts = {split: [s.pictures for s in packed.index.shards if s.name.startswith(split)] for split in
@@ -125,7 +125,7 @@ def test_shards_have_as_many_pictures_as_asked_for_and_the_order_is_drawn(table,
     assert sorted(other.index.table["shard_content"]) == sorted(packed.index.table["shard_content"])
 
 
-def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alone(tmp_path):
+def test_larger_images_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alone(tmp_path):
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 300, 3), dtype=np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6  # stored on its side
@@ -154,7 +154,7 @@ def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alo
 
 
 @pytest.mark.parametrize("orientation", [1, 3])
-def test_a_shrunk_picture_is_not_stretched_where_its_side_is_no_multiple_of_the_decoders_scale(orientation):
+def test_a_shrunk_image_is_not_stretched_where_its_side_is_no_multiple_of_the_decoders_scale(orientation):
     """A line near the right edge of 1,025 pixels, of which an eighth is 128 and a bit."""
     from efficientnetv2.data.shards.writer import shrink
 
@@ -173,7 +173,7 @@ def test_a_shrunk_picture_is_not_stretched_where_its_side_is_no_multiple_of_the_
     assert (dark * columns).sum() / dark.sum() == pytest.approx(809 / 1025 * 64, abs=0.1)
 
 
-def test_a_shrunk_picture_is_the_shrunk_picture():
+def test_a_shrunk_image_is_the_shrunk_image():
     """Against Pillow's full decode and resize, within what JPEG loses."""
     from efficientnetv2.data.shards.writer import shrink
 
@@ -188,7 +188,7 @@ def test_a_shrunk_picture_is_the_shrunk_picture():
     assert difference.mean() < 1.5
 
 
-def test_unreadable_pictures_are_left_out_and_listed(tmp_path):
+def test_unreadable_images_are_left_out_and_listed(tmp_path):
     for number in range(40):
         paint(tmp_path / f"pictures/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
     (tmp_path / "pictures/a/00.jpg").write_bytes(b"no picture")
@@ -202,7 +202,7 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path):
 
 
 def damaged(folder: Path, row: pd.Series) -> None:
-    """Zeros where the middle of a picture was, as a disk that lost a block gives them."""
+    """Zeros where the middle of a image was, as a disk that lost a block gives them."""
     file = folder / f"train-{row['shard']:06d}.tar"
     content = bytearray(file.read_bytes())
     middle = row["shard_offset"] + row["shard_bytes"] // 2
@@ -211,8 +211,8 @@ def damaged(folder: Path, row: pd.Series) -> None:
 
 
 @pytest.mark.parametrize("image_px", [None, 40])
-def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_path):
-    """A JPEG with a hole still decodes, to another picture; its checksum tells."""
+def test_a_image_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_path):
+    """A JPEG with a hole still decodes, to another image; its checksum tells."""
     packed = write_shards(load_dataset(table), tmp_path / "shards", PackOptions(10**9, image_px=image_px))
     rows = packed.index.table
     assert rows["shard_crc32"].tolist() == [
@@ -291,7 +291,7 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
     ("bad", "strict", "said"),
     [(1, True, ("--strict",)), (3, False, ("more than 5 % of the images cannot be used",))],
 )
-def test_too_many_unreadable_pictures_leave_nothing_behind(bad, strict, said, tmp_path):
+def test_too_many_unreadable_images_leave_nothing_behind(bad, strict, said, tmp_path):
     for number in range(40):
         path = paint(tmp_path / f"pictures/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
         if number < bad:

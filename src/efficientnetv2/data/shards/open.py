@@ -83,11 +83,11 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
     return records
 
 
-def _folders_within(listing: ImageRecords) -> str:
+def _folders_within(records: ImageRecords) -> str:
     """A text on tars of class folders, as ``tar cf photos.tar photos/`` makes them. '' for others."""
-    if not listing.table["label"].isna().all():
+    if not records.table["label"].isna().all():
         return ""
-    folders = {path.partition("#")[2].rpartition("/")[0].removeprefix("./") for path in listing.paths}
+    folders = {path.partition("#")[2].rpartition("/")[0].removeprefix("./") for path in records.paths}
     if "" in folders or len(folders) < 2:
         return ""
     return (
@@ -180,16 +180,16 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _joined(listing: ImageRecords, separator: str | None, strict: bool) -> ImageRecords:
+def _joined(records: ImageRecords, separator: str | None, strict: bool) -> ImageRecords:
     """Records with lists of labels as text; see ``multilabel.join_lists``."""
-    if LABEL_LIST not in listing.table:
-        return listing
+    if LABEL_LIST not in records.table:
+        return records
     cells = [
         json.loads(several) if isinstance(several, str) else label
-        for label, several in zip(listing.table["label"], listing.table[LABEL_LIST], strict=True)
+        for label, several in zip(records.table["label"], records.table[LABEL_LIST], strict=True)
     ]
-    labels = join_lists(pd.Series(cells, dtype=object), separator, where=listing.where, checked=strict)
-    return replace(listing, table=listing.table.drop(columns=LABEL_LIST).assign(label=labels))
+    labels = join_lists(pd.Series(cells, dtype=object), separator, where=records.where, checked=strict)
+    return replace(records, table=records.table.drop(columns=LABEL_LIST).assign(label=labels))
 
 
 def _refuse_unlabelled(shards: ShardSet) -> None:
@@ -257,44 +257,44 @@ def points_into_shards(table: pd.DataFrame) -> bool:
     return len(table) > 0 and shard_of(table["path"].iloc[0]) is not None
 
 
-def locate_paths(listing: ImageRecords) -> ImageRecords:
+def locate_paths(records: ImageRecords) -> ImageRecords:
     """Records of a table whose paths point into shards, with their places from the shards' index or headers.
 
     Labels, splits and all else are the table's. Raises InputError if paths point into several folders or to nothing, or
     as ``read_shards``.
     """
-    parts = _parts(listing)
+    parts = _parts(records)
     # Folder and name of each shard, which are few.
-    tars = {tar: split_location(_absolute(tar, listing.root)) for tar in {tar for tar, _ in parts}}
+    tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}
     bases = sorted({base for base, _ in tars.values()})
     if len(bases) > 1:
         raise InputError(
-            f"{listing.source} points into shards of {len(bases)} folders ({some(bases, 2)}). Give those of one folder "
+            f"{records.source} points into shards of {len(bases)} folders ({some(bases, 2)}). Give those of one folder "
             "in one table."
         )
-    there = list_store(bases[0], sorted({name for _, name in tars.values()}), listing.source, "label", None)
+    there = list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, "label", None)
     wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]
-    places = _places(listing, there, wanted)
+    places = _places(records, there, wanted)
     found = there.table.iloc[places].reset_index(drop=True)
     stands = {name: found[name] for name in _WRITTEN if name in found}
-    own = listing.table.drop(columns=[*_WRITTEN], errors="ignore")
+    own = records.table.drop(columns=[*_WRITTEN], errors="ignore")
     return replace(
-        listing,
+        records,
         root=there.root,
         table=own.assign(path=found["path"], **stands),
-        notes=(*listing.notes, *there.notes),
+        notes=(*records.notes, *there.notes),
         shards=there.shards,
     )
 
 
-def _parts(listing: ImageRecords) -> list[tuple[str, str]]:
+def _parts(records: ImageRecords) -> list[tuple[str, str]]:
     """Shard and name within it of every row. Raises InputError for other paths."""
     parts = []
-    for row, path in enumerate(listing.paths):
+    for row, path in enumerate(records.paths):
         part = shard_of(path)
         if part is None:
             raise InputError(
-                f"{listing.where(row)}: '{path}' is a file, but '{listing.paths[0]}' ({listing.where(0)}) stands in a "
+                f"{records.where(row)}: '{path}' is a file, but '{records.paths[0]}' ({records.where(0)}) stands in a "
                 "shard. Give files and shards in tables of their own."
             )
         parts.append(part)
@@ -310,13 +310,13 @@ def _absolute(tar: str, root: Path | str) -> str:
     return os.path.join(short if os.path.realpath(short) == real else real, name)
 
 
-def _places(listing: ImageRecords, there: ImageRecords, wanted: list[str]) -> npt.NDArray[np.intp]:
+def _places(records: ImageRecords, there: ImageRecords, wanted: list[str]) -> npt.NDArray[np.intp]:
     """Row of each wanted image. Raises InputError if it is missing or not unique."""
     index = pd.Index(there.table["path"])
     if not index.is_unique:
         twice = index[index.duplicated()][0]
         raise InputError(
-            f"{listing.source}: the shards of {there.root} hold two images called '{twice}', so a table can't tell "
+            f"{records.source}: the shards of {there.root} hold two images called '{twice}', so a table can't tell "
             "them apart. Give the shards themselves."
         )
     places: npt.NDArray[np.intp] = index.get_indexer(pd.Index(wanted))
@@ -329,8 +329,8 @@ def _places(listing: ImageRecords, there: ImageRecords, wanted: list[str]) -> np
             "",
         )
         raise InputError(
-            f"{listing.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage}. So it is with "
-            f"{len(missing)} of {len(listing)} rows. Bring back the shards that the table is of, or leave those rows "
+            f"{records.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage}. So it is with "
+            f"{len(missing)} of {len(records)} rows. Bring back the shards that the table is of, or leave those rows "
             "out."
         )
     return places
