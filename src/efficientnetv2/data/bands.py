@@ -114,33 +114,33 @@ def measure_bands(
         )
     if not rasters or (selection is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
         if tiff_tags.has_gdal():
-            _refuse_beside(others)
+            _validate_ordinary(others)
         return None
-    bands, first = _chosen(rasters, selection)
+    bands, first = _select_bands(rasters, selection)
     # Rasters first, so that a message does not blame an ordinary image.
     asked_first = sorted(files, key=is_raster, reverse=True)
-    kinds = {kind for file in asked_first for kind in _kinds(file, bands, band_mismatch, first)}
+    kinds = {kind for file in asked_first for kind in _check_dtypes(file, bands, band_mismatch, first)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MAX_RASTERS]
     chosen = [rasters[one] for one in sorted(drawn.tolist())]
     bands = replace(bands, nodata=nodata or ())
-    parts = _parts(chosen, bands)
-    if nodata is None and (undeclared := _undeclared(parts)):
+    parts = _samples(chosen, bands)
+    if nodata is None and (undeclared := _undeclared_nodata(parts)):
         bands = replace(bands, nodata=undeclared)
-        parts = _parts(chosen, bands)
+        parts = _samples(chosen, bands)
     if not parts or not any(part.values.shape[1] for part in parts):
         raise InputError(
             f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
         )
-    rule = _measured_rule(bands, parts)
+    rule = _rule_from_samples(bands, parts)
     for file in others:
-        _kinds(file, rule, mismatch, first)
+        _check_dtypes(file, rule, mismatch, first)
     if is_high_bit_depth_rule(rule):
-        _refuse_deep([file for file in (*files, *others) if not is_raster(file)], rule)
+        _validate_bit_depth([file for file in (*files, *others) if not is_raster(file)], rule)
     return rule
 
 
-def _refuse_beside(others: Sequence[str]) -> None:
+def _validate_ordinary(others: Sequence[str]) -> None:
     """Refuse rasters that need a rule where the training images have none."""
     for file in filter(is_raster, others):
         with suppress(InputError):  # unreadable files are reported elsewhere
@@ -151,14 +151,14 @@ def _refuse_beside(others: Sequence[str]) -> None:
             raise InputError(f"{file} {fault}")
 
 
-def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
+def _validate_bit_depth(ordinary_ones: Sequence[str], rule: Bands) -> None:
     """Refuse 16-bit images in other formats: Pillow would keep the upper 8 bits, and the rule scales them."""
     for file in ordinary_ones:
         if is_high_bit_depth(file):
             raise InputError(f"{file} {not_geotiff_fault(rule)}")
 
 
-def _chosen(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
+def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
     """Bands with the names of the first readable raster, and that raster unless the bands were given by number."""
     for file in rasters:
         try:
@@ -175,7 +175,7 @@ def _chosen(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, Re
     raise InputError(f"None of the rasters among the training images can be read. The first is {rasters[0]}.")
 
 
-def _kinds(
+def _check_dtypes(
     file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: ReferenceRaster | None
 ) -> tuple[str, ...]:
     """Types of an image's values. None for ordinary and for unreadable images. Raises InputError on a mismatch.
@@ -215,10 +215,10 @@ def channels_fault(bands: Bands) -> str:
     )
 
 
-def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
+def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
     values = np.concatenate([part.values for part in parts], axis=1)
     deep = any(part.kind != np.uint8 for part in parts)
-    ends = [_range(band) if deep else (0.0, 255.0) for band in values]
+    ends = [_percentile_range(band) if deep else (0.0, 255.0) for band in values]
     seen = [
         ((band - least) * 255 / (most - least)).clip(0, 255)
         for band, (least, most) in zip(values, ends, strict=True)
@@ -237,7 +237,7 @@ def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _RasterSample:
     """Sample of a raster.
 
     Args:
@@ -261,11 +261,11 @@ def _needs_rule(file: str) -> bool:
         return False
 
 
-def _parts(files: Sequence[str], bands: Bands) -> list[_Part]:
-    return [part for file in files if (part := _some(file, bands)) is not None]
+def _samples(files: Sequence[str], bands: Bands) -> list[_RasterSample]:
+    return [part for file in files if (part := _sample(file, bands)) is not None]
 
 
-def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
+def _undeclared_nodata(parts: Sequence[_RasterSample]) -> tuple[float, ...]:
     """Minimum and maximum values of bands that are undeclared missing data."""
     deep = [part for part in parts if part.kind != np.uint8]
     found = set()
@@ -279,12 +279,12 @@ def _undeclared(parts: Sequence[_Part]) -> tuple[float, ...]:
             low, high = np.percentile(others, _PERCENTILES)
             if np.abs(others - end).min() <= high - low or len(np.unique(others)) < _MIN_VALUES:
                 continue
-            if _connected([part.grid[channel] == end for part in deep]):
+            if _is_connected([part.grid[channel] == end for part in deep]):
                 found.add(float(end))
     return tuple(sorted(found))
 
 
-def _connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
+def _is_connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
     """Whether most marked pixels of (H, W) masks are next to another."""
     adjacent = 0
     for mask in masks:
@@ -294,23 +294,23 @@ def _connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
     return adjacent >= _ADJACENT_FRACTION * sum(int(mask.sum()) for mask in masks)
 
 
-def _some(file: str, bands: Bands) -> _Part | None:
+def _sample(file: str, bands: Bands) -> _RasterSample | None:
     """The sample of a raster. None if it is unreadable."""
     try:
         # Not from overviews: the range of averages would be too narrow.
         with open_raster(file, overviews=False) as dataset:
-            return _measured(dataset, bands)
+            return _read_sample(dataset, bands)
     except InputError:
         return None
 
 
-def _measured(dataset: RasterDataset, bands: Bands) -> _Part:
+def _read_sample(dataset: RasterDataset, bands: Bands) -> _RasterSample:
     shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
     whole = ((0, dataset.height), (0, dataset.width))
     values, present = read_values(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
     grid = np.where(present, values, np.nan).astype(np.float64)
     side = pixel_side_m(dataset)
-    return _Part(
+    return _RasterSample(
         grid,
         grid[:, present.any(axis=0)],
         values.dtype,
@@ -318,7 +318,7 @@ def _measured(dataset: RasterDataset, bands: Bands) -> _Part:
     )
 
 
-def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _percentile_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
     return (low, high) if low < high else (low, low + 1)

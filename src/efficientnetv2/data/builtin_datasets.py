@@ -29,7 +29,7 @@ class DatasetNotFoundError(InputError):
 
 
 @dataclass(frozen=True)
-class _Set:
+class _TorchvisionDataset:
     """A dataset class of torchvision.
 
     Args:
@@ -47,24 +47,24 @@ class _Set:
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _TRAIN_VAL_TEST = {"train": "train", "val": "val", "test": "test"}
-_SETS = MappingProxyType({
-    "cifar10": _Set("CIFAR10", _TRAIN_TEST),
-    "cifar100": _Set("CIFAR100", _TRAIN_TEST),
-    "dtd": _Set("DTD", _TRAIN_VAL_TEST),  # the first of its ten partitions
-    "eurosat": _Set("EuroSAT"),
-    "fgvc_aircraft": _Set("FGVCAircraft", _TRAIN_VAL_TEST),
-    "flowers102": _Set("Flowers102", _TRAIN_VAL_TEST),
-    "food101": _Set("Food101", _TRAIN_TEST),
-    "imagenette": _Set(
+_DATASETS = MappingProxyType({
+    "cifar10": _TorchvisionDataset("CIFAR10", _TRAIN_TEST),
+    "cifar100": _TorchvisionDataset("CIFAR100", _TRAIN_TEST),
+    "dtd": _TorchvisionDataset("DTD", _TRAIN_VAL_TEST),  # the first of its ten partitions
+    "eurosat": _TorchvisionDataset("EuroSAT"),
+    "fgvc_aircraft": _TorchvisionDataset("FGVCAircraft", _TRAIN_VAL_TEST),
+    "flowers102": _TorchvisionDataset("Flowers102", _TRAIN_VAL_TEST),
+    "food101": _TorchvisionDataset("Food101", _TRAIN_TEST),
+    "imagenette": _TorchvisionDataset(
         "Imagenette",
         {"train": "train", "val": "val"},
         ({"size": "full"}, {"size": "320px"}, {"size": "160px"}),
     ),
-    "oxford_iiit_pet": _Set("OxfordIIITPet", {"trainval": "train", "test": "test"}),
-    "stanford_cars": _Set("StanfordCars", _TRAIN_TEST, available=False),
+    "oxford_iiit_pet": _TorchvisionDataset("OxfordIIITPet", {"trainval": "train", "test": "test"}),
+    "stanford_cars": _TorchvisionDataset("StanfordCars", _TRAIN_TEST, available=False),
 })  # fmt: skip
 
-BUILTIN_NAMES = tuple(_SETS)
+BUILTIN_NAMES = tuple(_DATASETS)
 
 
 def read_builtin(name: str) -> ImageRecords:
@@ -75,26 +75,26 @@ def read_builtin(name: str) -> ImageRecords:
         InputError: The dataset is missing or damaged. The message has torchvision's call that downloads it.
     """
     errors: list[str] = []
-    for place in _places():
+    for place in _candidate_folders():
         if not place.is_dir():
             continue
         try:
             if name in ("cifar10", "cifar100"):
-                return _cifar(place, name)
-            return _listed(place, name, _SETS[name])
+                return _read_cifar(place, name)
+            return _list_torchvision(place, name, _DATASETS[name])
         except (RuntimeError, FileNotFoundError) as error:
             errors.append(f"{place}: {error}")
     raise (InputError if errors else DatasetNotFoundError)(_not_found(name, errors))
 
 
-def _places() -> list[Path]:
+def _candidate_folders() -> list[Path]:
     given = os.environ.get(VARIABLE)
     return [Path(os.path.expanduser(place)).absolute() for place in ([given] if given else []) + ["data"]]
 
 
-def _listed(place: Path, name: str, known: _Set) -> ImageRecords:
+def _list_torchvision(place: Path, name: str, known: _TorchvisionDataset) -> ImageRecords:
     if name == "oxford_iiit_pet":
-        found = [row for theirs, ours in known.splits.items() for row in _pets(place, theirs, ours)]
+        found = [row for theirs, ours in known.splits.items() for row in _list_pets(place, theirs, ours)]
     else:
         found = [
             (Path(path).relative_to(place).as_posix(), label, split)
@@ -104,7 +104,7 @@ def _listed(place: Path, name: str, known: _Set) -> ImageRecords:
     return ImageRecords(root=place, source=name, table=records_table(paths, labels, splits), published=name)
 
 
-def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
+def _torchvision_rows(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, str]]:
     datasets = of_torchvision("datasets")  # a heavy import
     make: Callable[..., Any] = getattr(datasets, known.name)
     problem: Exception | None = None
@@ -126,7 +126,7 @@ def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
     raise problem
 
 
-def _pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
+def _list_pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
     """Images of ``annotations/trainval.txt``, whose lines are like ``Abyssinian_100 1 1 1``."""
     folder = Path("oxford-iiit-pet")
     lines = (place / folder / "annotations" / f"{theirs}.txt").read_text(encoding="utf-8").splitlines()
@@ -134,13 +134,13 @@ def _pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
     return [((folder / "images" / f"{file}.jpg").as_posix(), file.rpartition("_")[0], ours) for file in files]
 
 
-def _cifar(place: Path, name: str) -> ImageRecords:
+def _read_cifar(place: Path, name: str) -> ImageRecords:
     """The binary version, made once from the Python version, whose checksums torchvision checks."""
     layout = CIFAR10 if name == "cifar10" else CIFAR100
     folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
     if not is_cifar_folder(folder):
         datasets = of_torchvision("datasets")
-        make: Callable[..., Any] = getattr(datasets, _SETS[name].name)
+        make: Callable[..., Any] = getattr(datasets, _DATASETS[name].name)
         parts = [make(place, train=train) for train in (True, False)]
         train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
         try:
@@ -154,7 +154,7 @@ def _cifar(place: Path, name: str) -> ImageRecords:
 
 
 def _not_found(name: str, errors: list[str]) -> str:
-    known = _SETS[name]
+    known = _DATASETS[name]
     given = os.environ.get(VARIABLE)
     places = f"data/ ({Path('data').absolute()}) nor under {VARIABLE} ({given or 'not set'})"
     what = f" torchvision reports: {'; '.join(errors)}." if errors else ""

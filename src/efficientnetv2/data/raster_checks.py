@@ -113,7 +113,7 @@ def band_mismatch(dataset: RasterDataset, bands: Bands) -> str:
     """Why the bands of a rule cannot be read: missing, in another order by name, complex, or of mixed types."""
     if max(bands.numbers) > dataset.count:
         having = count_of(dataset.count, "band")
-        return missing_bands_fault(f"{having}{_described(dataset)}", bands, _pages_joined(dataset))
+        return missing_bands_fault(f"{having}{_band_list(dataset)}", bands, _pages_fix(dataset))
     known = list(zip(bands.numbers, bands.names, strict=True))
     # Colors count as names where the bands were found by them.
     names_in = band_names_or_colors if set(COLORS) <= set(bands.names) else band_names
@@ -148,18 +148,18 @@ def band_count_mismatch(dataset: RasterDataset, bands: Bands, first: ReferenceRa
     """
     there = ReferenceRaster.of(first.file, dataset, every_seen=first.seen is None)
     alike = there.every == first.every or (there.seen == first.seen and first.seen is not None)
-    if alike or _pages_joined(dataset):
+    if alike or _pages_fix(dataset):
         return ""
     common = min(there.every, first.every)
     which = "1,1,1" if common == 1 else f"some of 1 to {common}"
     return (
-        f"has {count_of(there.every, 'band')}{_described(dataset)}, but {_wanted(bands)} to be seen, as in "
+        f"has {count_of(there.every, 'band')}{_band_list(dataset)}, but {_bands_phrase(bands)} to be seen, as in "
         f"{first.file}, which has {first.every}. Give rasters of as many bands, or say which to see of all: "
         f"--bands {which}."
     )
 
 
-def _wanted(bands: Bands) -> str:
+def _bands_phrase(bands: Bands) -> str:
     """Distinct bands of a rule, with a verb."""
     distinct = list(dict.fromkeys(bands.listed.split(", ")))
     return f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
@@ -168,7 +168,7 @@ def _wanted(bands: Bands) -> str:
 def missing_bands_fault(having: str, bands: Bands, fix: str = "") -> str:
     """Text for an image that lacks bands of a rule but has ``having``. ``fix`` is a sentence."""
     fix = fix or "Give a raster with these, or say others by --bands."
-    return f"has {having}, but {_wanted(bands)} to be seen. {fix}"
+    return f"has {having}, but {_bands_phrase(bands)} to be seen. {fix}"
 
 
 def palette_fault(dataset: RasterDataset) -> str:
@@ -178,7 +178,7 @@ def palette_fault(dataset: RasterDataset) -> str:
     container, such as a NetCDF of several variables, has no bands itself.
     """
     if not dataset.count:
-        return f"has no bands itself. {_pages_joined(dataset) or 'Give one that has.'}"
+        return f"has no bands itself. {_pages_fix(dataset) or 'Give one that has.'}"
     if any(color.name == "palette" for color in dataset.colorinterp):
         return (
             "holds numbers of a palette's colors, not levels. Make them colors, with GDAL by gdal_translate -expand "
@@ -212,7 +212,7 @@ def no_rule_fault(dataset: RasterDataset) -> str:
     having = count_of(dataset.count, "band") + (f" in the first of its {pages} pages" if pages > 1 else "")
     if dataset.count == RGB:
         having += f" ({', '.join(map(str, seen))} are red, green and blue)"
-    why = f"has {having}{_described(dataset)}, and the model was trained on ordinary images of {RGB} channels"
+    why = f"has {having}{_band_list(dataset)}, and the model was trained on ordinary images of {RGB} channels"
     return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
 
 
@@ -229,7 +229,7 @@ def bit_depth_fault(kinds: str, chosen: str = " -b 1") -> str:
 
 def multipage_fault(dataset: RasterDataset) -> str:
     """Why the user must give the bands by number: GDAL does not count bands in further pages of a TIFF."""
-    fix = _pages_joined(dataset)
+    fix = _pages_fix(dataset)
     if not fix or not dataset.count:
         return ""
     first = ",".join(map(str, visible_bands(dataset)))
@@ -246,7 +246,7 @@ def cmyk_fault(dataset: RasterDataset) -> str:
     )
 
 
-def _pages_joined(dataset: RasterDataset) -> str:
+def _pages_fix(dataset: RasterDataset) -> str:
     """A sentence on how pages become bands. '' for a raster of one page."""
     pages = len(dataset.subdatasets)
     if pages < 2:
@@ -257,7 +257,7 @@ def _pages_joined(dataset: RasterDataset) -> str:
     )
 
 
-def _described(dataset: RasterDataset) -> str:
+def _band_list(dataset: RasterDataset) -> str:
     """Band descriptions in parentheses, or ''."""
     named = [f"{number} {name}" for number, name in enumerate(dataset.descriptions, start=1) if name]
     return f" ({', '.join(named[:20])})" if named else ""

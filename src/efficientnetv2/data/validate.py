@@ -90,13 +90,13 @@ def validate_images(
         _refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
-    conflicts = _conflicts(dataset, contents)
+    conflicts = _label_conflicts(dataset, contents)
     notes = (
         *damage.notes,
-        *_across_splits(dataset, contents),
-        *_copies(dataset, contents, conflicts),
-        *_turned_into_rgb(colors),
-        *_little_of_the_range(brightest),
+        *_check_splits(dataset, contents),
+        *_duplicate_notes(dataset, contents, conflicts),
+        *_conversion_note(colors),
+        *_low_range_note(brightest),
     )
     return ImageValidation(
         unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes, len(conflicts)
@@ -244,7 +244,7 @@ def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: b
         )
 
 
-def _across_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
+def _check_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
     """Refuse identical files in two given splits, or note that a published dataset has them."""
     table = pd.DataFrame({"content": contents, "split": np.where(dataset.in_train, "train", dataset.split)})
     pairs = _differing_pairs(table, "split")
@@ -264,13 +264,15 @@ def _across_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
     )
 
 
-def _conflicts(dataset: ImageDataset, contents: Ints) -> list[tuple[int, int]]:
+def _label_conflicts(dataset: ImageDataset, contents: Ints) -> list[tuple[int, int]]:
     """Pairs of identical files with different labels."""
     table = pd.DataFrame({"content": contents, "label": pd.factorize(dataset.table["label"])[0]})
     return _differing_pairs(table[table["label"] >= 0], "label")
 
 
-def _copies(dataset: ImageDataset, contents: Ints, pairs: Sequence[tuple[int, int]]) -> Iterator[str]:
+def _duplicate_notes(
+    dataset: ImageDataset, contents: Ints, pairs: Sequence[tuple[int, int]]
+) -> Iterator[str]:
     """Notes on identical files, and on those with different labels."""
     copies = int(pd.Series(contents).duplicated().sum())
     if copies:
@@ -285,14 +287,14 @@ def _copies(dataset: ImageDataset, contents: Ints, pairs: Sequence[tuple[int, in
         yield f"Identical images carry different labels: {shown}{more}. One label of each is wrong."
 
 
-def _turned_into_rgb(colors: Counter[str]) -> Iterator[str]:
+def _conversion_note(colors: Counter[str]) -> Iterator[str]:
     """A note on images that are converted to RGB."""
     if colors:
         each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
         yield f"Read as RGB, but not stored so: {each}."
 
 
-def _little_of_the_range(brightest: list[int]) -> Iterator[str]:
+def _low_range_note(brightest: list[int]) -> Iterator[str]:
     """A note on images of more than 8 bits that use a small part of the range, such as 12 bits stored as 16."""
     if brightest and max(brightest) <= _DARK_LEVEL:
         yield (

@@ -70,20 +70,20 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
         InputError: There are no such shards, their index is unusable, labels are missing or are lists where an image
             has one label, or a store cannot be reached.
     """
-    base, names = _named(data)
+    base, names = _parse_location(data)
     records = list_store(base, names, data, options.label_column, options.group_column)
-    records = _joined(records, options.label_separator, options.strict)
-    within = _folders_within(records)
+    records = _join_label_lists(records, options.label_separator, options.strict)
+    within = _unlabeled_folders(records)
     if within and options.require_labels:
         raise InputError(f"{data} {within}")
     if options.require_labels and records.shards is not None:
-        _refuse_unlabelled(records.shards)
+        _validate_labeled(records.shards)
     if within and options.strict:
         return replace(records, notes=(*records.notes, f"No image has a label: {data} {within}"))
     return records
 
 
-def _folders_within(records: ImageRecords) -> str:
+def _unlabeled_folders(records: ImageRecords) -> str:
     """A text on tars of class folders, as ``tar cf photos.tar photos/`` makes them. '' for others."""
     if not records.table["label"].isna().all():
         return ""
@@ -105,10 +105,10 @@ def list_store(
     there are no such shards, their index is unusable, or a store cannot be reached.
     """
     store = store_at(base)
-    index = _index(store, names)
+    index = _load_index(store, names)
     notes: tuple[str, ...] = ()
     if index is None:
-        names = _spelled_out(store, names or [f"*{SUFFIX}"], data)
+        names = _expand_names(store, names or [f"*{SUFFIX}"], data)
         index, note = cached_scan(store, names, label_column=label_column, group_column=group_column)
         notes = (note,)
     else:
@@ -118,14 +118,14 @@ def list_store(
     return ImageRecords(
         root=base if is_url(base) else Path(base),
         source=data,
-        table=_called(index),
+        table=_records_table(index),
         notes=notes,
         published=index.published,
         shards=ShardSet(base, index.shards),
     )
 
 
-def _named(data: str) -> tuple[str, list[str]]:
+def _parse_location(data: str) -> tuple[str, list[str]]:
     """Folder or URL of the shards, and their names. No names means all."""
     if is_pattern(data):
         base, name = split_location(data)
@@ -140,7 +140,7 @@ def _named(data: str) -> tuple[str, list[str]]:
     return split_location(f"{data.rstrip('/')}/")[0], []
 
 
-def _index(store: Store, names: list[str]) -> ShardIndex | None:
+def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
     """The part of the index for these shards. None if there is no index, or not for them."""
     try:
         with store.open(INDEX_NAME) as stream:
@@ -150,7 +150,9 @@ def _index(store: Store, names: list[str]) -> ShardIndex | None:
     if not names:
         return index
     known = {shard.name: number for number, shard in enumerate(index.shards)}
-    wanted = [name for one in names for name in (fnmatch.filter(known, one) if _starred(one) else [one])]
+    wanted = [
+        name for one in names for name in (fnmatch.filter(known, one) if _has_wildcards(one) else [one])
+    ]
     unknown = [name for name in wanted if name not in known]
     if len(unknown) == len(wanted):
         return None
@@ -163,9 +165,9 @@ def _index(store: Store, names: list[str]) -> ShardIndex | None:
     return replace(index, table=index.table[chosen].reset_index(drop=True))
 
 
-def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
+def _expand_names(store: Store, names: list[str], data: str) -> list[str]:
     """Distinct names without stars. Raises InputError if there are none."""
-    found = [name for one in names for name in (store.matching(one) if _starred(one) else [one])]
+    found = [name for one in names for name in (store.matching(one) if _has_wildcards(one) else [one])]
     if not found or all(stat is None for stat in store.stats(found)):
         there = store.matching(f"*{SUFFIX}")
         near = (
@@ -180,7 +182,7 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _joined(records: ImageRecords, separator: str | None, strict: bool) -> ImageRecords:
+def _join_label_lists(records: ImageRecords, separator: str | None, strict: bool) -> ImageRecords:
     """Records with lists of labels as text; see ``multilabel.join_lists``."""
     if LABEL_LIST not in records.table:
         return records
@@ -192,7 +194,7 @@ def _joined(records: ImageRecords, separator: str | None, strict: bool) -> Image
     return replace(records, table=records.table.drop(columns=LABEL_LIST).assign(label=labels))
 
 
-def _refuse_unlabelled(shards: ShardSet) -> None:
+def _validate_labeled(shards: ShardSet) -> None:
     lacking = [shard for shard in shards.shards if shard.lacks]
     if lacking:
         more = f" So it is in {count_of(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
@@ -218,7 +220,7 @@ def _with_columns(index: ShardIndex, data: str, label_column: str, group_column:
     return replace(index, table=table)
 
 
-def _called(index: ShardIndex) -> pd.DataFrame:
+def _records_table(index: ShardIndex) -> pd.DataFrame:
     """The table of records: paths start with the shard, and splits are not missing."""
     names = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)
     prefixes = pd.Series(names[index.table["shard"].to_numpy()], index=index.table.index, dtype="str")
@@ -230,7 +232,7 @@ def _called(index: ShardIndex) -> pd.DataFrame:
     return table[first + [column for column in table.columns if column not in first]]
 
 
-def _starred(name: str) -> bool:
+def _has_wildcards(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
@@ -249,7 +251,7 @@ def _only_tars(folder: Path) -> bool:
 
 
 # What an index adds to the columns of a dataset.
-_WRITTEN = (*PLACE, CONTENT, CHECKSUM)
+_INDEX_COLUMNS = (*PLACE, CONTENT, CHECKSUM)
 
 
 def points_into_shards(table: pd.DataFrame) -> bool:
@@ -263,7 +265,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
     Labels, splits and all else are the table's. Raises InputError if paths point into several folders or to nothing, or
     as ``read_shards``.
     """
-    parts = _parts(records)
+    parts = _split_paths(records)
     # Folder and name of each shard, which are few.
     tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}
     bases = sorted({base for base, _ in tars.values()})
@@ -274,10 +276,10 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
         )
     there = list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, "label", None)
     wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]
-    places = _places(records, there, wanted)
+    places = _find_rows(records, there, wanted)
     found = there.table.iloc[places].reset_index(drop=True)
-    stands = {name: found[name] for name in _WRITTEN if name in found}
-    own = records.table.drop(columns=[*_WRITTEN], errors="ignore")
+    stands = {name: found[name] for name in _INDEX_COLUMNS if name in found}
+    own = records.table.drop(columns=[*_INDEX_COLUMNS], errors="ignore")
     return replace(
         records,
         root=there.root,
@@ -287,7 +289,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
     )
 
 
-def _parts(records: ImageRecords) -> list[tuple[str, str]]:
+def _split_paths(records: ImageRecords) -> list[tuple[str, str]]:
     """Shard and name within it of every row. Raises InputError for other paths."""
     parts = []
     for row, path in enumerate(records.paths):
@@ -310,7 +312,7 @@ def _absolute(tar: str, root: Path | str) -> str:
     return os.path.join(short if os.path.realpath(short) == real else real, name)
 
 
-def _places(records: ImageRecords, there: ImageRecords, wanted: list[str]) -> npt.NDArray[np.intp]:
+def _find_rows(records: ImageRecords, there: ImageRecords, wanted: list[str]) -> npt.NDArray[np.intp]:
     """Row of each wanted image. Raises InputError if it is missing or not unique."""
     index = pd.Index(there.table["path"])
     if not index.is_unique:

@@ -195,7 +195,7 @@ def scan(
     given = {label_column: "label"} | ({} if group_column is None else {group_column: "group"})
     roles = {name: name for name in _KNOWN if name not in given.values()} | given
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda name: _scanned(store, name, roles), names))
+        found = list(pool.map(lambda name: _scan_tar(store, name, roles), names))
     place = label_source(found)
     tables = []
     for number, one in enumerate(found):
@@ -213,7 +213,7 @@ def scan(
     return index, [name for name, one in zip(names, found, strict=True) if one.unread]
 
 
-def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> ScannedTar:
+def _scan_tar(store: Store, name: str, roles: Mapping[str, str]) -> ScannedTar:
     result = ScannedTar()
     try:
         with store.open(name) as stream:
@@ -300,7 +300,7 @@ def _members(stream: IO[bytes], result: ScannedTar) -> Iterator[tarfile.TarInfo]
             yield info
     except tarfile.TarError:
         pass  # the end is checked below
-    if end + 2 * _BLOCK > size or not _zeros(stream, end):
+    if end + 2 * _BLOCK > size or not _is_end(stream, end):
         result.damage.append(f"is cut short or damaged behind byte {end}")
 
 
@@ -314,7 +314,7 @@ def _is_header(stream: IO[bytes], start: int) -> bool:
     return True
 
 
-def _zeros(stream: IO[bytes], start: int) -> bool:
+def _is_end(stream: IO[bytes], start: int) -> bool:
     """Whether the end mark of a tar is there."""
     stream.seek(start)
     return not any(stream.read(2 * _BLOCK))
@@ -334,7 +334,7 @@ def _sample(
     if not images:
         return None
     extension = plain[0] if plain else images[0]
-    facts = _facts(key, members["json"].text) if "json" in members else {}
+    facts = _parse_json(key, members["json"].text) if "json" in members else {}
     known = {role: facts[field] for field, role in roles.items() if facts.get(field) not in (None, "")}
     in_json = known.pop("label", None)
     if in_json == []:
@@ -343,7 +343,11 @@ def _sample(
         if column in known:
             known[column] = str(known[column])
     _validate_facts(known, name, key)
-    in_cls = _word(key, members["cls"].text) if "cls" in members and roles.get("label") == "label" else None
+    in_cls = (
+        _decode_label(key, members["cls"].text)
+        if "cls" in members and roles.get("label") == "label"
+        else None
+    )
     place = members[extension]
     columns = {
         "path": f"{key}.{extension}",
@@ -378,7 +382,7 @@ def _validate_facts(known: dict[str, Any], name: str, key: str) -> None:
             )
 
 
-def _facts(key: str, text: bytes) -> dict[str, Any]:
+def _parse_json(key: str, text: bytes) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except ValueError as error:  # no JSON, or no UTF-8
@@ -386,7 +390,7 @@ def _facts(key: str, text: bytes) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _word(key: str, text: bytes) -> str:
+def _decode_label(key: str, text: bytes) -> str:
     try:
         word = text.decode().strip()
     except UnicodeDecodeError as error:

@@ -85,7 +85,7 @@ class LocalStore:
 
     def __init__(self, base: str) -> None:
         self._base = base
-        self._opened = lru_cache(maxsize=_OPEN)(_Opened)
+        self._open_files = lru_cache(maxsize=_OPEN)(_OpenFile)
 
     def __reduce__(self) -> tuple[type[LocalStore], tuple[str]]:
         return LocalStore, (self._base,)
@@ -113,13 +113,13 @@ class LocalStore:
     def _content(self, path: str, start: int, count: int) -> bytes:
         """Bytes of a shard. A stale handle is replaced once."""
         try:
-            return self._opened(path).read(start, count)
+            return self._open_files(path).read(start, count)
         except FileNotFoundError:
             raise
         except OSError:
             # A lost network share leaves all handles stale. Those in use close after reading.
-            self._opened.cache_clear()
-        return self._opened(path).read(start, count)
+            self._open_files.cache_clear()
+        return self._open_files(path).read(start, count)
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """See ``Store.stats``."""
@@ -143,7 +143,7 @@ class LocalStore:
         return Path(self._base, name).open("rb")
 
 
-class _Opened:
+class _OpenFile:
     """An open file for several threads, closed when nobody uses it."""
 
     def __init__(self, path: str) -> None:
@@ -159,11 +159,11 @@ class _Opened:
         if not hasattr(os, "pread"):  # Windows
             with self._lock:
                 os.lseek(self._handle, start, os.SEEK_SET)
-                return _whole(lambda done: os.read(self._handle, count - done), count)
-        return _whole(lambda done: os.pread(self._handle, count - done, start + done), count)
+                return _read_fully(lambda done: os.read(self._handle, count - done), count)
+        return _read_fully(lambda done: os.pread(self._handle, count - done, start + done), count)
 
 
-def _whole(part: Callable[[int], bytes], count: int) -> bytes:
+def _read_fully(part: Callable[[int], bytes], count: int) -> bytes:
     """Read until complete: a system may return less at a time, and returns at most 2 GiB."""
     content = part(0)
     while len(content) < count:
@@ -239,7 +239,7 @@ class RemoteStore:
             ) from error
         except Exception as error:  # each driver raises its own
             raise InputError(
-                f"{base}: can't be opened ({_words(error)}). Are the address and the credentials of the store "
+                f"{base}: can't be opened ({_describe(error)}). Are the address and the credentials of the store "
                 "right?"
             ) from error
 
@@ -261,10 +261,10 @@ class RemoteStore:
         shards, starts, stops = (list(column) for column in zip(*once, strict=True)) if once else ([], [], [])
         merged = merge_offset_ranges(shards, starts, stops, max_gap=_GAP_BYTES, max_block=_MAX_BYTES)
         blocks = [Range(*block) for block in zip(*merged, strict=True)]
-        contents = self._fetched(blocks)
-        return [_cut(one, blocks, contents) for one in ranges]
+        contents = self._fetch(blocks)
+        return [_slice(one, blocks, contents) for one in ranges]
 
-    def _fetched(self, blocks: list[Range]) -> list[bytes | str]:
+    def _fetch(self, blocks: list[Range]) -> list[bytes | str]:
         """Contents of the blocks, with retries."""
         contents: dict[Range, bytes | str] = {}
         pending = list(dict.fromkeys(blocks))
@@ -282,26 +282,26 @@ class RemoteStore:
             try:
                 answers = within(_LIMIT_S + wanted / _MIN_BYTES_PER_S, ask)
             except TimeoutError as error:
-                raise InputError(_unanswered(f"{self._base}/{pending[0]}", error, began)) from error
+                raise InputError(_no_answer_message(f"{self._base}/{pending[0]}", error, began)) from error
             failed = []
             for block, answer in zip(pending, answers, strict=True):
                 if isinstance(answer, Exception) and not _is_final(answer):
                     problem = answer
                     failed.append(block)
                 else:
-                    contents[block] = self._judged(block, answer)
+                    contents[block] = self._check_answer(block, answer)
             pending = failed
             if not pending:
                 return [contents[block] for block in blocks]
-        raise InputError(_unanswered(f"{self._base}/{pending[0]}", problem, began))
+        raise InputError(_no_answer_message(f"{self._base}/{pending[0]}", problem, began))
 
-    def _judged(self, block: Range, answer: bytes | Exception) -> bytes | str:
+    def _check_answer(self, block: Range, answer: bytes | Exception) -> bytes | str:
         if isinstance(answer, FileNotFoundError):
             return f"the shard {block.shard} is missing"
         if isinstance(answer, Exception):
             if getattr(answer, "status", None) == 416:  # "range not satisfiable"
                 return f"{block.shard} is cut short: it ends before byte {block.start}"
-            return f"{block} can't be read ({_words(answer)})"
+            return f"{block} can't be read ({_describe(answer)})"
         if len(answer) > block.stop - block.start:
             raise InputError(
                 f"{self._base}/{block.shard}: asked for a part, the server sends the whole file, so images can't be "
@@ -316,9 +316,7 @@ class RemoteStore:
             return list(pool.map(self._stat, names))
 
     def _stat(self, name: str) -> Stat | None:
-        known = self._answer(
-            f"{self._base}/{name}", lambda files, path: cast(dict[str, Any], files.info(path))
-        )
+        known = self._ask(f"{self._base}/{name}", lambda files, path: cast(dict[str, Any], files.info(path)))
         if known is None:
             return None
         words = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
@@ -327,13 +325,13 @@ class RemoteStore:
     def matching(self, pattern: str) -> list[str]:
         """See ``Store.matching``."""
         # Not fsspec's glob, which reports a store that does not answer as empty.
-        listed = self._answer(
+        listed = self._ask(
             f"{self._base}/", lambda files, path: cast(list[str], files.ls(path, detail=False))
         )
         names = (path.rstrip("/").rpartition("/")[2] for path in listed or [])
         return sorted(name for name in names if fnmatchcase(name, pattern) and not name.startswith("."))
 
-    def _answer(self, path: str, ask: Callable[[AbstractFileSystem, str], Result]) -> Result | None:
+    def _ask(self, path: str, ask: Callable[[AbstractFileSystem, str], Result]) -> Result | None:
         """Answer about a path. None if it is missing, forbidden or not supported."""
         problem: BaseException | None = None
         began = time.monotonic()
@@ -348,7 +346,7 @@ class RemoteStore:
                 problem = error.__cause__ or error
                 if _is_final(problem):
                     return None
-        raise InputError(_unanswered(path, problem, began))
+        raise InputError(_no_answer_message(path, problem, began))
 
     def open(self, name: str) -> IO[bytes]:
         """See ``Store.open``. Reads some megabytes ahead."""
@@ -356,14 +354,14 @@ class RemoteStore:
         if stat is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._base}/{name}")
         self.read([Range(name, 0, min(4, stat.bytes))])  # fails early if the server does not support ranges
-        return cast(IO[bytes], io.BufferedReader(_Ranged(self, name, stat.bytes), _READ_AHEAD_BYTES))
+        return cast(IO[bytes], io.BufferedReader(_RemoteFile(self, name, stat.bytes), _READ_AHEAD_BYTES))
 
     def _files(self) -> AbstractFileSystem:
         # fsspec keeps one per process: connections do not survive a fork.
         return url_to_fs(self._base, **self._options)[0]
 
 
-def _cut(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes | str:
+def _slice(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes | str:
     """A range of the block that covers it. Blocks are sorted."""
     place = (
         bisect.bisect_right(blocks, (one.shard, one.start), key=lambda block: (block.shard, block.start)) - 1
@@ -377,7 +375,7 @@ def _cut(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes 
     return part
 
 
-class _Ranged(io.RawIOBase):
+class _RemoteFile(io.RawIOBase):
     """A raw file of a store. Each read is a request."""
 
     def __init__(self, store: RemoteStore, name: str, size: int) -> None:
@@ -397,14 +395,14 @@ class _Ranged(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        content = self._upto(min(self._at + len(buffer), self._size))
+        content = self._read_to(min(self._at + len(buffer), self._size))
         buffer[: len(content)] = content
         return len(content)
 
     def readall(self) -> bytes:
-        return self._upto(self._size)
+        return self._read_to(self._size)
 
-    def _upto(self, stop: int) -> bytes:
+    def _read_to(self, stop: int) -> bytes:
         starts = range(self._at, stop, _MAX_BYTES)
         parts = self._store.read([Range(self._name, at, min(at + _MAX_BYTES, stop)) for at in starts])
         for part in parts:
@@ -425,11 +423,11 @@ def _attempts() -> Iterator[int]:
         yield attempt
 
 
-def _unanswered(what: str, problem: BaseException | None, began: float) -> str:
+def _no_answer_message(what: str, problem: BaseException | None, began: float) -> str:
     silent = time.monotonic() - began >= _LIMIT_S
     tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_ATTEMPTS} attempts"
     return (
-        f"{what}: can't be read, after {tried} ({_words(problem)}). Is the network there, and the store? "
+        f"{what}: can't be read, after {tried} ({_describe(problem)}). Is the network there, and the store? "
         "Then try again, with --resume for a run."
     )
 
@@ -441,5 +439,5 @@ def _is_final(error: BaseException) -> bool:
     )
 
 
-def _words(error: BaseException | None) -> str:
+def _describe(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -166,22 +166,22 @@ def write_shards(
         InputError: An image is a raster that Pillow cannot open, too many images are unreadable (``strict``: any), or
             ``out`` is not writable or in use by another process.
     """
-    _refuse_rasters(dataset, called or [dataset.source, *options(label_separator=dataset.separator)])
+    _validate_no_rasters(dataset, called or [dataset.source, *options(label_separator=dataset.separator)])
     partial = out.with_name(f".{out.name}.effnetv2-partial")
     fix = "Give another folder."
     taken = "another process packs into it at this moment. Wait for its end, or give another folder."
     lock = Path(f"{partial}.lock")
     with folder_for(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
-        return _packed(dataset, out, partial, packing, progress or (lambda done: None))
+        return _write_packed(dataset, out, partial, packing, progress or (lambda done: None))
 
 
-def _packed(
+def _write_packed(
     dataset: ImageDataset, out: Path, partial: Path, packing: PackOptions, progress: Callable[[int], object]
 ) -> PackResult:
     """Write all shards, or none."""
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     _require_room(dataset, out, packing)
-    _make(partial, out)
+    _make_folder(partial, out)
     try:
         packed = _Packer(dataset, partial, packing, progress).run()
         save_index(packed.index, partial / INDEX_NAME)
@@ -199,7 +199,7 @@ def _packed(
     return packed
 
 
-def _refuse_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
+def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
     """Refuse rasters: shards hold ordinary images."""
     if dataset.shards is not None:
         return
@@ -236,7 +236,7 @@ def _size(file: str) -> int:
         return 0
 
 
-def _make(partial: Path, out: Path) -> None:
+def _make_folder(partial: Path, out: Path) -> None:
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -251,7 +251,7 @@ class _Packer:
     ) -> None:
         self.dataset, self.folder, self.packing, self.progress = dataset, folder, packing, progress
         self.reader = source_reader(dataset)
-        self.paths = _within(dataset)
+        self.paths = _original_paths(dataset)
         self.shards: list[Shard] = []
         self.skipped: dict[int, str] = {}
         count = len(dataset)
@@ -270,7 +270,7 @@ class _Packer:
                         self._add(chunk, shards, pool)
                         done += len(chunk)
                         self.progress(done)
-        return self._packed()
+        return self._result()
 
     def _orders(self) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
         for split in (*SPLITS, ""):
@@ -304,7 +304,7 @@ class _Packer:
                 f"the last: '{path}' {reason}. Repair or remove them."
             )
 
-    def _packed(self) -> PackResult:
+    def _result(self) -> PackResult:
         kept = np.setdiff1d(np.arange(len(self.dataset)), list(self.skipped))
         written = self.places | {CHECKSUM: self.checksums}
         table = self.dataset.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
@@ -337,7 +337,7 @@ class _Shards:
         members = {
             content.extension: content.data,
             "cls": label.encode(),
-            "json": json.dumps(_known(facts), ensure_ascii=False, default=str).encode(),
+            "json": json.dumps(_json_facts(facts), ensure_ascii=False, default=str).encode(),
         }
         needed = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in members.values())
         tar = self._room_for(needed)
@@ -356,7 +356,7 @@ class _Shards:
     def _room_for(self, needed: int) -> tarfile.TarFile:
         packing = self._packer.packing
         full = self._tar is not None and (
-            _closed(self._tar.offset + needed) > packing.shard_bytes
+            _tar_size(self._tar.offset + needed) > packing.shard_bytes
             or self._pictures == packing.shard_pictures
         )
         if full:
@@ -377,12 +377,12 @@ class _Shards:
         self._tar, self._pictures, self._count = None, 0, self._count + 1
 
 
-def _closed(size: int) -> int:
+def _tar_size(size: int) -> int:
     """Size of a tar with its end mark and padding."""
     return -(-(size + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
-def _known(facts: dict[Hashable, Any]) -> dict[Hashable, Any]:
+def _json_facts(facts: dict[Hashable, Any]) -> dict[Hashable, Any]:
     """Facts for JSON: without missing values and numpy types."""
     known = {name: value for name, value in facts.items() if _has_value(value)}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
@@ -392,7 +392,7 @@ def _has_value(value: Any) -> bool:
     return np.ndim(value) > 0 or not (pd.isna(value) or value == "")
 
 
-def _within(dataset: ImageDataset) -> list[str]:
+def _original_paths(dataset: ImageDataset) -> list[str]:
     """Paths from before packing, if they are unique in this dataset."""
     if dataset.shards is None:
         return dataset.paths
