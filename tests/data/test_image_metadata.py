@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path):
 @pytest.mark.parametrize("most", [1, 9])
 def test_no_more_are_read_than_asked_for(most, tmp_path, monkeypatch):
     dataset, read_ones = many(tmp_path, 10), []
-    mark_of = image_metadata.mark_of
+    mark_of = image_metadata.content_hash
     monkeypatch.setattr(image_metadata, "content_hash", lambda data: read_ones.append(data) or mark_of(data))
     content_hashes(dataset, most=most)
     assert len(read_ones) == most

@@ -7,14 +7,14 @@ import pytest
 from tests.messages import mentions
 from tests.rasters import rasterio, warp, write_raster
 
-from efficientnetv2.data.geotiff import is_mercator, open_raster
-from efficientnetv2.geospatial.pixel_area import row_hectares, side_m, untrue
+from efficientnetv2.data.geotiff import is_mercator, open_raster, pixel_side_m
+from efficientnetv2.geospatial.pixel_area import row_hectares, untrue
 
 
 def measured(tmp_path, height=180, width=360, **words):
     path = write_raster(tmp_path / "raster.tif", np.zeros((1, height, width), np.uint8), **words)
     with open_raster(path) as dataset:
-        return side_m(dataset), row_hectares(dataset)
+        return pixel_side_m(dataset), row_hectares(dataset)
 
 
 def test_pixels_of_a_degree_add_up_to_the_earth(tmp_path):
