@@ -39,7 +39,7 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
             for name in map(str, table)
         },
         "unlabelled": int((~labeled).sum()),
-        "passed_over": dataset.passed_over,
+        "passed_over": dataset.unsupported_files,
         "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / labeled.sum()) if len(totals) else None,
     }
@@ -77,7 +77,7 @@ def half_width(images: int) -> float:
 
 def _ignored_files(dataset: ImageDataset) -> Iterator[Finding]:
     """Files that are not images by their suffix: how many, and where."""
-    for suffix, folders in dataset.passed_over.items():
+    for suffix, folders in dataset.unsupported_files.items():
         files = count_of(sum(folders.values()), "file")
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
         yield Finding(

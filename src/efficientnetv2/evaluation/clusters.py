@@ -175,7 +175,7 @@ def _candidates(dataset: ImageDataset, *, from_folds: bool) -> list[Clusters]:
 
 
 def _clusters(level: Grouping) -> Clusters:
-    return Clusters(level.clusters, " and ".join(level.kept))
+    return Clusters(level.clusters, " and ".join(level.names))
 
 
 def _unit_of(clusters: Ints, levels: Sequence[Grouping]) -> str:
@@ -183,4 +183,4 @@ def _unit_of(clusters: Ints, levels: Sequence[Grouping]) -> str:
     by_group = [level for level in levels if level.block is None]
     if any(np.array_equal(clusters, level.clusters) for level in by_group):
         return "groups"
-    return " and ".join(levels[0].kept) if levels else "places or groups"
+    return " and ".join(levels[0].names) if levels else "places or groups"
