@@ -111,7 +111,7 @@ def test_a_class_of_val_that_is_gone_is_named(whole):
 def test_other_images_are_told_what_the_recipe_is_for():
     (note,) = compare(imagenet({"cat": 2, "dog": 2}), "imagenet1k", strict=True)
     assert mentions(note, "ImageNet-1k", "1,000")
-    assert "another set, of 2" in note
+    assert "another dataset, of 2" in note
 
 
 def imagenet21k(classes: int, *others: str) -> ImageDataset:

@@ -128,7 +128,7 @@ def test_the_laws_of_three_parts(data, seed, share):
 @pytest.mark.parametrize("size", [1, 2, 28, 30, 25_000, 0.01, 0.99])
 def test_fewer_than_classes_or_more_than_train_can_spare_is_refused(size):
     count = round(size * 30) if isinstance(size, float) else size
-    told = rf"all.csv: minival would be {count} of 30 training pictures.*from 3 to 27 .*--set minival=0.1"
+    told = rf"all.csv: minival would be {count} of 30 training images.*from 3 to 27 .*--set minival=0.1"
     with pytest.raises(InputError, match=told):
         with_minival(dataset([0, 1, 2] * 10), size=size)
 

@@ -131,7 +131,7 @@ def test_a_handle_that_broke_is_opened_anew(shards):
     store = LocalStore(str(shards))
     name = "pictures-000005.tar"
     (whole,) = store.read([Range(name, 0, 600)])
-    handle = store._opened(str(shards / name))._handle
+    handle = store._open_files(str(shards / name))._handle
     with (shards.parent / "other").open("wb") as other:
         os.dup2(other.fileno(), handle)
     with pytest.raises(OSError, match=mentioning("Bad file descriptor")):
