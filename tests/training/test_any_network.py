@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import Sampler
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
@@ -49,7 +49,7 @@ def run(network, group_images):
     state = init_state(network, recipe)
     steps = train_steps(
         state,
-        map(noise, Sampler(LABELS, PLAN, 4, 8, group_images, None, Key.of(0))),
+        map(noise, TrainSampler(LABELS, PLAN, 4, 8, group_images, None, Key.of(0))),
         StepContext(recipe, network.preprocessing, num_classes=2, key=Key.of(0), device=torch.device("cpu")),
         length=RunLength(4, steps_per_epoch=2),
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from efficientnetv2.data.sampler import BETA
+from efficientnetv2.data.sampler import DEFAULT_BETA
 from efficientnetv2.models.adapt import classifiers_of
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.regularization import apply_setting
@@ -310,7 +310,7 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
         unused.append("sync_batch_norm (there is one process)")
     if recipe.time_shares is not None and recipe.progressive.stages == 1:
         unused.append("time_shares (there is one stage)")
-    if recipe.effective_beta != BETA and "effective" not in (recipe.balance, recipe.class_weights):
+    if recipe.effective_beta != DEFAULT_BETA and "effective" not in (recipe.balance, recipe.class_weights):
         unused.append("effective_beta (neither balance nor class_weights is effective)")
     default = Schedule(kind=recipe.schedule.kind)
     for kind, names in {"staircase": ("factor", "every_epochs"), "cosine": ("final",)}.items():
