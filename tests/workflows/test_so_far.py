@@ -17,9 +17,9 @@ from tests.file_server import serving
 from tests.log_lines import logged_lines
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.shards.reader import Damage
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import RemoteStore
-from efficientnetv2.data.shards.writer import Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -119,7 +119,9 @@ def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
 
 
 def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
-    pack(load_dataset(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    write_shards(
+        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=10)
+    )
     dataset = load_dataset(tmp_path / "packed", require_labels=False)
     so_far(dataset=dataset, every_s=0).keep(*_answers(list(range(11))))
     os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
@@ -148,7 +150,9 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
     """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
     days = ("monday", "tuesday")
     for day in days:
-        pack(load_dataset(class_folders), tmp_path / day, Packing(shard_bytes=10**9, shard_pictures=10))
+        write_shards(
+            load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_pictures=10)
+        )
     asked, stats, rows = [], RemoteStore.stats, list(range(11))
     monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
     with serving(tmp_path) as server:
@@ -208,7 +212,7 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
     kept = so_far()
     with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
         answered(
-            Asked(network, dataset, Damage({}, ())),
+            Asked(network, dataset, ShardDamage({}, ())),
             "predicting",
             preprocessing=network.preprocessing,
             device=torch.device("cpu"),
@@ -228,7 +232,7 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
     monkeypatch.setattr(batch_predict, "shared_answers", lambda *_, **__: given)
     found, _ = answered(
-        Asked(network, dataset, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+        Asked(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
         device=torch.device("cpu"), workers=0, strict=False, world=World(), so_far=so_far(),
     )  # fmt: skip
     assert found.logits.data_ptr() == given.logits.data_ptr()
@@ -253,7 +257,7 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     answers = []
     for rank in (0, 1):
         found, _ = answered(
-            Asked(network, dataset, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+            Asked(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
             device=torch.device("cpu"), workers=0, strict=False, world=World(rank=rank, size=2), so_far=so_far(),
         )  # fmt: skip
         answers.append(found)

@@ -27,7 +27,7 @@ from efficientnetv2.checks.split_leakage import (
 )
 from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.shards.reader import Damage
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
 from efficientnetv2.evaluation.locations import NEAR_KM
@@ -93,7 +93,7 @@ def check_dataset(
     time_column: str | None = None,
     embeddings: Embeddings | None = None,
     weights: str | None = None,
-    damage: Damage | None = None,
+    damage: ShardDamage | None = None,
 ) -> CheckFindings:
     """Run all checks.
 
@@ -134,7 +134,7 @@ def check_dataset(
     return CheckFindings(dataset, stats, sections, weights)
 
 
-def _damaged(damage: Damage) -> list[Finding]:
+def _damaged(damage: ShardDamage) -> list[Finding]:
     """A finding for each damaged shard."""
     advice = "Restore the shard."
     return [Finding("damaged_shard", "wrong", note, advice) for note in damage.notes]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 
-from efficientnetv2.data.csv_dialect import find_column, read_cells
+from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.geotiff import open_raster, read_errors
 from efficientnetv2.geospatial import map_file as mapfile
 from efficientnetv2.geospatial.pixel_area import untrue
@@ -164,7 +164,7 @@ def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Pat
 def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: str) -> Counts:
     """(n,) class ids of a column, indexed by row."""
     known = {name: place for place, name in enumerate(names)}
-    column = pd.Series(find_column(column, names), index=column.index)
+    column = pd.Series(match_names(column, names), index=column.index)
     for row, value in column.items():
         if value not in known:
             found = f"'{value}'" if value else "empty"

@@ -24,7 +24,7 @@ from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.index import is_url, shard_of
-from efficientnetv2.data.shards.reader import Damage
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.inference.predict import Predictions, shared_answers
 from efficientnetv2.models.conversion.reading import is_model_file
@@ -273,7 +273,7 @@ class Asked:
 
     network: Network
     dataset: ImageDataset
-    damage: Damage
+    damage: ShardDamage
 
 
 def answered(
@@ -378,7 +378,9 @@ def _with(predictions: Predictions, dataset: ImageDataset, rows: Ints, logits: t
     )
 
 
-def tell_unreadable(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: Damage) -> None:
+def tell_unreadable(
+    dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: ShardDamage
+) -> None:
     """Name the first few pictures that could not be read, and count the rest; shards have had a line each.
 
     A reason is said once: that a raster does not fit the model's rule takes several sentences.

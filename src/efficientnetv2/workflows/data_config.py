@@ -12,12 +12,12 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
-from efficientnetv2.data.bands import rule_of
+from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.raster_checks import depth, kinds_counted
+from efficientnetv2.data.raster_checks import count_dtypes, dtype_group
 from efficientnetv2.data.records import SPLITS, Layout
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.reader import Damage, damage_of
+from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
@@ -155,7 +155,7 @@ def with_rule(dataset: ImageDataset, source: Source, *, seed: int) -> ImageDatas
         for learning in (True, False)
     }
     missing = None if source.nodata is None else nodata_asked(source.nodata)
-    bands = rule_of(files[True], asked, seed=seed, others=files[False], nodata=missing)
+    bands = measure_bands(files[True], asked, seed=seed, others=files[False], nodata=missing)
     if bands is None:
         if missing:
             raise InputError(
@@ -171,8 +171,8 @@ def with_rule(dataset: ImageDataset, source: Source, *, seed: int) -> ImageDatas
             f"Missing data: {values}, which no file declares, fills connected areas far from all other values. Pixels "
             "of this value are read as missing. Pass --nodata none if the value is a measurement."
         )
-    if len(set(map(depth, bands.kinds))) > 1:
-        _logger.info(_told_kinds(bands, kinds_counted(filter(is_raster, files[True]), bands)))
+    if len(set(map(dtype_group, bands.kinds))) > 1:
+        _logger.info(_told_kinds(bands, count_dtypes(filter(is_raster, files[True]), bands)))
     return replace(dataset, bands=bands)
 
 
@@ -248,7 +248,7 @@ def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:
     return numbers
 
 
-def tell(dataset: ImageDataset, *, strict: bool) -> Damage:
+def tell(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
     """Say what was noted on the way to a dataset, and which of its shards are damaged; no picture is read.
 
     Returns:
@@ -260,8 +260,8 @@ def tell(dataset: ImageDataset, *, strict: bool) -> Damage:
     for note in dataset.notes:
         _logger.info(note)
     if dataset.shards is None:
-        return Damage({}, ())
-    damage = damage_of(dataset.table, dataset.shards)
+        return ShardDamage({}, ())
+    damage = find_damage(dataset.table, dataset.shards)
     refuse_damage(dataset, damage, strict)
     for note in damage.notes[:_SHARDS_NAMED]:
         _logger.info(note)

@@ -16,7 +16,7 @@ from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.sampler import Balance, target_counts
+from efficientnetv2.data.sampler import ClassSampling, target_counts
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.export import FOLDER, materialise, spread_copies
@@ -77,9 +77,9 @@ def balance_and_write(
     Raises:
         InputError: anything a user can mend.
     """
-    if to not in get_args(Balance):
-        hint = did_you_mean(to, get_args(Balance))
-        raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(Balance))}{hint}")
+    if to not in get_args(ClassSampling):
+        hint = did_you_mean(to, get_args(ClassSampling))
+        raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(ClassSampling))}{hint}")
     if source.label_separator is not None:
         raise InputError(
             f"balance counts pictures of one label each, but --label-separator {typed([source.label_separator])} "
@@ -103,7 +103,7 @@ def balance_and_write(
     _logger.info(prepared.split_note)
     teach = np.flatnonzero(dataset.split == "train")
     before = np.bincount(dataset.labels[teach], minlength=len(dataset.class_names))
-    wanted = target_counts(before, cast(Balance, to), fewer=fewer, beta=decided.effective_beta)
+    wanted = target_counts(before, cast(ClassSampling, to), fewer=fewer, beta=decided.effective_beta)
     file = out if fewer else out / TABLE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

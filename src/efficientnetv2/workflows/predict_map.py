@@ -9,8 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.data.geotiff import Dataset, all_bands, bands_seen, names_of, opened, side_m
-from efficientnetv2.data.raster_checks import amiss, in_codes, in_pages, kinds_of, unlike
+from efficientnetv2.data.geotiff import (
+    RasterDataset,
+    all_bands,
+    band_names,
+    open_raster,
+    pixel_side_m,
+    visible_bands,
+)
+from efficientnetv2.data.raster_checks import (
+    band_mismatch,
+    dtypes_of,
+    mismatch,
+    multipage_fault,
+    palette_fault,
+)
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.pixel_area import untrue
 from efficientnetv2.geospatial.predict_map import Grid, Tally, draw
@@ -104,7 +117,7 @@ def map_and_write(
     on = device_to_answer_on(device, World())
     refuse_swapped(model, raster, "map")
     _refuse_place(out, raster)
-    with opened(raster) as source:
+    with open_raster(raster) as source:
         refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 map")
         tell_replaced(out)
         network = model_file.load(model)
@@ -150,7 +163,7 @@ def _refuse_place(out: Path, raster: Path) -> None:
         raise InputError(f"--out {out} is RASTER itself. Give another file.")
 
 
-def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, name: str) -> Bands:
+def bands_for(source: RasterDataset, preprocessing: Preprocessing, wanted: Wanted, name: str) -> Bands:
     """How a raster is to be seen: as given, else as the model's pictures were, else as the raster says.
 
     Args:
@@ -168,20 +181,20 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
     asked = None if wanted.bands is None else bands_asked(wanted.bands)
     if asked is not None:
         numbers = None if asked == "all" else asked
-    if not isinstance(asked, tuple) and (fault := in_pages(source) or in_codes(source)):
+    if not isinstance(asked, tuple) and (fault := multipage_fault(source) or palette_fault(source)):
         raise InputError(f"{name} {fault}")
     if numbers is None:
-        numbers = (bands_seen if asked is None else all_bands)(source)
+        numbers = (visible_bands if asked is None else all_bands)(source)
     _refuse_other_number(numbers, preprocessing, source, name)
     if known is None:
         known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
     elif numbers != known.numbers or isinstance(asked, tuple):
         # Asked for by number, so what they are called does not count.
-        known = replace(known, numbers=numbers, names=names_of(source, numbers))
+        known = replace(known, numbers=numbers, names=band_names(source, numbers))
     by_rule = preprocessing.bands is not None and wanted.value_range is None
-    if fault := (unlike if by_rule else amiss)(source, known):
+    if fault := (mismatch if by_rule else band_mismatch)(source, known):
         raise InputError(f"{name} {fault}")
-    kinds = kinds_of(source, known.numbers)
+    kinds = dtypes_of(source, known.numbers)
     if wanted.value_range is not None:
         low, high = _value_range(wanted.value_range)
         return replace(known, low=(low,) * known.channels, high=(high,) * known.channels, kinds=kinds)
@@ -194,7 +207,7 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
 
 
 def _refuse_other_number(
-    numbers: tuple[int, ...], preprocessing: Preprocessing, source: Dataset, name: str
+    numbers: tuple[int, ...], preprocessing: Preprocessing, source: RasterDataset, name: str
 ) -> None:
     """Refuse bands of another number than the model's pictures had."""
     count, bands = preprocessing.channels, preprocessing.bands
@@ -224,7 +237,7 @@ def _value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, raster: Path) -> Grid:
+def grid_for(source: RasterDataset, preprocessing: Preprocessing, wanted: Wanted, raster: Path) -> Grid:
     """Where the windows lie.
 
     Args:
@@ -242,7 +255,7 @@ def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, rast
             raise InputError("--window-px and --window-m both say how large a window is. Give one of them.")
         px = _pixels(source, wanted.window_m, raster)
     if px is None:
-        side, trained_m = side_m(source), _trained_m(preprocessing)
+        side, trained_m = pixel_side_m(source), _trained_m(preprocessing)
         px = preprocessing.image_px
         if side is not None and trained_m is not None:
             px = max(2, round(trained_m / side))
@@ -250,8 +263,8 @@ def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, rast
     return Grid(source.height, source.width, px, stride)
 
 
-def _pixels(source: Dataset, metres: float, raster: Path) -> int:
-    side = side_m(source)
+def _pixels(source: RasterDataset, metres: float, raster: Path) -> int:
+    side = pixel_side_m(source)
     if side is None:
         unit, fix = "no coordinate system", "."
         if source.crs is not None:
@@ -278,10 +291,10 @@ def _trained_m(preprocessing: Preprocessing) -> float | None:
 
 
 def _chosen(
-    source: Dataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted, trained_m: float | None
+    source: RasterDataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted, trained_m: float | None
 ) -> list[str]:
     """What a person should know before it begins, a sentence each."""
-    side = side_m(source)
+    side = pixel_side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
     lines = [
         f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}"

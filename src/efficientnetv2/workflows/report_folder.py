@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from efficientnetv2.data.shards.index import INDEX
+from efficientnetv2.data.shards.index import INDEX_NAME
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.training.run_dir import REPORT_FILES
@@ -48,7 +48,7 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
         )
     refuse_within(data, out, "--out")
     refuse_replaced(data, out, (*REPORT_FILES, SKIPPED), "--out")
-    if (out / INDEX).is_file():
+    if (out / INDEX_NAME).is_file():
         raise InputError(
             f"--out {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
         )

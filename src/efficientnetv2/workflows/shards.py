@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.writer import Packed, Packing, pack
+from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.workflows.data_config import Source, tell
@@ -16,7 +16,7 @@ from efficientnetv2.workflows.output_paths import lies_within
 _logger = logging.getLogger(__name__)
 
 
-def pack_shards(source: Source, out: Path, packing: Packing) -> tuple[ImageDataset, Packed]:
+def pack_shards(source: Source, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
     """Pack labelled pictures into shards, and return both.
 
     Raises:
@@ -26,7 +26,7 @@ def pack_shards(source: Source, out: Path, packing: Packing) -> tuple[ImageDatas
     dataset = source.read(for_training=False)
     tell(dataset, strict=packing.strict)
     with progress("packing", len(dataset)) as counted:
-        packed = pack(dataset, place, packing, progress=counted, called=source.words)
+        packed = write_shards(dataset, place, packing, progress=counted, called=source.words)
     for path, reason in packed.skipped:
         _logger.info(f"Left out {path}: {reason}.")
     return dataset, packed
