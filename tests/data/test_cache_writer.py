@@ -31,7 +31,7 @@ from efficientnetv2.data.cache_writer import (
     remove_unused_caches,
 )
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_cache import PIXELS_AT, CacheSpec
+from efficientnetv2.data.image_cache import PIXELS_OFFSET, CacheSpec
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.errors import InputError
@@ -111,7 +111,7 @@ def test_a_changed_picture_makes_the_cache_stale(change, class_folders, tmp_path
     after = cache_on_disk(tmp_path / "cache", order(dataset))
     assert not after.reused
     assert mentions(said[0], "cache")
-    assert after.content != before.content
+    assert after.digest != before.digest
     reader = after.reader(np.arange(48), source_reader(dataset))
     assert np.array_equal(reader.source(3), in_a_cache(dataset).source(3))
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix] == ["pictures.bin"]
@@ -157,14 +157,14 @@ def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders,
     dataset = load_dataset(class_folders)
     expected = 48 * 30 * 30 * 3 + (291 + 150 + 45) * 30 * 3  # 300 x 31, 60, 200 with 30 px of height
     filled = cache_in_memory(order(dataset), room_bytes=PLENTY)
-    index_bytes = filled.bytes - PIXELS_AT - expected
+    index_bytes = filled.bytes - PIXELS_OFFSET - expected
     assert 51 * 16 <= index_bytes <= 51 * 16 + 4096
 
     def never(*_):
         raise AssertionError("decoded although there is no room")
 
     monkeypatch.setattr(cache_writer, "load_resized_image", never)
-    words = "51 pictures, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Use --cache disk, or keep"
+    words = "51 images, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Use --cache disk, or keep"
     with pytest.raises(InputError, match=words):
         cache_in_memory(order(dataset), room_bytes=expected)
 
@@ -284,7 +284,7 @@ def test_stopping_gives_up_what_threads_have_not_begun(class_folders, monkeypatc
             super().shutdown(wait=how.get("wait", True))
 
     monkeypatch.setattr(cache_writer, "ThreadPoolExecutor", Pool)
-    with cache_writer._working(work, order(load_dataset(class_folders), threads=2), 1) as results:
+    with cache_writer._map_images(work, order(load_dataset(class_folders), threads=2), 1) as results:
         assert next(results) == [0]
     assert set(begun) <= {0, 1, 2}, "the first, and one more in each of two threads"
     assert threading.active_count() <= threads, "none is left"
@@ -381,7 +381,7 @@ def test_progress_ends_at_the_number_of_pictures(class_folders):
 
     with reported_to(counting):
         cache_in_memory(order(load_dataset(class_folders)), room_bytes=PLENTY)
-    assert set(seen) == {("measuring pictures", 48), ("filling the cache", 48)}
+    assert set(seen) == {("measuring images", 48), ("filling the cache", 48)}
     assert all(done == sorted(done) and done[-1] == 48 for done in seen.values())
 
 

@@ -1,7 +1,7 @@
-"""Where a cache lies: in memory for one run, or on disk for later ones too; and whether there is room for it.
+"""Fill a cache of decoded images: in memory for one run, or on disk for later runs too.
 
-On disk it is filled beside its place, under a lock, and moved there when it is whole: a killed fill leaves nothing
-that could be taken for a cache, and two runs that want the same one fill it once.
+On disk the cache is written next to its place, under a lock, and moved there when it is complete: an interrupted fill
+leaves nothing that looks like a cache, and two runs that need the same cache fill it once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.image_cache import (
-    PIXELS_AT,
+    PIXELS_OFFSET,
     CachedImageReader,
     CacheIndex,
     CacheSpec,
@@ -44,231 +44,103 @@ from efficientnetv2.utils.progress import progress
 
 _logger = logging.getLogger(__name__)
 
-# All ours: how many pieces of work each thread is given ahead, so that none waits; the pictures of a piece, when their
-# headers are read and when they are decoded: more are handed over, and fetched from far away, at less cost, but take
-# more memory.
-_AHEAD, _HEADERS, _PICTURES = 2, 64, 8
-# Of the index: place and size of a picture, and the rest.
+# Tasks queued per thread, so that none waits; images per task, for headers and for decoding. Larger tasks need fewer
+# remote requests and more memory. Ours.
+_QUEUED, _HEADERS, _IMAGES = 2, 64, 8
+# Bytes of the index: offset and size of an image, and the rest.
 _INDEX_BYTES_EACH, _INDEX_BYTES = 16, 4096
+_SPARE_BYTES = 2**30  # disk space that the run itself needs. Ours.
+_LESS = "keep less detail (--set cache_detail=0.25), or leave --cache out"
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class CacheJob:
-    """What is to be kept, and who looks on.
+    """What to cache.
 
     Args:
-        reader: of the originals.
-        count: how many there are.
-        kept: at what size.
-        threads: that decode.
+        reader: Reader of the original images.
+        count: Number of images.
+        spec: Size of the cached images.
+        threads: Threads that decode.
     """
 
     reader: Reader
     count: int
-    kept: CacheSpec
+    spec: CacheSpec
     threads: int
 
+    def digest(self) -> str:
+        """See ``cache_digest``."""
+        return cache_digest(self.reader, self.count, self.spec)
 
-def image_offsets(order: CacheJob) -> Ints:
-    """Where the pixels of each picture will stand, from their headers alone.
-
-    Args:
-        order: what to keep.
-
-    Returns:
-        (N + 1,) bytes from the file's beginning: where each begins, and the last ends.
-    """
-    lengths: list[int] = []
-    with (
-        progress("measuring pictures", order.count) as counted,
-        _working(_bytes_kept, order, _HEADERS) as pieces,
-    ):
-        for several in pieces:
-            lengths += several
-            counted(len(lengths))
-    return PIXELS_AT + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-def _bytes_kept(reader: Reader, row: int, kept: CacheSpec) -> int:
-    """How many a picture will take; none, if it can't be read."""
-    try:
-        source = reader.source(row)
-        width, height = kept.size(*image_size(source))
-    except UnreadableImageError:
-        return 0
-    return width * height * (source.shape[2] if isinstance(source, np.ndarray) else RGB)
-
-
-def total_bytes(places: Ints) -> int:
-    """Bytes of the whole file, from what ``image_offsets`` gave."""
-    return int(places[-1]) + _INDEX_BYTES_EACH * (len(places) - 1) + _INDEX_BYTES
-
-
-def write_cache(path: Path, order: CacheJob, places: Ints, content: str) -> None:
-    """Decode every picture and write the file; those that can't be read are told in its index.
-
-    Args:
-        path: of the file.
-        order: what to keep.
-        places: as ``image_offsets`` gave them.
-        content: see ``cache.content_of``.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
-    sizes = np.zeros((order.count, 2), np.int32)
-    offsets, end = places[:-1].copy(), int(places[-1])
-    reasons: dict[int, str] = {}
-    channels = RGB
-    path.touch()
-    with (
-        path.open("r+b") as file,
-        progress("filling the cache", order.count) as counted,
-        _working(_decoded, order, _PICTURES) as decoded,
-    ):
-        for row, picture in enumerate(itertools.chain.from_iterable(decoded)):
-            if isinstance(picture, str):
-                reasons[row] = picture
-            else:
-                if picture.nbytes > places[row + 1] - places[row]:  # its header said less, or has changed
-                    offsets[row], end = end, end + picture.nbytes
-                sizes[row], channels = picture.shape[:2], picture.shape[2]
-                file.seek(int(offsets[row]))
-                file.write(picture.data)
-            if (row + 1) % _PICTURES == 0 or row + 1 == order.count:
-                counted(row + 1)
-        file.truncate(end)  # the last pictures may be such as could not be read
-        CacheIndex(content, offsets, sizes, reasons, channels).write(file)
-
-
-def any_readable(order: CacheJob, rows: Sequence[int]) -> bool:
-    """Whether any of these can be decoded now, as ``write_cache`` would; it looks no further than the first.
-
-    Args:
-        order: what to keep.
-        rows: pictures of it, by number.
-
-    Raises:
-        InputError: a store of another machine does not answer.
-    """
-    return any(not isinstance(_decoded(order.reader, row, order.kept), str) for row in rows)
-
-
-def _decoded(reader: Reader, row: int, kept: CacheSpec) -> Pixels | str:
-    """A picture as it is kept, or why it can't be."""
-    try:
-        return load_resized_image(reader.source(row), kept.size)
-    except UnreadableImageError as error:
-        return error.reason
-
-
-@contextmanager
-def _working(
-    work: Callable[[Reader, int, CacheSpec], Result], order: CacheJob, pictures: int
-) -> Iterator[Iterator[list[Result]]]:
-    """``work`` of each picture, in order, in pieces done by threads a little ahead; leaving the block stops them."""
-
-    def piece(first: int) -> list[Result]:
-        rows = range(first, min(first + pictures, order.count))
-        reader = order.reader.ahead(rows)
-        return [work(reader, row, order.kept) for row in rows]
-
-    pieces = _results(piece, range(0, order.count, pictures), order.threads)
-    with warnings.catch_warnings(), closing(pieces):
-        # Around the threads, because filters belong to the process: within, each opener sets its own aside.
-        warnings.simplefilter("ignore")
-        yield pieces
-
-
-def _results(work: Callable[[int], Result], items: range, threads: int) -> Generator[Result, None, None]:
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > _AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_SPARE_BYTES = 2**30  # what the run itself needs of the disk; ours
+    def __str__(self) -> str:
+        return (
+            f"{self.count:,} images, kept decoded with their {self.spec.side} side up to {self.spec.px} px,"
+        )
 
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A cache that can be read.
+    """A complete cache.
 
     Args:
-        path: of its file.
-        content: see ``cache.content_of``.
-        bytes: of the file.
-        reused: it was there already.
-        holder: has to live as long as its readers: the memory that the file lies in.
+        path: Cache file.
+        digest: See ``cache_digest``.
+        bytes: Size of the file.
+        reused: Whether it existed before.
+        holder: Object that keeps the file's memory alive; its readers hold it.
     """
 
     path: Path
-    content: str
+    digest: str
     bytes: int
     reused: bool
     holder: object = None
 
     def reader(self, rows: Ints, originals: Reader) -> CachedImageReader:
-        """Of samples that are these rows of the order; ``originals`` knows the samples by their number."""
-        return CachedImageReader(self.path, self.content, rows, originals, self.holder)
+        """Reader of samples that are these rows of the job. ``originals`` names the samples."""
+        return CachedImageReader(self.path, self.digest, rows, originals, self.holder)
 
 
-def cache_in_memory(order: CacheJob, *, room_bytes: int) -> CacheFile:
-    """Keep pictures in memory that worker processes share, and that is gone with this process.
+def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
+    """Cache images in memory that worker processes share, until this process ends.
 
-    Args:
-        order: what to keep.
-        room_bytes: most that it may take.
-
-    Raises:
-        InputError: it would take more.
+    Raises InputError if it takes more than ``room_bytes``.
     """
-    places = image_offsets(order)
-    if total_bytes(places) > room_bytes:
+    offsets = _image_offsets(job)
+    if _total_bytes(offsets) > room_bytes:
         raise InputError(
-            f"--cache ram: {_what(order)} need {format_bytes(total_bytes(places))}, but of the free memory only "
+            f"--cache ram: {job} need {format_bytes(_total_bytes(offsets))}, but of the free memory only "
             f"{format_bytes(room_bytes)} can be spared for it. Use --cache disk, or {_LESS}."
         )
     path, holder = _memory_file()
-    content = cache_digest(order.reader, order.count, order.kept)
-    write_cache(path, order, places, content)
-    return CacheFile(path, content, path.stat().st_size, reused=False, holder=holder)
+    digest = job.digest()
+    write_cache(path, job, offsets, digest)
+    return CacheFile(path, digest, path.stat().st_size, reused=False, holder=holder)
 
 
-def cache_on_disk(folder: Path, order: CacheJob) -> CacheFile:
-    """The cache in a folder: as it is there if it is whole and of these pictures, with all that can be read; else anew.
+def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
+    """Cache images in a folder of their own. Reuses a complete cache of these images with all that are readable.
 
-    Args:
-        folder: of this cache alone; made if need be.
-        order: what to keep.
-
-    Raises:
-        InputError: the disk has no room for it, or the folder can't be written.
+    Raises InputError if the disk has no room or the folder is not writable.
     """
     file = folder / "pictures.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / "lock"):
-            content = cache_digest(order.reader, order.count, order.kept)
-            if reused := _there(file, content, order):
-                os.utime(file)  # used today: see remove_unused
+        with _locked(folder / "lock"):
+            digest = job.digest()
+            if reused := _is_valid(file, digest, job):
+                os.utime(file)  # used today: see remove_unused_caches
             else:
                 file.unlink(missing_ok=True)
                 remove_partial(folder)
                 remove_unused_caches(folder.parent)
-                places = image_offsets(order)
-                _refuse_without_room(folder, order, total_bytes(places))
-                write_atomically(file, lambda partial: write_cache(partial, order, places, content))
-            return CacheFile(file, content, file.stat().st_size, reused)
+                offsets = _image_offsets(job)
+                _require_room(folder, job, _total_bytes(offsets))
+                write_atomically(file, lambda partial: write_cache(partial, job, offsets, digest))
+            return CacheFile(file, digest, file.stat().st_size, reused)
     except OSError as error:
         raise InputError(
             f"--cache disk: {folder} can't be written ({(error.strerror or str(error)).lower()}). Name another place "
@@ -276,36 +148,131 @@ def cache_on_disk(folder: Path, order: CacheJob) -> CacheFile:
         ) from error
 
 
-def is_cached(folder: Path, order: CacheJob) -> bool:
-    """Whether ``cache_on_disk`` would find the cache in its folder, whole and of these pictures."""
-    content = cache_digest(order.reader, order.count, order.kept)
+def is_cached(folder: Path, job: CacheJob) -> bool:
+    """Whether ``cache_on_disk`` would reuse the cache of a folder."""
     with silenced():
-        return _there(folder / "pictures.bin", content, order)
+        return _is_valid(folder / "pictures.bin", job.digest(), job)
 
 
 def remove_unused_caches(caches: Path) -> None:
-    """Remove the caches of a folder that no run has used for 30 days, but those that one is at now."""
+    """Remove the caches of a folder that no run has used for 30 days, unless one is in use now."""
     for file in caches.glob("*/pictures.bin"):
         if not is_unused(file):
             continue
         with suppress(Timeout, OSError), FileLock(file.parent / "lock", timeout=0):
-            if is_unused(file):  # still: whoever had the lock may have used it
+            if is_unused(file):  # still, after waiting for the lock
                 shutil.rmtree(file.parent, ignore_errors=True)
                 _logger.info(
                     f"Removed the cache {file.parent}, which no run has used for {UNUSED_DAYS} days."
                 )
 
 
+def write_cache(path: Path, job: CacheJob, offsets: Ints, digest: str) -> None:
+    """Decode every image and write the cache file. Its index lists the unreadable ones. Raises OSError."""
+    sizes = np.zeros((job.count, 2), np.int32)
+    starts, end = offsets[:-1].copy(), int(offsets[-1])
+    reasons: dict[int, str] = {}
+    channels = RGB
+    path.touch()
+    with (
+        path.open("r+b") as file,
+        progress("filling the cache", job.count) as counted,
+        _map_images(_decode, job, _IMAGES) as decoded,
+    ):
+        for row, image in enumerate(itertools.chain.from_iterable(decoded)):
+            if isinstance(image, str):
+                reasons[row] = image
+            else:
+                if image.nbytes > offsets[row + 1] - offsets[row]:  # its header was wrong, or has changed
+                    starts[row], end = end, end + image.nbytes
+                sizes[row], channels = image.shape[:2], image.shape[2]
+                file.seek(int(starts[row]))
+                file.write(image.data)
+            if (row + 1) % _IMAGES == 0 or row + 1 == job.count:
+                counted(row + 1)
+        file.truncate(end)  # the last images may be unreadable
+        CacheIndex(digest, starts, sizes, reasons, channels).write(file)
+
+
 def format_bytes(count: int) -> str:
-    """Bytes as people say them: ``1.2 GiB``, ``340 MiB``."""
+    """``1.2 GiB``, ``340 MiB``."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
 
 
-def _there(file: Path, content: str, order: CacheJob) -> bool:
-    """Whether this cache is in its place; if there is another, why it will not do is said.
+def _image_offsets(job: CacheJob) -> Ints:
+    """(N + 1,) offsets of the images and of their end in the file, from their headers."""
+    lengths: list[int] = []
+    with (
+        progress("measuring images", job.count) as counted,
+        _map_images(_image_bytes, job, _HEADERS) as chunks,
+    ):
+        for chunk in chunks:
+            lengths += chunk
+            counted(len(lengths))
+    return PIXELS_OFFSET + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
-    What could not be read when it was filled is asked for again: a mount that failed for a moment leaves the files as
-    they are, and so the content, and would be kept for a damage of theirs for good.
+
+def _total_bytes(offsets: Ints) -> int:
+    """Size of the cache file."""
+    return int(offsets[-1]) + _INDEX_BYTES_EACH * (len(offsets) - 1) + _INDEX_BYTES
+
+
+def _image_bytes(reader: Reader, row: int, spec: CacheSpec) -> int:
+    try:
+        source = reader.source(row)
+        width, height = spec.size(*image_size(source))
+    except UnreadableImageError:
+        return 0
+    return width * height * (source.shape[2] if isinstance(source, np.ndarray) else RGB)
+
+
+def _decode(reader: Reader, row: int, spec: CacheSpec) -> Pixels | str:
+    """The cached pixels of an image, or why it is unreadable."""
+    try:
+        return load_resized_image(reader.source(row), spec.size)
+    except UnreadableImageError as error:
+        return error.reason
+
+
+@contextmanager
+def _map_images(
+    function: Callable[[Reader, int, CacheSpec], Result], job: CacheJob, chunk: int
+) -> Iterator[Iterator[list[Result]]]:
+    """``function`` of every image, in order, in chunks, by threads slightly ahead. Leaving the block stops them."""
+
+    def map_chunk(first: int) -> list[Result]:
+        rows = range(first, min(first + chunk, job.count))
+        reader = job.reader.ahead(rows)
+        return [function(reader, row, job.spec) for row in rows]
+
+    chunks = _map_ahead(map_chunk, range(0, job.count, chunk), job.threads)
+    with warnings.catch_warnings(), closing(chunks):
+        # Around the threads, since filters belong to the process: each opener within them sets its own aside.
+        warnings.simplefilter("ignore")
+        yield chunks
+
+
+def _map_ahead(
+    function: Callable[[int], Result], items: range, threads: int
+) -> Generator[Result, None, None]:
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _QUEUED * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
+    """Whether a cache is complete and of these images. Otherwise logs the reason.
+
+    Images that were unreadable are tried again: a mount may have failed for a moment, which leaves the files and so the
+    digest as they are.
     """
     try:
         with file.open("rb") as opened:
@@ -315,55 +282,52 @@ def _there(file: Path, content: str, order: CacheJob) -> bool:
     except InvalidCacheError as error:
         _logger.info(f"The cache {file} {error}: filling it anew.")
         return False
-    if index.content != content:
-        _logger.info(f"The pictures are not those in the cache {file} any more: filling it anew.")
+    if index.digest != digest:
+        _logger.info(f"The images are not those in the cache {file} any more: filling it anew.")
         return False
-    if any_readable(order, list(index.reasons)):
+    if _any_readable(job, list(index.reasons)):
         _logger.info(
-            f"Pictures that could not be read when the cache {file} was filled can be now: filling it anew."
+            f"Images that could not be read when the cache {file} was filled can be now: filling it anew."
         )
         return False
     return True
 
 
+def _any_readable(job: CacheJob, rows: Sequence[int]) -> bool:
+    """Whether any of these images can be decoded now. Stops at the first."""
+    return any(not isinstance(_decode(job.reader, row, job.spec), str) for row in rows)
+
+
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock of a killed one."""
-    alone = FileLock(lock)
+def _locked(lock: Path) -> Iterator[None]:
+    """One process at a time. The system releases the lock of a killed one."""
+    file_lock = FileLock(lock)
     try:
-        alone.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout:
         _logger.info(f"Another run is filling the cache {lock.parent}: waiting for it.")
-        alone.acquire()
+        file_lock.acquire()
     try:
         yield
     finally:
-        alone.release()
+        file_lock.release()
 
 
-def _refuse_without_room(folder: Path, order: CacheJob, needed: int) -> None:
+def _require_room(folder: Path, job: CacheJob, needed: int) -> None:
     free = shutil.disk_usage(folder).free - _SPARE_BYTES
     if needed > free:
         raise InputError(
-            f"--cache disk: {_what(order)} need {format_bytes(needed)}, but {folder} has "
-            f"{format_bytes(max(0, free))} free ({format_bytes(_SPARE_BYTES)} left aside for the run). Make room, "
-            f"name another disk with EFFNETV2_CACHE=FOLDER, or {_LESS}."
+            f"--cache disk: {job} need {format_bytes(needed)}, but {folder} has {format_bytes(max(0, free))} free "
+            f"({format_bytes(_SPARE_BYTES)} left aside for the run). Make room, name another disk with "
+            f"EFFNETV2_CACHE=FOLDER, or {_LESS}."
         )
 
 
-_LESS = "keep less detail (--set cache_detail=0.25), or leave --cache out"
-
-
-def _what(order: CacheJob) -> str:
-    side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.kept.side]
-    return f"{order.count:,} pictures, kept decoded with their {side} up to {order.kept.px} px,"
-
-
 def _memory_file() -> tuple[Path, object]:
-    """A file in memory, and what it lives as long as.
+    """A file in memory, and the object that keeps it alive.
 
-    On Linux it has no name and no limit but the memory's, unlike /dev/shm in a container. Elsewhere a temporary
-    file stands in, which the system keeps in memory while there is room.
+    On Linux the file has no name and no limit but the memory's, unlike /dev/shm in a container. Elsewhere it is a
+    temporary file, which the system keeps in memory while there is room.
     """
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("effnetv2-pictures")
@@ -373,7 +337,7 @@ def _memory_file() -> tuple[Path, object]:
 
 
 class _Open:
-    """An open file, closed with the last reader of it."""
+    """An open file, closed with its last reader."""
 
     def __init__(self, handle: int) -> None:
         weakref.finalize(self, os.close, handle)

@@ -150,7 +150,7 @@ def minutes_of(
     """
     if asked is None or (choosing and plan.tries_timed):
         return None
-    pictures = [len(part.learning) for part in dealt.parts]
+    pictures = [len(part.train_rows) for part in dealt.parts]
     minutes, kinds = asked * _FOR_RUNS, plan.runs // plan.folds
     if plan.chooses and plan.tries_timed:
         sides = kinds // (plan.members + len(plan.tries))
@@ -233,7 +233,7 @@ class Runs:
         part, called = dealt.parts[number], f"{what} {number + 1} of {len(dealt.parts)}"
         if not (folder / run_name(number) / "report.json").exists():
             span = f" ({part.note})" if part.note else ""
-            learning, answering = count_of(len(part.learning), "picture"), f"{len(part.answering):,}"
+            learning, answering = count_of(len(part.train_rows), "picture"), f"{len(part.val_rows):,}"
             _logger.info(f"{called}: learns from {learning}, answers {answering}{span}.")
         scores = self._scores(dealt, number, folder, called)
         tries = answerers(self.plan, scores)
@@ -250,7 +250,7 @@ class Runs:
         score = FoldScore(
             number=number,
             note=part.note,
-            learning=len(part.learning),
+            learning=len(part.train_rows),
             answering=len(rows),
             top1=figures.top1,
             mean=mean,
@@ -279,7 +279,7 @@ class Runs:
             )
         settled = self._settled(folder, attempt)
         return self._run(
-            dealt, folder, run_name(number, place), part.learning, part.answering, words, settled, called
+            dealt, folder, run_name(number, place), part.train_rows, part.val_rows, words, settled, called
         )
 
     def _scores(self, dealt: Folds, number: int, folder: Path, called: str) -> tuple[float, ...]:
@@ -314,7 +314,7 @@ class Runs:
             if recipe not in [file.read_text("utf-8") for file in there]:
                 fold = f"_fold{number + 1}" if there else ""
                 write_text_atomically(choosing / f"try{place + 1}{fold}.yaml", recipe)
-        told = {"scores": scores, "seconds": seconds, "pictures": len(dealt.parts[number].learning)}
+        told = {"scores": scores, "seconds": seconds, "pictures": len(dealt.parts[number].train_rows)}
         write_text_atomically(choosing / f"fold{number + 1}.json", json.dumps(told, indent=1) + "\n")
 
     def _words(
@@ -359,7 +359,7 @@ class Runs:
         try:
             own = load_dataset(file, label_separator=self.dataset.separator)
             place = replace(
-                place, common=Common.of(self.dataset, [one.learning for one in dealt.parts], own, rows)
+                place, common=Common.of(self.dataset, [one.train_rows for one in dealt.parts], own, rows)
             )
             log, first = RunLog(), not begun and not settled  # further runs say what the first has said
             with nullcontext() if first else hushed(), attached(log):
@@ -407,7 +407,7 @@ class Runs:
         split = np.array(["train"] * learning + ["val"] * (len(rows) - learning), dtype=object)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Beside it paths are relative to its folder, so the temporary file has to lie there too: it does.
-        write_atomically(file, dealt.marked(self.dataset).select(rows).with_split(split).to_csv)
+        write_atomically(file, dealt.with_clusters(self.dataset).select(rows).with_split(split).to_csv)
         return file
 
 

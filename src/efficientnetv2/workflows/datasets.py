@@ -22,7 +22,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
-from efficientnetv2.data.validate import undecodable, validate_images
+from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.distributed import World
@@ -231,7 +231,7 @@ def decode_evaluated(
         rows = rows[:0]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with progress("decoding", len(rows)) as counted:
-        bad = undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
+        bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
     _logger.log(
         detail_level,
         f"Checked {count_of(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
