@@ -22,7 +22,7 @@ from benchmarks.train_step import Peer, Workload, our_losses, our_recipe, timm_n
 from torch import Tensor, nn
 
 from efficientnetv2.models.conversion import timm as timm_names
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.device import Precision, autocast, place
@@ -71,7 +71,7 @@ def rounded(network: nn.Module, work: Workload, exact: dict[str, Tensor]) -> Rou
 def both(work: Workload) -> tuple[Rounded, Rounded]:
     """Ours and timm's, each against itself in fp32."""
     ours = place(work.network(), work.device).train()
-    apply_setting(ours, dropout=0.0, drop_path=0.0)
+    apply_regularization(ours, dropout=0.0, drop_path=0.0)
     theirs = timm_network(work).to(memory_format=torch.channels_last)
     exact, their_exact = (gradients(network, work, "fp32") for network in (ours, theirs))
     names = timm_names.tensor_names(work.network().architecture)

@@ -37,7 +37,7 @@ from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models.conversion import timm as timm_names
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
@@ -192,7 +192,7 @@ def timm_network(work: Workload) -> nn.Module:
 def _torchvision_network(work: Workload) -> nn.Module:
     models = of_torchvision("models")
     network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
-    apply_setting(network, dropout=work.rate, drop_path=work.rate)
+    apply_regularization(network, dropout=work.rate, drop_path=work.rate)
     return network.train()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.models import hub, pretrained
-from efficientnetv2.models.wrappers import is_foreign
+from efficientnetv2.models.wrappers import is_library_model
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import needed, of_torchvision
@@ -21,7 +21,7 @@ def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
     """
     needs: dict[tuple[Callable[[str], object], str], None] = {}
     for model, data, weights in runs:
-        if isinstance(model, str) and is_foreign(model):
+        if isinstance(model, str) and is_library_model(model):
             needs[_library, model] = None
         if data in builtin_datasets.BUILTIN_NAMES and not Path(data).exists():
             needs[builtin_datasets.read_builtin, data] = None

@@ -22,7 +22,7 @@ def train(steps=60, first_step=0, accumulate=1):
     batches = ev2.ProgressiveBatchSampler(len(pictures), batch_images=16, **words)
     loader = DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=collate)
     for micro, batch in enumerate(loader, start=first_step * accumulate):
-        reached = ev2.apply_setting(network, batch["setting"])
+        reached = ev2.apply_regularization(network, batch["setting"])
         loss = torch.nn.functional.cross_entropy(network(batch["images"]), batch["labels"])
         (loss / accumulate).backward()
         if (micro + 1) % accumulate == 0:

@@ -26,7 +26,7 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch, batch_idx):
         setting = ev2.Setting(**batch["setting"])
-        reached = ev2.apply_setting(self.network, setting)
+        reached = ev2.apply_regularization(self.network, setting)
         at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
         print(f"step {self.global_step}: {at}; set: {reached}")
         return self._loss(batch)

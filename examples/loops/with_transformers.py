@@ -32,7 +32,7 @@ class ProgressiveTrainer(Trainer):
 
     def training_step(self, model, inputs, *others):
         setting = inputs.pop("setting")
-        reached = ev2.apply_setting(model, setting)
+        reached = ev2.apply_regularization(model, setting)
         at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
         print(f"step {self.state.global_step}: {at}; set: {reached}")
         return super().training_step(model, inputs, *others)

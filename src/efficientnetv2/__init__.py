@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from efficientnetv2.data.dataset import load_dataset as load_dataset
     from efficientnetv2.data.progressive_sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
     from efficientnetv2.inference.predictor import Predictor as Predictor
-    from efficientnetv2.models.adapt import fit as fit
+    from efficientnetv2.models.adapt import adapt as adapt
     from efficientnetv2.models.adapt import freeze as freeze
     from efficientnetv2.models.factory import create as create
     from efficientnetv2.models.hub import list_models as list_models
     from efficientnetv2.models.model_file import load as load
     from efficientnetv2.models.model_file import save as save
-    from efficientnetv2.models.regularization import apply_setting as apply_setting
+    from efficientnetv2.models.regularization import apply_regularization as apply_regularization
     from efficientnetv2.preprocessing import Preprocessing as Preprocessing
     from efficientnetv2.progressive.presets import paper as paper
     from efficientnetv2.progressive.presets import released as released
@@ -72,11 +72,11 @@ _HOME = {
     "cost": "architectures.flops",
     "create": "models.factory",
     "list_models": "models.hub",
-    "fit": "models.adapt",
+    "adapt": "models.adapt",
     "freeze": "models.adapt",
     "load": "models.model_file",
     "save": "models.model_file",
-    "apply_setting": "models.regularization",
+    "apply_regularization": "models.regularization",
     "Progressive": "progressive.schedule",
     "Ramp": "progressive.schedule",
     "Setting": "progressive.schedule",

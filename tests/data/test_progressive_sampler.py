@@ -189,13 +189,13 @@ STOPPED = {
 WATCHING = """
 import sys; sys.path.insert(0, {!r})
 import efficientnetv2 as ev2
-applying = ev2.apply_setting
+applying = ev2.apply_regularization
 def watched(network, setting):
     reached = applying(network, setting)
     rates = [network.get_submodule(name).p for name in reached.dropout_modules]
     print(f"holds {{max(rates, default=0):.2f}}")
     return reached
-ev2.apply_setting = watched
+ev2.apply_regularization = watched
 from {} import *
 """
 

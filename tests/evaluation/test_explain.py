@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
-from efficientnetv2.models.blocks import initialise
+from efficientnetv2.models.blocks import init_weights
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.errors import InputError
@@ -79,7 +79,7 @@ def randomised(network, seed):
     torch.manual_seed(seed)
     other = EfficientNet(TINY, num_classes=2)
     other.load_state_dict(network.state_dict())
-    initialise(other)
+    init_weights(other)
     return other.eval()
 
 

@@ -12,12 +12,12 @@ from torch import nn
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import (
+    adapt,
     adapted_weight,
-    classifiers_of,
-    fit,
+    classifier_layers,
     freeze,
     layer_groups,
-    put_classifier,
+    set_classifier_weights,
 )
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.temperature import Calibration
@@ -50,11 +50,11 @@ def test_what_other_classes_answer_is_not_what_the_old_ones_did():
     network = create(TINY, num_classes=4)
     network.answer = "sigmoid"
     network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
-    assert fit(network, num_classes=4).calibration is not None
-    assert fit(network, in_channels=1).answer == "sigmoid"
+    assert adapt(network, num_classes=4).calibration is not None
+    assert adapt(network, in_channels=1).answer == "sigmoid"
     assert (network.metrics, network.calibration) == ({}, None)
     network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
-    assert fit(network, num_classes=3).answer == "softmax"
+    assert adapt(network, num_classes=3).answer == "softmax"
     assert (network.metrics, network.calibration) == ({}, None)
 
 
@@ -63,7 +63,7 @@ def test_a_grey_picture_is_answered_as_three_equal_channels_were():
     network = create(TINY, num_classes=4).eval()
     grey = torch.randn(2, 1, 32, 32)
     before = network(grey.expand(2, 3, 32, 32))
-    torch.testing.assert_close(fit(network, in_channels=1)(grey), before)
+    torch.testing.assert_close(adapt(network, in_channels=1)(grey), before)
     assert (network.in_channels, network.stem.conv.in_channels) == (1, 1)
 
 
@@ -72,7 +72,7 @@ def test_repeated_channels_are_answered_as_the_three_were(in_channels):
     network = create(TINY, num_classes=4).eval()
     pictures = torch.randn(2, 3, 32, 32)
     before = network(pictures)
-    after = fit(network, in_channels=in_channels)(pictures.repeat(1, in_channels // 3, 1, 1))
+    after = adapt(network, in_channels=in_channels)(pictures.repeat(1, in_channels // 3, 1, 1))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_means_and_deviations_follow_the_channels():
     assert rgb.with_channels(4).mean == (0.1, 0.2, 0.6, 0.1)
     assert rgb.with_channels(2).std == (1.0, 2.0)
     assert rgb.with_channels(1).mean == (pytest.approx(0.3),)
-    network = fit(create("efficientnetv2_b0"), in_channels=13)
+    network = adapt(create("efficientnetv2_b0"), in_channels=13)
     assert len(network.preprocessing.mean) == len(network.preprocessing.std) == 13
 
 
@@ -91,19 +91,19 @@ def test_a_new_head_on_old_weights(model):
     network.class_names = ("a", "b", "c", "d")
     pictures = torch.randn(2, 3, 64, 64)
     embedding = network.eval().embed(pictures)
-    assert fit(network, num_classes=4).class_names == ("a", "b", "c", "d")
-    assert fit(network, num_classes=7) is network
+    assert adapt(network, num_classes=4).class_names == ("a", "b", "c", "d")
+    assert adapt(network, num_classes=7) is network
     assert (network.num_classes, network.class_names) == (7, ())
     assert network(pictures).shape == (2, 7)
     assert torch.equal(network.embed(pictures), embedding)
     names = set(network.state_dict())
-    assert torch.equal(fit(network, num_classes=0)(pictures), embedding)
+    assert torch.equal(adapt(network, num_classes=0)(pictures), embedding)
     assert len(names - set(network.state_dict())) == 2  # weight and bias of the classifier
-    assert fit(network, num_classes=3)(pictures).shape == (2, 3)
+    assert adapt(network, num_classes=3)(pictures).shape == (2, 3)
 
 
 def test_a_new_head_lies_within_the_bounds_of_a_fresh_one():
-    head = fit(create(TINY, num_classes=2), num_classes=25).classifier
+    head = adapt(create(TINY, num_classes=2), num_classes=25).classifier
     assert head.weight.abs().max() <= 1 / 5
     assert head.weight.abs().max() > 0.9 / 5
     assert not head.bias.any()
@@ -124,7 +124,7 @@ def test_numbers_that_cannot_be(wrong, says):
         with pytest.raises(InputError, match=mentioning(*says)):
             create(model, **wrong)
     with pytest.raises(InputError, match=mentioning(*says)):
-        fit(create(TINY), **wrong)
+        adapt(create(TINY), **wrong)
 
 
 def trained(network):
@@ -334,9 +334,9 @@ def test_a_network_with_two_classifiers_is_refused_rather_than_half_changed():
     """timm's distilled transformers answer with the mean of two heads."""
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     with pytest.raises(InputError, match="several classifiers"):
-        fit(network, num_classes=5)
+        adapt(network, num_classes=5)
     with pytest.raises(InputError, match=mentioning("distilled_patch16_224", "2")):
-        put_classifier(network, torch.zeros(3, 192), torch.zeros(3))
+        set_classifier_weights(network, torch.zeros(3, 192), torch.zeros(3))
 
 
 def test_of_two_classifiers_both_train_where_all_else_is_frozen():
@@ -350,7 +350,7 @@ def test_of_two_classifiers_both_train_where_all_else_is_frozen():
     groups = layer_groups(network)
     assert len(groups) == 12 + 2  # as of the transformer that is not distilled
     last = {id(weight) for weight in groups[-1]}
-    assert all(id(weight) in last for one in classifiers_of(network) for weight in one.parameters())
+    assert all(id(weight) in last for one in classifier_layers(network) for weight in one.parameters())
 
 
 @pytest.mark.parametrize(("name", "padded"), [("googlenet", True), ("inception_v3", False)])
@@ -362,7 +362,7 @@ def test_networks_that_scale_three_channels_by_themselves_take_others(name, padd
     network.module.get_submodule(names[1]).running_mean.normal_()
     pictures = torch.randn(1, 3, 96, 96)
     twice = torch.cat([pictures, pictures], dim=1)
-    widened = fit(copy.deepcopy(network), in_channels=6)
+    widened = adapt(copy.deepcopy(network), in_channels=6)
     assert not widened.module.transform_input
     stems = [nn.Sequential(*(one.module.get_submodule(part) for part in names)) for one in (network, widened)]
     inner = slice(2, -2) if padded else slice(None)  # a margin of 3 px is 2 of every second
@@ -374,7 +374,7 @@ def test_networks_that_scale_three_channels_by_themselves_take_others(name, padd
         model_file.save(tmp_path / "m.safetensors", widened, class_names=("a", "b", "c"))
         loaded = model_file.load(tmp_path / "m.safetensors")
         assert torch.equal(loaded(twice), widened(twice))
-        again = fit(loaded, in_channels=3)
+        again = adapt(loaded, in_channels=3)
         assert again.module.transform_input
         torch.testing.assert_close(again(pictures), network(pictures), rtol=1e-3, atol=1e-3)
-        assert fit(network, in_channels=1)(torch.zeros(2, 1, 96, 96)).shape == (2, 3)
+        assert adapt(network, in_channels=1)(torch.zeros(2, 1, 96, 96)).shape == (2, 3)

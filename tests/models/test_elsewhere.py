@@ -62,5 +62,5 @@ def test_a_word_that_nobody_has():
 def test_a_library_that_cannot_be_imported_is_passed_over(monkeypatch):
     """It is only one of the places to look; the word is as unknown without it."""
     monkeypatch.setattr(factory, "of_torchvision", absent)
-    assert mentions(str(factory.unknown("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
-    assert "torchvision:" not in str(factory.unknown("efficientnet_v2_s"))
+    assert mentions(str(factory.unknown_model_error("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
+    assert "torchvision:" not in str(factory.unknown_model_error("efficientnet_v2_s"))

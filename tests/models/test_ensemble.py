@@ -14,7 +14,7 @@ from efficientnetv2 import create
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import freeze, layer_groups
 from efficientnetv2.models.ensemble import Ensemble, write_members
-from efficientnetv2.models.provenance import TrainedOn
+from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.utils.errors import InputError
 
@@ -26,7 +26,7 @@ def members(count: int = 2):
         network = create("efficientnetv2_b0", num_classes=3)
         network.class_names = ("a", "b", "c")
         network.preprocessing = replace(network.preprocessing, image_px=32)
-        network.trained_on = TrainedOn(3, np.array([seed, seed + 1, 10]))
+        network.trained_on = TrainingFingerprint(3, np.array([seed, seed + 1, 10]))
         made.append(network.eval())
     return made
 
@@ -133,8 +133,8 @@ def test_a_module_is_for_one_file(tmp_path):
 def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     """Four of eight each, three of them different: of ten together at most seven are known."""
     one, other = members()
-    one.trained_on = TrainedOn(8, np.array([0, 1, 2, 3]))
-    other.trained_on = TrainedOn(8, np.array([1, 4, 5, 6]))
+    one.trained_on = TrainingFingerprint(8, np.array([0, 1, 2, 3]))
+    other.trained_on = TrainingFingerprint(8, np.array([1, 4, 5, 6]))
     known = Ensemble([one, other]).trained_on
     assert len(known.marks) == 7
     assert known.share < 1
@@ -144,14 +144,18 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
 
 def test_what_chose_a_member_chose_the_ensemble():
     one, other = members()
-    one.trained_on = TrainedOn(2, np.array([0, 1]), chose=TrainedOn(1, np.array([7])))
-    other.trained_on = TrainedOn(2, np.array([2, 3]), chose=TrainedOn(2, np.array([7, 8])))
+    one.trained_on = TrainingFingerprint(2, np.array([0, 1]), chose=TrainingFingerprint(1, np.array([7])))
+    other.trained_on = TrainingFingerprint(
+        2, np.array([2, 3]), chose=TrainingFingerprint(2, np.array([7, 8]))
+    )
     known = Ensemble([one, other]).trained_on
     assert known.chose.marks.tolist() == [7, 8]
     assert known.whole
-    other.trained_on = TrainedOn(2, np.array([2, 3]), chose=TrainedOn(9, np.array([7, 8])))
+    other.trained_on = TrainingFingerprint(
+        2, np.array([2, 3]), chose=TrainingFingerprint(9, np.array([7, 8]))
+    )
     assert not Ensemble([one, other]).trained_on.whole
-    other.trained_on = TrainedOn(2, np.array([2, 3]))
+    other.trained_on = TrainingFingerprint(2, np.array([2, 3]))
     assert Ensemble([one, other]).trained_on.chose.marks.tolist() == [7]
 
 
@@ -181,6 +185,6 @@ def test_what_is_for_one_network_is_refused_to_several(tmp_path):
 
 def test_what_trained_the_weights_of_a_member_has_been_seen_too():
     one, other = members()
-    one.trained_on = one.trained_on.begun_from(TrainedOn(2, np.array([7, 8])), most=100)
+    one.trained_on = one.trained_on.begun_from(TrainingFingerprint(2, np.array([7, 8])), most=100)
     known = Ensemble([one, other]).trained_on
     assert (known.pictures, known.marks.tolist(), known.earlier) == (6, [0, 1, 2, 7, 8, 10], None)

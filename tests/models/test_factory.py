@@ -14,7 +14,7 @@ from torch import nn
 from efficientnetv2.architectures.registry import NAMES, architecture, published
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.models import hub, model_file
-from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -169,7 +169,7 @@ def test_numbers_that_are_none(model, wrong):
     with pytest.raises(InputError, match=f"{name} is {value!r}"):
         create(model, **wrong)
     with pytest.raises(InputError, match=f"{name} is {value!r}"):
-        fit(create(OWN, num_classes=2), **wrong)
+        adapt(create(OWN, num_classes=2), **wrong)
 
 
 def test_a_number_of_numpy_is_one():

@@ -11,7 +11,13 @@ from torch import nn
 
 from efficientnetv2.models import layers as convolutions
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.layers import ConvNorm, ProductConv2d, SameConv2d, quicken, same_padding
+from efficientnetv2.models.layers import (
+    ConvNorm,
+    ProductConv2d,
+    SameConv2d,
+    optimize_convolutions,
+    same_padding,
+)
 
 SMALL_MAPS = [
     (sides, *kind)
@@ -157,7 +163,7 @@ def test_networks_of_others_train_by_products_too_and_are_otherwise_what_they_we
 )
 def test_what_a_product_would_not_give_stays_a_convolution(words):
     convolution = nn.Conv2d(256, 256, **words)
-    quicken(nn.Sequential(convolution))
+    optimize_convolutions(nn.Sequential(convolution))
     assert type(convolution) is nn.Conv2d
 
 
@@ -166,7 +172,7 @@ def test_what_somebody_has_derived_is_left_alone():
         pass
 
     convolution = Standardized(3, 3, 1)
-    quicken(convolution)
+    optimize_convolutions(convolution)
     assert type(convolution) is Standardized
 
 

@@ -10,7 +10,7 @@ from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.architectures.spec import blocks
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.memory_profile import activation_bytes, dry_run, stride
+from efficientnetv2.models.memory_profile import activation_bytes, infer_shapes, stride
 from efficientnetv2.utils.errors import InputError
 
 
@@ -69,7 +69,7 @@ def test_what_a_module_lacks_of_a_picture_is_told_in_words(fault):
             return super().forward(x)
 
     with pytest.raises(InputError, match=rf"Picky cannot take 1 x 16 x 16 px \({fault}\)"):
-        dry_run(Picky(3, 4, 1), in_channels=1, image_px=16)
+        infer_shapes(Picky(3, 4, 1), in_channels=1, image_px=16)
 
 
 @pytest.mark.parametrize(

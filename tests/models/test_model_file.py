@@ -19,13 +19,13 @@ from torch import nn
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.models import model_file
-from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.model_card import of_others
-from efficientnetv2.models.provenance import KEY, TrainedOn
+from efficientnetv2.models.model_card import conversion_hint
+from efficientnetv2.models.provenance import KEY, TrainingFingerprint
 from efficientnetv2.models.temperature import KEY as CALIBRATION
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -149,7 +149,7 @@ def test_what_its_answers_mean_comes_back(tmp_path, answer):
     network = _network()
     network.answer = answer
     path = _save(tmp_path / "m.safetensors", network)
-    assert model_file.load(path).answer == model_file.described(path).header.answer == answer
+    assert model_file.load(path).answer == model_file.describe(path).header.answer == answer
 
 
 def test_files_of_format_3_knew_softmax_alone(tmp_path):
@@ -249,7 +249,7 @@ def test_what_is_not_given_is_as_the_network_has_it(tmp_path):
 
 def test_without_a_classifier_there_are_no_names(tmp_path):
     path = tmp_path / "m.safetensors"
-    trunk = fit(_network(), num_classes=0)
+    trunk = adapt(_network(), num_classes=0)
     model_file.save(path, trunk, preprocessing=PREPROCESSING)
     loaded = model_file.load(path)
     assert (loaded.num_classes, loaded.class_names) == (0, ())
@@ -582,7 +582,7 @@ class Tied(nn.Module):
 
 
 def test_one_weight_under_two_names_is_saved_and_stays_one(tmp_path):
-    network = Foreign(Tied()).eval()
+    network = WrappedModel(Tied()).eval()
     _save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
     assert network.module.a.weight is network.module.b.weight
     loaded = model_file.load(tmp_path / "m.safetensors", network=Tied())
@@ -593,7 +593,7 @@ def test_one_weight_under_two_names_is_saved_and_stays_one(tmp_path):
 
 
 def test_two_weights_are_not_loaded_into_one(tmp_path):
-    _save(tmp_path / "m.safetensors", Foreign(Tied(tied=False)), class_names=("a", "b"))
+    _save(tmp_path / "m.safetensors", WrappedModel(Tied(tied=False)), class_names=("a", "b"))
     with pytest.raises(InputError, match=mentioning("a.weight", "b.weight")):
         model_file.load(tmp_path / "m.safetensors", network=Tied())
 
@@ -602,7 +602,7 @@ def test_weights_that_share_memory_without_being_one_are_saved(tmp_path):
     module = Tied(tied=False)
     both = torch.randn(2, *module.a.weight.shape)
     module.a.weight, module.b.weight = nn.Parameter(both[0]), nn.Parameter(both[0])
-    _save(tmp_path / "m.safetensors", Foreign(module), class_names=("a", "b"))
+    _save(tmp_path / "m.safetensors", WrappedModel(module), class_names=("a", "b"))
     tensors = load_file(tmp_path / "m.safetensors")
     assert torch.equal(tensors["a.weight"], both[0])
     assert torch.equal(tensors["b.weight"], both[0])
@@ -629,14 +629,14 @@ def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
 def test_the_pictures_that_trained_it_stay_known_through_saving_and_loading(tmp_path):
     network = _network()
     assert model_file.load(_save(tmp_path / "none.safetensors", network)).trained_on is None
-    remembered = TrainedOn(7, np.array([3, 9], dtype=np.int64))
+    remembered = TrainingFingerprint(7, np.array([3, 9], dtype=np.int64))
     first = model_file.load(_save(tmp_path / "a.safetensors", network, trained_on=remembered))
     again = model_file.load(_save(tmp_path / "b.safetensors", first))
     for loaded in (first, again):
         assert loaded.trained_on.pictures == 7
         assert loaded.trained_on.marks.tolist() == [3, 9]
     other = model_file.load(
-        _save(tmp_path / "c.safetensors", first, trained_on=TrainedOn(1, remembered.marks[:1]))
+        _save(tmp_path / "c.safetensors", first, trained_on=TrainingFingerprint(1, remembered.marks[:1]))
     )
     assert other.trained_on.marks.tolist() == [3], "what trained it last"
     file = tmp_path / "a.safetensors"
@@ -661,5 +661,5 @@ def test_a_network_whose_classes_have_no_names_is_told_to_be_given_some(tmp_path
 
 
 def test_the_command_for_weights_of_others_can_be_pasted():
-    told = of_others(Path("my weights.bin"))
+    told = conversion_hint(Path("my weights.bin"))
     assert mentions(told, "effnetv2 convert 'my weights.bin' OUT", "--weights")

@@ -9,7 +9,7 @@ from tests.messages import each_mentions, mentioning, mentions
 from torch import nn
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.regularization import apply_setting, set_batch_norm
+from efficientnetv2.models.regularization import apply_regularization, set_batch_norm
 from efficientnetv2.progressive.presets import paper
 from efficientnetv2.progressive.schedule import Progressive, Setting
 from efficientnetv2.utils.errors import InputError
@@ -23,7 +23,7 @@ def test_ours_changes_in_place_and_rises_with_depth():
     """Block i of V2-B0's 21 is dropped with rate * i/21; the weights stay the same tensors."""
     network = create("efficientnetv2_b0")
     weights = [p.data_ptr() for p in network.parameters()]
-    done = apply_setting(network, dropout=0.45, drop_path=0.32)
+    done = apply_regularization(network, dropout=0.45, drop_path=0.32)
     assert weights == [p.data_ptr() for p in network.parameters()]
     assert network.dropout.p == 0.45
     rates = {i: b.drop_path.rate for i, b in enumerate(network.blocks) if b.drop_path is not None}
@@ -37,18 +37,18 @@ def test_dropout_acts_on_the_very_next_pass():
     network = create("efficientnetv2_b0", num_classes=0, drop_path=0).train()
     pictures = torch.randn(4, 3, 32, 32)
     for rate in (0.0, 0.9, 0.2):
-        apply_setting(network, dropout=rate, drop_path=0)
+        apply_regularization(network, dropout=rate, drop_path=0)
         assert (network(pictures) == 0).double().mean().item() == pytest.approx(rate, abs=0.03)
 
 
 def test_torchvision_keeps_its_proportions_through_zero():
     network = torchvision.models.efficientnet_v2_s(weights=None, stochastic_depth_prob=0.2)
     built = torchvision_rates(network)
-    apply_setting(network, dropout=0.0, drop_path=0.0)
+    apply_regularization(network, dropout=0.0, drop_path=0.0)
     assert torchvision_rates(network) == [0.0] * 40
-    done = apply_setting(copy.deepcopy(network), dropout=0.3, drop_path=0.4)
+    done = apply_regularization(copy.deepcopy(network), dropout=0.3, drop_path=0.4)
     assert (done.dropout_modules, len(done.drop_path_modules), done.notes) == (("classifier.0",), 40, ())
-    apply_setting(network, dropout=0.3, drop_path=0.4)
+    apply_regularization(network, dropout=0.3, drop_path=0.4)
     assert torchvision_rates(network) == pytest.approx([0.4 * rate / max(built) for rate in built])
     assert network.classifier[0].p == 0.3
 
@@ -56,7 +56,7 @@ def test_torchvision_keeps_its_proportions_through_zero():
 def test_torchvision_built_without_rates_rises_evenly_and_says_so():
     network = torchvision.models.efficientnet_b0(weights=None, stochastic_depth_prob=0.0)
     for _ in range(2):
-        done = apply_setting(network, dropout=0.1, drop_path=0.16)
+        done = apply_regularization(network, dropout=0.1, drop_path=0.16)
         assert "rises evenly" in done.notes[0]
     assert torchvision_rates(network) == pytest.approx([0.16 * (i + 1) / 16 for i in range(16)])
 
@@ -64,17 +64,17 @@ def test_torchvision_built_without_rates_rises_evenly_and_says_so():
 def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
     network = torchvision.models.efficientnet_b0(weights=None)
     built = torchvision_rates(network)
-    done = apply_setting(network, Progressive(image_px=32, dropout=0.4).last)
+    done = apply_regularization(network, Progressive(image_px=32, dropout=0.4).last)
     assert (torchvision_rates(network), network.classifier[0].p) == (built, 0.4)
     assert (done.dropout_modules, done.drop_path_modules, done.notes) == (("classifier.0",), (), ())
-    done = apply_setting(network, Progressive(image_px=32, drop_path=0.1).last)
+    done = apply_regularization(network, Progressive(image_px=32, drop_path=0.1).last)
     assert (max(torchvision_rates(network)), network.classifier[0].p) == (pytest.approx(0.1), 0.4)
     assert (done.dropout_modules, len(done.drop_path_modules)) == ((), 16)
 
 
 def test_a_setting_stands_alone():
     with pytest.raises(InputError, match="a setting and a rate beside it"):
-        apply_setting(nn.Dropout(), Setting(image_px=32), dropout=0.1)
+        apply_regularization(nn.Dropout(), Setting(image_px=32), dropout=0.1)
 
 
 def test_timm_drop_path_and_drop_rate():
@@ -83,7 +83,7 @@ def test_timm_drop_path_and_drop_rate():
 
     network = timm.create_model("tf_efficientnetv2_b0", drop_path_rate=0.2)
     built = [m.drop_prob for m in network.modules() if isinstance(m, TimmDropPath)]
-    done = apply_setting(network, dropout=0.3, drop_path=0.1)
+    done = apply_regularization(network, dropout=0.3, drop_path=0.1)
     rates = [m.drop_prob for m in network.modules() if isinstance(m, TimmDropPath)]
     assert rates == pytest.approx([0.1 * rate / max(built) for rate in built])
     assert (done.dropout_modules, len(done.drop_path_modules), done.notes) == (("drop_rate",), len(built), ())
@@ -94,30 +94,30 @@ def test_timm_drop_path_and_drop_rate():
 
 def test_what_cannot_be_reached_is_said():
     timm = pytest.importorskip("timm")
-    done = apply_setting(timm.create_model("tf_efficientnetv2_b0"), dropout=0.1, drop_path=0.2)
+    done = apply_regularization(timm.create_model("tf_efficientnetv2_b0"), dropout=0.1, drop_path=0.2)
     assert done.drop_path_modules == ()
     assert mentions(done.notes[0], "drop_path", "0.2")
-    done = apply_setting(torchvision.models.resnet18(weights=None), dropout=0.1, drop_path=0.0)
+    done = apply_regularization(torchvision.models.resnet18(weights=None), dropout=0.1, drop_path=0.0)
     assert done.dropout_modules == ()
     assert mentions(done.notes[0], "0.1", "dropout")
-    assert apply_setting(nn.Linear(2, 2), dropout=0, drop_path=0).notes == ()
+    assert apply_regularization(nn.Linear(2, 2), dropout=0, drop_path=0).notes == ()
 
 
 def test_only_dropouts_built_to_act_are_set_else_the_last():
     acting = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.5), nn.Linear(2, 2), nn.Dropout(0.0))
     for rate in (0.0, 0.3):
-        assert apply_setting(acting, dropout=rate, drop_path=0).dropout_modules == ("1",)
+        assert apply_regularization(acting, dropout=rate, drop_path=0).dropout_modules == ("1",)
         assert [acting[i].p for i in (0, 1, 3)] == [0.0, rate, 0.0]
     silent = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.0), nn.Linear(2, 2))
     for rate in (0.3, 0.1):
-        apply_setting(silent, dropout=rate, drop_path=0)
+        apply_regularization(silent, dropout=rate, drop_path=0)
         assert [silent[i].p for i in (0, 1)] == [0.0, rate]
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout])
 def test_every_kind_of_dropout_is_one(kind):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(0.5), nn.Flatten(), nn.Linear(4, 2))
-    done = apply_setting(network, dropout=0.2)
+    done = apply_regularization(network, dropout=0.2)
     assert (done.dropout_modules, done.notes, network[1].p) == (("1",), (), 0.2)
 
 
@@ -128,11 +128,11 @@ def test_dropouts_keep_the_proportions_they_were_built_with():
     )
     for rate in (0.2, 0.0, 0.8):
         network = copy.deepcopy(network)
-        done = apply_setting(network, dropout=rate)
+        done = apply_regularization(network, dropout=rate)
         assert done.dropout_modules == ("0", "3")
         assert [network[i].p for i in (0, 1, 3)] == pytest.approx([rate / 4, 0, rate])
         assert "the others keep their share" in done.notes[0]
-    assert apply_setting(nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1)), dropout=0.3).notes == ()
+    assert apply_regularization(nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1)), dropout=0.3).notes == ()
 
 
 def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
@@ -142,16 +142,16 @@ def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
     network = transformers.EfficientNetForImageClassification(transformers.EfficientNetConfig(**size))
     built = {name: m.p for name, m in network.named_modules() if isinstance(m, nn.Dropout)}
     assert network.dropout.p == 0.5 > max(rate for name, rate in built.items() if name != "dropout") > 0
-    apply_setting(network, dropout=0.3)
+    apply_regularization(network, dropout=0.3)
     for name, rate in built.items():
         assert network.get_submodule(name).p == pytest.approx(0.3 * rate / 0.5), name
 
 
 def test_what_was_reached_is_said_in_words():
     network = torchvision.models.efficientnet_b0(weights=None)
-    done = apply_setting(network, Setting(image_px=32, dropout=0.1, drop_path=0.1, randaugment=5))
+    done = apply_regularization(network, Setting(image_px=32, dropout=0.1, drop_path=0.1, randaugment=5))
     assert mentions(str(done), "classifier.0", "16", "5")
-    assert str(apply_setting(nn.Linear(2, 2), Setting(image_px=32))) == "nothing"
+    assert str(apply_regularization(nn.Linear(2, 2), Setting(image_px=32))) == "nothing"
 
 
 class DropPath(nn.Module):
@@ -169,7 +169,7 @@ class BeitDropPath(DropPath):
 @pytest.mark.parametrize("kind", [DropPath, BeitDropPath])
 def test_copies_of_drop_path_are_set_too(kind):
     network = nn.Sequential(kind(0.1), nn.Linear(2, 2), kind(0.2))
-    done = apply_setting(network, drop_path=0.4)
+    done = apply_regularization(network, drop_path=0.4)
     assert (done.drop_path_modules, done.notes) == (("0", "2"), ())
     assert [network[0].drop_prob, network[2].drop_prob] == pytest.approx([0.2, 0.4])
 
@@ -177,7 +177,7 @@ def test_copies_of_drop_path_are_set_too(kind):
 def test_what_is_only_called_so_is_left_alone():
     """Without a rate of its own there is nothing to set, and the run says what it knows: no such module."""
     network = nn.Sequential(kind := DropPath(None))
-    assert "no module for it that is known" in apply_setting(network, drop_path=0.1).notes[0]
+    assert "no module for it that is known" in apply_regularization(network, drop_path=0.1).notes[0]
     assert kind.drop_prob is None
 
 
@@ -199,23 +199,23 @@ def swin():
 def test_a_dropout_within_a_block_is_said_to_be_there(build, name):
     """torchvision builds its transformers with dropouts of 0 in every block, and none before the head."""
     network = build()
-    done = apply_setting(network, dropout=0.1, drop_path=0)
+    done = apply_regularization(network, dropout=0.1, drop_path=0)
     assert done.dropout_modules == (name,)
     acting = [key for key, m in network.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
     assert acting == [name]
     assert [mentions(note, "classifier") for note in done.notes] == [True]
-    assert apply_setting(network, dropout=0, drop_path=0).notes == ()
+    assert apply_regularization(network, dropout=0, drop_path=0).notes == ()
 
 
 def test_timms_own_rate_comes_before_dropouts_within_blocks():
     """Those of its attention; where it has a module before the classifier, that one is set."""
     timm = pytest.importorskip("timm")
     network = timm.create_model("mobilenetv4_hybrid_medium", num_classes=2)
-    done = apply_setting(network, dropout=0.3, drop_path=0)
+    done = apply_regularization(network, dropout=0.3, drop_path=0)
     assert (done.dropout_modules, done.notes) == (("drop_rate",), ())
     assert network.drop_rate == 0.3
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.0}
-    done = apply_setting(timm.create_model("convnext_atto", num_classes=2), dropout=0.3, drop_path=0)
+    done = apply_regularization(timm.create_model("convnext_atto", num_classes=2), dropout=0.3, drop_path=0)
     assert (done.dropout_modules, done.notes) == (("head.drop",), ())
 
 
@@ -223,9 +223,9 @@ def test_timms_own_rate_comes_before_dropouts_within_blocks():
 def test_a_probability_of_leaving_out_is_below_1(wrong):
     network = nn.Dropout()
     with pytest.raises(InputError, match="dropout is"):
-        apply_setting(network, dropout=wrong, drop_path=0)
+        apply_regularization(network, dropout=wrong, drop_path=0)
     with pytest.raises(InputError, match=mentioning("drop_path")):
-        apply_setting(network, dropout=0, drop_path=wrong)
+        apply_regularization(network, dropout=0, drop_path=wrong)
 
 
 def test_batch_norm_momentum_is_the_share_of_the_new_batch():
@@ -241,6 +241,6 @@ def test_batch_norm_momentum_is_the_share_of_the_new_batch():
 def test_what_of_a_setting_no_network_holds_is_named():
     """Else a loop of one's own that only calls this would train without half of the regularization."""
     last = paper("efficientnetv2_m").last
-    done = apply_setting(create("efficientnetv2_b0"), last)
+    done = apply_regularization(create("efficientnetv2_b0"), last)
     assert each_mentions(done.notes, ("20", "mixup_alpha", "0.2", "label_smoothing", "0.1"))
-    assert apply_setting(create("efficientnetv2_b0"), Setting(image_px=32, dropout=0.1)).notes == ()
+    assert apply_regularization(create("efficientnetv2_b0"), Setting(image_px=32, dropout=0.1)).notes == ()

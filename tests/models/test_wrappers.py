@@ -14,11 +14,11 @@ from torch import nn
 
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
-from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.regularization import apply_setting
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.regularization import apply_regularization
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.training.initial_weights import same_shape
 from efficientnetv2.utils.errors import InputError
 
@@ -88,7 +88,7 @@ def test_all_classifiers_of_a_network_are_known(name, classifiers):
 
 def test_a_network_without_its_two_classifiers_is_refused_as_one_without_its_own():
     with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
-        Foreign(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0))
+        WrappedModel(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0))
 
 
 def test_timm_s_own_preprocessing_is_taken_over():
@@ -192,13 +192,13 @@ def test_an_answer_that_is_no_tensor_is_named(form, called):
 )
 def test_a_module_without_beginning_or_end(module, says):
     with pytest.raises(InputError, match=mentioning(*says)):
-        Foreign(module)
+        WrappedModel(module)
 
 
 def test_a_network_without_its_classifier_is_refused_and_built_with_one():
     """By the last nn.Linear within it, such a transformer would be cut in two."""
     with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
-        Foreign(timm.create_model("vit_tiny_patch16_224", num_classes=0))
+        WrappedModel(timm.create_model("vit_tiny_patch16_224", num_classes=0))
     pictures = torch.randn(2, 3, 64, 64)
     embedding = create("timm:convnextv2_atto", num_classes=0)
     assert embedding.eval()(pictures).shape == (2, 320)
@@ -208,7 +208,7 @@ def test_stochastic_depth_is_there_to_be_scheduled_though_timm_builds_none_at_ra
     network = create("timm:convnext_atto")
     rates = lambda: [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]  # noqa: E731
     assert set(rates()) == {0.0}
-    controlled = apply_setting(network, dropout=0.3, drop_path=0.2)
+    controlled = apply_regularization(network, dropout=0.3, drop_path=0.2)
     assert controlled.notes == ()
     assert max(rates()) == pytest.approx(0.2)
     assert sorted(rates()) == rates()
@@ -356,13 +356,13 @@ def test_a_head_that_stayed_as_its_library_made_it(tmp_path, monkeypatch):
             return self.fc(self.conv(x).mean((2, 3)))
 
     def build(source, *, num_classes=None, in_channels=None):
-        return Foreign(TwoHeads(num_classes or 1000), source=source)
+        return WrappedModel(TwoHeads(num_classes or 1000), source=source)
 
     monkeypatch.setattr("efficientnetv2.models.wrappers.build", build)
     pictures = torch.randn(2, 3, 16, 16)
     for network, side in ((build("timm:two"), 1000), (build("timm:two", num_classes=3), 3)):
         path = tmp_path / f"{side}.safetensors"
-        model_file.save(path, fit(network, num_classes=3), class_names=("a", "b", "c"))
+        model_file.save(path, adapt(network, num_classes=3), class_names=("a", "b", "c"))
         loaded = model_file.load(path)
         assert loaded.module.side.out_features == side
         assert torch.equal(loaded(pictures), network(pictures))

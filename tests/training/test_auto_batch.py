@@ -13,7 +13,7 @@ from tests.messages import mentioning
 from tests.training.test_loop import SMALL, recipe_of
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
 from efficientnetv2.training import auto_batch as room
 from efficientnetv2.training.auto_batch import Hardware, MemoryProbe, largest
@@ -128,7 +128,7 @@ def test_small_pictures_run_more_groups_at_a_time_than_large_ones(monkeypatch):
 
 def test_groups_of_other_networks_run_one_after_another():
     inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    tries = preflight(Foreign(inner.append(torch.nn.Linear(8, 3))))
+    tries = preflight(WrappedModel(inner.append(torch.nn.Linear(8, 3))))
     assert tries.groups_at_a_time([PLAN.last], group_images=4) == MicrobatchPlan({64: 1})
 
 

@@ -14,7 +14,7 @@ from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.progressive.schedule import Ramp, Setting
 from efficientnetv2.training import auto_batch as preflight
 from efficientnetv2.training import auto_config as settle_room
@@ -357,7 +357,7 @@ def foreign(monkeypatch):
     """Whatever network a recipe names, it is this module of someone else's."""
 
     def give(module):
-        monkeypatch.setattr(initial_weights, "create", lambda *named, **words: Foreign(module))
+        monkeypatch.setattr(initial_weights, "create", lambda *named, **words: WrappedModel(module))
 
     return give
 

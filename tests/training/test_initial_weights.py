@@ -17,7 +17,7 @@ from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, _Block
 from efficientnetv2.models.conversion import timm as timm_names
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.training.initial_weights import (
     best_weights,
     build_initial_model,
@@ -364,7 +364,7 @@ def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_
     grouped = nn.Sequential(
         nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     )
-    network = Foreign(grouped, source="timm:grouped")
+    network = WrappedModel(grouped, source="timm:grouped")
     network.class_names = ("a", "b")
     monkeypatch.setattr(
         "efficientnetv2.training.initial_weights.load_weights", lambda word, **_: (network, ())

@@ -14,8 +14,8 @@ from torch import nn
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.models.blocks import Dropout
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.ghost_batch import one_pass
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.ghost_batch import ghost_batches
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import precision as speed
@@ -353,9 +353,9 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     grads = []
     for compiles in (False, True):
         given = network().train()
-        apply_setting(given, dropout=0, drop_path=0)  # as the recipe's only stage
+        apply_regularization(given, dropout=0, drop_path=0)  # as the recipe's only stage
         call = compile_model(given, recipe.model_copy(update={"compile": compiles}), CPU)
-        with one_pass(given, images=8, seeds=[0]):
+        with ghost_batches(given, images=8, seeds=[0]):
             logits = call(images)
         logits.square().mean().backward()
         grads.append({name: weight.grad for name, weight in given.named_parameters()})

@@ -8,7 +8,7 @@ import torch
 from tests.messages import mentions
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer
 from efficientnetv2.training.recipes import RECIPES, get_recipe
@@ -218,7 +218,7 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
     with torch.device("meta"):
         network = create(model)
     for setting in (get_recipe(name).progressive.stage(0), get_recipe(name).progressive.last):
-        reached = apply_setting(network, setting)
+        reached = apply_regularization(network, setting)
         counts = len(reached.dropout_modules), len(reached.drop_path_modules)
         assert counts == (1 if blocks else 0, blocks)
         assert any("has no effect" in note for note in reached.notes) == (not blocks)

@@ -26,7 +26,7 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.provenance import KEY, TrainedOn, parse
+from efficientnetv2.models.provenance import KEY, TrainingFingerprint, parse
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer as run
@@ -43,7 +43,7 @@ from efficientnetv2.workflows.leakage import Seen, SeenBefore, on_unseen, seen, 
 
 
 def remembered(dataset, most=10**6):
-    return TrainedOn(len(dataset), np.sort(content_hashes(dataset, most=most)[1]))
+    return TrainingFingerprint(len(dataset), np.sort(content_hashes(dataset, most=most)[1]))
 
 
 def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
@@ -112,7 +112,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     """Where its own pictures can't be remembered it knows of none."""
     files = load_dataset(class_folders)
     network = create(SMALL, num_classes=3)
-    network.trained_on = TrainedOn(2, np.array([1, 2]))
+    network.trained_on = TrainingFingerprint(2, np.array([1, 2]))
     told = RunDir(tmp_path / "run")
     recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
     job = RunConfig(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
@@ -242,7 +242,9 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
 def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_path, monkeypatch):
     """Its network has the checkpoint's weights: those that it began with may be gone."""
     recipe = with_overrides(get_recipe("quick"), ["model=efficientnetv2_b0"])
-    before = TrainedOn(3, np.array([4, 5, 6]), earlier=TrainedOn(9, np.array([1, 2]), of_several=True))
+    before = TrainingFingerprint(
+        3, np.array([4, 5, 6]), earlier=TrainingFingerprint(9, np.array([1, 2]), of_several=True)
+    )
     beginning = {
         "command": "train", "chosen": [], "preprocessing": Preprocessing(image_px=32).to_json(),
         "groups_at_a_time": {}, "weights_trained_on": before.text(),
@@ -379,7 +381,7 @@ def called(files, split, path):
 
 def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, tmp_path):
     """A table with splits of its own: compared one by one with what the model remembers, and none of them is that."""
-    model = a_model(tmp_path / "m.safetensors", TrainedOn(2, np.array([1, 2])))
+    model = a_model(tmp_path / "m.safetensors", TrainingFingerprint(2, np.array([1, 2])))
     table = called(load_dataset(class_folders), "train", tmp_path / "elsewhere.csv")
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
     done = effnetv2(*words, "--out", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
@@ -394,7 +396,7 @@ def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, t
 
 
 @pytest.mark.parametrize(
-    "trained_on", [None, TrainedOn(20_000, np.array([1, 2]))], ids=["nothing", "a sample"]
+    "trained_on", [None, TrainingFingerprint(20_000, np.array([1, 2]))], ids=["nothing", "a sample"]
 )
 def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_on, class_folders, tmp_path):
     model = a_model(tmp_path / "m.safetensors", trained_on)
@@ -456,7 +458,7 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
     (tmp_path / "run/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "run/manifest.csv")
     trained_on = remembered(files.subset("train"))
-    chosen = replace(trained_on, chose=TrainedOn(1, np.array([5])))
+    chosen = replace(trained_on, chose=TrainingFingerprint(1, np.array([5])))
     known = seen(tmp_path / "run", chosen, files)
     assert (known.pictures, known.chose, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
     # A run without minival leaves aside what its table calls so.
@@ -498,14 +500,14 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
 
 def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
     marks = np.array([0, 5, 2**63 - 1], dtype=np.int64)
-    again = parse(tmp_path, TrainedOn(40, marks).text())
+    again = parse(tmp_path, TrainingFingerprint(40, marks).text())
     assert again.pictures == 40
     assert again.marks.tolist() == marks.tolist()
     assert again.share == 3 / 40
-    chosen = TrainedOn(40, marks, chose=TrainedOn(3, marks))
+    chosen = TrainingFingerprint(40, marks, chose=TrainingFingerprint(3, marks))
     assert parse(tmp_path, chosen.text()).chose.marks.tolist() == marks.tolist()
     assert again.chose is None
-    whole = TrainedOn(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
+    whole = TrainingFingerprint(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
     assert len(whole.text()) < 180_000, "what a million pictures add to a model file"
 
 

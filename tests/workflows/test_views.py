@@ -14,7 +14,7 @@ from tests.messages import mentions
 
 from efficientnetv2 import create
 from efficientnetv2.models import model_file
-from efficientnetv2.models.ensemble import Ensemble, calibrations
+from efficientnetv2.models.ensemble import Ensemble, member_calibrations
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.workflows.test_time_augmentation import for_own_views
 
@@ -44,7 +44,7 @@ def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
 def test_of_networks_that_answer_together_each_leaves_its_own_out():
     together, said = Ensemble([network(), network(None)]), logged_lines()
     for_own_views(together, replace(together.preprocessing, views="symmetries"))
-    assert calibrations(together) == (None, None)
+    assert member_calibrations(together) == (None, None)
     assert len(said) == 1
 
 

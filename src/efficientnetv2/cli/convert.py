@@ -16,7 +16,7 @@ from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from efficientnetv2.models.conversion.metadata import Told
+    from efficientnetv2.models.conversion.metadata import UserMetadata
     from efficientnetv2.models.efficientnet import Network
 
 
@@ -27,7 +27,7 @@ _CHOICES = {
 }
 
 
-def told(class_names: str | None, **fields: Any) -> Told:
+def told(class_names: str | None, **fields: Any) -> UserMetadata:
     """What the user said; None where nothing was said.
 
     Args:
@@ -37,7 +37,7 @@ def told(class_names: str | None, **fields: Any) -> Told:
     Raises:
         InputError: a word that means nothing.
     """
-    from efficientnetv2.models.conversion.metadata import Told
+    from efficientnetv2.models.conversion.metadata import UserMetadata
 
     said = {name: value for name, value in fields.items() if value is not None}
     for name, choices in _CHOICES.items():
@@ -52,7 +52,7 @@ def told(class_names: str | None, **fields: Any) -> Told:
             f"--crop-fraction is {said['crop_fraction']:g}, but is a share of the shorter side: above 0, at most 1. "
             "Divide a percentage by 100."
         )
-    return Told(said, None if class_names is None else names(class_names))
+    return UserMetadata(said, None if class_names is None else names(class_names))
 
 
 def names(word: str) -> tuple[str, ...]:
@@ -319,18 +319,20 @@ def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -
         )
 
 
-def _load(source: Path, model: str | None, to: str | None, said: Told) -> tuple[Network, str, Sequence[str]]:
+def _load(
+    source: Path, model: str | None, to: str | None, said: UserMetadata
+) -> tuple[Network, str, Sequence[str]]:
     """The network, what it was recognised as, and what there is to say about that."""
     from efficientnetv2.models import model_file
     from efficientnetv2.models.conversion import convert as interop
-    from efficientnetv2.models.conversion.metadata import tell
+    from efficientnetv2.models.conversion.metadata import apply_metadata
     from efficientnetv2.models.conversion.reading import is_model_file
     from efficientnetv2.models.efficientnet import EfficientNet
-    from efficientnetv2.models.ensemble import members_of
+    from efficientnetv2.models.ensemble import ensemble_members
     from efficientnetv2.utils.errors import InputError
     from efficientnetv2.workflows.crossval_config import FILE as CROSSVAL
 
-    if members_of(source) or (source / CROSSVAL).is_file():
+    if ensemble_members(source) or (source / CROSSVAL).is_file():
         raise InputError(
             f"IN {source} is the folder of a cross-validation, each of whose folds has a network of its own, but a "
             f"file holds one. Give the run of a fold: {source / 'fold1'}."
@@ -344,7 +346,7 @@ def _load(source: Path, model: str | None, to: str | None, said: Told) -> tuple[
                 f"{source} is a model file of a network that is none of ours: its own package reads and writes its "
                 "weights. Leave --to out to change what the file says, or to halve it."
             )
-        return ours, "a model file of this package", tell(ours, said)
+        return ours, "a model file of this package", apply_metadata(ours, said)
     imported = interop.read(source, model=model, told=said)
     return imported.network, f"{imported.theirs} of {imported.title}", imported.notes
 
@@ -390,12 +392,12 @@ def _described(network: Network) -> list[str]:
 def _kind(network: Network) -> list[str]:
     """Which of the networks of one shape it is; of others, whose."""
     from efficientnetv2.models.efficientnet import EfficientNet
-    from efficientnetv2.models.wrappers import Foreign
+    from efficientnetv2.models.wrappers import WrappedModel
 
     if isinstance(network, EfficientNet):
         table = network.architecture
         return [f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}."]
-    return [f"Network: {network.source}."] if isinstance(network, Foreign) else []
+    return [f"Network: {network.source}."] if isinstance(network, WrappedModel) else []
 
 
 def _halved(out: Path, network: Network) -> str:

@@ -31,7 +31,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.stratified_split import stratified_group_split
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.memory_profile import dry_run
+from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
@@ -451,7 +451,7 @@ def multiply_adds(network: Network, image_px: int) -> float:
         image_px: side of the picture.
     """
     with FlopCounterMode(display=False) as counter:
-        dry_run(network, in_channels=network.in_channels, image_px=image_px, images=2)
+        infer_shapes(network, in_channels=network.in_channels, image_px=image_px, images=2)
     return float(counter.get_total_flops()) / 2 / 2  # of two pictures; two operations each
 
 

@@ -11,29 +11,29 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.architectures.spec import Pooling
-from efficientnetv2.models.efficientnet import EfficientNet, Network, check_numbers
-from efficientnetv2.models.ensemble import refuse_together
+from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
+from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.torchvision_wrappers import scale_before_stem, scale_in_stem
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
 
 
-def classifiers_of(network: Network) -> list[nn.Module]:
+def classifier_layers(network: Network) -> list[nn.Module]:
     """The layers that give the classes: one, or several whose answers the network puts together, as distilled ones do.
 
     Args:
         network: ours or wrapped; without classes an ``nn.Identity`` stands there.
     """
-    if isinstance(network, Foreign):
+    if isinstance(network, WrappedModel):
         return [network.module.get_submodule(name) for name in network.classifier_names]
     return [network.get_submodule("classifier")]
 
 
-def renew_classifiers(network: Foreign, num_classes: int) -> None:
-    """Give a wrapped network of several classifiers as many new ones, each drawn as ``fit`` draws one.
+def reset_classifiers(network: WrappedModel, num_classes: int) -> None:
+    """Give a wrapped network of several classifiers as many new ones, each drawn as ``adapt`` draws one.
 
-    ``fit`` takes one away and puts another on; between the two, several would leave a network that answers nothing.
+    ``adapt`` takes one away and puts another on; between the two, several would leave a network that answers nothing.
 
     Args:
         network: with classifiers; changed in place.
@@ -48,7 +48,7 @@ def renew_classifiers(network: Foreign, num_classes: int) -> None:
     _forget_answers(network, num_classes)
 
 
-def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
+def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> None:
     """Give a network's classifier other values.
 
     Args:
@@ -59,7 +59,7 @@ def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
     Raises:
         InputError: several classifiers, which read and answer each for itself.
     """
-    classifier, *others = classifiers_of(network)
+    classifier, *others = classifier_layers(network)
     if others:
         raise InputError(
             f"{_called(network)} has {1 + len(others)} classifiers, but the values are for one. Let them begin fresh "
@@ -71,7 +71,7 @@ def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
         classifier.bias.copy_(bias)
 
 
-def put_head(network: Network, num_classes: int) -> None:
+def set_head(network: Network, num_classes: int) -> None:
     """Put a fresh classifier on, or none.
 
     Args:
@@ -81,14 +81,14 @@ def put_head(network: Network, num_classes: int) -> None:
     Raises:
         InputError: it is several networks, or has several classifiers.
     """
-    refuse_together(network, "a classifier is put on one")
-    if len(classifiers_of(network)) > 1:
+    require_single_model(network, "a classifier is put on one")
+    if len(classifier_layers(network)) > 1:
         fix = "Name the classes when it is made: create(..., num_classes=N)."
         if not num_classes:
             fix = "For its maps, without them: create(..., features_only=True)."
         raise InputError(f"{_called(network)} has several classifiers, which cannot be swapped as one. {fix}")
     head = _fresh_head(network, network.embed_dim, num_classes) if num_classes else nn.Identity()
-    if isinstance(network, Foreign):
+    if isinstance(network, WrappedModel):
         network.module.set_submodule(network.classifier_name, head)
     else:
         network.set_submodule("classifier", head)
@@ -114,7 +114,7 @@ def _forget_answers(network: Network, num_classes: int) -> None:
 
 def _called(network: Network) -> str:
     """What messages call a network."""
-    if isinstance(network, Foreign):
+    if isinstance(network, WrappedModel):
         return network.source or type(network.module).__name__
     return type(network).__name__
 
@@ -122,7 +122,7 @@ def _called(network: Network) -> str:
 N = TypeVar("N", bound=Network)
 
 
-def fit(
+def adapt(
     network: N,
     *,
     num_classes: int | None = None,
@@ -149,17 +149,17 @@ def fit(
         InputError: a number outside its range, a first convolution in groups, pooling of a wrapped network, a wrapped
             network with several classifiers, or a change of an ensemble.
     """
-    check_numbers(num_classes, in_channels)
+    check_classes_and_channels(num_classes, in_channels)
     if pooling is not None and pooling != _pooling(network):
         if not isinstance(network, EfficientNet):
             raise InputError(f"pooling is {pooling}, but a network of others pools as it does. Leave it out.")
         network.architecture = replace(network.architecture, pooling=pooling)
         network.embed_dim = network.architecture.embed_dim
         classes = network.num_classes if num_classes is None else num_classes
-        put_head(network, 0)
+        set_head(network, 0)
         num_classes = classes
     if num_classes is not None and num_classes != network.num_classes:
-        put_head(network, num_classes)
+        set_head(network, num_classes)
     if in_channels is not None and in_channels != network.in_channels:
         _widen(network, in_channels)
     return network
@@ -210,7 +210,7 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
     Raises:
         InputError: more stages than there are, "all" of a network without a classifier, or an ensemble.
     """
-    refuse_together(network, "what is frozen is a part of one")
+    require_single_model(network, "what is frozen is a part of one")
     if stages != "all" and (isinstance(stages, bool) or not isinstance(stages, int)):
         raise InputError(f'stages to freeze are {stages!r}, but are a number, or "all" (but the classifier).')
     held = {id(weight) for weight in (_trunk(network) if stages == "all" else _first(network, stages))}
@@ -226,7 +226,7 @@ def _trunk(network: Network) -> list[nn.Parameter]:
         raise InputError(
             'stages to freeze are "all", but the network has no classifier that would be left to train'
         )
-    kept = {id(weight) for classifier in classifiers_of(network) for weight in classifier.parameters()}
+    kept = {id(weight) for classifier in classifier_layers(network) for weight in classifier.parameters()}
     return [weight for weight in network.parameters() if id(weight) not in kept]
 
 
@@ -277,13 +277,13 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
 
     Source: of the decay, arXiv:1801.06146, section 3.2.
     """
-    refuse_together(network, "layers are in the order of one")
+    require_single_model(network, "layers are in the order of one")
     if isinstance(network, EfficientNet):
         rest = iter(network.blocks)
         stages = [[next(rest) for _ in range(stage.layers)] for stage in network.architecture.stages]
         parts: list[list[nn.Module]] = [[network.stem], *stages, [network.head, network.classifier]]
     else:
-        assert isinstance(network, Foreign), "there are two kinds of networks"
+        assert isinstance(network, WrappedModel), "there are two kinds of networks"
         parts = _foreign_parts(network)
     groups: list[list[nn.Parameter]] = []
     seen: set[int] = set()
@@ -304,7 +304,7 @@ _OPENED = (
 )  # fmt: skip
 
 
-def _foreign_parts(network: Foreign) -> list[list[nn.Module]]:
+def _foreign_parts(network: WrappedModel) -> list[list[nn.Module]]:
     """Parts of a foreign network, each with the normalisations after it; the last holds the classifiers."""
     parts: list[list[nn.Module]] = []
     in_head = False
@@ -322,7 +322,7 @@ def _foreign_parts(network: Foreign) -> list[list[nn.Module]]:
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
-def _children(network: Foreign) -> Iterator[tuple[str, nn.Module]]:
+def _children(network: WrappedModel) -> Iterator[tuple[str, nn.Module]]:
     """The module's children with their names, containers opened; of a module that wraps another, the other's."""
     root, start = network.module, ""
     while (only := _only_child(root)) and f"{network.classifier_name}.".startswith(f"{start}{only}."):
@@ -356,22 +356,22 @@ def _size(module: nn.Module) -> int:
 
 
 def _widen(network: Network, in_channels: int) -> None:
-    refuse_together(network, "other channels are given to one")
-    if isinstance(network, Foreign):
+    require_single_model(network, "other channels are given to one")
+    if isinstance(network, WrappedModel):
         stem = network.module.get_submodule(network.stem_name)
     else:
         stem = network.get_submodule("stem.conv")
     assert isinstance(stem, nn.Conv2d)
     if stem.groups != 1:
         raise InputError(f"the first convolution has {stem.groups} groups: its channels cannot be changed")
-    if isinstance(network, Foreign) and network.in_channels == RGB:
+    if isinstance(network, WrappedModel) and network.in_channels == RGB:
         scale_in_stem(network)
     with torch.no_grad():
         stem.weight = nn.Parameter(
             adapted_weight(stem.weight.detach(), in_channels), requires_grad=stem.weight.requires_grad
         )
     stem.in_channels = network.in_channels = in_channels
-    if isinstance(network, Foreign) and in_channels == RGB:
+    if isinstance(network, WrappedModel) and in_channels == RGB:
         scale_before_stem(network)
     network.preprocessing = network.preprocessing.with_channels(in_channels)
     network.metrics, network.calibration = {}, None  # of other pictures

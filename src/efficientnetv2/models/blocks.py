@@ -153,7 +153,7 @@ class FusedMBConv(_Block):
         super().__init__(block, expand=nn.Identity(), groups=1, padding=padding, epsilon=epsilon)
 
 
-def initialise(network: nn.Module) -> None:
+def init_weights(network: nn.Module) -> None:
     """Draw fresh weights for every convolution and linear layer; batch-norm starts as the identity.
 
     Convolutions are normal with variance 2 / (k·k·out / groups), linear layers uniform within
@@ -175,7 +175,7 @@ def initialise(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def calm(network: nn.Module) -> None:
+def zero_init_residual(network: nn.Module) -> None:
     """Let every residual block begin as its shortcut, and every class as likely as any other.
 
     The last batch-norm's scale of residual blocks and the classifier become 0. The released range of the

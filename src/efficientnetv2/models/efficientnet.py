@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
 from efficientnetv2.architectures.spec import Architecture, blocks
-from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, initialise
+from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, init_weights
 from efficientnetv2.models.layers import ConvNorm
-from efficientnetv2.models.provenance import TrainedOn
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.provenance import TrainingFingerprint
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of
@@ -26,7 +26,7 @@ from efficientnetv2.utils.probability import Answer
 _DEFAULT_PX = 224
 
 
-def check_numbers(num_classes: object, in_channels: object) -> None:
+def check_classes_and_channels(num_classes: object, in_channels: object) -> None:
     """Refuse classes and channels that no network has. None, where a caller allows it, is passed over.
 
     Args:
@@ -66,12 +66,12 @@ class Network(nn.Module):
         calibration: the temperature that ``inference.predict`` divides its logits by; None leaves them as they are.
 
     Raises:
-        InputError: see ``check_numbers``.
+        InputError: see ``check_classes_and_channels``.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, embed_dim: int) -> None:
         super().__init__()
-        check_numbers(num_classes, in_channels)
+        check_classes_and_channels(num_classes, in_channels)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.embed_dim = embed_dim
@@ -80,7 +80,7 @@ class Network(nn.Module):
         self.answer: Answer = "softmax"
         self.recipe: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
-        self.trained_on: TrainedOn | None = None
+        self.trained_on: TrainingFingerprint | None = None
         self.calibration: Calibration | None = None
         self.frozen: tuple[str, ...] = ()  # names of modules that stay in evaluation mode
 
@@ -115,7 +115,7 @@ class EfficientNet(Network):
     """Stem, blocks, head, pooling, dropout, linear classifier.
 
     Fresh weights are drawn with PyTorch's generator: seed it with ``torch.manual_seed`` for repeatable ones.
-    Dropout and stochastic depth may be changed at any time: ``models.regularization.apply_setting``.
+    Dropout and stochastic depth may be changed at any time: ``models.regularization.apply_regularization``.
 
     Args:
         architecture: the table.
@@ -170,8 +170,8 @@ class EfficientNet(Network):
         if device.type != "meta":
             # As ``to_empty`` does it, which first imports sympy, for longer than all the rest takes.
             self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))  # type: ignore[no-untyped-call]
-            initialise(self)
-        apply_setting(self, dropout=dropout, drop_path=drop_path)
+            init_weights(self)
+        apply_regularization(self, dropout=dropout, drop_path=drop_path)
 
     def recompute_stages(self, stages: int) -> None:
         """Let training keep only the input of each block of the first stages, and compute the rest of it twice.

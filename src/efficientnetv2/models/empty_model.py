@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models import wrappers
-from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.layers import SameConv2d
 from efficientnetv2.models.model_card import UPGRADE, Header, reason
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.utils.errors import InputError, some
 
 _NOTHING = (nn.Dropout, DropPath, nn.Identity)  # change nothing in evaluation
@@ -35,7 +35,7 @@ class Shaped(Protocol):
 
 def module_of(network: Network) -> nn.Module:
     """What holds the weights under their own names."""
-    return network.module if isinstance(network, Foreign) else network
+    return network.module if isinstance(network, WrappedModel) else network
 
 
 def empty_network(path: Path, words: Header, found: Mapping[str, Shaped], given: nn.Module | None) -> Network:
@@ -62,7 +62,7 @@ def empty_network(path: Path, words: Header, found: Mapping[str, Shaped], given:
     if words.architecture is not None:
         return _empty_ours(path, words, len(found))
     if words.foreign is not None:
-        if not wrappers.is_foreign(words.foreign):
+        if not wrappers.is_library_model(words.foreign):
             raise InputError(
                 f"{path}: its network is '{words.foreign}', of a library that is not known here. {UPGRADE}"
             )
@@ -77,7 +77,7 @@ def empty_network(path: Path, words: Header, found: Mapping[str, Shaped], given:
             f"{path} holds the weights of a module of one's own, which only its code can make. Make it, and load "
             "with efficientnetv2.load(path, network=module)."
         )
-    return given if isinstance(given, Foreign) else Foreign(given)
+    return given if isinstance(given, WrappedModel) else WrappedModel(given)
 
 
 def _empty_ours(path: Path, words: Header, tensors: int) -> EfficientNet:
@@ -94,7 +94,7 @@ def _empty_ours(path: Path, words: Header, tensors: int) -> EfficientNet:
         raise InputError(f"{path}: its architecture cannot be built ({reason(error)}).") from error
 
 
-def _empty_foreign(source: str, words: Header, found: Mapping[str, Shaped]) -> Foreign:
+def _empty_foreign(source: str, words: Header, found: Mapping[str, Shaped]) -> WrappedModel:
     """As its library builds it for the classes and channels; or else fitted to them, if that is what the file holds.
 
     The two differ in a network of several heads: those beside the classifier have as many classes as it when
@@ -110,12 +110,12 @@ def _empty_foreign(source: str, words: Header, found: Mapping[str, Shaped]) -> F
     return built_for if any(faults(fitted.module.state_dict(), found)) else fitted
 
 
-def _empty_built(source: str, words: Header, **build: int) -> Foreign:
+def _empty_built(source: str, words: Header, **build: int) -> WrappedModel:
     """Without memory where its library can build it so; else with fresh weights."""
 
-    def built() -> Foreign:
+    def built() -> WrappedModel:
         network = wrappers.build(source, **build)
-        return fit(network, num_classes=words.num_classes, in_channels=words.in_channels)
+        return adapt(network, num_classes=words.num_classes, in_channels=words.in_channels)
 
     try:
         with torch.device("meta"):

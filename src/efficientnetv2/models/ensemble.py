@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.provenance import TrainedOn, united
+from efficientnetv2.models.provenance import TrainingFingerprint, merge_fingerprints
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of
@@ -57,7 +57,7 @@ class Ensemble(Network):
             in_channels=first.in_channels,
             embed_dim=sum(member.embed_dim for member in members),
         )
-        refuse_unlike(members, names or [f"member {number}" for number in range(len(members))])
+        require_compatible(members, names or [f"member {number}" for number in range(len(members))])
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
         self.answer, self.recipe = first.answer, first.recipe
@@ -118,7 +118,7 @@ class Ensemble(Network):
         return [member for member in self.members if isinstance(member, Network)]
 
 
-def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
+def require_compatible(members: Sequence[Member], names: Sequence[str]) -> None:
     """Refuse what can't be asked together.
 
     Args:
@@ -148,7 +148,7 @@ def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
             )
 
 
-def refuse_together(network: Network, why: str) -> None:
+def require_single_model(network: Network, why: str) -> None:
     """Refuse networks that answer together where one is needed.
 
     Args:
@@ -165,7 +165,7 @@ def refuse_together(network: Network, why: str) -> None:
         )
 
 
-def calibrations(network: Network) -> tuple[Calibration | None, ...]:
+def member_calibrations(network: Network) -> tuple[Calibration | None, ...]:
     """The temperatures of the networks that answer as one, in their order, None where one has none; () of one network.
 
     An ensemble has none itself, for each member has divided by its own.
@@ -178,7 +178,7 @@ def calibrations(network: Network) -> tuple[Calibration | None, ...]:
     return tuple(member.calibration for member in network.members if isinstance(member, Network))
 
 
-def leave_temperature_out(network: Network) -> bool:
+def remove_calibration(network: Network) -> bool:
     """Take a network's temperature away, of an ensemble its members'.
 
     Args:
@@ -194,7 +194,7 @@ def leave_temperature_out(network: Network) -> bool:
     return there
 
 
-def members_of(folder: Path) -> list[Path]:
+def ensemble_members(folder: Path) -> list[Path]:
     """The model files of a folder that answer together; none if it is no such folder.
 
     Args:
@@ -252,12 +252,12 @@ def _unlike(one: Preprocessing, other: Preprocessing) -> str:
     return "; ".join(parts + [f"{name} is {mine[name]}, not {theirs[name]}" for name in names])
 
 
-def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
+def _united(parts: Sequence[TrainingFingerprint | None]) -> TrainingFingerprint | None:
     """What trained any of them: the ensemble has seen it. None if that is not known of one."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
     # What chose one member and trained another has trained the ensemble; ``workflows.leakage`` counts it there.
     choosing = [one for part in known for one in part.choosing]
-    trained = united([training for part in known for training in part.parts])
-    return replace(trained, chose=united(choosing) if choosing else None)
+    trained = merge_fingerprints([training for part in known for training in part.parts])
+    return replace(trained, chose=merge_fingerprints(choosing) if choosing else None)

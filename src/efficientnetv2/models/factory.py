@@ -13,18 +13,18 @@ from torch import nn
 from efficientnetv2.architectures.registry import NAMES, published
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import model_file, pretrained, wrappers
-from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.conversion import keras_layers, torchvision
 from efficientnetv2.models.conversion import timm as timm_names
 from efficientnetv2.models.conversion.tensors import shape_name
-from efficientnetv2.models.efficientnet import EfficientNet, Network, check_numbers
+from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.features import Backbone
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import needed, of_torchvision
 
 
-def unknown(model: str) -> InputError:
+def unknown_model_error(model: str) -> InputError:
     """The error for a word that names no network: by which words others have it, and ours of that name.
 
     Args:
@@ -156,17 +156,17 @@ def create(
         InputError: no such network (names the nearest), weights that can't be had, weights of others (says how to
             make a model file of them), or a value outside its range.
     """
-    check_numbers(num_classes, in_channels)
+    check_classes_and_channels(num_classes, in_channels)
     if isinstance(model, nn.Module):
-        network = model if isinstance(model, Network) else wrappers.wrapped(model)
-        apply_setting(network, dropout=dropout, drop_path=drop_path)
-    elif isinstance(model, str) and wrappers.is_foreign(model):
+        network = model if isinstance(model, Network) else wrappers.wrap_model(model)
+        apply_regularization(network, dropout=dropout, drop_path=drop_path)
+    elif isinstance(model, str) and wrappers.is_library_model(model):
         network = wrappers.build(model, num_classes=num_classes, in_channels=in_channels)
-        apply_setting(network, dropout=dropout, drop_path=drop_path)
+        apply_regularization(network, dropout=dropout, drop_path=drop_path)
     else:
         network = _ours(model, num_classes, in_channels)
         _regularize(network, dropout, drop_path)
-    network = fit(network, num_classes=num_classes, in_channels=in_channels)
+    network = adapt(network, num_classes=num_classes, in_channels=in_channels)
     return Backbone(network) if features_only else network
 
 
@@ -184,7 +184,7 @@ def _ours(model: str | Path | Architecture, num_classes: int | None, in_channels
                 f"'{model}' names no network, but there is a file or folder called so: to load it, give "
                 f"pathlib.Path('{model}'), or './{model}'."
             )
-        raise unknown(model)
+        raise unknown_model_error(model)
     facts = published(model) if isinstance(model, str) else None
     network = EfficientNet(
         model if isinstance(model, Architecture) else published(model).architecture,
@@ -203,11 +203,11 @@ def _is_path(model: str) -> bool:
 def _regularize(network: Network, dropout: float | None, drop_path: float | None) -> None:
     """As given, else as released."""
     if not isinstance(network, EfficientNet):
-        apply_setting(network, dropout=dropout, drop_path=drop_path)
+        apply_regularization(network, dropout=dropout, drop_path=drop_path)
         return
     name = shape_name(network.architecture)  # weights of others come with another padding
     default = published(name).dropout if name else DROPOUT
-    apply_setting(
+    apply_regularization(
         network,
         dropout=default if dropout is None else dropout,
         drop_path=DROP_PATH if drop_path is None else drop_path,

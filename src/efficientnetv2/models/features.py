@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from efficientnetv2.models.adapt import fit
+from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.memory_profile import dry_run
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.utils.errors import InputError
 
 _EVEN = 64
@@ -39,12 +39,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.training = network.training
         self.preprocessing = network.preprocessing
-        if isinstance(network, Foreign) and len(network.classifier_names) > 1:
+        if isinstance(network, WrappedModel) and len(network.classifier_names) > 1:
             # They can't be swapped as one, but none of them is called here.
             for name in network.classifier_names:
                 network.module.set_submodule(name, nn.Identity())
         else:
-            fit(network, num_classes=0)
+            adapt(network, num_classes=0)
         if isinstance(network, EfficientNet):
             network.head = nn.Identity()
             network.frozen = tuple(name for name in network.frozen if not name.startswith("head."))
@@ -81,10 +81,10 @@ def _strides_and_channels(backbone: Backbone, network: Network) -> tuple[list[in
     try:
         # Sides that halve without a remainder tell the strides exactly; but a transformer takes its own alone.
         even_px = -(-px // _EVEN) * _EVEN
-        maps: list[Tensor] = dry_run(backbone, in_channels=network.in_channels, image_px=even_px)
+        maps: list[Tensor] = infer_shapes(backbone, in_channels=network.in_channels, image_px=even_px)
         px = even_px
     except InputError:
-        maps = dry_run(backbone, in_channels=network.in_channels, image_px=px)
+        maps = infer_shapes(backbone, in_channels=network.in_channels, image_px=px)
     finally:
         backbone.train(training)
     return [round(px / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]

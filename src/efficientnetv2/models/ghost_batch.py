@@ -14,7 +14,7 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.layers import BatchNorm2d
 
 
-def takes_several(network: nn.Module) -> bool:
+def supports_ghost_batches(network: nn.Module) -> bool:
     """Whether a pass of several groups gives what a pass for each would.
 
     True of our networks, whose only layers that mix the pictures of a pass keep groups apart. Of anybody else's
@@ -29,7 +29,7 @@ def takes_several(network: nn.Module) -> bool:
 
 
 @contextmanager
-def one_pass(network: nn.Module, *, images: int, seeds: Sequence[int]) -> Iterator[None]:
+def ghost_batches(network: nn.Module, *, images: int, seeds: Sequence[int]) -> Iterator[None]:
     """Within: a forward pass takes one group for each seed, one after another along the batch.
 
     In our networks dropout and stochastic depth are drawn here, group by group, before the pass: so a group's draws
@@ -39,10 +39,10 @@ def one_pass(network: nn.Module, *, images: int, seeds: Sequence[int]) -> Iterat
     Args:
         network: in training mode.
         images: of each group.
-        seeds: one per group, 0 to 2^63 - 1; several only where ``takes_several``.
+        seeds: one per group, 0 to 2^63 - 1; several only where ``supports_ghost_batches``.
     """
     if not isinstance(network, EfficientNet):
-        assert len(seeds) == 1, "whoever asks for several groups at a time has asked takes_several before"
+        assert len(seeds) == 1, "check supports_ghost_batches first"
         torch.manual_seed(seeds[0])
         yield
         return

@@ -70,11 +70,11 @@ class Hub:
     patience_s: float = 10.0
 
 
-class UnfetchedError(InputError):
+class DownloadError(InputError):
     """Weights are not on this machine whole, and cannot be had from their source."""
 
 
-class NotThere(UnfetchedError):  # noqa: N818 - it names what it is about
+class WeightsNotFoundError(DownloadError):
     """The server was reached, and has no such file."""
 
 
@@ -122,9 +122,9 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
         hub: where from and where to; None is as the user's environment says.
 
     Raises:
-        InputError: no such name, or the file can't be kept. ``UnfetchedError`` if it is not there and can't be fetched:
-            says why, where the cache is and how to fill it by hand. ``NotThere`` if the server answers that it has no
-            such file.
+        InputError: no such name, or the file can't be kept. ``DownloadError`` if it is not there and can't be fetched:
+            says why, where the cache is and how to fill it by hand. ``WeightsNotFoundError`` if the
+            server has no such file.
     """
     hub, entry = hub or Hub(), _remote(what)
     path = cached(entry, hub)
@@ -149,7 +149,7 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
         told = _missing(entry, hub, f"{state}, and fetching it failed: {_reason(error, url(entry, hub))}")
         response = getattr(error, "response", None)
         absent = response is not None and response.status_code == HTTPStatus.NOT_FOUND
-        raise (NotThere(str(told)) if absent else told) from error
+        raise (WeightsNotFoundError(str(told)) if absent else told) from error
     except OSError as error:
         folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
         raise InputError(
@@ -294,11 +294,11 @@ def _variable(entry: Remote) -> str:
     return "TORCH_HOME" if entry.source == "torchvision" else "HF_HUB_CACHE"
 
 
-def _missing(entry: Remote, hub: Hub, state: str) -> UnfetchedError:
+def _missing(entry: Remote, hub: Hub, state: str) -> DownloadError:
     folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
     again = "Unset it" if hub.offline else "Try again with a network; what has come so far is kept"
     also = f" (or run effnetv2 models --fetch {entry.name})" if isinstance(entry, Pretrained) else ""
-    return UnfetchedError(
+    return DownloadError(
         f"{state}. {again}. Or fill the cache by hand: on a machine "
         f"with a network download {url(entry, hub)}{also} and put the file at {_by_hand(entry, hub)} "
         f"(the cache folder is {folder}; {_variable(entry)} names another)."

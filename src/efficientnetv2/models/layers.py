@@ -13,8 +13,8 @@ from efficientnetv2.architectures.spec import Padding
 class BatchNorm2d(nn.BatchNorm2d):
     """PyTorch's batch-norm, and several groups of pictures in one pass, each normalised by its own statistics.
 
-    ``groups`` may be changed at any time (``models.ghost_batch.one_pass`` does). With 1, and in evaluation, this is
-    PyTorch's own. With more, the running statistics move towards the mean over the pass's groups, as they would if
+    ``groups`` may be changed at any time (``models.ghost_batch.ghost_batches`` does). With 1, and in evaluation, this
+    is PyTorch's own. With more, the running statistics move towards the mean over the pass's groups, as they would if
     the groups came one after another and each moved the statistics from where they were before.
 
     Args:
@@ -166,7 +166,7 @@ class ProductConv2d(nn.Conv2d):
         return torch.cat(shifted, dim=-1)
 
 
-def quicken(module: nn.Module) -> None:
+def optimize_convolutions(module: nn.Module) -> None:
     """Make plain convolutions within a module ``ProductConv2d``, in place: weights, names and answers stay.
 
     Args:

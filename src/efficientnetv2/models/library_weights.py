@@ -47,7 +47,7 @@ def timm_file(config: Mapping[str, Any], name: str, user: hub.Hub | None = None)
     for file in files[:-1]:
         try:
             return hub.fetch(file, user)
-        except hub.NotThere:
+        except hub.WeightsNotFoundError:
             continue
     return hub.fetch(files[-1], user)
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.utils.errors import InputError
 
 # Pictures of two sizes, px: powers of two that no published network's stride comes near. Ours.
 _FAR_APART = (512, 1024)
 
 
-def dry_run(module: nn.Module, *, in_channels: int, image_px: int, images: int = 1) -> Any:
+def infer_shapes(module: nn.Module, *, in_channels: int, image_px: int, images: int = 1) -> Any:
     """A module's answer on the device ``meta``: shapes without values, in no time and no memory.
 
     Args:
@@ -55,7 +55,9 @@ def _answer(
         reason = (
             str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         )
-        inner = module.module if isinstance(module, Foreign) else module  # by the name that its owner knows
+        inner = (
+            module.module if isinstance(module, WrappedModel) else module
+        )  # by the name that its owner knows
         raise InputError(
             f"{type(inner).__name__} cannot take {in_channels} x {image_px} x {image_px} px ({reason}). Give another "
             "size: many networks take only the one that they were made for."
@@ -127,7 +129,7 @@ def _map_sides(network: Network, image_px: int) -> list[int]:
     try:
         # As it answers: some have further classifiers in training, each with maps of its own.
         with _in_mode(network, training=False), torch.no_grad():
-            dry_run(network, in_channels=network.in_channels, image_px=image_px)
+            infer_shapes(network, in_channels=network.in_channels, image_px=image_px)
     finally:
         for hook in hooks:
             hook.remove()
@@ -153,7 +155,7 @@ def trains_one(network: Network, image_px: int) -> bool:
     """
     with _in_mode(network, training=True):
         try:
-            dry_run(network, in_channels=network.in_channels, image_px=image_px)
+            infer_shapes(network, in_channels=network.in_channels, image_px=image_px)
         except InputError:
             return False
     return True

@@ -110,7 +110,7 @@ def _not_json(value: Any, where: str) -> str | None:
     return next((fault for fault in faults if fault), None)
 
 
-def of_others(path: Path) -> str:
+def conversion_hint(path: Path) -> str:
     """What to do with weights that are not in a model file, as the end of a message."""
     convert = typed(["effnetv2", "convert", str(path), "OUT.safetensors"])
     train = typed(["--weights", str(path)])
@@ -142,7 +142,7 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
         whole = path.parent if (path.parent / "config.json").is_file() else path
         raise InputError(
             f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "
-            f"'{_KEY}'. {of_others(whole)}"
+            f"'{_KEY}'. {conversion_hint(whole)}"
         )
     return parse(path, metadata[_KEY], _KEY)
 

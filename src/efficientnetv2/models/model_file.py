@@ -21,12 +21,12 @@ from efficientnetv2.models import model_card as header
 from efficientnetv2.models import pretrained, safetensors_io, temperature
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.empty_model import changes, empty_network, misfits, module_of
-from efficientnetv2.models.ensemble import Ensemble, members_of, refuse_together
-from efficientnetv2.models.model_card import FORMAT_VERSION, Header, of_others, reason
-from efficientnetv2.models.provenance import KEY, TrainedOn, parse
+from efficientnetv2.models.ensemble import Ensemble, ensemble_members, require_single_model
+from efficientnetv2.models.model_card import FORMAT_VERSION, Header, conversion_hint, reason
+from efficientnetv2.models.provenance import KEY, TrainingFingerprint, parse
 from efficientnetv2.models.safetensors_io import UNKNOWN_SHA256, TensorFile
 from efficientnetv2.models.temperature import Calibration
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of, some
 
@@ -42,7 +42,7 @@ def save(
     class_names: Sequence[str] | None = None,
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
-    trained_on: TrainedOn | None = None,
+    trained_on: TrainingFingerprint | None = None,
     half: bool = False,
 ) -> None:
     """Write a model file, whole or not at all. What is not given is as the network has it.
@@ -79,7 +79,7 @@ def save(
     )
     try:
         if half:
-            tensors = safetensors_io.halved(tensors)
+            tensors = safetensors_io.to_half(tensors)
         words = header_of(
             network,
             preprocessing=network.preprocessing if preprocessing is None else preprocessing,
@@ -111,13 +111,13 @@ def header_of(
         InputError: the names or channels do not fit the network, recipe or metrics are no JSON, or these are several
             networks.
     """
-    refuse_together(network, "a model file holds one")
+    require_single_model(network, "a model file holds one")
     try:
         return Header(
             format_version=FORMAT_VERSION,
             package_version=version("efficientnetv2"),
             architecture=network.architecture if isinstance(network, EfficientNet) else None,
-            foreign=network.source if isinstance(network, Foreign) else None,
+            foreign=network.source if isinstance(network, WrappedModel) else None,
             num_classes=network.num_classes,
             in_channels=network.in_channels,
             preprocessing=preprocessing,
@@ -149,7 +149,7 @@ def load(
             module for several files.
     """
     _check_device(device)
-    if together := members_of(Path(path)):
+    if together := ensemble_members(Path(path)):
         if network is not None:
             raise InputError(
                 f"{path} holds {count_of(len(together), 'network')} that answer together, and network is one module. "
@@ -157,7 +157,7 @@ def load(
             )
         return Ensemble([load(one, device) for one in together], [_called(one) for one in together])
     path = _file(Path(path))
-    file = safetensors_io.look(path)
+    file = safetensors_io.read_header(path)
     words, written = header.read(path, file.metadata)
     # Reading and hashing beside building: both take about as long, and most of it outside the interpreter.
     with ThreadPoolExecutor(1) as beside:
@@ -195,7 +195,7 @@ def load(
 
 
 @dataclass(frozen=True)
-class Described:
+class ModelDescription:
     """What a model file says of its network.
 
     Args:
@@ -207,7 +207,7 @@ class Described:
     calibration: Calibration | None
 
 
-def described(path: str | Path) -> Described:
+def describe(path: str | Path) -> ModelDescription:
     """What a model file says of its network; no weight is read.
 
     Args:
@@ -217,10 +217,10 @@ def described(path: str | Path) -> Described:
         InputError: no such file, not one of ours, written by a newer version, or its header is damaged.
     """
     path = _file(Path(path))
-    metadata = safetensors_io.look(path).metadata
+    metadata = safetensors_io.read_header(path).metadata
     words, _ = header.read(path, metadata)
     text = metadata.get(temperature.KEY)
-    return Described(words, None if text is None else temperature.parse(path, text))
+    return ModelDescription(words, None if text is None else temperature.parse(path, text))
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -257,16 +257,18 @@ def _check_loads(path: Path, words: Header, network: Network, tensors: Mapping[s
     if different := changes(path, words, network, tensors):
         raise InputError(
             f"{path} was not written: layers were changed after the network was created, and load could not make them "
-            f"again ({different}). For other classes or channels: efficientnetv2.fit(network, num_classes=N). To "
+            f"again ({different}). For other classes or channels: efficientnetv2.adapt(network, num_classes=N). To "
             "keep these weights: torch.save(network.state_dict(), FILE)."
         )
 
 
 def _file(path: Path) -> Path:
     if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
-        raise InputError(f"{path} is a folder of weights, but not a run folder of ours. {of_others(path)}")
+        raise InputError(
+            f"{path} is a folder of weights, but not a run folder of ours. {conversion_hint(path)}"
+        )
     if not path.exists() and path.with_name(f"{path.name}.index").is_file():
-        raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {of_others(path)}")
+        raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {conversion_hint(path)}")
     if path.is_dir():
         if not (path / NAME).is_file():
             inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
@@ -339,7 +341,7 @@ def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> 
 
 
 def _check_finite(tensors: Mapping[str, Tensor], what: str, *, mend: str) -> None:
-    if broken := safetensors_io.broken(tensors):
+    if broken := safetensors_io.nonfinite_tensors(tensors):
         raise InputError(
             f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). {mend}"
         )

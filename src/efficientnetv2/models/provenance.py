@@ -19,7 +19,7 @@ KEY = "efficientnetv2.trained_on"  # among the metadata of a model file
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedOn:
+class TrainingFingerprint:
     """The training pictures of a network, known again by their contents alone.
 
     Args:
@@ -35,8 +35,8 @@ class TrainedOn:
     pictures: int
     marks: npt.NDArray[np.int64]
     of_several: bool = False
-    earlier: TrainedOn | None = None
-    chose: TrainedOn | None = None
+    earlier: TrainingFingerprint | None = None
+    chose: TrainingFingerprint | None = None
 
     @property
     def share(self) -> float:
@@ -44,13 +44,13 @@ class TrainedOn:
         return min(1.0, len(self.marks) / max(1, self.pictures))
 
     @property
-    def parts(self) -> tuple[TrainedOn, ...]:
+    def parts(self) -> tuple[TrainingFingerprint, ...]:
         """Of the last training, and of all before it where there were any."""
         last = replace(self, earlier=None)
         return (last,) if self.earlier is None else (last, self.earlier)
 
     @property
-    def choosing(self) -> tuple[TrainedOn, ...]:
+    def choosing(self) -> tuple[TrainingFingerprint, ...]:
         """What chose the network, and what chose the weights that its training began with; empty where nothing did."""
         found = [self.chose, None if self.earlier is None else self.earlier.chose]
         return tuple(one for one in found if one is not None)
@@ -61,7 +61,7 @@ class TrainedOn:
         others = [one for one in (self.earlier, self.chose) if one is not None]
         return self.share == 1 and not self.of_several and all(one.whole for one in others)
 
-    def begun_from(self, weights: TrainedOn | None, *, most: int) -> Self:
+    def begun_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
         """The same, of a training that began with weights.
 
         Args:
@@ -70,18 +70,18 @@ class TrainedOn:
         """
         if weights is None:
             return self
-        chose = united(weights.choosing)._thinned(most) if weights.choosing else None
-        return replace(self, earlier=replace(united(weights.parts)._thinned(most), chose=chose))
+        chose = merge_fingerprints(weights.choosing)._thinned(most) if weights.choosing else None
+        return replace(self, earlier=replace(merge_fingerprints(weights.parts)._thinned(most), chose=chose))
 
-    def _thinned(self, most: int) -> TrainedOn:
+    def _thinned(self, most: int) -> TrainingFingerprint:
         if len(self.marks) <= most:
             return self
         drawn = Key.of(0).fold("earlier").generator().choice(len(self.marks), most, replace=False)
         return replace(self, marks=self.marks[np.sort(drawn)])
 
-    def with_minival(self) -> TrainedOn:
+    def with_minival(self) -> TrainingFingerprint:
         """The same of a network that minival chose, whose file may be of a time when it remembered nothing of that."""
-        return self if self.chose is not None else replace(self, chose=TrainedOn(1, self.marks[:0]))
+        return self if self.chose is not None else replace(self, chose=TrainingFingerprint(1, self.marks[:0]))
 
     def text(self) -> str:
         """As it stands in a file, which is of one network; ``parse`` gives the same."""
@@ -98,7 +98,7 @@ class TrainedOn:
         return plain
 
 
-def united(parts: Sequence[TrainedOn]) -> TrainedOn:
+def merge_fingerprints(parts: Sequence[TrainingFingerprint]) -> TrainingFingerprint:
     """What was in any of several trainings, as one memory; of what chose them nothing.
 
     Args:
@@ -107,13 +107,13 @@ def united(parts: Sequence[TrainedOn]) -> TrainedOn:
     marks = np.unique(np.concatenate([part.marks for part in parts]))
     # Trainings that remember all of their pictures: then these are all. Else no more than all have had together.
     if all(part.share == 1 and not part.of_several for part in parts):
-        return TrainedOn(len(marks), marks)
+        return TrainingFingerprint(len(marks), marks)
     several = len(parts) > 1 or parts[0].of_several
-    return TrainedOn(sum(part.pictures for part in parts), marks, of_several=several)
+    return TrainingFingerprint(sum(part.pictures for part in parts), marks, of_several=several)
 
 
-def parse(path: Path, text: str) -> TrainedOn:
-    """What ``TrainedOn.text`` made.
+def parse(path: Path, text: str) -> TrainingFingerprint:
+    """What ``TrainingFingerprint.text`` made.
 
     Args:
         path: for the message.
@@ -125,9 +125,9 @@ def parse(path: Path, text: str) -> TrainedOn:
     return beside(path, text, KEY, _made)
 
 
-def _made(plain: Any) -> TrainedOn:
+def _made(plain: Any) -> TrainingFingerprint:
     marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
     earlier, chose = (_made(plain[name]) if name in plain else None for name in ("earlier", "chose"))
-    return TrainedOn(
+    return TrainingFingerprint(
         number_of(plain, "pictures"), marks, bool(plain.get("of_several", False)), earlier, chose
     )

@@ -25,8 +25,8 @@ _ASSUMED = "_efficientnetv2_assumed"
 
 
 @dataclass(frozen=True)
-class Controlled:
-    """What ``apply_setting`` reached.
+class RegularizationReport:
+    """What ``apply_regularization`` reached.
 
     Args:
         dropout_modules: names of those it set; of a network that drops without a module, of the number it drops by.
@@ -50,13 +50,13 @@ class Controlled:
         return "; ".join([*said, *self.notes]) or "nothing"
 
 
-def apply_setting(
+def apply_regularization(
     module: nn.Module,
     setting: Setting | None = None,
     *,
     dropout: float | None = None,
     drop_path: float | None = None,
-) -> Controlled:
+) -> RegularizationReport:
     """Set dropout and stochastic depth of a network, by the type of its modules.
 
     Stochastic depth: of ours, of torchvision (``StochasticDepth``), of timm (``DropPath``) and of others whose class's
@@ -83,7 +83,9 @@ def apply_setting(
     """
     if setting is not None:
         if (dropout, drop_path) != (None, None):
-            raise InputError("apply_setting got a setting and a rate beside it. Give the setting alone.")
+            raise InputError(
+                "apply_regularization got a setting and a rate beside it. Give the setting alone."
+            )
         dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value is not None and not 0 <= value < 1:
@@ -92,7 +94,7 @@ def apply_setting(
     dropouts, dropout_notes = _set_dropout(named, dropout) if dropout is not None else ((), [])
     drop_paths, drop_path_notes = _set_drop_path(named, drop_path) if drop_path is not None else ((), [])
     left = [] if setting is None else _for_the_loop(setting)
-    return Controlled(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *left))
+    return RegularizationReport(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *left))
 
 
 def set_batch_norm(module: nn.Module, *, momentum: float) -> int:

@@ -106,7 +106,7 @@ class TensorFile:
         return digest.hexdigest()
 
 
-def look(path: Path) -> TensorFile:
+def read_header(path: Path) -> TensorFile:
     """Read the header of a safetensors file.
 
     Raises:
@@ -148,7 +148,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
     def fill(partial: Path) -> None:
         save_file(dict(tensors), partial, dict(metadata))
-        written = look(partial)
+        written = read_header(partial)
         # Which order the tensors lie in is for the library to say, so the sum is known only afterwards.
         with open(partial, "rb+") as file:
             place = file.read(written.data_start).rindex(UNKNOWN_SHA256.encode())
@@ -163,7 +163,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         ) from error
 
 
-def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and matrices in float16, each value within 1/2048 of itself (or 3e-8); all else as it is.
 
     Those are nearly all of a network's bytes. Biases and what batch-norms have stay, for there a small error is one in
@@ -179,7 +179,7 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
         for name, tensor in tensors.items()
     }
-    if lost := broken(half):
+    if lost := nonfinite_tensors(half):
         most = torch.finfo(torch.float16).max
         raise InputError(
             f"half precision holds numbers up to {most:,.0f}, but there are greater ones in {some(lost, 3)}. Keep "
@@ -188,7 +188,7 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return half
 
 
-def broken(tensors: Mapping[str, Tensor]) -> list[str]:
+def nonfinite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity."""
     # A sum is not finite if one of its terms is not: many times faster than asking each. It may also be too
     # large for its format, so then each is asked.
@@ -222,11 +222,11 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     with open(path, "rb") as file:
         start = file.read(9)
     if keras_files.opens(path):
-        return f"it is a Keras file. {model_card.of_others(path)}"
+        return f"it is a Keras file. {model_card.conversion_hint(path)}"
     if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         return (
             "it is a PyTorch pickle, which could run any code when opened; convert runs none. "
-            + model_card.of_others(path)
+            + model_card.conversion_hint(path)
         )
     cut = not start or "incomplete" in str(error) or "invalid header length" in str(error)
     if cut:

@@ -14,7 +14,7 @@ from efficientnetv2.utils.optional_deps import of_torchvision
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-    from efficientnetv2.models.wrappers import Foreign
+    from efficientnetv2.models.wrappers import WrappedModel
 
 # Those with heads at the side. torchvision warns, too, unless told to draw their weights as it ever did.
 _SIDE_HEADED = ("googlenet", "inception_v3")
@@ -102,7 +102,7 @@ def _as_pretrained(module: nn.Module) -> None:
     module.aux_logits, module.transform_input = False, True  # type: ignore[assignment]
 
 
-def scale_in_stem(network: Foreign) -> None:
+def scale_in_stem(network: WrappedModel) -> None:
     """Let the stem do what GoogLeNet or Inception do to three channels before it; of other networks nothing.
 
     They bring ImageNet's mean and standard deviation to 0.5 (``transform_input``), which breaks pictures of any other
@@ -117,7 +117,7 @@ def scale_in_stem(network: Foreign) -> None:
         _scaled(network, by_stem=True)
 
 
-def scale_before_stem(network: Foreign) -> None:
+def scale_before_stem(network: WrappedModel) -> None:
     """The other way: torchvision's own two scale three channels by themselves, for so ``build`` makes them.
 
     Args:
@@ -127,7 +127,7 @@ def scale_before_stem(network: Foreign) -> None:
         _scaled(network, by_stem=False)
 
 
-def _scaled(network: Foreign, *, by_stem: bool) -> None:
+def _scaled(network: WrappedModel, *, by_stem: bool) -> None:
     stem = network.module.get_submodule(network.stem_name)
     norm = network.module.get_submodule(f"{network.stem_name.rpartition('.')[0]}.bn")
     assert isinstance(stem, nn.Conv2d), "both begin with a convolution"

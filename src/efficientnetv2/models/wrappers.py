@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from efficientnetv2.models import torchvision_wrappers
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.layers import quicken
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.layers import optimize_convolutions
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import needed
@@ -27,7 +27,7 @@ _TO_HAVE_MODULES = 0.1
 _TELLING_PX = 64
 
 
-class Foreign(Network):
+class WrappedModel(Network):
     """A module of someone else, as a ``Network``.
 
     The last ``nn.Linear`` is taken for the classifier and the first ``nn.Conv2d`` for what reads the picture,
@@ -36,7 +36,7 @@ class Foreign(Network):
 
     Args:
         module: with at least one of each. It is used, not copied, and its plain convolutions learn quicker on a CPU
-            (``models.layers.quicken``).
+            (``models.layers.optimize_convolutions``).
         source: by which ``create`` makes such a module again ("timm:resnet50", "torchvision:vit_b_16@384"); None for
             a module that only its owner can make.
         preprocessing: of the module; None is ImageNet's at 224 px.
@@ -82,7 +82,7 @@ class Foreign(Network):
             in_channels=stem.in_channels,
             embed_dim=classifier.in_features,
         )
-        quicken(module)
+        optimize_convolutions(module)
         self.module = module
         self.source = source
         self.stem_name = stem_name
@@ -120,10 +120,10 @@ class Foreign(Network):
     def _told_apart(self, maps: Sequence[Tensor], px: int) -> tuple[int, ...]:
         """Places of the last map of every size: of a larger picture, where this one may be too small to tell them."""
         if px < _TELLING_PX:
-            from efficientnetv2.models.memory_profile import dry_run  # which knows this module
+            from efficientnetv2.models.memory_profile import infer_shapes  # which knows this module
 
             with suppress(InputError):  # it takes pictures of its own size alone
-                maps = dry_run(
+                maps = infer_shapes(
                     _Maps(self.module), in_channels=self.in_channels, image_px=_TELLING_PX, images=2
                 )
         return tuple({tuple(m.shape[-2:]): place for place, m in enumerate(maps)}.values())
@@ -210,17 +210,17 @@ def _classifier_names(module: nn.Module, told: Sequence[nn.Module]) -> tuple[str
     return tuple(name for name in names if linears[name].out_features == linears[names[-1]].out_features)
 
 
-def is_foreign(model: str) -> bool:
+def is_library_model(model: str) -> bool:
     """Whether a word names a network of another library: "timm:resnet50"."""
     return model.partition(":")[0] in LIBRARIES and ":" in model
 
 
-def wrapped(module: nn.Module) -> Foreign:
+def wrap_model(module: nn.Module) -> WrappedModel:
     """A module that somebody has made, as a network; of timm's with the preprocessing that is stated of it.
 
     Args:
-        module: see ``Foreign``. What it states and nobody could follow, such as pictures that are no squares, is passed
-            over.
+        module: see ``WrappedModel``. A stated preprocessing that cannot be followed, such as one for images that are
+            not square, is ignored.
     """
     stated = getattr(module, "pretrained_cfg", None)
     preprocessing: Preprocessing | None = None
@@ -229,10 +229,10 @@ def wrapped(module: nn.Module) -> Foreign:
 
         with suppress(InputError):
             preprocessing, _ = stated_preprocessing(stated, Path(type(module).__name__))
-    return Foreign(module, preprocessing=preprocessing)
+    return WrappedModel(module, preprocessing=preprocessing)
 
 
-def classifiers(model: str) -> int:
+def classifier_count(model: str) -> int:
     """How many classifiers a network of another library comes with, by what its library states of its weights.
 
     Args:
@@ -261,7 +261,7 @@ def build(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-) -> Foreign:
+) -> WrappedModel:
     """A network of timm or torchvision.
 
     Args:
@@ -269,8 +269,8 @@ def build(
             "torchvision:resnet50.IMAGENET1K_V2") the pretrained ones of that library, fetched by it.
             torchvision's vision transformers are built for one size of picture: that of the tag; of fresh ones the
             size stands behind the name ("torchvision:vit_b_16@384"), 224 px where none does.
-        num_classes: of the classifier, as far as the library can build it; ``models.adapt.fit`` does the rest. Of what
-            comes without a classifier 0 makes one of a single class, so that it is known which to take away.
+        num_classes: of the classifier, as far as the library can build it; ``models.adapt.adapt`` does the rest. Of
+            what comes without a classifier 0 makes one of a single class, so that it is known which to take away.
         in_channels: of the picture, likewise.
 
     Raises:
@@ -283,7 +283,7 @@ def build(
         module, preprocessing = _timm(name, tag, num_classes=num_classes, in_channels=in_channels)
     else:
         module, preprocessing, name = torchvision_wrappers.build(name, tag, num_classes=num_classes)
-    return Foreign(module, source=f"{library}:{name}", preprocessing=preprocessing)
+    return WrappedModel(module, source=f"{library}:{name}", preprocessing=preprocessing)
 
 
 def _timm(
@@ -303,7 +303,7 @@ def _timm(
         raise InputError(
             f"timm has no weights '{whole}'{did_you_mean(whole, tags)} Known: {', '.join(tags) or 'none'}."
         )
-    stated = classifiers(f"timm:{whole}")
+    stated = classifier_count(f"timm:{whole}")
     if num_classes == 0 and stated == 0:
         num_classes = 1
     # Weights without one classifier are loaded as published, every tensor asked for; then timm puts on what they lack.
@@ -321,6 +321,6 @@ def _timm(
             module = timm.create_model(whole, **words)
     if put_on:
         module.reset_classifier(put_on)
-    apply_setting(module, drop_path=0.0)
+    apply_regularization(module, drop_path=0.0)
     config = module.pretrained_cfg
     return module, stated_preprocessing(config, Path(f"timm:{name}"))[0] if config.get("mean") else None

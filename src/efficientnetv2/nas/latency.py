@@ -22,8 +22,8 @@ from efficientnetv2.architectures.spec import Architecture, Block, blocks
 from efficientnetv2.inference.predict import evaluating
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.ghost_batch import one_pass
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.ghost_batch import ghost_batches
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.training.loop import optimizer_step
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.microbatch import chunks
@@ -79,7 +79,7 @@ class Bench:
         network = create(architecture, num_classes=num_classes)
         place(network, device)
         setting = recipe.progressive.last
-        apply_setting(network.train(), setting)
+        apply_regularization(network.train(), setting)
         state = init_state(network, recipe)
         for group in state.optimizer.param_groups:
             group["lr"] = 0.0  # the weights stay as they are: on noise they might come to infinity
@@ -154,7 +154,7 @@ class Bench:
     def _pass(self, images: Tensor) -> AbstractContextManager[None]:
         """Within, the groups of a pass have statistics and draws of their own, as in training."""
         count = self.recipe.group_images or self.recipe.batch_images
-        return one_pass(self.state.network, images=count, seeds=range(len(images) // count))
+        return ghost_batches(self.state.network, images=count, seeds=range(len(images) // count))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         assert self.recipe.precision != "auto", "resolve_recipe() comes first"

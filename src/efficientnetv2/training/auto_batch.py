@@ -18,9 +18,9 @@ import torch
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.ghost_batch import takes_several
+from efficientnetv2.models.ghost_batch import supports_ghost_batches
 from efficientnetv2.models.memory_profile import activation_bytes, stride, trains_one
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training.loop import StepContext, forward_backward
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -130,7 +130,7 @@ class MemoryProbe:
         network = copy.deepcopy(self.network)
         place(network, self.device)
         network.train()
-        apply_setting(network, setting)
+        apply_regularization(network, setting)
         channels = self.network.in_channels
         num_classes = self.network.num_classes
         batches = [_noise(setting, group, group_images, channels, num_classes) for group in range(groups)]
@@ -177,7 +177,7 @@ class MemoryProbe:
         """
         groups = len(self.world.groups(self.recipe.batch_images // group_images))
         synchronized = self.recipe.sync_batch_norm and self.world.is_distributed
-        if groups == 1 or synchronized or not takes_several(self.network):
+        if groups == 1 or synchronized or not supports_ghost_batches(self.network):
             return MicrobatchPlan({setting.image_px: 1 for setting in settings})
         by_px = {}
         for setting in sorted(settings, key=lambda setting: setting.image_px):

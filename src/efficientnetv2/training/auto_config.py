@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from efficientnetv2.data.sampler import DEFAULT_BETA
-from efficientnetv2.models.adapt import classifiers_of
+from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.regularization import apply_setting
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.regularization import apply_regularization
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.auto_batch import Hardware, MemoryProbe
 from efficientnetv2.training.ddp import evenly_shared, parallel_speed, validate_sharing
@@ -344,7 +344,7 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
     notes = []
     # Whoever fits a probe has set "probe" before.
     fields["classifier"] = "fresh" if recipe.classifier == "auto" else recipe.classifier
-    classifiers = len(classifiers_of(initial.network))
+    classifiers = len(classifier_layers(initial.network))
     if recipe.classifier == "probe" and classifiers > 1 and not initial.network.class_names:
         fields["classifier"] = "fresh"
         notes.append(
@@ -414,8 +414,8 @@ def _regularization_notes(recipe: Recipe, network: Network) -> list[str]:
     last = recipe.progressive.last
     if not (last.dropout or last.drop_path):
         return []
-    module = network.module if isinstance(network, Foreign) else network  # names as its library has them
-    report = apply_setting(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
+    module = network.module if isinstance(network, WrappedModel) else network  # names as its library has them
+    report = apply_regularization(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
     return [f"Regularization: {report}."]
 
 

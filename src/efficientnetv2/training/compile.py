@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.ghost_batch import one_pass
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.ghost_batch import ghost_batches
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan, chunks
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast
@@ -82,7 +82,7 @@ def compile_model(
     try:
         with _every_program(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, (setting, groups) in enumerate(programs, start=1):
-                apply_setting(network, setting)
+                apply_regularization(network, setting)
                 px, began = setting.image_px, time.perf_counter()
                 size = f"{count_of(groups * group, 'picture')} of {px} px"
                 _logger.info(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
@@ -173,7 +173,7 @@ class _Trial:
         """
         for seeds in chunks(range(self.groups), microbatches):
             part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
-            with one_pass(self.network, images=self.group_images, seeds=seeds):
+            with ghost_batches(self.network, images=self.group_images, seeds=seeds):
                 with autocast(self.device, precision):
                     logits = call(part)
                 loss = logits.float().square().mean() * (len(seeds) / self.groups)

@@ -13,15 +13,15 @@ from torch import nn
 from efficientnetv2.architectures.registry import NAMES, architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import hub, model_file, pretrained
-from efficientnetv2.models.adapt import classifiers_of, fit, freeze, renew_classifiers
-from efficientnetv2.models.blocks import calm
+from efficientnetv2.models.adapt import adapt, classifier_layers, freeze, reset_classifiers
+from efficientnetv2.models.blocks import zero_init_residual
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.conversion.tensors import shape_name
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.ensemble import members_of
-from efficientnetv2.models.factory import create, unknown
-from efficientnetv2.models.wrappers import Foreign, classifiers, is_foreign
+from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.factory import create, unknown_model_error
+from efficientnetv2.models.wrappers import WrappedModel, classifier_count, is_library_model
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
@@ -72,12 +72,12 @@ def validate_model_name(model: str | Architecture) -> None:
             f"--model {model}: a model in your own code trains in your own loop, with the same progressive learning: "
             "docs/progressive.md, examples/loops."
         )
-    if (is_foreign(model) and "." in model) or Path(model).exists() or model in pretrained.names():
+    if (is_library_model(model) and "." in model) or Path(model).exists() or model in pretrained.names():
         raise InputError(
             f"--model {model}: that names weights, which include the model. Pass --weights {model}."
         )
-    if not is_foreign(model):
-        raise unknown(model)
+    if not is_library_model(model):
+        raise unknown_model_error(model)
 
 
 def default_model(device: torch.device) -> str:
@@ -106,7 +106,7 @@ def weights_candidates(
         model: Model of a recipe.
         shipped: Folder with files ``NAME.safetensors``. None is ``examples/weights`` of the repository.
     """
-    if isinstance(model, str) and is_foreign(model):
+    if isinstance(model, str) and is_library_model(model):
         note = f"Weights of {model} have a tag: --weights {model.partition('@')[0]}.TAG."
         return (WeightsCandidate("none", f"Weights: none, training from scratch. {note}"),)
     if not isinstance(model, str) or model not in NAMES:
@@ -180,7 +180,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
     """
     path = Path(word)
     if _is_here(word):
-        if members := members_of(path):
+        if members := ensemble_members(path):
             raise InputError(
                 f"--weights {word}: this is an ensemble of {len(members)} models, but training starts from one. Give "
                 f"one of them: --weights {members[0].parent}"
@@ -191,12 +191,12 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             return hub.read(path, path.stem), ()
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
-    if is_foreign(word) and "." in word:
-        come_with = classifiers(word)
+    if is_library_model(word) and "." in word:
+        come_with = classifier_count(word)
         if come_with == 0:
             return create(word, num_classes=num_classes or 0), ()
         return create(word, num_classes=num_classes if come_with > 1 else None), ()
-    if is_foreign(word):
+    if is_library_model(word):
         tagged = f"{word.partition('@')[0]}.TAG"
         raise InputError(
             f"--weights {word}: that is a model. Its weights have a tag, {tagged}, as its library lists them."
@@ -212,7 +212,7 @@ def validate_weights_name(word: str) -> None:
     Raises:
         InputError: There is no such file, and no weights of that name.
     """
-    if word in ("auto", "none") or _is_here(word) or is_foreign(word):
+    if word in ("auto", "none") or _is_here(word) or is_library_model(word):
         return
     if word.partition(".")[0] not in NAMES or "." not in word:
         raise _no_weights(word)
@@ -266,7 +266,7 @@ def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
 
 def _shape(model: str | Architecture) -> Architecture | str:
     """The architecture without padding, epsilon and pooling; the name alone for other libraries."""
-    if isinstance(model, str) and is_foreign(model):
+    if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
     table = architecture(model) if isinstance(model, str) else model
     return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
@@ -336,10 +336,10 @@ def build_model(
     """
     _seed(recipe)
     made = create(model, num_classes=num_classes, in_channels=in_channels)
-    network = fit(made, pooling=recipe.pooling)
+    network = adapt(made, pooling=recipe.pooling)
     if recipe.initialisation == "calm":
         if isinstance(network, EfficientNet):
-            calm(network)
+            zero_init_residual(network)
         else:
             _zero_classifiers(network)
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
@@ -366,13 +366,13 @@ def _from_weights(
         notes.append(_adapt_channels(network, word, in_channels))
     _seed(recipe)
     same_classes = network.class_names == class_names
-    if not same_classes and isinstance(network, Foreign) and len(classifiers_of(network)) > 1:
-        renew_classifiers(network, len(class_names))
+    if not same_classes and isinstance(network, WrappedModel) and len(classifier_layers(network)) > 1:
+        reset_classifiers(network, len(class_names))
     elif not same_classes:
-        fit(network, num_classes=0)
-    fit(network, pooling=recipe.pooling)
+        adapt(network, num_classes=0)
+    adapt(network, pooling=recipe.pooling)
     if network.num_classes != len(class_names):
-        fit(network, num_classes=len(class_names))
+        adapt(network, num_classes=len(class_names))
     fresh_head = not (same_classes and network.class_names)
     if fresh_head and recipe.initialisation == "calm":
         _zero_classifiers(network)
@@ -387,7 +387,7 @@ def _from_weights(
 
 def _head(recipe: Recipe, network: Network, classes: int) -> str:
     """How a new classifier starts, in words. Only a single classifier gets the values of the probe."""
-    if recipe.classifier == "probe" and len(classifiers_of(network)) == 1:
+    if recipe.classifier == "probe" and len(classifier_layers(network)) == 1:
         return f"with a classifier for {count_of(classes, 'class')} that starts as the linear probe"
     return f"a fresh classifier for {count_of(classes, 'class')}"
 
@@ -397,7 +397,7 @@ def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
     had = network.in_channels
     ours = "RGB" if in_channels == RGB else count_of(in_channels, "channel")
     try:
-        fit(network, in_channels=in_channels)
+        adapt(network, in_channels=in_channels)
     except InputError as error:
         raise InputError(
             f"--weights {word}: its model takes images of {count_of(had, 'channel')}, and images are read as {ours}; "
@@ -438,7 +438,7 @@ def _seed(recipe: Recipe) -> None:
 
 
 def _zero_classifiers(network: Network) -> None:
-    for classifier in classifiers_of(network):
+    for classifier in classifier_layers(network):
         assert isinstance(classifier, nn.Linear)
         nn.init.zeros_(classifier.weight)
         if classifier.bias is not None:
@@ -450,7 +450,7 @@ def _name(network: Network) -> str | Architecture:
     if isinstance(network, EfficientNet):
         table = replace(network.architecture, pooling="mean")
         return next((name for name in NAMES if architecture(name) == table), table)
-    assert isinstance(network, Foreign)
+    assert isinstance(network, WrappedModel)
     if network.source is None:
         raise InputError(
             "The weights are of a module that only your own code can make: pass the module in a RunConfig."

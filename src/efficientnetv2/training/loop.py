@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.data.loader import Batch
-from efficientnetv2.models.ghost_batch import one_pass
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.ghost_batch import ghost_batches
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.progressive.step_plan import StepPlan
@@ -146,7 +146,7 @@ def train_steps(
         request = groups[0].request
         if request.setting != setting:
             setting = request.setting
-            apply_setting(model, setting)
+            apply_regularization(model, setting)
         with worker_death.deferred():  # a step is done whole or not at all
             batch_norm.begin_step()
             loss, microbatches = _accumulate_gradients(
@@ -236,7 +236,7 @@ def forward_backward(
     )
     requests = [batch.request for batch in batches]
     seeds = [context.key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
-    with one_pass(model, images=len(batches[0].labels), seeds=seeds):
+    with ghost_batches(model, images=len(batches[0].labels), seeds=seeds):
         with autocast(context.device, context.precision):
             logits = forward(images)
         if context.activation == "sigmoid":

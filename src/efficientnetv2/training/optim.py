@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from efficientnetv2.models.adapt import classifiers_of, layer_groups
+from efficientnetv2.models.adapt import classifier_layers, layer_groups
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training import recipe
 
@@ -188,7 +188,7 @@ def _start_fractions(network: nn.Module, optimizer: recipe.Optimizer) -> dict[in
 def _classifier_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Parameters of the classifiers, or of the last linear layer of a module that is not a ``Network``."""
     linears: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    classifiers = classifiers_of(network) if isinstance(network, Network) else linears[-1:]
+    classifiers = classifier_layers(network) if isinstance(network, Network) else linears[-1:]
     return [weight for module in classifiers for weight in module.parameters()]
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.ghost_batch import one_pass
-from efficientnetv2.models.regularization import apply_setting
+from efficientnetv2.models.ghost_batch import ghost_batches
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.recipe import Recipe
@@ -226,7 +226,7 @@ class _Bench:
         network = copy.deepcopy(self.network)
         place(network, self.device)
         setting = self.recipe.progressive.last
-        apply_setting(network, setting)
+        apply_regularization(network, setting)
         group = self.recipe.group_images or self.recipe.batch_images
         count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
         changes = {
@@ -263,7 +263,7 @@ class _Side:
     def step(self) -> float:
         """Seconds of forward and backward."""
         began = time.perf_counter()
-        with one_pass(
+        with ghost_batches(
             self.network, images=len(self.images), seeds=[0]
         ):  # as it was tried, or it compiles anew
             with autocast(self.images.device, self.precision):

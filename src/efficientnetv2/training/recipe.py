@@ -108,7 +108,7 @@ class Recipe(StrictModel):
     """
     initialisation: Literal["released", "calm"] = "released"
     """Initialization of layers without pretrained weights: `released`, or `calm`, where each residual block starts as
-    its shortcut and the classifier at 0 (`models.blocks.calm`).
+    its shortcut and the classifier at 0 (`models.blocks.zero_init_residual`).
     """
     classifier: Literal["fresh", "probe", "auto"] = "fresh"
     """Classifier on pretrained weights: `fresh` (see `initialisation`), or `probe`, that of a linear probe

@@ -26,7 +26,7 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.models.provenance import TrainedOn
+from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint
@@ -259,14 +259,14 @@ def epochs_trained(job: RunConfig, steps: int) -> float:
     return job.recipe.epochs
 
 
-def _remembered(job: RunConfig) -> TrainedOn | None:
+def _remembered(job: RunConfig) -> TrainingFingerprint | None:
     """The pictures that trained and chose by their contents, so that an evaluation on them is known for what it is.
 
     Beside them what the weights remember that the run began with: they trained this network too.
     """
 
-    def those(part: ImageDataset) -> TrainedOn:
-        return TrainedOn(len(part), np.sort(content_hashes(part)[1]))
+    def those(part: ImageDataset) -> TrainingFingerprint:
+        return TrainingFingerprint(len(part), np.sort(content_hashes(part)[1]))
 
     try:
         chose = None if job.minival is None else those(job.minival)

@@ -29,9 +29,9 @@ from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.inference.predict import Predictions, shared_answers
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.ensemble import members_of
+from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.safetensors_io import sha256_by_name
-from efficientnetv2.models.wrappers import Foreign
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_note, pick_own_device
@@ -197,7 +197,7 @@ def _made_as(network: Network) -> str:
     """What computes with the weights: padding, epsilon and pooling are none of them."""
     if isinstance(network, EfficientNet):
         return repr(network.architecture)
-    if isinstance(network, Foreign):
+    if isinstance(network, WrappedModel):
         return repr((network.source, type(network.module).__name__))
     return type(network).__name__
 
@@ -258,7 +258,7 @@ def _is_model(path: str | Path) -> bool:
     folder = Path(path)
     if not folder.is_dir():
         return folder.is_file() and is_model_file(folder)
-    return is_model_file(folder) or (folder / "recipe.yaml").is_file() or bool(members_of(folder))
+    return is_model_file(folder) or (folder / "recipe.yaml").is_file() or bool(ensemble_members(folder))
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,13 +80,13 @@ class Networks:
 
     def calibrations(self) -> tuple[Calibration | None, ...]:
         """Their temperatures, in the order of ``files``."""
-        return tuple(model_file.described(self.folder / file).calibration for file in self.files)
+        return tuple(model_file.describe(self.folder / file).calibration for file in self.files)
 
     def together(self) -> str:
         """Let them answer together from now on, if they can; a sentence on that."""
         try:
-            headers = [model_file.described(self.folder / file).header for file in self.files]
-            ensemble.refuse_unlike(headers, self.runs)
+            headers = [model_file.describe(self.folder / file).header for file in self.files]
+            ensemble.require_compatible(headers, self.runs)
         except InputError as error:
             return (
                 f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "

@@ -19,7 +19,7 @@ from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taught
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
-from efficientnetv2.models.hub import UnfetchedError
+from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
@@ -134,7 +134,7 @@ def plan_run(words: Words, source: Source, place: Place, *, began: float | None 
         settling = agreed(
             known, words, prepared, device, place, budget=budget, workers=workers, compiles=False
         )
-    except UnfetchedError as error:
+    except DownloadError as error:
         raise InputError(f"{error}{_without_them(known.recipe, words)}") from error
     settled, prepared = settling.settled, settling.prepared
     begun_s = budget.used_s - choosing_s

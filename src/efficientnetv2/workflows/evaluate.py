@@ -21,8 +21,8 @@ from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.ensemble import calibrations
-from efficientnetv2.models.memory_profile import dry_run
+from efficientnetv2.models.ensemble import member_calibrations
+from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
 from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
@@ -154,7 +154,7 @@ def evaluate_and_report(
             facts = replace(facts, views=looking.views, others=_others(px, curve, gained, fresh))
             there = Known(
                 asked.network.calibration,
-                calibrations(asked.network),
+                member_calibrations(asked.network),
                 views=gained,
                 unseen=None if fresh is None else fresh.words,
                 whole=whole,
@@ -198,7 +198,7 @@ def _asked(
             "--sizes compares answers of one label, but these pictures have several. Leave it out."
         )
     for size in sorted({px, *compared} - {own.image_px}):  # of its own size it has answered many
-        dry_run(network, in_channels=network.in_channels, image_px=size)
+        infer_shapes(network, in_channels=network.in_channels, image_px=size)
     wanted = asking.wanted(part, network.class_names)
     if asking.calibrate is not None:
         check_calibrates(asking.calibrate, network, part, name, looking)
@@ -266,7 +266,7 @@ def _chose(asked: Asked, name: str) -> str | None:
 
 def _fitted(asked: Asked, name: str, *, some_chose: bool = False) -> str | None:
     """A sentence where the temperature was fitted on these pictures: on some of minival, or, by name alone, on all."""
-    members = calibrations(asked.network)
+    members = member_calibrations(asked.network)
     whose = "A temperature of its members" if members else "Its temperature"
     fitted_on = {one.fitted_on for one in (asked.network.calibration, *members) if one is not None}
     if some_chose and "minival" in fitted_on:

@@ -9,7 +9,7 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.label_rules import normalize_label
-from efficientnetv2.models.ensemble import members_of
+from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.utils.shell import typed
 
@@ -58,7 +58,7 @@ def in_classes_of(
             fix = "No label is; so this model answers something else, or its classes are called wrongly. " + (
                 # Of several networks that answer together convert takes none, for a file holds one.
                 "Call the labels of the table as it does."
-                if members_of(Path(model))
+                if ensemble_members(Path(model))
                 else f"To call them otherwise: {call} (a name on each line)"
             )
         raise InputError(

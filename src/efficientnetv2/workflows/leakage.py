@@ -18,7 +18,7 @@ from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.metrics.subgroups import SMALL_SLICE
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.provenance import TrainedOn
+from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.datasets import Prepared
@@ -179,7 +179,7 @@ def _chose_them(known: Seen, name: str) -> str:
     return f"{least}{known.chose:,} {of} {have} chosen them, as the minival of an earlier run"
 
 
-def seen(model: Path, trained_on: TrainedOn | None, part: ImageDataset) -> Seen:
+def seen(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset) -> Seen:
     """How many pictures trained a model: by their contents, as its file remembers them, and by their paths.
 
     Those that trained the weights that its training began with count as well, where the file remembers them.
@@ -245,7 +245,7 @@ def run_of(model: Path) -> Path | None:
     return folder if is_run else None
 
 
-def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float) -> int:
+def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], looked_at: float) -> int:
     """How many pictures were in a training, by those of a part that are known again; 0 where nobody can say.
 
     Args:

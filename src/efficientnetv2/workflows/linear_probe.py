@@ -19,7 +19,7 @@ from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.evaluation.predictions import load_predictions, save_predictions
 from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
 from efficientnetv2.inference.linear_probe import FittedProbe, as_linear, linear_probe, most_pictures
-from efficientnetv2.models.adapt import put_classifier
+from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
@@ -100,7 +100,7 @@ def probed(
             progress=counted,
         )
     if recipe.classifier == "probe" and not network.class_names:
-        put_classifier(network, *as_linear(fit.learnt, len(train.class_names)))
+        set_classifier_weights(network, *as_linear(fit.learnt, len(train.class_names)))
     return fit
 
 

@@ -15,7 +15,7 @@ from efficientnetv2.evaluation.predictions import PairedDifference, compare_pred
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.resolutions import size_points
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.ensemble import leave_temperature_out
+from efficientnetv2.models.ensemble import remove_calibration
 from efficientnetv2.preprocessing import Preprocessing, Views
 from efficientnetv2.progressive.schedule import IMAGE_PX, Progressive
 from efficientnetv2.utils.errors import InputError, did_you_mean
@@ -123,7 +123,7 @@ def for_own_views(network: Network, looking: Preprocessing) -> None:
         looking: how the pictures are looked at.
     """
     own = network.preprocessing
-    if (looking.views, looking.image_px) == (own.views, own.image_px) or not leave_temperature_out(network):
+    if (looking.views, looking.image_px) == (own.views, own.image_px) or not remove_calibration(network):
         return
     px, views = looking.image_px, looking.views
     _logger.info(

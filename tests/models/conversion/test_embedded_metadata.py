@@ -20,7 +20,7 @@ from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert
-from efficientnetv2.models.conversion.metadata import Told
+from efficientnetv2.models.conversion.metadata import UserMetadata
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED
@@ -156,7 +156,7 @@ def test_v2_with_keras_own_scaling_keeps_size_and_framing_in_a_file_of_weights(t
 def test_what_is_told_goes_before_what_is_carried(tmp_path):
     network = model()
     convert.write(tmp_path / "hub", network, "timm")
-    told = Told({"framing": "pad"}, ("a", "b", "c"))
+    told = UserMetadata({"framing": "pad"}, ("a", "b", "c"))
     back = convert.read(tmp_path / "hub", told=told)
     assert back.network.preprocessing == replace(network.preprocessing, framing="pad")
     assert back.network.class_names == ("a", "b", "c")
@@ -176,7 +176,7 @@ def test_what_is_told_goes_before_what_is_carried(tmp_path):
 def test_only_a_center_crop_keeps_a_crop_fraction(before, told, crop_fraction):
     """Whoever names another framing does not get the cut of the former one."""
     base = replace(model().preprocessing, **before)
-    assert Told(told).prepared(base) == replace(base, **told, crop_fraction=crop_fraction)
+    assert UserMetadata(told).prepared(base) == replace(base, **told, crop_fraction=crop_fraction)
 
 
 def test_a_long_list_of_names_fits(tmp_path):

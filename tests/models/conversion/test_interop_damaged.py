@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tests.messages import mentioning
 
-from efficientnetv2.models.conversion.detect import recognise
+from efficientnetv2.models.conversion.detect import detect
 from efficientnetv2.models.conversion.reading import is_model_file, read
 from efficientnetv2.utils.errors import InputError
 
@@ -162,4 +162,4 @@ def test_a_scalar_where_timm_has_a_convolution(tmp_path, scalar):
     path = tmp_path / "scalar.safetensors"
     save_file(others | {scalar: torch.tensor(1.0)}, path)
     with pytest.raises(InputError, match=scalar):
-        recognise(read(path))
+        detect(read(path))

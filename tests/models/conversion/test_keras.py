@@ -20,7 +20,7 @@ from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion import convert, keras_export
 from efficientnetv2.models.conversion import keras as interop
 from efficientnetv2.models.conversion.keras import refuse_other_heads
-from efficientnetv2.models.conversion.keras_layers import layers, recognise
+from efficientnetv2.models.conversion.keras_layers import detect, layers
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.models.conversion.tensors import to_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -415,7 +415,7 @@ def test_names_and_shapes_are_keras(name):
     assert {ours: sorted(state[ours].shape) for ours in names} == {
         o: sorted(theirs[t]) for o, t in names.items()
     }
-    assert recognise({theirs: tuple(state[ours].shape) for ours, theirs in names.items()}) == name
+    assert detect({theirs: tuple(state[ours].shape) for ours, theirs in names.items()}) == name
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])

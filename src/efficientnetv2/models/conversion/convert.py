@@ -17,9 +17,9 @@ from torch import Tensor
 
 from efficientnetv2.models.conversion import keras_export, metadata, timm, torchvision
 from efficientnetv2.models.conversion import reading as reading
-from efficientnetv2.models.conversion.detect import TITLES, Recognised, published_name, recognise
-from efficientnetv2.models.conversion.metadata import NOTHING_TOLD, Told
-from efficientnetv2.models.conversion.raw import Raw, Source
+from efficientnetv2.models.conversion.detect import TITLES, DetectedModel, detect, published_name
+from efficientnetv2.models.conversion.metadata import NOTHING_TOLD, UserMetadata
+from efficientnetv2.models.conversion.raw import RawWeights, Source
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.safetensors_io import negative_variances
 from efficientnetv2.utils.errors import InputError, some
@@ -29,7 +29,7 @@ TARGETS: tuple[str, ...] = get_args(Target)
 
 
 @dataclass(frozen=True, eq=False)
-class Imported:
+class ConvertedModel:
     """A network out of a foreign file.
 
     Args:
@@ -56,9 +56,9 @@ def read(
     path: str | Path,
     *,
     model: str | None = None,
-    told: Told = NOTHING_TOLD,
+    told: UserMetadata = NOTHING_TOLD,
     used: Sequence[str] = metadata.FIELDS,
-) -> Imported:
+) -> ConvertedModel:
     """Our network with the weights of a foreign file, recognised from the file itself.
 
     Args:
@@ -84,7 +84,7 @@ def read(
             )
         told_model = raw.model is None
         raw = replace(raw, model=model)
-    found = recognise(raw, told=told_model)
+    found = detect(raw, told=told_model)
     if meant not in (None, found.name):
         raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes
@@ -102,11 +102,11 @@ def read(
     network.preprocessing, network.class_names = preprocessing, class_names
     if words is not None:
         network.answer, network.recipe = words.answer, words.recipe
-        network.metrics = metadata.still_true(words.metrics, words.preprocessing, preprocessing, notes)
-    return Imported(network.eval(), raw.source, found.name, found.theirs, tuple(notes))
+        network.metrics = metadata.valid_metrics(words.metrics, words.preprocessing, preprocessing, notes)
+    return ConvertedModel(network.eval(), raw.source, found.name, found.theirs, tuple(notes))
 
 
-def _named(raw: Raw) -> Raw:
+def _named(raw: RawWeights) -> RawWeights:
     """With what timm calls the network, where only this package has written that into the file."""
     if (
         raw.source != "timm"
@@ -191,7 +191,7 @@ def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
         yield f"the views ('{preprocessing.views}'): others look at a picture once; this package does as before"
 
 
-def _weights(raw: Raw, found: Recognised, notes: list[str]) -> dict[str, Tensor]:
+def _weights(raw: RawWeights, found: DetectedModel, notes: list[str]) -> dict[str, Tensor]:
     """Float32 copies under our names, all finite."""
     weights, kinds = {}, set()
     for ours, theirs in found.tensor_names.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 from efficientnetv2.architectures.registry import NAMES, architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.conversion import keras, tensorflow, timm, torchvision
-from efficientnetv2.models.conversion.raw import Raw, Source
+from efficientnetv2.models.conversion.raw import RawWeights, Source
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError, count_of, some
 
@@ -20,7 +20,7 @@ _COUNTER = "num_batches_tracked"  # which nothing reads in evaluation, and some 
 
 
 @dataclass(frozen=True)
-class Recognised:
+class DetectedModel:
     """A file's network.
 
     Args:
@@ -74,7 +74,7 @@ def tensor_names(source: Source, table: Architecture) -> dict[str, str]:
     return names
 
 
-def recognise(raw: Raw, *, told: bool = False) -> Recognised:
+def detect(raw: RawWeights, *, told: bool = False) -> DetectedModel:
     """The published network whose tensors these are, whatever its classes and its input channels.
 
     Args:
@@ -123,7 +123,7 @@ def recognise(raw: Raw, *, told: bool = False) -> Recognised:
             f"its head is of another kind ({some(own_head)}) and is left out: the network comes without a classifier, "
             "which effnetv2 train --weights puts on",
         )
-    return Recognised(
+    return DetectedModel(
         name=fit.name,
         theirs=theirs,
         architecture=table,
@@ -135,7 +135,7 @@ def recognise(raw: Raw, *, told: bool = False) -> Recognised:
     )
 
 
-def published_name(raw: Raw, model: str) -> str:
+def published_name(raw: RawWeights, model: str) -> str:
     """The published network that a file's source means by a name.
 
     Raises:
@@ -151,12 +151,12 @@ def published_name(raw: Raw, model: str) -> str:
         raise InputError(f"{raw.path}: {error}") from error
 
 
-def is_tf(raw: Raw) -> bool:
+def is_tf(raw: RawWeights) -> bool:
     """Whether a timm file is of a ``tf_`` network, or does not say."""
     return raw.model is None or timm.published_name(raw.model)[1]
 
 
-def _check_classifier(raw: Raw, names: Mapping[str, str], weight: Tensor) -> None:
+def _check_classifier(raw: RawWeights, names: Mapping[str, str], weight: Tensor) -> None:
     """Either may be of any number of classes, so each fits by itself."""
     bias = raw.tensors[names["classifier.bias"]]
     if len(bias) != len(weight):
@@ -167,14 +167,14 @@ def _check_classifier(raw: Raw, names: Mapping[str, str], weight: Tensor) -> Non
         )
 
 
-def _stated(raw: Raw) -> str | None:
+def _stated(raw: RawWeights) -> str | None:
     """The published name, where the file states one that can be relied on."""
     if raw.model is None or raw.source not in ("timm", "torchvision"):
         return None
     return published_name(raw, raw.model)
 
 
-def _own(raw: Raw, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
+def _own(raw: RawWeights, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
     """The architecture as its side has it, what that side calls it, and what was assumed."""
     notes: tuple[str, ...] = ()
     if raw.source == "timm":
@@ -196,7 +196,7 @@ def _own(raw: Raw, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
     return table, theirs, notes
 
 
-def _best(raw: Raw, candidates: tuple[str, ...]) -> _Fit:
+def _best(raw: RawWeights, candidates: tuple[str, ...]) -> _Fit:
     """The network that fits; where none does, the one that comes nearest."""
     tables = {name: tensor_names(raw.source, architecture(name)) for name in candidates}
     found = {name for name in raw.tensors if not name.endswith(_COUNTER)}
@@ -208,7 +208,7 @@ def _best(raw: Raw, candidates: tuple[str, ...]) -> _Fit:
     return max(fits, key=lambda fit: (fit.fitting, -fit.faults))
 
 
-def _own_head(raw: Raw, fit: _Fit) -> tuple[str, ...]:
+def _own_head(raw: RawWeights, fit: _Fit) -> tuple[str, ...]:
     """Names of the tensors of a head that networks here do not have; () where other parts do not fit either."""
     head = [theirs for ours, theirs in fit.names.items() if ours.startswith("classifier.")]
     trunk = {_part(theirs) for ours, theirs in fit.names.items() if theirs not in head}
@@ -261,7 +261,7 @@ def _alike(ours: str, expected: tuple[int, ...], found: tuple[int, ...]) -> bool
     )
 
 
-def _listed(raw: Raw, fit: _Fit) -> str:
+def _listed(raw: RawWeights, fit: _Fit) -> str:
     """What is missing, left over and of a wrong shape, by both names."""
 
     def both(ours: str) -> str:

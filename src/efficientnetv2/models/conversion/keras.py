@@ -29,12 +29,12 @@ from efficientnetv2.models.conversion.keras_layers import (
     OWN_NAMES,
     LayerClass,
     by_order,
+    detect,
     published_name,
-    recognise,
     tensor_names,
 )
 from efficientnetv2.models.conversion.keras_preprocessing import flat
-from efficientnetv2.models.conversion.raw import Raw
+from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.conversion.tensors import Kind, to_torch
 from efficientnetv2.utils.errors import InputError, some
 from efficientnetv2.utils.probability import Answer
@@ -103,7 +103,7 @@ def _activation(config: dict[str, Any]) -> Any:
 __all__ = ["opens", "published_name", "read", "tensor_names"]
 
 
-def read(path: str | Path) -> Raw:
+def read(path: str | Path) -> RawWeights:
     """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever its name says.
 
     Args:
@@ -126,8 +126,8 @@ def read(path: str | Path) -> Raw:
         for layer, arrays in named.items()
         for leaf, array in arrays.items()
     }
-    name = recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    raw = Raw(
+    name = detect({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    raw = RawWeights(
         path,
         "keras",
         tensors,

@@ -128,7 +128,7 @@ def published_name(model: str) -> str:
     return names[model]
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The published network that has these tensors; None if none has.
 
     Args:

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from efficientnetv2.architectures.registry import published
 from efficientnetv2.models.conversion import embedded_metadata, timm, torchvision
-from efficientnetv2.models.conversion.detect import Recognised, is_tf
-from efficientnetv2.models.conversion.raw import Raw
+from efficientnetv2.models.conversion.detect import DetectedModel, is_tf
+from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import Header, reason
 from efficientnetv2.preprocessing import Preprocessing
@@ -30,7 +30,7 @@ FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True)
-class Told:
+class UserMetadata:
     """What a user says of a network, where its file cannot or should not.
 
     Args:
@@ -95,10 +95,10 @@ class Told:
         return self.class_names
 
 
-NOTHING_TOLD = Told()
+NOTHING_TOLD = UserMetadata()
 
 
-def fitting(raw: Raw, found: Recognised, notes: list[str]) -> Header | None:
+def fitting(raw: RawWeights, found: DetectedModel, notes: list[str]) -> Header | None:
     """What this package wrote into a file, if that is of the network that it holds."""
     words = raw.carried
     if words is None:
@@ -114,10 +114,10 @@ def fitting(raw: Raw, found: Recognised, notes: list[str]) -> Header | None:
 
 
 def preprocessing(
-    raw: Raw,
-    found: Recognised,
+    raw: RawWeights,
+    found: DetectedModel,
     words: Header | None,
-    told: Told,
+    told: UserMetadata,
     notes: list[str],
     used: Sequence[str] = FIELDS,
 ) -> Preprocessing:
@@ -139,7 +139,9 @@ def preprocessing(
     return told.prepared(_of_channels(base, found, told, notes))
 
 
-def _as_carried(raw: Raw, found: Recognised, words: Header, told: Told, notes: list[str]) -> Preprocessing:
+def _as_carried(
+    raw: RawWeights, found: DetectedModel, words: Header, told: UserMetadata, notes: list[str]
+) -> Preprocessing:
     """As this package wrote it, but for the fields that the file itself states otherwise since."""
     differing: dict[str, str] = {}
     if raw.preprocessing is not None:
@@ -158,7 +160,9 @@ def _as_carried(raw: Raw, found: Recognised, words: Header, told: Told, notes: l
     return replace(words.preprocessing, **{name: getattr(stated, name) for name in changed})
 
 
-def _of_channels(base: Preprocessing, found: Recognised, told: Told, notes: list[str]) -> Preprocessing:
+def _of_channels(
+    base: Preprocessing, found: DetectedModel, told: UserMetadata, notes: list[str]
+) -> Preprocessing:
     """With a mean and a standard deviation for each channel of the network; the notes say where they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
         notes.append(
@@ -168,7 +172,7 @@ def _of_channels(base: Preprocessing, found: Recognised, told: Told, notes: list
     return base.with_channels(found.in_channels)
 
 
-def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
+def _usual(raw: RawWeights, found: DetectedModel) -> tuple[Preprocessing, str]:
     """What a network's source documents, and whose that is."""
     if raw.source == "timm":
         usual, weights = timm.default_preprocessing(
@@ -181,7 +185,9 @@ def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
     return published(found.name).preprocessing, f"the published {found.name}"
 
 
-def _origins(raw: Raw, base: Preprocessing, told: Told, used: Sequence[str], origin: str) -> list[str]:
+def _origins(
+    raw: RawWeights, base: Preprocessing, told: UserMetadata, used: Sequence[str], origin: str
+) -> list[str]:
     """Who says what, in a note or two."""
     notes = []
     stated = [name for name in used if name in raw.stated]
@@ -219,7 +225,7 @@ def _word(path: Path) -> str:
 
 
 def class_names(
-    raw: Raw, num_classes: int, words: Header | None, told: Told, notes: list[str]
+    raw: RawWeights, num_classes: int, words: Header | None, told: UserMetadata, notes: list[str]
 ) -> tuple[str, ...]:
     """As told, stated, carried or assumed; arguments as of ``preprocessing``.
 
@@ -248,7 +254,7 @@ def class_names(
     return tuple(str(number) for number in range(num_classes))
 
 
-def still_true(
+def valid_metrics(
     metrics: dict[str, Any], before: Preprocessing, after: Preprocessing, notes: list[str]
 ) -> dict[str, Any]:
     """The metrics of a network, unless its pictures are now prepared otherwise than when it reached them."""
@@ -258,7 +264,7 @@ def still_true(
     return {name: value for name, value in metrics.items() if name == "epochs"}  # which no picture says
 
 
-def tell(network: Network, told: Told) -> list[str]:
+def apply_metadata(network: Network, told: UserMetadata) -> list[str]:
     """Change what a network says of itself; its weights stay.
 
     Args:
@@ -269,12 +275,12 @@ def tell(network: Network, told: Told) -> list[str]:
         What there is to say about it, a sentence each.
 
     Raises:
-        InputError: see ``Told``.
+        InputError: see ``UserMetadata``.
     """
     notes: list[str] = []
     before, network.preprocessing = network.preprocessing, told.prepared(network.preprocessing)
     network.class_names = told.named(network.num_classes, network.class_names)
-    network.metrics = still_true(network.metrics, before, network.preprocessing, notes)
+    network.metrics = valid_metrics(network.metrics, before, network.preprocessing, notes)
     if network.calibration is not None and before != network.preprocessing:
         network.calibration = None
         notes.append("the temperature was fitted with another preprocessing and is left out")

@@ -15,7 +15,7 @@ Source = Literal["timm", "torchvision", "keras", "tensorflow"]
 
 
 @dataclass(frozen=True, eq=False)
-class Raw:
+class RawWeights:
     """Tensors of a foreign file under their own names.
 
     Args:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from efficientnetv2.models import model_card
 from efficientnetv2.models.conversion import embedded_metadata, keras, tensorflow, timm
-from efficientnetv2.models.conversion.raw import Raw, Source, Tensors
+from efficientnetv2.models.conversion.raw import RawWeights, Source, Tensors
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.utils.errors import InputError, some
 
@@ -38,7 +38,7 @@ _PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
 _HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
 
 
-def read(path: str | Path) -> Raw:
+def read(path: str | Path) -> RawWeights:
     """The tensors of a foreign file, and what it says about them.
 
     Args:
@@ -75,7 +75,7 @@ def is_model_file(path: str | Path) -> bool:
         return False
 
 
-def _file(path: Path) -> Raw:
+def _file(path: Path) -> RawWeights:
     with open(path, "rb") as file:
         start = file.read(9)
     if keras.opens(path):
@@ -83,7 +83,7 @@ def _file(path: Path) -> Raw:
     # A safetensors file begins with the length of its header, which may look like anything, and goes on with that.
     pickled = start[8:] != b"{" and (start.startswith(b"PK") or start[:1] == b"\x80")
     found = _unwrapped(path, read_pickles(path) if pickled else _safetensors(path))
-    return Raw(
+    return RawWeights(
         path=path,
         source=_source(found.tensors),
         tensors=found.tensors,
@@ -153,7 +153,7 @@ def _why(path: Path, error: Exception) -> str:
     )
 
 
-def _hub_folder(folder: Path) -> Raw:
+def _hub_folder(folder: Path) -> RawWeights:
     """A folder as timm's hub has them: config.json says the network, its preprocessing and its classes."""
     stating = folder / timm.CONFIG
     config = _config(stating)
@@ -168,7 +168,7 @@ def _hub_folder(folder: Path) -> Raw:
     stated = config.get("pretrained_cfg", config)
     epsilon = _epsilon(config, stating)
     preprocessing, differences = timm.stated_preprocessing(stated, stating)
-    return Raw(
+    return RawWeights(
         path=path,
         source="timm",
         tensors=found.tensors,

@@ -20,7 +20,7 @@ from typing import Any
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
-from efficientnetv2.models.conversion.raw import Raw
+from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.conversion.tensors import Kind, to_torch
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import needed
@@ -95,7 +95,7 @@ def published_name(model: str) -> str:
     return names[model]
 
 
-def read(path: str | Path, *, ema: bool = True) -> Raw:
+def read(path: str | Path, *, ema: bool = True) -> RawWeights:
     """Read a checkpoint.
 
     Args:
@@ -129,7 +129,7 @@ def read(path: str | Path, *, ema: bool = True) -> Raw:
     left = sum(1 for key in known if not _is_ours(key))
     if left:
         notes.append(f"{left} variables of the optimizer and of the run are left aside")
-    return Raw(path, "tensorflow", tensors, model=min(scopes, default=None), notes=tuple(notes))
+    return RawWeights(path, "tensorflow", tensors, model=min(scopes, default=None), notes=tuple(notes))
 
 
 def _prefix_name(path: Path) -> str:
