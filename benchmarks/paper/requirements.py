@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.models import hub, pretrained
-from efficientnetv2.models.wrappers import is_library_model
+from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import needed, of_torchvision

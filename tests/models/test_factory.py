@@ -16,6 +16,7 @@ from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.models import hub, model_file
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import DropPath
+from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
@@ -179,13 +180,14 @@ def test_a_number_of_numpy_is_one():
 def test_a_name_with_a_tag_is_fetched_and_fitted(monkeypatch):
     asked = []
 
-    def fetched(name):
-        asked.append(name)
+    def read(path, name):
+        asked.append((path, name))
         return EfficientNet(OWN, num_classes=1000)
 
-    monkeypatch.setattr(hub, "load", fetched)
+    monkeypatch.setattr(hub, "fetch", Path)
+    monkeypatch.setattr(convert, "read_pretrained", read)
     network = create("efficientnetv2_b0.in1k", num_classes=3)
-    assert asked == ["efficientnetv2_b0.in1k"]
+    assert asked == [(Path("efficientnetv2_b0.in1k"), "efficientnetv2_b0.in1k")]
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 
@@ -204,6 +206,7 @@ def test_weights_with_another_padding_take_the_released_dropout(monkeypatch):
     """torchvision's M differs from the released table in padding and epsilon alone; its dropout too is 0.3."""
     table = replace(architecture("efficientnetv2_m"), padding="symmetric", batch_norm_epsilon=1e-5)
     with torch.device("meta"):
-        monkeypatch.setattr(hub, "load", lambda name: EfficientNet(table))
+        monkeypatch.setattr(hub, "fetch", Path)
+        monkeypatch.setattr(convert, "read_pretrained", lambda path, name: EfficientNet(table))
         assert regularization(create("efficientnetv2_m.tv_in1k"))[0] == 0.3
         assert regularization(create(table))[0] == 0.3

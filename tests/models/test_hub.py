@@ -25,7 +25,8 @@ from tests.messages import mentioning, mentions
 
 import efficientnetv2
 from efficientnetv2.models import download, pretrained
-from efficientnetv2.models.hub import Hub, cached, fetch, load, url
+from efficientnetv2.models.conversion.convert import read_pretrained
+from efficientnetv2.models.hub import Hub, cached, fetch, url
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.cpu import within
 from efficientnetv2.utils.errors import InputError
@@ -280,7 +281,7 @@ def test_weights_by_name_give_timms_logits(server, hub):
     torch.manual_seed(0)
     theirs = timm.create_model("tf_efficientnetv2_b0").eval()
     server.files[FILE] = safetensors.torch.save(theirs.state_dict(), {"format": "pt"})
-    network = load(NAME, hub)
+    network = read_pretrained(fetch(NAME, hub), NAME)
     pictures = torch.randn(2, 3, 65, 65)
     with torch.inference_mode():
         ours, wanted = network(pictures), theirs(pictures)
@@ -309,7 +310,10 @@ def test_each_tag_brings_its_own_preprocessing(server, hub):
     weights = safetensors.torch.save(timm.create_model("tf_efficientnet_b0").state_dict(), {"format": "pt"})
     for tag, mean in (("ap_in1k", (0.5, 0.5, 0.5)), ("in1k", (0.485, 0.456, 0.406))):
         server.files[f"timm/tf_efficientnet_b0.{tag}/model.safetensors"] = weights
-        assert load(f"efficientnet_b0.{tag}", hub).preprocessing.mean == mean
+        assert (
+            read_pretrained(fetch(f"efficientnet_b0.{tag}", hub), f"efficientnet_b0.{tag}").preprocessing.mean
+            == mean
+        )
 
 
 def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, tmp_path):
@@ -322,7 +326,7 @@ def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, 
     file = f"efficientnet_b0-{sha256(content).hexdigest()[:8]}.pth"
     monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.about(TORCHVISION), file=file))
     server.files[f"models/{file}"] = content
-    network = load(TORCHVISION, hub)
+    network = read_pretrained(fetch(TORCHVISION, hub), TORCHVISION)
     pictures = torch.randn(2, 3, 65, 65)
     with torch.inference_mode():
         ours, wanted = network(pictures), theirs(pictures)
@@ -335,7 +339,7 @@ def test_a_file_of_another_head_is_refused(server, hub):
     weights = timm.create_model("tf_efficientnetv2_b0", num_classes=7).state_dict()
     server.files[FILE] = safetensors.torch.save(weights, {"format": "pt"})
     with pytest.raises(InputError, match=mentioning("7", "efficientnetv2_b0.in1k", "1000")):
-        load(NAME, hub)
+        read_pretrained(fetch(NAME, hub), NAME)
 
 
 # What can be had
@@ -486,4 +490,4 @@ def test_a_file_carried_under_its_name_is_read_as_the_name_is(server, hub, tmp_p
     shutil.copy(fetch(name, hub), carried)
     network, _ = load_weights(str(carried))
     assert network.preprocessing == pretrained.about(name).preprocessing
-    assert torch.equal(network.stem.conv.weight, load(name, hub).stem.conv.weight)
+    assert torch.equal(network.stem.conv.weight, read_pretrained(fetch(name, hub), name).stem.conv.weight)

@@ -358,7 +358,7 @@ def test_a_head_that_stayed_as_its_library_made_it(tmp_path, monkeypatch):
     def build(source, *, num_classes=None, in_channels=None):
         return WrappedModel(TwoHeads(num_classes or 1000), source=source)
 
-    monkeypatch.setattr("efficientnetv2.models.wrappers.build", build)
+    monkeypatch.setattr("efficientnetv2.models.empty_model.build_library_model", build)
     pictures = torch.randn(2, 3, 16, 16)
     for network, side in ((build("timm:two"), 1000), (build("timm:two", num_classes=3), 3)):
         path = tmp_path / f"{side}.safetensors"

@@ -1,6 +1,6 @@
-"""The pieces of a network: squeeze-excite, stochastic depth, the two blocks.
+"""Squeeze-excite, stochastic depth, dropout, and the MBConv and Fused-MBConv blocks.
 
-Every kxk convolution is called ``spatial``, 1x1 ones ``expand`` and ``project``, whichever the block.
+In every block the kxk convolution is ``spatial`` and the 1x1 convolutions are ``expand`` and ``project``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ from efficientnetv2.models.layers import ConvNorm, ProductConv2d
 
 
 class SqueezeExcite(nn.Module):
-    """A gate per channel, from the means of all channels.
-
-    Args:
-        channels: of input and output.
-        se_channels: in between.
+    """A gate per channel, computed from the means of all channels.
 
     Source: arXiv:1709.01507, with SiLU as in EfficientNet.
     """
@@ -30,16 +26,16 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), shape unchanged."""
-        gate: Tensor = self.expand(F.silu(self.reduce(_means(x))))  # (N, C, 1, 1)
+        gate: Tensor = self.expand(F.silu(self.reduce(_spatial_mean(x))))  # (N, C, 1, 1)
         return x * gate.sigmoid()
 
 
-def _means(x: Tensor) -> Tensor:
+def _spatial_mean(x: Tensor) -> Tensor:
     """(N, C, H, W) to (N, C, 1, 1).
 
-    In training on a CPU as a sum, divided: the gradient of a sum needs no memory, where that of a mean is laid out
-    channel by channel and added to one that lies channels-last, a third of squeeze-excite's time
-    (benchmarks/results/step_tried.md). bf16 is rounded once more, fp16 could run over.
+    In training on a CPU, a sum that is divided: the gradient of a sum needs no memory. The gradient of a mean is
+    materialized channel by channel and added to a channels-last one, which took a third of squeeze-excite's time
+    (benchmarks/results/step_tried.md). bf16 is rounded once more; fp16 could overflow.
     """
     if x.requires_grad and x.device.type == "cpu" and x.dtype != torch.float16:
         return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
@@ -47,16 +43,15 @@ def _means(x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: leaves the block out for a picture, and scales it up for the others.
+    """Stochastic depth: skips the block for some images of a batch and scales it up for the others.
 
-    ``rate`` may be changed at any time; it is 0 in evaluation. The draws are PyTorch's own, so a caller
-    who wants them repeatable seeds the generator of the device before the step, or draws himself:
-    ``kept``, (N, 1, 1, 1), is 0 for a picture that leaves the block out and 1 / (1 - rate) for the others.
+    ``rate`` may change at any time and has no effect in evaluation. Draws come from PyTorch's generator of the device,
+    unless ``kept`` is set: (N, 1, 1, 1), 0 for a skipped image and 1 / (1 - rate) for the others.
 
     Args:
-        depth_fraction: of the block; the network sets ``rate`` to its own times this.
+        depth_fraction: ``apply_regularization`` sets ``rate`` to the model's rate times this.
 
-    Source: arXiv:1603.09382; one draw per picture as the released code.
+    Source: arXiv:1603.09382, with one draw per image as in the released code.
     """
 
     def __init__(self, depth_fraction: float) -> None:
@@ -76,15 +71,14 @@ class DropPath(nn.Module):
         return x * kept.div_(keep)
 
     def extra_repr(self) -> str:
-        """The rate, for ``print(network)``."""
+        """The rate, for ``print(model)``."""
         return f"rate={self.rate:.3f}"
 
 
 class Dropout(nn.Dropout):
-    """PyTorch's dropout, whose draws a caller may make himself.
+    """PyTorch's dropout, with draws that a caller may set.
 
-    ``kept``, of the input's shape, is 0 for a number that is left out and 1 / (1 - p) for the others; None lets
-    PyTorch draw.
+    ``kept`` has the input's shape: 0 for a dropped value, 1 / (1 - p) for the others. None lets PyTorch draw.
     """
 
     def __init__(self, p: float) -> None:
@@ -99,7 +93,7 @@ class Dropout(nn.Dropout):
 
 
 class _Block(nn.Module):
-    """What both kinds share: expansion if any, kxk, squeeze-excite if any, projection if any, shortcut."""
+    """Expansion if any, kxk convolution, squeeze-excite if any, projection if any, shortcut if any."""
 
     def __init__(
         self, block: Block, *, expand: nn.Module, groups: int, padding: Padding, epsilon: float
@@ -144,10 +138,7 @@ class MBConv(_Block):
 
 
 class FusedMBConv(_Block):
-    """Full kxk convolution, 1x1 projection where it expands; see ``architectures.spec.Block``.
-
-    Squeeze-excite, which no released network has here, stands after the kxk convolution.
-    """
+    """Full kxk convolution, 1x1 projection if it expands; see ``architectures.spec.Block``."""
 
     def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
         super().__init__(block, expand=nn.Identity(), groups=1, padding=padding, epsilon=epsilon)
@@ -156,8 +147,7 @@ class FusedMBConv(_Block):
 def init_weights(network: nn.Module) -> None:
     """Draw fresh weights for every convolution and linear layer; batch-norm starts as the identity.
 
-    Convolutions are normal with variance 2 / (k·k·out / groups), linear layers uniform within
-    ±1/sqrt(out); biases are 0. The draws are PyTorch's own: seed them with ``torch.manual_seed``.
+    Convolutions are normal with variance 2 / (k·k·out / groups), linear layers uniform within ±1/sqrt(out), biases 0.
 
     Source: google/automl, efficientnetv2.
     """
@@ -176,16 +166,13 @@ def init_weights(network: nn.Module) -> None:
 
 @torch.no_grad()
 def zero_init_residual(network: nn.Module) -> None:
-    """Let every residual block begin as its shortcut, and every class as likely as any other.
+    """Start every residual block as its shortcut, and every class with the same probability.
 
-    The last batch-norm's scale of residual blocks and the classifier become 0. The released range of the
-    classifier, ±1/sqrt(classes), is made for a thousand classes: with ten, the first loss is 3.6 instead of
-    ln 10 = 2.3, and a short run spends its warm-up on that.
+    The last batch-norm scale of residual blocks and the classifier become 0. The released range of the classifier,
+    ±1/sqrt(classes), suits a thousand classes. With ten, the first loss is 3.6 instead of ln 10 = 2.3, which costs a
+    short run its warm-up.
 
-    Args:
-        network: ours, freshly initialised; changed in place.
-
-    Source: arXiv:1706.02677, section 5.1 (scale 0); classifiers at 0 as in arXiv:1912.11370, section 3.3.
+    Source: arXiv:1706.02677, section 5.1 (scale 0); arXiv:1912.11370, section 3.3 (classifier at 0).
     """
     for module in network.modules():
         if isinstance(module, _Block) and module.drop_path is not None:

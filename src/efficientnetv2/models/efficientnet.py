@@ -1,4 +1,4 @@
-"""What every network is, and EfficientNetV2 and V1, made from the expanded table of an architecture."""
+"""EfficientNetV2 and EfficientNet V1, built from the table of an architecture; and the base class of all models."""
 
 from __future__ import annotations
 
@@ -22,51 +22,27 @@ from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.utils.memory import GIB, free_bytes
 from efficientnetv2.utils.probability import Answer
 
-# ImageNet's usual size, for networks of which nobody says another.
-_DEFAULT_PX = 224
-
-
-def check_classes_and_channels(num_classes: object, in_channels: object) -> None:
-    """Refuse classes and channels that no network has. None, where a caller allows it, is passed over.
-
-    Args:
-        num_classes: 0 or more.
-        in_channels: 1 or more.
-
-    Raises:
-        InputError: one of them is less, or no whole number.
-    """
-    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise InputError(f"{name} is {value!r} (a {type(value).__name__}), but is a whole number")
-    if isinstance(num_classes, Integral) and num_classes < 0:
-        raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
-    if isinstance(in_channels, Integral) and in_channels < 1:
-        raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
+_DEFAULT_PX = 224  # ImageNet's usual size, for models without a stated preprocessing
 
 
 class Network(nn.Module):
-    """A network with all that it takes to use it; ours and, wrapped, anyone's.
+    """A classifier together with its preprocessing, its class names and its history.
 
-    Parts that ``models.adapt.freeze`` has frozen stay in evaluation mode whatever ``train`` says.
-
-    Args:
-        num_classes: of the classifier; 0 is none, and ``forward`` gives what ``embed`` does.
-        in_channels: of the picture.
-        embed_dim: width of what the classifier reads.
+    The base class of ``EfficientNet``, ``WrappedModel`` and ``Ensemble``. Modules that ``freeze`` has frozen stay in
+    evaluation mode whatever ``train`` is called with.
 
     Attributes:
-        preprocessing: from any picture to the input. As published for a published network; ImageNet's mean
-            and standard deviation at 224 px where nobody says otherwise.
-        class_names: of the outputs, in order; empty where they are not known.
-        answer: what its logits mean: ``utils.probability.probabilities`` makes probabilities of them.
-        recipe: that it was trained by, as plain JSON; empty where that is not known.
-        metrics: what it reached, as plain JSON.
-        trained_on: a sample of the pictures that trained it; None where they are not known.
-        calibration: the temperature that ``inference.predict`` divides its logits by; None leaves them as they are.
-
-    Raises:
-        InputError: see ``check_classes_and_channels``.
+        num_classes: Outputs of the classifier. With 0, ``forward`` returns what ``embed`` returns.
+        embed_dim: Width of the classifier's input.
+        preprocessing: From an image of any size to the input. As published for a published model, otherwise
+            ImageNet's mean and standard deviation at 224 px.
+        class_names: Of the outputs, in order; empty if unknown.
+        answer: Meaning of the logits, "softmax" or "sigmoid"; see ``utils.probability.probabilities``.
+        recipe: The recipe that trained it, as plain JSON; empty if unknown.
+        metrics: Its metrics, as plain JSON.
+        trained_on: A sample of the images that trained it; None if unknown.
+        calibration: The temperature that ``inference.predict`` divides its logits by; None for 1.
+        frozen: Names of the modules that stay in evaluation mode.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, embed_dim: int) -> None:
@@ -82,55 +58,56 @@ class Network(nn.Module):
         self.metrics: dict[str, Any] = {}
         self.trained_on: TrainingFingerprint | None = None
         self.calibration: Calibration | None = None
-        self.frozen: tuple[str, ...] = ()  # names of modules that stay in evaluation mode
+        self.frozen: tuple[str, ...] = ()
+
+    def display_name(self) -> str:
+        """What messages call the model."""
+        return type(self).__name__
 
     @abstractmethod
     def features(self, x: Tensor) -> list[Tensor]:
-        """The last map of every size, from large to small.
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-        """
+        """The last feature map at each resolution, largest first. Takes (N, C, H, W) float, normalized."""
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
-        """What the classifier reads.
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-
-        Returns:
-            (N, embed_dim).
-        """
+        """The classifier's input (N, embed_dim). Takes (N, C, H, W) float, normalized."""
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for what is frozen; or evaluation mode."""
+        """Set training or evaluation mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
 
 
+def check_classes_and_channels(num_classes: object, in_channels: object) -> None:
+    """Raise InputError unless ``num_classes`` ≥ 0 and ``in_channels`` ≥ 1; None passes."""
+    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise InputError(f"{name} is {value!r} (a {type(value).__name__}), but must be a whole number")
+    if isinstance(num_classes, Integral) and num_classes < 0:
+        raise InputError(
+            f"num_classes is {num_classes}, but must be at least 0 (0 leaves out the classifier)"
+        )
+    if isinstance(in_channels, Integral) and in_channels < 1:
+        raise InputError(f"in_channels is {in_channels}, but must be at least 1")
+
+
 class EfficientNet(Network):
     """Stem, blocks, head, pooling, dropout, linear classifier.
 
-    Fresh weights are drawn with PyTorch's generator: seed it with ``torch.manual_seed`` for repeatable ones.
-    Dropout and stochastic depth may be changed at any time: ``models.regularization.apply_regularization``.
+    Weights are drawn with PyTorch's generator: call ``torch.manual_seed`` for repeatable ones. Dropout and stochastic
+    depth may change at any time, see ``apply_regularization``.
 
     Args:
-        architecture: the table.
-        num_classes: of the classifier; 0 leaves it out, and ``forward`` gives what ``embed`` does.
-        in_channels: of the picture.
-        dropout: probability before the classifier, in [0, 1).
-        drop_path: rate of stochastic depth, in [0, 1): block i of N is dropped with ``drop_path * i/N``.
-
-    Attributes:
-        recomputed: numbers of the blocks whose activations training does not keep but computes again in the backward
-            pass; see ``recompute_stages``.
+        architecture: Stages, head, padding and batch-norm epsilon.
+        num_classes: 0 leaves out the classifier.
+        dropout: Probability before the classifier, in [0, 1).
+        drop_path: Stochastic depth, in [0, 1): block i of N is dropped with probability ``drop_path * i / N``.
 
     Raises:
-        InputError: a value outside its range.
-        MemoryShortError: its weights alone take more memory than is free; nothing has been made of it then.
+        InputError: A value is out of range.
+        MemoryShortError: The weights need more memory than is free; nothing has been allocated.
     """
 
     def __init__(
@@ -150,7 +127,7 @@ class EfficientNet(Network):
         device = torch.get_default_device()
         if device.type != "meta":
             _check_fits(architecture, num_classes, in_channels, device)
-        # Without values at first: PyTorch's layers draw some of their own, which would be thrown away.
+        # Built without memory first: PyTorch's layers would draw weights that init_weights overwrites.
         with torch.device("meta"):
             self.stem = ConvNorm(
                 in_channels, architecture.stem_channels, kernel=3, stride=2, padding=padding, epsilon=epsilon
@@ -164,42 +141,39 @@ class EfficientNet(Network):
             )
             self.dropout = Dropout(dropout)
             self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
-        # Blocks with stride 2: the map before each is the last of its size.
+        # The map before a block of stride 2 is the last of its resolution.
         self._halving = tuple(index for index, row in enumerate(rows) if row.stride == 2)
-        self.recomputed: frozenset[int] = frozenset()
+        self.recomputed: frozenset[int] = frozenset()  # blocks under gradient checkpointing
         if device.type != "meta":
-            # As ``to_empty`` does it, which first imports sympy, for longer than all the rest takes.
+            # What ``to_empty`` does, without its import of sympy, which takes longer than all the rest.
             self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))  # type: ignore[no-untyped-call]
             init_weights(self)
         apply_regularization(self, dropout=dropout, drop_path=drop_path)
 
     def recompute_stages(self, stages: int) -> None:
-        """Let training keep only the input of each block of the first stages, and compute the rest of it twice.
+        """Use gradient checkpointing in the first stages, which have the largest maps; 0 turns it off.
 
-        The first stages have the largest maps. Dropped paths are the same both times; batch-norm's running statistics
-        move twice, unless whoever trains sets them right afterwards: ``training.batch_norm.GhostBatchNormStats``.
-
-        Args:
-            stages: how many; 0 keeps everything.
+        Stochastic depth drops the same blocks both times. Batch-norm's running statistics are updated twice, unless
+        the trainer corrects them as ``training.batch_norm.GhostBatchNormStats`` does.
 
         Raises:
-            InputError: the network has fewer.
+            InputError: The model has fewer stages.
         """
         if not 0 <= stages <= len(self.architecture.stages):
-            having = count_of(len(self.architecture.stages), "stage")
             raise InputError(
-                f"recompute_stages is {stages}, but the network has {having}. Give at most that."
+                f"recompute_stages is {stages}, but the network has "
+                f"{count_of(len(self.architecture.stages), 'stage')}. Give at most that."
             )
         self.recomputed = frozenset(range(sum(stage.layers for stage in self.architecture.stages[:stages])))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The last map of every size, from large to small; the head is not among them.
+        """The last feature map at each resolution, largest first, without the head.
 
         Args:
-            x: (N, in_channels, H, W) float, normalised.
+            x: (N, in_channels, H, W) float, normalized.
 
         Returns:
-            (N, C, ceil(H/s), ceil(W/s)) for s = 2, 4, 8, 16, 32 in every published network.
+            (N, C, ceil(H/s), ceil(W/s)) for s = 2, 4, 8, 16, 32 in every published model.
         """
         maps = []
         x = self.stem(x)
@@ -211,15 +185,8 @@ class EfficientNet(Network):
         return [*maps, x]
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the classifier reads, before dropout.
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-
-        Returns:
-            (N, embed_dim).
-        """
-        # A scripted network only predicts, and TorchScript knows no lists of maps.
+        """The pooled features before dropout: (N, in_channels, H, W) float, normalized, to (N, embed_dim)."""
+        # TorchScript, which only predicts, does not support a list of maps.
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             x = self.stem(x)
             for block in self.blocks:
@@ -230,37 +197,29 @@ class EfficientNet(Network):
         pooled = maps.mean((2, 3))
         if self.embed_dim == pooled.shape[1]:
             return pooled
-        (above, below), (left, right) = _middle(maps.shape[-2]), _middle(maps.shape[-1])
-        return torch.cat([pooled, maps[:, :, above:below, left:right].mean((2, 3))], dim=1)
+        (top, bottom), (left, right) = _middle_third(maps.shape[-2]), _middle_third(maps.shape[-1])
+        return torch.cat([pooled, maps[:, :, top:bottom, left:right].mean((2, 3))], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-
-        Returns:
-            (N, num_classes), or (N, embed_dim) without a classifier.
-        """
+        """Logits: (N, in_channels, H, W) float, normalized, to (N, num_classes), or (N, embed_dim) without classes."""
         logits: Tensor = self.classifier(self.dropout(self.embed(x)))
         return logits
 
 
 def _check_fits(architecture: Architecture, num_classes: int, in_channels: int, device: torch.device) -> None:
-    """Refuse an architecture whose weights take more memory than is free."""
+    """Refuse an architecture whose weights need more memory than is free."""
     parts = cost(architecture, image_px=1, num_classes=num_classes, in_channels=in_channels)
     parameters = parts.total.parameters
     needed, free = parameters * FLOAT_BYTES, free_bytes(device)
     if needed > free:
-        largest = max(
-            (*parts.blocks, parts.stem, parts.head, parts.classifier), key=lambda part: part.parameters
-        )
+        rows = (*parts.blocks, parts.stem, parts.head, parts.classifier)
+        largest = max(row.parameters for row in rows)
         raise MemoryShortError(
-            f"the architecture has {parameters:,} parameters ({largest.parameters:,} of them in one block). They take "
+            f"the architecture has {parameters:,} parameters ({largest:,} of them in one block). They take "
             f"{needed / GIB:,.1f} GiB of memory, but {max(0, free) / GIB:,.1f} GiB are free. Make it narrower."
         )
 
 
-def _middle(side: int) -> tuple[int, int]:
-    """The middle third of a side, rounded to the larger: of 7 the 3 in the middle, of 2 both."""
+def _middle_third(side: int) -> tuple[int, int]:
+    """Start and end of the middle third of a side, rounded up: 3 of 7, both of 2."""
     return side // 3, side - side // 3

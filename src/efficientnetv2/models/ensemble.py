@@ -1,4 +1,4 @@
-"""Several networks that answer as one: the mean of their probabilities."""
+"""An ensemble of models: the mean of their probabilities."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.probability import Answer, logits_of, probabilities
 
-NAME = "ensemble.json"  # in a folder whose model files answer together
+NAME = "ensemble.json"  # in a directory whose model files form an ensemble
 
 
 class Member(Protocol):
-    """What decides whether networks can be asked together: a network, or the header of its file."""
+    """What decides whether models can form an ensemble: a model, or the header of its file."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -31,23 +31,22 @@ class Member(Protocol):
 
     @property
     def answer(self) -> Answer:
-        """What its logits mean."""
+        """Meaning of the logits."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From any picture to the input."""
+        """From an image of any size to the input."""
 
 
 class Ensemble(Network):
-    """Networks of the same classes, kind of answer and preprocessing, asked together.
+    """Models with the same classes, meaning of the logits and preprocessing.
 
     Args:
-        members: in evaluation mode; at least one.
-        names: what messages call them; without, by their place, from 0.
+        members: At least one, in evaluation mode.
+        names: For messages; by default the members' numbers, from 0.
 
     Raises:
-        InputError: they differ in classes, in what their answers mean or in how they look at a picture, so that they
-            can't be asked together.
+        InputError: The members differ, see ``require_compatible``.
     """
 
     def __init__(self, members: Sequence[Network], names: Sequence[str] = ()) -> None:
@@ -61,72 +60,44 @@ class Ensemble(Network):
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
         self.answer, self.recipe = first.answer, first.recipe
-        self.trained_on = _united([member.trained_on for member in members])
+        self.trained_on = _merged_fingerprint([member.trained_on for member in members])
         self.eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The members' maps of every size, side by side in their channels.
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-        """
-        return [
-            torch.cat(maps, dim=1) for maps in zip(*(m.features(x) for m in self._networks()), strict=True)
-        ]
+        """The members' maps at each resolution, concatenated along channels."""
+        maps = zip(*(member.features(x) for member in self._networks()), strict=True)
+        return [torch.cat(same_size, dim=1) for same_size in maps]
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the members' classifiers read, side by side.
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-
-        Returns:
-            (N, embed_dim).
-        """
+        """The members' embeddings, concatenated: (N, embed_dim)."""
         return torch.cat([member.embed(x) for member in self._networks()], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the members' mean probabilities, each by its own temperature (of softmax their logarithms).
-
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-
-        Returns:
-            (N, num_classes).
-        """
+        """Logits (N, num_classes) of the members' mean probabilities, each calibrated by its own temperature."""
         return self.blended(lambda member: member(x))
 
     def blended(self, ask: Callable[[Network], Tensor]) -> Tensor:
-        """Logits of the members' mean probabilities, as ``forward``, however each of them is asked.
-
-        A temperature is for what it was fitted to: where a member looks at several views of a picture, that is the mean
-        over these.
+        """Logits (N, num_classes) of the members' mean probabilities, as ``forward``.
 
         Args:
-            ask: a member's logits before its temperature, (N, num_classes).
-
-        Returns:
-            (N, num_classes).
+            ask: A member's logits before its temperature, (N, num_classes). With test-time augmentation this is the
+                mean over the views, which is what the temperature was fitted to.
         """
-        shares = []
+        found = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            shares.append(probabilities(ask(member).float() / temperature, self.answer))
-        return logits_of(torch.stack(shares).mean(dim=0), self.answer)
+            found.append(probabilities(ask(member).float() / temperature, self.answer))
+        return logits_of(torch.stack(found).mean(dim=0), self.answer)
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
 
 
 def require_compatible(members: Sequence[Member], names: Sequence[str]) -> None:
-    """Refuse what can't be asked together.
-
-    Args:
-        members: networks, or headers of model files; at least one.
-        names: what the message calls them, as many.
+    """Refuse models, or headers of model files, that cannot form an ensemble.
 
     Raises:
-        InputError: they differ in classes, in what their answers mean, or in how they look at a picture.
+        InputError: They differ in classes, in the meaning of their logits, or in their preprocessing.
     """
     first = members[0]
     for name, member in zip(names, members, strict=True):
@@ -143,21 +114,13 @@ def require_compatible(members: Sequence[Member], names: Sequence[str]) -> None:
         if member.preprocessing != first.preprocessing:
             raise InputError(
                 f"{name} of the ensemble looks at pictures otherwise than the first "
-                f"({_unlike(member.preprocessing, first.preprocessing)}), so that they cannot be asked together. "
-                "Ask each by itself."
+                f"({_preprocessing_difference(member.preprocessing, first.preprocessing)}), so that they cannot be "
+                "asked together. Ask each by itself."
             )
 
 
 def require_single_model(network: Network, why: str) -> None:
-    """Refuse networks that answer together where one is needed.
-
-    Args:
-        network: any.
-        why: what is for one network, in words, to follow "but".
-
-    Raises:
-        InputError: it is an ensemble.
-    """
+    """Refuse an ensemble where one model is needed; ``why`` follows "but" in the message."""
     if isinstance(network, Ensemble):
         raise InputError(
             f"these are {count_of(len(network.members), 'network')} that answer together, but {why}. Give one of them, "
@@ -166,12 +129,9 @@ def require_single_model(network: Network, why: str) -> None:
 
 
 def member_calibrations(network: Network) -> tuple[Calibration | None, ...]:
-    """The temperatures of the networks that answer as one, in their order, None where one has none; () of one network.
+    """The temperatures of an ensemble's members; () for a single model.
 
-    An ensemble has none itself, for each member has divided by its own.
-
-    Args:
-        network: any.
+    The ensemble itself has none, since each member's logits are divided by its own.
     """
     if not isinstance(network, Ensemble):
         return ()
@@ -179,29 +139,19 @@ def member_calibrations(network: Network) -> tuple[Calibration | None, ...]:
 
 
 def remove_calibration(network: Network) -> bool:
-    """Take a network's temperature away, of an ensemble its members'.
-
-    Args:
-        network: any; changed in place.
-
-    Returns:
-        Whether there was one.
-    """
-    parts = [one for one in network.modules() if isinstance(one, Network)]
-    there = any(one.calibration is not None for one in parts)
-    for one in parts:
-        one.calibration = None
-    return there
+    """Remove the temperature of a model, or of an ensemble's members. Returns whether there was one."""
+    parts = [part for part in network.modules() if isinstance(part, Network)]
+    found = any(part.calibration is not None for part in parts)
+    for part in parts:
+        part.calibration = None
+    return found
 
 
 def ensemble_members(folder: Path) -> list[Path]:
-    """The model files of a folder that answer together; none if it is no such folder.
-
-    Args:
-        folder: any path.
+    """The model files of an ensemble's directory; [] if the path is none.
 
     Raises:
-        InputError: its list can't be read, or names something else than files below the folder.
+        InputError: The list cannot be read, or names something else than files below the directory.
     """
     listed = folder / NAME
     if not listed.is_file():
@@ -214,50 +164,39 @@ def ensemble_members(folder: Path) -> list[Path]:
 
 
 def _checked(names: Any, folder: Path) -> list[str]:
-    """Names of files below a folder.
-
-    Raises:
-        ValueError: they are something else: a folder could list itself without end, and what lies elsewhere does not
-            come along.
-    """
+    """Names of files below a directory, so that it cannot list itself and can be copied as a whole."""
     if not isinstance(names, list) or not names:
         raise ValueError("its 'members' are no list with a name or more")
     for name in names:
         if not isinstance(name, str):
             raise ValueError(f"member {name!r} is no name of a file")
-        as_path = PureWindowsPath(name)  # which knows the ways of other systems too
+        as_path = PureWindowsPath(name)  # knows the separators of all systems
         if as_path.anchor or ".." in as_path.parts or (folder / name).is_dir():
             raise ValueError(f"member '{name}' is no file in it")
     return names
 
 
 def write_members(folder: Path, members: Sequence[str]) -> None:
-    """Let the model files of a folder answer together, whenever the folder is given as a model.
-
-    Args:
-        folder: that holds them.
-        members: their places in it.
-    """
+    """Make the model files of a directory, by their relative paths, an ensemble."""
     write_text_atomically(folder / NAME, json.dumps({"members": list(members)}, indent=1) + "\n")
 
 
-def _unlike(one: Preprocessing, other: Preprocessing) -> str:
-    """Where they part, in words."""
+def _preprocessing_difference(one: Preprocessing, other: Preprocessing) -> str:
     mine, theirs = one.to_json(), other.to_json()
     names = [name for name in mine if mine[name] != theirs[name]]
     parts = []
     if "bands" in names and one.bands and other.bands and one.bands.numbers == other.bands.numbers:
         parts = ["which values of the bands become 0 to 255 was measured on its own training pictures"]
-        names = [name for name in names if name not in ("bands", "mean", "std")]  # measured with them
+        names = [name for name in names if name not in ("bands", "mean", "std")]  # measured together
     return "; ".join(parts + [f"{name} is {mine[name]}, not {theirs[name]}" for name in names])
 
 
-def _united(parts: Sequence[TrainingFingerprint | None]) -> TrainingFingerprint | None:
-    """What trained any of them: the ensemble has seen it. None if that is not known of one."""
+def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> TrainingFingerprint | None:
+    """The images that trained any member; None if they are unknown for one."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    # What chose one member and trained another has trained the ensemble; ``workflows.leakage`` counts it there.
-    choosing = [one for part in known for one in part.choosing]
+    # Images that selected one member and trained another have trained the ensemble; ``workflows.leakage`` counts so.
+    choosing = [fingerprint for part in known for fingerprint in part.choosing]
     trained = merge_fingerprints([training for part in known for training in part.parts])
     return replace(trained, chose=merge_fingerprints(choosing) if choosing else None)

@@ -1,4 +1,4 @@
-"""A network as a backbone: it answers with a list of maps, for detectors and segmenters."""
+"""A model as a backbone: it returns a list of feature maps, for detectors and segmenters."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.utils.errors import InputError
 
-_EVEN = 64
+_LARGEST_STRIDE = 64
 
 
 class Backbone(nn.Module):
-    """The maps of a network, from large to small, without what comes after the last.
+    """The feature maps of a model, largest first, without the layers after the last map.
 
     ``torchvision.ops.FeaturePyramidNetwork(backbone.channels, 256)`` takes them as an ordered dict.
 
     Args:
-        network: used up: its classifier is taken off, and of ours the head's convolution too. The backbone is in its
-            mode: that of evaluation, where the weights were loaded.
-        out_strides: sides of the picture over sides of the maps to give; None is all that there are: 2, 4, 8, 16
-            and 32 of every published network.
+        network: Consumed: its classifier is removed, and the head convolution of an ``EfficientNet`` too.
+        out_strides: Strides of the maps to return; None is all: 2, 4, 8, 16 and 32 in every published model.
 
     Attributes:
-        strides: of the maps.
-        channels: of the maps.
-        preprocessing: of the network.
+        strides: Of the maps.
+        channels: Of the maps.
+        preprocessing: Of the model.
 
     Raises:
-        InputError: the network has no map of such a stride, or gives none away.
+        InputError: The model has no map of such a stride, or gives no maps.
     """
 
     def __init__(self, network: Network, out_strides: Sequence[int] | None = None) -> None:
@@ -40,7 +38,7 @@ class Backbone(nn.Module):
         self.training = network.training
         self.preprocessing = network.preprocessing
         if isinstance(network, WrappedModel) and len(network.classifier_names) > 1:
-            # They can't be swapped as one, but none of them is called here.
+            # ``adapt`` refuses to remove several classifiers, but none of them is called here.
             for name in network.classifier_names:
                 network.module.set_submodule(name, nn.Identity())
         else:
@@ -49,42 +47,36 @@ class Backbone(nn.Module):
             network.head = nn.Identity()
             network.frozen = tuple(name for name in network.frozen if not name.startswith("head."))
         self.network = network
-        self._places: tuple[int, ...] | None = None
-        there, widths = _strides_and_channels(self, network)
-        wanted = there if out_strides is None else list(out_strides)
-        if not wanted or not set(wanted) <= set(there):
+        self._indices: tuple[int, ...] | None = None
+        strides, channels = self._strides_and_channels()
+        wanted = strides if out_strides is None else list(out_strides)
+        if not wanted or not set(wanted) <= set(strides):
             raise InputError(
-                f"out_strides are {wanted}, but this network has maps of the strides {there}. Choose from those."
+                f"out_strides are {wanted}, but this network has maps of the strides {strides}. Choose from those."
             )
-        self._places = tuple(there.index(stride) for stride in wanted)
+        self._indices = tuple(strides.index(stride) for stride in wanted)
         self.strides = tuple(wanted)
-        self.channels = tuple(widths[place] for place in self._places)
+        self.channels = tuple(channels[index] for index in self._indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The maps.
+        """The maps: (N, in_channels, H, W) float, normalized, to (N, channels[i], H / strides[i], W / strides[i]).
 
-        Args:
-            x: (N, in_channels, H, W) float, normalised.
-
-        Returns:
-            (N, channels[i], H / strides[i], W / strides[i]) each, sides rounded up.
+        Sides are rounded up.
         """
         maps = self.network.features(x)
-        return maps if self._places is None else [maps[place] for place in self._places]
+        return maps if self._indices is None else [maps[index] for index in self._indices]
 
-
-def _strides_and_channels(backbone: Backbone, network: Network) -> tuple[list[int], list[int]]:
-    """Of every map that the network gives."""
-    px = network.preprocessing.image_px
-    training = backbone.training
-    backbone.eval()
-    try:
-        # Sides that halve without a remainder tell the strides exactly; but a transformer takes its own alone.
-        even_px = -(-px // _EVEN) * _EVEN
-        maps: list[Tensor] = infer_shapes(backbone, in_channels=network.in_channels, image_px=even_px)
-        px = even_px
-    except InputError:
-        maps = infer_shapes(backbone, in_channels=network.in_channels, image_px=px)
-    finally:
-        backbone.train(training)
-    return [round(px / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]
+    def _strides_and_channels(self) -> tuple[list[int], list[int]]:
+        """Of every map that the model gives."""
+        px, training = self.preprocessing.image_px, self.training
+        self.eval()
+        try:
+            # Sides that halve without a remainder give exact strides, but a transformer takes only its own size.
+            even_px = -(-px // _LARGEST_STRIDE) * _LARGEST_STRIDE
+            maps: list[Tensor] = infer_shapes(self, in_channels=self.network.in_channels, image_px=even_px)
+            px = even_px
+        except InputError:
+            maps = infer_shapes(self, in_channels=self.network.in_channels, image_px=px)
+        finally:
+            self.train(training)
+        return [round(px / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]

@@ -1,4 +1,4 @@
-"""Several groups of pictures in one forward pass, and what each draws, whatever runs beside it."""
+"""Several ghost batches in one forward pass, each with its own batch-norm statistics and random draws."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from efficientnetv2.models.layers import BatchNorm2d
 
 
 def supports_ghost_batches(network: nn.Module) -> bool:
-    """Whether a pass of several groups gives what a pass for each would.
+    """Whether one pass of several ghost batches equals a pass for each.
 
-    True of our networks, whose only layers that mix the pictures of a pass keep groups apart. Of anybody else's
-    network nobody knows: its groups run one after another.
-
-    Args:
-        network: any.
+    True for ``EfficientNet``, where only batch-norm mixes the images of a batch. Nothing is known of other models, so
+    their ghost batches run one after another.
     """
     return isinstance(network, EfficientNet) and all(
         isinstance(module, BatchNorm2d) for module in network.modules() if isinstance(module, _NormBase)
@@ -30,16 +27,14 @@ def supports_ghost_batches(network: nn.Module) -> bool:
 
 @contextmanager
 def ghost_batches(network: nn.Module, *, images: int, seeds: Sequence[int]) -> Iterator[None]:
-    """Within: a forward pass takes one group for each seed, one after another along the batch.
+    """Within: a forward pass takes one ghost batch of ``images`` images for each seed, in order along the batch.
 
-    In our networks dropout and stochastic depth are drawn here, group by group, before the pass: so a group's draws
-    depend on its seed alone, and a pass that is computed twice (``recompute``) drops the same twice. Other networks
-    draw during the pass, from PyTorch's own generators, which are seeded here.
+    In ``EfficientNet``, dropout and stochastic depth are drawn before the pass for each ghost batch, so that its draws
+    depend on its seed alone and gradient checkpointing drops the same twice. Other models draw during the pass from
+    PyTorch's generators, which are seeded here.
 
     Args:
-        network: in training mode.
-        images: of each group.
-        seeds: one per group, 0 to 2^63 - 1; several only where ``supports_ghost_batches``.
+        seeds: 0 to 2^63 - 1; several only if ``supports_ghost_batches``.
     """
     if not isinstance(network, EfficientNet):
         assert len(seeds) == 1, "check supports_ghost_batches first"
@@ -63,7 +58,7 @@ def ghost_batches(network: nn.Module, *, images: int, seeds: Sequence[int]) -> I
 def _draw(
     drops: Sequence[DropPath | Dropout], network: EfficientNet, images: int, seeds: Sequence[int]
 ) -> None:
-    """Give every module that drops something what it keeps, scaled up by what it drops."""
+    """Set ``kept`` of every dropout and stochastic depth module."""
     device = network.stem.conv.weight.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     for drop in drops:

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx2
 from huggingface_hub import (
@@ -33,9 +32,6 @@ from efficientnetv2.models.download import STALL_S, download, sha256_of
 from efficientnetv2.models.pretrained import Pretrained, Remote, about, names
 from efficientnetv2.utils.cpu import within
 from efficientnetv2.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from efficientnetv2.models.efficientnet import Network
 
 _logger = logging.getLogger(__name__)
 
@@ -156,46 +152,6 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
             f"'{entry.name}' cannot be kept in the cache {folder} ({error.strerror or error}). Make room, or name "
             f"another folder with {_variable(entry)}."
         ) from error
-
-
-def load(name: str, hub: Hub | None = None) -> Network:
-    """A pretrained network, in evaluation mode, with its preprocessing and class names.
-
-    Args:
-        name: one of ``pretrained.names()``.
-        hub: see ``fetch``.
-
-    Raises:
-        InputError: see ``fetch``; or the file does not hold the weights it should.
-    """
-    return read(fetch(name, hub), name)
-
-
-def read(path: Path, name: str) -> Network:
-    """A pretrained network from its file, wherever the file lies.
-
-    Args:
-        path: of the file, as ``fetch`` gives it.
-        name: one of ``pretrained.names()``.
-
-    Raises:
-        InputError: the file does not hold the weights it should.
-
-    Example::
-
-        network = read(fetch("efficientnetv2_b0.in1k"), "efficientnetv2_b0.in1k")
-    """
-    from efficientnetv2.models.conversion import convert
-
-    entry = about(name)
-    network = convert.read(path, model=entry.their_model).network
-    if network.num_classes != entry.num_classes:
-        raise InputError(
-            f"{path} has {network.num_classes} outputs, but '{name}' has {entry.num_classes}: it is another "
-            "file. Remove it, and try again."
-        )
-    network.preprocessing = entry.preprocessing
-    return network
 
 
 def _from_hub(entry: Remote, hub: Hub) -> Path:

@@ -1,25 +1,25 @@
-"""Convolutions as the networks of this family use them: padded as TensorFlow pads, quick to train on a CPU."""
+"""Batch-norm by ghost batches, TensorFlow's "same" padding, and convolutions that train fast on a CPU."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
-from torch.nn import functional
 
 from efficientnetv2.architectures.spec import Padding
 
+# Largest number of output positions for which a matrix product trains faster than a convolution, and the least number
+# of channels for 3x3. Ours, measured on two cores with AVX-512 and bf16 (benchmarks/results/step_tried.md).
+_POINTWISE_AUTOCAST = 64
+_SQUARE_AUTOCAST = 9
+_SQUARE_CHANNELS = 256
+
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's batch-norm, and several groups of pictures in one pass, each normalised by its own statistics.
+    """PyTorch's batch-norm, able to normalize several ghost batches of one pass by their own statistics.
 
-    ``groups`` may be changed at any time (``models.ghost_batch.ghost_batches`` does). With 1, and in evaluation, this
-    is PyTorch's own. With more, the running statistics move towards the mean over the pass's groups, as they would if
-    the groups came one after another and each moved the statistics from where they were before.
-
-    Args:
-        channels: of the input.
-        epsilon: added to the variance.
+    ``groups`` is set by ``models.ghost_batch.ghost_batches``. With 1, and in evaluation, this is PyTorch's own. With
+    more, the running statistics move to the mean over the groups, each of which starts from the old statistics.
     """
 
     def __init__(self, channels: int, *, epsilon: float) -> None:
@@ -30,8 +30,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         """(groups * n, C, H, W), the groups one after another; shape unchanged."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._grouped(input)
-        # TorchScript knows no ``super``.
-        return functional.batch_norm(
+        # TorchScript does not support ``super``.
+        return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, self.training,
             0.0 if self.momentum is None else self.momentum, self.eps,
         )  # fmt: skip
@@ -45,7 +45,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         means = self.running_mean.repeat(self.groups, 1)  # (groups, C)
         variances = self.running_var.repeat(self.groups, 1)
         parts = [
-            functional.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
             for part, mean, variance in zip(input.chunk(self.groups), means, variances, strict=True)
         ]
         with torch.no_grad():
@@ -54,24 +54,14 @@ class BatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
-# Up to how many positions of its result a convolution takes longer, forward and backward, than a product of the same
-# numbers, and from how many channels on; ours, measured on two cores with AVX-512 and bf16
-# (benchmarks/results/step_tried.md).
-_POINTWISE_AUTOCAST = 64
-_SQUARE_AUTOCAST = 9
-_SQUARE_CHANNELS = 256
-
-
 def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after a side so that ``ceil(px / stride)`` come out.
+    """Pixels before and after a side of ``px`` pixels so that ``ceil(px / stride)`` come out.
 
-    An odd one goes after: to the bottom and the right. So the pixels after are the same at every size. The size, the
-    pixels before and those after add up to a multiple of the stride plus a constant: ``torch.compile`` and
-    ``torch.export`` simplify this sum, however many layers follow each other.
+    An odd pixel goes after. The size, the pixels before and those after add up to a multiple of the stride plus a
+    constant: ``torch.compile`` and ``torch.export`` simplify this sum, however many layers follow each other.
 
     Args:
-        px: Length of the side.
-        kernel: Odd side of the kernel.
+        kernel: Odd.
         stride: 1 or 2.
 
     Source: TensorFlow's documentation of the padding "SAME".
@@ -83,11 +73,10 @@ def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class SameConv2d(nn.Conv2d):
-    """A square convolution with TensorFlow's "same" padding, which depends on the size of its input.
+    """A square convolution with TensorFlow's "same" padding, which depends on the input size.
 
-    Where the two sides need equal padding (at stride 2: odd sizes) the convolution pads by itself;
-    only elsewhere is the input copied. A compiled or exported network always copies: it asks for no size, so one
-    program serves odd and even sizes.
+    If both sides need equal padding (at stride 2: odd sizes) the convolution pads; otherwise the input is copied. A
+    compiled or exported model always copies, so that one program serves odd and even sizes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -103,46 +92,45 @@ class SameConv2d(nn.Conv2d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise 3x3 convolution at stride 1, quick to train on a CPU however small its input.
+    """A depthwise 3x3 convolution at stride 1 that trains fast on a CPU with inputs below 3 px.
 
-    Of inputs below 3 px, where the convolution is to pad them by itself, the gradients have no fast kernel: they take
-    13 times as long as those of an input padded before, and in V2-B0 at 64 px 28 % of the step
-    (benchmarks/results/step_tried.md).
+    If such an input is padded by the convolution, its gradient takes 13 times as long as that of an input padded
+    before: 28 % of the step of V2-B0 at 64 px (benchmarks/results/step_tried.md).
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         if self.training and input.device.type == "cpu" and max(input.shape[-2:]) < self.kernel_size[0]:
             return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
-        out: Tensor = self._conv_forward(input, self.weight, self.bias)  # TorchScript knows no ``super``
+        out: Tensor = self._conv_forward(
+            input, self.weight, self.bias
+        )  # TorchScript does not support ``super``
         return out
 
 
 class ProductConv2d(nn.Conv2d):
-    """A convolution of 1x1 or 3x3 without groups, trained on a CPU as a matrix product where that is quicker.
+    """A 1x1 or 3x3 convolution without groups, trained on a CPU as a matrix product where that is faster.
 
-    On small maps a convolution spends more on laying weights and gradients out than on products. A 1x1 convolution is
-    one where autocast is on and up to 8 x 8 positions come out, and of a single position without autocast; a 3x3 one
-    with autocast, up to 3 x 3 positions and from 256 channels on, of which the nine neighbours are copied side by side.
-    Together a quarter of ResNet-50's step at 48 px (benchmarks/results/step_tried.md).
+    On small maps a convolution spends most time on laying out weights and gradients. The limits are the constants of
+    this module; without autocast, only a 1x1 convolution with a single output position is a product. Together this
+    saves a quarter of ResNet-50's step at 48 px (benchmarks/results/step_tried.md).
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self._quickest(input)
+            return self._fastest(input)
         out: Tensor = self._conv_forward(input, self.weight, self.bias)
         return out
 
-    def _quickest(self, input: Tensor) -> Tensor:
-        if not (self.training and input.device.type == "cpu" and self._is_quicker(input)):
+    def _fastest(self, input: Tensor) -> Tensor:
+        if not (self.training and input.device.type == "cpu" and self._product_is_faster(input)):
             return super().forward(input)
-        # Permuted, so that the gradient lies in memory as the channels-last weight does: PyTorch's parallel
-        # training copies it otherwise, and warns.
+        # Permuted so that the gradient has the channels-last layout of the weight: DDP copies it otherwise, and warns.
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(self._neighbours(input), weight, self.bias).permute(0, 3, 1, 2)
+        return F.linear(self._neighbors(input), weight, self.bias).permute(0, 3, 1, 2)
 
-    def _is_quicker(self, input: Tensor) -> bool:
+    def _product_is_faster(self, input: Tensor) -> bool:
         kernel, stride = self.kernel_size[0], self.stride[0]
         positions = -(-input.shape[-2] // stride) * -(-input.shape[-1] // stride)
         autocast = torch.is_autocast_enabled("cpu")
@@ -150,8 +138,8 @@ class ProductConv2d(nn.Conv2d):
             return positions <= (_POINTWISE_AUTOCAST if autocast else 1)
         return autocast and positions <= _SQUARE_AUTOCAST and self.in_channels >= _SQUARE_CHANNELS
 
-    def _neighbours(self, input: Tensor) -> Tensor:
-        """What each position is made of: (N, C, H, W) to (N, H', W', k * k * C), in the order of the weight."""
+    def _neighbors(self, input: Tensor) -> Tensor:
+        """The inputs of each output position: (N, C, H, W) to (N, H', W', k * k * C), in the order of the weight."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         maps = input.permute(0, 2, 3, 1)
         if kernel == 1:
@@ -167,28 +155,25 @@ class ProductConv2d(nn.Conv2d):
 
 
 def optimize_convolutions(module: nn.Module) -> None:
-    """Make plain convolutions within a module ``ProductConv2d``, in place: weights, names and answers stay.
-
-    Args:
-        module: whose parts of type ``nn.Conv2d`` are changed; those of other types, derived ones too, are left alone.
-    """
+    """Make plain convolutions within a module ``ProductConv2d``, in place; weights, names and outputs stay."""
     for part in module.modules():
-        if type(part) is nn.Conv2d and _may_be_product(part):
+        if type(part) is not nn.Conv2d:
+            continue
+        kernel, stride = part.kernel_size[0], part.stride[0]
+        plain = part.groups == 1 and part.padding_mode == "zeros" and part.dilation == (1, 1)
+        square = part.kernel_size == (kernel, kernel) and part.stride == (stride, stride)
+        if plain and square and kernel in (1, 3) and part.padding == (kernel // 2, kernel // 2):
             part.__class__ = ProductConv2d
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch-norm and, unless said otherwise, SiLU.
+    """Convolution without bias, batch-norm and, unless ``act`` is False, SiLU.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
-        kernel: k, odd.
+        kernel: Odd.
         stride: 1 or 2.
         groups: ``in_channels`` for a depthwise convolution.
-        padding: of the architecture; at stride 1 both are the same.
-        epsilon: of the batch-norm.
-        act: whether SiLU follows.
+        padding: Of the architecture. At stride 1, "same" and "symmetric" are equal.
     """
 
     def __init__(
@@ -204,14 +189,20 @@ class ConvNorm(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        # At stride 1 "same" is symmetric at every size, and known beforehand.
-        moving = padding == "same" and stride > 1
-        self.conv = (SameConv2d if moving else _quick(kernel, stride, groups))(
+        pads_by_size = padding == "same" and stride > 1
+        kind: type[nn.Conv2d] = nn.Conv2d
+        if pads_by_size:
+            kind = SameConv2d
+        elif groups > 1 and stride == 1 and kernel == 3:
+            kind = DepthwiseConv2d
+        elif groups == 1 and kernel in (1, 3):
+            kind = ProductConv2d
+        self.conv = kind(
             in_channels,
             out_channels,
             kernel,
             stride=stride,
-            padding=0 if moving else (kernel - 1) // 2,
+            padding=0 if pads_by_size else (kernel - 1) // 2,
             groups=groups,
             bias=False,
         )
@@ -221,16 +212,16 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        # TorchScript, which only predicts, knows not all that a CPU's autocast needs.
+        # TorchScript, which only predicts, does not support the autocast of a CPU.
         convolved: Tensor = self.conv(x) if torch.jit.is_scripting() else self._convolved(x)  # type: ignore[attr-defined]
         out: Tensor = self.act(self.norm(convolved))
         return out
 
     def _convolved(self, x: Tensor) -> Tensor:
-        """The convolution; a strided depthwise one in fp32 even where a CPU's autocast says bf16.
+        """The convolution; a strided depthwise one in fp32 even under a CPU's bf16 autocast.
 
-        The gradient to its input has no fast kernel in bf16: in V2-B0 at 224 px two such layers took a quarter of
-        the step (benchmarks/results/step_tried.md).
+        Its input gradient has no fast bf16 kernel: in V2-B0 at 224 px two such layers took a quarter of the step
+        (benchmarks/results/step_tried.md).
         """
         if self._strided_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
@@ -238,18 +229,3 @@ class ConvNorm(nn.Module):
             return whole.to(torch.get_autocast_dtype("cpu"))
         out: Tensor = self.conv(x)
         return out
-
-
-def _quick(kernel: int, stride: int, groups: int) -> type[nn.Conv2d]:
-    """The kind of convolution that trains fastest."""
-    if groups > 1:
-        return DepthwiseConv2d if stride == 1 and kernel == 3 else nn.Conv2d
-    return ProductConv2d if kernel in (1, 3) else nn.Conv2d
-
-
-def _may_be_product(convolution: nn.Conv2d) -> bool:
-    """Whether ``ProductConv2d`` knows its kind: padded to the middle of its kernel with zeros, the same both ways."""
-    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
-    plain = convolution.groups == 1 and convolution.padding_mode == "zeros" and convolution.dilation == (1, 1)
-    square = convolution.kernel_size == (kernel, kernel) and convolution.stride == (stride, stride)
-    return plain and square and kernel in (1, 3) and convolution.padding == (kernel // 2, kernel // 2)

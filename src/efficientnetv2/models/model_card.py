@@ -1,10 +1,10 @@
-"""What a model file says of its weights: the JSON among its metadata, checked, older ones brought up to date."""
+"""The JSON header of a model file: everything but the weights. Older formats are migrated."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,40 +13,43 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.models.ensemble import require_single_model
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, complaint, count_of, short
+from efficientnetv2.utils.errors import InputError, count_of, error_summary
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.shell import typed
 
-FORMAT_VERSION = 4  # raised when an older package could no longer read what we write
+FORMAT_VERSION = 4  # raised when an older package can no longer read what we write
 
 UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install -e .)."
 
-_KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
-CARRIED = "efficientnetv2.carried"  # of the same in the files of others: ``interop.carried``
+UNKNOWN_SHA256 = "0" * 64  # holds the place of a SHA-256 until it is known
+_KEY = "efficientnetv2"  # metadata entry of a model file
+CARRIED = (
+    "efficientnetv2.carried"  # the same in files for other libraries, see ``conversion.embedded_metadata``
+)
 
-Said = TypeVar("Said")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Header:
-    """All but the weights.
+    """Everything that a model file says besides its weights.
 
     Args:
-        format_version: of this text.
-        package_version: that wrote it.
-        architecture: of our networks; None for another's.
-        foreign: of another's network, where it comes from ("timm:resnet50"); None where only whoever made it
-            can make it again.
-        num_classes: of the classifier.
-        in_channels: of the picture.
-        preprocessing: from any picture to the input.
-        class_names: of the outputs, in order.
-        answer: what the outputs, which are logits, mean.
-        recipe: that it was trained by; as plain JSON, like the next.
-        metrics: what it reached.
-        sha256: of the tensors of a model file; unknown in a file for others (``interop.carried``), where they have
-            other names. The last field: ``tensorfile.write`` fills in the last one it finds.
+        format_version: Of this text.
+        package_version: Of the package that wrote it.
+        architecture: None for a model of another library.
+        foreign: Where a model of another library comes from ("timm:resnet50"). None if only its own code can build it.
+        preprocessing: From an image of any size to the input.
+        class_names: Of the outputs, in order.
+        answer: Meaning of the logits.
+        recipe: The recipe that trained it, as plain JSON.
+        metrics: Its metrics, as plain JSON.
+        sha256: Of the tensors. Unknown in files for other libraries, whose tensors have other names. It is the last
+            field because ``safetensors_io.write`` fills in the last one it finds.
     """
 
     format_version: int
@@ -65,7 +68,7 @@ class Header:
     @model_validator(mode="after")
     def _consistent(self) -> Header:
         if self.architecture is not None and self.foreign is not None:
-            raise ValueError(f"an architecture, and '{self.foreign}' too: a network is one of the two")
+            raise ValueError(f"an architecture and '{self.foreign}' are both given. A model has one of them")
         if len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"{len(self.class_names)} class_names for {self.num_classes} outputs. Give one for each, in their order"
@@ -84,17 +87,55 @@ class Header:
             )
         return self
 
+    @staticmethod
+    def of(
+        network: Network,
+        *,
+        preprocessing: Preprocessing,
+        class_names: Sequence[str],
+        recipe: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+    ) -> Header:
+        """The header of a model.
+
+        Raises:
+            InputError: Names or channels do not fit the model, recipe or metrics are not JSON, or it is an ensemble.
+        """
+        require_single_model(network, "a model file holds one")
+        try:
+            return Header(
+                format_version=FORMAT_VERSION,
+                package_version=version("efficientnetv2"),
+                architecture=network.architecture if isinstance(network, EfficientNet) else None,
+                foreign=network.source if isinstance(network, WrappedModel) else None,
+                num_classes=network.num_classes,
+                in_channels=network.in_channels,
+                preprocessing=preprocessing,
+                class_names=tuple(class_names),
+                answer=network.answer,
+                recipe=dict(recipe),
+                metrics=dict(metrics),
+                sha256=UNKNOWN_SHA256,
+            )
+        except ValidationError as error:
+            raise InputError(error_summary(error)) from error
+
+    @property
+    def can_be_built(self) -> bool:
+        """Whether the header says how to build the model."""
+        return self.architecture is not None or self.foreign is not None
+
     def text(self) -> str:
-        """As JSON; ``parse`` gives an equal one."""
+        """As JSON; ``parse`` reads it."""
         return json.dumps(TypeAdapter(Header).dump_python(self, mode="json"), allow_nan=False)
 
     def metadata(self) -> dict[str, str]:
-        """As it stands in a model file."""
+        """The metadata entries of a model file."""
         return {"format": "pt", _KEY: self.text()}
 
 
 def _not_json(value: Any, where: str) -> str | None:
-    """The first thing in it that JSON cannot hold, and where; None where there is none."""
+    """The first part of a value that JSON cannot hold, and where it is."""
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return None
     if isinstance(value, float):
@@ -111,7 +152,7 @@ def _not_json(value: Any, where: str) -> str | None:
 
 
 def conversion_hint(path: Path) -> str:
-    """What to do with weights that are not in a model file, as the end of a message."""
+    """What to do with weights of other libraries, as the end of a message."""
     convert = typed(["effnetv2", "convert", str(path), "OUT.safetensors"])
     train = typed(["--weights", str(path)])
     return (
@@ -121,22 +162,15 @@ def conversion_hint(path: Path) -> str:
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors file with such metadata is a model file."""
+    """Whether a safetensors file with this metadata is a model file."""
     return _KEY in metadata
 
 
 def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
-    """The header of a model file.
-
-    Args:
-        path: for messages.
-        metadata: of the file.
-
-    Returns:
-        The header as the newest format has it, and the format that the file was written in.
+    """The header of a model file in the newest format, and the format that it was written in.
 
     Raises:
-        InputError: it is none of ours, newer than this package, or damaged.
+        InputError: It is not a model file, newer than this package, or damaged.
     """
     if not is_ours(metadata):
         whole = path.parent if (path.parent / "config.json").is_file() else path
@@ -147,40 +181,11 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
     return parse(path, metadata[_KEY], _KEY)
 
 
-def beside(path: Path, text: str, key: str, make: Callable[[Any], Said]) -> Said:
-    """What a file says beside its header: JSON under a key of its own.
-
-    Args:
-        path: for messages.
-        text: from the file's metadata.
-        key: of it there.
-        make: of the JSON's values what they mean; ``ValueError``, ``KeyError``, ``TypeError`` or ``OverflowError`` if
-            they mean nothing.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        return make(json.loads(text))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"{path}: the metadata '{key}' is damaged ({reason(error)}). Copy the file again."
-        ) from error
-
-
 def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
-    """A header from its text.
-
-    Args:
-        path: for messages.
-        text: as ``Header.text`` makes it, or an older package did.
-        key: where in the file it lies, for messages.
-
-    Returns:
-        The header as the newest format has it, and the format that it was written in.
+    """The header in a metadata entry, and the format that it was written in.
 
     Raises:
-        InputError: it is newer than this package, or damaged.
+        InputError: It is newer than this package, or damaged.
     """
     try:
         plain = json.loads(text)
@@ -188,7 +193,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
             plain.get("format_version") if isinstance(plain, dict) else None
         )
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata '{key}' is damaged ({reason(error)}).") from error
+        raise InputError(f"{path}: the metadata '{key}' is damaged ({error_summary(error)}).") from error
     if written > FORMAT_VERSION:
         raise InputError(
             f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
@@ -196,36 +201,22 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         )
     if written < 1:
         raise InputError(f"{path}: the metadata '{key}' is damaged (there was never a format {written}).")
-    try:
-        return TypeAdapter(Header).validate_python(_migrated(plain, written)), written
-    except (ValidationError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata '{key}' is damaged ({reason(error)}).") from error
-
-
-def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:
-    """A header as the newest format has it."""
-    if written == 1:  # knew our own networks alone
+    if written == 1:  # had no models of other libraries
         plain = {"foreign": None} | plain
-    # 2 knew rasters of three bands alone, whose rule is read as it is.
-    if written < 4:  # knew softmax alone
+    # Format 2 had raster bands of three channels only; their rule is unchanged.
+    if written < 4:  # had softmax only
         plain = {"answer": "softmax"} | plain
-    return plain | {"format_version": FORMAT_VERSION}
+    try:
+        return TypeAdapter(Header).validate_python(plain | {"format_version": FORMAT_VERSION}), written
+    except (ValidationError, RecursionError) as error:
+        raise InputError(f"{path}: the metadata '{key}' is damaged ({error_summary(error)}).") from error
 
 
-def number_of(plain: Mapping[str, Any], name: str) -> int:
-    """A number of images, as what lies beside a header says it.
-
-    Raises:
-        ValueError: it is no whole number from 0 to 2^63.
-    """
-    value = plain[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValueError(f"{name} is {short(value)}, but is a whole number from 0 to 2^63")
-    return value
-
-
-def reason(error: Exception) -> str:
-    """The first thing that an error complains of, in a line."""
-    if isinstance(error, ValidationError):
-        return complaint(error.errors())
-    return str(error).splitlines()[0]
+def parse_entry(path: Path, text: str, key: str, from_json: Callable[[str], T]) -> T:
+    """A further metadata entry of a model file. Raises InputError if ``from_json`` fails."""
+    try:
+        return from_json(text)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"{path}: the metadata '{key}' is damaged ({error_summary(error)}). Copy the file again."
+        ) from error

@@ -1,6 +1,6 @@
-"""The model file: one safetensors file that knows its network, its preprocessing and its classes.
+"""Model files: one safetensors file with the weights, the architecture, the preprocessing and the class names.
 
-Weights are plain tensors; all else is JSON in the file's metadata (``header``). Nothing in it is ever executed.
+Weights are plain tensors; everything else is JSON in the file's metadata (``model_card``). Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from efficientnetv2.models import model_card as header
-from efficientnetv2.models import pretrained, safetensors_io, temperature
-from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.empty_model import changes, empty_network, misfits, module_of
-from efficientnetv2.models.ensemble import Ensemble, ensemble_members, require_single_model
-from efficientnetv2.models.model_card import FORMAT_VERSION, Header, conversion_hint, reason
-from efficientnetv2.models.provenance import KEY, TrainingFingerprint, parse
-from efficientnetv2.models.safetensors_io import UNKNOWN_SHA256, TensorFile
+from efficientnetv2.models import model_card, pretrained, provenance, safetensors_io, temperature
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.empty_model import describe_changes, describe_differences, empty_network, module_of
+from efficientnetv2.models.ensemble import Ensemble, ensemble_members
+from efficientnetv2.models.model_card import Header, conversion_hint
+from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
-from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, count_of, error_summary, some
 
 SUFFIX = ".safetensors"
-NAME = f"model{SUFFIX}"  # in a run folder
+NAME = f"model{SUFFIX}"  # in a run directory
 
 
 def save(
@@ -45,42 +40,44 @@ def save(
     trained_on: TrainingFingerprint | None = None,
     half: bool = False,
 ) -> None:
-    """Write a model file, whole or not at all. What is not given is as the network has it.
+    """Write a model file, whole or not at all. Arguments that are None are taken from the model.
 
-    The weights have the names that they have in the network; of a wrapped one, those in its module. One that stands
-    under several names is written under each, and is one again when loaded.
+    Weights keep their names; those of a wrapped model have the names of its module. A weight that has several names is
+    written under each, and is one weight again when loaded.
 
     Args:
-        path: of the file, ending in .safetensors; its folder exists.
-        network: on any device, in any memory order. Layers that were replaced after ``create`` are refused, for
-            ``load`` could not make them again: ``fit`` gives it other classes or channels.
-        preprocessing: that it was trained with.
-        class_names: of its outputs, in order, all different; none without a classifier.
-        recipe: plain JSON values, numbers finite.
-        metrics: plain JSON values, numbers finite.
-        trained_on: a sample of the pictures that trained it; a network that knows of none writes none.
-        half: keep kernels and matrices in float16: half the bytes, to share. The network itself stays as it is; one
-            that is loaded from the file has float32 again, each weight within 1/2048 of what it
-            was, or 3e-8 where that is more.
+        path: Ends in .safetensors.
+        network: On any device. Layers that were replaced after ``create`` are refused, since ``load`` could not build
+            them: use ``adapt`` for other classes or channels.
+        class_names: Of the outputs, in order, all different.
+        recipe: Plain JSON values.
+        metrics: Plain JSON values.
+        trained_on: A sample of the training images.
+        half: Store kernels and matrices in float16, half the bytes. ``load`` gives float32 again, each weight within
+            1/2048 of its value, or 3e-8 where that is more. The model itself does not change.
 
     Raises:
-        InputError: a weight is NaN or infinite, or too large for ``half``; the names or channels do not fit the
-            network; recipe or metrics are no JSON; path and network are no such things; these are several networks
-            (``Ensemble``); a layer was replaced; or the file can't be written.
+        InputError: A weight is NaN, infinite or too large for ``half``; names or channels do not fit the model; recipe
+            or metrics are not JSON; it is an ensemble; a layer was replaced; or the file cannot be written.
+
+    Example::
+
+        ev2.save("model.safetensors", network, class_names=("cat", "dog"))
     """
-    _check_kinds(path, network)
-    if Path(path).suffix != SUFFIX:
+    _check_arguments(path, network)
+    path = Path(path)
+    if path.suffix != SUFFIX:
         raise InputError(f"{path} was not written: a model file ends in {SUFFIX}. Name it so.")
-    tensors = _apart(module_of(network).state_dict())
-    _check_finite(
+    tensors = _independent(module_of(network).state_dict())
+    _check_values(
         tensors,
         f"{path} was not written",
-        mend="The training diverged: train again with a lower learning rate.",
+        fix="The training diverged: train again with a lower learning rate.",
     )
     try:
         if half:
             tensors = safetensors_io.to_half(tensors)
-        words = header_of(
+        header = Header.of(
             network,
             preprocessing=network.preprocessing if preprocessing is None else preprocessing,
             class_names=network.class_names if class_names is None else class_names,
@@ -89,138 +86,120 @@ def save(
         )
     except InputError as error:
         raise InputError(f"{path} was not written: {error}") from error
-    _check_loads(Path(path), words, network, tensors)
-    remembered = network.trained_on if trained_on is None else trained_on
-    further = {} if remembered is None else {KEY: remembered.text()}
-    if network.calibration is not None:
-        further[temperature.KEY] = network.calibration.text()
-    safetensors_io.write(Path(path), tensors, words.metadata() | further)
-
-
-def header_of(
-    network: Network,
-    *,
-    preprocessing: Preprocessing,
-    class_names: Sequence[str],
-    recipe: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> Header:
-    """What a file says of a network; arguments as of ``save``.
-
-    Raises:
-        InputError: the names or channels do not fit the network, recipe or metrics are no JSON, or these are several
-            networks.
-    """
-    require_single_model(network, "a model file holds one")
-    try:
-        return Header(
-            format_version=FORMAT_VERSION,
-            package_version=version("efficientnetv2"),
-            architecture=network.architecture if isinstance(network, EfficientNet) else None,
-            foreign=network.source if isinstance(network, WrappedModel) else None,
-            num_classes=network.num_classes,
-            in_channels=network.in_channels,
-            preprocessing=preprocessing,
-            class_names=tuple(class_names),
-            answer=network.answer,
-            recipe=dict(recipe),
-            metrics=dict(metrics),
-            sha256=UNKNOWN_SHA256,
+    if header.can_be_built and (different := describe_changes(path, header, network, tensors)):
+        raise InputError(
+            f"{path} was not written: layers were changed after the network was created, and load could not make them "
+            f"again ({different}). For other classes or channels: efficientnetv2.adapt(network, num_classes=N). To "
+            "keep these weights: torch.save(network.state_dict(), FILE)."
         )
-    except ValidationError as error:
-        raise InputError(reason(error)) from error
+    fingerprint = network.trained_on if trained_on is None else trained_on
+    metadata = header.metadata()
+    if fingerprint is not None:
+        metadata[provenance.KEY] = fingerprint.to_json()
+    if network.calibration is not None:
+        metadata[temperature.KEY] = network.calibration.to_json()
+    safetensors_io.write(path, tensors, metadata)
 
 
 def load(
     path: str | os.PathLike[str], device: str | torch.device = "cpu", *, network: nn.Module | None = None
 ) -> Network:
-    """The network of a model file, in evaluation mode.
-
-    Weights in half precision become float32.
+    """The model of a model file, in evaluation mode. Weights in half precision become float32.
 
     Args:
-        path: of a model file, or of a run folder; or of a folder whose model files answer together (``ensemble``).
-        device: where its weights go.
-        network: a module as it was saved, if the file can't say how to make it again: one that was neither ours
-            nor named of timm or torchvision. It is wrapped, and its weights are only changed if all is well.
+        path: A model file, a run directory, or a directory of model files that form an ensemble.
+        device: Where the weights go.
+        network: The module as it was saved, if it is neither ours nor a timm or torchvision model by name. It is
+            wrapped, and its weights change only if the file is valid.
 
     Raises:
-        InputError: no such file, not one of ours, written by a newer version, or damaged; no such device; or one
-            module for several files.
+        InputError: No such file, not a model file, written by a newer version, or damaged; no such device; or
+            ``network`` is given for an ensemble.
+
+    Example::
+
+        network = ev2.load("runs/photos")
     """
     _check_device(device)
-    if together := ensemble_members(Path(path)):
+    if members := ensemble_members(Path(path)):
         if network is not None:
             raise InputError(
-                f"{path} holds {count_of(len(together), 'network')} that answer together, and network is one module. "
-                f"Leave it out, or load one of them: {together[0]}"
+                f"{path} holds {count_of(len(members), 'network')} that answer together, and network is one module. "
+                f"Leave it out, or load one of them: {members[0]}"
             )
-        return Ensemble([load(one, device) for one in together], [_called(one) for one in together])
+        # The model file of a run is called by its directory.
+        names = [member.parent.name if member.name == NAME else member.name for member in members]
+        return Ensemble([load(member, device) for member in members], names)
     path = _file(Path(path))
     file = safetensors_io.read_header(path)
-    words, written = header.read(path, file.metadata)
-    # Reading and hashing beside building: both take about as long, and most of it outside the interpreter.
-    with ThreadPoolExecutor(1) as beside:
-        summing = beside.submit(file.sha256) if written > 1 else None
-        if network is not None and words.architecture is None and words.foreign is None:
-            # Before it is wrapped, which makes its convolutions faster ones.
-            _check_given(path, network, file)
-        result = empty_network(path, words, file.entries, network)
+    header, written = model_card.read(path, file.metadata)
+    # Hash while building: both take about as long, mostly outside the interpreter.
+    with ThreadPoolExecutor(1) as executor:
+        hashing = executor.submit(file.sha256) if written > 1 else None
+        if network is not None and not header.can_be_built:
+            # Before it is wrapped, which optimizes its convolutions.
+            given = module_of(network) if isinstance(network, Network) else network
+            if different := describe_differences(given.state_dict(), file.entries):
+                raise InputError(
+                    f"{path}: its weights are not those of the module that was given: {different}. Give the module as "
+                    "it was when it was saved."
+                )
+        result = empty_network(path, header, file.entries, network)
         module = module_of(result)
-        _check_names(path, module.state_dict(), file)
+        if different := describe_differences(module.state_dict(), file.entries):
+            raise InputError(
+                f"{path}: the weights do not fit the architecture it names: {different}. "
+                "The file was damaged or changed: copy it again from where it came."
+            )
         tensors = file.tensors()
-        _check_finite(
+        _check_values(
             tensors,
             str(path),
-            mend="It was changed, or made by another program: take another file, or this one from where it came.",
+            fix="It was changed, or made by another program: take another file, or this one from where it came.",
         )
-        found = summing.result() if summing else safetensors_io.sha256_by_name(tensors)
-    if found != words.sha256:
+        found = hashing.result() if hashing else safetensors_io.sha256_by_name(tensors)
+    if found != header.sha256:
         raise InputError(
             f"{path}: the weights are not those that were saved (their SHA-256 differs). The file was "
             "damaged or changed: copy it again from where it came."
         )
-    module.load_state_dict(_weights(path, module, tensors, device), assign=True)
+    module.load_state_dict(_state_dict(path, module, tensors, device), assign=True)
     if torch.device(device).type != "cpu":
-        result.to(device)  # what a state dict does not hold
-    result.preprocessing, result.class_names = words.preprocessing, words.class_names
-    result.answer, result.recipe, result.metrics = words.answer, words.recipe, words.metrics
-    if KEY in file.metadata:
-        result.trained_on = parse(path, file.metadata[KEY])
-        if words.metrics.get("selected_on") == "minival":
-            result.trained_on = result.trained_on.with_minival()
-    if temperature.KEY in file.metadata:
-        result.calibration = temperature.parse(path, file.metadata[temperature.KEY])
+        result.to(device)  # tensors that a state dict does not hold
+    result.preprocessing, result.class_names = header.preprocessing, header.class_names
+    result.answer, result.recipe, result.metrics = header.answer, header.recipe, header.metrics
+    if (text := file.metadata.get(provenance.KEY)) is not None:
+        fingerprint = model_card.parse_entry(path, text, provenance.KEY, TrainingFingerprint.from_json)
+        chosen = header.metrics.get("selected_on") == "minival"
+        result.trained_on = fingerprint.with_minival() if chosen else fingerprint
+    result.calibration = _calibration(path, file.metadata)
     return result.eval()
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a model file says of its network.
-
-    Args:
-        header: all but the weights.
-        calibration: its temperature; None without.
-    """
+    """What a model file says besides its weights."""
 
     header: Header
     calibration: Calibration | None
 
 
 def describe(path: str | Path) -> ModelDescription:
-    """What a model file says of its network; no weight is read.
-
-    Args:
-        path: of a model file, or of a run folder.
+    """What a model file or run directory says of its model, without reading weights.
 
     Raises:
-        InputError: no such file, not one of ours, written by a newer version, or its header is damaged.
+        InputError: No such file, not a model file, written by a newer version, or its header is damaged.
     """
     path = _file(Path(path))
     metadata = safetensors_io.read_header(path).metadata
-    words, _ = header.read(path, metadata)
+    return ModelDescription(model_card.read(path, metadata)[0], _calibration(path, metadata))
+
+
+def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
     text = metadata.get(temperature.KEY)
-    return ModelDescription(words, None if text is None else temperature.parse(path, text))
+    return (
+        None if text is None else model_card.parse_entry(path, text, temperature.KEY, Calibration.from_json)
+    )
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -228,17 +207,12 @@ def _check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without it
         raise InputError(
-            f"device is {str(device)!r}, but PyTorch cannot use it here ({reason(error)}). Give 'cpu', or a device "
-            "that PyTorch finds."
+            f"device is {str(device)!r}, but PyTorch cannot use it here ({error_summary(error)}). Give 'cpu', or a "
+            "device that PyTorch finds."
         ) from error
 
 
-def _called(member: Path) -> str:
-    """A file of an ensemble: the model file of a run by its folder."""
-    return member.parent.name if member.name == NAME else member.name
-
-
-def _check_kinds(path: object, network: object) -> None:
+def _check_arguments(path: object, network: object) -> None:
     if isinstance(path, str | os.PathLike) and isinstance(network, Network):
         return
     given = f"{type(path).__name__} and {type(network).__name__}"
@@ -250,19 +224,8 @@ def _check_kinds(path: object, network: object) -> None:
     )
 
 
-def _check_loads(path: Path, words: Header, network: Network, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what ``load`` would not give back. A module of one's own is made by its code: nothing is known of it."""
-    if words.architecture is None and words.foreign is None:
-        return
-    if different := changes(path, words, network, tensors):
-        raise InputError(
-            f"{path} was not written: layers were changed after the network was created, and load could not make them "
-            f"again ({different}). For other classes or channels: efficientnetv2.adapt(network, num_classes=N). To "
-            "keep these weights: torch.save(network.state_dict(), FILE)."
-        )
-
-
 def _file(path: Path) -> Path:
+    """The model file at a path or in a run directory."""
     if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
         raise InputError(
             f"{path} is a folder of weights, but not a run folder of ours. {conversion_hint(path)}"
@@ -288,65 +251,49 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, in the ordinary order, none sharing memory with another."""
+def _independent(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, none sharing memory with another."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, weight in weights.items():
         tensor = weight.detach().cpu().contiguous()
-        if (place := tensor.untyped_storage().data_ptr()) in seen:
+        if (address := tensor.untyped_storage().data_ptr()) in seen:
             tensor = tensor.clone()
-        seen.add(place)
+        seen.add(address)
         tensors[name] = tensor
     return tensors
 
 
-def _weights(
+def _state_dict(
     path: Path, module: nn.Module, tensors: Mapping[str, Tensor], device: str | torch.device
 ) -> dict[str, Tensor]:
-    """What to put in the place of a module's weights; what stands under several names there, does so again."""
+    """The file's tensors as parameters and buffers of a module; a weight of several names stays one weight."""
     first: dict[int, str] = {}
     weights: dict[str, Tensor] = {}
-    for name, there in module.state_dict(keep_vars=True).items():
-        known = first.setdefault(id(there), name)
-        if known != name:
-            if not torch.equal(tensors[known], tensors[name]):
+    for name, old in module.state_dict(keep_vars=True).items():
+        same = first.setdefault(id(old), name)
+        if same != name:
+            if not torch.equal(tensors[same], tensors[name]):
                 raise InputError(
-                    f"{path}: '{known}' and '{name}' are one weight of the network, but differ in the file. Give the "
+                    f"{path}: '{same}' and '{name}' are one weight of the network, but differ in the file. Give the "
                     "module as it was when it was saved."
                 )
-            weights[name] = weights[known]
+            weights[name] = weights[same]
             continue
-        value = tensors[name].to(device, there.dtype)
-        is_parameter = isinstance(there, nn.Parameter)
-        weights[name] = nn.Parameter(value, requires_grad=there.requires_grad) if is_parameter else value
+        value = tensors[name].to(device, old.dtype)
+        is_parameter = isinstance(old, nn.Parameter)
+        weights[name] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
     return weights
 
 
-def _check_given(path: Path, given: nn.Module, file: TensorFile) -> None:
-    module = module_of(given) if isinstance(given, Network) else given
-    if different := misfits(module.state_dict(), file.entries):
+def _check_values(tensors: Mapping[str, Tensor], subject: str, *, fix: str) -> None:
+    """Refuse NaN, infinity and negative variances."""
+    if bad := safetensors_io.nonfinite_tensors(tensors):
         raise InputError(
-            f"{path}: its weights are not those of the module that was given: {different}. Give the module as it was "
-            "when it was saved."
-        )
-
-
-def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
-    if different := misfits(wanted, file.entries):
-        raise InputError(
-            f"{path}: the weights do not fit the architecture it names: {different}. "
-            "The file was damaged or changed: copy it again from where it came."
-        )
-
-
-def _check_finite(tensors: Mapping[str, Tensor], what: str, *, mend: str) -> None:
-    if broken := safetensors_io.nonfinite_tensors(tensors):
-        raise InputError(
-            f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). {mend}"
+            f"{subject}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({some(bad, 3)}). {fix}"
         )
     if negative := safetensors_io.negative_variances(tensors):
         raise InputError(
-            f"{what}: {len(negative)} of its variances have values below 0 ({some(negative, 3)}), which no batch-norm "
-            "comes to. Take the weights from before whatever changed them."
+            f"{subject}: {len(negative)} of its variances have values below 0 ({some(negative, 3)}), which no "
+            "batch-norm comes to. Take the weights from before whatever changed them."
         )

@@ -1,35 +1,34 @@
-"""Which pictures trained a network, as far as it is remembered: a sample of their contents, in the model file."""
+"""Which images trained a model: a sample of their content hashes, stored in the model file."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.models.model_card import beside, number_of
+from efficientnetv2.utils.errors import short
 from efficientnetv2.utils.rng import Key
 
-KEY = "efficientnetv2.trained_on"  # among the metadata of a model file
+KEY = "efficientnetv2.trained_on"  # metadata entry of a model file
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingFingerprint:
-    """The training pictures of a network, known again by their contents alone.
+    """The training images of a model, recognizable by their content.
 
     Args:
-        pictures: how many there were.
-        marks: (n,) int64, ascending: ``data.image_metadata.content_marks`` of them, or of a part drawn evenly.
-        of_several: whether these are of several trainings, each with its part: a picture that was in more than one of
-            them is counted as often, and remembered the more surely. So nobody knows of which share the marks are.
-        earlier: likewise of what trained, and what chose, the weights that the training began with, and those before
-            them; None where it began without, or nothing is known of it. It has none of its own.
-        chose: likewise the pictures of minival, which chose its weights, its size, its temperature; None without.
+        pictures: Number of training images.
+        marks: (n,) int64, ascending: ``data.image_metadata.content_marks`` of all images, or of an even sample.
+        of_several: True if it merges several trainings. An image that was in two of them counts twice and is more
+            likely to be in the sample, so the sampled fraction is unknown.
+        earlier: Fingerprint of all trainings before this one, merged; None if training started from random weights
+            or from weights without a fingerprint.
+        chose: Fingerprint of the images (minival) that selected the weights, the size or the temperature.
     """
 
     pictures: int
@@ -40,52 +39,57 @@ class TrainingFingerprint:
 
     @property
     def share(self) -> float:
-        """Of the pictures, that are known; 1 means all."""
+        """Fraction of the training images whose hashes are stored."""
         return min(1.0, len(self.marks) / max(1, self.pictures))
 
     @property
     def parts(self) -> tuple[TrainingFingerprint, ...]:
-        """Of the last training, and of all before it where there were any."""
+        """The last training, and all trainings before it if there were any."""
         last = replace(self, earlier=None)
         return (last,) if self.earlier is None else (last, self.earlier)
 
     @property
     def choosing(self) -> tuple[TrainingFingerprint, ...]:
-        """What chose the network, and what chose the weights that its training began with; empty where nothing did."""
+        """The images that selected this model, and those that selected its initial weights."""
         found = [self.chose, None if self.earlier is None else self.earlier.chose]
-        return tuple(one for one in found if one is not None)
+        return tuple(fingerprint for fingerprint in found if fingerprint is not None)
 
     @property
     def whole(self) -> bool:
-        """Whether all that trained the network, or the weights it began with, are known, and all that chose it."""
-        others = [one for one in (self.earlier, self.chose) if one is not None]
-        return self.share == 1 and not self.of_several and all(one.whole for one in others)
+        """Whether every image that trained or selected this model is known."""
+        others = [other for other in (self.earlier, self.chose) if other is not None]
+        return self.share == 1 and not self.of_several and all(other.whole for other in others)
 
     def begun_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
-        """The same, of a training that began with weights.
+        """This training, started from weights with a fingerprint.
 
         Args:
-            weights: what these remember; None where they remember nothing.
-            most: marks that are kept of all that trained them, and of all that chose them; of more an even part.
+            weights: None if the weights have no fingerprint.
+            most: Hashes to keep of all that trained the weights, and of all that selected them.
         """
         if weights is None:
             return self
-        chose = merge_fingerprints(weights.choosing)._thinned(most) if weights.choosing else None
-        return replace(self, earlier=replace(merge_fingerprints(weights.parts)._thinned(most), chose=chose))
+        chose = merge_fingerprints(weights.choosing)._sample(most) if weights.choosing else None
+        return replace(self, earlier=replace(merge_fingerprints(weights.parts)._sample(most), chose=chose))
 
-    def _thinned(self, most: int) -> TrainingFingerprint:
+    def _sample(self, most: int) -> TrainingFingerprint:
         if len(self.marks) <= most:
             return self
         drawn = Key.of(0).fold("earlier").generator().choice(len(self.marks), most, replace=False)
         return replace(self, marks=self.marks[np.sort(drawn)])
 
     def with_minival(self) -> TrainingFingerprint:
-        """The same of a network that minival chose, whose file may be of a time when it remembered nothing of that."""
+        """Note that minival selected the model; older files did not record it."""
         return self if self.chose is not None else replace(self, chose=TrainingFingerprint(1, self.marks[:0]))
 
-    def text(self) -> str:
-        """As it stands in a file, which is of one network; ``parse`` gives the same."""
+    def to_json(self) -> str:
+        """The metadata entry; ``from_json`` reads it."""
         return json.dumps(self._plain())
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingFingerprint:
+        """Read a metadata entry. Raises ValueError, KeyError or TypeError if it is damaged."""
+        return cls._from_plain(json.loads(text))
 
     def _plain(self) -> dict[str, Any]:
         marks = base64.b64encode(self.marks.astype("<i8").tobytes()).decode()
@@ -97,37 +101,33 @@ class TrainingFingerprint:
                 plain[name] = other._plain()
         return plain
 
+    @classmethod
+    def _from_plain(cls, plain: Any) -> TrainingFingerprint:
+        pictures = image_count(plain)
+        marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
+        earlier, chose = (
+            cls._from_plain(plain[name]) if name in plain else None for name in ("earlier", "chose")
+        )
+        return cls(pictures, marks, bool(plain.get("of_several", False)), earlier, chose)
+
+
+def image_count(plain: Mapping[str, Any]) -> int:
+    """The number of images in a metadata entry. Raises ValueError or KeyError."""
+    count = plain["pictures"]
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**63:
+        raise ValueError(f"pictures is {short(count)}, but must be a whole number from 0 to 2^63")
+    return count
+
 
 def merge_fingerprints(parts: Sequence[TrainingFingerprint]) -> TrainingFingerprint:
-    """What was in any of several trainings, as one memory; of what chose them nothing.
+    """The union of at least one training. What selected each of them is left out.
 
     Args:
-        parts: of each, at least one; none with an ``earlier`` of its own.
+        parts: None of them with an ``earlier`` of its own.
     """
     marks = np.unique(np.concatenate([part.marks for part in parts]))
-    # Trainings that remember all of their pictures: then these are all. Else no more than all have had together.
+    # If every hash is stored, the union is exact. Otherwise the sum is an upper bound.
     if all(part.share == 1 and not part.of_several for part in parts):
         return TrainingFingerprint(len(marks), marks)
     several = len(parts) > 1 or parts[0].of_several
     return TrainingFingerprint(sum(part.pictures for part in parts), marks, of_several=several)
-
-
-def parse(path: Path, text: str) -> TrainingFingerprint:
-    """What ``TrainingFingerprint.text`` made.
-
-    Args:
-        path: for the message.
-        text: from the file's metadata.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    return beside(path, text, KEY, _made)
-
-
-def _made(plain: Any) -> TrainingFingerprint:
-    marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
-    earlier, chose = (_made(plain[name]) if name in plain else None for name in ("earlier", "chose"))
-    return TrainingFingerprint(
-        number_of(plain, "pictures"), marks, bool(plain.get("of_several", False)), earlier, chose
-    )

@@ -21,7 +21,8 @@ from efficientnetv2.models.conversion.tensors import shape_name
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.factory import create, unknown_model_error
-from efficientnetv2.models.wrappers import WrappedModel, classifier_count, is_library_model
+from efficientnetv2.models.library_models import classifier_count, is_library_model
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
@@ -188,7 +189,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return model_file.load(path), ()
         if path.stem in pretrained.names():  # a file of ``models --fetch``
-            return hub.read(path, path.stem), ()
+            return convert.read_pretrained(path, path.stem), ()
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
     if is_library_model(word) and "." in word:
@@ -202,7 +203,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             f"--weights {word}: that is a model. Its weights have a tag, {tagged}, as its library lists them."
         )
     if "." in word and word.partition(".")[0] in NAMES:
-        return hub.load(word), ()
+        return convert.read_pretrained(hub.fetch(word), word), ()
     raise _no_weights(word)
 
 

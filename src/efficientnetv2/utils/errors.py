@@ -130,6 +130,14 @@ def complaint(problems: Sequence[Mapping[str, Any]]) -> str:
     return f"{where}: {rule_of(problems[0])}" if where else rule_of(problems[0])
 
 
+def error_summary(error: Exception) -> str:
+    """The first complaint of an error in one line; of pydantic's ``ValidationError`` with its field."""
+    problems = getattr(error, "errors", None)
+    if callable(problems):
+        return complaint(problems())
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def count_of(number: float, noun: str) -> str:
     """A number of things: ``1 epoch``, ``2 epochs``, ``1,000 steps``, ``0.5 epochs``, ``3 classes``."""
     shown = f"{number:g}" if isinstance(number, float) else f"{number:,}"  # numpy's integers are no int

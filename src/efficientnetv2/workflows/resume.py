@@ -19,8 +19,9 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.evaluation.summary import ReportContext, summary_lines
+from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.provenance import parse
+from efficientnetv2.models.model_card import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import fit_into_memory
@@ -84,7 +85,9 @@ def _network_to_go_on_with(
         # Its weights are the checkpoint's; those that it began with may be gone by now.
         network = build_model(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
         if remembered := folder.beginning().get("weights_trained_on"):
-            network.trained_on = parse(folder.beginning_file, remembered)
+            network.trained_on = parse_entry(
+                folder.beginning_file, remembered, provenance.KEY, provenance.TrainingFingerprint.from_json
+            )
         return network
     begun = build_initial_model(recipe, class_names=class_names, device=device, in_channels=channels)
     for note in begun.notes:

@@ -199,7 +199,7 @@ def _beginning(
     if settling.seen.chooser:
         beginning["minival_unused"] = True
     if network.trained_on is not None:  # for a resumed run, whose weights are its checkpoint's
-        beginning["weights_trained_on"] = network.trained_on.text()
+        beginning["weights_trained_on"] = network.trained_on.to_json()
     if decided.compared is not None:
         beginning["weights_compared"] = decided.compared
     if pictures is not None:

@@ -9,6 +9,7 @@ from tests.messages import mentioning
 
 from efficientnetv2.architectures.registry import NAMES, architecture, published
 from efficientnetv2.models.conversion import timm, torchvision
+from efficientnetv2.models.conversion.pytorch_export import rounded_crop
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.pretrained import timm_crop_fraction
 from efficientnetv2.preprocessing import Preprocessing
@@ -203,21 +204,21 @@ def test_a_margin_of_padded_pictures_is_said_to_stay():
     assert (stated.framing, stated.crop_fraction) == ("pad", 1.0)
     assert "0.875" in note  # timm's usual one
     assert timm.stated_preprocessing(theirs | {"crop_pct": 1.0}, "config.json")[1] == ()
-    assert timm.lost_crop(Preprocessing(image_px=64, framing="pad", crop_fraction=0.8)) is None
+    assert rounded_crop(Preprocessing(image_px=64, framing="pad", crop_fraction=0.8)) is None
 
 
 @given(px=st.integers(1, 1100), data=st.data())
 def test_a_crop_in_whole_pixels_stays_in_timm(px, data):
     resized_px = data.draw(st.integers(px, 2 * px))
     preprocessing = Preprocessing(image_px=px, framing="crop", crop_fraction=px / resized_px)
-    assert timm.lost_crop(preprocessing) is None
+    assert rounded_crop(preprocessing) is None
     assert timm_crop_fraction(px, px / (resized_px + 0.5)) == px / resized_px
 
 
 def test_a_crop_between_pixels_does_not_stay_in_timm():
     """0.9 of 224 px is a picture of 248.9 px: 249 in timm."""
     preprocessing = Preprocessing(image_px=224, framing="crop", crop_fraction=0.9)
-    assert timm.lost_crop(preprocessing) == 224 / 249
+    assert rounded_crop(preprocessing) == 224 / 249
 
 
 @pytest.mark.parametrize(("name", "px"), [("efficientnet_b0", 224), ("efficientnetv2_l", 480)])

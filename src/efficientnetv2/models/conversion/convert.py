@@ -1,7 +1,6 @@
-"""Weights of others into our network, and our network into theirs.
+"""Weights of timm, torchvision, Keras and the authors into our model, and our model into files of theirs.
 
->>> imported = read("tf_efficientnetv2_s.safetensors")  # doctest: +SKIP
->>> imported.network.preprocessing.image_px  # doctest: +SKIP
+>>> read("tf_efficientnetv2_s.safetensors").network.preprocessing.image_px  # doctest: +SKIP
 384
 """
 
@@ -15,8 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from efficientnetv2.models.conversion import keras_export, metadata, timm, torchvision
-from efficientnetv2.models.conversion import reading as reading
+from efficientnetv2.models import pretrained
+from efficientnetv2.models.conversion import keras_export, metadata, pytorch_export, reading, timm
 from efficientnetv2.models.conversion.detect import TITLES, DetectedModel, detect, published_name
 from efficientnetv2.models.conversion.metadata import NOTHING_TOLD, UserMetadata
 from efficientnetv2.models.conversion.raw import RawWeights, Source
@@ -30,14 +29,14 @@ TARGETS: tuple[str, ...] = get_args(Target)
 
 @dataclass(frozen=True, eq=False)
 class ConvertedModel:
-    """A network out of a foreign file.
+    """A model from a file of another library.
 
     Args:
-        network: with its weights in float32, its preprocessing and its class names, in evaluation mode.
-        source: whose file it was.
-        name: of the published network.
-        theirs: what the source calls it.
-        notes: what was stated and what was assumed, a sentence each.
+        network: In evaluation mode, weights in float32, with preprocessing and class names.
+        source: The library.
+        name: Of the published model.
+        theirs: The library's name of the model.
+        notes: What was stated and what was assumed, a sentence each.
     """
 
     network: EfficientNet
@@ -48,7 +47,7 @@ class ConvertedModel:
 
     @property
     def title(self) -> str:
-        """The source as a person says it."""
+        """The library's name for people."""
         return TITLES[self.source]
 
 
@@ -59,55 +58,74 @@ def read(
     told: UserMetadata = NOTHING_TOLD,
     used: Sequence[str] = metadata.FIELDS,
 ) -> ConvertedModel:
-    """Our network with the weights of a foreign file, recognised from the file itself.
+    """Our model with the weights of another library's file, recognized by its tensors.
 
     Args:
-        path: see ``models.conversion.reading.read``.
-        model: what the source calls the network, where the file does not say, e.g. ``efficientnetv2_s`` for
-            timm's with symmetric padding; None as the file says, or timm's ``tf_`` network. Files of Keras and
-            of the authors need none; one that is given has to be right.
-        told: of the preprocessing and the classes, which goes before all that the file says.
-        used: fields of the preprocessing that the caller goes by; of others the notes say nothing.
+        path: See ``models.conversion.reading.read``.
+        model: The library's name of the model, if the file does not state it, such as ``efficientnetv2_s`` for timm's
+            symmetric padding. None is as the file states, or timm's ``tf_`` model.
+        told: Preprocessing and class names that override the file's.
+        used: Fields of the preprocessing that the caller uses. Notes mention no others.
 
     Raises:
-        InputError: the file can't be read, holds another network, lacks tensors or has some left over, holds
-            NaN, or states something that does not fit together. Nothing is half loaded.
+        InputError: The file cannot be read, holds another model, has missing or extra tensors or NaN, or states
+            something inconsistent.
     """
-    raw = _named(reading.read(path))
+    raw = _with_embedded_name(reading.read(path))
     notes = list(raw.notes)
     meant = None if model is None else published_name(raw, model)
-    told_model = False
+    named_by_user = False
     if model is not None and raw.source in ("timm", "torchvision"):
         if raw.model not in (None, model, model.partition(".")[0]):
             raise InputError(
                 f"{raw.path} says that it is {raw.model}, but --model says {model}. Leave it out."
             )
-        told_model = raw.model is None
+        named_by_user = raw.model is None
         raw = replace(raw, model=model)
-    found = detect(raw, told=told_model)
+    found = detect(raw, told=named_by_user)
     if meant not in (None, found.name):
         raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes
     if found.own_head:
         raw = replace(raw, class_names=())
     weights = _weights(raw, found, notes)
-    words = metadata.fitting(raw, found, notes)
-    preprocessing = metadata.preprocessing(raw, found, words, told, notes, used)
-    class_names = metadata.class_names(raw, found.num_classes, words, told, notes)
+    header = metadata.fitting(raw, found, notes)
+    preprocessing = metadata.preprocessing(raw, found, header, told, notes, used)
+    class_names = metadata.class_names(raw, found.num_classes, header, told, notes)
     with torch.device("meta"):
         network = EfficientNet(
             found.architecture, num_classes=found.num_classes, in_channels=found.in_channels
         )
     network.load_state_dict(weights, assign=True)
     network.preprocessing, network.class_names = preprocessing, class_names
-    if words is not None:
-        network.answer, network.recipe = words.answer, words.recipe
-        network.metrics = metadata.valid_metrics(words.metrics, words.preprocessing, preprocessing, notes)
+    if header is not None:
+        network.answer, network.recipe = header.answer, header.recipe
+        network.metrics = metadata.valid_metrics(header.metrics, header.preprocessing, preprocessing, notes)
     return ConvertedModel(network.eval(), raw.source, found.name, found.theirs, tuple(notes))
 
 
-def _named(raw: RawWeights) -> RawWeights:
-    """With what timm calls the network, where only this package has written that into the file."""
+def read_pretrained(path: Path, name: str) -> EfficientNet:
+    """The model of a file of pretrained weights: ``read_pretrained(hub.fetch(name), name)``.
+
+    Args:
+        name: One of ``pretrained.names()``.
+
+    Raises:
+        InputError: The file does not hold the weights of that name.
+    """
+    entry = pretrained.about(name)
+    network = read(path, model=entry.their_model).network
+    if network.num_classes != entry.num_classes:
+        raise InputError(
+            f"{path} has {network.num_classes} outputs, but '{name}' has {entry.num_classes}: it is another "
+            "file. Remove it, and try again."
+        )
+    network.preprocessing = entry.preprocessing
+    return network
+
+
+def _with_embedded_name(raw: RawWeights) -> RawWeights:
+    """With timm's name of the model, if only the embedded header states it."""
     if (
         raw.source != "timm"
         or raw.model is not None
@@ -117,24 +135,22 @@ def _named(raw: RawWeights) -> RawWeights:
         return raw
     try:
         return replace(raw, model=timm.model_name(raw.carried.architecture)[0])
-    except InputError:  # timm has none of that kind, so those tensors are another's
+    except InputError:  # timm has no such model, so the tensors are of another one
         return raw
 
 
 def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...]:
-    """Write a network for others.
+    """Write a model for another library.
 
     Args:
-        path: timm: a folder, or a file .safetensors or .pth; torchvision: .pth or .safetensors; Keras: see
-            ``models.conversion.keras_export.write``.
-        network: with its preprocessing and class names.
-        to: for whom.
+        path: For timm a directory, or a file ``.safetensors`` or ``.pth``; for torchvision ``.pth`` or
+            ``.safetensors``; for Keras see ``models.conversion.keras_export.write``.
 
     Returns:
-        What of the network others do not see in such a file, a sentence each. ``read`` gives all of it back.
+        What the library does not see in the file, a sentence each. ``read`` gives all of it back.
 
     Raises:
-        InputError: they have no network that would give the same answers.
+        InputError: The library has no model with the same outputs.
     """
     path, pooling = Path(path), network.architecture.pooling
     if pooling != "mean":
@@ -143,26 +159,26 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
             "mean over the whole of them ('mean'), so its classifier fits none. Only a model file of ours can hold "
             "it; for theirs, train with pooling 'mean'."
         )
+    writers = {
+        "timm": pytorch_export.write_timm,
+        "torchvision": pytorch_export.write_torchvision,
+        "keras": keras_export.write,
+    }
     try:
-        if to == "timm":
-            timm.write(path, network)
-        elif to == "torchvision":
-            torchvision.write(path, network)
-        else:
-            keras_export.write(path, network)
+        writers[to](path, network)
     except InputError as error:
         raise InputError(f"{path} was not written: {str(error).rstrip('.')}.") from error
-    return tuple(_alone(path, network, to))
+    return tuple(_lost(path, network, to))
 
 
-def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
-    """What of the network this package alone reads out of a file for others."""
+def _lost(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
+    """What only this package reads from the file."""
     preprocessing = network.preprocessing
-    tensors_alone = to == "torchvision" or (to == "timm" and path.suffix in timm.SUFFIXES)
+    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in pytorch_export.SUFFIXES)
     numbers = tuple(str(number) for number in range(network.num_classes))
-    if network.class_names not in ((), numbers) and (tensors_alone or to == "keras"):
+    if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
         yield f"the class names: {TITLES[to]} does not see them in the file; this package does"
-    if tensors_alone:
+    if only_tensors:
         yield (
             f"the preprocessing: {TITLES[to]} does not see it in the file, this package does; size, framing, "
             "interpolation, mean and std must be told to whoever else loads it"
@@ -173,9 +189,9 @@ def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
             f"the preprocessing: {kept} in the network; the rest Keras does not see in the file, this package does. "
             f"Give Keras pictures of {preprocessing.image_px} px that are framed already"
         )
-    elif there := timm.lost_crop(preprocessing):
+    elif rounded := pytorch_export.rounded_crop(preprocessing):
         yield (
-            f"crop_fraction {preprocessing.crop_fraction:.6g} is {there:.6g} in timm, which resizes to whole pixels"
+            f"crop_fraction {preprocessing.crop_fraction:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
         )
     if network.answer == "sigmoid" and to != "keras":
         yield (
@@ -193,23 +209,24 @@ def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
 
 def _weights(raw: RawWeights, found: DetectedModel, notes: list[str]) -> dict[str, Tensor]:
     """Float32 copies under our names, all finite."""
-    weights, kinds = {}, set()
+    weights, dtypes = {}, set()
     for ours, theirs in found.tensor_names.items():
         tensor = raw.tensors[theirs]
         if ours.endswith("num_batches_tracked"):
             weights[ours] = tensor.to(torch.int64, copy=True).reshape(())
             continue
+        dtype = str(tensor.dtype).removeprefix("torch.")
         if not tensor.is_floating_point():
             raise InputError(
-                f"{raw.path}: '{theirs}' (ours: {ours}) holds {_kind(tensor)} numbers, not floating-point ones. "
+                f"{raw.path}: '{theirs}' (ours: {ours}) holds {dtype} numbers, not floating-point ones. "
                 "Quantised and complex weights cannot be read: give the file from before."
             )
-        kinds.add(_kind(tensor))
+        dtypes.add(dtype)
         weights[ours] = tensor.to(torch.float32, copy=True).contiguous()
-    broken = [found.tensor_names[ours] for ours, tensor in weights.items() if not tensor.isfinite().all()]
-    if broken:
+    bad = [found.tensor_names[ours] for ours, tensor in weights.items() if not tensor.isfinite().all()]
+    if bad:
         raise InputError(
-            f"{raw.path}: {len(broken)} of {len(weights)} tensors hold NaN or infinity ({some(broken, 3)}). "
+            f"{raw.path}: {len(bad)} of {len(weights)} tensors hold NaN or infinity ({some(bad, 3)}). "
             "Those weights give no answers: take the file of another step, or fetch it again."
         )
     if negative := [found.tensor_names[ours] for ours in negative_variances(weights)]:
@@ -219,11 +236,7 @@ def _weights(raw: RawWeights, found: DetectedModel, notes: list[str]) -> dict[st
         )
     for ours in [ours for ours in weights if ours.endswith("running_var")]:
         weights.setdefault(ours.replace("running_var", "num_batches_tracked"), torch.tensor(0))
-    if kinds != {"float32"}:
-        rounded = " (rounded)" * ("float64" in kinds)
-        notes.append(f"the file's numbers are {' and '.join(sorted(kinds))}; here they are float32{rounded}")
+    if dtypes != {"float32"}:
+        rounded = " (rounded)" * ("float64" in dtypes)
+        notes.append(f"the file's numbers are {' and '.join(sorted(dtypes))}; here they are float32{rounded}")
     return weights
-
-
-def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

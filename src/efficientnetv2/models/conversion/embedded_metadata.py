@@ -1,9 +1,9 @@
-"""What a model file says beside its weights, carried in the files of others and read back.
+"""The header of a model file, embedded in files for other libraries.
 
-A file of Keras cannot say how a picture is framed, one of tensors not even what a class is called. So ``convert``
-writes a model file's whole header into each file that it makes for others, where they do not look: among the
-metadata of safetensors, in the ``_metadata`` of a state dict, in Keras' ``metadata.json`` or as a small data set of
-HDF5. Whoever saves such a network again leaves it out, so that it is never older than its weights.
+A Keras file cannot state how an image is cropped, a file of tensors not even the class names. So ``convert`` writes the
+whole header where other libraries do not look: in the metadata of safetensors, in the ``_metadata`` of a state dict, in
+Keras' ``metadata.json`` or as a small dataset of HDF5. Whoever saves such a model again drops the header, so it is
+never older than its weights.
 """
 
 from __future__ import annotations
@@ -12,26 +12,19 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.models import model_card, model_file
+from efficientnetv2.models import model_card
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED, Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
-_TOLERANCE = 1e-5  # relative, of what Keras keeps as 32-bit floats. Ours
+_TOLERANCE = 1e-5  # relative, for values that Keras keeps as 32-bit floats. Ours
 
 
 def text_of(network: EfficientNet) -> str:
-    """The text to write under ``header.CARRIED``.
-
-    Args:
-        network: without class names it gets the numbers of its outputs, from 0.
-
-    Raises:
-        InputError: its names, channels, recipe or metrics do not fit together.
-    """
+    """The text to embed. Without class names, a model gets the numbers of its outputs."""
     numbers = tuple(str(number) for number in range(network.num_classes))
-    return model_file.header_of(
+    return Header.of(
         network,
         preprocessing=network.preprocessing,
         class_names=network.class_names or numbers,
@@ -41,10 +34,10 @@ def text_of(network: EfficientNet) -> str:
 
 
 def parse(path: Path, text: Any) -> Header | None:
-    """What lies under ``header.CARRIED``; None for None.
+    """The header in an embedded text; None for None.
 
     Raises:
-        InputError: it is damaged, or written by a newer version of this package.
+        InputError: It is damaged, or written by a newer version of this package.
     """
     if text is None:
         return None
@@ -54,15 +47,9 @@ def parse(path: Path, text: Any) -> Header | None:
 
 
 def contradictions(carried: Header, stated: Preprocessing, fields: tuple[str, ...]) -> dict[str, str]:
-    """Fields of the preprocessing that the file itself states otherwise.
+    """The given fields in which an embedded header differs from what the file states, each with both values.
 
-    Args:
-        carried: what this package wrote.
-        stated: by the file in its own way, as far as that can say it: timm in whole pixels, Keras in short floats.
-        fields: of ``stated``, which the file really states.
-
-    Returns:
-        By their names both values, in words.
+    They are compared as precisely as the file can state them: timm in whole pixels, Keras in 32-bit floats.
     """
     found = {}
     for name in fields:

@@ -18,9 +18,9 @@ from efficientnetv2.models.conversion import embedded_metadata, timm, torchvisio
 from efficientnetv2.models.conversion.detect import DetectedModel, is_tf
 from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_card import Header, reason
+from efficientnetv2.models.model_card import Header
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, count_of, error_summary
 from efficientnetv2.utils.optional_deps import of_torchvision
 from efficientnetv2.utils.shell import typed
 
@@ -68,7 +68,7 @@ class UserMetadata:
         try:
             return Preprocessing.from_json(base.to_json() | fields)
         except ValidationError as error:
-            raise InputError(reason(error)) from error
+            raise InputError(error_summary(error)) from error
 
     def named(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
         """The class names told, else the usual ones.

@@ -1,19 +1,17 @@
-"""torchvision's names: of tensors, of networks, of preprocessing; in both directions.
+"""torchvision's names of tensors and models, and its preprocessing.
 
-torchvision pads symmetrically. Its V1 networks B0 to B4 have batch-norm epsilon 1e-5, B5 to B7 and V2 1e-3
+torchvision pads symmetrically. Its V1 models B0 to B4 have batch-norm epsilon 1e-5, B5 to B7 and V2 1e-3
 (torchvision.models.efficientnet).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.architectures.spec import Architecture, blocks
-from efficientnetv2.models.conversion.tensors import shape_name, tensors_of, write_tensors
-from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.conversion.tensors import shape_name, tensors_of
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import of_torchvision
@@ -29,11 +27,7 @@ _EPSILONS = {f"efficientnet_b{n}": 1e-5 for n in range(5)}  # of all others 1e-3
 
 
 def tensor_names(architecture: Architecture) -> dict[str, str]:
-    """Every tensor name of our network, and torchvision's.
-
-    Args:
-        architecture: the table; padding and epsilon do not matter.
-    """
+    """Tensor names from ours to torchvision's; padding and epsilon do not matter."""
     last = len(architecture.stages) + 1
     modules = {"stem.conv": "features.0.0", "stem.norm": "features.0.1"}
     layers: dict[int, int] = {}
@@ -56,11 +50,7 @@ def tensor_names(architecture: Architecture) -> dict[str, str]:
 
 
 def published_name(model: str) -> str:
-    """Which published network torchvision means.
-
-    Raises:
-        InputError: another one.
-    """
+    """The published model that a torchvision name means."""
     names = {theirs: ours for ours, theirs in MODELS.items()}
     if model in MODELS and model not in names:
         raise InputError(f"torchvision has no network '{model}'; did you mean '{MODELS[model]}'?")
@@ -73,26 +63,18 @@ def published_name(model: str) -> str:
 
 
 def architecture_of(name: str) -> Architecture:
-    """The published table with torchvision's padding and epsilon.
-
-    Args:
-        name: ours.
-    """
+    """The published table with torchvision's padding and epsilon."""
     return replace(architecture(name), padding="symmetric", batch_norm_epsilon=_EPSILONS.get(name, 1e-3))
 
 
 def default_preprocessing(name: str) -> tuple[Preprocessing, str]:
-    """What torchvision documents for its own weights of a network, and the name of those weights.
-
-    Args:
-        name: ours, one of ``MODELS``.
-    """
+    """The preprocessing that torchvision documents for its default weights of a published model, and their name."""
     weights = of_torchvision("models").get_model_weights(MODELS[name]).DEFAULT
     return preprocessing_of(weights), str(weights)
 
 
 def preprocessing_of(weights: WeightsEnum) -> Preprocessing:
-    """What torchvision documents for weights of its own, whatever the network."""
+    """The preprocessing that torchvision documents for weights of any of its models."""
     transform = weights.transforms()
     [crop_px], [resize_px] = transform.crop_size, transform.resize_size
     return Preprocessing(
@@ -106,13 +88,10 @@ def preprocessing_of(weights: WeightsEnum) -> Preprocessing:
 
 
 def model_name(architecture: Architecture) -> str:
-    """What torchvision calls a network.
-
-    Args:
-        architecture: with its padding and epsilon.
+    """Torchvision's name of a model.
 
     Raises:
-        InputError: torchvision has no such network; says what differs.
+        InputError: torchvision has no such model; says what differs.
     """
     name = shape_name(architecture)
     if name is None or name not in MODELS:
@@ -132,22 +111,3 @@ def model_name(architecture: Architecture) -> str:
             f"{wanted.batch_norm_epsilon:g}: the same weights would give other answers there"
         )
     return MODELS[name]
-
-
-def write(path: str | Path, network: EfficientNet) -> None:
-    """Write a state dict that torchvision's network loads strictly.
-
-    Args:
-        path: ending in ``.pth`` or ``.safetensors``.
-        network: of a published shape, with torchvision's padding and epsilon.
-
-    Raises:
-        InputError: torchvision has no such network, the path ends in neither, or there is no classifier.
-    """
-    path = Path(path)
-    if path.suffix not in (".pth", ".safetensors"):
-        raise InputError("a file for torchvision ends in .pth or .safetensors")
-    name = model_name(network.architecture)
-    if not network.num_classes:
-        raise InputError(f"torchvision's {name} always has a classifier, and this network has none")
-    write_tensors(path, network, tensor_names(network.architecture), {"architecture": name})
