@@ -1,4 +1,4 @@
-"""A file over the network: gone on with where an earlier try broke off, and kept only if it is the right one."""
+"""Download a file over HTTP: resumed after a break, stopped when it stalls, checked by its SHA-256."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from efficientnetv2.utils.errors import InputError
 
-TRIES = 3  # in a row that bring nothing; ours
-PAUSE_S = 1.0  # between them; ours
-# A transfer that brings fewer bytes in so many seconds makes no progress, and ends. Ours.
+TRIES = 3  # in a row without progress. Ours
+PAUSE_S = 1.0  # between them. Ours
+# A transfer with fewer bytes in these seconds has stalled. Ours.
 STALL_S, LEAST_BYTES = 30.0, 30_000
-# More than any published weights, for a server that does not say how much it sends. Ours.
+# Limit for a server that does not state the size: more than any published weights. Ours.
 MOST_BYTES = 2**34
 
 
 def partial_of(to: Path) -> Path:
-    """Where what has come of a file waits for the rest."""
+    """Where an incomplete download is kept."""
     return to.with_name(f"{to.name}.incomplete")
 
 
@@ -38,29 +38,28 @@ def download(
     headers: Mapping[str, str],
     patience_s: float,
 ) -> None:
-    """Fetch a file; it stands in its place only once it is whole and its SHA-256 is right.
+    """Download a file, checked by its SHA-256; an interrupted download resumes from ``partial_of``.
 
-    What came before a break stays beside it (``partial_of``), and the next call goes on from there. Callers hold a
-    lock, so that two processes do not write to it at a time.
+    Callers hold a lock, so that no two processes write at a time.
 
     Args:
-        url: of the file; redirections are followed.
-        to: its place; the folder exists. A file already there is replaced.
-        sha256: in hexadecimal digits, or the first of them.
-        size: in bytes; None if it is not known.
-        headers: of the request.
-        patience_s: how long one try waits for an answer, and for the next bytes.
+        url: Redirections are followed.
+        to: Its directory exists. A file there is replaced.
+        sha256: In hexadecimal digits, or the first of them.
+        size: In bytes; None if unknown.
+        headers: Of the request.
+        patience_s: Seconds that one try waits for an answer, and for the next bytes.
 
     Raises:
-        InputError: another content than that of ``sha256`` came; nothing of it is kept.
-        httpx2.HTTPError: the server refused, or the connection broke and did not come back.
-        OSError: no room, or no right to write.
+        InputError: The content has another SHA-256. Nothing of it is kept.
+        httpx2.HTTPError: The server refused, or the connection broke and did not recover.
+        OSError: The file cannot be written.
     """
     partial = partial_of(to)
     resumed = partial.exists() and partial.stat().st_size > 0
     _fill(partial, url, size, headers, patience_s)
     found = sha256_of(partial)
-    if resumed and not found.startswith(sha256):  # the old part may be to blame: once more, from the start
+    if resumed and not found.startswith(sha256):  # the old part may be wrong: once more from the start
         partial.unlink()
         _fill(partial, url, size, headers, patience_s)
         found = sha256_of(partial)
@@ -80,7 +79,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _fill(partial: Path, url: str, size: int | None, headers: Mapping[str, str], patience_s: float) -> None:
-    """Append what is missing, try after try; raises once several in a row, or a while, brought nothing."""
+    """Append what is missing; raise after ``TRIES`` tries or ``STALL_S`` without progress."""
     failures, progressed = 0, time.monotonic()
     most = MOST_BYTES if size is None else size
     with open(partial, "ab") as file:
@@ -115,29 +114,29 @@ def _append(
     url: str,
     headers: Mapping[str, str],
     patience_s: float,
-    came: Callable[[int], object],
+    progress: Callable[[int], object],
     *,
     most: int,
 ) -> None:
-    """Ask for the rest of a file and write it as it comes, up to ``most`` bytes in all."""
+    """Request the rest of a file and write it as it arrives, up to ``most`` bytes in all."""
     start = file.tell()
-    # Compressed, neither size nor position would be those of the file.
+    # Uncompressed, so that sizes and positions are those of the file.
     wanted = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with get_session().stream("GET", url, headers=wanted, timeout=patience_s) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # there is no more: whether it is all of it, the hash says
+            return  # there is no more; the hash is checked later
         response.raise_for_status()
         if start and response.status_code != HTTPStatus.PARTIAL_CONTENT:
             file.seek(0)
-            file.truncate()  # the server begins again
-            came(-start)
+            file.truncate()  # the server starts from the beginning
+            progress(-start)
         began, bytes_then = time.monotonic(), file.tell()
-        for piece in response.iter_bytes():  # as it comes, so that nothing is lost where it breaks off
-            wanted_bytes = most - file.tell()
-            file.write(piece[:wanted_bytes])
-            came(min(len(piece), wanted_bytes))
-            if len(piece) > wanted_bytes:
-                return  # more than was announced: whether what came is right, the hash says
+        for piece in response.iter_bytes():
+            room = most - file.tell()
+            file.write(piece[:room])
+            progress(min(len(piece), room))
+            if len(piece) > room:
+                return  # more than was announced; the hash is checked later
             if file.tell() - bytes_then >= LEAST_BYTES:
                 began, bytes_then = time.monotonic(), file.tell()
             elif time.monotonic() - began >= STALL_S:

@@ -1,7 +1,6 @@
-"""The weights that a tag of timm or torchvision names: fetched as our own are, before the library asks for them.
+"""Files of pretrained weights of timm and torchvision, downloaded by ``hub`` before the library looks for them.
 
-Left to themselves, the libraries try for a minute where there is no network, say each try, and check nothing. What is
-in their caches is used without asking the network.
+The libraries themselves try for a minute without a network, print each try, and check no hash.
 """
 
 from __future__ import annotations
@@ -16,31 +15,27 @@ from safetensors import SafetensorError
 
 from efficientnetv2.models import hub
 from efficientnetv2.models.pretrained import Remote
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 
-# In the order in which timm looks for them in a repository.
-_TIMMS_FILES = ("model.safetensors", "pytorch_model.bin")
+_TIMM_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
 
 
 def timm_file(config: Mapping[str, Any], name: str, user: hub.Hub | None = None) -> Path | None:
-    """The file of pretrained weights of timm, from the cache or fetched into it.
+    """The file of timm's weights; None for the few (19 of 1,826) on another server, where timm has to look itself.
 
     Args:
         config: timm's ``pretrained_cfg`` of the weights, as a dictionary.
-        name: of the network with its tag.
-        user: where from and where to; None is as the user's environment says.
-
-    Returns:
-        None for the few (19 of 1,826) that lie on a server of somebody else, where timm has to look for itself.
+        name: Model name with tag.
+        user: Servers and caches; None is the user's environment.
 
     Raises:
-        InputError: it is not in the cache and can't be fetched; see ``hub.fetch``.
+        InputError: See ``hub.fetch``.
     """
     repository = config.get("hf_hub_id")
     if not repository:
         return None
     stated = config.get("hf_hub_filename")
-    files = [Remote(name, "timm", repository, file) for file in ([stated] if stated else _TIMMS_FILES)]
+    files = [Remote(name, "timm", repository, file) for file in ([stated] if stated else _TIMM_FILES)]
     for file in files:
         if hub.cached(file, user):
             return hub.fetch(file, user)
@@ -53,35 +48,23 @@ def timm_file(config: Mapping[str, Any], name: str, user: hub.Hub | None = None)
 
 
 def torchvision_file(url: str, name: str, user: hub.Hub | None = None) -> Path:
-    """The file of pretrained weights of torchvision, in its cache; fetched if need be.
-
-    Args:
-        url: as torchvision states it.
-        name: of the network with its tag.
-        user: where from and where to; None is as the user's environment says.
-
-    Raises:
-        InputError: it is not in the cache and can't be fetched; see ``hub.fetch``.
-    """
+    """The file of torchvision's weights at a URL, in its cache. Raises InputError, see ``hub.fetch``."""
     folder, _, file = url.removeprefix(f"{hub.PYTORCH}/").rpartition("/")
     return hub.fetch(Remote(name, "torchvision", folder, file), user)
 
 
 @contextmanager
 def reading(title: str, path: Path | None) -> Iterator[None]:
-    """Say which file it was if a library can't read its own weights from it.
+    """Raise an InputError that names the file if a library cannot read its own weights.
 
     Args:
-        title: of the network with its tag.
-        path: of the file; None if the library fetched it by itself, or if there is none to read.
-
-    Raises:
-        InputError: it can't.
+        title: Model name with tag.
+        path: None if the library downloads the file itself, or reads none.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = error_summary(error)
         if path is not None:
             raise InputError(
                 f"{path} does not hold the weights of '{title}' ({reason}). Remove it, and try again."

@@ -1,11 +1,11 @@
-"""The pretrained weights that can be had by name: where each comes from, under which licence, how good.
+"""Pretrained weights by name: source, license, preprocessing and accuracy. ``hub`` downloads them.
 
-This is data; ``hub`` fetches. A name is a published network and a tag that says what its weights learnt from:
+A name is a published model and a tag that says what the weights were trained on:
 
 - ``in1k``: ImageNet-1k. ``in21k``: ImageNet-21k. ``in21k_ft_in1k``: ImageNet-21k, then ImageNet-1k.
 - ``aa_``, ``ra_``: AutoAugment, RandAugment. ``ap_``: AdvProp (arXiv:1911.09665).
-- ``ns_jft_``: noisy student with JFT-300M's pictures (arXiv:1911.04252); ``_475`` at 475 px.
-- ``tv_``, ``tv2_``: torchvision's first and second weights of ImageNet-1k, with symmetric padding.
+- ``ns_jft_``: noisy student with JFT-300M (arXiv:1911.04252); ``_475`` at 475 px.
+- ``tv_``, ``tv2_``: torchvision's first and second ImageNet-1k weights, with symmetric padding.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of weights at timm's or torchvision's source.
+    """A file of weights on a server of timm or torchvision.
 
     Args:
-        name: that people know the weights by.
-        source: whose files they are, and so which server and cache.
-        repository: of timm's on the Hugging Face hub, at the newest commit of its main branch; of torchvision
-            the folder on PyTorch's server.
-        file: in that repository. Of torchvision's, the name ends in the first digits of its SHA-256.
+        name: Of the weights, for people.
+        source: Decides on server and cache.
+        repository: timm's on the Hugging Face hub, at the newest commit; torchvision's folder on PyTorch's server.
+        file: In that repository. torchvision's names end in the first digits of the SHA-256.
     """
 
     name: str
@@ -43,17 +42,16 @@ class Remote:
 
 @dataclass(frozen=True)
 class Pretrained(Remote):
-    """Weights that can be had by name.
+    """Weights that ``create`` knows by name.
 
     Args:
         name: ``model.tag``.
-        source, repository, file: see ``Remote``.
-        their_model: what the source calls the network.
-        num_classes: of the classifier.
-        preprocessing: that the figure was measured with, as the source states it.
-        top1_percent: on ImageNet's validation pictures, as the source publishes it, at the size and framing of
-            ``preprocessing``; None where the classes are not those of ImageNet-1k.
-        licence: as the source states it.
+        source, repository, file: See ``Remote``.
+        their_model: The source's name of the model.
+        num_classes: Of the classifier.
+        preprocessing: As the source states it; the accuracy was measured with it.
+        top1_percent: On ImageNet's validation images, as the source publishes it; None for other classes.
+        licence: As the source states it.
     """
 
     their_model: str
@@ -64,7 +62,7 @@ class Pretrained(Remote):
 
     @property
     def model(self) -> str:
-        """The published network."""
+        """The published model."""
         return self.name.partition(".")[0]
 
 
@@ -74,14 +72,7 @@ def names() -> tuple[str, ...]:
 
 
 def about(name: str) -> Pretrained:
-    """What is known of pretrained weights.
-
-    Args:
-        name: one of ``names()``.
-
-    Raises:
-        InputError: no such network, or no such tag of it; names the nearest and all tags.
-    """
+    """The entry of a name. Raises InputError for an unknown model or tag, with the nearest name and all tags."""
     if name in _TABLE:
         return _TABLE[name]
     model = published(name.partition(".")[0]).name
@@ -92,13 +83,13 @@ def about(name: str) -> Pretrained:
 
 
 def best(model: str) -> tuple[str, ...]:
-    """Every name of a network's weights, the first choice for training on pictures of one's own first.
+    """Every name of a model's weights, the first choice for fine-tuning first.
 
-    By published top-1, so that ``in21k_ft_in1k`` stands before ``in1k``; timm's before torchvision's, since they
-    have the padding and the epsilon of the published network; at the end those without a top-1.
+    By published top-1, so that ``in21k_ft_in1k`` precedes ``in1k``; timm's before torchvision's, since they have the
+    padding and epsilon of the published model; last those without a top-1.
 
     Raises:
-        InputError: no such network.
+        InputError: No such model.
     """
     model = published(model).name
     known = [about(name) for name in names() if name.startswith(f"{model}.")]
@@ -109,14 +100,10 @@ def best(model: str) -> tuple[str, ...]:
 
 
 def timm_crop_fraction(image_px: int, crop_pct: float) -> float:
-    """What timm keeps of a side, as our ``crop_fraction``: it resizes to whole pixels, rounded down, then cuts.
-
-    Args:
-        image_px: of the network's input.
-        crop_pct: as timm states it.
+    """Timm's ``crop_pct`` as our ``crop_fraction``: timm resizes to whole pixels, rounded down, and crops.
 
     Raises:
-        ValueError: crop_pct lies outside (0, 1].
+        ValueError: crop_pct is outside of (0, 1].
 
     Source: transforms_imagenet_eval of timm 1.0.31 (timm/data/transforms_factory.py).
     """

@@ -135,7 +135,7 @@ def error_summary(error: Exception) -> str:
     problems = getattr(error, "errors", None)
     if callable(problems):
         return complaint(problems())
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def count_of(number: float, noun: str) -> str:

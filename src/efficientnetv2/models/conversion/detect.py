@@ -1,4 +1,4 @@
-"""Which published network a file holds, by the names and shapes of its tensors."""
+"""Detect the published model in a weight file by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError, count_of, some
 
 TITLES = {"timm": "timm", "torchvision": "torchvision", "keras": "Keras", "tensorflow": "the authors' code"}
-_COUNTER = "num_batches_tracked"  # which nothing reads in evaluation, and some files leave out
+_COUNTER = "num_batches_tracked"  # unused in evaluation; some files leave it out
 
 
 @dataclass(frozen=True)
 class DetectedModel:
-    """A file's network.
+    """The model in a file.
 
     Args:
-        name: of ``architectures.registry.NAMES``.
-        theirs: what its own side calls it.
-        architecture: with the padding and the epsilon of its own side.
+        name: One of ``architectures.registry.NAMES``.
+        theirs: The library's name.
+        architecture: With the library's padding and epsilon.
         num_classes: 0 without a classifier.
-        in_channels: of the picture.
-        tensor_names: from ours to the file's, for all tensors that the network has.
-        notes: what had to be assumed.
-        own_head: names of the file's tensors that are of a head that networks here do not have; the network comes
-            without a classifier.
+        tensor_names: From ours to the file's, for all tensors of the model.
+        notes: What had to be assumed.
+        own_head: The file's tensors of a head that models here do not have; the model comes without a classifier.
     """
 
     name: str
@@ -47,7 +45,7 @@ class DetectedModel:
 
 @dataclass(frozen=True)
 class _Fit:
-    """How well a file's tensors are those of a published network. Names are ours."""
+    """How well a file's tensors are those of a published model; ``extra`` has the file's names, the others ours."""
 
     name: str
     names: dict[str, str]
@@ -63,27 +61,20 @@ class _Fit:
 
 
 def tensor_names(source: Source, table: Architecture) -> dict[str, str]:
-    """From every tensor name of our network to that of a source.
-
-    Args:
-        source: whose names.
-        table: the architecture.
-    """
+    """Tensor names of an architecture from ours to a library's."""
     modules = {"timm": timm, "torchvision": torchvision, "keras": keras, "tensorflow": tensorflow}
     names: dict[str, str] = modules[source].tensor_names(table)
     return names
 
 
 def detect(raw: RawWeights, *, told: bool = False) -> DetectedModel:
-    """The published network whose tensors these are, whatever its classes and its input channels.
+    """The published model with these tensors, whatever its classes and input channels.
 
     Args:
-        raw: the file.
-        told: whether the user said which network it is, and not the file.
+        told: Whether the user, and not the file, has named the model.
 
     Raises:
-        InputError: of no published network; or of one, but tensors are missing, left over or of a wrong shape.
-            The message lists them by both names.
+        InputError: No published model, or tensors that are missing, left over or of a wrong shape, by both names.
     """
     if raw.source == "timm":
         timm.refuse_rw(raw.path, raw.tensors)
@@ -136,11 +127,7 @@ def detect(raw: RawWeights, *, told: bool = False) -> DetectedModel:
 
 
 def published_name(raw: RawWeights, model: str) -> str:
-    """The published network that a file's source means by a name.
-
-    Raises:
-        InputError: it has none of that name.
-    """
+    """The published model that a library means by a name. Raises InputError if there is none."""
     try:
         if raw.source == "timm":
             return timm.published_name(model)[0]
@@ -157,7 +144,7 @@ def is_tf(raw: RawWeights) -> bool:
 
 
 def _check_classifier(raw: RawWeights, names: Mapping[str, str], weight: Tensor) -> None:
-    """Either may be of any number of classes, so each fits by itself."""
+    """Refuse a weight and a bias for different numbers of classes."""
     bias = raw.tensors[names["classifier.bias"]]
     if len(bias) != len(weight):
         raise InputError(
@@ -168,14 +155,14 @@ def _check_classifier(raw: RawWeights, names: Mapping[str, str], weight: Tensor)
 
 
 def _stated(raw: RawWeights) -> str | None:
-    """The published name, where the file states one that can be relied on."""
+    """The published name, if the file states one that can be relied on."""
     if raw.model is None or raw.source not in ("timm", "torchvision"):
         return None
     return published_name(raw, raw.model)
 
 
 def _own(raw: RawWeights, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
-    """The architecture as its side has it, what that side calls it, and what was assumed."""
+    """The library's architecture, its name, and what was assumed."""
     notes: tuple[str, ...] = ()
     if raw.source == "timm":
         tf = is_tf(raw)
@@ -197,10 +184,10 @@ def _own(raw: RawWeights, name: str) -> tuple[Architecture, str, tuple[str, ...]
 
 
 def _best(raw: RawWeights, candidates: tuple[str, ...]) -> _Fit:
-    """The network that fits; where none does, the one that comes nearest."""
+    """The best fitting model."""
     tables = {name: tensor_names(raw.source, architecture(name)) for name in candidates}
     found = {name for name in raw.tensors if not name.endswith(_COUNTER)}
-    # Shapes cost a moment per network, so those with just these names are tried first.
+    # Building shapes takes time, so models with exactly these names go first.
     likely = [name for name, names in tables.items() if found == _needed(names, found)]
     fits = [_fit(raw.tensors, name, tables[name]) for name in likely]
     if not any(fit.faults == 0 for fit in fits):
@@ -209,7 +196,7 @@ def _best(raw: RawWeights, candidates: tuple[str, ...]) -> _Fit:
 
 
 def _own_head(raw: RawWeights, fit: _Fit) -> tuple[str, ...]:
-    """Names of the tensors of a head that networks here do not have; () where other parts do not fit either."""
+    """Tensors of a head that models here do not have; () if other parts do not fit either."""
     head = [theirs for ours, theirs in fit.names.items() if ours.startswith("classifier.")]
     trunk = {_part(theirs) for ours, theirs in fit.names.items() if theirs not in head}
     elsewhere = [ours for ours in (*fit.missing, *fit.wrong) if not ours.startswith("classifier.")]
@@ -217,17 +204,17 @@ def _own_head(raw: RawWeights, fit: _Fit) -> tuple[str, ...]:
         return ()
     there = [name for name in head if name in raw.tensors]
     within = any(_part(name) in map(_part, head) for name in fit.extra)
-    # A classifier that fits, and something strange beside it: nobody knows what that is.
+    # Unknown tensors next to a classifier that fits are not a head.
     return (*there, *fit.extra) if within or not there else ()
 
 
 def _part(name: str) -> str:
-    """The part of a network that a tensor belongs to: the first word of its name."""
+    """The part of a model that a tensor belongs to: the first word of its name."""
     return name.partition(".")[0]
 
 
 def _needed(names: Mapping[str, str], found: set[str]) -> set[str]:
-    """The names a file must have: not the counters, and the classifier wholly or not at all."""
+    """Names that a file must have: no counters, and the classifier wholly or not at all."""
     head = {theirs for ours, theirs in names.items() if ours.startswith("classifier.")}
     rest = {theirs for ours, theirs in names.items() if not ours.endswith(_COUNTER)}
     return rest if head & found else rest - head
@@ -253,7 +240,7 @@ def _fit(tensors: Mapping[str, Tensor], name: str, names: dict[str, str]) -> _Fi
 
 
 def _alike(ours: str, expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
-    """Whether a shape is right; classes and input channels may be any number."""
+    """Whether a shape is right; the numbers of classes and input channels are free."""
     free = {"classifier.weight": 0, "classifier.bias": 0, "stem.conv.weight": 1}.get(ours)
     return len(expected) == len(found) and all(
         one == other or (axis == free and other > 0)
@@ -262,7 +249,7 @@ def _alike(ours: str, expected: tuple[int, ...], found: tuple[int, ...]) -> bool
 
 
 def _listed(raw: RawWeights, fit: _Fit) -> str:
-    """What is missing, left over and of a wrong shape, by both names."""
+    """Tensors that are missing, left over and of a wrong shape, by both names."""
 
     def both(ours: str) -> str:
         return f"{fit.names[ours]} (ours: {ours})"

@@ -1,15 +1,13 @@
-"""Networks of ``keras.applications``: EfficientNetV2 B0 to B3, S, M, L and EfficientNet B0 to B7.
+"""Read models of ``keras.applications``: EfficientNetV2 B0 to B3, S, M, L and EfficientNet B0 to B7. Needs h5py only.
 
-Reading, here, needs h5py alone; writing (``keras_write``) builds the network with Keras.
+Preprocessing: these models scale their pixels themselves. What they do becomes the mean and standard deviation of our
+``Preprocessing`` (``keras_preprocessing``), so that a JPEG file gives equal logits on both sides.
 
-Preprocessing: these networks scale their pixels by themselves. What they do becomes the mean and standard
-deviation of our ``Preprocessing`` (``keras_scaling``), so that a JPEG file gives equal logits on both sides.
-
-Padding: V2 says "same" and means TensorFlow's. V1 pads by itself, from the sizes of the maps at the time the
-network is built. Built with an input size, even or odd, that is TensorFlow's "same" again. Built without
-(``input_shape=(None, None, 3)``, the default of ``include_top=False``), it pads every map as one of even size,
-and so differs from "same" wherever a map that is halved has an odd side: at every input that is no multiple of
-32 px, 240, 260, 300 and 380 among them. Here the authors' padding is kept, and the reader says so.
+Padding: V2 has TensorFlow's "same". V1 pads itself, by the map sizes at the time the model is built. Built with an
+    input
+size, that is "same" again. Built without one (``input_shape=(None, None, 3)``, the default of ``include_top=False``),
+it pads every map as one of even size, which differs from "same" at every input that is not a multiple of 32 px. Here
+the authors' padding is kept, and a note says so.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from efficientnetv2.utils.errors import InputError, some
 from efficientnetv2.utils.probability import Answer
 
 _CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
-# What ours do too, and what changes no numbers in evaluation.
+# Layers that our models have too, or that change nothing in evaluation.
 _KNOWN = frozenset(
     {
         "InputLayer", "BatchNormalization", "Activation", "GlobalAveragePooling2D", "Flatten", "Dropout", "Dense",
@@ -51,16 +49,15 @@ _LOGITS = ("linear", None)
 
 
 def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
-    """Refuse what would be read without an error and answer otherwise.
+    """Refuse a head that would be read without an error but give other outputs.
 
     Args:
-        path: for the message.
-        config: the network's description.
-        answer: that this package has written the network with; of others softmax is expected.
+        path: For the message.
+        config: The model's description.
+        answer: The activation that this package wrote the model with, softmax for other files.
 
     Raises:
-        InputError: several dense layers, another pooling, another activation of the classifier, a single output, or a
-            layer that is not known.
+        InputError: Several dense layers, another pooling or activation, a single output, or an unknown layer.
     """
     layers = [(str(one.get("class_name")), one.get("config") or {}) for one in flat(config)]
     last = max((place for place, (kind, _) in enumerate(layers) if kind in _CONVOLUTIONS), default=-1)
@@ -94,7 +91,7 @@ def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "sof
 
 def _activation(config: dict[str, Any]) -> Any:
     said = config.get("activation")
-    if isinstance(said, dict):  # as a class of its own, such as {"class_name": "Softmax", ...}
+    if isinstance(said, dict):  # a class such as {"class_name": "Softmax", ...}
         inner = said.get("config")
         said = inner if isinstance(inner, str) else str(said.get("class_name")).lower()
     return said
@@ -104,19 +101,16 @@ __all__ = ["opens", "published_name", "read", "tensor_names"]
 
 
 def read(path: str | Path) -> RawWeights:
-    """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever its name says.
-
-    Args:
-        path: of the file.
+    """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever the file's name.
 
     Returns:
-        Tensors under Keras' layer names (``block1a_project_conv.kernel``; see ``tensor_names``), in PyTorch's
-        layout. The one dense layer is ``predictions`` whatever the file calls it. What scales the pixels is in
-        ``preprocessing`` and not among the tensors.
+        Tensors under Keras' layer names (``block1a_project_conv.kernel``; see ``tensor_names``), in PyTorch's layout.
+        The one dense layer is ``predictions`` whatever the file calls it. Layers that scale pixels become
+        ``preprocessing``.
 
     Raises:
-        InputError: the file can't be read, its numbered layers are of no network that Keras has, its preprocessing is
-            no mean and standard deviation, or it pools or answers otherwise than networks here.
+        InputError: The file cannot be read, its numbered layers are of no model that Keras has, its preprocessing is
+            not a mean and standard deviation, or its head differs.
     """
     path = Path(path)
     found = contents(path)
@@ -150,7 +144,7 @@ def read(path: str | Path) -> RawWeights:
 
 
 def _named(path: Path, found: Contents) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Layers with weights by their names, weights by theirs; and what the user should know."""
+    """Layers with weights by name, their arrays by name; and notes."""
     with_arrays = [layer for layer in found.layers if layer.arrays and not _scales(layer)]
     named, notes = {}, []
     for layer, name in _own_names(path, with_arrays):
@@ -166,7 +160,7 @@ def _named(path: Path, found: Contents) -> tuple[dict[str, dict[str, Any]], list
 
 
 def _own_names(path: Path, stored: list[Stored]) -> Iterator[tuple[Stored, str]]:
-    """Each layer and its name; where the file only numbers them, by the order of a network that fits."""
+    """Each layer and its name; if the file only numbers them, by the order of the model that fits."""
     unnamed = [layer for layer in stored if not layer.name]
     if not unnamed:
         yield from ((layer, layer.name) for layer in stored)
@@ -196,7 +190,7 @@ def _own_names(path: Path, stored: list[Stored]) -> Iterator[tuple[Stored, str]]
 
 
 def _leaves(layer: Stored) -> dict[str, Any]:
-    """A layer's weights by name, where the file has numbers: kernel first, scale and shift before statistics."""
+    """A layer's arrays by name, if the file numbers them: kernel first, scale and shift before statistics."""
     names: tuple[str, ...] = ("kernel", "bias")
     if layer.layer_class == "batch_normalization":
         names = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -216,7 +210,7 @@ def _rank(layer: Stored) -> int:
 
 
 def _shape(layer: Stored) -> tuple[int, ...]:
-    """Of its first weight, in PyTorch's layout."""
+    """Shape of a layer's first array in PyTorch's layout."""
     kernel = layer.arrays.get("0", np.empty(()))
     kinds: dict[str, Kind] = {"conv2d": "convolution", "depthwise_conv2d": "depthwise", "dense": "dense"}
     return tuple(to_torch(kernel, kinds.get(layer.layer_class, "vector")).shape)
@@ -231,7 +225,7 @@ def _kind(layer: str, leaf: str, axes: int) -> Kind:
 
 
 def _own_name(config: Mapping[str, Any] | None) -> str | None:
-    """What the description calls the network, itself or one within it; None if it is a name of the user's."""
+    """Keras' name of the model in a description, or of a model within it; None for a name of the user's."""
     inner = config.get("config") if config else None
     if not isinstance(inner, dict):
         return None

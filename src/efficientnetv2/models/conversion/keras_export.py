@@ -1,7 +1,4 @@
-"""Our networks as those of ``keras.applications``, built with Keras on whichever backend it has.
-
-PyTorch is its backend where none was chosen. What Keras cannot state goes along, see ``carried``.
-"""
+"""Our models as those of ``keras.applications``, built with Keras on its chosen backend, PyTorch by default."""
 
 from __future__ import annotations
 
@@ -36,18 +33,17 @@ _LEAST_PX = 32  # of keras.applications
 
 
 def write(path: str | Path, network: Network) -> None:
-    """Write a network as Keras' own, whole or not at all.
+    """Write a model as Keras' own, whole or not at all.
 
     Args:
-        path: ends in ``.keras`` (the network, with its preprocessing), ``.weights.h5`` (weights alone) or
-            ``.h5`` (the network in Keras' legacy format). The input size is that of the preprocessing; the
-            outputs are probabilities (softmax or sigmoid, as the network's answer is), as Keras has it.
-            Without a classifier, the pooled features.
-        network: one that Keras has. Weights are written as 32-bit floats.
+        path: Ends in ``.keras`` (the model with its preprocessing), ``.weights.h5`` (weights only) or ``.h5`` (the
+            model in the legacy format). The input size is that of the preprocessing. Outputs are probabilities, as in
+            Keras; without a classifier, pooled features.
+        network: One that Keras has. Weights are written as 32-bit floats.
 
     Raises:
-        InputError: Keras is not installed, has no such network, can't express it in this format, or the
-            file can't be written.
+        InputError: Keras is not installed, has no such model, cannot express it in this format, or the file cannot be
+            written.
     """
     path = Path(path)
     suffix = next((end for end in SUFFIXES if path.name.endswith(end)), None)
@@ -76,7 +72,7 @@ def write(path: str | Path, network: Network) -> None:
 
 
 def _keras_network(network: Network) -> str:
-    """The published name of a network that Keras has."""
+    """The published name of a model that Keras has."""
     refusal = "Keras has no such network"
     if not isinstance(network, EfficientNet):
         raise InputError(f"{refusal}; only EfficientNets of this package can be written for it.")
@@ -110,7 +106,7 @@ def _check_scaling(suffix: str, name: str, preprocessing: Preprocessing) -> None
 
 @contextmanager
 def _keras(path: Path) -> Iterator[Any]:
-    """Keras, on PyTorch where nothing else was chosen, without the noise that it and its backends make."""
+    """Keras, without the noise of it and its backends."""
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
     log = logging.getLogger("absl")
@@ -127,7 +123,7 @@ def _keras(path: Path) -> Iterator[Any]:
 
 
 def _built(keras: Any, name: str, network: EfficientNet) -> Any:
-    """Keras' network with its own fresh weights."""
+    """Keras' model with its own fresh weights."""
     preprocessing = network.preprocessing
     shape = (preprocessing.image_px, preprocessing.image_px, network.in_channels)
     options: dict[str, Any] = {"weights": None, "include_top": network.num_classes > 0, "input_shape": shape}
@@ -158,7 +154,7 @@ def _built(keras: Any, name: str, network: EfficientNet) -> Any:
 
 
 def _fill(model: Any, network: EfficientNet) -> None:
-    """Give Keras' network our weights, every one of them."""
+    """Set every weight of Keras' model."""
     state: dict[str, Tensor] = network.state_dict()
     rows = {row.name: row for row in layers(network.architecture)}
     for layer in model.layers:

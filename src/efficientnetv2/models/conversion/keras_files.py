@@ -1,13 +1,12 @@
-"""What lies in a Keras file, read with h5py alone: nothing in it is executed, nothing outside it followed.
+"""Read Keras files with h5py only: nothing in a file is executed, no link out of it is followed.
 
-Three layouts, told apart by what is in them:
+The content decides between three layouts:
 
-* ``.weights.h5`` of Keras 3: ``layers/conv2d_3/vars/0``. Layers are numbered by class; where the writing
-  version did so, an attribute ``name`` beside the numbers gives the layer's own name. TensorFlow's Keras 2.13
-  to 2.15 says ``_layer_checkpoint_dependencies`` for ``layers``.
-* ``.keras``: a zip file with such an ``model.weights.h5`` and the network's description, ``config.json``.
-  Beside them ``metadata.json`` says who wrote it, and when.
-* legacy ``.h5``: ``stem_conv/stem_conv/kernel``, by the layers' own names; a whole network has them under
+* ``.weights.h5`` of Keras 3: ``layers/conv2d_3/vars/0``. Layers are numbered by class; some versions add an attribute
+  ``name`` with the layer's own name. TensorFlow's Keras 2.13 to 2.15 has ``_layer_checkpoint_dependencies`` for
+  ``layers``.
+* ``.keras``: a zip file with a ``model.weights.h5`` of this kind and the model's description, ``config.json``.
+* Legacy ``.h5``: ``stem_conv/stem_conv/kernel``, by the layers' own names. A whole model has them under
   ``model_weights`` and its description in the attribute ``model_config``.
 """
 
@@ -47,14 +46,14 @@ _OLD_NAMES = {"depthwise_kernel": "kernel"}
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A layer as the file has it.
+    """A layer of the file.
 
     Args:
-        container: of a network within a network; "" at the top.
-        layer_class: in Keras' spelling (``conv2d``); "" where the file does not say.
-        number: among those of its class in the container, from 0.
-        name: of its own; "" where the file does not say.
-        arrays: its weights, by number ("0") or by name ("kernel").
+        container: Of a model within a model; "" at the top.
+        layer_class: As Keras spells it (``conv2d``); "" if the file does not say.
+        number: Among the layers of its class in the container, from 0.
+        name: Its own name; "" if the file does not say.
+        arrays: By number ("0") or name ("kernel").
     """
 
     container: str
@@ -69,10 +68,10 @@ class Contents:
     """A whole file.
 
     Args:
-        layers: in no order.
-        config: the network's description; None in a file of weights.
-        complete: whether layers without weights are listed too.
-        carried: text of this package's, see ``interop.carried``; None where there is none.
+        layers: In no order.
+        config: The model's description; None in a file of weights.
+        complete: Whether layers without weights are listed too.
+        carried: The embedded header's text; None without one.
     """
 
     layers: tuple[Stored, ...]
@@ -82,7 +81,7 @@ class Contents:
 
 
 def opens(path: Path) -> bool:
-    """Whether a file is HDF5, or a zip file with Keras' weights in it."""
+    """Whether a file is HDF5, or a zip file with Keras' weights."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -99,10 +98,10 @@ def opens(path: Path) -> bool:
 
 
 def contents(path: Path) -> Contents:
-    """Read a file whole.
+    """Read a whole file.
 
     Raises:
-        InputError: it can't be read, is cut short, holds links out of it, or declares far more than it stores.
+        InputError: It cannot be read, is cut short, links out of itself, or declares far more than it stores.
     """
     h5py = needed("h5py", "keras", f"Reading {path}, a Keras file,")
     try:
@@ -127,12 +126,7 @@ def contents(path: Path) -> Contents:
 
 
 def carry(path: Path, text: str) -> None:
-    """Write our text into a file that Keras has just written, where Keras does not look.
-
-    Args:
-        path: of the file; it is changed in place.
-        text: see ``interop.carried``.
-    """
+    """Embed a header's text into a file that Keras has just written, where Keras does not look."""
     if not zipfile.is_zipfile(path):
         h5py = needed("h5py", "keras", f"Writing {path} for Keras")
         with h5py.File(path, "r+") as file:
@@ -182,7 +176,7 @@ def _contents(path: Path, file: Any, h5py: Any, config: Any) -> Contents:
 
 
 def _numbered(path: Path, file: Any, h5py: Any) -> list[Stored]:
-    """Keras 3's layout. What belongs to no layer (the optimizer, seeds, metrics) is left aside."""
+    """Keras 3's layout, without the optimizer, seeds and metrics."""
     found = []
 
     def visit(name: str, group: Any) -> None:
@@ -223,12 +217,12 @@ def _named(path: Path, root: Any, h5py: Any) -> list[Stored]:
 
 
 def _each(group: Any, visit: Callable[[str, Any], None]) -> None:
-    """Every group and dataset that lies in the file itself: h5py follows no soft or external link here."""
+    """Visit every group and dataset in the file itself: h5py follows no soft or external link here."""
     group.visititems(visit)
 
 
 def _array(path: Path, group: Any, key: str, h5py: Any) -> npt.NDArray[Any]:
-    """One dataset, unless it lies elsewhere or is not what it says it is."""
+    """One dataset, unless it lies outside of the file or holds no numbers."""
     link = group.get(key, getlink=True)
     dataset = group[key] if isinstance(link, h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
@@ -248,7 +242,7 @@ def _array(path: Path, group: Any, key: str, h5py: Any) -> npt.NDArray[Any]:
 
 
 def _holds_numbers(dtype: np.dtype[Any]) -> bool:
-    """Whether PyTorch has such numbers too; two nameless bytes are bfloat16."""
+    """Whether PyTorch has these numbers too; two nameless bytes are bfloat16."""
     if dtype.kind == "V":
         return dtype.itemsize == 2 and dtype.names is None and dtype.subdtype is None
     return dtype.kind in "fiub" and dtype.itemsize <= 8

@@ -1,11 +1,10 @@
-"""The layers of ``keras.applications``: their names, and what of ours each one is.
+"""The layers of ``keras.applications``: their names, and our modules.
 
-Both families name a layer by its place: ``stem_conv``, ``block2a_expand_conv`` (stage 2, first block),
-``top_bn``, ``predictions``. The depthwise convolution is ``dwconv`` in V1, ``dwconv2`` in V2.
+Both families name a layer by its place: ``stem_conv``, ``block2a_expand_conv`` (stage 2, first block), ``top_bn``,
+``predictions``. The depthwise convolution is ``dwconv`` in V1 and ``dwconv2`` in V2.
 
-A file that numbers its layers instead (``conv2d``, ``conv2d_1``, ... as Keras' own format does where it does
-not add the names) is read by order: Keras numbers the layers of a class in the order in which they are
-computed, which is the order of ``layers``. There is one chain of convolutions, so there is one order.
+Some files number layers instead (``conv2d``, ``conv2d_1``). Keras numbers the layers of a class in the order of
+computation, which is the order of ``layers``.
 
 Source: keras/src/applications/efficientnet.py and efficientnet_v2.py, Keras 3.15.
 """
@@ -28,7 +27,7 @@ CLASSES = {
     **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
 }
 
-# How V2 and V1 call themselves: "efficientnetv2-b0", "efficientnetb0".
+# Names of the models themselves: "efficientnetv2-b0", "efficientnetb0".
 OWN_NAMES = {name: name.replace("_", "-" if name.startswith("efficientnetv2") else "") for name in CLASSES}
 
 CLASSIFIER = "predictions"  # the layer
@@ -49,11 +48,11 @@ class Layer:
     """A layer with weights.
 
     Args:
-        name: Keras'.
-        ours: our module.
-        layer_class: Keras' class, in its files' spelling.
-        shape: of the kernel in PyTorch's layout, or of the batch-norm's vectors; -1 where it may be anything.
-        bias: whether there is one beside the kernel.
+        name: Keras' name.
+        ours: Our module.
+        layer_class: Keras' class as files spell it.
+        shape: Of the kernel in PyTorch's layout, or of the batch-norm's vectors; -1 for any size.
+        bias: Whether it has a bias beside the kernel.
     """
 
     name: str
@@ -64,23 +63,23 @@ class Layer:
 
     @property
     def tensors(self) -> dict[str, str]:
-        """Our tensors and Keras', in the order in which Keras keeps them."""
+        """Tensor names from ours to Keras', in Keras' order."""
         if self.layer_class == "batch_normalization":
             return _NORM
         return {"weight": "kernel", "bias": "bias"} if self.bias else {"weight": "kernel"}
 
     @property
     def kernel(self) -> str:
-        """The full name of its first tensor."""
+        """Full name of the first tensor."""
         return f"{self.name}.{next(iter(self.tensors.values()))}"
 
     def kind(self, leaf: str) -> Kind:
-        """The layout of one of its tensors, by Keras' name."""
+        """Layout of a tensor, by Keras' name."""
         return _KINDS[self.layer_class] if leaf == "kernel" else "vector"
 
 
 def version(architecture: Architecture) -> Literal[1, 2]:
-    """Whose names a network gets: V1 has no fused block, every V2 has."""
+    """Whose names a model gets: V1 has no fused block, every V2 has."""
     return 2 if any(stage.operator.kind == "fused" for stage in architecture.stages) else 1
 
 
@@ -98,10 +97,7 @@ def layers(architecture: Architecture) -> tuple[Layer, ...]:
 
 
 def tensor_names(architecture: Architecture) -> dict[str, str]:
-    """Every tensor of our network, classifier included, and its name in a Keras file.
-
-    Keras counts no batches, so ``num_batches_tracked`` is not among them.
-    """
+    """Tensor names from ours to Keras', classifier included, without ``num_batches_tracked``."""
     return {
         f"{layer.ours}.{ours}": f"{layer.name}.{theirs}"
         for layer in layers(architecture)
@@ -110,14 +106,7 @@ def tensor_names(architecture: Architecture) -> dict[str, str]:
 
 
 def published_name(model: str) -> str:
-    """Which published network Keras means: by our name, by its class or by what the network calls itself.
-
-    Args:
-        model: ``efficientnetv2_b0``, ``EfficientNetV2B0`` or ``efficientnetv2-b0``.
-
-    Raises:
-        InputError: Keras has none of that name; names the nearest.
-    """
+    """The published model of Keras' class (``EfficientNetV2B0``), its own name (``efficientnetv2-b0``) or our name."""
     names = {name: name for name in CLASSES} | {their: name for name, their in CLASSES.items()}
     names |= {own: name for name, own in OWN_NAMES.items()}
     if model not in names:
@@ -129,11 +118,7 @@ def published_name(model: str) -> str:
 
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The published network that has these tensors; None if none has.
-
-    Args:
-        shapes: in PyTorch's layout, by Keras' names; more of them do no harm.
-    """
+    """The published model with these kernel shapes, by Keras' names in PyTorch's layout; more names do no harm."""
     blocks_there = {key for key in shapes if key.startswith("block") and key.endswith("conv.kernel")}
     for name in CLASSES:
         expected = {row.kernel: row.shape for row in layers(published_architecture(name))[:-1]}
@@ -146,11 +131,11 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def by_order(kernels: Mapping[LayerClass, Sequence[tuple[int, ...]]]) -> tuple[Layer, ...] | None:
-    """The layers of the published network whose kernels come in this order; None if no network's do.
+    """The layers of the published model whose kernels have these shapes in this order; None if there is none.
 
     Args:
-        kernels: of every class of layers, the shapes of the kernels (or batch-norm vectors), in PyTorch's
-            layout, in the order of the layers' numbers. ``dense`` may be absent.
+        kernels: By layer class, shapes in PyTorch's layout in the order of the layers' numbers; ``dense`` may be
+            absent.
     """
     for name in CLASSES:
         rows = layers(published_architecture(name))

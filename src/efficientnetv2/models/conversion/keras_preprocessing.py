@@ -1,15 +1,14 @@
-"""The preprocessing that Keras keeps inside the network, as a mean and a standard deviation on [0, 1].
+"""The preprocessing inside a Keras model, as a mean and a standard deviation on [0, 1].
 
-``keras.applications`` networks take pixels of 0..255 and begin with layers that scale them:
+``keras.applications`` models take pixels of 0 to 255 and start with layers that scale them:
 
 * V2 B0 to B3: ``Rescaling(1 / 255)``, ``Normalization`` with ImageNet's constants in the description;
 * V2 S, M, L: ``Rescaling(1 / 128, offset=-1)``;
-* V1: ``Rescaling(1 / 255)``, ``Normalization`` with mean and variance among the weights. In the published
-  files that "variance" is the standard deviation, and ``weights="imagenet"`` adds a ``Rescaling`` by
-  1 / sqrt(standard deviation) to make up for it.
+* V1: ``Rescaling(1 / 255)``, ``Normalization`` with mean and variance among the weights. In the published files that
+  "variance" is the standard deviation, and ``weights="imagenet"`` adds a ``Rescaling`` by 1 / sqrt(standard deviation)
+  to compensate.
 
-A description (``.keras``, legacy ``.h5`` of a whole network) says what was done; from weights alone it is
-concluded by these rules.
+A description (``.keras``, legacy ``.h5``) states the layers; for weights alone these rules decide.
 """
 
 from __future__ import annotations
@@ -48,13 +47,7 @@ _NESTED = frozenset({"Functional", "Model", "Sequential"})
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a file tells of the preprocessing.
-
-    Args:
-        preprocessing: all that the file does not tell is as published.
-        stated: the fields that it does tell.
-        notes: what the user should know.
-    """
+    """The preprocessing of a file: fields that are not ``stated`` are as published."""
 
     preprocessing: Preprocessing
     stated: tuple[str, ...]
@@ -62,16 +55,10 @@ class Scaling:
 
 
 def described(path: Path, contents: Contents, name: str, channels: int) -> Scaling:
-    """The preprocessing that a description states.
-
-    Args:
-        path: for messages.
-        contents: with a description.
-        name: of the published network that this is.
-        channels: of the input.
+    """The preprocessing that a description states, for the published model ``name``.
 
     Raises:
-        InputError: something before the first convolution is no scale and offset per channel.
+        InputError: A layer before the first convolution is not a scale and offset per channel.
     """
     assert contents.config is not None
     factor, offset = np.ones(channels), np.zeros(channels)
@@ -99,7 +86,7 @@ def described(path: Path, contents: Contents, name: str, channels: int) -> Scali
 
 
 def concluded(path: Path, contents: Contents, name: str, channels: int) -> Scaling:
-    """The preprocessing that goes with weights alone; arguments and returns as of ``described``."""
+    """The preprocessing of a file of weights only; arguments as of ``described``."""
     base = published(name).preprocessing
     rescalings = _count(contents, "rescaling")
     normalization = _normalization(path, contents)
@@ -122,7 +109,7 @@ def concluded(path: Path, contents: Contents, name: str, channels: int) -> Scali
 
 
 def _beginning(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class and configuration of every layer up to the first convolution, networks in networks opened."""
+    """Class and configuration of every layer before the first convolution, nested models flattened."""
     for layer in flat(config):
         kind, inner = str(layer.get("class_name")), layer.get("config")
         if kind in ("Conv2D", "DepthwiseConv2D"):
@@ -131,11 +118,7 @@ def _beginning(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def flat(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The layers of a description in their order, networks in networks opened.
-
-    Args:
-        config: of a network.
-    """
+    """The layers of a description in order, nested models flattened."""
     inner = config.get("config")
     parts = inner.get("layers") if isinstance(inner, dict) else inner  # a list in oldest Sequentials
     for layer in parts if isinstance(parts, list) else []:
@@ -149,7 +132,7 @@ def flat(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _affine(
     path: Path, kind: str, config: dict[str, Any], contents: Contents, channels: int
 ) -> tuple[_Floats, _Floats]:
-    """What a layer multiplies by and then adds, per channel."""
+    """Factor and offset of a layer, per channel."""
     name = config.get("name", kind)
     if kind == "Rescaling":
         scale, shift = (
@@ -180,14 +163,14 @@ def _per_channel(path: Path, layer: str, numbers: _Floats, channels: int) -> _Fl
 
 
 def _deviation(variance: _Floats) -> _Floats:
-    """As Keras takes it; NaN, which ``_made`` refuses, for a variance below 0."""
+    """Standard deviation as Keras computes it; NaN, which ``_made`` refuses, for a variance below 0."""
     with np.errstate(invalid="ignore"):
         deviation: _Floats = np.maximum(np.sqrt(variance), _LEAST_STD)
     return deviation
 
 
 def _numbers(path: Path, value: Any) -> _Floats:
-    """Numbers as Keras writes them into a description: one, a list, or an array in words."""
+    """Numbers in a description: one, a list, or a serialized array."""
     if isinstance(value, dict):
         inner = value.get("config")
         value = inner.get("value") if isinstance(inner, dict) else value.get("value")
@@ -199,7 +182,7 @@ def _numbers(path: Path, value: Any) -> _Floats:
 
 
 def _normalization(path: Path, contents: Contents) -> tuple[_Floats, _Floats] | None:
-    """Mean and variance that lie among the weights."""
+    """Mean and variance among the weights."""
     found = [layer for layer in contents.layers if _is(layer, "normalization") and layer.arrays]
     if not found:
         return None
@@ -220,14 +203,14 @@ def _count(contents: Contents, kind: str) -> int:
 
 
 def _is(layer: Stored, kind: str) -> bool:
-    """By class, or by the name that Keras gives by itself."""
+    """By class, or by the name that Keras gives by default."""
     return layer.layer_class == kind or (not layer.layer_class and layer.name.startswith(kind))
 
 
 def _sized(
     base: Preprocessing, config: dict[str, Any], name: str
 ) -> tuple[Preprocessing, bool, tuple[str, ...]]:
-    """Size of the picture from the input layer, where it is fixed, and whether it is; and what to know of it."""
+    """Base with the input layer's image size if it is fixed, whether it is, and notes."""
     shape = config.get("batch_shape", config.get("batch_input_shape"))
     sides = [side for side in shape[1:3] if type(side) is int and side > 0] if isinstance(shape, list) else []
     if len(sides) == 2 and sides[0] == sides[1]:
@@ -242,7 +225,7 @@ def _sized(
 
 
 def _made(path: Path, base: Preprocessing, factor: _Floats, offset: _Floats) -> Preprocessing:
-    """From ``factor * pixel + offset`` on 0..255 to mean and standard deviation on [0, 1]."""
+    """Mean and standard deviation on [0, 1] from ``factor * pixel + offset`` on 0 to 255."""
     with np.errstate(all="ignore"):
         std = 1 / (255 * factor)
         mean = -offset * std
@@ -255,7 +238,7 @@ def _made(path: Path, base: Preprocessing, factor: _Floats, offset: _Floats) -> 
 
 
 def _clean(values: _Floats) -> tuple[float, ...]:
-    """The constant that was meant: 32-bit floats have moved it in the eighth digit."""
+    """The nearby constant that was meant: 32-bit floats have changed its eighth digit."""
     known = (IMAGENET_MEAN, IMAGENET_STD, SYMMETRIC_MEAN[:1] * len(values))
     for constants in known:
         if len(constants) == len(values) and np.allclose(values, constants, rtol=1e-6, atol=0):

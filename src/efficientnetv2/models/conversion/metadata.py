@@ -1,7 +1,7 @@
-"""How pictures are prepared for a foreign network and what its outputs are called; and who says so.
+"""Preprocessing and class names of converted weights, and where each value comes from.
 
-In this order: whoever converts it, this package (where it wrote the file itself), the file in its own way, and where
-nobody says, what its source documents. What was assumed is said.
+In this order: the user, the header that this package embedded, the file in its own format, the documentation of its
+source. Notes say what was assumed.
 """
 
 from __future__ import annotations
@@ -25,31 +25,29 @@ from efficientnetv2.utils.optional_deps import of_torchvision
 from efficientnetv2.utils.shell import typed
 
 _IMAGENET_CLASSES = 1000
-# What a person has to know of the preprocessing; the crop is told with the framing, and views are ours alone.
+# Fields that notes mention; the crop is told with the framing, and views are ours alone.
 FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True)
 class UserMetadata:
-    """What a user says of a network, where its file cannot or should not.
+    """What the user says of a model.
 
     Args:
-        preprocessing: values by the names of the fields of ``Preprocessing``.
-        class_names: of the outputs, in order; None says nothing.
+        preprocessing: Values by field of ``Preprocessing``.
+        class_names: Of the outputs, in order; None says nothing.
     """
 
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
 
     def prepared(self, base: Preprocessing) -> Preprocessing:
-        """The preprocessing with what was told of it.
+        """``base`` with the user's values.
 
-        Args:
-            base: where nothing was told. A framing that is told without a cut keeps the whole picture, but for
-                ``crop``, which keeps the cut of ``base``.
+        A framing without a ``crop_fraction`` keeps the whole image, except "crop", which keeps that of ``base``.
 
         Raises:
-            InputError: a value that is none, or a mean or standard deviation of another number of channels.
+            InputError: An invalid value, or a mean or std for another number of channels.
         """
         fields = dict(self.preprocessing)
         if fields.get("framing") in ("whole", "pad"):
@@ -71,10 +69,10 @@ class UserMetadata:
             raise InputError(error_summary(error)) from error
 
     def named(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
-        """The class names told, else the usual ones.
+        """The user's class names, or ``usual``.
 
         Raises:
-            InputError: there is no classifier, they are not as many as its outputs, or two have one name.
+            InputError: There is no classifier, another number of names than outputs, or two equal names.
         """
         if self.class_names is None:
             return usual
@@ -99,7 +97,7 @@ NOTHING_TOLD = UserMetadata()
 
 
 def fitting(raw: RawWeights, found: DetectedModel, notes: list[str]) -> Header | None:
-    """What this package wrote into a file, if that is of the network that it holds."""
+    """The embedded header, if it belongs to the detected model."""
     words = raw.carried
     if words is None:
         return None
@@ -121,15 +119,15 @@ def preprocessing(
     notes: list[str],
     used: Sequence[str] = FIELDS,
 ) -> Preprocessing:
-    """As told, carried, stated or assumed; the notes say which.
+    """The preprocessing as the user, the embedded header or the file states it, or as assumed.
 
     Args:
-        raw: the file.
-        found: its network.
-        words: what this package wrote into it.
-        told: by the user.
-        notes: a sentence each; more are added.
-        used: fields that the caller goes by; of others no note is made.
+        raw: The file.
+        found: Its model.
+        words: The embedded header.
+        told: The user's values.
+        notes: A sentence each is added.
+        used: Fields that the caller uses. Notes mention no others.
     """
     if words is not None:
         return told.prepared(_as_carried(raw, found, words, told, notes))
@@ -142,7 +140,7 @@ def preprocessing(
 def _as_carried(
     raw: RawWeights, found: DetectedModel, words: Header, told: UserMetadata, notes: list[str]
 ) -> Preprocessing:
-    """As this package wrote it, but for the fields that the file itself states otherwise since."""
+    """The embedded preprocessing, except for fields that the file itself states differently since."""
     differing: dict[str, str] = {}
     if raw.preprocessing is not None:
         stated = _of_channels(raw.preprocessing, found, told, notes)
@@ -163,7 +161,7 @@ def _as_carried(
 def _of_channels(
     base: Preprocessing, found: DetectedModel, told: UserMetadata, notes: list[str]
 ) -> Preprocessing:
-    """With a mean and a standard deviation for each channel of the network; the notes say where they had to repeat."""
+    """With a mean and std for each channel of the model; a note says if they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
         notes.append(
             f"its mean and std are for {count_of(base.channels, 'channel')}, the network has {found.in_channels}: they "
@@ -173,7 +171,7 @@ def _of_channels(
 
 
 def _usual(raw: RawWeights, found: DetectedModel) -> tuple[Preprocessing, str]:
-    """What a network's source documents, and whose that is."""
+    """The preprocessing that a model's source documents, and whose it is."""
     if raw.source == "timm":
         usual, weights = timm.default_preprocessing(
             found.name, tf=is_tf(raw), tag=timm.tag_of(raw.model or ""), num_classes=found.num_classes
@@ -188,7 +186,7 @@ def _usual(raw: RawWeights, found: DetectedModel) -> tuple[Preprocessing, str]:
 def _origins(
     raw: RawWeights, base: Preprocessing, told: UserMetadata, used: Sequence[str], origin: str
 ) -> list[str]:
-    """Who says what, in a note or two."""
+    """Notes on what was stated and what was assumed."""
     notes = []
     stated = [name for name in used if name in raw.stated]
     assumed = [name for name in used if name not in raw.stated and name not in told.preprocessing]
@@ -220,17 +218,17 @@ def _list(words: Sequence[str], last: str = "and") -> str:
 
 
 def _word(path: Path) -> str:
-    """As one types what was given to us: of a folder, the folder."""
+    """The path as the user typed it: for a hub directory, the directory."""
     return typed([str(path.parent if (path.parent / timm.CONFIG).is_file() else path)])
 
 
 def class_names(
     raw: RawWeights, num_classes: int, words: Header | None, told: UserMetadata, notes: list[str]
 ) -> tuple[str, ...]:
-    """As told, stated, carried or assumed; arguments as of ``preprocessing``.
+    """The class names as the user, the file or the embedded header states them, or as assumed.
 
     Raises:
-        InputError: they are not as many as the outputs.
+        InputError: Another number of names than outputs.
     """
     if raw.class_names and len(raw.class_names) != num_classes and told.class_names is None:
         raise InputError(
@@ -257,26 +255,15 @@ def class_names(
 def valid_metrics(
     metrics: dict[str, Any], before: Preprocessing, after: Preprocessing, notes: list[str]
 ) -> dict[str, Any]:
-    """The metrics of a network, unless its pictures are now prepared otherwise than when it reached them."""
+    """The metrics, unless the preprocessing differs from the one they were measured with."""
     if not metrics or before == after:
         return metrics
     notes.append("the metrics were reached with another preprocessing and are left out")
-    return {name: value for name, value in metrics.items() if name == "epochs"}  # which no picture says
+    return {name: value for name, value in metrics.items() if name == "epochs"}  # does not depend on images
 
 
 def apply_metadata(network: Network, told: UserMetadata) -> list[str]:
-    """Change what a network says of itself; its weights stay.
-
-    Args:
-        network: changed in place.
-        told: by the user.
-
-    Returns:
-        What there is to say about it, a sentence each.
-
-    Raises:
-        InputError: see ``UserMetadata``.
-    """
+    """Set the user's preprocessing and class names of a model in place. Returns notes, a sentence each."""
     notes: list[str] = []
     before, network.preprocessing = network.preprocessing, told.prepared(network.preprocessing)
     network.class_names = told.named(network.num_classes, network.class_names)
@@ -288,7 +275,7 @@ def apply_metadata(network: Network, told: UserMetadata) -> list[str]:
 
 
 def imagenet_class_names() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1k in their usual order, all different."""
+    """The 1000 classes of ImageNet-1k in their usual order, made distinct."""
     return _distinct(of_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
 
 

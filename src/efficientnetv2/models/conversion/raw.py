@@ -1,4 +1,4 @@
-"""What a foreign weight file holds, before anyone has said which network it is."""
+"""The contents of another library's weight file, before the model is detected."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ Source = Literal["timm", "torchvision", "keras", "tensorflow"]
 
 @dataclass(frozen=True, eq=False)
 class RawWeights:
-    """Tensors of a foreign file under their own names.
+    """Tensors under the file's own names.
 
     Args:
-        path: of the file.
-        source: whose names they are.
-        tensors: in PyTorch's layout (convolutions (out, in / groups, k, k), linear layers (out, in)), in the
-            number format of the file.
-        model: what the file calls its network, in its own words; None if it does not say.
-        batch_norm_epsilon: that the file states; None if it does not.
-        preprocessing: that the file states; None if it states nothing of it.
-        stated: which fields of that are the file's own; the others are as published.
-        class_names: that the file states.
-        carried: what this package wrote into the file beside the weights; None if it wrote nothing.
-        notes: what a user should know of how it was read, a sentence each.
+        tensors: In PyTorch's layout (convolutions (out, in / groups, k, k), linear layers (out, in)) and the file's
+            number format.
+        model: The file's name of the model; None if it states none.
+        batch_norm_epsilon: None if the file states none.
+        preprocessing: None if the file states none.
+        stated: Fields of ``preprocessing`` that the file states; the others are as published.
+        class_names: As the file states them.
+        carried: The header that this package embedded in the file; None without one.
+        notes: How the file was read, a sentence each.
     """
 
     path: Path
@@ -46,13 +44,12 @@ class RawWeights:
 
 @dataclass(frozen=True, eq=False)
 class Tensors:
-    """What a single file of PyTorch or safetensors holds.
+    """The contents of one PyTorch or safetensors file.
 
     Args:
-        tensors: under their own names.
-        model: what the file calls its network; None if it does not say.
-        carried: what lies where this package writes its own text; None if nothing does.
-        notes: what was chosen among several, a sentence each.
+        model: The file's name of the model; None if it states none.
+        carried: The embedded text of this package, not yet parsed; None without one.
+        notes: What was chosen among several, a sentence each.
     """
 
     tensors: dict[str, Tensor]

@@ -1,6 +1,6 @@
-"""From a path to its tensors: which kind of file it is, said by the file itself, never by its name.
+"""Read the tensors of a weight file. Its content decides on the format, never its name.
 
-Nothing that a file holds is ever executed: pickles are read with PyTorch's ``weights_only`` alone.
+Nothing in a file is executed: pickles are read with PyTorch's ``weights_only``.
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ _HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size
 
 
 def read(path: str | Path) -> RawWeights:
-    """The tensors of a foreign file, and what it says about them.
+    """The tensors of another library's file, and what it states about them.
 
     Args:
-        path: of a safetensors file, a PyTorch pickle, a hub folder of timm (config.json beside the weights),
-            a Keras file (.weights.h5, .h5, .keras) or a TensorFlow checkpoint (its prefix, its .index or its
-            folder).
+        path: A safetensors file, a PyTorch pickle, a hub directory of timm (config.json and the weights), a Keras file
+            (.weights.h5, .h5, .keras) or a TensorFlow checkpoint (its prefix, its .index or its directory).
 
     Raises:
-        InputError: no such file, of no known kind, damaged, or one that would have to run code.
+        InputError: No such file, an unknown format, damaged, or one that would have to run code.
     """
     path = Path(path)
     if path.is_dir() and (path / timm.CONFIG).is_file():
@@ -65,7 +64,7 @@ def read(path: str | Path) -> RawWeights:
 
 
 def is_model_file(path: str | Path) -> bool:
-    """Whether this is a model file of this package, or a folder with one; not whether it is a sound one."""
+    """Whether a path is a model file of this package, or a directory with one; it may be damaged."""
     path = Path(path)
     file = path / timm.WEIGHTS if path.is_dir() and not (path / timm.CONFIG).is_file() else path
     try:
@@ -94,7 +93,7 @@ def _file(path: Path) -> RawWeights:
 
 
 def _unwrapped(path: Path, found: Tensors) -> Tensors:
-    """Without the name of what holds the network, as Lightning's modules do, and without what lies beside it."""
+    """Without the prefix of a module that holds the model, such as Lightning's, and without tensors beside it."""
     if any(stem in found.tensors for stem in _STEMS):
         return found
     prefixes = sorted(
@@ -123,7 +122,7 @@ def _source(tensors: Mapping[str, Tensor]) -> Source:
 
 
 def _safetensors(path: Path) -> Tensors:
-    """Tensors that lie in the file's memory map."""
+    """Tensors in the file's memory map."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -154,7 +153,7 @@ def _why(path: Path, error: Exception) -> str:
 
 
 def _hub_folder(folder: Path) -> RawWeights:
-    """A folder as timm's hub has them: config.json says the network, its preprocessing and its classes."""
+    """A directory as on timm's hub; config.json states the model, its preprocessing and its classes."""
     stating = folder / timm.CONFIG
     config = _config(stating)
     if (folder / timm.WEIGHTS).is_file():
@@ -197,7 +196,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _epsilon(config: Mapping[str, Any], path: Path) -> float | None:
-    """Batch-norm's, where the arguments of timm's network say one; they may say nothing else that matters."""
+    """Batch-norm's epsilon if timm's model arguments state one; other arguments that matter are refused."""
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, dict):
         raise InputError(f"{path}: model_args is no object, as timm's are. Correct it, or take it away.")
@@ -221,7 +220,7 @@ def _epsilon(config: Mapping[str, Any], path: Path) -> float | None:
 
 
 def _labels(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Class names in the order of the outputs; () where none are stated."""
+    """Class names in the order of the outputs; () if none are stated."""
     labels = config.get("label_names") or stated.get("label_names") or stated.get("labels") or ()
     if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
         try:

@@ -1,9 +1,9 @@
-"""The authors' checkpoints: of google/automl (V2) and of tensorflow/tpu (V1), made by TensorFlow's own Saver.
+"""Checkpoints of google/automl (V2) and tensorflow/tpu (V1), written by TensorFlow's Saver.
 
-A variable is called ``efficientnetv2-s/blocks_3/conv2d_1/kernel``: the network, the block in the order of the
-table, the layer. Within a block, convolutions and batch-norms are numbered in the order of computation, the
-depthwise convolution and squeeze-excite have names of their own. Beside most variables stands its moving
-average (``.../ExponentialMovingAverage``), with which the published figures were reached.
+A variable is called ``efficientnetv2-s/blocks_3/conv2d_1/kernel``: model, block, layer. Within a block, convolutions
+and batch-norms are numbered in the order of computation; the depthwise convolution and squeeze-excite have names of
+their own. Most variables have a moving average (``.../ExponentialMovingAverage``), with which the published accuracy
+was reached.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 @contextmanager
 def loading_tensorflow() -> Iterator[None]:
-    """Around whatever may load TensorFlow (Keras does so too, on any backend, where it is installed).
+    """Around any import of TensorFlow, or of Keras, which imports it on any backend.
 
-    Triton, which PyTorch loads late (with torchvision, with the first optimizer), aborts the process if
-    TensorFlow 2.21 was loaded before it; the other way round both work. So it is loaded here first.
+    Triton, which PyTorch imports late (with torchvision, with the first optimizer), aborts the process if TensorFlow
+    2.21 was imported before it. So Triton is imported first.
     """
     changed: set[str] = set()
     if "tensorflow" not in sys.modules and find_spec("tensorflow") is not None:
@@ -60,17 +60,14 @@ _OBJECT_BASED = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def opens(path: Path) -> bool:
-    """Whether this is a checkpoint: its prefix, its ``.index`` file, or a folder with a ``checkpoint`` file."""
+    """Whether a path is a checkpoint: its prefix, its ``.index`` file, or a directory with a ``checkpoint`` file."""
     if path.is_dir():
         return (path / "checkpoint").is_file()
     return path.with_name(f"{_prefix_name(path)}.index").is_file()
 
 
 def tensor_names(architecture: Architecture) -> dict[str, str]:
-    """Every tensor of our network, classifier included, and its name in a checkpoint, without the scope.
-
-    Batches are not counted there, so ``num_batches_tracked`` is not among them.
-    """
+    """Tensor names from ours to a checkpoint's without scope, classifier included, without ``num_batches_tracked``."""
     names = _convolution("stem", "stem/conv2d/kernel", "stem/tpu_batch_normalization")
     for index, block in enumerate(blocks(architecture)):
         names |= _block(f"blocks.{index}", f"blocks_{index}", block)
@@ -79,14 +76,7 @@ def tensor_names(architecture: Architecture) -> dict[str, str]:
 
 
 def published_name(model: str) -> str:
-    """Which published network the authors mean: by our name or by theirs.
-
-    Args:
-        model: ``efficientnetv2_s`` or ``efficientnetv2-s``.
-
-    Raises:
-        InputError: they have none of that name; names the nearest.
-    """
+    """The published model of our name or the authors' (``efficientnetv2-s``). Raises InputError if there is none."""
     names = {name: name for name in NAMES} | {name.replace("_", "-"): name for name in NAMES}
     if model not in names:
         raise InputError(
@@ -99,16 +89,16 @@ def read(path: str | Path, *, ema: bool = True) -> RawWeights:
     """Read a checkpoint.
 
     Args:
-        path: prefix (``model.ckpt-1234``), ``.index`` file, or a folder with a ``checkpoint`` file, of which
-            the latest is read.
-        ema: take the moving average of each variable where there is one; else the variables themselves.
+        path: Prefix (``model.ckpt-1234``), ``.index`` file, or a directory with a ``checkpoint`` file (reads the
+            latest).
+        ema: Take the moving average of each variable that has one.
 
     Returns:
-        Tensors under the authors' names without the network's scope (see ``tensor_names``), in PyTorch's layout.
-        The optimizer's variables and the step are left aside.
+        Tensors under the authors' names without scope (see ``tensor_names``), in PyTorch's layout, without the
+        optimizer's variables and the step.
 
     Raises:
-        InputError: TensorFlow is not installed, no checkpoint is there, or it is not of this family.
+        InputError: TensorFlow is not installed, there is no checkpoint, or it is of another family.
     """
     path = Path(path)
     prefix = _prefix(path)
@@ -137,7 +127,7 @@ def _prefix_name(path: Path) -> str:
 
 
 def _prefix(path: Path) -> Path:
-    """Of the checkpoint that is meant."""
+    """Prefix of the checkpoint that is meant."""
     if path.is_dir():
         state = path / "checkpoint"
         text = state.read_text(encoding="utf-8", errors="replace") if state.is_file() else ""
@@ -158,7 +148,7 @@ def _prefix(path: Path) -> Path:
 
 
 def _chosen(path: Path, known: Mapping[str, Any], ema: bool) -> tuple[dict[str, str], set[str], int]:
-    """The variable to read for every name, the scopes they lie in, and how many are moving averages."""
+    """The variable to read for every name, their scopes, and the number of moving averages."""
     if any(key.endswith(_OBJECT_BASED) for key in known):
         raise InputError(
             f"{path} was written by tf.train.Checkpoint, which names variables by Python attributes; only "
@@ -220,7 +210,7 @@ def _convolution(ours: str, kernel: str, norm: str) -> dict[str, str]:
 
 
 def _block(ours: str, scope: str, block: Block) -> dict[str, str]:
-    """Convolutions but the depthwise one are ``conv2d``, ``conv2d_1``; batch-norms run through the block."""
+    """Convolutions except the depthwise one are ``conv2d``, ``conv2d_1``; batch-norms are numbered too."""
     parts = (
         ["expand"] * (block.kind == "mbconv" and block.expands) + ["spatial"] + ["project"] * block.projects
     )
