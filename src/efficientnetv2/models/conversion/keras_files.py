@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.models.model_card import CARRIED
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import needed
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -119,9 +119,9 @@ def contents(path: Path) -> Contents:
     except InputError:
         raise
     except Exception as error:  # a damaged file raises whatever its damage hits
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} can't be read as a Keras file; it may be cut short ({reason}). Fetch or save it again."
+            f"{path} can't be read as a Keras file; it may be cut short ({error_summary(error)}). Fetch or save it "
+            "again."
         ) from error
 
 

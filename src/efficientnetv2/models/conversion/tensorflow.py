@@ -22,7 +22,7 @@ from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
 from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.conversion.tensors import Kind, to_torch
-from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary
 from efficientnetv2.utils.optional_deps import needed
 
 # Read once, when TensorFlow is loaded: only errors; and no oneDNN kernels, which it announces at any level.
@@ -201,8 +201,9 @@ def _kind(name: str) -> Kind:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path} can't be read as a TensorFlow checkpoint; it may be cut short ({reason}).")
+    return InputError(
+        f"{path} can't be read as a TensorFlow checkpoint; it may be cut short ({error_summary(error)})."
+    )
 
 
 def _convolution(ours: str, kernel: str, norm: str) -> dict[str, str]:
