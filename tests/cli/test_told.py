@@ -149,7 +149,7 @@ def test_words_that_mean_nothing(words, said):
 )
 def test_what_is_told_of_the_preprocessing(words, base, expected):
     before = Preprocessing(image_px=64, **base)
-    assert told(None, **words).prepared(before) == Preprocessing(image_px=64, **expected)
+    assert told(None, **words).apply_to(before) == Preprocessing(image_px=64, **expected)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_is_told_of_the_preprocessing(words, base, expected):
 )
 def test_preprocessing_that_cannot_be(words, said):
     with pytest.raises(InputError, match=mentioning(*said)):
-        told(None, **words).prepared(Preprocessing(image_px=64))
+        told(None, **words).apply_to(Preprocessing(image_px=64))
 
 
 def test_a_foreign_file_becomes_a_model_file_that_evaluates(tmp_path, foreign, pictures):

@@ -347,7 +347,7 @@ def _load(
                 "weights. Leave --to out to change what the file says, or to halve it."
             )
         return ours, "a model file of this package", apply_metadata(ours, said)
-    imported = interop.read(source, model=model, told=said)
+    imported = interop.read(source, model=model, user=said)
     return imported.network, f"{imported.theirs} of {imported.title}", imported.notes
 
 

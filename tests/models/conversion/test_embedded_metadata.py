@@ -157,7 +157,7 @@ def test_what_is_told_goes_before_what_is_carried(tmp_path):
     network = model()
     convert.write(tmp_path / "hub", network, "timm")
     told = UserMetadata({"framing": "pad"}, ("a", "b", "c"))
-    back = convert.read(tmp_path / "hub", told=told)
+    back = convert.read(tmp_path / "hub", user=told)
     assert back.network.preprocessing == replace(network.preprocessing, framing="pad")
     assert back.network.class_names == ("a", "b", "c")
     assert back.network.recipe == network.recipe
@@ -176,7 +176,7 @@ def test_what_is_told_goes_before_what_is_carried(tmp_path):
 def test_only_a_center_crop_keeps_a_crop_fraction(before, told, crop_fraction):
     """Whoever names another framing does not get the cut of the former one."""
     base = replace(model().preprocessing, **before)
-    assert UserMetadata(told).prepared(base) == replace(base, **told, crop_fraction=crop_fraction)
+    assert UserMetadata(told).apply_to(base) == replace(base, **told, crop_fraction=crop_fraction)
 
 
 def test_a_long_list_of_names_fits(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion import keras_export, metadata, pytorch_export, reading, timm
 from efficientnetv2.models.conversion.detect import TITLES, DetectedModel, detect, published_name
-from efficientnetv2.models.conversion.metadata import NOTHING_TOLD, UserMetadata
+from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMetadata
 from efficientnetv2.models.conversion.raw import RawWeights, Source
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.safetensors_io import negative_variances
@@ -55,7 +55,7 @@ def read(
     path: str | Path,
     *,
     model: str | None = None,
-    told: UserMetadata = NOTHING_TOLD,
+    user: UserMetadata = NO_USER_METADATA,
     used: Sequence[str] = metadata.FIELDS,
 ) -> ConvertedModel:
     """Our model with the weights of another library's file, recognized by its tensors.
@@ -64,7 +64,7 @@ def read(
         path: See ``models.conversion.reading.read``.
         model: The library's name of the model, if the file does not state it, such as ``efficientnetv2_s`` for timm's
             symmetric padding. None is as the file states, or timm's ``tf_`` model.
-        told: Preprocessing and class names that override the file's.
+        user: Preprocessing and class names that override the file's.
         used: Fields of the preprocessing that the caller uses. Notes mention no others.
 
     Raises:
@@ -82,16 +82,16 @@ def read(
             )
         named_by_user = raw.model is None
         raw = replace(raw, model=model)
-    found = detect(raw, told=named_by_user)
+    found = detect(raw, named_by_user=named_by_user)
     if meant not in (None, found.name):
         raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes
     if found.own_head:
         raw = replace(raw, class_names=())
     weights = _weights(raw, found, notes)
-    header = metadata.fitting(raw, found, notes)
-    preprocessing = metadata.preprocessing(raw, found, header, told, notes, used)
-    class_names = metadata.class_names(raw, found.num_classes, header, told, notes)
+    header = metadata.embedded_header(raw, found, notes)
+    preprocessing = metadata.preprocessing(raw, found, header, user, notes, used)
+    class_names = metadata.class_names(raw, found.num_classes, header, user, notes)
     with torch.device("meta"):
         network = EfficientNet(
             found.architecture, num_classes=found.num_classes, in_channels=found.in_channels

@@ -67,18 +67,18 @@ def tensor_names(source: Source, table: Architecture) -> dict[str, str]:
     return names
 
 
-def detect(raw: RawWeights, *, told: bool = False) -> DetectedModel:
+def detect(raw: RawWeights, *, named_by_user: bool = False) -> DetectedModel:
     """The published model with these tensors, whatever its classes and input channels.
 
     Args:
-        told: Whether the user, and not the file, has named the model.
+        named_by_user: Whether the user, and not the file, has named the model.
 
     Raises:
         InputError: No published model, or tensors that are missing, left over or of a wrong shape, by both names.
     """
     if raw.source == "timm":
         timm.refuse_rw(raw.path, raw.tensors)
-    stated, named = _stated(raw), "--model" if told else "it"
+    stated, named = _stated(raw), "--model" if named_by_user else "it"
     fit = _best(raw, NAMES if stated is None else (stated,))
     known = len(raw.tensors) - len(fit.extra)
     if 2 * fit.fitting < len(raw.tensors) or not known:
@@ -92,7 +92,7 @@ def detect(raw: RawWeights, *, told: bool = False) -> DetectedModel:
             + f" ({fit.fitting} have the name and the shape of {fit.name}'s). "
             + (
                 "Leave --model out, so that it is recognised from the file."
-                if told
+                if named_by_user
                 else "Other networks of timm and torchvision are had by name: create('timm:NAME'), "
                 "create('torchvision:NAME')."
             )

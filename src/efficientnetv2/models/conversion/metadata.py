@@ -25,7 +25,7 @@ from efficientnetv2.utils.optional_deps import of_torchvision
 from efficientnetv2.utils.shell import typed
 
 _IMAGENET_CLASSES = 1000
-# Fields that notes mention; the crop is told with the framing, and views are ours alone.
+# Fields that notes mention; the crop belongs to the framing, and views are ours alone.
 FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
 
 
@@ -41,7 +41,7 @@ class UserMetadata:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
 
-    def prepared(self, base: Preprocessing) -> Preprocessing:
+    def apply_to(self, base: Preprocessing) -> Preprocessing:
         """``base`` with the user's values.
 
         A framing without a ``crop_fraction`` keeps the whole image, except "crop", which keeps that of ``base``.
@@ -68,7 +68,7 @@ class UserMetadata:
         except ValidationError as error:
             raise InputError(error_summary(error)) from error
 
-    def named(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
+    def class_names_or(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
         """The user's class names, or ``usual``.
 
         Raises:
@@ -88,34 +88,36 @@ class UserMetadata:
                 "for each, in their order."
             )
         if len(set(self.class_names)) != num_classes:
-            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
-            raise InputError(f"the class name '{twice}' is given twice. Each output needs a name of its own.")
+            duplicate = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise InputError(
+                f"the class name '{duplicate}' is given twice. Each output needs a name of its own."
+            )
         return self.class_names
 
 
-NOTHING_TOLD = UserMetadata()
+NO_USER_METADATA = UserMetadata()
 
 
-def fitting(raw: RawWeights, found: DetectedModel, notes: list[str]) -> Header | None:
+def embedded_header(raw: RawWeights, found: DetectedModel, notes: list[str]) -> Header | None:
     """The embedded header, if it belongs to the detected model."""
-    words = raw.carried
-    if words is None:
+    header = raw.carried
+    if header is None:
         return None
-    there = (words.architecture, words.num_classes, words.in_channels)
-    if there != (found.architecture, found.num_classes, found.in_channels):
+    embedded = (header.architecture, header.num_classes, header.in_channels)
+    if embedded != (found.architecture, found.num_classes, found.in_channels):
         notes.append(
-            f"what this package once wrote into the file is of another network ({words.num_classes} classes, "
-            f"{count_of(words.in_channels, 'channel')}) and is passed over"
+            f"what this package once wrote into the file is of another network ({header.num_classes} classes, "
+            f"{count_of(header.in_channels, 'channel')}) and is passed over"
         )
         return None
-    return words
+    return header
 
 
 def preprocessing(
     raw: RawWeights,
     found: DetectedModel,
-    words: Header | None,
-    told: UserMetadata,
+    header: Header | None,
+    user: UserMetadata,
     notes: list[str],
     used: Sequence[str] = FIELDS,
 ) -> Preprocessing:
@@ -124,45 +126,45 @@ def preprocessing(
     Args:
         raw: The file.
         found: Its model.
-        words: The embedded header.
-        told: The user's values.
+        header: The embedded header.
+        user: The user's values.
         notes: A sentence each is added.
         used: Fields that the caller uses. Notes mention no others.
     """
-    if words is not None:
-        return told.prepared(_as_carried(raw, found, words, told, notes))
-    usual, origin = _usual(raw, found)
+    if header is not None:
+        return user.apply_to(_embedded_preprocessing(raw, found, header, user, notes))
+    usual, origin = _documented_preprocessing(raw, found)
     base = usual if raw.preprocessing is None else raw.preprocessing
-    notes += _origins(raw, base, told, used, origin)
-    return told.prepared(_of_channels(base, found, told, notes))
+    notes += _origin_notes(raw, base, user, used, origin)
+    return user.apply_to(_with_channels(base, found, user, notes))
 
 
-def _as_carried(
-    raw: RawWeights, found: DetectedModel, words: Header, told: UserMetadata, notes: list[str]
+def _embedded_preprocessing(
+    raw: RawWeights, found: DetectedModel, header: Header, user: UserMetadata, notes: list[str]
 ) -> Preprocessing:
     """The embedded preprocessing, except for fields that the file itself states differently since."""
-    differing: dict[str, str] = {}
+    changed_fields: dict[str, str] = {}
     if raw.preprocessing is not None:
-        stated = _of_channels(raw.preprocessing, found, told, notes)
-        differing = embedded_metadata.contradictions(words, stated, raw.stated)
-    if raw.preprocessing is None or not differing:
+        stated = _with_channels(raw.preprocessing, found, user, notes)
+        changed_fields = embedded_metadata.contradictions(header, stated, raw.stated)
+    if raw.preprocessing is None or not changed_fields:
         notes.append("preprocessing: as this package wrote it into the file")
-        return words.preprocessing
+        return header.preprocessing
     notes.append(
-        f"the preprocessing was changed since this package wrote the file: {'; '.join(differing.values())}; all else "
-        "is as it was written"
+        f"the preprocessing was changed since this package wrote the file: {'; '.join(changed_fields.values())}; all "
+        "else is as it was written"
     )
-    changed = set(differing)
+    changed = set(changed_fields)
     if changed & {"image_px", "framing"}:  # what is cut belongs to these
         changed |= {"crop_fraction"} & set(raw.stated)
-    return replace(words.preprocessing, **{name: getattr(stated, name) for name in changed})
+    return replace(header.preprocessing, **{name: getattr(stated, name) for name in changed})
 
 
-def _of_channels(
-    base: Preprocessing, found: DetectedModel, told: UserMetadata, notes: list[str]
+def _with_channels(
+    base: Preprocessing, found: DetectedModel, user: UserMetadata, notes: list[str]
 ) -> Preprocessing:
     """With a mean and std for each channel of the model; a note says if they had to repeat."""
-    if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
+    if base.channels != found.in_channels and not {"mean", "std"} <= user.preprocessing.keys():
         notes.append(
             f"its mean and std are for {count_of(base.channels, 'channel')}, the network has {found.in_channels}: they "
             "repeat in turn, and are averaged for one channel"
@@ -170,7 +172,7 @@ def _of_channels(
     return base.with_channels(found.in_channels)
 
 
-def _usual(raw: RawWeights, found: DetectedModel) -> tuple[Preprocessing, str]:
+def _documented_preprocessing(raw: RawWeights, found: DetectedModel) -> tuple[Preprocessing, str]:
     """The preprocessing that a model's source documents, and whose it is."""
     if raw.source == "timm":
         usual, weights = timm.default_preprocessing(
@@ -183,23 +185,24 @@ def _usual(raw: RawWeights, found: DetectedModel) -> tuple[Preprocessing, str]:
     return published(found.name).preprocessing, f"the published {found.name}"
 
 
-def _origins(
-    raw: RawWeights, base: Preprocessing, told: UserMetadata, used: Sequence[str], origin: str
+def _origin_notes(
+    raw: RawWeights, base: Preprocessing, user: UserMetadata, used: Sequence[str], origin: str
 ) -> list[str]:
     """Notes on what was stated and what was assumed."""
     notes = []
     stated = [name for name in used if name in raw.stated]
-    assumed = [name for name in used if name not in raw.stated and name not in told.preprocessing]
+    assumed = [name for name in used if name not in raw.stated and name not in user.preprocessing]
     if len(stated) == len(used):
         notes.append("preprocessing: as the file states it")
     elif stated:
-        notes.append(f"preprocessing: {_list(stated)} as the file states")
+        notes.append(f"preprocessing: {_join(stated)} as the file states")
     if assumed:
-        values = _list([_value(base, name) for name in assumed])
+        values = _join([_value(base, name) for name in assumed])
         options = [f"--{name.replace('_', '-')}" for name in assumed]
         notes.append(
-            f"preprocessing: the file states no {_list(assumed, 'or')}; assumed as of {origin}: {values}. If its "
-            f"pictures were prepared otherwise: effnetv2 convert {_word(raw.path)} OUT with {_list(options, 'or')}"
+            f"preprocessing: the file states no {_join(assumed, 'or')}; assumed as of {origin}: {values}. If its "
+            f"pictures were prepared otherwise: effnetv2 convert {_shell_path(raw.path)} OUT with "
+            f"{_join(options, 'or')}"
         )
     return notes
 
@@ -213,41 +216,41 @@ def _value(base: Preprocessing, name: str) -> str:
     )
 
 
-def _list(words: Sequence[str], last: str = "and") -> str:
-    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+def _join(names: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _word(path: Path) -> str:
+def _shell_path(path: Path) -> str:
     """The path as the user typed it: for a hub directory, the directory."""
     return typed([str(path.parent if (path.parent / timm.CONFIG).is_file() else path)])
 
 
 def class_names(
-    raw: RawWeights, num_classes: int, words: Header | None, told: UserMetadata, notes: list[str]
+    raw: RawWeights, num_classes: int, header: Header | None, user: UserMetadata, notes: list[str]
 ) -> tuple[str, ...]:
     """The class names as the user, the file or the embedded header states them, or as assumed.
 
     Raises:
         InputError: Another number of names than outputs.
     """
-    if raw.class_names and len(raw.class_names) != num_classes and told.class_names is None:
+    if raw.class_names and len(raw.class_names) != num_classes and user.class_names is None:
         raise InputError(
             f"{raw.path}: {len(raw.class_names)} class names are stated for it, but it has {num_classes} outputs. "
             "Correct the names, or give others with effnetv2 convert --class-names."
         )
-    if told.class_names is not None:
-        return told.named(num_classes, ())
+    if user.class_names is not None:
+        return user.class_names_or(num_classes, ())
     if raw.class_names:
         return _distinct(raw.class_names)
-    if words is not None:
-        return words.class_names
+    if header is not None:
+        return header.class_names
     if num_classes == _IMAGENET_CLASSES:
         notes.append("class names: ImageNet's, for there are 1000 outputs and the file states no names")
         return imagenet_class_names()
     if num_classes:
         notes.append(
             f"class names: '0' to '{num_classes - 1}', for the file states none. To name them: effnetv2 convert "
-            f"{_word(raw.path)} OUT --class-names NAMES.txt"
+            f"{_shell_path(raw.path)} OUT --class-names NAMES.txt"
         )
     return tuple(str(number) for number in range(num_classes))
 
@@ -262,11 +265,11 @@ def valid_metrics(
     return {name: value for name, value in metrics.items() if name == "epochs"}  # does not depend on images
 
 
-def apply_metadata(network: Network, told: UserMetadata) -> list[str]:
+def apply_metadata(network: Network, user: UserMetadata) -> list[str]:
     """Set the user's preprocessing and class names of a model in place. Returns notes, a sentence each."""
     notes: list[str] = []
-    before, network.preprocessing = network.preprocessing, told.prepared(network.preprocessing)
-    network.class_names = told.named(network.num_classes, network.class_names)
+    before, network.preprocessing = network.preprocessing, user.apply_to(network.preprocessing)
+    network.class_names = user.class_names_or(network.num_classes, network.class_names)
     network.metrics = valid_metrics(network.metrics, before, network.preprocessing, notes)
     if network.calibration is not None and before != network.preprocessing:
         network.calibration = None
