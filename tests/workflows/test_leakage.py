@@ -26,7 +26,8 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.provenance import KEY, TrainingFingerprint, parse
+from efficientnetv2.models.model_card import parse_entry
+from efficientnetv2.models.provenance import KEY, TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer as run
@@ -247,7 +248,7 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     )
     beginning = {
         "command": "train", "chosen": [], "preprocessing": Preprocessing(image_px=32).to_json(),
-        "groups_at_a_time": {}, "weights_trained_on": before.text(),
+        "groups_at_a_time": {}, "weights_trained_on": before.to_json(),
     }  # fmt: skip
     (tmp_path / "beginning.json").write_text(json.dumps(beginning))
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
@@ -266,7 +267,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
     files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
     kept = replace(second, chose=chose).begun_from(first, most=100)
-    kept = parse(tmp_path / "m.safetensors", kept.text())
+    kept = TrainingFingerprint.from_json(kept.to_json())
     found = seen(tmp_path / "m.safetensors", kept, files)
     assert (found.pictures, found.before, found.chose, found.exact) == (16, True, 8, True)
     assert found.unseen.tolist() == list(range(24, 48))
@@ -500,15 +501,15 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
 
 def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
     marks = np.array([0, 5, 2**63 - 1], dtype=np.int64)
-    again = parse(tmp_path, TrainingFingerprint(40, marks).text())
+    again = TrainingFingerprint.from_json(TrainingFingerprint(40, marks).to_json())
     assert again.pictures == 40
     assert again.marks.tolist() == marks.tolist()
     assert again.share == 3 / 40
     chosen = TrainingFingerprint(40, marks, chose=TrainingFingerprint(3, marks))
-    assert parse(tmp_path, chosen.text()).chose.marks.tolist() == marks.tolist()
+    assert TrainingFingerprint.from_json(chosen.to_json()).chose.marks.tolist() == marks.tolist()
     assert again.chose is None
     whole = TrainingFingerprint(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
-    assert len(whole.text()) < 180_000, "what a million pictures add to a model file"
+    assert len(whole.to_json()) < 180_000, "what a million pictures add to a model file"
 
 
 @pytest.mark.parametrize(
@@ -524,7 +525,7 @@ def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
 )
 def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
     with pytest.raises(InputError, match=mentioning(KEY, "far.safetensors")):
-        parse(tmp_path / "far.safetensors", text)
+        parse_entry(tmp_path / "far.safetensors", text, KEY, TrainingFingerprint.from_json)
 
 
 def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():

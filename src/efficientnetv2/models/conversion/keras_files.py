@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -196,7 +195,7 @@ def _numbered(path: Path, file: Any, h5py: Any) -> list[Stored]:
         )
         found.append(layer)
 
-    _each(file, visit)
+    file.visititems(visit)  # follows no soft or external link
     return found
 
 
@@ -212,13 +211,8 @@ def _named(path: Path, root: Any, h5py: Any) -> list[Stored]:
         stored = found.setdefault(layer, Stored("", "", 0, layer))
         stored.arrays[_OLD_NAMES.get(leaf, leaf)] = _array(path, item.parent, parts[-1], h5py)
 
-    _each(root, visit)
+    root.visititems(visit)  # follows no soft or external link
     return list(found.values())
-
-
-def _each(group: Any, visit: Callable[[str, Any], None]) -> None:
-    """Visit every group and dataset in the file itself: h5py follows no soft or external link here."""
-    group.visititems(visit)
 
 
 def _array(path: Path, group: Any, key: str, h5py: Any) -> npt.NDArray[Any]:
