@@ -21,10 +21,10 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
         sampler = ProgressiveBatchSampler(len(photos), batch_images=32, progressive=plan, steps=1_000)
         loader = DataLoader(photos, batch_sampler=sampler, num_workers=4)  # calls photos[index, setting]
 
-    The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to the
-    model (``apply_setting``). Every image is drawn once an epoch; epochs need not end with a batch. Batches depend only
-    on step and seed, so that workers may read ahead and a run may resume. ``examples/loops/`` has whole examples for a
-    plain loop, Lightning and Hugging Face's Trainer.
+    The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to
+    the model (``apply_regularization``). Every image is drawn once an epoch; epochs need not end with a batch.
+    Batches depend only on step and seed, so that workers may read ahead and a run may resume. ``examples/loops/`` has
+    whole examples for a plain loop, Lightning and Hugging Face's Trainer.
 
     Args:
         images: Number of images in the dataset.
