@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -86,7 +87,7 @@ def killed_at(place: str, *arguments: object, cwd: Path, environment: dict[str, 
     """Run a command that is killed at a certain place.
 
     Args:
-        place: a function, as ``module:function``; it never begins.
+        place: a function or method, as ``module:function``; it never begins.
         arguments: of the command.
         cwd: where.
         environment: variables to set beside those that are.
@@ -167,7 +168,9 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
     sys.argv = ["effnetv2", *words]
     if fatal:
         module, _, name = fatal.partition(":")
-        setattr(importlib.import_module(module), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        *owners, name = name.split(".")
+        owner = functools.reduce(getattr, owners, importlib.import_module(module))
+        setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     code = 1
     try:
         cli.main()

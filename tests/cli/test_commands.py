@@ -537,7 +537,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     assert TINY[-2:] == ("--weights", "none")
     words = ("train", trained / "pictures", *TINY[2:-2], "--out", tmp_path / "run")
     killed_at(
-        "efficientnetv2.evaluation.report:write_report",
+        "efficientnetv2.evaluation.report:Report.write",
         *words,
         "--weights",
         tmp_path / "theirs.pth",

@@ -183,7 +183,7 @@ def test_training_does_not_begin_from_several_networks(whole):
     folder, _ = whole
     done = effnetv2("train", "pictures", "--weights", "folds", "--out", "more", cwd=folder)
     assert done.returncode == 2
-    assert "2 networks that answer together" in done.stderr
+    assert "ensemble of 2 models" in done.stderr
     assert mentions(done.stderr, "--weights", "folds/fold1")
 
 
@@ -734,7 +734,7 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
         }
     )
     for column, value, said in (
-        ("latitude", 91.0, "row 3: latitude is 91.0, but is a number of degrees from -90 to 90"),
+        ("latitude", 91.0, "row 3: latitude is 91.0, but must be a number of degrees from -90 to 90"),
         ("longitude", np.nan, "row 3: the longitude is empty, but 3 of 4 rows have one"),
         ("label", np.nan, "row 3: the label is empty"),
         ("path", np.nan, "row 3: the path is empty"),
@@ -920,7 +920,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, asked))
     data = load_dataset(painted(tmp_path, 48))
     plan = Plan(
-        assign_folds=3,
+        folds=3,
         by="place",
         tries=("balance=null", "balance=equal optimizer.lr=0.001"),
         try_settings=("epochs=2",),

@@ -198,7 +198,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders, tmp_path):
     words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
-    killed_at("efficientnetv2.evaluation.report:write_report", *words, cwd=tmp_path)
+    killed_at("efficientnetv2.evaluation.report:Report.write", *words, cwd=tmp_path)
     first = bits(tmp_path / "run")
     files = sorted((tmp_path / "run/checkpoints").iterdir())
     whole = {file: file.read_bytes() for file in files}
