@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -34,7 +35,9 @@ from efficientnetv2.nas.study import opened, plan_of
 from efficientnetv2.nas.trial import Outcome, StepTold, Trained
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.timer import Spread
 from efficientnetv2.workflows import search_run
 from efficientnetv2.workflows.data_config import Source
@@ -138,7 +141,7 @@ def test_show_draws_one_page_that_fetches_nothing(found):
     done = here("search", "show", found / "study")
     assert done.returncode == 0, done.stderr
     page = (found / "study/search.html").read_text()
-    assert "What accuracy costs" in page
+    assert "Accuracy and cost" in page
     assert "Reward over trials" in page
     addresses = re.findall(r'(?:src|srcset|href)="([^"]{1,20})', page)
     assert addresses
@@ -281,6 +284,11 @@ def test_a_study_is_not_gone_on_with_as_another(change, said, found):
     assert "Traceback" not in done.stderr
 
 
+def no_work(study, _machine, _prepared, folder, *_) -> search_run.Worked:
+    """What a worker leaves that has tried nothing."""
+    return search_run.Worked(study, folder, finished=False, again="")
+
+
 @pytest.fixture
 def on_rasters(tmp_path, monkeypatch):
     """A study on rasters of four bands, begun with ``--bands 4,3,2`` and a backbone that nobody has timed."""
@@ -294,7 +302,7 @@ def on_rasters(tmp_path, monkeypatch):
     step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
     timed = Outcome(step, (), Trained((), 1000), None)
     monkeypatch.setattr(search_run, "try_out", lambda *given, **more: timed)
-    monkeypatch.setattr(search_run, "_work", lambda *given, **more: None)
+    monkeypatch.setattr(search_run, "_work", no_work)
     done = here(*words(tmp_path, tmp_path / "pictures", "--bands", "4,3,2"))
     assert done.returncode == 0, done.stderr
     return tmp_path
@@ -306,7 +314,7 @@ def untrained(monkeypatch):
     step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
     timed, given = Outcome(step, (), Trained((), 1000), None), []
     monkeypatch.setattr(search_run, "try_out", lambda *words, **more: timed)
-    monkeypatch.setattr(search_run, "_work", lambda *words: given.append(words))
+    monkeypatch.setattr(search_run, "_work", lambda *words: given.append(words) or no_work(*words))
     return given
 
 
@@ -714,7 +722,10 @@ def test_a_study_takes_no_file_of_the_users_for_its_own(name, found, tmp_path):
 def test_a_study_that_never_began_leaves_its_place_to_the_next(tmp_path):
     """What its backbone failed of stands in its log; the plan comes before the list of pictures."""
     folder = StudyFolder(tmp_path)
-    folder.log("The backbone failed: out of memory")
+    log = RunLog()
+    log.write_to(tmp_path)
+    with attached(log):
+        logging.getLogger("efficientnetv2").debug("The backbone failed: out of memory")
     (tmp_path / "study.db").write_bytes(b"")
     folder.check()
     (tmp_path / "study.yaml").write_text("")
