@@ -195,7 +195,7 @@ def on_two_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "machine", lambda: "there")
     claim, now = there.claim(1), [0.0]
     monkeypatch.setattr(ledger, "machine", machine)
-    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     return here, there, claim, now
 
 
@@ -225,7 +225,7 @@ def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_pat
     def looked() -> list[object]:
         if cuts:
             cuts.pop()
-            now[0] += 100
+            now[0] += 20  # more than a worker may be silent for, less than there is patience
             raise OperationalError("select", {}, Exception("server closed the connection"))
         return here.storage.rdb.get_all_trials(here.study_id)
 
