@@ -117,7 +117,7 @@ def test_where_no_split_is_known_there_are_just_pictures(class_folders):
     assert done.returncode == 0, done.stderr
     assert re.search(r"^class +images$", done.stdout, re.MULTILINE)
     page = (class_folders.parent / "seen/inspection.html").read_text()
-    assert "<th>pictures</th>" in page
+    assert "<th>images</th>" in page
     assert "no split" not in page
     assert re.search(r"\d+, \d+, \d+ <span class=\"swatch\"", page)
 

@@ -60,7 +60,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     assert network.preprocessing.image_px == report["image_px"] == best
     assert report["top1"] == top1(parts.val, best)
     assert mentions(" ".join(done.stdout.split()), best, "minival")
-    assert "have chosen" in (tmp_path / "run/report.html").read_text()
+    assert mentions((tmp_path / "run/report.html").read_text(), "minival", "chose", f"{best} px")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_of
 
 def test_a_size_that_is_not_looked_up_is_refused_as_such(pictures, tmp_path, monkeypatch):
     """It is no column of DATA, and yet --help offers it."""
-    monkeypatch.setattr(image_metadata, "MAX_HASHED", 1)
+    monkeypatch.setattr(image_metadata, "MAX_MEASURED", 1)
     words = MACHINE | {"asking": Asking(slices="longer_side_px")}
     with pytest.raises(InputError, match=mentioning("50,000")):
         evaluate_and_report(saved(tmp_path, "efficientnetv2_b0", 32), pictures, out=None, **words)

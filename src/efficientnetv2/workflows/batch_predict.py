@@ -460,7 +460,7 @@ def none_readable(dataset: ImageDataset, row: int, reason: str) -> InputError:
     why = reason.removesuffix(".")  # those of rasters are sentences
     if len(dataset) == 1:
         return InputError(
-            f"{dataset.where(row)}: {why}. There is no other picture in {dataset.source}. Bring it back or repair "
+            f"{dataset.where(row)}: {why}. There is no other image in {dataset.source}. Bring it back or repair "
             "it, or give others."
         )
     return InputError(
