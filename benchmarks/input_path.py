@@ -216,7 +216,7 @@ def kept_in_memory(reading: Reading) -> Reader:
     order = CacheJob(
         reader=source_reader(dataset),
         count=len(dataset),
-        kept=CacheSpec.enough(
+        spec=CacheSpec.enough(
             image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL
         ),
         threads=1,

@@ -477,7 +477,7 @@ def test_a_table_replaces_itself_and_says_so(tmp_path, capsys):
     place = f"{tmp_path / 'table.json'} is there already: it will be replaced."
     before = []
     for there in (False, True):
-        reproduce.reproduce(Request("6", device="cpu", out=tmp_path))
+        command_line.main(["6", "--device", "cpu", "--out", str(tmp_path)])
         assert (place in " ".join(capsys.readouterr().err.split())) == there
         before.append([(tmp_path / name).read_bytes() for name in WRITTEN])
     assert before[0] == before[1]

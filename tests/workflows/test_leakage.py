@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tests.command_line import TINY, effnetv2
 from tests.file_server import serving
+from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 from tests.training.test_loop import SMALL
 
@@ -96,9 +97,9 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     def gone(dataset):
         raise InputError("https://example.org/shards does not answer")
 
-    lines: list[str] = []
-    folder, network = SimpleNamespace(log=lines.append), SimpleNamespace(trained_on=None)
-    job = SimpleNamespace(train=load_dataset(class_folders), minival=None, folder=folder, network=network)
+    lines = logged_lines()
+    network = SimpleNamespace(trained_on=None)
+    job = SimpleNamespace(train=load_dataset(class_folders), minival=None, network=network)
     assert run._remembered(job).pictures == 48
     assert run._remembered(job).chose is None
     job.minival = job.train.select(np.arange(8))
