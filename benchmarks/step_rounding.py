@@ -48,7 +48,7 @@ class Rounded:
 
 def gradients(network: nn.Module, work: Workload, precision: Precision) -> dict[str, Tensor]:
     """Of one step, by the network's own names; its weights stay as they are."""
-    raw, labels = work.pictures()
+    raw, labels = work.images()
     means = Preprocessing(image_px=work.image_px)
     images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=torch.channels_last)
     with autocast(work.device, precision):

@@ -118,7 +118,7 @@ def test_a_step_without_timms_compiled_sides_is_not_recorded(monkeypatch, capsys
 @pytest.fixture
 def read_alike(monkeypatch):
     """Shards and files of which nothing is made; each is read in a second a round."""
-    for name in ("make", "pack", "load_dataset", "requests", "drop_pages"):
+    for name in ("make", "write_shards", "load_dataset", "requests", "drop_pages"):
         monkeypatch.setattr(shards, name, lambda *given: None)
     for name in ("trained_on", "read_bytes"):
         monkeypatch.setattr(shards, name, lambda *given: None)
