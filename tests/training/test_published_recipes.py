@@ -249,7 +249,7 @@ def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
     monkeypatch.setattr(
         trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.framing)
     )
-    for name in ("Sampler", "training_batches", "train_steps", "class_terms", "decode_threads"):
+    for name in ("TrainSampler", "training_batches", "train_steps", "class_terms", "decode_threads"):
         monkeypatch.setattr(trainer, name, lambda *given, **words: None)
     recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
     job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
