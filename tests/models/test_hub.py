@@ -253,7 +253,8 @@ def test_two_that_want_the_same_file_transfer_it_once(server, hub):
 def test_a_mirror_is_named_by_the_environment(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    script = f"from efficientnetv2.models.hub import fetch; print(fetch('{NAME}'))"
+    script = "import logging; from efficientnetv2.models.hub import fetch; logging.basicConfig(); "
+    script += f"print(fetch('{NAME}'))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).read_bytes() == CONTENT
     assert tmp_path in Path(done.stdout.strip()).parents
