@@ -194,8 +194,8 @@ def short(tmp_path_factory):
 
 
 def test_wrong_counts_are_said_before_any_image_is_looked_at(short):
-    said: list[str] = []
-    words = {"holdout": 0.2, "seed": 0, "say": said.append, "made_for": "imagenet1k"}
+    said = logged_lines()
+    words = {"holdout": 0.2, "seed": 0, "made_for": "imagenet1k"}
     assert len(prepare(Source(str(short)), strict=False, **words).train) == 1000
     assert mentions(said[0], "1,000", "ImageNet-1k", "1,281,167")
     assert mentions(said[1], "ImageNet-1k", "732", "1,300")

@@ -164,21 +164,10 @@ def test_the_cache_keeps_every_channel(tmp_path):
     listed = load_dataset(tmp_path / "set", require_labels=False)
     rule = measure_bands([listed.file(row) for row in range(3)], "all", seed=0)
     reader = source_reader(replace(listed, bands=rule))
-    order = CacheJob(reader, 3, CacheSpec(64, "shorter"), 1, print, _nothing_counted)
+    order = CacheJob(reader, 3, CacheSpec(64, "shorter"), 1)
     kept = cache_in_memory(order, room_bytes=1 << 30).reader(np.arange(3), reader)
     for row in range(3):
         np.testing.assert_array_equal(kept.source(row), reader.source(row))
-
-
-class _nothing_counted:  # noqa: N801 - stands for a function
-    def __init__(self, what, count):
-        pass
-
-    def __enter__(self):
-        return lambda done: None
-
-    def __exit__(self, *error):
-        return None
 
 
 def test_images_that_do_not_fit_are_refused_by_name(tmp_path):
