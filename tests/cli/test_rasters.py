@@ -154,7 +154,7 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     file = tmp_path / "pictures" / begun.subset("train").paths[0]
     file.write_bytes(b"")
     recipe = read_recipe(tmp_path / "run/recipe.yaml")
-    words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False, "say": [].append}
+    words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False}
     now = prepare(Source(str(tmp_path / "pictures"), bands="4,3,2"), **words)
     again = as_begun(tmp_path / "run", now)
     bands = model_file.load(tmp_path / "run").preprocessing.bands
