@@ -101,7 +101,7 @@ def test_a_check_is_that_of_the_command(photos, tmp_path):
     assert found.label_errors == []
     assert found.report_path.is_file()
     assert "duplicates=48" in repr(found)
-    assert "same file is learnt" in found._repr_html_()
+    assert "the same file is trained on and evaluated" in found._repr_html_()
     assert ev2.DatasetCheck(tmp_path / "here").findings == found.findings
 
 
