@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.training.test_loop import SMALL
 
@@ -136,10 +137,6 @@ def weights_of(job: RunConfig) -> dict[str, torch.Tensor]:
     return dict(modelfile.load(job.folder.model_file).state_dict())
 
 
-def said(job: RunConfig) -> str:
-    return (job.folder.path / "log.txt").read_text()
-
-
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -150,6 +147,7 @@ BEGUN = ("weights=given.safetensors", "classifier=probe")
 
 def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
     """Before training 5 of 6 are right (the last number), then 4 at most: the file has the weights of the start."""
+    lines = logged_lines()
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
     one = job("run", *BEGUN)
     result = run(one, resumed=False)
@@ -159,7 +157,7 @@ def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
     told = modelfile.load(one.folder.model_file).metrics
     assert (told["kept_model"], told["selected_step"]) == ("start", 0)
     assert (told["start_metric"], told["trained_metric"]) == (pytest.approx(5 / 6), pytest.approx(4 / 6))
-    assert str(result.selection) in said(one)
+    assert str(result.selection) in lines
     assert "linear probe" in str(result.selection)
     assert next(row["step"] for row in result.history if row["kind"] == "minival") == 0
 
@@ -251,6 +249,7 @@ def test_auto_minival_chooses_between_start_and_end(start, kept):
 
 def test_training_ends_when_waiting_was_in_vain(job, scripted):
     """Best at step 6. In the first stage nothing is counted; 15 and 18 are the last stage's first two."""
+    lines = logged_lines()
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 1)
     one = job("run", "patience=2")
     result = run(one, resumed=False)
@@ -265,7 +264,7 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
     assert evaluate._epochs(kept) is None
     kept.metrics["stopped_early"] = False
     assert evaluate._epochs(kept) == 8
-    log = said(one)
+    log = "\n".join(lines)
     assert mentions(log, "18", "24", "6", "top-1", "minival", "2")
     assert mentions(log, "18", "weight", "step")
 
@@ -279,11 +278,11 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
     assert same(first, seen[6])
     one.folder.model_file.unlink()
     seen.clear()
-    again = job("run", "patience=2")
+    again, lines = job("run", "patience=2"), logged_lines()
     result = run(again, resumed=True)
     assert not seen, "it was over with its last checkpoint"
-    assert mentions(said(again), "18", "step")
-    assert "from step" not in said(again)
+    assert mentions("\n".join(lines), "18", "step")
+    assert "from step" not in "\n".join(lines)
     assert result.images == 18 * 8
     assert same(weights_of(again), first)
 

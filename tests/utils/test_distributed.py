@@ -204,7 +204,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
             pass
 
 
-def test_a_process_that_waits_for_others_says_so(monkeypatch, capfd):
+def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
     monkeypatch.setattr(distributed, "_WAITS_S", 0.1)
     for one, its in A_CLUSTERS.items():
         monkeypatch.setenv(one, its)
@@ -212,7 +212,7 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, capfd):
     monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
     with pytest.raises(ZeroDivisionError), process_group(world_from_env(), mend=""):
         pass
-    said = capfd.readouterr().err
+    said = caplog.text
     assert mentions(said, "1 process")
     assert mentions(said, "RANK", "WORLD_SIZE")
 
