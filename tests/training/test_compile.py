@@ -24,10 +24,11 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.logs import attached
 
 COMPILE = torch.compile  # which the fixture replaces
 # 8 pictures a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
@@ -72,7 +73,10 @@ def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
     said = logged_lines()
     job = replace(job, folder=RunDir(tmp_path / "run"))
     job.folder.begin(job.recipe, job.train, {})
-    run(job, resumed=False)
+    log = RunLog()
+    log.write_to(job.folder.path)
+    with attached(log):
+        run(job, resumed=False)
     assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
     written = (tmp_path / "run/log.txt").read_text()
     assert all(line in written for line in said)
