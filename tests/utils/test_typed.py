@@ -27,14 +27,11 @@ def test_options_are_what_was_said():
 
 
 def test_no_message_quotes_otherwise():
-    """A path with a space is a word of a command wherever one is printed, on every system.
-
-    ``workflows/crossval.py`` prints none: it writes text that is parsed by ``shlex.split``.
-    """
+    """A path with a space is a word of a command wherever one is printed, on every system."""
     sources = Path(efficientnetv2.__file__).parent
     quoting = [
         file.relative_to(sources).as_posix()
         for file in sources.rglob("*.py")
         if re.search(r"shlex\.(quote|join)", file.read_text(encoding="utf-8"))
     ]
-    assert sorted(quoting) == ["utils/shell.py", "workflows/crossval.py"]
+    assert sorted(quoting) == ["utils/shell.py"]
