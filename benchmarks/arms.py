@@ -25,7 +25,7 @@ from sklearn.model_selection import train_test_split
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.device import lower_precision, pick_device
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 
 # No validation between but at the ends of stages, where it has to be, and then on few pictures.
 HARDLY_VALIDATED = ("validate_epochs=1000", "validate_images=32")
@@ -107,7 +107,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         "sizes": by_size([json.loads(row) for row in rows]),
         "others_cores": round(before.others(_Busy.now()), 2),
         "hardware": hardware(pick_device(runs.device)),
-        "versions": versions(),
+        "versions": library_versions(),
         "when": time.strftime("%Y-%m-%d"),
         CONFIG: runs.config(cell),
     }

@@ -60,7 +60,7 @@ from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.optional_deps import of_torchvision
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import Spread, alternate
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15
@@ -366,7 +366,7 @@ def as_is(options: argparse.Namespace) -> None:
             print(f"{px} px:", *speeds.lines(), sep="\n", flush=True)
     facts = {"data": dataset.source, "images": len(dataset), "rounds": options.rounds}
     if options.json:
-        print(json.dumps(facts | {"versions": versions(), "sizes": sizes}))
+        print(json.dumps(facts | {"versions": library_versions(), "sizes": sizes}))
 
 
 def keep(runs: Sequence[Mapping[str, Spread]]) -> None:

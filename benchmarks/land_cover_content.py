@@ -34,7 +34,7 @@ from sklearn.model_selection import StratifiedKFold
 from efficientnetv2.checks.split_leakage import NEAR_KM
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.locations import EARTH_KM
-from efficientnetv2.inference.predict import embed_manifest
+from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.io import write_text_atomically
 
@@ -160,7 +160,7 @@ def main() -> None:
     right = answered(dataset)
     measures = [looks(path) for path in paths]
     network, _ = load_weights(given.weights)
-    distances = apart(embed_manifest(network, dataset, preprocessing=network.preprocessing).vectors)
+    distances = apart(embed_dataset(network, dataset, preprocessing=network.preprocessing).vectors)
     neighbour, km = nearest(dataset)
     alike = dataset.labels[neighbour] == dataset.labels
     near = km <= NEAR_KM

@@ -21,7 +21,7 @@ from benchmarks.record import RESULTS, interval, record
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import fit_probe
-from efficientnetv2.inference.predict import embed_manifest
+from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.rng import Key
@@ -101,7 +101,7 @@ def measure(network, learn, answer, px, key, rows, *, only_right=False) -> None:
     right = None
     for name, (one, changes) in variants(network).items():
         preprocessing = replace(network.preprocessing, **{"image_px": px} | changes)
-        features = [embed_manifest(one, part, preprocessing=preprocessing) for part in (learn, answer)]
+        features = [embed_dataset(one, part, preprocessing=preprocessing) for part in (learn, answer)]
         probe, _ = fit_probe(features[0], key=key, balanced=False)
         right = right or probe
         row = rows.setdefault(f"{name}, {px} px", {"own": [], "given": []})

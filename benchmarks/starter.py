@@ -21,8 +21,8 @@ from benchmarks.record import RESULTS, interval, keep, record
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import assign_folds
-from efficientnetv2.inference.linear_probe import probe_folds
-from efficientnetv2.inference.predict import Embeddings, embed_manifest, predict_manifest
+from efficientnetv2.inference.linear_probe import out_of_fold_predictions
+from efficientnetv2.inference.predict import Embeddings, embed_dataset, predict_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -41,7 +41,7 @@ def ship(run: Path, pictures: str) -> None:
     report = keep(run, RESULTS / "starter", renamed={pictures.rstrip("/"): "ucmerced"})
     val = load_dataset(str(run / "manifest.csv")).subset("val")
     network = model_file.load(SHIPPED)
-    found = predict_manifest(network, val, preprocessing=network.preprocessing)
+    found = predict_dataset(network, val, preprocessing=network.preprocessing)
     top1 = float((found.probabilities.argmax(axis=1) == found.labels).mean())
     print(f"top-1 on {len(val)} held-out pictures: {report['top1']:.4f} as trained, {top1:.4f} as shipped")
     low, high = report["intervals"]["top1"]
@@ -55,7 +55,7 @@ def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
     """Macro-F1 of linear probes, of all pictures' answers together."""
     dealt = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
     parts = [(part.train_rows, part.val_rows) for part in dealt.parts]
-    answers = probe_folds(embedded, parts, key=Key.of(seed), balanced=True)
+    answers = out_of_fold_predictions(embedded, parts, key=Key.of(seed), balanced=True)
     return classification_metrics(
         embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names
     ).macro_f1
@@ -63,7 +63,7 @@ def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
 
 def embedded(network: Network, dataset: ImageDataset, preprocessing: Preprocessing) -> Embeddings:
     """The features of every picture."""
-    return embed_manifest(network, dataset, preprocessing=preprocessing)
+    return embed_dataset(network, dataset, preprocessing=preprocessing)
 
 
 def gain() -> dict[str, list[float]]:

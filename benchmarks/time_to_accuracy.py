@@ -57,7 +57,7 @@ from benchmarks.regimes import HOPELESS
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 
 Rows = list[dict[str, Any]]  # one per seed
 _SEEDS = 3
@@ -91,7 +91,7 @@ def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> 
                 lambda of=of: {
                     **trained.trained(options.pictures, **of),
                     "hardware": hardware(),
-                    "versions": versions(),
+                    "versions": library_versions(),
                 },
                 {**trained.asked(options.pictures, **of), "seed": seed},
             )

@@ -53,7 +53,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import of_torchvision
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import Spread, alternate, ratio, waiting
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 
 OURS = "efficientnetv2"
 # AdamW's usual values; speeds do not depend on them.
@@ -420,7 +420,7 @@ def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
     except InputError as error:
         parser.error(str(error))
     facts = {"model": work.model, "image_px": work.image_px, "batch_images": work.batch_images}
-    facts |= {"device": str(device), "rounds": options.rounds, "versions": versions()}
+    facts |= {"device": str(device), "rounds": options.rounds, "versions": library_versions()}
     print(json.dumps(facts | found.to_json()) if options.json else "\n".join(found.lines()))
 
 

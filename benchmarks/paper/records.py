@@ -19,7 +19,7 @@ from benchmarks.paper.table import TIMED, Table
 from benchmarks.record import forget, record, versions_of
 
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 
 #: Table -> its claim in results/summary.json.
 CLAIMED = {"5": "randaugment_size_top1_gain_b0_imagenette"}
@@ -63,7 +63,7 @@ def write_record(
         "scale": scale,
         "command": command,
         "hardware": on,
-        "versions": versions(),
+        "versions": library_versions(),
         "date": time.strftime("%Y-%m-%d"),
     }
     (page.RECORDS / f"{name}_{scale}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")

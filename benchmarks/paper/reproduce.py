@@ -26,7 +26,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 
 #: Tables and figures that are counted or timed.
 MEASURED: dict[str, Callable[[Scale, torch.device, Say], Table]] = {
@@ -101,7 +101,7 @@ class _Log:
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder / _CONFIG, json.dumps(self._config, indent=1) + "\n")
         self(self._request.command)
-        self(", ".join(f"{library} {version}" for library, version in versions().items()))
+        self(", ".join(f"{library} {version}" for library, version in library_versions().items()))
 
     def __call__(self, line: str) -> None:
         self.begin()

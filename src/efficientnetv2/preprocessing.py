@@ -229,7 +229,7 @@ class Preprocessing:
             InputError: The image can't be read, or is of no known kind.
         """
         # By name, when it is called: architectures use this module, and know nothing of torch or of files.
-        return import_module("efficientnetv2.inference.predictor").network_input(image, self)
+        return import_module("efficientnetv2.inference.predictor").preprocess_image(image, self)
 
     @property
     def channels(self) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from efficientnetv2.checks.duplicates import MOST_BITS, candidate_pairs, duplicate_section, near_duplicates
-from efficientnetv2.checks.findings import connected_groups
+from efficientnetv2.checks.issues import connected_groups
 from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats, collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.utils.rng import Key

@@ -298,7 +298,7 @@ def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed
     folder, _ = listed
     monkeypatch.setattr(check, "collect_image_stats", lambda *_, **__: pytest.fail("it has looked"))
     with pytest.raises(InputError, match=mentioning("--time-column", "label")):
-        check.inspect_and_tell(
+        check.run_check(
             Source(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED
         )
     assert not (folder / "seen").exists()

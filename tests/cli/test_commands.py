@@ -182,7 +182,7 @@ def test_what_a_notebook_hands_down_and_what_libraries_warn_of_stays_off_the_scr
         "    logging.getLogger('some_library').warning('a library warns')\n"
         "    warnings.warn('a library is deprecated', FutureWarning)\n"
         "    logging.getLogger('some_library').error('a library fails')\n"
-        "sys.modules['efficientnetv2.workflows.check'] = types.SimpleNamespace(inspect_and_tell=talking)\n"
+        "sys.modules['efficientnetv2.workflows.check'] = types.SimpleNamespace(run_check=talking)\n"
         "sys.argv = ['effnetv2', 'inspect', 'pictures']; cli.main()"
     )
     done = subprocess.run(

@@ -26,7 +26,7 @@ from tests.metrics.test_bootstrap import alike_places
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, assign_folds, time_folds
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict
-from efficientnetv2.inference.linear_probe import probe_folds
+from efficientnetv2.inference.linear_probe import out_of_fold_predictions
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import ensemble, model_file
@@ -43,7 +43,7 @@ from efficientnetv2.workflows.crossval_config import Plan, begun_with, remember
 from efficientnetv2.workflows.crossval_report import Networks
 from efficientnetv2.workflows.crossval_runs import Runs
 from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.leakage import seen
+from efficientnetv2.workflows.leakage import train_overlap
 from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
 from efficientnetv2.workflows.run_options import Place
@@ -486,15 +486,15 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     lost = int(dealt.parts[0].train_rows[5]) - 6  # where it stands among those that are looked at
 
     def looked_at(network, pictures, **_):
-        seen = np.delete(np.arange(150), lost)
+        rows = np.delete(np.arange(150), lost)
         vectors = np.random.default_rng(1).normal(size=(149, 8)).astype(np.float32)
-        return Embeddings(seen, pictures.labels[seen], vectors, ((lost, "broken"),))
+        return Embeddings(rows, pictures.labels[rows], vectors, ((lost, "broken"),))
 
-    monkeypatch.setattr(crossval_baseline, "embed_manifest", looked_at)
+    monkeypatch.setattr(crossval_baseline, "embed_dataset", looked_at)
     monkeypatch.setattr(
         crossval_baseline, "build_initial_model", lambda *_, **__: SimpleNamespace(network=None)
     )
-    monkeypatch.setattr(crossval_baseline, "most_pictures", lambda *_: 1_000)
+    monkeypatch.setattr(crossval_baseline, "max_probe_images", lambda *_: 1_000)
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
@@ -1051,8 +1051,8 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
         pd.read_csv(folder / "manifest.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4
     )
-    assert seen(folder, None, data).pictures == 8
-    assert seen(folder, None, data.select(np.arange(8, 12))).pictures == 0
+    assert train_overlap(folder, None, data).pictures == 8
+    assert train_overlap(folder, None, data.select(np.arange(8, 12))).pictures == 0
 
 
 def test_a_random_split_that_flatters_is_found():
@@ -1067,7 +1067,7 @@ def test_a_random_split_that_flatters_is_found():
     answers = []
     for dealt in both:
         pairs = [(part.train_rows, part.val_rows) for part in dealt.parts]
-        given = probe_folds(embedded, pairs, key=Key.of(0), balanced=False)
+        given = out_of_fold_predictions(embedded, pairs, key=Key.of(0), balanced=False)
         answers.append(Predictions(np.arange(240), labels, torch.eye(2)[given]))
     found = beside("the linear probe", answers[1], answers[0], both[1], both[0], 2, Key.of(0))
     assert found.at_random["top1"] > 0.95

@@ -13,7 +13,7 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
-from efficientnetv2.inference.predict import shared_answers
+from efficientnetv2.inference.predict import predict_distributed
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.training.post_training import default_eval_sizes
@@ -44,7 +44,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     parts = prepare(source, holdout=0.25, minival=9, seed=0, strict=False)
 
     def top1(part, px):
-        answers = shared_answers(
+        answers = predict_distributed(
             network,
             part,
             preprocessing=replace(network.preprocessing, image_px=px),

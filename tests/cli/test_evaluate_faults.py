@@ -18,7 +18,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluate import evaluate_and_report
-from efficientnetv2.workflows.evaluate_options import Asking
+from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
 MACHINE = {"device": "cpu", "workers": 0, "strict": False, "split": None}
 
@@ -52,7 +52,7 @@ def printing(screen):
 def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictures, tmp_path, monkeypatch):
     pytest.importorskip("timm")
     model = saved(tmp_path, "timm:vit_tiny_patch16_224", 224)
-    monkeypatch.setattr(evaluate, "answered", lambda *_, **__: pytest.fail("it has answered"))
+    monkeypatch.setattr(evaluate, "run_prediction", lambda *_, **__: pytest.fail("it has answered"))
     for words in ({"sizes": "224,256"}, {"image_px": 256}):
         with pytest.raises(InputError, match=mentioning("3", "256")):
             evaluate_and_report(model, pictures, out=None, **MACHINE, **words)
@@ -65,7 +65,7 @@ def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkey
     def gone(*_):
         raise InputError("https://store/0.tar: no answer")
 
-    monkeypatch.setattr(evaluate, "seen", gone)
+    monkeypatch.setattr(evaluate, "train_overlap", gone)
     evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE, **printing(on_screen))
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "https://store/0.tar")
@@ -91,7 +91,7 @@ def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_of
     """Its size is not known, so that there are two; without it all others have one."""
     (tmp_path / "pictures/red/0.jpg").write_bytes(b"")
     model = saved(tmp_path, "efficientnetv2_b0", 32)
-    words = MACHINE | {"asking": Asking(slices="longer_side_px")}
+    words = MACHINE | {"asking": EvaluateOptions(slices="longer_side_px")}
     evaluate_and_report(model, pictures, out=tmp_path / "out", **words, **printing(on_screen))
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "longer_side_px")
@@ -101,6 +101,6 @@ def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_of
 def test_a_size_that_is_not_looked_up_is_refused_as_such(pictures, tmp_path, monkeypatch):
     """It is no column of DATA, and yet --help offers it."""
     monkeypatch.setattr(image_metadata, "MAX_MEASURED", 1)
-    words = MACHINE | {"asking": Asking(slices="longer_side_px")}
+    words = MACHINE | {"asking": EvaluateOptions(slices="longer_side_px")}
     with pytest.raises(InputError, match=mentioning("50,000")):
         evaluate_and_report(saved(tmp_path, "efficientnetv2_b0", 32), pictures, out=None, **words)

@@ -25,14 +25,14 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.map import print_map
-from efficientnetv2.geospatial.predict_map import Grid, Tally
+from efficientnetv2.geospatial.predict_map import Grid, MapStatistics
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.area import _of_table
-from efficientnetv2.workflows.predict_map import DrawnMap
+from efficientnetv2.workflows.predict_map import MapResult
 
 NAMES = ("forest", "other", "plantation")
 SMALL = Architecture(
@@ -144,9 +144,9 @@ def test_classes_that_are_not_on_the_map_are_counted_not_listed(capsys):
     pixels, sure = np.zeros(1_000, np.int64), np.full(1_000, np.nan)
     pixels[[3, 700]], sure[[3, 700]] = (10, 30), 0.5
     names = tuple(f"c{number:03d}" for number in range(1_000))
-    tally, grid = Tally(pixels, None, sure, 0), Grid(8, 8, 4, 4)
+    tally, grid = MapStatistics(pixels, None, sure, 0), Grid(8, 8, 4, 4)
     print_map(
-        DrawnMap(Path("map.tif"), Path("raster.tif"), names, tally, grid, Bands((1, 2, 3)), 1.0), Screen()
+        MapResult(Path("map.tif"), Path("raster.tif"), names, tally, grid, Bands((1, 2, 3)), 1.0), Screen()
     )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith("c")][1:] == [
@@ -388,7 +388,7 @@ def planted_map(tmp_path):
     values = np.repeat([[1] * 100 + [2] * 100 + [3] * 100], 101, axis=0).astype(np.uint8)
     values[100] = 0
     with open_raster(raster) as source:
-        map_file.write(
+        map_file.write_map(
             tmp_path / "map.tif",
             source,
             NAMES,

@@ -27,12 +27,12 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_options, train
 from efficientnetv2.workflows.area import _of_table
-from efficientnetv2.workflows.batch_predict import list_skipped
+from efficientnetv2.workflows.batch_predict import write_skipped
 from efficientnetv2.workflows.crossval import _folder, _pictures
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.evaluate import evaluate_and_report
-from efficientnetv2.workflows.evaluate_options import check_calibrates
+from efficientnetv2.workflows.evaluate_options import check_calibration
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predict import predict_and_write
@@ -89,7 +89,7 @@ def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
     (class_folders / "red/text.jpg").write_text("no picture")
     readable, _, skipped = _pictures(Source(str(class_folders)), Place(), 0)
     assert len(readable) == 48
-    list_skipped(tmp_path / "skipped.csv", skipped)
+    write_skipped(tmp_path / "skipped.csv", skipped)
     assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
 
 
@@ -97,8 +97,8 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(t
     few, network = dataset([0, 1] * 14 + [0]), torch.nn.Identity()
     network.preprocessing = Preprocessing(image_px=32)
     with pytest.raises(InputError, match=mentioning("30", "29", "val")):
-        check_calibrates(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
-    check_calibrates(tmp_path / "m.safetensors", network, dataset([0, 1] * 15), "val", network.preprocessing)
+        check_calibration(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
+    check_calibration(tmp_path / "m.safetensors", network, dataset([0, 1] * 15), "val", network.preprocessing)
 
 
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):

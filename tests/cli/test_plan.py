@@ -174,7 +174,7 @@ def test_a_cache_in_memory_is_in_the_processors(device, counted):
 
 def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folders, monkeypatch):
     """Of a rare class none may be among them."""
-    monkeypatch.setattr(estimate, "most_pictures", lambda *given: 100)
+    monkeypatch.setattr(estimate, "max_probe_images", lambda *given: 100)
     monkeypatch.setattr(estimate, "_PROBED", 1)
     pictures = load_dataset(class_folders)
     network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_px=32)

@@ -26,14 +26,14 @@ from efficientnetv2.cli.results import ResultPrinter, print_outcome
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import as_linear, linear_probe
+from efficientnetv2.inference.linear_probe import linear_probe, to_linear_layer
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.linear_probe import keep
 from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.report_sections import Known
@@ -59,7 +59,7 @@ def test_the_linear_layer_is_scikit_learns_answer(classes):
     labels = np.arange(90) % classes
     vectors = (draw.normal(size=(90, 5)) * np.arange(1, 6) + labels[:, None]).astype(np.float32)
     learnt = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors, labels)
-    weight, bias = as_linear(learnt, classes)
+    weight, bias = to_linear_layer(learnt, classes)
     ours = torch.softmax(torch.from_numpy(vectors) @ weight.T + bias, dim=1)
     np.testing.assert_allclose(ours, learnt.predict_proba(vectors), atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_a_class_that_the_probe_has_not_seen_is_no_likelier_than_any():
     labels = np.array([0, 2, 3])[np.arange(90) % 3]
     vectors = (draw.normal(size=(90, 5)) + labels[:, None]).astype(np.float32)
     learnt = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors, labels)
-    weight, bias = as_linear(learnt, 4)
+    weight, bias = to_linear_layer(learnt, 4)
     assert weight.shape == (4, 5)
     asked = torch.from_numpy(vectors * 100)  # far from the mean too
     logits = asked @ weight.T + bias
@@ -257,12 +257,12 @@ def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
     right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
     recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
     limited = ReportMetadata("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
-    found = Outcome(right, dataset, dataset.class_names, limited)
+    found = EvaluationResult(right, dataset, dataset.class_names, limited)
     assert len(found.next_steps) == 3
     assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
         True
     ] * 2
-    assert Outcome(right, dataset, dataset.class_names, ReportMetadata("x", "test")).next_lines == []
+    assert EvaluationResult(right, dataset, dataset.class_names, ReportMetadata("x", "test")).next_lines == []
 
 
 def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
@@ -274,7 +274,7 @@ def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_f
             pd.Index(dataset.paths)
         )
         known = Known(probe=probe.iloc[:answered])
-        print_outcome(Outcome(right, dataset, dataset.class_names, facts, known=known), Screen())
+        print_outcome(EvaluationResult(right, dataset, dataset.class_names, facts, known=known), Screen())
         said = " ".join(capsys.readouterr().out.split())
         assert ("had, on 12 of these images, top-1 50.0%" in said) is (answered == 12)
         assert ("it began with had top-1 50.0%" in said) is (answered == 48)

@@ -77,7 +77,7 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
     )
     answers = Predictions(np.arange(2), asked.dataset.labels, torch.eye(3)[:2])
     kept = []
-    monkeypatch.setattr(active_learning, "sheet", lambda shown, **_: kept.extend(shown) or "")
+    monkeypatch.setattr(active_learning, "render_sheet", lambda shown, **_: kept.extend(shown) or "")
     file = tmp_path / "next.csv"
     active_learning.write_ranking(file, asked, answers, device=torch.device("cpu"), workers=0)
     assert [one.picture.size for one in kept] == [(320, 160)] * 2

@@ -16,7 +16,7 @@ from efficientnetv2.models.conversion.timm import tensor_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.label_alignment import in_classes_of
+from efficientnetv2.workflows.label_alignment import align_labels
 
 NAMES = ("oak", "elm", "ash")
 
@@ -270,14 +270,14 @@ def test_the_command_that_names_classes_can_be_pasted(class_folders):
     with pytest.raises(
         InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")
     ):
-        in_classes_of(load_dataset(class_folders), ("0", "1", "2"), "my runs/a", merge=False)
+        align_labels(load_dataset(class_folders), ("0", "1", "2"), "my runs/a", merge=False)
     with pytest.raises(
         InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")
     ):
-        in_classes_of(load_dataset(class_folders), NAMES, "my runs/a", merge=False)
+        align_labels(load_dataset(class_folders), NAMES, "my runs/a", merge=False)
 
 
 def test_of_networks_that_answer_together_convert_is_not_named_for_it_takes_none(class_folders, tmp_path):
     (tmp_path / "ensemble.json").write_text(json.dumps({"members": ["fold1/model.safetensors"]}))
     with pytest.raises(InputError, match=r"No label is; .* Call the labels of the table as it does\.$"):
-        in_classes_of(load_dataset(class_folders), NAMES, str(tmp_path), merge=False)
+        align_labels(load_dataset(class_folders), NAMES, str(tmp_path), merge=False)

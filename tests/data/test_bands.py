@@ -39,7 +39,7 @@ from efficientnetv2.data.readers import default_bands, display_reader, eval_read
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source, with_rule
-from efficientnetv2.workflows.predict_map import Wanted, bands_for
+from efficientnetv2.workflows.predict_map import MapOptions, resolve_bands
 
 RNG = np.random.default_rng(0)
 
@@ -676,8 +676,8 @@ def test_bands_that_were_found_by_color_are_looked_for_by_color_in_all(tmp_path)
     with open_raster(rgb) as dataset:
         asked = Preprocessing(image_px=16).seeing(rule)
         with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
-            bands_for(dataset, asked, Wanted(), "rgb.tif")
-        assert bands_for(dataset, asked, Wanted(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
+            resolve_bands(dataset, asked, MapOptions(), "rgb.tif")
+        assert resolve_bands(dataset, asked, MapOptions(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
     assert measure_bands([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no colour counts"
     assert load_raster(rgb, replace(rule, names=())).shape == (24, 24, 3), (
         "a rule of before colours were kept"

@@ -28,7 +28,7 @@ from efficientnetv2.evaluation.plots import (
 )
 from efficientnetv2.evaluation.reliability import draw_coverage, draw_reliability
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows
-from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
+from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 from efficientnetv2.metrics.calibration import reliability_bins
 from efficientnetv2.metrics.selective import coverage_curve
 
@@ -55,17 +55,17 @@ def places() -> ImageDataset:
     return ImageDataset(root=None, source="a", table=table, class_names=tuple("abcdef"))
 
 
-def of_a_sample(pictures: int, of: int) -> LabelCurve:
+def of_a_sample(pictures: int, of: int) -> LearningCurve:
     """A label curve of a sample, from its sixteenth on."""
-    measured = [LabelPoint(pictures // 2**n, 0.6 - n / 20, 0.5, 0.7, 5) for n in range(4, -1, -1)]
-    there, twice = (LabelPoint(count, 0.7, 0.6, 0.8, 0) for count in (of, 2 * of))
-    return LabelCurve(tuple(measured), twice, 0.0, 0.0, 0.1, there)
+    measured = [LearningCurvePoint(pictures // 2**n, 0.6 - n / 20, 0.5, 0.7, 5) for n in range(4, -1, -1)]
+    there, twice = (LearningCurvePoint(count, 0.7, 0.6, 0.8, 0) for count in (of, 2 * of))
+    return LearningCurve(tuple(measured), twice, 0.0, 0.0, 0.1, there)
 
 
 def drawn():
     rng = np.random.default_rng(0)
     shares = rng.dirichlet([1, 1], 200)
-    point = LabelPoint(pictures=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
+    point = LearningCurvePoint(pictures=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
     rows = [row | {"loss": 1e-6 * (1 + row["step"]), "macro_f1": 0.3} for row in HISTORY]
     return {
         "learning": draw_training_curves(rows),
@@ -73,7 +73,7 @@ def drawn():
         "over time": draw_top1_over_time({str(number): HISTORY for number in range(5)}),
         "one over time": draw_top1_over_time({"": HISTORY}),
         "sizes": draw_sizes(_curve(trained_px=96)),
-        "labels": draw_label_curve(LabelCurve((point,), point, 0.1, 0.0, 0.2)),
+        "labels": draw_label_curve(LearningCurve((point,), point, 0.1, 0.0, 0.2)),
         "labels of a sample": draw_label_curve(of_a_sample(500, 1_000_000)),
         "reliability": draw_reliability(reliability_bins(rng.integers(0, 2, 200), shares)),
         "abstention": draw_coverage(coverage_curve(rng.random(200) < 0.7, shares.max(axis=1))),

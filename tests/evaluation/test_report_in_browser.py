@@ -25,14 +25,14 @@ from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.summary import ReportContext
-from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
+from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.active_learning import Ranked, sheet
+from efficientnetv2.workflows.active_learning import RankedImage, render_sheet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What keeps a headless browser from looking for the network, its screen and its profile.
@@ -215,9 +215,9 @@ def cross_validated(folder, classes):
             )
         ],
     )
-    curve = LabelCurve(
-        tuple(LabelPoint(1250 * 2**n, 0.5 + n / 20, 0.4 + n / 20, 0.6 + n / 20, 5) for n in range(5)),
-        LabelPoint(320_000, 0.8, 0.7, 0.9, 0), 0.05, 0.01, 0.09, LabelPoint(160_000, 0.75, 0.7, 0.8, 0),
+    curve = LearningCurve(
+        tuple(LearningCurvePoint(1250 * 2**n, 0.5 + n / 20, 0.4 + n / 20, 0.6 + n / 20, 5) for n in range(5)),
+        LearningCurvePoint(320_000, 0.8, 0.7, 0.9, 0), 0.05, 0.01, 0.09, LearningCurvePoint(160_000, 0.75, 0.7, 0.8, 0),
     )  # fmt: skip
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     heat = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)
@@ -240,8 +240,8 @@ def to_label(folder, classes):
     """The sheet of what to label next."""
     names, *_ = answered(classes)
     picture = Image.new("RGB", (40, 30))
-    shown = [Ranked("a/very/long/path/" + "x" * 80, one, 0.4, names[0], picture) for one in names[:20]]
-    html = sheet(shown, pictures=12345, diverse=500, command="effnetv2 predict " + "word " * 60)
+    shown = [RankedImage("a/very/long/path/" + "x" * 80, one, 0.4, names[0], picture) for one in names[:20]]
+    html = render_sheet(shown, pictures=12345, diverse=500, command="effnetv2 predict " + "word " * 60)
     (folder / "report.html").write_text(html, encoding="utf-8")
 
 

@@ -6,10 +6,10 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.plots import SizeCurve, draw_sizes
-from efficientnetv2.inference.resolutions import SizePoint, best
+from efficientnetv2.inference.resolutions import SizeMetrics, best_size
 
 POINTS = tuple(
-    SizePoint(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0)
+    SizeMetrics(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0)
     for px, top1 in ((96, 0.6), (128, 0.8), (160, 0.8))
 )
 
@@ -20,7 +20,7 @@ def _curve(**changes):
 
 
 def test_of_equal_ones_the_smallest_is_best():
-    assert best(POINTS).image_px == 128
+    assert best_size(POINTS).image_px == 128
     assert mentions(_curve().advice, "128")
 
 

@@ -35,7 +35,7 @@ def written(tmp_path):
                 put(values[rows, columns], sure[rows, columns], window)
 
     with open_raster(raster) as source:
-        map_file.write(tmp_path / "map.tif", source, NAMES, fill, told={"model": "m"})
+        map_file.write_map(tmp_path / "map.tif", source, NAMES, fill, told={"model": "m"})
     return tmp_path / "map.tif", values
 
 
@@ -88,7 +88,7 @@ def test_a_small_map_needs_no_copies(tmp_path):
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 90, 90), np.uint8))
     ones = np.ones((90, 90), np.int64)
     with open_raster(raster) as source:
-        map_file.write(
+        map_file.write_map(
             tmp_path / "map.tif", source, NAMES, lambda put: put(ones, ones, ((0, 90), (0, 90))), told={}
         )
     with rasterio.open(tmp_path / "map.tif") as target:
@@ -102,7 +102,7 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
         open_raster(raster) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")),
     ):
-        map_file.write(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
+        map_file.write_map(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
     assert not (tmp_path / "map.tif").exists()
 
 
@@ -117,7 +117,7 @@ def test_areas_are_counted_in_memory_that_does_not_grow_with_the_width(tmp_path)
         target.write(np.ones((1, 44, 256), np.uint8), [1], window=((256, 300), (0, 256)))
     tracemalloc.start()
     try:
-        names, pixels, hectares = map_file.classes_and_areas(tmp_path / "map.tif")
+        names, pixels, hectares = map_file.count_classes(tmp_path / "map.tif")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -146,6 +146,6 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
         open_raster(path.with_name("blank.tif")) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "write error")),
     ):
-        map_file.write(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), told={})
+        map_file.write_map(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), told={})
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".*"))

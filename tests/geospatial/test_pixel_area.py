@@ -8,7 +8,7 @@ from tests.messages import mentions
 from tests.rasters import rasterio, warp, write_raster
 
 from efficientnetv2.data.geotiff import is_mercator, open_raster, pixel_side_m
-from efficientnetv2.geospatial.pixel_area import row_hectares, untrue
+from efficientnetv2.geospatial.pixel_area import distortion_warning, row_hectares
 
 
 def measured(tmp_path, height=180, width=360, **words):
@@ -127,7 +127,7 @@ def test_areas_of_a_projection_that_are_far_off_are_not_told(tmp_path, crs, plac
     path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
     with open_raster(path) as dataset:
         assert row_hectares(dataset) is None
-        assert mentions(untrue(dataset), covered, "pixel")
+        assert mentions(distortion_warning(dataset), covered, "pixel")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_areas_of_a_projection_that_are_true_are_told(tmp_path, crs, place):
     path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
     with open_raster(path) as dataset:
         assert row_hectares(dataset) is not None
-        assert untrue(dataset) == ""
+        assert distortion_warning(dataset) == ""
 
 
 def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
@@ -152,10 +152,10 @@ def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
     pixels = np.zeros((1, 5, 2), np.uint8)
     path = write_raster(tmp_path / "polar.tif", pixels, crs="EPSG:3413", transform=between)
     with open_raster(path) as dataset:
-        assert mentions(untrue(dataset), "93", "100")
+        assert mentions(distortion_warning(dataset), "93", "100")
     path = write_raster(tmp_path / "web.tif", np.zeros((1, 4, 4), np.uint8), **placed("EPSG:3857", 10, 60))
     with open_raster(path) as dataset:
-        assert mentions(untrue(dataset), "25")
+        assert mentions(distortion_warning(dataset), "25")
 
 
 def test_corners_beyond_the_earth_say_nothing_of_it(tmp_path):

@@ -10,7 +10,7 @@ from tests.rasters import PLACE, UTM, coloured, rasterio, write_raster
 
 from efficientnetv2.data.geotiff import open_raster
 from efficientnetv2.geospatial import map_file
-from efficientnetv2.geospatial.predict_map import Grid, draw
+from efficientnetv2.geospatial.predict_map import Grid, predict_blocks
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -42,9 +42,9 @@ def mapped(tmp_path, raster, *, window_px, stride_px=None, bands=RGB, network=No
     tallies = []
     with open_raster(raster) as source:
         grid = Grid(source.height, source.width, window_px, stride_px or window_px // 2)
-        map_file.write(
+        map_file.write_map(
             out, source, network.class_names,
-            lambda put: tallies.append(draw(network, source, put, grid, bands, **words)), told={"model": "m"},
+            lambda put: tallies.append(predict_blocks(network, source, put, grid, bands, **words)), told={"model": "m"},
         )  # fmt: skip
     return tallies[0], out
 
@@ -126,7 +126,7 @@ def test_a_row_of_blocks_is_read_twice_at_most(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", np.full((3, 256, 5000), 90, np.uint8))
     with open_raster(raster) as source:
         counted, grid, put = Counted(source), Grid(256, 5000, 256, 256), []
-        tally = draw(Colours(), counted, lambda *block: put.append(block[2]), grid, RGB)
+        tally = predict_blocks(Colours(), counted, lambda *block: put.append(block[2]), grid, RGB)
     assert counted.reads == 2
     assert (len(put), tally.pixels.sum()) == (20, 256 * 5000)
 
@@ -190,14 +190,14 @@ def test_the_file_names_and_colours_its_classes(tmp_path):
         table = target.colormap(1)
     assert table[0][3] == 0
     assert len({table[value] for value in (1, 2, 3)}) == 3
-    names, pixels, hectares = map_file.classes_and_areas(out)
+    names, pixels, hectares = map_file.count_classes(out)
     assert names == NAMES
     np.testing.assert_array_equal(pixels, tally.pixels)
     np.testing.assert_allclose(hectares, tally.hectares)
 
 
 def test_classes_of_a_large_set_have_colours_of_their_own():
-    assert len(set(map_file.colours(200).values())) == 200
+    assert len(set(map_file.class_colors(200).values())) == 200
 
 
 def test_more_classes_than_a_byte_holds(tmp_path):
@@ -229,4 +229,4 @@ def test_a_raster_that_is_cut_short_leaves_no_map(tmp_path):
 def test_a_foreign_geotiff_is_no_map(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", scene())
     with pytest.raises(InputError, match=mentioning("scene.tif", "effnetv2 map")):
-        map_file.classes_and_areas(raster)
+        map_file.count_classes(raster)

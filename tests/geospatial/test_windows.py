@@ -7,13 +7,19 @@ from hypothesis import strategies as st
 from tests.messages import mentioning
 
 from efficientnetv2.geospatial import predict_map
-from efficientnetv2.geospatial.predict_map import BLENDED_BYTES, Grid, blended, rows_at_a_time, weights
+from efficientnetv2.geospatial.predict_map import (
+    BLENDED_BYTES,
+    Grid,
+    blend_windows,
+    rows_at_a_time,
+    window_weights,
+)
 from efficientnetv2.utils.errors import InputError
 
 
 def whole(*parts):
     """(H, W, K): all strips of what is blended."""
-    return np.concatenate(list(blended(*parts)))
+    return np.concatenate(list(blend_windows(*parts)))
 
 
 @st.composite
@@ -32,7 +38,7 @@ def test_every_pixel_lies_in_a_window_and_no_window_sticks_out(grid):
             covered[start : start + grid.window_px] += 1
         assert covered.min() >= 1
         assert len(set(starts)) == len(starts)
-        assert (weights(starts, grid.window_px, 0, length).sum(axis=1) > 0).all()
+        assert (window_weights(starts, grid.window_px, 0, length).sum(axis=1) > 0).all()
 
 
 def test_windows_of_twenty_px_stand_as_counted_by_hand():
@@ -47,8 +53,8 @@ def test_between_neighbours_no_answer_jumps(window, more_rows, more_columns, see
     """With a stride of half a window, going over from one to the next takes as many pixels as lie between them."""
     grid = Grid(window + more_rows, window + more_columns, window, window // 2)
     answers = np.random.default_rng(seed).random((len(grid.tops), len(grid.lefts), 1), np.float32)
-    down = weights(grid.tops, window, 0, grid.height)
-    across = weights(grid.lefts, window, 0, grid.width)
+    down = window_weights(grid.tops, window, 0, grid.height)
+    across = window_weights(grid.lefts, window, 0, grid.width)
     field = whole(answers, np.ones(answers.shape[:2], np.float32), down, across)[:, :, 0]
     for axis, starts in ((0, grid.tops), (1, grid.lefts)):
         least = np.diff(starts).min(initial=window)
@@ -58,7 +64,7 @@ def test_between_neighbours_no_answer_jumps(window, more_rows, more_columns, see
 
 def test_half_a_stride_is_interpolation_between_middles():
     """Two windows of 8 px, 4 apart, answer 0 and 1: their middles lie at 4 and 8."""
-    across = weights([0, 4], 8, 0, 12)
+    across = window_weights([0, 4], 8, 0, 12)
     field = whole(
         np.array([[[0.0], [1.0]]], np.float32),
         np.ones((1, 2), np.float32),
@@ -70,7 +76,7 @@ def test_half_a_stride_is_interpolation_between_middles():
 
 
 def test_windows_that_do_not_count_leave_their_place_to_others():
-    across = weights([0, 4], 8, 0, 12)
+    across = window_weights([0, 4], 8, 0, 12)
     answers = np.array([[[0.0], [1.0]]], np.float32)
     field = whole(answers, np.array([[0, 1]], np.float32), np.ones((1, 1), np.float32), across)[0, :, 0]
     assert np.isnan(field[:4]).all()
@@ -99,7 +105,7 @@ def drawn(rows, columns, classes):
     starts = list(range(0, 13 * max(rows, columns), 13))
     counts = rng.random((rows, columns), np.float32)
     counts[0] = 0
-    sides = (weights(starts[:rows], 40, 0, 60), weights(starts[:columns], 40, 0, 60))
+    sides = (window_weights(starts[:rows], 40, 0, 60), window_weights(starts[:columns], 40, 0, 60))
     return rng.random((rows, columns, classes), np.float32), counts, *sides
 
 
@@ -113,7 +119,7 @@ def test_in_strips_of_rows_it_is_the_same_as_all_at_once(monkeypatch):
     np.testing.assert_allclose(at_once, expected, rtol=1e-5)
     assert np.isnan(at_once[:13]).all()
     monkeypatch.setattr(predict_map, "BLENDED_BYTES", 7 * 4 * (60 + 4) * 5)
-    strips = list(blended(answers, counts, down, across))
+    strips = list(blend_windows(answers, counts, down, across))
     assert [len(one) for one in strips] == [7] * 8 + [4]
     np.testing.assert_allclose(np.concatenate(strips), at_once, rtol=1e-6)
 
@@ -124,7 +130,7 @@ def test_memory_is_bounded_whatever_the_number_of_classes(classes):
     rows = rows_at_a_time(256, 5, classes)
     assert rows == 1 or rows * (256 + 5) * classes * 4 <= BLENDED_BYTES
     assert (rows + 1) * (256 + 5) * classes * 4 > BLENDED_BYTES
-    strip = next(blended(*drawn(2, 2, classes)))
+    strip = next(blend_windows(*drawn(2, 2, classes)))
     assert strip.nbytes <= BLENDED_BYTES
     assert len(strip) == min(60, rows_at_a_time(60, 2, classes))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientnetv2.inference import active_learning
-from efficientnetv2.inference.active_learning import rank
+from efficientnetv2.inference.active_learning import rank_for_labeling
 from efficientnetv2.utils.rng import Key
 
 
@@ -24,7 +24,7 @@ def pictures(sure, clusters, seed=0):
 
 def test_entropy_and_margin_by_hand():
     """Half and half knows nothing; 0.9 and 0.1 have 0.469 of a bit."""
-    found = rank(np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]]), np.eye(3), key=Key.of(0))
+    found = rank_for_labeling(np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]]), np.eye(3), key=Key.of(0))
     assert found.entropy == pytest.approx([1, 0.4690, 0], abs=1e-4)
     assert found.margin == pytest.approx([0, 0.8, 1])
 
@@ -33,23 +33,23 @@ def test_each_kind_of_picture_comes_before_the_second_of_a_kind():
     """Eight kinds, ten pictures each, all equally unsure: the first eight are of eight kinds."""
     clusters = np.repeat(np.arange(8), 10)
     shares, vectors = pictures(np.full(80, 0.55), clusters)
-    order = rank(shares, vectors, key=Key.of(1)).order
+    order = rank_for_labeling(shares, vectors, key=Key.of(1)).order
     assert len(set(clusters[order[:8]])) == 8
 
 
 def test_the_surest_come_last_and_the_unsurest_first():
     sure = np.r_[np.full(50, 0.999), 0.52, np.full(49, 0.999)]
     shares, vectors = pictures(sure, np.arange(100) % 16)
-    assert rank(shares, vectors, key=Key.of(0)).order[0] == 50
+    assert rank_for_labeling(shares, vectors, key=Key.of(0)).order[0] == 50
     mixed = np.r_[np.full(90, 0.9999), np.full(10, 0.6)]
     shares, vectors = pictures(mixed, np.arange(100) % 16)
-    assert set(rank(shares, vectors, key=Key.of(0), most=10).order[:10]) == set(range(90, 100))
+    assert set(rank_for_labeling(shares, vectors, key=Key.of(0), most=10).order[:10]) == set(range(90, 100))
 
 
 def test_copies_are_not_chosen_twice_but_none_is_lost():
     shares, vectors = pictures([0.5] * 6, [0, 1, 2, 0, 1, 2])
     vectors[3:] = vectors[:3]
-    found = rank(shares, vectors, key=Key.of(0))
+    found = rank_for_labeling(shares, vectors, key=Key.of(0))
     assert found.diverse == 3
     assert {int(row) % 3 for row in found.order[:3]} == {0, 1, 2}
     assert sorted(found.order) == list(range(6))
@@ -64,7 +64,10 @@ def test_distances_are_those_of_the_whole_gradients():
     gradients = np.einsum("ik,id->ikd", residuals, vectors).reshape(5, -1)
     first = int((gradients**2).sum(axis=1).argmax())
     squares = np.minimum(((gradients - gradients[first]) ** 2).sum(axis=1), (gradients**2).sum(axis=1))
-    seconds = [rank(shares, vectors, key=Key.of(seed), most=2).order[:2].tolist() for seed in range(2000)]
+    seconds = [
+        rank_for_labeling(shares, vectors, key=Key.of(seed), most=2).order[:2].tolist()
+        for seed in range(2000)
+    ]
     assert {pair[0] for pair in seconds} == {first}
     often = np.bincount([pair[1] for pair in seconds], minlength=5) / 2000
     assert often == pytest.approx(squares / squares.sum(), abs=0.04)
@@ -74,10 +77,10 @@ def test_distances_are_those_of_the_whole_gradients():
 def test_every_picture_once_and_the_same_each_time(count, most, seed):
     rng = np.random.default_rng(seed)
     shares, vectors = rng.dirichlet(np.ones(4), size=count), rng.normal(size=(count, 6))
-    found = rank(shares, vectors, key=Key.of(seed), most=most)
+    found = rank_for_labeling(shares, vectors, key=Key.of(seed), most=most)
     assert sorted(found.order) == list(range(count))
     assert found.diverse == min(count, most)
-    assert (found.order == rank(shares, vectors, key=Key.of(seed), most=most).order).all()
+    assert (found.order == rank_for_labeling(shares, vectors, key=Key.of(seed), most=most).order).all()
     rest = found.entropy[found.order[found.diverse :]]
     assert (np.diff(rest) <= 0).all()
 
@@ -89,7 +92,7 @@ def test_vectors_are_never_copied_as_a_whole():
     vectors = rng.normal(size=(3_000, 1_000)).astype(np.float32)
     tracemalloc.start()
     try:
-        rank(shares, vectors, key=Key.of(0), most=4)
+        rank_for_labeling(shares, vectors, key=Key.of(0), most=4)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -102,7 +105,7 @@ def test_probabilities_are_never_copied_as_a_whole():
     shares = rng.dirichlet(np.ones(5_000), size=2_000).astype(np.float32)
     tracemalloc.start()
     try:
-        rank(shares, rng.normal(size=(2_000, 4)), key=Key.of(0), most=4)
+        rank_for_labeling(shares, rng.normal(size=(2_000, 4)), key=Key.of(0), most=4)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -116,7 +119,7 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
     vectors = (100 + 0.01 * rng.normal(size=(60, 8))).astype(np.float32)
     monkeypatch.setattr(active_learning, "_WIDENED", 8 * 7)  # seven at a time, four in the last part
     told = []
-    found = rank(shares, vectors, key=Key.of(2), most=40, progress=told.append)
+    found = rank_for_labeling(shares, vectors, key=Key.of(2), most=40, progress=told.append)
     assert told == list(range(1, 41))
     wide = vectors.astype(np.float64)
     residuals = shares - np.eye(3)[shares.argmax(axis=1)]
@@ -129,4 +132,4 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
         "_products",
         lambda _, at, called=None: whole[called is None] @ whole[called is None][at],
     )
-    assert found.order.tolist() == rank(shares, vectors, key=Key.of(2), most=40).order.tolist()
+    assert found.order.tolist() == rank_for_labeling(shares, vectors, key=Key.of(2), most=40).order.tolist()

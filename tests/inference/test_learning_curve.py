@@ -11,8 +11,14 @@ from tests.messages import mentions
 
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.inference import learning_curve as label_curve_module
-from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint, _carried, _macro_f1, label_curve
-from efficientnetv2.inference.linear_probe import Together, fitted
+from efficientnetv2.inference.learning_curve import (
+    LearningCurve,
+    LearningCurvePoint,
+    _carried,
+    _macro_f1,
+    learning_curve,
+)
+from efficientnetv2.inference.linear_probe import GroupedData, fit_classifier
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.rng import Key
 
@@ -30,11 +36,11 @@ def curve(seed, *, train=240, labelled=None, apart=0.6, val=300):
     generator, labelled = np.random.default_rng(seed), labelled or train
     every, asked = embeddings(generator, 2 * labelled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
-    answers = fitted(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
-    found = label_curve(
+    answers = fit_classifier(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
+    found = learning_curve(
         learn, asked, answers, labelled=labelled, strength=0.01, balanced=False, key=Key.of(seed)
     )
-    twice = fitted(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
+    twice = fit_classifier(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
     return (
         found,
         f1_score(asked.labels, answers, average="macro"),
@@ -70,11 +76,11 @@ def test_where_nothing_is_left_to_learn_it_is_said():
     assert "the last of all training images" in learning_curve_section(found).how
 
 
-@pytest.mark.parametrize("carried", [None, LabelPoint(960, 0.41, 0.3, 0.5, 5)])
+@pytest.mark.parametrize("carried", [None, LearningCurvePoint(960, 0.41, 0.3, 0.5, 5)])
 def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
     """53.7 % with 48 pictures, 46.5 % with 96; whether more would help is not known."""
-    points = (LabelPoint(48, 0.537, 0.4, 0.66, 5), LabelPoint(96, 0.465, 0.33, 0.6, 1))
-    found = LabelCurve(points, LabelPoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
+    points = (LearningCurvePoint(48, 0.537, 0.4, 0.66, 5), LearningCurvePoint(96, 0.465, 0.33, 0.6, 1))
+    found = LearningCurve(points, LearningCurvePoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
     word, words = label_efficiency_verdict(found)
     assert word == "Not known."
     assert mentions(" ".join(words.split()), "53.7", "48", "46.5", "96")
@@ -116,10 +122,10 @@ def test_copies_are_no_labels_more(made):
     train = Embeddings(np.arange(720), np.tile(one.labels, 3), vectors)
     number = np.tile(np.arange(240), 3)
     family = number if made else np.arange(720)
-    together = Together(number, family, made & (np.arange(720) >= 240))
-    answers = fitted(vectors, train.labels, 0.01, False).predict(asked.vectors)
+    together = GroupedData(number, family, made & (np.arange(720) >= 240))
+    answers = fit_classifier(vectors, train.labels, 0.01, False).predict(asked.vectors)
     of = 240 if made else 720
-    found = label_curve(
+    found = learning_curve(
         train, asked, answers, labelled=of, strength=0.01, balanced=False, key=Key.of(0), together=together
     )
     assert [one.pictures for one in found.points] == pytest.approx(
@@ -167,10 +173,12 @@ def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
     labels = (np.arange(2000) >= 1993).astype(np.int64)
     vectors = (generator.normal(size=(2000, 4)) + 3 * labels[:, None]).astype(np.float32)
     train = Embeddings(np.arange(2000), labels, vectors)
-    answers = fitted(vectors, labels, 0.01, False).predict(vectors)
+    answers = fit_classifier(vectors, labels, 0.01, False).predict(vectors)
 
     def found():
-        return label_curve(train, train, answers, labelled=2000, strength=0.01, balanced=False, key=Key.of(0))
+        return learning_curve(
+            train, train, answers, labelled=2000, strength=0.01, balanced=False, key=Key.of(0)
+        )
 
     assert [one.pictures for one in found().points] == [250, 500, 1000, 2000]
     monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth

@@ -17,8 +17,8 @@ from tests.messages import mentioning
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import Together, distinct, fit_probe, linear_probe
-from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.inference.linear_probe import GroupedData, deduplicate, fit_probe, linear_probe
+from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -43,10 +43,10 @@ def parts(class_folders):
 
 
 def test_embeddings_are_what_the_classifier_reads(network, parts):
-    embedded = embed_manifest(network, parts[0], preprocessing=PREPROCESSING, batch_images=5)
+    embedded = embed_dataset(network, parts[0], preprocessing=PREPROCESSING, batch_images=5)
     assert embedded.vectors.shape == (24, 16)
     assert embedded.labels.tolist() == parts[0].labels.tolist()
-    one = embed_manifest(network, parts[0].select([7]), preprocessing=PREPROCESSING)
+    one = embed_dataset(network, parts[0].select([7]), preprocessing=PREPROCESSING)
     np.testing.assert_allclose(embedded.vectors[7], one.vectors[0], rtol=1e-4, atol=1e-5)
 
 
@@ -114,12 +114,14 @@ def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
 def test_of_very_many_classes_the_strength_is_the_usual_one(classes, fits, monkeypatch):
     """A fit of all is by turns of 2,000 x 1,280 x K; choosing among five takes as many of three quarters."""
     made = []
-    monkeypatch.setattr(room, "fitted", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing())
+    monkeypatch.setattr(
+        room, "fit_classifier", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing()
+    )
     labels = np.arange(2_000) % classes
     vectors = np.zeros((2_000, 1_280), dtype=np.float32)
     _, strength = fit_probe(Embeddings(np.arange(2_000), labels, vectors), key=KEY, balanced=False)
     assert made == [1_500] * (fits - 1) + [2_000]
-    assert strength == (room.USUAL_STRENGTH if fits == 1 else room._STRENGTHS[0])
+    assert strength == (room.DEFAULT_STRENGTH if fits == 1 else room._STRENGTHS[0])
 
 
 class _Nothing:
@@ -135,9 +137,9 @@ def test_copies_and_neighbours_do_not_choose_the_strength():
     _, expected = fit_probe(alone, key=KEY, balanced=False)
     _, parted = fit_probe(every, key=KEY, balanced=False)
     assert parted > expected
-    copies = Together(family, family, np.arange(720) >= 240)
+    copies = GroupedData(family, family, np.arange(720) >= 240)
     assert fit_probe(every, key=KEY, balanced=False, together=copies)[1] == expected
-    places = Together(family, np.arange(720), np.zeros(720, dtype=bool))
+    places = GroupedData(family, np.arange(720), np.zeros(720, dtype=bool))
     assert fit_probe(every, key=KEY, balanced=False, together=places)[1] == expected
 
 
@@ -153,7 +155,7 @@ def _alike(count, draw):
 def test_where_nothing_hangs_together_the_draw_is_scikit_learns():
     labels = np.arange(60) % 3
     split = StratifiedShuffleSplit(1, test_size=0.25, random_state=KEY.torch_seed() % 2**32)
-    ((learning, choosing),) = Together.of(pictures(labels), np.arange(60), key=KEY).drawn(
+    ((learning, choosing),) = GroupedData.of(pictures(labels), np.arange(60), key=KEY).drawn(
         labels, key=KEY, ask=0.25
     )
     expected = next(split.split(labels, labels))
@@ -165,20 +167,20 @@ def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
     labels = np.tile([0, 1], 40)
     place = np.arange(80) // 8
     data = pictures(labels, latitude=place + 0.5, longitude=place + 0.5)
-    together = Together.of(data, None, key=KEY)
+    together = GroupedData.of(data, None, key=KEY)
     assert len(np.unique(together.clusters)) == 10
     ((learning, choosing),) = together.drawn(labels, key=KEY, ask=0.25)
     assert not set(place[learning]) & set(place[choosing])
     assert 12 <= len(choosing) <= 28
     one_place_each = pictures(labels, latitude=labels + 0.5, longitude=labels + 0.5)
-    assert len(np.unique(Together.of(one_place_each, None, key=KEY).clusters)) == 80
+    assert len(np.unique(GroupedData.of(one_place_each, None, key=KEY).clusters)) == 80
 
 
 def test_places_of_very_few_pictures_are_no_obstacle():
     """No class has a picture for each of the parts that a strictness is chosen by."""
     labels = np.array([0, 1, 0, 1, 0, 1])
     few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
-    np.testing.assert_array_equal(np.unique(Together.of(few, None, key=KEY).clusters), np.arange(6))
+    np.testing.assert_array_equal(np.unique(GroupedData.of(few, None, key=KEY).clusters), np.arange(6))
 
 
 @pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
@@ -187,19 +189,19 @@ def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
     of = Embeddings(
         np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32)
     )
-    together = Together(
+    together = GroupedData(
         np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool)
     )
     seen = []
     monkeypatch.setattr(
-        room, "fitted", lambda *words: seen.append(words) or DummyClassifier().fit(words[0], words[1])
+        room, "fit_classifier", lambda *words: seen.append(words) or DummyClassifier().fit(words[0], words[1])
     )
     fit_probe(of, key=KEY, balanced=False, together=together)
     assert len(seen) == 5 * draws + 1
 
 
 def test_of_copies_whose_origin_is_not_there_one_stands_for_it():
-    copies = Together(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([True, True, True, False]))
+    copies = GroupedData(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([True, True, True, False]))
     assert copies.originals.tolist() == [0, 3]
 
 
@@ -234,11 +236,11 @@ def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
     """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 pictures; S at 384 px 8.37: 430, so the least, 500."""
     cpu = torch.device("cpu")
     b0, s = create("efficientnetv2_b0", num_classes=0), create("efficientnetv2_s", num_classes=0)
-    assert room.most_pictures(b0, 224, 10, cpu) == 5000
-    assert room.most_pictures(b0, 448, 10, cpu) == pytest.approx(5014 / 4, rel=0.01)
-    assert room.most_pictures(s, 384, 10, cpu) == 500
-    assert room.most_pictures(s, 384, 300, cpu) == 1500
-    assert room.most_pictures(s, 384, 10, torch.device("cuda")) == 5000
+    assert room.max_probe_images(b0, 224, 10, cpu) == 5000
+    assert room.max_probe_images(b0, 448, 10, cpu) == pytest.approx(5014 / 4, rel=0.01)
+    assert room.max_probe_images(s, 384, 10, cpu) == 500
+    assert room.max_probe_images(s, 384, 300, cpu) == 1500
+    assert room.max_probe_images(s, 384, 10, torch.device("cuda")) == 5000
 
 
 def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
@@ -254,14 +256,16 @@ def test_copies_are_not_drawn_for_pictures():
     made = pictures(labels, path=[f"{row}.jpg" for row in range(1800)], augmented_from=origin)
     contents = np.arange(1800)
     contents[450:900] = np.arange(450)  # and of the first class half are the same files again
-    rows = room.taught(labels, 200, KEY, distinct(made, contents))
+    rows = room.sample_training_rows(labels, 200, KEY, deduplicate(made, contents))
     assert len(rows) == len(np.unique(rows)) == 200
     of_first, of_second = rows[labels[rows] == 0], rows[labels[rows] == 1]
     assert 75 <= len(of_first) <= 125
     assert len(np.unique(contents[of_first])) == len(of_first)
     assert set(range(900, 960)) <= set(of_second.tolist()), "copies beside all of these fill the rest"
-    plain = room.taught(labels, 200, KEY)
-    np.testing.assert_array_equal(plain, room.taught(labels, 200, KEY, np.ones(1800, dtype=bool)))
+    plain = room.sample_training_rows(labels, 200, KEY)
+    np.testing.assert_array_equal(
+        plain, room.sample_training_rows(labels, 200, KEY, np.ones(1800, dtype=bool))
+    )
     assert np.bincount(labels[plain]).tolist() == np.bincount(labels[rows]).tolist()
 
 
@@ -270,7 +274,7 @@ def test_a_class_that_no_draw_has_met_is_learnt_all_the_same(network, parts, mon
     train, val = parts
     rare = train.select([0, *np.flatnonzero(train.labels == 2)])
     assert np.bincount(rare.labels).tolist() == [1, 0, 8]
-    monkeypatch.setattr(room, "most_pictures", lambda *_: 2)
+    monkeypatch.setattr(room, "max_probe_images", lambda *_: 2)
     for seed in range(3):
         found = linear_probe(network, rare, val, preprocessing=PREPROCESSING, key=Key.of(seed))
         assert len(np.unique(found.train.labels)) == 2

@@ -13,12 +13,12 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import (
     Predictions,
-    check_classes,
-    embed_manifest,
-    evaluating,
-    interleaved,
+    embed_dataset,
+    eval_mode,
+    merge_shards,
     predict,
-    predict_manifest,
+    predict_dataset,
+    require_classes,
 )
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble
@@ -65,7 +65,7 @@ def test_a_network_without_classes_is_refused():
 
 def test_the_way_to_a_classifier_can_be_typed_whatever_the_folder_is_called():
     with pytest.raises(InputError, match=mentioning("--weights", "my runs/net.safetensors")):
-        check_classes(EfficientNet(SMALL, num_classes=0), "my runs/net.safetensors")
+        require_classes(EfficientNet(SMALL, num_classes=0), "my runs/net.safetensors")
 
 
 @pytest.mark.parametrize("views", ["one", "symmetries"])
@@ -114,7 +114,7 @@ def test_the_mode_comes_back_after_an_error_too():
     layer, seen = nn.Dropout(), []
 
     def fails():
-        with evaluating(layer):
+        with eval_mode(layer):
             seen.append(layer.training)
             raise RuntimeError
 
@@ -163,9 +163,9 @@ def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "ab"[number % 2] / f"{number:02d}.png")
     pictures, preprocessing = load_dataset(tmp_path), replace(PREPROCESSING, views=views)
-    expected = predict_manifest(_network(), pictures, preprocessing=preprocessing, batch_images=20)
+    expected = predict_dataset(_network(), pictures, preprocessing=preprocessing, batch_images=20)
     network, passes = _bears(_network(), 8)
-    found = predict_manifest(network, pictures, preprocessing=preprocessing, batch_images=20)
+    found = predict_dataset(network, pictures, preprocessing=preprocessing, batch_images=20)
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
     assert found.samples.tolist() == list(range(30))
     each = 1 if views == "one" else 8
@@ -197,7 +197,7 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
     (tmp_path / "odd" / "1.png").write_bytes(b"no picture")
     pictures = load_dataset(tmp_path)
     broken = next(i for i in range(6) if str(pictures.file(i)).endswith("1.png"))
-    found = predict_manifest(
+    found = predict_dataset(
         _network(), pictures, preprocessing=PREPROCESSING, workers=workers, batch_images=2
     )
     kept = [i for i in range(6) if i != broken]
@@ -221,8 +221,8 @@ def test_answers_to_a_manifest_are_never_in_memory_twice(class_folders, monkeypa
 
     monkeypatch.setattr(torch, "cat", spy)
     words = {"preprocessing": PREPROCESSING, "batch_images": 5}
-    logits = predict_manifest(_network(), pictures, **words).logits
-    vectors = embed_manifest(_network(), pictures, **words).vectors
+    logits = predict_dataset(_network(), pictures, **words).logits
+    vectors = embed_dataset(_network(), pictures, **words).vectors
     assert (tuple(logits.shape), vectors.shape) == ((48, 3), (48, 16))
     assert {(5, 3), (5, 16)} <= set(joined), "of what a batch came to"
     assert not {(48, 3), (48, 16)} & set(joined)
@@ -288,9 +288,9 @@ def test_shares_of_a_manifest_come_together_in_its_order():
         Predictions(own, own * 3 + rank, every[own * 3 + rank], ((1, "is damaged"),) if rank == 0 else ())
         for rank, own in enumerate(rows)
     ]
-    whole = interleaved(parts, 3)
+    whole = merge_shards(parts, 3)
     assert whole.samples.tolist() == whole.labels.tolist() == [0, 1, 2, 4, 5, 6]
     assert torch.equal(whole.logits, every[[0, 1, 2, 4, 5, 6]])
     assert whole.unreadable == ((3, "is damaged"),)
-    assert interleaved(parts[:1], 3) is parts[0]
-    assert interleaved([], 3).logits.shape == (0, 3)
+    assert merge_shards(parts[:1], 3) is parts[0]
+    assert merge_shards([], 3).logits.shape == (0, 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.inference.resolutions import SizePoint, best, size_points
+from efficientnetv2.inference.resolutions import SizeMetrics, best_size, evaluate_sizes
 
 
 def _answers(called):
@@ -24,7 +24,7 @@ def test_each_size_has_the_figures_of_its_answers():
         asked.append(px)
         return {64: (_answers([0, 1, 1, 1]), 2.0), 128: (_answers([0, 0, 1, 1]), 8.0)}[px]
 
-    small, large = size_points(answer, (64, 128), ("cat", "dog"))
+    small, large = evaluate_sizes(answer, (64, 128), ("cat", "dog"))
     assert asked == [64, 128]
     assert (small.image_px, small.top1, small.images_per_s) == (64, 0.75, 2.0)
     assert small.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
@@ -35,8 +35,8 @@ def test_each_size_has_the_figures_of_its_answers():
 
 def test_the_best_is_by_the_figure_that_counts_and_of_equal_ones_the_fastest():
     points = [
-        SizePoint(px, top1, 0.0, 1.0, macro_f1, 1.0)
+        SizeMetrics(px, top1, 0.0, 1.0, macro_f1, 1.0)
         for px, top1, macro_f1 in ((96, 0.7, 0.6), (128, 0.8, 0.5), (160, 0.8, 0.6))
     ]
-    assert best(points).image_px == 128
-    assert best(points, "macro_f1").image_px == 96
+    assert best_size(points).image_px == 128
+    assert best_size(points, "macro_f1").image_px == 96

@@ -25,7 +25,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
 from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.evaluate import evaluate_and_report
-from efficientnetv2.workflows.label_alignment import in_classes_of
+from efficientnetv2.workflows.label_alignment import align_labels
 from efficientnetv2.workflows.predict import _counted, predict_and_write
 
 MODEL = "model.safetensors"
@@ -231,10 +231,10 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
         pytest.importorskip("rasterio", reason="needs the extra geo")
         from tests.rasters import write_raster  # which needs it too
 
-        from efficientnetv2.workflows.predict_map import Wanted, map_and_write
+        from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
         scene = write_raster(tmp_path / "scene.tif", np.full((3, 64, 64), 90, np.uint8))
-        map_and_write(model, scene, Wanted(), out=tmp_path / "map.tif", batch_images=8, **plain)
+        predict_map(model, scene, MapOptions(), out=tmp_path / "map.tif", batch_images=8, **plain)
     assert "cpu computes, as cpu says." in capsys.readouterr().out
 
 
@@ -288,8 +288,8 @@ def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tm
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
     pictures, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
     with pytest.raises(InputError, match=mentioning("--labels")):
-        in_classes_of(pictures, names, MODEL, merge=False)
-    assert in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]
+        align_labels(pictures, names, MODEL, merge=False)
+    assert align_labels(pictures, names, MODEL, merge=True).labels.tolist() == [0]
 
 
 @pytest.mark.parametrize("names", [("A", "a", "oak"), ("a", "A", "oak"), ("a", "oak", "A")])
@@ -298,10 +298,10 @@ def test_of_classes_that_differ_by_case_a_label_is_the_one_it_is_called(names, t
     paint(tmp_path / "one/A/1.jpg", (60, 190, 60))
     paint(tmp_path / "one/OAK/2.jpg", (60, 190, 60))
     pictures = load_dataset(tmp_path / "one", for_training=False)
-    found = in_classes_of(pictures, names, MODEL, merge=True)
+    found = align_labels(pictures, names, MODEL, merge=True)
     assert [names[label] for label in found.labels] == ["A", "oak"]
     more = ("\u00c4", "\u00e4", "oak")
     paint(tmp_path / "two/A\u0308/1.jpg", (60, 190, 60))
     pictures = load_dataset(tmp_path / "two", for_training=False)
     with pytest.raises(InputError, match=mentioning("'Ä'", "'ä'")):
-        in_classes_of(pictures, more, MODEL, merge=True)
+        align_labels(pictures, more, MODEL, merge=True)

@@ -8,7 +8,7 @@ import pytest
 from tests.messages import mentioning
 
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.cost_matrix import read_costs
+from efficientnetv2.workflows.cost_matrix import read_cost_matrix
 
 NAMES = ("oak", "elm")
 
@@ -24,7 +24,7 @@ NAMES = ("oak", "elm")
 )
 def test_costs_are_read_as_a_spreadsheet_writes_them(text, tmp_path):
     (tmp_path / "costs.csv").write_text(text, encoding="utf-8-sig")
-    costs = read_costs(tmp_path / "costs.csv", NAMES)
+    costs = read_cost_matrix(tmp_path / "costs.csv", NAMES)
     assert costs.matrix.tolist() == [[0, 3], [2, 0]]
     assert costs.no_answer == 0.5
 
@@ -35,10 +35,10 @@ def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
     assert one != two
     for names, written in (((one, "elm"), two), ((two, "elm"), one)):
         (tmp_path / "costs.csv").write_text(f"true,{written},elm\n{written},0,2\nelm,3,0\n", encoding="utf-8")
-        assert read_costs(tmp_path / "costs.csv", names).matrix.tolist() == [[0, 2], [3, 0]]
+        assert read_cost_matrix(tmp_path / "costs.csv", names).matrix.tolist() == [[0, 2], [3, 0]]
     both = f"true,{one},{two}\n{one},0,2\n{two},3,0\n"
     (tmp_path / "costs.csv").write_text(both, encoding="utf-8")
-    assert read_costs(tmp_path / "costs.csv", (one, two)).matrix.tolist() == [[0, 2], [3, 0]], (
+    assert read_cost_matrix(tmp_path / "costs.csv", (one, two)).matrix.tolist() == [[0, 2], [3, 0]], (
         "two classes stay two"
     )
 
@@ -58,4 +58,4 @@ def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
 def test_costs_that_are_none_are_refused(text, said, tmp_path):
     (tmp_path / "costs.csv").write_text(text)
     with pytest.raises(InputError, match=mentioning(*said)):
-        read_costs(tmp_path / "costs.csv", NAMES)
+        read_cost_matrix(tmp_path / "costs.csv", NAMES)

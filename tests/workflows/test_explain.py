@@ -25,7 +25,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluation_result, explain
-from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.explain import explained, explained_by_folds
 
 
@@ -65,7 +65,7 @@ def test_mistakes_are_kept_no_larger_than_the_page_needs(wrong, tmp_path, monkey
     dataset, answers = wrong
     kept = []
     monkeypatch.setattr(report.Report, "write", lambda self, folder: kept.extend(self.errors))
-    Outcome(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
+    EvaluationResult(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(320, 160)] * 2
 
 
@@ -81,7 +81,9 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
     for part, reader in ((evaluation_result, "display_reader"), (explain, "eval_reader")):
         monkeypatch.setattr(part, reader, lambda dataset: SimpleNamespace(source=gone))
     (tmp_path / "out").mkdir()
-    Outcome(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path / "out")
+    EvaluationResult(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(
+        tmp_path / "out"
+    )
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
     assert len(asked) == 1
@@ -105,7 +107,7 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
     assert all(each["address"] is not None for each in shown)
     kept = []
     monkeypatch.setattr(report.Report, "write", lambda self, folder: kept.extend(self.errors))
-    Outcome(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
+    EvaluationResult(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(24, 24)] * 2
 
 

@@ -41,7 +41,13 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import resume
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import prepare
-from efficientnetv2.workflows.leakage import Seen, SeenBefore, on_unseen, seen, seen_before
+from efficientnetv2.workflows.leakage import (
+    PretrainOverlap,
+    TrainOverlap,
+    pretrain_overlap,
+    train_overlap,
+    unseen_metrics,
+)
 
 
 def remembered(dataset, most=10**6):
@@ -146,12 +152,12 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
     prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
-    found = seen_before(place, network, prepared)
+    found = pretrain_overlap(place, network, prepared)
     assert found.pictures == 4
     (line,) = found.lines
     assert mentions(line, place, "4", "9", "val")
     for word, others in ((place, prepared.train), ("none", prepared.val), ("gone.safetensors", prepared.val)):
-        assert seen_before(word, weights_of(others, tmp_path)[1], prepared) == SeenBefore()
+        assert pretrain_overlap(word, weights_of(others, tmp_path)[1], prepared) == PretrainOverlap()
 
 
 def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
@@ -164,14 +170,14 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
     further = alone.begun_from(chain, most=100)  # of a third run
     for trained_on in (replace(alone, chose=chose), chain, further):
         network.trained_on = trained_on
-        found = seen_before(place, network, prepared)
+        found = pretrain_overlap(place, network, prepared)
         assert (found.pictures, found.chose, found.flattering) == (0, 3, True)
         (line,) = found.lines
         said = "3 of the 9 pictures of val have chosen them, as the minival of an earlier run"
         assert line.startswith(f"Weights {place}: {said}, so {end}")
         assert found.to_json() == {"pictures": 0, "chose": 3, "note": line}
     network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
-    found = seen_before(place, network, prepared)
+    found = pretrain_overlap(place, network, prepared)
     assert (found.pictures, found.chose) == (2, 2)
     (line,) = found.lines
     assert mentions(line, "2", "9", "val")
@@ -201,11 +207,11 @@ def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folder
     prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
     with pytest.raises(InputError, match=mentioning("6", "minival")):
-        seen_before(place, network, prepared)
-    unasked = seen_before(place, network, prepared, refuse=False)
+        pretrain_overlap(place, network, prepared)
+    unasked = pretrain_overlap(place, network, prepared, refuse=False)
     assert unasked.chooser
     assert "choose no model" in unasked.lines[-1]
-    found = seen_before(place, weights_of(prepared.minival, tmp_path)[1], prepared)
+    found = pretrain_overlap(place, weights_of(prepared.minival, tmp_path)[1], prepared)
     assert found.pictures == 0
     (line,) = found.lines
     assert mentions(line, place, "6", "minival")
@@ -269,7 +275,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
     kept = replace(second, chose=chose).begun_from(first, most=100)
     kept = TrainingFingerprint.from_json(kept.to_json())
-    found = seen(tmp_path / "m.safetensors", kept, files)
+    found = train_overlap(tmp_path / "m.safetensors", kept, files)
     assert (found.pictures, found.before, found.chose, found.exact) == (16, True, 8, True)
     assert found.unseen.tolist() == list(range(24, 48))
 
@@ -279,18 +285,18 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     files = load_dataset(class_folders)
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
     chain = third.begun_from(second.begun_from(first, most=100), most=100)
-    known = seen(tmp_path / "m", chain, files)
+    known = train_overlap(tmp_path / "m", chain, files)
     assert (known.pictures, known.exact, known.before) == (36, True, True)
     assert known.unseen.tolist() == list(range(3, 48, 4))
-    alone = seen(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
+    alone = train_overlap(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
     assert mentions(alone.note, "12")
     # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
     short = third.begun_from(second.begun_from(first, most=100), most=8)
     assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
-    known = seen(tmp_path / "m", short, files)
+    known = train_overlap(tmp_path / "m", short, files)
     assert (known.pictures, known.exact, known.unseen) == (36, False, None)
     sampled = third.begun_from(replace(second, pictures=120, earlier=first), most=100)
-    known = seen(tmp_path / "m", sampled, files)
+    known = train_overlap(tmp_path / "m", sampled, files)
     assert (known.pictures, known.exact, known.least, known.unseen) == (36, False, True, None)
     assert mentions(known.note, "36", "48")
 
@@ -301,7 +307,7 @@ def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
     prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)
-    assert seen_before(place, network, prepared) == SeenBefore()
+    assert pretrain_overlap(place, network, prepared) == PretrainOverlap()
 
 
 def splits(run):
@@ -316,7 +322,7 @@ def test_shards_remember_their_originals(class_folders, tmp_path):
     files = load_dataset(class_folders)
     for name, image_px in (("whole", None), ("small", 16)):
         write_shards(files, tmp_path / name, PackOptions(10**9, image_px=image_px))
-        known = seen(tmp_path / "m", remembered(load_dataset(tmp_path / name)), files)
+        known = train_overlap(tmp_path / "m", remembered(load_dataset(tmp_path / name)), files)
         assert mentions(known.note, "48")
 
 
@@ -330,14 +336,18 @@ def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path
     for folder in (class_folders, tmp_path / "elsewhere"):
         for file in sorted((folder / "red").iterdir()):
             Image.open(file).rotate(90).save(file)
-    assert seen(tmp_path / "run", trained_on, load_dataset(class_folders)).note.startswith("48 of these 48")
-    assert seen(tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")).note.startswith(
+    assert train_overlap(tmp_path / "run", trained_on, load_dataset(class_folders)).note.startswith(
+        "48 of these 48"
+    )
+    assert train_overlap(tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")).note.startswith(
         "32 of these 48"
     )
-    assert seen(tmp_path / "m", trained_on, load_dataset(class_folders)).note.startswith("32 of these 48")
-    assert seen(tmp_path / "run", None, load_dataset(class_folders)).note.startswith("48 of these 48"), (
-        "an older file"
+    assert train_overlap(tmp_path / "m", trained_on, load_dataset(class_folders)).note.startswith(
+        "32 of these 48"
     )
+    assert train_overlap(tmp_path / "run", None, load_dataset(class_folders)).note.startswith(
+        "48 of these 48"
+    ), "an older file"
 
 
 def test_links_lead_to_the_same_paths(class_folders, tmp_path):
@@ -352,7 +362,7 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
     for data in ("way", "links"):
-        assert seen(tmp_path / "run", None, load_dataset(tmp_path / data)).pictures == 24
+        assert train_overlap(tmp_path / "run", None, load_dataset(tmp_path / data)).pictures == 24
 
 
 def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
@@ -362,7 +372,7 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
     (tmp_path / "runs/one/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "runs/one/manifest.csv")
     for way in ("runs/one", "scratch/mine/runs/one"):
-        assert seen(tmp_path / way, None, load_dataset(class_folders)).pictures == 24
+        assert train_overlap(tmp_path / way, None, load_dataset(class_folders)).pictures == 24
 
 
 def a_model(path, trained_on, calibration=None):
@@ -445,11 +455,11 @@ def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_p
     """It says that minival did, and not which these were: what it has not seen has no figures then."""
     files = load_dataset(class_folders)
     network = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
-    assert seen(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
+    assert train_overlap(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
     network.metrics = {"selected_on": "minival"}
     modelfile.save(tmp_path / "m.safetensors", network)
     older = modelfile.load(tmp_path / "m.safetensors").trained_on
-    known = seen(tmp_path, older, files)
+    known = train_overlap(tmp_path, older, files)
     assert (known.pictures, known.chose, known.unseen) == (10, 0, None)
 
 
@@ -461,10 +471,10 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
     files.to_csv(tmp_path / "run/manifest.csv")
     trained_on = remembered(files.subset("train"))
     chosen = replace(trained_on, chose=TrainingFingerprint(1, np.array([5])))
-    known = seen(tmp_path / "run", chosen, files)
+    known = train_overlap(tmp_path / "run", chosen, files)
     assert (known.pictures, known.chose, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
     # A run without minival leaves aside what its table calls so.
-    known = seen(tmp_path / "run", trained_on, files)
+    known = train_overlap(tmp_path / "run", trained_on, files)
     assert (known.chose, len(known.unseen)) == (0, 24)
 
 
@@ -476,11 +486,11 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
     dataset = load_dataset(tmp_path / "list.csv")
     trained_on = remembered(dataset.select(np.arange(2_000)), most=400)
-    known = seen(tmp_path / "m", trained_on, dataset.select(np.arange(1_500, 2_500)))
+    known = train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(1_500, 2_500)))
     assert not known.exact
     assert 500 - 4 * 45 < known.pictures < 500 + 4 * 45
     assert mentions(known.note, known.pictures, "1000")
-    assert seen(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).note is None
+    assert train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).note is None
 
 
 def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
@@ -494,7 +504,7 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
     for number, network in enumerate(folds):
         trained = np.flatnonzero(np.arange(2_000) % 5 != number)
         network.trained_on = remembered(dataset.select(trained), most=len(trained) // 3)
-    known = seen(tmp_path / "m", Ensemble(folds).trained_on, dataset.select(np.arange(1_900, 2_400)))
+    known = train_overlap(tmp_path / "m", Ensemble(folds).trained_on, dataset.select(np.arange(1_900, 2_400)))
     assert (known.exact, known.least, known.unseen) == (False, True, None)
     assert 40 < known.pictures <= 100
     assert mentions(known.note, known.pictures, "500")
@@ -534,9 +544,9 @@ def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
     labels = np.tile([0, 1], 30)
     answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
     predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)
-    known = Seen(20, exact=True, of=60, unseen=np.arange(20, 60))
+    known = TrainOverlap(20, exact=True, of=60, unseen=np.arange(20, 60))
     whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (
-        on_unseen(predictions, known, ("a", "b"), one).told["intervals"]["top1"] for one in (None, whole)
+        unseen_metrics(predictions, known, ("a", "b"), one).told["intervals"]["top1"] for one in (None, whole)
     )
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])

@@ -24,7 +24,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluate import evaluate_and_report
-from efficientnetv2.workflows.predictions_io import is_predictions, predictions_table, write_predictions
+from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
 
 NAMES = ("blue", "green", "red")
 SMALL = Architecture(8, (Stage(fused(expand=2, kernel=3), 2, 8, 1),), 16)
@@ -103,17 +103,17 @@ def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
     names = ["path", *(str(number) for number in range(1, classes))]
     answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
     write_predictions(tmp_path / "some.csv", predictions_table(answers, list("abcd"), names))
-    assert is_predictions(tmp_path / "some.csv", names)
+    assert is_predictions_csv(tmp_path / "some.csv", names)
     if classes == 2:  # as version 0.1 wrote it
         before = pd.read_csv(tmp_path / "some.csv").drop(columns="probability")
         before.to_csv(tmp_path / "before.csv", index=False)
-        assert is_predictions(tmp_path / "before.csv", names)
+        assert is_predictions_csv(tmp_path / "before.csv", names)
     labeled = predictions_table(answers, list("abcd"), names, true_labels=names[:1] * 4)
     write_predictions(tmp_path / "true.csv", labeled)
-    assert not is_predictions(tmp_path / "true.csv", names)
+    assert not is_predictions_csv(tmp_path / "true.csv", names)
     for content in (b"", b"\xff\xfe", b"path,label\n", b'"'):
         (tmp_path / "other.csv").write_bytes(content)
-        assert not is_predictions(tmp_path / "other.csv", names)
+        assert not is_predictions_csv(tmp_path / "other.csv", names)
 
 
 def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):

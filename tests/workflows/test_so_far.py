@@ -29,7 +29,7 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
 from efficientnetv2.workflows import predict as predict_job
-from efficientnetv2.workflows.batch_predict import Asked, SoFar, answered
+from efficientnetv2.workflows.batch_predict import PredictionCheckpoint, PredictionJob, run_prediction
 from efficientnetv2.workflows.data_config import Source
 
 MODEL = "model.safetensors"
@@ -56,7 +56,7 @@ def so_far(network, class_folders, tmp_path):
             "preprocessing": network.preprocessing,
             "dataset": load_dataset(class_folders, require_labels=False),
         } | words
-        return SoFar(tmp_path / "labels.csv", **of)
+        return PredictionCheckpoint(tmp_path / "labels.csv", **of)
 
     made.said = said
     return made
@@ -206,13 +206,13 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
         each(*_answers([0, 2]))
         raise stop
 
-    monkeypatch.setattr(batch_predict, "shared_answers", stopped)
+    monkeypatch.setattr(batch_predict, "predict_distributed", stopped)
     dataset = load_dataset(class_folders, require_labels=False)
     before = signal.getsignal(signal.SIGTERM)
     kept = so_far()
     with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
-        answered(
-            Asked(network, dataset, ShardDamage({}, ())),
+        run_prediction(
+            PredictionJob(network, dataset, ShardDamage({}, ())),
             "predicting",
             preprocessing=network.preprocessing,
             device=torch.device("cpu"),
@@ -230,9 +230,9 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     """A million pictures' of a thousand classes are 4 GB."""
     dataset = load_dataset(class_folders, require_labels=False)
     given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
-    monkeypatch.setattr(batch_predict, "shared_answers", lambda *_, **__: given)
-    found, _ = answered(
-        Asked(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
+    monkeypatch.setattr(batch_predict, "predict_distributed", lambda *_, **__: given)
+    found, _ = run_prediction(
+        PredictionJob(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
         device=torch.device("cpu"), workers=0, strict=False, world=World(), so_far=so_far(),
     )  # fmt: skip
     assert found.logits.data_ptr() == given.logits.data_ptr()
@@ -253,11 +253,11 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
         return Predictions(np.arange(len(dataset)), dataset.targets, torch.randn(len(dataset), 3))
 
     monkeypatch.setattr(batch_predict, "broadcast_from_main", by_first)
-    monkeypatch.setattr(batch_predict, "shared_answers", shared)
+    monkeypatch.setattr(batch_predict, "predict_distributed", shared)
     answers = []
     for rank in (0, 1):
-        found, _ = answered(
-            Asked(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
+        found, _ = run_prediction(
+            PredictionJob(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
             device=torch.device("cpu"), workers=0, strict=False, world=World(rank=rank, size=2), so_far=so_far(),
         )  # fmt: skip
         answers.append(found)

@@ -234,13 +234,13 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
         for number in range(24)
     ]
     (tmp_path / "table.csv").write_text("\n".join(rows))
-    seen, real = [], predict.embed_manifest
+    seen, real = [], predict.embed_dataset
 
     def embed(network, dataset, **others):
         seen.append(dataset)
         return real(network, dataset, **others)
 
-    monkeypatch.setattr(weights_selection, "embed_manifest", embed)
+    monkeypatch.setattr(weights_selection, "embed_dataset", embed)
     source = Source(str(tmp_path / "table.csv"), group_column="group")
     starts = (found(files / "drawn.safetensors", "drawn"), SCRATCH)
     _, after, prepared = compared(Words(settings=SMALL), starts, source, tmp_path)
@@ -262,7 +262,7 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
         vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
         return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
-    monkeypatch.setattr(weights_selection, "embed_manifest", embed)
+    monkeypatch.setattr(weights_selection, "embed_dataset", embed)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
     source = Source(str(painted(tmp_path / "pictures", ("red", "blue"))))
     _, after, _ = compared(Words(), starts, source, tmp_path)
@@ -297,7 +297,7 @@ class Ticking:
             vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
             return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
-        monkeypatch.setattr(weights_selection, "embed_manifest", embed)
+        monkeypatch.setattr(weights_selection, "embed_dataset", embed)
         monkeypatch.setattr(weights_selection, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 

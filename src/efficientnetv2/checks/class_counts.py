@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.findings import CheckSection, Finding, share_text, single_rows
+from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import count_of, some
@@ -75,12 +75,12 @@ def half_width(images: int) -> float:
     return Z95 * math.sqrt(_ACCURACY * (1 - _ACCURACY) / max(1, images))
 
 
-def _ignored_files(dataset: ImageDataset) -> Iterator[Finding]:
+def _ignored_files(dataset: ImageDataset) -> Iterator[Issue]:
     """Files that are not images by their suffix: how many, and where."""
     for suffix, folders in dataset.unsupported_files.items():
         files = count_of(sum(folders.values()), "file")
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
-        yield Finding(
+        yield Issue(
             "passed_over",
             "doubtful",
             f"{files} {suffix or 'without a suffix'} ignored: {where}.",
@@ -89,10 +89,10 @@ def _ignored_files(dataset: ImageDataset) -> Iterator[Finding]:
         )
 
 
-def _unlabeled(dataset: ImageDataset) -> Iterator[Finding]:
+def _unlabeled(dataset: ImageDataset) -> Iterator[Issue]:
     lost = np.flatnonzero(dataset.labels < 0)
     if len(lost) and len(lost) == len(dataset):
-        yield Finding(
+        yield Issue(
             "no_labels",
             "note",
             "No image has a label, so classes are not checked.",
@@ -101,7 +101,7 @@ def _unlabeled(dataset: ImageDataset) -> Iterator[Finding]:
             else "Put the images of each class into a sub-folder of its own.",
         )
     elif len(lost):
-        yield Finding(
+        yield Issue(
             "unlabelled",
             "wrong",
             f"{share_text(len(lost), len(dataset))} have no label.",
@@ -111,9 +111,9 @@ def _unlabeled(dataset: ImageDataset) -> Iterator[Finding]:
         )
 
 
-def _one_class(table: pd.DataFrame) -> Iterator[Finding]:
+def _one_class(table: pd.DataFrame) -> Iterator[Issue]:
     if len(table) == 1 and table.to_numpy().sum() > 1:  # a single image is looked at, not trained on
-        yield Finding(
+        yield Issue(
             "one_class",
             "wrong",
             f"All labels are the same: '{table.index[0]}'.",
@@ -122,13 +122,13 @@ def _one_class(table: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def _small_classes(totals: pd.Series[int]) -> Iterator[Finding]:
+def _small_classes(totals: pd.Series[int]) -> Iterator[Issue]:
     few = totals[totals < _FEW].sort_values()
     if not len(few) or len(totals) < 2:
         return
     name, number = str(few.index[0]), int(few.iloc[0])
     held_out = max(1, round(_HOLDOUT * number))
-    yield Finding(
+    yield Issue(
         "small_class",
         "doubtful",
         f"{len(few)} of {len(totals)} classes have fewer than {_FEW} images: {some(few.index)}.",
@@ -137,12 +137,12 @@ def _small_classes(totals: pd.Series[int]) -> Iterator[Finding]:
     )
 
 
-def _imbalance(totals: pd.Series[int], images: int) -> Iterator[Finding]:
+def _imbalance(totals: pd.Series[int], images: int) -> Iterator[Issue]:
     """Class imbalance among so many labeled images."""
     if len(totals) < 2 or totals.max() < _IMBALANCED * totals.min():
         return
     ratio = totals.max() / totals.min()
-    yield Finding(
+    yield Issue(
         "imbalance",
         "doubtful" if ratio >= _STRONGLY else "note",
         f"'{totals.idxmax()}' has {totals.max():,} images, '{totals.idxmin()}' {totals.min():,}: {ratio:.1f} times as "

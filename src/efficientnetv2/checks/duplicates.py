@@ -20,9 +20,9 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from efficientnetv2.checks.findings import (
+from efficientnetv2.checks.issues import (
     CheckSection,
-    Finding,
+    Issue,
     Severity,
     connected_groups,
     count_groups,
@@ -229,7 +229,7 @@ def _harms(
     duplicates: Sequence[Sequence[tuple[int, ...]]],
     how: Literal["same", "near"],
     captions: Mapping[tuple[int, ...], str],
-) -> list[Finding]:
+) -> list[Issue]:
     """A finding for duplicates across splits, one for different labels, and one for the rest.
 
     ``duplicates`` has for each all groups that it stands for; the first that does harm is reported.
@@ -277,5 +277,5 @@ def _harms(
         if groups := tuple(group for group in found if group is not None):
             shown = tuple(captions.get(group, "") for group in groups)
             sentence = f"{count_groups(groups)} {text}"
-            findings.append(Finding(f"{how}_{kind}", of_severity, sentence, advice, groups, shown))
+            findings.append(Issue(f"{how}_{kind}", of_severity, sentence, advice, groups, shown))
     return findings

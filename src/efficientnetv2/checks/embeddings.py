@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.checks.findings import (
+from efficientnetv2.checks.issues import (
     CheckSection,
-    Finding,
+    Issue,
     Severity,
     connected_groups,
     count_groups,
@@ -89,7 +89,7 @@ def lookalike_section(
         ),
     )
     findings = [
-        Finding(
+        Issue(
             kind,
             severity,
             f"{count_groups([group for group, _ in found])} of images look like one scene{what}.",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.checks.duplicates import is_blank
-from efficientnetv2.checks.findings import CheckSection, Finding, share_text, single_rows
+from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows
 from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
@@ -95,12 +95,12 @@ def _class_means(dataset: ImageDataset, readable: pd.DataFrame) -> dict[str, dic
     }
 
 
-def _unreadable(dataset: ImageDataset, stats: ImageStats) -> Iterator[Finding]:
+def _unreadable(dataset: ImageDataset, stats: ImageStats) -> Iterator[Issue]:
     lost = np.setdiff1d(np.arange(len(dataset)), stats.readable)
     if not len(lost):
         return
     reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
-    yield Finding(
+    yield Issue(
         "unreadable",
         "wrong",
         f"{share_text(len(lost), len(dataset))} cannot be used{', the first' if len(lost) > 1 else ''}: "
@@ -111,10 +111,10 @@ def _unreadable(dataset: ImageDataset, stats: ImageStats) -> Iterator[Finding]:
     )
 
 
-def _blank(dataset: ImageDataset, stats: ImageStats) -> Iterator[Finding]:
+def _blank(dataset: ImageDataset, stats: ImageStats) -> Iterator[Issue]:
     blank = np.flatnonzero(is_blank(stats))
     if len(blank):
-        yield Finding(
+        yield Issue(
             "flat",
             "doubtful",
             f"{share_text(len(blank), len(dataset))} have a single color.",
@@ -123,12 +123,12 @@ def _blank(dataset: ImageDataset, stats: ImageStats) -> Iterator[Finding]:
         )
 
 
-def _shapes(readable: pd.DataFrame) -> Iterator[Finding]:
+def _shapes(readable: pd.DataFrame) -> Iterator[Issue]:
     sides = readable[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     tiny, long = readable.index[shorter < _TINY_PX], readable.index[longer >= _LONG * shorter]
     if len(tiny):
-        yield Finding(
+        yield Issue(
             "tiny",
             "doubtful",
             f"{share_text(len(tiny), len(readable))} are less than {_TINY_PX} px high or wide.",
@@ -136,7 +136,7 @@ def _shapes(readable: pd.DataFrame) -> Iterator[Finding]:
             single_rows(tiny),
         )
     if len(long):
-        yield Finding(
+        yield Issue(
             "long",
             "note",
             f"{share_text(len(long), len(readable))} are at least {_LONG:g} times as long as wide.",
@@ -145,7 +145,7 @@ def _shapes(readable: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def _enlarged(readable: pd.DataFrame) -> Iterator[Finding]:
+def _enlarged(readable: pd.DataFrame) -> Iterator[Issue]:
     """Images that were enlarged, if most of those measured were."""
     known = readable["enlarged"].dropna()
     enlarged = known[known > 1]
@@ -153,7 +153,7 @@ def _enlarged(readable: pd.DataFrame) -> Iterator[Finding]:
         return
     factor = float(enlarged.median())
     side = round(float(readable[["width", "height"]].min(axis=1).median()) / factor)
-    yield Finding(
+    yield Issue(
         "enlarged",
         "doubtful",
         f"{len(enlarged)} of {len(known)} images measured have no detail finer than {factor:g} pixels: they were "
@@ -164,11 +164,11 @@ def _enlarged(readable: pd.DataFrame) -> Iterator[Finding]:
     )
 
 
-def _brightness(readable: pd.DataFrame) -> Iterator[Finding]:
+def _brightness(readable: pd.DataFrame) -> Iterator[Issue]:
     if not len(readable) or DARK <= (median := float(readable["brightness"].median())) <= BRIGHT:
         return
     kind = "dark" if median < DARK else "bright"
-    yield Finding(
+    yield Issue(
         kind,
         "note",
         f"The images are {kind}: their median brightness is {median:.0f} of 255.",
@@ -177,9 +177,7 @@ def _brightness(readable: pd.DataFrame) -> Iterator[Finding]:
     )
 
 
-def _revealed_class(
-    dataset: ImageDataset, readable: pd.DataFrame, sizes: pd.Series[str]
-) -> Iterator[Finding]:
+def _revealed_class(dataset: ImageDataset, readable: pd.DataFrame, sizes: pd.Series[str]) -> Iterator[Issue]:
     """Properties of files that a model could use in place of the content."""
     labels = dataset.labels[readable.index]
     labeled = labels >= 0
@@ -187,7 +185,7 @@ def _revealed_class(
     found = {name: cramers_v(values[labeled], labels[labeled]) for name, values in properties.items()}
     values = " and ".join(f"{name} (Cramér's V {v:.2f})" for name, v in found.items() if v >= _REVEALS)
     if values:
-        yield Finding(
+        yield Issue(
             "giveaway",
             "doubtful",
             f"The class depends on the image's {values}.",

@@ -17,10 +17,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from efficientnetv2.checks.findings import CheckSection, Finding, connected_groups, share_text
+from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, share_text
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, Together, choosing
+from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, GroupedData, tuning_splits
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import some
 from efficientnetv2.utils.progress import progress
@@ -76,7 +76,7 @@ def _contradicted(
     classes: Ints,
     probabilities: npt.NDArray[np.float64],
     most: int,
-) -> tuple[dict[str, Any], Finding | None]:
+) -> tuple[dict[str, Any], Issue | None]:
     """Values for programs, and the finding if a label is contradicted.
 
     Args:
@@ -119,7 +119,7 @@ def _contradicted(
     if not len(order):
         return facts, None
     some_of = f"{most:,} of " if most < len(labels) * (FOLDS - 1) // FOLDS else ""
-    return facts, Finding(
+    return facts, Issue(
         "label",
         "doubtful",
         f"{share_text(len(order), len(labels))} may have a wrong label, the most likely first.",
@@ -145,16 +145,14 @@ def _class_sizes(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) ->
     return counted, distinct
 
 
-def _unchecked(
-    names: Sequence[str], counted: Ints, distinct: Ints, classes: Ints, most: int
-) -> list[Finding]:
+def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Ints, most: int) -> list[Issue]:
     """Which classes are not checked, and why."""
     there = int((counted > 0).sum())
     if there < 2:
         return []
     if most < _MIN_CLASS_IMAGES * len(classes):
         return [
-            Finding(
+            Issue(
                 "unchecked_labels",
                 "note",
                 f"No label was checked: a classifier of {len(classes):,} classes would take hours to train.",
@@ -177,7 +175,7 @@ def _unchecked(
         else "No label was checked"
     )
     return [
-        Finding(
+        Issue(
             "unchecked_labels",
             "note",
             f"{whose}: {', '.join(said)}.",
@@ -241,13 +239,13 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> f
     every = np.arange(labels.max() + 1)
     most = _affordable_images(_MAX_TUNING_WORK, len(_STRENGTHS), len(every), vectors.shape[1])
     if most < _MIN_CLASS_IMAGES * len(every):
-        return USUAL_STRENGTH
+        return DEFAULT_STRENGTH
     sample = _stratified_sample(labels, most, key.fold("sample"))
     vectors, labels, groups = vectors[sample], labels[sample], groups[sample]
-    together = replace(Together.nothing(len(labels)), clusters=groups)
-    parts = choosing(together, labels, key=key.fold("choosing"))
+    together = replace(GroupedData.nothing(len(labels)), clusters=groups)
+    parts = tuning_splits(together, labels, key=key.fold("choosing"))
     if not parts:
-        return USUAL_STRENGTH
+        return DEFAULT_STRENGTH
     true = np.concatenate([labels[test_rows] for _, test_rows in parts])
 
     def loss(strength: float) -> float:

@@ -14,8 +14,8 @@ from PIL import Image
 from efficientnetv2.checks.class_counts import class_count_section, class_table, column_headings
 from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates
 from efficientnetv2.checks.embeddings import lookalike_section
-from efficientnetv2.checks.findings import CheckSection, Finding, by_severity
 from efficientnetv2.checks.image_stats import image_stats_section
+from efficientnetv2.checks.issues import CheckSection, Issue, by_severity
 from efficientnetv2.checks.label_errors import label_error_section
 from efficientnetv2.checks.plots import draw_places, draw_times, legend
 from efficientnetv2.checks.split_leakage import (
@@ -37,7 +37,7 @@ from efficientnetv2.utils.rng import Key
 
 
 @dataclass(frozen=True, eq=False)
-class CheckFindings:
+class CheckResult:
     """Everything that was found in a dataset.
 
     Attributes:
@@ -53,7 +53,7 @@ class CheckFindings:
     weights: str | None = None
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Issue]:
         """All findings, the most severe first."""
         return by_severity([each for section in self.sections.values() for each in section.findings])
 
@@ -94,7 +94,7 @@ def check_dataset(
     embeddings: Embeddings | None = None,
     weights: str | None = None,
     damage: ShardDamage | None = None,
-) -> CheckFindings:
+) -> CheckResult:
     """Run all checks.
 
     Args:
@@ -131,13 +131,13 @@ def check_dataset(
         sections["network"] = CheckSection(
             {**lookalikes.facts, **label_errors.facts}, [*lookalikes.findings, *label_errors.findings]
         )
-    return CheckFindings(dataset, stats, sections, weights)
+    return CheckResult(dataset, stats, sections, weights)
 
 
-def _damaged(damage: ShardDamage) -> list[Finding]:
+def _damaged(damage: ShardDamage) -> list[Issue]:
     """A finding for each damaged shard."""
     advice = "Restore the shard."
-    return [Finding("damaged_shard", "wrong", note, advice) for note in damage.notes]
+    return [Issue("damaged_shard", "wrong", note, advice) for note in damage.notes]
 
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
@@ -160,7 +160,7 @@ class _Shown:
 
 def write_check_report(
     folder: str | Path,
-    inspection: CheckFindings,
+    inspection: CheckResult,
     *,
     picture: Callable[[int], Image.Image | None],
     command: str,
@@ -188,7 +188,7 @@ def is_check_page(file: Path) -> bool:
 
 
 def _page(
-    inspection: CheckFindings,
+    inspection: CheckResult,
     picture: Callable[[int], Image.Image | None],
     command: str,
     versions: Mapping[str, str],
@@ -240,7 +240,7 @@ def _page(
     )
 
 
-def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
+def _groups(finding: Issue, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
     """The first groups of a finding: caption, first images, and how many more there are."""
     captions = finding.captions or ("",) * len(finding.groups)
     return [
@@ -249,7 +249,7 @@ def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str,
     ]
 
 
-def _examples(inspection: CheckFindings) -> dict[str, list[int]]:
+def _examples(inspection: CheckResult) -> dict[str, list[int]]:
     """A few readable images of each of the largest classes, a fixed random choice."""
     dataset: ImageDataset = inspection.dataset
     labels = np.full(len(dataset), -1)

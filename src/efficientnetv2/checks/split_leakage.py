@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.findings import CheckSection, Finding, share_text, single_rows, split_names
+from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows, split_names
 from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
@@ -49,7 +49,7 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
         "median_km_to_nearest": float(np.median(nearest)) if len(nearest) > 1 else None,
     }
     findings = [
-        Finding(
+        Issue(
             "place_across_splits",
             "doubtful",
             f"{share_text(count, of)} in {name} are within {near_km:g} km of a training image.",
@@ -61,7 +61,7 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
     ]
     if near:
         findings.append(
-            Finding(
+            Issue(
                 "place",
                 "note" if across else "doubtful",
                 f"{share_text(near, len(places.rows))} have another within {near_km:g} km. For {alike:,} of these the "
@@ -76,17 +76,17 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
 _HALF_LOCATED = "Fill them in, or remove both columns: training refuses a dataset that is located in part."
 
 
-def _incomplete_locations(dataset: ImageDataset) -> Iterator[Finding]:
+def _incomplete_locations(dataset: ImageDataset) -> Iterator[Issue]:
     """What is wrong if no image has a location: nothing, unless training would refuse it."""
     table = dataset.table
     filled = [name for name in DEGREES if name in table and table[name].notna().any()]
     if len(filled) == 2:
         sentence = "No image has both a latitude and a longitude: each has one of them at most."
-        yield Finding("no_place", "wrong", sentence, _HALF_LOCATED)
+        yield Issue("no_place", "wrong", sentence, _HALF_LOCATED)
     elif filled:
         (name,), (other,) = filled, set(DEGREES) - set(filled)
         missing = f"the column {other} is empty" if other in table else f"there is no column {other}"
-        yield Finding(
+        yield Issue(
             "half_a_place",
             "wrong",
             f"There is a {name}, but {missing}. A location needs both.",
@@ -94,11 +94,11 @@ def _incomplete_locations(dataset: ImageDataset) -> Iterator[Finding]:
         )
 
 
-def _without_location(dataset: ImageDataset, places: Places) -> Iterator[Finding]:
+def _without_location(dataset: ImageDataset, places: Places) -> Iterator[Issue]:
     lost = np.setdiff1d(np.arange(len(dataset)), places.rows)
     if len(lost):
         sentence = f"{share_text(len(lost), len(dataset))} have no latitude or longitude; the others do."
-        yield Finding("no_place", "wrong", sentence, _HALF_LOCATED, single_rows(lost))
+        yield Issue("no_place", "wrong", sentence, _HALF_LOCATED, single_rows(lost))
 
 
 def group_members(dataset: ImageDataset) -> list[list[int]]:
@@ -140,7 +140,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
     findings = []
     if len(across):
         findings.append(
-            Finding(
+            Issue(
                 "group_across_splits",
                 "wrong",
                 f"{count_of(len(across), 'group')} of {len(several):,} are in two splits: {some(across.index)}.",
@@ -150,7 +150,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
         )
     if len(pure) > 1 and pure.all() and labeled["label"].nunique() > 1:
         findings.append(
-            Finding(
+            Issue(
                 "group_tells_label",
                 "note",
                 f"Each of the {len(pure):,} groups of several images has one label only.",
@@ -161,7 +161,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
     lost = table.index[table["group"].isna()]
     if len(lost):
         sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a group of its own."
-        findings.append(Finding("no_group", "note", sentence, "", single_rows(lost)))
+        findings.append(Issue("no_group", "note", sentence, "", single_rows(lost)))
     return CheckSection(facts, findings)
 
 
@@ -207,7 +207,7 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
     in_bursts = _num_in_bursts(times[timed]) if by_hour else 0
     if in_bursts:
         findings.append(
-            Finding(
+            Issue(
                 "time",
                 "doubtful",
                 f"{share_text(in_bursts, len(dataset))} were taken within an hour of another, by column {name}.",
@@ -218,7 +218,7 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
     if len(lost):
         sentence = f"{share_text(len(lost), len(dataset))} have no {name}."
         findings.append(
-            Finding("no_time", "note", sentence, "To split by time, fill it in.", single_rows(lost))
+            Issue("no_time", "note", sentence, "To split by time, fill it in.", single_rows(lost))
         )
     facts = {
         "column": name,
@@ -255,15 +255,15 @@ def _num_in_bursts(times: pd.Series[Any]) -> int:
     return int((gaps | np.append(gaps[1:], False)).sum())
 
 
-def _times_across_splits(part: str, name: str, images: str, *, by_hour: bool) -> Finding:
+def _times_across_splits(part: str, name: str, images: str, *, by_hour: bool) -> Issue:
     if by_hour:
-        return Finding(
+        return Issue(
             "time_across_splits",
             "doubtful",
             f"{images} in {part} were taken within an hour of a training image, by column {name}.",
             "A burst in two splits leaks training images. Put each burst into one split, or split by time.",
         )
-    return Finding(
+    return Issue(
         "time_across_splits",
         "note",
         f"{images} in {part} share their {name} with training images.",

@@ -13,8 +13,8 @@ from efficientnetv2.cli.options import between
 from efficientnetv2.utils.errors import count_of, escaped
 
 if TYPE_CHECKING:
-    from efficientnetv2.checks.findings import Finding
-    from efficientnetv2.checks.report import CheckFindings
+    from efficientnetv2.checks.issues import Issue
+    from efficientnetv2.checks.report import CheckResult
     from efficientnetv2.data.dataset import ImageDataset
 
 # Kinds of findings whose groups are named on the screen, and how many of each, and images of a group. Ours.
@@ -82,16 +82,16 @@ def inspect(
 
     folder = out or inspection_folder(data)
     refuse_within(data, folder, "--out", verb="inspect" if out is None else None)
-    from efficientnetv2.workflows.check import inspect_and_tell  # torch, which takes seconds
+    from efficientnetv2.workflows.check import run_check  # torch, which takes seconds
     from efficientnetv2.workflows.data_config import Source
 
-    def tell(found: CheckFindings) -> None:
+    def tell(found: CheckResult) -> None:
         if as_json:
             print_json(found.to_json())
         _print(found, screen)
 
     with Screen(quiet=as_json) as screen:
-        inspect_and_tell(
+        run_check(
             Source(
                 data,
                 path_column,
@@ -113,7 +113,7 @@ def inspect(
         )
 
 
-def _print(found: CheckFindings, screen: Screen) -> None:
+def _print(found: CheckResult, screen: Screen) -> None:
     from efficientnetv2.checks.class_counts import class_table, column_headings
 
     dataset, table = found.dataset, class_table(found.dataset)
@@ -129,7 +129,7 @@ def _print(found: CheckFindings, screen: Screen) -> None:
             _name_groups(one, dataset, screen)
 
 
-def _name_groups(finding: Finding, dataset: ImageDataset, screen: Screen) -> None:
+def _name_groups(finding: Issue, dataset: ImageDataset, screen: Screen) -> None:
     """The first groups of a finding by their paths."""
     captions = finding.captions or ("",) * len(finding.groups)
     for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:

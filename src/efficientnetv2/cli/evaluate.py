@@ -105,7 +105,7 @@ def evaluate(
     from efficientnetv2.cli.results import ResultPrinter
     from efficientnetv2.workflows.data_config import Source
     from efficientnetv2.workflows.evaluate import evaluate_and_report
-    from efficientnetv2.workflows.evaluate_options import Asking
+    from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
     source = Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
     with Screen(quiet=as_json) as screen:
@@ -120,6 +120,6 @@ def evaluate(
             image_px=image_px,
             sizes=sizes,
             views=views,
-            asking=Asking(slices, costs, abstain_below, against, calibrate),
+            asking=EvaluateOptions(slices, costs, abstain_below, against, calibrate),
             on_result=ResultPrinter(screen, as_json=as_json),
         )

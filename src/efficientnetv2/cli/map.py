@@ -13,7 +13,7 @@ from efficientnetv2.utils.errors import count_of, duration
 from efficientnetv2.utils.shell import typed
 
 if TYPE_CHECKING:
-    from efficientnetv2.workflows.predict_map import DrawnMap
+    from efficientnetv2.workflows.predict_map import MapResult
 
 OUT = Path("map.tif")
 
@@ -84,17 +84,17 @@ def draw_map(
     - `effnetv2 map runs/land_cover photo.tif --window-m 320`
     - `effnetv2 map model.safetensors sentinel2.tif --bands 4,3,2 --value-range 0,3000 --out cover.tif`
     """
-    from efficientnetv2.workflows.predict_map import Wanted, map_and_write
+    from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
-    wanted = Wanted(window_m, window_px, stride_px, bands, value_range)
+    wanted = MapOptions(window_m, window_px, stride_px, bands, value_range)
     with Screen(quiet=as_json) as screen:
-        drawn = map_and_write(model, raster, wanted, out=out, batch_images=batch_images, device=device)
+        drawn = predict_map(model, raster, wanted, out=out, batch_images=batch_images, device=device)
         print_map(drawn, screen)
     if as_json:
         print_json(drawn.to_json())
 
 
-def print_map(drawn: DrawnMap, screen: Screen) -> None:
+def print_map(drawn: MapResult, screen: Screen) -> None:
     """Print the classes on a map, and how it is used."""
     covered = max(1, int(drawn.tally.pixels.sum()))
     columns = ["class", "value", "pixels", "share", "hectares", "probability"]

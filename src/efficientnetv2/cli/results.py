@@ -17,7 +17,7 @@ from efficientnetv2.metrics.multilabel import (
 )
 from efficientnetv2.utils.errors import count_of, duration
 from efficientnetv2.utils.io import read_object
-from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.evaluation_result import EvaluationResult
 
 _CLASSES_SHOWN = 30  # Ours.
 
@@ -33,7 +33,7 @@ class ResultPrinter:
     def __init__(self, screen: Screen, *, as_json: bool) -> None:
         self._screen, self._as_json = screen, as_json
 
-    def __call__(self, result: Outcome | Path, sizes: SizeCurve | None = None) -> None:
+    def __call__(self, result: EvaluationResult | Path, sizes: SizeCurve | None = None) -> None:
         """Print an outcome, or the report of a run that had finished before, which is printed as JSON alone."""
         if isinstance(result, Path):
             if self._as_json:
@@ -47,7 +47,7 @@ class ResultPrinter:
                 _print_sizes(sizes, self._screen)
 
 
-def print_outcome(outcome: Outcome, screen: Screen) -> None:
+def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     """Print the metrics of an outcome."""
     score, low_high = outcome.figures, outcome.intervals
     columns, rows = _by_class(score)

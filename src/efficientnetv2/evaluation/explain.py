@@ -19,7 +19,7 @@ from torch.nn import functional
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import thumbnail
 from efficientnetv2.evaluation.sections import TemplateSection
-from efficientnetv2.inference.predict import as_many_as_fit
+from efficientnetv2.inference.predict import retry_halving_batch
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.errors import InputError
@@ -84,7 +84,7 @@ def grad_cam(
     with _frozen(model):
         for start in range(0, len(images), _BATCH):
             part = np.ascontiguousarray(images[start : start + _BATCH])
-            _, most = as_many_as_fit(heat, torch.from_numpy(part).permute(0, 3, 1, 2), most, device)
+            _, most = retry_halving_batch(heat, torch.from_numpy(part).permute(0, 3, 1, 2), most, device)
     return torch.cat(maps).numpy() if maps else np.empty((0, *images.shape[1:3]), np.float32)
 
 

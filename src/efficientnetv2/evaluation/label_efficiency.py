@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.sections import TemplateSection
-from efficientnetv2.inference.learning_curve import LabelCurve, LabelPoint
+from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 
 # Gain of macro-F1 from which labels are worth it, and below which they bring little. Ours.
 _WORTH, _LITTLE = 0.005, 0.02
@@ -19,7 +19,7 @@ _WORTH, _LITTLE = 0.005, 0.02
 _LETTER = 0.016
 
 
-def label_efficiency_verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
+def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[str, str]:
     """A verdict in a word or two, and its sentences, followed by a note on the images."""
     behind = f" {note}" if note else ""
     word = "Perhaps."
@@ -49,12 +49,12 @@ def label_efficiency_verdict(curve: LabelCurve, *, note: str = "") -> tuple[str,
     )
 
 
-def _extrapolated(point: LabelPoint) -> str:
+def _extrapolated(point: LearningCurvePoint) -> str:
     reach = f"{100 * point.low:.1f} to {percent(point.high)}"
     return f"{point.pictures:,} give {percent(point.macro_f1)} ({reach})"
 
 
-def learning_curve_section(curve: LabelCurve, *, note: str = "") -> TemplateSection:
+def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateSection:
     """The section of a report; arguments as for ``label_efficiency_verdict``."""
     return TemplateSection(
         "more_labels.html.j2",
@@ -67,7 +67,7 @@ def learning_curve_section(curve: LabelCurve, *, note: str = "") -> TemplateSect
     )
 
 
-def _how(curve: LabelCurve) -> str:
+def _how(curve: LearningCurve) -> str:
     """The caption of the curve."""
     last, dotted = "of all training images", "a power law, extrapolated"
     if curve.carried is not None:
@@ -83,7 +83,7 @@ def _how(curve: LabelCurve) -> str:
     )
 
 
-def draw_label_curve(curve: LabelCurve) -> Figure:
+def draw_label_curve(curve: LearningCurve) -> Figure:
     """Macro-F1 against the number of labels on a log axis; the extrapolation is dotted."""
     figure, ax = single_plot(2.6)
     points, extrapolated = (

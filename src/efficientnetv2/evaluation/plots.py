@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.plot_style import (
     single_plot,
     style_axes,
 )
-from efficientnetv2.inference.resolutions import SizePoint, best
+from efficientnetv2.inference.resolutions import SizeMetrics, best_size
 from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 MetricsRow = Mapping[str, Any]
@@ -317,7 +317,7 @@ class SizeCurve:
             ``shown``: evaluated images, which may not choose.
     """
 
-    points: tuple[SizePoint, ...]
+    points: tuple[SizeMetrics, ...]
     own_px: int
     trained_px: int | None
     role: Literal["chose", "may choose", "shown"]
@@ -328,7 +328,7 @@ class SizeCurve:
         if self.role == "chose":
             return f"The selection set (minival) chose {self.own_px} px among these."
         if self.role == "may choose":
-            px = best(self.points).image_px
+            px = best_size(self.points).image_px
             return (
                 f"Best at {px} px. To evaluate at it: --image-px {px}. To keep it in a model file: "
                 f"effnetv2 convert MODEL OUT --image-px {px}."

@@ -34,7 +34,7 @@ NODATA = 0  # of a map: classes count from 1, and so does confidence in per cent
 
 Window = tuple[tuple[int, int], tuple[int, int]]  # first row and the one behind the last; columns likewise
 # Writes a block: its classes and its per cent, (H, W) each, and where it lies.
-Put = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Window], None]
+WriteBlock = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Window], None]
 
 _MOST_COLOURED = 255  # values of a byte, but the one for no data
 _MOST_CLASSES = 65_535  # values of 16 bits, likewise
@@ -42,11 +42,11 @@ _TURN = 0.618034  # of the colour wheel between classes: the golden section, so 
 _COUNTED_PX = 2**20  # at a time, of a row of blocks: some 40 MB, however wide a map is. Ours.
 
 
-def write(
+def write_map(
     path: Path,
     source: RasterDataset,
     class_names: Sequence[str],
-    fill: Callable[[Put], None],
+    fill: Callable[[WriteBlock], None],
     *,
     told: Mapping[str, str],
 ) -> None:
@@ -106,7 +106,7 @@ def write(
         ) from error
     names = path.with_name(f"{path.name}.aux.xml")
     try:
-        write_text_atomically(names, categories(class_names))
+        write_text_atomically(names, categories_xml(class_names))
     except OSError as error:
         raise InputError(
             f"{names}: the names of the classes, as QGIS reads them, could not be written ({error.strerror or error}): "
@@ -151,7 +151,7 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def categories(class_names: Sequence[str]) -> str:
+def categories_xml(class_names: Sequence[str]) -> str:
     """The names of a map's values as GDAL reads them beside a file: its "persistent auxiliary metadata".
 
     Args:
@@ -176,10 +176,10 @@ def _describe(target: RasterDataset, class_names: Sequence[str], told: Mapping[s
     target.update_tags(class_names=json.dumps(list(class_names), ensure_ascii=False), **told)
     target.update_tags(1, **{f"class_{value}": name for value, name in enumerate(class_names, start=1)})
     if len(class_names) <= _MOST_COLOURED:
-        target.write_colormap(1, {NODATA: (0, 0, 0, 0), **colours(len(class_names))})
+        target.write_colormap(1, {NODATA: (0, 0, 0, 0), **class_colors(len(class_names))})
 
 
-def colours(classes: int) -> dict[int, tuple[int, int, int, int]]:
+def class_colors(classes: int) -> dict[int, tuple[int, int, int, int]]:
     """A colour, (red, green, blue, alpha) of 0 to 255, for each value of a map; the first is green."""
     table = {}
     for place in range(classes):
@@ -189,7 +189,7 @@ def colours(classes: int) -> dict[int, tuple[int, int, int, int]]:
     return table
 
 
-def classes_and_areas(
+def count_classes(
     path: Path,
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.float64] | None]:
     """What a map says.
@@ -204,13 +204,13 @@ def classes_and_areas(
         InputError: it is no such map, or holds a value that is none of its classes.
     """
     with open_raster(path) as dataset:
-        names = class_names_of(dataset, path)
+        names = read_class_names(dataset, path)
         pixels, hectares = np.zeros(len(names) + 1, np.int64), np.zeros(len(names) + 1)
         of_row = row_hectares(dataset)
         for rows, columns in _parts(dataset):
             with read_errors(dataset):
                 stored = dataset.read(1, window=(rows, columns), masked=True)
-            values = classes_of(stored, len(names), path).ravel()
+            values = to_class_values(stored, len(names), path).ravel()
             pixels += np.bincount(values, minlength=len(pixels))
             if of_row is not None:
                 each = np.repeat(of_row[slice(*rows)], columns[1] - columns[0])
@@ -226,7 +226,7 @@ def _parts(dataset: RasterDataset) -> Iterator[Window]:
             yield (top, min(top + BLOCK_PX, dataset.height)), (left, min(left + wide, dataset.width))
 
 
-def classes_of(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.uint16]:
+def to_class_values(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.uint16]:
     """The classes that values of a map stand for, 0 where it has no data.
 
     Software for maps gives what it clips a nodata value of its own, and may store classes as floats.
@@ -261,13 +261,13 @@ def is_map(path: Path) -> bool:
     """Whether a file is a map that ``write`` made."""
     try:
         with open_raster(path) as dataset:
-            class_names_of(dataset, path)
+            read_class_names(dataset, path)
     except InputError:
         return False
     return True
 
 
-def class_names_of(dataset: RasterDataset, path: Path) -> tuple[str, ...]:
+def read_class_names(dataset: RasterDataset, path: Path) -> tuple[str, ...]:
     """The names that a map's values stand for, in their order.
 
     Raises:

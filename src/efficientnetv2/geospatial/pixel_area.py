@@ -31,7 +31,7 @@ def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
     if crs is None:
         return None
     if crs.is_projected:
-        if untrue(dataset):
+        if distortion_warning(dataset):
             return None
         side = pixel_side_m(dataset)
         assert side is not None, "a projection has a unit of length"
@@ -44,7 +44,7 @@ def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
     return result
 
 
-def untrue(dataset: RasterDataset) -> str:
+def distortion_warning(dataset: RasterDataset) -> str:
     """Why a projection's areas are not told in hectares, as a sentence; '' where they are true, or none is given.
 
     Measured at the raster's middle and its corners, as far as they lie on the earth.

@@ -17,7 +17,7 @@ from torch import Tensor
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import RasterDataset, Valid, read_raster, read_values
 from efficientnetv2.data.image_io import Pixels
-from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Put, Window
+from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Window, WriteBlock
 from efficientnetv2.geospatial.pixel_area import row_hectares
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.efficientnet import Network
@@ -91,7 +91,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [round(place * last / gaps) for place in range(gaps + 1)] if gaps else [0]
 
 
-def weights(starts: list[int], window_px: int, first: int, last: int) -> Floats:
+def window_weights(starts: list[int], window_px: int, first: int, last: int) -> Floats:
     """How much windows count for pixels, along one side.
 
     Args:
@@ -108,7 +108,7 @@ def weights(starts: list[int], window_px: int, first: int, last: int) -> Floats:
     return result
 
 
-def blended(answers: Floats, counts: Floats, down: Floats, across: Floats) -> Iterator[Floats]:
+def blend_windows(answers: Floats, counts: Floats, down: Floats, across: Floats) -> Iterator[Floats]:
     """Answers of windows as answers of pixels: their mean, weighted.
 
     Args:
@@ -150,7 +150,7 @@ _READ_PX = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
+class MapStatistics:
     """What stands on a map.
 
     Args:
@@ -166,17 +166,17 @@ class Tally:
     nodata: int
 
 
-def draw(
+def predict_blocks(
     network: Network,
     source: RasterDataset,
-    put: Put,
+    put: WriteBlock,
     grid: Grid,
     bands: Bands,
     *,
     batch_images: int = 32,
     device: str | torch.device = "cpu",
     progress: Callable[[int], object] | None = None,
-) -> Tally:
+) -> MapStatistics:
     """Fill a map: class and confidence of every pixel that has data.
 
     A window's probabilities count for the pixels in it by ``windows.weights``, and by its share of pixels that have
@@ -241,10 +241,10 @@ class _Rows:
         """(H, W) the classes of the pixels between two columns, from 1, and their probabilities; 0 without data."""
         lefts, px = grid.lefts, grid.window_px
         some = slice(bisect_right(lefts, left - px), bisect_left(lefts, right))
-        across = weights(lefts[some], px, left, right)
+        across = window_weights(lefts[some], px, left, right)
         best, highest = np.empty(valid.shape, np.int64), np.empty(valid.shape, np.float32)
         first = 0
-        for shares in blended(self.answers[:, some], self.counts[:, some], self.down, across):
+        for shares in blend_windows(self.answers[:, some], self.counts[:, some], self.down, across):
             part = slice(first, first + len(shares))
             best[part], highest[part] = _highest(shares)
             first += len(shares)
@@ -288,7 +288,7 @@ class _Answering:
         self._kept = [row for row in self._kept if row[0] + px > top]
         self._kept += [(first, *self._row(first)) for first in new]
         firsts, answers, counts = zip(*self._kept, strict=True)
-        return _Rows(np.stack(answers), np.stack(counts), weights(list(firsts), px, top, bottom))
+        return _Rows(np.stack(answers), np.stack(counts), window_weights(list(firsts), px, top, bottom))
 
     def _row(self, top: int) -> tuple[Floats, Floats]:
         """(C, K) probabilities of the windows of a row, and (C,) how much each counts."""
@@ -362,8 +362,8 @@ class _Counting:
             each = np.repeat(self.row_hectares[top : top + len(values)], values.shape[1])
             self.hectares += np.bincount(flat, weights=each, minlength=many)
 
-    def result(self) -> Tally:
+    def result(self) -> MapStatistics:
         sure = np.full(len(self.pixels), np.nan)
         np.divide(self.sure, self.pixels, out=sure, where=self.pixels > 0)
         hectares = None if self.row_hectares is None else self.hectares[1:]
-        return Tally(self.pixels[1:], hectares, sure[1:], int(self.pixels[NODATA]))
+        return MapStatistics(self.pixels[1:], hectares, sure[1:], int(self.pixels[NODATA]))

@@ -20,7 +20,7 @@ from efficientnetv2.utils.rng import Key
 
 # Pictures that are put in order by the rule; the rest follow by uncertainty alone. Nobody labels more before training
 # again, and the work is n times this. Ours.
-MOST = 1_000
+MAX_DIVERSE = 1_000
 # Numbers that are widened to float64 at a time, 2 MB: all of them at once would be twice what there is, and five
 # networks' vectors of 100,000 pictures are 2.6 GB already, a thousand probabilities of a million 4 GB. Ours.
 _WIDENED = 2**18
@@ -47,12 +47,12 @@ class Ranking:
     margin: Floats
 
 
-def rank(
+def rank_for_labeling(
     probabilities: npt.NDArray[np.floating],
     vectors: npt.NDArray[np.floating],
     *,
     key: Key,
-    most: int = MOST,
+    most: int = MAX_DIVERSE,
     progress: Callable[[int], object] | None = None,
 ) -> Ranking:
     """Put pictures in the order in which they are worth labelling.

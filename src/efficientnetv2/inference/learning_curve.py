@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.inference.linear_probe import Together, fitted
+from efficientnetv2.inference.linear_probe import GroupedData, fit_classifier
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.rng import Floats, Key
 
@@ -31,7 +31,7 @@ _BEYOND = (1.0, 0.5, 0.0)
 
 
 @dataclass(frozen=True)
-class LabelPoint:
+class LearningCurvePoint:
     """What the probe reaches with so many labels.
 
     Args:
@@ -49,7 +49,7 @@ class LabelPoint:
 
 
 @dataclass(frozen=True)
-class LabelCurve:
+class LearningCurve:
     """The probe's macro-F1 against the number of labels.
 
     Args:
@@ -60,15 +60,15 @@ class LabelCurve:
             point is of all.
     """
 
-    points: tuple[LabelPoint, ...]
-    forecast: LabelPoint
+    points: tuple[LearningCurvePoint, ...]
+    forecast: LearningCurvePoint
     gain: float
     gain_low: float
     gain_high: float
-    carried: LabelPoint | None = None
+    carried: LearningCurvePoint | None = None
 
 
-def label_curve(
+def learning_curve(
     train: Embeddings,
     val: Embeddings,
     answers: npt.NDArray[np.int64],
@@ -77,8 +77,8 @@ def label_curve(
     strength: float,
     balanced: bool,
     key: Key,
-    together: Together | None = None,
-) -> LabelCurve | None:
+    together: GroupedData | None = None,
+) -> LearningCurve | None:
     """The probe with parts of the labels, and a power law through its errors.
 
     The error 1 - macro-F1 is taken to fall as a power of the number of labels. Its exponent is read twice, from all
@@ -105,7 +105,7 @@ def label_curve(
     """
     labels = train.labels
     classes = int(max(labels.max(), val.labels.max())) + 1
-    together = Together.nothing(len(labels)) if together is None else together
+    together = GroupedData.nothing(len(labels)) if together is None else together
     whole = len(together.originals)
     by_size: dict[int, list[npt.NDArray[np.int64]]] = {}
     for size in _sizes(labels, together, train.vectors.shape[1], classes):
@@ -116,7 +116,7 @@ def label_curve(
         reached = round(float(np.mean([whole - len(rest) for _, rest in drawn])))
         if max(by_size, default=0) < reached < whole:  # whole clusters may be far from the size
             by_size[reached] = [
-                fitted(train.vectors[part], labels[part], strength, balanced).predict(val.vectors)
+                fit_classifier(train.vectors[part], labels[part], strength, balanced).predict(val.vectors)
                 for part, _ in parts
             ]
     if len(by_size) < 2:
@@ -125,7 +125,7 @@ def label_curve(
     return _read(by_size, val.labels, classes, labelled, key.fold("resampled"))
 
 
-def _sizes(labels: npt.NDArray[np.int64], together: Together, width: int, classes: int) -> list[int]:
+def _sizes(labels: npt.NDArray[np.int64], together: GroupedData, width: int, classes: int) -> list[int]:
     """Sizes of the parts, growing, as many as the work allows."""
     originals = together.originals
     _, counts = np.unique(labels[originals], return_counts=True)
@@ -151,7 +151,7 @@ def _read(
     classes: int,
     labelled: int,
     key: Key,
-) -> LabelCurve:
+) -> LearningCurve:
     generator = key.generator()
     weights = generator.multinomial(len(true), np.full(len(true), 1 / len(true)), size=_RESAMPLED).astype(
         float
@@ -163,7 +163,7 @@ def _read(
         chosen = generator.integers(0, len(draws), (len(draws), _RESAMPLED))
         spread = np.take_along_axis(scores, chosen, axis=0).mean(axis=0)
         low, high = np.quantile(spread, [0.025, 0.975])
-        points.append(LabelPoint(size, float(np.mean(whole)), float(low), float(high), len(draws)))
+        points.append(LearningCurvePoint(size, float(np.mean(whole)), float(low), float(high), len(draws)))
         resampled.append(spread)
         measured.append(np.mean(whole))
     sizes = np.array(list(by_size), dtype=float)
@@ -171,8 +171,8 @@ def _read(
 
 
 def _foretold(
-    points: tuple[LabelPoint, ...], measured: Floats, drawn: Floats, sizes: Floats, labelled: int
-) -> LabelCurve:
+    points: tuple[LearningCurvePoint, ...], measured: Floats, drawn: Floats, sizes: Floats, labelled: int
+) -> LearningCurve:
     """The curve carried on, of (S, 1) scores and (S, R) scores over resampled pictures and draws."""
     now, now_drawn, carried = measured[-1], drawn[-1], None
     if labelled > sizes[-1]:
@@ -181,13 +181,15 @@ def _foretold(
     then, then_drawn = (_carried(each, sizes, labelled, 2 * labelled) for each in (measured, drawn))
     low, high = np.quantile(then_drawn - now_drawn, [0.025, 0.975])
     gain = float((then - now).mean())
-    return LabelCurve(points, _point(2 * labelled, then, then_drawn), gain, float(low), float(high), carried)
+    return LearningCurve(
+        points, _point(2 * labelled, then, then_drawn), gain, float(low), float(high), carried
+    )
 
 
-def _point(pictures: int, readings: Floats, drawn: Floats) -> LabelPoint:
+def _point(pictures: int, readings: Floats, drawn: Floats) -> LearningCurvePoint:
     """What is foretold: the mean of the readings, and the interval that holds them over what was drawn."""
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return LabelPoint(pictures, float(readings.mean()), float(low), float(high), 0)
+    return LearningCurvePoint(pictures, float(readings.mean()), float(low), float(high), 0)
 
 
 def _carried(scores: Floats, sizes: Floats, labelled: int, pictures: int) -> Floats:

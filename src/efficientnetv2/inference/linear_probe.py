@@ -29,7 +29,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import Grouping, groupings
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.stratified_split import stratified_group_split
-from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
@@ -46,7 +46,7 @@ _PARTS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Together:
+class GroupedData:
     """What hangs together among some pictures.
 
     Args:
@@ -88,7 +88,7 @@ class Together:
         level = levels[-1]
         # Where no class has a picture for each part nothing is chosen by parts.
         if len(levels) > 1 and np.bincount(pictures.labels).max() >= _PARTS:
-            level, _ = strictest(levels, pictures.labels, parts=_PARTS, key=key)
+            level, _ = strictest_grouping(levels, pictures.labels, parts=_PARTS, key=key)
         return cls.by(level.clusters, pictures)
 
     def select(self, which: npt.NDArray[np.generic]) -> Self:
@@ -145,23 +145,23 @@ class Together:
         return [
             (
                 np.append(
-                    originals[taught],
-                    copies[np.isin(self.family[copies], self.family[originals[taught]])],
+                    originals[sample_training_rows],
+                    copies[np.isin(self.family[copies], self.family[originals[sample_training_rows]])],
                 ),
                 originals[others],
             )
-            for taught, others in parts
+            for sample_training_rows, others in parts
         ]
 
 
-def distinct(pictures: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bool_]:
+def deduplicate(pictures: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture is the one that stands for its copies, and for files with the same bytes.
 
     Args:
         pictures: N of them.
         contents: (N,) ids, equal for identical files; None if not known.
     """
-    originals = Together.by(np.arange(len(pictures)), pictures).originals
+    originals = GroupedData.by(np.arange(len(pictures)), pictures).originals
     if contents is not None:
         originals = originals[np.unique(contents[originals], return_index=True)[1]]
     found = np.zeros(len(pictures), dtype=bool)
@@ -169,7 +169,7 @@ def distinct(pictures: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bo
     return found
 
 
-def choosing(together: Together, labels: Ints, *, key: Key) -> list[tuple[Ints, Ints]]:
+def tuning_splits(together: GroupedData, labels: Ints, *, key: Key) -> list[tuple[Ints, Ints]]:
     """Parts of some pictures by which the strength of a classifier's penalty is chosen.
 
     Args:
@@ -187,12 +187,15 @@ def choosing(together: Together, labels: Ints, *, key: Key) -> list[tuple[Ints, 
     # One draw of lone pictures; of whole clusters, which are few, as many as ask enough pictures.
     draws = 1 if together.lone else max(1, min(_MOST_DRAWS, math.ceil(_ASKED / (_CHOOSING * counts.sum()))))
     parts = together.drawn(labels, key=key, ask=_CHOOSING, draws=draws)
-    if any(not len(asked) or len(np.unique(labels[taught])) < 2 for taught, asked in parts):
+    if any(
+        not len(asked) or len(np.unique(labels[sample_training_rows])) < 2
+        for sample_training_rows, asked in parts
+    ):
         return []
     return parts
 
 
-def strictest(
+def strictest_grouping(
     levels: Sequence[Grouping], labels: Ints, *, parts: int, key: Key
 ) -> tuple[Grouping, list[tuple[Ints, Ints]]]:
     """The strictest level by whose folds every class can be learnt; the last where there is none.
@@ -224,7 +227,7 @@ def strictest(
 # it was tried on (satellite pictures, photographs), which want 0.001 to 0.01.
 _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 # Where nothing chooses among them.
-USUAL_STRENGTH = 0.003
+DEFAULT_STRENGTH = 0.003
 # Nor where that would take more than about a minute on a core, as of a hundred classes and 5,000 pictures in V2-B0:
 # multiply-adds of all those fits, in each iteration once for the answers and once for their gradients. Ours.
 _MOST_CHOOSING = 5e11
@@ -239,7 +242,7 @@ _LEAST_PICTURES, _LEAST_OF_A_CLASS = 500, 5
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeMetrics:
     """What a linear classifier on frozen features reaches.
 
     Args:
@@ -260,7 +263,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedProbe:
+class ProbeResult:
     """A probe with all that it came by.
 
     Args:
@@ -274,13 +277,13 @@ class FittedProbe:
         lost: how many pictures to learn from could not be read, not counting copies.
     """
 
-    probe: Probe
+    probe: ProbeMetrics
     learnt: Pipeline
     train: Embeddings
     val: Embeddings
     asked: ImageDataset
     answers: npt.NDArray[np.int64]
-    together: Together
+    together: GroupedData
     lost: int
 
 
@@ -297,12 +300,12 @@ def linear_probe(
     workers: int = 0,
     most: int | None = None,
     progress: Callable[[int], object] | None = None,
-) -> FittedProbe:
+) -> ProbeResult:
     """Logistic regression on a network's embeddings, each picture embedded once.
 
     Args:
         network: with weights that have learnt something; it stays as it is.
-        train: labelled pictures to learn from; of more than ``most_pictures`` so many at random (``taught``).
+        train: labelled pictures to learn from; of more than ``max_probe_images`` so many at random (``taught``).
         val: labelled pictures to evaluate on, likewise.
         preprocessing: of the network.
         key: of the draws.
@@ -310,7 +313,7 @@ def linear_probe(
         contents: (N,) of ``train``, equal for identical files; None if not known.
         device: to compute on.
         workers: processes that read pictures.
-        most: Number of images of either part, at most. None takes ``most_pictures``.
+        most: Number of images of either part, at most. None takes ``max_probe_images``.
         progress: called with the number of pictures embedded so far.
 
     Raises:
@@ -319,8 +322,8 @@ def linear_probe(
     """
     begun = time.perf_counter()
     if most is None:
-        most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
-    rows = taught(train.labels, most, key.fold("train"), distinct(train, contents))
+        most = max_probe_images(network, preprocessing.image_px, len(train.class_names), torch.device(device))
+    rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
     parts = [
         train.select(rows),
         val.select(_at_most(len(val), most, key.fold("val"))),
@@ -328,7 +331,7 @@ def linear_probe(
     before, embedded = 0, []
     for part in parts:
         embedded.append(
-            embed_manifest(
+            embed_dataset(
                 network,
                 part,
                 preprocessing=preprocessing,
@@ -339,11 +342,13 @@ def linear_probe(
         )
         before += len(part)
     _refuse_too_few(parts, embedded)
-    together = Together.of(parts[0], None if contents is None else contents[rows], key=key.fold("together"))
+    together = GroupedData.of(
+        parts[0], None if contents is None else contents[rows], key=key.fold("together")
+    )
     together = together.select(embedded[0].samples)
     learnt, strength = fit_probe(embedded[0], key=key, balanced=balanced, together=together)
     truth, answers = embedded[1].labels, learnt.predict(embedded[1].vectors)
-    probe = Probe(
+    probe = ProbeMetrics(
         top1=float((truth == answers).mean()),
         macro_f1=macro_f1(truth, answers),
         pictures=len(truth),
@@ -353,7 +358,7 @@ def linear_probe(
     )
     unread = [row for row, _ in embedded[0].unreadable]
     lost = int((~is_copy(parts[0])[unread]).sum())
-    return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers, together, lost)
+    return ProbeResult(probe, learnt, embedded[0], embedded[1], parts[1], answers, together, lost)
 
 
 def _refuse_too_few(parts: Sequence[ImageDataset], embedded: Sequence[Embeddings]) -> None:
@@ -373,7 +378,7 @@ def _refuse_too_few(parts: Sequence[ImageDataset], embedded: Sequence[Embeddings
         )
 
 
-def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def to_linear_layer(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The probe's classifier as a linear layer on the features as they are.
 
     Args:
@@ -396,13 +401,13 @@ def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.T
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
-def probe_folds(
+def out_of_fold_predictions(
     embeddings: Embeddings,
     folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
     *,
     key: Key,
     balanced: bool,
-    together: Together | None = None,
+    together: GroupedData | None = None,
 ) -> npt.NDArray[np.int64]:
     """Answers of linear probes, each to pictures that it has not learnt from; every picture is embedded only once.
 
@@ -418,17 +423,21 @@ def probe_folds(
     """
     answers = np.full(len(embeddings.labels), -1, dtype=np.int64)
     for number, (learning, answering) in enumerate(folds):
-        taught, asked = (np.isin(embeddings.samples, part) for part in (learning, answering))
-        lesson = Embeddings(embeddings.samples[taught], embeddings.labels[taught], embeddings.vectors[taught])
-        if not asked.any() or len(np.unique(lesson.labels)) < 2:
+        train_rows, test_rows = (np.isin(embeddings.samples, part) for part in (learning, answering))
+        lesson = Embeddings(
+            embeddings.samples[train_rows],
+            embeddings.labels[train_rows],
+            embeddings.vectors[train_rows],
+        )
+        if not test_rows.any() or len(np.unique(lesson.labels)) < 2:
             continue  # of few pictures drawn from many
-        of_lesson = None if together is None else together.select(taught)
+        of_lesson = None if together is None else together.select(train_rows)
         learnt, _ = fit_probe(lesson, key=key.fold("fold", number), balanced=balanced, together=of_lesson)
-        answers[asked] = learnt.predict(embeddings.vectors[asked])
+        answers[test_rows] = learnt.predict(embeddings.vectors[test_rows])
     return answers
 
 
-def most_pictures(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:
+def max_probe_images(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:
     """How many pictures of either part the probe looks at: what takes seconds, on a CPU too.
 
     Args:
@@ -456,7 +465,7 @@ def multiply_adds(network: Network, image_px: int) -> float:
 
 
 def fit_probe(
-    embeddings: Embeddings, *, key: Key, balanced: bool, together: Together | None = None
+    embeddings: Embeddings, *, key: Key, balanced: bool, together: GroupedData | None = None
 ) -> tuple[Pipeline, float]:
     """The classifier itself: standardised features, L2 penalty chosen on a quarter of them.
 
@@ -470,29 +479,31 @@ def fit_probe(
         What predicts classes from vectors, and the strength chosen.
     """
     vectors, labels = embeddings.vectors, embeddings.labels
-    together = Together.nothing(len(labels)) if together is None else together
+    together = GroupedData.nothing(len(labels)) if together is None else together
     strength = _chosen_strength(vectors, labels, together, key=key, balanced=balanced)
-    return fitted(vectors, labels, strength, balanced), strength
+    return fit_classifier(vectors, labels, strength, balanced), strength
 
 
 def _chosen_strength(
     vectors: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
-    together: Together,
+    together: GroupedData,
     *,
     key: Key,
     balanced: bool,
 ) -> float:
-    parts = choosing(together, labels, key=key.fold("choosing"))
+    parts = tuning_splits(together, labels, key=key.fold("choosing"))
     work = sum(len(learning) for learning, _ in parts) * len(np.unique(labels)) * vectors.shape[1]
     if not parts or 2 * work * _ITERATIONS * len(_STRENGTHS) > _MOST_CHOOSING:
-        return USUAL_STRENGTH
+        return DEFAULT_STRENGTH
     true = np.concatenate([labels[asked] for _, asked in parts])
 
     def score(strength: float) -> float:
         answers = np.concatenate(
             [
-                fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[asked])
+                fit_classifier(vectors[learning], labels[learning], strength, balanced).predict(
+                    vectors[asked]
+                )
                 for learning, asked in parts
             ]
         )
@@ -501,7 +512,7 @@ def _chosen_strength(
     return max(_STRENGTHS, key=score)
 
 
-def fitted(
+def fit_classifier(
     vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], strength: float, balanced: bool
 ) -> Pipeline:
     """The classifier of a given strength; arguments as of ``fit_probe``."""
@@ -526,7 +537,7 @@ def _at_most(count: int, most: int, key: Key) -> npt.NDArray[np.int64]:
     return np.arange(count) if count <= most else np.sort(key.generator().permutation(count)[:most])
 
 
-def taught(
+def sample_training_rows(
     labels: npt.NDArray[np.int64],
     most: int,
     key: Key,

@@ -29,7 +29,7 @@ from efficientnetv2.utils.probability import Answer, logits_of, probabilities
 from efficientnetv2.utils.shell import typed
 
 
-def as_many_as_fit(
+def retry_halving_batch(
     compute: Callable[[Tensor], Tensor], images: Tensor, most: int, device: torch.device
 ) -> tuple[Tensor, int]:
     """What ``compute`` makes of a batch; where memory runs out, of the rest of it with half as many at a time.
@@ -124,7 +124,7 @@ def predict(
         InputError: the pictures have another number of channels than the preprocessing, the network has no
             classes, it answers with NaN or infinity, or memory is too short for a single picture.
     """
-    check_classes(network)
+    require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
     return _computed(
         network,
@@ -176,7 +176,7 @@ def embed(
     )
 
 
-def check_classes(network: Network, file: str | Path | None = None) -> None:
+def require_classes(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network that only embeds, where classes are asked for.
 
     Args:
@@ -193,7 +193,7 @@ def check_classes(network: Network, file: str | Path | None = None) -> None:
         )
 
 
-def check_one_class(network: Network, why: str, file: str | Path | None = None) -> None:
+def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
     """Refuse a network that answers each class by itself, where one of them is asked for.
 
     Args:
@@ -211,7 +211,7 @@ def check_one_class(network: Network, why: str, file: str | Path | None = None) 
         )
 
 
-def check_reads_files(network: Network, file: str | Path | None = None) -> None:
+def require_image_channels(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network for other channels than files have: three, or the bands of its rule for rasters.
 
     Args:
@@ -256,9 +256,9 @@ def _computed(
     whole: npt.NDArray[np.float32] | None = None
     results: list[Tensor] = []  # where nobody knows how many there are
     done, most = 0, sys.maxsize
-    with evaluating(network):
+    with eval_mode(network):
         for images in batches:
-            answers, most = as_many_as_fit(of, images, most, device)
+            answers, most = retry_halving_batch(of, images, most, device)
             broken = (~answers.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise no_answers(len(broken), done + len(images), done + int(broken[0]))
@@ -291,7 +291,7 @@ def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
     return logits_of(total / 8, network.answer)
 
 
-def predict_manifest(
+def predict_dataset(
     network: Network,
     dataset: ImageDataset,
     *,
@@ -334,7 +334,7 @@ def predict_manifest(
     return Predictions(read.samples, targets, logits, unreadable, network.answer)
 
 
-def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
+def merge_shards(parts: Sequence[Predictions], num_classes: int) -> Predictions:
     """Answers to all pictures of a dataset, from those to its parts.
 
     Args:
@@ -383,7 +383,7 @@ class Embeddings:
     unreadable: tuple[tuple[int, str], ...] = ()
 
 
-def embed_manifest(
+def embed_dataset(
     network: Network,
     dataset: ImageDataset,
     *,
@@ -393,7 +393,7 @@ def embed_manifest(
     batch_images: int = 64,
     progress: Callable[[int], object] | None = None,
 ) -> Embeddings:
-    """Embeddings of every readable picture of a dataset, each looked at once; see ``predict_manifest``."""
+    """Embeddings of every readable picture of a dataset, each looked at once; see ``predict_dataset``."""
     read = _Reading(dataset, preprocessing, batch_images, workers, torch.device(device), strict=False)
     vectors = embed(
         network,
@@ -454,7 +454,7 @@ class _Reading:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, within; afterwards every part is in the mode that it was in.
 
     Parts are put back one by one, for a network may train with some of them frozen.
@@ -473,7 +473,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 _BATCH = 64
 
 
-def shared_answers(
+def predict_distributed(
     network: Network,
     dataset: ImageDataset,
     *,
@@ -504,7 +504,7 @@ def shared_answers(
         All answers for the first process, an empty part of them for the others.
 
     Raises:
-        InputError: see ``inference.predict.predict_manifest``.
+        InputError: see ``inference.predict.predict_dataset``.
     """
 
     def together(done: int) -> None:
@@ -512,7 +512,7 @@ def shared_answers(
             progress(min(len(dataset), done * world.size))
 
     own = np.arange(world.rank, len(dataset), world.size)
-    share = predict_manifest(
+    share = predict_dataset(
         network,
         dataset.select(own) if world.is_distributed else dataset,
         preprocessing=preprocessing,
@@ -523,4 +523,4 @@ def shared_answers(
         each=None if each is None else lambda samples, logits: each(own[samples], logits),
         strict=strict,
     )
-    return interleaved(gather_to_main(world, share), share.logits.shape[1])
+    return merge_shards(gather_to_main(world, share), share.logits.shape[1])

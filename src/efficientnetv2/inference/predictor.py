@@ -34,7 +34,7 @@ from efficientnetv2.data.raster_checks import (
 )
 from efficientnetv2.data.readers import default_bands
 from efficientnetv2.data.tiff_tags import is_raster
-from efficientnetv2.inference.predict import check_classes, check_reads_files, embed, predict
+from efficientnetv2.inference.predict import embed, predict, require_classes, require_image_channels
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -45,7 +45,7 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.probability import probabilities
 
 # A path, the bytes of a file or a stream of them, a Pillow image, or an array.
-Picture = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Predictor:
         self.device, self.batch_images = pick_device(str(device)), batch_images
         self.network = model if isinstance(model, Network) else model_file.load(model)
         self._file = None if isinstance(model, Network) else os.fspath(model)
-        check_classes(self.network, self._file)
-        check_reads_files(self.network, self._file)
+        require_classes(self.network, self._file)
+        require_image_channels(self.network, self._file)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ class Predictor:
         count, px = count_of(len(self.classes), "class"), self.preprocessing.image_px
         return f"Predictor({model}: {count}, {px} px, device={str(self.device)!r})"
 
-    def __call__(self, pictures: Picture | Iterable[Picture]) -> list[Prediction]:
+    def __call__(self, pictures: ImageInput | Iterable[ImageInput]) -> list[Prediction]:
         """A prediction for each image, in order; for one image, a list of one.
 
         Args:
@@ -151,7 +151,7 @@ class Predictor:
         names = self.classes
         return [self._prediction(names, row) for row in probabilities(logits, self.network.answer)]
 
-    def embed(self, pictures: Picture | Iterable[Picture]) -> Tensor:
+    def embed(self, pictures: ImageInput | Iterable[ImageInput]) -> Tensor:
         """The embedding of each image, in order: what the classifier reads.
 
         Args:
@@ -176,21 +176,21 @@ class Predictor:
             given = tuple(names[place] for place in order if mine[place])
         return Prediction(best, float(row.max()), shares, given)
 
-    def _batches(self, pictures: Picture | Iterable[Picture]) -> Iterator[Tensor]:
+    def _batches(self, pictures: ImageInput | Iterable[ImageInput]) -> Iterator[Tensor]:
         each, start = iter(_several(pictures)), 0
         while chunk := list(islice(each, self.batch_images)):
             arrays = [self._prepared(picture, start + place) for place, picture in enumerate(chunk)]
             start += len(chunk)
             yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
-    def _prepared(self, picture: Picture, place: int) -> npt.NDArray[np.uint8]:
+    def _prepared(self, picture: ImageInput, place: int) -> npt.NDArray[np.uint8]:
         try:
             return _framed(picture, self.preprocessing)
         except UnreadableImageError as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
 
 
-def network_input(picture: Picture, preprocessing: Preprocessing) -> Tensor:
+def preprocess_image(picture: ImageInput, preprocessing: Preprocessing) -> Tensor:
     """An image as a network takes it: ``Preprocessing.__call__``.
 
     Args:
@@ -210,7 +210,7 @@ def network_input(picture: Picture, preprocessing: Preprocessing) -> Tensor:
     return normalise(framed, mean=preprocessing.mean, std=preprocessing.std)[0].contiguous()
 
 
-def _several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
+def _several(pictures: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
     """One image as a sequence of one. A stream is one image, though its lines can be iterated."""
     if isinstance(pictures, np.ndarray):
         return list(pictures) if pictures.ndim == 4 else [pictures]
@@ -230,7 +230,7 @@ def _is_stream(picture: object) -> bool:
     return callable(getattr(picture, "read", None))
 
 
-def _framed(picture: Picture, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+def _framed(picture: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """An image of any kind as (image_px, image_px, C) levels."""
     bands = preprocessing.bands
     if isinstance(picture, bytearray | memoryview):
@@ -285,7 +285,7 @@ def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
     return deep and image.format in ("TIFF", None) and (bands is not None or tiff_tags.has_gdal())
 
 
-def _holds_values(picture: Picture, bands: Bands) -> bool:
+def _holds_values(picture: ImageInput, bands: Bands) -> bool:
     """Whether an array holds a raster's values, to be read by its rule; else it is an ordinary picture.
 
     8 bits are values where rasters of them were measured for the rule, beside deeper ones.
@@ -301,7 +301,7 @@ def _holds_values(picture: Picture, bands: Bands) -> bool:
     return picture.dtype != np.uint8 or measured
 
 
-def _named(picture: Picture) -> str:
+def _named(picture: ImageInput) -> str:
     """The file of a picture, where it has one."""
     if isinstance(picture, str | Path):
         return str(picture)
@@ -322,7 +322,7 @@ def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.
     return _levels_of(np.stack([values] * bands.channels, axis=2), bands)
 
 
-def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
+def _levels_of(picture: ImageInput, bands: Bands) -> npt.NDArray[np.uint8]:
     """An array of bands by their rule; all else is refused."""
     if not isinstance(picture, np.ndarray):
         raise UnreadableImageError(_named(picture), channels_fault(bands))
@@ -338,7 +338,7 @@ def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
     return scale_to_uint8(values, mask_nodata(values, np.isfinite(values), bands.nodata), bands)
 
 
-def _readable(picture: Picture) -> str | Path | bytes | Image.Image:
+def _readable(picture: ImageInput) -> str | Path | bytes | Image.Image:
     if not isinstance(picture, np.ndarray):
         if not isinstance(picture, str | Path | bytes | Image.Image):
             raise InputError(

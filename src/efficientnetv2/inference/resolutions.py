@@ -19,7 +19,7 @@ Answer = Callable[[int], tuple[Predictions, float]]
 
 
 @dataclass(frozen=True)
-class SizePoint:
+class SizeMetrics:
     """A network's figures at one size.
 
     Args:
@@ -38,7 +38,9 @@ class SizePoint:
     images_per_s: float
 
 
-def size_points(answer: Answer, sizes: Sequence[int], class_names: Sequence[str]) -> tuple[SizePoint, ...]:
+def evaluate_sizes(
+    answer: Answer, sizes: Sequence[int], class_names: Sequence[str]
+) -> tuple[SizeMetrics, ...]:
     """The figures at each size.
 
     Args:
@@ -52,11 +54,11 @@ def size_points(answer: Answer, sizes: Sequence[int], class_names: Sequence[str]
         score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
         low, high = wilson_interval(score.top1, score.num_images)
         speed = round(score.num_images / max(1e-9, seconds), 1)
-        points.append(SizePoint(px, score.top1, low, high, score.macro_f1, speed))
+        points.append(SizeMetrics(px, score.top1, low, high, score.macro_f1, speed))
     return tuple(points)
 
 
-def best(points: Sequence[SizePoint], by: Literal["top1", "macro_f1"] = "top1") -> SizePoint:
+def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "top1") -> SizeMetrics:
     """The point of the highest figure; of equal ones the smallest size, which is the fastest.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from efficientnetv2.architectures.flops import out_px
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
-from efficientnetv2.inference.predict import evaluating
+from efficientnetv2.inference.predict import eval_mode
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.ghost_batch import ghost_batches
@@ -482,7 +482,7 @@ def latency(
     with ExitStack() as evaluated:
         for network in networks.values():
             place(network, device)
-            evaluated.enter_context(evaluating(network))
+            evaluated.enter_context(eval_mode(network))
         passes = {name: partial(network, picture) for name, network in networks.items()}
         rounds = alternate(passes, rounds=_ROUNDS, warmup=_WARM_UP, wait=waiting(device))
     if pace is None or pace.inference_seconds is None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.inference.resolutions import SizePoint, best, size_points
+from efficientnetv2.inference.resolutions import SizeMetrics, best_size, evaluate_sizes
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.training.recipe import Recipe
@@ -35,13 +35,13 @@ class EvalSizeSelection:
         by: the figure that chooses.
     """
 
-    points: tuple[SizePoint, ...]
+    points: tuple[SizeMetrics, ...]
     by: Literal["top1", "macro_f1"]
 
     @property
     def image_px(self) -> int:
         """The best size; of equal ones the smallest, which is the fastest."""
-        return best(self.points, self.by).image_px
+        return best_size(self.points, self.by).image_px
 
     def chosen(self, job: RunConfig) -> RunConfig:
         """The same job, its pictures seen at the best size from now on."""
@@ -53,7 +53,7 @@ class EvalSizeSelection:
 
     def __str__(self) -> str:
         """What was chosen, in a sentence."""
-        found = best(self.points, self.by)
+        found = best_size(self.points, self.by)
         figure = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.1%}"
         among = ", ".join(str(point.image_px) for point in self.points)
         return f"Evaluation at {found.image_px} px, which was best on minival, {figure}, of {among}."
@@ -94,7 +94,7 @@ def select_eval_size(job: RunConfig, state: TrainState) -> EvalSizeSelection:
         resized = replace(job, preprocessing=replace(job.preprocessing, image_px=px))
         answers[px] = resized.predict(state, job.minival), time.perf_counter() - began
     points = broadcast_from_main(
-        job.world, lambda: size_points(answers.__getitem__, list(answers), job.train.class_names)
+        job.world, lambda: evaluate_sizes(answers.__getitem__, list(answers), job.train.class_names)
     )
     return EvalSizeSelection(points, job.recipe.chosen_by)
 

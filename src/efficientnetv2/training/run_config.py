@@ -10,7 +10,7 @@ import torch
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.readers import Reader
-from efficientnetv2.inference.predict import Predictions, shared_answers
+from efficientnetv2.inference.predict import Predictions, predict_distributed
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
@@ -122,7 +122,7 @@ class RunConfig:
             state: of the run.
             part: pictures to answer.
             once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
-            progress: called after every batch, see ``shared_answers``.
+            progress: called after every batch, see ``predict_distributed``.
 
         Raises:
             InputError: all of them, or more than half, can't be read any more (``strict``: any); on the first process.
@@ -149,7 +149,7 @@ class RunConfig:
         progress: Callable[[int], object] | None = None,
     ) -> Predictions:
         """The same answers, whatever can't be read."""
-        return shared_answers(
+        return predict_distributed(
             eval_network(state),
             part,
             preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,

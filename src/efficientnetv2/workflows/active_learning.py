@@ -18,8 +18,8 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.inference.active_learning import MOST, rank
-from efficientnetv2.inference.predict import Predictions, check_one_class, embed_manifest
+from efficientnetv2.inference.active_learning import MAX_DIVERSE, rank_for_labeling
+from efficientnetv2.inference.predict import Predictions, embed_dataset, require_single_label
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, count_of
@@ -27,15 +27,15 @@ from efficientnetv2.utils.io import check_place, write_text_atomically
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
-from efficientnetv2.workflows.batch_predict import Asked
+from efficientnetv2.workflows.batch_predict import PredictionJob
 from efficientnetv2.workflows.outputs import refuse_others
-from efficientnetv2.workflows.predictions_io import header_of
+from efficientnetv2.workflows.predictions_io import read_header
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
+class RankedImage:
     """A picture on the sheet.
 
     Args:
@@ -53,7 +53,7 @@ class Ranked:
     picture: Image.Image | None = None
 
 
-def sheet(shown: Sequence[Ranked], *, pictures: int, diverse: int, command: str) -> str:
+def render_sheet(shown: Sequence[RankedImage], *, pictures: int, diverse: int, command: str) -> str:
     """The page.
 
     Args:
@@ -80,7 +80,7 @@ _COLUMNS = ["rank", "path", "predicted", "probability", "second", "second_probab
 _ON_SHEET = 60  # pictures: an evening's labelling, some 300 kB. Ours.
 
 
-def check_rank(file: Path | None, out: Path | None, data: str) -> None:
+def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
     """Refuse a place for the ranking before the pictures are answered.
 
     Args:
@@ -112,22 +112,22 @@ def check_rank(file: Path | None, out: Path | None, data: str) -> None:
 
 
 def _is_ranking(file: Path) -> bool:
-    return header_of(file) == _COLUMNS
+    return read_header(file) == _COLUMNS
 
 
-def check_ranks(network: Network, model: str) -> None:
+def require_rankable(network: Network, model: str) -> None:
     """Refuse a network that is never unsure, or whose classes do not share one doubt.
 
     Raises:
         InputError: it has one class, or answers each by itself.
     """
-    check_one_class(network, "--rank asks how unsure it is between them", model)
+    require_single_label(network, "--rank asks how unsure it is between them", model)
     if network.num_classes < 2:
         raise InputError(f"--rank: {model} knows one class only, so it is always sure. Leave --rank out.")
 
 
 def write_ranking(
-    file: Path, asked: Asked, predictions: Predictions, *, device: torch.device, workers: int
+    file: Path, asked: PredictionJob, predictions: Predictions, *, device: torch.device, workers: int
 ) -> None:
     """Look at the pictures once more, for what the classifier reads of them; then write the table and the sheet.
 
@@ -146,15 +146,15 @@ def write_ranking(
     predictions, labelled = _without_labels(asked.dataset, predictions)
     answered = asked.dataset.select(predictions.samples)
     with progress("comparing", len(answered)) as counted:
-        embedded = embed_manifest(
+        embedded = embed_dataset(
             asked.network, answered, preprocessing=asked.network.preprocessing, device=device, workers=workers,
             progress=counted,
         )  # fmt: skip
     rows = embedded.samples  # what could be read twice
     probabilities = predictions.probabilities[rows]
     key = Key.of(_SEED).fold("label next")
-    with progress("choosing", min(MOST, len(rows))) as chosen:
-        found = rank(probabilities, embedded.vectors, key=key, progress=chosen)
+    with progress("choosing", min(MAX_DIVERSE, len(rows))) as chosen:
+        found = rank_for_labeling(probabilities, embedded.vectors, key=key, progress=chosen)
     names = np.array(asked.network.class_names, dtype=object)
     best = top_classes(probabilities, 2)
     places = np.arange(len(rows))
@@ -176,7 +176,7 @@ def write_ranking(
         return pictures.read(row, lambda source: thumbnails.shrink(load_image(source)))
 
     shown = [
-        Ranked(
+        RankedImage(
             str(one["path"]), str(one["predicted"]), float(one["probability"]), str(one["second"]),
             picture(int(rows[place])),
         )
@@ -186,7 +186,7 @@ def write_ranking(
     try:
         write_table(file, table)
         write_text_atomically(
-            page, sheet(shown, pictures=len(table), diverse=found.diverse, command=command_line())
+            page, render_sheet(shown, pictures=len(table), diverse=found.diverse, command=command_line())
         )
     except OSError as error:
         raise InputError(

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.geotiff import open_raster, read_errors
 from efficientnetv2.geospatial import map_file as mapfile
-from efficientnetv2.geospatial.pixel_area import untrue
+from efficientnetv2.geospatial.pixel_area import distortion_warning
 from efficientnetv2.metrics.area import AdjustedAreas, adjusted_areas
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 
@@ -55,11 +55,11 @@ def estimate_areas(map_file: Path, sample: Path, *, label_column: str) -> MapAre
     Raises:
         InputError: anything a user can mend.
     """
-    names, pixels, hectares = mapfile.classes_and_areas(map_file)
+    names, pixels, hectares = mapfile.count_classes(map_file)
     if not pixels.sum():
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
     with open_raster(map_file) as dataset:
-        if fault := untrue(dataset):
+        if fault := distortion_warning(dataset):
             _logger.info(fault)
     file = sample / "report.json" if sample.is_dir() else sample
     if file.suffix == ".json":
@@ -214,7 +214,7 @@ def _sampled(map_file: Path, classes: int, places: npt.NDArray[np.float64], *, i
             with read_errors(dataset):
                 sampled = dataset.sample(places[there].tolist(), indexes=1, masked=True)
                 stored = np.concatenate([np.ma.filled(value, mapfile.NODATA) for value in sampled])
-            values[there] = mapfile.classes_of(stored, classes, map_file)
+            values[there] = mapfile.to_class_values(stored, classes, map_file)
         return values
 
 

@@ -35,7 +35,7 @@ from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared, prepare
-from efficientnetv2.workflows.leakage import SeenBefore, seen_before
+from efficientnetv2.workflows.leakage import PretrainOverlap, pretrain_overlap
 from efficientnetv2.workflows.linear_probe import with_classifier
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.overrides import Words, field_of, names_sizes
@@ -157,7 +157,7 @@ class Agreed:
     settled: ResolvedRecipe
     prepared: Prepared
     preprocessing: Preprocessing
-    seen: SeenBefore
+    seen: PretrainOverlap
     notes: tuple[str, ...]
 
 
@@ -216,7 +216,7 @@ def agreed(
             ),
             repeated=known.repeated,
         )
-    seen = seen_before(
+    seen = pretrain_overlap(
         settled.recipe.weights, settled.network, prepared, refuse=settled.recipe.minival != "auto"
     )
     if seen.chooser:

@@ -26,7 +26,7 @@ from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
-from efficientnetv2.inference.predict import Predictions, shared_answers
+from efficientnetv2.inference.predict import Predictions, predict_distributed
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
@@ -40,7 +40,7 @@ from efficientnetv2.utils.errors import InputError, count_of, escaped
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.predictions_io import header_of
+from efficientnetv2.workflows.predictions_io import read_header
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ Ints = npt.NDArray[np.int64]
 _EVERY_S = 300.0
 
 
-class SoFar:
+class PredictionCheckpoint:
     """Answers of one network to the pictures of one dataset; whoever asks for the same again goes on with them.
 
     A picture whose file or shard has changed since, by its size and time, of a URL by what the store says of its state,
@@ -221,7 +221,7 @@ SKIPPED = "skipped.csv"
 _SKIPPED_COLUMNS = ["path", "reason"]
 
 
-def device_to_answer_on(word: str, world: World) -> torch.device:
+def device_for_rank(word: str, world: World) -> torch.device:
     """The device of this process, and a line where it was taken unasked though it is not tested, or there is a better.
 
     Args:
@@ -237,7 +237,7 @@ def device_to_answer_on(word: str, world: World) -> torch.device:
     return device
 
 
-def refuse_swapped(model: str, data: str | Path, command: str) -> None:
+def refuse_swapped_arguments(model: str, data: str | Path, command: str) -> None:
     """Refuse MODEL and DATA in the wrong order.
 
     Args:
@@ -262,7 +262,7 @@ def _is_model(path: str | Path) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class PredictionJob:
     """What the first process has read, for all.
 
     Args:
@@ -276,8 +276,8 @@ class Asked:
     damage: ShardDamage
 
 
-def answered(
-    asked: Asked,
+def run_prediction(
+    asked: PredictionJob,
     what: str,
     *,
     preprocessing: Preprocessing,
@@ -285,7 +285,7 @@ def answered(
     workers: int,
     strict: bool,
     world: World,
-    so_far: SoFar | None = None,
+    so_far: PredictionCheckpoint | None = None,
 ) -> tuple[Predictions, float]:
     """Answers to the pictures, and the seconds that they took; every process calls it.
 
@@ -315,8 +315,8 @@ def answered(
         _logger.info(told(len(rows)))
         left = np.setdiff1d(left, rows)
     started = time.perf_counter()
-    with progress(what, len(left)) as counted, kept(so_far):
-        predictions = shared_answers(
+    with progress(what, len(left)) as counted, saving_on_interrupt(so_far):
+        predictions = predict_distributed(
             asked.network,
             dataset.select(left) if len(left) < len(dataset) else dataset,
             preprocessing=preprocessing,
@@ -335,12 +335,12 @@ def answered(
     if known is not None and len(known[0]):  # without any, three times the logits would be in memory
         whole = _with(whole, dataset, *known)
     if world.is_main_process and not len(whole.samples):
-        raise none_readable(dataset, *whole.unreadable[0])
+        raise none_readable_error(dataset, *whole.unreadable[0])
     return whole, seconds
 
 
 @contextmanager
-def kept(so_far: SoFar | None) -> Iterator[None]:
+def saving_on_interrupt(so_far: PredictionCheckpoint | None) -> Iterator[None]:
     """Within, a process that is stopped, or fails, keeps its answers; SIGTERM stops it as Ctrl-C does.
 
     Args:
@@ -378,9 +378,7 @@ def _with(predictions: Predictions, dataset: ImageDataset, rows: Ints, logits: t
     )
 
 
-def tell_unreadable(
-    dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: ShardDamage
-) -> None:
+def log_unreadable(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], damage: ShardDamage) -> None:
     """Name the first few pictures that could not be read, and count the rest; shards have had a line each.
 
     A reason is said once: that a raster does not fit the model's rule takes several sentences.
@@ -400,7 +398,7 @@ def tell_unreadable(
         _logger.info(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
 
 
-def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
+def write_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
     """Write the pictures that could not be read, and why, into a CSV.
 
     Args:
@@ -423,7 +421,7 @@ def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
         ) from error
 
 
-def list_beside(table: Path) -> Path:
+def skipped_csv_for(table: Path) -> Path:
     """Where the pictures are listed that a table of predictions lacks: beside it, under its name.
 
     Args:
@@ -432,12 +430,12 @@ def list_beside(table: Path) -> Path:
     return table.with_name(f"{table.stem}_{SKIPPED}")
 
 
-def is_list_of_skipped(file: Path) -> bool:
-    """Whether a file is what ``list_skipped`` writes, by its header."""
-    return header_of(file) == _SKIPPED_COLUMNS
+def is_skipped_csv(file: Path) -> bool:
+    """Whether a file is what ``write_skipped`` writes, by its header."""
+    return read_header(file) == _SKIPPED_COLUMNS
 
 
-def skipped_in_all(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], file: Path | None) -> str:
+def skipped_summary(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]], file: Path | None) -> str:
     """The last line on what was skipped: how many of how many, and where they are listed.
 
     Args:
@@ -449,7 +447,7 @@ def skipped_in_all(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]],
     return f"Skipped {len(unreadable):,} of {len(dataset):,} pictures; {where}."
 
 
-def none_readable(dataset: ImageDataset, row: int, reason: str) -> InputError:
+def none_readable_error(dataset: ImageDataset, row: int, reason: str) -> InputError:
     """The error for pictures none of which can be read.
 
     Args:

@@ -15,13 +15,13 @@ from PIL import Image
 
 from efficientnetv2.checks import report
 from efficientnetv2.checks import report as page
-from efficientnetv2.checks.report import CheckFindings, check_dataset
+from efficientnetv2.checks.report import CheckResult, check_dataset
 from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
-from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import best_weights, default_model, load_weights
@@ -42,9 +42,9 @@ from efficientnetv2.workflows.arguments import (
     refuse_unknown,
     source_of,
 )
-from efficientnetv2.workflows.batch_predict import none_readable
+from efficientnetv2.workflows.batch_predict import none_readable_error
 from efficientnetv2.workflows.data_config import Source, tell, with_rule
-from efficientnetv2.workflows.evaluation_result import versions
+from efficientnetv2.workflows.evaluation_result import library_versions
 from efficientnetv2.workflows.output_paths import refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 from efficientnetv2.workflows.report_folder import inspection_folder
@@ -57,7 +57,7 @@ _THREADS_PER_CORE = 2
 _SEED = 0  # of the search for copies and of folds: an inspection is to say the same each time
 
 
-def inspect_and_tell(
+def run_check(
     source: Source,
     *,
     folder: Path,
@@ -66,8 +66,8 @@ def inspect_and_tell(
     time_column: str | None,
     device: str,
     workers: int | None,
-    on_result: Callable[[CheckFindings], None] = lambda found: None,
-) -> CheckFindings:
+    on_result: Callable[[CheckResult], None] = lambda found: None,
+) -> CheckResult:
     """Look for duplicates, leakage and label errors, and write_check_report the page.
 
     Args:
@@ -121,7 +121,7 @@ def _looked(dataset: ImageDataset) -> ImageStats:
     with progress("looking", len(dataset)) as counted:
         looked = collect_image_stats(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
-        raise none_readable(dataset, 0, looked.table["reason"].iloc[0])
+        raise none_readable_error(dataset, 0, looked.table["reason"].iloc[0])
     return looked
 
 
@@ -158,7 +158,7 @@ def _embedded(
 ) -> Embeddings:
     readable = dataset.select(looked.readable)
     with progress("embedding", len(readable)) as counted:
-        found = embed_manifest(
+        found = embed_dataset(
             network,
             readable,
             preprocessing=network.preprocessing,
@@ -169,14 +169,16 @@ def _embedded(
     return Embeddings(looked.readable[found.samples], found.labels, found.vectors)
 
 
-def _write(folder: Path, found: CheckFindings) -> None:
+def _write(folder: Path, found: CheckResult) -> None:
     pictures = BestEffortReader(source_reader(found.dataset))
 
     def picture(row: int) -> Image.Image | None:
         return pictures.read(row, load_image)
 
     try:
-        report.write_check_report(folder, found, picture=picture, command=command_line(), versions=versions())
+        report.write_check_report(
+            folder, found, picture=picture, command=command_line(), versions=library_versions()
+        )
     except OSError as error:
         raise InputError(
             f"--out {folder}: the page could not be written ({error.strerror or error})."
@@ -291,7 +293,7 @@ def check(
     source = source_of(data, table)
     folder = path_of("output", output) or inspection_folder(source.data)
     refuse_within(source.data, folder, "--out", verb="inspect" if output is None else None)
-    inspect_and_tell(
+    run_check(
         source,
         folder=folder,
         weights=path_text("weights", weights),

@@ -16,7 +16,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, some
 NO_ANSWER_COLUMN = "no_answer"
 
 
-def read_costs(file: Path, class_names: Sequence[str]) -> ErrorCosts:
+def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     """Costs from a CSV: a row for each true class, named in the first column, and a column for each answer.
 
     A column ``no_answer``, the same in every row, is what it costs to leave a picture to a person.

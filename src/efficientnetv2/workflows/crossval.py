@@ -42,7 +42,7 @@ from efficientnetv2.workflows.arguments import (
     settings_of,
 )
 from efficientnetv2.workflows.auto_config import refuse_unlike
-from efficientnetv2.workflows.batch_predict import SKIPPED, list_skipped
+from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
 from efficientnetv2.workflows.crossval_config import (
     FILE,
     Plan,
@@ -55,7 +55,7 @@ from efficientnetv2.workflows.crossval_report import OTHERWISE, conclude
 from efficientnetv2.workflows.crossval_runs import Runs
 from efficientnetv2.workflows.data_config import Source, with_rule
 from efficientnetv2.workflows.datasets import decode_evaluated
-from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
 from efficientnetv2.workflows.overrides import Words, begin_recipe, refuse_too_small, says_length, starts_open
 from efficientnetv2.workflows.predictions_io import MOST_CLASSES
@@ -74,7 +74,7 @@ def crossvalidate(
     plan: Plan,
     said: Collection[str] = (),
     callbacks: Sequence[Callback] = (),
-    on_result: Callable[[Outcome | Path], None] = lambda result: None,
+    on_result: Callable[[EvaluationResult | Path], None] = lambda result: None,
 ) -> Path:
     """Train a network for each fold, and report the answers of all.
 
@@ -130,7 +130,7 @@ def crossvalidate(
         with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
             _begin(folder, words, plan, source, now, dataset, dealt)
         _logger.info(f"Folder: {folder}")
-        list_skipped(folder / SKIPPED, skipped)
+        write_skipped(folder / SKIPPED, skipped)
         if skipped:
             _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
     at = replace(place, out=folder)

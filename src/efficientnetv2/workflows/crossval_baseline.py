@@ -15,9 +15,14 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.generalization import SplitComparison
-from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
-from efficientnetv2.inference.linear_probe import Together, fit_probe, most_pictures, probe_folds
-from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
+from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
+from efficientnetv2.inference.linear_probe import (
+    GroupedData,
+    fit_probe,
+    max_probe_images,
+    out_of_fold_predictions,
+)
+from efficientnetv2.inference.predict import Embeddings, Predictions, embed_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.initial_weights import build_initial_model
@@ -51,7 +56,7 @@ class Baseline:
     otherwise: Predictions | None
     top1: float
     macro_f1: float
-    labels: LabelCurve | None
+    labels: LearningCurve | None
     labels_of: str
     train_pictures: int
     of_pictures: int
@@ -90,7 +95,7 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     def answers(of: Folds) -> Predictions:
         pairs = [(part.train_rows, part.val_rows) for part in of.parts]
         whole = _together(embedded, of, runs.dataset)
-        given = probe_folds(embedded, pairs, key=key, balanced=balanced, together=whole)
+        given = out_of_fold_predictions(embedded, pairs, key=key, balanced=balanced, together=whole)
         known = given >= 0
         hot = torch.nn.functional.one_hot(torch.from_numpy(given[known]), count).float()
         return Predictions(embedded.samples[known], embedded.labels[known], (hot + 1e-6).log())
@@ -123,7 +128,7 @@ def _fold_of_labels(dealt: Folds) -> int:
 
 def _labels(
     embedded: Embeddings, dealt: Folds, number: int, key: Key, dataset: ImageDataset, *, balanced: bool
-) -> LabelCurve | None:
+) -> LearningCurve | None:
     """Whether more labels would help, by the fold of a number."""
     asked = dealt.parts[number]
     learning, answering = (
@@ -138,7 +143,7 @@ def _labels(
     answers = learnt.predict(answering.vectors)
     # What could not be read is no label; only what was not looked at makes a sample.
     there = np.setdiff1d(asked.train_rows, [row for row, _ in embedded.unreadable])
-    return label_curve(
+    return learning_curve(
         learning,
         answering,
         answers,
@@ -150,10 +155,10 @@ def _labels(
     )
 
 
-def _together(embedded: Embeddings, dealt: Folds, dataset: ImageDataset) -> Together:
+def _together(embedded: Embeddings, dealt: Folds, dataset: ImageDataset) -> GroupedData:
     """What hangs together among embedded pictures: what folds have kept whole, and copies."""
     rows = embedded.samples
-    return Together.by(dealt.clusters[rows], dataset.select(rows))
+    return GroupedData.by(dealt.clusters[rows], dataset.select(rows))
 
 
 def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
@@ -173,11 +178,11 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
         return None
     rows = np.flatnonzero(runs.dataset.split != "test")
     # Twice what one probe looks at in train: here it learns from all folds but one, and answers that.
-    most = 2 * most_pictures(network, preprocessing.image_px, len(runs.dataset.class_names), device)
+    most = 2 * max_probe_images(network, preprocessing.image_px, len(runs.dataset.class_names), device)
     if len(rows) > most:
         rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
     with progress("linear probe", len(rows)) as counted:
-        found = embed_manifest(
+        found = embed_dataset(
             network,
             runs.dataset.select(rows),
             preprocessing=preprocessing,

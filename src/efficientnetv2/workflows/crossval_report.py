@@ -30,11 +30,11 @@ from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.probability import logits_of
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.batch_predict import SKIPPED, list_skipped
+from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
 from efficientnetv2.workflows.crossval_baseline import Baseline, beside, probed
 from efficientnetv2.workflows.crossval_config import FILE, Plan
 from efficientnetv2.workflows.crossval_runs import Answered, Runs, preprocessing_of_first, run_name, told_of
-from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
+from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explained_by_folds
 from efficientnetv2.workflows.report_sections import Known
 
@@ -68,7 +68,7 @@ class Networks:
     def hashes(self) -> dict[str, str]:
         """Of the dataset and of the model files, by where they lie in the folder."""
         names = ["manifest.csv", *self.files]
-        return {name: digest for name in names for digest in hashes(self.folder / name).values()}
+        return {name: digest for name in names for digest in file_hashes(self.folder / name).values()}
 
     def first_of(self, number: int) -> Network:
         """The first network of a fold, loaded anew.
@@ -118,7 +118,7 @@ def conclude(
     others: Folds | None,
     again: list[Answered] | None,
     skipped: Sequence[tuple[str, str]],
-    on_result: Callable[[Outcome | Path], None],
+    on_result: Callable[[EvaluationResult | Path], None],
 ) -> None:
     """Figures of all answers together, the report, and the folds' networks as one.
 
@@ -164,7 +164,7 @@ def conclude(
         split_by=dealt.rule,
         whole=_hanging(folder, dataset, dealt, pooled),
     )
-    outcome = Outcome(pooled, asked, dataset.class_names, facts, known=known)
+    outcome = EvaluationResult(pooled, asked, dataset.class_names, facts, known=known)
     on_result(outcome)
     outcome.write(folder, sections=whole.sections())
     for line in (*whole.lines(), together):
@@ -243,7 +243,7 @@ def _facts(
         views=first["recipe"].get("eval_views", "one"),
         model=first["model"],
         command=read_object(folder / FILE, "command", fix="Start again with another --out.")["command"],
-        versions=versions(),
+        versions=library_versions(),
         chosen=first["chosen"],
         notes=[
             *([_seen_before(before, chose, len(pooled.samples))] if before or chose else []),
@@ -332,7 +332,7 @@ def _tell_lost(folder: Path, skipped: Sequence[tuple[str, str]], lost: Sequence[
         return
     _logger.info(f"Skipped {count_of(len(lost), 'unreadable picture')}, the first: {' '.join(lost[0])}.")
     file = folder / SKIPPED
-    list_skipped(file, [*skipped, *lost])
+    write_skipped(file, [*skipped, *lost])
     _logger.info(f"What could not be read is listed in {file}.")
 
 

@@ -22,7 +22,7 @@ from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
-from efficientnetv2.workflows.predictions_io import holds_predictions
+from efficientnetv2.workflows.predictions_io import is_labeled_predictions_csv
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Source:
                 f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
                 f"{self.data.rstrip('/')}/manifest.csv"
             )
-        if require_labels and self.label_column == "label" and holds_predictions(folder):
+        if require_labels and self.label_column == "label" and is_labeled_predictions_csv(folder):
             there = folder.with_name("manifest.csv")
             instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
             raise InputError(

@@ -16,7 +16,7 @@ import torch
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.inference.linear_probe import fit_probe, most_pictures, taught
+from efficientnetv2.inference.linear_probe import fit_probe, max_probe_images, sample_training_rows
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
@@ -42,7 +42,7 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.auto_config import agreed, last_notes, looked_at, refuse_words, unprobed
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared
-from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.explain import explained
 from efficientnetv2.workflows.image_cache import Foreseen, foreseen
 from efficientnetv2.workflows.linear_probe import probe_s
@@ -245,7 +245,9 @@ def _around(
     seconds = {"start-up": time.perf_counter() - began}
     lists = run.manifest_file.stat().st_size
     if job.recipe.weights != "none" and job.train.separator is None:
-        most = most_pictures(job.network, job.preprocessing.image_px, len(job.train.class_names), job.device)
+        most = max_probe_images(
+            job.network, job.preprocessing.image_px, len(job.train.class_names), job.device
+        )
         if probe_s(_PROBED, job.train, job.val, job.network, 0.0) < budget.left_s:
             seconds["linear probe"] = _probe_s(job, rates)
         else:
@@ -261,7 +263,7 @@ def _around(
     galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
     facts = ReportMetadata(job.train.source, "val")
     known = Known(sections=galleries, whole=split_clusters(folder, job.val.paths))
-    outcome = Outcome(predictions, job.val, job.train.class_names, facts, known=known)
+    outcome = EvaluationResult(predictions, job.val, job.train.class_names, facts, known=known)
     outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began
     written = sum(
@@ -293,10 +295,10 @@ def _rows(job: RunConfig) -> list[dict[str, Any]]:
 def _probe_s(job: RunConfig, rates: StepTimings) -> float:
     """Of the linear probe: pictures embedded, then a classifier fitted to noise of the same shape."""
     classes = len(job.train.class_names)
-    most = most_pictures(job.network, job.preprocessing.image_px, classes, job.device)
+    most = max_probe_images(job.network, job.preprocessing.image_px, classes, job.device)
     learning = min(len(job.train), most)
     some = min(learning, _PROBED)
-    labels = job.train.labels[taught(job.train.labels, some, job.key.fold("rehearsal"))]
+    labels = job.train.labels[sample_training_rows(job.train.labels, some, job.key.fold("rehearsal"))]
     vectors = _noise(job, len(labels), job.network.embed_dim)
     began = time.perf_counter()
     fit_probe(

@@ -18,7 +18,7 @@ from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
+from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import member_calibrations
@@ -42,25 +42,31 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.batch_predict import (
     SKIPPED,
-    Asked,
-    answered,
-    device_to_answer_on,
-    list_skipped,
-    refuse_swapped,
-    skipped_in_all,
-    tell_unreadable,
+    PredictionJob,
+    device_for_rank,
+    log_unreadable,
+    refuse_swapped_arguments,
+    run_prediction,
+    skipped_summary,
+    write_skipped,
 )
 from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.evaluate_options import (
-    Asking,
-    check_calibrates,
-    refuse_trained,
+    EvaluateOptions,
+    check_calibration,
+    require_unseen,
     write_calibrated,
 )
-from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
+from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explained
-from efficientnetv2.workflows.label_alignment import in_classes_of
-from efficientnetv2.workflows.leakage import Seen, Unseen, on_unseen, run_of, seen
+from efficientnetv2.workflows.label_alignment import align_labels
+from efficientnetv2.workflows.leakage import (
+    TrainOverlap,
+    UnseenMetrics,
+    find_run,
+    train_overlap,
+    unseen_metrics,
+)
 from efficientnetv2.workflows.report_folder import report_folder
 from efficientnetv2.workflows.report_sections import Known, Wanted
 from efficientnetv2.workflows.results import Evaluation
@@ -90,9 +96,9 @@ def evaluate_and_report(
     image_px: int | None = None,
     sizes: str | None = None,
     views: str | None = None,
-    asking: Asking = Asking(),  # noqa: B008 - frozen
-    on_result: Callable[[Outcome, SizeCurve | None], None] = lambda outcome, sizes: None,
-) -> Outcome | None:
+    asking: EvaluateOptions = EvaluateOptions(),  # noqa: B008 - frozen
+    on_result: Callable[[EvaluationResult, SizeCurve | None], None] = lambda outcome, sizes: None,
+) -> EvaluationResult | None:
     """Evaluate a model and report, alone or as one of many processes.
 
     Args:
@@ -121,12 +127,12 @@ def evaluate_and_report(
             kept.enter_context(silenced())
         if out is not None and world.is_main_process:
             kept.enter_context(report_folder(out, source.data))
-        on = device_to_answer_on(device, world)
+        on = device_for_rank(device, world)
         readers = workers_for(workers, on, sharing=world.local_size)
         asked, name, looking, compared, wanted = broadcast_from_main(
             world, lambda: _asked(model, source, split, strict, image_px, sizes, views, asking)
         )
-        answers_at = partial(answered, asked, device=on, workers=readers, strict=strict, world=world)
+        answers_at = partial(run_prediction, asked, device=on, workers=readers, strict=strict, world=world)
         px, own = looking.image_px, asked.network.preprocessing.views
         answers = {
             size: answers_at(f"evaluating at {size} px", preprocessing=replace(looking, image_px=size))
@@ -140,14 +146,14 @@ def evaluate_and_report(
             predictions, seconds = answers[px]
             looked_at = asked.dataset.select(predictions.samples)
             known = _known(model, asked.network, looked_at)
-            whole = evaluation_clusters(run_of(Path(model)), looked_at)
+            whole = evaluation_clusters(find_run(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
             may_choose = facts.on_training_split or name == "minival" or chosen_by
             curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
             gained = over_own(predictions, beside, asked.dataset, asked.network.class_names, whole)
             fresh = (
-                on_unseen(predictions, known, asked.network.class_names, whole)
+                unseen_metrics(predictions, known, asked.network.class_names, whole)
                 if _chose(asked, name) is None
                 else None
             )
@@ -173,17 +179,17 @@ def _asked(
     image_px: int | None,
     sizes: str | None,
     views: str | None,
-    asking: Asking,
-) -> tuple[Asked, str, Preprocessing, tuple[int, ...], Wanted]:
+    asking: EvaluateOptions,
+) -> tuple[PredictionJob, str, Preprocessing, tuple[int, ...], Wanted]:
     """The network, the pictures for it, their name, how they are seen, at which sizes, and what else is asked."""
     compared = () if sizes is None else several_sizes(sizes)
-    refuse_swapped(model, source.data, "evaluate")
+    refuse_swapped_arguments(model, source.data, "evaluate")
     network = model_file.load(model)
     own = network.preprocessing
     px = own.image_px if image_px is None else one_size(image_px, "--image-px")
     looking = replace(own, image_px=px, views=views_asked(views, own.views))
-    check_classes(network, model)
-    check_reads_files(network, model)
+    require_classes(network, model)
+    require_image_channels(network, model)
     if network.answer == "sigmoid" and source.label_separator is None:
         raise InputError(
             f"{model} answers each class by itself (sigmoid), maybe several or none, and is compared with all labels "
@@ -192,7 +198,7 @@ def _asked(
         )
     part, name = _part(source.read(for_training=False), split)
     part = replace(part, bands=network.preprocessing.bands)
-    part = in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
+    part = align_labels(part, network.class_names, model, merge=source.labels == "casefold")
     if compared and part.separator is not None:
         raise InputError(
             "--sizes compares answers of one label, but these pictures have several. Leave it out."
@@ -201,29 +207,29 @@ def _asked(
         infer_shapes(network, in_channels=network.in_channels, image_px=size)
     wanted = asking.wanted(part, network.class_names)
     if asking.calibrate is not None:
-        check_calibrates(asking.calibrate, network, part, name, looking)
+        check_calibration(asking.calibrate, network, part, name, looking)
         # Before hours of answers; the report asks again, of the pictures that could be read.
-        refuse_trained(asking.calibrate, seen(Path(model), network.trained_on, part), name)
+        require_unseen(asking.calibrate, train_overlap(Path(model), network.trained_on, part), name)
     for_own_views(network, looking)
-    asked = Asked(network, part, tell(part, strict=strict))
+    asked = PredictionJob(network, part, tell(part, strict=strict))
     return asked, name, looking, compared, wanted
 
 
-def _known(model: str, network: Network, looked_at: ImageDataset) -> Seen:
+def _known(model: str, network: Network, looked_at: ImageDataset) -> TrainOverlap:
     """Whether the pictures trained the model: to find out is no reason to lose their answers."""
     try:
-        return seen(Path(model), network.trained_on, looked_at)
+        return train_overlap(Path(model), network.trained_on, looked_at)
     except InputError as error:
         _logger.info(f"What is in the pictures can't be looked up any more: {error}")
-        return Seen(None, exact=False, of=len(looked_at))
+        return TrainOverlap(None, exact=False, of=len(looked_at))
 
 
 def _facts(
     model: str,
     source: Source,
-    asked: Asked,
+    asked: PredictionJob,
     name: str,
-    known: Seen,
+    known: TrainOverlap,
     predictions: Predictions,
     seconds: float,
 ) -> ReportMetadata:
@@ -241,14 +247,14 @@ def _facts(
         notes=[one for one in notes if one],
         model=model,
         command=command_line(),
-        versions=versions(),
+        versions=library_versions(),
         recipe=recipe or None,
         seed=recipe.get("seed"),
         epochs=_epochs(asked.network),
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         skipped=len(predictions.unreadable),
-        hashes=hashes(Path(model), Path(model) / model_file.NAME),
+        hashes=file_hashes(Path(model), Path(model) / model_file.NAME),
     )
 
 
@@ -259,12 +265,12 @@ def _epochs(network: Network) -> float | None:
     return epochs if isinstance(epochs, (int, float)) else None
 
 
-def _chose(asked: Asked, name: str) -> str | None:
+def _chose(asked: PredictionJob, name: str) -> str | None:
     """A sentence where the pictures chose the weights; known by what they are called alone, not by their contents."""
     return "These pictures chose its weights." if name == asked.network.metrics.get("selected_on") else None
 
 
-def _fitted(asked: Asked, name: str, *, some_chose: bool = False) -> str | None:
+def _fitted(asked: PredictionJob, name: str, *, some_chose: bool = False) -> str | None:
     """A sentence where the temperature was fitted on these pictures: on some of minival, or, by name alone, on all."""
     members = member_calibrations(asked.network)
     whose = "A temperature of its members" if members else "Its temperature"
@@ -277,7 +283,7 @@ def _fitted(asked: Asked, name: str, *, some_chose: bool = False) -> str | None:
 
 
 def _others(
-    px: int, curve: SizeCurve | None, gained: PairedDifference | None, fresh: Unseen | None
+    px: int, curve: SizeCurve | None, gained: PairedDifference | None, fresh: UnseenMetrics | None
 ) -> dict[str, Any]:
     """Further keys of ``report.json``."""
     return {
@@ -289,32 +295,34 @@ def _others(
 
 
 def _report(
-    asked: Asked,
+    asked: PredictionJob,
     predictions: Predictions,
     facts: ReportMetadata,
     wanted: Wanted,
     known: Known,
     curve: SizeCurve | None,
     out: Path | None,
-    on_result: Callable[[Outcome, SizeCurve | None], None],
-) -> Outcome:
+    on_result: Callable[[EvaluationResult, SizeCurve | None], None],
+) -> EvaluationResult:
     part, unreadable = asked.dataset, predictions.unreadable
-    tell_unreadable(part, unreadable, asked.damage)
+    log_unreadable(part, unreadable, asked.damage)
     if out is not None:
         names, as_seen = asked.network.class_names, asked.network.preprocessing
         px = int(facts.others["image_px"])
         sections = explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
         known = replace(known, sections=sections)
-    outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
+    outcome = EvaluationResult(
+        predictions, part, asked.network.class_names, facts, wanted=wanted, known=known
+    )
     on_result(outcome, curve)
     if out is not None:
-        list_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
+        write_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
         outcome.write(out, sizes=curve)
     if not facts.optimistic:  # else it has been said with that
         for note in facts.notes:
             _logger.info(note)
     if unreadable:
-        _logger.info(skipped_in_all(part, unreadable, None if out is None else out / SKIPPED))
+        _logger.info(skipped_summary(part, unreadable, None if out is None else out / SKIPPED))
     if out is not None:
         _logger.info(f"Report: {out / 'report.html'}")
     return outcome
@@ -409,7 +417,7 @@ def evaluate(
         image_px=number("image_size", image_size, 1),
         sizes=",".join(map(str, sizes)) or None,
         views=views_of(tta),
-        asking=Asking(
+        asking=EvaluateOptions(
             None if slices is None else ",".join(slices) or "none",
             path_of("costs", costs),
             number("abstain_below", abstain_below, 0, 1, whole=False),

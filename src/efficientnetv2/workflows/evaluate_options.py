@@ -18,8 +18,8 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place
-from efficientnetv2.workflows.cost_matrix import read_costs
-from efficientnetv2.workflows.leakage import Seen
+from efficientnetv2.workflows.cost_matrix import read_cost_matrix
+from efficientnetv2.workflows.leakage import TrainOverlap
 from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.report_sections import Wanted, check_slices
 
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asking:
+class EvaluateOptions:
     """What is asked beyond the figures, in the words of the options of these names; None: not."""
 
     slices: str | None = None
@@ -60,11 +60,11 @@ class Asking:
             if self.against is None
             else Other.named(self.against, load_predictions(self.against), dataset)
         )
-        costs = None if self.costs is None else read_costs(self.costs, class_names)
+        costs = None if self.costs is None else read_cost_matrix(self.costs, class_names)
         return Wanted(names, costs, self.abstain_below, against)
 
 
-def check_calibrates(
+def check_calibration(
     out: Path, network: Network, dataset: ImageDataset, name: str, looking: Preprocessing
 ) -> None:
     """Refuse a model, pictures and a file that can't be calibrated, before any picture is answered.
@@ -105,7 +105,7 @@ def check_calibrates(
         )
 
 
-def refuse_trained(out: Path, known: Seen, name: str) -> None:
+def require_unseen(out: Path, known: TrainOverlap, name: str) -> None:
     """Refuse pictures to calibrate by that trained the model.
 
     Args:
@@ -123,7 +123,9 @@ def refuse_trained(out: Path, known: Seen, name: str) -> None:
         )
 
 
-def write_calibrated(out: Path, network: Network, predictions: Predictions, known: Seen, name: str) -> None:
+def write_calibrated(
+    out: Path, network: Network, predictions: Predictions, known: TrainOverlap, name: str
+) -> None:
     """Write the model with a temperature that makes these answers' probabilities true.
 
     Args:
@@ -136,7 +138,7 @@ def write_calibrated(out: Path, network: Network, predictions: Predictions, know
     Raises:
         InputError: the pictures trained the network, too few of them could be read, or the file can't be written.
     """
-    refuse_trained(out, known, name)
+    require_unseen(out, known, name)
     before = 1.0 if network.calibration is None else network.calibration.temperature
     temperature = before * fit_temperature(predictions.labels, predictions.logits.numpy())
     network.calibration = Calibration(temperature, len(predictions.labels), name)

@@ -42,7 +42,7 @@ from efficientnetv2.workflows.report_sections import Findings, Known, Wanted, ga
 _STEPS_SHOWN = 2
 
 
-class Outcome:
+class EvaluationResult:
     """The figures of predictions, and what to say of them.
 
     Args:
@@ -221,13 +221,13 @@ def _small(source: Source) -> Image.Image:
     return seeing.shrink(load_image(source))
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Of what computed a figure."""
     names = ("efficientnetv2", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def hashes(*files: Path) -> dict[str, str]:
+def file_hashes(*files: Path) -> dict[str, str]:
     """SHA-256 of files by their names, to know them again; those that are not there are left out."""
     found = {}
     for file in files:

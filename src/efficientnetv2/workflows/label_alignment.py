@@ -14,7 +14,7 @@ from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.utils.shell import typed
 
 
-def in_classes_of(
+def align_labels(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool
 ) -> ImageDataset:
     """The same pictures, their labels counted as the model counts its classes.

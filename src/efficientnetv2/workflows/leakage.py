@@ -26,7 +26,7 @@ from efficientnetv2.workflows.previous_runs import KINDS
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class TrainOverlap:
     """What is known about that.
 
     Args:
@@ -82,7 +82,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class SeenBefore:
+class PretrainOverlap:
     """What of the pictures that a run holds out has trained, or chosen, the weights that it begins with.
 
     Args:
@@ -107,7 +107,9 @@ class SeenBefore:
         return {"pictures": self.pictures, "chose": self.chose, "note": self.lines[0]}
 
 
-def seen_before(word: str, network: Network, prepared: Prepared, *, refuse: bool = True) -> SeenBefore:
+def pretrain_overlap(
+    word: str, network: Network, prepared: Prepared, *, refuse: bool = True
+) -> PretrainOverlap:
     """Whether a run is measured by pictures that have trained, or chosen, the weights that it begins with.
 
     And whether it chooses by some that have trained them.
@@ -129,9 +131,9 @@ def seen_before(word: str, network: Network, prepared: Prepared, *, refuse: bool
     """
     place = Path(word)
     if word == "none" or not place.exists():  # of weights by name nobody says what trained them
-        return SeenBefore()
+        return PretrainOverlap()
     lines, chooser = [], False
-    measured = seen(place, network.trained_on, prepared.val)
+    measured = train_overlap(place, network.trained_on, prepared.val)
     trained, chose = _trained_them(measured, prepared.answered), _chose_them(measured, prepared.answered)
     said = " and ".join(one for one in (trained, chose) if one)
     if said:
@@ -142,7 +144,7 @@ def seen_before(word: str, network: Network, prepared: Prepared, *, refuse: bool
     if prepared.minival is not None:
         # By the last training alone: for which classes those before it were, nobody knows.
         last = None if network.trained_on is None else network.trained_on.parts[0]
-        said = _trained_them(seen(place, last, prepared.minival), "minival")
+        said = _trained_them(train_overlap(place, last, prepared.minival), "minival")
         chooser = bool(said and network.class_names)
         if chooser and refuse:
             raise InputError(
@@ -156,10 +158,10 @@ def seen_before(word: str, network: Network, prepared: Prepared, *, refuse: bool
             )
         elif said:
             lines.append(f"Weights {word}: {said}, for other classes; they choose all the same.")
-    return SeenBefore(measured.pictures or 0, measured.chose, tuple(lines), chooser)
+    return PretrainOverlap(measured.pictures or 0, measured.chose, tuple(lines), chooser)
 
 
-def _trained_them(known: Seen, name: str) -> str:
+def _trained_them(known: TrainOverlap, name: str) -> str:
     """How many pictures of a part are known to have trained given weights, in words; '' where none is."""
     if not known.pictures:
         return ""
@@ -169,7 +171,7 @@ def _trained_them(known: Seen, name: str) -> str:
     return f"{about}{known.pictures:,} {of} {have} trained them{by}"
 
 
-def _chose_them(known: Seen, name: str) -> str:
+def _chose_them(known: TrainOverlap, name: str) -> str:
     """How many of the others are known to have chosen given weights, in words; '' where none is."""
     if not known.chose:
         return ""
@@ -179,7 +181,7 @@ def _chose_them(known: Seen, name: str) -> str:
     return f"{least}{known.chose:,} {of} {have} chosen them, as the minival of an earlier run"
 
 
-def seen(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset) -> Seen:
+def train_overlap(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset) -> TrainOverlap:
     """How many pictures trained a model: by their contents, as its file remembers them, and by their paths.
 
     Those that trained the weights that its training began with count as well, where the file remembers them.
@@ -195,12 +197,12 @@ def seen(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset
     Raises:
         InputError: a store of another machine does not answer.
     """
-    run = run_of(model)
+    run = find_run(model)
     if trained_on is None and run is None:
-        return Seen(None, exact=True, of=len(part))
+        return TrainOverlap(None, exact=True, of=len(part))
     known, chose = np.zeros((2, len(part)), dtype=bool) if run is None else _by_path(run, part)
     if trained_on is None:
-        return Seen(int(known.sum()), exact=True, of=len(part))
+        return TrainOverlap(int(known.sum()), exact=True, of=len(part))
     rows, marks = content_hashes(part)
     looked_at, (last, *before) = len(rows) / max(1, len(part)), trained_on.parts
     same = np.isin(marks, last.marks)
@@ -220,7 +222,7 @@ def seen(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset
     chose &= ~known
     found, several = int(known.sum()), any(one.of_several for one in trained_on.parts)
     whole = len(rows) == len(part) and trained_on.whole
-    return Seen(
+    return TrainOverlap(
         max(found, min(len(part), estimate)),
         # Where all was compared with all, the estimate is the count itself.
         exact=estimate <= found and not several,
@@ -233,7 +235,7 @@ def seen(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset
     )
 
 
-def run_of(model: Path) -> Path | None:
+def find_run(model: Path) -> Path | None:
     """The folder of the run, or of the cross-validation, that a model lies in, with its dataset; None without.
 
     Args:
@@ -269,7 +271,7 @@ def _by_path(run: Path, part: ImageDataset) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class UnseenMetrics:
     """Figures of the pictures that neither trained nor chose a model, where others did.
 
     Args:
@@ -281,9 +283,9 @@ class Unseen:
     told: Mapping[str, Any]
 
 
-def on_unseen(
-    predictions: Predictions, known: Seen, class_names: Sequence[str], whole: Clusters | None = None
-) -> Unseen | None:
+def unseen_metrics(
+    predictions: Predictions, known: TrainOverlap, class_names: Sequence[str], whole: Clusters | None = None
+) -> UnseenMetrics | None:
     """The figures of those alone; of an ensemble, of those that trained or chose no member of it.
 
     Args:
@@ -311,7 +313,7 @@ def on_unseen(
         return f"{figures[one]:.1%}{low_high}"
 
     which = "neither trained nor chose it" if known.chose else "did not train it"
-    return Unseen(
+    return UnseenMetrics(
         f"On the {len(rows):,} of these {known.of:,} pictures that {which}: top-1 {said('top1')}, "
         f"{MACRO_METRICS[name]} {said(name)}; 95 % intervals.",
         {"pictures": len(rows), **figures, "intervals": reach},

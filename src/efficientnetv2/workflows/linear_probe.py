@@ -17,8 +17,8 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.evaluation.predictions import load_predictions, save_predictions
-from efficientnetv2.inference.learning_curve import LabelCurve, label_curve
-from efficientnetv2.inference.linear_probe import FittedProbe, as_linear, linear_probe, most_pictures
+from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
+from efficientnetv2.inference.linear_probe import ProbeResult, linear_probe, max_probe_images, to_linear_layer
 from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.temperature import Calibration
@@ -67,7 +67,7 @@ def probed(
     device: torch.device,
     workers: int,
     most: int | None = None,
-) -> FittedProbe:
+) -> ProbeResult:
     """What a linear classifier on the network's features reaches.
 
     Args:
@@ -82,7 +82,7 @@ def probed(
     """
     train, val = prepared.train, prepared.val
     if most is None:
-        most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
+        most = max_probe_images(network, preprocessing.image_px, len(train.class_names), device)
     embedded = sum(min(len(part), most) for part in (train, val))
     _logger.debug(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
     with progress("linear probe", embedded) as counted:
@@ -100,7 +100,7 @@ def probed(
             progress=counted,
         )
     if recipe.classifier == "probe" and not network.class_names:
-        set_classifier_weights(network, *as_linear(fit.learnt, len(train.class_names)))
+        set_classifier_weights(network, *to_linear_layer(fit.learnt, len(train.class_names)))
     return fit
 
 
@@ -114,7 +114,7 @@ def images_within(
         prepared: The images.
         network: Network whose features are classified.
         image_s: Seconds to embed one image.
-        most: Number of images that a probe looks at where it has time, see ``most_pictures``.
+        most: Number of images that a probe looks at where it has time, see ``max_probe_images``.
     """
     most = min(most, max(len(prepared.train), len(prepared.val)))
 
@@ -144,7 +144,7 @@ def least_images(prepared: Prepared) -> int:
     return min(len(prepared.train), _LEAST_OF_A_CLASS * len(prepared.train.class_names))
 
 
-def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, seed: int) -> dict[str, Any]:
+def keep(found: ProbeResult, folder: Path, *, labelled: int, balanced: bool, seed: int) -> dict[str, Any]:
     """Keep the probe's answers, and see what it reaches with fewer labels.
 
     Args:
@@ -168,7 +168,7 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
         }
     )
     save_predictions(folder / PROBE, answers)
-    curve = label_curve(
+    curve = learning_curve(
         found.train,
         found.val,
         found.answers,
@@ -204,7 +204,7 @@ def known_of_run(
             )
     labels, sections = None, []
     if "label_curve" in beginning:
-        curve = TypeAdapter(LabelCurve).validate_python(beginning["label_curve"])
+        curve = TypeAdapter(LearningCurve).validate_python(beginning["label_curve"])
         labels, sections = label_efficiency_verdict(curve), [learning_curve_section(curve)]
     return Known(
         calibration=calibration,

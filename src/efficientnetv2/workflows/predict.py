@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
-from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
+from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
@@ -21,7 +21,7 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.probability import Answer
-from efficientnetv2.workflows.active_learning import check_rank, check_ranks, write_ranking
+from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
 from efficientnetv2.workflows.arguments import (
     TTA,
     PathLike,
@@ -34,21 +34,21 @@ from efficientnetv2.workflows.arguments import (
     views_of,
 )
 from efficientnetv2.workflows.batch_predict import (
-    Asked,
-    SoFar,
-    answered,
-    device_to_answer_on,
-    is_list_of_skipped,
-    kept,
-    list_beside,
-    list_skipped,
-    refuse_swapped,
-    skipped_in_all,
-    tell_unreadable,
+    PredictionCheckpoint,
+    PredictionJob,
+    device_for_rank,
+    is_skipped_csv,
+    log_unreadable,
+    refuse_swapped_arguments,
+    run_prediction,
+    saving_on_interrupt,
+    skipped_csv_for,
+    skipped_summary,
+    write_skipped,
 )
 from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.predictions_io import is_predictions, predictions_table, write_predictions
+from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
 from efficientnetv2.workflows.previous_runs import KINDS
 from efficientnetv2.workflows.test_time_augmentation import for_own_views, views_asked
 
@@ -93,15 +93,15 @@ def predict_and_write(
     """
     world, table = world_from_env(), None
     with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
-        on = device_to_answer_on(device, world)
+        on = device_for_rank(device, world)
         readers = workers_for(workers, on, sharing=world.local_size)
         asked, looking = broadcast_from_main(
             world, lambda: _asked(model, source, out, rank, strict, views, separator)
         )
         so_far = None
         if out is not None:
-            so_far = SoFar(out, asked.network, looking, asked.dataset)
-        predictions, _ = answered(
+            so_far = PredictionCheckpoint(out, asked.network, looking, asked.dataset)
+        predictions, _ = run_prediction(
             asked,
             "predicting",
             preprocessing=looking,
@@ -112,7 +112,7 @@ def predict_and_write(
             so_far=so_far,
         )
         if world.is_main_process:
-            with kept(so_far):  # ranking looks at all pictures once more
+            with saving_on_interrupt(so_far):  # ranking looks at all pictures once more
                 table = _write(asked, predictions, out, abstain_below, separator)
                 if rank is not None:
                     write_ranking(rank, asked, predictions, device=on, workers=readers)
@@ -129,14 +129,14 @@ def _asked(
     strict: bool,
     views: str | None,
     separator: str | None,
-) -> tuple[Asked, Preprocessing]:
+) -> tuple[PredictionJob, Preprocessing]:
     """The network, the pictures for it to answer, and how they are seen."""
-    refuse_swapped(model, source.data, "predict")
+    refuse_swapped_arguments(model, source.data, "predict")
     if out is not None:
         _check_places(out, rank, source.data)
-    check_rank(rank, out, source.data)
+    check_rank_output(rank, out, source.data)
     network = model_file.load(model)
-    check_classes(network, model)
+    require_classes(network, model)
     _check_separator(separator, network.class_names)
     own = network.preprocessing
     looking = replace(own, views=views_asked(views, own.views))
@@ -144,19 +144,19 @@ def _asked(
         refuse_others(
             out,
             "--out",
-            lambda file: is_predictions(file, network.class_names),
+            lambda file: is_predictions_csv(file, network.class_names),
             f"is no table of predictions of the classes of {model}, but maybe of another model's",
             mend="Give another name, as --out NAME.csv, or remove it",
         )
     if rank is not None:
-        check_ranks(network, model)
-    check_reads_files(network, model)
+        require_rankable(network, model)
+    require_image_channels(network, model)
     for_own_views(network, looking)
     dataset = replace(source.read(require_labels=False), bands=own.bands)
     damage = tell(dataset, strict=strict)
     for place in filter(None, (rank, out)):  # not of a run that is refused
         tell_replaced(place)
-    return Asked(network, dataset, damage), looking
+    return PredictionJob(network, dataset, damage), looking
 
 
 def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
@@ -183,7 +183,7 @@ def _check_places(out: Path, rank: Path | None, data: str) -> None:
         raise InputError(
             f"--out {out} holds the answers of the run there, which comparisons read. Give another name or place."
         )
-    listed = list_beside(out)
+    listed = skipped_csv_for(out)
     if rank is not None and rank.absolute() == listed.absolute():
         raise InputError(
             f"--rank {rank}: the list of what could not be read gets that name. Give another one."
@@ -192,18 +192,18 @@ def _check_places(out: Path, rank: Path | None, data: str) -> None:
         raise InputError(
             f"--out {out}: the list of what could not be read gets the name of DATA, {listed.name}. Give another file."
         )
-    refuse_others(listed, f"--out {out}:", is_list_of_skipped, "is no list of what could not be read")
+    refuse_others(listed, f"--out {out}:", is_skipped_csv, "is no list of what could not be read")
 
 
 def _write(
-    asked: Asked,
+    asked: PredictionJob,
     predictions: Predictions,
     out: Path | None,
     abstain_below: float | None,
     separator: str | None,
 ) -> pd.DataFrame:
     dataset, unreadable = asked.dataset, predictions.unreadable
-    tell_unreadable(dataset, unreadable, asked.damage)
+    log_unreadable(dataset, unreadable, asked.damage)
     paths = [dataset.paths[row] for row in predictions.samples]
     table = predictions_table(
         predictions,
@@ -215,11 +215,11 @@ def _write(
     listed = None
     if out is not None:
         write_predictions(out, table)
-        listed = list_beside(out)
-        list_skipped(listed, [(dataset.paths[row], why) for row, why in unreadable])
+        listed = skipped_csv_for(out)
+        write_skipped(listed, [(dataset.paths[row], why) for row, why in unreadable])
     _logger.info(_counted(table, separator, asked.network.answer))
     if unreadable:
-        _logger.info(skipped_in_all(dataset, unreadable, listed))
+        _logger.info(skipped_summary(dataset, unreadable, listed))
     if out is not None:
         _logger.info(f"Written to {out}.")
     return table

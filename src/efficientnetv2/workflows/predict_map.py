@@ -25,9 +25,9 @@ from efficientnetv2.data.raster_checks import (
     palette_fault,
 )
 from efficientnetv2.geospatial import map_file
-from efficientnetv2.geospatial.pixel_area import untrue
-from efficientnetv2.geospatial.predict_map import Grid, Tally, draw
-from efficientnetv2.inference.predict import check_classes, check_one_class, check_reads_files
+from efficientnetv2.geospatial.pixel_area import distortion_warning
+from efficientnetv2.geospatial.predict_map import Grid, MapStatistics, predict_blocks
+from efficientnetv2.inference.predict import require_classes, require_image_channels, require_single_label
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
@@ -36,7 +36,7 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import check_place
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
-from efficientnetv2.workflows.batch_predict import device_to_answer_on, refuse_swapped
+from efficientnetv2.workflows.batch_predict import device_for_rank, refuse_swapped_arguments
 from efficientnetv2.workflows.data_config import bands_asked
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 
@@ -44,7 +44,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MapOptions:
     """The options of those names; None is not given.
 
     Args:
@@ -60,7 +60,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnMap:
+class MapResult:
     """A map that has been drawn.
 
     Args:
@@ -76,7 +76,7 @@ class DrawnMap:
     out: Path
     raster: Path
     class_names: tuple[str, ...]
-    tally: Tally
+    tally: MapStatistics
     grid: Grid
     bands: Bands
     seconds: float
@@ -106,35 +106,35 @@ class DrawnMap:
         }
 
 
-def map_and_write(
-    model: str, raster: Path, wanted: Wanted, *, out: Path, batch_images: int, device: str
-) -> DrawnMap:
+def predict_map(
+    model: str, raster: Path, wanted: MapOptions, *, out: Path, batch_images: int, device: str
+) -> MapResult:
     """Map a raster.
 
     Raises:
         InputError: anything a user can mend.
     """
-    on = device_to_answer_on(device, World())
-    refuse_swapped(model, raster, "map")
+    on = device_for_rank(device, World())
+    refuse_swapped_arguments(model, raster, "map")
     _refuse_place(out, raster)
     with open_raster(raster) as source:
         refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 map")
         tell_replaced(out)
         network = model_file.load(model)
-        check_classes(network, model)
-        check_one_class(network, "a map has one class at each place", model)
-        check_reads_files(network, model)
-        bands = bands_for(source, network.preprocessing, wanted, str(raster))
-        grid = grid_for(source, network.preprocessing, wanted, raster)
+        require_classes(network, model)
+        require_single_label(network, "a map has one class at each place", model)
+        require_image_channels(network, model)
+        bands = resolve_bands(source, network.preprocessing, wanted, str(raster))
+        grid = resolve_grid(source, network.preprocessing, wanted, raster)
         for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
             _logger.info(line)
-        tallies: list[Tally] = []
+        tallies: list[MapStatistics] = []
         started = time.perf_counter()
         with signals_as_ctrl_c(), progress("mapping", len(grid), "windows") as counted:
 
-            def fill(put: map_file.Put) -> None:
+            def fill(put: map_file.WriteBlock) -> None:
                 tallies.append(
-                    draw(
+                    predict_blocks(
                         network,
                         source,
                         put,
@@ -152,9 +152,9 @@ def map_and_write(
                 "window_px": str(grid.window_px),
                 "stride_px": str(grid.stride_px),
             }
-            map_file.write(out, source, network.class_names, fill, told=told)
+            map_file.write_map(out, source, network.class_names, fill, told=told)
         seconds = time.perf_counter() - started
-    return DrawnMap(out, raster, network.class_names, tallies[0], grid, bands, seconds)
+    return MapResult(out, raster, network.class_names, tallies[0], grid, bands, seconds)
 
 
 def _refuse_place(out: Path, raster: Path) -> None:
@@ -163,7 +163,9 @@ def _refuse_place(out: Path, raster: Path) -> None:
         raise InputError(f"--out {out} is RASTER itself. Give another file.")
 
 
-def bands_for(source: RasterDataset, preprocessing: Preprocessing, wanted: Wanted, name: str) -> Bands:
+def resolve_bands(
+    source: RasterDataset, preprocessing: Preprocessing, wanted: MapOptions, name: str
+) -> Bands:
     """How a raster is to be seen: as given, else as the model's pictures were, else as the raster says.
 
     Args:
@@ -237,7 +239,9 @@ def _value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def grid_for(source: RasterDataset, preprocessing: Preprocessing, wanted: Wanted, raster: Path) -> Grid:
+def resolve_grid(
+    source: RasterDataset, preprocessing: Preprocessing, wanted: MapOptions, raster: Path
+) -> Grid:
     """Where the windows lie.
 
     Args:
@@ -291,7 +295,7 @@ def _trained_m(preprocessing: Preprocessing) -> float | None:
 
 
 def _chosen(
-    source: RasterDataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted, trained_m: float | None
+    source: RasterDataset, raster: Path, grid: Grid, bands: Bands, wanted: MapOptions, trained_m: float | None
 ) -> list[str]:
     """What a person should know before it begins, a sentence each."""
     side = pixel_side_m(source)
@@ -310,6 +314,6 @@ def _chosen(
         )
     if source.crs is None:
         lines.append(f"{raster} has no coordinate system, so the map has none either.")
-    if fault := untrue(source):
+    if fault := distortion_warning(source):
         lines.append(fault)
     return lines

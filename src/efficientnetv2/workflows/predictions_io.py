@@ -90,7 +90,7 @@ def _kept_beside(out: Path, table: pd.DataFrame) -> Path | None:
     return beside
 
 
-def is_predictions(file: Path, class_names: Sequence[str]) -> bool:
+def is_predictions_csv(file: Path, class_names: Sequence[str]) -> bool:
     """Whether a file is a table of predictions of these classes, by its header.
 
     Args:
@@ -100,12 +100,12 @@ def is_predictions(file: Path, class_names: Sequence[str]) -> bool:
     nothing = np.zeros((0, len(class_names)), np.float32)
     header = [str(name) for name in _table(nothing, [], class_names, None).columns]
     # Version 0.1 wrote the same without the probability of the predicted class.
-    return header_of(file) in (header, [name for name in header if name != "probability"])
+    return read_header(file) in (header, [name for name in header if name != "probability"])
 
 
-def holds_predictions(file: Path) -> bool:
+def is_labeled_predictions_csv(file: Path) -> bool:
     """Whether a file is what ``write_predictions`` writes with true labels, of any classes, by its header."""
-    header = header_of(file) if file.is_file() and file.suffix.lower() == ".csv" else []
+    header = read_header(file) if file.is_file() and file.suffix.lower() == ".csv" else []
     return header[:3] == ["path", "label", "true_label"] or header[:4] == [
         "path",
         "label",
@@ -114,7 +114,7 @@ def holds_predictions(file: Path) -> bool:
     ]
 
 
-def header_of(file: Path) -> list[str]:
+def read_header(file: Path) -> list[str]:
     """The first row of a CSV; empty of what is none."""
     try:
         with file.open(encoding="utf-8", newline="") as opened:

@@ -12,10 +12,10 @@ from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.training.run_dir import REPORT_FILES
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import folder_for
-from efficientnetv2.workflows.batch_predict import SKIPPED, is_list_of_skipped
+from efficientnetv2.workflows.batch_predict import SKIPPED, is_skipped_csv
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.predictions_io import header_of
+from efficientnetv2.workflows.predictions_io import read_header
 from efficientnetv2.workflows.previous_runs import KINDS
 
 
@@ -59,7 +59,7 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
 
 
 def _is_answers(file: Path) -> bool:
-    return {"path", "label", "true_label"} <= set(header_of(file))
+    return {"path", "label", "true_label"} <= set(read_header(file))
 
 
 def _is_report(file: Path) -> bool:
@@ -75,7 +75,7 @@ def _is_report_page(file: Path) -> bool:
 # Of what is written, how an earlier one of ours is told from a file of the user's.
 _OURS = {
     ANSWERS: (_is_answers, "no table of an evaluation's answers"),
-    SKIPPED: (is_list_of_skipped, "no list of what could not be read"),
+    SKIPPED: (is_skipped_csv, "no list of what could not be read"),
     "report.json": (_is_report, "no report of effnetv2"),
     "report.html": (_is_report_page, "no report of effnetv2"),
 }

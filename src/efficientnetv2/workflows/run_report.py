@@ -21,7 +21,7 @@ from efficientnetv2.training.metrics_log import data_wait_fraction, training_sec
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.trainer import Result, epochs_trained, unread
 from efficientnetv2.workflows.datasets import Prepared
-from efficientnetv2.workflows.evaluation_result import Outcome, hashes, versions
+from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explained
 from efficientnetv2.workflows.linear_probe import known_of_run
 from efficientnetv2.workflows.previous_runs import Other
@@ -31,7 +31,7 @@ from efficientnetv2.workflows.report_sections import Wanted
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
+def report_of(job: RunConfig, prepared: Prepared, result: Result) -> EvaluationResult:
     """Write the report of a run that has come to its end; its checkpoints go.
 
     Args:
@@ -56,7 +56,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
         views=recipe.eval_views,
         model=model_title(recipe.model),
         command=beginning["command"],
-        versions=versions(),
+        versions=library_versions(),
         chosen=beginning["chosen"],
         notes=[
             *([before["note"]] if "note" in before else []),
@@ -75,7 +75,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
         linear_probe_pictures=probe["train_pictures"] if probe else None,
         linear_probe_of_pictures=len(job.train) if probe else None,
         train_support={} if prepared.dataset.separator else dict(learnt.table["label"].value_counts()),
-        hashes=hashes(job.folder.model_file, job.folder.manifest_file),
+        hashes=file_hashes(job.folder.model_file, job.folder.manifest_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         input_wait_share=data_wait_fraction(result.history),
@@ -104,7 +104,7 @@ def report_of(job: RunConfig, prepared: Prepared, result: Result) -> Outcome:
         folder=job.folder.path,
         whole=split_clusters(job.folder.path, job.val.select(result.predictions.samples).paths),
     )
-    outcome = Outcome(
+    outcome = EvaluationResult(
         result.predictions,
         job.val,
         job.train.class_names,

@@ -12,7 +12,7 @@ import torch
 
 from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.image_metadata import median_shorter_side
-from efficientnetv2.inference.linear_probe import Probe, most_pictures
+from efficientnetv2.inference.linear_probe import ProbeMetrics, max_probe_images
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.auto_config import UNUSED_PREFIX
 from efficientnetv2.training.ddp import parallel_speed
@@ -160,7 +160,7 @@ def _by_measuring(
     if probes(recipe, place) and prepared.dataset.separator is None:
         probe_s = budget.left_s
         network, px = settling.settled.network, recipe.eval_px or settling.preprocessing.image_px
-        most = most_pictures(network, px, len(prepared.train.class_names), device)
+        most = max_probe_images(network, px, len(prepared.train.class_names), device)
         probe_images = images_within(probe_s, prepared, network, rates.curve.each_s, most)
         if probe_images is not None and probe_images < least_images(prepared):
             recipe, probe_images, probe_s = recipe.model_copy(update={"classifier": "fresh"}), 0, 0.0
@@ -265,7 +265,7 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
     return f"Length: {count_of(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
 
 
-def _reached(probe: Probe, prepared: Prepared, *, begins_there: bool) -> str:
+def _reached(probe: ProbeMetrics, prepared: Prepared, *, begins_there: bool) -> str:
     """What the probe reaches, in words."""
     learnt, there = probe.train_pictures, len(prepared.train)
     fewer = f", learnt from {learnt:,} of {count_of(there, 'training picture')}" if learnt < there else ""

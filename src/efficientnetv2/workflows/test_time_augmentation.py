@@ -13,7 +13,7 @@ from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.inference.resolutions import size_points
+from efficientnetv2.inference.resolutions import evaluate_sizes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import remove_calibration
 from efficientnetv2.preprocessing import Preprocessing, Views
@@ -77,7 +77,7 @@ def size_curve(
         network: that answers.
         may_choose: whether these pictures trained the network, or chose it before.
     """
-    points = size_points(answers.__getitem__, sizes, network.class_names)
+    points = evaluate_sizes(answers.__getitem__, sizes, network.class_names)
     return SizeCurve(
         points, network.preprocessing.image_px, _trained_px(network), "may choose" if may_choose else "shown"
     )

@@ -43,7 +43,7 @@ from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arg
 from efficientnetv2.workflows.auto_config import looked_at, refuse_words
 from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.datasets import Prepared, refuse_missing
-from efficientnetv2.workflows.evaluation_result import Outcome
+from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.image_cache import Cached, reader_here
 from efficientnetv2.workflows.output_paths import refuse_run_within
 from efficientnetv2.workflows.overrides import Words
@@ -65,7 +65,7 @@ def train_and_report(
     *,
     began: float | None = None,
     callbacks: Sequence[Callback] = (),
-    on_result: Callable[[Outcome | Path], None] = lambda result: None,
+    on_result: Callable[[EvaluationResult | Path], None] = lambda result: None,
 ) -> Path:
     """Train and report, alone or as one of many processes.
 
@@ -125,10 +125,10 @@ class Trained:
     """
 
     path: Path
-    outcome: Outcome | None
+    outcome: EvaluationResult | None
 
 
-def _closing_lines(path: Path, outcome: Outcome) -> list[str]:
+def _closing_lines(path: Path, outcome: EvaluationResult) -> list[str]:
     """Where the result of a run lies, and how it is used."""
     return [
         f"Model: {RunDir(path).model_file}",
@@ -295,7 +295,7 @@ def _run(
     workers: int,
     world: World,
     callbacks: Sequence[Callback],
-) -> Outcome | None:
+) -> EvaluationResult | None:
     recipe, path = ready.recipe, ready.path
     job = RunConfig(
         recipe=recipe,

@@ -15,8 +15,14 @@ import torch
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
-from efficientnetv2.inference.linear_probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds, strictest
-from efficientnetv2.inference.predict import embed_manifest
+from efficientnetv2.inference.linear_probe import (
+    DEFAULT_STRENGTH,
+    fit_classifier,
+    macro_f1,
+    multiply_adds,
+    strictest_grouping,
+)
+from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.auto_config import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
@@ -218,7 +224,7 @@ def _image_s(
     ).network
     preprocessing = eval_preprocessing(recipe, network, train.bands)
     began = time.perf_counter()
-    embed_manifest(network, few, preprocessing=preprocessing, device=device, workers=workers)
+    embed_dataset(network, few, preprocessing=preprocessing, device=device, workers=workers)
     return (time.perf_counter() - began) / len(few)
 
 
@@ -279,7 +285,7 @@ def _drawn(labels: Ints, most: int, key: Key) -> Ints:
 
 def _dealt(pictures: ImageDataset, contents: Ints, figure: str, key: Key) -> _Task:
     """Folds that take nothing apart that belongs together, as far as each then learns every class."""
-    level, folds = strictest(groupings(pictures, contents), pictures.labels, parts=_FOLDS, key=key)
+    level, folds = strictest_grouping(groupings(pictures, contents), pictures.labels, parts=_FOLDS, key=key)
     whole = [f"places of {level.block:g}°"] if level.block is not None else []
     whole += ["groups"] if level.groups else []
     kept = f", {' and '.join(whole)} kept whole" if whole else ""
@@ -302,7 +308,7 @@ def _answers(
         device=device,
         in_channels=pictures.channels,
     )
-    embedded = embed_manifest(
+    embedded = embed_dataset(
         begun.network,
         pictures,
         preprocessing=eval_preprocessing(recipe, begun.network, pictures.bands),
@@ -314,7 +320,9 @@ def _answers(
     for learning, answering in task.folds:
         taught, asked = (np.isin(embedded.samples, rows) for rows in (learning, answering))
         if asked.any() and len(np.unique(embedded.labels[taught])) > 1:
-            probe = fitted(embedded.vectors[taught], embedded.labels[taught], USUAL_STRENGTH, balanced)
+            probe = fit_classifier(
+                embedded.vectors[taught], embedded.labels[taught], DEFAULT_STRENGTH, balanced
+            )
             answers[embedded.samples[asked]] = probe.predict(embedded.vectors[asked])
     return answers
 

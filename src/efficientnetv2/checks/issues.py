@@ -20,7 +20,7 @@ _SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """One finding. The fields are keys of ``inspection.json``.
 
     Attributes:
@@ -44,10 +44,10 @@ class CheckSection:
     """A part of the check: values for programs, and findings in any order."""
 
     facts: Mapping[str, Any]
-    findings: Sequence[Finding] = ()
+    findings: Sequence[Issue] = ()
 
 
-def by_severity(findings: Sequence[Finding]) -> list[Finding]:
+def by_severity(findings: Sequence[Issue]) -> list[Issue]:
     """The most severe first."""
     return sorted(findings, key=lambda each: _SEVERITIES.index(each.severity))
 
