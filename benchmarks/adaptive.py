@@ -56,10 +56,10 @@ from benchmarks.regimes import (
     try_strengths,
 )
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.data_config import Source
 
 REGIME = Regime(
     claimed="b0_imagenette",
@@ -158,7 +158,7 @@ def main() -> None:
     orders = tuple(ORDERS) if options.only is None else (options.only,)
     dataset = load_dataset(options.pictures)
     options.out.mkdir(parents=True, exist_ok=True)
-    runs = Runs(Source(options.pictures), options.seeds, "none", options.device, options.out, print)
+    runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.out, print)
     kept = options.out / "tuned.json"
     if options.tune:
         made = tuned(dataset, regime, runs, orders)

@@ -21,14 +21,14 @@ from benchmarks.record import RESULTS, hardware
 
 from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.trial import die_with_parent
+from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.crossval import crossvalidate
 from efficientnetv2.workflows.crossval_config import FILE, Plan
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.train import train_and_report
 
 SPLITS = {"spatial": "place", "stratified": "class"}
@@ -101,10 +101,10 @@ class Work:
         folders = {name: str(self.out / "pretrained" / name) for name in PRETRAINING}
         return {"imagenet": self.weights, **folders}
 
-    def words(self, start: str, settings: Sequence[str], seed: int = 0) -> Words:
+    def words(self, start: str, settings: Sequence[str], seed: int = 0) -> TrainOverrides:
         """A recipe from a start; ``none`` for none."""
         recipe = "quick" if start == "none" else "finetune"
-        return Words(
+        return TrainOverrides(
             model="efficientnetv2_b0",
             recipe=recipe,
             weights=start,
@@ -126,7 +126,7 @@ class Validation:
     """
 
     name: str
-    words: Words
+    words: TrainOverrides
     split: str
     more: dict[str, Any] = field(default_factory=dict)
     probe: bool = True
@@ -154,7 +154,7 @@ def pretrained(work: Work, name: str) -> None:
     words = work.words(start, [*small, *PRETRAINING[name], "pooling=mean"])
     with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
         place = _place(out, (out / "recipe.yaml").exists(), probe=False)
-        train_and_report(words, Source(work.aerial), place, callbacks=[bar])
+        train_and_report(words, DataConfig(work.aerial), place, callbacks=[bar])
 
 
 def validated(work: Work, asked: Validation) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def validated(work: Work, asked: Validation) -> dict[str, Any]:
             plan = Plan(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
             place = _place(out, (out / FILE).exists(), probe=asked.probe)
             with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
-                crossvalidate(asked.words, Source(work.pictures), place, plan, callbacks=[bar])
+                crossvalidate(asked.words, DataConfig(work.pictures), place, plan, callbacks=[bar])
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         names = {start: name for name, start in work.starts.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -271,8 +271,8 @@ def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _place(out: Path, begun: bool, *, probe: bool) -> Place:
-    return Place(out=out, resume=begun, device="cpu", workers=0, probe=probe)
+def _place(out: Path, begun: bool, *, probe: bool) -> RunOptions:
+    return RunOptions(out=out, resume=begun, device="cpu", workers=0, probe=probe)
 
 
 def _digest(file: Path) -> str:

@@ -72,10 +72,10 @@ from benchmarks.regimes import (
     try_strengths,
 )
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.data_config import Source
 
 RATES = (2e-3, 1e-3, 4e-3)  # the recipe's own first
 FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
@@ -249,7 +249,7 @@ def main() -> None:
     out = options.out or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(options.pictures)
-    runs = Runs(Source(options.pictures), seeds, "none", options.device, out, print)
+    runs = Runs(DataConfig(options.pictures), seeds, "none", options.device, out, print)
     chosen_file = out / "tuned.json"
     if options.tune == "both":
         both = tuned(dataset, regime, runs)

@@ -33,10 +33,10 @@ from benchmarks.paper.runs import Cell, Runs
 from benchmarks.progressive_figure import DOCS
 from benchmarks.record import RESULTS, record, versions_of
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.plots import draw_top1_over_time
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.data_config import Source
 
 EPOCHS = 10
 GROWING, FIXED = "quick, growing", "fixed"
@@ -95,7 +95,7 @@ def main() -> None:
     if options.record and options.epochs != EPOCHS:
         parser.error(f"--record is for {EPOCHS} epochs.")
     refuse_to_record_elsewhere(parser, options)
-    runs = Runs(Source(options.pictures), options.seeds, "none", options.device, options.out, print)
+    runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.out, print)
     found: dict[str, list[dict[str, Any]]] = {GROWING: [], FIXED: []}
     for seed in range(options.seeds):
         for way, cell in arms(options.epochs).items():

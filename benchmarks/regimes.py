@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.arms import rows_of, write_pictures
 from benchmarks.paper.runs import Runs
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.workflows.data_config import Source
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def to_tune(dataset: ImageDataset, regime: Regime, runs: Runs) -> Runs:
     order = np.random.default_rng(_TUNING).permutation(within)
     fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
     file = write_pictures(runs.out / "tuning.csv", dataset, fitting, choosing)
-    return replace(runs, source=Source(str(file)), out=runs.out / "tuning")
+    return replace(runs, source=DataConfig(str(file)), out=runs.out / "tuning")
 
 
 def each_seed(dataset: ImageDataset, regime: Regime, runs: Runs) -> Iterator[tuple[int, Runs]]:
@@ -160,7 +160,7 @@ def each_seed(dataset: ImageDataset, regime: Regime, runs: Runs) -> Iterator[tup
     for seed in range(runs.seeds):
         learning = rows_of(dataset, "train", regime.pictures, seed)
         file = write_pictures(runs.out / f"pictures_{seed}.csv", dataset, learning, answering)
-        yield seed, replace(runs, source=Source(str(file)), out=runs.out / "arms")
+        yield seed, replace(runs, source=DataConfig(str(file)), out=runs.out / "arms")
 
 
 def add_smaller(parser: argparse.ArgumentParser) -> None:

@@ -54,9 +54,9 @@ from benchmarks.peers_tuning import CHOOSING, as_timm, at_first_rate, here, regi
 from benchmarks.record import RESULTS, forget, hardware, record, versions_of
 from benchmarks.regimes import HOPELESS
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluation_result import library_versions
 
 Rows = list[dict[str, Any]]  # one per seed
@@ -237,7 +237,7 @@ def main() -> None:
         refuse_other_regime(options.tuned, chosen, regime_of(options))
     if (on := chosen["timm"].get("on", "a machine that was not kept")) != here():
         print(f"Timm's format, compiling and workers were the fastest on {on}; --tune would try them here.")
-    runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
+    runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
     theirs: dict[str, Rows] = {}
     lower: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}

@@ -44,10 +44,10 @@ from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.data_config import Source
 
 PAPER, OURS = "transfer_paper", "finetune"
 SEEDS = 3
@@ -125,7 +125,7 @@ def main() -> None:
     answering = rows_of(dataset, answers, options.train_pictures, 0)
     file = write_pictures(options.out / "pictures.csv", dataset, learning, answering)
     runs = Runs(
-        Source(str(file)), options.seeds, options.weights, options.device, options.out / "arms", print
+        DataConfig(str(file)), options.seeds, options.weights, options.device, options.out / "arms", print
     )
     found: dict[str, list[dict[str, Any]]] = {PAPER: [], OURS: []}
     for seed in range(options.seeds):

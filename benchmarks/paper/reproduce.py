@@ -19,13 +19,13 @@ from benchmarks.paper.table import Table
 from matplotlib.figure import Figure
 
 from efficientnetv2.cli.demo import embedded
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluation_result import library_versions
 
 #: Tables and figures that are counted or timed.
@@ -139,7 +139,7 @@ def reproduce(
         if name in MEASURED:
             table = MEASURED[name](scale, device, log)
         else:
-            source, seeds = Source(_data(name, scale, request)), request.seeds or scale.seeds
+            source, seeds = DataConfig(_data(name, scale, request)), request.seeds or scale.seeds
             runs = Runs(source, seeds, config["weights"], request.device, folder / CELLS, log, callbacks)
             table = TRAINED[name](scale, runs)
     except KeyboardInterrupt as stop:

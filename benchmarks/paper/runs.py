@@ -15,17 +15,17 @@ from benchmarks.paper.requirements import refuse_missing
 from benchmarks.paper.table import Measurement
 
 from efficientnetv2.data import builtin_datasets
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.download import sha256_of
 from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, duration
 from efficientnetv2.utils.io import read_object, write_text_atomically
 from efficientnetv2.utils.logs import hushed
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.train import train_and_report
 
 TOP1, MINUTES = "top-1 %", "minutes"
@@ -57,7 +57,7 @@ class Runs:
     ``callbacks`` are called in each run.
     """
 
-    source: Source
+    source: DataConfig
     seeds: int
     weights: str | None
     device: str
@@ -107,7 +107,7 @@ class Runs:
         done = report_file.exists()
         if not done:
             self.say(f"{cell.row}, {cell.column}, seed {seed}{progress}")
-            words = Words(
+            words = TrainOverrides(
                 model=cell.model,
                 recipe=cell.recipe,
                 weights=self.weights_of(cell),
@@ -115,7 +115,7 @@ class Runs:
                 settings=cell.settings,
             )
             source = replace(self.source, data=self.data_of(cell))
-            place = Place(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
+            place = RunOptions(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
             with hushed():  # its log is in its folder
                 train_and_report(words, source, place, callbacks=self.callbacks)
             write_text_atomically(config_file, json.dumps(self.config(cell), indent=1) + "\n")

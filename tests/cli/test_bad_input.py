@@ -16,15 +16,15 @@ from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.resume import as_begun
 
 
@@ -334,7 +334,7 @@ def lossless(folder, number=60, classes=COLOURS):
 
 
 def looked_at(data, **more):
-    return prepare(Source(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False} | more)
+    return prepare_data(DataConfig(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False} | more)
 
 
 def begun(data, path, **more):
@@ -559,10 +559,10 @@ def test_sizes_below_the_stride_are_refused_before_a_picture_is_looked_at(more, 
 def test_two_words_on_how_long_to_train_are_refused(words, both):
     """One of them would count, and nobody would be told which."""
     if both is None:
-        assert Words(**words).settings == words["settings"]
+        assert TrainOverrides(**words).settings == words["settings"]
         return
     with pytest.raises(InputError, match=f"{both} both say how long to train"):
-        Words(**words)
+        TrainOverrides(**words)
 
 
 def test_an_unknown_option_and_a_missing_argument(tmp_path):

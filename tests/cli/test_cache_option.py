@@ -22,10 +22,13 @@ from tests.messages import each_mentions, mentioning, mentions
 from tests.processes import effnetv2_together
 from tests.training.test_time_budget import BEGINNING
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import Progressive, Ramp
 from efficientnetv2.training.image_sizes import settings_by_size
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
@@ -34,10 +37,7 @@ from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import image_cache, time_budget
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.image_cache import cached, foreseen
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 from efficientnetv2.workflows.resume import go_on
 
 
@@ -186,7 +186,7 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
 
 
 def prepared(pictures, seed=0):
-    return prepare(Source(str(pictures)), holdout=0.2, seed=seed, strict=False)
+    return prepare_data(DataConfig(str(pictures)), holdout=0.2, seed=seed, strict=False)
 
 
 def of_recipe(**changes):
@@ -233,7 +233,7 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
     run = RunDir(tmp_path / "run")
     facts = {"cache": "ram", "cache_px": filled.image_px}
     run.begin(lower, ready.dataset, {**BEGINNING, **facts})
-    *_, again = go_on(run.path, lower, Words(), ready, CPU, None, World())
+    *_, again = go_on(run.path, lower, TrainOverrides(), ready, CPU, None, World())
     pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, again)]
     np.testing.assert_array_equal(*pixels)
     assert len(pixels[0][0]) > len(cached("ram", lower, ready, CPU).reader.source(0))
@@ -403,8 +403,8 @@ def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_fo
 
 
 def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
-    words = Words(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
-    recipe, _ = begin_recipe(words, CPU)
+    words = TrainOverrides(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
+    recipe, _ = requested_recipe(words, CPU)
     assert recipe.cache_detail == 0.9
 
 

@@ -18,11 +18,11 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.check import inspect
 from efficientnetv2.cli.main import app
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import check
-from efficientnetv2.workflows.data_config import Source
 
 
 def table(folder, rows, header="path,label,latitude,longitude,year"):
@@ -299,7 +299,7 @@ def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed
     monkeypatch.setattr(check, "collect_image_stats", lambda *_, **__: pytest.fail("it has looked"))
     with pytest.raises(InputError, match=mentioning("--time-column", "label")):
         check.run_check(
-            Source(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED
+            DataConfig(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED
         )
     assert not (folder / "seen").exists()
 

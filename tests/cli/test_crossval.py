@@ -23,6 +23,7 @@ from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
 from tests.metrics.test_bootstrap import alike_places
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, assign_folds, time_folds
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict
@@ -33,8 +34,10 @@ from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows import crossval, crossval_baseline, crossval_runs, evaluate
@@ -42,11 +45,8 @@ from efficientnetv2.workflows.crossval_baseline import beside
 from efficientnetv2.workflows.crossval_config import Plan, begun_with, remember
 from efficientnetv2.workflows.crossval_report import Networks
 from efficientnetv2.workflows.crossval_runs import Runs
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.leakage import train_overlap
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
-from efficientnetv2.workflows.run_options import Place
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
 CPU = torch.device("cpu")
@@ -335,54 +335,54 @@ def test_one_that_began_from_weights_of_ones_own_goes_on_from_another_folder(who
 
 
 def test_a_network_given_as_a_table_is_remembered(tmp_path):
-    words = Words(model="tests/network.yaml")
-    remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
-    before, *_ = begun_with(tmp_path, words, Plan(), Source("a.csv"), CPU)
+    words = TrainOverrides(model="tests/network.yaml")
+    remember(tmp_path, words, Plan(), DataConfig("a.csv"), "d", "effnetv2 crossval a.csv")
+    before, *_ = begun_with(tmp_path, words, Plan(), DataConfig("a.csv"), CPU)
     assert before == words
-    assert begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)[0].model == words.model
+    assert begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("a.csv"), CPU)[0].model == words.model
 
 
 def test_a_recipe_given_as_a_file_is_remembered_whole(tmp_path):
     """The file may be moved or edited meanwhile: the folds left repeat the recipe of those that are there."""
     file = tmp_path / "mine.yaml"
     file.write_text(get_recipe("finetune").to_yaml())
-    words = Words(recipe=str(file))
-    remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
+    words = TrainOverrides(recipe=str(file))
+    remember(tmp_path, words, Plan(), DataConfig("a.csv"), "d", "effnetv2 crossval a.csv")
     file.write_text(get_recipe("finetune").model_copy(update={"crop_area_min": 0.6}).to_yaml())
     with pytest.raises(InputError, match=mentioning("crop_area_min", "0.6")):
-        begun_with(tmp_path, Words(recipe=str(file)), Plan(), Source("a.csv"), CPU)
+        begun_with(tmp_path, TrainOverrides(recipe=str(file)), Plan(), DataConfig("a.csv"), CPU)
     file.unlink()
-    before, *_ = begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)
+    before, *_ = begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("a.csv"), CPU)
     assert before == words
     assert before.recipe == get_recipe("finetune")
 
 
 def test_what_is_typed_again_is_compared_with_what_it_comes_to(tmp_path):
     """A default that is typed asks for itself; a seed of 0 asks for nothing else where none was said."""
-    words, table = Words(weights="none"), Source("a.csv")
+    words, table = TrainOverrides(weights="none"), DataConfig("a.csv")
     remember(tmp_path, words, Plan(folds=3), table, "d", "effnetv2 crossval a.csv --folds 3")
-    assert begun_with(tmp_path, Words(), Plan(), table, CPU)[1] == Plan(folds=3)
+    assert begun_with(tmp_path, TrainOverrides(), Plan(), table, CPU)[1] == Plan(folds=3)
     with pytest.raises(InputError, match=mentioning("3", "5", "fold")):
-        begun_with(tmp_path, Words(), Plan(), table, CPU, said={"folds"})
-    assert begun_with(tmp_path, Words(seed=0, recipe="quick"), Plan(), table, CPU)[0] == words
+        begun_with(tmp_path, TrainOverrides(), Plan(), table, CPU, said={"folds"})
+    assert begun_with(tmp_path, TrainOverrides(seed=0, recipe="quick"), Plan(), table, CPU)[0] == words
     with pytest.raises(InputError, match=mentioning("1", "seed")):
-        begun_with(tmp_path, Words(seed=1), Plan(), table, CPU)
+        begun_with(tmp_path, TrainOverrides(seed=1), Plan(), table, CPU)
     with pytest.raises(InputError, match=mentioning("5", "minutes")):
-        begun_with(tmp_path, Words(minutes=5), Plan(), table, CPU)
+        begun_with(tmp_path, TrainOverrides(minutes=5), Plan(), table, CPU)
 
 
 @pytest.mark.parametrize(
     ("words", "tries", "said"),
     [
-        (replace(Words(), settings=("optimizer.lrr=1",)), (), ("optimizer.lrr",)),
-        (Words(), ("", "balanse=equal"), ("balanse",)),
+        (replace(TrainOverrides(), settings=("optimizer.lrr=1",)), (), ("optimizer.lrr",)),
+        (TrainOverrides(), ("", "balanse=equal"), ("balanse",)),
     ],
 )
 def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
     monkeypatch.setattr(
         crossval, "validate_images", lambda *_, **__: pytest.fail("it looks at pictures first")
     )
-    source, place = Source(str(table_of(tmp_path))), Place(tmp_path / "folds", device="cpu")
+    source, place = DataConfig(str(table_of(tmp_path))), RunOptions(tmp_path / "folds", device="cpu")
     with pytest.raises(InputError, match=mentioning(*said)):
         crossval.crossvalidate(replace(words, weights="none"), source, place, Plan(folds=2, tries=tries))
 
@@ -395,7 +395,7 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
-    runs = Runs(Words(), Plan(folds=3), Place(device="cpu"), data, np.arange(150), 0)
+    runs = Runs(TrainOverrides(), Plan(folds=3), RunOptions(device="cpu"), data, np.arange(150), 0)
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
     told = " ".join(capsys.readouterr().out.split())
     assert mentions(told, "no linear probe")
@@ -430,7 +430,7 @@ def test_a_bracket_that_is_not_closed_is_refused():
 def test_what_is_wrong_with_a_try_is_said_of_it():
     plan = Plan(tries=("", "crop_area_min=2 epochs=4"), try_settings=("ema_decay=null",))
     with pytest.raises(InputError) as refused:
-        crossval._recipe(Words(weights="none"), plan, Place(device="cpu"))
+        crossval._recipe(TrainOverrides(weights="none"), plan, RunOptions(device="cpu"))
     assert mentions(str(refused.value), "crop_area_min=2", "epochs=4", "--try-set", "ema_decay=null")
     assert "--set" not in str(refused.value).replace("--try-set", "")
 
@@ -444,7 +444,7 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
 )
 def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_choosing, separator, said):
     """As of several labels, or as it would answer, without what holds while choosing alone: hours later."""
-    words, place = Words(weights="none"), Place(device="cpu")
+    words, place = TrainOverrides(weights="none"), RunOptions(device="cpu")
     others, own = (Plan(tries=("", one), try_settings=while_choosing) for one in ("balance=null", tried))
     assert crossval._recipe(words, others, place, separator).weights == "none"
     with pytest.raises(InputError) as refused:
@@ -464,7 +464,7 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     vectors = np.zeros((len(looked_at), 8), np.float32)
     met = Embeddings(looked_at, data.labels[looked_at], vectors)
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: met)
-    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0)
+    runs = Runs(TrainOverrides(), Plan(folds=3), RunOptions(), data, np.arange(150), 0)
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
 
 
@@ -498,8 +498,8 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
-    place = Place(device="cpu", workers=0)
-    runs = Runs(Words(), Plan(folds=3), place, data, np.arange(156), 0)
+    place = RunOptions(device="cpu", workers=0)
+    runs = Runs(TrainOverrides(), Plan(folds=3), place, data, np.arange(156), 0)
     found = crossval_baseline.probed(tmp_path, runs, dealt, None)
     assert found.labels.points[-1].pictures == 99
     assert (found.labels.carried, found.labels.forecast.pictures) == (None, 198)
@@ -529,21 +529,21 @@ def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
     embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: embedded)
     contents = np.arange(len(data))
-    runs = Runs(Words(), Plan(folds=len(dealt.parts)), Place(), data, contents, 0)
+    runs = Runs(TrainOverrides(), Plan(folds=len(dealt.parts)), RunOptions(), data, contents, 0)
     return crossval_baseline.probed(tmp_path, runs, dealt, None)
 
 
 def test_how_the_table_is_read_is_remembered(tmp_path):
-    words, plan, source = Words(epochs=2), Plan(folds=3), Source("a.csv", group_column="site")
+    words, plan, source = TrainOverrides(epochs=2), Plan(folds=3), DataConfig("a.csv", group_column="site")
     remember(tmp_path, words, plan, source, "d", "effnetv2 crossval a.csv")
-    assert begun_with(tmp_path, Words(), Plan(), Source("b.csv"), CPU) == (
+    assert begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("b.csv"), CPU) == (
         words,
         plan,
-        Source("b.csv", group_column="site"),
+        DataConfig("b.csv", group_column="site"),
         "d",
     )
     with pytest.raises(InputError, match=mentioning("group_column")):
-        begun_with(tmp_path, Words(), Plan(), Source("b.csv", group_column="plot"), CPU)
+        begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("b.csv", group_column="plot"), CPU)
     (tmp_path / "crossval.json").write_text("{")
     with pytest.raises(InputError, match=mentioning("crossval.json")):
         begun_with(tmp_path, words, plan, source, CPU)
@@ -772,7 +772,7 @@ def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
 def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, split):
     """All of it val, or a class that stands in val alone: the folds are dealt of both."""
     file = table_of(tmp_path, split=split)
-    dataset, contents, _ = crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
+    dataset, contents, _ = crossval._pictures(DataConfig(str(file)), RunOptions(device="cpu"), 0)
     assert set(dataset.split) == {""}
     dealt = assign_folds(dataset, k=2, seed=0, contents=contents)
     assert all({0, 1} == set(dataset.labels[part.train_rows]) for part in dealt.parts)
@@ -781,13 +781,13 @@ def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, spl
 def test_a_class_of_test_alone_is_refused(tmp_path):
     file = table_of(tmp_path, split=["train", "test"] * 3)
     with pytest.raises(InputError, match=mentioning("'b'", "test")):
-        crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
+        crossval._pictures(DataConfig(str(file)), RunOptions(device="cpu"), 0)
 
 
 @pytest.mark.usefixtures("on_screen")
 def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
     file = table_of(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
-    crossval._pictures(Source(str(file)), Place(device="cpu"), 0)
+    crossval._pictures(DataConfig(str(file)), RunOptions(device="cpu"), 0)
     said = capsys.readouterr().out
     assert mentions(said, "1", "3", "'x'", "test")
     assert "'y'" not in said, "what is given as val is dealt out like all else"
@@ -803,10 +803,12 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     monkeypatch.setattr(Runs, "answer", lambda *_, **__: None)
     monkeypatch.setattr(module, stopped, stop)
     file, out = table_of(tmp_path), tmp_path / "folds"
-    words = Words(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",))
-    place = Place(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
+    words = TrainOverrides(
+        model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",)
+    )
+    place = RunOptions(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     with pytest.raises(KeyboardInterrupt) as told:
-        crossval.crossvalidate(words, Source(str(file)), place, Plan(folds=2))
+        crossval.crossvalidate(words, DataConfig(str(file)), place, Plan(folds=2))
     how = "--device cpu --workers 0 --memory-gib 6.5 --strict"
     assert mentions(str(told.value), file, out, how, "effnetv2 crossval", "--out", "--resume")
 
@@ -820,13 +822,15 @@ def begun(words, source, place, plan, monkeypatch):
 
     def went_on(plan):
         told.clear()
-        crossval.crossvalidate(Words(), source, replace(place, resume=True), plan)
+        crossval.crossvalidate(TrainOverrides(), source, replace(place, resume=True), plan)
         return list(told)
 
     return went_on
 
 
-SHORT = Words(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",))
+SHORT = TrainOverrides(
+    model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",)
+)
 
 
 @pytest.mark.usefixtures("on_screen")
@@ -835,7 +839,7 @@ def test_folds_of_several_labels_begun_with_another_set_beside_them_go_on_withou
 ):
     """As earlier versions began them; the word that is refused now stands in the folder, and can't be left out."""
     file, out = table_of(tmp_path, label=["a;b", "b;a", "a", "b", "a", "b"]), tmp_path / "folds"
-    place, source = Place(out, device="cpu"), Source(str(file), label_separator=";")
+    place, source = RunOptions(out, device="cpu"), DataConfig(str(file), label_separator=";")
     went_on = begun(SHORT, source, place, Plan(folds=2), monkeypatch)
     plain = json.loads((out / "crossval.json").read_text())
     plain["plan"]["compare_splits"] = True
@@ -851,7 +855,9 @@ def test_folds_go_on_by_another_name_of_their_rule(tmp_path, monkeypatch):
     for where, columns in (("plain", {}), ("placed", places(6))):
         (tmp_path / where).mkdir()
         file, out = table_of(tmp_path / where, **columns), tmp_path / where / "folds"
-        went_on = begun(SHORT, Source(str(file)), Place(out, device="cpu"), Plan(folds=2), monkeypatch)
+        went_on = begun(
+            SHORT, DataConfig(str(file)), RunOptions(out, device="cpu"), Plan(folds=2), monkeypatch
+        )
         assert went_on(Plan()) == [Plan(folds=2)]
         if where == "plain":
             assert went_on(Plan(by="class")) == [Plan(folds=2)]
@@ -927,8 +933,8 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     )
     contents = np.arange(48)
     dealt = plan.dealt(data, contents, 0)
-    words = Words(minutes=90, settings=("batch_images=16",))
-    runs = Runs(words, plan, Place(out=tmp_path / "out"), data, contents, 0)
+    words = TrainOverrides(minutes=90, settings=("batch_images=16",))
+    runs = Runs(words, plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
     answered = runs.answer(dealt, tmp_path / "out", "Fold")
 
     assert [one.score.chosen for one in answered] == [(plan.tries[number],) for number in (0, 1, 0)]
@@ -1042,11 +1048,11 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     """Its pictures are new to all networks of the folder, so figures on them are not called optimistic."""
     table = pd.read_csv(painted(tmp_path, 12)).assign(year=2000 + np.arange(12) // 4, label=list("ab") * 6)
     table.to_csv(tmp_path / "all.csv", index=False)
-    data, source = load_dataset(tmp_path / "all.csv"), Source(str(tmp_path / "all.csv"))
+    data, source = load_dataset(tmp_path / "all.csv"), DataConfig(str(tmp_path / "all.csv"))
     plan, folder = Plan(folds=2, by="time"), tmp_path / "folds"
     folder.mkdir()
     dealt = plan.dealt(data, np.arange(12), 0)
-    crossval._begin(folder, Words(), plan, source, "d", data, dealt)
+    crossval._begin(folder, TrainOverrides(), plan, source, "d", data, dealt)
     assert (
         pd.read_csv(folder / "manifest.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4

@@ -22,17 +22,18 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.auto_batch import MemoryProbe
 from efficientnetv2.training.initial_weights import WeightsCandidate
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval_runs, weights_selection
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval import _recipe
 from efficientnetv2.workflows.crossval_config import Plan
 from efficientnetv2.workflows.crossval_runs import Runs, answerers, run_name
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
-from efficientnetv2.workflows.run_options import Decided, Place, repeating
+from efficientnetv2.workflows.run_options import Decided, repeating
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -63,7 +64,7 @@ def starts(tmp_path, monkeypatch):
         place = tmp_path / f"{name}.safetensors"
         model_file.save(place, network, preprocessing=Preprocessing(image_px=32), class_names=())
         found.append(WeightsCandidate(str(place), f"Weights: {place}.", name))
-    monkeypatch.setattr("efficientnetv2.workflows.overrides.weights_candidates", lambda model: tuple(found))
+    monkeypatch.setattr("efficientnetv2.training.overrides.weights_candidates", lambda model: tuple(found))
     return found
 
 
@@ -82,8 +83,8 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
 
     monkeypatch.setattr(weights_selection, "_answers", answers)
     monkeypatch.setattr(train_job, "_run", answered)
-    place = Place(out=tmp_path / "out", device="cpu", workers=0)
-    runs = Runs(Words(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
+    place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
+    runs = Runs(TrainOverrides(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
     told = runs.answer(dealt, tmp_path / "out", "Fold")
 
     files_of = [starts[number == odd].word for number in range(3)]
@@ -126,8 +127,8 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
     plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
     dealt = plan.dealt(data, contents, 0)
     assert [len(part.train_rows) for part in dealt.parts] == [24, 48, 72]
-    place = Place(out=tmp_path / "out")
-    runs = Runs(Words(minutes=90), plan, place, data, contents, 0)
+    place = RunOptions(out=tmp_path / "out")
+    runs = Runs(TrainOverrides(minutes=90), plan, place, data, contents, 0)
     runs.answer(dealt, tmp_path / "out", "Fold")
     assert len(spent) == plan.runs
     assert sum(spent) == pytest.approx(0.9 * 90 * 60, rel=0.02)
@@ -140,18 +141,18 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
     monkeypatch.setattr(crossval_runs, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
     data, contents = load_dataset(painted(tmp_path, 48)), np.arange(48)
     plan = Plan(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
-    runs = Runs(Words(minutes=1), plan, Place(out=tmp_path / "out"), data, contents, 0)
+    runs = Runs(TrainOverrides(minutes=1), plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
     with pytest.raises(InputError, match=mentioning("--minutes", "1", "epochs=100")):
         runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
 
 
 def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
-    words, place = Words(minutes=5, weights="none"), Place(device="cpu")
+    words, place = TrainOverrides(minutes=5, weights="none"), RunOptions(device="cpu")
     with pytest.raises(InputError, match=mentioning("--try", "balance=null", "epochs=4")):
         _recipe(words, Plan(tries=("", "balance=null epochs=4")), place)
     short = Plan(tries=TRIES, try_settings=("epochs=4",))
     assert _recipe(words, short, place).weights == "none"
-    assert _recipe(Words(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"
+    assert _recipe(TrainOverrides(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"
 
 
 def answers_of(folder: Path, run: str) -> np.ndarray:
@@ -188,7 +189,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=3, by="class", tries=THREE, members=2)
     dealt = plan.dealt(data, np.arange(48), 0)
-    runs = Runs(Words(settings=("epochs=3",)), plan, Place(out=out), data, np.arange(48), 0)
+    runs = Runs(TrainOverrides(settings=("epochs=3",)), plan, RunOptions(out=out), data, np.arange(48), 0)
     told = runs.answer(dealt, out, "Fold")
 
     assert [one.score.chosen for one in told] == [THREE[1:], (THREE[2], THREE[0]), THREE[1:]]
@@ -214,8 +215,8 @@ def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeyp
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=2, by="class", members=3)
     dealt = plan.dealt(data, np.arange(48), 7)
-    words = Words(settings=("seed=7",))
-    runs = Runs(words, plan, Place(out=out), data, np.arange(48), 7)
+    words = TrainOverrides(settings=("seed=7",))
+    runs = Runs(words, plan, RunOptions(out=out), data, np.arange(48), 7)
     told = runs.answer(dealt, out, "Fold")
     assert [(place.out.name, words.settings) for words, _, place in asked[:3]] == [
         ("fold1", ("seed=7",)), ("fold1_member2", ("seed=7", "seed=8")), ("fold1_member3", ("seed=7", "seed=9")),
@@ -240,8 +241,8 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
     monkeypatch.setattr(train_job, "_run", answered)
     data, plan = load_dataset(painted(tmp_path, 24)), Plan(folds=2, by="class", members=3)
     random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
-    words = Words(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
-    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    words = TrainOverrides(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
+    place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     dealt = plan.dealt(data, np.arange(24), 5)
     told = Runs(words, plan, place, data, np.arange(24), 5).answer(dealt, tmp_path / "out", "Fold")
     assert len(compared) == 2 * 2, "two starts in each of two folds"
@@ -277,8 +278,8 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
         lambda self, setting, *, among: max(one for one in among if one <= room[0]),
     )
     data, contents, plan = load_dataset(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
-    words = Words(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
-    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    words = TrainOverrides(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
+    place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     runs = Runs(words, plan, place, data, contents, 0)
     with pytest.raises(InputError, match=mentioning("2", "group_images", "8", "4")) as told:
         runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
@@ -299,7 +300,7 @@ def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch)
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=2, by="class", tries=TRIES, members=2)
     dealt = plan.dealt(data, np.arange(48), 0)
-    runs = Runs(Words(), plan, Place(out=out), data, np.arange(48), 0)
+    runs = Runs(TrainOverrides(), plan, RunOptions(out=out), data, np.arange(48), 0)
     told = runs.answer(dealt, out, "Fold")
     assert not (out / "choosing").exists()
     assert len(asked) == plan.runs == 4
@@ -344,9 +345,9 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
         Plan(folds=2, by="time", tries=TRIES),
     )
     dealt = plan.dealt(data, contents, 0)
-    words = Words(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
+    words = TrainOverrides(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
     for out in (tmp_path / "out", tmp_path / "elsewhere/out"):
-        place = Place(out=out, device="cpu", workers=0)
+        place = RunOptions(out=out, device="cpu", workers=0)
         Runs(words, plan, place, data, contents, 0).answer(dealt, out, "Fold")
     assert len(begun) == 2 * plan.runs
     assert len({len(ready.prepared.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
@@ -366,5 +367,5 @@ def test_each_fold_sets_its_own_pictures_aside(tmp_path):
     settled = get_recipe("quick").model_copy(update={"minival": None, "epochs": 3.0})
     (tmp_path / "recipe.yaml").write_text(settled.to_yaml())
     known = Decided(tmp_path / "next", get_recipe("quick"))
-    found, _ = repeating(known, Words(), Place(settled=(tmp_path / "recipe.yaml",)))
+    found, _ = repeating(known, TrainOverrides(), RunOptions(settled=(tmp_path / "recipe.yaml",)))
     assert (found.recipe.epochs, found.recipe.minival, found.repeated) == (3.0, "auto", True)

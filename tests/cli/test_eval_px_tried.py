@@ -13,13 +13,13 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.inference.predict import predict_distributed
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.training.post_training import default_eval_sizes
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 
 WORDS = (*TINY, "--set", "holdout=0.25", "--set", "minival=9", "--set", "eval_px_tried=[48,32]")
 
@@ -40,8 +40,8 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     network = model_file.load(tmp_path / "run/model.safetensors")
-    source = Source(str(tmp_path / "run/manifest.csv"))
-    parts = prepare(source, holdout=0.25, minival=9, seed=0, strict=False)
+    source = DataConfig(str(tmp_path / "run/manifest.csv"))
+    parts = prepare_data(source, holdout=0.25, minival=9, seed=0, strict=False)
 
     def top1(part, px):
         answers = predict_distributed(

@@ -11,12 +11,12 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.results import ResultPrinter
 from efficientnetv2.data import image_metadata
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
@@ -28,7 +28,7 @@ def pictures(tmp_path):
     for name, colour in COLOURS.items():
         for number in range(3):
             paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number)
-    return Source(str(tmp_path / "pictures"))
+    return DataConfig(str(tmp_path / "pictures"))
 
 
 def saved(tmp_path, name, px):

@@ -9,12 +9,13 @@ import torch
 from tests.command_line import effnetv2_fresh
 from tests.messages import mentions
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place, decided
+from efficientnetv2.workflows.run_options import decided
 
 
 @pytest.mark.parametrize("words", [("models",), ("search", "best", "study")])
@@ -58,7 +59,7 @@ def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(sys, "argv", ["effnetv2", "train", "photos/", "--epochs", "3"])
     with pytest.raises(InputError, match="as far as this"):
-        train.train_and_report(Words(), Source("photos/"), Place(device=device))
+        train.train_and_report(TrainOverrides(), DataConfig("photos/"), RunOptions(device=device))
     command = f"torchrun --nproc-per-node {gpus} -m efficientnetv2 train photos/ --epochs 3"
     said = " ".join(capsys.readouterr().out.split())
     assert (f"One of the {gpus} GPUs here trains. For all of them: {command}" in said) == told
@@ -71,7 +72,7 @@ def test_a_run_that_is_damaged_bars_no_launch_of_another(tmp_path, monkeypatch):
     damaged.mkdir(parents=True)
     (damaged / "recipe.yaml").write_text("name: quick\n")
     (damaged / "beginning.json").write_text('{"command": "effn')
-    words = Words(model="efficientnetv2_b0", weights="none")
-    begun = decided(words, Place(), torch.device("cpu"), World(launch="a-new-one"))
+    words = TrainOverrides(model="efficientnetv2_b0", weights="none")
+    begun = decided(words, RunOptions(), torch.device("cpu"), World(launch="a-new-one"))
     assert not begun.resumed
     assert begun.path != damaged

@@ -13,9 +13,9 @@ from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 from tests.processes import effnetv2_together
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.models import model_file
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 
 WORDS = (*TINY, "--set", "holdout=0.25")
 
@@ -196,7 +196,7 @@ def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
 
 def test_a_cache_on_disk_holds_what_another_run_would_train_on(painted):
     """Without minival, or with another seed's hold-out, a run trains on other pictures of the same 48."""
-    ready = prepare(Source(str(painted)), holdout=0.25, minival=9, seed=0, strict=False)
+    ready = prepare_data(DataConfig(str(painted)), holdout=0.25, minival=9, seed=0, strict=False)
     assert (len(ready.train), len(ready.minival), len(ready.val)) == (27, 9, 12)
     assert len(ready.trainable) == 48
     assert set(ready.minival.paths).isdisjoint([*ready.train.paths, *ready.val.paths])

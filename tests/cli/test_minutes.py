@@ -10,18 +10,18 @@ import torch
 from tests.command_line import NETWORK
 from tests.messages import mentioning
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, estimate
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.estimate import plan_run
 from efficientnetv2.workflows.linear_probe import images_within, probe_s
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.time_budget import lowered_by, settled_by
 
 # 32 images of 128, 192 and 224 px a step, in proportion to their pixels.
@@ -103,9 +103,11 @@ TINY = (
 
 def planned(capsys, folder, out, *settings: str, **words) -> dict:
     """What ``plan`` says as JSON, without a word of its own."""
-    asked = Words(model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words)
-    place = Place(out=out, device="cpu", workers=0)
-    return plan_run(asked, Source(str(folder)), place).to_json()
+    asked = TrainOverrides(
+        model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words
+    )
+    place = RunOptions(out=out, device="cpu", workers=0)
+    return plan_run(asked, DataConfig(str(folder)), place).to_json()
 
 
 @pytest.mark.parametrize(

@@ -18,26 +18,27 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from efficientnetv2.cli.main import app, with_home
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.nas.storage import file_of
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_lock import validate_new_run_dir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_options, train
 from efficientnetv2.workflows.area import _of_table
 from efficientnetv2.workflows.batch_predict import write_skipped
 from efficientnetv2.workflows.crossval import _folder, _pictures
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import check_calibration
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predict import predict_and_write
 from efficientnetv2.workflows.report_folder import report_folder
-from efficientnetv2.workflows.run_options import Place, decided
+from efficientnetv2.workflows.run_options import decided
 
 MACHINE = {"device": "cpu", "workers": 0}
 
@@ -55,10 +56,10 @@ def test_a_run_within_its_data_is_refused_before_anything_is_loaded(verb, class_
 def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
     (tmp_path / "crossval.json").write_text("{}")
     with pytest.raises(InputError, match=mentioning("run", "report")):
-        evaluate_and_report("m", Source("d"), split=None, out=tmp_path, strict=False, **MACHINE)
+        evaluate_and_report("m", DataConfig("d"), split=None, out=tmp_path, strict=False, **MACHINE)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("file", "folder")):
-        evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "file", strict=False, **MACHINE)
+        evaluate_and_report("m", DataConfig("d"), split=None, out=tmp_path / "file", strict=False, **MACHINE)
 
 
 @pytest.mark.parametrize("option", ["--out", "--rank"])
@@ -66,15 +67,15 @@ def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answere
     (tmp_path / "folder.csv").mkdir()
     places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
     with pytest.raises(InputError, match=mentioning(option, "folder.csv")):
-        predict_and_write("m", Source("d"), strict=False, **places, **MACHINE)
+        predict_and_write("m", DataConfig("d"), strict=False, **places, **MACHINE)
 
 
 def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_at(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file/run"):
-        place = Place(out=out)
+        place = RunOptions(out=out)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
-            decided(Words(recipe="quick"), place, torch.device("cpu"), SINGLE_PROCESS)
+            decided(TrainOverrides(recipe="quick"), place, torch.device("cpu"), SINGLE_PROCESS)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
             _folder(place)
 
@@ -82,12 +83,12 @@ def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_
 def test_the_answers_of_a_run_are_not_written_over(tmp_path):
     (tmp_path / "beginning.json").write_text("{}")
     with pytest.raises(InputError, match="holds the answers of the run there, which comparisons read"):
-        predict_and_write("m", Source("d"), out=tmp_path / "predictions.csv", strict=False, **MACHINE)
+        predict_and_write("m", DataConfig("d"), out=tmp_path / "predictions.csv", strict=False, **MACHINE)
 
 
 def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
     (class_folders / "red/text.jpg").write_text("no picture")
-    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), 0)
+    readable, _, skipped = _pictures(DataConfig(str(class_folders)), RunOptions(), 0)
     assert len(readable) == 48
     write_skipped(tmp_path / "skipped.csv", skipped)
     assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
@@ -104,16 +105,16 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(t
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
     (class_folders / "red/text.jpg").write_text("no picture")
     said = logged_lines()
-    prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
+    prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
     assert any(line.startswith("Skipped 1 unreadable picture, the first: red/text.jpg ") for line in said)
     assert not any("skipped.csv" in line for line in said)
 
 
 def test_data_is_said_again_with_how_it_is_read():
-    source = Source("a.csv", label_column="species", label_separator=";", bands="4,3,2")
+    source = DataConfig("a.csv", label_column="species", label_separator=";", bands="4,3,2")
     words = ["a.csv", "--label-column", "species", "--label-separator", ";", "--bands", "4,3,2"]
     assert source.words == words
-    assert Source("photos").words == ["photos"]
+    assert DataConfig("photos").words == ["photos"]
 
 
 @pytest.mark.parametrize("stopped", ["run", "report_of"])
@@ -127,14 +128,14 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
 
     monkeypatch.setattr(train, "run", lambda *_, **__: None)
     monkeypatch.setattr(train, stopped, stop)
-    words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
-    place = Place(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
+    words = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
+    place = RunOptions(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
     with pytest.raises(KeyboardInterrupt) as told:
-        train.trained(words, Source(str(class_folders)), place, RunLog())
+        train.trained(words, DataConfig(str(class_folders)), place, RunLog())
     again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
     assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
-    plain = Place(tmp_path / "run")
-    assert train._again(Source(str(class_folders)), plain, tmp_path / "run") == f"Go on with: {again}"
+    plain = RunOptions(tmp_path / "run")
+    assert train._again(DataConfig(str(class_folders)), plain, tmp_path / "run") == f"Go on with: {again}"
 
 
 @pytest.mark.parametrize(
@@ -157,18 +158,20 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
     monkeypatch.setattr(train, "with_tensor_group", lambda world, device: world)
     monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
     monkeypatch.setattr(train, "refuse_missing", lambda pictures, world: None)
-    words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
-    place = Place(tmp_path / "run", device="cpu", workers=0)
+    words = TrainOverrides(
+        model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32")
+    )
+    place = RunOptions(tmp_path / "run", device="cpu", workers=0)
     world = World(size=2 * machines, local_size=2)
     with pytest.raises(KeyboardInterrupt) as told:
-        train.trained(words, Source(str(class_folders)), place, RunLog(), world)
+        train.trained(words, DataConfig(str(class_folders)), place, RunLog(), world)
     again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
     assert str(told.value) == f"{said} {again}"
 
 
 @pytest.mark.parametrize("verb", ["train", "crossval"])
 def test_how_to_run_is_said_in_words_that_there_are(verb):
-    place = Place(device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
+    place = RunOptions(device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     options = {name for one in get_command(app).commands[verb].params for name in one.opts}
     assert {word for word in place.words if word.startswith("--")} <= options
 
@@ -288,8 +291,8 @@ def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders
     table.drop(columns="split").to_csv(class_folders / "plain.csv", index=False)
     notes = {}
     for name in ("given", "plain"):
-        source = Source(str(class_folders / f"{name}.csv"))
-        notes[name] = prepare(source, holdout=0.2, seed=0, strict=False).split_note
+        source = DataConfig(str(class_folders / f"{name}.csv"))
+        notes[name] = prepare_data(source, holdout=0.2, seed=0, strict=False).split_note
     assert mentions(notes["given"], "3", "val", "1", "8")
     assert mentions(notes["given"], "'P0'", "val")
     assert "more than one split" not in notes["plain"]
@@ -369,10 +372,10 @@ def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch)
     """A folder may be called ~backup; Python's own way home would end in an error there."""
     class_folders.rename(class_folders.parent / "~backup_of_nobody")
     monkeypatch.chdir(class_folders.parent)
-    assert len(Source("~backup_of_nobody").read()) == 48
+    assert len(DataConfig("~backup_of_nobody").read()) == 48
     refuse_within("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
     with pytest.raises(InputError, match=mentioning("~nobody_at_all/x.csv")):
-        Source("~nobody_at_all/x.csv").read()
+        DataConfig("~nobody_at_all/x.csv").read()
     assert file_of("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
 
 

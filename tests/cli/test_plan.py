@@ -22,12 +22,12 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.timing import LinearCost
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.workflows import estimate
 from efficientnetv2.workflows.auto_config import unprobed
 from efficientnetv2.workflows.image_cache import Foreseen
-from efficientnetv2.workflows.run_options import Place
 
 SCRATCH = (*TINY, "--weights", "none")
 
@@ -113,8 +113,8 @@ def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
 def test_that_weights_are_not_probed_is_foretold():
     asked = get_recipe("finetune").model_copy(update={"weights": "some.safetensors"})
     one, several = (SimpleNamespace(dataset=SimpleNamespace(separator=mark)) for mark in (None, ";"))
-    assert unprobed(asked, Place(), one) == unprobed(asked, Place(probe=False), several) == []
-    (said,) = unprobed(asked, Place(), several)
+    assert unprobed(asked, RunOptions(), one) == unprobed(asked, RunOptions(probe=False), several) == []
+    (said,) = unprobed(asked, RunOptions(), several)
     assert mentions(said, "weight", "label")
 
 

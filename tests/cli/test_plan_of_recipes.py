@@ -6,17 +6,17 @@ import pytest
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.models import hub
 from efficientnetv2.training import timing
 from efficientnetv2.training.auto_batch import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.estimate import plan_run
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 
 STAGE = "{operator: {kind: mbconv, expand: 2, kernel: 3, se: null}, stride: 2, channels: 8, layers: 1}"
 SMALL = f"model={{stem_channels: 8, stages: [{STAGE}], head_channels: 8}}"
@@ -57,15 +57,15 @@ def quickly(monkeypatch):
 def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path, quickly, capsys):
     """Table 12's, each with its own pictures held out to choose by, at 128 px; B0 stands in for B5, which is long."""
     pytest.importorskip(package)
-    words = Words(
+    words = TrainOverrides(
         recipe=recipe,
         model="timm:tf_efficientnet_b0" if package == "timm" else None,
         image_px=128,
         epochs=8 * get_recipe(recipe).batch_images / (TRAIN - 6),
         settings=("minival=6", "eval_px=64", "group_images=2", "precision=fp32", "compile=false"),
     )
-    place = Place(out=tmp_path / "run", device="cpu", workers=0)
-    told = plan_run(words, Source(str(imagenet)), place).to_json()
+    place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
+    told = plan_run(words, DataConfig(str(imagenet)), place).to_json()
     assert [stage["steps"] for stage in told["stages"]] == [2] * 4
     assert all(stage["seconds"] > 0 for stage in told["stages"])
     assert told["steps"] == 8, "of the pictures without minival"
@@ -75,7 +75,7 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
 def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, capsys):
     recipe = get_recipe(name)
     stages = recipe.progressive.stages
-    words = Words(
+    words = TrainOverrides(
         recipe=name,
         weights="none",
         image_px=PX,
@@ -83,7 +83,7 @@ def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, c
         settings=(SMALL, "minival=null", "group_images=8", "precision=fp32", "compile=false"),
     )
     told = plan_run(
-        words, Source(str(imagenet)), Place(out=tmp_path / "run", device="cpu", workers=0)
+        words, DataConfig(str(imagenet)), RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     ).to_json()
     plan = recipe.progressive.with_image_px(PX)
     assert [stage["image_px"] for stage in told["stages"]] == [plan.stage(i).image_px for i in range(stages)]
@@ -110,10 +110,10 @@ NONE_WILL_DO = "weights none foretells the same steps"
 @pytest.mark.parametrize("name", ONWARDS)
 def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(name, imagenet, tmp_path):
     """Each such recipe is foretold with ``--weights none`` above."""
-    place = Place(out=tmp_path / "run", device="cpu", workers=0)
-    words = Words(recipe=name, settings=("minival=null", "made_for=null"))
+    place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
+    words = TrainOverrides(recipe=name, settings=("minival=null", "made_for=null"))
     with pytest.raises(InputError, match=r"not in the cache.* To plan without them: --" + NONE_WILL_DO):
-        plan_run(words, Source(str(imagenet)), place)
+        plan_run(words, DataConfig(str(imagenet)), place)
 
 
 @pytest.mark.usefixtures("offline")
@@ -127,16 +127,16 @@ def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(na
     ],
 )
 def test_only_the_same_steps_are_promised(given_, led, imagenet, tmp_path):
-    place = Place(out=tmp_path / "run", device="cpu", workers=0)
+    place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(InputError, match=mentioning("cache")) as told:
-        plan_run(Words(**{"recipe": "transfer_paper", **given_}), Source(str(imagenet)), place)
+        plan_run(TrainOverrides(**{"recipe": "transfer_paper", **given_}), DataConfig(str(imagenet)), place)
     assert NONE_WILL_DO in str(told.value) if led else NONE_WILL_DO not in str(told.value)
     assert (led or "") in str(told.value)
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_run_is_not_led_away_from_its_weights(imagenet, tmp_path):
-    place = Place(out=tmp_path / "run", device="cpu", workers=0)
+    place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(InputError, match=mentioning("cache")) as told:
-        train.train_and_report(Words(recipe="transfer_paper"), Source(str(imagenet)), place)
+        train.train_and_report(TrainOverrides(recipe="transfer_paper"), DataConfig(str(imagenet)), place)
     assert "To plan" not in str(told.value)

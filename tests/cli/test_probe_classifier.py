@@ -23,6 +23,7 @@ from tests.messages import mentions
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.results import ResultPrinter, print_outcome
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference import linear_probe as room
@@ -31,13 +32,12 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.linear_probe import keep
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.report_sections import Known
-from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.train import train_and_report
 
 SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
@@ -212,7 +212,7 @@ def sampled(tmp_path_factory):
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
     model_file.save(place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32))
-    words = Words(
+    words = TrainOverrides(
         recipe="finetune", weights=str(place / "trunk.safetensors"), epochs=1, batch_images=8, image_px=32,
         settings=("progressive.stages=1",),
     )  # fmt: skip
@@ -222,8 +222,8 @@ def sampled(tmp_path_factory):
         with Screen(verbose=True) as screen:
             train_and_report(
                 words,
-                Source(str(place / "pictures")),
-                Place(out=place / "run", device="cpu", workers=0),
+                DataConfig(str(place / "pictures")),
+                RunOptions(out=place / "run", device="cpu", workers=0),
                 on_result=ResultPrinter(screen, as_json=False),
             )
     return place / "run", " ".join(said.getvalue().split())

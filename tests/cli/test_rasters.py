@@ -12,15 +12,15 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import each_mentions, mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.config import _told as told_of_rule
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.data_config import _told as told_of_rule
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.resume import as_begun
 
 LEVELS = {
@@ -155,12 +155,12 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     file.write_bytes(b"")
     recipe = read_recipe(tmp_path / "run/recipe.yaml")
     words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False}
-    now = prepare(Source(str(tmp_path / "pictures"), bands="4,3,2"), **words)
+    now = prepare_data(DataConfig(str(tmp_path / "pictures"), bands="4,3,2"), **words)
     again = as_begun(tmp_path / "run", now)
     bands = model_file.load(tmp_path / "run").preprocessing.bands
     assert now.dataset.bands != bands == again.dataset.bands
     assert again.dataset.digest() == begun.digest()
-    other = prepare(Source(str(tmp_path / "pictures"), bands="2,3,4"), **words)
+    other = prepare_data(DataConfig(str(tmp_path / "pictures"), bands="2,3,4"), **words)
     with pytest.raises(InputError, match=mentioning("4,3,2", "raster")):
         as_begun(tmp_path / "run", other)
 

@@ -28,6 +28,8 @@ from typer.testing import CliRunner
 from efficientnetv2.architectures.io import read
 from efficientnetv2.cli.main import app
 from efficientnetv2.cli.search import PlaceOptions, ProxyOptions, SearchOptions
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.models.model_file import load
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import Storage, url_of
@@ -40,8 +42,6 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.timer import Spread
 from efficientnetv2.workflows import search_run
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_export import compound, grow
 from efficientnetv2.workflows.study_dir import StudyFolder
@@ -431,8 +431,8 @@ def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_raster
     done = here("search", "export", on_rasters / "study")
     assert done.returncode == 0, done.stderr
     train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
-    source = Source(train[1], bands=train[train.index("--bands") + 1])
-    prepared = prepare(source, holdout=0.2, minival=0.1, seed=0, strict=False)
+    source = DataConfig(train[1], bands=train[train.index("--bands") + 1])
+    prepared = prepare_data(source, holdout=0.2, minival=0.1, seed=0, strict=False)
     assert prepared.dataset.bands.numbers == (4, 3, 2)
 
 
@@ -529,7 +529,9 @@ def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
 
     def asked(*settings):
         proxy = ProxyOptions(recipe=str(tmp_path / "mine.yaml"), settings=list(settings))
-        return Asked(tmp_path, None, None, None, SearchOptions(), proxy, Source("pictures"), PlaceOptions())
+        return Asked(
+            tmp_path, None, None, None, SearchOptions(), proxy, DataConfig("pictures"), PlaceOptions()
+        )
 
     with pytest.raises(InputError, match=re.escape(said)):
         asked()

@@ -5,10 +5,10 @@ import signal
 import pytest
 from tests.messages import mentioning
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.workflows import train
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -19,9 +19,9 @@ def test_before_the_first_step_the_same_command_is_enough(number, resume, how, t
     monkeypatch.setattr(train, "_readied", lambda *_: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt, match=mentioning(how, "step")):
         train.train_and_report(
-            Words(),
-            Source("here"),
-            Place(out=tmp_path / "run", resume=resume, device="cpu"),
+            TrainOverrides(),
+            DataConfig("here"),
+            RunOptions(out=tmp_path / "run", resume=resume, device="cpu"),
         )
     assert signal.getsignal(signal.SIGTERM) is before
     assert not list(tmp_path.iterdir())

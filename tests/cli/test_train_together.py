@@ -16,10 +16,10 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together, started_together
 
+from efficientnetv2.data.data_module import require_images_here
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.datasets import refuse_missing
 
 # 39 training pictures, 5 steps; two groups a step, which one process computes in one pass: the same but for rounding,
 # which in 16 bits would be seen.
@@ -158,11 +158,13 @@ def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tm
     paint(tmp_path / "a/1.jpg", (200, 0, 0))
     table = pd.DataFrame({"path": ["a/1.jpg"], "label": ["a"], "split": ["train"], "group": [np.nan]})
     dataset = ImageDataset(root=tmp_path, source="a", table=table, class_names=("a",))
-    refuse_missing(dataset, World(rank=8, size=16, local_rank=0, local_size=8))
+    require_images_here(dataset, World(rank=8, size=16, local_rank=0, local_size=8))
     (tmp_path / "a/1.jpg").unlink()
     with pytest.raises(InputError, match=mentioning("a/1.jpg", "8")):
-        refuse_missing(dataset, World(rank=8, size=16, local_rank=0, local_size=8))
-    refuse_missing(dataset, World(rank=9, size=16, local_rank=1, local_size=8))  # one of a machine says it
+        require_images_here(dataset, World(rank=8, size=16, local_rank=0, local_size=8))
+    require_images_here(
+        dataset, World(rank=9, size=16, local_rank=1, local_size=8)
+    )  # one of a machine says it
 
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):

@@ -14,9 +14,9 @@ from benchmarks.paper.table import Table
 from benchmarks.regimes import REGIMES
 from tests.messages import mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.workflows.data_config import Source
 
 
 def recipe(order, kind, strength="strong"):
@@ -64,7 +64,7 @@ def runs(tmp_path, monkeypatch):
         return {"top1": 0.5 + 0.01 * grows - abs((made.last.randaugment or 0) - best) / 100 + seed / 100}
 
     monkeypatch.setattr(adaptive, "measured", found)
-    return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked, learns
+    return Runs(DataConfig("x"), 2, "none", "cpu", tmp_path, print), asked, learns
 
 
 def test_each_arm_is_tuned_by_itself_and_adaptive_regularization_is_some(runs):

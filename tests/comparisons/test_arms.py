@@ -17,11 +17,11 @@ from scipy import stats
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
         return dict.fromkeys(("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe"), 1.0)
 
     monkeypatch.setattr(Runs, "report", report)
-    runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
+    runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
     first = measured(runs, cell, 3)
     assert measured(runs, cell, 3) == first
     assert calls == [3]
@@ -102,7 +102,7 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
     table = tmp_path / "a" / "pictures.csv"
     table.parent.mkdir()
     table.write_text("path,label\nx/1.png,a\n")
-    runs = Runs(Source(str(table)), 1, "none", "cpu", tmp_path, print)
+    runs = Runs(DataConfig(str(table)), 1, "none", "cpu", tmp_path, print)
     cell = Cell("a", "b", "quick", None, ("epochs=3",))
     folder = runs.folder(cell, 0)
     folder.mkdir()
@@ -111,19 +111,19 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
     moved = tmp_path / "b" / "pictures.csv"
     moved.parent.mkdir()
     moved.write_text("path,label\n../elsewhere/1.png,a\n")
-    assert measured(replace(runs, source=Source(str(moved))), cell, 0)["top1"] == 0.5
+    assert measured(replace(runs, source=DataConfig(str(moved))), cell, 0)["top1"] == 0.5
     with pytest.raises(InputError, match=mentioning("a_b_0", "epochs=3", "epochs=1")):
         measured(runs, replace(cell, settings=("epochs=1",)), 0)
     moved.write_text("path,label\n../elsewhere/2.png,a\n")
     with pytest.raises(InputError, match="pictures: "):
-        measured(replace(runs, source=Source(str(moved))), cell, 0)
+        measured(replace(runs, source=DataConfig(str(moved))), cell, 0)
     (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # kept before it was said
     assert measured(runs, replace(cell, settings=("epochs=1",)), 0)["top1"] == 0.5
 
 
 def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypatch):
     """Of a field that came later nothing was kept, and nothing is said."""
-    runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
+    runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
     kept = json.loads(json.dumps(runs.config(cell)))
     del kept["says"]["optimizer"]["lr"]
     runs.refuse_another(cell, kept, tmp_path)
@@ -140,7 +140,7 @@ def test_weights_of_one_name_that_hold_something_else_are_others(tmp_path):
         file = tmp_path / place / "model.safetensors"
         file.parent.mkdir()
         file.write_bytes(b"others" if place == "second" else b"weights")
-        kinds[place] = Runs(Source("x"), 1, str(file), "cpu", tmp_path, print)
+        kinds[place] = Runs(DataConfig("x"), 1, str(file), "cpu", tmp_path, print)
     cell = Cell("a", "b", "finetune", None, ())
     kept = kinds["first"].config(cell)
     kinds["moved"].refuse_another(cell, kept, tmp_path)
@@ -150,7 +150,7 @@ def test_weights_of_one_name_that_hold_something_else_are_others(tmp_path):
 
 def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, monkeypatch):
     """Nor the other way round; what was kept before the device was said is not checked."""
-    there, here = (Runs(Source("x"), 1, "none", device, tmp_path, print) for device in ("cpu", "auto"))
+    there, here = (Runs(DataConfig("x"), 1, "none", device, tmp_path, print) for device in ("cpu", "auto"))
     cell = Cell("a", "b", "quick", None, ())
     kept = there.config(cell)
     here.refuse_another(cell, kept, tmp_path)
@@ -166,22 +166,22 @@ def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, mo
 def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path):
     """Wherever the folder lies; of a record made before folders were, nothing is known, so nothing is refused."""
     runs, cell = (
-        Runs(Source(str(class_folders)), 1, "none", "cpu", tmp_path, print),
+        Runs(DataConfig(str(class_folders)), 1, "none", "cpu", tmp_path, print),
         Cell("a", "b", "quick", None, ()),
     )
     kept = runs.config(cell)
     moved = class_folders.rename(tmp_path / "moved")
-    replace(runs, source=Source(str(moved))).refuse_another(cell, kept, tmp_path)
+    replace(runs, source=DataConfig(str(moved))).refuse_another(cell, kept, tmp_path)
     fewer = tmp_path / "fewer"
     for name in ("grass", "water"):
         paint(fewer / name / "1.jpg", (90, 90, 90))
-    other = replace(runs, source=Source(str(fewer)))
+    other = replace(runs, source=DataConfig(str(fewer)))
     with pytest.raises(InputError, match=r"another kind: pictures: \w+ there, \w+ here"):
         other.refuse_another(cell, kept, tmp_path)
     other.refuse_another(cell, kept | {"pictures": None}, tmp_path)
-    cifar = replace(runs, source=Source("cifar10"))
+    cifar = replace(runs, source=DataConfig("cifar10"))
     with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
-        replace(runs, source=Source("cifar100")).refuse_another(cell, cifar.config(cell), tmp_path)
+        replace(runs, source=DataConfig("cifar100")).refuse_another(cell, cifar.config(cell), tmp_path)
 
 
 def runs_to_record(folder, *told):

@@ -19,10 +19,10 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement, Row, Table
 from PIL import Image
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source
 
 TINY = SCALES["tiny"]
 REPOSITORY = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_where_pictures_lie_on_this_machine_stays_here(tmp_path):
         (tmp_path / "imagenette", "on imagenette, 2 seeds."),
         ("sets/mine", "on sets/mine, 2 seeds."),
     ):
-        together = Runs(Source(str(data)), 2, "none", "cpu", tmp_path, print)
+        together = Runs(DataConfig(str(data)), 2, "none", "cpu", tmp_path, print)
         assert told in accuracy.table_of_runs("5", [], TINY, together, [], "").ours_note
 
 
@@ -196,7 +196,7 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
 
     monkeypatch.setattr(runs, "train_and_report", fake)
     asked_for, told = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())], []
-    both = Runs(Source("here"), 2, "none", "cpu", tmp_path, told.append)
+    both = Runs(DataConfig("here"), 2, "none", "cpu", tmp_path, told.append)
     found = both.measurements(asked_for)
     assert told[4] == "a, x, seed 1 (run 3 of 4)"
     assert told[5] == f"  top-1 60.0%, 2 min 00 s of training: {tmp_path / 'a_x_1' / 'report.html'}"
@@ -223,7 +223,7 @@ def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeyp
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
     monkeypatch.setattr(runs, "train_and_report", fake)
-    runs_here = Runs(Source("here"), 1, "none", "cpu", tmp_path, print)
+    runs_here = Runs(DataConfig("here"), 1, "none", "cpu", tmp_path, print)
     runs_here.measurements([Cell("a", "x", "quick", None, ("epochs=3",))])
     for other in (
         Cell("a", "x", "quick", None, ("epochs=1",)),
@@ -237,12 +237,12 @@ def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeyp
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 @pytest.mark.parametrize("table", ["5", "8", "10", "12", "13"])
 def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, monkeypatch):
-    from efficientnetv2.workflows.overrides import begin_recipe
+    from efficientnetv2.training.overrides import requested_recipe
 
     recipes = []
 
     def settled(words, source, place, **_):
-        recipe = begin_recipe(words, pick_device("cpu"))[0]
+        recipe = requested_recipe(words, pick_device("cpu"))[0]
         recipes.append(recipe)
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')

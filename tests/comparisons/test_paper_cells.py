@@ -10,7 +10,7 @@ from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
 
 from efficientnetv2.architectures.flops import cost
-from efficientnetv2.workflows.overrides import begin_recipe
+from efficientnetv2.training.overrides import requested_recipe
 
 TINY = SCALES["tiny"]
 
@@ -23,7 +23,7 @@ def cell_of(tmp_path, monkeypatch):
     monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
 
     def begin(words, source, place, **_):
-        begun.append((begin_recipe(words, torch.device("cpu"))[0], source.data))
+        begun.append((requested_recipe(words, torch.device("cpu"))[0], source.data))
         place.out.mkdir(parents=True)
         report = {"top1": len(begun) / 1000, "train_s": 60.0 * len(begun)}
         (place.out / "report.json").write_text(json.dumps(report))

@@ -21,11 +21,11 @@ from torch import nn
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.data.builtin_datasets import DatasetNotFoundError
 from efficientnetv2.progressive import presets
+from efficientnetv2.training.overrides import requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.overrides import begin_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 TABLES = [name for name in reproduce.NAMES if name.isdigit()]
@@ -43,7 +43,7 @@ def begun(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "refuse_missing", lambda runs: None)
 
     def begin(words, source, place, **_):
-        asked.append((begin_recipe(words, pick_device("cpu"))[0], source.data))
+        asked.append((requested_recipe(words, pick_device("cpu"))[0], source.data))
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 

@@ -16,9 +16,9 @@ from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choi
 from benchmarks.regimes import regularized
 from tests.messages import mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.workflows.data_config import Source
 
 ROOT = Path(__file__).parents[2]
 CHOICE = Choice("strong", 1e-3)
@@ -78,7 +78,7 @@ def runs(tmp_path, monkeypatch):
         }
 
     monkeypatch.setattr(progressive, "measured", found)
-    return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked, lrs, written
+    return Runs(DataConfig("x"), 2, "none", "cpu", tmp_path, print), asked, lrs, written
 
 
 def test_each_arm_is_tuned_by_itself(runs):

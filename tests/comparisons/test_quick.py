@@ -14,9 +14,9 @@ from benchmarks.quick import FIXED, GROWING, arms, asked, claims
 from tests.command_line import TINY
 from tests.messages import mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.workflows.data_config import Source
 
 
 def test_both_ways_are_the_recipe_as_it_comes_but_for_the_sizes():
@@ -47,7 +47,7 @@ def test_the_claims_by_hand():
 
 def test_what_a_run_came_to_is_kept_without_its_folder(class_folders, tmp_path):
     """Of what a clone has: the figures and the curve, not the run."""
-    runs = Runs(Source(str(class_folders)), 1, "none", "cpu", tmp_path / "out", lambda line: None)
+    runs = Runs(DataConfig(str(class_folders)), 1, "none", "cpu", tmp_path / "out", lambda line: None)
     settings = [word for flag, word in pairwise(TINY) if flag == "--set"]
     cell = Cell("growing", "run", "quick", "efficientnetv2_b0", ("epochs=2", *settings))
     found = asked(runs, cell, 0)

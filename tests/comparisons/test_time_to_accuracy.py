@@ -25,8 +25,8 @@ from tests.messages import mentioning
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.workflows.data_config import Source
 
 # Two epochs of 37 updates as timm 1.0.31 logs them.
 LOG = """
@@ -206,7 +206,7 @@ def test_we_climb_until_the_mean_is_theirs(tmp_path, monkeypatch):
         return rows((0.3 + epochs / 10, 60.0 * epochs))
 
     monkeypatch.setattr(time_to_accuracy, "ours", ours)
-    runs = Runs(Source("x"), 3, "none", "cpu", tmp_path, print)
+    runs = Runs(DataConfig("x"), 3, "none", "cpu", tmp_path, print)
     assert list(climbed(runs, 128, 0.62)) == [3, 4]
     assert asked == [(2, 1), (3, 1), (3, 3), (4, 1), (4, 3)]
     assert list(climbed(runs, 128, 2.0)) == [10]  # of the longest all seeds, however far it is

@@ -15,10 +15,10 @@ from benchmarks.paper.table import Table
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 from tests.messages import mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.workflows.data_config import Source
 
 
 def recipe(arm, px=96, epochs=3):
@@ -67,7 +67,7 @@ def test_the_claims_by_hand():
 
 def test_what_a_run_has_over_its_probe_is_of_the_pictures_that_both_answered(tmp_path):
     """The probe was asked the first four: the run has 3 of them right, it 1. The fifth, right too, does not count."""
-    runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), arms(96, 3)[OURS]
+    runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), arms(96, 3)[OURS]
     run = runs.folder(cell, 0)
     answers = pd.DataFrame({"path": list("abcde"), "label": list("xxyyy"), "true_label": list("xxyxy")})
     probe = pd.DataFrame({"path": list("abcd"), "label": list("xyxy"), "true_label": list("xxyx")})

@@ -21,6 +21,7 @@ from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.bands import load_raster, measure_bands
+from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image
 from efficientnetv2.data.file_probe import probe
@@ -38,7 +39,6 @@ from efficientnetv2.data.raster_checks import band_mismatch, mismatch
 from efficientnetv2.data.readers import default_bands, display_reader, eval_reader, source_reader
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source, with_rule
 from efficientnetv2.workflows.predict_map import MapOptions, resolve_bands
 
 RNG = np.random.default_rng(0)
@@ -540,13 +540,13 @@ def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
     with_fill(tmp_path, -9999)
     listed = load_dataset(tmp_path, require_labels=False)
     said = logged_lines()
-    found = with_rule(listed, Source(str(tmp_path), bands="all"), seed=0)
+    found = with_bands(listed, DataConfig(str(tmp_path), bands="all"), seed=0)
     assert found.bands.nodata == (-9999,)
     assert any("-9999" in line and "--nodata none" in line for line in said)
     assert not any("-9999" in line for line in said if "become 0 to 255" in line)
     said.clear()
-    given = Source(str(tmp_path), bands="all", nodata="-9999,0.5")
-    assert with_rule(listed, given, seed=0).bands.nodata == (-9999, 0.5)
+    given = DataConfig(str(tmp_path), bands="all", nodata="-9999,0.5")
+    assert with_bands(listed, given, seed=0).bands.nodata == (-9999, 0.5)
     assert not any("Missing data" in line for line in said)
     for wrong in ("x", "nan", "1,,2"):
         with pytest.raises(InputError, match=f"--nodata: invalid value '{wrong}'"):
@@ -555,9 +555,9 @@ def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
 
 def test_nodata_of_ordinary_images_is_refused(tmp_path):
     paint(tmp_path / "a/0.jpg", (90, 90, 90))
-    source = Source(str(tmp_path), nodata="0")
+    source = DataConfig(str(tmp_path), nodata="0")
     with pytest.raises(InputError, match=r"--nodata 0: .*ordinary"):
-        with_rule(source.read_any(), source, seed=0)
+        with_bands(source.read_any(), source, seed=0)
 
 
 def printed(path, kind=np.uint8):
@@ -600,7 +600,7 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
         write_raster(tmp_path / name / "deep.tif", deep(3))
     write_raster(tmp_path / "a/third.tif", deep(3))
     said = logged_lines()
-    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0)
+    with_bands(load_dataset(tmp_path), DataConfig(str(tmp_path)), seed=0)
     assert re.fullmatch(
         r"Rasters of different types train together, 3 of uint16 and 2 of uint8, and are seen by this one rule, which "
         r"makes 1[67] of 255 of the largest value of 8 bits: those will look all but black\. Scale all of them alike, "
@@ -610,12 +610,12 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
     for name in ("a/deep", "b/deep", "a/third"):
         write_raster(tmp_path / f"{name}.tif", deep(3, least=0, most=300))
     said.clear()
-    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0)
+    with_bands(load_dataset(tmp_path), DataConfig(str(tmp_path)), seed=0)
     assert "of the largest value of 8 bits. Scale all of them alike" in said[1]
     for name in ("a", "b"):
         (tmp_path / name / "bright.tif").unlink()
     said.clear()
-    with_rule(load_dataset(tmp_path), Source(str(tmp_path)), seed=0)
+    with_bands(load_dataset(tmp_path), DataConfig(str(tmp_path)), seed=0)
     assert len(said) == 1, "of one kind there is nothing to tell"
 
 

@@ -14,13 +14,13 @@ from tests.conftest import paint
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.imagenet import compare
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 
 
 def ids() -> list[str]:
@@ -196,17 +196,17 @@ def short(tmp_path_factory):
 def test_wrong_counts_are_said_before_any_image_is_looked_at(short):
     said = logged_lines()
     words = {"holdout": 0.2, "seed": 0, "made_for": "imagenet1k"}
-    assert len(prepare(Source(str(short)), strict=False, **words).train) == 1000
+    assert len(prepare_data(DataConfig(str(short)), strict=False, **words).train) == 1000
     assert mentions(said[0], "1,000", "ImageNet-1k", "1,281,167")
     assert mentions(said[1], "ImageNet-1k", "732", "1,300")
     assert mentions(said[2], "ImageNet-1k", "50", "n01440764: 1")
     said.clear()
     with pytest.raises(InputError, match=mentioning("1,000", "--set", "made_for=null")):
-        prepare(Source(str(short)), strict=True, **words)
+        prepare_data(DataConfig(str(short)), strict=True, **words)
     assert said == []
 
 
 def test_wrong_counts_of_a_set_that_may_be_any_are_not_remarked_on(short):
     said = logged_lines()
-    prepare(Source(str(short)), holdout=0.2, seed=0, strict=False)
+    prepare_data(DataConfig(str(short)), holdout=0.2, seed=0, strict=False)
     assert not [line for line in said if "ImageNet" in line]

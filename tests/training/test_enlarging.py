@@ -18,10 +18,10 @@ from efficientnetv2.training.auto_config import (
     lower_sizes_for_budget,
     resolve_recipe,
 )
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, resumed_recipe, sets_sizes
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.overrides import Words, begin_recipe, names_sizes, resumed_recipe
 
 
 @pytest.mark.parametrize(
@@ -84,20 +84,22 @@ def test_one_size_stays_one():
 @pytest.mark.parametrize(
     "words",
     [
-        Words(image_px=128),
-        Words(settings=("progressive.image_px={start: 64, end: 128}",)),
-        Words(settings=("progressive.image_px.end=128",)),
-        Words(settings=("progressive={stages: 1, image_px: 128}",)),
-        Words(settings=("enlarge=null",)),
+        TrainOverrides(image_px=128),
+        TrainOverrides(settings=("progressive.image_px={start: 64, end: 128}",)),
+        TrainOverrides(settings=("progressive.image_px.end=128",)),
+        TrainOverrides(settings=("progressive={stages: 1, image_px: 128}",)),
+        TrainOverrides(settings=("enlarge=null",)),
     ],
 )
 def test_a_size_that_was_asked_for_is_taken(words):
-    named_so = Words(recipe="quick", weights="none", image_px=words.image_px, settings=words.settings)
-    recipe, _ = begin_recipe(named_so, "cpu")
+    named_so = TrainOverrides(
+        recipe="quick", weights="none", image_px=words.image_px, settings=words.settings
+    )
+    recipe, _ = requested_recipe(named_so, "cpu")
     assert recipe.enlarge is None
     assert limit_upscaling(recipe, 32) == (recipe, [])
-    also = Words(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
-    assert begin_recipe(also, "cpu")[0].enlarge == 3
+    also = TrainOverrides(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
+    assert requested_recipe(also, "cpu")[0].enlarge == 3
 
 
 QUICKLY = ("group_images=8", "batch_images=8", "precision=fp32", "compile=false", "epochs=5")
@@ -106,7 +108,7 @@ QUICKLY = ("group_images=8", "batch_images=8", "precision=fp32", "compile=false"
 def settled_run(words, folder):
     """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
     cpu = torch.device("cpu")
-    asked, _ = begin_recipe(words, cpu)
+    asked, _ = requested_recipe(words, cpu)
     recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_px=32), Hardware(cpu)).recipe
     assert recipe.progressive.last.image_px < asked.progressive.last.image_px, "or it would say nothing"
     (folder / "run").mkdir()
@@ -124,7 +126,7 @@ def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp
     """Its sizes were made smaller by ``enlarge``, which a recipe has or is given."""
     (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
     recipe = str(tmp_path / "mine.yaml") if by_file else "finetune"
-    words = Words(model=NETWORK, recipe=recipe, weights="none", settings=(*QUICKLY, *further))
+    words = TrainOverrides(model=NETWORK, recipe=recipe, weights="none", settings=(*QUICKLY, *further))
     run, file = settled_run(words, tmp_path)
     assert gone_on(words, file) == run
     for other, said in (
@@ -137,7 +139,7 @@ def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp
 
 def test_a_run_goes_on_by_the_words_that_leave_the_sizes_it_tries_open(tmp_path):
     """They were settled to numbers; a launcher's restart has no other words."""
-    words = Words(
+    words = TrainOverrides(
         model=NETWORK,
         recipe="finetune",
         weights="none",
@@ -152,7 +154,7 @@ def test_a_run_goes_on_by_the_words_that_leave_the_sizes_it_tries_open(tmp_path)
 
 
 def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_path):
-    words = Words(
+    words = TrainOverrides(
         model=NETWORK, recipe="quick", weights="none", image_px=256, settings=(*QUICKLY, "enlarge=3")
     )
     run, file = settled_run(words, tmp_path)
@@ -165,7 +167,7 @@ def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_i
     padded = replace(architecture("efficientnetv2_s"), padding="symmetric", batch_norm_epsilon=1e-5)
     run = limit_upscaling(mine, 32)[0].model_copy(update={"model": padded})
     (tmp_path / "recipe.yaml").write_text(run.to_yaml())
-    words = Words(recipe=str(tmp_path / "mine.yaml"))
+    words = TrainOverrides(recipe=str(tmp_path / "mine.yaml"))
     assert gone_on(words, tmp_path / "recipe.yaml").model == padded
     with pytest.raises(InputError, match="model"):
         gone_on(replace(words, model="efficientnetv2_b0"), tmp_path / "recipe.yaml")
@@ -228,7 +230,7 @@ def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path)
         update={"classifier": "fresh", "frozen_statistics": False, "model": "efficientnetv2_b0"}
     )
     (tmp_path / "recipe.yaml").write_text(there.to_yaml())
-    words = Words(recipe=own, model="efficientnetv2_b0", weights="none", minutes=5)
+    words = TrainOverrides(recipe=own, model="efficientnetv2_b0", weights="none", minutes=5)
     assert resumed_recipe(words, tmp_path / "recipe.yaml").eval_px == 96
     with pytest.raises(InputError, match="progressive"):
         resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml")
@@ -237,12 +239,12 @@ def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path)
 @pytest.mark.parametrize(
     ("words", "named_there"),
     [
-        (Words(minutes=5), False),
-        (Words(minutes=5, settings=("progressive.stages=2", "optimizer.lr=1")), False),
-        (Words(minutes=5, image_px=224), True),
-        (Words(minutes=5, settings=("progressive.image_px={start: 64, end: 224}",)), True),
-        (Words(minutes=5, settings=("eval_px=224",)), True),
+        (TrainOverrides(minutes=5), False),
+        (TrainOverrides(minutes=5, settings=("progressive.stages=2", "optimizer.lr=1")), False),
+        (TrainOverrides(minutes=5, image_px=224), True),
+        (TrainOverrides(minutes=5, settings=("progressive.image_px={start: 64, end: 224}",)), True),
+        (TrainOverrides(minutes=5, settings=("eval_px=224",)), True),
     ],
 )
 def test_sizes_that_words_name_are_known(words, named_there):
-    assert names_sizes(words) is named_there
+    assert sets_sizes(words) is named_there

@@ -14,11 +14,11 @@ from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.cli.main import app
 from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe, with_overrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe, load_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -295,9 +295,9 @@ def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path
 def test_words_mean_what_the_recipe_said_when_they_were_read(tmp_path):
     """Folds are begun, and gone on with, by them, whatever becomes of the file meanwhile."""
     (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
-    words = Words(recipe=str(tmp_path / "mine.yaml"), weights="none")
+    words = TrainOverrides(recipe=str(tmp_path / "mine.yaml"), weights="none")
     (tmp_path / "mine.yaml").unlink()
-    recipe, _ = begin_recipe(words, torch.device("cpu"))
+    recipe, _ = requested_recipe(words, torch.device("cpu"))
     assert recipe == get_recipe("finetune").model_copy(update={"weights": "none"})
 
 
@@ -305,16 +305,16 @@ def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_sa
     """A run's recipe names it, for settling has; others in training would be judged, and saved, at the old one."""
     mine = get_recipe("finetune").model_copy(update={"eval_px": 224, "weights": "none"})
     (tmp_path / "recipe.yaml").write_text(mine.to_yaml())
-    words, said, cpu = Words(recipe=str(tmp_path)), logged_lines(), torch.device("cpu")
+    words, said, cpu = TrainOverrides(recipe=str(tmp_path)), logged_lines(), torch.device("cpu")
     for sizes in ({"image_px": 300}, {"settings": ("progressive.image_px={start: 128, end: 300}",)}):
-        assert begin_recipe(replace(words, **sizes), cpu)[0].eval_px is None
+        assert requested_recipe(replace(words, **sizes), cpu)[0].eval_px is None
     named_again = replace(words, image_px=300, settings=("eval_px=256",))
-    assert begin_recipe(named_again, cpu)[0].eval_px == 256
+    assert requested_recipe(named_again, cpu)[0].eval_px == 256
     assert not said
-    paper = Words(recipe="efficientnetv2_s_paper", image_px=128)
-    assert begin_recipe(replace(paper, settings=("eval_px=384",)), cpu)[0].eval_px == 384
+    paper = TrainOverrides(recipe="efficientnetv2_s_paper", image_px=128)
+    assert requested_recipe(replace(paper, settings=("eval_px=384",)), cpu)[0].eval_px == 384
     assert not said, "to whom it is their own word"
-    assert begin_recipe(paper, cpu)[0].eval_px == 384
+    assert requested_recipe(paper, cpu)[0].eval_px == 384
     assert each_mentions(said, ("384", "128", "--set", "eval_px"))
 
 
@@ -324,5 +324,5 @@ def test_the_sizes_that_a_run_has_tried_by_itself_follow_too(tried, then, tmp_pa
     mine = get_recipe("finetune").model_copy(update={"eval_px": 224, "minival": 0.1, "weights": "none"})
     (tmp_path / "recipe.yaml").write_text(mine.model_copy(update={"eval_px_tried": tried}).to_yaml())
     for words, found in (({}, tried), ({"image_px": 300}, then)):
-        recipe, _ = begin_recipe(Words(recipe=str(tmp_path), **words), torch.device("cpu"))
+        recipe, _ = requested_recipe(TrainOverrides(recipe=str(tmp_path), **words), torch.device("cpu"))
         assert recipe.eval_px_tried == found

@@ -11,20 +11,20 @@ import pytest
 from tests.command_line import NETWORK, SERVER
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training import run_lock
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_dir import LOCK, RUNNING
 from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, crossval
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval_config import Plan
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 
-WORDS = Words(
+WORDS = TrainOverrides(
     model=NETWORK, weights="none", epochs=1, settings=("progressive.stages=1", "progressive.image_px=32")
 )
 
@@ -116,7 +116,9 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
 
     monkeypatch.setattr(auto_config, "prepare", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
-        train_job.train_and_report(WORDS, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
+        train_job.train_and_report(
+            WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)
+        )
     assert resume.saved_steps(out / "checkpoints") == [1]
 
 
@@ -130,7 +132,9 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
 
     monkeypatch.setattr(crossval, "_pictures", pictures)
     with pytest.raises(InputError, match=mentioning("folds", "cross-validation")):
-        crossval.crossvalidate(WORDS, Source(str(class_folders)), Place(out=out, device="cpu"), Plan(folds=2))
+        crossval.crossvalidate(
+            WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu"), Plan(folds=2)
+        )
     assert [file.name for file in out.iterdir()] == ["crossval.json"]
 
 
@@ -193,19 +197,19 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
     out, refused = tmp_path / "mine", []
 
     def train(words, *, resume):
-        place = Place(out=out, resume=resume, device="cpu", workers=0, probe=False)
-        return train_job.train_and_report(words, Source(str(class_folders)), place)
+        place = RunOptions(out=out, resume=resume, device="cpu", workers=0, probe=False)
+        return train_job.train_and_report(words, DataConfig(str(class_folders)), place)
 
     def stopped(job, *, resumed, callbacks, limit):
         before = _contents(out)
         with pytest.raises(InputError, match=mentioning("mine", "another process")):
-            train(Words(), resume=True)
+            train(TrainOverrides(), resume=True)
         refused.append(resumed)
         assert _contents(out) == before
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train_job, "run", stopped)
-    for words, resume_it in ((WORDS, False), (Words(), True)):
+    for words, resume_it in ((WORDS, False), (TrainOverrides(), True)):
         with pytest.raises(KeyboardInterrupt, match="Go on with"):
             train(words, resume=resume_it)
     assert refused == [False, True]
@@ -217,17 +221,17 @@ def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, m
     out, refused = tmp_path / "folds", []
 
     def crossvalidate(words, plan, *, resume):
-        place = Place(out=out, resume=resume, device="cpu", workers=0)
-        return crossval.crossvalidate(words, Source(str(class_folders)), place, plan)
+        place = RunOptions(out=out, resume=resume, device="cpu", workers=0)
+        return crossval.crossvalidate(words, DataConfig(str(class_folders)), place, plan)
 
     def stopped(self, dealt, folder, called):
         with pytest.raises(InputError, match=mentioning("folds", "another process")):
-            crossvalidate(Words(), Plan(), resume=True)
+            crossvalidate(TrainOverrides(), Plan(), resume=True)
         refused.append(called)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(crossval.Runs, "answer", stopped)
-    for words, plan, resume_it in ((WORDS, Plan(folds=2), False), (Words(), Plan(), True)):
+    for words, plan, resume_it in ((WORDS, Plan(folds=2), False), (TrainOverrides(), Plan(), True)):
         with pytest.raises(KeyboardInterrupt, match="Go on with"):
             crossvalidate(words, plan, resume=resume_it)
     assert refused == ["Fold", "Fold"]

@@ -17,13 +17,13 @@ from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
-from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.label_alignment import align_labels
 from efficientnetv2.workflows.predict import _counted, predict_and_write
@@ -148,7 +148,7 @@ def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
     for number in range(23):
         (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
     lines = logged_lines()
-    damage = tell(load_dataset(tmp_path / "packed"), strict=False)
+    damage = report_notes(load_dataset(tmp_path / "packed"), strict=False)
     assert len(damage.reasons) == 46
     assert len(lines) == 21
     assert mentions(lines[19], "pictures-000019.tar", "missing")
@@ -221,7 +221,7 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
     monkeypatch.setattr(
         batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says."
     )
-    model, source = str(tmp_path / model), Source(str(class_folders))
+    model, source = str(tmp_path / model), DataConfig(str(class_folders))
     plain = {"device": "cpu"}
     if verb == "predict":
         predict_and_write(model, source, out=tmp_path / "out.csv", workers=0, strict=False, **plain)

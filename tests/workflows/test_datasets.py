@@ -10,11 +10,11 @@ from tests.conftest import paint
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.data import data_module as module
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import datasets as module
 from efficientnetv2.workflows.crossval import _pictures
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def damage(file):
 
 def prepared(photos, strict=False):
     said = logged_lines()
-    return prepare(Source(str(photos)), holdout=0.2, seed=0, strict=strict), " ".join(said)
+    return prepare_data(DataConfig(str(photos)), holdout=0.2, seed=0, strict=strict), " ".join(said)
 
 
 def test_damage_of_evaluated_images_is_found_before_the_first_step(photos):
@@ -70,7 +70,7 @@ def test_of_very_many_a_part_is_decoded(photos, monkeypatch):
 def test_every_fold_is_evaluated_so_all_images_are_decoded(photos, capsys):
     for path in ("val/red/03.jpg", "train/red/05.jpg"):
         damage(photos / path)
-    dataset, contents, skipped = _pictures(Source(str(photos)), SimpleNamespace(strict=False), 0)
+    dataset, contents, skipped = _pictures(DataConfig(str(photos)), SimpleNamespace(strict=False), 0)
     assert {path for path, _ in skipped} == {"val/red/03.jpg", "train/red/05.jpg"}
     assert len(dataset) == len(contents) == 58
     assert np.isin([path for path, _ in skipped], dataset.paths).sum() == 0

@@ -18,6 +18,8 @@ from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 from tests.training.test_loop import SMALL
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
@@ -39,8 +41,6 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import resume
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.leakage import (
     PretrainOverlap,
     TrainOverlap,
@@ -149,7 +149,7 @@ def weights_of(pictures, tmp_path, class_names=()):
 
 def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
     """Nine of 48 pictures are held out; the weights have learnt from four of these, or from the others alone."""
-    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
+    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
     found = pretrain_overlap(place, network, prepared)
@@ -162,7 +162,7 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
 
 def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
     """As minival of the run that trained them, or of one before that."""
-    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False)
+    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
     end = "the figure on them is optimistic. For an honest one hold out others, by a column split or the --seed of"
@@ -204,7 +204,7 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
 
 def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
     quiet = {"strict": False}
-    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
     with pytest.raises(InputError, match=mentioning("6", "minival")):
         pretrain_overlap(place, network, prepared)
@@ -304,7 +304,7 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
 def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
     """For which classes those before it were is not known, and other classes are no reason to refuse it."""
     quiet = {"strict": False}
-    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)
     assert pretrain_overlap(place, network, prepared) == PretrainOverlap()

@@ -17,12 +17,12 @@ from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
 
@@ -159,7 +159,7 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
 
     monkeypatch.setattr(Path, "mkdir", fails)
     with pytest.raises(InputError, match=mentioning("--out", "Read-only file system")):
-        evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "rated", strict=False, **MACHINE)
+        evaluate_and_report("m", DataConfig("d"), split=None, out=tmp_path / "rated", strict=False, **MACHINE)
 
 
 def test_a_sheet_replaces_no_picture_but_a_sheet(here):

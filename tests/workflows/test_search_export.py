@@ -20,10 +20,10 @@ from efficientnetv2.nas.storage import optuna
 from efficientnetv2.nas.study import create, opened
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 from efficientnetv2.workflows.search_export import compound, grow
 
 SPACE = small()
@@ -59,8 +59,8 @@ def trained_by(command: str) -> Recipe:
     parser.add_argument("--image-px", type=int)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     said = parser.parse_args(shlex.split(command))
-    words = Words(model=said.model, image_px=said.image_px, settings=tuple(said.settings))
-    return begin_recipe(words, torch.device("cpu"))[0]
+    words = TrainOverrides(model=said.model, image_px=said.image_px, settings=tuple(said.settings))
+    return requested_recipe(words, torch.device("cpu"))[0]
 
 
 @pytest.mark.parametrize("image_px", [48, 64])

@@ -16,6 +16,7 @@ from tests.conftest import paint
 from tests.file_server import serving
 from tests.log_lines import logged_lines
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import RemoteStore
@@ -30,7 +31,6 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
 from efficientnetv2.workflows import predict as predict_job
 from efficientnetv2.workflows.batch_predict import PredictionCheckpoint, PredictionJob, run_prediction
-from efficientnetv2.workflows.data_config import Source
 
 MODEL = "model.safetensors"
 CLASSES = ("blue", "green", "red")
@@ -279,7 +279,7 @@ def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_fol
     monkeypatch.setattr(predict_job, "write_ranking", stopped)
     with pytest.raises((InputError, KeyboardInterrupt)) as ended:
         predict_job.predict_and_write(
-            str(tmp_path / MODEL), Source(str(class_folders)), out=tmp_path / "labels.csv",
+            str(tmp_path / MODEL), DataConfig(str(class_folders)), out=tmp_path / "labels.csv",
             rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False,
         )  # fmt: skip
     assert ("the same command goes on" in str(ended.value)) == (stop == signal.SIGTERM)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from tests.nas.test_study import PLAN
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.workflows.data_config import Source
 from efficientnetv2.workflows.study_dir import StudyFolder
 
 PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split\n"))
@@ -19,7 +19,7 @@ PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split
 def begun(tmp_path, data: str = "pictures", plan=PLAN) -> StudyFolder:
     folder = StudyFolder(tmp_path / "study")
     folder.make()
-    folder.begin(Source(data), folder.own_storage, PICTURES, plan)
+    folder.begin(DataConfig(data), folder.own_storage, PICTURES, plan)
     return folder
 
 

@@ -17,6 +17,8 @@ from tests.data.test_splits import dataset
 from tests.messages import mentions
 from tests.metrics.test_bootstrap import alike_places
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
@@ -24,13 +26,12 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import initial_weights
 from efficientnetv2.training.initial_weights import WeightsCandidate
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows import weights_selection
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
-from efficientnetv2.workflows.overrides import Words, begin_recipe
-from efficientnetv2.workflows.run_options import Decided, Place
+from efficientnetv2.workflows.run_options import Decided
 from efficientnetv2.workflows.weights_selection import chosen
 
 CPU = torch.device("cpu")
@@ -46,15 +47,15 @@ def painted(folder, names=("red", "green", "blue"), each=12):
 
 
 def decided(words, starts, tmp_path):
-    recipe, notes = begin_recipe(words, CPU, found=starts[0])
+    recipe, notes = requested_recipe(words, CPU, found=starts[0])
     return Decided(tmp_path / "run", recipe, tuple(notes), starts=starts)
 
 
 def compared(words, starts, source, tmp_path, place=None):
     known = decided(words, starts, tmp_path)
     recipe = known.recipe
-    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=False)
-    return known, chosen(known, words, prepared, CPU, 0, place or Place()), prepared
+    prepared = prepare_data(source, holdout=recipe.holdout, seed=recipe.seed, strict=False)
+    return known, chosen(known, words, prepared, CPU, 0, place or RunOptions()), prepared
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +87,18 @@ def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
         raise InputError("as far as the first answer")
 
     monkeypatch.setattr(weights_selection, "_answers", ended)
-    source = Source(str(painted(tmp_path / "pictures")))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
     starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     with pytest.raises(InputError, match="first answer"):
-        compared(Words(settings=SMALL), starts, source, tmp_path)
+        compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
     assert mentions(capsys.readouterr().out, "2", "30", "training")
 
 
 def test_the_better_features_win_wherever_they_stand(files, tmp_path):
-    source = Source(str(painted(tmp_path / "pictures")))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     for starts in ((blind, drawn), (drawn, blind)):
-        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
         assert after.compared is not None
         figures = {one["weights"]: one["value"] for one in after.compared["starts"]}
@@ -108,20 +109,22 @@ def test_the_better_features_win_wherever_they_stand(files, tmp_path):
 
 def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = Source(str(painted(tmp_path / "pictures")))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
     starts = (found(files / "blind.safetensors", "blind"), SCRATCH)
-    before, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+    before, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
     assert (before.recipe.name, after.recipe.name) == ("finetune", "quick")
     assert after.recipe.weights == "none"
     assert after.path.name.endswith("quick")
-    _, kept, _ = compared(Words(settings=SMALL), starts, source, tmp_path, Place(out=tmp_path / "mine"))
+    _, kept, _ = compared(
+        TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine")
+    )
     assert kept.path == tmp_path / "run"  # what --out says stays
 
 
 def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, tmp_path, monkeypatch):
     """As good as random ones they give way to the recipe from scratch; others that promise more stay."""
     monkeypatch.chdir(tmp_path)
-    source = Source(str(painted(tmp_path / "pictures")))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
     drawn = found(files / "drawn.safetensors", "drawn")
     same = np.zeros(36, dtype=np.int64)
     monkeypatch.setattr(
@@ -129,39 +132,41 @@ def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, 
     )
     for bundled, weights, recipe in ((True, "none", "quick"), (False, drawn.word, "finetune")):
         starts = (replace(drawn, bundled=bundled), SCRATCH)
-        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert (after.recipe.weights, after.recipe.name) == (weights, recipe)
         assert ("drawn is not better than that" in after.chosen[0]) == bundled
 
 
 def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_path, monkeypatch):
-    source = Source(str(painted(tmp_path / "pictures")))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
     drawn = replace(found(files / "drawn.safetensors", "drawn"), bundled=True)
 
     def answers(one, recipe, task, *rest):
         return task.pictures.labels if one is drawn else np.zeros_like(task.pictures.labels)
 
     monkeypatch.setattr(weights_selection, "_answers", answers)
-    _, after, _ = compared(Words(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
+    _, after, _ = compared(TrainOverrides(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
     assert after.recipe.weights == drawn.word
 
 
 def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tmp_path):
-    source = Source(str(painted(tmp_path / "pictures")))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     for starts in (
         (replace(blind, lacking="no network."), drawn),
         (replace(drawn, lacking="no network."), blind),
     ):
-        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
         assert "Not compared, but promising more: no network." in after.chosen
 
 
 def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_comparison(files, tmp_path):
     """Three shares fit finetune; from scratch it would be quick, which has four stages, and end the run."""
-    source = Source(str(painted(tmp_path / "pictures")))
-    shares = Words(settings=("progressive.shares=[1, 2, 3]", "progressive.image_px={start: 32, end: 32}"))
+    source = DataConfig(str(painted(tmp_path / "pictures")))
+    shares = TrainOverrides(
+        settings=("progressive.shares=[1, 2, 3]", "progressive.image_px={start: 32, end: 32}")
+    )
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
     assert alone.recipe.weights == blind.word
@@ -172,7 +177,7 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     assert after.recipe.weights == drawn.word
     assert "random weights left out" in after.chosen[-1]
     # Of 56 px finetune begins with 32, quick with 28.
-    small = Words(image_px=56)
+    small = TrainOverrides(image_px=56)
     _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
     assert after.chosen[-1].startswith(
         "Weights: random weights left out of the comparison. Of its recipe: the smallest"
@@ -180,13 +185,13 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
 
 
 def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
-    source = Source(str(painted(tmp_path / "pictures", each=8)))
+    source = DataConfig(str(painted(tmp_path / "pictures", each=8)))
     one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")
-    _, after, _ = compared(Words(settings=SMALL), (one, same), source, tmp_path)
+    _, after, _ = compared(TrainOverrides(settings=SMALL), (one, same), source, tmp_path)
     assert after.compared is not None
     assert len({one["value"] for one in after.compared["starts"]}) == 1
     assert "for one" in after.chosen[0]
-    before, alone, _ = compared(Words(settings=SMALL), (one,), source, tmp_path)
+    before, alone, _ = compared(TrainOverrides(settings=SMALL), (one,), source, tmp_path)
     assert alone == before
 
 
@@ -241,9 +246,9 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
         return real(network, dataset, **others)
 
     monkeypatch.setattr(weights_selection, "embed_dataset", embed)
-    source = Source(str(tmp_path / "table.csv"), group_column="group")
+    source = DataConfig(str(tmp_path / "table.csv"), group_column="group")
     starts = (found(files / "drawn.safetensors", "drawn"), SCRATCH)
-    _, after, prepared = compared(Words(settings=SMALL), starts, source, tmp_path)
+    _, after, prepared = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
     assert len(seen) == 2
     assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
     assert "groups kept whole" in after.chosen[0]
@@ -264,10 +269,10 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
 
     monkeypatch.setattr(weights_selection, "embed_dataset", embed)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
-    source = Source(str(painted(tmp_path / "pictures", ("red", "blue"))))
-    _, after, _ = compared(Words(), starts, source, tmp_path)
+    source = DataConfig(str(painted(tmp_path / "pictures", ("red", "blue"))))
+    _, after, _ = compared(TrainOverrides(), starts, source, tmp_path)
     assert (sizes, after.recipe.progressive.last.image_px) == ([128, 128], 224)
-    compared(Words(settings=("eval_px=160",)), starts, source, tmp_path)
+    compared(TrainOverrides(settings=("eval_px=160",)), starts, source, tmp_path)
     assert sizes[2:] == [160, 160]
 
 
@@ -313,13 +318,13 @@ class Ticking:
 def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
     clock = Ticking(monkeypatch, *each_s)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
-    words = Words(minutes=60, settings=SMALL)
-    source = Source(str(painted(tmp_path / "pictures", each=120)))
+    words = TrainOverrides(minutes=60, settings=SMALL)
+    source = DataConfig(str(painted(tmp_path / "pictures", each=120)))
     known = decided(words, starts, tmp_path)
-    prepared = prepare(source, holdout=known.recipe.holdout, seed=0, strict=False)
+    prepared = prepare_data(source, holdout=known.recipe.holdout, seed=0, strict=False)
     assert len(prepared.train) == 288
     budget = SimpleNamespace(left_s=left_s)
-    after = chosen(known, words, prepared, CPU, 0, Place(), budget)
+    after = chosen(known, words, prepared, CPU, 0, RunOptions(), budget)
     assert clock.images == looked_at
     assert clock.now <= 40 * 1.5 + 187 * 0.5
     if len(looked_at) < 3:
@@ -337,13 +342,13 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
     at_hand = initial_weights.weights_candidates("efficientnetv2_b0", shipped=shipped)
     assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
-    monkeypatch.setattr("efficientnetv2.workflows.overrides.weights_candidates", lambda model: at_hand)
+    monkeypatch.setattr("efficientnetv2.training.overrides.weights_candidates", lambda model: at_hand)
     from efficientnetv2.workflows.train import train_and_report
 
-    words = Words(model="efficientnetv2_b0", epochs=1, batch_images=8, settings=SMALL)
+    words = TrainOverrides(model="efficientnetv2_b0", epochs=1, batch_images=8, settings=SMALL)
     out = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
-    train_and_report(words, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
+    train_and_report(words, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0))
     report = json.loads((out / "report.json").read_text())
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
     assert len(report["weights_compared"]["starts"]) == 2

@@ -82,8 +82,8 @@ def inspect(
 
     folder = out or inspection_folder(data)
     refuse_within(data, folder, "--out", verb="inspect" if out is None else None)
+    from efficientnetv2.data.config import DataConfig
     from efficientnetv2.workflows.check import run_check  # torch, which takes seconds
-    from efficientnetv2.workflows.data_config import Source
 
     def tell(found: CheckResult) -> None:
         if as_json:
@@ -92,7 +92,7 @@ def inspect(
 
     with Screen(quiet=as_json) as screen:
         run_check(
-            Source(
+            DataConfig(
                 data,
                 path_column,
                 label_column,

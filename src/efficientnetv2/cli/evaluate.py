@@ -103,11 +103,11 @@ def evaluate(
     - `effnetv2 evaluate model.safetensors train.csv --sizes 96,128,160,192 --out sizes/`
     """
     from efficientnetv2.cli.results import ResultPrinter
-    from efficientnetv2.workflows.data_config import Source
+    from efficientnetv2.data.config import DataConfig
     from efficientnetv2.workflows.evaluate import evaluate_and_report
     from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
-    source = Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
+    source = DataConfig(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
     with Screen(quiet=as_json) as screen:
         evaluate_and_report(
             model,

@@ -18,9 +18,9 @@ from typer.models import OptionInfo
 from efficientnetv2.progressive.schedule import IMAGE_PX
 
 if TYPE_CHECKING:
-    from efficientnetv2.workflows.data_config import Source
-    from efficientnetv2.workflows.overrides import Words
-    from efficientnetv2.workflows.run_options import Place
+    from efficientnetv2.data.config import DataConfig
+    from efficientnetv2.training.overrides import TrainOverrides
+    from efficientnetv2.training.run_options import RunOptions
 
 
 def between(least: float, most: float = math.inf, *, rule: str | None = None) -> Callable[[Any], Any]:
@@ -279,16 +279,16 @@ class RecipeOptions:
     seed: Seed = None
     settings: Settings = None
 
-    def words(self) -> Words:
+    def words(self) -> TrainOverrides:
         """For whoever makes a recipe of them.
 
         Raises:
             InputError: two of them contradict each other, or a value out of range.
         """
-        from efficientnetv2.workflows.overrides import Words
+        from efficientnetv2.training.overrides import TrainOverrides
 
         said = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Words(**said | {"settings": tuple(self.settings or ())})
+        return TrainOverrides(**said | {"settings": tuple(self.settings or ())})
 
 
 @dataclass(frozen=True)
@@ -306,11 +306,11 @@ class TableOptions:
     layout: FolderLayout = "auto"
     min_images_per_class: MinImagesPerClass = 0
 
-    def source(self, data: str) -> Source:
+    def source(self, data: str) -> DataConfig:
         """DATA and how to read it."""
-        from efficientnetv2.workflows.data_config import Source
+        from efficientnetv2.data.config import DataConfig
 
-        return Source(data, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return DataConfig(data, **{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -332,11 +332,13 @@ class MachineOptions:
     as_json: Json = False
     verbose: Verbose = False
 
-    def place(self, out: Path | None, *, resume: bool = False, against: Path | None = None) -> Place:
+    def place(self, out: Path | None, *, resume: bool = False, against: Path | None = None) -> RunOptions:
         """Where and how to run."""
-        from efficientnetv2.workflows.run_options import Place
+        from efficientnetv2.training.run_options import RunOptions
 
-        return Place(out, resume, self.device, self.workers, self.memory_gib, self.strict, against=against)
+        return RunOptions(
+            out, resume, self.device, self.workers, self.memory_gib, self.strict, against=against
+        )
 
 
 Answer = TypeVar("Answer")

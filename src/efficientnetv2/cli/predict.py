@@ -68,10 +68,10 @@ def predict(
     - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8`
     - `effnetv2 predict runs/animals new_photos/ --label-separator ";"`
     """
-    from efficientnetv2.workflows.data_config import Source
+    from efficientnetv2.data.config import DataConfig
     from efficientnetv2.workflows.predict import predict_and_write
 
-    source = Source(data, path_column, label_column)
+    source = DataConfig(data, path_column, label_column)
     with Screen(quiet=as_json):
         table = predict_and_write(
             model,

@@ -62,12 +62,12 @@ def shards(
     - `effnetv2 train shards/`
     - `effnetv2 train s3://bucket/shards/`
     """
+    from efficientnetv2.data.config import DataConfig
     from efficientnetv2.data.shards.writer import PackOptions
-    from efficientnetv2.workflows.data_config import Source
     from efficientnetv2.workflows.shards import pack_shards
 
     packing = PackOptions(round(shard_mb * 1_000_000), shard_pictures, image_px, seed, strict)
-    source = Source(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
+    source = DataConfig(data, path_column, label_column, group_column, labels, label_separator, layout=layout)
     with Screen(quiet=as_json) as screen:
         dataset, packed = pack_shards(source, out, packing)
         index = packed.index

@@ -15,15 +15,15 @@ import torch
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.training import recipe_fields
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.utils.shell import CALL
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words
-from efficientnetv2.workflows.run_options import Place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,14 +147,14 @@ def run_arguments(
     workers: int | None,
     resume: bool = False,
     baseline: PathLike | None = None,
-) -> tuple[Words, Source, Place]:
+) -> tuple[TrainOverrides, DataConfig, RunOptions]:
     """What decides a run, its dataset, and where it runs; arguments are those of ``function``.
 
     Raises:
         InputError: One is unknown, of a wrong type or out of range, or two of them contradict each other.
     """
     refuse_unknown(function, overrides, Overrides)
-    place = Place(
+    place = RunOptions(
         path_of("output", output),
         resume,
         str(device),
@@ -166,7 +166,7 @@ def run_arguments(
     return _words(recipe, overrides), source_of(data, overrides), place
 
 
-def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Words:
+def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> TrainOverrides:
     """What overrides say of the recipe."""
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = settings_of(given.get("settings", {}))
@@ -176,7 +176,7 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Wo
         lr = float(number("lr", given["lr"], 0, whole=False))
         settings = (*settings, f"optimizer.lr={recipe_fields.format_value(lr)}")
     model = given.get("model")
-    return Words(
+    return TrainOverrides(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
         recipe=recipe if recipe is None or isinstance(recipe, Recipe) else path_text("recipe", recipe),
         weights=path_text("weights", given["weights"]) if "weights" in given else None,
@@ -211,7 +211,7 @@ def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={recipe_fields.format_value(value)}" for name, value in plain.items())
 
 
-def source_of(data: PathLike, table: Mapping[str, Any]) -> Source:
+def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:
     """A dataset, and how to read it.
 
     Raises:
@@ -223,7 +223,7 @@ def source_of(data: PathLike, table: Mapping[str, Any]) -> Source:
         if name in given and not isinstance(given[name], str):
             values = given[name] if isinstance(given[name], Sequence) else [given[name]]
             given[name] = ",".join(map(str, values))
-    return Source(path_text("data", data), **given)
+    return DataConfig(path_text("data", data), **given)
 
 
 def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], known: type) -> None:

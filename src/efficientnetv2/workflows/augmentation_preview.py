@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError, display_channels
@@ -25,18 +27,16 @@ from efficientnetv2.training.auto_config import limit_upscaling
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.losses import NO_CLASS_TERMS, class_terms
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_place, write_atomically
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.image_cache import shown
 from efficientnetv2.workflows.output_paths import refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _STRETCHED = "dark ones with the contrast stretched as this picture of their col
 
 
 def draw_sheet(
-    words: Words, source: Source, out: Path | None, *, pictures: int, device: str, strict: bool
+    words: TrainOverrides, source: DataConfig, out: Path | None, *, pictures: int, device: str, strict: bool
 ) -> None:
     """Draw a sheet of what each stage of a recipe feeds to the network.
 
@@ -64,8 +64,8 @@ def draw_sheet(
     refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
     tell_replaced(out)
     on = pick_device(device)
-    recipe, chosen = begin_recipe(words, on)
-    prepared = prepare(
+    recipe, chosen = requested_recipe(words, on)
+    prepared = prepare_data(
         source,
         holdout=recipe.holdout,
         answered=recipe.answered,
@@ -73,7 +73,7 @@ def draw_sheet(
         seed=recipe.seed,
         strict=strict,
     )
-    recipe, smaller = limit_upscaling(recipe, prepared.stored_px(recipe))
+    recipe, smaller = limit_upscaling(recipe, None if recipe.enlarge is None else prepared.stored_px)
     for line in [*chosen, *smaller]:
         _logger.info(line)
     train = prepared.train

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import DataModule, prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.loader import decode_threads, thread_map
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.models import pretrained
@@ -22,10 +23,12 @@ from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import ResolvedRecipe, TimeConstraints, TrainingSet, resolve_recipe
 from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.initial_weights import better_weights
+from efficientnetv2.training.overrides import TrainOverrides, sets_sizes, setting_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_dir import RUN_FILES
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
@@ -33,18 +36,15 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import Prepared, prepare
 from efficientnetv2.workflows.leakage import PretrainOverlap, pretrain_overlap
 from efficientnetv2.workflows.linear_probe import with_classifier
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
-from efficientnetv2.workflows.overrides import Words, field_of, names_sizes
-from efficientnetv2.workflows.run_options import Decided, Place
+from efficientnetv2.workflows.run_options import Decided
 
 _FIELD = "several_labels"
 
 
-def refuse_unlike(recipe: Recipe, words: Words, separator: str | None) -> None:
+def refuse_unlike(recipe: Recipe, words: TrainOverrides, separator: str | None) -> None:
     """Refuse what would be of no effect on these pictures.
 
     Args:
@@ -56,7 +56,7 @@ def refuse_unlike(recipe: Recipe, words: Words, separator: str | None) -> None:
         InputError: the words say how several labels are learnt, but each picture has one; or fields that are for
             classes which exclude each other, of a recipe that answers each class by itself.
     """
-    said = [setting for setting in words.settings if field_of(setting) == _FIELD]
+    said = [setting for setting in words.settings if setting_name(setting) == _FIELD]
     if said and separator is None:
         raise InputError(
             f"--set {said[-1]} says how several labels of a picture are learnt, but each of these has one. Leave it "
@@ -100,7 +100,9 @@ _FOR_STEPS = 0.6
 _READ = 16
 
 
-def refuse_words(known: Decided, words: Words, source: Source, place: Place, verb: str) -> None:
+def refuse_words(
+    known: Decided, words: TrainOverrides, source: DataConfig, place: RunOptions, verb: str
+) -> None:
     """Refuse what needs no look at a picture: words without effect on them, and a folder that is no place for a run.
 
     Args:
@@ -119,7 +121,7 @@ def refuse_words(known: Decided, words: Words, source: Source, place: Place, ver
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
 
 
-def looked_at(recipe: Recipe, source: Source, place: Place) -> Prepared:
+def looked_at(recipe: Recipe, source: DataConfig, place: RunOptions) -> DataModule:
     """The pictures as the recipe parts them, every one looked at; see ``prepare``.
 
     Args:
@@ -130,7 +132,7 @@ def looked_at(recipe: Recipe, source: Source, place: Place) -> Prepared:
     Raises:
         InputError: what is wrong with the pictures.
     """
-    return prepare(
+    return prepare_data(
         source,
         holdout=recipe.holdout,
         answered=recipe.answered,
@@ -155,7 +157,7 @@ class Agreed:
     """
 
     settled: ResolvedRecipe
-    prepared: Prepared
+    prepared: DataModule
     preprocessing: Preprocessing
     seen: PretrainOverlap
     notes: tuple[str, ...]
@@ -163,10 +165,10 @@ class Agreed:
 
 def agreed(
     known: Decided,
-    words: Words,
-    prepared: Prepared,
+    words: TrainOverrides,
+    prepared: DataModule,
     device: torch.device,
-    place: Place,
+    place: RunOptions,
     world: World = SINGLE_PROCESS,
     *,
     budget: StartupBudget | None = None,
@@ -193,8 +195,8 @@ def agreed(
     recipe = with_classifier(known.recipe, prepared)
     if recipe.minival == "auto" and not prepared.chooses:
         recipe = validate_recipe(recipe.to_json() | {"minival": None}, where=recipe.name)
-    lowers = budget is not None and words.minutes is not None and not names_sizes(words)
-    stored_px = prepared.stored_px(recipe)
+    lowers = budget is not None and words.minutes is not None and not sets_sizes(words)
+    stored_px = None if recipe.enlarge is None else prepared.stored_px
     compile_within_s = None if budget is None else budget.left_s
     if not compiles:
         compile_within_s = 0.0
@@ -205,7 +207,7 @@ def agreed(
                 len(prepared.train),
                 prepared.train.class_names,
                 in_channels=prepared.dataset.channels,
-                stored_px=median_shorter_side(prepared.train) if lowers and stored_px is None else stored_px,
+                stored_px=prepared.stored_px if lowers and stored_px is None else stored_px,
             ),
             Hardware(device, place.memory_gib, world),
             time=TimeConstraints(
@@ -264,7 +266,7 @@ def _read_s(train: ImageDataset, recipe: Recipe, workers: int) -> float:
     return (time.perf_counter() - began) / (len(rows) * max(1, workers))
 
 
-def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -> list[str]:
+def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: DataModule) -> list[str]:
     """What is said of a run once nothing is left to decide.
 
     Args:
@@ -281,7 +283,7 @@ def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -
     return [*notes, pictures_note(of.preprocessing, theirs, trained_px=trained_px, eval_px=eval_px)]
 
 
-def probes(recipe: Recipe, place: Place, images: int | None = None) -> bool:
+def probes(recipe: Recipe, place: RunOptions, images: int | None = None) -> bool:
     """Whether a run asks for a linear probe of its weights, and has time for it.
 
     Args:
@@ -292,7 +294,7 @@ def probes(recipe: Recipe, place: Place, images: int | None = None) -> bool:
     return images != 0 and recipe.weights != "none" and (place.probe or recipe.classifier == "probe")
 
 
-def unprobed(recipe: Recipe, place: Place, prepared: Prepared) -> list[str]:
+def unprobed(recipe: Recipe, place: RunOptions, prepared: DataModule) -> list[str]:
     """That there is no linear probe where a run asks for one, in a sentence; none where there is."""
     if not probes(recipe, place) or prepared.dataset.separator is None:
         return []

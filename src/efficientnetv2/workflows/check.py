@@ -18,6 +18,7 @@ from efficientnetv2.checks import report as page
 from efficientnetv2.checks.report import CheckResult, check_dataset
 from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
+from efficientnetv2.data.config import DataConfig, report_notes, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
@@ -43,7 +44,6 @@ from efficientnetv2.workflows.arguments import (
     source_of,
 )
 from efficientnetv2.workflows.batch_predict import none_readable_error
-from efficientnetv2.workflows.data_config import Source, tell, with_rule
 from efficientnetv2.workflows.evaluation_result import library_versions
 from efficientnetv2.workflows.output_paths import refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
@@ -58,7 +58,7 @@ _SEED = 0  # of the search for copies and of folds: an inspection is to say the 
 
 
 def run_check(
-    source: Source,
+    source: DataConfig,
     *,
     folder: Path,
     weights: str,
@@ -94,8 +94,8 @@ def run_check(
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
         tell_replaced(folder / report.PAGE_NAME)
         network, name = _network(weights)
-        damage = tell(dataset, strict=False)
-        dataset = with_rule(dataset, source, seed=_SEED)
+        damage = report_notes(dataset, strict=False)
+        dataset = with_bands(dataset, source, seed=_SEED)
         # A person looks at three bands, and so do the networks that find look-alikes.
         if dataset.bands is not None:
             dataset = replace(dataset, bands=dataset.bands.shown)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 
 from efficientnetv2.data.augmented_copies import validate_copy_splits
+from efficientnetv2.data.config import DataConfig, with_bands
+from efficientnetv2.data.data_module import decode_evaluated
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
@@ -23,9 +25,17 @@ from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
+from efficientnetv2.training.overrides import (
+    TrainOverrides,
+    open_weights,
+    requested_recipe,
+    sets_length,
+    validate_requested_sizes,
+)
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir, new_run_path
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, count_of, some
 from efficientnetv2.utils.io import check_folder, write_atomically
@@ -53,14 +63,10 @@ from efficientnetv2.workflows.crossval_config import (
 )
 from efficientnetv2.workflows.crossval_report import OTHERWISE, conclude
 from efficientnetv2.workflows.crossval_runs import Runs
-from efficientnetv2.workflows.data_config import Source, with_rule
-from efficientnetv2.workflows.datasets import decode_evaluated
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
-from efficientnetv2.workflows.overrides import Words, begin_recipe, refuse_too_small, says_length, starts_open
 from efficientnetv2.workflows.predictions_io import MOST_CLASSES
 from efficientnetv2.workflows.results import CrossValidation
-from efficientnetv2.workflows.run_options import Place
 
 _logger = logging.getLogger(__name__)
 
@@ -68,9 +74,9 @@ _NAME = "crossval"  # in that of a folder that nobody has named
 
 
 def crossvalidate(
-    words: Words,
-    source: Source,
-    place: Place,
+    words: TrainOverrides,
+    source: DataConfig,
+    place: RunOptions,
     plan: Plan,
     said: Collection[str] = (),
     callbacks: Sequence[Callback] = (),
@@ -147,7 +153,7 @@ def crossvalidate(
     return folder
 
 
-def _folder(place: Place) -> tuple[Path, bool]:
+def _folder(place: RunOptions) -> tuple[Path, bool]:
     """The folder, and whether there is something to go on with."""
     if place.resume:
         places = [RUNS] if place.out is None else [place.out.parent, RUNS]
@@ -184,7 +190,7 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def _pictures(
-    source: Source, place: Place, seed: int, begun: Path | None = None
+    source: DataConfig, place: RunOptions, seed: int, begun: Path | None = None
 ) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read.
 
@@ -221,7 +227,7 @@ def _pictures(
         answered = rows[dataset.split[rows] != "test"]
         # By a rule, as each fold reads rasters; the folds measure and tell their own.
         with silenced():
-            part = with_rule(dataset.select(answered), source, seed=seed)
+            part = with_bands(dataset.select(answered), source, seed=seed)
         bad = decode_evaluated(part, np.arange(len(part)), strict=place.strict)
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
         rows = np.setdiff1d(rows, answered[list(bad)])
@@ -258,7 +264,7 @@ def _readable_then(folder: Path, dataset: ImageDataset, readable: Ints) -> tuple
     return np.setdiff1d(np.union1d(readable, lost), back), left_out
 
 
-def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None) -> Recipe:
+def _recipe(words: TrainOverrides, plan: Plan, place: RunOptions, separator: str | None = None) -> Recipe:
     """The recipe, and those of every try, refused before anything is trained.
 
     Raises:
@@ -266,18 +272,18 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
     """
     device = pick_device(place.device)
     with silenced():
-        recipe, _ = begin_recipe(words, device)
-    starts = [one.word for one in starts_open(words, device)]
+        recipe, _ = requested_recipe(words, device)
+    starts = [one.word for one in open_weights(words, device)]
 
-    def refuse(one: Recipe, asked: Words) -> None:
+    def refuse(one: Recipe, asked: TrainOverrides) -> None:
         refuse_unlike(one, asked, separator)
         if not place.resume:  # weights that the folds began with may be gone
             validate_weights_name(one.weights)
-        refuse_too_small(one, device, starts)
+        validate_requested_sizes(one, device, starts)
 
     refuse(recipe, words)
     for index in range(len(plan.tries)):
-        if words.minutes is not None and says_length(plan.settings_of(index)):
+        if words.minutes is not None and sets_length(plan.settings_of(index)):
             raise InputError(
                 f"--try {plan.tries[index]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
@@ -287,7 +293,7 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
             try:
                 tried = with_further(words, (*plan.settings_of(index), *further))
                 with silenced():
-                    further_recipe, _ = begin_recipe(tried, device)
+                    further_recipe, _ = requested_recipe(tried, device)
                 refuse(further_recipe, tried)
             except InputError as error:  # for the words alone have just been taken
                 said = "".join(f" --try-set {setting}" for setting in further)
@@ -369,7 +375,13 @@ def _where_it_lay(folder: Path, dataset: ImageDataset) -> ImageDataset:
 
 
 def _begin(
-    folder: Path, words: Words, plan: Plan, source: Source, digest: str, dataset: ImageDataset, dealt: Folds
+    folder: Path,
+    words: TrainOverrides,
+    plan: Plan,
+    source: DataConfig,
+    digest: str,
+    dataset: ImageDataset,
+    dealt: Folds,
 ) -> None:
     write_atomically(
         folder / "manifest.csv", dealt.with_folds(dataset.with_split(_taught(dataset, dealt))).to_csv

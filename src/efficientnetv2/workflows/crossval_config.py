@@ -14,18 +14,18 @@ import torch
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.augmented_copies import is_copy
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, SplitBy, has_places
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, some
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.logs import silenced
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words, begin_recipe, field_of, says_length
 
 RULES = ("auto", "class", "group", "place", "time")
 # Of a fold's training pictures, what chooses between tries. Ours, as in inference.together.
@@ -97,7 +97,7 @@ class Plan:
                     "between, and what holds spaces itself in brackets or quotes: --try "
                     '"balance=sqrt progressive.image_px={start: 64, end: 128}".'
                 ) from error
-            if any(field_of(setting) == "several_labels" for setting in settings):
+            if any(setting_name(setting) == "several_labels" for setting in settings):
                 raise InputError(
                     f"--try {one}: the folds' answers are put together, so each has to mean the same. Say it for all "
                     "of them with --set."
@@ -134,7 +134,7 @@ class Plan:
     @property
     def tries_timed(self) -> bool:
         """Whether ``try_settings`` say how long tries are, whatever ``--minutes`` leave."""
-        return says_length(self.try_settings)
+        return sets_length(self.try_settings)
 
     @property
     def _blocks(self) -> Sequence[float]:
@@ -286,14 +286,14 @@ def _is_open(text: str) -> bool:
     return sum(map(text.count, "{[")) > sum(map(text.count, "}]"))
 
 
-def with_further(words: Words, settings: Sequence[str]) -> Words:
+def with_further(words: TrainOverrides, settings: Sequence[str]) -> TrainOverrides:
     """Words with settings of a try; a length among these goes before the words' own.
 
     Args:
         words: about the recipe.
         settings: as ``--set`` takes them.
     """
-    if says_length(settings):
+    if sets_length(settings):
         words = replace(words, epochs=None, minutes=None)
     return replace(words, settings=(*words.settings, *settings))
 
@@ -301,7 +301,9 @@ def with_further(words: Words, settings: Sequence[str]) -> Words:
 FILE = "crossval.json"
 
 
-def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str, command: str) -> None:
+def remember(
+    folder: Path, words: TrainOverrides, plan: Plan, source: DataConfig, digest: str, command: str
+) -> None:
     """Write down what a cross-validation was begun with.
 
     Args:
@@ -329,8 +331,13 @@ def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str
 
 
 def begun_with(
-    folder: Path, words: Words, plan: Plan, source: Source, device: torch.device, said: Collection[str] = ()
-) -> tuple[Words, Plan, Source, str]:
+    folder: Path,
+    words: TrainOverrides,
+    plan: Plan,
+    source: DataConfig,
+    device: torch.device,
+    said: Collection[str] = (),
+) -> tuple[TrainOverrides, Plan, DataConfig, str]:
     """What a cross-validation was begun with; whatever is said again has to be the same.
 
     But for the rule of the folds (``by``), of which two may come to the same folds, as only dealing them shows; and for
@@ -358,8 +365,8 @@ def begun_with(
             there["model"] = Architecture.from_json(there["model"])
         if isinstance(there["recipe"], dict):
             there["recipe"] = validate_recipe(there["recipe"], where=str(folder / FILE))
-        before = Words(**there), Plan(**_tuples(plain["plan"]))
-        read = Source(**plain["source"] | {"data": source.data})
+        before = TrainOverrides(**there), Plan(**_tuples(plain["plan"]))
+        read = DataConfig(**plain["source"] | {"data": source.data})
         digest = str(plain["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -388,7 +395,7 @@ def begun_otherwise(folder: Path, differing: Sequence[str]) -> InputError:
     )
 
 
-def _same_recipe(before: Words, now: Words, device: torch.device) -> bool:
+def _same_recipe(before: TrainOverrides, now: TrainOverrides, device: torch.device) -> bool:
     """Whether words that are said again, in place of those before, come to the recipe of these."""
     said = {one.name: value for one in fields(now) if (value := getattr(now, one.name)) != one.default}
     try:
@@ -398,7 +405,7 @@ def _same_recipe(before: Words, now: Words, device: torch.device) -> bool:
         if (again.minutes, again.cache) != (before.minutes, before.cache):  # which no recipe holds
             return False
         with silenced():
-            there, here = (begin_recipe(words, device)[0] for words in (before, again))
+            there, here = (requested_recipe(words, device)[0] for words in (before, again))
     except InputError:
         return False
     return there == here

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import SharedDataset
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
@@ -26,19 +28,17 @@ from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError, count_of, duration
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.batch_predict import SKIPPED
 from efficientnetv2.workflows.crossval_config import Plan, with_further
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import Common
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.predictions_io import read_predictions
-from efficientnetv2.workflows.run_options import Place
 from efficientnetv2.workflows.train import trained
 
 _logger = logging.getLogger(__name__)
@@ -209,9 +209,9 @@ class Runs:
         callbacks: called in every run.
     """
 
-    words: Words
+    words: TrainOverrides
     plan: Plan
-    place: Place
+    place: RunOptions
     dataset: ImageDataset
     contents: Ints
     seed: int
@@ -319,7 +319,7 @@ class Runs:
 
     def _words(
         self, dealt: Folds, number: int, folder: Path, attempt: int | None, *, choosing: bool = False
-    ) -> Words:
+    ) -> TrainOverrides:
         """The user's words, with the settings of a try and this run's part of the minutes."""
         further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
         first = self.place.out or folder
@@ -341,7 +341,7 @@ class Runs:
         name: str,
         learning: Ints,
         answering: Ints,
-        words: Words,
+        words: TrainOverrides,
         settled: tuple[Path, ...],
         called: str,
     ) -> _Ran:
@@ -351,15 +351,16 @@ class Runs:
         path = folder / name
         begun = (path / "recipe.yaml").exists()
         if begun:  # it goes on with what it has settled itself
-            words, settled = Words(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
+            words, settled = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
         place = replace(self.place, out=path, resume=begun, probe=False, settled=settled)
-        source = Source(
+        source = DataConfig(
             str(file), label_separator=self.dataset.separator, bands=self.bands, nodata=self.nodata
         )
         try:
             own = load_dataset(file, label_separator=self.dataset.separator)
             place = replace(
-                place, common=Common.of(self.dataset, [one.train_rows for one in dealt.parts], own, rows)
+                place,
+                common=SharedDataset.of(self.dataset, [one.train_rows for one in dealt.parts], own, rows),
             )
             log, first = RunLog(), not begun and not settled  # further runs say what the first has said
             with nullcontext() if first else hushed(), attached(log):
@@ -394,7 +395,7 @@ class Runs:
         unread |= {place_of[one]: why for one, why in recorded or () if one in place_of}
         return report, probabilities, answered, unread
 
-    def _explained(self, message: str, called: str, words: Words) -> str:
+    def _explained(self, message: str, called: str, words: TrainOverrides) -> str:
         if self.words.minutes is None or words.minutes is None:
             return f"{called}: {message}"
         return (

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.data.image_metadata import median_shorter_side
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.linear_probe import fit_probe, max_probe_images, sample_training_rows
@@ -21,9 +22,11 @@ from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
+from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.schedule_points import log_steps, validation_steps
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
@@ -40,17 +43,14 @@ from efficientnetv2.workflows.arguments import (
     run_arguments,
 )
 from efficientnetv2.workflows.auto_config import agreed, last_notes, looked_at, refuse_words, unprobed
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.explain import explained
 from efficientnetv2.workflows.image_cache import Foreseen, foreseen
 from efficientnetv2.workflows.linear_probe import probe_s
 from efficientnetv2.workflows.output_paths import refuse_run_within
-from efficientnetv2.workflows.overrides import Words, names_sizes
 from efficientnetv2.workflows.report_sections import Known
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.run_options import Place, decided
+from efficientnetv2.workflows.run_options import decided
 from efficientnetv2.workflows.time_budget import (
     in_vain,
     job_of,
@@ -107,7 +107,9 @@ class RunPlan:
         return plain
 
 
-def plan_run(words: Words, source: Source, place: Place, *, began: float | None = None) -> RunPlan:
+def plan_run(
+    words: TrainOverrides, source: DataConfig, place: RunOptions, *, began: float | None = None
+) -> RunPlan:
     """Measure a few steps of a run, and foretell the rest; nothing is left behind.
 
     Args:
@@ -161,8 +163,8 @@ def plan_run(words: Words, source: Source, place: Place, *, began: float | None 
             )
         if words.minutes is not None:  # as ``train`` divides them
             spent_s = min(60 * words.minutes * BEFORE_SHARE, budget.used_s + spent_s) + report_s(job, rates)
-            if not names_sizes(words):
-                stored_px = median_shorter_side(prepared.train)
+            if not sets_sizes(words):
+                stored_px = prepared.stored_px
                 recipe, rates, lower = lowered_by(rates, job, words.minutes, stored_px, spent_s=spent_s)
                 job, notes = replace(job, recipe=recipe), [*notes, *lower]
                 preprocessing = eval_preprocessing(recipe, settled.network, prepared.dataset.bands)
@@ -189,7 +191,7 @@ def plan_run(words: Words, source: Source, place: Place, *, began: float | None 
     return RunPlan(foretold, kept, device, tuple(notes), float(job.recipe.epochs))
 
 
-def _without_them(recipe: Recipe, words: Words) -> str:
+def _without_them(recipe: Recipe, words: TrainOverrides) -> str:
     """How a plan is had without the weights that a recipe begins with, in a sentence.
 
     Empty where its steps would be others: with layers or statistics that are kept they take less, and without the
@@ -226,7 +228,7 @@ def _whole(
 
 
 def _around(
-    job: RunConfig, prepared: Prepared, rates: StepTimings, scratch: Path, budget: StartupBudget
+    job: RunConfig, prepared: DataModule, rates: StepTimings, scratch: Path, budget: StartupBudget
 ) -> tuple[dict[str, float], dict[str, int], list[str]]:
     """What the run does before its first step and after its last, and what it notes between: seconds, and bytes.
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
@@ -50,7 +51,6 @@ from efficientnetv2.workflows.batch_predict import (
     skipped_summary,
     write_skipped,
 )
-from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.evaluate_options import (
     EvaluateOptions,
     check_calibration,
@@ -86,7 +86,7 @@ _SPLITS = (*SPLITS, "all")
 
 def evaluate_and_report(
     model: str,
-    source: Source,
+    source: DataConfig,
     *,
     split: str | None,
     out: Path | None,
@@ -173,7 +173,7 @@ def evaluate_and_report(
 
 def _asked(
     model: str,
-    source: Source,
+    source: DataConfig,
     split: str | None,
     strict: bool,
     image_px: int | None,
@@ -211,7 +211,7 @@ def _asked(
         # Before hours of answers; the report asks again, of the pictures that could be read.
         require_unseen(asking.calibrate, train_overlap(Path(model), network.trained_on, part), name)
     for_own_views(network, looking)
-    asked = PredictionJob(network, part, tell(part, strict=strict))
+    asked = PredictionJob(network, part, report_notes(part, strict=strict))
     return asked, name, looking, compared, wanted
 
 
@@ -226,7 +226,7 @@ def _known(model: str, network: Network, looked_at: ImageDataset) -> TrainOverla
 
 def _facts(
     model: str,
-    source: Source,
+    source: DataConfig,
     asked: PredictionJob,
     name: str,
     known: TrainOverlap,

@@ -20,6 +20,7 @@ from efficientnetv2.data.cache_writer import (
     format_bytes,
     is_cached,
 )
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.data.readers import Reader, source_reader
@@ -32,7 +33,6 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.datasets import Prepared
 
 # Share of the free memory that ``--cache ram`` may take. Where the CPU trains, settling the recipe gave activations
 # up to 60 % of it. Ours.
@@ -82,7 +82,7 @@ class Foreseen:
 def cached(
     where: str | None,
     recipe: Recipe,
-    prepared: Prepared,
+    prepared: DataModule,
     device: torch.device,
     world: World = SINGLE_PROCESS,
     image_px: int | None = None,
@@ -122,7 +122,9 @@ def cached(
     return Cached(where, reader, _note(where, filled, order, seconds), seconds, px)
 
 
-def foreseen(where: str | None, recipe: Recipe, prepared: Prepared, device: torch.device) -> Foreseen | None:
+def foreseen(
+    where: str | None, recipe: Recipe, prepared: DataModule, device: torch.device
+) -> Foreseen | None:
     """What ``cached`` would do, from keeping some of the pictures in memory; nothing stays behind.
 
     Args:
@@ -231,7 +233,7 @@ def _said(where: str | None, recipe: Recipe, world: World) -> str:
     return where
 
 
-def _to_keep(where: str, prepared: Prepared) -> tuple[ImageDataset, Ints]:
+def _to_keep(where: str, prepared: DataModule) -> tuple[ImageDataset, Ints]:
     """The pictures to keep, and (N,) where those that train stand among them.
 
     On disk other runs use them too: those of another seed, whose hold-out is another, or those of the other folds.
@@ -257,7 +259,7 @@ def _order(pictures: ImageDataset, recipe: Recipe, image_px: int | None = None) 
 def reader_here(
     filled: Cached | None,
     recipe: Recipe,
-    prepared: Prepared,
+    prepared: DataModule,
     device: torch.device,
     world: World,
 ) -> Reader | None:
@@ -308,7 +310,7 @@ def _in_order(dataset: ImageDataset) -> ImageDataset:
     return dataset.select(np.argsort(np.array(dataset.paths, dtype=object), kind="stable"))
 
 
-def _folder(pictures: ImageDataset, kept: CacheSpec, prepared: Prepared) -> Path:
+def _folder(pictures: ImageDataset, kept: CacheSpec, prepared: DataModule) -> Path:
     """Of this data at this size and by this rule, whichever pictures it holds now: when they change, it is replaced.
 
     The rule of rasters is measured on those that train, so it differs between seeds and folds: each has its own. That

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.evaluation.clusters import Clusters, resolved_files
@@ -21,7 +22,6 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.previous_runs import KINDS
 
 
@@ -108,7 +108,7 @@ class PretrainOverlap:
 
 
 def pretrain_overlap(
-    word: str, network: Network, prepared: Prepared, *, refuse: bool = True
+    word: str, network: Network, prepared: DataModule, *, refuse: bool = True
 ) -> PretrainOverlap:
     """Whether a run is measured by pictures that have trained, or chosen, the weights that it begins with.
 

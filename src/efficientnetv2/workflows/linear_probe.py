@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
@@ -27,7 +28,6 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.report_sections import Known
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _FIT_S = 1e-6
 _LEAST_OF_A_CLASS = 3
 
 
-def with_classifier(recipe: Recipe, prepared: Prepared) -> Recipe:
+def with_classifier(recipe: Recipe, prepared: DataModule) -> Recipe:
     """Settle ``classifier: auto``: the probe's, where there is a probe.
 
     Args:
@@ -61,7 +61,7 @@ def with_classifier(recipe: Recipe, prepared: Prepared) -> Recipe:
 
 def probed(
     network: Network,
-    prepared: Prepared,
+    prepared: DataModule,
     preprocessing: Preprocessing,
     recipe: Recipe,
     device: torch.device,
@@ -105,7 +105,7 @@ def probed(
 
 
 def images_within(
-    seconds: float, prepared: Prepared, network: Network, image_s: float, most: int
+    seconds: float, prepared: DataModule, network: Network, image_s: float, most: int
 ) -> int | None:
     """How many images of either part a probe can look at in a time; None where it has time for as many as ever.
 
@@ -139,7 +139,7 @@ def probe_s(most: int, train: ImageDataset, val: ImageDataset, network: Network,
     return image_s * (learning + min(len(val), most)) + fit_s * learning
 
 
-def least_images(prepared: Prepared) -> int:
+def least_images(prepared: DataModule) -> int:
     """With fewer training images, a probe says nothing."""
     return min(len(prepared.train), _LEAST_OF_A_CLASS * len(prepared.train.class_names))
 

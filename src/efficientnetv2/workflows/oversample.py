@@ -12,12 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.csv_dialect import write_table
+from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import ClassSampling, target_counts
 from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.export import FOLDER, materialise, spread_copies
 from efficientnetv2.utils.device import pick_device
@@ -26,10 +29,7 @@ from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import prepare
 from efficientnetv2.workflows.output_paths import refuse_within
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Balanced:
 
 
 def balance_and_write(
-    source: Source,
+    source: DataConfig,
     out: Path,
     *,
     to: str,
@@ -89,10 +89,10 @@ def balance_and_write(
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
         refuse_within(source.data, out, "OUT")
-    words = Words(recipe=recipe, weights="none", seed=seed, settings=settings)
+    words = TrainOverrides(recipe=recipe, weights="none", seed=seed, settings=settings)
     with silenced():
-        decided, _ = begin_recipe(words, pick_device("cpu"))
-    prepared = prepare(
+        decided, _ = requested_recipe(words, pick_device("cpu"))
+    prepared = prepare_data(
         source,
         holdout=decided.holdout,
         seed=seed,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
@@ -46,7 +47,6 @@ from efficientnetv2.workflows.batch_predict import (
     skipped_summary,
     write_skipped,
 )
-from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
 from efficientnetv2.workflows.previous_runs import KINDS
@@ -60,7 +60,7 @@ _COUNTED = 10
 
 def predict_and_write(
     model: str,
-    source: Source,
+    source: DataConfig,
     *,
     out: Path | None,
     rank: Path | None = None,
@@ -123,7 +123,7 @@ def predict_and_write(
 
 def _asked(
     model: str,
-    source: Source,
+    source: DataConfig,
     out: Path | None,
     rank: Path | None,
     strict: bool,
@@ -153,7 +153,7 @@ def _asked(
     require_image_channels(network, model)
     for_own_views(network, looking)
     dataset = replace(source.read(require_labels=False), bands=own.bands)
-    damage = tell(dataset, strict=strict)
+    damage = report_notes(dataset, strict=strict)
     for place in filter(None, (rank, out)):  # not of a run that is refused
         tell_replaced(place)
     return PredictionJob(network, dataset, damage), looking

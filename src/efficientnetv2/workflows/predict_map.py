@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from efficientnetv2.data.config import bands_asked
 from efficientnetv2.data.geotiff import (
     RasterDataset,
     all_bands,
@@ -37,7 +38,6 @@ from efficientnetv2.utils.io import check_place
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import device_for_rank, refuse_swapped_arguments
-from efficientnetv2.workflows.data_config import bands_asked
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 
 _logger = logging.getLogger(__name__)

@@ -103,17 +103,6 @@ def is_predictions_csv(file: Path, class_names: Sequence[str]) -> bool:
     return read_header(file) in (header, [name for name in header if name != "probability"])
 
 
-def is_labeled_predictions_csv(file: Path) -> bool:
-    """Whether a file is what ``write_predictions`` writes with true labels, of any classes, by its header."""
-    header = read_header(file) if file.is_file() and file.suffix.lower() == ".csv" else []
-    return header[:3] == ["path", "label", "true_label"] or header[:4] == [
-        "path",
-        "label",
-        "probability",
-        "true_label",
-    ]
-
-
 def read_header(file: Path) -> list[str]:
     """The first row of a CSV; empty of what is none."""
     try:

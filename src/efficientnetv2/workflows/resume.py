@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.shards.index import is_url
@@ -28,16 +29,15 @@ from efficientnetv2.training.auto_config import fit_into_memory
 from efficientnetv2.training.checkpoint import remove_checkpoints, saved_steps
 from efficientnetv2.training.ddp import validate_sharing
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
+from efficientnetv2.training.overrides import TrainOverrides, longer
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import read_object, write_atomically
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.image_cache import Cached, cached
 from efficientnetv2.workflows.linear_probe import probed
-from efficientnetv2.workflows.overrides import Words, longer
 from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.start_run import length_line, model_lines
 
@@ -47,8 +47,8 @@ _logger = logging.getLogger(__name__)
 def go_on(
     path: Path,
     recipe: Recipe,
-    words: Words,
-    prepared: Prepared,
+    words: TrainOverrides,
+    prepared: DataModule,
     device: torch.device,
     memory_gib: float | None,
     world: World,
@@ -78,7 +78,7 @@ def go_on(
 
 
 def _network_to_go_on_with(
-    folder: RunDir, recipe: Recipe, prepared: Prepared, device: torch.device
+    folder: RunDir, recipe: Recipe, prepared: DataModule, device: torch.device
 ) -> Network:
     class_names, channels = prepared.train.class_names, prepared.dataset.channels
     if saved_steps(folder.checkpoints) or recipe.weights == "none":
@@ -106,7 +106,7 @@ def _network_to_go_on_with(
     return begun.network
 
 
-def as_begun(path: Path, prepared: Prepared) -> Prepared:
+def as_begun(path: Path, prepared: DataModule) -> DataModule:
     """The pictures of a run that is gone on with, as it was begun with them.
 
     A picture that can't be read any more makes them no others, nor one that can be read again. Then the run's own list
@@ -188,7 +188,7 @@ def _refuse_other_bands(path: Path, bands: Bands | None, asked: Bands | None) ->
 
 
 def _differ_by_what_was_skipped(
-    there: ImageDataset, prepared: Prepared, gone: set[str], new: set[str], folder: RunDir
+    there: ImageDataset, prepared: DataModule, gone: set[str], new: set[str], folder: RunDir
 ) -> bool:
     """Whether pictures are the same but for some that can't be read now, or could not be when the run began.
 
@@ -215,7 +215,7 @@ def _differ_by_what_was_skipped(
     return np.array_equal(before, after)
 
 
-def _listed_by(there: ImageDataset, prepared: Prepared, gone: set[str]) -> Prepared:
+def _listed_by(there: ImageDataset, prepared: DataModule, gone: set[str]) -> DataModule:
     """The pictures of a run's list, in its order and splits; of those that can't be read the rows are its own."""
     now = prepared.dataset
     lost = there.table.loc[there.table["path"].isin(gone), now.table.columns]

@@ -11,70 +11,29 @@ from typing import Any
 import torch
 
 from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
+from efficientnetv2.training.overrides import (
+    TrainOverrides,
+    open_weights,
+    requested_recipe,
+    resumed_recipe,
+    validate_requested_sizes,
+)
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_lock import new_run_path, newest_run, runs_newest_first, validate_new_run_dir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_folder
 from efficientnetv2.utils.logs import as_details
-from efficientnetv2.utils.shell import options, typed
-from efficientnetv2.workflows.datasets import Common
+from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.output_paths import RUNS
-from efficientnetv2.workflows.overrides import (
-    Words,
-    begin_recipe,
-    refuse_too_small,
-    resumed_recipe,
-    starts_open,
-)
 from efficientnetv2.workflows.previous_runs import Other
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and how to run.
-
-    Args:
-        out: folder of the run; None makes a new one under ``runs/``.
-        resume: go on with the run there.
-        device: as ``--device`` says it.
-        workers: None chooses by the machine.
-        memory_gib: that the training process may take; None is what there is.
-        strict: stop at the first unreadable picture.
-        probe: compare with a linear probe on the given weights, before training.
-        against: folder of another run that the report compares with; None takes the one that a run gone on with was
-            begun against, or else the last before it.
-        settled: recipes, as files, that runs like this one have settled before: the one for the weights that this run
-            begins from is repeated.
-        common: of a run of a cross-validation: what all of its runs train on.
-    """
-
-    out: Path | None = None
-    resume: bool = False
-    device: str = "auto"
-    workers: int | None = None
-    memory_gib: float | None = None
-    strict: bool = False
-    probe: bool = True
-    against: Path | None = None
-    settled: tuple[Path, ...] = ()
-    common: Common | None = None
-
-    @property
-    def words(self) -> list[str]:
-        """How to run, as one types it: what a run or cross-validation that is gone on with does not know itself."""
-        return options(
-            device=None if self.device == "auto" else self.device,
-            workers=self.workers,
-            memory_gib=self.memory_gib,
-            strict=self.strict,
-        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +61,7 @@ class Decided:
     repeated: bool = False
 
 
-def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
+def repeating(known: Decided, words: TrainOverrides, place: RunOptions) -> tuple[Decided, TrainOverrides]:
     """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
 
     The run's own are the seed, that of random sizes where it follows from it, and the pictures that choose.
@@ -124,7 +83,7 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
     return known, words
 
 
-def decided(words: Words, place: Place, device: torch.device, world: World) -> Decided:
+def decided(words: TrainOverrides, place: RunOptions, device: torch.device, world: World) -> Decided:
     """All that can be decided without looking at an image.
 
     A launcher starts and restarts a run with one command, so that there ``--resume`` may find no run yet.
@@ -149,11 +108,11 @@ def decided(words: Words, place: Place, device: torch.device, world: World) -> D
     check_folder(place.out or RUNS, "--out")
     if note := device_note(place.device, device):
         _logger.info(note)
-    starts = starts_open(words, device)
+    starts = open_weights(words, device)
     with as_details():
-        recipe, chosen = begin_recipe(words, device, found=starts[0] if starts else None)
+        recipe, chosen = requested_recipe(words, device, found=starts[0] if starts else None)
     validate_weights_name(recipe.weights)
-    refuse_too_small(recipe, device, [one.word for one in starts])
+    validate_requested_sizes(recipe, device, [one.word for one in starts])
     return Decided(place.out or new_run_path(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
 
 

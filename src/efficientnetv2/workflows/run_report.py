@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
@@ -20,7 +21,6 @@ from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.trainer import Result, epochs_trained, unread
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explained
 from efficientnetv2.workflows.linear_probe import known_of_run
@@ -31,7 +31,7 @@ from efficientnetv2.workflows.report_sections import Wanted
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-def report_of(job: RunConfig, prepared: Prepared, result: Result) -> EvaluationResult:
+def report_of(job: RunConfig, prepared: DataModule, result: Result) -> EvaluationResult:
     """Write the report of a run that has come to its end; its checkpoints go.
 
     Args:

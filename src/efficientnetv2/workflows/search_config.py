@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.architectures.io import is_architecture_file
 from efficientnetv2.architectures.registry import NAMES, architecture
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas import builtin_spaces
 from efficientnetv2.nas.objective import Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy
@@ -19,13 +20,12 @@ from efficientnetv2.nas.space import Space, require_room
 from efficientnetv2.nas.storage import file_of, optuna
 from efficientnetv2.nas.study import Wanted
 from efficientnetv2.training.image_sizes import requested_px
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 
 
@@ -105,7 +105,7 @@ class Asked:
     minutes: float | None
     searched: SearchOptions
     proxy: ProxyOptions
-    source: Source
+    source: DataConfig
     place: WorkerOptions
 
     def __post_init__(self) -> None:
@@ -199,7 +199,7 @@ class Asked:
     @cached_property
     def recipe(self) -> Recipe:
         """Of a trial, as it is asked for."""
-        words = Words(
+        words = TrainOverrides(
             recipe=self.proxy.recipe or self.preset.recipe,
             epochs=self.proxy.epochs,
             image_px=self.proxy.image_px,
@@ -210,7 +210,7 @@ class Asked:
             name, _, value = (part.strip() for part in setting.partition("="))
             if value != "null" and (why := _NOT_OF_TRIALS.get(name)) is not None:
                 raise InputError(f"--set {setting}: {why}")
-        recipe, _ = begin_recipe(words, torch.device("cpu"))
+        recipe, _ = requested_recipe(words, torch.device("cpu"))
         named = {setting.partition("=")[0].strip() for setting in words.settings}
         if recipe.minival is None and "minival" in named:
             raise InputError(

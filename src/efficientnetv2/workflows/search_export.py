@@ -17,11 +17,11 @@ from efficientnetv2.architectures.registry import round_channels, scale
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.objective import figures
 from efficientnetv2.nas.results import Row, best
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.overrides import Words, begin_recipe
 from efficientnetv2.workflows.search_report import Read
 
 _logger = logging.getLogger(__name__)
@@ -237,9 +237,9 @@ def _bands(read: Read) -> list[str]:
 def _sizes(grown: Grown) -> list[str]:
     """Words of ``train`` for the pictures of a larger network; they begin at its stride where they would below it."""
     train_px, stride = grown.train_px, grown.architecture.stride
-    words = Words(model=grown.architecture, image_px=train_px)
+    words = TrainOverrides(model=grown.architecture, image_px=train_px)
     with silenced():
-        recipe, _ = begin_recipe(words, torch.device("cpu"))
+        recipe, _ = requested_recipe(words, torch.device("cpu"))
     said = ["--image-px", str(train_px), "--set", f"eval_px={grown.eval_px}"]
     if recipe.progressive.stage(0).image_px < stride:
         said += ["--set", f"progressive.image_px={{start: {stride}, end: {train_px}}}"]

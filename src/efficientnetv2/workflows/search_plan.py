@@ -13,6 +13,7 @@ import torch
 
 from efficientnetv2.architectures.flops import cost
 from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.nas.latency import fewest_steps
 from efficientnetv2.nas.space import Space
 from efficientnetv2.training.auto_batch import Hardware
@@ -24,7 +25,6 @@ from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.errors import count_of
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_run import Machine, for_all, looked_at, refuse_joining, settled
 from efficientnetv2.workflows.study_dir import StudyFolder
@@ -117,7 +117,7 @@ def _around_s(run: RunEstimate, backbone: RunEstimate) -> float:
     return max(_AROUND_S, own_steps * own + paced_steps * paced)
 
 
-def _foretold(network: Architecture, recipe: Recipe, prepared: Prepared, machine: Machine) -> RunEstimate:
+def _foretold(network: Architecture, recipe: Recipe, prepared: DataModule, machine: Machine) -> RunEstimate:
     found = resolve_recipe(
         recipe.model_copy(update={"model": network}),
         TrainingSet(len(prepared.train), prepared.train.class_names),

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import DataModule, prepare_data
 from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy, refuse_leaks
 from efficientnetv2.nas.results import exponents
 from efficientnetv2.nas.space import other_version
@@ -31,8 +33,6 @@ from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.utils.timer import system
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import Prepared, prepare
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_options import WorkerOptions
@@ -82,7 +82,7 @@ class Machine:
             )
         return cls(device, workers, threads, place.threads, place.memory_gib, place.strict)
 
-    def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: Prepared, folder: StudyFolder) -> Proxy:
+    def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: DataModule, folder: StudyFolder) -> Proxy:
         """How networks are tried here."""
         choosing = prepared.minival
         assert choosing is not None, "a search sets pictures aside that choose"
@@ -122,13 +122,13 @@ class Worked:
     again: str
 
 
-def pictures(source: Source, recipe: Recipe, *, strict: bool) -> Prepared:
+def pictures(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
     """The pictures of a search: what trains, what chooses, and what it never looks at.
 
     Raises:
         InputError: what ``prepare`` refuses, or pictures that stand on both sides.
     """
-    prepared = prepare(
+    prepared = prepare_data(
         source,
         holdout=recipe.holdout,
         minival=recipe.minival,
@@ -192,7 +192,7 @@ def _run_study(asked: Asked, watch: Watch | None, log: RunLog) -> Worked:
     return _work(study, machine, prepared, folder, until, asked.place, watch)
 
 
-def looked_at(asked: Asked, folder: StudyFolder) -> Prepared:
+def looked_at(asked: Asked, folder: StudyFolder) -> DataModule:
     """The pictures of a study that may lie in that folder; nothing is made there.
 
     Raises:
@@ -206,7 +206,7 @@ def looked_at(asked: Asked, folder: StudyFolder) -> Prepared:
     return prepared
 
 
-def refuse_joining(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder) -> None:
+def refuse_joining(asked: Asked, prepared: DataModule, machine: Machine, folder: StudyFolder) -> None:
     """Refuse what ``run_study`` would of a study that is there already; nothing is made.
 
     Raises:
@@ -278,7 +278,7 @@ def _end_of(minutes: float | None) -> float | None:
     return None if minutes is None else time.monotonic() + 60 * minutes
 
 
-def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
+def _found_here(prepared: DataModule, machine: Machine) -> dict[str, Any]:
     """What a plan has of the pictures and the machine, by which whoever goes on with it is compared."""
     bands = prepared.dataset.bands
     return {
@@ -288,7 +288,7 @@ def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
     }
 
 
-def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder) -> Plan:
+def begun(asked: Asked, prepared: DataModule, machine: Machine, folder: StudyFolder) -> Plan:
     """The plan of a new study: its recipe settled, its backbone measured.
 
     Raises:
@@ -330,7 +330,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
     )
 
 
-def settled(asked: Asked, prepared: Prepared, machine: Machine) -> Recipe:
+def settled(asked: Asked, prepared: DataModule, machine: Machine) -> Recipe:
     """The recipe of a trial of the backbone, with nothing left to decide."""
     plain = asked.recipe.to_json() | {
         "model": asked.space.backbone.to_json(),
@@ -341,7 +341,7 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine) -> Recipe:
         TrainingSet(
             len(prepared.train),
             prepared.train.class_names,
-            stored_px=prepared.stored_px(asked.recipe),
+            stored_px=None if asked.recipe.enlarge is None else prepared.stored_px,
         ),
         Hardware(machine.device, machine.memory_gib),
     )
@@ -358,7 +358,7 @@ def for_all(of_backbone: Recipe, asked: Asked) -> Recipe:
 def _work(
     study: Opened,
     machine: Machine,
-    prepared: Prepared,
+    prepared: DataModule,
     folder: StudyFolder,
     until: float | None,
     place: WorkerOptions,

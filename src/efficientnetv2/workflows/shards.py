@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.workflows.data_config import Source, tell
 from efficientnetv2.workflows.output_paths import lies_within
 
 _logger = logging.getLogger(__name__)
 
 
-def pack_shards(source: Source, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
+def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
     """Pack labelled pictures into shards, and return both.
 
     Raises:
@@ -24,7 +24,7 @@ def pack_shards(source: Source, out: Path, packing: PackOptions) -> tuple[ImageD
     """
     place = _place(source.data, out)
     dataset = source.read(for_training=False)
-    tell(dataset, strict=packing.strict)
+    report_notes(dataset, strict=packing.strict)
     with progress("packing", len(dataset)) as counted:
         packed = write_shards(dataset, place, packing, progress=counted, called=source.words)
     for path, reason in packed.skipped:

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 
 from efficientnetv2.data.augmented_copies import is_copy
-from efficientnetv2.data.image_metadata import median_shorter_side
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.inference.linear_probe import ProbeMetrics, max_probe_images
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.auto_config import UNUSED_PREFIX
 from efficientnetv2.training.ddp import parallel_speed
 from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.initial_weights import model_title
+from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.train_state import RunLength
@@ -30,12 +33,9 @@ from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.auto_config import Agreed, agreed, last_notes, probes, unprobed
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.image_cache import Cached, cached
 from efficientnetv2.workflows.linear_probe import images_within, keep, least_images, probed
-from efficientnetv2.workflows.overrides import Words, names_sizes
-from efficientnetv2.workflows.run_options import Decided, Place
+from efficientnetv2.workflows.run_options import Decided
 from efficientnetv2.workflows.time_budget import (
     in_vain,
     job_of,
@@ -57,11 +57,11 @@ _WEIGHTS = "Weights: "  # what a note on them begins with
 
 def begin(
     decided: Decided,
-    words: Words,
-    prepared: Prepared,
+    words: TrainOverrides,
+    prepared: DataModule,
     device: torch.device,
     workers: int,
-    place: Place,
+    place: RunOptions,
     world: World,
     budget: StartupBudget | None = None,
 ) -> tuple[RunDir, Recipe, Network, Cached | None]:
@@ -121,12 +121,12 @@ def begin(
 def _by_measuring(
     settling: Agreed,
     decided: Decided,
-    words: Words,
-    prepared: Prepared,
+    words: TrainOverrides,
+    prepared: DataModule,
     pictures: Cached | None,
     device: torch.device,
     workers: int,
-    place: Place,
+    place: RunOptions,
     world: World,
     budget: StartupBudget | None,
 ) -> tuple[Recipe, list[str], TimeLimit | None, int | None]:
@@ -151,10 +151,10 @@ def _by_measuring(
     if budget is None or minutes is None:
         return *settled_by(rates, job, minutes, spent_s=spent_s, world=world), None, None
     notes, probe_images, probe_s = list[str](), None, 0.0
-    if not names_sizes(words):
+    if not sets_sizes(words):
         besides_s = 60 * minutes * BEFORE_SHARE + report_s(job, rates)
         recipe, rates, notes = lowered_by(
-            rates, job, minutes, median_shorter_side(prepared.train), spent_s=besides_s, world=world
+            rates, job, minutes, prepared.stored_px, spent_s=besides_s, world=world
         )
         job = replace(job, recipe=recipe)
     if probes(recipe, place) and prepared.dataset.separator is None:
@@ -179,8 +179,8 @@ def _by_measuring(
 def _beginning(
     settling: Agreed,
     decided: Decided,
-    words: Words,
-    prepared: Prepared,
+    words: TrainOverrides,
+    prepared: DataModule,
     chosen: list[str],
     pictures: Cached | None,
     world: World,
@@ -221,7 +221,7 @@ def _tell(notes: Sequence[str], warnings: Collection[str], *, shown: str) -> Non
             _logger.debug(note)
 
 
-def data_lines(source: Source, prepared: Prepared) -> list[str]:
+def data_lines(source: DataConfig, prepared: DataModule) -> list[str]:
     """The images and their split, a line each.
 
     Args:
@@ -265,7 +265,7 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
     return f"Length: {count_of(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
 
 
-def _reached(probe: ProbeMetrics, prepared: Prepared, *, begins_there: bool) -> str:
+def _reached(probe: ProbeMetrics, prepared: DataModule, *, begins_there: bool) -> str:
     """What the probe reaches, in words."""
     learnt, there = probe.train_pictures, len(prepared.train)
     fewer = f", learnt from {learnt:,} of {count_of(there, 'training picture')}" if learnt < there else ""

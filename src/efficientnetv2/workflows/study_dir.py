@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_pattern, is_url, split_location
 from efficientnetv2.evaluation.html import is_page
@@ -19,7 +20,6 @@ from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, some
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.workflows.data_config import Source
 
 #: Of what a study leaves there, what ``search show`` draws: the page first.
 DRAWN = ("search.html", "fronts.png", "rewards.png", "importances.png")
@@ -103,7 +103,7 @@ class StudyFolder:
                 f"{self.path}: {error.strerror or error}. Give another folder for the study."
             ) from error
 
-    def begin(self, source: Source, storage: str, dataset: ImageDataset, plan: Plan) -> None:
+    def begin(self, source: DataConfig, storage: str, dataset: ImageDataset, plan: Plan) -> None:
         """Write down what it takes to go on here; the plan for people to read, the database has it too.
 
         The plan first, for beside it the list of pictures is known for the study's.
@@ -177,7 +177,7 @@ class StudyFolder:
             )
         return given or there
 
-    def source(self, storage: str | None = None) -> Source:
+    def source(self, storage: str | None = None) -> DataConfig:
         """The pictures of the study.
 
         Args:
@@ -193,7 +193,7 @@ class StudyFolder:
                 f"{self.path} holds no study, so its pictures are not known. Begin or join one with all "
                 f"that is said of it: {typed(words)}"
             )
-        return Source(**self._read()["data"])
+        return DataConfig(**self._read()["data"])
 
     def _read(self) -> dict[str, Any]:
         said = yaml_io.read(self.file)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.training.auto_config import ResolvedRecipe, lower_sizes_for_budget
 from efficientnetv2.training.ddp import parallel_speed
@@ -24,7 +25,6 @@ from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.workflows.datasets import Prepared
 
 # Seconds of a report, of answers that its galleries take the time of, and of each image that it answers. Ours: measured
 # on two slow cores.
@@ -33,7 +33,7 @@ _REPORT_S, _REPORT_ANSWERS, _REPORT_VAL_S = 5.0, 60, 0.004
 
 def job_of(
     settled: ResolvedRecipe,
-    prepared: Prepared,
+    prepared: DataModule,
     path: Path,
     device: torch.device,
     workers: int,

@@ -13,16 +13,20 @@ from typing import Unpack
 
 import torch
 
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import DataModule, require_images_here
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
 from efficientnetv2.training.trainer import run
@@ -41,16 +45,13 @@ from efficientnetv2.utils.memory import limit
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.auto_config import looked_at, refuse_words
-from efficientnetv2.workflows.data_config import Source
-from efficientnetv2.workflows.datasets import Prepared, refuse_missing
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.image_cache import Cached, reader_here
 from efficientnetv2.workflows.output_paths import refuse_run_within
-from efficientnetv2.workflows.overrides import Words
 from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.results import Run
 from efficientnetv2.workflows.resume import Finished, as_begun, go_on, tell_finished
-from efficientnetv2.workflows.run_options import Decided, Place, decided, repeating
+from efficientnetv2.workflows.run_options import Decided, decided, repeating
 from efficientnetv2.workflows.run_report import report_of
 from efficientnetv2.workflows.start_run import begin, data_lines
 from efficientnetv2.workflows.weights_selection import chosen
@@ -59,9 +60,9 @@ _logger = logging.getLogger(__name__)
 
 
 def train_and_report(
-    words: Words,
-    source: Source,
-    place: Place,
+    words: TrainOverrides,
+    source: DataConfig,
+    place: RunOptions,
     *,
     began: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -139,9 +140,9 @@ def _closing_lines(path: Path, outcome: EvaluationResult) -> list[str]:
 
 
 def trained(
-    words: Words,
-    source: Source,
-    place: Place,
+    words: TrainOverrides,
+    source: DataConfig,
+    place: RunOptions,
     log: RunLog,
     world: World = SINGLE_PROCESS,
     *,
@@ -202,7 +203,7 @@ class _Ready:
     path: Path
     recipe: Recipe
     network: Network
-    prepared: Prepared
+    prepared: DataModule
     preprocessing: Preprocessing
     microbatches: MicrobatchPlan
     resumed: bool
@@ -211,9 +212,9 @@ class _Ready:
 
 
 def _readied(
-    words: Words,
-    source: Source,
-    place: Place,
+    words: TrainOverrides,
+    source: DataConfig,
+    place: RunOptions,
     device: torch.device,
     workers: int,
     log: RunLog,
@@ -278,7 +279,7 @@ def _readied(
     )
 
 
-def _finished(known: Decided, place: Place) -> Finished | None:
+def _finished(known: Decided, place: RunOptions) -> Finished | None:
     """The run, if nothing is left to do; None if something is."""
     if not RunDir(known.path).finished:
         return None
@@ -289,8 +290,8 @@ def _finished(known: Decided, place: Place) -> Finished | None:
 
 def _run(
     ready: _Ready,
-    source: Source,
-    place: Place,
+    source: DataConfig,
+    place: RunOptions,
     device: torch.device,
     workers: int,
     world: World,
@@ -314,7 +315,7 @@ def _run(
     )
     by = f" by {world.size} processes" if world.is_distributed else ""
     planned = "" if ready.limit is None else ", planned again as the pace of the machine changes"
-    refuse_missing(job.train, world)
+    require_images_here(job.train, world)
     summary = (
         f"Training {model_title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
         f"{count_of(len(job.train.class_names), 'class')} for "
@@ -331,7 +332,7 @@ def _run(
         raise ReaderKilledError(f"{error} {_again(source, place, path, world)}") from error
 
 
-def _again(source: Source, place: Place, path: Path, world: World = SINGLE_PROCESS) -> str:
+def _again(source: DataConfig, place: RunOptions, path: Path, world: World = SINGLE_PROCESS) -> str:
     """How a run is gone on with, in the same way, as a sentence; its recipe and cache the run knows itself."""
     words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
     if world.machines > 1:  # what each of them was started with is its own

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
@@ -26,18 +27,18 @@ from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.auto_config import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, validate_requested_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_lock import new_run_path
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.logs import as_details, silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.datasets import Prepared
 from efficientnetv2.workflows.output_paths import RUNS
-from efficientnetv2.workflows.overrides import Words, begin_recipe, refuse_too_small
-from efficientnetv2.workflows.run_options import Decided, Place
+from efficientnetv2.workflows.run_options import Decided
 
 _logger = logging.getLogger(__name__)
 
@@ -102,11 +103,11 @@ class _Task:
 
 def chosen(
     known: Decided,
-    words: Words,
-    prepared: Prepared,
+    words: TrainOverrides,
+    prepared: DataModule,
     device: torch.device,
     workers: int,
-    place: Place,
+    place: RunOptions,
     budget: StartupBudget | None = None,
 ) -> Decided:
     """Choose among the starts at hand, if there is more than one; else nothing changes.
@@ -142,7 +143,7 @@ def chosen(
         return known
     began, within_s = time.perf_counter(), None if budget is None else _SHARE * budget.left_s
     # Starts are compared at the size that the run will have, which is less where pictures are stored small.
-    recipe, _ = limit_upscaling(known.recipe, prepared.stored_px(known.recipe))
+    recipe, _ = limit_upscaling(known.recipe, prepared.stored_px if known.recipe.enlarge else None)
     eval_px = recipe.eval_px or recipe.progressive.last.image_px
     recipe = recipe.model_copy(update={"eval_px": eval_px, "eval_views": "one"})
     most = None
@@ -184,7 +185,7 @@ def chosen(
         "--weights NAME, FILE or none."
     )
     with as_details() if best else silenced():  # what the first says is known
-        settled, notes = begin_recipe(words, device, found=replace(winner, note=note))
+        settled, notes = requested_recipe(words, device, found=replace(winner, note=note))
     lacking = [f"Not compared, but promising more: {one.lacking}" for one in known.starts if one.lacking]
     assert (settled.holdout, settled.minival, settled.seed) == (recipe.holdout, recipe.minival, recipe.seed)
     moved = place.out is None and settled.name != recipe.name
@@ -211,7 +212,7 @@ def _uncompared(known: Decided) -> Decided:
 
 
 def _image_s(
-    found: WeightsCandidate, recipe: Recipe, prepared: Prepared, device: torch.device, workers: int
+    found: WeightsCandidate, recipe: Recipe, prepared: DataModule, device: torch.device, workers: int
 ) -> float:
     """Seconds to embed one training image, from a few of them."""
     train = prepared.train
@@ -229,15 +230,15 @@ def _image_s(
 
 
 def _fitting(
-    starts: Sequence[WeightsCandidate], words: Words, device: torch.device
+    starts: Sequence[WeightsCandidate], words: TrainOverrides, device: torch.device
 ) -> tuple[tuple[WeightsCandidate, ...], list[str]]:
     """The starts whose recipes the words fit, and a sentence on each other one: it could win, but not be begun."""
     fitting, unfit = [], []
     for found in starts:
         try:
             with silenced():
-                recipe, _ = begin_recipe(words, device, found=found)
-            refuse_too_small(recipe, device, [found.word])
+                recipe, _ = requested_recipe(words, device, found=found)
+            validate_requested_sizes(recipe, device, [found.word])
             fitting.append(found)
         except InputError as error:
             unfit.append(f"Weights: {found.title} left out of the comparison. Of its recipe: {error}")
@@ -245,7 +246,11 @@ def _fitting(
 
 
 def _task(
-    recipe: Recipe, prepared: Prepared, minutes: float | None, device: torch.device, within: int | None = None
+    recipe: Recipe,
+    prepared: DataModule,
+    minutes: float | None,
+    device: torch.device,
+    within: int | None = None,
 ) -> _Task | None:
     """The pictures and folds; None where there are too few. In the time there are at most ``within`` images."""
     train = prepared.train

@@ -45,7 +45,7 @@ _CACHE_DETAIL = 0.5
 
 
 @dataclass(frozen=True)
-class Words:
+class TrainOverrides:
     """What the user said about the recipe; None where nothing was said.
 
     Args:
@@ -78,8 +78,10 @@ class Words:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
         for setting in self.settings:
             # Steps beside epochs are refused by the recipe itself.
-            beside = self.minutes is not None or (self.epochs is not None and field_of(setting) == "epochs")
-            if beside and says_length([setting]):
+            beside = self.minutes is not None or (
+                self.epochs is not None and setting_name(setting) == "epochs"
+            )
+            if beside and sets_length([setting]):
                 option = "--epochs" if self.minutes is None else "--minutes"
                 raise InputError(
                     f"{option} and --set {setting} both say how long to train. Give one of them."
@@ -100,17 +102,18 @@ class Words:
             )
 
 
-def says_length(settings: Sequence[str]) -> bool:
+def sets_length(settings: Sequence[str]) -> bool:
     """Whether settings, as ``--set`` takes them, say how long to train; left open they do not."""
     return any(
-        field_of(setting) in ("epochs", "steps") and setting.partition("=")[2].strip() not in ("auto", "null")
+        setting_name(setting) in ("epochs", "steps")
+        and setting.partition("=")[2].strip() not in ("auto", "null")
         for setting in settings
     )
 
 
-def names_sizes(words: Words) -> bool:
+def sets_sizes(words: TrainOverrides) -> bool:
     """Whether words name image sizes, which are then not lowered."""
-    fields = [field_of(setting).split(".") for setting in words.settings]
+    fields = [setting_name(setting).split(".") for setting in words.settings]
     named = any(
         field[0] in ("eval_px", "eval_px_tried")
         or field[:2] in (["progressive"], ["progressive", "image_px"])
@@ -119,12 +122,12 @@ def names_sizes(words: Words) -> bool:
     return named or words.image_px is not None
 
 
-def field_of(setting: str) -> str:
+def setting_name(setting: str) -> str:
     """What a setting, as ``--set`` takes it, sets: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
     return setting.partition("=")[0].strip()
 
 
-def starts_open(words: Words, device: torch.device) -> tuple[WeightsCandidate, ...]:
+def open_weights(words: TrainOverrides, device: torch.device) -> tuple[WeightsCandidate, ...]:
     """The starts to choose among, where the words leave the weights open; none where they name them.
 
     A recipe that was named for given weights is not begun from scratch where there are any.
@@ -147,7 +150,7 @@ def _network(model: str | Architecture | None, device: torch.device) -> str | Ar
     return default_model(device) if model is None or model == "auto" else model
 
 
-def refuse_too_small(recipe: Recipe, device: torch.device, begun_from: Collection[str]) -> None:
+def validate_requested_sizes(recipe: Recipe, device: torch.device, begun_from: Collection[str]) -> None:
     """Refuse sizes below the stride of the network, where it is known which that is, before pictures are looked at.
 
     Args:
@@ -164,8 +167,8 @@ def refuse_too_small(recipe: Recipe, device: torch.device, begun_from: Collectio
         validate_stride(recipe, network, stride_of(network))
 
 
-def begin_recipe(
-    words: Words, device: torch.device, *, found: WeightsCandidate | None = None
+def requested_recipe(
+    words: TrainOverrides, device: torch.device, *, found: WeightsCandidate | None = None
 ) -> tuple[Recipe, list[str]]:
     """The recipe of a new run, its "auto" fields still open, and what was chosen so far, a sentence each.
 
@@ -194,13 +197,13 @@ def begin_recipe(
     return apply(words, get_recipe(name).model_copy(update={"weights": weights})), notes
 
 
-def _named(words: Words) -> Recipe:
+def _named(words: TrainOverrides) -> Recipe:
     """The recipe that the words name, changed by the others."""
     recipe = words.recipe if isinstance(words.recipe, Recipe) else get_recipe(str(words.recipe))
     return apply(words, recipe)
 
 
-def apply(words: Words, recipe: Recipe) -> Recipe:
+def apply(words: TrainOverrides, recipe: Recipe) -> Recipe:
     """The recipe changed by the words, checked once all of them are in.
 
     Args:
@@ -223,7 +226,7 @@ def apply(words: Words, recipe: Recipe) -> Recipe:
         plain |= {"crop_fraction": 1.0, "crop_framing": None}
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
         plain["batch_images"] = words.batch_images
-        if not {"optimizer", "optimizer.lr"} & {field_of(setting) for setting in words.settings}:
+        if not {"optimizer", "optimizer.lr"} & {setting_name(setting) for setting in words.settings}:
             lr = _following(recipe, words.batch_images)
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             _logger.info(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
@@ -239,7 +242,7 @@ def apply(words: Words, recipe: Recipe) -> Recipe:
             plain["eval_px_tried"] = "auto"
     changed = validate_recipe(apply_overrides(plain, words.settings), where=recipe.name, options=_said(words))
     last = changed.progressive.last.image_px
-    own = "eval_px" in {field_of(setting) for setting in words.settings}
+    own = "eval_px" in {setting_name(setting) for setting in words.settings}
     if sized and not own and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
         _logger.info(
             f"Evaluation stays at {changed.eval_px} px, though training ends at {last} px: --set eval_px says another."
@@ -248,7 +251,7 @@ def apply(words: Words, recipe: Recipe) -> Recipe:
 
 
 def _names_sizes(setting: str) -> bool:
-    field = field_of(setting)
+    field = setting_name(setting)
     return field == "progressive" or field.startswith("progressive.image_px")
 
 
@@ -274,7 +277,7 @@ _OPTIONS = {
 }
 
 
-def _said(words: Words) -> dict[str, str]:
+def _said(words: TrainOverrides) -> dict[str, str]:
     """From fields to the words of the command line that changed them."""
     options = {
         field: f"--{option.replace('_', '-')} {value:g}"
@@ -283,7 +286,7 @@ def _said(words: Words) -> dict[str, str]:
         for field, option in _OPTIONS.items()
         if isinstance(value := getattr(words, option), str | int | float)
     }
-    return options | {field_of(setting): f"--set {setting}" for setting in words.settings}
+    return options | {setting_name(setting): f"--set {setting}" for setting in words.settings}
 
 
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
@@ -293,7 +296,7 @@ _OPEN = {
 }  # fmt: skip
 
 
-def resumed_recipe(words: Words, recipe_file: Path) -> Recipe:
+def resumed_recipe(words: TrainOverrides, recipe_file: Path) -> Recipe:
     """The recipe of the run to go on with.
 
     Raises:
@@ -301,7 +304,7 @@ def resumed_recipe(words: Words, recipe_file: Path) -> Recipe:
     """
     there = read_recipe(recipe_file)
     base = words.recipe if isinstance(words.recipe, Recipe) else there
-    fields = {field_of(setting) for setting in words.settings}
+    fields = {setting_name(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
     with silenced():
@@ -314,7 +317,7 @@ def resumed_recipe(words: Words, recipe_file: Path) -> Recipe:
         asked = asked.model_copy(
             update={"model": there.model}
         )  # the run has it with the padding of its weights
-    lowered = words.minutes is not None and not names_sizes(words)
+    lowered = words.minutes is not None and not sets_sizes(words)
     asked = _no_larger(asked, there, lowered=lowered)
     settled = {"progressive.shares"} if asked.time_shares is not None else set()
     differing = diff_recipes(there, asked, leave_open=_OPEN | settled)

@@ -13,6 +13,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from efficientnetv2.data.bands import measure_bands
+from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.raster_checks import count_dtypes, dtype_group
 from efficientnetv2.data.records import SPLITS, Layout
@@ -22,7 +23,6 @@ from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
-from efficientnetv2.workflows.predictions_io import is_labeled_predictions_csv
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _DARK = 64
 
 
 @dataclass(frozen=True)
-class Source:
+class DataConfig:
     """DATA and how to read it; the options of those names.
 
     Args:
@@ -109,7 +109,7 @@ class Source:
                 f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
                 f"{self.data.rstrip('/')}/manifest.csv"
             )
-        if require_labels and self.label_column == "label" and is_labeled_predictions_csv(folder):
+        if require_labels and self.label_column == "label" and _holds_predictions(folder):
             there = folder.with_name("manifest.csv")
             instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
             raise InputError(
@@ -131,7 +131,7 @@ class Source:
         )
 
 
-def with_rule(dataset: ImageDataset, source: Source, *, seed: int) -> ImageDataset:
+def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> ImageDataset:
     """The same pictures, their rasters to be read by a rule that the training ones have given.
 
     Args:
@@ -210,6 +210,17 @@ def _told_kinds(bands: Bands, counts: Mapping[str, int]) -> str:
     return f"{told}. Scale all of them alike, with GDAL by gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
 
 
+def _holds_predictions(file: Path) -> bool:
+    """Whether a file is ``predictions.csv`` of labeled images, by its header."""
+    if not file.is_file() or file.suffix.lower() != ".csv":
+        return False
+    try:
+        header = read_header(file)[1]
+    except (OSError, ValueError):
+        return False
+    return [name for name in header if name != "probability"][:3] == ["path", "label", "true_label"]
+
+
 def nodata_asked(text: str) -> tuple[float, ...]:
     """The values of ``--nodata -9999,-32768``; none of "none".
 
@@ -248,7 +259,7 @@ def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:
     return numbers
 
 
-def tell(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
+def report_notes(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
     """Say what was noted on the way to a dataset, and which of its shards are damaged; no picture is read.
 
     Returns:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from efficientnetv2.data.augmented_copies import excluded_copies, validate_copy_splits
+from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError
@@ -24,11 +25,9 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
 from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, count_of, escaped, some
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.workflows.data_config import Source, with_rule
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ _MOST_DECODED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Common:
+class SharedDataset:
     """What all runs of a cross-validation train on: kept decoded on disk, it serves each of them.
 
     Args:
@@ -51,7 +50,9 @@ class Common:
     rows: Ints
 
     @classmethod
-    def of(cls, everything: ImageDataset, learning: Sequence[Ints], own: ImageDataset, rows: Ints) -> Common:
+    def of(
+        cls, everything: ImageDataset, learning: Sequence[Ints], own: ImageDataset, rows: Ints
+    ) -> SharedDataset:
         """What runs train on, as one of them names it.
 
         Args:
@@ -69,7 +70,7 @@ class Common:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class DataModule:
     """Pictures ready for a run.
 
     Args:
@@ -92,7 +93,7 @@ class Prepared:
     chooses: bool
     contents: Ints
     answered: EvalSplit = "val"
-    common: Common | None = None
+    common: SharedDataset | None = None
     check_notes: tuple[str, ...] = ()
     label_conflicts: int = 0
 
@@ -110,9 +111,10 @@ class Prepared:
         """The pictures that figures are of: those of val, or of test (``answered``)."""
         return self.dataset.subset(self.answered)
 
-    def stored_px(self, recipe: Recipe) -> float | None:
-        """The side at which the training pictures are stored, if a recipe asks for it and it can be had."""
-        return None if recipe.enlarge is None else median_shorter_side(self.train)
+    @cached_property
+    def stored_px(self) -> float | None:
+        """Median of the shorter sides of the stored training images, in pixels. None if it is not known."""
+        return median_shorter_side(self.train)
 
     @cached_property
     def minival(self) -> ImageDataset | None:
@@ -126,8 +128,8 @@ class Prepared:
         return self.dataset.select(np.flatnonzero(np.isin(self.dataset.split, parts)))
 
 
-def prepare(
-    source: Source,
+def prepare_data(
+    source: DataConfig,
     *,
     holdout: float,
     seed: int,
@@ -136,7 +138,7 @@ def prepare(
     made_for: Published | None = None,
     answered: EvalSplit = "val",
     detail_level: int = logging.INFO,
-) -> Prepared:
+) -> DataModule:
     """Look at every file, leave out what cannot be read, split if no split was given.
 
     Args:
@@ -182,7 +184,7 @@ def prepare(
     copies, further = excluded_copies(dataset, ~dataset.in_train)
     if copies.any():
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
-    dataset = with_rule(dataset, source, seed=seed)
+    dataset = with_bands(dataset, source, seed=seed)
     parts = ("minival", asked) if chooses else (asked,)
     evaluated = np.flatnonzero(np.isin(dataset.split, parts))
     if bad := decode_evaluated(dataset, evaluated, strict=strict, detail_level=detail_level):
@@ -190,7 +192,7 @@ def prepare(
         kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
         dataset, contents = _readable(dataset, kept, asked), contents[kept]
     note = f"{note}{further}"
-    return Prepared(
+    return DataModule(
         dataset,
         note,
         skipped,
@@ -277,7 +279,7 @@ def _parted(
     return dataset, note, chooses
 
 
-def refuse_missing(train: ImageDataset, world: World) -> None:
+def require_images_here(train: ImageDataset, world: World) -> None:
     """The pictures, which the first process has looked at, are there on the others' machines too.
 
     Args:

@@ -1,0 +1,48 @@
+"""Where and how a run runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from efficientnetv2.data.data_module import SharedDataset
+from efficientnetv2.utils.shell import options
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run that are not in its recipe.
+
+    Args:
+        out: Run directory. None makes a new one under ``runs/``.
+        resume: Whether to resume the run there.
+        device: Device, as ``--device`` takes it.
+        workers: Processes that read images. None chooses by the machine.
+        memory_gib: Memory limit of each process.
+        strict: Whether an unreadable image is an error.
+        probe: Whether to compare with a linear probe of the given weights.
+        against: Run to compare with. None takes the one of the resumed run, or else the last one beside it.
+        settled: Recipe files of earlier runs of the same kind. The first with the same weights is repeated.
+        common: Dataset that all runs of a cross-validation share.
+    """
+
+    out: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    memory_gib: float | None = None
+    strict: bool = False
+    probe: bool = True
+    against: Path | None = None
+    settled: tuple[Path, ...] = ()
+    common: SharedDataset | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The options that a resumed run needs again, as typed on the command line."""
+        return options(
+            device=None if self.device == "auto" else self.device,
+            workers=self.workers,
+            memory_gib=self.memory_gib,
+            strict=self.strict,
+        )
