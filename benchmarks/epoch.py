@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS, hardware, record
 
-from efficientnetv2.utils.timer import Spread
+from efficientnetv2.utils.timer import TimingStats
 
 _LINE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?Time: ([\d.]+)s")
 # Updates at the beginning that do not count: compiling and the first pictures. Ours.
@@ -178,12 +178,12 @@ def main() -> None:
         epochs = ", ".join(f"{side} {images * values[-1]:.0f} s" for side, values in per_image.items())
         print(f"{epochs}; ours waited {waited:.1%}", flush=True)
     ratios = {
-        f"epoch_vs_timm_train_script{end}": Spread.of(
+        f"epoch_vs_timm_train_script{end}": TimingStats.of(
             [theirs / ours for theirs, ours in zip(per_image[side], per_image["ours"], strict=True)]
         )
         for side, end in (("timm documented", ""), ("timm best", "_best"))
     }
-    ratios["input_wait_share"] = Spread.of(waits)
+    ratios["input_wait_share"] = TimingStats.of(waits)
     print(f"timm best: {', '.join(best)} workers; ours: {chosen}; {images:,} pictures")
     for name, spread in ratios.items():
         print(f"{name}: {spread}")
@@ -204,7 +204,7 @@ def main() -> None:
         _record(ratios, raw, options.rounds)
 
 
-def _record(spreads: dict[str, Spread], raw: dict, rounds: int) -> None:
+def _record(spreads: dict[str, TimingStats], raw: dict, rounds: int) -> None:
     more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name, spread in spreads.items():

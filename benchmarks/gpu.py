@@ -37,7 +37,7 @@ from efficientnetv2.data.loader import PREFETCH, Batch, TrainingImages, training
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import Spread, waiting
+from efficientnetv2.utils.timer import TimingStats, synchronizer
 
 CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
 MAGNITUDE = 15.0  # RandAugment's at the end of the paper's schedule for S
@@ -97,7 +97,7 @@ def timed(
     return seconds
 
 
-def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, Spread]:
+def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, TimingStats]:
     """What RandAugment adds to a step, and how busy files keep the device."""
     recipe, _ = our_recipe(work)
     strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
@@ -118,11 +118,11 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, Spread]:
         "memory, RandAugment": our_losses(work, strong),
         "files, RandAugment": (done.loss for done in our_steps(work, strong, reading, dataset.labels)),
     }
-    seconds = timed(loops, steps=steps, rounds=rounds, wait=waiting(work.device))
+    seconds = timed(loops, steps=steps, rounds=rounds, wait=synchronizer(work.device))
     plain, augmented, read = seconds.values()
     return {
-        "gpu_randaugment_share": Spread.of([1 - a / b for a, b in zip(plain, augmented, strict=True)]),
-        "gpu_busy_share": Spread.of([min(1.0, a / b) for a, b in zip(augmented, read, strict=True)]),
+        "gpu_randaugment_share": TimingStats.of([1 - a / b for a, b in zip(plain, augmented, strict=True)]),
+        "gpu_busy_share": TimingStats.of([min(1.0, a / b) for a, b in zip(augmented, read, strict=True)]),
     }
 
 
@@ -139,7 +139,7 @@ def main() -> int:
         return 1
     device = torch.device("cpu" if options.try_out else "cuda")
     cases = {"tiny": ("efficientnetv2_b0", 32, 8)} if options.try_out else CASES
-    found: dict[str, Spread] = {}
+    found: dict[str, TimingStats] = {}
     raw = {}
     with tempfile.TemporaryDirectory() as folder:
         paint(Path(folder), 64 if options.try_out else 8192)
@@ -160,7 +160,7 @@ def main() -> int:
     return 0
 
 
-def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
+def keep(found: dict[str, TimingStats], raw: dict, rounds: int) -> None:
     """Into the summary, and the raw seconds beside it."""
     on = hardware(torch.device("cuda"))
     more = "" if rounds == _ROUNDS else f" --rounds {rounds}"

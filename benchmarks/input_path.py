@@ -57,9 +57,9 @@ from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import free_bytes
-from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import Spread, alternate
+from efficientnetv2.utils.timer import TimingStats, interleave
 from efficientnetv2.workflows.evaluation_result import library_versions
 
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95
@@ -95,7 +95,7 @@ class Reading:
             InputError: there is no memory for the cache.
         """
         sides = {"timm": timm_round(self)} if importlib.util.find_spec("timm") else {}
-        if hasattr(of_torchvision("io"), "decode_image"):  # its decoders are deprecated
+        if hasattr(import_torchvision("io"), "decode_image"):  # its decoders are deprecated
             sides["torchvision v2"] = torchvision_round(self)
         sides[OURS] = Ours.of(self).round_
         if cached:
@@ -121,7 +121,7 @@ def timm_round(reading: Reading) -> Round:
 
 def torchvision_round(reading: Reading) -> Round:
     """Transforms v2 of torchvision, one by one, on tensors that it has decoded: faster than on Pillow images."""
-    tv_io, v2 = of_torchvision("io"), of_torchvision("transforms.v2")
+    tv_io, v2 = import_torchvision("io"), import_torchvision("transforms.v2")
     means = Preprocessing(image_px=reading.image_px)
     transform = v2.Compose(
         [
@@ -324,14 +324,14 @@ def decode(ours: Ours, request: BatchRequest) -> None:
             picture.pixels(scale, False, math.ceil(box.bottom) + scale)
 
 
-def measured(folder: Path) -> dict[str, Spread]:
+def measured(folder: Path) -> dict[str, TimingStats]:
     """A run: claim -> ratio at both sizes, printed with the parts of ours."""
-    found: dict[str, Spread] = {}
+    found: dict[str, TimingStats] = {}
     dataset = load_dataset(folder)
     for px in (128, 300):
         reading = Reading(dataset, px)
         sides = reading.sides(cached=px == 128)
-        speeds = Speeds(alternate(sides, rounds=ROUNDS), len(dataset))
+        speeds = Speeds(interleave(sides, rounds=ROUNDS), len(dataset))
         print(f"{px} px:", *speeds.lines(), sep="\n")
         claims = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
         ratios = {name: speeds.ahead_of("timm", ours=side) for name, side in claims.items() if side in sides}
@@ -357,7 +357,7 @@ def as_is(options: argparse.Namespace) -> None:
     sizes = []
     for px in options.image_px or (128, 300):
         sides = able(Reading(dataset, px).sides(), say)
-        speeds = Speeds(alternate(sides, rounds=options.rounds), len(dataset))
+        speeds = Speeds(interleave(sides, rounds=options.rounds), len(dataset))
         plain = speeds.to_json()
         for side, values in plain["sides"].items():
             values["cached_ahead"] = asdict(speeds.ahead_of(side, ours=CACHED))
@@ -369,7 +369,7 @@ def as_is(options: argparse.Namespace) -> None:
         print(json.dumps(facts | {"versions": library_versions(), "sizes": sizes}))
 
 
-def keep(runs: Sequence[Mapping[str, Spread]]) -> None:
+def keep(runs: Sequence[Mapping[str, TimingStats]]) -> None:
     """Into the summary, and the ratios of each run into input_path.json."""
     more = "" if len(runs) == _RUNS else f" --runs {len(runs)}"
     for name in runs[0]:

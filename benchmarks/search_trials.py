@@ -36,7 +36,7 @@ from efficientnetv2.utils.device import device_title
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import cache_folder, write_text_atomically
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import system
+from efficientnetv2.utils.timer import boot_id
 
 DRAWN_BY = Key.of(0).fold("search record")
 SEED = 0  # of a trial
@@ -150,7 +150,7 @@ def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> Proxy:
         workers=0,
         threads=torch.get_num_threads(),
         times=folder / "step_times.json",
-        quiet=cache_folder("quiet") / system(),
+        quiet=cache_folder("quiet") / boot_id(),
     )
 
 

@@ -32,7 +32,7 @@ from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Progressive
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import Spread, alternate, ratio
+from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio
 
 DISTINCT, CLASSES, STORED_PX, PX, BATCH = 2_000, 10, 96, 64, 50
 SHARD_BYTES = 20_000_000
@@ -72,14 +72,14 @@ def main() -> None:
             if options.cold:
                 seconds[what] = alternate_cold(sides, options.rounds, Path(folder))
             else:
-                seconds[what] = alternate(sides, rounds=options.rounds)
+                seconds[what] = interleave(sides, rounds=options.rounds)
     cache = "cold" if options.cold else "warm"
     command = "python -m benchmarks.shards" + (" --cold" if options.cold else "")
     command += "" if options.rounds == _ROUNDS else f" --rounds {options.rounds}"
     for what, name in (("training", f"shards_vs_files_{cache}"), ("bytes", f"shards_bytes_vs_files_{cache}")):
-        spread = ratio(seconds[what], of="shards", to="files")
+        spread = speed_ratio(seconds[what], of="shards", to="files")
         rates = {
-            side: Spread.of([options.round_pictures / one for one in times])
+            side: TimingStats.of([options.round_pictures / one for one in times])
             for side, times in seconds[what].items()
         }
         print(f"{name}: {spread}; images/s: shards {rates['shards']}, files {rates['files']}")
@@ -151,12 +151,12 @@ def read_bytes(dataset: ImageDataset, order: list[BatchRequest]):
 
 
 def alternate_cold(sides: dict, rounds: int, folder: Path) -> dict[str, list[float]]:
-    """As ``alternate``, the pages of all files dropped before each round; they are other files on either side."""
+    """As ``interleave``, the pages of all files dropped before each round; they are other files on either side."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         drop_pages(folder)
         names = list(sides) if number % 2 == 0 else list(sides)[::-1]
-        for name, times in alternate({name: sides[name] for name in names}, rounds=1, warmup=0).items():
+        for name, times in interleave({name: sides[name] for name in names}, rounds=1, warmup=0).items():
             seconds[name] += times
     return seconds
 

@@ -50,9 +50,9 @@ from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import Spread, alternate, ratio, waiting
+from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio, synchronizer
 from efficientnetv2.workflows.evaluation_result import library_versions
 
 OURS = "efficientnetv2"
@@ -190,7 +190,7 @@ def timm_network(work: Workload) -> nn.Module:
 
 
 def _torchvision_network(work: Workload) -> nn.Module:
-    models = of_torchvision("models")
+    models = import_torchvision("models")
     network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
     apply_regularization(network, dropout=work.rate, drop_path=work.rate)
     return network.train()
@@ -259,13 +259,13 @@ class Speeds:
     seconds: dict[str, list[float]]
     images: int
 
-    def images_per_s(self, side: str) -> Spread:
+    def images_per_s(self, side: str) -> TimingStats:
         """Median and quartiles over the rounds."""
-        return Spread.of([self.images / one for one in self.seconds[side]])
+        return TimingStats.of([self.images / one for one in self.seconds[side]])
 
-    def ahead_of(self, side: str, *, ours: str = OURS) -> Spread:
+    def ahead_of(self, side: str, *, ours: str = OURS) -> TimingStats:
         """How many times as fast ours is, round by round."""
-        return ratio(self.seconds, of=ours, to=side)
+        return speed_ratio(self.seconds, of=ours, to=side)
 
     def fastest(self, prefix: str) -> str:
         """The fastest of the sides whose names begin so."""
@@ -322,7 +322,7 @@ def time_steps(
     compiled = compiled or recipe.compile is True
     loops = {str(peer): peer.losses(work) for peer in peers(work, compiled=compiled, libraries=libraries)}
     loops[OURS] = our_losses(work, recipe)
-    first_s, wait = {}, waiting(work.device)
+    first_s, wait = {}, synchronizer(work.device)
     for side, loop in loops.items():
         began = time.perf_counter()
         next(loop)
@@ -330,10 +330,10 @@ def time_steps(
         first_s[side] = time.perf_counter() - began
         say(f"{side} begins ({first_s[side]:.1f} s)")
     calls = {side: loop.__next__ for side, loop in loops.items()}
-    return StepSpeeds(alternate(calls, rounds=rounds, wait=wait), work.batch_images, note, first_s)
+    return StepSpeeds(interleave(calls, rounds=rounds, wait=wait), work.batch_images, note, first_s)
 
 
-def claims(name: str, found: Speeds) -> tuple[dict[str, Spread], str]:
+def claims(name: str, found: Speeds) -> tuple[dict[str, TimingStats], str]:
     """The ratios, and which of timm's tuned sides is the fastest."""
     ratios = {f"train_step_{name}_vs_timm_default": found.ahead_of("timm")}
     ratios |= {
@@ -424,7 +424,7 @@ def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
     print(json.dumps(facts | found.to_json()) if options.json else "\n".join(found.lines()))
 
 
-def keep(name: str, found: dict[str, Any], ratios: dict[str, Spread], rounds: int) -> None:
+def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], rounds: int) -> None:
     """Into the summary, and the raw seconds and losses into train_step.json."""
     command = "python -m benchmarks.train_step --compiled"
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"

@@ -32,7 +32,7 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.shell import placed
+from efficientnetv2.utils.shell import rank_and_world_size
 
 
 def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -65,7 +65,7 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
     options = parser.parse_args(words)
     if options.seeds is not None and not 1 <= options.seeds <= 1000:
         parser.error(f"--seeds is {options.seeds}, but must be between 1 and 1,000")
-    if (placed() or (0, 1))[1] > 1:
+    if (rank_and_world_size() or (0, 1))[1] > 1:
         parser.error("this program is started once, not under torchrun: give each table a GPU of its own")
     if options.out is not None and (options.record or len(options.tables) > 1):
         parser.error("--out is for one table that is not recorded: leave it out")

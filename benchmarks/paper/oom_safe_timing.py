@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from efficientnetv2.utils.memory import is_out_of_memory, release
-from efficientnetv2.utils.timer import alternate, waiting
+from efficientnetv2.utils.memory import is_out_of_memory, release_memory
+from efficientnetv2.utils.timer import interleave, synchronizer
 
 Work = Callable[[], None]
 
@@ -23,7 +23,7 @@ def time_in_turn(
     ``begin`` makes each work once. The works alternate, so that changes of the machine's pace affect all of them.
     """
     ready = {name: work for name, make in begin.items() if (work := _begun(make, device)) is not None}
-    return alternate(ready, rounds=rounds, warmup=1, wait=waiting(device))
+    return interleave(ready, rounds=rounds, warmup=1, wait=synchronizer(device))
 
 
 def _begun(begin: Callable[[], Work], device: torch.device) -> Work | None:
@@ -36,5 +36,5 @@ def _begun(begin: Callable[[], Work], device: torch.device) -> Work | None:
             raise
         return None
     finally:
-        release(device)  # what one work needed is free for the next
+        release_memory(device)  # what one work needed is free for the next
     return work

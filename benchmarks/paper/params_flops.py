@@ -20,7 +20,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
 from efficientnetv2.utils.errors import count_of
-from efficientnetv2.utils.timer import alternate, waiting
+from efficientnetv2.utils.timer import interleave, synchronizer
 
 Say = Callable[[str], None]
 
@@ -165,7 +165,7 @@ def latency_s(
                 for _ in range(passes.get(name, 1)):
                     network(images)
 
-        [first] = alternate({name: infer}, rounds=1, wait=waiting(device))[name]
+        [first] = interleave({name: infer}, rounds=1, wait=synchronizer(device))[name]
         passes[name] = max(1, round(_ROUND_S / first))
         return infer
 

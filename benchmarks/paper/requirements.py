@@ -10,7 +10,7 @@ from efficientnetv2.models import hub, pretrained
 from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.optional_deps import needed, of_torchvision
+from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
 
 
 def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
@@ -39,9 +39,9 @@ def refuse_missing(runs: Iterable[tuple[object, str, str | None]]) -> None:
 
 def _library(model: str) -> None:
     if model.startswith("timm:"):
-        needed("timm", "timm", f"the network '{model}'")
+        import_optional("timm", "timm", f"the network '{model}'")
     else:
-        of_torchvision("models")
+        import_torchvision("models")
 
 
 def _weights(weights: str) -> None:

@@ -40,7 +40,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.timer import Spread
+from efficientnetv2.utils.timer import TimingStats
 from efficientnetv2.workflows import search_run
 from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_export import compound, grow
@@ -299,7 +299,7 @@ def on_rasters(tmp_path, monkeypatch):
         for number in range(12):
             values = rng.integers(0, 9_000, (4, 32, 32)).astype(np.uint16)
             rasters.write_raster(tmp_path / "pictures" / name / f"{name}_{number:02d}.tif", values)
-    step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
+    step = StepTold(TimingStats(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
     timed = Outcome(step, (), Trained((), 1000), None)
     monkeypatch.setattr(search_run, "try_out", lambda *given, **more: timed)
     monkeypatch.setattr(search_run, "_work", no_work)
@@ -311,7 +311,7 @@ def on_rasters(tmp_path, monkeypatch):
 @pytest.fixture
 def untrained(monkeypatch):
     """Studies whose backbone nobody times, and for which nobody works; what their workers were given."""
-    step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
+    step = StepTold(TimingStats(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
     timed, given = Outcome(step, (), Trained((), 1000), None), []
     monkeypatch.setattr(search_run, "try_out", lambda *words, **more: timed)
     monkeypatch.setattr(search_run, "_work", lambda *words: given.append(words) or no_work(*words))

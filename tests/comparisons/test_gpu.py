@@ -12,7 +12,7 @@ from benchmarks.train_step import Workload
 from torch.utils.data import Dataset
 
 from efficientnetv2.data.loader import PREFETCH, iter_batches
-from efficientnetv2.utils.timer import Spread
+from efficientnetv2.utils.timer import TimingStats
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def results(tmp_path, monkeypatch):
 
 def test_a_claim_names_the_gpu_and_the_machine_that_it_is_in(results, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
-    gpu.keep({"gpu_busy_share": Spread.of([0.9, 1.0])}, {}, 2)
+    gpu.keep({"gpu_busy_share": TimingStats.of([0.9, 1.0])}, {}, 2)
     on = f"A GPU, torch {torch.__version__}; {record.hardware()}"
     assert json.loads((results / "summary.json").read_text())["gpu_busy_share"]["hardware"] == on
     assert json.loads((results / "gpu.json").read_text())["hardware"] == on

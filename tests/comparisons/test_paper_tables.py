@@ -374,7 +374,7 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
         return network
 
     monkeypatch.setattr(params_flops, "create", create)
-    alternate = oom_safe_timing.alternate
+    alternate = oom_safe_timing.interleave
 
     passed = {"passes": 0}
 
@@ -387,10 +387,10 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
         passed["passes"] = len(passes) - before
         return {name: [0.5] * how["rounds"] for name in sides}
 
-    monkeypatch.setattr(oom_safe_timing, "alternate", seen)
+    monkeypatch.setattr(oom_safe_timing, "interleave", seen)
     first = iter([0.1, 9.0])  # of the networks alone: three passes a round, and one
     monkeypatch.setattr(
-        params_flops, "alternate", lambda sides, **how: {name: [next(first)] for name in sides}
+        params_flops, "interleave", lambda sides, **how: {name: [next(first)] for name in sides}
     )
     names = ["efficientnetv2_s", "efficientnetv2_l", "resnet50", "efficientnetv2_b0"]
     timing = params_flops.Timing(4, "fp32")

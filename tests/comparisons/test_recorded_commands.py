@@ -22,7 +22,7 @@ from benchmarks import (
 )
 from tests.messages import mentions
 
-from efficientnetv2.utils.timer import Spread
+from efficientnetv2.utils.timer import TimingStats
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ def test_another_loop_is_not_recorded(words, summary, monkeypatch, capsys):
 def test_a_steps_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
     found = SimpleNamespace(lines=list, to_json=dict)
     monkeypatch.setattr(train_step, "time_steps", lambda work, **words: found)
-    monkeypatch.setattr(train_step, "claims", lambda name, found: ({name: Spread.of([2.0, 3.0])}, "timm"))
+    monkeypatch.setattr(
+        train_step, "claims", lambda name, found: ({name: TimingStats.of([2.0, 3.0])}, "timm")
+    )
     monkeypatch.setattr(train_step, "losses", lambda work: {})
     run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", "--rounds", rounds)
     claim = summary()["b0_224"]
@@ -123,7 +125,7 @@ def read_alike(monkeypatch):
     for name in ("trained_on", "read_bytes"):
         monkeypatch.setattr(shards, name, lambda *given: None)
     alike = lambda sides, rounds, **how: {name: [1.0] * rounds for name in sides}  # noqa: E731
-    monkeypatch.setattr(shards, "alternate", alike)
+    monkeypatch.setattr(shards, "interleave", alike)
 
 
 @pytest.mark.usefixtures("read_alike")
@@ -167,7 +169,7 @@ def test_kept_memorys_claim_names_the_rounds_and_the_size_that_it_is_of(rounds, 
 @pytest.mark.parametrize(("rounds", "more"), [(9, ""), (3, " --rounds 3")])
 def test_a_gpus_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
     monkeypatch.setattr(gpu, "hardware", lambda device: "a GPU")
-    gpu.keep({"gpu_busy_share": Spread.of([1.0] * rounds)}, {}, rounds)
+    gpu.keep({"gpu_busy_share": TimingStats.of([1.0] * rounds)}, {}, rounds)
     claim = summary()["gpu_busy_share"]
     assert (claim["command"], claim["n"]) == (f"python -m benchmarks.gpu{more}", rounds)
 
@@ -181,7 +183,7 @@ def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(
     monkeypatch.setattr(input_path, "make", lambda data, folder: [])
 
     def measured(folder):
-        return {"input_128px_vs_timm": Spread((median := next(each)), median - 0.25, median + 0.25, 15)}
+        return {"input_128px_vs_timm": TimingStats((median := next(each)), median - 0.25, median + 0.25, 15)}
 
     monkeypatch.setattr(input_path, "measured", measured)
     run(input_path, monkeypatch, tmp_path, "--record", "--runs", runs)

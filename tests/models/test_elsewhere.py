@@ -47,7 +47,7 @@ def test_networks_that_others_have(word, there):
 
 
 def test_without_timm_torchvision_is_named(monkeypatch):
-    monkeypatch.setattr(factory, "needed", absent)
+    monkeypatch.setattr(factory, "import_optional", absent)
     with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
         create("resnet18")
 
@@ -61,6 +61,6 @@ def test_a_word_that_nobody_has():
 
 def test_a_library_that_cannot_be_imported_is_passed_over(monkeypatch):
     """It is only one of the places to look; the word is as unknown without it."""
-    monkeypatch.setattr(factory, "of_torchvision", absent)
+    monkeypatch.setattr(factory, "import_torchvision", absent)
     assert mentions(str(factory.unknown_model_error("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
     assert "torchvision:" not in str(factory.unknown_model_error("efficientnet_v2_s"))

@@ -28,7 +28,7 @@ from efficientnetv2.models import download, pretrained
 from efficientnetv2.models.conversion.convert import read_pretrained
 from efficientnetv2.models.hub import Hub, cached, fetch, url
 from efficientnetv2.training.initial_weights import load_weights
-from efficientnetv2.utils.cpu import within
+from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError
 
 NAME = "efficientnetv2_b0.in1k"
@@ -187,7 +187,7 @@ def test_a_server_that_never_answers_is_given_up_soon(hub, name):
             fetch(name, replace(hub, endpoint=nowhere, pytorch=nowhere, patience_s=0.3))
     assert time.perf_counter() - started < 8  # the libraries' own patience is 10 s
     with pytest.raises(TimeoutError, match=mentioning("0.1")):
-        within(0.1, lambda: time.sleep(5))
+        call_with_timeout(0.1, lambda: time.sleep(5))
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])

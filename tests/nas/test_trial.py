@@ -45,7 +45,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
-from efficientnetv2.utils.timer import Quiet, Spread
+from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 # fmt: off
 TINY = Architecture(
@@ -142,7 +142,7 @@ def test_a_hopeless_trial_is_stopped_where_it_stands(class_folders, tmp_path):
     assert not trials(), "it computes no further"
 
 
-STEP = StepTold(Spread(0.1, 0.08, 0.13, rounds=5), foretold=None, measured=True)
+STEP = StepTold(TimingStats(0.1, 0.08, 0.13, rounds=5), foretold=None, measured=True)
 CURVE = (EpochTold(0, 1.0, 0.2), EpochTold(0, 2.0, 0.4), EpochTold(1, 1.0, 0.6))
 
 
@@ -230,7 +230,7 @@ def test_a_failure_is_told_in_a_line(failure, said):
 
 def whole_of(median: float, apart: float = 0.0) -> StepTime:
     names = part_names(TINY, image_px=32, num_classes=3)
-    return StepTime(Spread(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
+    return StepTime(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
     proxy = proxy_of(class_folders, tmp_path)
     answers = [first, whole_of(0.12, apart=0.01)]
     monkeypatch.setattr(child, "measure", lambda *given, **more: answers.pop(0))
-    found = child.step_time(TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    found = child.step_time(TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
     assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
 
 
@@ -264,7 +264,7 @@ def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
     monkeypatch.setattr(child, "measure", lambda *given, **more: whole_of(0.11))
     for turn in range(2):
         found = child.step_time(
-            TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=verify or turn == 0
+            TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=verify or turn == 0
         )
     assert found.measured is measured
     assert found.foretold == pytest.approx(0.1, rel=0.01)
@@ -276,7 +276,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     came: list[str] = []
     monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
     monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))
-    monkeypatch.setattr(child, "forget_peak", lambda device: came.append("peak forgotten"))
+    monkeypatch.setattr(child, "reset_peak_memory", lambda device: came.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
     monkeypatch.setattr(child, "_job", lambda *given: "a run")
     monkeypatch.setattr(child.rates, "measure_timings", lambda job, folder: came.append(f"a little of {job}"))
@@ -365,7 +365,7 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
         return whole_of(0.1)
 
     monkeypatch.setattr(child, "measure", measured)
-    told = child.step_time(TINY, halved, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    told = child.step_time(TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
     assert limits == [3.0]
     own = {"group_images": batch // 2, "model": TINY, "seed": 0, **LEFT_OUT}
     assert timed[0] == (proxy.recipe.model_copy(update=own), 2)

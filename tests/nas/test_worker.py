@@ -21,7 +21,7 @@ from efficientnetv2.nas.storage import MOST_BEGUN, Claim, Ledger, optuna
 from efficientnetv2.nas.study import Plan, create, opened
 from efficientnetv2.nas.trial import EpochTold, Outcome, StepTold, measurement
 from efficientnetv2.nas.worker import Watch, Worker
-from efficientnetv2.utils.timer import Spread
+from efficientnetv2.utils.timer import TimingStats
 
 
 class Keeps(Watch):
@@ -85,7 +85,7 @@ def test_a_trial_that_another_worker_has_taken_over_and_ended_is_stopped(tmp_pat
     one = worker(tmp_path, trials=1)
     claim = one.ledger.claim(1)
     network = PLAN.space.decode(one._decided(claim))
-    assert one._told(claim, network, StepTold(Spread(0.1, 0.1, 0.1, 5), None, measured=True))
+    assert one._told(claim, network, StepTold(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
     assert one._told(claim, network, EpochTold(0, 1.0, 0.5))
     trial_id = one.ledger.id_of(0)
     theirs = one.storage.rdb.get_trial(trial_id).user_attrs["worker"] | {"token": "theirs"}
@@ -102,7 +102,7 @@ def test_a_trial_that_another_worker_has_taken_over_and_ended_is_stopped(tmp_pat
 def told_of(one: Worker, claim: Claim, epochs: list[EpochTold]) -> list[bool]:
     """Whether the trial goes on after each point of its curve."""
     network = PLAN.space.decode(one._decided(claim))
-    one._told(claim, network, StepTold(Spread(0.1, 0.1, 0.1, 5), None, measured=True))
+    one._told(claim, network, StepTold(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
     return [one._told(claim, network, point) for point in epochs]
 
 
@@ -154,7 +154,7 @@ def test_a_network_that_was_stopped_is_not_trained_again(tmp_path, monkeypatch):
         trial_id = one.ledger.id_of(claim.number)
         one.storage.rdb.set_trial_user_attr(trial_id, "point", list(SPACE.encode(SPACE.backbone)))
     tries = []
-    step = StepTold(Spread(0.1, 0.1, 0.1, 5), None, measured=True)
+    step = StepTold(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True)
     stopped = Outcome(step, (EpochTold(0, 1.0, 0.1),), None, None)
     monkeypatch.setattr(work, "try_out", lambda *given, **more: tries.append(1) or stopped)
     monkeypatch.setattr(one.watch, "began", lambda *given: None, raising=False)

@@ -10,10 +10,10 @@ from tests.messages import mentioning
 
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import (
-    check_folder,
-    check_place,
-    folder_kept_if_filled,
-    remedy,
+    check_writable_dir,
+    check_writable_file,
+    hint_for_os_error,
+    provisional_dir,
     write_atomically,
     write_text_atomically,
 )
@@ -111,7 +111,7 @@ def test_a_folder_for_what_does_not_come_goes_again(ended_by, tmp_path):
         raise ended_by
 
     (tmp_path / "there").mkdir()
-    with pytest.raises(ended_by), folder_kept_if_filled(tmp_path / "there/a/b"):
+    with pytest.raises(ended_by), provisional_dir(tmp_path / "there/a/b"):
         work()
     assert os.listdir(tmp_path) == ["there"]
     assert os.listdir(tmp_path / "there") == []
@@ -122,35 +122,35 @@ def test_a_folder_with_something_in_it_stays(tmp_path):
         (tmp_path / "a/half.txt").write_text("half")
         raise ValueError("later")
 
-    with pytest.raises(ValueError, match="later"), folder_kept_if_filled(tmp_path / "a/b"):
+    with pytest.raises(ValueError, match="later"), provisional_dir(tmp_path / "a/b"):
         work()
     assert os.listdir(tmp_path / "a") == ["half.txt"]
-    with folder_kept_if_filled(tmp_path / "c/d"):
+    with provisional_dir(tmp_path / "c/d"):
         pass
     assert (tmp_path / "c/d").is_dir()
 
 
 def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
-    with pytest.raises(OSError, match="too long"), folder_kept_if_filled(tmp_path / "a" / ("x" * 300)):
+    with pytest.raises(OSError, match="too long"), provisional_dir(tmp_path / "a" / ("x" * 300)):
         pass
     assert os.listdir(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
-    check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
-    check_folder(tmp_path / "new/and/below", "--out")
+    check_writable_file(tmp_path / "out.csv", "--out", such_as="out.csv")
+    check_writable_dir(tmp_path / "new/and/below", "--out")
     with pytest.raises(InputError, match=mentioning("out.csv")):
-        check_place(tmp_path, "--out", such_as="out.csv")
+        check_writable_file(tmp_path, "--out", such_as="out.csv")
     with pytest.raises(InputError, match=mentioning("nowhere")):
-        check_place(tmp_path / "nowhere/out.csv", "--out", such_as="out.csv")
+        check_writable_file(tmp_path / "nowhere/out.csv", "--out", such_as="out.csv")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("file", "folder")):
-        check_folder(tmp_path / "file/below", "--out")
+        check_writable_dir(tmp_path / "file/below", "--out")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be root
     with pytest.raises(InputError, match="nothing may be written into"):
-        check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
+        check_writable_file(tmp_path / "out.csv", "--out", such_as="out.csv")
     with pytest.raises(InputError, match="nothing may be written into"):
-        check_folder(tmp_path / "new", "--out")
+        check_writable_dir(tmp_path / "new", "--out")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no folder is synced there")
@@ -187,4 +187,4 @@ def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp
     ],
 )
 def test_what_is_to_be_done_follows_from_what_is_wrong(error, what):
-    assert what in remedy(error)
+    assert what in hint_for_os_error(error)

@@ -19,15 +19,15 @@ from efficientnetv2.utils import memory
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import (
     GIB,
-    Peak,
-    Shared,
-    forget_peak,
+    MemoryBudget,
+    PeakMemory,
     free_bytes,
     in_use_bytes,
     is_out_of_memory,
-    limit,
+    limit_memory,
     peak_bytes,
-    release,
+    release_memory,
+    reset_peak_memory,
 )
 
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def test_a_peak_that_is_forgotten_begins_at_what_is_in_use():
     assert peak_bytes(CPU) - before > 270_000_000
     del block
     assert peak_bytes(CPU) - before > 270_000_000
-    forget_peak(CPU)
+    reset_peak_memory(CPU)
     now = in_use_bytes(CPU)  # less than before, where what other tests have left was given back
     assert peak_bytes(CPU) - now < 50_000_000
     block = np.ones(200_000_000, dtype=np.uint8)
@@ -138,7 +138,7 @@ def test_a_peak_that_is_forgotten_begins_at_what_is_in_use():
 def test_a_peak_is_seen_although_it_has_gone():
     """300 MB until they have been seen, then nothing: the peak has them, the memory in use afterwards has not."""
     before = in_use_bytes(CPU)
-    with Peak(CPU) as peak:
+    with PeakMemory(CPU) as peak:
         block = np.ones(300_000_000, dtype=np.uint8)
         until = time.monotonic() + 60
         while peak.bytes - before < 270_000_000 and time.monotonic() < until:
@@ -146,14 +146,14 @@ def test_a_peak_is_seen_although_it_has_gone():
         del block
         time.sleep(0.05)  # for further looks
     assert peak.bytes - before == pytest.approx(300_000_000, rel=0.1)
-    release(CPU)
+    release_memory(CPU)
     assert in_use_bytes(CPU) - before < 100_000_000
 
 
 @pytest.mark.parametrize("gib", [0, -1, float("nan"), float("inf")])
 def test_a_limit_of_nothing_is_refused(gib):
     with pytest.raises(InputError, match="--memory-gib"):
-        limit(CPU, gib)
+        limit_memory(CPU, gib)
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1)])
@@ -164,8 +164,8 @@ def test_a_gpu_s_limit_is_set_by_its_number(device, number, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpus)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
-    limit(torch.device(device), 6)
-    limit(torch.device(device), 12)
+    limit_memory(torch.device(device), 6)
+    limit_memory(torch.device(device), 12)
     assert told == [(0.75, number), (1.0, number)]
 
 
@@ -208,13 +208,13 @@ def meet(shared, gib, threads):
 
 @pytest.mark.parametrize(("gib", "together"), [(1.0, 4), (2.0, 2), (3.0, 1), (7.0, 1)])
 def test_threads_take_no_more_memory_together_than_their_share(free_gib, gib, together):
-    shared = Shared(small=0, share=0.5)
+    shared = MemoryBudget(small=0, share=0.5)
     assert most_together(shared, gib) <= together
     meet(shared, gib, together)
 
 
 def test_little_is_not_counted_and_more_than_there_is_is_refused(free_gib):
-    shared = Shared(small=2 * GIB, share=0.1)
+    shared = MemoryBudget(small=2 * GIB, share=0.1)
     meet(shared, 2.0, 6)
     with (
         pytest.raises(MemoryError, match=mentioning("9.0", "GiB", "8.0")),

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from efficientnetv2.utils.probability import logits_of, probabilities
+from efficientnetv2.utils.probability import probabilities, to_logits
 
 
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
 def test_there_and_back(answer):
     logits = torch.tensor([[0.0, 2.0, -3.0], [5.0, -5.0, 1.0]])
     shares = probabilities(logits, answer)
-    torch.testing.assert_close(probabilities(logits_of(shares, answer), answer), shares)
+    torch.testing.assert_close(probabilities(to_logits(shares, answer), answer), shares)
     sums = shares.sum(dim=1)
     assert torch.allclose(sums, torch.ones(2)) == (answer == "softmax")
 
@@ -19,7 +19,7 @@ def test_by_hand():
     logits = torch.tensor([[0.0, 3.0]]).log1p()  # 0 and ln 4
     assert probabilities(logits, "softmax")[0].tolist() == pytest.approx([1 / 5, 4 / 5])
     assert probabilities(logits, "sigmoid")[0].tolist() == pytest.approx([1 / 2, 4 / 5])
-    assert logits_of(torch.tensor([[0.5, 0.8]]), "sigmoid")[0].tolist() == pytest.approx(
+    assert to_logits(torch.tensor([[0.5, 0.8]]), "sigmoid")[0].tolist() == pytest.approx(
         [0.0, 1.386294], abs=1e-6
     )
 
@@ -28,6 +28,6 @@ def test_by_hand():
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_what_was_rounded_to_0_or_1_has_finite_logits(answer, kind):
     shares = torch.tensor([[0.0, 1.0]], dtype=kind)
-    logits = logits_of(shares, answer)
+    logits = to_logits(shares, answer)
     assert logits.isfinite().all()
     torch.testing.assert_close(probabilities(logits, answer), shares, atol=1e-6, rtol=0)

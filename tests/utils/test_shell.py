@@ -6,7 +6,7 @@ import pytest
 from tests.command_line import effnetv2
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from efficientnetv2.utils.shell import tell_launcher
+from efficientnetv2.utils.shell import report_to_torchrun
 
 
 def failure(file, rank, exitcode):
@@ -29,7 +29,7 @@ def test_a_users_error_is_the_cause_that_torchrun_shows(tmp_path):
 def test_who_follows_is_not_the_cause_whoever_ends_first(first, tmp_path, monkeypatch):
     for rank in (0, 1):
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / f"{rank}.json"))
-        tell_launcher(f"said by {rank}", cause=rank == first)
+        report_to_torchrun(f"said by {rank}", cause=rank == first)
     failed = ChildFailedError("train", {rank: failure(tmp_path / f"{rank}.json", rank, 1) for rank in (0, 1)})
     assert failed.get_first_failure()[0] == first
     assert failed.format_msg().splitlines()[-2] == f"  traceback : said by {first}"
@@ -37,7 +37,7 @@ def test_who_follows_is_not_the_cause_whoever_ends_first(first, tmp_path, monkey
 
 def test_without_torchrun_or_without_room_nothing_happens(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
-    tell_launcher("nobody hears it")
+    report_to_torchrun("nobody hears it")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "no" / "folder"))
-    tell_launcher("nobody hears it")
+    report_to_torchrun("nobody hears it")
     assert list(tmp_path.iterdir()) == []

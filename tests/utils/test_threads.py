@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from efficientnetv2.utils.cpu import share_cores
+from efficientnetv2.utils.cpu import limit_openmp_spin
 
 # It ends as soon as it has seen that there is nothing, which is after PyTorch was imported.
 PROGRAM = ("-m", "efficientnetv2", "train", "nowhere")
@@ -44,5 +44,5 @@ def test_the_programs_threads_do_not_wait_long_where_the_user_has_not_said_how()
 def test_what_the_user_has_said_stays():
     for theirs in ({"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "5"}):
         environment = dict(theirs)
-        share_cores(environment)
+        limit_openmp_spin(environment)
         assert environment == theirs

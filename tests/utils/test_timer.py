@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.command_line import SERVER
 
-from efficientnetv2.utils.timer import Quiet
+from efficientnetv2.utils.timer import MachineLock
 
 
 def test_whoever_works_pauses_for_a_measurement(tmp_path):
@@ -16,7 +16,7 @@ def test_whoever_works_pauses_for_a_measurement(tmp_path):
     enough = threading.Event()
 
     def work() -> None:
-        quiet = Quiet(tmp_path)
+        quiet = MachineLock(tmp_path)
         with quiet.working():
             while not enough.is_set():
                 quiet.pause()
@@ -28,7 +28,7 @@ def test_whoever_works_pauses_for_a_measurement(tmp_path):
         worker.start()
     while len(steps) < 4:
         time.sleep(0.01)
-    with Quiet(tmp_path).alone():
+    with MachineLock(tmp_path).exclusive():
         begun = time.monotonic()
         time.sleep(0.3)
         ended = time.monotonic()
@@ -43,7 +43,7 @@ def test_whoever_works_pauses_for_a_measurement(tmp_path):
 
 
 def _work_for_ever(folder: Path, begun: Path) -> None:
-    with Quiet(folder).working():
+    with MachineLock(folder).working():
         begun.touch()
         time.sleep(600)
 
@@ -55,5 +55,5 @@ def test_whoever_died_at_work_is_not_waited_for(tmp_path):
         time.sleep(0.01)
     worker.kill()
     worker.join()
-    with Quiet(tmp_path / "quiet").alone():
+    with MachineLock(tmp_path / "quiet").exclusive():
         pass

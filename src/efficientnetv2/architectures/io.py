@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.utils import yaml_io
-from efficientnetv2.utils.errors import InputError, complaint
+from efficientnetv2.utils.errors import InputError, first_error
 from efficientnetv2.utils.io import write_text_atomically
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -69,6 +69,6 @@ def read(path: Path) -> Architecture:
         return Architecture.from_json(yaml_io.read(path, "--model"))
     except ValidationError as error:
         raise InputError(
-            f"--model {path} is no table of a network: {complaint(error.errors())}. effnetv2 search export writes "
+            f"--model {path} is no table of a network: {first_error(error.errors())}. effnetv2 search export writes "
             "such files."
         ) from error

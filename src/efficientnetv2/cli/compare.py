@@ -58,12 +58,12 @@ def compare(
     """
     from efficientnetv2.evaluation.compare import FinishedRun, compare_runs, compare_unpaired
     from efficientnetv2.utils.errors import InputError
-    from efficientnetv2.utils.io import check_folder
+    from efficientnetv2.utils.io import check_writable_dir
 
     if len(runs) < 2:
         raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
     if out is not None:
-        check_folder(out, "--out")
+        check_writable_dir(out, "--out")
         _refuse_others(out)
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):

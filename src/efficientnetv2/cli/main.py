@@ -39,9 +39,9 @@ from efficientnetv2.cli.predict import predict
 from efficientnetv2.cli.recipes import recipes
 from efficientnetv2.cli.shards import shards
 from efficientnetv2.cli.train import train
-from efficientnetv2.utils.cpu import keep_freed_memory, share_cores
-from efficientnetv2.utils.errors import InputError, OtherProcessError, escaped, rule_of
-from efficientnetv2.utils.shell import placed, tell_launcher, typed
+from efficientnetv2.utils.cpu import keep_freed_memory, limit_openmp_spin
+from efficientnetv2.utils.errors import InputError, OtherProcessError, escaped, format_rule
+from efficientnetv2.utils.shell import rank_and_world_size, report_to_torchrun, typed
 
 # Options of timm, Ultralytics and Hugging Face whose value one of ours takes, where a command has it. Ours.
 _ALIASES = {
@@ -124,7 +124,7 @@ class Verb(_Untyped, TyperCommand):
         except BadParameter as error:
             if isinstance(error.__cause__, ValidationError):
                 problem = error.__cause__.errors()[0]
-                error.message = f"it is {problem['input']!r}, but {rule_of(problem)}."
+                error.message = f"it is {problem['input']!r}, but {format_rule(problem)}."
             raise
         except _WRONG_USE as error:
             if hasattr(error, "possibilities"):  # there is no such option
@@ -229,7 +229,7 @@ class Verb(_Untyped, TyperCommand):
 
 def _noted(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[str]:
     """The second, and a line that it is taken for the first."""
-    if (placed() or (0, 1))[0] == 0:  # of many processes the first says it
+    if (rank_and_world_size() or (0, 1))[0] == 0:  # of many processes the first says it
         print(f"Note: {typed(theirs)} is read as {typed(ours)}.", file=sys.stderr)
     return ours
 
@@ -296,7 +296,7 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
         except InputError as error:
             raise _ended(str(error), 2) from error
         except ValidationError as error:
-            rules = "; ".join(map(rule_of, error.errors()))
+            rules = "; ".join(map(format_rule, error.errors()))
             raise _ended(rules, 2) from error
         except BrokenPipeError:  # whoever read the answer has had enough of it: typer ends without a word
             raise
@@ -313,7 +313,7 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
             where = f"{error.filename}: " if error.filename else ""
             raise _ended(f"{where}{error.strerror or error}", 2) from error
         except OtherProcessError as elsewhere:
-            tell_launcher("effnetv2: another process of the run has failed first.", cause=False)
+            report_to_torchrun("effnetv2: another process of the run has failed first.", cause=False)
             raise typer.Exit(1) from elsewhere
         except KeyboardInterrupt as stop:
             raise _ended(" ".join(["stopped.", *map(str, stop.args)]), 130) from stop
@@ -337,7 +337,7 @@ def by_one_process(command: Callable[Params, Answer]) -> Callable[Params, Answer
 
     @functools.wraps(command)
     def alone(*args: Params.args, **kwargs: Params.kwargs) -> Answer:
-        rank, size = placed() or (0, 1)
+        rank, size = rank_and_world_size() or (0, 1)
         if rank > 0:
             time.sleep(_FIRST_SAYS_S)
             raise OtherProcessError
@@ -375,7 +375,7 @@ def _ended(message: str, code: int) -> typer.Exit:
     """The end of the program, its message said."""
     line = escaped(f"effnetv2: {message}", lines=True)
     print(line, file=sys.stderr)
-    tell_launcher(line)
+    report_to_torchrun(line)
     return typer.Exit(code)
 
 
@@ -439,7 +439,7 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     keep_freed_memory()
     os.environ.setdefault("GDAL_SKIP", _NETWORK_DRIVERS)
-    share_cores()  # commands import PyTorch, which reads once how its threads wait
+    limit_openmp_spin()  # commands import PyTorch, which reads once how its threads wait
     _leave_out_libraries()
     app()
 

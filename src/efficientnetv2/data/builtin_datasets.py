@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from efficientnetv2.data.records import ImageRecords, records_table
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.optional_deps import import_torchvision
 
 VARIABLE = "EFFNETV2_DATA"
 
@@ -105,7 +105,7 @@ def _list_torchvision(place: Path, name: str, known: _TorchvisionDataset) -> Ima
 
 
 def _torchvision_rows(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, str]]:
-    datasets = of_torchvision("datasets")  # a heavy import
+    datasets = import_torchvision("datasets")  # a heavy import
     make: Callable[..., Any] = getattr(datasets, known.name)
     problem: Exception | None = None
     for choice in known.choices:
@@ -139,7 +139,7 @@ def _read_cifar(place: Path, name: str) -> ImageRecords:
     layout = CIFAR10 if name == "cifar10" else CIFAR100
     folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
     if not is_cifar_folder(folder):
-        datasets = of_torchvision("datasets")
+        datasets = import_torchvision("datasets")
         make: Callable[..., Any] = getattr(datasets, _DATASETS[name].name)
         parts = [make(place, train=train) for train in (True, False)]
         train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)

@@ -21,7 +21,7 @@ from efficientnetv2.data.geodesy import RADIUS_M, TOLERANCE, ground_share
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 from efficientnetv2.utils.shell import typed
 
 Valid = npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
         InputError: The extra ``geo`` is not installed, there is no such file, it is no raster of ``DRIVERS``, or it
             refers to overviews elsewhere.
     """
-    rasterio = needed("rasterio", "geo", f"Reading the raster {path}")
+    rasterio = import_optional("rasterio", "geo", f"Reading the raster {path}")
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist, or is no file. Give a GeoTIFF or another raster.")
     _refuse_unsafe_sidecars(path)
@@ -97,7 +97,7 @@ def _refuse_unsafe_sidecars(path: str | Path) -> None:
 @contextmanager
 def ignore_not_georeferenced() -> Iterator[None]:
     """Suppress rasterio's warning about missing georeferencing: commands explain its consequences."""
-    rasterio = needed("rasterio", "geo", "Reading a raster")
+    rasterio = import_optional("rasterio", "geo", "Reading a raster")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield

@@ -25,7 +25,7 @@ from efficientnetv2.data.image_formats import (
 )
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.memory import Shared
+from efficientnetv2.utils.memory import MemoryBudget
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -43,7 +43,7 @@ _SCALABLE = ("JPEG", "MPO")
 # 11 (GIF) to 22 (WebP). Ours.
 _JPEG_BYTES, _SCANS_BYTES, _PILLOW_BYTES = 6, 12, 24
 # Images below 64 MiB are not counted: at most one per core is decoded at a time. Ours.
-_DECODING = Shared(small=64 * 2**20, share=0.5)
+_DECODING = MemoryBudget(small=64 * 2**20, share=0.5)
 # Maximum fraction of values outside the range that is read (clouds, missing data) in a high-bit-depth image. Ours.
 _MAX_OUTSIDE = 0.1
 _ALL_BITS = "the extra 'geo' measures the range of TIFFs"

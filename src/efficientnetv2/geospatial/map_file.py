@@ -27,7 +27,7 @@ from efficientnetv2.data.geotiff import RasterDataset, ignore_not_georeferenced,
 from efficientnetv2.geospatial.pixel_area import row_hectares
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 BLOCK_PX = 256  # side of the blocks that a map is written and stored in; GDAL's habit
 NODATA = 0  # of a map: classes count from 1, and so does confidence in per cent
@@ -67,7 +67,7 @@ def write_map(
             f"{path}: the model knows {len(class_names):,} classes, but a pixel of a map tells at most "
             f"{_MOST_CLASSES:,} apart. Give a model of fewer."
         )
-    rasterio = needed("rasterio", "geo", "Writing a map")
+    rasterio = import_optional("rasterio", "geo", "Writing a map")
     profile: dict[str, Any] = {
         "driver": "GTiff", "width": source.width, "height": source.height, "count": 2,
         "dtype": "uint8" if len(class_names) <= _MOST_COLOURED else "uint16", "nodata": NODATA,

@@ -21,11 +21,11 @@ from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, Preprocessing, Views
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.normalize import normalise
-from efficientnetv2.utils.device import place, send
+from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import World, gather_to_main
-from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of, no_answers
-from efficientnetv2.utils.memory import is_out_of_memory, reason_of, release
-from efficientnetv2.utils.probability import Answer, logits_of, probabilities
+from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of, non_finite_error
+from efficientnetv2.utils.memory import is_out_of_memory, reason_of, release_memory
+from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 from efficientnetv2.utils.shell import typed
 
 
@@ -65,7 +65,7 @@ def retry_halving_batch(
                 ) from error
         # Only here, where the error and all that its traceback held on to are gone, is memory free again.
         most = len(part) // 2
-        release(device)
+        release_memory(device)
     return torch.cat(results), most
 
 
@@ -249,7 +249,7 @@ def _computed(
     place(network, device)
 
     def of(images: Tensor) -> Tensor:
-        on_device = send(images, device, memory_format=torch.channels_last)
+        on_device = to_device(images, device, memory_format=torch.channels_last)
         return compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
 
     # To their places at once: joined at the end, a million pictures' vectors take 10 GB for the 5 that they are.
@@ -261,7 +261,7 @@ def _computed(
             answers, most = retry_halving_batch(of, images, most, device)
             broken = (~answers.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
-                raise no_answers(len(broken), done + len(images), done + int(broken[0]))
+                raise non_finite_error(len(broken), done + len(images), done + int(broken[0]))
             if pictures is None:
                 results.append(answers)
             else:
@@ -288,7 +288,7 @@ def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
     for index in range(8):
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
         total += probabilities(network(view).float(), network.answer)
-    return logits_of(total / 8, network.answer)
+    return to_logits(total / 8, network.answer)
 
 
 def predict_dataset(

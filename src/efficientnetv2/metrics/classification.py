@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 
 from efficientnetv2.metrics.calibration import expected_calibration_error
-from efficientnetv2.utils.errors import InputError, no_answers
+from efficientnetv2.utils.errors import InputError, non_finite_error
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -163,6 +163,6 @@ def _checked(
     totals = scores.sum(axis=1)
     broken = np.flatnonzero(~np.isfinite(totals))
     if len(broken):
-        raise no_answers(len(broken), len(true), int(broken[0]))
+        raise non_finite_error(len(broken), len(true), int(broken[0]))
     assert np.allclose(totals, 1, atol=1e-3), "probabilities are softmax's, rows sum to 1"
     return true.astype(np.int64), scores

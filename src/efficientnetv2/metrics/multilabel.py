@@ -17,7 +17,7 @@ from efficientnetv2.metrics.classification import (
     classification_metrics,
     top5_correct,
 )
-from efficientnetv2.utils.errors import InputError, no_answers
+from efficientnetv2.utils.errors import InputError, non_finite_error
 from efficientnetv2.utils.probability import Answer
 
 #: Metrics in which every class counts alike: key in files -> name. Single-label data has the first.
@@ -134,7 +134,7 @@ def multilabel_metrics(
         raise InputError(f"image {bare[0]} has no label. Remove images without a label.")
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(broken):
-        raise no_answers(len(broken), len(true), int(broken[0]))
+        raise non_finite_error(len(broken), len(true), int(broken[0]))
     predicted = scores.argmax(axis=1)
     correct = is_correct(true, predicted)
     images, classes = np.nonzero(true >= 0)[0], true[true >= 0]

@@ -17,7 +17,7 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.probability import Answer, logits_of, probabilities
+from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 
 NAME = "ensemble.json"  # in a directory whose model files form an ensemble
 
@@ -87,7 +87,7 @@ class Ensemble(Network):
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
             found.append(probabilities(ask(member).float() / temperature, self.answer))
-        return logits_of(torch.stack(found).mean(dim=0), self.answer)
+        return to_logits(torch.stack(found).mean(dim=0), self.answer)
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]

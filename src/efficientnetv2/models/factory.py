@@ -23,7 +23,7 @@ from efficientnetv2.models.library_models import build_library_model, is_library
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrappers import wrap_model
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.optional_deps import needed, of_torchvision
+from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
 
 DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released model (arXiv:2104.00298, section 5.1)
 DROPOUT = 0.2  # of an unpublished architecture: that of the smallest released models
@@ -192,10 +192,10 @@ def _published_elsewhere(name: str) -> str | None:
 def _library_names(name: str, tag: str) -> Iterator[str]:
     """Names for ``create`` of the libraries' models of this name, with weights of this tag if one is given."""
     word = f"{name}.{tag}" if tag else name
-    timm = _if_installed(lambda: needed("timm", "timm", f"the network 'timm:{name}'"))
+    timm = _if_installed(lambda: import_optional("timm", "timm", f"the network 'timm:{name}'"))
     if timm and timm.is_model(name) and (not tag or word in timm.list_pretrained(f"{name}.*")):
         yield f"timm:{word}"
-    models = _if_installed(lambda: of_torchvision("models"))
+    models = _if_installed(lambda: import_torchvision("models"))
     if (
         models
         and name in models.list_models(module=models)

@@ -29,7 +29,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.models.download import STALL_S, download, sha256_of
 from efficientnetv2.models.pretrained import Pretrained, Remote, about, names
-from efficientnetv2.utils.cpu import within
+from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def _from_hub(entry: Remote, hub: Hub) -> Path:
     time.
     """
     source = url(entry, hub)
-    stated = within(
+    stated = call_with_timeout(
         hub.patience_s,
         lambda: get_hf_file_metadata(source, timeout=hub.patience_s, endpoint=hub.endpoint),
     )
@@ -203,7 +203,7 @@ def _from_hub(entry: Remote, hub: Hub) -> Path:
 def _from_pytorch(entry: Remote, hub: Hub) -> Path:
     """Into torchvision's cache."""
     source, to = url(entry, hub), hub.torch_folder / entry.file
-    head = within(
+    head = call_with_timeout(
         hub.patience_s,
         lambda: get_session().head(source, headers={"Accept-Encoding": "identity"}, timeout=hub.patience_s),
     )

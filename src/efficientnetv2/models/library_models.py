@@ -10,7 +10,7 @@ from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.torchvision_wrappers import build_torchvision
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -53,7 +53,7 @@ def classifier_count(model: str) -> int:
     library, _, word = model.partition(":")
     if library != "timm":
         return 1
-    timm = needed("timm", "timm", f"the network '{model}'")
+    timm = import_optional("timm", "timm", f"the network '{model}'")
     try:
         config = timm.get_pretrained_cfg(word)
     except RuntimeError:  # no such tag, which building the model reports
@@ -66,7 +66,7 @@ def classifier_count(model: str) -> int:
 
 
 def _build_timm(name: str, tag: str, *, num_classes: int | None, in_channels: int | None) -> WrappedModel:
-    timm = needed("timm", "timm", f"the network 'timm:{name}'")
+    timm = import_optional("timm", "timm", f"the network 'timm:{name}'")
     from efficientnetv2.models.library_weights import reading, timm_file  # imports an HTTP client
 
     if not timm.is_model(name):

@@ -11,7 +11,7 @@ from efficientnetv2.models.conversion.torchvision import preprocessing_of
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.optional_deps import import_torchvision
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -34,7 +34,7 @@ def build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrapp
     Raises:
         InputError: No such model, tag or size, or the weights cannot be downloaded.
     """
-    models = of_torchvision("models")
+    models = import_torchvision("models")
     from efficientnetv2.models.library_weights import reading, torchvision_file  # imports an HTTP client
 
     name, _, size = sized.partition("@")

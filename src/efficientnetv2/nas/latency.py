@@ -33,7 +33,7 @@ from efficientnetv2.utils.device import autocast, device_title, place
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.memory import is_out_of_memory, reason_of
-from efficientnetv2.utils.timer import Spread, alternate, ratio, waiting
+from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio, synchronizer
 
 
 @dataclass
@@ -170,12 +170,12 @@ class Bench:
         """A moment; a GPU, which is told ahead, notes it itself when it comes there."""
         if self.device.type != "cuda":
             if wait:
-                waiting(self.device)()
+                synchronizer(self.device)()
             return time.perf_counter()
         moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         moment.record(torch.cuda.current_stream(self.device))
         if wait:
-            waiting(self.device)()
+            synchronizer(self.device)()
         return moment
 
     def _between(self, begun: Any, ended: Any) -> float:
@@ -235,7 +235,7 @@ class StepTime:
         parts: shape of a part → its share of the step in seconds; of equal parts the mean.
     """
 
-    whole: Spread
+    whole: TimingStats
     parts: Mapping[str, float]
 
     @property
@@ -387,12 +387,12 @@ def _enough(rounds: list[float]) -> bool:
     return len(rounds) >= _MANY_ROUNDS or (len(rounds) >= _ROUNDS_steptime and sum(rounds) >= _SECONDS)
 
 
-def _over(sittings: list[list[float]]) -> Spread:
+def _over(sittings: list[list[float]]) -> TimingStats:
     """The median of all rounds, with the lowest of the sittings' lower quartiles and the highest upper one."""
-    each = [Spread.of(rounds) for rounds in sittings]
+    each = [TimingStats.of(rounds) for rounds in sittings]
     every = [seconds for rounds in sittings for seconds in rounds]
     low, high = min(one.low for one in each), max(one.high for one in each)
-    return Spread(statistics.median(every), low, high, len(every))
+    return TimingStats(statistics.median(every), low, high, len(every))
 
 
 class StepTimes:
@@ -484,7 +484,7 @@ def latency(
             place(network, device)
             evaluated.enter_context(eval_mode(network))
         passes = {name: partial(network, picture) for name, network in networks.items()}
-        rounds = alternate(passes, rounds=_ROUNDS, warmup=_WARM_UP, wait=waiting(device))
+        rounds = interleave(passes, rounds=_ROUNDS, warmup=_WARM_UP, wait=synchronizer(device))
     if pace is None or pace.inference_seconds is None:
         return statistics.median(rounds["pass"])
-    return pace.inference_seconds * ratio(rounds, of="pace", to="pass").median
+    return pace.inference_seconds * speed_ratio(rounds, of="pace", to="pass").median

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.architectures.spec import Architecture, Stage
 from efficientnetv2.nas.stage_choices import FIELDS, Decision, Option, Point, StageChoices, listed, made
-from efficientnetv2.utils.errors import InputError, complaint
+from efficientnetv2.utils.errors import InputError, first_error
 from efficientnetv2.utils.rng import Key
 
 Value = TypeVar("Value")
@@ -45,7 +45,7 @@ def checked(kind: type[Value], plain: Any, what: str) -> Value:
     try:
         return TypeAdapter(kind).validate_python(plain)
     except ValidationError as error:
-        raise InputError(f"{what} cannot be read: {complaint(error.errors())}.") from error
+        raise InputError(f"{what} cannot be read: {first_error(error.errors())}.") from error
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

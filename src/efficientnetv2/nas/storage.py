@@ -28,7 +28,7 @@ import psutil
 from filelock import FileLock
 
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -52,7 +52,7 @@ def optuna() -> Any:
     Raises:
         InputError: it is not installed; names the extra.
     """
-    package = needed("optuna", "search", _WHY)
+    package = import_optional("optuna", "search", _WHY)
     package.logging.set_verbosity(package.logging.WARNING)
     return package
 
@@ -103,11 +103,11 @@ class Storage:
             inner = quote(f"file:{quote(self.file.as_posix(), safe='/:')}", safe="/:")
             url = f"sqlite:///{inner}?mode=rw&uri=true"
             kwargs = {
-                "poolclass": needed("sqlalchemy.pool", "search", _WHY).NullPool,
+                "poolclass": import_optional("sqlalchemy.pool", "search", _WHY).NullPool,
                 "connect_args": {"timeout": min(_BUSY_S, max(1.0, self.patience_s))},
             }
         else:
-            needed("pg8000", "search", f"--storage {hidden(self.url)}")
+            import_optional("pg8000", "search", f"--storage {hidden(self.url)}")
             url = _with_driver(self.url)
             kwargs = {
                 "pool_pre_ping": True,
@@ -129,7 +129,7 @@ class Storage:
         return opened
 
     def _refuse_empty(self, url: str, kwargs: dict[str, Any]) -> None:
-        sql = needed("sqlalchemy", "search", _WHY)
+        sql = import_optional("sqlalchemy", "search", _WHY)
         engine = sql.create_engine(url, **kwargs)
         try:
             if not sql.inspect(engine).has_table("studies"):
@@ -147,7 +147,7 @@ class Storage:
             with self._lock:
                 yield
             return
-        sql = needed("sqlalchemy", "search", _WHY)
+        sql = import_optional("sqlalchemy", "search", _WHY)
         number = int.from_bytes(hashlib.blake2b(b"effnetv2 search", digest_size=7).digest(), "big")
         with self.rdb.engine.connect() as connection, connection.begin():
             connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
@@ -285,7 +285,7 @@ def _is_no_study(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str | None:
     """Why a database could not be used, in a few words; None if the error is of another kind."""
-    sql = needed("sqlalchemy.exc", "search", _WHY)
+    sql = import_optional("sqlalchemy.exc", "search", _WHY)
     for one in _causes(error):
         # A server that is killed may also end the connection under the driver, which lets Python's own error through.
         if isinstance(one, sql.DBAPIError | sql.TimeoutError | ConnectionError | TimeoutError):

@@ -19,7 +19,7 @@ from efficientnetv2.nas.space import Space, difference
 from efficientnetv2.nas.storage import Storage, hidden, optuna
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes
-from efficientnetv2.utils.errors import InputError, complaint
+from efficientnetv2.utils.errors import InputError, first_error
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -107,7 +107,7 @@ class Plan(BaseModel):
             return cls.model_validate(plain)
         except ValidationError as error:
             raise InputError(
-                f"{where} holds a study that can't be read ({complaint(error.errors())}); it was made by another "
+                f"{where} holds a study that can't be read ({first_error(error.errors())}); it was made by another "
                 "version of this program, or changed by hand."
             ) from error
 

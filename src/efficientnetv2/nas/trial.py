@@ -45,8 +45,8 @@ from efficientnetv2.training.trainer import run
 from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
-from efficientnetv2.utils.memory import forget_peak, is_out_of_memory, limit, peak_bytes
-from efficientnetv2.utils.timer import Quiet, Spread
+from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
+from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 FailureKind = Literal["diverged", "out of memory", "crashed"]
 
@@ -63,7 +63,7 @@ class StepTold:
         at_a_time: groups in a pass of the step.
     """
 
-    time: Spread
+    time: TimingStats
     foretold: float | None
     measured: bool
     inference_seconds: float | None = None
@@ -152,8 +152,8 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         if proxy.threads is not None:
             torch.set_num_threads(proxy.threads)
         if proxy.memory_gib is not None:
-            limit(device, proxy.memory_gib)
-        quiet = Quiet(proxy.quiet)
+            limit_memory(device, proxy.memory_gib)
+        quiet = MachineLock(proxy.quiet)
         with quiet.working():
             if proxy.pace is not None:
                 proxy = replace(proxy, pace=in_its_groups(proxy.pace, proxy, device))
@@ -163,7 +163,9 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
             if proxy.latency:
                 step = replace(step, inference_seconds=_latency(architecture, proxy, device, quiet))
             told.send(step)
-            forget_peak(device)  # the backbone's, timed beside it, may be larger than that of this training
+            reset_peak_memory(
+                device
+            )  # the backbone's, timed beside it, may be larger than that of this training
         if proxy.training_threads is not None:
             torch.set_num_threads(proxy.training_threads)
         with quiet.working():
@@ -229,7 +231,7 @@ def in_its_groups(pace: Pace, proxy: Proxy, device: torch.device) -> Pace:
 
 
 def step_time(
-    architecture: Architecture, proxy: Proxy, device: torch.device, quiet: Quiet, *, verify: bool
+    architecture: Architecture, proxy: Proxy, device: torch.device, quiet: MachineLock, *, verify: bool
 ) -> StepTold:
     """How long a training step takes: measured in a quiet moment, or the sum over parts that are known.
 
@@ -245,14 +247,16 @@ def step_time(
     times = StepTimes(proxy.times, recipe, num_classes=classes, device=device, at_a_time=count)
     foretold = times.foretold(architecture)
     if foretold is not None and proxy.step_time == "cached" and not verify:
-        return StepTold(Spread(foretold, foretold, foretold, 0), foretold, measured=False, at_a_time=count)
+        return StepTold(
+            TimingStats(foretold, foretold, foretold, 0), foretold, measured=False, at_a_time=count
+        )
 
     def measured() -> StepTime:
         return measure(
             architecture, recipe, num_classes=classes, device=device, at_a_time=count, pace=proxy.pace
         )
 
-    with quiet.alone():
+    with quiet.exclusive():
         found = measured()
         known = foretold if foretold is not None else sum_of(architecture, found, times)
         if abs(known / found.whole.median - 1) > _DISAGREEING:
@@ -263,10 +267,10 @@ def step_time(
     return StepTold(found.whole, foretold, measured=True, at_a_time=count)
 
 
-def _latency(architecture: Architecture, proxy: Proxy, device: torch.device, quiet: Quiet) -> float:
+def _latency(architecture: Architecture, proxy: Proxy, device: torch.device, quiet: MachineLock) -> float:
     """Seconds of a picture at inference, at the size of evaluation, in a quiet moment."""
     px = proxy.recipe.eval_px or proxy.recipe.progressive.last.image_px
-    with quiet.alone():
+    with quiet.exclusive():
         return latency(
             architecture, image_px=px, num_classes=proxy.num_classes, device=device, pace=proxy.pace
         )
@@ -283,7 +287,7 @@ def _trained(
     proxy: Proxy,
     number: int,
     device: torch.device,
-    quiet: Quiet,
+    quiet: MachineLock,
     folder: Path,
     tell: Callable[[Told], None],
 ) -> float:
@@ -339,7 +343,7 @@ class _Telling(NullRunDir):
 class _Pausing(Callback):
     """Looks up from the steps now and then: somebody may want quiet."""
 
-    def __init__(self, quiet: Quiet) -> None:
+    def __init__(self, quiet: MachineLock) -> None:
         self._quiet = quiet
 
     def on_log(

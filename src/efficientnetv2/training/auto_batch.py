@@ -28,7 +28,14 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
-from efficientnetv2.utils.memory import GIB, Peak, free_bytes, in_use_bytes, is_out_of_memory, release
+from efficientnetv2.utils.memory import (
+    GIB,
+    PeakMemory,
+    free_bytes,
+    in_use_bytes,
+    is_out_of_memory,
+    release_memory,
+)
 from efficientnetv2.utils.rng import Key
 
 # Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
@@ -79,7 +86,7 @@ class MemoryProbe:
         self.recipe, self.network, self.hardware = recipe, network, hardware
         self.device, self.world = hardware.device, hardware.world
         limit_gib = hardware.memory_gib
-        release(self.device)
+        release_memory(self.device)
         self._taken = in_use_bytes(self.device)
         weights = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
         sharing = self.world.local_size if self.device.type == "cpu" else 1
@@ -145,14 +152,14 @@ class MemoryProbe:
         )
         taken = None
         try:
-            with Peak(self.device) as peak:
+            with PeakMemory(self.device) as peak:
                 forward_backward(network, batches, context, network)
             taken = peak.bytes - self._taken
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         del network, batches
-        release(self.device)
+        release_memory(self.device)
         return taken
 
     def largest_group(self, setting: Setting, *, among: Sequence[int]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import remedy, remove_partial, write_atomically
+from efficientnetv2.utils.io import hint_for_os_error, remove_partial, write_atomically
 from efficientnetv2.utils.memory import is_out_of_memory
 
 _NAME = re.compile(r"step_(\d+)\.pt")
@@ -38,7 +38,8 @@ def save(folder: Path, state: dict[str, Any], step: int) -> Path:
         before = saved_steps(folder)
         rest = f"The checkpoint of step {before[-1]} is whole" if before else "There is no earlier checkpoint"
         raise InputError(
-            f"{path}: the checkpoint could not be written ({error}). {rest}. {remedy(error)}, then go on with --resume."
+            f"{path}: the checkpoint could not be written ({error}). {rest}. "
+            f"{hint_for_os_error(error)}, then go on with --resume."
         ) from error
     for old in saved_steps(folder)[:-_KEPT]:
         (folder / f"step_{old:08d}.pt").unlink()

@@ -37,10 +37,10 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import RunLength, TrainState
 from efficientnetv2.transforms.pipeline import augment, yes_or_no
-from efficientnetv2.utils.device import Precision, autocast, send
+from efficientnetv2.utils.device import Precision, autocast, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
-from efficientnetv2.utils.memory import is_out_of_memory, release
+from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.rng import Key
 
@@ -208,7 +208,7 @@ def _accumulate_gradients(
         microbatches = microbatches.halved(image_px)
         state.network.zero_grad(set_to_none=True)
         batch_norm.restart_step()
-        release(context.device)
+        release_memory(context.device)
 
 
 def forward_backward(
@@ -254,8 +254,8 @@ def augment_batch(batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
     request, key, terms = batch.request, context.key, context.class_terms
     first_labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
     return augment(
-        send(batch.images, context.device),
-        send(batch.labels, context.device),
+        to_device(batch.images, context.device),
+        to_device(batch.labels, context.device),
         setting=request.setting,
         key=key.fold("augment"),
         ids=request.ids,

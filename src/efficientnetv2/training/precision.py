@@ -23,8 +23,8 @@ from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
 from efficientnetv2.utils.errors import count_of
-from efficientnetv2.utils.memory import is_out_of_memory, release
-from efficientnetv2.utils.timer import waiting
+from efficientnetv2.utils.memory import is_out_of_memory, release_memory
+from efficientnetv2.utils.timer import synchronizer
 
 _logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def seconds_per_image(recipe: Recipe, network: Network, device: torch.device) ->
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or images <= _LEAST_IMAGES:
                 raise
-        release(device)
+        release_memory(device)
         images = max(_LEAST_IMAGES, images // 2)
 
 
@@ -271,5 +271,5 @@ class _Side:
             loss = cross_entropy(logits, self.labels)
             loss.backward()  # type: ignore[no-untyped-call]
         self.network.zero_grad(set_to_none=True)
-        waiting(self.images.device)()
+        synchronizer(self.images.device)()
         return time.perf_counter() - began

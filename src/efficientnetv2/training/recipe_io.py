@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_fields import all_fields, canonical_field, recipe_parts
 from efficientnetv2.utils import yaml_io
-from efficientnetv2.utils.errors import InputError, cut, did_you_mean, rule_of, short
+from efficientnetv2.utils.errors import InputError, cut, did_you_mean, format_rule, short
 
 _SHOWN_CHARS = 200  # of a long value in a message. Ours
 # Parts of the accepted values in words (``training.recipe_fields``): lists and objects, numbers, literal words.
@@ -77,7 +77,7 @@ def _problems(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
     for problem in error.errors():
         path = _path_of(problem["loc"], plain)
         name = ".".join(path)
-        rule = rule_of(problem)
+        rule = format_rule(problem)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             meant = canonical_field(name)
             near = did_you_mean(path[-1], field_names_at(path[:-1]))

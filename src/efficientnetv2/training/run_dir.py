@@ -19,8 +19,8 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import (
+    hint_for_os_error,
     read_object,
-    remedy,
     remove_partial,
     write_atomically,
     write_text_atomically,
@@ -369,7 +369,8 @@ def _writing(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{file} can't be written ({error.strerror or error}). {remedy(error)}, then go on with --resume."
+            f"{file} can't be written ({error.strerror or error}). "
+            f"{hint_for_os_error(error)}, then go on with --resume."
         ) from error
 
 

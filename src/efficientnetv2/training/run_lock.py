@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from efficientnetv2.training.run_dir import LOCK, RUNNING, RunDir
 from efficientnetv2.utils.errors import InputError, some
-from efficientnetv2.utils.io import folder_for, locked
+from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.shell import typed
 
 
@@ -170,6 +170,6 @@ def is_running(path: Path) -> bool:
 def _alone_in(path: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
     fix = "Give another folder."
     taken = f"another run is beginning there at this moment. {fix}"
-    with folder_for(path, "--out"), locked(path / LOCK, f"--out {path}", taken=taken, fix=fix):
+    with output_dir(path, "--out"), locked(path / LOCK, f"--out {path}", taken=taken, fix=fix):
         refuse(path)
         yield

@@ -30,8 +30,8 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.train_state import RunLength, TrainState, init_state
 from efficientnetv2.utils.device import place
-from efficientnetv2.utils.memory import Peak
-from efficientnetv2.utils.timer import waiting
+from efficientnetv2.utils.memory import PeakMemory
+from efficientnetv2.utils.timer import synchronizer
 
 _logger = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ class _Timed:
         self.rates: list[StepTiming] = []
         self._begun = time.perf_counter()
         self._marks: list[float] = []
-        self._watching, self._peak = ExitStack(), Peak(job.device)
+        self._watching, self._peak = ExitStack(), PeakMemory(job.device)
 
     def batches(self) -> Iterator[Batch]:
         """The groups of steps of every size, small ones first; asked for by the loop."""
@@ -286,7 +286,7 @@ class _Timed:
                 f"Measuring steps of {setting.image_px} px ({number} of {len(self._settings)}{self._left()})."
             )
             with ExitStack() as self._watching:
-                self._peak, self._marks = Peak(job.device), [time.perf_counter()]
+                self._peak, self._marks = PeakMemory(job.device), [time.perf_counter()]
                 yield from training_batches(
                     pictures,
                     self._requests(drawn, setting),
@@ -310,7 +310,7 @@ class _Timed:
             return
         self._marks.append(time.perf_counter())
         if len(self._marks) <= 1 + self._warm_up or self._enough:
-            waiting(self.job.device)()
+            synchronizer(self.job.device)()
             self._marks[-1] = time.perf_counter()
         # Looking at the memory takes time itself: only between the first step and those that are timed.
         if len(self._marks) == 2:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.transforms.per_sample import as_ids, choose, lines, on_device, pictures
-from efficientnetv2.utils.device import send
+from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -87,6 +87,6 @@ def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:
         strip = torch.from_numpy(generator.standard_normal(values + _WINDOWS, dtype=np.float32))
     else:
         strip = torch.from_numpy(generator.integers(0, 256, values + _WINDOWS, dtype=np.uint8))
-    windows = send(strip, images.device, dtype=images.dtype).unfold(0, values, 1)  # a view
+    windows = to_device(strip, images.device, dtype=images.dtype).unfold(0, values, 1)  # a view
     chosen = windows.index_select(0, (start * _WINDOWS).long())
     return chosen.view(images.shape)

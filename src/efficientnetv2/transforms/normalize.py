@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from efficientnetv2.utils.device import send
+from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 
 
@@ -38,8 +38,8 @@ def normalise(
         )
     # In float64, rounded once: x * scale + offset is then as exact as float32 allows.
     deviation = torch.tensor(std, dtype=torch.float64)
-    scale = send((1 / (255 * deviation)).float(), images.device)
-    offset = send((-torch.tensor(mean, dtype=torch.float64) / deviation).float(), images.device)
+    scale = to_device((1 / (255 * deviation)).float(), images.device)
+    offset = to_device((-torch.tensor(mean, dtype=torch.float64) / deviation).float(), images.device)
     floats = images.float() if out is None else out.copy_(images)
     if floats.is_contiguous(memory_format=torch.channels_last):
         # A row of W * C numbers at a time: broadcasting over C = 3 alone would give up on vectors.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.utils.device import send
+from efficientnetv2.utils.device import to_device
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ def on_device(values: npt.NDArray[np.generic], like: Tensor) -> Tensor:
     """Numbers drawn on the CPU, beside the pictures they belong to; floats become float32."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return send(tensor.to(dtype), like.device)
+    return to_device(tensor.to(dtype), like.device)
 
 
 def lines(images: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ _ROUNDS = 10_000
 _THEIRS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
-def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
+def limit_openmp_spin(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let threads that wait give their core to other programs soon. To be called before PyTorch is imported.
 
     Whoever has said how threads wait (``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT``) keeps it. Other kinds of OpenMP than
@@ -36,7 +36,7 @@ def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["GOMP_SPINCOUNT"] = str(_ROUNDS)
 
 
-def within(seconds: float, question: Callable[[], Answer]) -> Answer:
+def call_with_timeout(seconds: float, question: Callable[[], Answer]) -> Answer:
     """The answer to a question, or ``TimeoutError`` after so many seconds.
 
     A timeout of a connection holds for each address of a server, and none for the look-up of its name: behind a

@@ -261,7 +261,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def send(
+def to_device(
     tensor: Tensor,
     device: torch.device,
     *,

@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, count_of
-from efficientnetv2.utils.shell import START_OR_UNSET, number, placed
+from efficientnetv2.utils.shell import START_OR_UNSET, number, rank_and_world_size
 
 _logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def world_from_env() -> World:
     Raises:
         InputError: A variable is missing or out of range, as where a cluster has set some of them.
     """
-    if (here := placed()) is None:
+    if (here := rank_and_world_size()) is None:
         return SINGLE_PROCESS
     if here[1] > 1:
         for name in ("MASTER_ADDR", "MASTER_PORT"):

@@ -62,7 +62,7 @@ class OtherProcessError(Exception):
     """Another process of the same run has failed and says why; this one ends without a word."""
 
 
-def no_answers(broken: int, of: int, first: int) -> DivergedError:
+def non_finite_error(broken: int, of: int, first: int) -> DivergedError:
     """The error for a network whose numbers come to nothing: NaN or infinity.
 
     Args:
@@ -84,7 +84,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{names[near[0]]}'?" if near else "."
 
 
-def rule_of(problem: Mapping[str, Any]) -> str:
+def format_rule(problem: Mapping[str, Any]) -> str:
     """What a value has to be: ``has to be a whole number``; a rule of our own as it was said.
 
     Args:
@@ -120,21 +120,21 @@ def _digits(number: int, most: int) -> str:
     return str(number) if bits <= 4 * most else f"{'-' * (number < 0)}10^{int(bits * math.log10(2))}"
 
 
-def complaint(problems: Sequence[Mapping[str, Any]]) -> str:
+def first_error(problems: Sequence[Mapping[str, Any]]) -> str:
     """The first of them with its place, in a line: ``stages.0.stride: has to be a whole number``.
 
     Args:
         problems: pydantic's ``ValidationError.errors()``.
     """
     where = ".".join(str(part) for part in problems[0]["loc"])
-    return f"{where}: {rule_of(problems[0])}" if where else rule_of(problems[0])
+    return f"{where}: {format_rule(problems[0])}" if where else format_rule(problems[0])
 
 
 def error_summary(error: Exception) -> str:
     """The first complaint of an error in one line; of pydantic's ``ValidationError`` with its field."""
     problems = getattr(error, "errors", None)
     if callable(problems):
-        return complaint(problems())
+        return first_error(problems())
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -84,7 +84,7 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def folder_kept_if_filled(path: Path) -> Iterator[None]:
+def provisional_dir(path: Path) -> Iterator[None]:
     """Within, there is a folder; ended by an error or Ctrl-C, what was made of it goes if it is empty.
 
     So it is known before long work that its results can be kept, and work that is refused leaves nothing.
@@ -107,8 +107,8 @@ def folder_kept_if_filled(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def folder_for(folder: Path, called: str) -> Iterator[None]:
-    """``folder_kept_if_filled`` of a folder that the user has named.
+def output_dir(folder: Path, called: str) -> Iterator[None]:
+    """``provisional_dir`` of a folder that the user has named.
 
     Args:
         folder: to write into.
@@ -119,14 +119,14 @@ def folder_for(folder: Path, called: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as kept:
         try:
-            check_folder(folder, called)
-            kept.enter_context(folder_kept_if_filled(folder))
+            check_writable_dir(folder, called)
+            kept.enter_context(provisional_dir(folder))
         except OSError as error:
             raise InputError(f"{called} {folder}: {error.strerror or error}. Give another folder.") from error
         yield
 
 
-def check_place(file: Path, called: str, *, such_as: str) -> None:
+def check_writable_file(file: Path, called: str, *, such_as: str) -> None:
     """Refuse a file that can't be written where it is to be, before the work that it is to hold is done.
 
     Args:
@@ -150,7 +150,7 @@ def check_place(file: Path, called: str, *, such_as: str) -> None:
         raise InputError(f"{called} {file}: nothing may be written into {file.parent}. Give another place.")
 
 
-def check_folder(folder: Path, called: str) -> None:
+def check_writable_dir(folder: Path, called: str) -> None:
     """Likewise a folder, which may be there or is still to be made.
 
     Args:
@@ -167,7 +167,7 @@ def check_folder(folder: Path, called: str) -> None:
         raise InputError(f"{called} {folder}: nothing may be written into {there}. Give another folder.")
 
 
-def remedy(error: BaseException) -> str:
+def hint_for_os_error(error: BaseException) -> str:
     """What lets a file be written that could not be: an instruction without its full stop.
 
     Args:

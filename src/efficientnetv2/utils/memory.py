@@ -47,7 +47,7 @@ def reason_of(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def release(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Give back what is kept of a device's memory without being used."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -61,7 +61,7 @@ def release(device: torch.device) -> None:
             trim(0)
 
 
-def limit(device: torch.device, gib: float) -> None:
+def limit_memory(device: torch.device, gib: float) -> None:
     """Let PyTorch's allocator refuse what goes beyond a limit, where it can: on NVIDIA's GPUs.
 
     Args:
@@ -109,12 +109,12 @@ def peak_bytes(device: torch.device) -> int:
     return most if sys.platform == "darwin" else most * 2**10  # elsewhere it counts in KiB
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Let ``peak_bytes`` begin anew, at what is in use now; what is kept without being used is given back first.
 
     On the CPU of macOS and Windows the system keeps the peak for as long as the process lives, and it stays.
     """
-    release(device)
+    release_memory(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu" and sys.platform == "linux":
@@ -203,7 +203,7 @@ def _groups_of(own: Path) -> dict[str, list[str]]:
     return found
 
 
-class Peak:
+class PeakMemory:
     """Within: looks at the memory in use; afterwards ``bytes`` is the most that was seen at a time.
 
     A GPU's allocator keeps that figure itself. Elsewhere a thread looks every millisecond.
@@ -221,7 +221,7 @@ class Peak:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -243,7 +243,7 @@ class Peak:
             self._done.wait(_LOOK_S)
 
 
-class Shared:
+class MemoryBudget:
     """Memory that the threads of a process take in turn, so that together they never need more than there is.
 
     A thread that needs more than is left waits for the others. One that needs more than the others may take together

@@ -20,7 +20,7 @@ _BOTH = (
 )
 
 
-def needed(module: str, extra: str, why: str) -> ModuleType:
+def import_optional(module: str, extra: str, why: str) -> ModuleType:
     """Import a package that comes with an extra.
 
     Args:
@@ -42,11 +42,11 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
             f"{_how_to_get(extra)}"
         ) from error
     except (ImportError, RuntimeError, OSError):
-        of_torchvision()  # which it may have imported: then that says what is wrong
+        import_torchvision()  # which it may have imported: then that says what is wrong
         raise
 
 
-def of_torchvision(module: str = "") -> ModuleType:
+def import_torchvision(module: str = "") -> ModuleType:
     """Import torchvision, or a module of it.
 
     Its operators are compiled for one version of torch: beside another one it can't be imported at all.
@@ -71,7 +71,7 @@ def of_torchvision(module: str = "") -> ModuleType:
 
 
 def _how_to_get(extra: str) -> str:
-    packages = packages_of(extra)
+    packages = extra_requirements(extra)
     if extra not in (metadata("efficientnetv2").get_all("Provides-Extra") or []):
         again = f'pip install -e ".[{extra}]"'
         return f"efficientnetv2 is newer than what was installed: install it anew, in a clone with {again}"
@@ -81,7 +81,7 @@ def _how_to_get(extra: str) -> str:
     return "Install it with: pip install " + " ".join(f'"{package}"' for package in packages)
 
 
-def packages_of(extra: str) -> list[str]:
+def extra_requirements(extra: str) -> list[str]:
     """What pip is to install for an extra on this machine, by the names and versions that this package states.
 
     Named one by one they can be had wherever this package is from; ``efficientnetv2[EXTRA]`` would ask the index

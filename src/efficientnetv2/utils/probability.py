@@ -27,7 +27,7 @@ def probabilities(logits: Tensor, answer: Answer) -> Tensor:
     return logits.softmax(dim=1) if answer == "softmax" else logits.sigmoid()
 
 
-def logits_of(shares: Tensor, answer: Answer) -> Tensor:
+def to_logits(shares: Tensor, answer: Answer) -> Tensor:
     """Logits whose ``probabilities`` are these; finite, whatever was rounded to 0 or 1.
 
     Args:

@@ -28,7 +28,7 @@ _LATER_S = 2
 START_OR_UNSET = "Start several processes with torchrun. For a single process, unset RANK and WORLD_SIZE."
 
 
-def placed() -> tuple[int, int] | None:
+def rank_and_world_size() -> tuple[int, int] | None:
     """This process's number among those that were launched together, and how many they are; None without a launcher.
 
     As the environment says it: torchrun's, or that of whoever sets the same names.
@@ -65,7 +65,7 @@ def number(name: str, otherwise: int = 0, *, least: int = 0, below: int | None =
     return found
 
 
-def tell_launcher(message: str, *, cause: bool = True) -> None:
+def report_to_torchrun(message: str, *, cause: bool = True) -> None:
     """Leave a message for torchrun, which shows it after its own traceback; nothing without torchrun.
 
     Args:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 
 @dataclass(frozen=True)
-class Spread:
+class TimingStats:
     """A median with the quartiles around it.
 
     Args:
@@ -38,7 +38,7 @@ class Spread:
     rounds: int
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
+    def of(cls, values: list[float]) -> TimingStats:
         """Of one value per round, at least one."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0], 1)
@@ -49,7 +49,7 @@ class Spread:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def alternate(
+def interleave(
     sides: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
@@ -82,25 +82,25 @@ def alternate(
     return seconds
 
 
-def ratio(seconds: Mapping[str, list[float]], *, of: str, to: str) -> Spread:
+def speed_ratio(seconds: Mapping[str, list[float]], *, of: str, to: str) -> TimingStats:
     """How many times as fast one side is as another, round by round.
 
     Args:
-        seconds: of ``alternate``.
+        seconds: of ``interleave``.
         of: the side that is praised.
         to: the side it is compared with.
     """
-    return Spread.of([theirs / ours for ours, theirs in zip(seconds[of], seconds[to], strict=True)])
+    return TimingStats.of([theirs / ours for ours, theirs in zip(seconds[of], seconds[to], strict=True)])
 
 
-def waiting(device: torch.device) -> Callable[[], object]:
+def synchronizer(device: torch.device) -> Callable[[], object]:
     """What waits until a device has done what it was told; a CPU has."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
-def system() -> str:
+def boot_id() -> str:
     """This machine as one can call a folder: by how its system was started, which no other's has been.
 
     A home may be shared by all machines of a cluster, which do not disturb each other.
@@ -110,7 +110,7 @@ def system() -> str:
     return known.replace("-", "")[:16]
 
 
-class Quiet:
+class MachineLock:
     """The agreement of the processes of one machine that measure and work by turns.
 
     Args:
@@ -141,7 +141,7 @@ class Quiet:
         self._begin()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Within, every other process of the agreement waits. Not to be called while working."""
         with self._wanted:
             for file in self.folder.glob("busy_*.lock"):

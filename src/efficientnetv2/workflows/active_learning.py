@@ -23,7 +23,7 @@ from efficientnetv2.inference.predict import Predictions, embed_dataset, require
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.io import check_place, write_text_atomically
+from efficientnetv2.utils.io import check_writable_file, write_text_atomically
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
@@ -98,7 +98,7 @@ def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
         raise InputError(
             f"--rank {file}: give a file that ends in .csv; the sheet of pictures is written beside it as .html."
         )
-    check_place(file, "--rank", such_as="next.csv")
+    check_writable_file(file, "--rank", such_as="next.csv")
     for name, place in (("--out", out), ("DATA", Path(data))):
         if place is not None and file.resolve() == place.resolve():
             raise InputError(f"--rank {file} is {name} too.")

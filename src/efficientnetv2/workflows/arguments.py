@@ -22,7 +22,7 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
-from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
+from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
 from efficientnetv2.utils.shell import CALL
 
 P = ParamSpec("P")
@@ -120,7 +120,7 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except ValidationError as error:
-            raise InputError("; ".join(map(rule_of, error.errors()))) from error
+            raise InputError("; ".join(map(format_rule, error.errors()))) from error
         finally:
             CALL.reset(token)
 

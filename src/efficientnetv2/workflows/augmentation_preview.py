@@ -32,7 +32,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import check_place, write_atomically
+from efficientnetv2.utils.io import check_writable_file, write_atomically
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.image_cache import shown
 from efficientnetv2.workflows.output_paths import refuse_within
@@ -59,7 +59,7 @@ def draw_sheet(
     out = out or OUT
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
-    check_place(out, "--out", such_as="sheet.png")
+    check_writable_file(out, "--out", such_as="sheet.png")
     refuse_within(source.data, out.parent, "--out", verb=verb)
     refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
     tell_replaced(out)

@@ -28,7 +28,7 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import best_weights, default_model, load_weights
 from efficientnetv2.utils.device import cores, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.io import folder_for, read_object
+from efficientnetv2.utils.io import output_dir, read_object
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
@@ -86,7 +86,7 @@ def run_check(
     on = pick_device(device)
     dataset = source.read_any()
     check_time_column(dataset, time_column)
-    with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
+    with output_dir(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in (
             (report.JSON_NAME, report.is_check_json),
             (report.PAGE_NAME, report.is_check_page),

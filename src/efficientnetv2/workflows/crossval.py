@@ -38,7 +38,7 @@ from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir, new_r
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, count_of, some
-from efficientnetv2.utils.io import check_folder, write_atomically
+from efficientnetv2.utils.io import check_writable_dir, write_atomically
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line, typed
@@ -172,7 +172,7 @@ def _folder(place: RunOptions) -> tuple[Path, bool]:
                 + "To start a new one, leave out --resume."
             )
         return path, True
-    check_folder(place.out or RUNS, "--out")
+    check_writable_dir(place.out or RUNS, "--out")
     if place.out is None:
         return new_run_path(RUNS, _NAME), False
     _refuse_occupied(place.out)

@@ -27,7 +27,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import read_object
-from efficientnetv2.utils.probability import logits_of
+from efficientnetv2.utils.probability import to_logits
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
@@ -312,7 +312,7 @@ def _pooled(dataset: ImageDataset, answered: Sequence[Answered]) -> Predictions:
     shares = np.concatenate([one.probabilities for one in answered])
     order = np.argsort(rows, kind="stable")
     answer = answered[0].answer
-    logits = logits_of(torch.from_numpy(shares[order]), answer).float()
+    logits = to_logits(torch.from_numpy(shares[order]), answer).float()
     return Predictions(rows[order], dataset.targets[rows[order]], logits, answer=answer)
 
 

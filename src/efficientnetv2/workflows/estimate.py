@@ -33,7 +33,7 @@ from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.memory import limit
+from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.arguments import (
     Overrides,
@@ -124,7 +124,7 @@ def plan_run(
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
-        limit(device, place.memory_gib)
+        limit_memory(device, place.memory_gib)
     workers = workers_for(place.workers, device)
     known = decided(words, place, device, SINGLE_PROCESS)
     refuse_words(known, words, source, place, "plan")

@@ -17,7 +17,7 @@ from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.io import check_place
+from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.workflows.cost_matrix import read_cost_matrix
 from efficientnetv2.workflows.leakage import TrainOverlap
 from efficientnetv2.workflows.previous_runs import Other
@@ -84,7 +84,7 @@ def check_calibration(
         raise InputError(f"--calibrate {out}: a model file ends in .safetensors. Name it so.")
     if out.exists():
         raise InputError(f"--calibrate {out} exists already. Give another name, or remove it.")
-    check_place(out, "--calibrate", such_as="calibrated.safetensors")
+    check_writable_file(out, "--calibrate", such_as="calibrated.safetensors")
     if isinstance(network, Ensemble):
         raise InputError(f"--calibrate {out}: the model is several networks. Give the model file of one.")
     own, views, px = network.preprocessing, looking.views, looking.image_px

@@ -13,7 +13,7 @@ from efficientnetv2.data.builtin_datasets import is_cifar_folder
 from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.open import is_shards
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.shell import placed, typed
+from efficientnetv2.utils.shell import rank_and_world_size, typed
 
 RUNS = Path("runs")
 
@@ -67,7 +67,7 @@ def refuse_run_within(data: str, out: Path | None, verb: str) -> None:
     Raises:
         InputError: it lies among the class folders.
     """
-    if placed() is None:  # else the first process says it for all of them, later
+    if rank_and_world_size() is None:  # else the first process says it for all of them, later
         refuse_within(data, out or RUNS, "--out", verb=verb if out is None else None)
 
 

@@ -19,7 +19,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
 from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.io import check_place
+from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
@@ -172,7 +172,7 @@ def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
 
 def _check_places(out: Path, rank: Path | None, data: str) -> None:
     """Refuse places that can't be written to, and whose files belong to something else."""
-    check_place(out, "--out", such_as="predictions.csv")
+    check_writable_file(out, "--out", such_as="predictions.csv")
     if out.suffix.lower() != ".csv":
         raise InputError(
             f"--out {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."

@@ -34,7 +34,7 @@ from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.io import check_place
+from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import device_for_rank, refuse_swapped_arguments
@@ -158,7 +158,7 @@ def predict_map(
 
 
 def _refuse_place(out: Path, raster: Path) -> None:
-    check_place(out, "--out", such_as="map.tif")
+    check_writable_file(out, "--out", such_as="map.tif")
     if out.exists() and raster.exists() and out.samefile(raster):
         raise InputError(f"--out {out} is RASTER itself. Give another file.")
 

@@ -11,7 +11,7 @@ from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.training.run_dir import REPORT_FILES
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import folder_for
+from efficientnetv2.utils.io import output_dir
 from efficientnetv2.workflows.batch_predict import SKIPPED, is_skipped_csv
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
@@ -55,7 +55,7 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     for name, (ours, other) in _OURS.items():
         refuse_others(out / name, f"--out {out}:", ours, f"is {other}")
     tell_replaced(out / "report.html")
-    return folder_for(out, "--out")
+    return output_dir(out, "--out")
 
 
 def _is_answers(file: Path) -> bool:

@@ -27,7 +27,7 @@ from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import check_folder
+from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.output_paths import RUNS
@@ -105,7 +105,7 @@ def decided(words: TrainOverrides, place: RunOptions, device: torch.device, worl
         _logger.info(f"There is no run in {path or RUNS} yet: starting one.")
     if place.out is not None:
         validate_new_run_dir(place.out)
-    check_folder(place.out or RUNS, "--out")
+    check_writable_dir(place.out or RUNS, "--out")
     if note := device_note(place.device, device):
         _logger.info(note)
     starts = open_weights(words, device)

@@ -24,7 +24,7 @@ from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.utils import yaml_io
-from efficientnetv2.utils.errors import InputError, did_you_mean, rule_of
+from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 
@@ -179,7 +179,7 @@ class Asked:
             return Reward(**said)
         except ValidationError as error:
             words = " or ".join(f"--{_EXPONENTS[name].replace('_', '-')}" for name in said)
-            raise InputError(f"{words}: {rule_of(error.errors()[0])}.") from error
+            raise InputError(f"{words}: {format_rule(error.errors()[0])}.") from error
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:

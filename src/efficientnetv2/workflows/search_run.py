@@ -32,7 +32,7 @@ from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.shell import typed
-from efficientnetv2.utils.timer import system
+from efficientnetv2.utils.timer import boot_id
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_options import WorkerOptions
@@ -99,7 +99,7 @@ class Machine:
             strict=self.strict,
             step_time=plan.step_time,
             times=folder.times_file,
-            quiet=cache_folder("quiet") / system(),
+            quiet=cache_folder("quiet") / boot_id(),
             latency=plan.reward.inference_seconds != 0,
             pace=plan.pace if isinstance(plan, Plan) else None,
         )

@@ -41,7 +41,7 @@ from efficientnetv2.utils.distributed import (
 )
 from efficientnetv2.utils.errors import ReaderKilledError, count_of
 from efficientnetv2.utils.logs import attached, silenced
-from efficientnetv2.utils.memory import limit
+from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.auto_config import looked_at, refuse_words
@@ -166,7 +166,7 @@ def trained(
     """
     device = pick_own_device(place.device, world.local_rank, world.local_size)
     if place.memory_gib is not None:
-        limit(device, place.memory_gib)
+        limit_memory(device, place.memory_gib)
     world = with_tensor_group(world, device)
     workers = workers_for(place.workers, device, sharing=world.local_size)
     with ExitStack() as kept:

@@ -21,9 +21,9 @@ from fsspec.spec import AbstractFileSystem
 from fsspec.utils import merge_offset_ranges
 
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.utils.cpu import within
+from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 # Shards that a process keeps open. Systems usually allow 1,024 files. Ours.
 _OPEN = 128
@@ -218,7 +218,7 @@ class RemoteStore:
             )
         if protocol in _EXTRAS:
             package, extra = _EXTRAS[protocol]
-            needed(package, extra, f"reading {protocol}://")
+            import_optional(package, extra, f"reading {protocol}://")
         elif protocol in ("http", "https"):
             import aiohttp  # comes with fsspec[http]
 
@@ -280,7 +280,7 @@ class RemoteStore:
                 on_error="return",
             )
             try:
-                answers = within(_LIMIT_S + wanted / _MIN_BYTES_PER_S, ask)
+                answers = call_with_timeout(_LIMIT_S + wanted / _MIN_BYTES_PER_S, ask)
             except TimeoutError as error:
                 raise InputError(_no_answer_message(f"{self._base}/{pending[0]}", error, began)) from error
             failed = []
@@ -338,7 +338,7 @@ class RemoteStore:
         for _ in _attempts():
             files = self._files()  # fsspec keeps one per thread
             try:
-                return within(_LIMIT_S, partial(ask, files, path))
+                return call_with_timeout(_LIMIT_S, partial(ask, files, path))
             except NotImplementedError:  # not supported by the driver
                 return None
             except Exception as error:  # each driver raises its own

@@ -47,7 +47,7 @@ from efficientnetv2.data.shards.index import (
 from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.data.tiff_tags import is_raster, raster_content
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import folder_for, locked
+from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import options, typed
 
@@ -171,7 +171,7 @@ def write_shards(
     fix = "Give another folder."
     taken = "another process packs into it at this moment. Wait for its end, or give another folder."
     lock = Path(f"{partial}.lock")
-    with folder_for(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
+    with output_dir(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
         return _write_packed(dataset, out, partial, packing, progress or (lambda done: None))
 
 

@@ -25,7 +25,7 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_atomically
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 SUFFIXES = (".weights.h5", ".keras", ".h5")  # of files that Keras writes, the longest first
 
@@ -117,7 +117,7 @@ def _keras(path: Path) -> Iterator[Any]:
         # A legacy file is what was asked for.
         log.setLevel(logging.ERROR)
         try:
-            yield needed("keras", "keras", f"Writing {path} for Keras")
+            yield import_optional("keras", "keras", f"Writing {path} for Keras")
         finally:
             log.setLevel(level)
 

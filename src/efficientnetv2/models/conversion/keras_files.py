@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.utils.errors import InputError, error_summary
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
@@ -102,7 +102,7 @@ def contents(path: Path) -> Contents:
     Raises:
         InputError: It cannot be read, is cut short, links out of itself, or declares far more than it stores.
     """
-    h5py = needed("h5py", "keras", f"Reading {path}, a Keras file,")
+    h5py = import_optional("h5py", "keras", f"Reading {path}, a Keras file,")
     try:
         if not zipfile.is_zipfile(path):
             with h5py.File(path, "r") as file:
@@ -127,7 +127,7 @@ def contents(path: Path) -> Contents:
 def carry(path: Path, text: str) -> None:
     """Embed a header's text into a file that Keras has just written, where Keras does not look."""
     if not zipfile.is_zipfile(path):
-        h5py = needed("h5py", "keras", f"Writing {path} for Keras")
+        h5py = import_optional("h5py", "keras", f"Writing {path} for Keras")
         with h5py.File(path, "r+") as file:
             # No attribute: those hold 64 kB at most, and 21,843 class names are more.
             file.create_dataset(CARRIED, data=np.frombuffer(text.encode(), np.uint8))

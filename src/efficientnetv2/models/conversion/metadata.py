@@ -21,7 +21,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of, error_summary
-from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.shell import typed
 
 _IMAGENET_CLASSES = 1000
@@ -279,7 +279,7 @@ def apply_metadata(network: Network, user: UserMetadata) -> list[str]:
 
 def imagenet_class_names() -> tuple[str, ...]:
     """The 1000 classes of ImageNet-1k in their usual order, made distinct."""
-    return _distinct(of_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+    return _distinct(import_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

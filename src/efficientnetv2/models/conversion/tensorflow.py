@@ -23,7 +23,7 @@ from efficientnetv2.architectures.spec import Architecture, Block, blocks
 from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.conversion.tensors import Kind, to_torch
 from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary
-from efficientnetv2.utils.optional_deps import needed
+from efficientnetv2.utils.optional_deps import import_optional
 
 # Read once, when TensorFlow is loaded: only errors; and no oneDNN kernels, which it announces at any level.
 # Nothing is computed with it here.
@@ -103,7 +103,7 @@ def read(path: str | Path, *, ema: bool = True) -> RawWeights:
     path = Path(path)
     prefix = _prefix(path)
     with loading_tensorflow():
-        tensorflow = needed("tensorflow", "tensorflow", f"Reading {path}, a TensorFlow checkpoint,")
+        tensorflow = import_optional("tensorflow", "tensorflow", f"Reading {path}, a TensorFlow checkpoint,")
         try:
             reader = tensorflow.train.load_checkpoint(str(prefix))
             known = reader.get_variable_to_shape_map()

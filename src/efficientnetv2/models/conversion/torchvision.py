@@ -14,7 +14,7 @@ from efficientnetv2.architectures.spec import Architecture, blocks
 from efficientnetv2.models.conversion.tensors import shape_name, tensors_of
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.optional_deps import of_torchvision
+from efficientnetv2.utils.optional_deps import import_torchvision
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -69,7 +69,7 @@ def architecture_of(name: str) -> Architecture:
 
 def default_preprocessing(name: str) -> tuple[Preprocessing, str]:
     """The preprocessing that torchvision documents for its default weights of a published model, and their name."""
-    weights = of_torchvision("models").get_model_weights(MODELS[name]).DEFAULT
+    weights = import_torchvision("models").get_model_weights(MODELS[name]).DEFAULT
     return preprocessing_of(weights), str(weights)
 
 
