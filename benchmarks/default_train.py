@@ -33,7 +33,7 @@ from benchmarks.record import RESULTS, begun, hardware, record, refuse_others, v
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
-from efficientnetv2.inference.linear_probe import linear_probe
+from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.initial_weights import build_initial_model, weights_candidates
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
@@ -140,22 +140,21 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
         begun.network,
         train,
         val,
-        preprocessing=Preprocessing.from_json(how),
-        key=Key.of(recipe.seed).fold("probe"),
-        balanced=True,
+        Preprocessing.from_json(how),
+        ProbeOptions(Key.of(recipe.seed).fold("probe"), balanced=True),
     )
-    names, shown = val.class_names, fit.asked.select(fit.val.samples)
+    names, shown = val.class_names, fit.val_dataset.select(fit.val.samples)
     save_predictions(
         run / PROBE,
         pd.DataFrame(
             {
                 "path": shown.paths,
-                "label": [names[one] for one in fit.answers],
+                "label": [names[one] for one in fit.predicted],
                 "true_label": [names[one] for one in fit.val.labels],
             }
         ),
     )
-    return f"{found.title}, which the run did not begin with", fit.probe.train_pictures
+    return f"{found.title}, which the run did not begin with", fit.metrics.train_pictures
 
 
 def told(name: str, row: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from benchmarks.record import RESULTS, hardware, record, refuse_others
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.inference.linear_probe import linear_probe
+from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.training.auto_batch import Hardware
@@ -219,9 +219,9 @@ def probed(weights: str, train: ImageDataset, val: ImageDataset) -> dict:
     network, _ = load_weights(weights)
     preprocessing = replace(network.preprocessing, image_px=256, framing="whole", crop_fraction=1.0)
     fitted = linear_probe(
-        network, train, val, preprocessing=preprocessing, key=Key.of(0), balanced=True, device=DEVICE
+        network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True, device=DEVICE)
     )
-    return vars(fitted.probe)
+    return vars(fitted.metrics)
 
 
 def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:

@@ -27,7 +27,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import linear_probe, to_linear_layer
+from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe, to_linear_layer
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -195,7 +195,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
     Path(train.file(7)).write_bytes(b"no picture")
-    found = linear_probe(network, train, val, preprocessing=Preprocessing(image_px=32), key=Key.of(0))
+    found = linear_probe(network, train, val, Preprocessing(image_px=32), ProbeOptions(Key.of(0)))
     curve = keep(found, tmp_path, labelled=60, balanced=False, seed=0)["label_curve"]
     assert curve["points"][-1]["pictures"] == 59
     assert curve["carried"] is None
@@ -218,7 +218,7 @@ def sampled(tmp_path_factory):
     )  # fmt: skip
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.setattr(room, "_MOST_PICTURES", 48)
+        patch.setattr(room, "_MAX_IMAGES", 48)
         with Screen(verbose=True) as screen:
             train_and_report(
                 words,

@@ -117,7 +117,7 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
     rng = np.random.default_rng(4)
     shares = rng.dirichlet(np.ones(3), size=60)
     vectors = (100 + 0.01 * rng.normal(size=(60, 8))).astype(np.float32)
-    monkeypatch.setattr(active_learning, "_WIDENED", 8 * 7)  # seven at a time, four in the last part
+    monkeypatch.setattr(active_learning, "_CHUNK", 8 * 7)  # seven at a time, four in the last part
     told = []
     found = rank_for_labeling(shares, vectors, key=Key.of(2), most=40, progress=told.append)
     assert told == list(range(1, 41))
@@ -125,7 +125,7 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
     residuals = shares - np.eye(3)[shares.argmax(axis=1)]
     whole = {True: wide, False: residuals}  # of vectors nothing is taken off
     monkeypatch.setattr(
-        active_learning, "_lengths", lambda _, called=None: (whole[called is None] ** 2).sum(axis=1)
+        active_learning, "_squared_norms", lambda _, called=None: (whole[called is None] ** 2).sum(axis=1)
     )
     monkeypatch.setattr(
         active_learning,

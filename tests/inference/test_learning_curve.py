@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from efficientnetv2.inference.linear_probe import GroupedData, fit_classifier
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.rng import Key
 
+FIT = partial(fit_classifier, strength=0.01, balanced=False)
+
 
 def embeddings(generator, count, *, apart=0.6, width=60):
     """Three classes around centres that lie so far apart, in noise of deviation 1."""
@@ -37,9 +40,7 @@ def curve(seed, *, train=240, labelled=None, apart=0.6, val=300):
     every, asked = embeddings(generator, 2 * labelled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
     answers = fit_classifier(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
-    found = learning_curve(
-        learn, asked, answers, labelled=labelled, strength=0.01, balanced=False, key=Key.of(seed)
-    )
+    found = learning_curve(learn, asked, answers, fit=FIT, num_labeled=labelled, key=Key.of(seed))
     twice = fit_classifier(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
     return (
         found,
@@ -125,15 +126,13 @@ def test_copies_are_no_labels_more(made):
     together = GroupedData(number, family, made & (np.arange(720) >= 240))
     answers = fit_classifier(vectors, train.labels, 0.01, False).predict(asked.vectors)
     of = 240 if made else 720
-    found = learning_curve(
-        train, asked, answers, labelled=of, strength=0.01, balanced=False, key=Key.of(0), together=together
-    )
+    found = learning_curve(train, asked, answers, fit=FIT, num_labeled=of, key=Key.of(0), groups=together)
     assert [one.pictures for one in found.points] == pytest.approx(
         [of / 16, of / 8, of / 4, of / 2, of], abs=3
     )
     assert found.points[-1].pictures == of
     assert found.carried is None
-    for learnt, rest in together.drawn(train.labels, key=Key.of(1), draws=3, teach=of // 4):
+    for learnt, rest in together.draw_splits(train.labels, key=Key.of(1), draws=3, train_size=of // 4):
         assert not set(number[learnt]) & set(number[rest])
         assert len(learnt) == pytest.approx(180, abs=6)
 
@@ -176,9 +175,7 @@ def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
     answers = fit_classifier(vectors, labels, 0.01, False).predict(vectors)
 
     def found():
-        return learning_curve(
-            train, train, answers, labelled=2000, strength=0.01, balanced=False, key=Key.of(0)
-        )
+        return learning_curve(train, train, answers, fit=FIT, num_labeled=2000, key=Key.of(0))
 
     assert [one.pictures for one in found().points] == [250, 500, 1000, 2000]
     monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth

@@ -17,7 +17,13 @@ from tests.messages import mentioning
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import GroupedData, deduplicate, fit_probe, linear_probe
+from efficientnetv2.inference.linear_probe import (
+    GroupedData,
+    ProbeOptions,
+    deduplicate,
+    fit_probe,
+    linear_probe,
+)
 from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models.factory import create
@@ -52,11 +58,9 @@ def test_embeddings_are_what_the_classifier_reads(network, parts):
 
 def test_colours_are_told_apart_even_by_random_features(network, parts):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    done = []
-    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY, progress=done.append).probe
+    found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert found.top1 == found.macro_f1 == 1.0
     assert (found.train_pictures, found.pictures) == (24, 24)
-    assert done[-1] == 48
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -67,9 +71,9 @@ def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
     train = replace(train, table=train.table.assign(augmented_from=made))
     for row in (2, 5, 9):
         Path(train.file(row)).write_bytes(b"no picture")
-    found = linear_probe(network, train, val, preprocessing=PREPROCESSING, key=KEY)
+    found = linear_probe(network, train, val, PREPROCESSING, ProbeOptions(KEY))
     assert [row for row, _ in found.train.unreadable] == [2, 5, 9]
-    assert (found.probe.train_pictures, found.lost) == (21, 2)
+    assert (found.metrics.train_pictures, found.num_unreadable) == (21, 2)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +90,7 @@ def test_too_little_that_can_be_read_is_named(side, lost, said, network, parts):
     for row in lost:
         Path(parts[side].file(row)).write_bytes(b"no picture")
     with pytest.raises(InputError, match=mentioning(*said)):
-        linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
+        linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY))
 
 
 def test_labels_that_mean_nothing_are_not_learnt(network, parts):
@@ -94,7 +98,7 @@ def test_labels_that_mean_nothing_are_not_learnt(network, parts):
     shuffled = replace(
         train, table=train.table.assign(label=np.random.default_rng(0).permutation(train.table["label"]))
     )
-    found = linear_probe(network, shuffled, val, preprocessing=PREPROCESSING, key=KEY).probe
+    found = linear_probe(network, shuffled, val, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert found.top1 < 0.8
 
 
@@ -138,9 +142,9 @@ def test_copies_and_neighbours_do_not_choose_the_strength():
     _, parted = fit_probe(every, key=KEY, balanced=False)
     assert parted > expected
     copies = GroupedData(family, family, np.arange(720) >= 240)
-    assert fit_probe(every, key=KEY, balanced=False, together=copies)[1] == expected
+    assert fit_probe(every, key=KEY, balanced=False, groups=copies)[1] == expected
     places = GroupedData(family, np.arange(720), np.zeros(720, dtype=bool))
-    assert fit_probe(every, key=KEY, balanced=False, together=places)[1] == expected
+    assert fit_probe(every, key=KEY, balanced=False, groups=places)[1] == expected
 
 
 def _alike(count, draw):
@@ -155,8 +159,8 @@ def _alike(count, draw):
 def test_where_nothing_hangs_together_the_draw_is_scikit_learns():
     labels = np.arange(60) % 3
     split = StratifiedShuffleSplit(1, test_size=0.25, random_state=KEY.torch_seed() % 2**32)
-    ((learning, choosing),) = GroupedData.of(pictures(labels), np.arange(60), key=KEY).drawn(
-        labels, key=KEY, ask=0.25
+    ((learning, choosing),) = GroupedData.from_dataset(pictures(labels), np.arange(60), key=KEY).draw_splits(
+        labels, key=KEY, test_fraction=0.25
     )
     expected = next(split.split(labels, labels))
     np.testing.assert_array_equal(learning, expected[0])
@@ -167,20 +171,22 @@ def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
     labels = np.tile([0, 1], 40)
     place = np.arange(80) // 8
     data = pictures(labels, latitude=place + 0.5, longitude=place + 0.5)
-    together = GroupedData.of(data, None, key=KEY)
+    together = GroupedData.from_dataset(data, None, key=KEY)
     assert len(np.unique(together.clusters)) == 10
-    ((learning, choosing),) = together.drawn(labels, key=KEY, ask=0.25)
+    ((learning, choosing),) = together.draw_splits(labels, key=KEY, test_fraction=0.25)
     assert not set(place[learning]) & set(place[choosing])
     assert 12 <= len(choosing) <= 28
     one_place_each = pictures(labels, latitude=labels + 0.5, longitude=labels + 0.5)
-    assert len(np.unique(GroupedData.of(one_place_each, None, key=KEY).clusters)) == 80
+    assert len(np.unique(GroupedData.from_dataset(one_place_each, None, key=KEY).clusters)) == 80
 
 
 def test_places_of_very_few_pictures_are_no_obstacle():
     """No class has a picture for each of the parts that a strictness is chosen by."""
     labels = np.array([0, 1, 0, 1, 0, 1])
     few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
-    np.testing.assert_array_equal(np.unique(GroupedData.of(few, None, key=KEY).clusters), np.arange(6))
+    np.testing.assert_array_equal(
+        np.unique(GroupedData.from_dataset(few, None, key=KEY).clusters), np.arange(6)
+    )
 
 
 @pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
@@ -196,7 +202,7 @@ def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
     monkeypatch.setattr(
         room, "fit_classifier", lambda *words: seen.append(words) or DummyClassifier().fit(words[0], words[1])
     )
-    fit_probe(of, key=KEY, balanced=False, together=together)
+    fit_probe(of, key=KEY, balanced=False, groups=together)
     assert len(seen) == 5 * draws + 1
 
 
@@ -244,8 +250,8 @@ def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
 
 
 def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
-    monkeypatch.setattr(room, "_MOST_PICTURES", 12)
-    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY).probe
+    monkeypatch.setattr(room, "_MAX_IMAGES", 12)
+    found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert (found.train_pictures, found.pictures) == (12, 12)
 
 
@@ -276,5 +282,5 @@ def test_a_class_that_no_draw_has_met_is_learnt_all_the_same(network, parts, mon
     assert np.bincount(rare.labels).tolist() == [1, 0, 8]
     monkeypatch.setattr(room, "max_probe_images", lambda *_: 2)
     for seed in range(3):
-        found = linear_probe(network, rare, val, preprocessing=PREPROCESSING, key=Key.of(seed))
+        found = linear_probe(network, rare, val, PREPROCESSING, ProbeOptions(Key.of(seed)))
         assert len(np.unique(found.train.labels)) == 2

@@ -192,8 +192,8 @@ def test_arrays_of_four_dimensions_and_grey_ones(model):
     [
         (np.zeros((16, 16, 3), np.float32), ("float32", "16", "3", "255")),
         (np.zeros((3, 16, 16), np.uint8), ("3", "16")),
-        (np.zeros((0, 4, 3), np.uint8), ("no picture",)),
-        ([3], ("a int is no picture",)),
+        (np.zeros((0, 4, 3), np.uint8), ("no image",)),
+        ([3], ("a int is no image",)),
         ({"a": "a.jpg"}, ("a dict is no image",)),
         (None, ("NoneType", "image")),
         (3, ("a int is no image",)),
@@ -257,10 +257,10 @@ def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path)
     values = np.random.default_rng(0).integers(0, 6_000, (16, 16), dtype=np.uint16)
     Image.fromarray(values).save(path)
     predictor = _by_rule(1, 1, 1)
-    expected = predictor._prepared(path, 0)
+    expected = predictor.preprocessing(path)
     assert len(np.unique(expected)) > 50
-    np.testing.assert_array_equal(predictor._prepared(Image.open(path), 0), expected)
-    np.testing.assert_array_equal(predictor._prepared(np.stack([values] * 3, axis=2), 0), expected)
+    np.testing.assert_array_equal(predictor.preprocessing(Image.open(path)), expected)
+    np.testing.assert_array_equal(predictor.preprocessing(np.stack([values] * 3, axis=2)), expected)
     for asked in (Predictor(model), _by_rule(1, 2, 3), _by_rule(1, 2, 3, 4)):
         with pytest.raises(InputError) as by_path:
             asked(path)
@@ -281,9 +281,9 @@ def test_an_array_of_8_bits_is_read_by_a_rule_for_such_as_its_file_is(tmp_path):
     pixels = _pixels()
     path = write_raster(tmp_path / "eight.tif", pixels.transpose(2, 0, 1))
     predictor = _by_rule(1, 2, 3, low=10.0, kinds=("uint16", "uint8"))
-    expected = predictor._prepared(path, 0)
+    expected = predictor.preprocessing(path)
     assert 5 < len(np.unique(expected)) < 20
-    np.testing.assert_array_equal(predictor._prepared(pixels, 0), expected)
+    np.testing.assert_array_equal(predictor.preprocessing(pixels), expected)
     np.testing.assert_array_equal(_by_rule(1, 2, 3)._prepared(pixels, 0), pixels)
 
 

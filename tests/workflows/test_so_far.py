@@ -202,8 +202,8 @@ def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, t
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])
 def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_folders):
-    def stopped(network, dataset, *, each, **words):
-        each(*_answers([0, 2]))
+    def stopped(network, dataset, *, on_batch, **words):
+        on_batch(*_answers([0, 2]))
         raise stop
 
     monkeypatch.setattr(batch_predict, "predict_distributed", stopped)

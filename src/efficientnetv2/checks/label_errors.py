@@ -242,7 +242,7 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> f
         return DEFAULT_STRENGTH
     sample = _stratified_sample(labels, most, key.fold("sample"))
     vectors, labels, groups = vectors[sample], labels[sample], groups[sample]
-    together = replace(GroupedData.nothing(len(labels)), clusters=groups)
+    together = replace(GroupedData.independent(len(labels)), clusters=groups)
     parts = tuning_splits(together, labels, key=key.fold("choosing"))
     if not parts:
         return DEFAULT_STRENGTH

@@ -1,44 +1,47 @@
-"""Would more labels help? The linear probe with fewer labels than there are, and what that says of twice as many.
+"""Learning curve of the linear probe: macro-F1 with fewer labels, extrapolated to twice as many.
 
-The embeddings are there already, so that it takes seconds. It says how the features of the given weights use labels,
-not how training does: that reaches more, and mostly needs more labels for it.
+It needs no further embeddings, so it takes seconds. It tells how the features of the pretrained weights use labels;
+training reaches more, and mostly needs more labels for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.pipeline import Pipeline
 
-from efficientnetv2.inference.linear_probe import GroupedData, fit_classifier
+from efficientnetv2.data.records import Ints
+from efficientnetv2.inference.linear_probe import GroupedData
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.rng import Floats, Key
 
-# Parts of the training pictures that the probe learns from, each drawn so often. Ours.
-_PARTS, _DRAWS = (1 / 16, 1 / 8, 1 / 4, 1 / 2), 5
-# Of each class on average, or a part says nothing. Ours.
-_LEAST_OF_A_CLASS = 4
-# Multiply-adds of all fits, at most: about 10 s on a core. Larger parts are left out. Ours.
+# Fractions of the training images that probes are fitted on, and draws of each. Ours.
+_FRACTIONS, _DRAWS = (1 / 16, 1 / 8, 1 / 4, 1 / 2), 5
+# Minimum mean number of images per class. Ours.
+_MIN_CLASS_IMAGES = 4
+# Multiply-adds of all fits, at most: about 10 s on a core. Larger fractions are left out. Ours.
 _MOST_WORK = 4e10
 _ITERATIONS = 100
-# Resamplings of pictures and draws. Ours.
-_RESAMPLED = 300
-# How fast errors may fall beyond a sample, as shares of the exponent that was read in it: curves flatten, nobody knows
-# where. On five drawn sets whose truth was at hand, of 2 to 16 times the sample, the exponent as read foretold 1 to 7
-# points too much on average, and its interval held the truth in 54 of 100; that of these three held it in 98. Ours.
-_BEYOND = (1.0, 0.5, 0.0)
+# Bootstrap resamples of images and draws. Ours.
+_RESAMPLES = 300
+# Factors of the exponent beyond a sample, since curves flatten. On five datasets with known truth, of 2 to 16 times the
+# sample, the measured exponent promised 1 to 7 points too much on average, and its interval held the truth in 54 of 100
+# cases; the interval of these three did in 98. Ours.
+_EXPONENT_FACTORS = (1.0, 0.5, 0.0)
 
 
 @dataclass(frozen=True)
 class LearningCurvePoint:
-    """What the probe reaches with so many labels.
+    """Metrics of probes with a number of labels.
 
-    Args:
-        pictures: that it learnt from.
-        macro_f1: mean over the draws.
-        low, high: its 95 % interval over pictures and draws.
-        draws: how often so many pictures were drawn.
+    Attributes:
+        pictures: Number of training images.
+        macro_f1: Mean over the draws.
+        low, high: 95 % interval over images and draws.
+        draws: Number of draws.
     """
 
     pictures: int
@@ -50,14 +53,13 @@ class LearningCurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The probe's macro-F1 against the number of labels.
+    """Macro-F1 of the probe against the number of labels.
 
-    Args:
-        points: measured, by growing number; the last is of all training pictures, or of the sample of them.
-        forecast: with twice as many as there are, if it goes on as before.
-        gain, gain_low, gain_high: of that over all that there are, with its 95 % interval.
-        carried: with all that there are, carried on likewise, where the points are of a sample; None where the last
-            point is of all.
+    Attributes:
+        points: Measured, ascending; the last has all training images, or the sample of them.
+        forecast: Extrapolated to twice as many labels as there are.
+        gain, gain_low, gain_high: Difference of the forecast and all labels, with its 95 % interval.
+        carried: Extrapolated to all labels, if the points are of a sample.
     """
 
     points: tuple[LearningCurvePoint, ...]
@@ -71,148 +73,128 @@ class LearningCurve:
 def learning_curve(
     train: Embeddings,
     val: Embeddings,
-    answers: npt.NDArray[np.int64],
+    predicted: Ints,
     *,
-    labelled: int,
-    strength: float,
-    balanced: bool,
+    fit: Callable[[npt.NDArray[np.float32], Ints], Pipeline],
+    num_labeled: int,
     key: Key,
-    together: GroupedData | None = None,
+    groups: GroupedData | None = None,
 ) -> LearningCurve | None:
-    """The probe with parts of the labels, and a power law through its errors.
+    """Fit probes on parts of the labels, and a power law through their errors; None with too few images.
 
-    The error 1 - macro-F1 is taken to fall as a power of the number of labels. Its exponent is read twice, from all
-    points and from the last two alone, for curves bend; the forecast is the mean of both, and its interval holds the
-    readings of both over resampled pictures and draws. Where ``train`` is a sample, errors beyond it are taken to fall
-    with each exponent as read, with half of it, and no further; mean and interval are of all these.
+    The exponent is read twice, from all points and from the last two, since curves bend; the forecast is the mean of
+    both, and its interval covers both over resampled images and draws. Beyond a sample, the errors fall with each
+    exponent, with half of it, and not at all; mean and interval are of all these.
 
     Args:
-        train: to learn from: all training pictures, or a sample of them.
-        val: to evaluate on.
-        answers: to ``val`` of the probe that has learnt from all of ``train``.
-        labelled: how many training pictures there are, not counting copies.
-        strength: that this one was fitted with.
-        balanced: as this one.
-        key: of the draws.
-        together: what hangs together in ``train``; None where nothing does. Parts of the labels leave it whole, and
-            copies, which go along with their origins, are no labels more.
+        train: All training images, or a sample of them.
+        val: Images to evaluate on.
+        predicted: Classes of ``val``, predicted by the probe of all of ``train``.
+        fit: Fits that probe: vectors and labels to a classifier.
+        num_labeled: Number of training images in the dataset, without copies.
+        key: Key of the draws.
+        groups: Groups of ``train``. Copies are no further labels.
 
-    Returns:
-        None where there are too few pictures for parts of them to say anything.
-
-    Source: power laws, arXiv:1712.00409; fitting and extrapolating them for data sets of one's own, Figueroa et al.,
-        BMC Medical Informatics and Decision Making 12:8 (2012); the readings are ours.
+    Source: power laws, arXiv:1712.00409; fitting and extrapolating them for own datasets, Figueroa et al.,
+        BMC Medical Informatics and Decision Making 12:8 (2012); the two readings are ours.
     """
     labels = train.labels
-    classes = int(max(labels.max(), val.labels.max())) + 1
-    together = GroupedData.nothing(len(labels)) if together is None else together
-    whole = len(together.originals)
-    by_size: dict[int, list[npt.NDArray[np.int64]]] = {}
-    for size in _sizes(labels, together, train.vectors.shape[1], classes):
-        drawn = together.drawn(labels, key=key.fold("labels", size), draws=_DRAWS, teach=size)
-        parts = [(part, rest) for part, rest in drawn if len(np.unique(labels[part])) > 1]
-        if not parts:  # of a class that is very rare a small part may have nothing
+    num_classes = int(max(labels.max(), val.labels.max())) + 1
+    groups = GroupedData.independent(len(labels)) if groups is None else groups
+    whole = len(groups.originals)
+    predicted_by_size: dict[int, list[Ints]] = {}
+    for size in _sizes(labels, groups, train.vectors.shape[1], num_classes):
+        splits = groups.draw_splits(labels, key=key.fold("labels", size), draws=_DRAWS, train_size=size)
+        parts = [part for part, _ in splits if len(np.unique(labels[part])) > 1]
+        if not parts:  # a small part may lack a rare class
             continue
-        reached = round(float(np.mean([whole - len(rest) for _, rest in drawn])))
-        if max(by_size, default=0) < reached < whole:  # whole clusters may be far from the size
-            by_size[reached] = [
-                fit_classifier(train.vectors[part], labels[part], strength, balanced).predict(val.vectors)
-                for part, _ in parts
+        # Whole clusters may be far from the size.
+        actual = round(float(np.mean([whole - len(rest) for _, rest in splits])))
+        if max(predicted_by_size, default=0) < actual < whole:
+            predicted_by_size[actual] = [
+                fit(train.vectors[part], labels[part]).predict(val.vectors) for part in parts
             ]
-    if len(by_size) < 2:
+    if len(predicted_by_size) < 2:
         return None
-    by_size[whole] = [answers]
-    return _read(by_size, val.labels, classes, labelled, key.fold("resampled"))
+    predicted_by_size[whole] = [predicted]
+    return _extrapolate(predicted_by_size, val.labels, num_classes, num_labeled, key.fold("resampled"))
 
 
-def _sizes(labels: npt.NDArray[np.int64], together: GroupedData, width: int, classes: int) -> list[int]:
-    """Sizes of the parts, growing, as many as the work allows."""
-    originals = together.originals
+def _sizes(labels: Ints, groups: GroupedData, width: int, num_classes: int) -> list[int]:
+    """Ascending sizes of parts, as many as the work allows."""
+    originals = groups.originals
     _, counts = np.unique(labels[originals], return_counts=True)
     if counts.min() < 2:
         return []
-    least = _LEAST_OF_A_CLASS * len(counts)
-    clusters = len(np.unique(together.clusters[originals]))
+    num_clusters = len(np.unique(groups.clusters[originals]))
     sizes = [
         size
-        for part in _PARTS
-        if (size := int(part * len(originals))) >= least and part * clusters >= len(counts)
+        for fraction in _FRACTIONS
+        if (size := int(fraction * len(originals))) >= _MIN_CLASS_IMAGES * len(counts)
+        and fraction * num_clusters >= len(counts)
     ]
-    outputs = 1 if classes == 2 else classes
-    copied = len(labels) / len(originals)
-    while sizes and _DRAWS * sum(sizes) * copied * width * outputs * 2 * _ITERATIONS > _MOST_WORK:
+    outputs = 1 if num_classes == 2 else num_classes
+    copies = len(labels) / len(originals)
+    while sizes and _DRAWS * sum(sizes) * copies * width * outputs * 2 * _ITERATIONS > _MOST_WORK:
         sizes.pop()
     return sizes
 
 
-def _read(
-    by_size: dict[int, list[npt.NDArray[np.int64]]],
-    true: npt.NDArray[np.int64],
-    classes: int,
-    labelled: int,
-    key: Key,
+def _extrapolate(
+    predicted_by_size: dict[int, list[Ints]], truth: Ints, num_classes: int, num_labeled: int, key: Key
 ) -> LearningCurve:
     generator = key.generator()
-    weights = generator.multinomial(len(true), np.full(len(true), 1 / len(true)), size=_RESAMPLED).astype(
-        float
-    )
-    resampled, measured, points = [], [], []
-    for size, draws in by_size.items():
-        whole = [_macro_f1(np.ones((1, len(true))), true, answers, classes)[0] for answers in draws]
-        scores = np.stack([_macro_f1(weights, true, answers, classes) for answers in draws])
-        chosen = generator.integers(0, len(draws), (len(draws), _RESAMPLED))
-        spread = np.take_along_axis(scores, chosen, axis=0).mean(axis=0)
-        low, high = np.quantile(spread, [0.025, 0.975])
-        points.append(LearningCurvePoint(size, float(np.mean(whole)), float(low), float(high), len(draws)))
-        resampled.append(spread)
-        measured.append(np.mean(whole))
-    sizes = np.array(list(by_size), dtype=float)
-    return _foretold(tuple(points), np.array(measured)[:, None], np.stack(resampled), sizes, labelled)
-
-
-def _foretold(
-    points: tuple[LearningCurvePoint, ...], measured: Floats, drawn: Floats, sizes: Floats, labelled: int
-) -> LearningCurve:
-    """The curve carried on, of (S, 1) scores and (S, R) scores over resampled pictures and draws."""
+    uniform = np.full(len(truth), 1 / len(truth))
+    weights = generator.multinomial(len(truth), uniform, size=_RESAMPLES).astype(float)
+    points, measured_by_size, resampled_by_size = [], [], []
+    for size, draws in predicted_by_size.items():
+        scores = [
+            _macro_f1(np.ones((1, len(truth))), truth, predicted, num_classes)[0] for predicted in draws
+        ]
+        by_draw = np.stack([_macro_f1(weights, truth, predicted, num_classes) for predicted in draws])
+        chosen = generator.integers(0, len(draws), (len(draws), _RESAMPLES))
+        resampled = np.take_along_axis(by_draw, chosen, axis=0).mean(axis=0)
+        points.append(_point(size, np.array(scores), resampled, len(draws)))
+        measured_by_size.append(np.mean(scores))
+        resampled_by_size.append(resampled)
+    sizes = np.array(list(predicted_by_size), dtype=float)
+    measured, drawn = np.array(measured_by_size)[:, None], np.stack(resampled_by_size)
     now, now_drawn, carried = measured[-1], drawn[-1], None
-    if labelled > sizes[-1]:
-        now, now_drawn = (_carried(each, sizes, labelled, labelled) for each in (measured, drawn))
-        carried = _point(labelled, now, now_drawn)
-    then, then_drawn = (_carried(each, sizes, labelled, 2 * labelled) for each in (measured, drawn))
+    if num_labeled > sizes[-1]:
+        now, now_drawn = (_carried(scores, sizes, num_labeled, num_labeled) for scores in (measured, drawn))
+        carried = _point(num_labeled, now, now_drawn)
+    then, then_drawn = (_carried(scores, sizes, num_labeled, 2 * num_labeled) for scores in (measured, drawn))
     low, high = np.quantile(then_drawn - now_drawn, [0.025, 0.975])
-    gain = float((then - now).mean())
+    forecast = _point(2 * num_labeled, then, then_drawn)
     return LearningCurve(
-        points, _point(2 * labelled, then, then_drawn), gain, float(low), float(high), carried
+        tuple(points), forecast, float((then - now).mean()), float(low), float(high), carried
     )
 
 
-def _point(pictures: int, readings: Floats, drawn: Floats) -> LearningCurvePoint:
-    """What is foretold: the mean of the readings, and the interval that holds them over what was drawn."""
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return LearningCurvePoint(pictures, float(readings.mean()), float(low), float(high), 0)
+def _point(images: int, scores: Floats, resampled: Floats, draws: int = 0) -> LearningCurvePoint:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return LearningCurvePoint(images, float(scores.mean()), float(low), float(high), draws)
 
 
-def _carried(scores: Floats, sizes: Floats, labelled: int, pictures: int) -> Floats:
-    """(n, R) macro-F1 with so many pictures, by each of n readings, of (S, R) scores at (S,) sizes."""
+def _carried(scores: Floats, sizes: Floats, num_labeled: int, images: int) -> Floats:
+    """(n, R) macro-F1 extrapolated to ``images`` by each of n readings of (S, R) scores at (S,) sizes."""
     errors = np.log(np.maximum(1 - scores, 1e-4))
     steps = np.log2(sizes)
-    centred = steps - steps.mean()
-    by_all = (centred[:, None] * errors).sum(axis=0) / (centred**2).sum()
+    centered = steps - steps.mean()
+    by_all = (centered[:, None] * errors).sum(axis=0) / (centered**2).sum()
     by_last = (errors[-1] - errors[-2]) / (steps[-1] - steps[-2])
-    readings = np.stack([by_all, by_last])
-    if labelled > sizes[-1]:  # many doublings away a rise by chance would become a great one
-        readings = np.concatenate([rate * np.minimum(readings, 0) for rate in _BEYOND])
-    carried: Floats = 1 - np.exp(errors[-1] + (np.log2(pictures) - steps[-1]) * readings)
+    exponents = np.stack([by_all, by_last])
+    if num_labeled > sizes[-1]:  # over many doublings a rise by chance would become large
+        exponents = np.concatenate([factor * np.minimum(exponents, 0) for factor in _EXPONENT_FACTORS])
+    carried: Floats = 1 - np.exp(errors[-1] + (np.log2(images) - steps[-1]) * exponents)
     return carried
 
 
-def _macro_f1(
-    weights: Floats, true: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], classes: int
-) -> Floats:
-    """(R,) macro-F1 over the classes that are there, of (R, N) weights of the pictures."""
-    every = np.eye(classes)
-    hits = weights @ (every[true] * (true == answers)[:, None])
-    are, called = weights @ every[true], weights @ every[answers]
-    f1 = np.where(are > 0, 2 * hits / np.maximum(are + called, 1e-9), np.nan)
+def _macro_f1(weights: Floats, truth: Ints, predicted: Ints, num_classes: int) -> Floats:
+    """(R,) macro-F1 over the classes in ``truth``, for (R, N) weights of the images."""
+    one_hot = np.eye(num_classes)
+    hits = weights @ (one_hot[truth] * (truth == predicted)[:, None])
+    of_class, of_prediction = weights @ one_hot[truth], weights @ one_hot[predicted]
+    f1 = np.where(of_class > 0, 2 * hits / np.maximum(of_class + of_prediction, 1e-9), np.nan)
     result: Floats = np.nanmean(f1, axis=1)
     return result

@@ -1,15 +1,13 @@
-"""A linear probe: how far the features of given weights go before any training.
-
-It takes seconds, and says what training has to beat.
-"""
+"""Linear probe: logistic regression on frozen features, which training has to beat."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -34,25 +32,38 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 
-# Share of the pictures to learn from that chooses the strength. Ours.
-_CHOOSING = 0.25
-# Where pictures hang together: pictures asked, over so many draws at most. Ours: a quarter of 400 satellite pictures
-# is some twenty places, and which strength wins on these is chance.
-_ASKED, _MOST_DRAWS = 500, 4
-# As many parts as the strength is chosen by one of; each has to leave every class to learn from. Ours.
-_PARTS = 4
+# Candidates of the inverse L2 penalty. Ours: wide enough that neither end is chosen on satellite images and
+# photographs, which want 0.001 to 0.01. The default is used where nothing chooses.
+_STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
+DEFAULT_STRENGTH = 0.003
+# Fraction of the training images that choose the penalty. With clusters: the number of images and draws at most, since
+# a quarter of 400 satellite images is some twenty places, and the best penalty on these is chance. Ours.
+_TUNING_FRACTION = 0.25
+_TUNING_IMAGES, _TUNING_DRAWS = 500, 4
+# Folds that must leave every class in training for a grouping to be used. Ours.
+_FOLDS = 4
+# Multiply-adds of all fits that choose, at most: a minute on a core, as of 100 classes and 5,000 images in V2-B0. Ours.
+_MAX_TUNING_WORK = 5e11
+# 50 to 90 iterations suffice on standardized features; more changed no prediction. Ours.
+_ITERATIONS = 100
+# Images of either part at most; on a CPU as many as take about the multiply-adds of 5,000 images in V2-B0 at 224 px
+# (half a minute on two cores), but no fewer than the least. Ours.
+_MAX_IMAGES = 5_000
+_MAX_MULTIPLY_ADDS = 3.6e12
+_MIN_IMAGES, _MIN_CLASS_IMAGES = 500, 5
 
 
 @dataclass(frozen=True, eq=False)
 class GroupedData:
-    """What hangs together among some pictures.
+    """Which images must stay on one side of a split.
 
-    Args:
-        clusters: (n,) numbers, equal where pictures must not part.
-        family: (n,) numbers, equal for an image and its copies (``data.augmented_copies``); none has two clusters.
-        made: (n,) whether it was made from another.
+    Attributes:
+        clusters: (n,) ids; images of a cluster are not separated.
+        family: (n,) ids, equal for an image and its augmented copies (``data.augmented_copies``).
+        made: (n,) whether an image is an augmented copy.
     """
 
     clusters: Ints
@@ -60,198 +71,119 @@ class GroupedData:
     made: npt.NDArray[np.bool_]
 
     @classmethod
-    def nothing(cls, count: int) -> Self:
-        """So many pictures, each by itself."""
+    def independent(cls, count: int) -> Self:
+        """Images without groups and copies."""
         return cls(np.arange(count), np.arange(count), np.zeros(count, dtype=bool))
 
     @classmethod
-    def by(cls, clusters: Ints, pictures: ImageDataset) -> Self:
-        """By clusters that are known.
-
-        Args:
-            clusters: (n,) as above.
-            pictures: n of them.
-        """
-        family = copy_groups(pictures)
-        return cls(clusters, np.arange(len(pictures)) if family is None else family, is_copy(pictures))
+    def from_clusters(cls, clusters: Ints, dataset: ImageDataset) -> Self:
+        """Known cluster ids, and the copies of the dataset."""
+        family = copy_groups(dataset)
+        return cls(clusters, np.arange(len(dataset)) if family is None else family, is_copy(dataset))
 
     @classmethod
-    def of(cls, pictures: ImageDataset, contents: Ints | None, *, key: Key) -> Self:
-        """By the strictest level that leaves enough clusters to choose by.
-
-        Args:
-            pictures: labelled, of one label each.
-            contents: (n,) ids, equal for identical files; None if not known.
-            key: of the draw that shows whether there are enough.
-        """
-        levels = groupings(pictures, contents)
+    def from_dataset(cls, dataset: ImageDataset, contents: Ints | None, *, key: Key) -> Self:
+        """The strictest grouping whose folds leave every class in training. ``contents``: see ``deduplicate``."""
+        levels = groupings(dataset, contents)
         level = levels[-1]
-        # Where no class has a picture for each part nothing is chosen by parts.
-        if len(levels) > 1 and np.bincount(pictures.labels).max() >= _PARTS:
-            level, _ = strictest_grouping(levels, pictures.labels, parts=_PARTS, key=key)
-        return cls.by(level.clusters, pictures)
+        if len(levels) > 1 and np.bincount(dataset.labels).max() >= _FOLDS:
+            level, _ = strictest_grouping(levels, dataset.labels, parts=_FOLDS, key=key)
+        return cls.from_clusters(level.clusters, dataset)
 
-    def select(self, which: npt.NDArray[np.generic]) -> Self:
-        """Of some of the pictures: positions, or (n,) whether a picture is one of them."""
-        return type(self)(self.clusters[which], self.family[which], self.made[which])
-
-    @property
-    def lone(self) -> bool:
-        """Whether of the originals each is by itself."""
-        return len(np.unique(self.clusters[self.originals])) == len(self.originals)
+    def select(self, rows: npt.NDArray[np.generic]) -> Self:
+        """Some of the images, by position or mask."""
+        return type(self)(self.clusters[rows], self.family[rows], self.made[rows])
 
     @property
     def originals(self) -> Ints:
-        """Positions of one picture of each family, ascending: the one that was taken, where it is there."""
+        """Ascending positions of one image per family: the original if it is there."""
         order = np.lexsort((self.made, self.family))
         first = np.unique(self.family[order], return_index=True)[1]
         return np.sort(order[first])
 
-    def drawn(
-        self, labels: Ints, *, key: Key, draws: int = 1, teach: int | None = None, ask: float | None = None
+    @property
+    def has_clusters(self) -> bool:
+        """Whether two originals share a cluster."""
+        return len(np.unique(self.clusters[self.originals])) < len(self.originals)
+
+    def draw_splits(
+        self,
+        labels: Ints,
+        *,
+        key: Key,
+        draws: int = 1,
+        train_size: int | None = None,
+        test_fraction: float | None = None,
     ) -> list[tuple[Ints, Ints]]:
-        """Parts to teach and to ask, stratified by class; nothing that hangs together is on both sides.
+        """Random splits, stratified by class, that keep clusters whole.
 
         Args:
-            labels: (n,) class ids, of each two originals or more.
-            key: of the draws.
-            draws: how many.
-            teach: number of originals to teach, met as nearly as whole clusters allow; or else
-            ask: share of them to ask.
+            labels: (n,) class ids, two originals or more of each.
+            key: Key of the draws.
+            draws: Number of splits.
+            train_size: Number of originals for training, as nearly as whole clusters allow; or else
+            test_fraction: Fraction of originals for testing.
 
         Returns:
-            Positions, of each draw: to teach, originals first and then their copies; and to ask, originals alone.
+            For each draw the positions for training (originals, then their copies) and for testing (originals).
         """
         originals = self.originals
-        asked, clusters = labels[originals], np.unique(self.clusters[originals], return_inverse=True)[1]
-        if self.lone:
-            seed = key.torch_seed() % 2**32
-            split = StratifiedShuffleSplit(draws, train_size=teach, test_size=ask, random_state=seed)
-            parts = list(split.split(asked, asked))
-        else:
-            share = 1 - ask if ask is not None else (teach or 0) / len(originals)
-            classes = np.unique(asked, return_inverse=True)[1]
-            target = np.outer([share, 1 - share], np.bincount(classes).astype(np.float64))
-            # Of many draws each may be as it comes: to deal thousands of clusters well takes a second.
+        own_labels = labels[originals]
+        if self.has_clusters:
+            clusters = np.unique(self.clusters[originals], return_inverse=True)[1]
+            train = 1 - test_fraction if test_fraction is not None else (train_size or 0) / len(originals)
+            classes = np.unique(own_labels, return_inverse=True)[1]
+            target = np.outer([train, 1 - train], np.bincount(classes).astype(np.float64))
+            # Of many draws each may be uneven: to balance thousands of clusters takes a second.
             attempts = {} if draws == 1 else {"attempts": 1}
             sides = [
                 stratified_group_split(
-                    clusters, classes, target=target, key=key.fold("draw", one), **attempts
+                    clusters, classes, target=target, key=key.fold("draw", draw), **attempts
                 )
-                for one in range(draws)
+                for draw in range(draws)
             ]
-            parts = [(np.flatnonzero(side == 0), np.flatnonzero(side == 1)) for side in sides]
-        copies = np.setdiff1d(np.arange(len(labels)), originals)
-        return [
-            (
-                np.append(
-                    originals[sample_training_rows],
-                    copies[np.isin(self.family[copies], self.family[originals[sample_training_rows]])],
-                ),
-                originals[others],
+            splits = [(np.flatnonzero(side == 0), np.flatnonzero(side == 1)) for side in sides]
+        else:
+            seed = key.torch_seed() % 2**32
+            split = StratifiedShuffleSplit(
+                draws, train_size=train_size, test_size=test_fraction, random_state=seed
             )
-            for sample_training_rows, others in parts
-        ]
+            splits = list(split.split(own_labels, own_labels))
+        copies = np.setdiff1d(np.arange(len(labels)), originals)
+        with_copies = []
+        for train_rows, test_rows in splits:
+            own = copies[np.isin(self.family[copies], self.family[originals[train_rows]])]
+            with_copies.append((np.append(originals[train_rows], own), originals[test_rows]))
+        return with_copies
 
 
-def deduplicate(pictures: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bool_]:
-    """(N,) whether a picture is the one that stands for its copies, and for files with the same bytes.
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How a linear probe is computed.
 
-    Args:
-        pictures: N of them.
-        contents: (N,) ids, equal for identical files; None if not known.
+    Attributes:
+        key: Key of the draws.
+        balanced: Weight classes by the inverse of their number of images.
+        max_images: Images of either part at most. None takes ``max_probe_images``.
+        device: Device to embed on.
+        workers: Processes that read images.
     """
-    originals = GroupedData.by(np.arange(len(pictures)), pictures).originals
-    if contents is not None:
-        originals = originals[np.unique(contents[originals], return_index=True)[1]]
-    found = np.zeros(len(pictures), dtype=bool)
-    found[originals] = True
-    return found
 
-
-def tuning_splits(together: GroupedData, labels: Ints, *, key: Key) -> list[tuple[Ints, Ints]]:
-    """Parts of some pictures by which the strength of a classifier's penalty is chosen.
-
-    Args:
-        together: what hangs together among them.
-        labels: (n,) class ids.
-        key: of the draws.
-
-    Returns:
-        Positions to teach and to ask, of each draw, as ``Together.drawn`` gives them; none where there are too few
-        pictures to put some of each class aside, or what hangs together is too large.
-    """
-    _, counts = np.unique(labels[together.originals], return_counts=True)
-    if counts.min() < 2 or _CHOOSING * counts.sum() < len(counts):
-        return []
-    # One draw of lone pictures; of whole clusters, which are few, as many as ask enough pictures.
-    draws = 1 if together.lone else max(1, min(_MOST_DRAWS, math.ceil(_ASKED / (_CHOOSING * counts.sum()))))
-    parts = together.drawn(labels, key=key, ask=_CHOOSING, draws=draws)
-    if any(
-        not len(asked) or len(np.unique(labels[sample_training_rows])) < 2
-        for sample_training_rows, asked in parts
-    ):
-        return []
-    return parts
-
-
-def strictest_grouping(
-    levels: Sequence[Grouping], labels: Ints, *, parts: int, key: Key
-) -> tuple[Grouping, list[tuple[Ints, Ints]]]:
-    """The strictest level by whose folds every class can be learnt; the last where there is none.
-
-    Args:
-        levels: as ``data.groups.groupings`` gives them.
-        labels: (n,) class ids.
-        parts: number of folds.
-        key: of the folds.
-
-    Returns:
-        The level, and positions to learn from and to answer, of each fold.
-    """
-    for level in levels:
-        if len(np.unique(level.clusters)) < parts and level is not levels[-1]:
-            continue
-        seed = key.fold("folds").torch_seed() % 2**32
-        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            # A class may have fewer pictures than there are folds.
-            warnings.simplefilter("ignore", UserWarning)
-            folds = list(splitter.split(labels, labels, level.clusters))
-        if all(len(np.unique(labels[learning])) == len(np.unique(labels)) for learning, _ in folds):
-            break
-    return level, folds
-
-
-# Inverse strengths of the L2 penalty to choose from. Ours: wide enough that neither end is taken on the pictures
-# it was tried on (satellite pictures, photographs), which want 0.001 to 0.01.
-_STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
-# Where nothing chooses among them.
-DEFAULT_STRENGTH = 0.003
-# Nor where that would take more than about a minute on a core, as of a hundred classes and 5,000 pictures in V2-B0:
-# multiply-adds of all those fits, in each iteration once for the answers and once for their gradients. Ours.
-_MOST_CHOOSING = 5e11
-# On standardised features 50 to 90 are enough; more changed no answer there. Ours.
-_ITERATIONS = 100
-# At most so many pictures of either part; and on a CPU, where that would take minutes, so many that they cost about
-# this many multiply-adds, the work of 5,000 pictures in V2-B0 at 224 px (half a minute on two cores). Ours.
-_MOST_PICTURES = 5_000
-_MOST_MULTIPLY_ADDS = 3.6e12
-# But no fewer than these. Ours.
-_LEAST_PICTURES, _LEAST_OF_A_CLASS = 500, 5
+    key: Key
+    balanced: bool = False
+    max_images: int | None = None
+    device: str | torch.device = "cpu"
+    workers: int = 0
 
 
 @dataclass(frozen=True)
 class ProbeMetrics:
-    """What a linear classifier on frozen features reaches.
+    """Metrics of a linear probe.
 
-    Args:
-        top1: share of right answers.
-        macro_f1: mean of the classes' F1.
-        pictures: that it was evaluated on.
-        train_pictures: that it learnt from.
-        strength: inverse of the L2 penalty, chosen within the pictures it learnt from.
-        seconds: that it took, reading included.
+    Attributes:
+        pictures, train_pictures: Numbers of images that it was evaluated and trained on.
+        strength: Inverse of the L2 penalty, chosen within the training images.
+        seconds: Time, reading included.
     """
 
     top1: float
@@ -264,311 +196,276 @@ class ProbeMetrics:
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A probe with all that it came by.
+    """A fitted linear probe.
 
-    Args:
-        probe: what it reaches.
-        learnt: what predicts classes from vectors.
-        train: embeddings that it learnt from.
-        val: embeddings that it was evaluated on.
-        asked: pictures that these are of; ``val.samples`` counts them.
-        answers: (n,) to ``val``.
-        together: what hangs together in ``train``.
-        lost: how many pictures to learn from could not be read, not counting copies.
+    Attributes:
+        train, val: Embeddings of the images that it was trained and evaluated on.
+        val_dataset: Dataset that ``val.samples`` refers to.
+        predicted: (n,) predicted classes of ``val``.
+        groups: Groups of ``train``.
+        num_unreadable: Number of unreadable training images, without copies.
     """
 
-    probe: ProbeMetrics
-    learnt: Pipeline
+    metrics: ProbeMetrics
+    classifier: Pipeline
     train: Embeddings
     val: Embeddings
-    asked: ImageDataset
-    answers: npt.NDArray[np.int64]
-    together: GroupedData
-    lost: int
+    val_dataset: ImageDataset
+    predicted: Ints
+    groups: GroupedData
+    num_unreadable: int
 
 
 def linear_probe(
     network: Network,
     train: ImageDataset,
     val: ImageDataset,
-    *,
     preprocessing: Preprocessing,
-    key: Key,
-    balanced: bool = False,
-    contents: npt.NDArray[np.int64] | None = None,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    most: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    options: ProbeOptions,
+    *,
+    contents: Ints | None = None,
 ) -> ProbeResult:
-    """Logistic regression on a network's embeddings, each picture embedded once.
+    """Fit logistic regression on embeddings of ``train`` and evaluate it on ``val``; larger parts are sampled.
 
     Args:
-        network: with weights that have learnt something; it stays as it is.
-        train: labelled pictures to learn from; of more than ``max_probe_images`` so many at random (``taught``).
-        val: labelled pictures to evaluate on, likewise.
-        preprocessing: of the network.
-        key: of the draws.
-        balanced: weigh classes by the inverse of their number.
-        contents: (N,) of ``train``, equal for identical files; None if not known.
-        device: to compute on.
-        workers: processes that read pictures.
-        most: Number of images of either part, at most. None takes ``max_probe_images``.
-        progress: called with the number of pictures embedded so far.
+        network: Network with pretrained weights. It is not changed.
+        train: Labeled images to train on.
+        val: Labeled images to evaluate on.
+        preprocessing: Preprocessing of evaluation.
+        options: Draws, class weights and device.
+        contents: (N,) of ``train``, see ``deduplicate``.
 
     Raises:
-        InputError: the network's features are NaN or infinite; or of either part nothing can be read, or of those to
-            learn from only one class.
+        InputError: An embedding is not finite, a part has no readable image, or training images of one class only.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
+    key, most = options.key, options.max_images
     if most is None:
-        most = max_probe_images(network, preprocessing.image_px, len(train.class_names), torch.device(device))
-    rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
-    parts = [
-        train.select(rows),
-        val.select(_at_most(len(val), most, key.fold("val"))),
-    ]
-    before, embedded = 0, []
-    for part in parts:
-        embedded.append(
-            embed_dataset(
-                network,
-                part,
-                preprocessing=preprocessing,
-                device=device,
-                workers=workers,
-                progress=None if progress is None else _shifted(progress, before),
-            )
-        )
-        before += len(part)
-    _refuse_too_few(parts, embedded)
-    together = GroupedData.of(
-        parts[0], None if contents is None else contents[rows], key=key.fold("together")
+        device = torch.device(options.device)
+        most = max_probe_images(network, preprocessing.image_px, len(train.class_names), device)
+    train_rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
+    parts = (train.select(train_rows), val.select(_sample_rows(len(val), most, key.fold("val"))))
+    embed = partial(
+        embed_dataset, network, preprocessing=preprocessing, device=options.device, workers=options.workers
     )
-    together = together.select(embedded[0].samples)
-    learnt, strength = fit_probe(embedded[0], key=key, balanced=balanced, together=together)
-    truth, answers = embedded[1].labels, learnt.predict(embedded[1].vectors)
-    probe = ProbeMetrics(
-        top1=float((truth == answers).mean()),
-        macro_f1=macro_f1(truth, answers),
+    with progress("linear probe", sum(map(len, parts))) as update:
+        train_embeddings = embed(parts[0], progress=update)
+        val_embeddings = embed(parts[1], progress=lambda done: update(len(parts[0]) + done))
+    _require_two_classes(parts, (train_embeddings, val_embeddings))
+    groups = GroupedData.from_dataset(
+        parts[0], None if contents is None else contents[train_rows], key=key.fold("together")
+    ).select(train_embeddings.samples)
+    classifier, strength = fit_probe(train_embeddings, key=key, balanced=options.balanced, groups=groups)
+    truth, predicted = val_embeddings.labels, classifier.predict(val_embeddings.vectors)
+    metrics = ProbeMetrics(
+        top1=float((truth == predicted).mean()),
+        macro_f1=macro_f1(truth, predicted),
         pictures=len(truth),
-        train_pictures=len(embedded[0].labels),
+        train_pictures=len(train_embeddings.labels),
         strength=strength,
-        seconds=round(time.perf_counter() - begun, 2),
+        seconds=round(time.perf_counter() - started, 2),
     )
-    unread = [row for row, _ in embedded[0].unreadable]
-    lost = int((~is_copy(parts[0])[unread]).sum())
-    return ProbeResult(probe, learnt, embedded[0], embedded[1], parts[1], answers, together, lost)
-
-
-def _refuse_too_few(parts: Sequence[ImageDataset], embedded: Sequence[Embeddings]) -> None:
-    """Refuse what can't be fitted or measured: a picture damaged within a shard shows only when it is read."""
-    for part, read, what in zip(parts, embedded, ("learn from", "measure on"), strict=True):
-        if len(read.samples) == 0 < len(part):
-            row, reason = read.unreadable[0]
-            raise InputError(
-                f"Of the {count_of(len(part), 'picture')} to {what} none can be read. The first, {part.where(row)}: "
-                f"{reason.removesuffix('.')}. Bring them back or repair them, or give others."
-            )
-    if len(classes := np.unique(embedded[0].labels)) < 2:
-        raise InputError(
-            f"Of the pictures to learn from only those of '{parts[0].class_names[classes[0]]}' can be read "
-            f"({count_of(len(embedded[0].unreadable), 'other')} can't), and two classes are needed. Bring the others "
-            "back or repair them, or give other pictures."
-        )
-
-
-def to_linear_layer(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probe's classifier as a linear layer on the features as they are.
-
-    Args:
-        learnt: as ``fit_probe`` gives it.
-        num_classes: K; a class that the probe has not seen is as likely as the one of the others with the least bias.
-
-    Returns:
-        Weight (K, D) and bias (K,), whose softmax is what ``learnt`` predicts.
-    """
-    scaler, regression = learnt[0], learnt[1]
-    coefficients, intercepts = regression.coef_, regression.intercept_
-    if len(regression.classes_) == 2:  # scikit-learn keeps one row, of the second class against the first
-        coefficients = np.concatenate([-coefficients, coefficients]) / 2
-        intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    rows = coefficients / scaler.scale_
-    seen = intercepts - rows @ scaler.mean_
-    weight = np.tile(rows[seen.argmin()], (num_classes, 1))
-    bias = np.full(num_classes, seen.min())
-    weight[regression.classes_], bias[regression.classes_] = rows, seen
-    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
-
-
-def out_of_fold_predictions(
-    embeddings: Embeddings,
-    folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
-    *,
-    key: Key,
-    balanced: bool,
-    together: GroupedData | None = None,
-) -> npt.NDArray[np.int64]:
-    """Answers of linear probes, each to pictures that it has not learnt from; every picture is embedded only once.
-
-    Args:
-        embeddings: of the pictures, labelled.
-        folds: positions in the dataset to learn from and to answer.
-        key: of the draws.
-        balanced: weigh classes by the inverse of their number.
-        together: what hangs together in ``embeddings``; None where nothing does.
-
-    Returns:
-        (n,) classes, in the order of ``embeddings``; -1 for what no fold answers.
-    """
-    answers = np.full(len(embeddings.labels), -1, dtype=np.int64)
-    for number, (learning, answering) in enumerate(folds):
-        train_rows, test_rows = (np.isin(embeddings.samples, part) for part in (learning, answering))
-        lesson = Embeddings(
-            embeddings.samples[train_rows],
-            embeddings.labels[train_rows],
-            embeddings.vectors[train_rows],
-        )
-        if not test_rows.any() or len(np.unique(lesson.labels)) < 2:
-            continue  # of few pictures drawn from many
-        of_lesson = None if together is None else together.select(train_rows)
-        learnt, _ = fit_probe(lesson, key=key.fold("fold", number), balanced=balanced, together=of_lesson)
-        answers[test_rows] = learnt.predict(embeddings.vectors[test_rows])
-    return answers
-
-
-def max_probe_images(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:
-    """How many pictures of either part the probe looks at: what takes seconds, on a CPU too.
-
-    Args:
-        network: any.
-        image_px: side of the pictures.
-        num_classes: of the pictures.
-        device: to compute on.
-    """
-    if device.type != "cpu":
-        return _MOST_PICTURES
-    least = max(_LEAST_PICTURES, _LEAST_OF_A_CLASS * num_classes)
-    return int(min(_MOST_PICTURES, max(least, _MOST_MULTIPLY_ADDS / multiply_adds(network, image_px))))
-
-
-def multiply_adds(network: Network, image_px: int) -> float:
-    """Of one picture; nothing is computed.
-
-    Args:
-        network: any.
-        image_px: side of the picture.
-    """
-    with FlopCounterMode(display=False) as counter:
-        infer_shapes(network, in_channels=network.in_channels, image_px=image_px, images=2)
-    return float(counter.get_total_flops()) / 2 / 2  # of two pictures; two operations each
+    unreadable = [row for row, _ in train_embeddings.unreadable]
+    num_unreadable = int((~is_copy(parts[0])[unreadable]).sum())
+    return ProbeResult(
+        metrics, classifier, train_embeddings, val_embeddings, parts[1], predicted, groups, num_unreadable
+    )
 
 
 def fit_probe(
-    embeddings: Embeddings, *, key: Key, balanced: bool, together: GroupedData | None = None
+    embeddings: Embeddings, *, key: Key, balanced: bool, groups: GroupedData | None = None
 ) -> tuple[Pipeline, float]:
-    """The classifier itself: standardised features, L2 penalty chosen on a quarter of them.
+    """Fit the classifier, its L2 penalty chosen on a quarter of the images; returns it and the strength.
 
-    Args:
-        embeddings: labelled, of two classes or more.
-        key: of the draw of that quarter.
-        balanced: weigh classes by the inverse of their number.
-        together: what hangs together in ``embeddings``, which that quarter leaves whole; None where nothing does.
-
-    Returns:
-        What predicts classes from vectors, and the strength chosen.
+    ``embeddings`` have labels of two classes or more. ``groups`` keep clusters on one side of that quarter.
     """
     vectors, labels = embeddings.vectors, embeddings.labels
-    together = GroupedData.nothing(len(labels)) if together is None else together
-    strength = _chosen_strength(vectors, labels, together, key=key, balanced=balanced)
+    groups = GroupedData.independent(len(labels)) if groups is None else groups
+    splits = tuning_splits(groups, labels, key=key.fold("choosing"))
+    strength = DEFAULT_STRENGTH
+    work = sum(len(train) for train, _ in splits) * len(np.unique(labels)) * vectors.shape[1]
+    if splits and 2 * work * _ITERATIONS * len(_STRENGTHS) <= _MAX_TUNING_WORK:
+        truth = np.concatenate([labels[test] for _, test in splits])
+
+        def score(strength: float) -> float:
+            predicted = np.concatenate(
+                [
+                    fit_classifier(vectors[train], labels[train], strength, balanced).predict(vectors[test])
+                    for train, test in splits
+                ]
+            )
+            return macro_f1(truth, predicted) if balanced else float((predicted == truth).mean())
+
+        strength = max(_STRENGTHS, key=score)
     return fit_classifier(vectors, labels, strength, balanced), strength
 
 
-def _chosen_strength(
-    vectors: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    together: GroupedData,
-    *,
-    key: Key,
-    balanced: bool,
-) -> float:
-    parts = tuning_splits(together, labels, key=key.fold("choosing"))
-    work = sum(len(learning) for learning, _ in parts) * len(np.unique(labels)) * vectors.shape[1]
-    if not parts or 2 * work * _ITERATIONS * len(_STRENGTHS) > _MOST_CHOOSING:
-        return DEFAULT_STRENGTH
-    true = np.concatenate([labels[asked] for _, asked in parts])
-
-    def score(strength: float) -> float:
-        answers = np.concatenate(
-            [
-                fit_classifier(vectors[learning], labels[learning], strength, balanced).predict(
-                    vectors[asked]
-                )
-                for learning, asked in parts
-            ]
-        )
-        return macro_f1(true, answers) if balanced else float((answers == true).mean())
-
-    return max(_STRENGTHS, key=score)
-
-
 def fit_classifier(
-    vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], strength: float, balanced: bool
+    vectors: npt.NDArray[np.float32], labels: Ints, strength: float, balanced: bool
 ) -> Pipeline:
-    """The classifier of a given strength; arguments as of ``fit_probe``."""
+    """Logistic regression on standardized features, with inverse L2 penalty ``strength``."""
     classifier = LogisticRegression(
         C=strength, class_weight="balanced" if balanced else None, max_iter=_ITERATIONS
     )
     pipeline = make_pipeline(StandardScaler(), classifier)
-    # The matrices are small: on two cores beside another process, threads made it ten times slower.
+    # The matrices are small: beside another process on two cores, threads made it ten times slower.
     with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is good enough here
+        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is good enough
         pipeline.fit(vectors, labels)
     return pipeline
 
 
-def macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
-    """Over the classes there are, as in ``metrics.classification``."""
-    return float(f1_score(truth, answers, labels=np.unique(truth), average="macro"))
+def out_of_fold_predictions(
+    embeddings: Embeddings,
+    folds: Sequence[tuple[Ints, Ints]],
+    *,
+    key: Key,
+    balanced: bool,
+    groups: GroupedData | None = None,
+) -> Ints:
+    """(n,) classes predicted by linear probes of the other folds; -1 for images in no test fold.
+
+    ``folds`` have the rows of the dataset to train and to test on; ``groups`` are those of ``embeddings``.
+    """
+    predicted = np.full(len(embeddings.labels), -1, dtype=np.int64)
+    for number, fold in enumerate(folds):
+        train, test = (np.isin(embeddings.samples, rows) for rows in fold)
+        part = Embeddings(embeddings.samples[train], embeddings.labels[train], embeddings.vectors[train])
+        if not test.any() or len(np.unique(part.labels)) < 2:
+            continue  # a small sample of a large dataset
+        own_groups = None if groups is None else groups.select(train)
+        classifier, _ = fit_probe(part, key=key.fold("fold", number), balanced=balanced, groups=own_groups)
+        predicted[test] = classifier.predict(embeddings.vectors[test])
+    return predicted
 
 
-def _at_most(count: int, most: int, key: Key) -> npt.NDArray[np.int64]:
-    """So many of the positions below ``count`` at random, in ascending order; all if there are no more."""
-    return np.arange(count) if count <= most else np.sort(key.generator().permutation(count)[:most])
+def to_linear_layer(classifier: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (K, D) and bias (K,) of a linear layer whose softmax is what ``fit_classifier`` predicts.
+
+    A class that it was not trained on gets the row with the least bias.
+    """
+    scaler, regression = classifier[0], classifier[1]
+    coefficients, intercepts = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn has a single row, of the second class
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    rows = coefficients / scaler.scale_
+    biases = intercepts - rows @ scaler.mean_
+    weight = np.tile(rows[biases.argmin()], (num_classes, 1))
+    bias = np.full(num_classes, biases.min())
+    weight[regression.classes_], bias[regression.classes_] = rows, biases
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def tuning_splits(groups: GroupedData, labels: Ints, *, key: Key) -> list[tuple[Ints, Ints]]:
+    """Splits that choose a penalty; none if there are too few images of a class, or a cluster is too large."""
+    _, counts = np.unique(labels[groups.originals], return_counts=True)
+    num_tuning = _TUNING_FRACTION * counts.sum()
+    if counts.min() < 2 or num_tuning < len(counts):
+        return []
+    draws = max(1, min(_TUNING_DRAWS, math.ceil(_TUNING_IMAGES / num_tuning))) if groups.has_clusters else 1
+    splits = groups.draw_splits(labels, key=key, test_fraction=_TUNING_FRACTION, draws=draws)
+    usable = all(len(test) and len(np.unique(labels[train])) > 1 for train, test in splits)
+    return splits if usable else []
+
+
+def strictest_grouping(
+    levels: Sequence[Grouping], labels: Ints, *, parts: int, key: Key
+) -> tuple[Grouping, list[tuple[Ints, Ints]]]:
+    """The first of ``levels``, strictest first, whose folds leave every class in training; else the last.
+
+    Returns:
+        The grouping, and the rows to train and to test on of each of ``parts`` folds.
+    """
+    for level in levels:
+        if len(np.unique(level.clusters)) < parts and level is not levels[-1]:
+            continue
+        seed = key.fold("folds").torch_seed() % 2**32
+        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a class with fewer images than folds
+            folds = list(splitter.split(labels, labels, level.clusters))
+        if all(len(np.unique(labels[train])) == len(np.unique(labels)) for train, _ in folds):
+            break
+    return level, folds
+
+
+def deduplicate(dataset: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bool_]:
+    """(N,) whether an image stands for its augmented copies and for files with equal bytes.
+
+    ``contents`` are (N,) ids, equal for equal files; None if not known.
+    """
+    originals = GroupedData.from_clusters(np.arange(len(dataset)), dataset).originals
+    if contents is not None:
+        originals = originals[np.unique(contents[originals], return_index=True)[1]]
+    distinct = np.zeros(len(dataset), dtype=bool)
+    distinct[originals] = True
+    return distinct
 
 
 def sample_training_rows(
-    labels: npt.NDArray[np.int64],
-    most: int,
-    key: Key,
-    distinct: npt.NDArray[np.bool_] | None = None,
-) -> npt.NDArray[np.int64]:
-    """Positions of pictures to learn from, ascending.
+    labels: Ints, most: int, key: Key, distinct: npt.NDArray[np.bool_] | None = None
+) -> Ints:
+    """About ``most`` ascending rows to train on.
 
-    Of each class as many as a draw from all has, so that classes which copies make larger stay so; but copies only
-    where the class has no further picture of its own, for they would teach little else.
-    Where those drawn are of one class only, as of a rare defect, some of the others are beside them.
+    Classes have the sizes of a uniform draw, but copies are drawn only where a class has no other image left. If the
+    draw has a single class, a few images of others are added.
 
     Args:
-        labels: (N,) of all, two classes or more.
-        most: of those drawn.
-        key: of the draw.
-        distinct: (N,) whether a picture is none's copy (``together.distinct``); None where none is.
+        labels: (N,) of two classes or more.
+        most: Number of images.
+        key: Key of the draw.
+        distinct: (N,) as of ``deduplicate``. None if no image is a copy.
     """
-    drawn = _at_most(len(labels), most, key)
+    drawn = _sample_rows(len(labels), most, key)
     if len(drawn) < len(labels) and distinct is not None and not distinct.all():
         order = key.generator().permutation(len(labels))
-        order = order[
-            np.lexsort((~distinct[order], labels[order]))
-        ]  # by class; in each as drawn, copies last
-        many = np.bincount(labels[drawn], minlength=int(labels.max()) + 1)
-        first = np.searchsorted(labels[order], np.arange(len(many)))
-        drawn = np.sort(order[np.arange(len(order)) - first[labels[order]] < many[labels[order]]])
-    of_first = labels == labels[drawn[0]]
-    if of_first[drawn].all():
-        drawn = np.union1d(drawn, np.flatnonzero(~of_first)[:_LEAST_OF_A_CLASS])
+        order = order[np.lexsort((~distinct[order], labels[order]))]  # by class; copies last
+        counts = np.bincount(labels[drawn], minlength=int(labels.max()) + 1)
+        first = np.searchsorted(labels[order], np.arange(len(counts)))
+        drawn = np.sort(order[np.arange(len(order)) - first[labels[order]] < counts[labels[order]]])
+    same_class = labels == labels[drawn[0]]
+    if same_class[drawn].all():
+        drawn = np.union1d(drawn, np.flatnonzero(~same_class)[:_MIN_CLASS_IMAGES])
     return drawn
 
 
-def _shifted(progress: Callable[[int], object], before: int) -> Callable[[int], object]:
-    return lambda done: progress(before + done)
+def max_probe_images(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:
+    """Number of images of either part that a probe embeds within seconds, on a CPU too."""
+    if device.type != "cpu":
+        return _MAX_IMAGES
+    least = max(_MIN_IMAGES, _MIN_CLASS_IMAGES * num_classes)
+    return int(min(_MAX_IMAGES, max(least, _MAX_MULTIPLY_ADDS / multiply_adds(network, image_px))))
+
+
+def multiply_adds(network: Network, image_px: int) -> float:
+    """Multiply-adds of one image, counted without computing."""
+    with FlopCounterMode(display=False) as counter:
+        infer_shapes(network, in_channels=network.in_channels, image_px=image_px, images=2)
+    return float(counter.get_total_flops()) / 2 / 2  # two images; two operations each
+
+
+def macro_f1(truth: Ints, predicted: Ints) -> float:
+    """Mean F1 over the classes in ``truth``, as in ``metrics.classification``."""
+    return float(f1_score(truth, predicted, labels=np.unique(truth), average="macro"))
+
+
+def _require_two_classes(parts: Sequence[ImageDataset], embedded: Sequence[Embeddings]) -> None:
+    """Refuse parts without readable images; of shards that shows only when they are read."""
+    for part, read, purpose in zip(parts, embedded, ("train on", "evaluate on"), strict=True):
+        if len(read.samples) == 0 < len(part):
+            row, reason = read.unreadable[0]
+            raise InputError(
+                f"None of the {count_of(len(part), 'image')} to {purpose} can be read. The first, {part.where(row)}: "
+                f"{reason.removesuffix('.')}. Restore or replace them."
+            )
+    if len(classes := np.unique(embedded[0].labels)) < 2:
+        raise InputError(
+            f"Of the images to train on only those of '{parts[0].class_names[classes[0]]}' can be read "
+            f"({count_of(len(embedded[0].unreadable), 'other')} can't), but two classes are needed. Restore or replace "
+            "the others."
+        )
+
+
+def _sample_rows(count: int, most: int, key: Key) -> Ints:
+    return np.arange(count) if count <= most else np.sort(key.generator().permutation(count)[:most])

@@ -324,7 +324,7 @@ def run_prediction(
             workers=workers,
             world=world,
             progress=counted,
-            each=None if so_far is None else lambda rows, logits: so_far.keep(left[rows], logits),
+            on_batch=None if so_far is None else lambda rows, logits: so_far.keep(left[rows], logits),
             strict=strict,
         )
     seconds = time.perf_counter() - started

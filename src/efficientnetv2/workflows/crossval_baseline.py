@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from efficientnetv2.evaluation.generalization import SplitComparison
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import (
     GroupedData,
+    fit_classifier,
     fit_probe,
     max_probe_images,
     out_of_fold_predictions,
@@ -95,7 +97,7 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     def answers(of: Folds) -> Predictions:
         pairs = [(part.train_rows, part.val_rows) for part in of.parts]
         whole = _together(embedded, of, runs.dataset)
-        given = out_of_fold_predictions(embedded, pairs, key=key, balanced=balanced, together=whole)
+        given = out_of_fold_predictions(embedded, pairs, key=key, balanced=balanced, groups=whole)
         known = given >= 0
         hot = torch.nn.functional.one_hot(torch.from_numpy(given[known]), count).float()
         return Predictions(embedded.samples[known], embedded.labels[known], (hot + 1e-6).log())
@@ -139,7 +141,7 @@ def _labels(
     if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
         return None  # of few pictures drawn from many
     whole = _together(learning, dealt, dataset)
-    learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, together=whole)
+    learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, groups=whole)
     answers = learnt.predict(answering.vectors)
     # What could not be read is no label; only what was not looked at makes a sample.
     there = np.setdiff1d(asked.train_rows, [row for row, _ in embedded.unreadable])
@@ -147,18 +149,17 @@ def _labels(
         learning,
         answering,
         answers,
-        labelled=int((~is_copy(dataset)[there]).sum()),
-        strength=strength,
-        balanced=balanced,
+        fit=partial(fit_classifier, strength=strength, balanced=balanced),
+        num_labeled=int((~is_copy(dataset)[there]).sum()),
         key=key.fold("label curve"),
-        together=whole,
+        groups=whole,
     )
 
 
 def _together(embedded: Embeddings, dealt: Folds, dataset: ImageDataset) -> GroupedData:
     """What hangs together among embedded pictures: what folds have kept whole, and copies."""
     rows = embedded.samples
-    return GroupedData.by(dealt.clusters[rows], dataset.select(rows))
+    return GroupedData.from_clusters(dealt.clusters[rows], dataset.select(rows))
 
 
 def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:

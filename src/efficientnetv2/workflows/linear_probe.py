@@ -6,6 +6,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict,
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.evaluation.predictions import load_predictions, save_predictions
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
-from efficientnetv2.inference.linear_probe import ProbeResult, linear_probe, max_probe_images, to_linear_layer
+from efficientnetv2.inference.linear_probe import (
+    ProbeOptions,
+    ProbeResult,
+    fit_classifier,
+    linear_probe,
+    to_linear_layer,
+)
 from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.errors import InputError, count_of
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.report_sections import Known
 
@@ -68,39 +74,22 @@ def probed(
     workers: int,
     most: int | None = None,
 ) -> ProbeResult:
-    """What a linear classifier on the network's features reaches.
+    """Fit a linear probe for a run. With ``classifier: probe`` a fresh classifier of the network gets its weights.
 
-    Args:
-        network: to begin with. With ``classifier: probe`` its fresh classifier gets the probe's values; one that the
-            weights brought along for these classes stays.
-        prepared: the pictures.
-        preprocessing: of evaluation.
-        recipe: of the run.
-        device: to compute on.
-        workers: processes that read pictures.
-        most: Number of images of either part, at most. None looks at as many as take seconds.
+    ``most`` limits the number of images of either part; None takes as many as take seconds.
     """
     train, val = prepared.train, prepared.val
-    if most is None:
-        most = max_probe_images(network, preprocessing.image_px, len(train.class_names), device)
-    embedded = sum(min(len(part), most) for part in (train, val))
-    _logger.debug(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
-    with progress("linear probe", embedded) as counted:
-        fit = linear_probe(
-            network,
-            train,
-            val,
-            preprocessing=preprocessing,
-            key=Key.of(recipe.seed).fold("probe"),
-            balanced=recipe.balance is not None,
-            contents=prepared.contents[prepared.dataset.split == "train"],
-            device=device,
-            workers=workers,
-            most=most,
-            progress=counted,
-        )
+    options = ProbeOptions(
+        Key.of(recipe.seed).fold("probe"),
+        balanced=recipe.balance is not None,
+        max_images=most,
+        device=device,
+        workers=workers,
+    )
+    contents = prepared.contents[prepared.dataset.split == "train"]
+    fit = linear_probe(network, train, val, preprocessing, options, contents=contents)
     if recipe.classifier == "probe" and not network.class_names:
-        set_classifier_weights(network, *to_linear_layer(fit.learnt, len(train.class_names)))
+        set_classifier_weights(network, *to_linear_layer(fit.classifier, len(train.class_names)))
     return fit
 
 
@@ -158,12 +147,12 @@ def keep(found: ProbeResult, folder: Path, *, labelled: int, balanced: bool, see
     Returns:
         Plain values for the run's beginning: the probe's figures and, where it could be measured, the label curve.
     """
-    names = found.asked.class_names
-    shown = found.asked.select(found.val.samples)
+    names = found.val_dataset.class_names
+    shown = found.val_dataset.select(found.val.samples)
     answers = pd.DataFrame(
         {
             "path": shown.paths,
-            "label": [names[one] for one in found.answers],
+            "label": [names[one] for one in found.predicted],
             "true_label": [names[one] for one in found.val.labels],
         }
     )
@@ -171,14 +160,13 @@ def keep(found: ProbeResult, folder: Path, *, labelled: int, balanced: bool, see
     curve = learning_curve(
         found.train,
         found.val,
-        found.answers,
-        labelled=labelled - found.lost,
-        strength=found.probe.strength,
-        balanced=balanced,
+        found.predicted,
+        fit=partial(fit_classifier, strength=found.metrics.strength, balanced=balanced),
+        num_labeled=labelled - found.num_unreadable,
         key=Key.of(seed).fold("label curve"),
-        together=found.together,
+        groups=found.groups,
     )
-    kept: dict[str, Any] = {"linear_probe": asdict(found.probe)}
+    kept: dict[str, Any] = {"linear_probe": asdict(found.metrics)}
     return kept if curve is None else kept | {"label_curve": asdict(curve)}
 
 

@@ -101,7 +101,7 @@ def begin(
         network.to("cpu")  # other processes get it from here, each for its own device
         # Else it begins with the classifier of the weights.
         begins_there = recipe.classifier == "probe" and not network.class_names
-        _logger.debug(_reached(fit.probe, prepared, begins_there=begins_there))
+        _logger.debug(_reached(fit.metrics, prepared, begins_there=begins_there))
         if place.probe:
             labelled, balanced = int((~is_copy(prepared.train)).sum()), recipe.balance is not None
             beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
