@@ -9,7 +9,7 @@ from PIL import Image
 from tests.messages import mentioning
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused
-from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.inference.predictor import Predictor, _load
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Bands, Preprocessing
@@ -251,16 +251,20 @@ def _by_rule(*numbers, low=1_000.0, kinds=("uint16",)):
     return Predictor(network)
 
 
+def _levels(predictor, image):
+    return _load(image, predictor.preprocessing)
+
+
 def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path):
     pytest.importorskip("rasterio", reason="needs the extra geo")
     path = tmp_path / "deep.tif"
     values = np.random.default_rng(0).integers(0, 6_000, (16, 16), dtype=np.uint16)
     Image.fromarray(values).save(path)
     predictor = _by_rule(1, 1, 1)
-    expected = predictor.preprocessing(path)
+    expected = _levels(predictor, path)
     assert len(np.unique(expected)) > 50
-    np.testing.assert_array_equal(predictor.preprocessing(Image.open(path)), expected)
-    np.testing.assert_array_equal(predictor.preprocessing(np.stack([values] * 3, axis=2)), expected)
+    np.testing.assert_array_equal(_levels(predictor, Image.open(path)), expected)
+    np.testing.assert_array_equal(_levels(predictor, np.stack([values] * 3, axis=2)), expected)
     for asked in (Predictor(model), _by_rule(1, 2, 3), _by_rule(1, 2, 3, 4)):
         with pytest.raises(InputError) as by_path:
             asked(path)
@@ -281,17 +285,17 @@ def test_an_array_of_8_bits_is_read_by_a_rule_for_such_as_its_file_is(tmp_path):
     pixels = _pixels()
     path = write_raster(tmp_path / "eight.tif", pixels.transpose(2, 0, 1))
     predictor = _by_rule(1, 2, 3, low=10.0, kinds=("uint16", "uint8"))
-    expected = predictor.preprocessing(path)
+    expected = _levels(predictor, path)
     assert 5 < len(np.unique(expected)) < 20
-    np.testing.assert_array_equal(predictor.preprocessing(pixels), expected)
-    np.testing.assert_array_equal(_by_rule(1, 2, 3)._prepared(pixels, 0), pixels)
+    np.testing.assert_array_equal(_levels(predictor, pixels), expected)
+    np.testing.assert_array_equal(_levels(_by_rule(1, 2, 3), pixels), pixels)
 
 
 def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp_path):
     values = np.random.default_rng(0).integers(0, 65_536, (16, 16), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     predictor = Predictor(model)
-    by_path, by_image = (predictor._prepared(one(tmp_path / "deep.png"), 0) for one in (str, Image.open))
+    by_path, by_image = (_levels(predictor, one(tmp_path / "deep.png")) for one in (str, Image.open))
     np.testing.assert_array_equal(by_image, by_path)
 
 
@@ -306,7 +310,7 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
                 predictor(picture)
     eight = Image.fromarray(np.full((16, 16), 200, np.uint8))
     eight.save(tmp_path / "grey.png")
-    by_path, by_image = (predictor._prepared(one, 0) for one in (tmp_path / "grey.png", eight))
+    by_path, by_image = (_levels(predictor, one) for one in (tmp_path / "grey.png", eight))
     np.testing.assert_array_equal(by_path, by_image)
 
 
