@@ -49,7 +49,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.timing import measure_timings
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.rng import Key
 
@@ -161,7 +161,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
         recipe = recipe.model_copy(update={"epochs": epochs})
         job = replace(job, recipe=recipe)
     runs.begin(recipe, train, {})
-    result = run(job, resumed=False)
+    result = Trainer(job).fit()
     for file in runs.checkpoints.iterdir():
         file.unlink()
     return {

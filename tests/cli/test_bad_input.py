@@ -52,7 +52,15 @@ def train(data, cwd, *more):
 
 def killed(data, cwd):
     """A run whose steps are done, but no more than that."""
-    killed_at("efficientnetv2.training.trainer:_save", "train", data, *TINY, "--out", cwd / "run", cwd=cwd)
+    killed_at(
+        "efficientnetv2.training.post_training:save_model",
+        "train",
+        data,
+        *TINY,
+        "--out",
+        cwd / "run",
+        cwd=cwd,
+    )
 
 
 @pytest.fixture
@@ -420,7 +428,7 @@ def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_shor
     data = lossless(tmp_path / "pictures")
     words = ("train", data, *TINY, "--out", tmp_path / "run", "--set", "epochs=2")
     words = tuple(word for word in words if word not in ("--epochs", "1"))
-    killed_at("efficientnetv2.training.trainer:_train", *words, cwd=tmp_path)
+    killed_at("efficientnetv2.training.trainer:Trainer._train", *words, cwd=tmp_path)
     frame = pd.read_csv(tmp_path / "run/manifest.csv")
     lost = frame.loc[frame["split"] == "train", "path"].iloc[0].removeprefix("../pictures/")
     cut_short(data / lost)

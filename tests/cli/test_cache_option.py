@@ -140,7 +140,7 @@ def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_pa
     refused = train(large, tmp_path / "without", "--cache", "ram", "--resume")
     assert refused.returncode == 2
     assert mentions(refused.stderr, "cache_detail", "0.5")
-    before_its_end = partial(killed_at, "efficientnetv2.training.trainer:_save")
+    before_its_end = partial(killed_at, "efficientnetv2.training.post_training:save_model")
     train(large, tmp_path / "with", "--cache", "disk", run_command=before_its_end)
     gone_on = train(large, tmp_path / "with", "--resume")
     assert gone_on.returncode == 0, gone_on.stderr

@@ -18,7 +18,7 @@ from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.inference.predict import predict_distributed
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
-from efficientnetv2.training.post_training import default_eval_sizes
+from efficientnetv2.training.image_sizes import default_eval_sizes
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
 
 WORDS = (*TINY, "--set", "holdout=0.25", "--set", "minival=9", "--set", "eval_px_tried=[48,32]")

@@ -184,7 +184,7 @@ def test_a_run_goes_on_with_all_its_bands(trained, tmp_path):
         "--out",
         tmp_path / "run",
     )
-    killed_at("efficientnetv2.training.trainer:_save", *words, "--bands", "all", cwd=tmp_path)
+    killed_at("efficientnetv2.training.post_training:save_model", *words, "--bands", "all", cwd=tmp_path)
     other = effnetv2(*words, "--bands", "1,2,3,4", "--resume", cwd=tmp_path)
     assert other.returncode == 2
     assert mentions(other.stderr, "1,2,3,4,5", "raster")

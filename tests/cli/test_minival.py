@@ -122,7 +122,7 @@ def test_pictures_that_trained_the_given_weights_choose_nothing_unasked(ended, t
     words = ("train", "table.csv", *TINY[2:-2], "--weights", "before", "--out", "again")
     refused = effnetv2(*words, "--set", "minival=9", cwd=tmp_path)
     assert refused.returncode == 2
-    killed_at("efficientnetv2.training.trainer:_train", *words, cwd=tmp_path)
+    killed_at("efficientnetv2.training.trainer:Trainer._train", *words, cwd=tmp_path)
     done = effnetv2("train", "table.csv", "--out", "again", "--resume", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "again/report.json").read_text())

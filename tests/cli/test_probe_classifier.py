@@ -116,7 +116,7 @@ def test_untrained_it_answers_as_the_probe_does(place):
 
 def test_killed_before_any_checkpoint_it_begins_with_the_probe_again(place):
     line = (*words(place, "killed"), "--set", "classifier=probe")
-    killed_at("efficientnetv2.training.trainer:_train", *line, cwd=place)
+    killed_at("efficientnetv2.training.trainer:Trainer._train", *line, cwd=place)
     again = effnetv2("train", "pictures", "--out", "killed", "--resume", "--device", "cpu", cwd=place)
     assert again.returncode == 0, again.stderr
     whole = effnetv2(*words(place, "whole"), "--set", "classifier=probe", cwd=place)

@@ -129,7 +129,7 @@ def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
 def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
     place, _, _ = trained
     words = ("train", place / "pictures", *TINY, "--weights", "none", "--out", tmp_path / "run")
-    killed_at("efficientnetv2.training.trainer:_save", *words, "--bands", "4,3,2", cwd=tmp_path)
+    killed_at("efficientnetv2.training.post_training:save_model", *words, "--bands", "4,3,2", cwd=tmp_path)
     other = effnetv2(*words, "--bands", "2,3,4", "--resume", cwd=tmp_path)
     assert other.returncode == 2
     assert mentions(other.stderr, "4,3,2", "raster")

@@ -151,7 +151,7 @@ def test_what_to_label_next_wants_one_doubt_for_all_classes(place, run):
 def test_killed_on_its_way_it_ends_with_the_same_bits(place, run, tmp_path):
     words = ("train", place / "marks.csv", *SEPARATED, "--out", tmp_path / "run")
     every = ("--set", "checkpoint_minutes=0", "--set", "validate_epochs=10")
-    killed_at("efficientnetv2.training.callbacks:compute_metrics", *words, *TRAIN, *every, cwd=place)
+    killed_at("efficientnetv2.training.validation:compute_metrics", *words, *TRAIN, *every, cwd=place)
     assert list((tmp_path / "run").rglob("*step*")), "it was killed behind its first steps"
     done = effnetv2(*words, "--resume", "--workers", "0", "--device", "cpu", cwd=place)
     assert done.returncode == 0, done.stderr

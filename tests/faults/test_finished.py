@@ -20,7 +20,7 @@ from efficientnetv2.evaluation.predictions import save_predictions
 
 # A checkpoint after every step: at the end two are there.
 WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "group_images=4")
-SAVING = "efficientnetv2.training.trainer:_save"
+SAVING = "efficientnetv2.training.post_training:save_model"
 REPORTING = "efficientnetv2.evaluation.report:Report.write"
 ANSWERS = "efficientnetv2.workflows.evaluation_result:write_predictions"
 DROPPING = "efficientnetv2.workflows.run_report:remove_checkpoints"

@@ -20,18 +20,19 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import callbacks, schedule_points
 from efficientnetv2.training import checkpoint as resume
-from efficientnetv2.training.callbacks import Callback, TrainingCallbacks
+from efficientnetv2.training import metrics_log, schedule_points, trainer
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_config import RunConfig, UnreadableImages
 from efficientnetv2.training.run_dir import RunDir, RunLog
 from efficientnetv2.training.train_state import init_state
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.logs import attached
 
@@ -103,7 +104,7 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
             return super().look(state, part, **words)
 
     one = Watching(**vars(one))
-    result = run(one, resumed=False)
+    result = Trainer(one).fit()
     assert asked == [*((step, [3, 3, 3]) for step in range(3, 24, 3)), (24, [8, 8, 8])]
     points = [row for row in result.history if row["kind"] == "val"]
     assert [row["images"] for row in points] == [9] * 7 + [24]
@@ -138,20 +139,20 @@ def figures_of(result):
 def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
     """It comes after step 4; the validation after step 6 finds nothing. Brought back, all is as if it had not been."""
     alone = job("alone", minival=minival)
-    expected = run(alone, resumed=False)
+    expected = Trainer(alone).fit()
     one = job("run", minival=minival)
     outage, asked = Outage(one, after=4), 6 if minival else 24
     with pytest.raises(
         InputError, match=rf"{asked} of the {asked} images .* Bring them back, then go on with --resume"
     ):
-        run(one, resumed=False, callbacks=[outage])
+        Trainer(one, [outage]).fit()
     assert resume.saved_steps(one.folder.checkpoints) == [6]
     again = job("run", minival=minival)
     with pytest.raises(InputError, match="Bring them back"):
-        run(again, resumed=True)
+        Trainer(again).fit(resume=True)
     outage.back()
     again = job("run", minival=minival)
-    found = run(again, resumed=True)
+    found = Trainer(again).fit(resume=True)
     assert figures_of(found) == figures_of(expected)
     assert kept_weights(again) == kept_weights(alone)
     assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
@@ -161,7 +162,7 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
 def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
     """All of train is gone after step 4: nothing can take the place of a picture, or, if strict, none may be missed."""
     alone = job("alone")
-    run(alone, resumed=False)
+    Trainer(alone).fit()
     one = job("run", strict=strict)
 
     class Gone(Callback):
@@ -171,12 +172,12 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
 
     outage = Gone()
     with pytest.raises(InputError, match=mentioning("--resume")):
-        run(one, resumed=False, callbacks=[outage])
+        Trainer(one, [outage]).fit()
     (step,) = resume.saved_steps(one.folder.checkpoints)
     assert step >= 4
     outage.back()
     again = job("run", strict=strict)
-    run(again, resumed=True)
+    Trainer(again).fit(resume=True)
     if not strict:  # else another picture stood in for one that was gone
         assert step == 4
         assert kept_weights(again) == kept_weights(alone)
@@ -184,17 +185,17 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
 
 def test_an_outage_at_the_last_evaluation_leaves_the_model_without_its_metrics(job):
     one = job("run")
-    run(one, resumed=False)
+    Trainer(one).fit()
     trained = kept_weights(one)
     one.folder.model_file.unlink()
     back = gone(one, len(one.val))
     with pytest.raises(InputError, match=mentioning("24", "model.safetensors")):
-        run(job("run"), resumed=True)
+        Trainer(job("run")).fit(resume=True)
     assert kept_weights(one) == trained
     assert "val_top1" not in modelfile.load(one.folder.model_file).metrics
     assert not one.folder.finished, "--resume makes up for the report"
     back()
-    assert len(run(job("run"), resumed=True).predictions.labels) == 24
+    assert len(Trainer(job("run")).fit(resume=True).predictions.labels) == 24
     assert modelfile.load(one.folder.model_file).metrics["val_images"] == 24
 
 
@@ -206,7 +207,7 @@ def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job)
     gone(one, 1)
     whole = Path(one.val.file(1)).read_bytes()
     Path(one.val.file(1)).write_bytes(whole[:300])
-    done = run(one, resumed=False)
+    done = Trainer(one).fit()
     assert len(done.predictions.labels) == 22
     assert modelfile.load(one.folder.model_file).metrics["val_images"] == 22
     assert one.folder.skipped == set(one.val.paths[:2])
@@ -221,14 +222,14 @@ def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(
     one = replace(one, val=one.val.select([0]))
     gone(one, 1)
     with pytest.raises(InputError, match=mentioning("1", "image")):
-        run(one, resumed=False)
+        Trainer(one).fit()
 
 
 @pytest.mark.parametrize("minival", [False, True])
 def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
     """A cluster kills 30 s after it; nothing trained is lost, and the run goes on with that validation."""
     alone = job("alone", minival=minival)
-    expected = run(alone, resumed=False)
+    expected = Trainer(alone).fit()
     one, looked = job("run", minival=minival), []
 
     def stop(module, inputs):
@@ -238,12 +239,12 @@ def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
 
     one.network.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        run(one, resumed=False)
+        Trainer(one).fit()
     assert len(looked) == 1
     assert resume.saved_steps(one.folder.checkpoints) == [3]
     assert all(row["kind"] == "train" for row in one.folder.history())
     again = job("run", minival=minival)
-    found = run(again, resumed=True)
+    found = Trainer(again).fit(resume=True)
     assert figures_of(found) == figures_of(expected)
     assert kept_weights(again) == kept_weights(alone)
 
@@ -258,9 +259,9 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
 
     one.network.register_forward_pre_hook(no_memory)
     with pytest.raises(MemoryShortError, match=mentioning("48", "CUDA", "out of memory")):
-        run(one, resumed=False)
+        Trainer(one).fit()
     assert resume.saved_steps(one.folder.checkpoints) == [3]
-    again = run(job("run"), resumed=True)
+    again = Trainer(job("run")).fit(resume=True)
     assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
 
 
@@ -280,7 +281,7 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
     with torch.no_grad():
         one.network.classifier.weight.fill_(float("nan"))
     with pytest.raises(DivergedError, match=mentioning("learning rate")) as refused:
-        run(one, resumed=False)
+        Trainer(one).fit()
     assert ("warm-up" in str(refused.value)) == (advice is not None)
     assert advice is None or advice in str(refused.value)
 
@@ -297,7 +298,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_du
 
     one.network.register_forward_pre_hook(broken_in_the_fifth)
     with pytest.raises(DivergedError, match=mentioning("4", "step")):
-        run(one, resumed=False)
+        Trainer(one).fit()
     assert len(passes) == 5
     assert resume.saved_steps(one.folder.checkpoints) == []
 
@@ -314,7 +315,7 @@ def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job
             norm.running_mean.fill_(value)
 
     with pytest.raises(DivergedError, match=mentioning("2", "step")):
-        run(one, resumed=False, callbacks=[Breaks()])
+        Trainer(one, [Breaks()]).fit()
     assert not one.folder.model_file.exists()
 
 
@@ -324,14 +325,14 @@ def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverge
     norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
     norm.running_mean.fill_(float("nan"))
     with pytest.raises(InputError, match="weights are of no use") as refused:
-        run(one, resumed=False)
+        Trainer(one).fit()
     assert "step -1" not in str(refused.value)
 
 
 def test_a_learning_rate_that_is_far_too_high_is_named_with_the_step_and_a_lower_one(job):
     one = job("run", "optimizer.lr=1e6")
     with pytest.raises(DivergedError, match=mentioning("--set", "optimizer.lr=0.1")):
-        run(one, resumed=False)
+        Trainer(one).fit()
     assert not one.folder.model_file.exists()
 
 
@@ -360,7 +361,7 @@ class FullDisk(Callback):
 def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
     """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
     monkeypatch.setattr(schedule_points, "_ROWS", 12)
-    expected = run(job("alone", minival=minival), resumed=False)
+    expected = Trainer(job("alone", minival=minival)).fit()
     one = job("run", minival=minival)
     log = RunLog()
     log.write_to(one.folder.path)
@@ -368,10 +369,10 @@ def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monke
         logging.getLogger("efficientnetv2").info("The run begins.")
         disk = FullDisk(one.folder.path / name, after=4)
         with pytest.raises(InputError, match=mentioning(name, "--resume")):
-            run(one, resumed=False, callbacks=[disk])
+            Trainer(one, [disk]).fit()
     assert resume.saved_steps(one.folder.checkpoints) == [6]
     disk.has_room()
-    found = run(job("run", minival=minival), resumed=True)
+    found = Trainer(job("run", minival=minival)).fit(resume=True)
     curves = [
         [(row["kind"], row["step"], row["top1"]) for row in result.history if row["kind"] != "train"]
         for result in (expected, found)
@@ -399,7 +400,7 @@ def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job
     one = job("run", "checkpoint_minutes=0")
     try:
         with pytest.raises(ReaderKilledError, match="--workers"):
-            run(one, resumed=False)
+            Trainer(one).fit()
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert resume.saved_steps(one.folder.checkpoints) == [1]
@@ -456,17 +457,17 @@ def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit
     for row in range(2):
         one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
     resumed = replace(one, folder=RunDir(one.folder.path))
-    kept_by = TrainingCallbacks(resumed, SimpleNamespace(step=0), [], {})
-    kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
+    unreadable = UnreadableImages(resumed)
+    unreadable.add([(0, "is empty (0 bytes)")] * 3)
     with pytest.raises(InputError, match=mentioning("2", "24", "--resume")):
-        kept_by.note_unreadable([(1, "is empty (0 bytes)")])
+        unreadable.add([(1, "is empty (0 bytes)")])
     assert resumed.folder.skipped_file.read_text().splitlines()[1:] == [
         f"{path},is empty (0 bytes)" for path in one.train.paths[:2]
     ]
 
 
 class Clock:
-    """Says the time of the books."""
+    """Says the time of the run."""
 
     def __init__(self):
         self.now = 0.0
@@ -483,76 +484,77 @@ def clock(monkeypatch):
     def validate(self):
         clock.now += 50
 
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(metrics_log, "time", clock)
+    monkeypatch.setattr(trainer, "time", clock)
     monkeypatch.setattr(schedule_points, "_ROWS", 2)
-    monkeypatch.setattr(TrainingCallbacks, "_validate", validate)
+    monkeypatch.setattr(Validator, "validate", validate)
     return clock
 
 
-def books_of(job, clock, kept, selection=None):
-    """Of a run that compiles for 100 s; a step of 8 pictures takes 1 s, a quarter of it for waiting."""
-    state = SimpleNamespace(step=0, eval_network=job.network, state_dict=lambda: {"step": state.step})
-    kept_by = TrainingCallbacks(job, state, [], kept, selection)
+def started(job, clock, *, resume=False, selection=None):
+    """A run that compiles for 100 s; a step of 8 images takes 1 s, a quarter of it for waiting."""
+    run = Trainer(job)
+    run._restore(resume)
+    run.context.selection = selection
     clock.now += 100
-    kept_by.training_begins()
+    run._on_first_batch()
 
     def steps(first, last):
-        for state.step in range(first, last + 1):
+        for step in range(first, last + 1):
+            run.context.state.step = step
             clock.now += 1
-            setting = job.recipe.progressive.at(state.step - 1, steps=24)
-            done = StepOutput(
-                state.step - 1, setting, torch.tensor(1.0), 0.1, 8, (), 0.25, ONE_GROUP_PER_PASS
-            )
-            kept_by.after(done)
-        return done
+            setting = job.recipe.progressive.at(step - 1, steps=24)
+            loss = torch.tensor(1.0)
+            run._on_step_end(StepOutput(step - 1, setting, loss, 0.1, 8, (), 0.25, ONE_GROUP_PER_PASS))
 
-    return kept_by, steps
+    return run, steps
 
 
 def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
     """Stopped after step 5 and gone on with later: twelve steps of 1 s, without what was between or compiled."""
     one = job("run")
-    first, steps = books_of(one, clock, {})
-    first.save(steps(1, 5))
+    first, steps = started(one, clock)
+    steps(1, 5)
+    first.save_checkpoint()
     clock.now += 1000
-    checkpoint, _ = resume.load_latest(one.folder.checkpoints)
-    second, steps = books_of(one, clock, TrainingCallbacks.taken(checkpoint))
-    assert checkpoint == {"step": 5}
+    second, steps = started(job("run"), clock, resume=True)
     steps(6, 24)
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
     assert [(row["step"], row["train_s"], row["waited_s"], row["images_per_s"]) for row in rows] == [
         (12, 12.0, 3.0, 8.0),
         (24, 12.0, 3.0, 8.0),
     ]
-    assert second.seconds == 2 * 100 + 24 + 7 * 50, (
+    assert second.log.seconds == 2 * 100 + 24 + 7 * 50, (
         "of the run, compiling and validation among it, but the last"
     )
 
 
 def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
-    kept = TrainingCallbacks.taken({"seconds": 7.0, "step": 12})
-    again, steps = books_of(job("run"), clock, kept)
-    again.catch_up()
-    assert again.seconds == 107
+    one = job("run")
+    state = init_state(one.network, one.recipe)
+    state.step = 12
+    resume.save(one.folder.checkpoints, state.state_dict() | {"seconds": 7.0}, 12)
+    again, steps = started(one, clock, resume=True)
+    assert not again.validator.is_due
+    assert again.log.seconds == 107
     steps(13, 24)
-    assert [row["train_s"] for row in again.job.folder.history()] == [12.0]
+    assert [row["train_s"] for row in one.folder.history()] == [12.0]
 
 
 def test_steps_before_an_early_end_are_in_a_row(job, clock):
     """A validation after step 15 ends it; rows are due after 12 and 24."""
-    selection = SimpleNamespace(over=False, state_dict=dict)
-    ended, steps = books_of(job("run"), clock, {}, selection)
+    selection, one = SimpleNamespace(over=False, state_dict=dict), job("run")
+    _, steps = started(one, clock, selection=selection)
     steps(1, 14)
     selection.over = True
     steps(15, 15)
-    rows = ended.job.folder.history()
-    assert [(row["step"], row["train_s"], row["waited_s"]) for row in rows] == [
+    assert [(row["step"], row["train_s"], row["waited_s"]) for row in one.folder.history()] == [
         (12, 12.0, 3.0),
         (15, 3.0, 0.75),
     ]
 
 
-def test_the_bar_moves_between_rows_too(job, monkeypatch):
+def test_progress_is_reported_between_rows_too(job, monkeypatch):
     """A day's run has one in seven minutes."""
     shown = []
 
@@ -560,10 +562,10 @@ def test_the_bar_moves_between_rows_too(job, monkeypatch):
         def on_log(self, done, *facts):
             shown.append((done, *facts))
 
-    monkeypatch.setattr(callbacks, "_SHOWN_S", -1.0)
-    monkeypatch.setattr(callbacks, "log_steps", lambda recipe, length: frozenset({12, 24}))
+    monkeypatch.setattr(metrics_log, "_PROGRESS_S", -1.0)
+    monkeypatch.setattr(metrics_log, "log_steps", lambda recipe, length: frozenset({12, 24}))
     one = job("run")
-    run(one, resumed=False, callbacks=[Looks()])
+    Trainer(one, [Looks()]).fit()
     assert [done for done, *_ in shown] == list(range(1, 25))
     assert [row["step"] for row in one.folder.history() if row["kind"] == "train"] == [12, 24]
     assert all(images_per_s > 0 for _, _, _, images_per_s, _, _ in shown)

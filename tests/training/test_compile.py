@@ -18,15 +18,15 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import callbacks, metrics_log, timing
 from efficientnetv2.training import compile as compiling
+from efficientnetv2.training import metrics_log, timing
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.timing import measure_timings
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.logs import attached
 
@@ -76,7 +76,7 @@ def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
     log = RunLog()
     log.write_to(job.folder.path)
     with attached(log):
-        run(job, resumed=False)
+        Trainer(job).fit()
     assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
     written = (tmp_path / "run/log.txt").read_text()
     assert all(line in written for line in said)
@@ -91,9 +91,9 @@ def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
         clock.now += 100
         return True
 
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(metrics_log, "time", clock)
     monkeypatch.setattr(compiling._Trial, "agrees", agrees)
-    result = run(replace(job, folder=RunDir(tmp_path / "run")), resumed=False)
+    result = Trainer(replace(job, folder=RunDir(tmp_path / "run"))).fit()
     assert result.seconds == 300
     assert metrics_log.training_seconds(result.history) < 1
 
@@ -102,9 +102,9 @@ def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
     """As one that was killed before its report was written."""
     job = replace(job, folder=RunDir(tmp_path / "run"))
     job.folder.begin(job.recipe, job.train, {})
-    first = run(job, resumed=False)
+    first = Trainer(job).fit()
     said = logged_lines()
-    again = run(replace(job, folder=RunDir(tmp_path / "run")), resumed=True)
+    again = Trainer(replace(job, folder=RunDir(tmp_path / "run"))).fit(resume=True)
     assert each_mentions(said, ("2", "step"), ("8", "val"))
     assert np.array_equal(again.predictions.logits, first.predictions.logits)
 

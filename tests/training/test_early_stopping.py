@@ -29,7 +29,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.train_state import RunLength
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
 
@@ -150,7 +150,7 @@ def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
     lines = logged_lines()
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
     one = job("run", *BEGUN)
-    result = run(one, resumed=False)
+    result = Trainer(one).fit()
     assert list(seen) == [0, 3, 6, 9, 12, 15, 18, 21, 24]
     assert same(weights_of(one), seen[0])
     assert not same(seen[0], seen[24])
@@ -165,7 +165,7 @@ def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
 def test_a_model_better_than_its_start_is_kept(job, scripted):
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 4 / 6, 3 / 6)
     one = job("run", *BEGUN)
-    run(one, resumed=False)
+    Trainer(one).fit()
     assert same(weights_of(one), seen[18])
     told = modelfile.load(one.folder.model_file).metrics
     assert (told["kept_model"], told["start_metric"]) == ("trained", pytest.approx(3 / 6))
@@ -182,9 +182,9 @@ def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        run(job("run", *BEGUN), resumed=False, callbacks=[Ends()])
+        Trainer(job("run", *BEGUN), [Ends()]).fit()
     resumed = job("run", *BEGUN)
-    result = run(resumed, resumed=True)
+    result = Trainer(resumed).fit(resume=True)
     assert same(weights_of(resumed), seen[0])
     assert [row["step"] for row in result.history if row["kind"] == "minival"] == [*range(0, 25, 3)]
 
@@ -193,7 +193,7 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     """The moving average's after the fifth validation; the end of the run is not as good."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run")
-    result = run(one, resumed=False)
+    result = Trainer(one).fit()
     assert list(seen) == [3, 6, 9, 12, 15, 18, 21, 24]
     assert same(weights_of(one), seen[15])
     assert not same(seen[15], seen[24])
@@ -215,7 +215,7 @@ def test_auto_minival_keeps_the_last_weights_though_some_before_were_luckier(job
     """Without a classifier the model before training is no candidate."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run", "minival=auto")
-    run(one, resumed=False)
+    Trainer(one).fit()
     assert same(weights_of(one), seen[24])
     told = modelfile.load(one.folder.model_file).metrics
     assert (told["selected_step"], told["kept_model"]) == (24, "trained")
@@ -252,7 +252,7 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
     lines = logged_lines()
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 1)
     one = job("run", "patience=2")
-    result = run(one, resumed=False)
+    result = Trainer(one).fit()
     assert list(seen) == [3, 6, 9, 12, 15, 18]
     assert result.images == 18 * 8
     assert same(weights_of(one), seen[18]), "as good as at 6, and later"
@@ -273,13 +273,13 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
     """It was killed before the model file was written: resumed, it does no further step and chooses the same."""
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1, 1)
     one = job("run", "patience=2")
-    run(one, resumed=False)
+    Trainer(one).fit()
     first = weights_of(one)
     assert same(first, seen[6])
     one.folder.model_file.unlink()
     seen.clear()
     again, lines = job("run", "patience=2"), logged_lines()
-    result = run(again, resumed=True)
+    result = Trainer(again).fit(resume=True)
     assert not seen, "it was over with its last checkpoint"
     assert mentions("\n".join(lines), "18", "step")
     assert "from step" not in "\n".join(lines)
@@ -291,7 +291,7 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
 def test_an_interrupted_run_chooses_the_same(at, job):
     """With the network's own answers. At 16 the best may be behind, at 22 it may be after the last checkpoint."""
     alone = job("alone")
-    run(alone, resumed=False)
+    Trainer(alone).fit()
 
     class Ends(Callback):
         def on_log(self, done, *facts):
@@ -299,9 +299,9 @@ def test_an_interrupted_run_chooses_the_same(at, job):
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        run(job("killed"), resumed=False, callbacks=[Ends()])
+        Trainer(job("killed"), [Ends()]).fit()
     killed = job("killed")
-    run(killed, resumed=True)
+    Trainer(killed).fit(resume=True)
     assert same(weights_of(killed), weights_of(alone))
     ours, theirs = (modelfile.load(one.folder.model_file).metrics for one in (killed, alone))
     assert ours == theirs
@@ -310,7 +310,7 @@ def test_an_interrupted_run_chooses_the_same(at, job):
 def test_macro_f1_may_choose(job, scripted):
     scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run", "chosen_by=macro_f1")
-    run(one, resumed=False)
+    Trainer(one).fit()
     told = modelfile.load(one.folder.model_file).metrics
     assert told["selected_by"] == "macro_f1"
     best = next(
@@ -324,7 +324,7 @@ def test_macro_f1_may_choose(job, scripted):
 def test_without_minival_the_last_weights_are_kept(job, scripted):
     scripted()
     one = replace(job("run", "minival=null"), minival=None)
-    result = run(one, resumed=False)
+    result = Trainer(one).fit()
     assert result.selection is None
     assert "selected_on" not in modelfile.load(one.folder.model_file).metrics
     assert [row["step"] for row in result.history if row["kind"] == "val"] == [3, 6, 9, 12, 15, 18, 21, 24]

@@ -11,6 +11,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer
+from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
@@ -253,5 +254,6 @@ def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
         monkeypatch.setattr(trainer, name, lambda *given, **words: None)
     recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
     job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
-    trainer._steps(job, MagicMock(step=0), lambda: None, MagicMock(steps=1))
+    context = RunContext(job, MagicMock(step=0), MagicMock(steps=1))
+    trainer.training_steps(context, lambda: None)
     assert crops == [framing]

@@ -19,6 +19,7 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_dir import LOCK, RUNNING
 from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
 from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, crossval
 from efficientnetv2.workflows import train as train_job
@@ -109,12 +110,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     """It began in the same --out while this one looked at its pictures."""
     out = tmp_path / "mine"
 
-    def prepare(*given, real=auto_config.prepare, **named):
+    def prepare(*given, real=auto_config.prepare_data, **named):
         resume.save(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
-    monkeypatch.setattr(auto_config, "prepare", prepare)
+    monkeypatch.setattr(auto_config, "prepare_data", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
         train_job.train_and_report(
             WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)
@@ -200,15 +201,15 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
         place = RunOptions(out=out, resume=resume, device="cpu", workers=0, probe=False)
         return train_job.train_and_report(words, DataConfig(str(class_folders)), place)
 
-    def stopped(job, *, resumed, callbacks, limit):
+    def stopped(trainer, *, resume):
         before = _contents(out)
         with pytest.raises(InputError, match=mentioning("mine", "another process")):
             train(TrainOverrides(), resume=True)
-        refused.append(resumed)
+        refused.append(resume)
         assert _contents(out) == before
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_job, "run", stopped)
+    monkeypatch.setattr(Trainer, "fit", stopped)
     for words, resume_it in ((WORDS, False), (TrainOverrides(), True)):
         with pytest.raises(KeyboardInterrupt, match="Go on with"):
             train(words, resume=resume_it)

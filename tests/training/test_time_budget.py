@@ -27,7 +27,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
 
 RATES = StepTimings(
     compile_s=0.0,
@@ -248,7 +248,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
     first.folder.begin(first.recipe, first.train, BEGINNING)
     Paces(monkeypatch, seed=1)
     watch = Copying(first.folder.path, tmp_path / "second", after=36)
-    run(first, resumed=False, callbacks=[watch], limit=limit_of(1.0, 60))
+    Trainer(first, [watch], limit=limit_of(1.0, 60)).fit()
     planned = first.folder.beginning()["revisions"]
     assert len({steps for _, _, steps in planned}) > 2, "the pace has changed the plan"
     assert any(decided > 36 for decided, _, _ in planned)
@@ -256,7 +256,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
     second = timed("second")
     shutil.copy(first.folder.beginning_file, second.folder.beginning_file)
     clock = Paces(monkeypatch, seed=2)
-    run(second, resumed=True, limit=limit_of(1.0, 60))
+    Trainer(second, limit=limit_of(1.0, 60)).fit(resume=True)
     assert clock.now < 50, "it goes on from a checkpoint"
     assert second.folder.beginning()["revisions"] == planned
     assert weights_of(second) == weights_of(first)
@@ -269,7 +269,7 @@ def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatc
     one = timed("run")
     one.folder.begin(one.recipe, one.train, BEGINNING)
     Paces(monkeypatch, seed=3)
-    run(one, resumed=False, limit=limit_of(1.0, 80))
+    Trainer(one, limit=limit_of(1.0, 80)).fit()
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
     sizes = [row["image_px"] for row in rows]
     assert sizes == sorted(sizes)
@@ -287,14 +287,14 @@ def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypat
     first.folder.begin(first.recipe, first.train, BEGINNING)
     clock = Paces(monkeypatch, seed=1)
     watch = Copying(first.folder.path, tmp_path / "second", after=36)
-    run(first, resumed=False, callbacks=[watch], limit=limit_of(1.0, 60))
+    Trainer(first, [watch], limit=limit_of(1.0, 60)).fit()
 
     second = timed("second")
     kept = torch.load(max(second.folder.checkpoints.glob("*.pt")), weights_only=False)
     limit = replace(limit_of(1.0, 60), began=clock.now)
     clock.now += 4
     before = clock.now
-    run(second, resumed=True, limit=limit)
+    Trainer(second, limit=limit).fit(resume=True)
     assert kept["used_s"] > 10
     assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)
 
@@ -305,6 +305,6 @@ def test_each_step_counts_with_its_own_time(timed, monkeypatch):
     one.folder.begin(one.recipe, one.train, BEGINNING)
     monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_px, seconds: took.append(seconds))
     limit, began = replace(limit_of(1.0, 60), began=time.monotonic()), time.perf_counter()
-    run(one, resumed=False, limit=limit)
+    Trainer(one, limit=limit).fit()
     assert len(took) > 10
     assert sum(took) < time.perf_counter() - began

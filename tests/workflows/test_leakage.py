@@ -33,7 +33,8 @@ from efficientnetv2.models.model_card import parse_entry
 from efficientnetv2.models.provenance import KEY, TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import trainer as run
+from efficientnetv2.training import post_training
+from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
@@ -106,13 +107,13 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     lines = logged_lines()
     network = SimpleNamespace(trained_on=None)
     job = SimpleNamespace(train=load_dataset(class_folders), minival=None, network=network)
-    assert run._remembered(job).pictures == 48
-    assert run._remembered(job).chose is None
+    assert post_training._fingerprint(job).pictures == 48
+    assert post_training._fingerprint(job).chose is None
     job.minival = job.train.select(np.arange(8))
-    assert run._remembered(job).chose.marks.tolist() == remembered(job.minival).marks.tolist()
+    assert post_training._fingerprint(job).chose.marks.tolist() == remembered(job.minival).marks.tolist()
     assert lines == []
-    monkeypatch.setattr(run, "content_hashes", gone)
-    assert run._remembered(job) is None
+    monkeypatch.setattr(post_training, "content_hashes", gone)
+    assert post_training._fingerprint(job) is None
     assert "does not answer" in lines[0]
 
 
@@ -125,17 +126,18 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
     job = RunConfig(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
     state = init_state(network, recipe)
-    books = SimpleNamespace(finish=lambda predictions: None, seconds=1.0)
+    context = RunContext(job, state, SimpleNamespace(steps=0))
+    parts = SimpleNamespace(seconds=1.0), SimpleNamespace(record_final=lambda predictions: None), None
 
     def gone(dataset):
         raise InputError("https://example.org/shards does not answer")
 
-    run._ended(job, state, books, None, None)
+    post_training.finish_training(context, *parts)
     kept = modelfile.load(told.model_file).trained_on
     assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
     state.eval_network.trained_on = network.trained_on
-    monkeypatch.setattr(run, "content_hashes", gone)
-    run._ended(job, state, books, None, None)
+    monkeypatch.setattr(post_training, "content_hashes", gone)
+    post_training.finish_training(context, *parts)
     assert modelfile.load(told.model_file).trained_on is None
 
 

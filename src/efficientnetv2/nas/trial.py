@@ -41,7 +41,7 @@ from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import defer_signals
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
@@ -293,7 +293,7 @@ def _trained(
 ) -> float:
     """One run; its top-1 on the pictures that choose."""
     job = _job(architecture, proxy, proxy.seeds[number], device, _Telling(folder, number, device, tell))
-    predictions = run(job, resumed=False, callbacks=[_Pausing(quiet)]).predictions
+    predictions = Trainer(job, [_Pausing(quiet)]).fit().predictions
     return classification_metrics(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
 
 

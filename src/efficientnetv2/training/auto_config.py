@@ -16,6 +16,7 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.auto_batch import Hardware, MemoryProbe
 from efficientnetv2.training.ddp import evenly_shared, parallel_speed, validate_sharing
 from efficientnetv2.training.image_sizes import (
+    default_eval_sizes,
     rounding_note,
     settings_by_size,
     smallest_group,
@@ -29,7 +30,6 @@ from efficientnetv2.training.initial_weights import (
     model_title,
 )
 from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
-from efficientnetv2.training.post_training import default_eval_sizes
 from efficientnetv2.training.precision import choose_precision, seconds_per_image
 from efficientnetv2.training.recipe import Recipe, Schedule
 from efficientnetv2.training.recipe_io import validate_recipe

@@ -11,8 +11,8 @@ import numpy as np
 
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
-from efficientnetv2.training.post_training import eval_size_candidates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps

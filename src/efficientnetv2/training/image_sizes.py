@@ -9,15 +9,35 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.progressive.schedule import Ramp, Setting
 from efficientnetv2.training.auto_batch import MemoryProbe
 from efficientnetv2.training.initial_weights import model_title
-from efficientnetv2.training.post_training import eval_size_candidates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError
+
+# Distances of image sizes are multiples of it: the stride of most models.
+_STRIDE = 32
 
 
 def settings_by_size(recipe: Recipe) -> list[Setting]:
     """One setting per image size; of sizes that grow at every step, the first of each stage and the last."""
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
+
+
+def default_eval_sizes(trained_px: int) -> tuple[int, ...]:
+    """The sizes that ``auto`` tries: from that of training on, up to half as large again.
+
+    Their distance is an eighth, in whole steps of 32 px: 128, 160 and 192; 224, 256, 288 and 320. As random crops
+    magnify (arXiv:1906.06423), the released models (B0 to XL, google/automl) are evaluated at 1.17 to 1.33 times the
+    size of training. The steps and the end are ours.
+    """
+    step = _STRIDE * math.ceil(trained_px / 8 / _STRIDE)
+    return tuple(range(trained_px, trained_px * 3 // 2 + 1, step))
+
+
+def eval_size_candidates(recipe: Recipe) -> tuple[int, ...]:
+    """The sizes that a resolved recipe tries at evaluation, ``eval_px`` included, growing; empty if none."""
+    if recipe.eval_px_tried is None or recipe.eval_px_tried == "auto" or recipe.eval_px is None:
+        return ()
+    return tuple(sorted({*recipe.eval_px_tried, recipe.eval_px}))
 
 
 def requested_px(recipe: Recipe) -> tuple[float, float]:

@@ -1,9 +1,137 @@
-"""Totals over the rows of ``metrics.jsonl``."""
+"""Rows of training metrics in ``metrics.jsonl``, progress between them, and totals over the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+import psutil
+
+from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.training.callbacks import RunContext
+from efficientnetv2.training.loop import StepOutput
+from efficientnetv2.training.schedule_points import log_steps
+
+# Seconds after which progress is reported though no row is due: in a day's run, rows are minutes apart. Ours.
+_PROGRESS_S = 10.0
+
+
+class MetricsLog:
+    """Writes a row when one is due, and reports progress to the callbacks.
+
+    A row counts the time of training alone: neither compiling nor what runs within ``paused``.
+
+    Args:
+        context: The run.
+        saved: ``state_dict`` of an earlier part of the run; empty for a new run.
+    """
+
+    def __init__(self, context: RunContext, saved: Mapping[str, Any]) -> None:
+        self._context = context
+        self._rows = sorted(log_steps(context.config.recipe, context.config.length))
+        row = saved.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
+        self._images: int = row["images"]
+        self._waited_s: float = row["waited_s"]
+        self._earlier_s: float = row["train_s"]
+        self._last_progress = time.perf_counter()
+        earlier_s: float = saved.get("seconds", 0.0)
+        self._run_start = self._last_progress - earlier_s
+        self._row_start = self._last_progress - self._earlier_s
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, over all resumed parts; validation and saving included."""
+        return time.perf_counter() - self._run_start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        train_s = time.perf_counter() - self._row_start
+        row = {"images": self._images, "train_s": train_s, "waited_s": self._waited_s}
+        return {"seconds": self.seconds, "row": row}
+
+    def start(self) -> None:
+        """Training starts here; what was before, such as compiling, does not count."""
+        self._row_start = time.perf_counter() - self._earlier_s
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, time does not count as training."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._row_start += time.perf_counter() - began
+
+    def add(self, output: StepOutput) -> None:
+        """Count a step."""
+        self._images += output.images
+        self._waited_s += output.waited_s
+
+    def is_due(self, step: int) -> bool:
+        """Whether a row is due after a step."""
+        return self._context.plan.passes(step, self._rows)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step has been done since the last row."""
+        return self._images == 0
+
+    def write(self, output: StepOutput) -> None:
+        """Write a row, and report progress.
+
+        Raises:
+            InputError: It can't be written, as on a full disk.
+        """
+        now = time.perf_counter()
+        train_s = max(1e-9, now - self._row_start)
+        images_per_s = self._images / train_s
+        settings = {name: value for name, value in output.setting.to_json().items() if name != "others"}
+        self._context.config.folder.record(
+            {
+                "kind": "train",
+                "step": self._context.state.step,
+                "epoch": self._context.epoch,
+                "loss": float(output.loss),
+                "lr": output.lr,
+                **settings,
+                "images_per_s": round(images_per_s, 2),
+                "train_s": round(train_s, 4),
+                "waited_s": round(self._waited_s, 4),
+                "seconds": round(self.seconds, 2),
+                "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
+            }
+        )
+        # Reset only after the row is written: a row that fails is part of the next one.
+        self._row_start, self._images, self._waited_s = now, 0, 0.0
+        self._report(output, images_per_s)
+
+    def report_if_due(self, output: StepOutput) -> None:
+        """Report progress between two rows."""
+        now = time.perf_counter()
+        if now - self._last_progress > _PROGRESS_S:
+            self._report(output, self._images / max(1e-9, now - self._row_start))
+
+    def _report(self, output: StepOutput, images_per_s: float) -> None:
+        step, steps, loss = self._context.state.step, self._context.plan.steps, float(output.loss)
+        left = self._seconds_left(output.setting, images_per_s)
+        for callback in self._context.callbacks:
+            callback.on_log(step, steps, output.setting, loss, images_per_s, left)
+        self._last_progress = time.perf_counter()
+
+    def _seconds_left(self, setting: Setting, images_per_s: float) -> float:
+        """Time of the remaining steps at the current speed, in proportion to their pixels."""
+        step, plan, recipe = self._context.state.step, self._context.plan, self._context.config.recipe
+        if step >= plan.steps:
+            return 0.0
+        ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)
+        positions = [plan.scheduled_step(int(later)) for later in ahead]
+        sizes = [recipe.progressive.at(position, steps=plan.scheduled).image_px for position in positions]
+        pixels = float(np.mean([px**2 for px in sizes]))
+        images = (plan.steps - step) * recipe.batch_images
+        return images / images_per_s * pixels / setting.image_px**2
 
 
 def data_wait_fraction(history: Sequence[Mapping[str, Any]]) -> float | None:

@@ -15,7 +15,7 @@ from efficientnetv2.architectures import io
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.progressive.schedule import Progressive
-from efficientnetv2.training.image_sizes import validate_stride
+from efficientnetv2.training.image_sizes import default_eval_sizes, validate_stride
 from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
     WeightsCandidate,
@@ -26,7 +26,6 @@ from efficientnetv2.training.initial_weights import (
     validate_model_name,
     weights_candidates,
 )
-from efficientnetv2.training.post_training import default_eval_sizes
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.recipe_io import apply_overrides, diff_recipes, validate_recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe

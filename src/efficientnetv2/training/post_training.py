@@ -1,39 +1,44 @@
-"""At which size the network of a run looks at pictures: where sizes are to be tried, minival chooses among them.
+"""After the last step: select weights and image size, fit the temperature, evaluate, save the model.
 
-Which size is best is hard to know beforehand: above that of training, as random crops magnify (arXiv:1906.06423), by
-how much depends on the pictures.
+The best image size is hard to know beforehand: random crops magnify, so it is above that of training, by how much
+depends on the images (arXiv:1906.06423).
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.resolutions import SizeMetrics, best_size, evaluate_sizes
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
+from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
+from efficientnetv2.models import model_file
+from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.callbacks import RunContext
+from efficientnetv2.training.divergence import DivergenceCheck
+from efficientnetv2.training.early_stopping import ModelSelection
+from efficientnetv2.training.image_sizes import eval_size_candidates
+from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.train_state import TrainState
+from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.distributed import broadcast_from_main
+from efficientnetv2.utils.errors import DivergedError, InputError, count_of
 
 _logger = logging.getLogger(__name__)
-
-_STRIDE = 32
 
 
 @dataclass(frozen=True)
 class EvalSizeSelection:
-    """What minival says of each size.
-
-    Args:
-        points: by growing size.
-        by: the figure that chooses.
-    """
+    """Metrics on minival at each image size, growing, and the name of the metric that selects."""
 
     points: tuple[SizeMetrics, ...]
     by: Literal["top1", "macro_f1"]
@@ -43,91 +48,175 @@ class EvalSizeSelection:
         """The best size; of equal ones the smallest, which is the fastest."""
         return best_size(self.points, self.by).image_px
 
-    def chosen(self, job: RunConfig) -> RunConfig:
-        """The same job, its pictures seen at the best size from now on."""
-        return replace(job, preprocessing=replace(job.preprocessing, image_px=self.image_px))
-
     def to_json(self) -> dict[str, Any]:
-        """What was chosen, and from what; for the report."""
+        """Plain values, for the report."""
         return {"image_px": self.image_px, "sizes": [asdict(point) for point in self.points]}
 
     def __str__(self) -> str:
-        """What was chosen, in a sentence."""
+        """The selection in a sentence."""
         found = best_size(self.points, self.by)
-        figure = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.1%}"
+        metric = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.1%}"
         among = ", ".join(str(point.image_px) for point in self.points)
-        return f"Evaluation at {found.image_px} px, which was best on minival, {figure}, of {among}."
+        return f"Evaluation at {found.image_px} px, which was best on minival, {metric}, of {among}."
 
 
-def default_eval_sizes(trained_px: int) -> tuple[int, ...]:
-    """The sizes that ``auto`` tries: from that of training on, up to half as large again.
-
-    As far apart as an eighth of it, in whole steps of 32 px, the stride of most networks: 128, 160 and 192; 224, 256,
-    288 and 320. Random crops magnify (arXiv:1906.06423), so that the best size is above: 1.17 to 1.33 times that of
-    training in the released networks (B0 to XL, google/automl). The steps and the end are ours.
+@dataclass
+class Result:
+    """What a run gave.
 
     Args:
-        trained_px: side of the last training pictures.
+        predictions: Of the saved model on ``val``.
+        seconds: Wall time over all resumed parts, validation and saving included.
+        images: Images seen in training.
+        history: Rows of ``metrics.jsonl``.
+        selection: Selection of the weights. None if the last ones were kept.
+        sizes: Selection of the image size at evaluation. None if there was none.
+        calibration: Temperature fitted on minival. None if there is none.
     """
-    step = _STRIDE * math.ceil(trained_px / 8 / _STRIDE)
-    return tuple(range(trained_px, trained_px * 3 // 2 + 1, step))
+
+    predictions: Predictions
+    seconds: float
+    images: int
+    history: list[dict[str, Any]]
+    selection: ModelSelection | None = None
+    sizes: EvalSizeSelection | None = None
+    calibration: Calibration | None = None
 
 
-def eval_size_candidates(recipe: Recipe) -> tuple[int, ...]:
-    """The sizes that a settled recipe names, that of evaluation among them, growing; none where it tries none."""
-    if recipe.eval_px_tried is None or recipe.eval_px_tried == "auto" or recipe.eval_px is None:
-        return ()
-    return tuple(sorted({*recipe.eval_px_tried, recipe.eval_px}))
+def finish_training(
+    context: RunContext, log: MetricsLog, validator: Validator, divergence: DivergenceCheck
+) -> Result:
+    """Select, calibrate, evaluate and save the model of a run whose steps are done.
 
-
-def select_eval_size(job: RunConfig, state: TrainState) -> EvalSizeSelection:
-    """Look at minival's pictures at each size; under many processes each calls it and gets the same.
-
-    Args:
-        job: with minival and sizes to try.
-        state: at the end of training, with the weights to keep.
+    Raises:
+        InputError: Too many images can't be read, or the model can't be saved.
+        DivergedError: The outputs are not finite. The model is removed.
     """
-    assert job.minival is not None, "a recipe that tries sizes has minival"
-    answers: dict[int, tuple[Predictions, float]] = {}
-    for px in eval_size_candidates(job.recipe):
-        began = time.perf_counter()
-        resized = replace(job, preprocessing=replace(job.preprocessing, image_px=px))
-        answers[px] = resized.predict(state, job.minival), time.perf_counter() - began
-    points = broadcast_from_main(
-        job.world, lambda: evaluate_sizes(answers.__getitem__, list(answers), job.train.class_names)
+    config, state, selection = context.config, context.state, context.selection
+    if selection:
+        if state.step < context.plan.steps:
+            _logger.info(selection.why_over())
+        selection.apply(eval_network(state))
+        _logger.info(str(selection))
+    if config.world.is_main_process:  # whatever becomes of the evaluation, the model is there
+        eval_network(state).trained_on = _fingerprint(config)
+        save_model(config, state, selection)
+    sizes = None
+    try:
+        if config.recipe.eval_px_tried is not None and config.minival is not None:
+            sizes = _select_eval_size(config, state)
+            config = replace(config, preprocessing=replace(config.preprocessing, image_px=sizes.image_px))
+            _logger.info(str(sizes))
+        calibration = _calibrate(config, state)
+        _logger.info(f"Answering {count_of(len(config.val), f'{config.answered} picture')}.")
+        predictions = config.predict(state, config.val)
+    except DivergedError as error:
+        if config.world.is_main_process:
+            config.folder.model_file.unlink(missing_ok=True)
+        raise divergence.output_error() from error
+    except InputError as error:
+        raise type(error)(f"{error} The model is saved: {config.folder.model_file}") from error
+    validator.record_final(predictions)
+    for note in unreadable_note(config, predictions):
+        _logger.info(note)
+    seconds = log.seconds
+    if config.world.is_main_process:
+        save_model(config, state, selection, predictions)
+    images = state.step * config.recipe.batch_images
+    return Result(predictions, seconds, images, config.folder.history(), selection, sizes, calibration)
+
+
+def save_model(
+    config: RunConfig,
+    state: TrainState,
+    selection: ModelSelection | None,
+    predictions: Predictions | None = None,
+) -> None:
+    """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
+    names, split = config.train.class_names, config.answered
+    metrics: dict[str, Any] = {"epochs": epochs_trained(config, state.step)}
+    if predictions is not None:
+        score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
+        name, mean = macro_metric(score)
+        metrics |= {f"{split}_top1": score.top1, f"{split}_{name}": mean, f"{split}_images": score.num_images}
+    model_file.save(
+        config.folder.model_file,
+        eval_network(state),
+        preprocessing=config.preprocessing,
+        class_names=names,
+        recipe=config.recipe.to_json(),
+        metrics=metrics | (selection.to_json() if selection else {}),
     )
-    return EvalSizeSelection(points, job.recipe.chosen_by)
 
 
-def calibrate(job: RunConfig, state: TrainState) -> Calibration | None:
-    """Give the network that is kept its temperature; under many processes each calls it and gets the same.
+def unreadable_note(config: RunConfig, predictions: Predictions) -> list[str]:
+    """A note on images of the last evaluation that could not be read; none if all could."""
+    if not predictions.unreadable:
+        return []
+    lost, total = len(predictions.unreadable), len(config.val)
+    return [
+        f"{lost:,} of {total:,} {config.answered} images could not be read. The metrics are of the other "
+        f"{total - lost:,}. {config.folder.skipped_file.name} lists what could not be read."
+    ]
 
-    Without minival there is nothing to fit it on: the pictures of val give the figures.
 
-    Args:
-        job: as it was when the size at evaluation was chosen.
-        state: at the end of training, with the weights to keep.
+def epochs_trained(config: RunConfig, steps: int) -> float:
+    """The epochs of a run's steps: those of the recipe, unless it had a time limit or stopped early."""
+    assert config.recipe.epochs != "auto", "resolve_recipe() comes first"
+    if steps != config.length.steps:
+        return round(steps * config.recipe.batch_images / len(config.train), 4)
+    return config.recipe.epochs
 
-    Returns:
-        None where there is no minival, or too little of it.
-    """
-    if job.minival is None:
+
+def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:
+    """Content hashes of the images that trained and selected, besides those of the initial weights."""
+
+    def fingerprint(part: ImageDataset) -> TrainingFingerprint:
+        return TrainingFingerprint(len(part), np.sort(content_hashes(part)[1]))
+
+    try:
+        chose = None if config.minival is None else fingerprint(config.minival)
+        own = replace(fingerprint(config.train), chose=chose)
+    except InputError as error:  # remote shards are gone, which is no reason to lose the model
+        _logger.info(f"The model file does not know the pictures that trained it: {error}")
         return None
-    if len(job.minival) < MIN_TEMPERATURE_IMAGES:
+    return own.begun_from(config.network.trained_on, most=MAX_HASHED)
+
+
+def _select_eval_size(config: RunConfig, state: TrainState) -> EvalSizeSelection:
+    """Evaluate minival at each size; all processes call this and get the same."""
+    assert config.minival is not None, "a recipe that tries sizes has minival"
+    evaluated: dict[int, tuple[Predictions, float]] = {}
+    for px in eval_size_candidates(config.recipe):
+        began = time.perf_counter()
+        resized = replace(config, preprocessing=replace(config.preprocessing, image_px=px))
+        evaluated[px] = resized.predict(state, config.minival), time.perf_counter() - began
+    points = broadcast_from_main(
+        config.world,
+        lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), config.train.class_names),
+    )
+    return EvalSizeSelection(points, config.recipe.chosen_by)
+
+
+def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
+    """Fit the temperature of the kept model on minival; None without enough of it. All processes call this."""
+    if config.minival is None:
+        return None
+    if len(config.minival) < MIN_TEMPERATURE_IMAGES:
         _logger.info(
-            f"No temperature was fitted: minival has {len(job.minival)} images, "
+            f"No temperature was fitted: minival has {len(config.minival)} images, "
             f"but a temperature needs {MIN_TEMPERATURE_IMAGES}."
         )
         return None
-    answers = job.predict(state, job.minival)
+    predictions = config.predict(state, config.minival)
 
     def fitted() -> Calibration | None:
-        if len(answers.labels) < MIN_TEMPERATURE_IMAGES:  # the others could not be read
+        if len(predictions.labels) < MIN_TEMPERATURE_IMAGES:  # the others could not be read
             return None
-        temperature = fit_temperature(answers.labels, answers.logits.numpy())
-        return Calibration(temperature, len(answers.labels), "minival")
+        temperature = fit_temperature(predictions.labels, predictions.logits.numpy())
+        return Calibration(temperature, len(predictions.labels), "minival")
 
-    found = broadcast_from_main(job.world, fitted)
+    found = broadcast_from_main(config.world, fitted)
     if found is not None:
         eval_network(state).calibration = found
         _logger.info(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions, predict_distributed
 from efficientnetv2.models.efficientnet import Network
@@ -175,6 +176,38 @@ class RunConfig:
                 f"more than the {_MOST_UNREADABLE:.0%} that are skipped. The first is {first}. "
                 "Bring them back, then go on with --resume."
             )
+
+
+class UnreadableImages:
+    """Counts the training images that have become unreadable during the run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        # Those that this process has met: some that a resumed run lists may be readable again.
+        self._lost: set[int] = set()
+
+    def add(self, unreadable: Sequence[tuple[int, str]]) -> None:
+        """Skip images from now on: sample and reason of each, from all processes.
+
+        Raises:
+            InputError: There are too many; or, if the run is strict, any.
+        """
+        folder, train = self._config.folder, self._config.train
+        for sample, reason in unreadable:
+            image = f"{train.paths[sample]}: {reason}"
+            if self._config.strict:
+                raise InputError(
+                    f"{image}. Repair it, then go on with --resume; without --strict it is skipped."
+                )
+            self._lost.add(sample)
+            if folder.skip(train.paths[sample], reason):
+                _logger.info(f"Skipped from now on: {image}.")
+            if len(self._lost) > MAX_UNREADABLE * len(train):
+                raise InputError(
+                    f"{len(self._lost)} of {len(train)} training pictures have become unreadable during the run, more "
+                    f"than the {MAX_UNREADABLE:.0%} that are passed over; the last is {image}. All are listed in "
+                    f"{folder.skipped_file}. Bring them back, then go on with --resume."
+                )
 
 
 def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:

@@ -1,20 +1,18 @@
-"""One run from start to end: begins or goes on, drives the loop, evaluates, writes the model file.
+"""Train a model as a resolved recipe says: ``Trainer(config).fit()``.
 
-What a step does stands in ``training.loop``; what is written down meanwhile in ``training.callbacks``; what decides a
-run in ``training.recipe``.
+The loop is in ``training.loop``. What happens between its steps is called here, each part from a module of its own: log
+rows (``metrics_log``), validation, selection and early stopping (``early_stopping``), the plan of a run with a time
+limit (``time_budget``), checkpoints. What follows the last step is in ``post_training``.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
 from efficientnetv2.data.loader import (
     Batch,
     TrainingImages,
@@ -23,348 +21,346 @@ from efficientnetv2.data.loader import (
     worker_errors,
 )
 from efficientnetv2.data.sampler import TrainSampler
-from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
-from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.models.provenance import TrainingFingerprint
-from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training import checkpoint
-from efficientnetv2.training.callbacks import Callback, StopRequestedError, TrainingCallbacks
+from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
 from efficientnetv2.training.ddp import AsyncFlags
+from efficientnetv2.training.divergence import DivergenceCheck
 from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
-from efficientnetv2.training.post_training import EvalSizeSelection, calibrate, select_eval_size
-from efficientnetv2.training.run_config import RunConfig, eval_network
-from efficientnetv2.training.signals import GracefulStop
+from efficientnetv2.training.metrics_log import MetricsLog
+from efficientnetv2.training.post_training import Result, epochs_trained, finish_training
+from efficientnetv2.training.run_config import RunConfig, UnreadableImages
+from efficientnetv2.training.schedule_points import stage_ends
+from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
-from efficientnetv2.training.train_state import TrainState, init_state
+from efficientnetv2.training.train_state import init_state
+from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
-from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, count_of
+from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError
 
 _logger = logging.getLogger(__name__)
 
-
-@dataclass
-class Result:
-    """What a run gave.
-
-    Args:
-        predictions: of the network kept, on the job's ``val``.
-        seconds: of wall time, over all resumed parts; validation and saving included.
-        images: pictures seen in training.
-        history: rows of ``metrics.jsonl``.
-        selection: what chose the weights, after its last choice; None if the last ones were kept.
-        sizes: minival's figures at each size tried, by which that of the model file was chosen; None if none were.
-        calibration: of the network kept, fitted on minival; None if there is none.
-    """
-
-    predictions: Predictions
-    seconds: float
-    images: int
-    history: list[dict[str, Any]]
-    selection: ModelSelection | None = None
-    sizes: EvalSizeSelection | None = None
-    calibration: Calibration | None = None
+# What a checkpoint has besides the state and the selection; those of earlier versions have less.
+_SAVED = ("seconds", "row", "to_validate", "used_s")
 
 
-def run(
-    job: RunConfig, *, resumed: bool, callbacks: Sequence[Callback] = (), limit: TimeLimit | None = None
-) -> Result:
-    """Train, or go on training, to the end; under many processes each calls it with its own job.
+class Trainer:
+    """Trains, or resumes, one run to its end. Under several processes each makes its own.
+
+    Example::
+
+        result = Trainer(config, callbacks=[MyCallback()]).fit()
+        result.predictions  # of the saved model, on all of val
 
     Args:
-        job: what to run.
-        resumed: go on from the newest checkpoint, if there is one.
-        callbacks: called in the first process.
-        limit: Time that the run has. Its steps are then planned under way, and the run folder keeps the plan. None
-            takes the steps of the recipe.
-
-    Returns:
-        What the run gave; its predictions and history are complete on the first process alone.
-
-    Raises:
-        InputError: the loss is no longer a number, a checkpoint can't be written or read, or too many pictures can't be
-            read any more.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the step then done has been written.
+        config: The run.
+        callbacks: Called in the first process.
+        limit: Time of the run. Its steps are then planned under way, and the run directory keeps the plan. None takes
+            the steps of the recipe.
     """
-    assert job.recipe.minival == "auto" or (job.minival is None) == (job.recipe.minival is None), (
-        "prepare() sets aside what the recipe wants"
-    )
-    plan = _planned(job, resumed, limit)
-    selection = None if job.minival is None else ModelSelection(job.recipe, job.length, plan)
-    state, before = _begin(job, resumed, selection, plan)
-    pacer = (
-        None
-        if limit is None
-        else Pacer(job, plan, limit, before.get("used_s"), thins=selection is None or selection.ends_only)
-    )
-    books = TrainingCallbacks(job, state, callbacks, before, selection, plan, pacer)
-    try:
-        _train(job, state, books, plan)
-        books.end()
-        if pacer is not None:
-            epochs = epochs_trained(job, state.step)
-            _logger.info(f"Steps: {state.step:,} ({epochs:g} epochs), as many as the time was enough for.")
-        return _ended(job, state, books, selection, plan)
-    except StopRequestedError:
-        raise KeyboardInterrupt from None
-    finally:
-        job.folder.close()
 
+    def __init__(
+        self, config: RunConfig, callbacks: Sequence[Callback] = (), *, limit: TimeLimit | None = None
+    ) -> None:
+        recipe = config.recipe
+        assert recipe.minival == "auto" or (config.minival is None) == (recipe.minival is None), (
+            "prepare_data() sets aside what the recipe wants"
+        )
+        self.config, self.limit = config, limit
+        self._callbacks = tuple(callbacks) if config.world.is_main_process else ()
+        self._stage_ends = stage_ends(recipe, config.length)
 
-def _ended(
-    job: RunConfig,
-    state: TrainState,
-    books: TrainingCallbacks,
-    selection: ModelSelection | None,
-    plan: StepPlan,
-) -> Result:
-    """What the run gave, after its last step: chosen, calibrated, evaluated, saved."""
-    if selection:
-        _choose(job, state, selection, plan)
-    if job.world.is_main_process:  # whatever becomes of the evaluation, the model is there
-        eval_network(state).trained_on = _remembered(job)
-        _save(job, state, selection)
-    sizes = None
-    try:
-        if job.recipe.eval_px_tried is not None and job.minival is not None:
-            sizes = select_eval_size(job, state)
-            job = sizes.chosen(job)
-            _logger.info(str(sizes))
-        calibration = calibrate(job, state)
-        _logger.info(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
-        predictions = job.predict(state, job.val)
-    except DivergedError as error:
-        if job.world.is_main_process:
-            job.folder.model_file.unlink(missing_ok=True)
-        raise books.diverged_outputs() from error
-    except InputError as error:
-        raise type(error)(f"{error} The model is saved: {job.folder.model_file}") from error
-    books.finish(predictions)
-    for note in unread(job, predictions):
-        _logger.info(note)
-    seconds = books.seconds
-    if job.world.is_main_process:
-        _save(job, state, selection, predictions)
-    images = state.step * job.recipe.batch_images
-    return Result(predictions, seconds, images, job.folder.history(), selection, sizes, calibration)
+    def fit(self, *, resume: bool = False) -> Result:
+        """Train to the end, then evaluate and save the model.
 
+        Args:
+            resume: Whether to go on from the newest checkpoint, if there is one.
 
-def _planned(job: RunConfig, resumed: bool, limit: TimeLimit | None) -> StepPlan:
-    """The steps of the run, with the revisions of earlier parts."""
-    if limit is None or not resumed:
-        return StepPlan(job.length.steps)
-    plain = broadcast_from_main(job.world, lambda: job.folder.beginning().get("revisions", []))
-    return StepPlan.from_json(job.length.steps, plain)
+        Returns:
+            What the run gave; predictions and history are complete in the first process alone.
 
+        Raises:
+            InputError: The loss is not finite, a checkpoint can't be written or read, or too many images can't be read.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint of the last step was written.
+        """
+        self._restore(resume)
+        context = self.context
+        try:
+            self._train()
+            for callback in self._callbacks:
+                callback.on_train_end(context.state.step)
+            if self.limit is not None:
+                epochs = epochs_trained(self.config, context.state.step)
+                _logger.info(
+                    f"Steps: {context.state.step:,} ({epochs:g} epochs), as many as the time was enough for."
+                )
+            return finish_training(context, self.log, self.validator, self.divergence)
+        except StopRequestedError:
+            raise KeyboardInterrupt from None
+        finally:
+            self.config.folder.close()
 
-def _train(job: RunConfig, state: TrainState, books: TrainingCallbacks, plan: StepPlan) -> None:
-    """Step by step, to the end or until waiting for a better figure is over.
-
-    Raises:
-        StopAskedError: by a signal, in the middle of a validation; else as ``run``.
-    """
-    notes = AsyncFlags[tuple[int, str]](job.world)
-    steps = _steps(job, state, books.training_begins, plan)
-    with GracefulStop(launched=job.world.launch is not None) as interruption:
-        books.stopping = lambda: interruption.requested
-        done: StepOutput | None = None
-        books.begin()
-        books.catch_up()
-        while not books.over:
-            try:
-                with worker_errors():
-                    done = next(steps)
-            except (MemoryShortError, DivergedError):  # in the middle of a step
-                raise
-            except InputError:  # pictures that can't be read any more: nothing of their step is done yet
-                if done is not None:
-                    books.save(done)
-                raise
-            books.after(done)
-            stop, unreadable = notes.after_step(
-                stop=interruption.requested, noted=done.unreadable, last=books.over
+    def _restore(self, resume: bool) -> None:
+        """The state to start from: new, or that of the newest whole checkpoint."""
+        config, recipe, world = self.config, self.config.recipe, self.config.world
+        revisions: list[Any] = []
+        if resume and self.limit is not None:
+            revisions = broadcast_from_main(
+                world, lambda: self.config.folder.beginning().get("revisions", [])
             )
-            try:
-                books.note_unreadable(unreadable)
-            except InputError:
-                books.save(done)
-                raise
-            if stop:
-                books.save(done)
-                raise KeyboardInterrupt
+        plan = StepPlan.from_json(config.length.steps, revisions)
+        selection = None if config.minival is None else ModelSelection(recipe, config.length, plan)
+        config.network.answer = config.answer  # whatever the initial weights predicted
+        state = init_state(place(config.network, config.device), recipe)
+        self.context = RunContext(config, state, plan, self._callbacks, selection)
+        saved = self._load_checkpoint(resume)
+        if recipe.sync_batch_norm and world.is_distributed:
+            convert_sync_batch_norm(state.network, world)  # not the EMA, which is evaluated and saved
+        if self.limit is not None:
+            thins = selection is None or selection.ends_only
+            self.context.pacer = Pacer(config, plan, self.limit, saved.get("used_s"), thins=thins)
+        self.log = MetricsLog(self.context, saved)
+        self.divergence = DivergenceCheck(config, state)
+        self.validator = Validator(self.context, self.divergence, is_due=saved.get("to_validate", False))
+        self._unreadable = UnreadableImages(config)
+        self._microbatches = config.microbatches
+        self._worker_death = DeferredWorkerDeath()
+        self._last_checkpoint = self._last_step = time.perf_counter()
+
+    def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
+        """Load the newest whole checkpoint, and return what it has besides the state and the selection."""
+        config, state, selection = self.config, self.context.state, self.context.selection
+
+        def matches(saved: dict[str, Any]) -> bool:
+            return state.matches(saved) and (selection is None or "selection" in saved)
+
+        newest, damaged = (
+            broadcast_from_main(
+                config.world, lambda: checkpoint.load_latest(config.folder.checkpoints, matches)
+            )
+            if resume
+            else (None, [])
+        )
+        for sentence in damaged:
+            _logger.info(f"{sentence}; going on from the one before it.")
+        if newest is None:
+            if resume:
+                _logger.info("There is no checkpoint yet: starting at step 0.")
+            config.folder.forget_after(-1)
+            return {}
+        if selection:
+            selection.load_state_dict(newest["selection"])
+        state.load_state_dict(newest)
+        config.folder.forget_after(state.step)
+        if self.context.is_done:
+            _logger.info(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
+        else:
+            _logger.info(f"Going on from step {state.step} of {self.context.plan.steps}.")
+        return {name: newest[name] for name in _SAVED if name in newest}
+
+    def _train(self) -> None:
+        """Step by step, to the end or until early stopping."""
+        context = self.context
+        flags = AsyncFlags[tuple[int, str]](self.config.world)
+        steps = training_steps(context, self._on_first_batch)
+        with GracefulStop(launched=self.config.world.launch is not None) as stop:
+            context.stop_requested = lambda: stop.requested
+            self._on_train_start()
+            output: StepOutput | None = None
+            while not context.is_done:
+                try:
+                    with worker_errors():
+                        output = next(steps)
+                except (MemoryShortError, DivergedError):  # in the middle of a step
+                    raise
+                except InputError:  # images that can't be read: nothing of their step is done yet
+                    if output is not None:
+                        self.save_checkpoint()
+                    raise
+                self._on_step_end(output)
+                stop_all, unreadable = flags.after_step(
+                    stop=stop.requested, noted=output.unreadable, last=context.is_done
+                )
+                try:
+                    self._unreadable.add(unreadable)
+                except InputError:
+                    self.save_checkpoint()
+                    raise
+                if stop_all:
+                    self.save_checkpoint()
+                    raise KeyboardInterrupt
+
+    def _on_train_start(self) -> None:
+        """Validate the initial model if it can classify, or make up for the validation that an outage prevented."""
+        context = self.context
+        for callback in self._callbacks:
+            callback.on_train_start(context.state.step, context.plan.steps)
+        if context.state.step == 0 and context.selection is not None and self.config.start:
+            self._validate()
+        if self.validator.is_due:
+            self._validate()
+            self._write_checkpoint()
+
+    def _on_first_batch(self) -> None:
+        """The model is compiled, and the first images are requested."""
+        if self.context.pacer is not None:
+            self.context.pacer.plan(self.context.state.step, begins=True)
+        self.context.start_stage(self._stage_ends)
+        self._last_step = time.perf_counter()
+        self.log.start()
+
+    def _on_step_end(self, output: StepOutput) -> None:
+        """Log, validate, plan and save when due; then call the callbacks.
+
+        Raises:
+            StopRequestedError: In the middle of a validation, which a resumed run starts with.
+            DivergedError: The loss or the weights are not finite.
+            InputError: After a checkpoint, if possible: a file can't be written, memory is too short to validate, a
+                worker was killed, or too many images of the validation can't be read.
+        """
+        context, step = self.context, self.context.state.step
+        ends_stage = context.plan.passes(step, self._stage_ends)
+        self.log.add(output)
+        self.divergence.add(output)
+        self.validator.schedule(step)
+        if context.pacer is not None:
+            context.pacer.stepped(output.setting.image_px, time.perf_counter() - self._last_step)
+        try:
+            with worker_errors():
+                self._log_and_validate(output)
+        except DivergedError:
+            raise
+        except (InputError, StopRequestedError):  # what was trained since the last checkpoint would be lost
+            self.save_checkpoint()
+            raise
+        every_s = self.config.recipe.checkpoint_minutes * 60
+        if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
+            self.save_checkpoint()
+            with worker_errors():
+                self._worker_death.raise_pending()
+        for callback in self._callbacks:
+            callback.on_step_end(step, context.plan.steps, output.setting)
+        if ends_stage and not context.is_done:
+            context.start_stage(self._stage_ends)
+        self._last_step = time.perf_counter()
+
+    def _log_and_validate(self, output: StepOutput) -> None:
+        context, step = self.context, self.context.state.step
+        if output.loss.device.type == "cpu":  # elsewhere, reading it would wait for the device
+            self.divergence.check_loss()
+        self._note_short_memory(output)
+        if self.log.is_due(step):
+            self._write_row(output)
+        else:
+            self.log.report_if_due(output)
+        if self.validator.is_due:
+            self.divergence.check_weights()
+            self._validate()
+        if context.is_done and not self.log.is_empty:  # early stopping
+            self._write_row(output)
+        if context.pacer is not None and not context.is_done:
+            context.pacer.plan(step)
+
+    def _write_row(self, output: StepOutput) -> None:
+        self.divergence.check_loss()
+        self.log.write(output)
+
+    def _validate(self) -> None:
+        with self.log.paused():
+            self.validator.validate()
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint in the first process, as all have the same state.
+
+        Raises:
+            DivergedError: The weights are not finite.
+            InputError: It can't be written, as on a full disk.
+        """
+        if self.config.world.is_main_process:
+            self.divergence.check_weights()
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        if not self.config.world.is_main_process:
+            return
+        context = self.context
+        saved = self.log.state_dict() | {"to_validate": self.validator.is_due}
+        with self.log.paused():
+            saved |= context.state.state_dict()
+            if context.pacer is not None:
+                saved["used_s"] = context.pacer.used_s
+            if context.selection is not None:
+                saved["selection"] = context.selection.state_dict()
+            with self._worker_death.deferred():  # a checkpoint is written whole
+                checkpoint.save(self.config.folder.checkpoints, saved, context.state.step)
+        self._last_checkpoint = time.perf_counter()
+
+    def _note_short_memory(self, output: StepOutput) -> None:
+        """Warn of fewer groups per pass than before, and save their number for a resumed run."""
+        if output.microbatches == self._microbatches:
+            return
+        px = output.setting.image_px
+        before, now = self._microbatches.at(px), output.microbatches.at(px)
+        _logger.info(
+            f"Warning: memory ran out at step {output.step} with {before} groups of {px} px at a time. The step was "
+            f"done again with {now} at a time, and so will be those to come: slower, with the same result."
+        )
+        self.config.folder.amend_beginning(groups_at_a_time=output.microbatches.to_json())
+        self._microbatches = output.microbatches
 
 
-def _choose(job: RunConfig, state: TrainState, selection: ModelSelection, plan: StepPlan) -> None:
-    if state.step < plan.steps:
-        _logger.info(selection.why_over())
-    selection.apply(eval_network(state))
-    _logger.info(str(selection))
-
-
-def unread(job: RunConfig, predictions: Predictions) -> list[str]:
-    """How many images of the last evaluation could not be read, in a sentence; none where all could.
-
-    Args:
-        job: the run.
-        predictions: on its ``val``, of all processes.
-    """
-    if not predictions.unreadable:
-        return []
-    lost, of = len(predictions.unreadable), len(job.val)
-    return [
-        f"{lost:,} of {of:,} {job.answered} images could not be read. The metrics are of the other {of - lost:,}. "
-        f"{job.folder.skipped_file.name} lists what could not be read."
-    ]
-
-
-def _save(
-    job: RunConfig,
-    state: TrainState,
-    selection: ModelSelection | None,
-    predictions: Predictions | None = None,
-) -> None:
-    """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
-    names = job.train.class_names
-    metrics: dict[str, Any] = {"epochs": epochs_trained(job, state.step)}
-    if predictions is not None:
-        score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
-        name, mean = macro_metric(score)
-        metrics[f"{job.answered}_top1"] = score.top1
-        metrics[f"{job.answered}_{name}"] = mean
-        metrics[f"{job.answered}_images"] = score.num_images
-    modelfile.save(
-        job.folder.model_file,
-        eval_network(state),
-        preprocessing=job.preprocessing,
-        class_names=names,
-        recipe=job.recipe.to_json(),
-        metrics=metrics | (selection.to_json() if selection else {}),
-    )
-
-
-def epochs_trained(job: RunConfig, steps: int) -> float:
-    """How many epochs a run's steps came to: those of the recipe, or others where the run had a time limit or stopped.
-
-    Args:
-        job: the run; its recipe is settled.
-        steps: that were taken.
-    """
-    assert job.recipe.epochs != "auto", "resolve_recipe() comes first"
-    if steps != job.length.steps:
-        return round(steps * job.recipe.batch_images / len(job.train), 4)
-    return job.recipe.epochs
-
-
-def _remembered(job: RunConfig) -> TrainingFingerprint | None:
-    """The pictures that trained and chose by their contents, so that an evaluation on them is known for what it is.
-
-    Beside them what the weights remember that the run began with: they trained this network too.
-    """
-
-    def those(part: ImageDataset) -> TrainingFingerprint:
-        return TrainingFingerprint(len(part), np.sort(content_hashes(part)[1]))
-
-    try:
-        chose = None if job.minival is None else those(job.minival)
-        own = replace(those(job.train), chose=chose)
-    except InputError as error:  # a store is gone by now, which is no reason to lose the model
-        _logger.info(f"The model file does not know the pictures that trained it: {error}")
-        return None
-    return own.begun_from(job.network.trained_on, most=MAX_HASHED)
-
-
-def _begin(
-    job: RunConfig, resumed: bool, selection: ModelSelection | None, plan: StepPlan
-) -> tuple[TrainState, dict[str, Any]]:
-    """The state to go on from, and what the books of the parts before it keep."""
-    job.network.answer = job.answer  # whatever the weights answered that it begins with
-    state = init_state(place(job.network, job.device), job.recipe)
-
-    def fits(kept: dict[str, Any]) -> bool:
-        return state.matches(kept) and (selection is None or "selection" in kept)
-
-    newest, damaged = (
-        broadcast_from_main(job.world, lambda: checkpoint.load_latest(job.folder.checkpoints, fits))
-        if resumed
-        else (None, [])
-    )
-    for sentence in damaged:
-        _logger.info(f"{sentence}; going on from the one before it.")
-    if job.recipe.sync_batch_norm and job.world.is_distributed:
-        convert_sync_batch_norm(
-            state.network, job.world
-        )  # not the moving average, which is evaluated and kept
-    if newest is None:
-        if resumed:
-            _logger.info("There is no checkpoint yet: starting at step 0.")
-        job.folder.forget_after(-1)
-        return state, {}
-    books = TrainingCallbacks.taken(newest)
-    if selection:
-        selection.load_state_dict(newest.pop("selection"))
-    state.load_state_dict(newest)
-    job.folder.forget_after(state.step)
-    if state.step >= plan.steps or (selection and selection.over):
-        _logger.info(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
-    else:
-        _logger.info(f"Going on from step {state.step} of {plan.steps}.")
-    return state, books
-
-
-def _steps(
-    job: RunConfig, state: TrainState, begins: Callable[[], None], plan: StepPlan
-) -> Iterator[StepOutput]:
-    """The steps to come; ``begins`` is called when the network is compiled, before the first pictures are read."""
-    recipe = job.recipe
+def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> Iterator[StepOutput]:
+    """The remaining steps; ``on_first_batch`` is called when the model is compiled, before images are read."""
+    config, state, recipe = context.config, context.state, context.config.recipe
     assert recipe.group_images is not None, "resolve_recipe() comes first"
-    if state.step >= plan.steps:
+    if state.step >= context.plan.steps:
         return iter(())
     sampler = TrainSampler(
-        labels=job.train.labels,
+        labels=config.train.labels,
         progressive=recipe.progressive,
-        steps=job.length.steps,
+        steps=config.length.steps,
         batch_images=recipe.batch_images,
         group_images=recipe.group_images,
         balance=recipe.balance,
-        key=job.key,
+        key=config.key,
         first_step=state.step,
-        rank=job.world.rank,
-        world=job.world.size,
+        rank=config.world.rank,
+        world=config.world.size,
         beta=recipe.effective_beta,
-        plan=plan,
+        plan=context.plan,
     )
-    pictures = TrainingImages(
-        job.train,
-        replace(job.preprocessing, framing=recipe.train_framing),
+    images = TrainingImages(
+        config.train,
+        replace(config.preprocessing, framing=recipe.train_framing),
         recipe.crop_area_min,
-        job.key,
-        threads=decode_threads(job.workers),
-        reader=job.reader,
+        config.key,
+        threads=decode_threads(config.workers),
+        reader=config.reader,
     )
-    pinned = job.device.type == "cuda"
+    pin_memory = config.device.type == "cuda"
 
     def batches() -> Iterator[Batch]:
-        begins()
-        yield from training_batches(pictures, sampler, workers=job.workers, pin_memory=pinned)
+        on_first_batch()
+        yield from training_batches(images, sampler, workers=config.workers, pin_memory=pin_memory)
 
+    step_context = StepContext(
+        recipe,
+        config.preprocessing,
+        num_classes=len(config.train.class_names),
+        key=config.key,
+        device=config.device,
+        class_terms=class_terms(config.train.targets, len(config.train.class_names), recipe),
+        activation=config.answer,
+    )
     return train_steps(
         state,
         batches(),
-        StepContext(
-            recipe,
-            job.preprocessing,
-            num_classes=len(job.train.class_names),
-            key=job.key,
-            device=job.device,
-            class_terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
-            activation=job.answer,
-        ),
-        length=job.length,
-        microbatches=job.microbatches,
-        world=job.world,
-        plan=plan,
+        step_context,
+        length=config.length,
+        microbatches=config.microbatches,
+        world=config.world,
+        plan=context.plan,
     )

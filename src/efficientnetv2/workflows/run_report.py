@@ -19,8 +19,8 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.training.checkpoint import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
+from efficientnetv2.training.post_training import Result, epochs_trained, unreadable_note
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.trainer import Result, epochs_trained, unread
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explained
 from efficientnetv2.workflows.linear_probe import known_of_run
@@ -61,7 +61,7 @@ def report_of(job: RunConfig, prepared: DataModule, result: Result) -> Evaluatio
         notes=[
             *([before["note"]] if "note" in before else []),
             prepared.split_note,
-            *unread(job, result.predictions),
+            *unreadable_note(job, result.predictions),
             *(str(choice) for choice in (result.selection, result.sizes) if choice),
         ],
         recipe=recipe.to_json(),

@@ -29,7 +29,7 @@ from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
-from efficientnetv2.training.trainer import run
+from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import pick_device, pick_own_device, workers_for
 from efficientnetv2.utils.distributed import (
     SINGLE_PROCESS,
@@ -324,7 +324,7 @@ def _run(
     )
     _logger.debug(summary)
     try:
-        result = run(job, resumed=ready.resumed, callbacks=callbacks, limit=ready.limit)
+        result = Trainer(job, callbacks, limit=ready.limit).fit(resume=ready.resumed)
         return report_of(job, ready.prepared, result) if world.is_main_process else None
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_again(source, place, path, world)) from stop
