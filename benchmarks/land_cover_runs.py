@@ -27,8 +27,8 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.crossval import crossvalidate
-from efficientnetv2.workflows.crossval_config import FILE, Plan
+from efficientnetv2.workflows.crossval import run_crossval
+from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON, CrossValConfig
 from efficientnetv2.workflows.train import train_and_report
 
 SPLITS = {"spatial": "place", "stratified": "class"}
@@ -163,10 +163,10 @@ def validated(work: Work, asked: Validation) -> dict[str, Any]:
     if not kept.exists():
         if not (out / "report.json").exists():
             print(f"\n{out}", flush=True)
-            plan = Plan(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
-            place = _place(out, (out / FILE).exists(), probe=asked.probe)
+            plan = CrossValConfig(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
+            place = _place(out, (out / CROSSVAL_JSON).exists(), probe=asked.probe)
             with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
-                crossvalidate(asked.words, DataConfig(work.pictures), place, plan, callbacks=[bar])
+                run_crossval(asked.words, DataConfig(work.pictures), place, plan, callbacks=[bar])
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         names = {start: name for name, start in work.starts.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -41,10 +41,10 @@ from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows import crossval, crossval_baseline, crossval_runs, evaluate
-from efficientnetv2.workflows.crossval_baseline import beside
-from efficientnetv2.workflows.crossval_config import Plan, begun_with, remember
-from efficientnetv2.workflows.crossval_report import Networks
-from efficientnetv2.workflows.crossval_runs import Runs
+from efficientnetv2.workflows.crossval_baseline import compare_folds
+from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
+from efficientnetv2.workflows.crossval_report import write_ensemble
+from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.leakage import train_overlap
 from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
 
@@ -128,18 +128,18 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     vectors[:, 0] += labels
     data = dataset(labels)
     dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
-    shuffled = np.random.default_rng(1).permutation(150)
+    shuffled, trainer = np.random.default_rng(1).permutation(150), SimpleNamespace(dataset=data)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
-    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), data, balanced=False)
+    curve = crossval_baseline._label_curve(embedded, dealt, 0, Key.of(0), trainer, balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
     assert (curve.carried, curve.forecast.pictures) == (None, 200)
     drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
-    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), data, balanced=False)
+    sampled = crossval_baseline._label_curve(drawn, dealt, 0, Key.of(0), trainer, balanced=False)
     assert sampled.points[-1].pictures < 70
     assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
-    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), data, balanced=False) is None
+    assert crossval_baseline._label_curve(few, dealt, 0, Key.of(0), trainer, balanced=False) is None
 
 
 def test_the_folds_answer_together_for_new_pictures(whole):
@@ -257,7 +257,7 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
     page = (place / "folds/report.html").read_text(encoding="utf-8")
     assert "each predicted by 2 models together (their mean) not trained on it" in page
     assert "each predicted by 2 models together not trained on it" in page
-    assert "Of the 2 networks that answered a picture together it is the first." in page
+    assert mentions(page, "first of the 2 models")
     assert mentions(page.replace("<wbr>", ""), "fold 1")
     assert "new locations" not in page, "nothing is known of where these images come from"
     assert report["members"] == 2
@@ -270,7 +270,7 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
 def test_one_killed_between_two_networks_of_a_fold_goes_on_with_the_second(whole, in_pairs, tmp_path):
     folder, _ = whole
     command = ("crossval", folder / "pictures", *RUN, "--members", "2", "--out", "killed")
-    killed_at("efficientnetv2.workflows.crossval_runs:_together", *command, cwd=tmp_path)
+    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=tmp_path)
     shutil.rmtree(tmp_path / "killed/fold1_member2")  # as by a kill before it had begun
     first = tmp_path / "killed/fold1/model.safetensors"
     before = first.stat().st_mtime_ns
@@ -286,7 +286,7 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""
     folder, _ = whole
     command = ("crossval", folder / "pictures", *RUN, "--out", "killed")
-    killed_at("efficientnetv2.workflows.crossval_runs:_together", *command, cwd=folder)
+    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=folder)
     model = folder / "killed/fold1/model.safetensors"
     before = model.stat().st_mtime_ns
     assert not (folder / "killed/fold2").exists()
@@ -321,7 +321,7 @@ def test_one_that_began_from_weights_of_ones_own_goes_on_from_another_folder(who
         "--out",
         "onwards",
     )
-    killed_at("efficientnetv2.workflows.crossval_runs:_together", *began, cwd=folder)
+    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *began, cwd=folder)
     (folder / "elsewhere/folds").mkdir(parents=True)
     shutil.copytree(folder / "folds/fold2", folder / "elsewhere/folds/fold1")
     resumed = ("crossval", "../pictures", "--out", "../onwards", "--resume", "--weights")
@@ -334,41 +334,50 @@ def test_one_that_began_from_weights_of_ones_own_goes_on_from_another_folder(who
         assert read_recipe(folder / "onwards" / fold / "recipe.yaml").weights == str(folder / "folds/fold1")
 
 
-def test_a_network_given_as_a_table_is_remembered(tmp_path):
+def saved_in(folder, words, config=CrossValConfig(folds=3), source=DataConfig("a.csv")):  # noqa: B008
+    SavedCrossVal(words, config, source, "d").save(folder)
+    return SavedCrossVal.read(folder, source.data)
+
+
+def test_a_model_given_as_a_table_is_saved(tmp_path):
     words = TrainOverrides(model="tests/network.yaml")
-    remember(tmp_path, words, Plan(), DataConfig("a.csv"), "d", "effnetv2 crossval a.csv")
-    before, *_ = begun_with(tmp_path, words, Plan(), DataConfig("a.csv"), CPU)
-    assert before == words
-    assert begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("a.csv"), CPU)[0].model == words.model
+    saved = saved_in(tmp_path, words)
+    assert saved.words == words
+    saved.check_same(tmp_path, words, CrossValConfig(), DataConfig("a.csv"), CPU)
 
 
-def test_a_recipe_given_as_a_file_is_remembered_whole(tmp_path):
+def test_a_recipe_given_as_a_file_is_saved_whole(tmp_path):
     """The file may be moved or edited meanwhile: the folds left repeat the recipe of those that are there."""
     file = tmp_path / "mine.yaml"
     file.write_text(get_recipe("finetune").to_yaml())
     words = TrainOverrides(recipe=str(file))
-    remember(tmp_path, words, Plan(), DataConfig("a.csv"), "d", "effnetv2 crossval a.csv")
+    saved = saved_in(tmp_path, words)
     file.write_text(get_recipe("finetune").model_copy(update={"crop_area_min": 0.6}).to_yaml())
     with pytest.raises(InputError, match=mentioning("crop_area_min", "0.6")):
-        begun_with(tmp_path, TrainOverrides(recipe=str(file)), Plan(), DataConfig("a.csv"), CPU)
+        saved.check_same(
+            tmp_path, TrainOverrides(recipe=str(file)), CrossValConfig(), DataConfig("a.csv"), CPU
+        )
     file.unlink()
-    before, *_ = begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("a.csv"), CPU)
-    assert before == words
-    assert before.recipe == get_recipe("finetune")
+    assert saved.words == words
+    assert saved.words.recipe == get_recipe("finetune")
 
 
-def test_what_is_typed_again_is_compared_with_what_it_comes_to(tmp_path):
-    """A default that is typed asks for itself; a seed of 0 asks for nothing else where none was said."""
-    words, table = TrainOverrides(weights="none"), DataConfig("a.csv")
-    remember(tmp_path, words, Plan(folds=3), table, "d", "effnetv2 crossval a.csv --folds 3")
-    assert begun_with(tmp_path, TrainOverrides(), Plan(), table, CPU)[1] == Plan(folds=3)
-    with pytest.raises(InputError, match=mentioning("3", "5", "fold")):
-        begun_with(tmp_path, TrainOverrides(), Plan(), table, CPU, said={"folds"})
-    assert begun_with(tmp_path, TrainOverrides(seed=0, recipe="quick"), Plan(), table, CPU)[0] == words
-    with pytest.raises(InputError, match=mentioning("1", "seed")):
-        begun_with(tmp_path, TrainOverrides(seed=1), Plan(), table, CPU)
-    with pytest.raises(InputError, match=mentioning("5", "minutes")):
-        begun_with(tmp_path, TrainOverrides(minutes=5), Plan(), table, CPU)
+def test_options_given_again_are_compared_by_the_recipe_that_they_give(tmp_path):
+    """A default that is typed asks for itself; a seed of 0 asks for nothing else where none was given."""
+    saved = saved_in(tmp_path, TrainOverrides(weights="none"))
+
+    def check(words=TrainOverrides(), given=()):  # noqa: B008
+        saved.check_same(tmp_path, words, CrossValConfig(), DataConfig("a.csv"), CPU, given)
+
+    check()
+    check(TrainOverrides(seed=0, recipe="quick"))
+    for options, facts in (
+        ({"given": {"folds"}}, ("3", "5", "fold")),
+        ({"words": TrainOverrides(seed=1)}, ("1", "seed")),
+        ({"words": TrainOverrides(minutes=5)}, ("5", "minutes")),
+    ):
+        with pytest.raises(InputError, match=mentioning(*facts)):
+            check(**options)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +393,9 @@ def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, s
     )
     source, place = DataConfig(str(table_of(tmp_path))), RunOptions(tmp_path / "folds", device="cpu")
     with pytest.raises(InputError, match=mentioning(*said)):
-        crossval.crossvalidate(replace(words, weights="none"), source, place, Plan(folds=2, tries=tries))
+        crossval.run_crossval(
+            replace(words, weights="none"), source, place, CrossValConfig(folds=2, tries=tries)
+        )
 
 
 @pytest.mark.usefixtures("on_screen")
@@ -395,8 +406,10 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
-    runs = Runs(TrainOverrides(), Plan(folds=3), RunOptions(device="cpu"), data, np.arange(150), 0)
-    assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
+    runs = FoldTrainer(
+        TrainOverrides(), CrossValConfig(folds=3), RunOptions(device="cpu"), data, np.arange(150), 0
+    )
+    assert crossval_baseline.probe_baseline(tmp_path, runs, dealt, None) is None
     told = " ".join(capsys.readouterr().out.split())
     assert mentions(told, "no linear probe")
     assert "some.safetensors" in told
@@ -404,7 +417,7 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
 
 def test_settings_that_cannot_be_taken_apart_are_refused():
     with pytest.raises(InputError, match=mentioning("--try", "No closing quotation")):
-        Plan(tries=("", "balance='sqrt"))
+        CrossValConfig(tries=("", "balance='sqrt"))
 
 
 @pytest.mark.parametrize(
@@ -419,18 +432,18 @@ def test_settings_that_cannot_be_taken_apart_are_refused():
     ],
 )  # fmt: skip
 def test_a_try_is_parted_between_its_settings(text, settings):
-    assert Plan(tries=("seed=1", text)).settings_of(1) == settings
+    assert CrossValConfig(tries=("seed=1", text)).candidate_settings(1) == settings
 
 
 def test_a_bracket_that_is_not_closed_is_refused():
     with pytest.raises(InputError, match=mentioning("No closing bracket")):
-        Plan(tries=("", "progressive.image_px={start: 64, epochs=4"))
+        CrossValConfig(tries=("", "progressive.image_px={start: 64, epochs=4"))
 
 
 def test_what_is_wrong_with_a_try_is_said_of_it():
-    plan = Plan(tries=("", "crop_area_min=2 epochs=4"), try_settings=("ema_decay=null",))
+    plan = CrossValConfig(tries=("", "crop_area_min=2 epochs=4"), try_settings=("ema_decay=null",))
     with pytest.raises(InputError) as refused:
-        crossval._recipe(TrainOverrides(weights="none"), plan, RunOptions(device="cpu"))
+        crossval.check_recipes(TrainOverrides(weights="none"), plan, RunOptions(device="cpu"))
     assert mentions(str(refused.value), "crop_area_min=2", "epochs=4", "--try-set", "ema_decay=null")
     assert "--set" not in str(refused.value).replace("--try-set", "")
 
@@ -445,10 +458,12 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
 def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_choosing, separator, said):
     """As of several labels, or as it would answer, without what holds while choosing alone: hours later."""
     words, place = TrainOverrides(weights="none"), RunOptions(device="cpu")
-    others, own = (Plan(tries=("", one), try_settings=while_choosing) for one in ("balance=null", tried))
-    assert crossval._recipe(words, others, place, separator).weights == "none"
+    others, own = (
+        CrossValConfig(tries=("", one), try_settings=while_choosing) for one in ("balance=null", tried)
+    )
+    assert crossval.check_recipes(words, others, place, separator).weights == "none"
     with pytest.raises(InputError) as refused:
-        crossval._recipe(words, own, place, separator)
+        crossval.check_recipes(words, own, place, separator)
     assert str(refused.value).startswith(f"--try {tried}: ")
     assert mentions(str(refused.value), *said)
 
@@ -463,9 +478,9 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     looked_at = np.flatnonzero(data.labels == 0)
     vectors = np.zeros((len(looked_at), 8), np.float32)
     met = Embeddings(looked_at, data.labels[looked_at], vectors)
-    monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: met)
-    runs = Runs(TrainOverrides(), Plan(folds=3), RunOptions(), data, np.arange(150), 0)
-    assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
+    monkeypatch.setattr(crossval_baseline, "_embeddings", lambda *_: met)
+    runs = FoldTrainer(TrainOverrides(), CrossValConfig(folds=3), RunOptions(), data, np.arange(150), 0)
+    assert crossval_baseline.probe_baseline(tmp_path, runs, dealt, None) is None
 
 
 def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeypatch):
@@ -474,9 +489,9 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
     found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
-    assert (found.train_pictures, found.of_pictures) == (60, 100)
-    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
-    assert mentions(found.labels_of, "1", "100", "150")
+    assert (found.num_train_images, found.num_available_images) == (60, 100)
+    assert (found.label_curve.carried.pictures, found.label_curve.forecast.pictures) == (100, 200)
+    assert mentions(found.label_curve_note, "1", "100", "150")
 
 
 def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monkeypatch):
@@ -486,9 +501,9 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     lost = int(dealt.parts[0].train_rows[5]) - 6  # where it stands among those that are looked at
 
     def looked_at(network, pictures, **_):
-        rows = np.delete(np.arange(150), lost)
+        seen = np.delete(np.arange(150), lost)
         vectors = np.random.default_rng(1).normal(size=(149, 8)).astype(np.float32)
-        return Embeddings(rows, pictures.labels[rows], vectors, ((lost, "broken"),))
+        return Embeddings(seen, pictures.labels[seen], vectors, ((lost, "broken"),))
 
     monkeypatch.setattr(crossval_baseline, "embed_dataset", looked_at)
     monkeypatch.setattr(
@@ -499,10 +514,10 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
     (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
     place = RunOptions(device="cpu", workers=0)
-    runs = Runs(TrainOverrides(), Plan(folds=3), place, data, np.arange(156), 0)
-    found = crossval_baseline.probed(tmp_path, runs, dealt, None)
-    assert found.labels.points[-1].pictures == 99
-    assert (found.labels.carried, found.labels.forecast.pictures) == (None, 198)
+    runs = FoldTrainer(TrainOverrides(), CrossValConfig(folds=3), place, data, np.arange(156), 0)
+    found = crossval_baseline.probe_baseline(tmp_path, runs, dealt, None)
+    assert found.label_curve.points[-1].pictures == 99
+    assert (found.label_curve.carried, found.label_curve.forecast.pictures) == (None, 198)
 
 
 def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
@@ -510,9 +525,11 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
     data = dataset(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
     dealt = time_folds(data, k=5, column="year")
     found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
-    assert (found.labels.points[-1].pictures, found.labels.forecast.pictures) == (150, 300)
-    assert mentions(found.labels_of, "5", "150", "180")
-    assert label_efficiency_verdict(found.labels, note=found.labels_of)[1].endswith(found.labels_of)
+    assert (found.label_curve.points[-1].pictures, found.label_curve.forecast.pictures) == (150, 300)
+    assert mentions(found.label_curve_note, "5", "150", "180")
+    assert label_efficiency_verdict(found.label_curve, note=found.label_curve_note)[1].endswith(
+        found.label_curve_note
+    )
 
 
 def begun_as(folder):
@@ -527,26 +544,28 @@ def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
     begun_as(tmp_path)
     vectors = np.random.default_rng(1).normal(size=(len(looked_at), 8)).astype(np.float32)
     embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
-    monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: embedded)
+    monkeypatch.setattr(crossval_baseline, "_embeddings", lambda *_: embedded)
     contents = np.arange(len(data))
-    runs = Runs(TrainOverrides(), Plan(folds=len(dealt.parts)), RunOptions(), data, contents, 0)
-    return crossval_baseline.probed(tmp_path, runs, dealt, None)
-
-
-def test_how_the_table_is_read_is_remembered(tmp_path):
-    words, plan, source = TrainOverrides(epochs=2), Plan(folds=3), DataConfig("a.csv", group_column="site")
-    remember(tmp_path, words, plan, source, "d", "effnetv2 crossval a.csv")
-    assert begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("b.csv"), CPU) == (
-        words,
-        plan,
-        DataConfig("b.csv", group_column="site"),
-        "d",
+    runs = FoldTrainer(
+        TrainOverrides(), CrossValConfig(folds=len(dealt.parts)), RunOptions(), data, contents, 0
     )
+    return crossval_baseline.probe_baseline(tmp_path, runs, dealt, None)
+
+
+def test_how_the_table_is_read_is_saved(tmp_path):
+    saved_in(tmp_path, TrainOverrides(epochs=2), source=DataConfig("a.csv", group_column="site"))
+    saved = SavedCrossVal.read(tmp_path, "b.csv")
+    assert saved == SavedCrossVal(
+        TrainOverrides(epochs=2), CrossValConfig(folds=3), DataConfig("b.csv", group_column="site"), "d"
+    )
+    saved.check_same(tmp_path, TrainOverrides(), CrossValConfig(), DataConfig("b.csv"), CPU)
     with pytest.raises(InputError, match=mentioning("group_column")):
-        begun_with(tmp_path, TrainOverrides(), Plan(), DataConfig("b.csv", group_column="plot"), CPU)
+        saved.check_same(
+            tmp_path, TrainOverrides(), CrossValConfig(), DataConfig("b.csv", group_column="plot"), CPU
+        )
     (tmp_path / "crossval.json").write_text("{")
     with pytest.raises(InputError, match=mentioning("crossval.json")):
-        begun_with(tmp_path, words, plan, source, CPU)
+        SavedCrossVal.read(tmp_path, "b.csv")
 
 
 def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
@@ -567,7 +586,7 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
         paint(folder / f"more/blue/{number}.jpg", COLOURS["blue"], number + 80)
     done = effnetv2("crossval", "more", "--out", "other", "--resume", cwd=folder)
     assert done.returncode == 2
-    assert "are not those that the folds in other were begun with" in done.stderr
+    assert mentions(done.stderr, "--resume", "images", "other")
 
 
 def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, tmp_path):
@@ -596,7 +615,7 @@ def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(who
     whole_bytes = kept.read_bytes()
     kept.write_bytes(b"no picture")
     words = ("crossval", "pictures", *RUN, "--out", "folds")
-    killed_at("efficientnetv2.workflows.crossval:conclude", *words, cwd=tmp_path)
+    killed_at("efficientnetv2.workflows.crossval:write_crossval_report", *words, cwd=tmp_path)
     dealt = pd.read_csv(tmp_path / "folds/manifest.csv").set_index("path")["fold"]
     shutil.rmtree(tmp_path / "folds/fold2")
     kept.write_bytes(whole_bytes)
@@ -617,7 +636,7 @@ def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     data = dataset(np.arange(60_000) % 2)
     data.to_csv(tmp_path / "manifest.csv")
     began = time.perf_counter()
-    rows, left_out = crossval._readable_then(tmp_path, data, np.arange(1, 60_000))
+    rows, left_out = crossval.readable_at_start(tmp_path, data, np.arange(1, 60_000))
     assert time.perf_counter() - began < 10
     assert rows.tolist() == list(range(60_000)), "the first is of the folds, though it can't be read any more"
     assert left_out == []
@@ -632,7 +651,7 @@ def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
     folder = tmp_path / "near/folds"
     load_dataset(tmp_path / "pictures").to_csv(folder / "manifest.csv")
-    found = crossval._where_it_lay(folder, load_dataset(tmp_path / "link"))
+    found = crossval.with_saved_paths(folder, load_dataset(tmp_path / "link"))
     assert all(Path(found.file(row)).is_file() for row in range(len(found)))
     there = pd.read_csv(folder / "manifest.csv")["path"].tolist()
     assert found.relative_to(folder / "manifest.csv")["path"].tolist() == there
@@ -684,7 +703,10 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
         (("--by", "place"), ("latitude", "longitude")),
         (
             ("--by", "time"),
-            ("has none of the columns year, date, datetime, timestamp, time. Name the one",),
+            (
+                "year, date, datetime, timestamp, time",
+                "--time-column",
+            ),
         ),
         (("--try", "balance=null"), ("--try",)),
         (("--try", "", "--try", "balanse=null"), ("balanse", "did you mean", "balance")),
@@ -772,7 +794,7 @@ def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
 def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, split):
     """All of it val, or a class that stands in val alone: the folds are dealt of both."""
     file = table_of(tmp_path, split=split)
-    dataset, contents, _ = crossval._pictures(DataConfig(str(file)), RunOptions(device="cpu"), 0)
+    dataset, contents, _ = crossval.load_images(DataConfig(str(file)), RunOptions(device="cpu"), 0)
     assert set(dataset.split) == {""}
     dealt = assign_folds(dataset, k=2, seed=0, contents=contents)
     assert all({0, 1} == set(dataset.labels[part.train_rows]) for part in dealt.parts)
@@ -781,26 +803,28 @@ def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, spl
 def test_a_class_of_test_alone_is_refused(tmp_path):
     file = table_of(tmp_path, split=["train", "test"] * 3)
     with pytest.raises(InputError, match=mentioning("'b'", "test")):
-        crossval._pictures(DataConfig(str(file)), RunOptions(device="cpu"), 0)
+        crossval.load_images(DataConfig(str(file)), RunOptions(device="cpu"), 0)
 
 
 @pytest.mark.usefixtures("on_screen")
 def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
     file = table_of(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
-    crossval._pictures(DataConfig(str(file)), RunOptions(device="cpu"), 0)
+    crossval.load_images(DataConfig(str(file)), RunOptions(device="cpu"), 0)
     said = capsys.readouterr().out
     assert mentions(said, "1", "3", "'x'", "test")
     assert "'y'" not in said, "what is given as val is dealt out like all else"
 
 
-@pytest.mark.parametrize(("module", "stopped"), [(Runs, "answer"), (crossval, "conclude")])
+@pytest.mark.parametrize(
+    ("module", "stopped"), [(FoldTrainer, "predict"), (crossval, "write_crossval_report")]
+)
 def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, stopped, tmp_path, monkeypatch):
     """Stopped in a fold, or while the report is written."""
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Runs, "answer", lambda *_, **__: None)
+    monkeypatch.setattr(FoldTrainer, "predict", lambda *_, **__: None)
     monkeypatch.setattr(module, stopped, stop)
     file, out = table_of(tmp_path), tmp_path / "folds"
     words = TrainOverrides(
@@ -808,7 +832,7 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     )
     place = RunOptions(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     with pytest.raises(KeyboardInterrupt) as told:
-        crossval.crossvalidate(words, DataConfig(str(file)), place, Plan(folds=2))
+        crossval.run_crossval(words, DataConfig(str(file)), place, CrossValConfig(folds=2))
     how = "--device cpu --workers 0 --memory-gib 6.5 --strict"
     assert mentions(str(told.value), file, out, how, "effnetv2 crossval", "--out", "--resume")
 
@@ -816,13 +840,13 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
 def begun(words, source, place, plan, monkeypatch):
     """Begin a cross-validation that trains nothing; what is returned goes on with it and lists its plans."""
     told = []
-    monkeypatch.setattr(Runs, "answer", lambda self, *_: told.append(self.plan))
-    monkeypatch.setattr(crossval, "conclude", lambda *_: None)
-    crossval.crossvalidate(words, source, place, plan)
+    monkeypatch.setattr(FoldTrainer, "predict", lambda self, *_: told.append(self.config))
+    monkeypatch.setattr(crossval, "write_crossval_report", lambda *_: None)
+    crossval.run_crossval(words, source, place, plan)
 
     def went_on(plan):
         told.clear()
-        crossval.crossvalidate(TrainOverrides(), source, replace(place, resume=True), plan)
+        crossval.run_crossval(TrainOverrides(), source, replace(place, resume=True), plan)
         return list(told)
 
     return went_on
@@ -833,40 +857,23 @@ SHORT = TrainOverrides(
 )
 
 
-@pytest.mark.usefixtures("on_screen")
-def test_folds_of_several_labels_begun_with_another_set_beside_them_go_on_without_it(
-    tmp_path, monkeypatch, capsys
-):
-    """As earlier versions began them; the word that is refused now stands in the folder, and can't be left out."""
-    file, out = table_of(tmp_path, label=["a;b", "b;a", "a", "b", "a", "b"]), tmp_path / "folds"
-    place, source = RunOptions(out, device="cpu"), DataConfig(str(file), label_separator=";")
-    went_on = begun(SHORT, source, place, Plan(folds=2), monkeypatch)
-    plain = json.loads((out / "crossval.json").read_text())
-    plain["plan"]["compare_splits"] = True
-    (out / "crossval.json").write_text(json.dumps(plain))
-    for plan in (Plan(), Plan(compare_splits=True)):
-        capsys.readouterr()
-        assert went_on(plan) == [Plan(folds=2)]
-        assert mentions(capsys.readouterr().out, "--compare-splits", "fold")
-
-
 def test_folds_go_on_by_another_name_of_their_rule(tmp_path, monkeypatch):
     """Without places auto is by class; with places their folds are others, and by time there are none."""
     for where, columns in (("plain", {}), ("placed", places(6))):
         (tmp_path / where).mkdir()
         file, out = table_of(tmp_path / where, **columns), tmp_path / where / "folds"
         went_on = begun(
-            SHORT, DataConfig(str(file)), RunOptions(out, device="cpu"), Plan(folds=2), monkeypatch
+            SHORT, DataConfig(str(file)), RunOptions(out, device="cpu"), CrossValConfig(folds=2), monkeypatch
         )
-        assert went_on(Plan()) == [Plan(folds=2)]
+        assert went_on(CrossValConfig()) == [CrossValConfig(folds=2)]
         if where == "plain":
-            assert went_on(Plan(by="class")) == [Plan(folds=2)]
+            assert went_on(CrossValConfig(by="class")) == [CrossValConfig(folds=2)]
         else:
-            assert went_on(Plan(by="place")) == [Plan(folds=2)]
+            assert went_on(CrossValConfig(by="place")) == [CrossValConfig(folds=2)]
             with pytest.raises(InputError, match=mentioning("by", "auto", "class")):
-                went_on(Plan(by="class"))
+                went_on(CrossValConfig(by="class"))
         with pytest.raises(InputError, match=mentioning("by", "auto", "time")):
-            went_on(Plan(by="time"))
+            went_on(CrossValConfig(by="time"))
 
 
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
@@ -925,20 +932,20 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
 
     monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, asked))
     data = load_dataset(painted(tmp_path, 48))
-    plan = Plan(
+    plan = CrossValConfig(
         folds=3,
         by="place",
         tries=("balance=null", "balance=equal optimizer.lr=0.001"),
         try_settings=("epochs=2",),
     )
     contents = np.arange(48)
-    dealt = plan.dealt(data, contents, 0)
+    dealt = plan.make_folds(data, contents, 0)
     words = TrainOverrides(minutes=90, settings=("batch_images=16",))
-    runs = Runs(words, plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
-    answered = runs.answer(dealt, tmp_path / "out", "Fold")
+    runs = FoldTrainer(words, plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
+    answered = runs.predict(dealt, tmp_path / "out", "Fold")
 
     assert [one.score.chosen for one in answered] == [(plan.tries[number],) for number in (0, 1, 0)]
-    assert [one.scores for one in answered] == [(0.9, 0.5), (0.5, 0.9), (0.9, 0.5)]
+    assert [one.candidate_scores for one in answered] == [(0.9, 0.5), (0.5, 0.9), (0.9, 0.5)]
     assert sorted(np.concatenate([one.rows for one in answered])) == list(range(48))
     assert [place.out.name for _, _, place in asked] == [
         "fold1_try1", "fold1_try2", "fold1", "fold2_try1", "fold2_try2", "fold2", "fold3_try1", "fold3_try2", "fold3",
@@ -971,43 +978,43 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     assert settled[5] == ()  # the second try is trained whole for the first time here
     assert settled[8] == (tmp_path / "out/fold1/recipe.yaml",)
     assert not list((tmp_path / "out/choosing").glob("fold*_try*"))
-    again = runs.answer(
+    again = runs.predict(
         dealt, tmp_path / "out", "Fold"
     )  # all is done: the runs are asked for again, nothing chosen
-    assert [one.scores for one in again] == [one.scores for one in answered]
+    assert [one.candidate_scores for one in again] == [one.candidate_scores for one in answered]
 
 
 def test_a_try_that_cannot_be_chosen_by_is_refused():
     data = dataset([0] * 20 + [1] * 4, group=["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 2)
-    plan = Plan(folds=2, by="group", tries=("", "balance=null"))
-    dealt = plan.dealt(data, np.arange(24), 0)
+    plan = CrossValConfig(folds=2, by="group", tries=("", "balance=null"))
+    dealt = plan.make_folds(data, np.arange(24), 0)
     with pytest.raises(InputError, match=mentioning("--try", "1")):
-        plan.parted(data, np.arange(24), dealt, 0, 0)
+        plan.selection_split(data, np.arange(24), dealt, 0, 0)
 
 
 def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
     """Of a class with two pictures in two folds, each fold has one to learn: it cannot choose between tries as well."""
-    data, plan = dataset([0] * 10 + [1] * 2), Plan(folds=2, by="class", tries=("", "balance=null"))
-    dealt = plan.dealt(data, np.arange(12), 0)
+    data, plan = dataset([0] * 10 + [1] * 2), CrossValConfig(folds=2, by="class", tries=("", "balance=null"))
+    dealt = plan.make_folds(data, np.arange(12), 0)
     with pytest.raises(InputError, match=mentioning("'c1'", "--try")):
-        plan.parted(data, np.arange(12), dealt, 0, 0)
+        plan.selection_split(data, np.arange(12), dealt, 0, 0)
 
 
 def test_few_years_are_enough_to_choose_by():
     """Two years teach: the earlier one the tries, the later one chooses. One year cannot do both."""
     years = np.repeat([2001, 2002, 2003, 2004], 10)
     data, contents = dataset([0, 1] * 20, year=years), np.arange(40)
-    plan = Plan(folds=1, by="time", tries=("", "balance=null"))
-    dealt = plan.dealt(data, contents, 0)
+    plan = CrossValConfig(folds=1, by="time", tries=("", "balance=null"))
+    dealt = plan.make_folds(data, contents, 0)
     assert set(years[dealt.parts[0].train_rows]) == {2001, 2002}
-    learning, asked = plan.parted(data, contents, dealt, 0, 0)
+    learning, asked = plan.selection_split(data, contents, dealt, 0, 0)
     assert (set(years[learning]), set(years[asked])) == ({2001}, {2002})
     more = replace(plan, folds=3)
     with pytest.raises(InputError, match=mentioning("1", "training", "fold")):
-        more.parted(data, contents, more.dealt(data, contents, 0), 0, 0)
-    two, dealt = data.select(range(20)), plan.dealt(data.select(range(20)), contents[:20], 0)
+        more.selection_split(data, contents, more.make_folds(data, contents, 0), 0, 0)
+    two, dealt = data.select(range(20)), plan.make_folds(data.select(range(20)), contents[:20], 0)
     with pytest.raises(InputError, match=mentioning("--try")):
-        plan.parted(two, contents[:20], dealt, 0, 0)
+        plan.selection_split(two, contents[:20], dealt, 0, 0)
 
 
 @pytest.mark.parametrize("group", [None, [None] * 80, [f"g{number // 4}" for number in range(80)]])
@@ -1015,21 +1022,21 @@ def test_folds_by_place_stand_beside_folds_at_random_whatever_the_groups(group):
     """A column of groups, let alone an empty one, takes no places away."""
     columns = places(80) | ({} if group is None else {"group": group})
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **columns), np.arange(80)
-    plan = Plan(folds=4, by="class", compare_splits=True)
-    beside_them = plan.otherwise(data, contents, 0, plan.dealt(data, contents, 0))
+    plan = CrossValConfig(folds=4, by="class", compare_splits=True)
+    beside_them = plan.comparison_folds(data, contents, 0, plan.make_folds(data, contents, 0))
     assert beside_them.rule == "place"
 
 
 def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
     data, contents = dataset([0, 1] * 10, group=list("abcd") * 5), np.arange(20)
-    plan = Plan(folds=2, compare_splits=True)
+    plan = CrossValConfig(folds=2, compare_splits=True)
     with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv")):
-        plan.otherwise(data, contents, 0, plan.dealt(data, contents, 0))
+        plan.comparison_folds(data, contents, 0, plan.make_folds(data, contents, 0))
     one_place = dataset([0, 1] * 10, latitude=[1.0] * 20, longitude=[2.0] * 20)
     with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv", "1", "2")):
-        plan.otherwise(one_place, contents, 0, plan.dealt(one_place, contents, 0))
+        plan.comparison_folds(one_place, contents, 0, plan.make_folds(one_place, contents, 0))
     with pytest.raises(InputError, match=mentioning("--block-degrees", "0.25", "all.csv")):
-        Plan(folds=2, block_degrees=0.25).dealt(data, contents, 0)
+        CrossValConfig(folds=2, block_degrees=0.25).make_folds(data, contents, 0)
 
 
 def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
@@ -1037,11 +1044,11 @@ def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     data = replace(data, table=data.table.assign(label=data.table["label"] + ";"), separator=";")
     for by in ("class", "place"):
-        plan = Plan(folds=4, by=by, compare_splits=True)
-        dealt = plan.dealt(data, contents, 0)
+        plan = CrossValConfig(folds=4, by=by, compare_splits=True)
+        dealt = plan.make_folds(data, contents, 0)
         with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv")):
-            plan.otherwise(data, contents, 0, dealt)
-        assert replace(plan, compare_splits=False).otherwise(data, contents, 0, dealt) is not None
+            plan.comparison_folds(data, contents, 0, dealt)
+        assert replace(plan, compare_splits=False).comparison_folds(data, contents, 0, dealt) is not None
 
 
 def test_by_time_the_last_period_has_trained_nobody(tmp_path):
@@ -1049,10 +1056,10 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     table = pd.read_csv(painted(tmp_path, 12)).assign(year=2000 + np.arange(12) // 4, label=list("ab") * 6)
     table.to_csv(tmp_path / "all.csv", index=False)
     data, source = load_dataset(tmp_path / "all.csv"), DataConfig(str(tmp_path / "all.csv"))
-    plan, folder = Plan(folds=2, by="time"), tmp_path / "folds"
+    plan, folder = CrossValConfig(folds=2, by="time"), tmp_path / "folds"
     folder.mkdir()
-    dealt = plan.dealt(data, np.arange(12), 0)
-    crossval._begin(folder, TrainOverrides(), plan, source, "d", data, dealt)
+    dealt = plan.make_folds(data, np.arange(12), 0)
+    crossval.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
     assert (
         pd.read_csv(folder / "manifest.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4
@@ -1075,13 +1082,13 @@ def test_a_random_split_that_flatters_is_found():
         pairs = [(part.train_rows, part.val_rows) for part in dealt.parts]
         given = out_of_fold_predictions(embedded, pairs, key=Key.of(0), balanced=False)
         answers.append(Predictions(np.arange(240), labels, torch.eye(2)[given]))
-    found = beside("the linear probe", answers[1], answers[0], both[1], both[0], 2, Key.of(0))
+    found = compare_folds("the linear probe", answers[1], answers[0], both[1], both[0], 2, Key.of(0))
     assert found.at_random["top1"] > 0.95
     assert found.by_place["top1"] < 0.7
     assert found.difference["top1"].value == pytest.approx(found.at_random["top1"] - found.by_place["top1"])
     assert found.flattering
     assert "Random folds are optimistic" in found.sentence()
-    same = beside("the linear probe", answers[1], answers[1], both[1], both[0], 2, Key.of(0))
+    same = compare_folds("the linear probe", answers[1], answers[1], both[1], both[0], 2, Key.of(0))
     assert not same.flattering
 
 
@@ -1090,7 +1097,7 @@ def test_four_places_that_flatter_alike_do_not_say_it_of_others():
     labels, at_random, by_place, place = alike_places()
     answers = [Predictions(np.arange(40), labels, torch.eye(2)[each]) for each in (by_place, at_random)]
     kept, parted = Folds((), "", place, "place", 1.0), Folds((), "", np.arange(40), "class")
-    found = beside("the linear probe", *answers, kept, parted, 2, Key.of(0))
+    found = compare_folds("the linear probe", *answers, kept, parted, 2, Key.of(0))
     assert found.difference["top1"].value == pytest.approx(0.1)
     assert not found.flattering
 
@@ -1116,10 +1123,8 @@ def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path, monkey
         (folder / f"fold{number}").mkdir(parents=True)
         model_file.save(folder / f"fold{number}" / model_file.NAME, network)
     monkeypatch.setattr(model_file, "load", None)  # whether they answer together their headers say
-    said = Networks(folder, 2, 1).together()
-    assert mentions(said, folder, "effnetv2 predict", "NEW_PICTURES")
-    assert Networks(folder, 2, 1).calibrations() == (None, None)
-    assert list(Networks(folder, 2, 1).hashes()) == [f"fold{number}/{model_file.NAME}" for number in (1, 2)]
+    said = write_ensemble(folder, ["fold1", "fold2"], 1)
+    assert mentions(said, folder, "effnetv2 predict", "NEW_IMAGES")
 
 
 def test_networks_that_cannot_be_asked_together_are_called_by_their_folders(tmp_path):
@@ -1130,11 +1135,12 @@ def test_networks_that_cannot_be_asked_together_are_called_by_their_folders(tmp_
         model_file.save(
             tmp_path / run / model_file.NAME, network, preprocessing=preprocessing, class_names=("a", "b")
         )
-    said = Networks(tmp_path, 2, 2).together()
+    runs = ["fold1", "fold1_member2", "fold2", "fold2_member2"]
+    said = write_ensemble(tmp_path, runs, 2)
     assert mentions(said, "fold2_member2", "ensemble")
     assert mentions(said, "image_px", "48", "32")
-    assert mentions(said, tmp_path / "fold1", "effnetv2 predict", "NEW_PICTURES")
+    assert mentions(said, tmp_path / "fold1", "effnetv2 predict", "NEW_IMAGES")
     assert not (tmp_path / ensemble.NAME).exists()
-    ensemble.write_members(tmp_path, Networks(tmp_path, 2, 2).files)
+    ensemble.write_members(tmp_path, [f"{run}/{model_file.NAME}" for run in runs])
     with pytest.raises(InputError, match=mentioning("fold2_member2", "ensemble")):
         model_file.load(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,15 +26,14 @@ from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_options import Decided, RunOptions, repeating
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval_runs, weights_selection
 from efficientnetv2.workflows import train as train_job
-from efficientnetv2.workflows.crossval import _recipe
-from efficientnetv2.workflows.crossval_config import Plan
-from efficientnetv2.workflows.crossval_runs import Runs, answerers, run_name
+from efficientnetv2.workflows.crossval import check_recipes
+from efficientnetv2.workflows.crossval_config import CrossValConfig
+from efficientnetv2.workflows.crossval_runs import FoldTrainer, best_candidates, run_name
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
-from efficientnetv2.workflows.run_options import Decided, repeating
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -70,8 +70,12 @@ def starts(tmp_path, monkeypatch):
 
 def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(starts, tmp_path, monkeypatch):
     """Who may learn from one picture prefers the first weights, who answers it the second."""
-    data, contents, plan = load_dataset(painted(tmp_path, 25)), np.arange(25), Plan(folds=3, by="class")
-    dealt = plan.dealt(data, contents, 0)
+    data, contents, plan = (
+        load_dataset(painted(tmp_path, 25)),
+        np.arange(25),
+        CrossValConfig(folds=3, by="class"),
+    )
+    dealt = plan.make_folds(data, contents, 0)
     sizes = [len(part.train_rows) for part in dealt.parts]
     odd = next(number for number in (1, 2) if sizes[3 - number] != sizes[0])
     picture = Path(data.paths[dealt.parts[odd].val_rows[0]]).name
@@ -84,8 +88,8 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     monkeypatch.setattr(weights_selection, "_answers", answers)
     monkeypatch.setattr(train_job, "_run", answered)
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
-    runs = Runs(TrainOverrides(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
-    told = runs.answer(dealt, tmp_path / "out", "Fold")
+    runs = FoldTrainer(TrainOverrides(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
+    told = runs.predict(dealt, tmp_path / "out", "Fold")
 
     files_of = [starts[number == odd].word for number in range(3)]
     recipes = [read_recipe(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
@@ -93,7 +97,7 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     assert [one.score.weights for one in told] == [(one,) for one in files_of]
     assert recipes[3 - odd] == recipes[0]  # on another number of pictures
     assert recipes[odd].epochs == round(200 / sizes[odd], 2)
-    assert [one.score for one in runs.answer(dealt, tmp_path / "out", "Fold")] == [one.score for one in told]
+    assert [one.score for one in runs.predict(dealt, tmp_path / "out", "Fold")] == [one.score for one in told]
 
 
 @pytest.mark.parametrize(
@@ -124,13 +128,13 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
 
     monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, [], epochs_of))
     data, contents = of_years(tmp_path, 96), np.arange(96)
-    plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
-    dealt = plan.dealt(data, contents, 0)
+    plan = CrossValConfig(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
+    dealt = plan.make_folds(data, contents, 0)
     assert [len(part.train_rows) for part in dealt.parts] == [24, 48, 72]
     place = RunOptions(out=tmp_path / "out")
-    runs = Runs(TrainOverrides(minutes=90), plan, place, data, contents, 0)
-    runs.answer(dealt, tmp_path / "out", "Fold")
-    assert len(spent) == plan.runs
+    runs = FoldTrainer(TrainOverrides(minutes=90), plan, place, data, contents, 0)
+    runs.predict(dealt, tmp_path / "out", "Fold")
+    assert len(spent) == plan.num_runs
     assert sum(spent) == pytest.approx(0.9 * 90 * 60, rel=0.02)
 
 
@@ -140,19 +144,21 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
 
     monkeypatch.setattr(crossval_runs, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
     data, contents = load_dataset(painted(tmp_path, 48)), np.arange(48)
-    plan = Plan(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
-    runs = Runs(TrainOverrides(minutes=1), plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
+    plan = CrossValConfig(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
+    runs = FoldTrainer(TrainOverrides(minutes=1), plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
     with pytest.raises(InputError, match=mentioning("--minutes", "1", "epochs=100")):
-        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+        runs.predict(plan.make_folds(data, contents, 0), tmp_path / "out", "Fold")
 
 
 def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
     words, place = TrainOverrides(minutes=5, weights="none"), RunOptions(device="cpu")
     with pytest.raises(InputError, match=mentioning("--try", "balance=null", "epochs=4")):
-        _recipe(words, Plan(tries=("", "balance=null epochs=4")), place)
-    short = Plan(tries=TRIES, try_settings=("epochs=4",))
-    assert _recipe(words, short, place).weights == "none"
-    assert _recipe(TrainOverrides(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"
+        check_recipes(words, CrossValConfig(tries=("", "balance=null epochs=4")), place)
+    short = CrossValConfig(tries=TRIES, try_settings=("epochs=4",))
+    assert check_recipes(words, short, place).weights == "none"
+    assert check_recipes(TrainOverrides(epochs=30, weights="none"), short, place).epochs == 30, (
+        "that of the folds"
+    )
 
 
 def answers_of(folder: Path, run: str) -> np.ndarray:
@@ -187,13 +193,15 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
 
     monkeypatch.setattr(crossval_runs, "trained", unlike(asked, reached))
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
-    plan = Plan(folds=3, by="class", tries=THREE, members=2)
-    dealt = plan.dealt(data, np.arange(48), 0)
-    runs = Runs(TrainOverrides(settings=("epochs=3",)), plan, RunOptions(out=out), data, np.arange(48), 0)
-    told = runs.answer(dealt, out, "Fold")
+    plan = CrossValConfig(folds=3, by="class", tries=THREE, members=2)
+    dealt = plan.make_folds(data, np.arange(48), 0)
+    runs = FoldTrainer(
+        TrainOverrides(settings=("epochs=3",)), plan, RunOptions(out=out), data, np.arange(48), 0
+    )
+    told = runs.predict(dealt, out, "Fold")
 
     assert [one.score.chosen for one in told] == [THREE[1:], (THREE[2], THREE[0]), THREE[1:]]
-    assert len(asked) == plan.runs == 3 * (3 + 2)
+    assert len(asked) == plan.num_runs == 3 * (3 + 2)
     for number, one in enumerate(told):
         own = [answers_of(out, run_name(number, member)) for member in range(2)]
         order = np.argsort([data.paths[row] for row in one.rows])
@@ -205,19 +213,19 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
     assert trained["fold2_member2"][0][-1] == THREE[0]
     assert trained["fold3"][1] == (out / "fold1/recipe.yaml",), "of the same try, not of the others"
     assert trained["fold3_member2"][1] == (out / "fold1_member2/recipe.yaml", out / "fold2/recipe.yaml")
-    assert [one.score for one in runs.answer(dealt, out, "Fold")] == [one.score for one in told]
-    assert len(asked) == plan.runs
+    assert [one.score for one in runs.predict(dealt, out, "Fold")] == [one.score for one in told]
+    assert len(asked) == plan.num_runs
 
 
 def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
-    plan = Plan(folds=2, by="class", members=3)
-    dealt = plan.dealt(data, np.arange(48), 7)
+    plan = CrossValConfig(folds=2, by="class", members=3)
+    dealt = plan.make_folds(data, np.arange(48), 7)
     words = TrainOverrides(settings=("seed=7",))
-    runs = Runs(words, plan, RunOptions(out=out), data, np.arange(48), 7)
-    told = runs.answer(dealt, out, "Fold")
+    runs = FoldTrainer(words, plan, RunOptions(out=out), data, np.arange(48), 7)
+    told = runs.predict(dealt, out, "Fold")
     assert [(place.out.name, words.settings) for words, _, place in asked[:3]] == [
         ("fold1", ("seed=7",)), ("fold1_member2", ("seed=7", "seed=8")), ("fold1_member3", ("seed=7", "seed=9")),
     ]  # fmt: skip
@@ -239,12 +247,12 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
 
     monkeypatch.setattr(weights_selection, "_answers", answers)
     monkeypatch.setattr(train_job, "_run", answered)
-    data, plan = load_dataset(painted(tmp_path, 24)), Plan(folds=2, by="class", members=3)
+    data, plan = load_dataset(painted(tmp_path, 24)), CrossValConfig(folds=2, by="class", members=3)
     random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
     words = TrainOverrides(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
-    dealt = plan.dealt(data, np.arange(24), 5)
-    told = Runs(words, plan, place, data, np.arange(24), 5).answer(dealt, tmp_path / "out", "Fold")
+    dealt = plan.make_folds(data, np.arange(24), 5)
+    told = FoldTrainer(words, plan, place, data, np.arange(24), 5).predict(dealt, tmp_path / "out", "Fold")
     assert len(compared) == 2 * 2, "two starts in each of two folds"
     assert [one.score.weights for one in told] == [(starts[0].word,), (starts[1].word,)]
     for number in range(2):
@@ -277,40 +285,47 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
         "largest_group",
         lambda self, setting, *, among: max(one for one in among if one <= room[0]),
     )
-    data, contents, plan = load_dataset(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
+    data, contents, plan = (
+        load_dataset(painted(tmp_path, 24)),
+        np.arange(24),
+        CrossValConfig(folds=2, by="class"),
+    )
     words = TrainOverrides(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
-    runs = Runs(words, plan, place, data, contents, 0)
+    runs = FoldTrainer(words, plan, place, data, contents, 0)
     with pytest.raises(InputError, match=mentioning("2", "group_images", "8", "4")) as told:
-        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+        runs.predict(plan.make_folds(data, contents, 0), tmp_path / "out", "Fold")
     assert mentions(str(told.value), "memory")
     assert read_recipe(tmp_path / "out/fold1/recipe.yaml").group_images == 8
 
 
 def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):
     shares, rows = np.full((3, 2), 0.5), np.arange(3)
-    folders = [tmp_path / "fold1", tmp_path / "fold1_member2"]
+    runs = [
+        SimpleNamespace(path=tmp_path / "fold1", rows=rows, probabilities=shares),
+        SimpleNamespace(path=tmp_path / "fold1_member2", rows=rows[:2], probabilities=shares[:2]),
+    ]
     with pytest.raises(InputError, match=mentioning("fold1_member2", "2", "3")):
-        crossval_runs._together([shares, shares[:2]], [rows, rows[:2]], folders)
+        crossval_runs._mean_probabilities(runs)
 
 
 def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
-    plan = Plan(folds=2, by="class", tries=TRIES, members=2)
-    dealt = plan.dealt(data, np.arange(48), 0)
-    runs = Runs(TrainOverrides(), plan, RunOptions(out=out), data, np.arange(48), 0)
-    told = runs.answer(dealt, out, "Fold")
+    plan = CrossValConfig(folds=2, by="class", tries=TRIES, members=2)
+    dealt = plan.make_folds(data, np.arange(48), 0)
+    runs = FoldTrainer(TrainOverrides(), plan, RunOptions(out=out), data, np.arange(48), 0)
+    told = runs.predict(dealt, out, "Fold")
     assert not (out / "choosing").exists()
-    assert len(asked) == plan.runs == 4
-    assert [(one.score.chosen, one.scores) for one in told] == [(TRIES, ()), (TRIES, ())]
+    assert len(asked) == plan.num_runs == 4
+    assert [(one.score.chosen, one.candidate_scores) for one in told] == [(TRIES, ()), (TRIES, ())]
 
 
 def test_equally_good_tries_answer_in_their_order():
-    assert answerers(Plan(tries=THREE, members=2), (0.5, 0.7, 0.7)) == (1, 2)
-    assert answerers(Plan(tries=THREE), (0.7, 0.5, 0.7)) == (0,)
-    assert answerers(Plan(members=2), ()) == (None, None)
+    assert best_candidates(CrossValConfig(tries=THREE, members=2), (0.5, 0.7, 0.7)) == (1, 2)
+    assert best_candidates(CrossValConfig(tries=THREE), (0.7, 0.5, 0.7)) == (0,)
+    assert best_candidates(CrossValConfig(members=2), ()) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +343,7 @@ def test_equally_good_tries_answer_in_their_order():
 )
 def test_members_that_cannot_be_are_refused(words, said):
     with pytest.raises(InputError, match=mentioning(*said)):
-        Plan(**words)
+        CrossValConfig(**words)
 
 
 def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatch):
@@ -342,14 +357,14 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
     data, contents, plan = (
         load_dataset(tmp_path / "all.csv"),
         np.arange(48),
-        Plan(folds=2, by="time", tries=TRIES),
+        CrossValConfig(folds=2, by="time", tries=TRIES),
     )
-    dealt = plan.dealt(data, contents, 0)
+    dealt = plan.make_folds(data, contents, 0)
     words = TrainOverrides(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
     for out in (tmp_path / "out", tmp_path / "elsewhere/out"):
         place = RunOptions(out=out, device="cpu", workers=0)
-        Runs(words, plan, place, data, contents, 0).answer(dealt, out, "Fold")
-    assert len(begun) == 2 * plan.runs
+        FoldTrainer(words, plan, place, data, contents, 0).predict(dealt, out, "Fold")
+    assert len(begun) == 2 * plan.num_runs
     assert len({len(ready.prepared.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
     assert "32 pictures decoded" in begun[0].pictures.note
     assert "filled in" in begun[0].pictures.note

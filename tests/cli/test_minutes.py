@@ -131,7 +131,7 @@ def test_plan_does_not_wait_for_a_compiler_that_hangs(
 
 def test_plan_estimates_what_there_is_no_time_to_measure(class_folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(estimate, "_WITHIN_S", 0.0)
-    monkeypatch.setattr(estimate, "explained", lambda *given: pytest.fail("no report is rehearsed"))
+    monkeypatch.setattr(estimate, "explain_predictions", lambda *given: pytest.fail("no report is rehearsed"))
     monkeypatch.chdir(tmp_path)
     began = time.perf_counter()
     found = planned(capsys, class_folders, tmp_path / "run", "epochs=2", "compile=false")

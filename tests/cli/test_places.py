@@ -32,7 +32,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_options, train
 from efficientnetv2.workflows.area import _of_table
 from efficientnetv2.workflows.batch_predict import write_skipped
-from efficientnetv2.workflows.crossval import _folder, _pictures
+from efficientnetv2.workflows.crossval import _folder, load_images
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import check_calibration
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
@@ -88,7 +88,7 @@ def test_the_answers_of_a_run_are_not_written_over(tmp_path):
 
 def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
     (class_folders / "red/text.jpg").write_text("no picture")
-    readable, _, skipped = _pictures(DataConfig(str(class_folders)), RunOptions(), 0)
+    readable, _, skipped = load_images(DataConfig(str(class_folders)), RunOptions(), 0)
     assert len(readable) == 48
     write_skipped(tmp_path / "skipped.csv", skipped)
     assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")

@@ -20,7 +20,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.training import checkpoint
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.crossval_runs import preprocessing_of_first, told_of
+from efficientnetv2.workflows.crossval_runs import first_preprocessing, selection_results
 from efficientnetv2.workflows.linear_probe import known_of_run
 
 
@@ -142,8 +142,8 @@ def test_a_damaged_report_of_a_finished_run_is_named(stopped, tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_again(content, tmp_path):
     for name, read in (
-        ("choosing/fold1.json", lambda: told_of(tmp_path, 0)),
-        ("fold1/beginning.json", lambda: preprocessing_of_first(tmp_path)),
+        ("choosing/fold1.json", lambda: selection_results(tmp_path, 0)),
+        ("fold1/beginning.json", lambda: first_preprocessing(tmp_path)),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)

@@ -23,7 +23,7 @@ from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import auto_config, crossval
 from efficientnetv2.workflows import train as train_job
-from efficientnetv2.workflows.crossval_config import Plan
+from efficientnetv2.workflows.crossval_config import CrossValConfig
 
 WORDS = TrainOverrides(
     model=NETWORK, weights="none", epochs=1, settings=("progressive.stages=1", "progressive.image_px=32")
@@ -126,15 +126,15 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
 def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path, monkeypatch):
     out = tmp_path / "folds"
 
-    def pictures(*given, real=crossval._pictures):
+    def pictures(*given, real=crossval.load_images):
         out.mkdir()
         (out / "crossval.json").write_text("{}")
         return real(*given)
 
-    monkeypatch.setattr(crossval, "_pictures", pictures)
+    monkeypatch.setattr(crossval, "load_images", pictures)
     with pytest.raises(InputError, match=mentioning("folds", "cross-validation")):
-        crossval.crossvalidate(
-            WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu"), Plan(folds=2)
+        crossval.run_crossval(
+            WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu"), CrossValConfig(folds=2)
         )
     assert [file.name for file in out.iterdir()] == ["crossval.json"]
 
@@ -223,16 +223,19 @@ def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, m
 
     def crossvalidate(words, plan, *, resume):
         place = RunOptions(out=out, resume=resume, device="cpu", workers=0)
-        return crossval.crossvalidate(words, DataConfig(str(class_folders)), place, plan)
+        return crossval.run_crossval(words, DataConfig(str(class_folders)), place, plan)
 
     def stopped(self, dealt, folder, called):
         with pytest.raises(InputError, match=mentioning("folds", "another process")):
-            crossvalidate(TrainOverrides(), Plan(), resume=True)
+            crossvalidate(TrainOverrides(), CrossValConfig(), resume=True)
         refused.append(called)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crossval.Runs, "answer", stopped)
-    for words, plan, resume_it in ((WORDS, Plan(folds=2), False), (TrainOverrides(), Plan(), True)):
+    monkeypatch.setattr(crossval.FoldTrainer, "predict", stopped)
+    for words, plan, resume_it in (
+        (WORDS, CrossValConfig(folds=2), False),
+        (TrainOverrides(), CrossValConfig(), True),
+    ):
         with pytest.raises(KeyboardInterrupt, match="Go on with"):
             crossvalidate(words, plan, resume=resume_it)
     assert refused == ["Fold", "Fold"]

@@ -14,7 +14,8 @@ from tests.messages import mentions
 from efficientnetv2.data.folds import assign_folds, time_folds
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.workflows import crossval_report
-from efficientnetv2.workflows.crossval_config import Plan
+from efficientnetv2.workflows.crossval_config import CrossValConfig
+from efficientnetv2.workflows.crossval_report import CrossValResults
 
 
 def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
@@ -25,14 +26,21 @@ def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
         {"train_support": {"c0": 18, "c1": 7}},
         {"train_support": {"c0": 19}},
     ]
-    assert crossval_report._learnt(data, reports) == {"c0": 19, "c1": 5}
+    assert crossval_report._train_support(data, reports) == {"c0": 19, "c1": 5}
 
 
 def test_folds_that_kept_their_start_are_counted():
     kept = [{"kept_model": "start"}, {"kept_model": "trained"}, {"kept_model": "start"}, {}]
-    (line,) = crossval_report._kept(kept)
+    (line,) = crossval_report._kept_start_notes(kept)
     assert mentions(line, "2", "4", "training")
-    assert crossval_report._kept(kept[1::2]) == []
+    assert crossval_report._kept_start_notes(kept[1::2]) == []
+
+
+def clusters_of(folder, data, dealt, rows):
+    predictions = Predictions(rows, data.labels[rows], torch.zeros(len(rows), 2))
+    results = CrossValResults(folder, SimpleNamespace(dataset=data), dealt, (), None, None, ())
+    results.__dict__["predictions"] = predictions
+    return results.clusters()
 
 
 # Four fields in each of six places, two of which lie side by side across the border of a block of a degree.
@@ -62,11 +70,11 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
         dealt = assign_folds(data, k=3, seed=0, contents=contents, by=by)
     dealt.with_folds(data).to_csv(tmp_path / "manifest.csv")
     rows = np.concatenate([part.val_rows for part in dealt.parts])
-    pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
-    found = crossval_report._hanging(tmp_path, data, dealt, pooled)
+    pooled = np.sort(rows)
+    found = clusters_of(tmp_path, data, dealt, pooled)
     assert found.what == drawn
     assert len(np.unique(found.clusters)) == count
-    assert np.array_equal(found.clusters, dealt.clusters[pooled.samples])
+    assert np.array_equal(found.clusters, dealt.clusters[pooled])
 
 
 def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_path):
@@ -75,8 +83,8 @@ def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_pat
     dealt = time_folds(data, k=3, column="year")
     dealt.with_folds(data).to_csv(tmp_path / "manifest.csv")
     rows = np.concatenate([part.val_rows for part in dealt.parts])
-    pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
-    found = crossval_report._hanging(tmp_path, data, dealt, pooled)
+    pooled = np.sort(rows)
+    found = clusters_of(tmp_path, data, dealt, pooled)
     assert found.what == "groups"
     assert len(np.unique(found.clusters)) == len(rows) / 2
 
@@ -94,8 +102,13 @@ def test_the_time_is_that_of_all_training(tmp_path):
 
     answered = folds_of(tmp_path, 10.0, 3.0, 4.0)
     again = folds_of(tmp_path / "otherwise", 20.0, 5.0, 6.0)
-    chooses, plain = Plan(folds=2, tries=("", "balance=equal")), Plan(folds=2)
-    assert crossval_report._seconds(tmp_path, plain, answered, None) == 20.0
-    assert crossval_report._seconds(tmp_path, chooses, answered, None) == 27.0
-    assert crossval_report._seconds(tmp_path, plain, answered, again) == 60.0
-    assert crossval_report._seconds(tmp_path, chooses, answered, again) == 78.0
+    chooses, plain = CrossValConfig(folds=2, tries=("", "balance=equal")), CrossValConfig(folds=2)
+    for config, other, expected in (
+        (plain, None, 20),
+        (chooses, None, 27),
+        (plain, again, 60),
+        (chooses, again, 78),
+    ):
+        trainer = SimpleNamespace(config=config)
+        results = CrossValResults(tmp_path, trainer, None, answered, None, other, ())
+        assert results.train_seconds() == expected

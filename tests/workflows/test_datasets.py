@@ -14,7 +14,7 @@ from efficientnetv2.data import data_module as module
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.crossval import _pictures
+from efficientnetv2.workflows.crossval import load_images
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_of_very_many_a_part_is_decoded(photos, monkeypatch):
 def test_every_fold_is_evaluated_so_all_images_are_decoded(photos, capsys):
     for path in ("val/red/03.jpg", "train/red/05.jpg"):
         damage(photos / path)
-    dataset, contents, skipped = _pictures(DataConfig(str(photos)), SimpleNamespace(strict=False), 0)
+    dataset, contents, skipped = load_images(DataConfig(str(photos)), SimpleNamespace(strict=False), 0)
     assert {path for path, _ in skipped} == {"val/red/03.jpg", "train/red/05.jpg"}
     assert len(dataset) == len(contents) == 58
     assert np.isin([path for path, _ in skipped], dataset.paths).sum() == 0

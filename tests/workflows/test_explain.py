@@ -26,7 +26,7 @@ from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluation_result, explain
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.explain import explained, explained_by_folds
+from efficientnetv2.workflows.explain import explain_folds, explain_predictions
 
 
 def test_the_report_has_galleries_with_maps_and_is_small(class_folders):
@@ -87,7 +87,7 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
     assert len(asked) == 1
-    seen = explained(None, answers, dataset, dataset.class_names, Preprocessing(image_px=16))
+    seen = explain_predictions(None, answers, dataset, dataset.class_names, Preprocessing(image_px=16))
     assert [len(one["paths"]) for one in seen[0].data["galleries"]] == [1, 1, 2, 2]
     assert len(asked) == 2
 
@@ -101,7 +101,7 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
     dataset = load_dataset(tmp_path / "set")
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
     network = create("efficientnetv2_b0", num_classes=2)
-    (part,) = explained(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
+    (part,) = explain_predictions(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None for each in shown)
@@ -126,7 +126,7 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
         lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)],
     )
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
-    (found,) = explained_by_folds(folds.__getitem__, np.array([0, 1]), answers, dataset, dataset.class_names)
+    (found,) = explain_folds(folds.__getitem__, np.array([0, 1]), answers, dataset)
     assert found == [[102] * 3, [51] * 3]
 
 
@@ -148,7 +148,7 @@ def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeyp
     dataset = load_dataset(class_folders)
     rows = np.array([0, 20, 40])
     answers = Predictions(rows, dataset.labels[rows], torch.eye(3) * 9)
-    explained_by_folds(network_of, np.array([0, 3, 1]), answers, dataset, dataset.class_names)
+    explain_folds(network_of, np.array([0, 3, 1]), answers, dataset)
     assert loaded == [0, 1, 3]
 
 
@@ -161,7 +161,7 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     network.register_forward_pre_hook(short)
-    (part,) = explained(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
+    (part,) = explain_predictions(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None and each["map"] is None for each in shown)
@@ -172,5 +172,5 @@ def test_only_what_is_shown_is_turned_into_probabilities(wrong, monkeypatch):
     dataset, answers = wrong
     network = create("efficientnetv2_b0", num_classes=2)
     monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("those of all")))
-    seen = explain._seen(network, answers, dataset, Preprocessing(image_px=32), [1])
+    seen = explain._examples(network, answers, dataset, Preprocessing(image_px=32), [1])
     assert seen[1].heat.shape == (32, 32)

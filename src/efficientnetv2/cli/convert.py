@@ -330,9 +330,9 @@ def _load(
     from efficientnetv2.models.efficientnet import EfficientNet
     from efficientnetv2.models.ensemble import ensemble_members
     from efficientnetv2.utils.errors import InputError
-    from efficientnetv2.workflows.crossval_config import FILE as CROSSVAL
+    from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 
-    if ensemble_members(source) or (source / CROSSVAL).is_file():
+    if ensemble_members(source) or (source / CROSSVAL_JSON).is_file():
         raise InputError(
             f"IN {source} is the folder of a cross-validation, each of whose folds has a network of its own, but a "
             f"file holds one. Give the run of a fold: {source / 'fold1'}."

@@ -109,10 +109,10 @@ def crossval(
         refuse_run_within(data, out, "crossval")
     from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
     from efficientnetv2.cli.results import ResultPrinter
-    from efficientnetv2.workflows.crossval import crossvalidate
-    from efficientnetv2.workflows.crossval_config import Plan
+    from efficientnetv2.workflows.crossval import run_crossval
+    from efficientnetv2.workflows.crossval_config import CrossValConfig
 
-    plan = Plan(
+    plan = CrossValConfig(
         folds=folds,
         by=by,
         block_degrees=block_degrees,
@@ -123,8 +123,8 @@ def crossval(
         compare_splits=compare_splits,
     )
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
-        crossvalidate(
-            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, said=_typed(context),
+        run_crossval(
+            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, _typed(context),
             callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json),
         )  # fmt: skip
 

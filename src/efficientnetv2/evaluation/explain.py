@@ -178,9 +178,9 @@ def gallery_section(
     paths: Sequence[str],
     seen: Callable[[int], Example],
     *,
-    whose: str = "",
+    note: str = "",
 ) -> TemplateSection:
-    """The section; ``seen`` gives the example at a position of the predictions, ``whose`` a note on the model."""
+    """The section; ``seen`` gives the example at a position of the predictions, ``note`` is on the maps."""
     predicted = probabilities.argmax(axis=1)
     examples = {int(place): seen(int(place)) for gallery in galleries for place in gallery.places}
     stretch = thumbnails.is_low_contrast(each.image for each in examples.values())
@@ -205,7 +205,7 @@ def gallery_section(
             "galleries": [(each.title, [figures[int(place)] for place in each.places]) for each in galleries],
             "mapped": any(each["map"] for each in figures.values()),
             "stretched": thumbnails.CONTRAST_NOTE if stretch else None,
-            "whose": whose,
+            "note": note,
         },
         {
             "galleries": [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from efficientnetv2.data.augmented_copies import validate_copy_splits
@@ -41,7 +40,7 @@ from efficientnetv2.utils.errors import InputError, count_of, some
 from efficientnetv2.utils.io import check_writable_dir, write_atomically
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.utils.shell import command_line, typed
+from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -54,15 +53,14 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.auto_config import refuse_unlike
 from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
 from efficientnetv2.workflows.crossval_config import (
-    FILE,
-    Plan,
-    begun_otherwise,
-    begun_with,
-    remember,
-    with_further,
+    CROSSVAL_JSON,
+    CrossValConfig,
+    SavedCrossVal,
+    started_otherwise,
+    with_settings,
 )
-from efficientnetv2.workflows.crossval_report import OTHERWISE, conclude
-from efficientnetv2.workflows.crossval_runs import Runs
+from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
+from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
 from efficientnetv2.workflows.predictions_io import MOST_CLASSES
@@ -70,144 +68,178 @@ from efficientnetv2.workflows.results import CrossValidation
 
 _logger = logging.getLogger(__name__)
 
-_NAME = "crossval"  # in that of a folder that nobody has named
+_NAME = "crossval"  # of a folder that the user did not name
 
 
-def crossvalidate(
+def run_crossval(
     words: TrainOverrides,
     source: DataConfig,
     place: RunOptions,
-    plan: Plan,
-    said: Collection[str] = (),
+    config: CrossValConfig,
+    given: Collection[str] = (),
     callbacks: Sequence[Callback] = (),
     on_result: Callable[[EvaluationResult | Path], None] = lambda result: None,
 ) -> Path:
-    """Train a network for each fold, and report the answers of all.
+    """Train a model for each fold, report all predictions, and return the folder.
 
     Args:
-        words: about the recipe.
-        source: of the pictures.
-        place: where and how to run.
-        plan: of the folds.
-        said: names of what was typed, a default or not: folds that are gone on with were begun with it.
-        callbacks: called in every run.
-        on_result: gets what the folds came to; of some that had finished before, the file of their report.
-
-    Returns:
-        The folder.
+        given: Names of the options on the command line; a resumed cross-validation was started with the same.
+        callbacks: Called in every run.
+        on_result: Gets the result; of a cross-validation that had finished before, the path of its report.
 
     Raises:
-        InputError: anything a user can mend.
-        KeyboardInterrupt: Ctrl-C; says how to go on.
+        InputError: An option, a file or an image that the caller can fix.
+        KeyboardInterrupt: Ctrl-C; the message has the command that resumes.
     """
-    folder, resumed = _folder(place)
-    if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
+    folder = _folder(place)
+    if words.weights is not None:  # it may be resumed from another directory
         words = replace(words, weights=absolute_weights_path(words.weights))
-    if not resumed:
+    saved, asked_by = None, config.by
+    if place.resume:
+        if all((folder / name).exists() for name in REPORT_FILES):
+            on_result(folder / "report.json")
+            _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
+            _logger.info(f"Report: {folder / 'report.html'}")
+            return folder
+        saved = SavedCrossVal.read(folder, source.data)
+        saved.check_same(folder, words, config, source, pick_device(place.device), given)
+        words, config, source = saved.words, saved.config, saved.source
+    else:
         refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
-    if resumed and all((folder / name).exists() for name in REPORT_FILES):
-        on_result(folder / "report.json")
-        _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
-        _logger.info(f"Report: {folder / 'report.html'}")
-        return folder
-    asked = plan
-    if resumed:
-        words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
-    # Before every picture is looked at: what is refused takes no time.
-    recipe = _recipe(words, plan, place, source.label_separator)
-    begun = folder if resumed else None
-    dataset, contents, skipped = _pictures(source, place, recipe.seed, begun)
-    if resumed:
-        plan = _without_vain_comparison(plan, dataset)
-    dealt = plan.dealt(dataset, contents, recipe.seed)
-    others = plan.otherwise(dataset, contents, recipe.seed, dealt)
-    now = _digest(dataset, dealt)
-    if resumed and now != digest:
-        raise InputError(
-            f"--resume: the pictures, or what is known of their places, are not those that the folds in {folder} were "
-            "begun with. Bring them back, or begin anew with another --out."
-        )
-    if resumed:
-        dataset = _where_it_lay(folder, dataset)
-        _refuse_other_rule(folder, asked, plan, dataset, contents, recipe.seed, digest, said)
-    _logger.info(dealt.note)
-    if not resumed:
-        name = _NAME if place.out is None else None
-        with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
-            _begin(folder, words, plan, source, now, dataset, dealt)
+    # Recipes first: the check of every image takes longer.
+    recipe = check_recipes(words, config, place, source.label_separator)
+    dataset, contents, skipped = load_images(source, place, recipe.seed, folder if saved else None)
+    folds = config.make_folds(dataset, contents, recipe.seed)
+    other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
+    digest = _digest(dataset, folds)
+    if saved is None:
+        with create_run_dir(
+            folder, name=_NAME if place.out is None else None, refuse=_refuse_occupied
+        ) as folder:
+            write_start(folder, SavedCrossVal(words, config, source, digest), dataset, folds)
+    else:
+        if digest != saved.digest:
+            raise InputError(
+                f"--resume: images or locations are not those that the folds in {folder} were started with. Bring them "
+                "back, or start again with another --out."
+            )
+        dataset = with_saved_paths(folder, dataset)
+        if asked_by not in (config.by, None if "by" in given else CrossValConfig.by):
+            _check_same_folds(
+                folder, replace(config, by=asked_by), config.by, dataset, contents, recipe.seed, digest
+            )
+    _logger.info(folds.note)
+    if saved is None:
         _logger.info(f"Folder: {folder}")
         write_skipped(folder / SKIPPED, skipped)
         if skipped:
             _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
-    at = replace(place, out=folder)
-    runs = Runs(words, plan, at, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks)
+    place = replace(place, out=folder)
+    trainer = FoldTrainer(
+        words, config, place, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks
+    )
     try:
         with lock_run_dir(folder):
-            answered = runs.answer(dealt, folder, "Fold")
-            compared = others if plan.compare_splits else None
-            again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
-            conclude(folder, runs, dealt, answered, others, again, skipped, on_result)
+            results, other_results = trainer.predict(folds, folder, "Fold"), None
+            if config.compare_splits and other_folds is not None:
+                title = "Fold at random" if other_folds.by == "class" else "Fold by place"
+                other_results = trainer.predict(other_folds, folder / COMPARISON_FOLDER, title)
+            write_crossval_report(
+                CrossValResults(folder, trainer, folds, results, other_folds, other_results, skipped),
+                on_result,
+            )
     except KeyboardInterrupt as stop:
-        go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
-        raise KeyboardInterrupt(f"Go on with: {typed(go_on)}") from stop
+        resume = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
+        raise KeyboardInterrupt(f"To resume: {typed(resume)}") from stop
     return folder
 
 
-def _folder(place: RunOptions) -> tuple[Path, bool]:
-    """The folder, and whether there is something to go on with."""
-    if place.resume:
-        places = [RUNS] if place.out is None else [place.out.parent, RUNS]
-        begun = sorted(
-            (file for folder in places for file in folder.glob(f"*/{FILE}")),
-            key=lambda file: file.stat().st_mtime,
-        )
-        path = place.out or (begun[-1].parent if begun else None)
-        if path is None or not (path / FILE).exists():
-            newest = (
-                ["effnetv2", "crossval", "DATA", "--out", str(begun[-1].parent), "--resume"] if begun else []
-            )
-            raise InputError(
-                f"--resume: there is no cross-validation in {path or RUNS}. "
-                + (f"To resume the newest one: {typed(newest)}. " if begun else "")
-                + "To start a new one, leave out --resume."
-            )
-        return path, True
-    check_writable_dir(place.out or RUNS, "--out")
-    if place.out is None:
-        return new_run_path(RUNS, _NAME), False
-    _refuse_occupied(place.out)
-    return place.out, False
+def _folder(place: RunOptions) -> Path:
+    """The folder of a new cross-validation, or of the one to resume."""
+    if not place.resume:
+        check_writable_dir(place.out or RUNS, "--out")
+        if place.out is None:
+            return new_run_path(RUNS, _NAME)
+        _refuse_occupied(place.out)
+        return place.out
+    parents = [RUNS] if place.out is None else [place.out.parent, RUNS]
+    started = sorted(
+        (file for parent in parents for file in parent.glob(f"*/{CROSSVAL_JSON}")),
+        key=lambda file: file.stat().st_mtime,
+    )
+    newest = started[-1].parent if started else None
+    path = place.out or newest
+    if path is not None and (path / CROSSVAL_JSON).exists():
+        return path
+    command = typed(["effnetv2", "crossval", "DATA", "--out", str(newest), "--resume"])
+    fix = f"To resume the newest: {command}. " if newest else ""
+    raise InputError(
+        f"--resume: there is no cross-validation in {path or RUNS}. {fix}To start a new one, leave out --resume."
+    )
 
 
 def _refuse_occupied(path: Path) -> None:
-    there = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
-    if FILE in there:
+    files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
+    if CROSSVAL_JSON in files:
         raise InputError(
-            f"--out {path} holds a cross-validation already. Go on with it by --resume, or give another folder."
+            f"--out {path} has a cross-validation. Resume it with --resume, or give another folder."
         )
-    if there:
-        raise InputError(f"--out {path} is not empty ({some(there, 3)}). Give another folder.")
+    if files:
+        raise InputError(f"--out {path} is not empty ({some(files, 3)}). Give another folder.")
 
 
-def _pictures(
-    source: DataConfig, place: RunOptions, seed: int, begun: Path | None = None
+def check_recipes(
+    words: TrainOverrides, config: CrossValConfig, place: RunOptions, separator: str | None = None
+) -> Recipe:
+    """The recipe; it and those of all candidates are checked before anything is trained.
+
+    Raises:
+        InputError: One is invalid, or has no effect on images whose labels have this ``separator``.
+    """
+    device = pick_device(place.device)
+    starts = [start.word for start in open_weights(words, device)]
+
+    def check(words: TrainOverrides) -> Recipe:
+        with silenced():
+            recipe, _ = requested_recipe(words, device)
+        refuse_unlike(recipe, words, separator)
+        if not place.resume:  # the initial weights of a resumed one may be gone
+            validate_weights_name(recipe.weights)
+        validate_requested_sizes(recipe, device, starts)
+        return recipe
+
+    recipe = check(words)
+    for index, name in enumerate(config.tries):
+        settings = config.candidate_settings(index)
+        if words.minutes is not None and sets_length(settings):
+            raise InputError(
+                f"--try {name}: it sets the training length, and so does --minutes {words.minutes:g}, for all folds "
+                "and candidates. Leave one of them out; --try-set may set the length of the selection."
+            )
+        # A selected candidate is trained without what holds during the selection.
+        for further in dict.fromkeys((config.try_settings, ())):
+            try:
+                check(with_settings(words, (*settings, *further)))
+            except InputError as error:
+                options = "".join(f" --try-set {setting}" for setting in further)
+                reason = str(error).replace("--set ", "")  # the user did not type it
+                raise InputError(f"--try {name}{options}: {reason}") from error
+    return recipe
+
+
+def load_images(
+    source: DataConfig, place: RunOptions, seed: int, folder: Path | None = None
 ) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
-    """The readable pictures, which of them are identical, and path and reason of those that could not be read.
-
-    Of folds that are gone on with, those that were readable when they were begun: a fold passes over what it can no
-    more read, as a run does.
+    """The readable images, ids equal for identical files, and path and reason of each unreadable image.
 
     Args:
-        source: of all.
-        place: how strict.
-        seed: of the recipe.
-        begun: the folder of folds that are gone on with; None of new ones.
+        folder: Of a cross-validation to resume: its images are those that were readable when it was started.
     """
-    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
+    # Given splits do not count, except test.
     dataset = source.read(use_splits=("test",))
     if len(dataset.class_names) > MOST_CLASSES:
         raise InputError(
-            f"{dataset.source} has {len(dataset.class_names):,} classes, but answers are put together for at most "
+            f"{dataset.source} has {len(dataset.class_names):,} classes, but crossval pools predictions of at most "
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
     validate_copy_splits(dataset)
@@ -217,191 +249,114 @@ def _pictures(
         _logger.info(note)
     skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
     rows = found.readable
-    if begun is not None:
-        rows, skipped = _readable_then(begun, dataset, rows)
+    if folder is not None:
+        rows, skipped = readable_at_start(folder, dataset, rows)
     else:
         if skipped:
             _logger.info(
-                f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
+                f"Skipped {count_of(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}."
             )
-        answered = rows[dataset.split[rows] != "test"]
-        # By a rule, as each fold reads rasters; the folds measure and tell their own.
-        with silenced():
-            part = with_bands(dataset.select(answered), source, seed=seed)
+        evaluated = rows[dataset.split[rows] != "test"]
+        with silenced():  # each fold measures the bands of its own rasters
+            part = with_bands(dataset.select(evaluated), source, seed=seed)
         bad = decode_evaluated(part, np.arange(len(part)), strict=place.strict)
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
-        rows = np.setdiff1d(rows, answered[list(bad)])
+        rows = np.setdiff1d(rows, evaluated[list(bad)])
     dataset = dataset.select(rows)
-    if apart := split_groups_warning(dataset):
-        _logger.info(apart.strip())
+    if warning := split_groups_warning(dataset):
+        _logger.info(warning.strip())
     return dataset, found.contents[rows], skipped
 
 
-def _readable_then(folder: Path, dataset: ImageDataset, readable: Ints) -> tuple[Ints, list[tuple[str, str]]]:
-    """The rows that were readable when the folds were begun, with those that are new, and what was left out then."""
-    there = ImageDataset.from_csv(
+def readable_at_start(
+    folder: Path, dataset: ImageDataset, readable: Ints
+) -> tuple[Ints, list[tuple[str, str]]]:
+    """Rows that were readable when the folds were made, with new ones, and what was skipped then.
+
+    The runs skip images that have become unreadable since.
+    """
+    before, skipped = _saved_dataset(folder, dataset).paths, read_skipped(folder / SKIPPED)
+    if skipped is None:
+        _logger.info(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
+    # Sets: np.isin compares each path with each, hours for a million images.
+    used = set(before)
+    skipped = [(path, why) for path, why in skipped or () if path not in used]
+    unread = {path for path, _ in skipped}
+    in_folds, in_skipped = (
+        np.flatnonzero([path in paths for path in dataset.paths]) for paths in (used, unread)
+    )
+    for rows, what in (
+        (np.setdiff1d(in_folds, readable), "of the folds cannot be read anymore and are skipped"),
+        (
+            np.intersect1d(in_skipped, readable),
+            "skipped when the folds were made can be read now and are left out",
+        ),
+    ):
+        if len(rows):
+            _logger.info(f"{count_of(len(rows), 'image')} {what} (first: {dataset.paths[rows[0]]}).")
+    return np.setdiff1d(np.union1d(readable, in_folds), np.intersect1d(in_skipped, readable)), skipped
+
+
+def _saved_dataset(folder: Path, dataset: ImageDataset) -> ImageDataset:
+    return ImageDataset.from_csv(
         folder / "manifest.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
     )
-    paths, listed = dataset.paths, set(there.paths)
-    recorded = read_skipped(folder / SKIPPED)
-    if recorded is None:
-        _logger.info(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
-    left_out = [(path, why) for path, why in recorded or () if path not in listed]
-    unread = {path for path, _ in left_out}
-    # By sets: numpy's isin compares every path with every other, hours of a million pictures.
-    dealt, known = (np.flatnonzero([path in those for path in paths]) for those in (listed, unread))
-    lost, back = np.setdiff1d(dealt, readable), np.intersect1d(known, readable)
-    if len(lost):
-        _logger.info(
-            f"{count_of(len(lost), 'picture')} of the folds can't be read any more (first: {paths[lost[0]]}), to be "
-            "passed over."
-        )
-    if len(back):
-        _logger.info(
-            f"{count_of(len(back), 'picture')} that could not be read when the folds were begun can be now (first: "
-            f"{paths[back[0]]}), left out as before."
-        )
-    return np.setdiff1d(np.union1d(readable, lost), back), left_out
 
 
-def _recipe(words: TrainOverrides, plan: Plan, place: RunOptions, separator: str | None = None) -> Recipe:
-    """The recipe, and those of every try, refused before anything is trained.
-
-    Raises:
-        InputError: one of them is none, or of no effect on pictures whose labels ``separator`` parts.
-    """
-    device = pick_device(place.device)
-    with silenced():
-        recipe, _ = requested_recipe(words, device)
-    starts = [one.word for one in open_weights(words, device)]
-
-    def refuse(one: Recipe, asked: TrainOverrides) -> None:
-        refuse_unlike(one, asked, separator)
-        if not place.resume:  # weights that the folds began with may be gone
-            validate_weights_name(one.weights)
-        validate_requested_sizes(one, device, starts)
-
-    refuse(recipe, words)
-    for index in range(len(plan.tries)):
-        if words.minutes is not None and sets_length(plan.settings_of(index)):
-            raise InputError(
-                f"--try {plan.tries[index]}: it says how long to train, but so does --minutes {words.minutes:g}, "
-                "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
-            )
-        # Without what holds while choosing alone, too: that is how it answers, after all have been tried.
-        for further in dict.fromkeys((plan.try_settings, ())):
-            try:
-                tried = with_further(words, (*plan.settings_of(index), *further))
-                with silenced():
-                    further_recipe, _ = requested_recipe(tried, device)
-                refuse(further_recipe, tried)
-            except InputError as error:  # for the words alone have just been taken
-                said = "".join(f" --try-set {setting}" for setting in further)
-                reason = str(error).replace("--set ", "")  # which nobody typed
-                raise InputError(f"--try {plan.tries[index]}{said}: {reason}") from error
-    return recipe
+def _digest(dataset: ImageDataset, folds: Folds) -> str:
+    """A digest of the images and the folds that predict them."""
+    names = [f"fold {number}" for number in folds.fold_of_image(len(dataset))]
+    return dataset.with_split(np.array(names, dtype=object)).digest()
 
 
-def _without_vain_comparison(plan: Plan, dataset: ImageDataset) -> Plan:
-    """Without folds that were asked for beside these, where nothing could be told of them: none are begun so any more.
-
-    Those that earlier versions have begun would else be refused for a word that can't be taken back.
-    """
-    if not plan.compare_splits or dataset.separator is None:
-        return plan
-    _logger.info(
-        "--compare-splits, with which these folds were begun, is left out from here on: the pictures have several "
-        "labels each, but what neighbours flatter is measured of one."
-    )
-    return replace(plan, compare_splits=False)
-
-
-def _digest(dataset: ImageDataset, dealt: Folds) -> str:
-    """Of the pictures and who answers them."""
-    folds = dealt.fold_of_image(len(dataset))
-    return dataset.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
-
-
-def _refuse_other_rule(
+def _check_same_folds(
     folder: Path,
-    asked: Plan,
-    plan: Plan,
+    config: CrossValConfig,
+    saved_by: str,
     dataset: ImageDataset,
     contents: Ints,
     seed: int,
     digest: str,
-    said: Collection[str],
 ) -> None:
-    """A rule that is named again gives the folds that are there: without places or groups auto is by class.
-
-    Raises:
-        InputError: it gives others, or none.
-    """
-    if asked.by == plan.by or (asked.by == Plan.by and "by" not in said):
-        return
+    """Refuse another rule, unless it gives the same folds: without locations or groups ``auto`` is ``class``."""
     with suppress(InputError):
-        if _digest(dataset, replace(plan, by=asked.by).dealt(dataset, contents, seed)) == digest:
+        if _digest(dataset, config.make_folds(dataset, contents, seed)) == digest:
             return
-    raise begun_otherwise(folder, [f"by is {plan.by} there, {asked.by} here"])
+    raise started_otherwise(folder, [f"by is {saved_by} there, {config.by} here"])
 
 
-def _where_it_lay(folder: Path, dataset: ImageDataset) -> ImageDataset:
-    """The pictures by the way on which the folds found them when they were begun.
+def with_saved_paths(folder: Path, dataset: ImageDataset) -> ImageDataset:
+    """The images by the same path from ``folder`` as at the start, by which the runs there know them.
 
-    Its runs know them by the way from there: a fold that is done calls what it answered so, and one that is not goes on
-    with these files alone. Another way to the same place, as by a link, comes to that one.
+    Another path to the same place, such as a link, is replaced.
 
     Raises:
-        InputError: they, or the folder, have been moved.
+        InputError: The images or the folder have been moved.
     """
-    there = ImageDataset.from_csv(
-        folder / "manifest.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
-    )
-    pairs = zip(there.paths, dataset.paths, strict=False)
+    pairs = zip(_saved_dataset(folder, dataset).paths, dataset.paths, strict=False)
     before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
     if before == now:
         return dataset
-    way = before.removesuffix(now).rstrip("/")
-    was = way if is_url(way) else os.path.realpath(folder / way)
-    if isinstance(dataset.root, Path) and was == os.path.realpath(dataset.root):
-        # From the folder as it is called, as ``ImageDataset.relative_to`` does, unless a link in that leads elsewhere.
-        places = [Path(os.path.normpath(one / way)) for one in (folder.absolute(), folder.resolve())]
-        return replace(dataset, root=next(one for one in places if os.path.realpath(one) == was))
+    prefix = before.removesuffix(now).rstrip("/")
+    root = prefix if is_url(prefix) else os.path.realpath(folder / prefix)
+    if isinstance(dataset.root, Path) and root == os.path.realpath(dataset.root):
+        # By the name of the folder, as ``ImageDataset.relative_to`` does, unless a link in it leads elsewhere.
+        roots = [Path(os.path.normpath(path / prefix)) for path in (folder.absolute(), folder.resolve())]
+        return replace(dataset, root=next(path for path in roots if os.path.realpath(path) == root))
     raise InputError(
-        f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
-        f"{dataset.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "
-        "the folder, or begin anew with another --out."
+        f"--resume: as seen from {folder}, the images were in {root} when the folds were started, but are in "
+        f"{dataset.root} now. Bring back what was moved, or start again with another --out."
     )
 
 
-def _begin(
-    folder: Path,
-    words: TrainOverrides,
-    plan: Plan,
-    source: DataConfig,
-    digest: str,
-    dataset: ImageDataset,
-    dealt: Folds,
-) -> None:
-    write_atomically(
-        folder / "manifest.csv", dealt.with_folds(dataset.with_split(_taught(dataset, dealt))).to_csv
-    )
-    remember(folder, words, plan, source, digest, command_line())
-
-
-def _taught(dataset: ImageDataset, dealt: Folds) -> npt.NDArray[np.object_]:
-    """(N,) splits as they are to whoever asks the folds' networks together: train for what has trained one of them.
-
-    By time the last period has trained none; neither is it a split of its own, for it is answered like the others.
-    """
+def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds: Folds) -> None:
+    """Write the images with their folds, and what the cross-validation is started with."""
+    # Split "train" is what trains any model of the folder. By time the last period trains none, and is no other split.
     split = np.where(dataset.split == "test", "test", "").astype(object)
-    for part in dealt.parts:
+    for part in folds.parts:
         split[part.train_rows] = "train"
-    return split
-
-
-def _called(dealt: Folds | None) -> str:
-    return "Fold at random" if dealt is not None and dealt.by == "class" else "Fold by place"
+    write_atomically(folder / "manifest.csv", folds.with_folds(dataset.with_split(split)).to_csv)
+    saved.save(folder)
 
 
 @api
@@ -460,16 +415,16 @@ def cross_validate(
     words, source, place = run_arguments(
         cross_validate, data, recipe, overrides, output=output, device=device, workers=workers, resume=resume
     )
-    plan = Plan(
+    config = CrossValConfig(
         folds=number("folds", folds, 1, 1000),
         by=by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(typed(settings_of(one)) for one in candidates),
+        tries=tuple(typed(settings_of(settings)) for settings in candidates),
         try_settings=settings_of(candidate_settings or {}),
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,
     )
     if not resume:
         refuse_run_within(source.data, place.out, "crossval")
-    return CrossValidation(crossvalidate(words, source, place, plan))
+    return CrossValidation(run_crossval(words, source, place, config))

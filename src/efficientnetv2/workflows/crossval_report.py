@@ -1,10 +1,11 @@
-"""How ``crossval`` ends: all answers together, what stands beside them, the report, the folds' networks as one."""
+"""The report of a cross-validation, and its models as an ensemble."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,383 +14,306 @@ import torch
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
-from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.clusters import Clusters, split_clusters
 from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary
 from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
-from efficientnetv2.evaluation.predictions import per_class_f1
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import ensemble, model_file
-from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils.errors import InputError, count_of
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.probability import to_logits
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import typed
 from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
-from efficientnetv2.workflows.crossval_baseline import Baseline, beside, probed
-from efficientnetv2.workflows.crossval_config import FILE, Plan
-from efficientnetv2.workflows.crossval_runs import Answered, Runs, preprocessing_of_first, run_name, told_of
+from efficientnetv2.workflows.crossval_baseline import ProbeBaseline, compare_folds, probe_baseline
+from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
+from efficientnetv2.workflows.crossval_runs import (
+    FoldResult,
+    FoldTrainer,
+    first_preprocessing,
+    run_name,
+    selection_results,
+)
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.workflows.explain import explained_by_folds
+from efficientnetv2.workflows.explain import explain_folds
 from efficientnetv2.workflows.report_sections import Known
 
 _logger = logging.getLogger(__name__)
 
+#: Folder of the comparison folds, in that of the cross-validation.
+COMPARISON_FOLDER = "otherwise"
 
-@dataclass(frozen=True)
-class Networks:
-    """Those of all folds.
 
-    Args:
-        folder: of the cross-validation.
-        folds: how many.
-        members: that answer each fold together.
+def write_ensemble(folder: Path, runs: Sequence[str], members: int) -> str:
+    """Make a folder the ensemble of the models of its runs, if they can be one; a sentence on that."""
+    files = [f"{run}/{model_file.NAME}" for run in runs]
+    try:
+        ensemble.require_compatible([model_file.describe(folder / file).header for file in files], runs)
+    except InputError as error:
+        return (
+            f"The models of the folds cannot be an ensemble: {error} For new images: effnetv2 predict "
+            f"{typed([str(folder / 'fold1')])} NEW_IMAGES, or train one model on all images."
+        )
+    ensemble.write_members(folder, files)
+    alone = "each model" if members == 1 else f"{members} models together"
+    return (
+        f"The models of all folds predict new images as an ensemble: effnetv2 predict {typed([str(folder)])} "
+        f"NEW_IMAGES. The metrics here are of {alone}, on images not trained on."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValResults:
+    """All that the report is made from.
+
+    Attributes:
+        other_results: Of the comparison folds. None if these were not trained.
+        skipped: Path and reason of images that were unreadable before the folds were made.
     """
 
     folder: Path
-    folds: int
-    members: int
+    trainer: FoldTrainer
+    folds: Folds
+    results: Sequence[FoldResult]
+    other_folds: Folds | None
+    other_results: Sequence[FoldResult] | None
+    skipped: Sequence[tuple[str, str]]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Out-of-fold predictions, in the order of the dataset."""
+        return _pooled(self.trainer.dataset, self.results)
+
+    @cached_property
+    def reports(self) -> list[list[dict[str, Any]]]:
+        """``report.json`` of each model of each fold."""
+        return [
+            [_read_report(self.folder / run_name(number, member)) for member in range(self.members)]
+            for number in range(len(self.results))
+        ]
 
     @property
-    def runs(self) -> list[str]:
-        """The runs that trained them, as seen from the folder, those of a fold side by side."""
-        return [run_name(number, place) for number in range(self.folds) for place in range(self.members)]
+    def members(self) -> int:
+        """Number of models that predict each fold."""
+        return self.trainer.config.members
 
-    @property
-    def files(self) -> list[str]:
-        """The model files, likewise."""
-        return [f"{run}/{model_file.NAME}" for run in self.runs]
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Path and reason of images that have no prediction because a run could not read them."""
+        paths, predicted = self.trainer.dataset.paths, set(self.predictions.samples.tolist())
+        found = {row: why for result in self.results for row, why in result.unreadable.items()}
+        return [(paths[row], found[row]) for row in sorted(found) if row not in predicted]
 
-    def hashes(self) -> dict[str, str]:
-        """Of the dataset and of the model files, by where they lie in the folder."""
-        names = ["manifest.csv", *self.files]
-        return {name: digest for name in names for digest in file_hashes(self.folder / name).values()}
+    def comparisons(self, baseline: ProbeBaseline | None) -> list[SplitComparison]:
+        """Predictions compared with those by the comparison folds: of trained models, and of the probe."""
+        found: list[SplitComparison] = []
+        dataset, key = self.trainer.dataset, Key.of(self.trainer.seed).fold("crossval")
+        if self.other_folds is None:
+            return found
+        common = (self.folds, self.other_folds, len(dataset.class_names), key)
+        if self.other_results is not None and dataset.separator is None:
+            theirs = _pooled(dataset, self.other_results)
+            found.append(compare_folds("the trained networks", self.predictions, theirs, *common))
+        if baseline is not None and baseline.other_predictions is not None:
+            found.append(compare_folds(PROBE, baseline.predictions, baseline.other_predictions, *common))
+        return found
 
-    def first_of(self, number: int) -> Network:
-        """The first network of a fold, loaded anew.
-
-        Args:
-            number: of the fold, from 0.
-        """
-        return model_file.load(self.folder / run_name(number))
-
-    def calibrations(self) -> tuple[Calibration | None, ...]:
-        """Their temperatures, in the order of ``files``."""
-        return tuple(model_file.describe(self.folder / file).calibration for file in self.files)
-
-    def together(self) -> str:
-        """Let them answer together from now on, if they can; a sentence on that."""
-        try:
-            headers = [model_file.describe(self.folder / file).header for file in self.files]
-            ensemble.require_compatible(headers, self.runs)
-        except InputError as error:
-            return (
-                f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
-                f"{typed([str(self.folder / 'fold1')])} NEW_PICTURES, or train one network on all of these."
-            )
-        ensemble.write_members(self.folder, self.files)
-        alone = (
-            "each alone, on pictures that it"
-            if self.members == 1
-            else f"{self.members} at a time, on pictures that they"
+    def summary(self, baseline: ProbeBaseline | None) -> CrossValidationSummary:
+        """Metrics by fold, candidates and comparisons."""
+        config, dataset = self.trainer.config, self.trainer.dataset
+        return CrossValidationSummary(
+            by=self.folds.rule,
+            note=self.folds.note,
+            over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
+            folds=[result.score for result in self.results],
+            tries=[
+                Candidate(
+                    config.candidate_name(index),
+                    {number: result.candidate_scores[index] for number, result in enumerate(self.results)},
+                )
+                for index in range(len(config.tries) if config.selects else 0)
+            ],
+            comparisons=self.comparisons(baseline),
+            members=self.members,
+            timed=self.trainer.words.minutes is not None,
+            apart=fold_train_distance(
+                dataset, [(part.train_rows, part.val_rows) for part in self.folds.parts]
+            ),
         )
-        return (
-            f"The folds' networks answer together for new pictures: effnetv2 predict {typed([str(self.folder)])} "
-            f"NEW_PICTURES. The figures here are of {alone} had not seen."
+
+    def metadata(self, baseline: ProbeBaseline | None) -> ReportMetadata:
+        """Metadata of the report; what differs between runs is that of the first."""
+        first, every = self.reports[0][0], [report for fold in self.reports for report in fold]
+        trained, selected = (
+            sum(max(int(report.get(use, 0)) for report in fold) for fold in self.reports)
+            for use in ("trained_on", "chose")
+        )
+        support = _train_support(self.trainer.dataset, every)
+        fix = "Start again with another --out."
+        metadata = ReportMetadata(
+            data=self.trainer.dataset.source,
+            evaluated_on="out-of-fold",
+            trained_on=trained,
+            chose=selected,
+            views=first["recipe"].get("eval_views", "one"),
+            model=first["model"],
+            command=read_object(self.folder / CROSSVAL_JSON, "command", fix=fix)["command"],
+            versions=library_versions(),
+            chosen=first["chosen"],
+            notes=[
+                *_optimism_notes(trained, selected, len(self.predictions.samples)),
+                self.folds.note,
+                *_kept_start_notes(every),
+                *(["Numbers of training images are means over the folds."] if support else []),
+            ],
+            recipe=first["recipe"],
+            seed=self.trainer.seed,
+            epochs=first["epochs"],
+            members=self.members,
+            train_support=support,
+            stored_px=first.get("stored_px"),
+            check_notes=first.get("check_notes", ()),
+            label_conflicts=first.get("label_conflicts", 0),
+            late_gain=first.get("late_gain"),
+            wall_s=self.train_seconds(),
+        )
+        if baseline is None:
+            return metadata
+        f1 = {name: each.f1 for name, each in baseline.metrics.per_class.items() if each.f1 is not None}
+        return replace(
+            metadata,
+            linear_probe=baseline.metrics.top1,
+            linear_probe_macro_f1=baseline.metrics.macro_f1,
+            linear_probe_f1=f1,
+            linear_probe_pictures=baseline.num_train_images,
+            linear_probe_of_pictures=baseline.num_available_images,
         )
 
+    def train_seconds(self) -> float:
+        """Seconds of all training: folds, selections and comparison folds."""
+        seconds = 0.0
+        for folder, results in (
+            (self.folder, self.results),
+            (self.folder / COMPARISON_FOLDER, self.other_results or ()),
+        ):
+            seconds += sum(result.score.seconds for result in results)
+            if self.trainer.config.selects:
+                seconds += sum(selection_results(folder, number)["seconds"] for number in range(len(results)))
+        return round(seconds, 2)
 
-#: In the folder, the folds that were dealt otherwise.
-OTHERWISE = "otherwise"
-# Of what ``_learnt`` counts.
-_MEAN = "How many pictures of a class there are to learn from is the mean over the folds."
+    def clusters(self) -> Clusters:
+        """Clusters of the predicted images: what the folds kept whole, otherwise what they happen not to divide."""
+        rows = self.predictions.samples
+        own = Clusters(self.folds.clusters[rows], " and ".join(self.folds.names) or None)
+        if own.what is not None:
+            return own
+        return split_clusters(self.folder, self.trainer.dataset.select(rows).paths) or own
 
 
-def conclude(
-    folder: Path,
-    runs: Runs,
-    dealt: Folds,
-    answered: list[Answered],
-    others: Folds | None,
-    again: list[Answered] | None,
-    skipped: Sequence[tuple[str, str]],
-    on_result: Callable[[EvaluationResult | Path], None],
+def write_crossval_report(
+    results: CrossValResults, on_result: Callable[[EvaluationResult | Path], None]
 ) -> None:
-    """Figures of all answers together, the report, and the folds' networks as one.
-
-    Args:
-        folder: of the cross-validation.
-        runs: what its runs had in common.
-        dealt: the folds.
-        answered: by each fold.
-        others: folds dealt otherwise, if there are any.
-        again: what those answered, if they were trained.
-        skipped: path and reason of the pictures that could not be read before they were dealt.
-        on_result: gets the figures before the report is written: a full disk loses none.
-    """
-    dataset, plan = runs.dataset, runs.plan
-    pooled = _pooled(dataset, answered)
-    lost = _lost(dataset, answered, pooled)
-    _tell_lost(folder, skipped, lost)
-    key = Key.of(runs.seed).fold("crossval")
-    baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
-    comparisons = [] if others is None else _compared(dataset, pooled, again, baseline, dealt, others, key)
-    whole = _whole(runs, dealt, answered, comparisons)
-    networks = Networks(folder, len(answered), plan.members)
-    together = networks.together()
-    facts = replace(
-        _facts(folder, runs, dealt, answered, pooled, baseline),
-        wall_s=_seconds(folder, plan, answered, again),
-        hashes=networks.hashes(),
-        skipped=len(skipped) + len(lost),
-        others={"run": str(folder), **whole.to_json()},
-    )
-    facts = replace(facts, notes=[*facts.notes, together])
-    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
-    # several that answered together it is shown of the first.
-    bands = preprocessing_of_first(folder).bands
-    asked = replace(dataset, bands=bands)
-    looked = explained_by_folds(
-        networks.first_of, _fold_of(answered), pooled, asked, dataset.class_names, members=plan.members
-    )
-    known = replace(
-        _known(whole, baseline, dataset, looked),
-        folder=folder,
-        members=networks.calibrations(),
-        split_by=dealt.rule,
-        whole=_hanging(folder, dataset, dealt, pooled),
-    )
-    outcome = EvaluationResult(pooled, asked, dataset.class_names, facts, known=known)
-    on_result(outcome)
-    outcome.write(folder, sections=whole.sections())
-    for line in (*whole.lines(), together):
-        _logger.info(line)
-    _logger.info(f"Report: {folder / 'report.html'}")
-    for line in outcome.next_lines:
-        _logger.info(line)
-
-
-def _compared(
-    dataset: ImageDataset,
-    pooled: Predictions,
-    again: list[Answered] | None,
-    baseline: Baseline | None,
-    dealt: Folds,
-    others: Folds,
-    key: Key,
-) -> list[SplitComparison]:
-    """Answers by folds dealt otherwise beside these: of the networks, if they were trained, and of the probe."""
-    found, count = [], len(dataset.class_names)
-    if again is not None and dataset.separator is None:
-        theirs = _pooled(dataset, again)
-        found.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
-    if baseline is not None and baseline.otherwise is not None:
-        found.append(beside(PROBE, baseline.answers, baseline.otherwise, dealt, others, count, key))
-    return found
-
-
-def _whole(
-    runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[SplitComparison]
-) -> CrossValidationSummary:
-    """What the folds came to."""
-    dataset, plan = runs.dataset, runs.plan
-    return CrossValidationSummary(
-        by=dealt.rule,
-        note=dealt.note,
-        over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
-        folds=[one.score for one in answered],
-        tries=[
-            Candidate(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
-            for place in range(len(plan.tries) if plan.chooses else 0)
-        ],
-        comparisons=comparisons,
-        members=plan.members,
-        timed=runs.words.minutes is not None,
-        apart=fold_train_distance(dataset, [(part.train_rows, part.val_rows) for part in dealt.parts]),
-    )
-
-
-def _facts(
-    folder: Path,
-    runs: Runs,
-    dealt: Folds,
-    answered: Sequence[Answered],
-    pooled: Predictions,
-    baseline: Baseline | None,
-) -> ReportMetadata:
-    """What the report says beside the figures; of one run that of the first."""
-    dataset, members = runs.dataset, runs.plan.members
-    first = _report_of(folder / run_name(0))
-    before, chose = (
-        sum(_seen_by(folder, number, members, what) for number in range(len(dealt.parts)))
-        for what in ("trained_on", "chose")
-    )
-    reports = [
-        _report_of(folder / run_name(number, place))
-        for number in range(len(dealt.parts))
-        for place in range(members)
-    ]
-    learnt = _learnt(dataset, reports)
-    facts = ReportMetadata(
-        data=dataset.source,
-        evaluated_on="out-of-fold",
-        trained_on=before,
-        chose=chose,
-        views=first["recipe"].get("eval_views", "one"),
-        model=first["model"],
-        command=read_object(folder / FILE, "command", fix="Start again with another --out.")["command"],
-        versions=library_versions(),
-        chosen=first["chosen"],
-        notes=[
-            *([_seen_before(before, chose, len(pooled.samples))] if before or chose else []),
-            dealt.note,
-            *_kept(reports),
-            *([_MEAN] if learnt else []),
-        ],
-        recipe=first["recipe"],
-        seed=runs.seed,
-        epochs=first["epochs"],
-        members=members,
-        train_support=learnt,
-        stored_px=first.get("stored_px"),
-        check_notes=first.get("check_notes", ()),
-        label_conflicts=first.get("label_conflicts", 0),
-        late_gain=first.get("late_gain"),
-    )
-    if baseline is None:
-        return facts
-    return replace(
-        facts,
-        linear_probe=baseline.top1,
-        linear_probe_macro_f1=baseline.macro_f1,
-        linear_probe_f1=per_class_f1(baseline.told(dataset)),
-        linear_probe_pictures=baseline.train_pictures,
-        linear_probe_of_pictures=baseline.of_pictures,
-    )
-
-
-def _seconds(folder: Path, plan: Plan, answered: list[Answered], again: list[Answered] | None) -> float:
-    """Of all training: what answered, what chose between tries, and the same of folds dealt otherwise."""
-    places = {folder: answered, folder / OTHERWISE: again or []}
-    seconds = sum(one.score.seconds for folds in places.values() for one in folds)
-    if plan.chooses:
-        seconds += sum(
-            told_of(place, number)["seconds"]
-            for place, folds in places.items()
-            for number in range(len(folds))
+    """Write the report; ``on_result`` gets the metrics before, so that a full disk loses none."""
+    folder, trainer = results.folder, results.trainer
+    unreadable = results.unreadable()
+    if unreadable:
+        _logger.info(
+            f"Skipped {count_of(len(unreadable), 'unreadable image')}, the first: {' '.join(unreadable[0])}."
         )
-    return round(seconds, 2)
-
-
-def _seen_by(folder: Path, number: int, members: int, what: str) -> int:
-    """How many of a fold's pictures had a part in the weights of one of its networks: ``what`` in its report."""
-    folders = [folder / run_name(number, place) for place in range(members)]
-    return max(int(_report_of(one).get(what, 0)) for one in folders)
-
-
-def _report_of(run: Path) -> dict[str, Any]:
-    """What ``report.json`` of a fold's run holds."""
-    return read_object(run / "report.json", "recipe", fix=f"Remove {run}, and --resume trains it again.")
-
-
-def _seen_before(trained: int, chose: int, of: int) -> str:
-    counts = {"trained": trained, "chosen": chose}
-    parts = [f"{count:,} {'has' if count == 1 else 'have'} {verb}" for verb, count in counts.items() if count]
-    return (
-        f"Of these {count_of(of, 'picture')} {' and '.join(parts)} the weights that the runs began with, so the "
-        "figures are optimistic. Begin with weights that have not seen them."
+        write_skipped(folder / SKIPPED, [*results.skipped, *unreadable])
+        _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
+    baseline = (
+        probe_baseline(folder, trainer, results.folds, results.other_folds) if trainer.place.probe else None
     )
+    summary = results.summary(baseline)
+    runs = [
+        run_name(number, member)
+        for number in range(len(results.results))
+        for member in range(results.members)
+    ]
+    files = [f"{run}/{model_file.NAME}" for run in runs]
+    ensemble_note = write_ensemble(folder, runs, results.members)
+    metadata = results.metadata(baseline)
+    metadata = replace(
+        metadata,
+        notes=[*metadata.notes, ensemble_note],
+        hashes={
+            name: digest
+            for name in ("manifest.csv", *files)
+            for digest in file_hashes(folder / name).values()
+        },
+        skipped=len(results.skipped) + len(unreadable),
+        others={"run": str(folder), **summary.to_json()},
+    )
+    # Rasters are shown by the bands of the first fold, and explained by those of each fold.
+    dataset = replace(trainer.dataset, bands=first_preprocessing(folder).bands)
+    sections = explain_folds(
+        lambda number: model_file.load(folder / run_name(number)),
+        results.folds.fold_of_image(len(dataset))[results.predictions.samples],
+        results.predictions,
+        dataset,
+        members=results.members,
+    )
+    curve, note = (None, "") if baseline is None else (baseline.label_curve, baseline.label_curve_note)
+    known = Known(
+        members=tuple(model_file.describe(folder / file).calibration for file in files),
+        probe=None if baseline is None else baseline.table,
+        labels=None if curve is None else label_efficiency_verdict(curve, note=note),
+        elsewhere=summary.new_places(),
+        sections=sections if curve is None else (learning_curve_section(curve, note=note), *sections),
+        folder=folder,
+        split_by=results.folds.rule,
+        whole=results.clusters(),
+    )
+    outcome = EvaluationResult(results.predictions, dataset, dataset.class_names, metadata, known=known)
+    on_result(outcome)
+    outcome.write(folder, sections=summary.sections())
+    for line in (*summary.lines(), ensemble_note, f"Report: {folder / 'report.html'}", *outcome.next_lines):
+        _logger.info(line)
 
 
-def _pooled(dataset: ImageDataset, answered: Sequence[Answered]) -> Predictions:
-    """The answers of all folds, in the order of the dataset."""
-    rows = np.concatenate([one.rows for one in answered])
-    shares = np.concatenate([one.probabilities for one in answered])
-    order = np.argsort(rows, kind="stable")
-    answer = answered[0].answer
-    logits = to_logits(torch.from_numpy(shares[order]), answer).float()
+def _pooled(dataset: ImageDataset, results: Sequence[FoldResult]) -> Predictions:
+    rows = np.concatenate([result.rows for result in results])
+    order, answer = np.argsort(rows, kind="stable"), results[0].answer
+    probabilities = np.concatenate([result.probabilities for result in results])[order]
+    logits = to_logits(torch.from_numpy(probabilities), answer).float()
     return Predictions(rows[order], dataset.targets[rows[order]], logits, answer=answer)
 
 
-def _lost(dataset: ImageDataset, answered: Sequence[Answered], pooled: Predictions) -> list[tuple[str, str]]:
-    """Path and reason of the dealt pictures that the folds' runs could not read, in the order of the dataset.
-
-    What has an answer is not lost, though a run that was to learn from it may have missed it for a while.
-    """
-    there = set(pooled.samples.tolist())
-    unread = {row: why for one in answered for row, why in one.unread.items() if row not in there}
-    return [(dataset.paths[row], unread[row]) for row in sorted(unread)]
+def _read_report(run: Path) -> dict[str, Any]:
+    return read_object(run / "report.json", "recipe", fix=f"Remove {run}, and --resume trains it again.")
 
 
-def _tell_lost(folder: Path, skipped: Sequence[tuple[str, str]], lost: Sequence[tuple[str, str]]) -> None:
-    """Say of pictures that passed for readable until they were decoded what is said of the others."""
-    if not lost:
-        return
-    _logger.info(f"Skipped {count_of(len(lost), 'unreadable picture')}, the first: {' '.join(lost[0])}.")
-    file = folder / SKIPPED
-    write_skipped(file, [*skipped, *lost])
-    _logger.info(f"What could not be read is listed in {file}.")
-
-
-def _fold_of(answered: Sequence[Answered]) -> Ints:
-    """Which fold gave each answer, in the order of the dataset."""
-    rows = np.concatenate([one.rows for one in answered])
-    numbers = np.repeat(np.arange(len(answered)), [len(one.rows) for one in answered])
-    return numbers[np.argsort(rows, kind="stable")]
-
-
-def _kept(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many of the networks are the start of their run, in a sentence; none where none is."""
-    starts = sum(one.get("kept_model") == "start" for one in reports)
-    if not starts:
-        return []
-    return [
-        f"{starts} of {count_of(len(reports), 'model')} {'is' if starts == 1 else 'are'} the model before training, "
-        "which was better on the images set aside to choose."
-    ]
-
-
-def _learnt(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Of each class, how many pictures the network of a fold has learnt from: the mean over the folds.
-
-    Empty where pictures have several labels. What chose, or could not be read at some time, is not counted.
-    """
+def _train_support(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Training images of each class as the runs report them: means over the runs. Empty for multi-label data."""
     if dataset.separator is not None:
         return {}
     return {
-        name: round(sum(one["train_support"].get(name, 0) for one in reports) / len(reports))
+        name: round(sum(report["train_support"].get(name, 0) for report in reports) / len(reports))
         for name in dataset.class_names
     }
 
 
-def _known(
-    whole: CrossValidationSummary,
-    baseline: Baseline | None,
-    dataset: ImageDataset,
-    looked: tuple[TemplateSection, ...],
-) -> Known:
-    """What there is beside the answers: the probe's, whether more labels would help, where the networks looked."""
-    if baseline is None:
-        return Known(elsewhere=whole.new_places(), sections=looked)
-    curve = baseline.labels
-    return Known(
-        probe=baseline.told(dataset),
-        labels=None if curve is None else label_efficiency_verdict(curve, note=baseline.labels_of),
-        elsewhere=whole.new_places(),
-        sections=looked
-        if curve is None
-        else (learning_curve_section(curve, note=baseline.labels_of), *looked),
+def _optimism_notes(trained: int, selected: int, count: int) -> list[str]:
+    """A sentence if evaluated images trained or selected the initial weights."""
+    uses = " and ".join(
+        f"{number:,} {use}" for number, use in ((trained, "trained"), (selected, "selected")) if number
     )
+    if not uses:
+        return []
+    return [
+        f"Of these {count_of(count, 'image')}, {uses} the initial weights, so the metrics are optimistic. Start from "
+        "weights that have not seen them."
+    ]
 
 
-def _hanging(folder: Path, dataset: ImageDataset, dealt: Folds, pooled: Predictions) -> Clusters:
-    """What chance draws as a whole: what the folds kept so, or, where they heeded neither, what they did not part."""
-    own = Clusters(dealt.clusters[pooled.samples], " and ".join(dealt.names) or None)
-    if own.what is not None:
-        return own
-    return split_clusters(folder, dataset.select(pooled.samples).paths) or own  # which joins identical files
+def _kept_start_notes(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence if runs kept the model before training."""
+    count = sum(report.get("kept_model") == "start" for report in reports)
+    if not count:
+        return []
+    return [
+        f"{count} of {count_of(len(reports), 'model')} {'is' if count == 1 else 'are'} the model before training, "
+        "which was better on the selection images."
+    ]

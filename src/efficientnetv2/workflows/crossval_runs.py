@@ -1,7 +1,7 @@
-"""The runs of a cross-validation: in each fold what chooses, then what answers; each is an ordinary run of ``train``.
+"""Training runs of a cross-validation: in each fold those that select among candidates, then those that predict.
 
-The first run of its kind, and from its weights, settles the recipe (what suits the machine, how many epochs fit); all
-later ones repeat it, but for the seed.
+Each is an ordinary run of ``train``. The first run with the same candidate and initial weights resolves the recipe,
+such as the number of epochs that fit into the time. Later runs repeat it, except for the seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, ma
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.recipe_io import read_recipe as read_recipe
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError, count_of, duration
@@ -37,48 +38,31 @@ from efficientnetv2.utils.io import read_object, write_atomically, write_text_at
 from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.batch_predict import SKIPPED
-from efficientnetv2.workflows.crossval_config import Plan, with_further
+from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
 from efficientnetv2.workflows.predictions_io import read_predictions
 from efficientnetv2.workflows.train import trained
 
 _logger = logging.getLogger(__name__)
 
-# Of --minutes, what goes into runs; the rest is for measuring, the probe and the reports. Ours.
-_FOR_RUNS = 0.9
+Floats = npt.NDArray[np.float64]
+
+# Fraction of --minutes for the runs; the rest is for measuring, the linear probe and reports. Ours.
+_RUNS_SHARE = 0.9
 
 
 def run_name(number: int, member: int = 0) -> str:
-    """Of the run that answers a fold, seen from the folder; ``fold2_member3`` of the third that answers the second.
-
-    Args:
-        number: of the fold, from 0.
-        member: of the networks that answer it together, from 0.
-    """
+    """Folder of the run that predicts a fold: ``fold2``, or ``fold2_member3`` of its third model."""
     return f"fold{number + 1}" + (f"_member{member + 1}" if member else "")
 
 
-def told_of(folder: Path, number: int) -> dict[str, Any]:
-    """What the tries of a fold have come to: ``scores`` by try, ``seconds`` of all, ``pictures`` of the fold.
-
-    Args:
-        folder: of the folds.
-        number: of the fold, from 0.
-    """
-    file = folder / "choosing" / f"fold{number + 1}.json"
-    return read_object(
-        file, "scores", "seconds", fix="Remove it, and --resume tries this fold's settings again."
-    )
+def selection_results(folder: Path, number: int) -> dict[str, Any]:
+    """``scores`` by candidate, ``seconds`` of all candidates, and ``pictures`` of a fold."""
+    fix = "Remove it, and --resume trains the candidates of this fold again."
+    return read_object(folder / "choosing" / f"fold{number + 1}.json", "scores", "seconds", fix=fix)
 
 
-def preprocessing_of_first(folder: Path) -> Preprocessing:
-    """How the first fold's network looks at images.
-
-    Args:
-        folder: Of the folds.
-
-    Raises:
-        InputError: The file that says so is damaged.
-    """
+def first_preprocessing(folder: Path) -> Preprocessing:
+    """Preprocessing of the model of the first fold."""
     run = folder / run_name(0)
     fix = f"Remove {run}, and --resume trains it again."
     return Preprocessing.from_json(
@@ -86,131 +70,47 @@ def preprocessing_of_first(folder: Path) -> Preprocessing:
     )
 
 
-def scores_of(folder: Path, plan: Plan, number: int) -> tuple[float, ...]:
-    """What each try reached inside a fold's training pictures; empty where nothing is chosen.
-
-    Args:
-        folder: of the folds.
-        plan: of them.
-        number: of the fold, from 0; its tries are done.
-    """
-    if not plan.chooses:
-        return ()
-    scores = told_of(folder, number)["scores"]
-    return tuple(scores[name] for name in plan.tries)
-
-
-def answerers(plan: Plan, scores: tuple[float, ...]) -> tuple[int | None, ...]:
-    """The tries whose networks answer a fold together, the best first; None is the recipe as it is.
-
-    Args:
-        plan: of the folds.
-        scores: of ``scores_of``.
-    """
+def best_candidates(config: CrossValConfig, scores: Sequence[float]) -> tuple[int | None, ...]:
+    """Candidates whose models predict a fold, the best first; None is the recipe. No scores: nothing was selected."""
     if scores:
-        return tuple(np.argsort(-np.array(scores), kind="stable")[: plan.members].tolist())
-    return tuple(range(plan.members)) if plan.tries else (None,) * plan.members
-
-
-def tried_with(folder: Path, attempt: int) -> list[Path]:
-    """The recipes that choosing runs of this try have settled: of the first fold's weights, then of others."""
-    first = folder / "choosing" / f"try{attempt + 1}.yaml"
-    return [file for file in (first, *sorted(first.parent.glob(f"{first.stem}_fold*.yaml"))) if file.exists()]
-
-
-def answered_with(folder: Path, plan: Plan, attempt: int | None) -> list[Path]:
-    """The recipes of the runs that answer folds with this try, and were begun."""
-    found = []
-    for number in range(plan.folds):
-        begun = [folder / run_name(number, member) / "recipe.yaml" for member in range(plan.members)]
-        if not begun[0].exists():
-            continue  # nor have its tries come to anything
-        tries = answerers(plan, scores_of(folder, plan, number))
-        found += [file for file, own in zip(begun, tries, strict=True) if own == attempt and file.exists()]
-    return found
-
-
-def minutes_of(
-    asked: float | None, plan: Plan, dealt: Folds, number: int, first: Path, *, choosing: bool
-) -> float | None:
-    """What of ``--minutes`` is a run's own: as much of them as the fold has of all folds' training pictures.
-
-    For later folds repeat, on more pictures or fewer, the epochs that the first finds to fit.
-
-    Args:
-        asked: ``--minutes``; None for none.
-        plan: of the folds.
-        dealt: the folds.
-        number: of the run's fold, from 0.
-        first: folder of the folds that were begun first.
-        choosing: whether the run is a try's.
-
-    Raises:
-        InputError: the tries, whose length is set, leave nothing.
-    """
-    if asked is None or (choosing and plan.tries_timed):
-        return None
-    pictures = [len(part.train_rows) for part in dealt.parts]
-    minutes, kinds = asked * _FOR_RUNS, plan.runs // plan.folds
-    if plan.chooses and plan.tries_timed:
-        sides = kinds // (plan.members + len(plan.tries))
-        kinds = sides * plan.members
-        tried = told_of(first, 0)
-        spent = sides * sum(pictures) * tried["seconds"] / tried["pictures"] / 60
-        minutes -= spent
-        if minutes <= 0:
-            raise InputError(
-                f"--minutes {asked:g}: with {' '.join(plan.try_settings)} the tries of all folds take about "
-                f"{spent:.3g} minutes, as measured in the first, and leave nothing for the folds themselves. Give "
-                "more minutes or shorter tries (--try-set), and another --out."
-            )
-    return minutes / kinds * pictures[number] / sum(pictures)
-
-
-# Of one run: report, answers (n, K), their rows (n,) in the whole dataset; row and reason of what it could not read.
-_Ran = tuple[dict[str, Any], npt.NDArray[np.float64], Ints, dict[int, str]]
+        return tuple(np.argsort(-np.array(scores), kind="stable")[: config.members].tolist())
+    return tuple(range(config.members)) if config.tries else (None,) * config.members
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
-    """What one fold's network answered, or its networks together.
+class FoldResult:
+    """Predictions of one fold.
 
-    Args:
-        score: figures of the answers.
-        rows: (n,) of the pictures in the whole dataset.
-        probabilities: (n, K); of several networks the mean.
-        answer: what they are.
-        scores: of each try, on what chose; empty without a choice.
-        unread: row in the whole dataset and reason of what its runs could not read; so of each picture that they
-            were to answer and have not.
+    Attributes:
+        rows: (n,) rows of the predicted images in the dataset.
+        probabilities: (n, K); of several models their mean.
+        answer: Meaning of the probabilities.
+        candidate_scores: Macro metric of each candidate. Empty without selection.
+        unreadable: Row -> reason, of images that a run could not read or did not predict.
     """
 
     score: FoldScore
     rows: Ints
-    probabilities: npt.NDArray[np.float64]
+    probabilities: Floats
     answer: Answer
-    scores: tuple[float, ...] = ()
-    unread: Mapping[int, str] = field(default_factory=dict)
+    candidate_scores: tuple[float, ...]
+    unreadable: Mapping[int, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
-    """What all runs of a cross-validation have in common.
+class FoldTrainer:
+    """Trains and predicts folds, with what all runs have in common.
 
-    Args:
-        words: about the recipe; ``minutes`` is for all runs together.
-        plan: of the folds.
-        place: where and how to run.
-        dataset: of all pictures, readable.
-        contents: (N,) equal for identical files.
-        seed: of the recipe.
-        bands: of rasters, as ``--bands`` says them.
-        nodata: Missing data of rasters, as ``--nodata`` says it.
-        callbacks: called in every run.
+    Attributes:
+        words: Overrides of the recipe; ``minutes`` is for all runs together.
+        dataset: All readable images.
+        contents: (N,) ids, equal for identical files.
+        bands, nodata: Options of that name, for rasters.
+        callbacks: Called in every run.
     """
 
     words: TrainOverrides
-    plan: Plan
+    config: CrossValConfig
     place: RunOptions
     dataset: ImageDataset
     contents: Ints
@@ -219,224 +119,252 @@ class Runs:
     nodata: str | None = None
     callbacks: Sequence[Callback] = ()
 
-    def answer(self, dealt: Folds, folder: Path, what: str) -> list[Answered]:
-        """Every fold, in order; what is done already is only read.
-
-        Args:
-            dealt: the folds.
-            folder: for their runs.
-            what: to call a fold.
-        """
-        return [self._fold(dealt, number, folder, what) for number in range(len(dealt.parts))]
-
-    def _fold(self, dealt: Folds, number: int, folder: Path, what: str) -> Answered:
-        part, called = dealt.parts[number], f"{what} {number + 1} of {len(dealt.parts)}"
-        if not (folder / run_name(number) / "report.json").exists():
-            span = f" ({part.note})" if part.note else ""
-            learning, answering = count_of(len(part.train_rows), "picture"), f"{len(part.val_rows):,}"
-            _logger.info(f"{called}: learns from {learning}, answers {answering}{span}.")
-        scores = self._scores(dealt, number, folder, called)
-        tries = answerers(self.plan, scores)
-        runs = [
-            self._member(dealt, number, folder, place, attempt, called) for place, attempt in enumerate(tries)
+    def predict(self, folds: Folds, folder: Path, title: str) -> list[FoldResult]:
+        """Results of every fold, in order. Finished runs in ``folder`` are only read; ``title`` names a fold."""
+        count = len(folds.parts)
+        return [
+            _Fold(self, folds, number, folder, f"{title} {number + 1} of {count}").predict()
+            for number in range(count)
         ]
-        reports, given, everyone, unread = zip(*runs, strict=True)
-        names = [run_name(number, place) for place in range(len(tries))]
-        rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
-        recipes = [read_recipe(folder / name / "recipe.yaml") for name in names]
-        answer = recipes[0].answer(self.dataset.separator)
-        figures = compute_metrics(self.dataset.targets[rows], probabilities, self.dataset.class_names, answer)
-        figure, mean = macro_metric(figures)
+
+
+@dataclass(frozen=True, eq=False)
+class _RunResult:
+    """A finished run; attributes as of ``FoldResult``."""
+
+    path: Path
+    report: dict[str, Any]
+    recipe: Recipe
+    rows: Ints
+    probabilities: Floats
+    unreadable: dict[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """One fold; ``folder`` has the runs of all folds."""
+
+    trainer: FoldTrainer
+    folds: Folds
+    number: int
+    folder: Path
+    title: str
+
+    def predict(self) -> FoldResult:
+        part, dataset = self.folds.parts[self.number], self.trainer.dataset
+        if not (self.folder / run_name(self.number) / "report.json").exists():
+            span = f" ({part.note})" if part.note else ""
+            _logger.info(
+                f"{self.title}: {count_of(len(part.train_rows), 'training image')}, {len(part.val_rows):,} to predict"
+                f"{span}."
+            )
+        scores = self._candidate_scores()
+        candidates = best_candidates(self.trainer.config, scores)
+        runs = [self._train_member(member, candidate) for member, candidate in enumerate(candidates)]
+        first, probabilities = runs[0], _mean_probabilities(runs)
+        answer = first.recipe.answer(dataset.separator)
+        metrics = compute_metrics(dataset.targets[first.rows], probabilities, dataset.class_names, answer)
+        name, value = macro_metric(metrics)
+        names = [self.trainer.config.candidate_name(each) for each in candidates if each is not None]
         score = FoldScore(
-            number=number,
+            number=self.number,
             note=part.note,
             learning=len(part.train_rows),
-            answering=len(rows),
-            top1=figures.top1,
-            mean=mean,
-            epochs=reports[0]["epochs"],
-            seconds=round(sum(report["wall_s"] for report in reports), 2),
-            weights=tuple(dict.fromkeys(recipe.weights for recipe in recipes)),
-            chosen=tuple(self.plan.name_of(attempt) for attempt in tries if attempt is not None),
+            answering=len(first.rows),
+            top1=metrics.top1,
+            mean=value,
+            epochs=first.report["epochs"],
+            seconds=round(sum(run.report["wall_s"] for run in runs), 2),
+            weights=tuple(dict.fromkeys(run.recipe.weights for run in runs)),
+            chosen=tuple(names),
         )
-        chose = f", with {'; '.join(score.chosen)}" if scores else ""
+        selected = f", with {'; '.join(names)}" if scores else ""
         _logger.info(
-            f"{called}: {MACRO_METRICS[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
-            f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
+            f"{self.title}: {MACRO_METRICS[name]} {value:.3f}, top-1 {score.top1:.1%} on "
+            f"{count_of(len(first.rows), 'image')} ({duration(score.seconds)}{selected})."
         )
-        return Answered(score, rows, probabilities, answer, scores, dict(ChainMap(*unread)))
+        unreadable = dict(ChainMap(*(run.unreadable for run in runs)))
+        return FoldResult(score, first.rows, probabilities, answer, scores, unreadable)
 
-    def _member(
-        self, dealt: Folds, number: int, folder: Path, place: int, attempt: int | None, called: str
-    ) -> _Ran:
-        """One of the networks that answer a fold; without tries they differ in their seed alone."""
-        part, words = dealt.parts[number], self._words(dealt, number, folder, attempt)
-        if attempt is None and place:
-            # Last, for the user's own settings may say a seed; and what the first began from is not chosen again.
-            first = read_recipe(folder / run_name(number) / "recipe.yaml")
-            words = replace(
-                words, weights=first.weights, settings=(*words.settings, f"seed={self.seed + place}")
-            )
-        settled = self._settled(folder, attempt)
-        return self._run(
-            dealt, folder, run_name(number, place), part.train_rows, part.val_rows, words, settled, called
-        )
+    def _train_member(self, member: int, candidate: int | None) -> _RunResult:
+        """One of the models that predict the fold; without candidates they differ in their seed."""
+        part, words = self.folds.parts[self.number], self._words(candidate)
+        if candidate is None and member:
+            # After the user's own settings, which may have a seed. The initial weights are not selected again.
+            weights = read_recipe(self.folder / run_name(self.number) / "recipe.yaml").weights
+            seed = f"seed={self.trainer.seed + member}"
+            words = replace(words, weights=weights, settings=(*words.settings, seed))
+        path, resolved = self.folder / run_name(self.number, member), self._resolved_recipes(candidate)
+        return self._train(path, (part.train_rows, part.val_rows), words, resolved)
 
-    def _scores(self, dealt: Folds, number: int, folder: Path, called: str) -> tuple[float, ...]:
-        """What each try reached inside the fold's training pictures; runs that have told it are removed."""
-        if not self.plan.chooses:
+    def _candidate_scores(self) -> tuple[float, ...]:
+        """Macro metric of each candidate; empty without selection. Runs of the selection are removed."""
+        config, selection = self.trainer.config, self.folder / "choosing"
+        if not config.selects:
             return ()
-        choosing = folder / "choosing"
-        if not (choosing / f"fold{number + 1}.json").exists():
-            self._choose(dealt, number, folder, called)
-        for place in range(len(self.plan.tries)):
-            shutil.rmtree(choosing / f"fold{number + 1}_try{place + 1}", ignore_errors=True)
-        return scores_of(folder, self.plan, number)
+        if not (selection / f"fold{self.number + 1}.json").exists():
+            self._select()
+        for index in range(len(config.tries)):
+            shutil.rmtree(selection / f"fold{self.number + 1}_try{index + 1}", ignore_errors=True)
+        return _saved_scores(self.folder, config, self.number)
 
-    def _choose(self, dealt: Folds, number: int, folder: Path, called: str) -> None:
-        """Train each try on a part of the fold's training pictures; write down what it reached, and in what time."""
-        choosing = folder / "choosing"
-        learning, asked = self.plan.parted(self.dataset, self.contents, dealt, number, self.seed)
+    def _select(self) -> None:
+        """Train each candidate on a part of the training images, and write its score on the rest and its time."""
+        trainer, selection = self.trainer, self.folder / "choosing"
+        rows = trainer.config.selection_split(
+            trainer.dataset, trainer.contents, self.folds, self.number, trainer.seed
+        )
         scores: dict[str, float] = {}
         seconds = 0.0
-        for place, name in enumerate(self.plan.tries):
-            run = f"fold{number + 1}_try{place + 1}"
-            words = self._words(dealt, number, folder, place, choosing=True)
-            settled = self._settled(folder, place, choosing=True)
-            report, *_ = self._run(dealt, choosing, run, learning, asked, words, settled, called)
-            figure, scores[name] = _mean_of(report)
+        for index, settings in enumerate(trainer.config.tries):
+            path = selection / f"fold{self.number + 1}_try{index + 1}"
+            words = self._words(index, selecting=True)
+            report = self._train(path, rows, words, self._resolved_recipes(index, selecting=True)).report
+            name = next(name for name in MACRO_METRICS if name in report)
+            scores[settings] = float(report[name])
             seconds += report["wall_s"]
             _logger.info(
-                f"{called}, choosing: {MACRO_METRICS[figure]} {scores[name]:.3f} with "
-                f"{self.plan.name_of(place)} ({duration(report['wall_s'])})."
+                f"{self.title}, selection: {MACRO_METRICS[name]} {scores[settings]:.3f} with "
+                f"{trainer.config.candidate_name(index)} ({duration(report['wall_s'])})."
             )
-            recipe, there = (choosing / run / "recipe.yaml").read_text("utf-8"), tried_with(folder, place)
-            if recipe not in [file.read_text("utf-8") for file in there]:
-                fold = f"_fold{number + 1}" if there else ""
-                write_text_atomically(choosing / f"try{place + 1}{fold}.yaml", recipe)
-        told = {"scores": scores, "seconds": seconds, "pictures": len(dealt.parts[number].train_rows)}
-        write_text_atomically(choosing / f"fold{number + 1}.json", json.dumps(told, indent=1) + "\n")
+            recipe, known = (path / "recipe.yaml").read_text("utf-8"), _selection_recipes(self.folder, index)
+            if recipe not in [file.read_text("utf-8") for file in known]:
+                fold = f"_fold{self.number + 1}" if known else ""
+                write_text_atomically(selection / f"try{index + 1}{fold}.yaml", recipe)
+        images = len(self.folds.parts[self.number].train_rows)
+        values = {"scores": scores, "seconds": seconds, "pictures": images}
+        write_text_atomically(selection / f"fold{self.number + 1}.json", json.dumps(values, indent=1) + "\n")
 
-    def _words(
-        self, dealt: Folds, number: int, folder: Path, attempt: int | None, *, choosing: bool = False
-    ) -> TrainOverrides:
-        """The user's words, with the settings of a try and this run's part of the minutes."""
-        further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
-        first = self.place.out or folder
-        minutes = minutes_of(self.words.minutes, self.plan, dealt, number, first, choosing=choosing)
-        return replace(with_further(self.words, further), minutes=minutes)
+    def _words(self, candidate: int | None, *, selecting: bool = False) -> TrainOverrides:
+        """The user's overrides, with the settings of a candidate and this run's part of the minutes."""
+        config, words = self.trainer.config, self.trainer.words
+        settings = () if candidate is None else config.candidate_settings(candidate, selecting=selecting)
+        return replace(with_settings(words, settings), minutes=self._minutes(selecting=selecting))
 
-    def _settled(self, folder: Path, attempt: int | None, *, choosing: bool = False) -> tuple[Path, ...]:
-        """The recipes that runs of this kind have settled before, in the order in which they are looked through."""
-        # Folds that were dealt otherwise repeat what the first ones settled.
-        places = dict.fromkeys((folder, self.place.out or folder))
-        if choosing and attempt is not None:
-            return tuple(file for place in places for file in tried_with(place, attempt))
-        return tuple(file for place in places for file in answered_with(place, self.plan, attempt))
+    def _minutes(self, *, selecting: bool) -> float | None:
+        """This run's part of ``--minutes``: that of the fold in the training images of all folds.
 
-    def _run(
-        self,
-        dealt: Folds,
-        folder: Path,
-        name: str,
-        learning: Ints,
-        answering: Ints,
-        words: TrainOverrides,
-        settled: tuple[Path, ...],
-        called: str,
-    ) -> _Ran:
-        """One run: its report, its answers (n, K) to the pictures of the rows (n,), and what it could not read."""
-        rows = np.concatenate([learning, answering])
-        file = self._table(dealt, folder / "pictures" / f"{name}.csv", rows, len(learning))
-        path = folder / name
-        begun = (path / "recipe.yaml").exists()
-        if begun:  # it goes on with what it has settled itself
-            words, settled = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
-        place = replace(self.place, out=path, resume=begun, probe=False, settled=settled)
+        Later folds repeat the epochs of the first on more or fewer images.
+        """
+        total, config = self.trainer.words.minutes, self.trainer.config
+        if total is None or (selecting and config.selection_length_is_set):
+            return None
+        images = [len(part.train_rows) for part in self.folds.parts]
+        minutes, runs = total * _RUNS_SHARE, config.num_runs // config.folds
+        if config.selects and config.selection_length_is_set:
+            sides = runs // (config.members + len(config.tries))
+            runs = sides * config.members
+            measured = selection_results(self.trainer.place.out or self.folder, 0)
+            spent = sides * sum(images) * measured["seconds"] / measured["pictures"] / 60
+            minutes -= spent
+            if minutes <= 0:
+                raise InputError(
+                    f"--minutes {total:g}: with {' '.join(config.try_settings)} the selection takes about "
+                    f"{spent:.3g} minutes in all folds, as measured in the first, which leaves nothing for the folds. "
+                    "Give more minutes or a shorter selection (--try-set), and another --out."
+                )
+        return minutes / runs * images[self.number] / sum(images)
+
+    def _resolved_recipes(self, candidate: int | None, *, selecting: bool = False) -> tuple[Path, ...]:
+        """Recipes that earlier runs of this kind have resolved, in order of preference."""
+        # Comparison folds repeat what the first folds have resolved.
+        folders = dict.fromkeys((self.folder, self.trainer.place.out or self.folder))
+        if selecting and candidate is not None:
+            return tuple(file for folder in folders for file in _selection_recipes(folder, candidate))
+        config = self.trainer.config
+        return tuple(file for folder in folders for file in _member_recipes(folder, config, candidate))
+
+    def _train(
+        self, path: Path, rows: tuple[Ints, Ints], words: TrainOverrides, resolved: tuple[Path, ...]
+    ) -> _RunResult:
+        """Train on the first and predict the second of (training, validation) ``rows``."""
+        trainer, used = self.trainer, np.concatenate(rows)
+        dataset = trainer.dataset
+        table = path.parent / "pictures" / f"{path.name}.csv"
+        split = np.repeat(np.array(["train", "val"], dtype=object), [len(part) for part in rows])
+        table.parent.mkdir(parents=True, exist_ok=True)
+        # Paths are relative to the folder of the table, where the temporary file is too.
+        write_atomically(table, self.folds.with_clusters(dataset).select(used).with_split(split).to_csv)
+        started = (path / "recipe.yaml").exists()
+        if started:  # it resumes with its own recipe
+            words, resolved = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.words.cache), ()
         source = DataConfig(
-            str(file), label_separator=self.dataset.separator, bands=self.bands, nodata=self.nodata
+            str(table), label_separator=dataset.separator, bands=trainer.bands, nodata=trainer.nodata
         )
         try:
-            own = load_dataset(file, label_separator=self.dataset.separator)
+            own = load_dataset(table, label_separator=dataset.separator)
+            shared = SharedDataset.of(dataset, [part.train_rows for part in self.folds.parts], own, used)
             place = replace(
-                place,
-                common=SharedDataset.of(self.dataset, [one.train_rows for one in dealt.parts], own, rows),
+                trainer.place, out=path, resume=started, probe=False, settled=resolved, common=shared
             )
-            log, first = RunLog(), not begun and not settled  # further runs say what the first has said
-            with nullcontext() if first else hushed(), attached(log):
-                trained(words, source, place, log, callbacks=self.callbacks)
+            log, is_first = RunLog(), not started and not resolved  # later runs would repeat its messages
+            with nullcontext() if is_first else hushed(), attached(log):
+                trained(words, source, place, log, callbacks=trainer.callbacks)
         except InputError as error:
-            raise InputError(self._explained(str(error), called, words)) from error
-        return self._ran(path, {one: int(row) for one, row in zip(own.paths, rows, strict=True)}, answering)
+            note = ""
+            if trainer.words.minutes is not None and words.minutes is not None:
+                note = (
+                    f" (--minutes {trainer.words.minutes:g} is for all {trainer.config.num_runs} runs; this run gets "
+                    f"{words.minutes:.3g} minutes.)"
+                )
+            raise InputError(f"{self.title}: {error}{note}") from error
+        row_of = {name: int(row) for name, row in zip(own.paths, used, strict=True)}
+        return _read_run(path, row_of, rows[1], dataset)
 
-    def _ran(self, path: Path, place_of: Mapping[str, int], answering: Ints) -> _Ran:
-        """What a finished run found.
 
-        Args:
-            path: its folder.
-            place_of: where a picture of its table stands in the dataset.
-            answering: (n,) rows of the dataset that it was to answer.
-        """
-        if not (path / "predictions.csv").exists():
+def _read_run(path: Path, row_of: Mapping[str, int], val_rows: Ints, dataset: ImageDataset) -> _RunResult:
+    """A finished run; ``row_of`` gives rows of the dataset by the paths of its own table."""
+    fix = f"Remove {path}, and --resume trains it again."
+    if not (path / "predictions.csv").exists():
+        raise InputError(f"{path}: the run has finished, but its predictions.csv is missing. {fix}")
+    report, recipe = read_object(path / "report.json", "top1", fix=fix), read_recipe(path / "recipe.yaml")
+    answer = recipe.answer(dataset.separator)
+    paths, probabilities = read_predictions(path / "predictions.csv", dataset.class_names, answer)
+    rows = np.array([row_of[name] for name in paths], dtype=np.int64)
+    skipped = read_skipped(path / SKIPPED)
+    if skipped is None:
+        _logger.info(quarantine(path / SKIPPED, "Why images of this run were skipped is not known."))
+    unreadable = {int(row): "was not predicted" for row in np.setdiff1d(val_rows, rows)}
+    unreadable |= {row_of[name]: reason for name, reason in skipped or () if name in row_of}
+    return _RunResult(path, report, recipe, rows, probabilities, unreadable)
+
+
+def _mean_probabilities(runs: Sequence[_RunResult]) -> Floats:
+    """(n, K) means over the models of a fold, which must have predicted the same images."""
+    first = runs[0]
+    for run in runs[1:]:
+        if not np.array_equal(run.rows, first.rows):
             raise InputError(
-                f"{path}: the run has finished, but its answers are not there any more. Remove that folder, and it is "
-                "trained again."
+                f"{run.path} has predicted {count_of(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}: "
+                "some have become unreadable, or readable again, between the two. Repair the images, remove the "
+                "folder that lacks some, and --resume trains it again."
             )
-        report = read_object(
-            path / "report.json", "top1", fix=f"Remove {path}, and --resume trains it again."
-        )
-        answer = read_recipe(path / "recipe.yaml").answer(self.dataset.separator)
-        paths, probabilities = read_predictions(path / "predictions.csv", self.dataset.class_names, answer)
-        answered = np.array([place_of[one] for one in paths], dtype=np.int64)
-        unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
-        recorded = read_skipped(path / SKIPPED)
-        if recorded is None:
-            _logger.info(quarantine(path / SKIPPED, "Why images of this run were skipped is not known."))
-        unread |= {place_of[one]: why for one, why in recorded or () if one in place_of}
-        return report, probabilities, answered, unread
-
-    def _explained(self, message: str, called: str, words: TrainOverrides) -> str:
-        if self.words.minutes is None or words.minutes is None:
-            return f"{called}: {message}"
-        return (
-            f"{called}: {message} (--minutes {self.words.minutes:g} is for all {self.plan.runs} runs; this one gets "
-            f"{words.minutes:.3g} minutes.)"
-        )
-
-    def _table(self, dealt: Folds, file: Path, rows: Ints, learning: int) -> Path:
-        """The pictures of a run, marked as train and val, with what was kept whole; written anew each time."""
-        split = np.array(["train"] * learning + ["val"] * (len(rows) - learning), dtype=object)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it paths are relative to its folder, so the temporary file has to lie there too: it does.
-        write_atomically(file, dealt.with_clusters(self.dataset).select(rows).with_split(split).to_csv)
-        return file
-
-
-def _mean_of(report: dict[str, Any]) -> tuple[str, float]:
-    """The figure of a report in which each class counts alike."""
-    name = next(name for name in MACRO_METRICS if name in report)
-    return name, float(report[name])
-
-
-def _together(
-    given: Sequence[npt.NDArray[np.float64]], rows: Sequence[Ints], folders: Sequence[Path]
-) -> npt.NDArray[np.float64]:
-    """The mean of what networks answered to the same pictures.
-
-    Args:
-        given: (n, K) each.
-        rows: (n,) of the pictures, each.
-        folders: of their runs.
-
-    Raises:
-        InputError: to other pictures; some have become unreadable, or readable, meanwhile.
-    """
-    for own, folder in zip(rows, folders, strict=True):
-        if not np.array_equal(own, rows[0]):
-            raise InputError(
-                f"{folder}: it has answered {count_of(len(own), 'picture')}, but {folders[0]} {len(rows[0]):,}: some "
-                "have become unreadable, or readable again, between the two. Mend the pictures, remove whichever of "
-                "the two folders was made without them, and go on with --resume: it is trained again."
-            )
-    mean: npt.NDArray[np.float64] = np.mean(given, axis=0)
+    mean: Floats = np.mean([run.probabilities for run in runs], axis=0)
     return mean
+
+
+def _saved_scores(folder: Path, config: CrossValConfig, number: int) -> tuple[float, ...]:
+    """Macro metric of each candidate in a fold whose selection has finished; empty without selection."""
+    scores = selection_results(folder, number)["scores"] if config.selects else {}
+    return tuple(scores[name] for name in config.tries if scores)
+
+
+def _selection_recipes(folder: Path, candidate: int) -> list[Path]:
+    """Recipes that selection runs of a candidate have resolved: for the weights of the first fold, then for others."""
+    first = folder / "choosing" / f"try{candidate + 1}.yaml"
+    return [file for file in (first, *sorted(first.parent.glob(f"{first.stem}_fold*.yaml"))) if file.exists()]
+
+
+def _member_recipes(folder: Path, config: CrossValConfig, candidate: int | None) -> list[Path]:
+    """Recipes of the started runs that predict folds with a candidate."""
+    found = []
+    for number in range(config.folds):
+        files = [folder / run_name(number, member) / "recipe.yaml" for member in range(config.members)]
+        if files[0].exists():  # otherwise its selection has not finished either
+            candidates = best_candidates(config, _saved_scores(folder, config, number))
+            found += [
+                file
+                for file, own in zip(files, candidates, strict=True)
+                if own == candidate and file.exists()
+            ]
+    return found

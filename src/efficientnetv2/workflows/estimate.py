@@ -44,7 +44,7 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.auto_config import agreed, last_notes, looked_at, refuse_words, unprobed
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.explain import explained
+from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.image_cache import Foreseen, foreseen
 from efficientnetv2.workflows.linear_probe import probe_s
 from efficientnetv2.workflows.output_paths import refuse_run_within
@@ -262,7 +262,7 @@ def _around(
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
     predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.answer)
     kept = model_file.load(scratch / model_file.NAME, job.device)
-    galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
+    galleries = explain_predictions(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
     facts = ReportMetadata(job.train.source, "val")
     known = Known(sections=galleries, whole=split_clusters(folder, job.val.paths))
     outcome = EvaluationResult(predictions, job.val, job.train.class_names, facts, known=known)

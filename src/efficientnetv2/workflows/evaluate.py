@@ -58,7 +58,7 @@ from efficientnetv2.workflows.evaluate_options import (
     write_calibrated,
 )
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.workflows.explain import explained
+from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.label_alignment import align_labels
 from efficientnetv2.workflows.leakage import (
     TrainOverlap,
@@ -309,7 +309,7 @@ def _report(
     if out is not None:
         names, as_seen = asked.network.class_names, asked.network.preprocessing
         px = int(facts.others["image_px"])
-        sections = explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
+        sections = explain_predictions(asked.network, predictions, part, names, replace(as_seen, image_px=px))
         known = replace(known, sections=sections)
     outcome = EvaluationResult(
         predictions, part, asked.network.class_names, facts, wanted=wanted, known=known

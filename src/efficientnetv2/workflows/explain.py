@@ -1,8 +1,9 @@
-"""From a network and its answers to galleries of pictures with maps of where it looked."""
+"""The report section with galleries of images and Grad-CAM maps, from a model and its predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -28,115 +29,95 @@ from efficientnetv2.utils.errors import MemoryShortError
 from efficientnetv2.utils.probability import probabilities
 
 
-def explained(
-    network: Network,
+def explain_predictions(
+    model: Network,
     predictions: Predictions,
     dataset: ImageDataset,
     class_names: Sequence[str],
     preprocessing: Preprocessing,
 ) -> tuple[TemplateSection, ...]:
-    """The section of a report that shows where the network looked; none where pictures have several labels.
+    """The section on predictions of a model; none for multi-label or unlabeled images.
 
-    Args:
-        network: that answered; of another library its pictures are shown without maps.
-        predictions: its answers, of labelled pictures.
-        dataset: that they answer.
-        class_names: of the network.
-        preprocessing: as the pictures were seen.
+    A model of another library has images without maps. ``preprocessing`` is that of the predictions.
     """
-
-    def looked(places: Sequence[int]) -> dict[int, Example]:
-        return _seen(network, predictions, dataset, preprocessing, places)
-
-    return _section(predictions, dataset, class_names, looked)
+    examples = partial(_examples, model, predictions, dataset, preprocessing)
+    return _section(predictions, dataset, class_names, examples)
 
 
-def explained_by_folds(
-    network_of: Callable[[int], Network],
+def explain_folds(
+    model_of: Callable[[int], Network],
     fold: npt.NDArray[np.int64],
     predictions: Predictions,
     dataset: ImageDataset,
-    class_names: Sequence[str],
     *,
     members: int = 1,
 ) -> tuple[TemplateSection, ...]:
-    """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
+    """The section on out-of-fold predictions: each image is explained by the model that predicted it.
 
     Args:
-        network_of: loads that of a fold, with its own preprocessing; one is alive at a time.
-        fold: (N,) whose answer it is, from 0.
-        predictions: (N,) answers, of labelled pictures.
-        dataset: that they answer.
-        class_names: of the networks.
-        members: networks that have answered each picture together; that which is loaded is the first of them.
+        model_of: Loads the model of a fold, the first of ``members``. One is in memory at a time.
+        fold: (N,) fold of each prediction, from 0.
     """
 
-    def of_one(network: Network, places: Sequence[int]) -> dict[int, Example]:
-        return _seen(network, predictions, dataset, network.preprocessing, places)
-
-    def looked(places: Sequence[int]) -> dict[int, Example]:
-        seen: dict[int, Example] = {}
+    def examples(places: Sequence[int]) -> dict[int, Example]:
+        found: dict[int, Example] = {}
         for number in sorted({int(fold[place]) for place in places}):
             own = [place for place in places if fold[place] == number]
-            seen |= of_one(network_of(number), own)
-        return seen
+            found |= _examples(model_of(number), predictions, dataset, None, own)
+        return found
 
-    whose = (
-        "" if members == 1 else f"Of the {members} networks that answered a picture together it is the first."
+    note = (
+        ""
+        if members == 1
+        else f"The maps are of the first of the {members} models that predicted an image together."
     )
-    return _section(predictions, dataset, class_names, looked, whose)
+    return _section(predictions, dataset, dataset.class_names, examples, note)
 
 
 def _section(
     predictions: Predictions,
     dataset: ImageDataset,
     class_names: Sequence[str],
-    looked: Callable[[Sequence[int]], dict[int, Example]],
-    whose: str = "",
+    examples: Callable[[Sequence[int]], dict[int, Example]],
+    note: str = "",
 ) -> tuple[TemplateSection, ...]:
-    labels, shares = predictions.labels, predictions.probabilities
+    labels, scores = predictions.labels, predictions.probabilities
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
         return ()
-    galleries = select_galleries(labels, shares, class_names)
-    seen = looked(sorted({int(place) for one in galleries for place in one.places}))
+    galleries = select_galleries(labels, scores, class_names)
+    found = examples(sorted({int(place) for gallery in galleries for place in gallery.places}))
     paths = [dataset.paths[int(row)] for row in predictions.samples]
-    return (
-        gallery_section(
-            galleries,
-            labels,
-            shares,
-            class_names,
-            paths,
-            lambda place: seen.get(place, Example(None)),
-            whose=whose,
-        ),
-    )
+
+    def example(place: int) -> Example:
+        return found.get(place, Example(None))
+
+    return (gallery_section(galleries, labels, scores, class_names, paths, example, note=note),)
 
 
-def _seen(
-    network: Network,
+def _examples(
+    model: Network,
     predictions: Predictions,
     dataset: ImageDataset,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     places: Sequence[int],
 ) -> dict[int, Example]:
-    """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
-    # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
-    reader = eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands))
-    pictures, see = BestEffortReader(reader), partial(load_eval_image, preprocessing=preprocessing)
+    """Images at some positions of the predictions as the model saw them, with their maps where possible."""
+    preprocessing = preprocessing or model.preprocessing
+    # Rasters by the bands of this model; those of folds differ.
+    reader = BestEffortReader(eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands)))
     images: dict[int, Pixels] = {}
     for place in places:
-        image = pictures.read(int(predictions.samples[place]), see)
+        image = reader.read(
+            int(predictions.samples[place]), partial(load_eval_image, preprocessing=preprocessing)
+        )
         if image is not None:
             images[place] = image
-    if not images or not supports_grad_cam(network):
-        return {place: Example(display_channels(image)) for place, image in images.items()}
-    called = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
-    try:
-        maps = grad_cam(network, np.stack(list(images.values())), called)
-    except MemoryShortError:  # the pictures are shown without: no figure hangs on them
-        return {place: Example(display_channels(image)) for place, image in images.items()}
+    maps: Sequence[npt.NDArray[np.float32] | None] = [None] * len(images)
+    if images and supports_grad_cam(model):
+        classes = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
+        with suppress(MemoryShortError):  # no metric depends on the maps
+            maps = list(grad_cam(model, np.stack(list(images.values())), classes))
     return {
-        place: Example(display_channels(images[place]), heat)
-        for place, heat in zip(images, maps, strict=True)
+        place: Example(display_channels(image), heat)
+        for (place, image), heat in zip(images.items(), maps, strict=True)
     }

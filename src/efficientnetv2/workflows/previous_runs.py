@@ -21,12 +21,12 @@ from efficientnetv2.evaluation.predictions import (
     save_predictions,
 )
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.crossval_config import FILE as CROSSVAL
+from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 
 # Of the newest runs beside this one, how many are looked at: ours.
 _LOOKED_AT = 20
 #: What a folder of a run, or of a cross-validation, begins with.
-KINDS = ("beginning.json", CROSSVAL)
+KINDS = ("beginning.json", CROSSVAL_JSON)
 # Where a run keeps the answers of the one that it was told to compare with, which may be gone when it ends.
 _KEPT = "against"
 

@@ -22,7 +22,7 @@ from efficientnetv2.training.metrics_log import data_wait_fraction, training_sec
 from efficientnetv2.training.post_training import Result, epochs_trained, unreadable_note
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.workflows.explain import explained
+from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.linear_probe import known_of_run
 from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.report_sections import Wanted
@@ -96,7 +96,9 @@ def report_of(job: RunConfig, prepared: DataModule, result: Result) -> Evaluatio
         },
     )
     kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
-    explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
+    explanation = explain_predictions(
+        kept, result.predictions, job.val, job.train.class_names, kept.preprocessing
+    )
     known = replace(
         known,
         sections=(*known.sections, *explanation),
