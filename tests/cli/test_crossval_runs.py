@@ -26,7 +26,7 @@ from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_options import Decided, RunOptions, repeating
+from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval_runs, weights_selection
 from efficientnetv2.workflows import train as train_job
@@ -34,6 +34,7 @@ from efficientnetv2.workflows.crossval import check_recipes
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, best_candidates, run_name
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
+from efficientnetv2.workflows.run_options import Decided, repeating
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (

@@ -236,6 +236,6 @@ def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, m
         (WORDS, CrossValConfig(folds=2), False),
         (TrainOverrides(), CrossValConfig(), True),
     ):
-        with pytest.raises(KeyboardInterrupt, match="Go on with"):
+        with pytest.raises(KeyboardInterrupt, match="To resume"):
             crossvalidate(words, plan, resume=resume_it)
     assert refused == ["Fold", "Fold"]
