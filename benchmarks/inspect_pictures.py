@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS, hardware, record
 
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 NAME, LEAST, MOST = "inspect_10000_pictures_s", 9_900, 10_100
 
@@ -77,7 +77,7 @@ def main() -> None:
         print(f"{told['pictures']:,} pictures: {took:.1f} s", flush=True)
     pairs, files = pairs_of(told), told["copies"]["same_files"]
     print(
-        f"{count_of(len(pairs), 'pair')} of near duplicates, {count_of(len(files), 'group')} of equal files"
+        f"{pluralize(len(pairs), 'pair')} of near duplicates, {pluralize(len(files), 'group')} of equal files"
     )
     named = {
         " ".join(pair): tuple(sorted(pair)) in {tuple(sorted(one)) for one in pairs} for pair in options.pair

@@ -10,7 +10,7 @@ from benchmarks.paper.runs import MINUTES, TOP1
 from benchmarks.paper.table import Measurement, Row, Table
 from benchmarks.regimes import STRENGTHS, Regime
 
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 Rows = Sequence[Mapping[str, Any]]  # what ``benchmarks.arms.measured`` says, one per seed
 _ORDERS = {"progressive_resize": "growing", "random_resize_every_8_epochs": "random"}
@@ -43,7 +43,7 @@ def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answ
     says = (
         "EfficientNetV2-B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10 for "
         f"{epochs:g} epochs at {image_px} px, batches of {batch_images} and a rate in proportion, "
-        f"{count_of(len(rows), 'seed')}. Answered is all of {answered}."
+        f"{pluralize(len(rows), 'seed')}. Answered is all of {answered}."
     )
     return published.table("8", made, says, "small", len(rows))
 

@@ -17,7 +17,7 @@ from efficientnetv2.progressive.presets import paper as preset
 from efficientnetv2.training.initial_weights import model_title as network_title
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 _ONLY = "run"  # the column of a table with one run a row
 _SMALL = "efficientnetv2_b0"  # replaces the paper's networks below its scale
@@ -244,7 +244,7 @@ def table_of_runs(
     """A table of trained accuracies; ``note`` is what else there is to say of ours, in sentences."""
     data = Path(runs.source.data)  # only its name: the folder is of no interest elsewhere
     ours = (
-        f"scale {scale.name} on {data.name if data.is_absolute() else data}, {count_of(runs.seeds, 'seed')}. "
+        f"scale {scale.name} on {data.name if data.is_absolute() else data}, {pluralize(runs.seeds, 'seed')}. "
         f"{_recipes_note(cells)} {note}"
     ).strip()
     ours += " Evaluated on val, held out of train where the images have none." if name != "8" else ""

@@ -19,7 +19,7 @@ from efficientnetv2.architectures.registry import published as published_network
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.timer import interleave, synchronizer
 
 Say = Callable[[str], None]
@@ -103,7 +103,7 @@ def axis_note(scale: Scale, device: torch.device, timing: Timing) -> str:
 
 def rounds_note(rounds: int) -> str:
     """What is shown of times."""
-    return f"median of {count_of(rounds, 'round')} ± standard deviation"
+    return f"median of {pluralize(rounds, 'round')} ± standard deviation"
 
 
 def params_and_flops(architecture: Architecture, image_px: int) -> dict[str, Measurement]:
@@ -132,7 +132,7 @@ def latencies(
     where memory runs out.
     """
     sizes = {name: scale.px(published_network(name).eval_px) for name in networks if name in NAMES}
-    say(f"timing the inference of {count_of(len(sizes), 'network')} in turn")
+    say(f"timing the inference of {pluralize(len(sizes), 'network')} in turn")
     seconds = latency_s(sizes, rounds=scale.latency_rounds, device=device, timing=timing)
 
     def measurement(name: str) -> Measurement:

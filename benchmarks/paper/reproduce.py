@@ -25,7 +25,7 @@ from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.evaluation_result import library_versions
 
 #: Tables and figures that are counted or timed.
@@ -71,7 +71,7 @@ class Request:
         names = ("scale", "data", "seeds", "weights", "device", "out")
         given = [(f"--{name}", value) for name in names if (value := getattr(self, name)) is not None]
         words = [str(word) for pair in given for word in pair] + ["--json"] * self.json
-        return typed(["python", "-m", "benchmarks.paper", self.table, *words])
+        return shell_join(["python", "-m", "benchmarks.paper", self.table, *words])
 
     @property
     def folder(self) -> Path:

@@ -23,7 +23,7 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError, duration
+from efficientnetv2.utils.errors import InputError, format_duration
 from efficientnetv2.utils.io import read_object, write_text_atomically
 from efficientnetv2.utils.logs import hushed
 from efficientnetv2.workflows.train import train_and_report
@@ -123,7 +123,9 @@ class Runs:
         report = read_object(report_file, "top1", "train_s", fix=fix)
         if not done:
             page = report_file.with_suffix(".html")
-            self.say(f"  top-1 {report['top1']:.1%}, {duration(report['train_s'])} of training: {page}")
+            self.say(
+                f"  top-1 {report['top1']:.1%}, {format_duration(report['train_s'])} of training: {page}"
+            )
         there = read_object(config_file, fix=fix) if config_file.exists() else report.get(CONFIG)
         self.refuse_another(cell, there, folder)
         return report

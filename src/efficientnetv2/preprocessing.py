@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.utils.errors import count_of, short
+from efficientnetv2.utils.errors import pluralize, short_repr
 
 Framing = Literal["whole", "crop", "pad"]
 Views = Literal["one", "symmetries"]
@@ -84,7 +84,7 @@ class Bands:
     def _one_each(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
         count, name = len(info.data.get("numbers", value)), str(info.field_name)
         if value and len(value) != count:
-            raise ValueError(f"{name} has {count_of(len(value), 'value')} for {count_of(count, 'band')}")
+            raise ValueError(f"{name} has {pluralize(len(value), 'value')} for {pluralize(count, 'band')}")
         return value or (_PLAIN[name],) * count
 
     @field_validator("missing")
@@ -172,7 +172,9 @@ class Preprocessing:
     @classmethod
     def _positive(cls, value: int) -> int:
         if not 1 <= value <= MOST_PX:
-            raise ValueError(f"image_px is {short(value)}, but is at least 1 pixel and at most {MOST_PX:,}")
+            raise ValueError(
+                f"image_px is {short_repr(value)}, but is at least 1 pixel and at most {MOST_PX:,}"
+            )
         return value
 
     @field_validator("crop_fraction")
@@ -187,7 +189,7 @@ class Preprocessing:
     def _offset(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or not all(abs(v) <= _MOST_MEAN for v in value):
             raise ValueError(
-                f"mean is {short(value)}, but there is at least one channel, and each channel's is finite, from "
+                f"mean is {short_repr(value)}, but there is at least one channel, and each channel's is finite, from "
                 f"-{_MOST_MEAN} to {_MOST_MEAN}"
             )
         return value
@@ -198,7 +200,7 @@ class Preprocessing:
         low, high = _STD
         if not all(low <= v <= high for v in value):
             raise ValueError(
-                f"std is {short(value)}, but each channel's is finite and above 0, from {low:g} to {high:g}"
+                f"std is {short_repr(value)}, but each channel's is finite and above 0, from {low:g} to {high:g}"
             )
         return value
 
@@ -206,13 +208,13 @@ class Preprocessing:
     def _same_channels(self) -> Preprocessing:
         if len(self.mean) != len(self.std):
             raise ValueError(
-                f"mean has {count_of(len(self.mean), 'value')} and std {len(self.std)}, but each channel has one "
+                f"mean has {pluralize(len(self.mean), 'value')} and std {len(self.std)}, but each channel has one "
                 "of both"
             )
         if self.bands is not None and self.bands.channels != len(self.mean):
             raise ValueError(
-                f"mean has {count_of(len(self.mean), 'value')}, but pictures are made of "
-                f"{count_of(self.bands.channels, 'band')}"
+                f"mean has {pluralize(len(self.mean), 'value')}, but pictures are made of "
+                f"{pluralize(self.bands.channels, 'band')}"
             )
         return self
 

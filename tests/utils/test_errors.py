@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from efficientnetv2.utils.errors import count_of, did_you_mean, escaped, some
+from efficientnetv2.utils.errors import did_you_mean, escape_controls, pluralize, shorten
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from efficientnetv2.utils.errors import count_of, did_you_mean, escaped, some
     ],
 )
 def test_one_is_one(number, said):
-    assert count_of(number, "step") == said
+    assert pluralize(number, "step") == said
 
 
 @pytest.mark.parametrize(("number", "said"), [(1, "1 class"), (2, "2 classes")])
 def test_a_word_that_ends_in_s_has_its_plural(number, said):
-    assert count_of(number, "class") == said
+    assert pluralize(number, "class") == said
 
 
 def test_a_word_in_capitals_is_near_too():
@@ -44,9 +44,9 @@ def test_a_word_in_capitals_is_near_too():
     ],
 )
 def test_what_a_terminal_would_obey_is_spelled_out(text, shown):
-    assert escaped(text) == shown
-    assert some([text]) == f"'{shown}'"
+    assert escape_controls(text) == shown
+    assert shorten([text]) == f"'{shown}'"
 
 
 def test_text_of_several_lines_keeps_them():
-    assert escaped("a\n\tb\x1b", lines=True) == "a\n\tb\\x1b"
+    assert escape_controls("a\n\tb\x1b", lines=True) == "a\n\tb\\x1b"

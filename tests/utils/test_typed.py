@@ -6,23 +6,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import efficientnetv2
-from efficientnetv2.utils.shell import options, typed
+from efficientnetv2.utils.shell import option_args, shell_join
 
 WORDS = ["effnetv2", "train", "my photos/", "--out", "runs\\mine", "--resume"]
 
 
 def test_a_shell_reads_the_words_again():
-    assert shlex.split(typed(WORDS)) == WORDS
+    assert shlex.split(shell_join(WORDS)) == WORDS
 
 
 def test_on_windows_nothing_is_quoted_as_only_other_shells_take_it(monkeypatch):
     """Its shell knows double quotes alone, and takes a backslash as it is."""
     monkeypatch.setattr("efficientnetv2.utils.shell.os", SimpleNamespace(name="nt"))
-    assert typed(WORDS) == 'effnetv2 train "my photos/" --out runs\\mine --resume'
+    assert shell_join(WORDS) == 'effnetv2 train "my photos/" --out runs\\mine --resume'
 
 
 def test_options_are_what_was_said():
-    said = options(device=None, workers=0, memory_gib=1.5, strict=True, as_json=False)
+    said = option_args(device=None, workers=0, memory_gib=1.5, strict=True, as_json=False)
     assert said == ["--workers", "0", "--memory-gib", "1.5", "--strict"]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.utils.errors import short
+from efficientnetv2.utils.errors import short_repr
 
 Padding = Literal["same", "symmetric"]
 Pooling = Literal["mean", "mean+centre"]
@@ -95,11 +95,12 @@ class Stage:
         _check_range("channels", self.channels, _MOST_WIDE)
         _check_range("layers", self.layers, _MOST_LAYERS)
         if self.stride not in (1, 2):
-            raise ValueError(f"{self}: stride is {short(self.stride)}, but is 1 or 2")
+            raise ValueError(f"{self}: stride is {short_repr(self.stride)}, but is 1 or 2")
         return self
 
     def __str__(self) -> str:
-        return f"stage {self.operator}, stride {short(self.stride)}, {self.channels} channels, {self.layers} layers"
+        stride = short_repr(self.stride)
+        return f"stage {self.operator}, stride {stride}, {self.channels} channels, {self.layers} layers"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -165,7 +166,7 @@ class Architecture:
 
 def _check_range(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
-        raise ValueError(f"{name} is {short(value)}, but is at least 1 and at most {most:,}")
+        raise ValueError(f"{name} is {short_repr(value)}, but is at least 1 and at most {most:,}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.metrics.confidence_intervals import Z95
-from efficientnetv2.utils.errors import count_of, some
+from efficientnetv2.utils.errors import pluralize, shorten
 
 # Ratio of the largest to the smallest class from which plain training neglects the smallest, and from which the
 # imbalance is strong. Ours.
@@ -78,7 +78,7 @@ def half_width(images: int) -> float:
 def _ignored_files(dataset: ImageDataset) -> Iterator[Issue]:
     """Files that are not images by their suffix: how many, and where."""
     for suffix, folders in dataset.unsupported_files.items():
-        files = count_of(sum(folders.values()), "file")
+        files = pluralize(sum(folders.values()), "file")
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
         yield Issue(
             "passed_over",
@@ -131,7 +131,7 @@ def _small_classes(totals: pd.Series[int]) -> Iterator[Issue]:
     yield Issue(
         "small_class",
         "doubtful",
-        f"{len(few)} of {len(totals)} classes have fewer than {_FEW} images: {some(few.index)}.",
+        f"{len(few)} of {len(totals)} classes have fewer than {_FEW} images: {shorten(few.index)}.",
         f"A held-out fifth of '{name}' ({number}) is {held_out}: its metrics are accurate to "
         f"±{100 * half_width(held_out):.0f} points. Cross-validation uses every image; more images help most here.",
     )

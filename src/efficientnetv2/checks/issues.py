@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 Severity = Literal["wrong", "doubtful", "note"]
 _SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
@@ -72,13 +72,13 @@ def share_text(part: int, of: int) -> str:
     """``330 of 1,044 images (32 %)``, ``6 of 9,999 images (under 1 %)``."""
     percent = 100 * part / max(1, of)
     shown = "under 1" if 0 < percent < 0.5 else f"{percent:.0f}"
-    return f"{part:,} of {count_of(of, 'image')} ({shown} %)"
+    return f"{part:,} of {pluralize(of, 'image')} ({shown} %)"
 
 
 def count_groups(groups: Sequence[Sequence[int]]) -> str:
     """``1 pair``, ``3 pairs``; ``2 groups`` if one is larger than a pair."""
     pairs = all(len(group) == 2 for group in groups)
-    return count_of(len(groups), "pair" if pairs else "group")
+    return pluralize(len(groups), "pair" if pairs else "group")
 
 
 def split_names(dataset: ImageDataset) -> npt.NDArray[np.object_]:

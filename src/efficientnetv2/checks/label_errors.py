@@ -22,7 +22,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, GroupedData, tuning_splits
 from efficientnetv2.inference.predict import Embeddings
-from efficientnetv2.utils.errors import some
+from efficientnetv2.utils.errors import shorten
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 
@@ -166,7 +166,7 @@ def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Int
         f"fewer than {FOLDS} different things": np.flatnonzero(alike),
         "no other class is left": classes if len(classes) == 1 else classes[:0],
     }
-    said = [f"{some([names[k] for k in them])} ({why})" for why, them in reasons.items() if len(them)]
+    said = [f"{shorten([names[k] for k in them])} ({why})" for why, them in reasons.items() if len(them)]
     if not said:
         return []
     whose = (

@@ -12,7 +12,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
 from efficientnetv2.evaluation.locations import Places
 from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, style_axes
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 # Classes with their own color; the others share one.
 _COLORED = 4
@@ -87,7 +87,7 @@ def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
     shown, classes = _largest(dataset), len(set(dataset.labels[dataset.labels >= 0].tolist()))
     names = [(dataset.class_names[label], f"c{place}") for place, label in enumerate(shown)]
     if classes > len(shown):
-        names.append((count_of(classes - len(shown), "other class"), "ink"))
+        names.append((pluralize(classes - len(shown), "other class"), "ink"))
     if (dataset.labels < 0).any():
         names.append(("no label", "grey"))
     return names

@@ -13,7 +13,7 @@ from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.evaluation.locations import DEGREES, NEAR_KM, Bools, Places
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 # Groups that are listed image by image. Ours.
 _SHOWN = 100
@@ -143,7 +143,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
             Issue(
                 "group_across_splits",
                 "wrong",
-                f"{count_of(len(across), 'group')} of {len(several):,} are in two splits: {some(across.index)}.",
+                f"{pluralize(len(across), 'group')} of {len(several):,} are in two splits: {shorten(across.index)}.",
                 "Put each group into one split. Its images are not independent, so metrics are too high.",
                 tuple(tuple(known.index[known["group"] == name].tolist()) for name in across.index[:_SHOWN]),
             )

@@ -9,7 +9,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.utils.errors import some
+from efficientnetv2.utils.errors import shorten
 
 if TYPE_CHECKING:
     from efficientnetv2.metrics.area import Estimate
@@ -81,7 +81,7 @@ def print_areas(areas: MapAreas, screen: Screen) -> None:
         shares = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
         most = ", ".join(shares[:5]) + (", ..." if len(shares) > 5 else "")
         screen.say(
-            f"No mistake was found where the map says {some(flawless)}. The intervals take that as certain; so few "
+            f"No mistake was found where the map says {shorten(flawless)}. The intervals take that as certain; so few "
             f"places leave room for this share of mistakes there: {most}."
         )
 

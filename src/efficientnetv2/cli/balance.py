@@ -11,7 +11,7 @@ from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import spread
 from efficientnetv2.utils import shell
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 
 @spread
@@ -82,16 +82,16 @@ def balance(
         else:
             rows = [[name, str(before), str(after)] for name, (before, after) in made.counts.items()]
             screen.table("Training pictures", ["class", "before", "after"], rows)
-        left_out = count_of(sum(before - after for before, after in made.counts.values()), "picture")
-        written = count_of(made.copies, "augmented picture")
+        left_out = pluralize(sum(before - after for before, after in made.counts.values()), "picture")
+        written = pluralize(made.copies, "augmented picture")
         what = f"{left_out} left out, none written" if fewer else f"{written} written"
         screen.say(f"{what}. Table: {made.table}")
         words = [
             "effnetv2",
             "train",
             str(made.table),
-            *shell.options(bands=table.bands),
+            *shell.option_args(bands=table.bands),
             "--set",
             "balance=null",
         ]
-        screen.say(f"To train on it as it is, drawn as often as listed: {shell.typed(words)}")
+        screen.say(f"To train on it as it is, drawn as often as listed: {shell.shell_join(words)}")

@@ -13,7 +13,7 @@ from efficientnetv2.nas.trial import EpochTold, StepTold
 from efficientnetv2.nas.worker import Standing, Watch
 from efficientnetv2.progressive.schedule import Setting
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.utils.errors import count_of, duration
+from efficientnetv2.utils.errors import format_duration, pluralize
 
 
 class StandingBar:
@@ -87,7 +87,7 @@ class TrainingBar(Callback):
         augment = "" if settings.randaugment is None else f", RandAugment {settings.randaugment:.3g}"
         mixup = f", mixup {settings.mixup_alpha:.2g}" if settings.mixup_alpha else ""
         what = f"{settings.image_px} px{dropout}{augment}{mixup}, loss {loss:.3f}"
-        speed, left = f"{images_per_s:.0f} images/s", f"{duration(seconds_left)} left"
+        speed, left = f"{images_per_s:.0f} images/s", f"{format_duration(seconds_left)} left"
         self._bar.update(completed=step, total=num_steps, what=what, beside=speed, left=left)
         if step < num_steps and self._bar.line_is_due():
             self._screen.say(f"{step / num_steps:.0%}: {what}, {speed}, {left}")
@@ -117,14 +117,14 @@ class StudyBar(Watch):
 
     def stands(self, standing: Standing) -> None:
         """After every trial."""
-        left = "" if standing.seconds_left is None else f"about {duration(standing.seconds_left)} left"
+        left = "" if standing.seconds_left is None else f"about {format_duration(standing.seconds_left)} left"
         best = "" if standing.best is None else f"best {standing.best:.4f}"
         self._update(completed=standing.done, total=standing.target, beside=best, left=left)
 
     def began(self, number: int, architecture: Architecture) -> None:
         """A trial is being tried."""
         layers = sum(stage.layers for stage in architecture.stages)
-        self._update(what=f"trial {number}, {count_of(layers, 'layer')}: measuring")
+        self._update(what=f"trial {number}, {pluralize(layers, 'layer')}: measuring")
 
     def told(self, number: int, one: StepTold | EpochTold) -> None:
         """Something is known of it."""

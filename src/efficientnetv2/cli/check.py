@@ -10,7 +10,7 @@ import typer
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import between
-from efficientnetv2.utils.errors import count_of, escaped
+from efficientnetv2.utils.errors import escape_controls, pluralize
 
 if TYPE_CHECKING:
     from efficientnetv2.checks.issues import Issue
@@ -122,7 +122,7 @@ def _print(found: CheckResult, screen: Screen) -> None:
         rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
         screen.table(f"Pictures by class{more}", ["class", *column_headings(table)], rows[:_CLASSES_SHOWN])
     findings = found.findings
-    screen.say(f"{count_of(len(dataset), 'picture')}, {count_of(len(findings), 'finding')}.")
+    screen.say(f"{pluralize(len(dataset), 'picture')}, {pluralize(len(findings), 'finding')}.")
     for one in findings:
         screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
         if one.kind.startswith(_NAMED):
@@ -133,7 +133,7 @@ def _name_groups(finding: Issue, dataset: ImageDataset, screen: Screen) -> None:
     """The first groups of a finding by their paths."""
     captions = finding.captions or ("",) * len(finding.groups)
     for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
-        names = [escaped(dataset.paths[row]) for row in group[:_GROUPS_NAMED]]
+        names = [escape_controls(dataset.paths[row]) for row in group[:_GROUPS_NAMED]]
         more = len(group) - len(names)
         paths = " = ".join([*names, *([f"{more:,} more"] if more > 0 else [])])
         screen.say(f"  {paths}: {caption}" if caption else f"  {paths}")

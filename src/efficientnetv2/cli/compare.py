@@ -10,7 +10,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.utils.errors import duration
+from efficientnetv2.utils.errors import format_duration
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _tell(
                 f"{report['top1']:.3f}",
                 f"{low:.3f} to {high:.3f}",
                 f"{report['macro_f1']:.3f}",
-                "–" if one.train_s is None else duration(one.train_s),
+                "–" if one.train_s is None else format_duration(one.train_s),
             ]
         )
     columns = ["run", "px", "epochs", "top-1", "95 % interval", "macro-F1", "training"]

@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from efficientnetv2.utils.errors import duration, escaped
+from efficientnetv2.utils.errors import escape_controls, format_duration
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.progress import reported_to
 
@@ -77,7 +77,7 @@ class Screen:
 
     def _writable(self, text: str) -> str:
         """What the screen can't take escaped: control characters, and bytes of a file's name that are no letters."""
-        encoding, text = self.notes.encoding, escaped(text, lines=True)
+        encoding, text = self.notes.encoding, escape_controls(text, lines=True)
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
     @contextmanager
@@ -102,7 +102,7 @@ class Screen:
                 speed = done / max(1e-9, time.perf_counter() - started)
                 bar.update(task, completed=done, speed=f"{speed:.0f} {unit}/s")
                 if lines.due():
-                    left = duration((total - done) / max(1e-9, speed))
+                    left = format_duration((total - done) / max(1e-9, speed))
                     self.say(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
 
             yield counted
@@ -119,7 +119,7 @@ class Screen:
             rows: as many cells each.
         """
         title, columns = self._writable(title), [self._writable(name) for name in columns]
-        rows = [[self._writable(escaped(cell)) for cell in row] for row in rows]
+        rows = [[self._writable(escape_controls(cell)) for cell in row] for row in rows]
         whole = [columns, *rows]
         widths = [max(cell_len(row[place]) for row in whole) for place in range(len(columns))]
         numeric = [all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(columns))]

@@ -369,7 +369,7 @@ def _uncalibrated(network: Network, to: str) -> list[str]:
 
 def _described(network: Network) -> list[str]:
     """Padding, preprocessing and classes, a line each."""
-    from efficientnetv2.utils.errors import some
+    from efficientnetv2.utils.errors import shorten
 
     preprocessing = network.preprocessing
     mean, std = (" ".join(f"{one:.4g}" for one in many) for many in (preprocessing.mean, preprocessing.std))
@@ -379,7 +379,9 @@ def _described(network: Network) -> list[str]:
     elif preprocessing.crop_fraction < 1:
         framing = f"the middle {preprocessing.crop_fraction:.3g} of each side squeezed"
     classes = (
-        f"{network.num_classes}: {some(network.class_names, 3)}" if network.num_classes else "no classifier"
+        f"{network.num_classes}: {shorten(network.class_names, 3)}"
+        if network.num_classes
+        else "no classifier"
     )
     return [
         *_kind(network),

@@ -14,7 +14,7 @@ from efficientnetv2.cli import options
 from efficientnetv2.cli.check import inspect
 from efficientnetv2.cli.crossval import crossval
 from efficientnetv2.cli.train import train
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 OUT = Path("runs/demo")
 FOLDS = 3
@@ -69,27 +69,27 @@ def demo(
     import time
 
     from efficientnetv2.cli.console import Screen, print_json
-    from efficientnetv2.utils.errors import duration
+    from efficientnetv2.utils.errors import format_duration
 
     pictures = embedded()
     screen = Screen(quiet=as_json)
     epochs, seconds = affordable(slowness() * _images(pictures) / IMAGES)
     told = story(pictures, out, seed=seed, workers=workers, epochs=epochs)
     make_room(out)
-    screen.say(f"Time: about {duration(seconds)} on this machine")
+    screen.say(f"Time: about {format_duration(seconds)} on this machine")
     if epochs < _EPOCHS:
-        screen.say(f"Epochs: {epochs} instead of {_EPOCHS} (for at most {duration(MOST_S)})")
+        screen.say(f"Epochs: {epochs} instead of {_EPOCHS} (for at most {format_duration(MOST_S)})")
     began = time.monotonic()
     for number, (title, verb, words) in enumerate(told, start=1):
         last = number == len(told)
         screen.say("")
         screen.say(f"Step {number} of {len(told)}: {title}")
-        screen.say(typed(["effnetv2", verb.__name__, *words]))
+        screen.say(shell_join(["effnetv2", verb.__name__, *words]))
         if verb is crossval:
             screen.say(_outlook_on_folds(out))
             if time.monotonic() - began + _folds_s(out) > MOST_S:
                 screen.say(
-                    f"Skipped (the demo would take more than {duration(MOST_S)}). To run it, type the command."
+                    f"Skipped (the demo would take more than {format_duration(MOST_S)}). To run it, type the command."
                 )
                 if as_json:
                     print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
@@ -157,14 +157,14 @@ def make_room(out: Path) -> None:
 
     from efficientnetv2.training.run_dir import RUN_FILES
     from efficientnetv2.training.run_lock import validate_new_run_dir
-    from efficientnetv2.utils.errors import InputError, some
+    from efficientnetv2.utils.errors import InputError, shorten
 
     if out == OUT and _begun_by_a_demo(out):
         made = {*RUN_FILES, "inspection", "folds"}
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - made)
         if others:
             raise InputError(
-                f"{out} holds {some(others, 3)} beside an earlier demonstration, and would be replaced as a whole. "
+                f"{out} holds {shorten(others, 3)} beside an earlier demonstration, and would be replaced as a whole. "
                 f"Move that elsewhere, or give the demonstration another folder: effnetv2 demo --out {OUT}2"
             )
         shutil.rmtree(out)
@@ -253,10 +253,10 @@ def _outlook_on_folds(out: Path) -> str:
     Args:
         out: folder of that run, whose report says how long it took.
     """
-    from efficientnetv2.utils.errors import duration
+    from efficientnetv2.utils.errors import format_duration
 
     how = "by how long that of step 2 did; probes come on top."
-    return f"Its {FOLDS} runs train for about {duration(_folds_s(out))}, {how}"
+    return f"Its {FOLDS} runs train for about {format_duration(_folds_s(out))}, {how}"
 
 
 def _folds_s(out: Path) -> float:
@@ -282,8 +282,8 @@ def _outlook(pictures: Path, out: Path) -> Iterable[str]:
         f"  {out / 'inspection' / 'inspection.html'}   what is the matter with the pictures",
         f"  {out / 'report.html'}   the one network to use, its training",
         "Next:",
-        f"  {typed([*program, 'predict', str(out), str(pictures.parent / 'pictures')])}",
-        f"  {typed([*program, 'train', 'YOUR_PICTURES'])}",
+        f"  {shell_join([*program, 'predict', str(out), str(pictures.parent / 'pictures')])}",
+        f"  {shell_join([*program, 'train', 'YOUR_PICTURES'])}",
         "  docs/land_cover.md tells the story, and how it goes on to maps",
     )
 

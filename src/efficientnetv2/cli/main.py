@@ -40,8 +40,8 @@ from efficientnetv2.cli.recipes import recipes
 from efficientnetv2.cli.shards import shards
 from efficientnetv2.cli.train import train
 from efficientnetv2.utils.cpu import keep_freed_memory, limit_openmp_spin
-from efficientnetv2.utils.errors import InputError, OtherProcessError, escaped, format_rule
-from efficientnetv2.utils.shell import rank_and_world_size, report_to_torchrun, typed
+from efficientnetv2.utils.errors import InputError, OtherProcessError, escape_controls, format_rule
+from efficientnetv2.utils.shell import rank_and_world_size, report_to_torchrun, shell_join
 
 # Options of timm, Ultralytics and Hugging Face whose value one of ours takes, where a command has it. Ours.
 _ALIASES = {
@@ -140,7 +140,7 @@ class Verb(_Untyped, TyperCommand):
                 name, _, value = assigned[0].partition("=")
                 ours = self._ours(f"--{name.replace('_', '-')}", value)
                 if ours is not None and "unexpected extra" in error.message:
-                    error.message += f". An option begins with two dashes: {typed(ours)}"
+                    error.message += f". An option begins with two dashes: {shell_join(ours)}"
             elif "unexpected extra" in error.message and "DATA" in self._arguments():
                 error.message += (
                     f". {ctx.command_path} takes one DATA. For several images, give their folder, or a CSV file with a "
@@ -218,19 +218,19 @@ class Verb(_Untyped, TyperCommand):
             values += [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
             value = next(iter(values), argument)
             called = [value if one == argument else one for one in arguments]
-            return f"{argument} is an argument, not an option: {ctx.command_path} {typed(called)}"
+            return f"{argument} is an argument, not an option: {ctx.command_path} {shell_join(called)}"
         known = {option for param in self.params for option in param.opts}
         if name in _INSTEAD and "--set" in known:
             return _INSTEAD[name]
         if ours := self._ours(name, "VALUE"):
-            return f"Give it a value: {typed(ours)}"
+            return f"Give it a value: {shell_join(ours)}"
         return None
 
 
 def _noted(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[str]:
     """The second, and a line that it is taken for the first."""
     if (rank_and_world_size() or (0, 1))[0] == 0:  # of many processes the first says it
-        print(f"Note: {typed(theirs)} is read as {typed(ours)}.", file=sys.stderr)
+        print(f"Note: {shell_join(theirs)} is read as {shell_join(ours)}.", file=sys.stderr)
     return ours
 
 
@@ -249,7 +249,7 @@ class Verbs(_Untyped, TyperGroup):
             ours = _COMMANDS.get(args[0])
             if ours is not None and (ours in self.commands or ours.startswith("--")):
                 error.message = (
-                    f"No such command '{args[0]}'. Use: {typed([*ctx.command_path.split(), ours])}"
+                    f"No such command '{args[0]}'. Use: {shell_join([*ctx.command_path.split(), ours])}"
                 )
             raise
 
@@ -373,7 +373,7 @@ def _led_home(value: Any) -> Any:
 
 def _ended(message: str, code: int) -> typer.Exit:
     """The end of the program, its message said."""
-    line = escaped(f"effnetv2: {message}", lines=True)
+    line = escape_controls(f"effnetv2: {message}", lines=True)
     print(line, file=sys.stderr)
     report_to_torchrun(line)
     return typer.Exit(code)

@@ -9,8 +9,8 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.utils.errors import count_of, duration
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.errors import format_duration, pluralize
+from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
     from efficientnetv2.workflows.predict_map import MapResult
@@ -117,14 +117,16 @@ def print_map(drawn: MapResult, screen: Screen) -> None:
     screen.table("On the map", columns, rows)
     if nowhere := len(drawn.class_names) - len(rows):
         are = "is" if nowhere == 1 else "are"
-        screen.say(f"Of the model's {count_of(len(drawn.class_names), 'class')} {nowhere:,} {are} not on it.")
+        screen.say(
+            f"Of the model's {pluralize(len(drawn.class_names), 'class')} {nowhere:,} {are} not on it."
+        )
     if drawn.tally.nodata:
-        screen.say(f"{count_of(drawn.tally.nodata, 'pixel')} without data stay so.")
+        screen.say(f"{pluralize(drawn.tally.nodata, 'pixel')} without data stay so.")
     screen.say(
-        f"{count_of(len(drawn.grid), 'window')} in {duration(drawn.seconds)} "
+        f"{pluralize(len(drawn.grid), 'window')} in {format_duration(drawn.seconds)} "
         f"({len(drawn.grid) / max(drawn.seconds, 1e-9):.0f} windows/s)."
     )
     screen.say(
         f"Written to {drawn.out}. These areas repeat the model's mistakes; a sample whose truth is known corrects "
-        "them: " + typed(["effnetv2", "area", str(drawn.out), "SAMPLE.csv"])
+        "them: " + shell_join(["effnetv2", "area", str(drawn.out), "SAMPLE.csv"])
     )

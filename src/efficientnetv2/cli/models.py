@@ -47,7 +47,7 @@ def models(pretrained: Pretrained = False, fetch: Fetch = None, as_json: options
 def _fetch(name: str, *, as_json: bool) -> None:
     """Download weights into the cache, and say where the file is and how another machine uses it."""
     from efficientnetv2.models import hub
-    from efficientnetv2.utils.shell import typed
+    from efficientnetv2.utils.shell import shell_join
 
     screen = Screen()
     with screen:
@@ -58,9 +58,9 @@ def _fetch(name: str, *, as_json: bool) -> None:
         return
     carried = f"{name}{path.suffix}"
     screen.say(f"File: {path} ({megabytes:g} MB)")
-    screen.say(f"To train from it: {typed(['effnetv2', 'train', 'DATA', '--weights', name])}")
-    screen.say(f"For a machine without a network, copy it: {typed(['cp', str(path), carried])}")
-    screen.say(f"Train there with: {typed(['effnetv2', 'train', 'DATA', '--weights', carried])}")
+    screen.say(f"To train from it: {shell_join(['effnetv2', 'train', 'DATA', '--weights', name])}")
+    screen.say(f"For a machine without a network, copy it: {shell_join(['cp', str(path), carried])}")
+    screen.say(f"Train there with: {shell_join(['effnetv2', 'train', 'DATA', '--weights', carried])}")
 
 
 def _published() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import spread
-from efficientnetv2.utils.errors import count_of, duration
+from efficientnetv2.utils.errors import format_duration, pluralize
 
 if TYPE_CHECKING:
     from efficientnetv2.workflows.estimate import RunPlan
@@ -60,7 +60,7 @@ def _print(plan: RunPlan, screen: Screen) -> None:
             f"{stage.images_per_s:.0f}",
             str(stage.groups_at_a_time),
             format_bytes(stage.memory_bytes),
-            duration(stage.seconds),
+            format_duration(stage.seconds),
         ]
         for number, stage in enumerate(plan.estimate.stages, start=1)
     ]
@@ -69,7 +69,7 @@ def _print(plan: RunPlan, screen: Screen) -> None:
     screen.table(
         "Besides",
         ["what", "time"],
-        [[what, duration(seconds)] for what, seconds in plan.estimate.others_s.items()],
+        [[what, format_duration(seconds)] for what, seconds in plan.estimate.others_s.items()],
     )
     until_then = {"checkpoints": "checkpoints, until it has finished"}
     disk = [
@@ -82,6 +82,6 @@ def _print(plan: RunPlan, screen: Screen) -> None:
     screen.table("Kept", ["what", "size"], disk)
     memory, on_disk = format_bytes(plan.memory_bytes), format_bytes(sum(plan.estimate.disk_bytes.values()))
     screen.say(
-        f"In all about {duration(plan.estimate.seconds)} for {count_of(plan.epochs, 'epoch')}, {memory} of memory, "
-        f"{on_disk} of disk in the run folder."
+        f"In all about {format_duration(plan.estimate.seconds)} for {pluralize(plan.epochs, 'epoch')}, {memory} "
+        f"of memory, {on_disk} of disk in the run folder."
     )

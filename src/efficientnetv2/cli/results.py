@@ -15,7 +15,7 @@ from efficientnetv2.metrics.multilabel import (
     MultilabelMetrics,
     macro_metric,
 )
-from efficientnetv2.utils.errors import count_of, duration
+from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 
@@ -63,7 +63,7 @@ def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     reach = f" ({low_high[name][0]:.1%} to {low_high[name][1]:.1%})" if name in low_high else ""
     screen.say(
         f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
-        f"{MACRO_METRICS[name]} {mean:.1%}{reach} on {count_of(score.num_images, 'image')} "
+        f"{MACRO_METRICS[name]} {mean:.1%}{reach} on {pluralize(score.num_images, 'image')} "
         f"({outcome.facts.evaluated_on}){whole}."
     )
     if isinstance(score, MultilabelMetrics):
@@ -106,7 +106,9 @@ def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     if outcome.facts.wall_s is not None and outcome.facts.images_per_s is not None:
         waited = outcome.facts.input_wait_share
         share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"
-        screen.say(f"{duration(outcome.facts.wall_s)}, {outcome.facts.images_per_s:.0f} images/s{share}.")
+        screen.say(
+            f"{format_duration(outcome.facts.wall_s)}, {outcome.facts.images_per_s:.0f} images/s{share}."
+        )
 
 
 def _print_sizes(curve: SizeCurve, screen: Screen) -> None:

@@ -11,8 +11,8 @@ from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.nas.objective import figures
 from efficientnetv2.nas.results import Row, best, ended, front, millions, rows_of, table_of
 from efficientnetv2.nas.storage import hidden
-from efficientnetv2.utils.errors import count_of, duration
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.errors import format_duration, pluralize
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_plan import StudyCost
 from efficientnetv2.workflows.search_report import LEADERS, Drawn, Read, any_finished
 from efficientnetv2.workflows.search_run import Worked
@@ -25,20 +25,21 @@ def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
         return
     screen.say(cost.space.describe())
     screen.table(
-        f"A trial: {count_of(float(cost.recipe.epochs), 'epoch')} of {count_of(cost.images, 'picture')}",
+        f"A trial: {pluralize(float(cost.recipe.epochs), 'epoch')} of {pluralize(cost.images, 'picture')}",
         ["network", "parameters, M", "time", "memory"],
         [
             [
                 name,
                 f"{cost.parameters[name] / 1e6:.3g}",
-                duration(seconds),
+                format_duration(seconds),
                 format_bytes(cost.memory_bytes[name]),
             ]
             for name, seconds in cost.trial_s.items()
         ],
     )
     screen.say(
-        f"In all about {duration(cost.seconds)} for {count_of(cost.trials, 'trial')} by one worker like this one, and "
+        f"In all about {format_duration(cost.seconds)} for {pluralize(cost.trials, 'trial')} by one worker like "
+        "this one, and "
         f"its share of that by several; {format_bytes(cost.most_memory_bytes)} of memory. Trials that are stopped "
         "early take less."
     )
@@ -59,7 +60,7 @@ def print_end(worked: Worked, screen: Screen, *, as_json: bool) -> None:
                 "best": None if leader is None else leader.to_json(),
             }
         )
-    path = typed([str(worked.folder.path)])
+    path = shell_join([str(worked.folder.path)])
     state = "All trials have ended" if worked.finished else "Time is up"
     screen.say(f"{state}: {_counted(ends)}, of {study.target}.")
     if leader is not None:
@@ -111,7 +112,7 @@ def print_best(read: Read, path: Path, screen: Screen, *, most: int, as_json: bo
     words = ["effnetv2", "search", "export", str(path)]
     if not read.folder.file.exists():  # which would say where the trials lie
         words += ["--storage", hidden(read.study.storage.url)]
-    screen.say(f"Train it fully: {typed(words)}")
+    screen.say(f"Train it fully: {shell_join(words)}")
 
 
 def _counted(ends: Mapping[Any, int]) -> str:

@@ -10,7 +10,7 @@ import typer
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.utils import shell
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 
 def shards(
@@ -88,8 +88,8 @@ def shards(
             return
         parts = ", ".join(f"{count} {split}" for split, count in splits.items())
         screen.say(
-            f"{count_of(len(index.table), 'picture')} of {count_of(len(dataset.class_names), 'class')} ({parts}) in "
-            f"{count_of(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
+            f"{pluralize(len(index.table), 'picture')} of {pluralize(len(dataset.class_names), 'class')} ({parts}) in "
+            f"{pluralize(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
         )
-        train = ["effnetv2", "train", str(out), *shell.options(label_separator=dataset.separator)]
-        screen.say(f"Train on them with: {shell.typed(train)}")
+        train = ["effnetv2", "train", str(out), *shell.option_args(label_separator=dataset.separator)]
+        screen.say(f"Train on them with: {shell.shell_join(train)}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from efficientnetv2.data.records import ImageRecords, Ints
 from efficientnetv2.data.shards.index import shard_of
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 AUGMENTED_FROM = "augmented_from"
 
@@ -70,6 +70,8 @@ def excluded_copies(records: ImageRecords, rows: npt.NDArray[np.bool_]) -> tuple
     """Copies among these (N,) images, to exclude from metrics, and a sentence on them. Empty for none."""
     copies = is_copy(records) & rows
     note = (
-        f" Left out: {count_of(int(copies.sum()), 'image')} made from those held out." if copies.any() else ""
+        f" Left out: {pluralize(int(copies.sum()), 'image')} made from those held out."
+        if copies.any()
+        else ""
     )
     return copies, note

@@ -47,7 +47,7 @@ from efficientnetv2.data.tiff_tags import (
     size_fault,
 )
 from efficientnetv2.preprocessing import RGB, Bands
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
 # Rasters that are measured, drawn evenly, and side of the grid of pixels of each: enough that percentiles move by less
@@ -211,7 +211,7 @@ def channels_fault(bands: Bands) -> str:
     """Why an ordinary image does not fit a rule of other than three channels, to follow its name."""
     return (
         f"is an ordinary image of {RGB} channels, red, green and blue, but images of "
-        f"{count_of(bands.channels, 'band')} ({bands.listed}) are needed, from a GeoTIFF"
+        f"{pluralize(bands.channels, 'band')} ({bands.listed}) are needed, from a GeoTIFF"
     )
 
 

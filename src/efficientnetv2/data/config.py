@@ -22,7 +22,7 @@ from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 
 _logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _told(bands: Bands, *, given: bool) -> list[str]:
     elif bands.channels == RGB:
         seen = f"bands {bands.listed} as red, green and blue"
     else:
-        seen = f"{count_of(bands.channels, 'band')} ({bands.listed}), each a channel"
+        seen = f"{pluralize(bands.channels, 'band')} ({bands.listed}), each a channel"
     chosen = "" if given else " (others by --bands)"
     lines = [f"Rasters: {seen}{chosen}; values {ranges} become 0 to 255. The model file keeps this."]
     if bands.channels > RGB:

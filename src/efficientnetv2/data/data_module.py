@@ -26,7 +26,7 @@ from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups
 from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.distributed import World
-from efficientnetv2.utils.errors import InputError, count_of, escaped, some
+from efficientnetv2.utils.errors import InputError, escape_controls, pluralize, shorten
 from efficientnetv2.utils.progress import progress
 
 _logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def prepare_data(
     others = () if made_for is None else compare(dataset, made_for, strict=strict)
     for note in (*dataset.notes, *others):
         _logger.info(note)
-    _logger.debug(f"Check: {count_of(len(dataset), 'image')} (unreadable files, duplicates)")
+    _logger.debug(f"Check: {pluralize(len(dataset), 'image')} (unreadable files, duplicates)")
     with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
@@ -172,7 +172,8 @@ def prepare_data(
     if skipped:
         dataset = _readable(dataset, found.readable, asked)
         _logger.info(
-            f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {escaped(' '.join(skipped[0]))}."
+            f"Skipped {pluralize(len(skipped), 'unreadable picture')}, the first: "
+            f"{escape_controls(' '.join(skipped[0]))}."
         )
     holdout_drawn = asked == "val" and not (dataset.split == "val").any()
     contents = found.contents[found.readable]
@@ -236,14 +237,14 @@ def decode_evaluated(
         bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
     _logger.log(
         detail_level,
-        f"Checked {count_of(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
+        f"Checked {pluralize(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
         f"{len(dataset) - len(rows):,} the header and the end were read.",
     )
     if bad:
         row, reason = next(iter(bad.items()))
         _logger.info(
-            f"Skipped {count_of(len(bad), 'image')} that cannot be decoded, the first: "
-            f"{escaped(dataset.paths[row])} {reason}."
+            f"Skipped {pluralize(len(bad), 'image')} that cannot be decoded, the first: "
+            f"{escape_controls(dataset.paths[row])} {reason}."
         )
     return bad
 
@@ -314,7 +315,7 @@ def _readable(dataset: ImageDataset, rows: Ints, answered: EvalSplit) -> ImageDa
         )
     gone = np.setdiff1d(dataset.targets[dataset.in_train], np.append(readable.targets[readable.in_train], -1))
     if len(gone):
-        names = some(dataset.class_names[int(one)] for one in np.unique(gone))
+        names = shorten(dataset.class_names[int(one)] for one in np.unique(gone))
         raise InputError(
             f"{dataset.source}: none of the training images of class {names} can be read. Repair them, or leave the "
             "class out."

@@ -30,7 +30,7 @@ from efficientnetv2.data.records import (
 from efficientnetv2.data.shards import open
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.preprocessing import RGB, Bands
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
 # Fixes for common files that are not supported. Ours.
 _FIXES = {
@@ -358,8 +358,8 @@ def _without_small_classes(
         cells = cells.map(reduced)
         keep = cells != ""
     note = (
-        f"Left out {count_of(len(small), 'class')} with fewer than {count_of(minimum, 'training image')} each "
-        f"({count_of(int((~keep).sum()), 'image')}): {some(small, _MAX_NAMED)}."
+        f"Left out {pluralize(len(small), 'class')} with fewer than {pluralize(minimum, 'training image')} each "
+        f"({pluralize(int((~keep).sum()), 'image')}): {shorten(small, _MAX_NAMED)}."
     )
     records = replace(records, table=records.table.assign(label=cells), notes=(*records.notes, note))
     return records.select(np.flatnonzero(keep)), by_label

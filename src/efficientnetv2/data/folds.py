@@ -23,7 +23,7 @@ from efficientnetv2.data.splits import (
     split_by_groupings,
     validate_two_per_class,
 )
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.rng import Key
 
 #: Column of a cross-validation's tables: numbers, equal for images that the folds kept together by place or group.
@@ -125,7 +125,7 @@ def assign_folds(
     if not 2 <= k <= len(chosen):
         fix = _fewer_folds(len(chosen)) if len(chosen) > 1 else "Give more images"
         raise InputError(
-            f"{dataset.source}: {count_of(len(chosen), 'image')} cannot be divided into {count_of(k, 'fold')}. {fix}."
+            f"{dataset.source}: {pluralize(len(chosen), 'image')} cannot be divided into {pluralize(k, 'fold')}. {fix}."
         )
     part = dataset.select(chosen)
     levels = groupings(part, None if contents is None else np.asarray(contents)[chosen], blocks)
@@ -154,7 +154,7 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
     fewer = _fewer_folds(loosest.count)
     if not loosest.groups and loosest.block is None:
         raise InputError(
-            f"{part.source}: {count_of(loosest.count, 'distinct image')} cannot be divided into {k} folds: identical "
+            f"{part.source}: {pluralize(loosest.count, 'distinct image')} cannot be divided into {k} folds: identical "
             f"files, and an image and its copies, count as one. {fewer}."
         )
     what = "group" if loosest.block is None else "place"
@@ -166,7 +166,7 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
     ]
     fix = ", or ".join(ways)
     raise InputError(
-        f"{part.source}: {count_of(loosest.count, what)}{too} cannot be divided whole into {k} folds. "
+        f"{part.source}: {pluralize(loosest.count, what)}{too} cannot be divided whole into {k} folds. "
         f"{fix[0].upper()}{fix[1:]}."
     )
 
@@ -181,13 +181,15 @@ def _scarce(part: ImageDataset, dealt: Ints, k: int) -> str:
     absent = [part.class_names[int(label)] for label in there.index[there.sum(axis=1) < k]]
     if not absent:
         return ""
-    return f" Not every fold has an image of class {some(absent)}: there are too few, or they lie too close."
+    return (
+        f" Not every fold has an image of class {shorten(absent)}: there are too few, or they lie too close."
+    )
 
 
 def outside_folds(dataset: ImageDataset) -> str:
     """A sentence on images given as test, starting with a space, or ''."""
     tests = int((dataset.split == "test").sum())
-    return f" The {count_of(tests, 'image')} given as test are left aside." if tests else ""
+    return f" The {pluralize(tests, 'image')} given as test are left aside." if tests else ""
 
 
 # Default names of the column of time, in any case. The first match counts. Ours.
@@ -201,7 +203,7 @@ def time_column(dataset: ImageDataset, column: str | None) -> str | None:
         if column not in columns:
             raise InputError(
                 f"{dataset.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
-                f"{some(columns, 20)}. Name the one that holds the time with --time-column."
+                f"{shorten(columns, 20)}. Name the one that holds the time with --time-column."
             )
         return column
     spelled = {name.strip().casefold(): name for name in reversed(columns)}
@@ -262,7 +264,7 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
     clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = pd.factorize(same[chosen])[0]
     note = (
-        f"By time, column '{column}': {count_of(k, 'fold')} of {len(chosen)} images, each trains on the past and "
+        f"By time, column '{column}': {pluralize(k, 'fold')} of {len(chosen)} images, each trains on the past and "
         f"predicts the next period; the first {int((period == 0).sum())} images are only trained on."
     )
     return Folds(tuple(parts), f"{note}{outside_folds(dataset)}", clusters, "time")
@@ -289,7 +291,7 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
     part = _of_period(dataset, chosen, period, 1, contents, f"{column} from {format_time(moments[cut + 1])}")
     if unseen := _unseen_class(dataset, part):
         raise InputError(
-            f"{dataset.source}: by {column}, {unseen} the latest {count_of(len(part.val_rows), 'image')}, so "
+            f"{dataset.source}: by {column}, {unseen} the latest {pluralize(len(part.val_rows), 'image')}, so "
             "that nothing can be learned of it."
         )
     return part
@@ -336,8 +338,8 @@ def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
             most, f"Take 1 to {most} folds (--folds)"
         )
         raise InputError(
-            f"{count_of(k, 'fold')} by time need {k + 1} periods, but column '{column}' has "
-            f"{count_of(len(moments), 'different value')}. {fix}."
+            f"{pluralize(k, 'fold')} by time need {k + 1} periods, but column '{column}' has "
+            f"{pluralize(len(moments), 'different value')}. {fix}."
         )
     ends = np.cumsum(counts)
     cuts: list[int] = []

@@ -22,7 +22,7 @@ from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_optional
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 Valid = npt.NDArray[np.bool_]
 RasterDataset = Any  # rasterio.DatasetReader; rasterio has no types
@@ -72,7 +72,7 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
                 tif = Path(path).with_suffix(".tif")
                 raise InputError(
                     f"{path} only names other files, which are not opened for it. Write one raster of them: "
-                    f"{typed(['gdal_translate', str(path), str(tif)])}"
+                    f"{shell_join(['gdal_translate', str(path), str(tif)])}"
                 ) from error
             raise InputError(f"{path} is no raster that GDAL can open: {error}.") from error
         with dataset:

@@ -19,7 +19,7 @@ from efficientnetv2.data.records import (
     records_table,
     split_in_name,
 )
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -63,7 +63,7 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     splits = _find_splits(folder, folders, layout)
     if layout == "splits" and not splits:
         raise InputError(
-            f"--layout splits: no sub-folder of {source} names a split (its sub-folders: {some(folders)}). "
+            f"--layout splits: no sub-folder of {source} names a split (its sub-folders: {shorten(folders)}). "
             "Call them train, val and test."
         )
     if splits:
@@ -92,7 +92,7 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
             if options.allow_empty_classes
             else "To train, put images into each, or remove the folder"
         )
-        notes += (f"No image lies in the class folders {some(empty)}. {fix}.",)
+        notes += (f"No image lies in the class folders {shorten(empty)}. {fix}.",)
     return _records(folder, source, rows, skipped, notes, require_labels=labeled)
 
 
@@ -162,9 +162,9 @@ def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
     others = [name for name in folders if name not in split_names]
     if split_names and (near := _with_images(folder, others)):
         raise InputError(
-            f"{source}: the sub-folder '{split_names[0]}' is a split or a class; {some(near)} beside it "
+            f"{source}: the sub-folder '{split_names[0]}' is a split or a class; {shorten(near)} beside it "
             f"{'is' if len(near) == 1 else 'are'} no split. Pass --layout classes if each sub-folder is a class, or "
-            f"--layout splits to read {some(split_names)} alone."
+            f"--layout splits to read {shorten(split_names)} alone."
         )
     alike: list[str] = []
     shared: set[str] = set()
@@ -178,9 +178,10 @@ def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
     if len(alike) < _SHARED_NAMES or all(map(parse_split, shared)) or not _with_images(folder, alike):
         return
     raise InputError(
-        f"{source}: the sub-folders {some(alike)} hold folders of the same names ({some(sorted(shared))}), as the "
-        f"splits of a dataset do. Call splits train, val and test. Pass --layout classes if {some(alike, 2)} are the "
-        "classes."
+        f"{source}: the sub-folders {shorten(alike)} hold folders of the same names ({shorten(sorted(shared))}), "
+        "as the "
+        f"splits of a dataset do. Call splits train, val and test. Pass --layout classes if {shorten(alike, 2)} "
+        "are the classes."
     )
 
 
@@ -194,9 +195,9 @@ def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
     flat = folders if len(folders) == 1 or all(map(split_in_name, folders)) else exact
     if flat and not any(_contents(folder / name)[0] for name in flat):
         tables.sort(key=lambda name: split_in_name(name) != "train")  # before a sample submission
-        more = f" (or {some(tables[1:])})" if len(tables) > 1 else ""
+        more = f" (or {shorten(tables[1:])})" if len(tables) > 1 else ""
         raise InputError(
-            f"{source}: no class folders lie in {some(flat)}, and a table lies beside. "
+            f"{source}: no class folders lie in {shorten(flat)}, and a table lies beside. "
             f"Give the table itself: {os.path.join(source, tables[0])}{more}"
             + (". Pass --layout classes if each sub-folder is a class." if len(folders) > 1 else "")
         )
@@ -209,7 +210,7 @@ def _splits_within_classes(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
     if not all(names.values()) or len(set(names.values())) < 2:
         return rows, ()
     placed = [(path, label, names[name] or "") for (path, label, _), name in zip(rows, inner, strict=True)]
-    return placed, (f"Each class folder holds the splits {some(sorted(names))}: they are taken as given.",)
+    return placed, (f"Each class folder holds the splits {shorten(sorted(names))}: they are taken as given.",)
 
 
 def _unlabeled(folder: Path, source: str) -> ImageRecords:
@@ -232,7 +233,7 @@ def _read_splits(
             "classes.",
         )
     if others:
-        notes += (f"Passed over, since they lie beside the splits of {source}: {some(others)}.",)
+        notes += (f"Passed over, since they lie beside the splits of {source}: {shorten(others)}.",)
     inner = {name: _inner(folder, name) for name in splits}
     contents = {name: _contents(folder / inner[name]) for name in splits}
     trained = {
@@ -250,7 +251,7 @@ def _read_splits(
                 skipped += _in(name, _skipped_here(folder / name))
             elif images:
                 notes += (
-                    f"Skipped {count_of(len(images), 'image')} of {place}: it has no folders of the training classes, "
+                    f"Skipped {pluralize(len(images), 'image')} of {place}: it has no folders of the training classes, "
                     f"so its images have no label. Predict them: effnetv2 predict RUN {place}",
                 )
             continue
@@ -416,7 +417,7 @@ def _unsupported(skipped: Skipped) -> dict[str, dict[str, int]]:
 
 def _unsupported_note(unsupported: Mapping[str, Mapping[str, int]], place: str) -> tuple[str, ...]:
     counts = [
-        f"{count_of(sum(folders.values()), 'file')} {suffix or 'without a suffix'}"
+        f"{pluralize(sum(folders.values()), 'file')} {suffix or 'without a suffix'}"
         for suffix, folders in unsupported.items()
     ]
     if not counts:
@@ -435,17 +436,19 @@ def _systems_note(skipped: Skipped, place: str) -> tuple[str, ...]:
             counts[suffix[:-1]] += count
     if not counts:
         return ()
-    each = ", ".join(f"{count_of(count, 'folder')} '{name}'" for name, count in counts.most_common())
+    each = ", ".join(f"{pluralize(count, 'folder')} '{name}'" for name, count in counts.most_common())
     return (f"Skipped in {place}: {each}, which systems make for thumbnails and deleted files.",)
 
 
 def _loose_note(loose: list[str], place: str) -> tuple[str, ...]:
-    return (f"Left out, since they lie beside the class folders of {place}: {some(loose)}.",) if loose else ()
+    return (
+        (f"Left out, since they lie beside the class folders of {place}: {shorten(loose)}.",) if loose else ()
+    )
 
 
 def _no_classes(place: str, images: int) -> str:
     return (
-        f"{place} holds {count_of(images, 'image')} but no class folders, so none has a label. "
+        f"{place} holds {pluralize(images, 'image')} but no class folders, so none has a label. "
         "Sort them into one sub-folder per class, or give a CSV or Parquet file with paths and labels."
     )
 
@@ -456,7 +459,7 @@ def _no_images(place: str, prefix: str, empty: list[str], skipped: Skipped) -> s
     unsupported = _unsupported(Counter({key: count for key, count in skipped.items() if key[1] in within}))
     what = "class folder {} holds" if len(empty) == 1 else "class folders {} hold"
     return (
-        f"{whole}: the {what.format(some(empty))} no image. Put images into each, remove the folder, or pass "
+        f"{whole}: the {what.format(shorten(empty))} no image. Put images into each, remove the folder, or pass "
         "--min-images-per-class 1 to leave such classes out."
         + "".join(f" {note}" for note in _unsupported_note(unsupported, whole))
     )

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 Published = Literal["imagenet1k", "imagenet21k"]
 
@@ -102,7 +102,7 @@ def _ids(published: Published) -> set[str]:
 
 def _validate_classes(dataset: ImageDataset, facts: _Facts, *, missing: set[str], unknown: set[str]) -> None:
     wrong = [
-        f"{len(names):,} {what} ({some(sorted(names), 3)})"
+        f"{len(names):,} {what} ({shorten(sorted(names), 3)})"
         for names, what in (
             (missing, f"of {facts.title}'s {facts.classes[0]:,} classes are missing"),
             (unknown, "of the classes are none of its"),
@@ -125,8 +125,8 @@ def _class_notes(facts: _Facts, there: int, *, unknown: set[str]) -> list[str]:
     elif there not in facts.classes:
         notes.append(f"There are {there:,} classes, but {facts.title} has {least:,} ({most:,} as released).")
     if unknown:
-        names = some(sorted(unknown), 3)
-        notes.append(f"{count_of(len(unknown), 'class')} not called by a WordNet id: {names}.")
+        names = shorten(sorted(unknown), 3)
+        notes.append(f"{pluralize(len(unknown), 'class')} not called by a WordNet id: {names}.")
     return notes
 
 
@@ -154,7 +154,7 @@ def _count_notes(dataset: ImageDataset, facts: _Facts) -> list[str]:
 def _per_class_note(rule: str, names: np.ndarray, counts: np.ndarray, least: int, most: int) -> list[str]:
     """A sentence on classes with other numbers of images, if any."""
     odd = np.flatnonzero((counts < least) | (counts > most))
-    shown = some([f"{names[one]}: {counts[one]:,}" for one in odd], 3)
+    shown = shorten([f"{names[one]}: {counts[one]:,}" for one in odd], 3)
     return [f"{rule} images of each class; not so {shown}."] if len(odd) else []
 
 

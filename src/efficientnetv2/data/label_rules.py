@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.records import SPLITS, ImageRecords
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 Spelling = Literal["exact", "casefold"]
 
@@ -79,7 +79,7 @@ def _spelling_message(records: ImageRecords, merged: dict[str, str], counts: pd.
     more = f" ({others} more {records.unit} are like it)" if others else ""
     further = [name for name in merged if name != label]
     if further:
-        more += f"; {count_of(len(further), 'more label')} differ from others only so: {some(further)}"
+        more += f"; {pluralize(len(further), 'more label')} differ from others only so: {shorten(further)}"
     fix = "Rename the class folder" if records.rows is None else "Correct the row"
     return (
         f"{records.where(at)}: label '{label}' differs from '{other}' ({counts[other]} {records.unit}) "
@@ -147,7 +147,7 @@ def validate_train_split(records: ImageRecords) -> None:
     if len(unseen):
         names, splits = sorted(set(labels.iloc[unseen])), sorted(set(records.split[unseen]))
         raise InputError(
-            f"label unseen in training: {some(names)} occurs only in {' and '.join(splits)} "
+            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} "
             f"({_locations(records, unseen)}). Correct the label '{labels.iloc[int(unseen[0])]}', move images of it to "
             "train, or leave them out."
         )

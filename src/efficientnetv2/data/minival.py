@@ -10,7 +10,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import describe_split, split_by_groupings, validate_two_per_class
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.rng import Key
 
 # Automatic minival: fraction of the training images, minimum and maximum. Fewer than 100 select by chance: 50
@@ -87,10 +87,10 @@ def with_auto_minival(
             continue
         few = np.unique(part.labels[rare])
         if len(few):
-            named = some([part.class_names[label] for label in few])
+            named = shorten([part.class_names[label] for label in few])
             note += f" Classes with fewer than {_RARE} training images give none of them: {named}."
         return result, note, True
-    few_images = f"the {count_of(len(rows), 'training image')} are too few, or their groups too large"
+    few_images = f"the {pluralize(len(rows), 'training image')} are too few, or their groups too large"
     return dataset, _no_minival(few_images, fix=" Set some aside with --set minival=0.1."), False
 
 

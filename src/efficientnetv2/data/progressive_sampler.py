@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 
 from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.progressive.schedule import Progressive, Setting
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
 
@@ -79,7 +79,7 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
         progressive.at(0, steps=steps)  # refuses stages that do not fit into the steps
         if not 0 <= first_step <= steps:
             raise InputError(
-                f"first_step is {first_step}, but the run has {count_of(steps, 'step')}: begin at 0 to {steps}, or "
+                f"first_step is {first_step}, but the run has {pluralize(steps, 'step')}: begin at 0 to {steps}, or "
                 "give more steps."
             )
         self.images, self.batch_images, self.steps = images, batch_images, steps

@@ -22,7 +22,7 @@ from efficientnetv2.data.geotiff import (
     visible_bands,
 )
 from efficientnetv2.preprocessing import RGB, Bands
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 _INKS = ("cyan", "magenta", "yellow", "black")
 
@@ -112,7 +112,7 @@ def _in_gdal(kind: str) -> str:
 def band_mismatch(dataset: RasterDataset, bands: Bands) -> str:
     """Why the bands of a rule cannot be read: missing, in another order by name, complex, or of mixed types."""
     if max(bands.numbers) > dataset.count:
-        having = count_of(dataset.count, "band")
+        having = pluralize(dataset.count, "band")
         return missing_bands_fault(f"{having}{_band_list(dataset)}", bands, _pages_fix(dataset))
     known = list(zip(bands.numbers, bands.names, strict=True))
     # Colors count as names where the bands were found by them.
@@ -153,7 +153,7 @@ def band_count_mismatch(dataset: RasterDataset, bands: Bands, first: ReferenceRa
     common = min(there.every, first.every)
     which = "1,1,1" if common == 1 else f"some of 1 to {common}"
     return (
-        f"has {count_of(there.every, 'band')}{_band_list(dataset)}, but {_bands_phrase(bands)} to be seen, as in "
+        f"has {pluralize(there.every, 'band')}{_band_list(dataset)}, but {_bands_phrase(bands)} to be seen, as in "
         f"{first.file}, which has {first.every}. Give rasters of as many bands, or say which to see of all: "
         f"--bands {which}."
     )
@@ -209,7 +209,7 @@ def no_rule_fault(dataset: RasterDataset) -> str:
     if kinds != "uint8":
         return bit_depth_fault(kinds, fix)
     pages = len(dataset.subdatasets)
-    having = count_of(dataset.count, "band") + (f" in the first of its {pages} pages" if pages > 1 else "")
+    having = pluralize(dataset.count, "band") + (f" in the first of its {pages} pages" if pages > 1 else "")
     if dataset.count == RGB:
         having += f" ({', '.join(map(str, seen))} are red, green and blue)"
     why = f"has {having}{_band_list(dataset)}, and the model was trained on ordinary images of {RGB} channels"
@@ -233,7 +233,7 @@ def multipage_fault(dataset: RasterDataset) -> str:
     if not fix or not dataset.count:
         return ""
     first = ",".join(map(str, visible_bands(dataset)))
-    having = count_of(dataset.count, "band")
+    having = pluralize(dataset.count, "band")
     return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from efficientnetv2.data.image_formats import FORMATS
 from efficientnetv2.data.shards.index import ShardSet, is_url
-from efficientnetv2.utils.errors import InputError, escaped
+from efficientnetv2.utils.errors import InputError, escape_controls
 
 Ints = npt.NDArray[np.int64]
 
@@ -165,7 +165,7 @@ class ImageRecords:
     def where(self, index: int) -> str:
         """Location of an image for messages: ``train.csv, row 214``, or its path."""
         if self.rows is None:
-            return escaped(self.paths[index])
+            return escape_controls(self.paths[index])
         return f"{Path(self.source).name}, row {self.rows[index]}"
 
     @property

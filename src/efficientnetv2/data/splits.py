@@ -25,7 +25,7 @@ from efficientnetv2.data.groups import (
 )
 from efficientnetv2.data.records import SPLITS, Ints
 from efficientnetv2.data.stratified_split import class_counts, keeps_every_class, stratified_group_split
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.rng import Floats, Key
 
 # A part held out by blocks should have between 0.5 and 1.5 times the wanted size. Else smaller blocks are tried. Ours.
@@ -76,7 +76,7 @@ def with_holdout(
     unmarked = int((dataset.split == "").sum())
     note = f" {unmarked} without a split count as train." if unmarked and unmarked < len(dataset) else ""
     if "val" in split:
-        given = count_of(int((split == "val").sum()), "image")
+        given = pluralize(int((split == "val").sum()), "image")
         return dataset.with_split(split), f"Validating on the {given} given as val.{note}"
     fraction = _as_fraction(fraction, len(train))
     part = dataset.select(train)
@@ -102,8 +102,8 @@ def evaluate_on_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
     test, train = (int((split == name).sum()) for name in ("test", "train"))
     too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
     return dataset.with_split(split), (
-        f"Evaluating on the {count_of(test, 'image')} given as test, by which nothing is chosen; training on "
-        f"{count_of(train, 'image')}{too}."
+        f"Evaluating on the {pluralize(test, 'image')} given as test, by which nothing is chosen; training on "
+        f"{pluralize(train, 'image')}{too}."
     )
 
 
@@ -178,7 +178,7 @@ def _lost_class(part: ImageDataset, grouping: Grouping, both: str, instead: str)
     single = [part.class_names[label] for label in clusters.index[clusters == 1]]
     whole, one = " and ".join(names), " and ".join(name.removesuffix("s") for name in names)
     where = f"lie in one {one}" if len(names) == 1 else "are connected, by place or by group"
-    why = f" All images of class {some(single)} {where}." if single else ""
+    why = f" All images of class {shorten(single)} {where}." if single else ""
     return (
         f"{part.source}: with {whole} kept whole, a class would vanish from a part.{why} Add images of it from "
         f"another {one}, or leave the class out; or do not keep {whole} whole (--by class)."
@@ -217,7 +217,7 @@ def validate_two_per_class(
     more = ""
     if len(scarce) > 1:
         others = [part.class_names[one] for one in scarce[1:]]
-        more = f" So it is with {count_of(len(others), 'more class')}: {some(others)}."
+        more = f" So it is with {pluralize(len(others), 'more class')}: {shorten(others)}."
     if not len(rows):
         raise InputError(
             f"{part.source}: class '{name}' has no readable image in train.{more} Add images, or leave the class out."
@@ -300,7 +300,7 @@ def split_groups_warning(dataset: ImageDataset) -> str:
     first = set(known["split"][known["group"] == divided[0]])
     named = f"'{divided[0]}', in {' and '.join(name for name in SPLITS if name in first)}"
     return (
-        f" {len(divided):,} of {count_of(len(counts), 'group')} {'lies' if len(divided) == 1 else 'lie'} in more than "
+        f" {len(divided):,} of {pluralize(len(counts), 'group')} {'lies' if len(divided) == 1 else 'lie'} in more than "
         f"one split (the first: {named}): their images are not independent, so metrics may be too good. Put each whole "
         "into one split."
     )

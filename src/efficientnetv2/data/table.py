@@ -33,7 +33,7 @@ from efficientnetv2.data.records import (
 )
 from efficientnetv2.data.shards.index import SUFFIX
 from efficientnetv2.data.shards.open import locate_paths, points_into_shards
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
 # File checks wait for the disk. Ours.
 _THREADS = 8
@@ -140,7 +140,7 @@ def _read_csv(file: Path, separator: str, names: list[str], roles: Collection[st
     except pd.errors.ParserWarning:
         raise InputError(
             f"{file.name} is no well-formed table: rows have more cells than its first row, which names the columns "
-            f"({some(names)}), has names. Delete what stands above the names, or name every column."
+            f"({shorten(names)}), has names. Delete what stands above the names, or name every column."
         ) from None
     except pd.errors.ParserError as error:
         raise InputError(
@@ -197,7 +197,7 @@ def _roles(
         optional = role == column == "label" and not options.require_labels
         if len(alike) > 1 and not (optional and not options.strict):
             raise InputError(
-                f"{table}: several columns may hold the {role}: {some(alike)}. Name one with --{role}-column."
+                f"{table}: several columns may hold the {role}: {shorten(alike)}. Name one with --{role}-column."
             )
         if len(alike) == 1:
             roles[alike[0]] = role
@@ -211,7 +211,7 @@ def _roles(
         alike = [one for one in names if one not in roles and one.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
             raise InputError(
-                f"{table}: the columns {some(alike)} may all be the {role}. Rename all but one of them."
+                f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one of them."
             )
         if alike:
             roles[role if role in alike else alike[0]] = role
@@ -232,7 +232,7 @@ def _plain(name: str) -> str:
 def _missing_columns(table: str, missing: list[tuple[str, str]], names: list[str]) -> str:
     lacking = [f"has no column '{column}'{did_you_mean(column, names)}" for _, column in missing]
     options = " and ".join(f"the {role} with --{role}-column" for role, _ in missing)
-    return f"{table} {' It '.join(lacking)} Its columns are {some(names, 20)}. Name the one that holds {options}."
+    return f"{table} {' It '.join(lacking)} Its columns are {shorten(names, 20)}. Name the one that holds {options}."
 
 
 def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
@@ -298,7 +298,7 @@ def _missing_words_note(labels: pd.Series[str]) -> tuple[str, ...]:
     """A note on classes that are named like a missing value."""
     counts = labels.value_counts()
     odd = [
-        f"'{name}' ({count_of(int(counts[name]), 'row')})"
+        f"'{name}' ({pluralize(int(counts[name]), 'row')})"
         for name in counts.index
         if name.strip().casefold() in _MISSING_WORDS
     ]
@@ -334,7 +334,7 @@ def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
         wrong = np.flatnonzero(column.isin(unknown))
         what = f"split '{column.iloc[wrong[0]]}' is not one of"
         if len(unknown) > 1:
-            what = f"splits {some(unknown)} are not among"
+            what = f"splits {shorten(unknown)} are not among"
         raise InputError(
             f"{name}, row {rows[wrong[0]]}: {what} train (training), "
             f"minival, val (valid, validation) and test (testing).{_more(len(wrong))} Correct it, or rename the column."
@@ -405,7 +405,7 @@ def _with_files(records: ImageRecords) -> ImageRecords:
     in_packed = any(packed_record(records.paths[index]) for index in gone)  # a file of many images is missing
     if gone and (in_packed or len(gone) > MAX_UNREADABLE * len(records)):
         others = [records.paths[index] for index in gone[1:_MAX_ROWS]]
-        further = f", also {some(others)}" if others else ""
+        further = f", also {shorten(others)}" if others else ""
         near = _near(records.paths[gone[0]], Path(records.root))
         raise InputError(
             f"{records.where(gone[0])}: '{records.paths[gone[0]]}' does not exist under {records.root} "
@@ -418,8 +418,8 @@ def _with_files(records: ImageRecords) -> ImageRecords:
     columns = [column for column in ("path", AUGMENTED_FROM) if column in records.table]
     table = records.table.assign(**{name: records.table[name].replace(found) for name in columns})
     note = (
-        f"{count_of(len(found), 'path')} of {Path(records.source).name} encode letters otherwise than the files' names "
-        "do (Unicode NFC and NFD): they go by the files' names."
+        f"{pluralize(len(found), 'path')} of {Path(records.source).name} encode letters otherwise than the files' "
+        "names do (Unicode NFC and NFD): they go by the files' names."
     )
     return replace(records, table=table, notes=(*records.notes, note))
 
@@ -444,4 +444,4 @@ def _other_form(path: str, root: Path | str) -> str | None:
 
 
 def _more(count: int) -> str:
-    return "" if count == 1 else f" So it is in {count_of(count - 1, 'more row')}."
+    return "" if count == 1 else f" So it is in {pluralize(count - 1, 'more row')}."

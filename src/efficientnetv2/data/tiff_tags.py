@@ -15,7 +15,7 @@ from efficientnetv2.data.image_formats import MAX_SIDE, open_image
 from efficientnetv2.data.image_io import MIN_SIDE, max_pixels
 from efficientnetv2.data.raster_checks import cmyk_fault, multipage_fault
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 #: Suffixes of files that may be rasters.
 SUFFIXES = (".tif", ".tiff")
@@ -156,7 +156,7 @@ def _content(path: str, matches: Callable[[RasterDataset], bool]) -> str:
         with open_raster(path) as dataset:
             if not dataset.count or not matches(dataset):
                 return ""
-            return f"{count_of(dataset.count, 'band')} of {dataset.dtypes[0]}"
+            return f"{pluralize(dataset.count, 'band')} of {dataset.dtypes[0]}"
     except InputError:
         return ""
 

@@ -22,7 +22,7 @@ from efficientnetv2.data.imagenet import recognized
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
-from efficientnetv2.utils.errors import InputError, count_of, escaped
+from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 
 # Checks wait for the disk more than for the processor. Ours.
 _THREADS = 8
@@ -298,7 +298,7 @@ def _low_range_note(brightest: list[int]) -> Iterator[str]:
     """A note on images of more than 8 bits that use a small part of the range, such as 12 bits stored as 16."""
     if brightest and max(brightest) <= _DARK_LEVEL:
         yield (
-            f"The {count_of(len(brightest), 'image')} with values of more than 8 bits use a small part of the range: "
+            f"The {pluralize(len(brightest), 'image')} with values of more than 8 bits use a small part of the range: "
             f"{max(brightest) + 1} of 256 levels are left. Scale all of them by one factor to the full range, or "
             "store them as TIFFs and install the extra 'geo', which measures the range."
         )
@@ -316,4 +316,4 @@ def _differing_pairs(table: pd.DataFrame, column: str) -> list[tuple[int, int]]:
 
 def _location(dataset: ImageDataset, index: int) -> str:
     row = "" if dataset.rows is None else f" (row {dataset.rows[index]})"
-    return f"'{escaped(dataset.paths[index])}'{row}"
+    return f"'{escape_controls(dataset.paths[index])}'{row}"

@@ -11,7 +11,7 @@ from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
 from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.rng import Key
 
 # One-sided significance level, as of a 95 % interval.
@@ -43,7 +43,7 @@ def worst_slice(slices: Sequence[SliceMetrics]) -> str:
         return f"Each subgroup has fewer than {SMALL_SLICE} images: too few to say."
     worst = large[0]
     right = (
-        f"Of the {count_of(worst.pictures, 'image')} with {worst.column} {worst.value}, {percent(worst.top1)} are "
+        f"Of the {pluralize(worst.pictures, 'image')} with {worst.column} {worst.value}, {percent(worst.top1)} are "
         "classified correctly"
     )
     if not below:
@@ -51,7 +51,7 @@ def worst_slice(slices: Sequence[SliceMetrics]) -> str:
             f"No subgroup is worse by more than chance explains. The lowest: {right[0].lower()}{right[1:]}."
         )
     more = len(below) - 1
-    others = f", and so {'is' if more == 1 else 'are'} {count_of(more, 'more subgroup')}" if more else ""
+    others = f", and so {'is' if more == 1 else 'are'} {pluralize(more, 'more subgroup')}" if more else ""
     return f"{right}: worse than the rest by more than chance explains{others}."
 
 

@@ -23,7 +23,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_lock import is_running
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class FinishedRun:
         if missing:
             raise InputError(
                 f"{folder} is not the folder of a finished run: it has no {missing[0]}. To continue a stopped run: "
-                f"effnetv2 train (or crossval) DATA {typed(['--out', str(folder), '--resume'])}."
+                f"effnetv2 train (or crossval) DATA {shell_join(['--out', str(folder), '--resume'])}."
             )
         report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:

@@ -15,7 +15,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import number, percent
 from efficientnetv2.evaluation.locations import NEAR_KM, Bools, Places
 from efficientnetv2.metrics.bootstrap import Difference
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 # Loss of a metric in new locations that matters. Ours, as ``evaluation.label_efficiency`` calls less little.
 _MATTERS = 0.02
@@ -66,7 +66,7 @@ class TrainDistance:
         if self.by == "place" and self.near:
             verb = "is" if self.near == 1 else "are"
             sentences.append(
-                f"{count_of(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)}) {verb} within "
+                f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)}) {verb} within "
                 f"{NEAR_KM:g} km of a training image, so metrics may be optimistic."
             )
         elif self.by == "place":
@@ -261,7 +261,7 @@ def _spatial_estimate(distance: TrainDistance, compared: SplitComparison | None)
         return NewPlaceEstimate("That is what is measured here.", " ".join(sentences), known=True)
     # So few images cannot change a metric by what matters.
     if distance.near < _MATTERS * distance.known:
-        verdict = f"That is what is measured here, except for {count_of(distance.near, 'image')}."
+        verdict = f"That is what is measured here, except for {pluralize(distance.near, 'image')}."
         return NewPlaceEstimate(verdict, " ".join(sentences), known=True)
     sentences.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
     half = 2 * distance.near > distance.known

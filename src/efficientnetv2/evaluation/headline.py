@@ -10,7 +10,7 @@ from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
-from efficientnetv2.utils.errors import count_of, some
+from efficientnetv2.utils.errors import pluralize, shorten
 
 # Images below which the headline counts: "4 of 5" says more than "80.0 %". Ours.
 _COUNTED = 100
@@ -52,7 +52,7 @@ def evaluated_images(count: int, metadata: ReportMetadata) -> str:
     if metadata.on_training_split:
         uses["train"] = " that it was trained on"
     selected = ", which selected it" if metadata.selected_on == split != "train" else ""
-    return f"{count_of(count, 'image')}{uses.get(split, f' ({split})')}{selected}"
+    return f"{pluralize(count, 'image')}{uses.get(split, f' ({split})')}{selected}"
 
 
 def _if_trained(metadata: ReportMetadata, text: str) -> str:
@@ -68,7 +68,7 @@ def headline(metrics: Metrics) -> str:
     """``93.2 % of 120 images are classified correctly.``; a count for few images."""
     correct = round(metrics.top1 * metrics.num_images)
     counted = metrics.num_images < _COUNTED
-    share = f"{correct if counted else percent(metrics.top1)} of {count_of(metrics.num_images, 'image')}"
+    share = f"{correct if counted else percent(metrics.top1)} of {pluralize(metrics.num_images, 'image')}"
     # With sigmoid an image may have no assigned label, though its most probable class is one of its labels.
     if isinstance(metrics, MultilabelMetrics) and metrics.answer == "sigmoid":
         return f"The most probable class is right for {share}."
@@ -111,11 +111,11 @@ def majority_warning(metrics: Metrics, intervals: Mapping[str, Interval]) -> str
 def dataset_notes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
     """Sentences on the training and evaluation images."""
     trained = _if_trained(
-        metadata, f"Trained on {count_of(metadata.train_pictures or 0, 'image')}, evaluated"
+        metadata, f"Trained on {pluralize(metadata.train_pictures or 0, 'image')}, evaluated"
     )
-    classes = count_of(len(metrics.class_names), "class")
+    classes = pluralize(len(metrics.class_names), "class")
     notes = [
-        f"{trained or 'Evaluated'} on {count_of(metrics.num_images, 'image')} ({metadata.evaluated_on}), in {classes}."
+        f"{trained or 'Evaluated'} on {pluralize(metrics.num_images, 'image')} ({metadata.evaluated_on}), in {classes}."
     ]
     if metadata.views == "symmetries":
         notes.append(
@@ -143,20 +143,20 @@ def _class_sizes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
     if len(counts) < 2 or not present:
         return []
     absent = [name for name in counts if name not in present]
-    none = f" There is none of {some(absent)}." if absent else ""
+    none = f" There is none of {shorten(absent)}." if absent else ""
     fewest, most = min(present, key=lambda name: present[name]), max(present, key=lambda name: present[name])
     if present[fewest] == present[most]:
-        return [f"Each class has {count_of(present[most], 'image')} for {purpose}.{none}"]
+        return [f"Each class has {pluralize(present[most], 'image')} for {purpose}.{none}"]
     ratio = present[most] / present[fewest]
     times = f", {number(float(f'{ratio:.2g}'))} times as many" if ratio >= 2 else ""
     return [
-        f"Classes have from {count_of(present[fewest], 'image')} ('{fewest}') to {present[most]:,} ('{most}') for "
+        f"Classes have from {pluralize(present[fewest], 'image')} ('{fewest}') to {present[most]:,} ('{most}') for "
         f"{purpose}{times}.{none} The per-class metrics list all counts."
     ]
 
 
 def _skipped(count: int, lost: int) -> str:
-    text = f"{count_of(count, 'image')} could not be read and {'was' if count == 1 else 'were'} left out."
+    text = f"{pluralize(count, 'image')} could not be read and {'was' if count == 1 else 'were'} left out."
     if not lost:
         return text
     place = "its place" if lost == 1 else "their places"
@@ -169,7 +169,7 @@ def probe_training_images(metadata: ReportMetadata) -> str | None:
     if used is None or available is None or used >= available:
         return None
     mean = " (means over the folds)" if metadata.evaluated_on == "out-of-fold" else ""
-    return f"{used:,} of {count_of(available, 'training image')}{mean}"
+    return f"{used:,} of {pluralize(available, 'training image')}{mean}"
 
 
 def probe_evaluated_images(metrics: Metrics, difference: PairedDifference | None) -> str | None:

@@ -17,8 +17,8 @@ from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
-from efficientnetv2.utils.errors import count_of
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.errors import pluralize
+from efficientnetv2.utils.shell import shell_join
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -153,7 +153,7 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
 
 def predict_command(metadata: ReportMetadata) -> str:
     """The command that predicts new images with the model of a report."""
-    return typed(["effnetv2", "predict", model_of(metadata), "IMAGES"])
+    return shell_join(["effnetv2", "predict", model_of(metadata), "IMAGES"])
 
 
 def model_of(metadata: ReportMetadata) -> str:
@@ -184,7 +184,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
         if metadata.train_pictures is None
         else f", above all with {metadata.train_pictures:,} training images"
     )
-    fetch = typed(["effnetv2", "models", "--fetch", best[0]])
+    fetch = shell_join(["effnetv2", "models", "--fetch", best[0]])
     reason += (
         f" ImageNet weights usually give far more{few}. Without a network here, run {fetch} on another machine. Copy "
         "the file that it names, and pass it as --weights FILE."
@@ -204,7 +204,7 @@ def _epochs(metadata: ReportMetadata) -> NextStep | None:
     gain = metadata.late_gain or 0.0
     if epochs >= _FEW_EPOCHS and gain <= _RISING:
         return None
-    reason = f"The model was trained for {count_of(float(f'{epochs:.3g}'), 'epoch')}."
+    reason = f"The model was trained for {pluralize(float(f'{epochs:.3g}'), 'epoch')}."
     if gain > _RISING:
         reason += f" Validation top-1 still rose by {100 * gain:.1f} points in the last quarter."
     length = ["--epochs", f"{max(2 * epochs, 2 * _FEW_EPOCHS):.3g}"]
@@ -254,11 +254,11 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     reasons = []
     if count := metadata.label_conflicts:
         verb = "has" if count == 1 else "have"
-        reasons.append(f"{count_of(count, 'pair')} of identical images {verb} different labels.")
+        reasons.append(f"{pluralize(count, 'pair')} of identical images {verb} different labels.")
     if suspects:
         verb = "contradicts" if suspects == 1 else "contradict"
         reasons.append(
-            f"The labels of {count_of(suspects, 'image')} {verb} a prediction of {round_percent(_CONFIDENT)} or more, "
+            f"The labels of {pluralize(suspects, 'image')} {verb} a prediction of {round_percent(_CONFIDENT)} or more, "
             "which is mostly right."
         )
     if not reasons:
@@ -267,7 +267,7 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
         word for name in _TABLE if (value := _option_value(metadata.command, name)) for word in (name, value)
     ]
     words = ["effnetv2", "inspect", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
-    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), typed(words))
+    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(words))
 
 
 def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
@@ -292,7 +292,7 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
         return None
     reason = (
         f"Classes have {min(counts.values()):,} to {max(counts.values()):,} training images. Mean recall is "
-        f"{percent(rare)} for {count_of(len(recalls[True]), 'rare class')} and {percent(others)} for the rest."
+        f"{percent(rare)} for {pluralize(len(recalls[True]), 'rare class')} and {percent(others)} for the rest."
     )
     command = _repeat(metadata, ["--set", "balance=equal"], without_fields=("balance",))
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
@@ -309,7 +309,7 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
         "without labels."
     )
     words = ["effnetv2", "predict", model_of(metadata), "IMAGES", "--rank", "next.csv"]
-    return NextStep(0, "more_labels", "Label more images", reason, typed(words))
+    return NextStep(0, "more_labels", "Label more images", reason, shell_join(words))
 
 
 def _use(metadata: ReportMetadata) -> NextStep:
@@ -327,7 +327,7 @@ def _repeat(
     """The training command with other options; a plain one if another command started the run."""
     words = _split(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
-        return typed(["effnetv2", "train", metadata.data, *options])
+        return shell_join(["effnetv2", "train", metadata.data, *options])
     kept, rest = words[:2], iter(words[2:])
     for word in rest:
         name, equals, value = word.partition("=")
@@ -342,7 +342,7 @@ def _repeat(
             kept.append(word)
         elif not equals:
             next(rest, None)
-    return typed([*kept, *options])
+    return shell_join([*kept, *options])
 
 
 def _option_value(command: str | None, option: str) -> str | None:
@@ -355,7 +355,7 @@ def _option_value(command: str | None, option: str) -> str | None:
 
 
 def _split(command: str | None) -> list[str]:
-    """The words of a command that ``utils.shell.typed`` wrote."""
+    """The words of a command that ``utils.shell.shell_join`` wrote."""
     if os.name != "nt":
         return shlex.split(command or "")
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]

@@ -32,7 +32,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interva
 from efficientnetv2.metrics.multilabel import is_correct
 from efficientnetv2.metrics.selective import CoverageCurve, coverage_curve
 from efficientnetv2.models.temperature import Calibration
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.rng import Key
 
@@ -197,7 +197,7 @@ def _bias_text(bias: tuple[str, bool] | None, count: int, training_images: str) 
     if certain:
         return f": it is {word}"
     return (
-        f"; {count_of(count, 'image')} {'is' if count == 1 else 'are'} too few to tell whether it is {word}"
+        f"; {pluralize(count, 'image')} {'is' if count == 1 else 'are'} too few to tell whether it is {word}"
     )
 
 

@@ -32,7 +32,7 @@ from efficientnetv2.metrics.multilabel import (
     MultilabelMetrics,
     is_correct,
 )
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
 
 # Rows of the per-class table: shown, and in total with those to unfold; more would be megabytes. Ours.
@@ -216,7 +216,7 @@ def _errors_note(suspects: int) -> str:
             "than wrong labels."
         )
     return (
-        f"The labels of {count_of(suspects, 'image')} contradict a prediction of 90 % or more, where most predictions "
+        f"The labels of {pluralize(suspects, 'image')} contradict a prediction of 90 % or more, where most predictions "
         "are right. Check these labels first."
     )
 

@@ -21,7 +21,7 @@ from efficientnetv2.metrics.classification import ClassificationMetrics
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.metrics.subgroups import SMALL_SLICE
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 #: A verdict of a few words, and the sentences behind it.
 Verdict = tuple[str, str]
@@ -125,7 +125,7 @@ def describe_difference(difference: PairedDifference) -> str:
 def quote_classes(names: Sequence[str], most: int = 5) -> str:
     """The first class names, quoted, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {count_of(len(names) - most, 'more class')}"
+    return shown if len(names) <= most else f"{shown} and {pluralize(len(names) - most, 'more class')}"
 
 
 def limitations(
@@ -160,7 +160,7 @@ def limitations(
         sentences.append(f"{metadata.optimism}, so the metrics are optimistic.")
     if metadata.skipped:
         sentences.append(
-            f"{count_of(metadata.skipped, 'image')} could not be read and are not in the metrics."
+            f"{pluralize(metadata.skipped, 'image')} could not be read and are not in the metrics."
         )
     return sentences
 
@@ -196,7 +196,7 @@ def _without_label(metrics: MultilabelMetrics) -> str:
     if metrics.without == metrics.num_images:
         return " No class reaches a probability of 0.5, so no image gets a label: the model has learned too little."
     verb = "gets" if metrics.without == 1 else "get"
-    return f" {count_of(metrics.without, 'image')} {verb} no label, because no class reaches 0.5."
+    return f" {pluralize(metrics.without, 'image')} {verb} no label, because no class reaches 0.5."
 
 
 def _weakest_class(metrics: ClassificationMetrics, intervals: Mapping[str, Interval]) -> str:
@@ -210,7 +210,7 @@ def _weakest_class(metrics: ClassificationMetrics, intervals: Mapping[str, Inter
     weakest = min(measured, key=lambda name: measured[name].f1 or 0.0)
     return (
         f"The weakest class is '{weakest}', with F1 {percent(measured[weakest].f1)}"
-        f"{_interval(intervals.get(f'f1:{weakest}'))} on {count_of(measured[weakest].support, 'image')}."
+        f"{_interval(intervals.get(f'f1:{weakest}'))} on {pluralize(measured[weakest].support, 'image')}."
     )
 
 
@@ -326,7 +326,7 @@ def _automatic_choices(metadata: ReportMetadata) -> SummaryItem | None:
     return SummaryItem(
         "What was chosen automatically?",
         f"{among}The list below explains each.",
-        f"{count_of(len(choices), 'choice')}.",
+        f"{pluralize(len(choices), 'choice')}.",
         section="automatic-choices",
     )
 

@@ -31,7 +31,7 @@ from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 
@@ -456,14 +456,14 @@ def _require_two_classes(parts: Sequence[ImageDataset], embedded: Sequence[Embed
         if len(read.samples) == 0 < len(part):
             row, reason = read.unreadable[0]
             raise InputError(
-                f"None of the {count_of(len(part), 'image')} to {purpose} can be read. The first, {part.where(row)}: "
+                f"None of the {pluralize(len(part), 'image')} to {purpose} can be read. The first, {part.where(row)}: "
                 f"{reason.removesuffix('.')}. Restore or replace them."
             )
     if len(classes := np.unique(embedded[0].labels)) < 2:
         raise InputError(
             f"Of the images to train on only those of '{parts[0].class_names[classes[0]]}' can be read "
-            f"({count_of(len(embedded[0].unreadable), 'other')} can't), but two classes are needed. Restore or replace "
-            "the others."
+            f"({pluralize(len(embedded[0].unreadable), 'other')} can't), but two classes are needed. Restore or "
+            "replace the others."
         )
 
 

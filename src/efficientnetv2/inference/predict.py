@@ -24,10 +24,10 @@ from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import World, gather_to_main
-from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of, non_finite_error
-from efficientnetv2.utils.memory import is_out_of_memory, reason_of, release_memory
+from efficientnetv2.utils.errors import InputError, MemoryShortError, non_finite_error, pluralize
+from efficientnetv2.utils.memory import first_line, is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 # Images at a time: enough to keep the processor busy. Ours.
 _BATCH = 64
@@ -254,7 +254,7 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
 def require_classes(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network without a classifier. ``file`` names it in the message."""
     if network.num_classes == 0:
-        command = typed(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
+        command = shell_join(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
         raise InputError(f"{file or 'the network'} has no classifier. Train one: {command}")
 
 
@@ -272,7 +272,7 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
     bands = network.preprocessing.bands
     if network.in_channels != (RGB if bands is None else bands.channels):
         raise InputError(
-            f"{file or 'the network'} takes images of {count_of(network.in_channels, 'channel')}, but files are read "
+            f"{file or 'the network'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
             "as RGB. Use inference.predict.predict with batches of your own."
         )
 
@@ -315,7 +315,7 @@ def retry_halving_batch(
             if len(part) == 1:
                 raise MemoryShortError(
                     f"Memory ran out at a single image of {images.shape[-1]} px in evaluation mode "
-                    f"({reason_of(error)}). End other programs and run the command again (training: with --resume), "
+                    f"({first_line(error)}). End other programs and run the command again (training: with --resume), "
                     "or use smaller images."
                 ) from error
         # Outside of the handler: the traceback of the error keeps tensors alive.

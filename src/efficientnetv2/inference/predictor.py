@@ -37,7 +37,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.transforms.normalize import normalise
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.probability import probabilities
 
 # A path, the bytes of a file, a binary stream, a PIL image or an array.
@@ -120,7 +120,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         model = type(self.network).__name__ if self._file is None else repr(self._file)
-        count, px = count_of(len(self.classes), "class"), self.preprocessing.image_px
+        count, px = pluralize(len(self.classes), "class"), self.preprocessing.image_px
         return f"Predictor({model}: {count}, {px} px, device={str(self.device)!r})"
 
     def __call__(self, images: ImageInput | Iterable[ImageInput]) -> list[Prediction]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 
 from efficientnetv2.metrics.confidence_intervals import Z95
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.rng import Floats
 
 
@@ -140,6 +140,6 @@ def _check_samples(total: Floats, area: Floats, class_names: Sequence[str]) -> N
     few = np.flatnonzero((area > 0) & (total < 2)).tolist()
     if few:
         raise InputError(
-            f"Fewer than two samples lie in what is mapped as {some([class_names[k] for k in few])}, so nothing is "
+            f"Fewer than two samples lie in what is mapped as {shorten([class_names[k] for k in few])}, so nothing is "
             "known of that part of the map. Draw samples in every class of the map, 50 or more in each."
         )

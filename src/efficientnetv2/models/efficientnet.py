@@ -18,7 +18,7 @@ from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of
+from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes
 from efficientnetv2.utils.probability import Answer
 
@@ -162,7 +162,7 @@ class EfficientNet(Network):
         if not 0 <= stages <= len(self.architecture.stages):
             raise InputError(
                 f"recompute_stages is {stages}, but the network has "
-                f"{count_of(len(self.architecture.stages), 'stage')}. Give at most that."
+                f"{pluralize(len(self.architecture.stages), 'stage')}. Give at most that."
             )
         self.recomputed = frozenset(range(sum(stage.layers for stage in self.architecture.stages[:stages])))
 

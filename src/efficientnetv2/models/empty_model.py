@@ -16,7 +16,7 @@ from efficientnetv2.models.layers import SameConv2d
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_card import UPGRADE, Header
 from efficientnetv2.models.wrappers import WrappedModel
-from efficientnetv2.utils.errors import InputError, error_summary, some
+from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 _NO_OPS = (nn.Dropout, DropPath, nn.Identity)  # in evaluation
 
@@ -160,7 +160,7 @@ def differences(
 def describe_differences(wanted: Mapping[str, TensorLike], found: Mapping[str, TensorLike]) -> str:
     """``differences`` in words; "" if there are none."""
     missing, extra, wrong = differences(wanted, found)
-    names = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
+    names = [f"missing {shorten(missing)}"] * bool(missing) + [f"unknown {shorten(extra)}"] * bool(extra)
     return "; ".join(names + wrong[:3])
 
 

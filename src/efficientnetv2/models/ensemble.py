@@ -15,7 +15,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint, merge_fingerprints
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 
@@ -123,8 +123,8 @@ def require_single_model(network: Network, why: str) -> None:
     """Refuse an ensemble where one model is needed; ``why`` follows "but" in the message."""
     if isinstance(network, Ensemble):
         raise InputError(
-            f"these are {count_of(len(network.members), 'network')} that answer together, but {why}. Give one of them, "
-            "as network.members[0]."
+            f"these are {pluralize(len(network.members), 'network')} that answer together, but {why}. Give one of "
+            "them, as network.members[0]."
         )
 
 

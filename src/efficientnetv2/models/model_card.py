@@ -17,9 +17,9 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of, error_summary
+from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.probability import Answer
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 FORMAT_VERSION = 4  # raised when an older package can no longer read what we write
 
@@ -77,7 +77,7 @@ class Header:
             raise ValueError("two of the class_names are the same")
         if self.preprocessing.channels != self.in_channels:
             raise ValueError(
-                f"preprocessing of {count_of(self.preprocessing.channels, 'channel')} for "
+                f"preprocessing of {pluralize(self.preprocessing.channels, 'channel')} for "
                 f"{self.in_channels} in_channels"
             )
         if fault := _not_json(self.recipe, "recipe") or _not_json(self.metrics, "metrics"):
@@ -153,8 +153,8 @@ def _not_json(value: Any, where: str) -> str | None:
 
 def conversion_hint(path: Path) -> str:
     """What to do with weights of other libraries, as the end of a message."""
-    convert = typed(["effnetv2", "convert", str(path), "OUT.safetensors"])
-    train = typed(["--weights", str(path)])
+    convert = shell_join(["effnetv2", "convert", str(path), "OUT.safetensors"])
+    train = shell_join(["--weights", str(path)])
     return (
         "If it holds weights of timm, torchvision, Keras or the authors, this makes a model file of it, and says what "
         f"had to be assumed: {convert}. To train from it: {train}"

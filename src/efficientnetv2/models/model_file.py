@@ -23,7 +23,7 @@ from efficientnetv2.models.model_card import Header, conversion_hint
 from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of, error_summary, some
+from efficientnetv2.utils.errors import InputError, error_summary, pluralize, shorten
 
 SUFFIX = ".safetensors"
 NAME = f"model{SUFFIX}"  # in a run directory
@@ -124,7 +124,7 @@ def load(
     if members := ensemble_members(Path(path)):
         if network is not None:
             raise InputError(
-                f"{path} holds {count_of(len(members), 'network')} that answer together, and network is one module. "
+                f"{path} holds {pluralize(len(members), 'network')} that answer together, and network is one module. "
                 f"Leave it out, or load one of them: {members[0]}"
             )
         # The model file of a run is called by its directory.
@@ -235,7 +235,7 @@ def _file(path: Path) -> Path:
     if path.is_dir():
         if not (path / NAME).is_file():
             inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
-            runs = f" Folders in it do: {some(inside, 3)}." if inside else ""
+            runs = f" Folders in it do: {shorten(inside, 3)}." if inside else ""
             raise InputError(
                 f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file."
             )
@@ -290,10 +290,10 @@ def _check_values(tensors: Mapping[str, Tensor], subject: str, *, fix: str) -> N
     """Refuse NaN, infinity and negative variances."""
     if bad := safetensors_io.nonfinite_tensors(tensors):
         raise InputError(
-            f"{subject}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({some(bad, 3)}). {fix}"
+            f"{subject}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({shorten(bad, 3)}). {fix}"
         )
     if negative := safetensors_io.negative_variances(tensors):
         raise InputError(
-            f"{subject}: {len(negative)} of its variances have values below 0 ({some(negative, 3)}), which no "
+            f"{subject}: {len(negative)} of its variances have values below 0 ({shorten(negative, 3)}), which no "
             "batch-norm comes to. Take the weights from before whatever changed them."
         )

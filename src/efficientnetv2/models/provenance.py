@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.utils.errors import short
+from efficientnetv2.utils.errors import short_repr
 from efficientnetv2.utils.rng import Key
 
 KEY = "efficientnetv2.trained_on"  # metadata entry of a model file
@@ -115,7 +115,7 @@ def image_count(plain: Mapping[str, Any]) -> int:
     """The number of images in a metadata entry. Raises ValueError or KeyError."""
     count = plain["pictures"]
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**63:
-        raise ValueError(f"pictures is {short(count)}, but must be a whole number from 0 to 2^63")
+        raise ValueError(f"pictures is {short_repr(count)}, but must be a whole number from 0 to 2^63")
     return count
 
 

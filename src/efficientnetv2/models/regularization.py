@@ -8,7 +8,7 @@ from torch import nn
 
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.progressive.schedule import Setting
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 # Stochastic depth of other libraries: end of the class name, and the attribute that holds the rate. Matched by name
 # because timm's class is copied more often than imported: transformers has BeitDropPath, SwinDropPath and so on.
@@ -38,10 +38,10 @@ class RegularizationReport:
         """In words: ``dropout in 'classifier.0'; stochastic depth in 16 blocks``, and the notes."""
         parts = []
         if self.dropout_modules:
-            parts.append(f"dropout in {some(self.dropout_modules, most=2)}")
+            parts.append(f"dropout in {shorten(self.dropout_modules, most=2)}")
         if self.drop_path_modules:
             blocks = {name.rpartition(".")[0] for name in self.drop_path_modules}
-            parts.append(f"stochastic depth in {count_of(len(blocks), 'block')}")
+            parts.append(f"stochastic depth in {pluralize(len(blocks), 'block')}")
         return "; ".join([*parts, *self.notes]) or "nothing"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efficientnetv2.models.conversion import keras_files
 from efficientnetv2.models.model_card import UNKNOWN_SHA256, conversion_hint
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import write_atomically
 
 # Of the 20 number formats of safetensors, those of weights and counters.
@@ -101,7 +101,7 @@ def read_header(path: Path) -> TensorFile:
     header.pop("__metadata__", None)
     strange = [f"{name} ({row['dtype']})" for name, row in header.items() if row["dtype"] not in _DTYPES]
     if strange:
-        raise InputError(f"{path} holds numbers of a kind that no network here has: {some(strange)}.")
+        raise InputError(f"{path} holds numbers of a kind that no network here has: {shorten(strange)}.")
     entries = {
         name: Entry(_DTYPES[row["dtype"]], tuple(row["shape"]), *row["data_offsets"])
         for name, row in header.items()
@@ -154,7 +154,7 @@ def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if lost := nonfinite_tensors(half):
         raise InputError(
             f"half precision holds numbers up to {torch.finfo(torch.float16).max:,.0f}, but there are greater ones in "
-            f"{some(lost, 3)}. Keep these weights in float32."
+            f"{shorten(lost, 3)}. Keep these weights in float32."
         )
     return half
 

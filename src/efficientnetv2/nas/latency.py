@@ -32,7 +32,7 @@ from efficientnetv2.training.train_state import TrainState, init_state
 from efficientnetv2.utils.device import autocast, device_title, place
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.memory import is_out_of_memory, reason_of
+from efficientnetv2.utils.memory import first_line, is_out_of_memory
 from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio, synchronizer
 
 
@@ -342,7 +342,7 @@ class _Shares:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(no_pace(reason_of(error))) from error
+            raise InputError(no_pace(first_line(error))) from error
 
 
 def _median(pace: Pace, num_classes: int, device: torch.device, warm_up_s: float) -> float:

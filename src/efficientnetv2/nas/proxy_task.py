@@ -18,7 +18,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.nas.latency import Pace
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 #: Of a recipe, what a trial goes without: it begins from scratch, and its pictures that choose are those of the search.
 LEFT_OUT: Mapping[str, Any] = {"weights": "none", "minival": None, "patience": None, "eval_px_tried": None}
@@ -97,7 +97,7 @@ def refuse_leaks(dataset: ImageDataset, contents: Ints) -> None:
         return
     row, copy = used[mine[0]], judging[other[0]]
     raise InputError(
-        f"{dataset.source}: {count_of(len(mine), 'picture')} that the search would use also stand in val or test, "
+        f"{dataset.source}: {pluralize(len(mine), 'picture')} that the search would use also stand in val or test, "
         f"which judge what it finds: '{dataset.paths[row]}' ({dataset.split[row]}) is the same picture as "
         f"'{dataset.paths[copy]}' ({dataset.split[copy]}). Take them out of one of the two."
     )

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_valid
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.preprocessing import MOST_PX
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
 
@@ -190,13 +190,13 @@ class Progressive:
         """
         if self.order == "growing" and steps < self.stages:
             raise InputError(
-                f"{self.stages} stages do not fit into {count_of(steps, 'step')}: each needs at least one. "
+                f"{self.stages} stages do not fit into {pluralize(steps, 'step')}: each needs at least one. "
                 "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-images, "
                 "--set progressive.stages=1)."
             )
         if not 0 <= step < steps:
             raise InputError(
-                f"step {step} lies outside a run of {count_of(steps, 'step')} (0 to {steps - 1})"
+                f"step {step} lies outside a run of {pluralize(steps, 'step')} (0 to {steps - 1})"
             )
         stage = self._stage_at(step, steps)
         return self._setting(stage, run_fraction=step / (steps - 1) if steps > 1 else 1.0)

@@ -36,7 +36,7 @@ from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.transforms.autoaugment import refuse_channels
 from efficientnetv2.transforms.randaugment import names_for
-from efficientnetv2.utils.errors import InputError, MemoryShortError, count_of
+from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB
 
 # Smallest image size that sizes are lowered to: the feature maps still have two positions each way. Ours.
@@ -363,7 +363,7 @@ def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str
     """The epochs, if they are open, and a note on what decides them."""
     if recipe.steps is not None:
         epochs = recipe.steps * recipe.batch_images / images
-        note = f"Epochs: {epochs:g}, for {count_of(recipe.steps, 'step')} of {recipe.batch_images}."
+        note = f"Epochs: {epochs:g}, for {pluralize(recipe.steps, 'step')} of {recipe.batch_images}."
         return {"epochs": epochs, "steps": None}, [note]
     if recipe.epochs != "auto":
         return {}, []
@@ -405,7 +405,7 @@ def _channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
     jitter = "the jitter changes brightness alone" if recipe.augment.colour else ""
     what = " and ".join(filter(None, (operations, jitter)))
     return [
-        f"Augmentation of {count_of(in_channels, 'channel')}: {what}; other color operations need red, green and blue."
+        f"Augmentation of {pluralize(in_channels, 'channel')}: {what}; other color operations need red, green and blue."
     ]
 
 
@@ -455,7 +455,7 @@ def _group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, begun: bool
         larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
         fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
         raise InputError(
-            f"A group of {count_of(given or batch, 'image')} {reason}: take at least {least} ({fix})."
+            f"A group of {pluralize(given or batch, 'image')} {reason}: take at least {least} ({fix})."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
     candidates = (

@@ -20,7 +20,7 @@ from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPla
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 _logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def compile_model(
             for number, (setting, groups) in enumerate(programs, start=1):
                 apply_regularization(network, setting)
                 px, began = setting.image_px, time.perf_counter()
-                size = f"{count_of(groups * group, 'picture')} of {px} px"
+                size = f"{pluralize(groups * group, 'picture')} of {px} px"
                 _logger.info(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
                 if not _Trial(network, recipe.precision, group, groups, device).agrees(call, px):
                     reason = f"at {px} px it then gives other gradients"

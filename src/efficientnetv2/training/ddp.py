@@ -17,7 +17,7 @@ from efficientnetv2.training.microbatch import divisors
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import cores
 from efficientnetv2.utils.distributed import World, all_gather_object, all_reduce_sum
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 
 class GradientSync:
@@ -173,7 +173,7 @@ def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begu
     if groups < processes:
         raise InputError(
             f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only "
-            f"{groups}: group_images is {group}, of {count_of(batch, 'image')} a batch. "
+            f"{groups}: group_images is {group}, of {pluralize(batch, 'image')} a batch. "
             f"{_fewer_or(batch, group, processes, begun=begun)} at most {groups}."
         )
     if recipe.sync_batch_norm and world.is_distributed and device.type != "cuda":

@@ -18,7 +18,7 @@ from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.train_state import RunLength
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 
 _METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro-F1"}
 
@@ -51,7 +51,7 @@ def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
         return []
     fewer = f", or a patience of {count - 1} at most" if count > 1 else ""
     return [
-        f"patience is {recipe.patience}, but the last stage has {count_of(count, 'validation')}, that at the end of "
+        f"patience is {recipe.patience}, but the last stage has {pluralize(count, 'validation')}, that at the end of "
         f"the run included, and only those count: it cannot end this run early. Take more epochs{fewer}."
     ]
 
@@ -170,7 +170,7 @@ class ModelSelection:
             )
         return (
             f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):.3g}), which were best on "
-            f"minival, {name} {best.metric:.1%}, of {count_of(len(self._validations), 'validation')}.{before} "
+            f"minival, {name} {best.metric:.1%}, of {pluralize(len(self._validations), 'validation')}.{before} "
             "The images of val selected nothing."
         )
 
@@ -186,7 +186,7 @@ class ModelSelection:
         last = self._validations[-1].step
         return (
             f"Stopped early, after step {last} of {self._plan.steps} (epoch {self._epoch(last):g}): "
-            f"{_METRIC_NAMES[self._by]} on minival has not risen for {count_of(self._patience or 0, 'validation')} "
+            f"{_METRIC_NAMES[self._by]} on minival has not risen for {pluralize(self._patience or 0, 'validation')} "
             "(patience)."
         )
 

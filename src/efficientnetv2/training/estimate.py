@@ -18,7 +18,7 @@ from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_state import RunLength
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.
 _SAMPLED_STEPS = 1024
@@ -219,10 +219,10 @@ def epochs_for_budget(
     fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
     if (shortest := needed(fits)) > minutes:
         digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
-        least = count_of(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
+        least = pluralize(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
         other = f", {spent_s / 60:.2g} of them for preparation and the report" if spent_s else ""
         raise InputError(
-            f"--minutes {minutes:g}: the shortest run has {count_of(fits, 'step')}, one for each stage; with "
+            f"--minutes {minutes:g}: the shortest run has {pluralize(fits, 'step')}, one for each stage; with "
             f"validation, checkpoints and the last evaluation it takes about {least}{other}. Give at least that, or "
             "smaller images (--image-px) or a smaller model (--model)."
         )

@@ -25,7 +25,7 @@ from efficientnetv2.models.library_models import classifier_count, is_library_mo
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 from efficientnetv2.utils.rng import Key
 
 # Preprocessing that comes with weights. Size and framing are the recipe's.
@@ -256,7 +256,7 @@ def model_title(model: str | Architecture) -> str:
         return model
     near = shape_name(replace(model, pooling="mean"))
     if near is None:
-        return f"a custom architecture ({count_of(len(model.stages), 'stage')})"
+        return f"a custom architecture ({pluralize(len(model.stages), 'stage')})"
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
 
 
@@ -389,22 +389,22 @@ def _from_weights(
 def _head(recipe: Recipe, network: Network, classes: int) -> str:
     """How a new classifier starts, in words. Only a single classifier gets the values of the probe."""
     if recipe.classifier == "probe" and len(classifier_layers(network)) == 1:
-        return f"with a classifier for {count_of(classes, 'class')} that starts as the linear probe"
-    return f"a fresh classifier for {count_of(classes, 'class')}"
+        return f"with a classifier for {pluralize(classes, 'class')} that starts as the linear probe"
+    return f"a fresh classifier for {pluralize(classes, 'class')}"
 
 
 def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
     """Adapt a model to the channels of the images, and say how."""
     had = network.in_channels
-    ours = "RGB" if in_channels == RGB else count_of(in_channels, "channel")
+    ours = "RGB" if in_channels == RGB else pluralize(in_channels, "channel")
     try:
         adapt(network, in_channels=in_channels)
     except InputError as error:
         raise InputError(
-            f"--weights {word}: its model takes images of {count_of(had, 'channel')}, and images are read as {ours}; "
+            f"--weights {word}: its model takes images of {pluralize(had, 'channel')}, and images are read as {ours}; "
             f"{error}. Take weights for {ours}."
         ) from error
-    read = f"Its first convolution takes {count_of(had, 'channel')}"
+    read = f"Its first convolution takes {pluralize(had, 'channel')}"
     if in_channels == 1:
         return f"{read}, and images have one: it gets the sum of their weights."
     each = "red, green and blue get" if in_channels == RGB else f"the {in_channels} get"

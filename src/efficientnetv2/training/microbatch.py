@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from efficientnetv2.utils.errors import count_of
-from efficientnetv2.utils.memory import reason_of
+from efficientnetv2.utils.errors import pluralize
+from efficientnetv2.utils.memory import first_line
 
 Item = TypeVar("Item")
 
@@ -66,8 +66,8 @@ def out_of_memory_message(group_images: int, groups: int, image_px: int, error: 
     smaller = divisors(group_images * groups, most=group_images // 2)
     fix = f" (--set group_images={smaller[-1]})" if smaller else " (none is smaller: use --image-px)"
     return (
-        f"Memory ran out with a single group of {count_of(group_images, 'image')} of {image_px} px "
-        f"({reason_of(error)}). It did fit when the run started: end what else takes memory, then go on with "
+        f"Memory ran out with a single group of {pluralize(group_images, 'image')} of {image_px} px "
+        f"({first_line(error)}). It did fit when the run started: end what else takes memory, then go on with "
         f"--resume. Or start a new run with smaller groups{fix}."
     )
 
@@ -75,7 +75,7 @@ def out_of_memory_message(group_images: int, groups: int, image_px: int, error: 
 def out_of_memory_mid_step_message(image_px: int, error: BaseException) -> str:
     """Message for memory that runs out when other processes have a part of the step's gradients."""
     return (
-        f"Memory ran out with images of {image_px} px ({reason_of(error)}), where it had been enough before, and "
+        f"Memory ran out with images of {image_px} px ({first_line(error)}), where it had been enough before, and "
         "other processes have a part of the step already. End what else takes memory, then go on with --resume."
     )
 

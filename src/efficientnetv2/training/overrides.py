@@ -31,9 +31,9 @@ from efficientnetv2.training.recipe_io import apply_overrides, diff_recipes, val
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe, load_recipe, recipe_file
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 _logger = logging.getLogger(__name__)
 
@@ -337,9 +337,9 @@ def resumed_recipe(words: TrainOverrides, recipe_file: Path) -> Recipe:
         run = RunDir(recipe_file.parent)
         limit = run.beginning().get("time_limit") if run.beginning_file.exists() else None
         fixed = (
-            count_of(float(there.epochs), "epoch")
+            pluralize(float(there.epochs), "epoch")
             if limit is None
-            else count_of(limit["seconds"] / 60, "minute")
+            else pluralize(limit["seconds"] / 60, "minute")
         )
         _logger.info(
             f"--minutes changes nothing: the length was fixed when the run began, at {fixed}. To change it, begin "
@@ -385,7 +385,7 @@ def longer(path: Path) -> str:
     Args:
         path: of the run.
     """
-    command = typed(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
+    command = shell_join(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
     return f"To train longer, begin another run from its weights: {command}"
 
 

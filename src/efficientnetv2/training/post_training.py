@@ -31,7 +31,7 @@ from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.distributed import broadcast_from_main
-from efficientnetv2.utils.errors import DivergedError, InputError, count_of
+from efficientnetv2.utils.errors import DivergedError, InputError, pluralize
 
 _logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def finish_training(
             config = replace(config, preprocessing=replace(config.preprocessing, image_px=sizes.image_px))
             _logger.info(str(sizes))
         calibration = _calibrate(config, state)
-        _logger.info(f"Answering {count_of(len(config.val), f'{config.answered} picture')}.")
+        _logger.info(f"Answering {pluralize(len(config.val), f'{config.answered} picture')}.")
         predictions = config.predict(state, config.val)
     except DivergedError as error:
         if config.world.is_main_process:

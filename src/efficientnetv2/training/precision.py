@@ -22,7 +22,7 @@ from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.timer import synchronizer
 
@@ -170,7 +170,7 @@ def _compile(
     if run_s < _COMPILE_FROM_S:
         return (
             False,
-            f"Not compiled, for the run takes about {count_of(round(run_s / 60), 'minute')}, too few to pay for it.",
+            f"Not compiled, for the run takes about {pluralize(round(run_s / 60), 'minute')}, too few to pay for it.",
         )
     if within_s is not None and within_s < _COMPILE_LEAST_S:
         return False, (

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_fields import all_fields, canonical_field, recipe_parts
 from efficientnetv2.utils import yaml_io
-from efficientnetv2.utils.errors import InputError, cut, did_you_mean, format_rule, short
+from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule, short_repr, truncate
 
 _SHOWN_CHARS = 200  # of a long value in a message. Ours
 # Parts of the accepted values in words (``training.recipe_fields``): lists and objects, numbers, literal words.
@@ -83,7 +83,9 @@ def _problems(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
             near = did_you_mean(path[-1], field_names_at(path[:-1]))
             rule = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         value = problem["input"]
-        shown = f" = {short(value)}" if isinstance(value, int | float | str | bool | None) and name else ""
+        shown = (
+            f" = {short_repr(value)}" if isinstance(value, int | float | str | bool | None) and name else ""
+        )
         if problem["type"] == "literal_error":
             if name in problems:  # the field takes a number or a word: state both
                 number_rule = problems.pop(name)[1].partition("; did you mean")[0]
@@ -136,7 +138,7 @@ def with_overrides(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     Raises:
         InputError: A field is unknown (the message names the nearest) or a value is invalid.
     """
-    where = " ".join(f"--set {cut(setting, _SHOWN_CHARS)}" for setting in settings)
+    where = " ".join(f"--set {truncate(setting, _SHOWN_CHARS)}" for setting in settings)
     return validate_recipe(apply_overrides(recipe.to_json(), settings), where=where or recipe.name)
 
 
@@ -164,7 +166,7 @@ def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str,
             part[last] = _parse(text)
         except InputError as error:
             _refuse_other_ramps(None, name.strip(), text)
-            raise InputError(f"--set {cut(setting, _SHOWN_CHARS)}: {error}") from error
+            raise InputError(f"--set {truncate(setting, _SHOWN_CHARS)}: {error}") from error
         _refuse_missing_space(part[last], name, text)
         _refuse_other_ramps(part[last], name.strip(), text)
     return changed
@@ -229,7 +231,7 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text.strip() if _SEXAGESIMAL.fullmatch(text.strip()) else yaml_io.parse(text, short(text))
+        return text.strip() if _SEXAGESIMAL.fullmatch(text.strip()) else yaml_io.parse(text, short_repr(text))
 
 
 def diff_recipes(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:

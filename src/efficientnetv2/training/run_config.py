@@ -19,7 +19,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.train_state import RunLength, TrainState
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.rng import Key
 
@@ -137,7 +137,7 @@ class RunConfig:
         ]
         if new:
             _logger.info(
-                f"Skipped {len(new):,} of {count_of(len(part), 'image')} to be evaluated. The first is {new[0]}."
+                f"Skipped {len(new):,} of {pluralize(len(part), 'image')} to be evaluated. The first is {new[0]}."
             )
         return predictions
 
@@ -172,7 +172,7 @@ class RunConfig:
         # One is no outage, however few are asked for: damage within a shard shows when it is read, not before.
         if len(unreadable) > min(len(part) - 1, max(1, _MOST_UNREADABLE * len(part))):
             raise InputError(
-                f"{len(unreadable):,} of the {count_of(len(part), 'image')} to be evaluated can't be read any more, "
+                f"{len(unreadable):,} of the {pluralize(len(part), 'image')} to be evaluated can't be read any more, "
                 f"more than the {_MOST_UNREADABLE:.0%} that are skipped. The first is {first}. "
                 "Bring them back, then go on with --resume."
             )

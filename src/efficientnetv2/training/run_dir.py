@@ -17,7 +17,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.checkpoint import saved_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import (
     hint_for_os_error,
     read_object,
@@ -26,8 +26,8 @@ from efficientnetv2.utils.io import (
     write_text_atomically,
 )
 from efficientnetv2.utils.logs import Recorder
-from efficientnetv2.utils.memory import reason_of
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.memory import first_line
+from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
     from efficientnetv2.training.tensorboard import SummaryWriter
@@ -143,7 +143,7 @@ class RunDir:
         Raises:
             InputError: The file is missing or damaged.
         """
-        again = typed(
+        again = shell_join(
             ["effnetv2", "train", str(self.manifest_file), "--recipe", str(self.recipe_file), "--out", "NEW"]
         )
         fix = f"The run can't be resumed. Start a new run with the same recipe and split: {again}"
@@ -152,7 +152,7 @@ class RunDir:
             Preprocessing.from_json(plain["preprocessing"])
             MicrobatchPlan.from_json(plain["groups_at_a_time"])
         except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.beginning_file} is damaged ({reason_of(error)}). {fix}") from error
+            raise InputError(f"{self.beginning_file} is damaged ({first_line(error)}). {fix}") from error
         return plain
 
     def amend_beginning(self, **changed: Any) -> None:
@@ -211,7 +211,7 @@ class RunDir:
             _logger.info(quarantine(self.skipped_file, "The list of skipped images starts again."))
         rows, damaged = self._rows()
         if damaged:
-            note = quarantine(self.metrics_file, f"The run keeps its {count_of(len(rows), 'whole row')}.")
+            note = quarantine(self.metrics_file, f"The run keeps its {pluralize(len(rows), 'whole row')}.")
             with _writing(self.metrics_file):
                 write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
             _logger.info(note)

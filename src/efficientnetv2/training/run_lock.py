@@ -12,9 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from efficientnetv2.training.run_dir import LOCK, RUNNING, RunDir
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import locked, output_dir
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 
 def validate_new_run_dir(path: Path) -> None:
@@ -28,7 +28,9 @@ def validate_new_run_dir(path: Path) -> None:
     if (path / "recipe.yaml").exists():
         if RunDir(path).finished:
             raise InputError(f"--out {path} holds a run already, which has finished. Give another folder.")
-        go_on = typed(["effnetv2", "train", "DATA", "--out", str(path), "--resume"])  # whatever verb asks
+        go_on = shell_join(
+            ["effnetv2", "train", "DATA", "--out", str(path), "--resume"]
+        )  # whatever verb asks
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume ({go_on}), or give another folder."
         )
@@ -39,7 +41,7 @@ def validate_new_run_dir(path: Path) -> None:
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:
         raise InputError(
-            f"--out {path} holds something that is no run ({some(others, 3)}). Give another folder."
+            f"--out {path} holds something that is no run ({shorten(others, 3)}). Give another folder."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnetv2.data.data_module import SharedDataset
-from efficientnetv2.utils.shell import options
+from efficientnetv2.utils.shell import option_args
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunOptions:
     @property
     def words(self) -> list[str]:
         """The options that a resumed run needs again, as typed on the command line."""
-        return options(
+        return option_args(
             device=None if self.device == "auto" else self.device,
             workers=self.workers,
             memory_gib=self.memory_gib,

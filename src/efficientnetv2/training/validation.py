@@ -18,7 +18,7 @@ from efficientnetv2.training.divergence import DivergenceCheck
 from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.schedule_points import validation_steps
 from efficientnetv2.utils.distributed import broadcast_from_main
-from efficientnetv2.utils.errors import DivergedError, count_of
+from efficientnetv2.utils.errors import DivergedError, pluralize
 
 _logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Validator:
         means = [f"{label} {metrics[name]:.3f}" for name, label in MACRO_METRICS.items() if name in metrics]
         _logger.info(
             f"{f'epoch {epoch:.1f}' if step else 'before training'}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
-            f"on {count_of(int(metrics['images']), f'{split} picture')}{', the best so far' * best}"
+            f"on {pluralize(int(metrics['images']), f'{split} picture')}{', the best so far' * best}"
         )
         for callback in self._context.callbacks:
             callback.on_validation_end(step, epoch, metrics)

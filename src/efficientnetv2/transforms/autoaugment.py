@@ -18,7 +18,7 @@ from torch import Tensor
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.transforms.per_sample import Floats, as_ids
 from efficientnetv2.transforms.randaugment import OPERATIONS, operate
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
 # fmt: off
@@ -102,7 +102,7 @@ def refuse_channels(channels: int) -> None:
     """
     if channels != RGB:
         raise InputError(
-            f"AutoAugment works on red, green and blue, but these pictures have {count_of(channels, 'channel')}. "
+            f"AutoAugment works on red, green and blue, but these pictures have {pluralize(channels, 'channel')}. "
             "Switch it off (--set augment.autoaugment=false)."
         )
 

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean
-from efficientnetv2.utils.memory import free_bytes, reason_of
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
+from efficientnetv2.utils.memory import first_line, free_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def pick_device(word: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"--device {word}: {_lacking(word) or reason_of(error).rstrip('.')}. {_here()}"
+            f"--device {word}: {_lacking(word) or first_line(error).rstrip('.')}. {_here()}"
         ) from error
     return device
 
@@ -137,7 +137,7 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
             f"--device {word}: {count} processes can't share one device. Give cuda, which is a GPU for each, or cpu."
         )
     if count > torch.cuda.device_count():
-        having = count_of(torch.cuda.device_count(), "GPU")
+        having = pluralize(torch.cuda.device_count(), "GPU")
         raise InputError(
             f"{count} processes were started on this machine, but it has {having}. Start as many (--nproc-per-node "
             f"{torch.cuda.device_count()}), or say --device cpu."

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from efficientnetv2.utils.errors import InputError, OtherProcessError, count_of
-from efficientnetv2.utils.shell import START_OR_UNSET, number, rank_and_world_size
+from efficientnetv2.utils.errors import InputError, OtherProcessError, pluralize
+from efficientnetv2.utils.shell import START_OR_UNSET, env_int, rank_and_world_size
 
 _logger = logging.getLogger(__name__)
 
@@ -105,16 +105,16 @@ def world_from_env() -> World:
                     f"environment variable WORLD_SIZE is {here[1]}, but {name} is not set, so the processes can't find "
                     f"each other. {START_OR_UNSET}"
                 )
-        number("MASTER_PORT", below=2**16)
-    local_size = number("LOCAL_WORLD_SIZE", 1, least=1)
+        env_int("MASTER_PORT", below=2**16)
+    local_size = env_int("LOCAL_WORLD_SIZE", 1, least=1)
     below = local_size if "LOCAL_WORLD_SIZE" in os.environ else None  # some clusters set the other alone
     return World(
         rank=here[0],
         size=here[1],
-        local_rank=number("LOCAL_RANK", below=below),
+        local_rank=env_int("LOCAL_RANK", below=below),
         local_size=local_size,
         launch=_launch(os.environ.get("TORCHELASTIC_RUN_ID")),
-        restarts=number("TORCHELASTIC_RESTART_COUNT"),
+        restarts=env_int("TORCHELASTIC_RESTART_COUNT"),
     )
 
 
@@ -180,7 +180,7 @@ def _telling_of_waiting(world: World) -> Iterator[None]:
 
     def tell() -> None:
         _logger.warning(
-            f"Waiting for the other {count_of(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
+            f"Waiting for the other {pluralize(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
             f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}"
         )
 

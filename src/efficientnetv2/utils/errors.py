@@ -102,14 +102,14 @@ def format_rule(problem: Mapping[str, Any]) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-def short(value: object, most: int = 60) -> str:
+def short_repr(value: object, most: int = 60) -> str:
     """A value as Python writes it, cut where it is long: ``'9999…'`` of a text of a thousand digits."""
     if isinstance(value, str):
-        return repr(cut(value, most))
-    return _digits(value, most) if isinstance(value, int) else cut(repr(value), most)
+        return repr(truncate(value, most))
+    return _digits(value, most) if isinstance(value, int) else truncate(repr(value), most)
 
 
-def cut(text: str, most: int = 60) -> str:
+def truncate(text: str, most: int = 60) -> str:
     """The beginning of a long text, with a sign that it goes on."""
     return text if len(text) <= most else f"{text[:most]}…"
 
@@ -138,14 +138,14 @@ def error_summary(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def count_of(number: float, noun: str) -> str:
+def pluralize(number: float, noun: str) -> str:
     """A number of things: ``1 epoch``, ``2 epochs``, ``1,000 steps``, ``0.5 epochs``, ``3 classes``."""
     shown = f"{number:g}" if isinstance(number, float) else f"{number:,}"  # numpy's integers are no int
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{shown} {noun}{ending}"
 
 
-def escaped(text: str, *, lines: bool = False) -> str:
+def escape_controls(text: str, *, lines: bool = False) -> str:
     """Text for a terminal, its control characters spelled out, as the one that begins a command is.
 
     Args:
@@ -155,14 +155,14 @@ def escaped(text: str, *, lines: bool = False) -> str:
     return text.translate(_ESCAPES_IN_LINES if lines else _ESCAPES)
 
 
-def some(names: Iterable[object], most: int = 5) -> str:
+def shorten(names: Iterable[object], most: int = 5) -> str:
     """The first few names, escaped and quoted, and how many more there are: ``'a', 'b' and 3 more``."""
     names = list(names)
-    shown = ", ".join(f"'{escaped(str(name))}'" for name in names[:most])
+    shown = ", ".join(f"'{escape_controls(str(name))}'" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as people say them: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
     seconds = round(seconds)
     if seconds < 60:

@@ -42,7 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
 
 
-def reason_of(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line, for a message of ours: the first of its lines, or its name if it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 

@@ -38,11 +38,11 @@ def rank_and_world_size() -> tuple[int, int] | None:
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
-    size = number("WORLD_SIZE", least=1)
-    return number("RANK", below=size), size
+    size = env_int("WORLD_SIZE", least=1)
+    return env_int("RANK", below=size), size
 
 
-def number(name: str, otherwise: int = 0, *, least: int = 0, below: int | None = None) -> int:
+def env_int(name: str, otherwise: int = 0, *, least: int = 0, below: int | None = None) -> int:
     """A whole number that a launcher has set.
 
     Args:
@@ -87,7 +87,7 @@ def report_to_torchrun(message: str, *, cause: bool = True) -> None:
 CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
-def typed(words: Sequence[str]) -> str:
+def shell_join(words: Sequence[str]) -> str:
     """A command in a line, quoted as the shells of this system take it.
 
     Args:
@@ -98,10 +98,10 @@ def typed(words: Sequence[str]) -> str:
 
 def command_line() -> str:
     """The command, or the call in Python, that a user would type again."""
-    return CALL.get() or typed(["effnetv2", *sys.argv[1:]])
+    return CALL.get() or shell_join(["effnetv2", *sys.argv[1:]])
 
 
-def options(**said: object) -> list[str]:
+def option_args(**said: object) -> list[str]:
     """Options by their names in Python.
 
     Args:

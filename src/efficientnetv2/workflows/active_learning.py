@@ -22,7 +22,7 @@ from efficientnetv2.inference.active_learning import MAX_DIVERSE, rank_for_label
 from efficientnetv2.inference.predict import Predictions, embed_dataset, require_single_label
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file, write_text_atomically
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
@@ -193,7 +193,7 @@ def write_ranking(
             f"--rank {file}: {error.strerror or error}. Give a place that can be written to."
         ) from error
     left = (
-        f" {count_of(labelled, 'picture')} with a label {'is' if labelled == 1 else 'are'} left out of it."
+        f" {pluralize(labelled, 'picture')} with a label {'is' if labelled == 1 else 'are'} left out of it."
         if labelled
         else ""
     )

@@ -20,7 +20,7 @@ from efficientnetv2.data.geotiff import open_raster, read_errors
 from efficientnetv2.geospatial import map_file as mapfile
 from efficientnetv2.geospatial.pixel_area import distortion_warning
 from efficientnetv2.metrics.area import AdjustedAreas, adjusted_areas
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
 _logger = logging.getLogger(__name__)
 
@@ -104,8 +104,8 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
         )
     if sorted(classes) != sorted(names):
         raise InputError(
-            f"{file} is of the classes {some(classes)}, but {map_file} of {some(names)}. Give an evaluation of the "
-            "model that made the map."
+            f"{file} is of the classes {shorten(classes)}, but {map_file} of {shorten(names)}. Give an evaluation "
+            "of the model that made the map."
         )
     of_name = {name: place for place, name in enumerate(names)}
     place = np.array([of_name[name] for name in classes])
@@ -142,8 +142,8 @@ def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Pat
     columns = next((pair for pair in _COORDINATES if set(pair) <= set(table.columns)), None)
     if columns is None:
         raise InputError(
-            f"{file} says of no place where it is: it has the columns {some(table.columns)}. Give x and y in the map's "
-            "coordinates, longitude and latitude, or the mapped class as map."
+            f"{file} says of no place where it is: it has the columns {shorten(table.columns)}. Give x and y in "
+            "the map's coordinates, longitude and latitude, or the mapped class as map."
         )
     values = _sampled(
         map_file, len(names), _numbers(table, columns, file), in_degrees=columns[0] == "longitude"
@@ -156,7 +156,7 @@ def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Pat
         )
     if lost := int((~on_map).sum()):
         _logger.info(
-            f"{count_of(lost, 'place')} of {len(table)} left out: not on the map, or without data there."
+            f"{pluralize(lost, 'place')} of {len(table)} left out: not on the map, or without data there."
         )
     return _crossed(values[on_map] - 1, true[on_map], len(names)), lost
 
@@ -169,7 +169,7 @@ def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: s
         if value not in known:
             found = f"'{value}'" if value else "empty"
             raise InputError(
-                f"{file}, row {row}: {called} is {found}, but is one of the map's classes {some(names, 10)}"
+                f"{file}, row {row}: {called} is {found}, but is one of the map's classes {shorten(names, 10)}"
                 f"{did_you_mean(str(value), names)}"
             )
     return np.array([known[value] for value in column], dtype=np.int64)

@@ -35,7 +35,7 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.leakage import PretrainOverlap, pretrain_overlap
 from efficientnetv2.workflows.linear_probe import with_classifier
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
@@ -247,8 +247,8 @@ def _better_start(recipe: Recipe, known: Decided) -> list[str]:
     )
     return [
         f"Better weights: {own}. ImageNet weights usually give far better models. Fetch them with: "
-        f"{typed(['effnetv2', 'models', '--fetch', name])}. The command names one file. Copy that file to a machine "
-        "without a network, for --weights FILE."
+        f"{shell_join(['effnetv2', 'models', '--fetch', name])}. The command names one file. Copy that file to a "
+        "machine without a network, for --weights FILE."
     ]
 
 

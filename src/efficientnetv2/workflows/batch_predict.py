@@ -36,10 +36,10 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_note, pick_own_device
 from efficientnetv2.utils.distributed import World, broadcast_from_main
-from efficientnetv2.utils.errors import InputError, count_of, escaped
+from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.predictions_io import read_header
 
 _logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class PredictionCheckpoint:
 
 def told(kept: int) -> str:
     """The line on answers that an earlier start has kept."""
-    return f"Going on with the answers to {count_of(kept, 'picture')} that an earlier start has kept."
+    return f"Going on with the answers to {pluralize(kept, 'picture')} that an earlier start has kept."
 
 
 def _save(partial: Path, part: dict[str, npt.NDArray[np.generic]]) -> None:
@@ -249,7 +249,7 @@ def refuse_swapped_arguments(model: str, data: str | Path, command: str) -> None
         InputError: only DATA is a model.
     """
     if _is_model(data) and not _is_model(model):
-        right = typed(["effnetv2", command, str(data), model])
+        right = shell_join(["effnetv2", command, str(data), model])
         raise InputError(f"MODEL {model} is not a model, but DATA {data} is. Swap them: {right}")
 
 
@@ -392,7 +392,7 @@ def log_unreadable(dataset: ImageDataset, unreadable: Sequence[tuple[int, str]],
     said: set[str] = set()
     for row, reason in others[:_NAMED]:
         why = "likewise" if reason in said else reason.removesuffix(".")
-        _logger.info(f"Skipped {escaped(dataset.paths[row])}: {why}.")
+        _logger.info(f"Skipped {escape_controls(dataset.paths[row])}: {why}.")
         said.add(reason)
     if len(others) > _NAMED:
         _logger.info(f"Skipped {len(others) - _NAMED:,} more that could not be read.")

@@ -27,7 +27,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import best_weights, default_model, load_weights
 from efficientnetv2.utils.device import cores, pick_device, workers_for
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import output_dir, read_object
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
@@ -141,7 +141,7 @@ def _network(weights: str) -> tuple[Network | None, str | None]:
     network, notes = load_weights(weights)
     if network.in_channels != RGB:
         raise InputError(
-            f"--weights {weights} takes pictures of {count_of(network.in_channels, 'channel')}, but an inspection "
+            f"--weights {weights} takes pictures of {pluralize(network.in_channels, 'channel')}, but an inspection "
             f"looks at {RGB}. Give weights for red, green and blue."
         )
     for note in notes:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
-from efficientnetv2.utils.errors import InputError, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 
 #: Name of the column that says what it costs to leave a picture to a person.
 NO_ANSWER_COLUMN = "no_answer"
@@ -43,14 +43,14 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
             if name not in wanted:
                 raise InputError(
                     f"--costs {file}: {what} '{name}' is no class of the model{did_you_mean(name, wanted)} It knows "
-                    f"{some(class_names, 10)}."
+                    f"{shorten(class_names, 10)}."
                 )
         lacking = [name for name in class_names if name not in names]
         if lacking:
-            raise InputError(f"--costs {file} has no {what} for {some(lacking)}. {_how(class_names)}")
+            raise InputError(f"--costs {file} has no {what} for {shorten(lacking)}. {_how(class_names)}")
         if names.has_duplicates:
             raise InputError(
-                f"--costs {file}: {what} {some(list(names[names.duplicated()]), 1)} stands there twice. Keep one."
+                f"--costs {file}: {what} {shorten(list(names[names.duplicated()]), 1)} stands there twice. Keep one."
             )
     numbers = table.apply(pd.to_numeric, errors="coerce")
     bad = ~(np.isfinite(numbers) & (numbers >= 0))
@@ -66,8 +66,8 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
         values = numbers[NO_ANSWER_COLUMN].unique()
         if len(values) > 1:
             raise InputError(
-                f"--costs {file}: {NO_ANSWER_COLUMN} is {some([f'{one:g}' for one in values])}, but a person costs the "
-                "same whatever the picture shows. Give one value."
+                f"--costs {file}: {NO_ANSWER_COLUMN} is {shorten([f'{one:g}' for one in values])}, but a person "
+                "costs the same whatever the picture shows. Give one value."
             )
         no_answer = float(values[0])
     order = list(class_names)

@@ -36,11 +36,11 @@ from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir, write_atomically
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -150,7 +150,7 @@ def run_crossval(
             )
     except KeyboardInterrupt as stop:
         resume = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
-        raise KeyboardInterrupt(f"To resume: {typed(resume)}") from stop
+        raise KeyboardInterrupt(f"To resume: {shell_join(resume)}") from stop
     return folder
 
 
@@ -171,7 +171,7 @@ def _folder(place: RunOptions) -> Path:
     path = place.out or newest
     if path is not None and (path / CROSSVAL_JSON).exists():
         return path
-    command = typed(["effnetv2", "crossval", "DATA", "--out", str(newest), "--resume"])
+    command = shell_join(["effnetv2", "crossval", "DATA", "--out", str(newest), "--resume"])
     fix = f"To resume the newest: {command}. " if newest else ""
     raise InputError(
         f"--resume: there is no cross-validation in {path or RUNS}. {fix}To start a new one, leave out --resume."
@@ -185,7 +185,7 @@ def _refuse_occupied(path: Path) -> None:
             f"--out {path} has a cross-validation. Resume it with --resume, or give another folder."
         )
     if files:
-        raise InputError(f"--out {path} is not empty ({some(files, 3)}). Give another folder.")
+        raise InputError(f"--out {path} is not empty ({shorten(files, 3)}). Give another folder.")
 
 
 def check_recipes(
@@ -254,7 +254,7 @@ def load_images(
     else:
         if skipped:
             _logger.info(
-                f"Skipped {count_of(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}."
+                f"Skipped {pluralize(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}."
             )
         evaluated = rows[dataset.split[rows] != "test"]
         with silenced():  # each fold measures the bands of its own rasters
@@ -293,7 +293,7 @@ def readable_at_start(
         ),
     ):
         if len(rows):
-            _logger.info(f"{count_of(len(rows), 'image')} {what} (first: {dataset.paths[rows[0]]}).")
+            _logger.info(f"{pluralize(len(rows), 'image')} {what} (first: {dataset.paths[rows[0]]}).")
     return np.setdiff1d(np.union1d(readable, in_folds), np.intersect1d(in_skipped, readable)), skipped
 
 
@@ -420,7 +420,7 @@ def cross_validate(
         by=by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(typed(settings_of(settings)) for settings in candidates),
+        tries=tuple(shell_join(settings_of(settings)) for settings in candidates),
         try_settings=settings_of(candidate_settings or {}),
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,

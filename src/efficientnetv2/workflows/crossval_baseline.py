@@ -30,7 +30,7 @@ from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.utils.device import pick_device, workers_for
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, first_preprocessing
@@ -106,7 +106,7 @@ def probe_baseline(
         by_picture(predictions, dataset, dataset.class_names),
         _label_curve(embedded, folds, number, key, trainer, balanced=balanced),
         f"This is fold {number + 1} alone, which trains on {len(train_rows[number]):,} of "
-        f"{count_of(int((dataset.split != 'test').sum()), 'image')}.",
+        f"{pluralize(int((dataset.split != 'test').sum()), 'image')}.",
         round(float(np.mean([np.isin(rows, embedded.samples).sum() for rows in train_rows]))),
         round(float(np.mean([len(rows) for rows in train_rows]))),
     )

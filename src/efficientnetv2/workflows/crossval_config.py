@@ -23,7 +23,7 @@ from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
-from efficientnetv2.utils.errors import InputError, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import command_line
@@ -209,7 +209,7 @@ class CrossValConfig:
             others = [str(name) for name in dataset.table.columns if name not in ("path", "label", "split")]
             raise InputError(
                 f"--by time: {dataset.source} has none of the columns {', '.join(TIMES)}. Name the column of the time "
-                f"with --time-column; other columns are {some(others, 20) or 'none'}."
+                f"with --time-column; other columns are {shorten(others, 20) or 'none'}."
             )
         return name
 

@@ -21,11 +21,11 @@ from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict,
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import ensemble, model_file
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.probability import to_logits
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
 from efficientnetv2.workflows.crossval_baseline import ProbeBaseline, compare_folds, probe_baseline
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
@@ -54,12 +54,12 @@ def write_ensemble(folder: Path, runs: Sequence[str], members: int) -> str:
     except InputError as error:
         return (
             f"The models of the folds cannot be an ensemble: {error} For new images: effnetv2 predict "
-            f"{typed([str(folder / 'fold1')])} NEW_IMAGES, or train one model on all images."
+            f"{shell_join([str(folder / 'fold1')])} NEW_IMAGES, or train one model on all images."
         )
     ensemble.write_members(folder, files)
     alone = "each model" if members == 1 else f"{members} models together"
     return (
-        f"The models of all folds predict new images as an ensemble: effnetv2 predict {typed([str(folder)])} "
+        f"The models of all folds predict new images as an ensemble: effnetv2 predict {shell_join([str(folder)])} "
         f"NEW_IMAGES. The metrics here are of {alone}, on images not trained on."
     )
 
@@ -219,7 +219,7 @@ def write_crossval_report(
     unreadable = results.unreadable()
     if unreadable:
         _logger.info(
-            f"Skipped {count_of(len(unreadable), 'unreadable image')}, the first: {' '.join(unreadable[0])}."
+            f"Skipped {pluralize(len(unreadable), 'unreadable image')}, the first: {' '.join(unreadable[0])}."
         )
         write_skipped(folder / SKIPPED, [*results.skipped, *unreadable])
         _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
@@ -303,7 +303,7 @@ def _optimism_notes(trained: int, selected: int, count: int) -> list[str]:
     if not uses:
         return []
     return [
-        f"Of these {count_of(count, 'image')}, {uses} the initial weights, so the metrics are optimistic. Start from "
+        f"Of these {pluralize(count, 'image')}, {uses} the initial weights, so the metrics are optimistic. Start from "
         "weights that have not seen them."
     ]
 
@@ -314,6 +314,6 @@ def _kept_start_notes(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} of {count_of(len(reports), 'model')} {'is' if count == 1 else 'are'} the model before training, "
+        f"{count} of {pluralize(len(reports), 'model')} {'is' if count == 1 else 'are'} the model before training, "
         "which was better on the selection images."
     ]

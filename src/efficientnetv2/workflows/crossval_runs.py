@@ -33,7 +33,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
 from efficientnetv2.training.run_options import RunOptions
-from efficientnetv2.utils.errors import InputError, count_of, duration
+from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
@@ -155,7 +155,7 @@ class _Fold:
         if not (self.folder / run_name(self.number) / "report.json").exists():
             span = f" ({part.note})" if part.note else ""
             _logger.info(
-                f"{self.title}: {count_of(len(part.train_rows), 'training image')}, {len(part.val_rows):,} to predict"
+                f"{self.title}: {pluralize(len(part.train_rows), 'training image')}, {len(part.val_rows):,} to predict"
                 f"{span}."
             )
         scores = self._candidate_scores()
@@ -181,7 +181,7 @@ class _Fold:
         selected = f", with {'; '.join(names)}" if scores else ""
         _logger.info(
             f"{self.title}: {MACRO_METRICS[name]} {value:.3f}, top-1 {score.top1:.1%} on "
-            f"{count_of(len(first.rows), 'image')} ({duration(score.seconds)}{selected})."
+            f"{pluralize(len(first.rows), 'image')} ({format_duration(score.seconds)}{selected})."
         )
         unreadable = dict(ChainMap(*(run.unreadable for run in runs)))
         return FoldResult(score, first.rows, probabilities, answer, scores, unreadable)
@@ -225,7 +225,7 @@ class _Fold:
             seconds += report["wall_s"]
             _logger.info(
                 f"{self.title}, selection: {MACRO_METRICS[name]} {scores[settings]:.3f} with "
-                f"{trainer.config.candidate_name(index)} ({duration(report['wall_s'])})."
+                f"{trainer.config.candidate_name(index)} ({format_duration(report['wall_s'])})."
             )
             recipe, known = (path / "recipe.yaml").read_text("utf-8"), _selection_recipes(self.folder, index)
             if recipe not in [file.read_text("utf-8") for file in known]:
@@ -335,7 +335,7 @@ def _mean_probabilities(runs: Sequence[_RunResult]) -> Floats:
     for run in runs[1:]:
         if not np.array_equal(run.rows, first.rows):
             raise InputError(
-                f"{run.path} has predicted {count_of(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}: "
+                f"{run.path} has predicted {pluralize(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}: "
                 "some have become unreadable, or readable again, between the two. Repair the images, remove the "
                 "folder that lacks some, and --resume trains it again."
             )

@@ -16,7 +16,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.workflows.cost_matrix import read_cost_matrix
 from efficientnetv2.workflows.leakage import TrainOverlap
@@ -101,7 +101,7 @@ def check_calibration(
     if len(dataset) < MIN_TEMPERATURE_IMAGES:
         raise InputError(
             f"--calibrate {out}: a temperature is fitted on {MIN_TEMPERATURE_IMAGES} pictures or more, but there "
-            f"{'is' if len(dataset) == 1 else 'are'} {count_of(len(dataset), 'picture')} of {name}. Give more."
+            f"{'is' if len(dataset) == 1 else 'are'} {pluralize(len(dataset), 'picture')} of {name}. Give more."
         )
 
 

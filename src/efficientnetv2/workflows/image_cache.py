@@ -29,7 +29,7 @@ from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import cores
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_object
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.rng import Key
@@ -153,7 +153,7 @@ def foreseen(
     count, seconds = round(filled.bytes / share), (time.perf_counter() - begun) / share
     if where == "ram" and count > _room(device):
         raise InputError(
-            f"--cache ram: {count_of(len(pictures), 'picture')} need about {format_bytes(count)}, but of the free "
+            f"--cache ram: {pluralize(len(pictures), 'picture')} need about {format_bytes(count)}, but of the free "
             f"memory only {format_bytes(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
         )
     reader = filled.reader(np.arange(len(some)), source_reader(some))
@@ -327,7 +327,7 @@ def _folder(pictures: ImageDataset, kept: CacheSpec, prepared: DataModule) -> Pa
 
 def _note(where: str, filled: CacheFile, order: CacheJob, seconds: float) -> str:
     side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.spec.side]
-    decoded = count_of(order.count, "picture")
+    decoded = pluralize(order.count, "picture")
     size = f"{decoded} decoded, their {side} at most {order.spec.px} px, {format_bytes(filled.bytes)}"
     if where == "ram":
         return f"Cache: {size} of memory, filled in {seconds:.0f} s."

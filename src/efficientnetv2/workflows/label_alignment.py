@@ -10,8 +10,8 @@ import numpy as np
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.label_rules import normalize_label
 from efficientnetv2.models.ensemble import ensemble_members
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.utils.shell import shell_join
 
 
 def align_labels(
@@ -34,7 +34,7 @@ def align_labels(
         dataset = dataset.map_classes(
             lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
         )
-    call = typed(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
+    call = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
     known = set(class_names)
     present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
     strange = sorted(present - known)
@@ -43,13 +43,13 @@ def align_labels(
         row = int(np.argwhere(dataset.targets == place)[0, 0])
         if class_names == tuple(str(number) for number in range(len(class_names))):
             raise InputError(
-                f"{dataset.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
-                f"('0' to '{len(class_names) - 1}'). Name them, in their order: {call} (a name on each line)"
+                f"{dataset.where(row)}: label {shorten(strange)}, but the outputs of {model} have no names, only "
+                f"numbers ('0' to '{len(class_names) - 1}'). Name them, in their order: {call} (a name on each line)"
             )
         named = np.isin(dataset.targets, [dataset.class_names.index(name) for name in strange])
         asked = int(named.reshape(len(dataset), -1).any(axis=1).sum())
         fix = (
-            f"Correct the labels of the {count_of(asked, 'picture')} so called, or leave them out: in a table their "
+            f"Correct the labels of the {pluralize(asked, 'picture')} so called, or leave them out: in a table their "
             "rows, else their folders."
         )
         if {normalize_label(name) for name in strange} <= {normalize_label(name) for name in known}:
@@ -62,8 +62,8 @@ def align_labels(
                 else f"To call them otherwise: {call} (a name on each line)"
             )
         raise InputError(
-            f"{dataset.where(row)}: label {some(strange)} is no class of {model}, which knows "
-            f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
+            f"{dataset.where(row)}: label {shorten(strange)} is no class of {model}, which knows "
+            f"{shorten(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
         )
     return replace(dataset, class_names=class_names)
 
@@ -79,6 +79,6 @@ def _refuse_two(dataset: ImageDataset, class_names: tuple[str, ...], model: str)
             continue
         row = int(np.argwhere(dataset.targets == place)[0, 0])
         raise InputError(
-            f"{dataset.where(row)}: label '{label}' may be {some(alike)}, which {model} tells apart, so --labels "
+            f"{dataset.where(row)}: label '{label}' may be {shorten(alike)}, which {model} tells apart, so --labels "
             "casefold does not say which. Correct the label to one of them."
         )

@@ -20,7 +20,7 @@ from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, ma
 from efficientnetv2.metrics.subgroups import SMALL_SLICE
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.previous_runs import KINDS
 
@@ -167,7 +167,7 @@ def _trained_them(known: TrainOverlap, name: str) -> str:
         return ""
     about, by = ("", "") if known.exact else ("about ", ", judging by a sample of their contents")
     have = "has" if known.pictures == 1 else "have"
-    of = f"of the {count_of(known.of, 'picture')} of {name}"
+    of = f"of the {pluralize(known.of, 'picture')} of {name}"
     return f"{about}{known.pictures:,} {of} {have} trained them{by}"
 
 
@@ -177,7 +177,7 @@ def _chose_them(known: TrainOverlap, name: str) -> str:
         return ""
     least, have = "at least " if known.unseen is None else "", "has" if known.chose == 1 else "have"
     others = "other" if known.chose == 1 else "others"
-    of = others if known.pictures else f"of the {count_of(known.of, 'picture')} of {name}"
+    of = others if known.pictures else f"of the {pluralize(known.of, 'picture')} of {name}"
     return f"{least}{known.chose:,} {of} {have} chosen them, as the minival of an earlier run"
 
 

@@ -13,7 +13,7 @@ from efficientnetv2.data.builtin_datasets import is_cifar_folder
 from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.open import is_shards
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.shell import rank_and_world_size, typed
+from efficientnetv2.utils.shell import rank_and_world_size, shell_join
 
 RUNS = Path("runs")
 
@@ -86,7 +86,7 @@ def _within_here(source: Path, out: Path, called: str, verb: str) -> str:
     folders = "one folder" if up == ".." else "to where it lies"
     return (
         f"Results would go {place}, but here is {here}, whose folders are its classes. Go up {folders} (cd {up}) and "
-        f"name it: effnetv2 {verb} {typed([source.name])}/. Or say {called}."
+        f"name it: effnetv2 {verb} {shell_join([source.name])}/. Or say {called}."
     )
 
 

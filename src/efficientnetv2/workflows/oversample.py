@@ -24,11 +24,11 @@ from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.export import FOLDER, materialise, spread_copies
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.output_paths import refuse_within
 
 _logger = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ def balance_and_write(
         raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(ClassSampling))}{hint}")
     if source.label_separator is not None:
         raise InputError(
-            f"balance counts pictures of one label each, but --label-separator {typed([source.label_separator])} "
+            f"balance counts pictures of one label each, but --label-separator {shell_join([source.label_separator])} "
             "says that these have several. Let training draw rare labels more often: "
-            f"effnetv2 train {typed(source.words)} --set balance=sqrt"
+            f"effnetv2 train {shell_join(source.words)} --set balance=sqrt"
         )
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
@@ -137,7 +137,7 @@ def _check_out(out: Path, fewer: bool) -> None:
     there = [file.name for file in out.iterdir()] if out.is_dir() else []
     # What a stopped run has left is written again.
     if not fewer and (out.is_file() or [name for name in there if name != FOLDER]):
-        raise InputError(f"OUT {out} is not an empty folder ({some(there, 3)}). Give another one.")
+        raise InputError(f"OUT {out} is not an empty folder ({shorten(there, 3)}). Give another one.")
 
 
 def _refuse_unfit(dataset: ImageDataset, fewer: bool) -> None:
@@ -149,7 +149,7 @@ def _refuse_unfit(dataset: ImageDataset, fewer: bool) -> None:
     if not fewer and dataset.channels != RGB:
         raise InputError(
             f"Copies are written as JPEG, which holds {RGB} channels, but these rasters have "
-            f"{count_of(dataset.channels, 'band')}. {_INSTEAD}"
+            f"{pluralize(dataset.channels, 'band')}. {_INSTEAD}"
         )
     if not fewer and dataset.shards is not None:
         raise InputError(

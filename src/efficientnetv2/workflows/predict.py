@@ -18,7 +18,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.device import workers_for
 from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.probability import Answer
@@ -237,8 +237,8 @@ def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
         if place < _COUNTED or not label  # those for a person are told, be they ever so few
     ]
     if len(shown) < len(counts):
-        shown.append(count_of(len(counts) - len(shown), "more class"))
-    return f"{count_of(len(table), 'picture')}: {', '.join(shown)}"
+        shown.append(pluralize(len(counts) - len(shown), "more class"))
+    return f"{pluralize(len(table), 'picture')}: {', '.join(shown)}"
 
 
 @api

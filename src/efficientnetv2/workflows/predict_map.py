@@ -33,7 +33,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
@@ -218,11 +218,11 @@ def _refuse_other_number(
     asked = f"--bands {','.join(map(str, numbers))}"
     if bands is None:
         raise InputError(
-            f"{name} has {count_of(source.count, 'band')}, and the model was trained on ordinary pictures of {count} "
+            f"{name} has {pluralize(source.count, 'band')}, and the model was trained on ordinary pictures of {count} "
             f"channels. Say which are to be seen as red, green and blue, as --bands 4,3,2 (not {asked})."
         )
     raise InputError(
-        f"{asked}: the model was trained on {count_of(count, 'band')} ({bands.listed}). Give so many, in that "
+        f"{asked}: the model was trained on {pluralize(count, 'band')} ({bands.listed}). Give so many, in that "
         "order, or leave --bands out."
     )
 

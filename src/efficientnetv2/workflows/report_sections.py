@@ -26,7 +26,7 @@ from efficientnetv2.metrics.multilabel import is_correct
 from efficientnetv2.metrics.subgroups import SliceMetrics, slice_metrics, slice_values, sliceable_columns
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils import probability
-from efficientnetv2.utils.errors import InputError, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.previous_runs import Other, last_before
 
@@ -230,7 +230,9 @@ def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
                 "or write it into a column of that name."
             )
         if name not in there:
-            having = f"It has {some(there, 20)}." if there else "It has no other than path, label and split."
+            having = (
+                f"It has {shorten(there, 20)}." if there else "It has no other than path, label and split."
+            )
             raise InputError(
                 f"--slices {name}: {dataset.source} has no such column{did_you_mean(name, there)} {having}"
             )
@@ -258,7 +260,7 @@ def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.Data
     lost = [name for name in wanted if slice_values(table[name]) is None]
     kept = table[[name for name in wanted if name not in lost]]
     return kept, [
-        f"By {some(lost)} those that could be read are not cut: most are alike in it."
+        f"By {shorten(lost)} those that could be read are not cut: most are alike in it."
     ] if lost else []
 
 

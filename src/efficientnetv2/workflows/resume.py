@@ -33,9 +33,9 @@ from efficientnetv2.training.overrides import TrainOverrides, longer
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.distributed import World
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.image_cache import Cached, cached
 from efficientnetv2.workflows.linear_probe import probed
 from efficientnetv2.workflows.previous_runs import Other
@@ -233,12 +233,12 @@ def _passed_over(gone: set[str], new: set[str]) -> str:
     said = []
     if gone:
         said.append(
-            f"{count_of(len(gone), 'picture')} of the run can't be read any more (first: {min(gone)}), to be passed "
+            f"{pluralize(len(gone), 'picture')} of the run can't be read any more (first: {min(gone)}), to be passed "
             "over when asked for"
         )
     if new:
         said.append(
-            f"{count_of(len(new), 'picture')} that could not be read when it began can be now (first: {min(new)}), "
+            f"{pluralize(len(new), 'picture')} that could not be read when it began can be now (first: {min(new)}), "
             "left out as before"
         )
     return f"The run goes on with its own list of pictures: {'; '.join(said)}."
@@ -280,7 +280,7 @@ class Finished:
         """
         folder = RunDir(path)
         if not folder.reported:
-            again = typed(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
+            again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
             raise InputError(
                 f"--against {against}: the report of the run in {path} is not there any more. To compare: {again}"
             )
@@ -302,12 +302,12 @@ def tell_finished(run: Finished, on_result: Callable[[Path], None]) -> None:
     """
     folder = RunDir(run.path)
     report = folder.path / "report.json"
-    fix = f"Remove it. For metrics: {typed(['effnetv2', 'evaluate', str(folder.path), 'DATA'])}"
+    fix = f"Remove it. For metrics: {shell_join(['effnetv2', 'evaluate', str(folder.path), 'DATA'])}"
     told = read_object(report, "epochs", fix=fix) if folder.reported else {}
     if told:
         on_result(report)
     # It may have ended before all of the recipe's epochs.
-    epochs = count_of(float(told.get("epochs", run.recipe.epochs)), "epoch")
+    epochs = pluralize(float(told.get("epochs", run.recipe.epochs)), "epoch")
     _logger.info(f"The run in {folder.path} has finished after {epochs}: nothing is left to do.")
     _logger.info(f"Model: {folder.model_file}")
     if folder.reported:
@@ -315,7 +315,7 @@ def tell_finished(run: Finished, on_result: Callable[[Path], None]) -> None:
         for line in _compared(run):
             _logger.info(line)
     else:
-        again = typed(["effnetv2", "evaluate", str(folder.path), "DATA"])
+        again = shell_join(["effnetv2", "evaluate", str(folder.path), "DATA"])
         _logger.info(f"Its report is not there any more. For figures: {again}")
     if saved_steps(folder.checkpoints):
         remove_checkpoints(folder.checkpoints)

@@ -29,7 +29,7 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import as_details
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.output_paths import RUNS
 from efficientnetv2.workflows.previous_runs import Other
 
@@ -131,7 +131,7 @@ def _to_resume(path: Path | None) -> str:
         return "To start a run, leave out --resume."
     run = next((one for one in there.values() if not RunDir(one).finished), None)
     run = run or next(iter(there.values()))
-    command = typed(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
+    command = shell_join(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
     return f"To resume the newest run: {command}. To start a new run, leave out --resume."
 
 

@@ -25,7 +25,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 
 
@@ -122,8 +122,8 @@ class Asked:
         if self.source.label_separator is not None:
             raise InputError(
                 "search takes pictures of one label each, but --label-separator "
-                f"{typed([self.source.label_separator])} says that these have several. Leave it out, or train a "
-                f"published network: effnetv2 train {typed(self.source.words)}"
+                f"{shell_join([self.source.label_separator])} says that these have several. Leave it out, or train a "
+                f"published network: effnetv2 train {shell_join(self.source.words)}"
             )
         if self.storage is not None:
             file_of(self.storage)

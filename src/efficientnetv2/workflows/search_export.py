@@ -20,7 +20,7 @@ from efficientnetv2.nas.results import Row, best
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
 from efficientnetv2.workflows.search_report import Read
 
@@ -208,7 +208,7 @@ def export_found(
         words += _bands(read)
         # Else those that chose among networks, which the table calls minival, would be left aside.
         words += ["--set", "minival=0.1"]
-        _logger.info(f"Train it fully, judged by pictures that the search did not see: {typed(words)}")
+        _logger.info(f"Train it fully, judged by pictures that the search did not see: {shell_join(words)}")
 
 
 def _exported(read: Read, row: Row, grown_by: str | None) -> tuple[Architecture, str, Grown | None]:

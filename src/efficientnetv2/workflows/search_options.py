@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientnetv2.utils.shell import options
+from efficientnetv2.utils.shell import option_args
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class WorkerOptions:
     @property
     def words(self) -> list[str]:
         """The options as one types them, which a worker that goes on with a study needs again."""
-        return options(
+        return option_args(
             device=None if self.device == "auto" else self.device,
             workers=self.workers,
             threads=self.threads,

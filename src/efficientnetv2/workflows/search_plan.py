@@ -23,7 +23,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.timing import measure_timings
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.search_config import Asked
 from efficientnetv2.workflows.search_run import Machine, for_all, looked_at, refuse_joining, settled
@@ -99,7 +99,7 @@ def dry_run(asked: Asked) -> StudyCost:
     networks = {"the backbone": asked.space.backbone} | drawn
     if machine.training_threads is not None:
         torch.set_num_threads(machine.training_threads)
-    _logger.info(f"Measuring a few steps of {count_of(len(networks), 'network')}.")
+    _logger.info(f"Measuring a few steps of {pluralize(len(networks), 'network')}.")
     runs = {name: _foretold(network, recipe, prepared, machine) for name, network in networks.items()}
     around = {name: _around_s(run, runs["the backbone"]) for name, run in runs.items()}
     each = {name: around[name] + len(asked.seeds) * run.seconds for name, run in runs.items()}

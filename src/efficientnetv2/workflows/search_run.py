@@ -28,10 +28,10 @@ from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.utils.timer import boot_id
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.search_config import Asked
@@ -73,7 +73,7 @@ class Machine:
         threads = torch.get_num_threads() if device.type == "cpu" else None
         if place.threads is not None and place.threads > (threads or 0):
             there = (
-                f"PyTorch has {count_of(threads, 'thread')} here"
+                f"PyTorch has {pluralize(threads, 'thread')} here"
                 if threads
                 else "networks train on a GPU here"
             )
@@ -139,7 +139,7 @@ def pictures(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
     if prepared.dataset.channels != RGB:
         raise InputError(
             f"A search compares networks on pictures of {RGB} channels, but these rasters have "
-            f"{count_of(prepared.dataset.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
+            f"{pluralize(prepared.dataset.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
             "-b), then train the network that is found on all of them."
         )
     _logger.info(prepared.split_note.replace("the weights to keep", "among networks"))
@@ -238,7 +238,7 @@ def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
         )
     raise InputError(
         f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
-        f"resume {typed([str(asked.study)])} --trials {asked.said_trials}, or leave --trials out."
+        f"resume {shell_join([str(asked.study)])} --trials {asked.said_trials}, or leave --trials out."
     )
 
 
@@ -368,9 +368,9 @@ def _work(
     if (other := other_version(plan.version, version("efficientnetv2"))) is not None:
         _logger.info(other)
     _logger.info(
-        f"The study '{study.name}': {count_of(study.target, 'trial')} of {plan.space.count:,} networks by "
-        f"{plan.sampler}, for {exponents(plan.reward)}; {count_of(float(plan.recipe.epochs), 'epoch')} of "
-        f"{count_of(len(prepared.train), 'picture')}, {count_of(len(prepared.minival or ()), 'picture')} choose."
+        f"The study '{study.name}': {pluralize(study.target, 'trial')} of {plan.space.count:,} networks by "
+        f"{plan.sampler}, for {exponents(plan.reward)}; {pluralize(float(plan.recipe.epochs), 'epoch')} of "
+        f"{pluralize(len(prepared.train), 'picture')}, {pluralize(len(prepared.minival or ()), 'picture')} choose."
     )
     proxy = machine.proxy(plan.recipe, plan, prepared, folder)
     try:
@@ -384,4 +384,4 @@ def _work(
 
 def _again(folder: StudyFolder, place: WorkerOptions) -> str:
     """How a worker goes on with a study, in the same way."""
-    return typed(["effnetv2", "search", "resume", str(folder.path), *place.words])
+    return shell_join(["effnetv2", "search", "resume", str(folder.path), *place.words])

@@ -28,7 +28,7 @@ from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, Tim
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import World
-from efficientnetv2.utils.errors import count_of
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
@@ -229,7 +229,7 @@ def data_lines(source: DataConfig, prepared: DataModule) -> list[str]:
         prepared: the images.
     """
     dataset, note = prepared.dataset, prepared.split_note
-    images, classes = count_of(len(dataset), "image"), count_of(len(dataset.class_names), "class")
+    images, classes = pluralize(len(dataset), "image"), pluralize(len(dataset.class_names), "class")
     return [f"Data: {source.data}, {images} of {classes}", f"Split: {note[:1].lower()}{note[1:]}"]
 
 
@@ -246,7 +246,7 @@ def model_lines(recipe: Recipe, notes: Sequence[str], device: torch.device) -> l
         weights += " (training from scratch)"
     schedule = recipe.progressive
     first, last = schedule.stage(0).image_px, schedule.last.image_px
-    px = f"{last} px" if first == last else f"{first} to {last} px in {count_of(schedule.stages, 'stage')}"
+    px = f"{last} px" if first == last else f"{first} to {last} px in {pluralize(schedule.stages, 'stage')}"
     how = f"batch size {recipe.batch_images}, {recipe.precision} on {device.type}"
     return [weights, f"Model: {model_title(recipe.model)}, {px} ({how})"]
 
@@ -260,17 +260,19 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
         minutes: that the run may take; None where the epochs decide.
         path: of its folder.
     """
-    steps = count_of(RunLength.of(recipe, images).steps, "step")
-    within = "" if minutes is None else f", within {count_of(minutes, 'minute')}"
-    return f"Length: {count_of(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
+    steps = pluralize(RunLength.of(recipe, images).steps, "step")
+    within = "" if minutes is None else f", within {pluralize(minutes, 'minute')}"
+    return (
+        f"Length: {pluralize(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
+    )
 
 
 def _reached(probe: ProbeMetrics, prepared: DataModule, *, begins_there: bool) -> str:
     """What the probe reaches, in words."""
     learnt, there = probe.train_pictures, len(prepared.train)
-    fewer = f", learnt from {learnt:,} of {count_of(there, 'training picture')}" if learnt < there else ""
+    fewer = f", learnt from {learnt:,} of {pluralize(there, 'training picture')}" if learnt < there else ""
     return (
         f"Linear probe on the given weights as they came: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.1%} on "
-        f"{count_of(probe.pictures, f'{prepared.answered} picture')}{fewer} ({probe.seconds:.0f} s). Training "
+        f"{pluralize(probe.pictures, f'{prepared.answered} picture')}{fewer} ({probe.seconds:.0f} s). Training "
         f"{'begins there, and ' if begins_there else ''}has to beat that."
     )

@@ -17,9 +17,9 @@ from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, url_of
 from efficientnetv2.nas.study import Plan
 from efficientnetv2.utils import yaml_io
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 #: Of what a study leaves there, what ``search show`` draws: the page first.
 DRAWN = ("search.html", "fronts.png", "rewards.png", "importances.png")
@@ -87,7 +87,7 @@ class StudyFolder:
         others = [name for name in there if name not in ours and not name.endswith(".partial")]
         if others:
             raise InputError(
-                f"{self.path} holds something that is no study ({some(others, 3)}). Give another folder."
+                f"{self.path} holds something that is no study ({shorten(others, 3)}). Give another folder."
             )
 
     def make(self) -> None:
@@ -164,7 +164,7 @@ class StudyFolder:
         if not self.file.exists():
             if given is None:
                 raise InputError(
-                    f"{self.path} holds no study. Begin one: effnetv2 search run {typed([str(self.path)])} --data "
+                    f"{self.path} holds no study. Begin one: effnetv2 search run {shell_join([str(self.path)])} --data "
                     "DATA; or say where its trials lie (--storage)."
                 )
             return _absolute(given)
@@ -191,7 +191,7 @@ class StudyFolder:
             words += [] if storage is None else ["--storage", hidden(storage)]
             raise InputError(
                 f"{self.path} holds no study, so its pictures are not known. Begin or join one with all "
-                f"that is said of it: {typed(words)}"
+                f"that is said of it: {shell_join(words)}"
             )
         return DataConfig(**self._read()["data"])
 

@@ -24,7 +24,7 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 # Seconds of a report, of answers that its galleries take the time of, and of each image that it answers. Ours: measured
 # on two slow cores.
@@ -77,13 +77,14 @@ def to_measure(recipe: Recipe, minutes: float | None, *, whole: bool = False) ->
         minutes: that the run may take; None where they decide nothing.
         whole: Whether the minutes are those from the command to the report.
     """
-    line = f"Measuring: some steps of {count_of(len(settings_by_size(recipe)), 'picture size')}, answers, a checkpoint."
+    sizes = pluralize(len(settings_by_size(recipe)), "picture size")
+    line = f"Measuring: some steps of {sizes}, answers, a checkpoint."
     if minutes is None:
         return line
     if whole:
-        return f"{line} The {count_of(minutes, 'minute')} are those from the command to the report."
+        return f"{line} The {pluralize(minutes, 'minute')} are those from the command to the report."
     return (
-        f"{line} The {count_of(minutes, 'minute')} are those from the first step to the last answer, and filling a "
+        f"{line} The {pluralize(minutes, 'minute')} are those from the first step to the last answer, and filling a "
         "cache; what goes before, this measurement too, and the report come on top."
     )
 
@@ -218,7 +219,10 @@ def _as_long_as(
     epochs = _given(epochs_for_budget, job, rates, spent_s, world)(minutes)
     recipe = job.recipe.model_copy(update={"epochs": epochs})
     recipe.progressive.at(0, steps=RunLength.of(recipe, len(job.train)).steps)
-    return recipe, f"Epochs: {epochs:g}, what fits into {count_of(minutes, 'minute')} by a short measurement."
+    return (
+        recipe,
+        f"Epochs: {epochs:g}, what fits into {pluralize(minutes, 'minute')} by a short measurement.",
+    )
 
 
 def _given(

@@ -39,10 +39,10 @@ from efficientnetv2.utils.distributed import (
     with_tensor_group,
     world_from_env,
 )
-from efficientnetv2.utils.errors import ReaderKilledError, count_of
+from efficientnetv2.utils.errors import ReaderKilledError, pluralize
 from efficientnetv2.utils.logs import attached, silenced
 from efficientnetv2.utils.memory import limit_memory
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.auto_config import looked_at, refuse_words
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
@@ -113,7 +113,7 @@ def _others_idle(device: torch.device) -> str | None:
     if gpus == 1:
         return None
     words = ["torchrun", "--nproc-per-node", str(gpus), "-m", "efficientnetv2", *sys.argv[1:]]
-    return f"One of the {gpus} GPUs here trains. For all of them: {typed(words)}"
+    return f"One of the {gpus} GPUs here trains. For all of them: {shell_join(words)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def _closing_lines(path: Path, outcome: EvaluationResult) -> list[str]:
         f"Model: {RunDir(path).model_file}",
         f"Report: {path / 'report.html'}",
         *outcome.next_lines,
-        f"For new pictures: {typed(['effnetv2', 'predict', str(path), 'PICTURES'])}",
+        f"For new pictures: {shell_join(['effnetv2', 'predict', str(path), 'PICTURES'])}",
     ]
 
 
@@ -317,9 +317,9 @@ def _run(
     planned = "" if ready.limit is None else ", planned again as the pace of the machine changes"
     require_images_here(job.train, world)
     summary = (
-        f"Training {model_title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
-        f"{count_of(len(job.train.class_names), 'class')} for "
-        f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
+        f"Training {model_title(recipe.model)} on {pluralize(len(job.train), 'picture')} of "
+        f"{pluralize(len(job.train.class_names), 'class')} for "
+        f"{pluralize(float(recipe.epochs), 'epoch')} ({pluralize(job.length.steps, 'step')} of "
         f"{recipe.batch_images}{planned}) on {device.type}{by}."
     )
     _logger.debug(summary)
@@ -336,9 +336,9 @@ def _again(source: DataConfig, place: RunOptions, path: Path, world: World = SIN
     """How a run is gone on with, in the same way, as a sentence; its recipe and cache the run knows itself."""
     words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
     if world.machines > 1:  # what each of them was started with is its own
-        return f"Go on by starting it on every machine as before, with: {typed(words)}"
+        return f"Go on by starting it on every machine as before, with: {shell_join(words)}"
     launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2"]
-    return f"Go on with: {typed([*(launcher if world.is_distributed else ['effnetv2']), *words])}"
+    return f"Go on with: {shell_join([*(launcher if world.is_distributed else ['effnetv2']), *words])}"
 
 
 @api

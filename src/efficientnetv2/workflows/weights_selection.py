@@ -33,7 +33,7 @@ from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_lock import new_run_path
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.time_budget import StartupBudget
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
@@ -158,8 +158,8 @@ def chosen(
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
     answers: list[Ints] = []
     _logger.debug(
-        f"Comparing {len(known.starts)} starts by linear probes, on {count_of(len(task.pictures), 'training picture')} "
-        "each. Without it: --weights NAME, FILE or none."
+        f"Comparing {len(known.starts)} starts by linear probes, on "
+        f"{pluralize(len(task.pictures), 'training picture')} each. Without it: --weights NAME, FILE or none."
     )
     ends = None if within_s is None else began + _LATE * within_s
     with progress("comparing weights", len(known.starts) * len(task.pictures)) as counted:
@@ -180,7 +180,7 @@ def chosen(
     winner = known.starts[best]
     note = (
         f"Weights: {winner.word}, chosen among {len(figures)} starts by linear probes inside the training split: "
-        f"{names[task.figure]} {_listed(known.starts, figures)}, on {count_of(len(task.pictures), 'picture')} in "
+        f"{names[task.figure]} {_listed(known.starts, figures)}, on {pluralize(len(task.pictures), 'picture')} in "
         f"{_FOLDS} folds{task.kept}{why} ({time.perf_counter() - began:.0f} s). To choose yourself: "
         "--weights NAME, FILE or none."
     )

@@ -45,7 +45,7 @@ from efficientnetv2.data.shards.index import (
 )
 from efficientnetv2.data.shards.scan import cached_scan
 from efficientnetv2.data.shards.storage import Store, store_at
-from efficientnetv2.utils.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
 
 def is_shards(data: str) -> bool:
@@ -91,8 +91,8 @@ def _unlabeled_folders(records: ImageRecords) -> str:
     if "" in folders or len(folders) < 2:
         return ""
     return (
-        f"holds images in folders ({some(sorted(folders), 3)}), but no labels as shards have them. Unpack it and give "
-        "the folder. Or pack the folder then: effnetv2 shards FOLDER OUT"
+        f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it "
+        "and give the folder. Or pack the folder then: effnetv2 shards FOLDER OUT"
     )
 
 
@@ -114,7 +114,7 @@ def list_store(
     else:
         index = _with_columns(index, data, label_column, group_column)
     if not len(index.table):
-        raise InputError(f"{data}: there is no image in {some(shard.name for shard in index.shards)}.")
+        raise InputError(f"{data}: there is no image in {shorten(shard.name for shard in index.shards)}.")
     return ImageRecords(
         root=base if is_url(base) else Path(base),
         source=data,
@@ -158,7 +158,7 @@ def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
         return None
     if unknown:
         raise InputError(
-            f"{store.base}/{INDEX_NAME} lists {some(known, 2)}, but not {some(unknown, 3)}"
+            f"{store.base}/{INDEX_NAME} lists {shorten(known, 2)}, but not {shorten(unknown, 3)}"
             f"{did_you_mean(unknown[0], known)} Name only shards that it lists, or write it anew."
         )
     chosen = index.table["shard"].isin([known[name] for name in wanted])
@@ -197,7 +197,7 @@ def _join_label_lists(records: ImageRecords, separator: str | None, strict: bool
 def _validate_labeled(shards: ShardSet) -> None:
     lacking = [shard for shard in shards.shards if shard.lacks]
     if lacking:
-        more = f" So it is in {count_of(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
+        more = f" So it is in {pluralize(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
         raise InputError(
             f"{shards.base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for "
             "every image (.cls, or a field of .json that --label-column names), or without the images that have "
@@ -214,7 +214,7 @@ def _with_columns(index: ShardIndex, data: str, label_column: str, group_column:
         if column not in table:
             raise InputError(
                 f"{data} has no column '{column}'{did_you_mean(column, table.columns)} Its columns are "
-                f"{some(table.columns, 20)}. Name the one that holds the {role} with --{role}-column."
+                f"{shorten(table.columns, 20)}. Name the one that holds the {role} with --{role}-column."
             )
         table = table.assign(**{role: table[column].map(str, na_action="ignore")})
     return replace(index, table=table)
@@ -271,8 +271,8 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
     bases = sorted({base for base, _ in tars.values()})
     if len(bases) > 1:
         raise InputError(
-            f"{records.source} points into shards of {len(bases)} folders ({some(bases, 2)}). Give those of one folder "
-            "in one table."
+            f"{records.source} points into shards of {len(bases)} folders ({shorten(bases, 2)}). Give those of "
+            "one folder in one table."
         )
     there = list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, "label", None)
     wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]

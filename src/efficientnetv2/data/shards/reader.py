@@ -17,7 +17,7 @@ from efficientnetv2.data.file_probe import FileProbe, map_chunks, max_levels, pr
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardSet
 from efficientnetv2.data.shards.storage import Range, Stat, Store, store_at
-from efficientnetv2.utils.errors import InputError, count_of
+from efficientnetv2.utils.errors import InputError, pluralize
 
 
 class ShardReader:
@@ -105,7 +105,7 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
         rows = np.flatnonzero(number == shard)
         gone = rows[offset[rows] + size[rows] > whole]
         reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
-        found = count_of(len(rows), "image")
+        found = pluralize(len(rows), "image")
         left = f"{len(rows) - len(gone)} of its {found}" if damage else f"the {found} found in it"
         are = "is" if len(rows) - len(gone) == 1 else "are"
         notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} {are} used.")

@@ -23,7 +23,7 @@ import pandas as pd
 from efficientnetv2.data.records import is_image, parse_split, split_in_name
 from efficientnetv2.data.shards.index import LABEL_LIST, VERSION, Shard, ShardIndex, load_index, save_index
 from efficientnetv2.data.shards.storage import Store
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import cache_folder, is_unused
 
 # Faults of a shard that a message lists. Ours.
@@ -72,7 +72,7 @@ class ScannedTar:
         """The first faults in one text, or ''."""
         more = len(self.damage) - _MAX_FAULTS
         return "; ".join(self.damage[:_MAX_FAULTS]) + (
-            f"; and has {count_of(more, 'more fault')}" if more > 0 else ""
+            f"; and has {pluralize(more, 'more fault')}" if more > 0 else ""
         )
 
 
@@ -104,7 +104,7 @@ def labeled_rows(tar: ScannedTar, place: LabelSource, label_field: str) -> list[
     if without:
         why = _missing_label(without[0], place, label_field)
         if tar.damage and place != "nowhere":
-            tar.damage.insert(0, f"has lost the labels of {some((one.key for one in without), 3)} ({why})")
+            tar.damage.insert(0, f"has lost the labels of {shorten((one.key for one in without), 3)} ({why})")
         else:
             tar.lacks = why + (f" ({len(without)} such images)" if len(without) > 1 else "")
     return rows
@@ -153,15 +153,15 @@ def cached_scan(
     ]
     mark = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
     file = cache_folder("shards") / f"{mark}.parquet"
-    shards = count_of(len(names), "shard")
+    shards = pluralize(len(names), "shard")
     if file.is_file():
         with suppress(OSError):  # used today
             os.utime(file)
         return load_index(file, str(file)), f"Index of {shards}, read once from the headers: {file}"
     index, unread = scan(store, names, label_column=label_column, group_column=group_column)
-    what = f"Read the headers of {shards}: {count_of(len(index.table), 'image')}"
+    what = f"Read the headers of {shards}: {pluralize(len(index.table), 'image')}"
     if unread:  # perhaps a network share was away for a moment
-        return index, f"{what}; not kept for the next time, since {some(unread)} could not be read."
+        return index, f"{what}; not kept for the next time, since {shorten(unread)} could not be read."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         for other in filter(is_unused, file.parent.glob("*.parquet")):

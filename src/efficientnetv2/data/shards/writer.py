@@ -49,7 +49,7 @@ from efficientnetv2.data.tiff_tags import is_raster, raster_content
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.shell import options, typed
+from efficientnetv2.utils.shell import option_args, shell_join
 
 # Quality of shrunk JPEGs. It loses less than the shrinking. Ours.
 _JPEG_QUALITY = 95
@@ -166,7 +166,7 @@ def write_shards(
         InputError: An image is a raster that Pillow cannot open, too many images are unreadable (``strict``: any), or
             ``out`` is not writable or in use by another process.
     """
-    _validate_no_rasters(dataset, called or [dataset.source, *options(label_separator=dataset.separator)])
+    _validate_no_rasters(dataset, called or [dataset.source, *option_args(label_separator=dataset.separator)])
     partial = out.with_name(f".{out.name}.effnetv2-partial")
     fix = "Give another folder."
     taken = "another process packs into it at this moment. Wait for its end, or give another folder."
@@ -208,7 +208,7 @@ def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
             raise InputError(
                 f"{dataset.file(row)} is a raster ({content}), and shards hold ordinary images of three channels. "
                 "Train on the files themselves, as a folder or a table (--bands says which bands are seen): "
-                f"{typed(['effnetv2', 'train', *called])}"
+                f"{shell_join(['effnetv2', 'train', *called])}"
             )
 
 

@@ -21,7 +21,7 @@ from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMeta
 from efficientnetv2.models.conversion.raw import RawWeights, Source
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.safetensors_io import negative_variances
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 
 Target = Literal["timm", "torchvision", "keras"]
 TARGETS: tuple[str, ...] = get_args(Target)
@@ -226,12 +226,12 @@ def _weights(raw: RawWeights, found: DetectedModel, notes: list[str]) -> dict[st
     bad = [found.tensor_names[ours] for ours, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
         raise InputError(
-            f"{raw.path}: {len(bad)} of {len(weights)} tensors hold NaN or infinity ({some(bad, 3)}). "
+            f"{raw.path}: {len(bad)} of {len(weights)} tensors hold NaN or infinity ({shorten(bad, 3)}). "
             "Those weights give no answers: take the file of another step, or fetch it again."
         )
     if negative := [found.tensor_names[ours] for ours in negative_variances(weights)]:
         raise InputError(
-            f"{raw.path}: {len(negative)} of its variances have values below 0 ({some(negative, 3)}), which no "
+            f"{raw.path}: {len(negative)} of its variances have values below 0 ({shorten(negative, 3)}), which no "
             "batch-norm comes to. Take the weights from before whatever changed them, or fetch them again."
         )
     for ours in [ours for ours in weights if ours.endswith("running_var")]:

@@ -13,7 +13,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.conversion import keras, tensorflow, timm, torchvision
 from efficientnetv2.models.conversion.raw import RawWeights, Source
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.utils.errors import InputError, count_of, some
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 TITLES = {"timm": "timm", "torchvision": "torchvision", "keras": "Keras", "tensorflow": "the authors' code"}
 _COUNTER = "num_batches_tracked"  # unused in evaluation; some files leave it out
@@ -83,7 +83,7 @@ def detect(raw: RawWeights, *, named_by_user: bool = False) -> DetectedModel:
     known = len(raw.tensors) - len(fit.extra)
     if 2 * fit.fitting < len(raw.tensors) or not known:
         raise InputError(
-            f"{raw.path}: its {len(raw.tensors)} tensors ({some(raw.tensors, 3)}) are not those of "
+            f"{raw.path}: its {len(raw.tensors)} tensors ({shorten(raw.tensors, 3)}) are not those of "
             + (
                 f"{raw.model}, which {named} names"
                 if stated
@@ -111,8 +111,8 @@ def detect(raw: RawWeights, *, named_by_user: bool = False) -> DetectedModel:
     if own_head:
         notes = (
             *notes,
-            f"its head is of another kind ({some(own_head)}) and is left out: the network comes without a classifier, "
-            "which effnetv2 train --weights puts on",
+            f"its head is of another kind ({shorten(own_head)}) and is left out: the network comes without a "
+            "classifier, which effnetv2 train --weights puts on",
         )
     return DetectedModel(
         name=fit.name,
@@ -148,7 +148,7 @@ def _check_classifier(raw: RawWeights, names: Mapping[str, str], weight: Tensor)
     bias = raw.tensors[names["classifier.bias"]]
     if len(bias) != len(weight):
         raise InputError(
-            f"{raw.path}: its classifier has weights for {count_of(len(weight), 'class')} "
+            f"{raw.path}: its classifier has weights for {pluralize(len(weight), 'class')} "
             f"({names['classifier.weight']}), but biases for {len(bias):,} ({names['classifier.bias']}). Give the file "
             "from before one of them was changed."
         )
@@ -257,13 +257,13 @@ def _listed(raw: RawWeights, fit: _Fit) -> str:
     total = len(_needed(fit.names, set(raw.tensors)))
     parts = []
     if fit.missing:
-        parts.append(f"{len(fit.missing)} of {total} missing: {some(map(both, fit.missing))}")
+        parts.append(f"{len(fit.missing)} of {total} missing: {shorten(map(both, fit.missing))}")
     if fit.extra:
-        parts.append(f"{len(fit.extra)} left over, unknown to it: {some(fit.extra)}")
+        parts.append(f"{len(fit.extra)} left over, unknown to it: {shorten(fit.extra)}")
     if fit.wrong:
         shown = [
             f"{both(ours)} is {list(raw.tensors[fit.names[ours]].shape)}, expected {list(fit.shapes[ours])}"
             for ours in fit.wrong
         ]
-        parts.append(f"{len(fit.wrong)} of a wrong shape: {some(shown)}")
+        parts.append(f"{len(fit.wrong)} of a wrong shape: {shorten(shown)}")
     return "; ".join(parts)

@@ -34,7 +34,7 @@ from efficientnetv2.models.conversion.keras_layers import (
 from efficientnetv2.models.conversion.keras_preprocessing import flat
 from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.conversion.tensors import Kind, to_torch
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.probability import Answer
 
 _CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
@@ -64,7 +64,7 @@ def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "sof
     dense = [str(inner.get("name", kind)) for kind, inner in layers[last + 1 :] if kind == "Dense"]
     if len(dense) > 1:
         raise InputError(
-            f"{path}: its head has {len(dense)} dense layers ({some(dense)}), but networks here have one. Save the "
+            f"{path}: its head has {len(dense)} dense layers ({shorten(dense)}), but networks here have one. Save the "
             "network before these layers, keras.Model(inputs, pooled).save(FILE), and train a new classifier on it."
         )
     answered = False

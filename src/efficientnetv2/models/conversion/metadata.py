@@ -20,9 +20,9 @@ from efficientnetv2.models.conversion.raw import RawWeights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import Header
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, count_of, error_summary
+from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.optional_deps import import_torchvision
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 _IMAGENET_CLASSES = 1000
 # Fields that notes mention; the crop belongs to the framing, and views are ours alone.
@@ -60,8 +60,8 @@ class UserMetadata:
         for name in ("mean", "std"):
             if name in fields and len(fields[name]) != base.channels:
                 raise InputError(
-                    f"{name} has {count_of(len(fields[name]), 'value')}, but the network takes pictures of "
-                    f"{count_of(base.channels, 'channel')}. Give one for each."
+                    f"{name} has {pluralize(len(fields[name]), 'value')}, but the network takes pictures of "
+                    f"{pluralize(base.channels, 'channel')}. Give one for each."
                 )
         try:
             return Preprocessing.from_json(base.to_json() | fields)
@@ -78,7 +78,7 @@ class UserMetadata:
             return usual
         if not num_classes:
             raise InputError(
-                f"{count_of(len(self.class_names), 'class name')} are given, but these weights have no classifier: "
+                f"{pluralize(len(self.class_names), 'class name')} are given, but these weights have no classifier: "
                 "there are no outputs to name. Leave the names out; training gives the weights a classifier, named by "
                 "its data (effnetv2 train DATA --weights FILE)."
             )
@@ -107,7 +107,7 @@ def embedded_header(raw: RawWeights, found: DetectedModel, notes: list[str]) -> 
     if embedded != (found.architecture, found.num_classes, found.in_channels):
         notes.append(
             f"what this package once wrote into the file is of another network ({header.num_classes} classes, "
-            f"{count_of(header.in_channels, 'channel')}) and is passed over"
+            f"{pluralize(header.in_channels, 'channel')}) and is passed over"
         )
         return None
     return header
@@ -166,8 +166,8 @@ def _with_channels(
     """With a mean and std for each channel of the model; a note says if they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= user.preprocessing.keys():
         notes.append(
-            f"its mean and std are for {count_of(base.channels, 'channel')}, the network has {found.in_channels}: they "
-            "repeat in turn, and are averaged for one channel"
+            f"its mean and std are for {pluralize(base.channels, 'channel')}, the network has "
+            f"{found.in_channels}: they repeat in turn, and are averaged for one channel"
         )
     return base.with_channels(found.in_channels)
 
@@ -222,7 +222,7 @@ def _join(names: Sequence[str], last: str = "and") -> str:
 
 def _shell_path(path: Path) -> str:
     """The path as the user typed it: for a hub directory, the directory."""
-    return typed([str(path.parent if (path.parent / timm.CONFIG).is_file() else path)])
+    return shell_join([str(path.parent if (path.parent / timm.CONFIG).is_file() else path)])
 
 
 def class_names(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from efficientnetv2.models.conversion.raw import Tensors
 from efficientnetv2.models.model_card import CARRIED
-from efficientnetv2.utils.errors import InputError, error_summary, some
+from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 # Where trainers keep the weights in a checkpoint, best first: averaged weights are those to use.
 _AVERAGED = ("state_dict_ema", "model_ema")
@@ -108,7 +108,7 @@ def _state_dict(path: Path, loaded: Any) -> Tensors:
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict. " + _SAVE_TENSORS)
     if others := [name for name, value in loaded.items() if not isinstance(value, Tensor)]:
         raise InputError(
-            f"{path} holds other things than tensors ({some(others)}), and none of {', '.join(_KEYS)}. "
+            f"{path} holds other things than tensors ({shorten(others)}), and none of {', '.join(_KEYS)}. "
             + _SAVE_TENSORS
         )
     tensors = {str(name): value.detach() for name, value in loaded.items()}

@@ -20,7 +20,7 @@ from efficientnetv2.models.conversion import embedded_metadata, keras, tensorflo
 from efficientnetv2.models.conversion.pickles import read_pickle
 from efficientnetv2.models.conversion.raw import RawWeights, Source, Tensors
 from efficientnetv2.models.model_card import CARRIED
-from efficientnetv2.utils.errors import InputError, some
+from efficientnetv2.utils.errors import InputError, shorten
 
 # The first convolution, by which the names of a whole network are known: timm's, torchvision's.
 _STEMS = ("conv_stem.weight", "features.0.0.weight")
@@ -97,14 +97,14 @@ def _unwrapped(path: Path, found: Tensors) -> Tensors:
         return found
     if len(prefixes) > 1:
         raise InputError(
-            f"{path} holds {len(prefixes)} networks: their tensors begin with {some(prefixes)}. Save those of one "
+            f"{path} holds {len(prefixes)} networks: their tensors begin with {shorten(prefixes)}. Save those of one "
             "network alone."
         )
     prefix, notes = prefixes[0], list(found.notes)
     if not set(prefix.rstrip(".").split(".")) <= _WRAPPERS:
         notes.append(f"the network's tensors are those whose names begin with '{prefix}'")
     if outside := [name for name in found.tensors if not name.startswith(prefix)]:
-        notes.append(f"tensors beside the network are left out: {some(outside, 3)}")
+        notes.append(f"tensors beside the network are left out: {shorten(outside, 3)}")
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in found.tensors.items() if name.startswith(prefix)
     }
@@ -199,7 +199,7 @@ def _epsilon(config: Mapping[str, Any], path: Path) -> float | None:
         unknown.append("global_pool")
     if unknown:
         raise InputError(
-            f"{path}: model_args changes the network by {some(unknown)}, which cannot be followed here. Use it "
+            f"{path}: model_args changes the network by {shorten(unknown)}, which cannot be followed here. Use it "
             "through timm itself."
         )
     epsilon = arguments.get("bn_eps")
